@@ -45,6 +45,10 @@ Rank = Annotated[
     bool, typer.Option("--rank", help=f"Draw by the rank of the tissue fraction: {', '.join(RANK_METHODS)}.")
 ]
 SelectAt = Annotated[float | None, typer.Option(help="Select by WGA at this threshold. Default: as trained.")]
+Intervene = Annotated[
+    str | None,
+    typer.Option(help="Share of each class's patches composed to another tissue area, in (0, 1], or auto."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
 
 

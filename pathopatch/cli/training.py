@@ -11,6 +11,7 @@ from pathopatch.cli.options import (
     Bins,
     Device,
     Force,
+    Intervene,
     Method,
     Quiet,
     Rank,
@@ -82,6 +83,8 @@ def train(
     beta: Annotated[float | None, typer.Option(help="gerne: extrapolation, inside the bounds.")] = None,
     s: Annotated[float | None, typer.Option(help="oversample: c (beta + 1) of the shares drawn.")] = None,
     t: Annotated[float | None, typer.Option(help="gerne-unknown: hard share of each class, in (0, 1).")] = None,
+    intervene: Intervene = None,
+    mask: Annotated[str | None, typer.Option(help="normalise: the network sees tissue alone. Default: none.")] = None,
     sensitivity: Annotated[
         float | None, typer.Option(help="Decision threshold at this share of tumour found, in place of the best WGA.")
     ] = None,
@@ -112,6 +115,8 @@ def train(
         beta=beta,
         s=s,
         t=t,
+        intervene=intervene,
+        mask=mask,
         sensitivity=sensitivity,
         seed=seed,
         device=device,

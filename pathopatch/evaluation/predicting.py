@@ -16,6 +16,7 @@ from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.spec import BundleSpec
+from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.training.data_summary import TRAINED, slide_marks
 from pathopatch.training.dataset import PatchSet, load_patches
 
@@ -37,7 +38,8 @@ def predict_patches(
         rows = labelled[labelled["split"] == split]
         if rows.empty:
             continue
-        patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,))
+        masks: tuple[MaskKind, ...] = () if model.spec.mask == "none" else ("tissue",)
+        patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,), masks=masks)
         margins = _margins(model, patches, ablate=ablate).loc[rows["patch_id"]].reset_index(drop=True)
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
         table["logit"] = margins["logit"]
@@ -102,10 +104,11 @@ def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.D
     channels = model.spec.channels if ablate and len(model.spec.channels) > 1 else ()
     columns: dict[str, list[NDArray[np.float32]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
     for start in range(0, len(patches), _BATCH):
-        batch = patches.read(slice(start, start + _BATCH))
-        columns["logit"].append(model.predict_logits(batch))
+        part = slice(start, start + _BATCH)
+        batch, tissue = patches.read(part), None if patches.tissue is None else patches.tissue.read(part)
+        columns["logit"].append(model.predict_logits(batch, tissue))
         for number, name in enumerate(channels):
             blanked = without_channel(batch, number, model.spec.mean[number])
-            columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked))
+            columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked, tissue))
     logits = {name: np.concatenate(parts).astype(np.float64) for name, parts in columns.items()}  # (N, 2) each
     return pd.DataFrame({name: z[:, 1] - z[:, 0] for name, z in logits.items()}, index=patches.patch_id)

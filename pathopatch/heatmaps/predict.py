@@ -27,6 +27,7 @@ from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import SeenRange, check_slide, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
+from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
 from pathopatch.slides.manifest import slide_id_from_path
 
@@ -257,30 +258,33 @@ def _batches(
     # Patches without any tissue stay unread unless they are predicted; their fraction is 0.
     read_from = 0.0 if config.all_patches or min_tissue == 0 else _ANY_TISSUE
     grid = analysis.grid
-    waiting_rows = np.empty(0, np.int64)
+    waiting_rows, waiting_masks = np.empty(0, np.int64), np.empty((0, grid.patch_px, 0), np.uint8)
     waiting: NDArray[np.generic] = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     prepare = partial(_prepared, origins=grid.origins(), slide=slide, analysis=analysis, ensemble=ensemble)
     done = 0
-    for rows, patches, fractions, _ in iterate_patches(slide, analysis, min_tissue=read_from):
+    for rows, patches, fractions, masks in iterate_patches(slide, analysis, min_tissue=read_from):
         tissue[rows] = fractions
         done = int(rows[-1]) + 1
         is_predicted = np.ones(len(rows), np.bool_) if config.all_patches else fractions >= min_tissue
         if not is_predicted.all():
-            rows, patches = rows[is_predicted], patches[is_predicted]
+            rows, patches, masks = rows[is_predicted], patches[is_predicted], masks[is_predicted]
         if len(waiting_rows):
             rows, patches = np.concatenate([waiting_rows, rows]), np.concatenate([waiting, patches])
+            masks = np.concatenate([waiting_masks, masks])
         # A row of the grid seldom holds whole batches: the rest waits for the next row.
         full = len(rows) - len(rows) % config.batch
         for start in range(0, full, config.batch):
-            yield prepare(rows[start : start + config.batch], patches[start : start + config.batch], done=done)
-        waiting_rows, waiting = rows[full:], patches[full:]
+            part = slice(start, start + config.batch)
+            yield prepare(rows[part], patches[part], masks[part], done=done)
+        waiting_rows, waiting, waiting_masks = rows[full:], patches[full:], masks[full:]
     if len(waiting_rows):
-        yield prepare(waiting_rows, waiting, done=done)
+        yield prepare(waiting_rows, waiting, waiting_masks, done=done)
 
 
 def _prepared(
     rows: NDArray[np.int64],
     patches: NDArray[np.generic],
+    masks: NDArray[np.uint8],
     *,
     origins: NDArray[np.int64],
     slide: Slide,
@@ -288,7 +292,10 @@ def _prepared(
     ensemble: Ensemble,
     done: int,
 ) -> _Batch:
-    """Return patches (n, C, P, P), source units, as a batch: measured, scaled, and as each member takes them."""
+    """Return patches (n, C, P, P), source units, as a batch: measured, scaled, and as each member takes them.
+
+    `masks` are the bits of their tissue, see `pack_masks`.
+    """
     grid = analysis.grid
     sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
     scaled = scale(patches, analysis.windows)
@@ -309,4 +316,5 @@ def _prepared(
         "sharpness": sharp,
         "mean": scaled.mean(axis=(2, 3)).astype(np.float64),
     }
-    return _Batch([member.standardised(scaled) for member in ensemble.members], values, done)
+    inside = unpack_masks(masks, grid.patch_px) if ensemble.takes_masks else None
+    return _Batch([member.standardised(scaled, inside) for member in ensemble.members], values, done)

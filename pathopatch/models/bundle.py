@@ -129,13 +129,15 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
 
     folder = Path(folder)
     spec, shapes = _checked(folder)
-    channels, n_classes, input_px = len(spec.channels), len(spec.class_names), spec.input_px
+    form: dict[str, Any] = {
+        "n_classes": len(spec.class_names),
+        "input_px": spec.input_px,
+        "is_masked": spec.mask == "normalise",
+    }
     try:
         # A small bundle may name a network of billions of weights: nothing is allocated for one that does not fit.
-        _refuse_other_shapes(
-            shapes, network_shapes(spec.architecture, channels, n_classes=n_classes, input_px=input_px)
-        )
-        network = build_network(spec.architecture, channels, n_classes=n_classes, input_px=input_px)
+        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.channels), **form))
+        network = build_network(spec.architecture, len(spec.channels), **form)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except _NETWORK_ERRORS as error:
         raise CheckpointIncompatibleError(

@@ -14,7 +14,7 @@ Classifies each patch of a slide as {classes}. **For research only; not for diag
 
 | | |
 |---|---|
-| network | {architecture}, input {input_px} px |
+| network | {architecture}, input {input_px} px{mask} |
 | channels, in order | {channels} ({dtype}) |
 | background | {background} |
 | patch | {patch_px} px, step {stride_px} px, {scale} |
@@ -41,6 +41,8 @@ _UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide i
 warning; if the training patches had another scale, the probabilities mean nothing."""
 _SELECTED = """The model was selected on these patches, so the numbers are optimistic. Run `pathopatch evaluate` on
 patients that neither training nor selection has used. Group accuracies of few patches are noisy."""
+_COMPOSED = """A group has no validation patch. These numbers are of composed copies of the others, and far too good:
+they served to select the model, and are no estimate of its accuracy."""
 _MEASURES = (
     ("wga", "worst-group accuracy"),
     ("gba", "group-balanced accuracy"),
@@ -61,6 +63,7 @@ def model_card(spec: BundleSpec) -> str:
         decision=decision_text(spec),
         architecture=spec.architecture,
         input_px=spec.input_px,
+        mask="" if spec.mask == "none" else "; it needs the tissue mask of each patch, and sees tissue alone",
         channels=", ".join(spec.channels),
         dtype=spec.dtype,
         background="dark or bright" if spec.background == "auto" else spec.background,
@@ -169,13 +172,15 @@ def _validation(spec: BundleSpec) -> str:
     if groups := _group_accuracies(spec):
         parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), groups[1]))
     # Whatever else training stored has a table of its own, so that the card hides nothing.
-    shown = {name for name, _ in _MEASURES} | {"patients", "is_threshold_tuned"}
+    shown = {name for name, _ in _MEASURES} | {"patients", "is_threshold_tuned", "is_composed"}
     other = [
         (_LOSSES.get(name, name), _number(value))
         for name, value in metrics.items()
         if name.removesuffix("_low").removesuffix("_high").removesuffix("_at_zero") not in shown
         and not (groups and name.startswith(("accuracy of ", "n of ")))
     ]
+    if metrics.get("is_composed"):
+        parts.insert(0, _COMPOSED)
     return "\n\n".join([*parts, *([_table(("", ""), other)] if other else []), _SELECTED])
 
 

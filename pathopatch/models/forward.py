@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.models.prepare import Precision, prepare_network, probe_patches
 from pathopatch.models.spec import BundleSpec, joint_spec
+from pathopatch.patches.mask_bits import resize_masks
 
 _LOGIT_TOLERANCE = 0.05  # largest difference of a logit from float32 at which ``auto`` takes bfloat16
 _PASS_PIXELS = 4 * 256**2
@@ -41,27 +42,41 @@ class PatchClassifier:
         device: torch.device | None = None,
         precision: str = "auto",
     ) -> None:
+        if spec.mask != "none":
+            if precision == "bfloat16":
+                raise InputUnsupportedError(
+                    "a network that takes the tissue mask computes in float32",
+                    place="[predict] precision",
+                    remedy="use 'auto' or 'float32'",
+                )
+            precision = "float32"  # `cast_to_bfloat16` sees only what the network calls as modules
         self.spec = spec
         self.device = device or torch.device("cpu")
         self.network = network  # as given: exports need it
         self.precision, self._inference_network = pick_precision(
-            network, len(spec.channels), spec.input_px, device=self.device, requested=precision
+            network, spec.input_channels, spec.input_px, device=self.device, requested=precision
         )
         self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
 
-    def predict_logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_logits(
+        self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of patches, which are resized and standardised here.
 
         Parameters
         ----------
         batch : ndarray of float32, shape (N, C, p, p)
             Patches scaled to [0, 1] by their slide's windows, channels in the order of ``spec.channels``.
+        tissue : ndarray of bool, shape (N, p, p), optional
+            Their tissue masks, for a model that needs them; others do not read it.
 
         Raises
         ------
         ChannelMismatchError
             Another number of channels or dimensions.
+        InputUnsupportedError
+            The model needs tissue masks, and there are none.
         """
         if batch.ndim != 4 or batch.shape[1] != len(self.spec.channels):
             raise ChannelMismatchError(
@@ -70,13 +85,23 @@ class PatchClassifier:
             )
         if len(batch) == 0:
             return np.empty((0, len(self.spec.class_names)), dtype=np.float32)
-        return self.logits(self.standardised(batch))
+        return self.logits(self.standardised(batch, tissue))
 
-    def standardised(self, batch: NDArray[np.float32]) -> Tensor:
-        """Return patches in [0, 1] (N, C, p, p) as the network's input, float32 (N, C, input_px, input_px)."""
+    def standardised(self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None) -> Tensor:
+        """Return patches in [0, 1] as the network's input; arguments and errors as of `predict_logits`.
+
+        It is float32 of shape (N, C, input_px, input_px), or C + 1 for a network that takes the tissue mask.
+        """
         resized = resize_area(np.asarray(batch, dtype=np.float32), self.spec.input_px)
         x = resized - self._mean
-        return torch.from_numpy(np.divide(x, self._std, out=x))
+        x = np.divide(x, self._std, out=x)
+        if self.spec.mask == "none":
+            return torch.from_numpy(x)
+        if tissue is None:
+            raise InputUnsupportedError(
+                "the model needs the tissue mask of each patch", remedy="give `tissue`, bool of shape (N, p, p)"
+            )
+        return torch.from_numpy(append_mask(x, resize_masks(tissue, self.spec.input_px)))
 
     def logits(self, x: Tensor) -> NDArray[np.float32]:
         """Return the logits, float32 of shape (N, K), of the network's input as `standardised` returns it."""
@@ -109,6 +134,7 @@ class Ensemble:
     def __init__(self, members: Sequence[PatchClassifier]) -> None:
         self.members = tuple(members)
         self.spec = joint_spec([member.spec for member in self.members])
+        self.takes_masks = any(member.spec.mask != "none" for member in self.members)
         self.precision = "+".join(dict.fromkeys(member.precision for member in self.members))
 
     def forward(self, inputs: Sequence[Tensor], *, tta: bool = False) -> EnsembleOutput:
@@ -217,6 +243,11 @@ def predict_logits(network: nn.Module, x: Tensor, *, batch: int = 256) -> NDArra
     network.train(was_training)
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
+
+
+def append_mask(pixels: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return patches (N, C, H, W) with their tissue masks (N, H, W) as last channel, 0 or 1."""
+    return np.concatenate([pixels, tissue[:, None].astype(np.float32)], axis=1)
 
 
 def resize_area(patches: NDArray[np.float32], side_px: int) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputUnsupportedError,
 )
+from pathopatch.models.masked import MaskedGroupNorm, MaskNormalised, halved, mean_over, split_mask
 
 _SMALL, _MLP = "small-groupnorm", "mlp-100"
 _LITE0 = "tf_efficientnet_lite0"
@@ -30,32 +31,51 @@ _HIDDEN = 100
 
 
 class SmallGroupNorm(nn.Module):
-    """A four-stage convolutional network with GroupNorm, for training from scratch, of any input size from 8 px."""
+    """A four-stage convolutional network with GroupNorm, for training from scratch, of any input size from 8 px.
 
-    def __init__(self, channels: int, n_classes: int) -> None:
+    With `is_masked` it sees tissue alone, see `pathopatch.models.masked`; the last channel of its input is the mask.
+    """
+
+    def __init__(self, channels: int, n_classes: int, *, is_masked: bool = False) -> None:
         super().__init__()
         # GroupNorm, since BatchNorm would mix the statistics of a step's two differently drawn streams. The first stage
         # has a stride of 2, since at full size it would cost as much as all others together.
+        norm = MaskedGroupNorm if is_masked else nn.GroupNorm
         stages: list[nn.Module] = []
         width_in = channels
         for index, width in enumerate(_WIDTHS):
             kernel, stride = (5, 2) if index == 0 else (3, 1)
             stages += [
                 nn.Conv2d(width_in, width, kernel, stride=stride, padding=kernel // 2, bias=False),
-                nn.GroupNorm(width // 8, width),
+                norm(width // 8, width),
                 nn.ReLU(inplace=True),
             ]
             if index < len(_WIDTHS) - 1:
                 stages.append(nn.MaxPool2d(2, ceil_mode=True))  # ceil, so that an input of 8 px keeps a pixel
             width_in = width
+        self.is_masked = is_masked
         self.features = nn.Sequential(*stages)
         self.classifier = nn.Linear(width_in, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits of shape (N, K) of float32 patches of shape (N, C, H, W)."""
-        pooled = self.features(x).mean(dim=(2, 3))  # (N, width)
+        """Return logits (N, K) of float32 patches (N, C, H, W), or (N, C + 1, H, W) with the mask last."""
+        pooled = self._over_tissue(x) if self.is_masked else self.features(x).mean(dim=(2, 3))  # (N, width)
         logits: Tensor = self.classifier(pooled)
         return logits
+
+    def _over_tissue(self, x: Tensor) -> Tensor:
+        """Return the features' mean over tissue, (N, width)."""
+        features, mask = split_mask(x)
+        features, weight = features * mask, halved(mask)  # of the size of the first stage's output
+        for layer in self.features:
+            if isinstance(layer, MaskedGroupNorm):
+                features = layer(features, weight)
+            elif isinstance(layer, nn.ReLU):
+                features = layer(features) * (weight > 0)  # what the shift put outside of the tissue
+            else:
+                features = layer(features)
+                weight = halved(weight) if isinstance(layer, nn.MaxPool2d) else weight
+        return mean_over(features, weight).flatten(1)
 
 
 class MLP100(nn.Module):
@@ -88,6 +108,7 @@ def build_network(
     pretrained: str | Path = "none",
     n_classes: int = 2,
     input_px: int | None = None,
+    is_masked: bool = False,
 ) -> nn.Module:
     """Return a network of `channels` inputs and `n_classes` outputs, initialised from torch's random state.
 
@@ -105,11 +126,14 @@ def build_network(
         Outputs.
     input_px : int, optional
         Side of the input, for networks of one size: ``mlp-100`` and some of timm's.
+    is_masked : bool
+        Whether it sees tissue alone, see `pathopatch.models.masked`: its input has the mask as a further channel.
 
     Raises
     ------
     InputUnsupportedError
-        The architecture is unknown, ``mlp-100`` has no size, or the extra `pretrained` is not installed.
+        The architecture is unknown or cannot be masked, ``mlp-100`` has no size, or the extra `pretrained` is not
+        installed.
     InputMissingError, InputCorruptError
         The file of weights does not exist or cannot be read.
     CheckpointUnsafeError
@@ -118,7 +142,7 @@ def build_network(
         The weights belong to another architecture.
     """
     if architecture == _SMALL:
-        network: nn.Module = SmallGroupNorm(channels, n_classes)
+        network: nn.Module = SmallGroupNorm(channels, n_classes, is_masked=is_masked)
         first_conv, classifier = "features.0", "classifier"
     elif architecture == _MLP:
         if input_px is None:
@@ -145,23 +169,25 @@ def build_network(
         path = _weights_path(pretrained, architecture)
         adapted = _adapted(_read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
         network.load_state_dict(adapted, strict=False)
-    return network
+    return MaskNormalised(network) if is_masked and architecture != _SMALL else network
 
 
 def network_shapes(
-    architecture: str, channels: int, *, n_classes: int = 2, input_px: int | None = None
+    architecture: str, channels: int, *, n_classes: int = 2, input_px: int | None = None, is_masked: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's weights and buffers by name, without taking memory for them.
 
     Arguments and errors are those of `build_network`.
     """
     with torch.device("meta"):
-        network = build_network(architecture, channels, n_classes=n_classes, input_px=input_px)
+        network = build_network(architecture, channels, n_classes=n_classes, input_px=input_px, is_masked=is_masked)
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 def classifier_of(network: nn.Module) -> nn.Module:
     """Return the last layer of a network from `build_network`: the head."""
+    if isinstance(network, MaskNormalised):
+        return classifier_of(network.network)
     if isinstance(network, SmallGroupNorm | MLP100):
         return network.classifier
     return network.get_submodule(_timm_name(network, "classifier"))
@@ -172,6 +198,11 @@ def freeze_batchnorm(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def has_batchnorm(network: nn.Module) -> bool:
+    """Return whether any layer is a BatchNorm."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -43,7 +43,7 @@ _ADJUSTABLE = {  # may change after training without making the weights wrong
 _MOST_CHANNELS, _MOST_CLASSES = 1024, 1000
 _MOST_VALUES = 2**27  # of a patch: half a GiB as float32
 # What members of an ensemble may differ in: everything that a slide is not cut or scaled by.
-_MEMBERS_OWN = {"architecture", "input_px", "mean", "std", "method", "schema_version"}
+_MEMBERS_OWN = {"architecture", "input_px", "mean", "std", "mask", "method", "schema_version"}
 
 
 def class_names(n_classes: int) -> tuple[str, ...]:
@@ -95,6 +95,7 @@ class BundleSpec(Config):
     align: bool = False  # move the channels of each slide onto each other, by shifts measured on that slide
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    mask: Literal["none", "normalise"] = "none"  # normalise: the network takes the tissue mask as a further channel
     min_tissue: float = Field(default=0.01, ge=0, le=1)
     class_names: tuple[str, ...] = Field(
         default=("non-tumour", "tumour"), min_length=2, max_length=_MOST_CLASSES
@@ -120,6 +121,11 @@ class BundleSpec(Config):
             if len(self.channels) * side**2 > _MOST_VALUES:
                 raise ValueError(f"a patch of {len(self.channels)} x {side} x {side} values, {_MOST_VALUES} at most")
         return self
+
+    @property
+    def input_channels(self) -> int:
+        """Number of channels that the network takes: those of the slide, and the mask."""
+        return len(self.channels) + (self.mask == "normalise")
 
     @property
     def decision_probability(self) -> float | None:

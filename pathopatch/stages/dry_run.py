@@ -324,11 +324,13 @@ def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
     def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
         from pathopatch.patches import iterate_patches
         from pathopatch.patches.intensity import scale
+        from pathopatch.patches.mask_bits import unpack_masks
 
         wanted = 0.0 if config.all_patches else max(least, 1e-12)
         for batch in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
             scaled = scale(batch.patches, analysis.windows)
-            network.forward([member.standardised(scaled) for member in network.members], tta=config.tta)
+            tissue = unpack_masks(batch.tissue_mask, analysis.grid.patch_px)
+            network.forward([member.standardised(scaled, tissue) for member in network.members], tta=config.tta)
         return 0
 
     return work

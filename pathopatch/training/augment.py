@@ -32,12 +32,16 @@ _FLIPS = {1: 1, 2: 0, 3: -1}  # left and right, up and down, both: by OpenCV's n
 
 
 class Augmentation:
-    """The augmentation of a phase; `seed` is that of the phase, `is_rgb` whether the patches are brightfield RGB."""
+    """The augmentation of a phase; `seed` is that of the phase, `is_rgb` whether the patches are brightfield RGB.
 
-    def __init__(self, rules: AugmentConfig, *, seed: int, is_rgb: bool) -> None:
-        transforms: list[_BatchTransform] = [_Symmetry(rules)] if rules.flips else []
+    With `has_mask` the last channel is a mask, which moves with the others and keeps its values.
+    """
+
+    def __init__(self, rules: AugmentConfig, *, seed: int, is_rgb: bool, has_mask: bool = False) -> None:
+        moves: list[_BatchTransform] = [_Symmetry(rules)] if rules.flips else []
         if rules.rotate_degrees or rules.zoom or rules.shift:
-            transforms.append(_Affine(rules))
+            moves.append(_Affine(rules))
+        transforms: list[_BatchTransform] = []
         # Photons reach the detector before its gain is applied.
         if rules.photons is not None and not is_rgb:
             transforms.append(_ShotNoise(rules))
@@ -47,7 +51,8 @@ class Augmentation:
             transforms.append(_Stain(rules))
         if rules.color and is_rgb:
             transforms.append(_Color(rules))
-        self._seed, self._pipeline = seed, A.Compose(transforms)
+        self._seed, self._has_mask = seed, has_mask
+        self._moves, self._appearance = A.Compose(moves), A.Compose(transforms)
 
     def __call__(self, x: Tensor, places: NDArray[np.int64], batch: int, step: int) -> Tensor:
         """Return augmented patches, float32 (n, C, H, W), channels last in memory; clipped only where colour changes.
@@ -57,7 +62,11 @@ class Augmentation:
         """
         images = x.clone(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()  # (n, H, W, C), contiguous
         draws = Draws(mixed_seed(self._seed, step), batch, places)
-        varied = self._pipeline(images=images, draws=draws)["images"]
+        moved = self._moves(images=images, draws=draws)["images"]
+        seen = np.ascontiguousarray(moved[..., :-1]) if self._has_mask else moved
+        varied = self._appearance(images=seen, draws=draws)["images"]
+        if self._has_mask:
+            varied = np.concatenate([varied, moved[..., -1:]], axis=3)
         return torch.from_numpy(varied).permute(0, 3, 1, 2)
 
 

@@ -57,20 +57,20 @@ class ProcessGroup:
         device = pick_device(name)
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
 
-    def gather_losses(self, loss: Tensor, places: NDArray[np.int64]) -> Tensor:
-        """Return the losses (B,) of the whole batch, in its order; gradients flow only into this process's own.
+    def gather(self, own: Tensor, places: NDArray[np.int64]) -> Tensor:
+        """Return values (B, ...) of the whole batch, in its order; gradients flow only into this process's own.
 
-        `loss` (b,) belongs to the samples at ``places[rank]``; `places` (world, b) holds every position once.
+        `own` (b, ...) belongs to the samples at ``places[rank]``; `places` (world, b) holds every position once.
         """
         if self.world == 1:
-            return loss
-        parts = [torch.empty_like(loss) for _ in range(self.world)]
-        dist.all_gather(parts, loss.detach().contiguous())
-        order = torch.from_numpy(places).to(loss.device)  # (world, b)
-        whole = torch.empty(order.numel(), dtype=loss.dtype, device=loss.device)
+            return own
+        parts = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(parts, own.detach().contiguous())
+        order = torch.from_numpy(places).to(own.device)  # (world, b)
+        whole = torch.empty(order.numel(), *own.shape[1:], dtype=own.dtype, device=own.device)
         whole[order.flatten()] = torch.cat(parts)
-        # Gathered values carry no gradient: the own losses are put back with theirs.
-        return whole.index_copy(0, order[self.rank], loss)
+        # Gathered values carry no gradient: the own ones are put back with theirs.
+        return whole.index_copy(0, order[self.rank], own)
 
     def sum_gradients(self, weights: Sequence[nn.Parameter]) -> None:
         """Replace each gradient by its sum over all processes."""

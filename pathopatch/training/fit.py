@@ -18,11 +18,12 @@ from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
-from pathopatch.models.networks import build_network, classifier_of
+from pathopatch.models.networks import build_network, classifier_of, has_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import CheckpointFolder, EventFiles, State
 from pathopatch.training.dataset import PatchSet, channel_statistics
 from pathopatch.training.distributed import ProcessGroup
+from pathopatch.training.intervene import composed_validation, intervenes
 from pathopatch.training.loop import Run, StepCallback, compute_logits, run_phase
 from pathopatch.training.optimise import build_optimizer, loss_scaler, reproducible, training_dtype
 from pathopatch.training.phase_data import (
@@ -38,6 +39,8 @@ from pathopatch.training.selection import (
     Standardizer,
     check_validation,
     choose_threshold,
+    lacks_a_group,
+    logits_of,
     table_shape,
 )
 
@@ -57,7 +60,13 @@ class TrainingResult:
     # Measures on all validation patches that no phase learnt from, at that threshold and at 0; may be empty.
     validation: dict[str, Any]
     n_classes: int  # of training and validation together, at least 2
+    has_mask: bool = False  # whether the network takes the tissue mask as its last channel
     learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
+
+    def logits(self, patches: PatchSet) -> NDArray[np.float64]:
+        """Return the logits (N, K) of patches at the network's input size, with masks where it takes them."""
+        standardize = Standardizer.of(self.mean, self.std, torch.device("cpu"), has_mask=self.has_mask)
+        return logits_of(self.network, patches, np.arange(len(patches)), standardize)
 
 
 def fit_arrays(
@@ -108,6 +117,10 @@ def fit_arrays(
     # Everything that can be refused is refused here: a later phase may begin hours after the first step.
     validation = split_validation(val, phases, seed=config.seed)
     n_classes, n_attributes = table_shape(train, val)
+    is_composed = intervenes(phases, config) and config.select != "last" and lacks_a_group(validation.select)
+    if is_composed:
+        assert validation.select is not None
+        validation = replace(validation, select=composed_validation(validation.select, config))
     if config.select != "last":
         check_validation(
             validation.select,
@@ -117,6 +130,12 @@ def fit_arrays(
             shape=(n_classes, n_attributes if config.select_at is None else table_shape(val)[1]),
         )
     check_phases(phases, train, validation, config, n_classes=n_classes)
+    if config.pair_weight and not intervenes(phases, config):
+        raise InputUnsupportedError(
+            "pairs of a patch and its composed copy, and no patch is composed",
+            place="[train] pair_weight",
+            remedy="set [train] intervene, or train the method intervene",
+        )
     check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
     processes = ProcessGroup.current()
     device = processes.device(config.device)
@@ -125,7 +144,7 @@ def fit_arrays(
     with reproducible(config.threads, device), closing(events):
         mean, std = channel_statistics(train)
         # Pretrained statistics are of millions of images, those of our batches of a few dozen patches.
-        is_pretrained = str(config.pretrained) != "none"
+        is_pretrained, is_masked = str(config.pretrained) != "none", config.mask != "none"
         run = Run(
             config=config,
             train=train,
@@ -133,7 +152,7 @@ def fit_arrays(
             validation=validation,
             device=device,
             dtype=dtype,
-            standardize=Standardizer.of(mean, std, device),
+            standardize=Standardizer.of(mean, std, device, has_mask=is_masked),
             has_frozen_batchnorm=is_pretrained if config.freeze_batchnorm is None else config.freeze_batchnorm,
             n_classes=n_classes,
             phases=phases,
@@ -163,8 +182,9 @@ def fit_arrays(
         decision_threshold=decision.threshold,
         decision_chosen_for=decision.chosen_for,
         temperature=decision.temperature,
-        validation=decision.validation,
+        validation=decision.validation | ({"is_composed": True} if is_composed else {}),
         n_classes=n_classes,
+        has_mask=is_masked,
         learnt_from_val=tuple(str(name) for name in held_out.patch_id) if held_out else (),
     )
 
@@ -222,8 +242,19 @@ def _new_network(run: Run, channels: int) -> nn.Module:
     config = run.config
     torch.manual_seed(config.seed)
     network = build_network(
-        config.architecture, channels, pretrained=config.pretrained, n_classes=run.n_classes, input_px=config.input_px
+        config.architecture,
+        channels,
+        pretrained=config.pretrained,
+        n_classes=run.n_classes,
+        input_px=config.input_px,
+        is_masked=config.mask != "none",
     )
+    if config.mask != "none" and has_batchnorm(network) and not run.has_frozen_batchnorm:
+        raise InputUnsupportedError(
+            f"the batch norms of {config.architecture} learn statistics over all pixels, not over the tissue",
+            place="[train] mask",
+            remedy="use small-groupnorm or pretrained weights, whose batch norms are frozen, or set mask = 'none'",
+        )
     return network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NoTissueError
 from pathopatch.debias import gerne
-from pathopatch.debias.interventions import Composition, Labels, Patch, compose, intervention_share, plan
+from pathopatch.debias.interventions import Composition, Growth, Labels, Patch, compose, intervention_share, plan
 from pathopatch.debias.phases import Phase
+from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.optimise import mixed_seed
+from pathopatch.training.patch_masks import PatchMasks
 
 COPIES_PER_CLASS = 3000
 """Composed copies of each class that a run draws from."""
@@ -28,7 +31,8 @@ _KEPT_BYTES = 2**30
 _FULL = 0.9  # from this share of tissue on, a patch's own ground is too little to fill with
 _GROUNDS = 20  # of a slide's emptiest patches, one gives its ground
 _CHUNK = 1024
-_COPY, _DRAW, _BASES = 0, 1, 2  # what a generator is for is part of its seed
+_COPY, _DRAW, _BASES, _VALIDATION = 0, 1, 2, 3  # what a generator is for is part of its seed
+_VALIDATION_COPIES = 600  # of each class, in place of validation patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class ComposedDraws:
 
     places: NDArray[np.int64]  # (m,): positions in the batch
     copies: NDArray[np.int64]  # (m,): number of the copy of the class at that position
+    pairs: NDArray[np.int64]  # (p, 2): positions of a patch and its copy, or of two copies of it; empty if not paired
 
 
 class Intervention:
@@ -53,6 +58,10 @@ class Intervention:
     threshold : float, optional
         Of the tissue fraction. Where it gives the patches' attribute, composed patches have that of their new area;
         else that of the patch whose place they take.
+    growth : {"many", "one", "own"}
+        See `compose`.
+    is_paired : bool
+        Compose of patches that are in the batch too, where it has some; otherwise two copies of each.
 
     Raises
     ------
@@ -62,33 +71,43 @@ class Intervention:
         A class without a patch that could be composed.
     """
 
-    def __init__(self, data: PatchSet, *, share: float, seed: int, threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        data: PatchSet,
+        *,
+        share: float,
+        seed: int,
+        threshold: float | None = None,
+        growth: Growth = "many",
+        is_paired: bool = False,
+    ) -> None:
         if data.tissue is None:
             raise InputUnsupportedError(
                 "an intervention needs the tissue mask of every patch",
                 place="[train] intervene",
                 remedy="load the patches with masks",
             )
-        self._data, self._share, self._seed = data, share, seed
-        is_by_area = threshold is not None and np.array_equal(data.attribute, data.tissue_fraction >= threshold)
-        self._threshold = threshold if is_by_area else None
-        n_classes = int(data.label.max()) + 1
-        self._labels: Labels = "presence" if n_classes <= 2 else "class"
+        self._data, self._share, self._seed, self._growth = data, share, seed, growth
+        self.is_by_area = threshold is not None and np.array_equal(data.attribute, data.tissue_fraction >= threshold)
+        self._threshold = threshold if self.is_by_area else None
+        self.n_classes = int(data.label.max()) + 1
+        self._labels: Labels = "presence" if self.n_classes <= 2 else "class"
         self._slide = np.array([name.rpartition("@")[0] or name for name in data.patch_id.tolist()])
         self._area, can_compose = _area_and_use(data)
-        self._usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(n_classes)]
-        self._fractions = [self._area[data.label == y] for y in range(n_classes)]
+        self._usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(self.n_classes)]
+        self._fractions = [self._area[data.label == y] for y in range(self.n_classes)]
         if missing := [y for y, usable in enumerate(self._usable) if not usable.size]:
             raise NoTissueError(
                 f"class {missing[0]} has no training patch with tissue",
                 place="[train] intervene",
                 remedy="train without an intervention",
             )
-        self._bases = [
+        self.bases = [
             _balanced_bases(usable, data.attribute[usable], np.random.default_rng([seed, _BASES, y]))
             for y, usable in enumerate(self._usable)
         ]
-        self._kept: dict[tuple[int, int], tuple[NDArray[np.float16], float]] = {}
+        self._copies = _copies_by_base(self.bases) if is_paired else None
+        self._kept: dict[tuple[int, int], tuple[NDArray[np.float16], NDArray[np.bool_]]] = {}
         self._lock = threading.Lock()
 
     def draw(self, indices: Sequence[int], step: int) -> ComposedDraws:
@@ -96,49 +115,80 @@ class Intervention:
         rng = np.random.default_rng([self._seed, _DRAW, step])
         label = self._data.label[np.asarray(indices)]
         places: list[int] = []
-        for y in range(len(self._bases)):
+        for y in range(len(self.bases)):
             members = np.flatnonzero(label == y)
             count = int(self._share * len(members) + rng.uniform())  # the share is met in the mean
             places += rng.permutation(members)[:count].tolist()
         chosen = np.array(sorted(places), dtype=np.int64)
-        return ComposedDraws(chosen, rng.integers(COPIES_PER_CLASS, size=len(chosen)))
+        copies = rng.integers(COPIES_PER_CLASS, size=len(chosen))
+        pairs = self._pair(chosen, copies, np.asarray(indices), rng)
+        return ComposedDraws(chosen, copies, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+
+    def _pair(
+        self, chosen: NDArray[np.int64], copies: NDArray[np.int64], indices: NDArray[np.int64], rng: np.random.Generator
+    ) -> list[tuple[int, int]]:
+        """Return pairs of positions; `copies` of the `chosen` positions are changed to those of their partners."""
+        if self._copies is None:
+            return []
+        pairs: list[tuple[int, int]] = []
+        natural = np.setdiff1d(np.arange(len(indices)), chosen)
+        for y, of_base in enumerate(self._copies):
+            rows = np.flatnonzero(self._data.label[indices[chosen]] == y)
+            partners = [place for place in natural.tolist() if int(indices[place]) in of_base]  # of this class
+            for number, row in enumerate(rows.tolist()):
+                if partners:
+                    partner = partners[number % len(partners)]
+                    copies[row] = rng.choice(of_base[int(indices[partner])])
+                    pairs.append((partner, int(chosen[row])))
+                elif number % 2:
+                    first = int(rows[number - 1])
+                    twins = of_base[int(self.bases[y][copies[first]])]
+                    copies[row] = rng.choice(twins)
+                    pairs.append((int(chosen[first]), int(chosen[row])))
+        return pairs
 
     def apply(
         self, x: NDArray[np.float32], own: NDArray[np.int64], indices: Sequence[int], drawn: ComposedDraws
     ) -> None:
-        """Put the composed patches among those of this process, `x` (n, C, H, W), at the positions `own` (n,)."""
+        """Put the composed patches among those of this process, `x` (n, C, H, W), at the positions `own` (n,).
+
+        With a further channel `x` has the masks of the patches last, which are put there too.
+        """
         row = {place: number for number, place in enumerate(own.tolist())}
         for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
             if place in row:
-                x[row[place]] = self.copy(int(self._data.label[indices[place]]), copy)[0]
+                pixels, tissue = self.copy(int(self._data.label[indices[place]]), copy)
+                x[row[place], : len(pixels)] = pixels
+                x[row[place], len(pixels) :] = tissue
 
     def attributes(self, indices: Sequence[int], drawn: ComposedDraws) -> NDArray[np.int64]:
         """Return the attribute of each sample of a batch, (B,), composed ones by their new area."""
         attribute: NDArray[np.int64] = self._data.attribute[np.asarray(indices)].copy()
         if self._threshold is not None:
             for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
-                area = self.copy(int(self._data.label[indices[place]]), copy)[1]
-                attribute[place] = int(area >= self._threshold)
+                tissue = self.copy(int(self._data.label[indices[place]]), copy)[1]
+                attribute[place] = int(tissue.mean() >= self._threshold)
         return attribute
 
-    def copy(self, label: int, number: int) -> tuple[NDArray[np.float16], float]:
-        """Return the pixels (C, H, W) and the tissue area, a share, of a copy: always the same ones."""
+    def copy(self, label: int, number: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+        """Return the pixels (C, H, W) and the tissue (H, W) of a copy: always the same ones."""
         if (kept := self._kept.get((label, number))) is not None:
             return kept
         composed = self.compose(label, number)
-        made = composed.pixels.astype(np.float16), float(composed.tissue.mean())
+        made = composed.pixels.astype(np.float16), composed.tissue
         with self._lock:
-            if (len(self._kept) + 1) * made[0].nbytes <= _KEPT_BYTES:
+            if (len(self._kept) + 1) * (made[0].nbytes + made[1].nbytes) <= _KEPT_BYTES:
                 self._kept[label, number] = made
         return made
 
     def compose(self, label: int, number: int) -> Composition:
         """Compose a copy, without keeping it."""
         rng = np.random.default_rng([self._seed, _COPY, label, number])
-        base = int(self._bases[label][number])
+        base = int(self.bases[label][number])
         patch, *donors = self._patches([base, *self._donors(base, rng)])
         drawn = plan(self._fractions, label=label, fraction=float(patch.tissue.mean()), rng=rng)
-        return compose(patch, donors, drawn, rng=rng, labels=self._labels, ground=self._ground(base, rng))
+        ground = self._ground(base, rng)
+        return compose(patch, donors, drawn, rng=rng, labels=self._labels, growth=self._growth, ground=ground)
 
     def _donors(self, base: int, rng: np.random.Generator) -> list[int]:
         """Return patches of the base's class, those of its slide first."""
@@ -212,6 +262,56 @@ def _balanced_bases(
         parts.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:per_value])
     bases: NDArray[np.int64] = np.stack(parts, axis=1).ravel()[:COPIES_PER_CLASS]
     return bases
+
+
+def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
+    """Return composed copies of validation patches, equally many of each class, to select by where a group is empty.
+
+    Their attribute is that of their area. What is measured on them is too good: donors are of the base's own class, and
+    training knows such copies.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The attribute of the patches is not their area at a threshold.
+    """
+    threshold = config.threshold if config.select_at is None else config.select_at
+    seed = mixed_seed(config.seed, _VALIDATION)
+    intervention = Intervention(val, share=1, seed=seed, threshold=threshold, growth=config.intervene_growth)
+    if not intervention.is_by_area:
+        raise InputUnsupportedError(
+            "the groups of validation are not by tissue area, so that no copy has the group that is missing",
+            place="split 'val'",
+            remedy="set [train] select = 'last', or move patients between the splits",
+        )
+    numbers = range(_VALIDATION_COPIES)
+    label = np.repeat(np.arange(intervention.n_classes), _VALIDATION_COPIES)
+    copies = [intervention.copy(y, number) for y in range(intervention.n_classes) for number in numbers]
+    base = np.concatenate([bases[:_VALIDATION_COPIES] for bases in intervention.bases])
+    tissue = np.stack([mask for _, mask in copies])
+    area = tissue.mean(axis=(1, 2))
+    return replace(
+        val.rows(base),
+        x=np.stack([pixels for pixels, _ in copies]),
+        label=label,
+        attribute=(area >= threshold).astype(np.int64),
+        tissue_fraction=area,
+        patch_id=np.array([f"{name}#{number}" for number, name in enumerate(val.patch_id[base].tolist())]),
+        tissue=PatchMasks(pack_masks(tissue), tissue.shape[2]),
+        tumor=None,
+        has_tumor=None,
+    )
+
+
+def _copies_by_base(bases: Sequence[NDArray[np.int64]]) -> list[dict[int, list[int]]]:
+    """Return for each class the numbers of the copies of each base."""
+    by_class: list[dict[int, list[int]]] = []
+    for of_class in bases:
+        copies: dict[int, list[int]] = {}
+        for number, base in enumerate(of_class.tolist()):
+            copies.setdefault(base, []).append(number)
+        by_class.append(copies)
+    return by_class
 
 
 def intervenes(phases: Sequence[Phase], config: TrainConfig) -> bool:

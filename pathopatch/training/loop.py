@@ -24,6 +24,7 @@ from pathopatch.core.files import fault_point, write_json
 from pathopatch.core.prefetch import prefetch_results
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Batches, Phase, steps_in_all
+from pathopatch.models.forward import append_mask
 from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, EventFiles, LossMeans, State
@@ -65,7 +66,8 @@ class Batch:
     places: NDArray[np.int64]  # (world, b): positions in the batch that each process holds
     own_indices: list[int]  # samples of this process
     group: NDArray[np.int64]  # (B,): of each sample of the whole batch, as it is after an intervention
-    x: Tensor  # float32 (b, C, H, W): those samples, augmented and standardised, on the device
+    x: Tensor  # float32 (b, C, H, W): those samples, augmented and standardised, on the device; with the mask, C + 1
+    pairs: NDArray[np.int64]  # (p, 2): positions in the batch of a patch and its composed copy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +103,9 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
 
     config, augment = run.config, None
     if rules := config.augmentation:
-        augment = Augmentation(rules, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb)
+        augment = Augmentation(
+            rules, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb, has_mask=run.standardize.has_mask
+        )
     n_attributes = gerne.cell_counts(data.label, data.attribute).shape[1]
     label = torch.tensor(data.label, device=run.device)  # (N,)
     # Seeds differ between phases: otherwise the second phase would meet the batches of the first again.
@@ -137,9 +141,12 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
             logits = forward(batch.x)  # (b, K)
         # One loss per sample, in float32: the objective weights the samples, not the loss function.
         own_loss = cross_entropy(logits.float(), label[batch.own_indices], reduction="none")  # (b,)
-        loss = run.processes.gather_losses(own_loss, batch.places)  # (B,)
+        loss = run.processes.gather(own_loss, batch.places)  # (B,)
         # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
         total = state.objective(loss, torch.from_numpy(batch.group).to(run.device))
+        if len(batch.pairs):
+            whole = run.processes.gather(logits.float(), batch.places)  # (B, K)
+            total = total + config.pair_weight * pair_difference(whole, batch.pairs)
 
         # Checked before the step: the weights must not be touched by a gradient that is not finite.
         total_value = float(total.detach())
@@ -176,7 +183,14 @@ def _intervention(run: Run, phase: Phase, state: State, data: PatchSet) -> Inter
     config = run.config
     if (share := composed_share(phase, data, config)) is None:
         return None
-    return Intervention(data, share=share, seed=mixed_seed(config.seed, state.phase), threshold=config.threshold)
+    return Intervention(
+        data,
+        share=share,
+        seed=mixed_seed(config.seed, state.phase),
+        threshold=config.threshold,
+        growth=config.intervene_growth,
+        is_paired=config.pair_weight > 0,
+    )
 
 
 def load_batches(
@@ -203,19 +217,32 @@ def load_batches(
         else:
             places = shard_indices(group[indices], parts=parts, world=processes.world)
         own_indices = [indices[place] for place in places[processes.rank]]
-        pixels, groups = data.read(own_indices), group[indices]
+        pixels, groups, pairs = data.read(own_indices), group[indices], np.empty((0, 2), dtype=np.int64)
+        if standardize.has_mask:
+            assert data.tissue is not None
+            pixels = append_mask(pixels, data.tissue.read(own_indices))
         if intervention is not None:
             drawn = intervention.draw(indices, step)
             intervention.apply(pixels, places[processes.rank], indices, drawn)
-            groups = n_attributes * data.label[indices] + intervention.attributes(indices, drawn)
+            groups, pairs = n_attributes * data.label[indices] + intervention.attributes(indices, drawn), drawn.pairs
         x = torch.from_numpy(pixels)
         if augment is not None:
             x = augment(x, places[processes.rank], len(indices), step)
         # Pinned memory is copied to the GPU while this thread reads on.
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-        return Batch(step, indices, places, own_indices, groups, standardize.in_place(x))
+        return Batch(step, indices, places, own_indices, groups, standardize.in_place(x), pairs)
 
     return prefetch_results(make, steps, ahead=ahead)
+
+
+def pair_difference(logits: Tensor, pairs: NDArray[np.int64]) -> Tensor:
+    """Return the mean squared difference of a patch and its copy: of z1 - z0 where there are two classes.
+
+    `logits` are (B, K), `pairs` (p, 2) places of both. For K classes it is twice that of the centred logits.
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    first, second = (centred[torch.from_numpy(side).to(logits.device)] for side in pairs.T)
+    return 2 * (first - second).square().sum(dim=1).mean()
 
 
 def with_cell_unit(sampler: Batches, unit: int) -> Batches:

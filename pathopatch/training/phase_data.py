@@ -208,11 +208,12 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
             if (attribute.groups_in(part) < 0).all() or not empty_groups(groups, attribute, splits):
                 continue  # a split without any labelled patch has an error of its own
             error = empty_groups_error(groups, attribute, splits, needed)
-            others = [name for name in NAMES if not any(needs_groups(phase) for phase in method(name))]
+            others = [name for name in NAMES if name != "intervene" and not any(map(needs_groups, method(name)))]
             raise GroupEmptyError(
                 f"{config.method} needs every group, and {error.message}",
                 place=f"{fold}{error.place}",
-                remedy=f"{error.remedy}. Or train a method that needs no groups: {', '.join(others)}",
+                remedy=f"{error.remedy}. Or train intervene, which composes patches of any area from those that are "
+                f"there, or another method that needs no groups: {', '.join(others)}",
             )
 
 

@@ -108,10 +108,11 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
     """Return the training patches, by the attribute that the run draws by, and ``val`` by the one that selects."""
     load = partial(load_patches, work, groups, input_px=config.input_px)
     masks: tuple[MaskKind, ...] = ("tissue", "tumor") if intervenes(phases_of(config), config) else ()
+    own_masks: tuple[MaskKind, ...] = () if config.mask == "none" else ("tissue",)
     train_by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
     val_by = train_by if config.select_at is None else {"threshold": config.select_at}
-    train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, masks=masks, **train_by)
-    val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **val_by)
+    train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, masks=masks or own_masks, **train_by)
+    val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, masks=masks or own_masks, **val_by)
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))
         val = val.with_attribute(bins.join(val.attribute)) if config.select_at is None else val
@@ -204,6 +205,9 @@ def _bundle_spec(
     if config.attribute != "groups" or config.bins or config.select_at is not None:
         own_names = {"attribute", "select_at"} | ({"bins", "least_per_bin"} if config.bins else set())
         parameters |= config.model_dump(mode="json", include=own_names)
+    composed = ("intervene", "intervene_growth", "pair_weight")
+    if intervenes(phases_of(config), config):
+        parameters |= {name: value for name in composed if (value := getattr(config, name)) is not None}
     labels = label_names(groups) if result.n_classes == 2 else class_names(result.n_classes)
     return BundleSpec(
         package_version=stamp.package_version,
@@ -215,6 +219,7 @@ def _bundle_spec(
         stride_px=source.stride_px,
         mpp=source.mpp,
         input_px=config.input_px,
+        mask=config.mask,
         intensity=IntensityConfig.model_validate(source.intensity),
         tissue=TissueConfig.model_validate(source.tissue),
         align=source.align,

@@ -15,7 +15,7 @@ from pathopatch import metrics
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.metrics.bootstrap import interval, resampled_multinomial
-from pathopatch.models.forward import predict_logits
+from pathopatch.models.forward import append_mask, predict_logits
 from pathopatch.training.dataset import PatchSet
 
 PER_GROUP = 512
@@ -31,16 +31,24 @@ _RESAMPLES = 1000  # draws of patients behind an interval: its ends are then goo
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Standardise patches in [0, 1] by the mean and std of the training set, each float32 (C, 1, 1) on the device."""
+    """Standardise patches in [0, 1] by the mean and std of the training set, each float32 (C, 1, 1) on the device.
+
+    With `has_mask`, patches have the tissue mask as a further channel, whose mean is 0 and whose std is 1.
+    """
 
     mean: Tensor
     std: Tensor
+    has_mask: bool = False
 
     @classmethod
-    def of(cls, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Standardizer:
+    def of(
+        cls, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, *, has_mask: bool = False
+    ) -> Standardizer:
         """Return it for values per channel."""
+        if has_mask:
+            mean, std = (*mean, 0.0), (*std, 1.0)
         mean_std = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]  # (2, C, 1, 1)
-        return cls(mean_std[0], mean_std[1])
+        return cls(mean_std[0], mean_std[1], has_mask)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return standardised patches (N, C, H, W), channels last in memory."""
@@ -84,7 +92,11 @@ def logits_of(
     """Return the logits (n, K) of the patches at `index`; the network's mode is restored."""
     parts = []
     for start in range(0, len(index), BATCH):
-        x = torch.from_numpy(patches.read(index[start : start + BATCH])).to(standardize.mean.device)
+        pixels = patches.read(part := index[start : start + BATCH])
+        if standardize.has_mask:
+            assert patches.tissue is not None
+            pixels = append_mask(pixels, patches.tissue.read(part))
+        x = torch.from_numpy(pixels).to(standardize.mean.device)
         parts.append(predict_logits(network, standardize(x), batch=BATCH))
     return np.concatenate(parts).astype(np.float64)
 
@@ -152,6 +164,14 @@ def check_validation(
             place="split 'val'",
             remedy="move patients between the splits, choose another threshold, or set [train] select = 'last'",
         ) from error
+
+
+def lacks_a_group(val: PatchSet | None) -> bool:
+    """Return whether a group of a binary attribute has no validation patch; False where no attribute is known."""
+    if val is None or not len(val) or (val.attribute < 0).any():
+        return False
+    counts = gerne.cell_counts(val.label, val.attribute, at_least=(2, 2))
+    return counts.shape[1] == 2 and bool((counts == 0).any())
 
 
 def choose_threshold(

@@ -321,7 +321,8 @@ def _measure_result(
     val = split_validation(val, phases_of(config), seed=config.seed).select
     assert val is not None  # selection needed it
     device = pick_device(config.device)
-    network, standardize = result.network.to(device), Standardizer.of(result.mean, result.std, device)
+    network = result.network.to(device)
+    standardize = Standardizer.of(result.mean, result.std, device, has_mask=result.has_mask)
     # Where no attribute is known, the groups are the classes; where some are, only those patches count.
     index = np.flatnonzero(is_known(val.attribute))
     with reproducible(config.threads, device):  # the same numbers whichever process of a search measures

@@ -18,16 +18,18 @@ class TwoChannels:
     """Right by its first channel alone, deaf to the second."""
 
     spec = SimpleNamespace(
-        input_px=1, temperature=1.0, decision_threshold=0.0, channels=("CARS", "SHG"), mean=(0.5, 0.4)
+        input_px=1, temperature=1.0, decision_threshold=0.0, channels=("CARS", "SHG"), mean=(0.5, 0.4), mask="none"
     )
 
-    def predict_logits(self, batch: np.ndarray) -> np.ndarray:
+    def predict_logits(self, batch: np.ndarray, tissue: None) -> np.ndarray:
         margin = 8 * (batch[:, 0, 0, 0] - 0.5)
         return np.stack([np.zeros_like(margin), margin], axis=1)
 
 
 class Pixels:
     """Patches of one pixel: CARS tells the label, SHG is noise."""
+
+    tissue = None
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.patch_id = rows["patch_id"].to_numpy()

@@ -42,6 +42,7 @@ class FakePatches:
 
     patch_id: np.ndarray
     pixel: np.ndarray
+    tissue = None
 
     def __len__(self) -> int:
         return len(self.pixel)
@@ -54,11 +55,11 @@ class FakeModel:
     """Says tumour where the pixel is above one half: the shortcut in its purest form."""
 
     spec = SimpleNamespace(
-        input_px=1, temperature=2.0, decision_threshold=0.0, channels=("SHG",), mean=(0.5,), training={}
+        input_px=1, temperature=2.0, decision_threshold=0.0, channels=("SHG",), mean=(0.5,), training={}, mask="none"
     )
     calls = 0
 
-    def predict_logits(self, batch: np.ndarray) -> np.ndarray:
+    def predict_logits(self, batch: np.ndarray, tissue: None) -> np.ndarray:
         FakeModel.calls += 1
         margin = 4 * (batch[:, 0, 0, 0] - 0.5)
         return np.stack([np.ones_like(margin), 1 + margin], axis=1)
@@ -69,7 +70,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_table(tmp_path / "groups.parquet", groups_table(), Stamp(stage="groups"))
     write_bytes(tmp_path / "runs" / "erm" / "model" / "model.json", b"{}")
 
-    def load_patches(_work: Path, rows: pd.DataFrame, *, input_px: int, splits: tuple[str, ...]) -> FakePatches:
+    def load_patches(
+        _work: Path, rows: pd.DataFrame, *, input_px: int, splits: tuple[str, ...], masks: tuple[str, ...]
+    ) -> FakePatches:
         assert input_px == 1
         backwards = rows[rows["split"].isin(splits)].iloc[::-1]
         return FakePatches(backwards["patch_id"].to_numpy(), backwards["tissue_fraction"].to_numpy())

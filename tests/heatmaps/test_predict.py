@@ -378,3 +378,27 @@ def test_a_patch_unlike_those_of_training_is_flagged(tmp_path):
         seen = SeenRange(mean=((0.0, 0.9),))  # patch (0, 0) has 1, patch (0, 1) about 0.47
         table = predict_slide(slide, mean_model(seen=seen)).set_index("patch_id")
     assert table["flag_out_of_range"].to_dict() == {"a@0,0": True, "a@16,0": False}
+
+
+class MeanOverTissue(MeanIntensity):
+    """Two logits, 0 and the mean of the scaled patch over its mask."""
+
+    def forward(self, x):
+        pixels, mask = x[:, :-1], x[:, -1:]
+        mean = self.gain * (pixels * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp_min(1)
+        return torch.stack([torch.zeros_like(mean), mean], dim=1)
+
+
+def test_a_masked_model_is_given_the_tissue_of_each_patch(tmp_path):
+    image, _ = checkered(100, 120, 10.0)
+    slide = painted_slide(tmp_path / "a.tif", image)
+    model = mean_model(16, 12, network=MeanOverTissue, mask="normalise")
+    for batch in (3, 64):
+        table = predict_slide(slide, model, config=PredictConfig(batch=batch))
+        assert len(table) > 60
+        for row in table.itertuples():
+            patch = np.full((16, 16), LOW, np.uint8)
+            part = image[row.y : row.y + 16, row.x : row.x + 16]
+            patch[: part.shape[0], : part.shape[1]] = part
+            expected = (patch[patch > LOW] == BRIGHT).mean()
+            assert row.logit == pytest.approx(expected, abs=1e-6)

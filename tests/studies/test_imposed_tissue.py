@@ -1,6 +1,7 @@
 """The study on imposed tissue: what is drawn and planned, that its controls see a leak, and what its tables say."""
 
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.patch_masks import PatchMasks
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines" / "imposed-tissue"))
 cells, cohort, controls, crops, render, settings, table = (
@@ -146,7 +148,7 @@ def _pictures(label: np.ndarray, ground: np.ndarray, *, seed: int) -> tuple[np.n
 
 @pytest.mark.parametrize(("leak", "is_seen"), [(0.0, False), (0.05, True)])
 def test_the_control_of_the_ground_sees_a_planted_leak_and_not_the_tissue(leak: float, is_seen: bool) -> None:
-    config = settings.ImposedConfig(source="x", methods=("erm",), control_steps=60)
+    config = _config(control_steps=60)
     config = config.model_copy(update={"train": config.train.model_copy(update={"input_px": 16, "device": "cpu"})})
     rng = np.random.default_rng(0)
     splits, hidden = {}, {}
@@ -173,25 +175,72 @@ def test_the_mask_of_an_island_leaves_its_shape_and_nothing_else() -> None:
     assert (share, pieces, largest, border) == (40 / 256, 1, 40 / 256, 0)
 
 
-def test_only_methods_that_need_groups_are_trained_by_each_attribute() -> None:
-    config = settings.ImposedConfig(
-        source="x", methods=("erm", "erm-balanced", "resample"), seeds=(1,), polarities=("dark",)
+def _config(*runs: dict[str, Any], **changes: Any) -> Any:
+    runs = runs or ({"methods": ("erm",)},)
+    return settings.ImposedConfig.model_validate({"source": "x", "runs": runs, **changes})
+
+
+def test_every_method_is_run_at_each_cut_length_seed_and_number_of_conflicting_crops() -> None:
+    config = _config(
+        {"methods": ("erm", "resample"), "times": (1, 2)},
+        {"methods": ("intervene",), "conflicting": 0, "cuts": ((0.5,), (0.3,)), "is_val_biased": True},
+        seeds=(1,),
+        polarities=("dark",),
     )
-    planned = [(cell.method, cell.cuts, cell.steps) for cell in cells.cells_of(config)]
+    planned = [
+        (cell.method, cell.cuts, cell.steps, cell.conflicting, cell.is_val_biased) for cell in cells.cells_of(config)
+    ]
     assert planned == [
-        ("ceiling", (0.5,), 600),
-        ("erm", (0.5,), 600),
-        ("erm-balanced", (0.5,), 600),
-        ("resample", (0.5,), 600),
-        ("resample", (0.3, 0.5), 600),
-        ("resample", (0.3,), 600),
-        ("erm", (0.5,), 1200),
-        ("erm", (0.5,), 2400),
+        ("erm", (0.5,), 600, 50, False),
+        ("resample", (0.5,), 600, 50, False),
+        ("erm", (0.5,), 1200, 50, False),
+        ("resample", (0.5,), 1200, 50, False),
+        ("intervene", (0.5,), 600, 0, True),
+        ("intervene", (0.3,), 600, 0, True),
     ]
 
 
+@pytest.mark.parametrize(("conflicting", "method", "expected"), [(3, "erm", 3), (0, "erm", 0), (2, "ceiling", 6)])
+def test_fewer_crops_conflict_because_the_others_have_their_other_size(
+    conflicting: int, method: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config({"methods": (method,), "conflicting": conflicting}, cohort={"train": 10, "conflicting": 5})
+
+    def splits(work: Path, cell: Any, names: tuple[str, ...], *, input_px: int) -> dict[str, PatchSet]:
+        size = np.arange(20) // 2 >= 5  # of pairs from 5 on, tumour is large; below, non-tumour
+        label = np.arange(20) % 2
+        is_large = (label == 1) == size
+        fraction = np.where(is_large != ("others" in work.name), 0.8, 0.2)
+        patch_id = np.array([f"crop {number}" for number in range(20)])
+        masks = PatchMasks(np.zeros((20, 8, 1), np.uint8), 8)
+        patches = PatchSet(
+            np.zeros((20, 3, 8, 8), np.float16), label, label, fraction, patch_id, patch_id, tissue=masks
+        )
+        return dict.fromkeys(names, patches)
+
+    monkeypatch.setattr(cells, "_splits", splits)
+    (cell, *_) = cells.cells_of(config)
+    train = cells.load(Path("work"), cell, config)["train"]
+    assert len(train) == 20
+    assert len(train.tissue) == 20
+    assert len(np.unique(train.patch_id)) == 20
+    is_conflicting = (train.tissue_fraction >= 0.5) != (train.label == 1)
+    assert [is_conflicting[train.label == y].sum() for y in (0, 1)] == [expected, expected]
+
+
+def test_biased_validation_holds_no_conflicting_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config({"methods": ("erm",), "is_val_biased": True}, cohort={"train": 10, "conflicting": 5})
+    label, names = np.arange(8) % 2, np.array(list("abcdefgh"))
+    fraction = np.array([0.2, 0.2, 0.8, 0.8, 0.2, 0.8, 0.8, 0.2])
+    patches = PatchSet(np.zeros((8, 3, 8, 8), np.float16), label, label, fraction, names, names)
+    monkeypatch.setattr(cells, "_splits", lambda work, cell, splits, *, input_px: dict.fromkeys(splits, patches))
+    sets = cells.load(Path("work"), cells.cells_of(config)[0], config)
+    assert "".join(sets["val"].patch_id) == "adef"
+    assert len(sets["test"]) == 8
+
+
 def test_a_cell_is_run_again_when_a_setting_that_matters_has_changed() -> None:
-    config = settings.ImposedConfig(source="x", methods=("erm",))
+    config = _config()
     cell = cells.cells_of(config)[0]
     slower = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 1e-4})})
     elsewhere = config.model_copy(update={"train": config.train.model_copy(update={"threads": 1}), "source": "y"})
@@ -199,7 +248,7 @@ def test_a_cell_is_run_again_when_a_setting_that_matters_has_changed() -> None:
 
 
 def test_the_same_margins_are_judged_at_every_threshold() -> None:
-    config = settings.ImposedConfig(source="x", methods=("erm",))
+    config = _config()
     fraction = np.array([0.2, 0.4, 0.8, 0.2, 0.4, 0.8])
     names = np.array(list("abcdef"))
     patches = PatchSet(
@@ -209,14 +258,12 @@ def test_the_same_margins_are_judged_at_every_threshold() -> None:
     assert scores["groups@0.5"] == [1.0, 0.0, 0.5, 1.0]
     assert scores["groups@0.3"] == [1.0, 0.5, 0.0, 1.0]
     assert (scores["wga@0.5"], scores["wga@0.3"]) == (0.0, 0.0)
-    assert scores["bins"] == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
 
 
-def _row(method: str, seed: int, wga: float, *, cuts: tuple[float, ...] = (0.5,), steps: int = 600) -> dict[str, Any]:
+def _row(cell: Any, config: Any, wga: float) -> dict[str, Any]:
     return {
-        "key": f"{method} {seed} {cuts} {steps}",
-        "polarity": "bright", "seed": seed, "method": method, "steps": steps, "picked_step": steps, "cuts": cuts,
-        "decision_threshold": 0.0, "val_wga": wga, "last_val_wga": wga, "auroc": 0.9, "seconds": 1.0,
+        "key": cell.key(config), "picked_step": cell.steps, "decision_threshold": 0.0, "val_wga": wga,
+        "last_val_wga": wga - 0.1, "auroc": 0.9, "seconds": 1.0, **asdict(cell),
         **{f"{name}@0.5{zero}": wga for name in ("wga", "gba") for zero in ("", "_at_zero")},
         **{f"{name}@0.3{zero}": wga - 0.02 for name in ("wga", "gba") for zero in ("", "_at_zero")},
         **{f"groups@{t}": [wga] * 4 for t in (0.5, 0.3)},
@@ -228,21 +275,20 @@ CHECKS = pd.DataFrame(
 )
 
 
-def _runs(rows: list[dict[str, Any]], config: Any) -> pd.DataFrame:
-    return table.ordered(pd.DataFrame([table.flat(row, config) for row in rows]), config)
-
-
-def test_the_tables_hold_every_demand_against_the_best_plain_run() -> None:
-    config = settings.ImposedConfig(source="x", methods=("erm", "resample", "gerne"), polarities=("bright",))
-    rows = [_row("erm", 1, 0.4), _row("erm", 2, 0.5), _row("erm", 1, 0.5, steps=1200), _row("erm", 2, 0.6, steps=1200)]
-    rows += [_row("resample", 1, 0.8), _row("resample", 2, 0.9), _row("gerne", 1, 0.84), _row("gerne", 2, 0.84)]
-    rows += [_row("resample", seed, 0.8, cuts=(0.3, 0.5)) for seed in (1, 2)]
-    text = table.tables(_runs(rows, config), CHECKS, config)
-    assert "| resample | 0.5 | 85.0 ± 7.1 | 83.0 ± 7.1 | 85.0 ± 7.1 | 85.0 ± 7.1 | 80.0 | 85.0, 85.0 |" in text
-    assert "resample, 85.0 (82 or more), lowest seed 80.0 (75 or more), +30.0 over erm at 1,200 steps" in text
-    assert "gerne: -1.0 from the best" in text
-    assert "600 steps 45.0 ± 7.1; 1,200 steps 55.0 ± 7.1" in text
-    assert "Trained by 0.3,0.5, WGA at 0.3 less that at 0.5: resample -2.0." in text
+def test_the_tables_compare_each_method_with_resampling_seed_by_seed() -> None:
+    config = _config(
+        {"methods": ("resample", "intervene"), "conflicting": 10},
+        {"methods": ("intervene",), "conflicting": 0, "is_val_biased": True},
+        polarities=("bright",),
+        seeds=(1, 2),
+    )
+    accuracy = dict(zip(cells.cells_of(config), (0.6, 0.74, 0.8, 0.9, 0.5, 0.5), strict=True))
+    rows = [table.flat(_row(cell, config, wga), config) for cell, wga in accuracy.items()]
+    text = table.tables(table.ordered(pd.DataFrame(rows[::-1]), config), CHECKS, config)
+    assert "| 10 | resample | 0.5 | 2 | 70.0 ± 14.1 | 68.0 ± 14.1 | 70.0 ± 14.1 | 70.0 ± 14.1 | 60.0 |" in text
+    assert "| 0, none in validation | intervene | 0.5 | 2 | 50.0 ± 0.0 |" in text
+    assert "| 10 | intervene | 2 | +12.0 ± 2.8 | +10.0 | +12.0 ± 2.8 | +12.0 ± 2.8 |" in text
+    assert text.index("| 10 | resample") < text.index("| 10 | intervene") < text.index("| 0, none")
     assert "| bright, seed 1 | 0.501 (0.450 to 0.552) |" in text
 
 
@@ -255,11 +301,4 @@ def test_tables_replace_what_stands_between_the_markers(tmp_path: Path) -> None:
 
 def test_settings_of_a_method_that_is_not_run_are_refused() -> None:
     with pytest.raises(ValueError, match="of_method names gerne"):
-        settings.ImposedConfig(source="x", methods=("erm",), of_method={"gerne": {"beta": 1.5}})
-
-
-def test_runs_are_put_in_the_order_of_the_configuration() -> None:
-    config = settings.ImposedConfig(source="x", methods=("erm", "resample"))
-    runs = _runs([_row("resample", 2, 0.5), _row("erm", 1, 0.4), _row("resample", 1, 0.5)], config)
-    assert runs[["method", "seed"]].to_numpy().tolist() == [["erm", 1], ["resample", 1], ["resample", 2]]
-    assert runs["wga@0.5"].tolist() == [40.0, 50.0, 50.0]
+        _config(of_method={"gerne": {"beta": 1.5}})

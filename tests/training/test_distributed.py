@@ -28,6 +28,7 @@ JOBS = {
     "groupdro-hard": {**SMALL, "method": "groupdro", "groupdro_eta": 0.5, "clip_norm": 0.5, "schedule": "cosine"},
     "odd": {**SMALL, "cell_unit": 1},
     "rank": {**SMALL, "cell_unit": 1, "attribute": "rank"},
+    "paired": {**SMALL, "method": "resample", "intervene": 0.5, "pair_weight": 0.1, "mask": "normalise"},
     "diverges": {**SMALL, "method": "erm", "learning_rate": 1e20, "average_weights": False},
 }
 
@@ -110,7 +111,7 @@ def test_one_process_neither_waits_nor_sends():
     loss = torch.rand(3, requires_grad=True)
     assert processes == ProcessGroup(0, 1)
     assert processes.is_first
-    assert processes.gather_losses(loss, np.arange(3)[None]) is loss
+    assert processes.gather(loss, np.arange(3)[None]) is loss
     processes.barrier()
 
 

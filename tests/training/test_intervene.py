@@ -17,7 +17,8 @@ from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_share
+from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_share, composed_validation
+from pathopatch.training.loop import pair_difference
 from pathopatch.training.patch_masks import PatchMasks
 
 SIDE = 16
@@ -70,7 +71,7 @@ def test_a_copy_is_the_same_whenever_and_by_whom_it_is_made() -> None:
 
 def test_areas_of_composed_patches_are_alike_in_both_classes() -> None:
     intervention = Intervention(TRAIN, share=1, seed=0)
-    areas = [np.array([intervention.copy(y, number)[1] for number in range(300)]) for y in (0, 1)]
+    areas = [np.array([intervention.copy(y, number)[1].mean() for number in range(300)]) for y in (0, 1)]
     assert abs(areas[0].mean() - areas[1].mean()) < 0.06
     assert abs((areas[0] >= 0.25).mean() - (areas[1] >= 0.25).mean()) < 0.12
     natural = [TRAIN.tissue_fraction[TRAIN.label == y].mean() for y in (0, 1)]
@@ -87,9 +88,9 @@ def test_a_batch_holds_composed_patches_of_its_labels_and_their_new_attribute() 
     part = x[4:12].copy()
     intervention.apply(part, own, indices, drawn)
     for row, place in enumerate(own.tolist()):
-        pixels, area = intervention.copy(int(TRAIN.label[place]), int(drawn.copies[place]))
+        pixels, tissue = intervention.copy(int(TRAIN.label[place]), int(drawn.copies[place]))
         np.testing.assert_array_equal(part[row], pixels.astype(np.float32))
-        assert intervention.attributes(indices, drawn)[place] == (area >= 0.25)
+        assert intervention.attributes(indices, drawn)[place] == (tissue.mean() >= 0.25)
 
 
 def test_an_attribute_that_is_not_the_area_stays() -> None:
@@ -97,6 +98,69 @@ def test_an_attribute_that_is_not_the_area_stays() -> None:
     intervention = Intervention(flipped, share=1, seed=0, threshold=0.25)
     drawn = intervention.draw(list(range(20)), 0)
     np.testing.assert_array_equal(intervention.attributes(list(range(20)), drawn), flipped.attribute[:20])
+
+
+@pytest.mark.parametrize("share", [0.4, 1])
+def test_pairs_are_a_patch_of_the_batch_and_its_copy_or_two_copies_of_one(share: float) -> None:
+    intervention = Intervention(TRAIN, share=share, seed=0, is_paired=True)
+    indices = np.concatenate([np.flatnonzero(TRAIN.label == y)[:8] for y in (0, 1)]).tolist()
+    for step in range(20):
+        drawn = intervention.draw(indices, step)
+        copy_at = dict(zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True))
+
+        def base(place: int, copy_at: dict[int, int] = copy_at) -> int:
+            label = int(TRAIN.label[indices[place]])
+            return int(intervention.bases[label][copy_at[place]]) if place in copy_at else indices[place]
+
+        assert len(drawn.pairs) == (len(copy_at) if share < 1 else len(copy_at) // 2)
+        for first, second in drawn.pairs.tolist():
+            assert base(first) == base(second)
+            assert second in copy_at
+            assert (first in copy_at) == (share == 1)
+            assert TRAIN.label[indices[first]] == TRAIN.label[indices[second]]
+
+
+def test_the_pairs_term_is_the_mean_squared_difference_of_the_margins() -> None:
+    logits = torch.tensor([[0.0, 1.0], [2.0, 2.5], [0.0, -1.0]], requires_grad=True)
+    value = pair_difference(logits, np.array([[0, 1], [2, 0]]))
+    assert value.item() == pytest.approx(((1 - 0.5) ** 2 + (-1 - 1) ** 2) / 2)
+
+
+def test_pairs_draw_the_logits_of_copies_together() -> None:
+    settings = config(method="intervene", intervene=None, steps=30, learning_rate=3e-3, average_weights=False)
+    spread = []
+    for weight in (0.0, 3.0):
+        result = fit_arrays(TRAIN, VAL, settings.model_copy(update={"pair_weight": weight}))
+        intervention = Intervention(TRAIN, share=1, seed=0, is_paired=True)
+        of_base = [twins[:2] for twins in intervention._copies[0].values() if len(twins) > 1]  # type: ignore[index]
+        x = np.stack([intervention.copy(0, number)[0] for pair in of_base for number in pair]).astype(np.float32)
+        mean, std = (np.array(values, np.float32)[:, None, None] for values in (result.mean, result.std))
+        with torch.inference_mode():
+            logits = result.network(torch.from_numpy((x - mean) / std))
+        margin = (logits[:, 1] - logits[:, 0]).view(-1, 2)
+        spread.append(float((margin[:, 0] - margin[:, 1]).square().mean()))
+    assert spread[1] < 0.7 * spread[0]
+
+
+def test_pairs_without_an_intervention_are_refused() -> None:
+    with pytest.raises(InputUnsupportedError, match="no patch is composed"):
+        fit_arrays(TRAIN, VAL, config(intervene=None, pair_weight=0.1))
+
+
+def test_a_masked_network_trains_on_masks_that_move_with_their_patches() -> None:
+    with_masks = masked([[20, 20], [20, 20]], seed=1)
+    settings = config(method="intervene", intervene=None, mask="normalise", pair_weight=0.1)
+    result = fit_arrays(TRAIN, with_masks, settings)
+    # Other values outside the tissue do not change the logits, so the mask reached the network.
+    assert with_masks.tissue is not None
+    tissue = with_masks.tissue.read(np.arange(len(with_masks)))
+    brighter = replace(with_masks, x=np.where(tissue[:, None], with_masks.x, np.float16(0.9)))
+    np.testing.assert_array_equal(result.logits(with_masks), result.logits(brighter))
+
+
+def test_batch_norms_over_all_pixels_are_refused_for_a_masked_network() -> None:
+    with pytest.raises(InputUnsupportedError, match="statistics over all pixels"):
+        fit_arrays(TRAIN, VAL, config(architecture="resnet18", mask="normalise", input_px=32))
 
 
 @pytest.mark.slow
@@ -109,16 +173,15 @@ def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any)
         if done == 5:
             raise Killed
 
-    settings = config(method=name)
+    settings = config(method=name, pair_weight=0.1 if name in ("resample", "intervene") else 0.0)
     undisturbed = fit_arrays(TRAIN, VAL, settings)
     with pytest.raises(Killed):
         fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"), progress=kill)
     resumed = fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"))
     assert all(map(torch.equal, weights(resumed), weights(undisturbed)))
-    natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None}))
-    assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True)) or (
-        name == "intervene"
-    )
+    if name != "intervene":
+        natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None, "pair_weight": 0.0}))
+        assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True))
 
 
 def test_without_an_intervention_masks_change_nothing() -> None:
@@ -139,6 +202,32 @@ def test_the_share_follows_the_smallest_group_or_the_method() -> None:
 def test_an_empty_group_is_no_obstacle_to_the_method_of_that_name() -> None:
     result = fit_arrays(masked([[30, 0], [0, 30]]), VAL, config(method="intervene", intervene=None, steps=2))
     assert result.step > 0
+
+
+def test_validation_without_a_group_selects_by_copies_of_the_others() -> None:
+    biased = masked([[20, 0], [0, 20]], seed=1)
+    composed = composed_validation(biased, config(threshold=0.25))
+    counts = np.bincount(2 * composed.label + composed.attribute, minlength=4)
+    assert counts.sum() == 1200
+    assert counts.min() > 200
+    assert composed.tissue is not None
+    np.testing.assert_array_equal(composed.tissue.read(slice(None)).mean(axis=(1, 2)), composed.tissue_fraction)
+    np.testing.assert_array_equal(composed.attribute, composed.tissue_fraction >= 0.25)
+    patient_of = dict(zip(biased.patch_id.tolist(), biased.patient.tolist(), strict=True))
+    for name, patient in zip(composed.patch_id.tolist(), composed.patient.tolist(), strict=True):
+        assert patient_of[name.rpartition("#")[0]] == patient
+    result = fit_arrays(TRAIN, biased, config(method="intervene", intervene=None, threshold=0.25, steps=2))
+    assert result.validation["is_composed"]
+    assert result.decision_chosen_for == "wga"
+    assert "is_composed" not in fit_arrays(TRAIN, VAL, config(method="intervene", intervene=None, steps=2)).validation
+    assert "is_composed" not in fit_arrays(TRAIN, biased, config(intervene=None, steps=2)).validation
+
+
+def test_validation_by_another_attribute_than_the_area_is_not_composed() -> None:
+    flipped = masked([[20, 0], [0, 20]], seed=1)
+    flipped = flipped.with_attribute(1 - flipped.attribute)
+    with pytest.raises(InputUnsupportedError, match="not by tissue area"):
+        fit_arrays(TRAIN, flipped, config(method="intervene", intervene=None, threshold=0.25, steps=2))
 
 
 def test_patches_without_masks_and_classes_without_tissue_are_refused() -> None:

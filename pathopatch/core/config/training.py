@@ -107,6 +107,9 @@ class TrainConfig(Config):
     select_at: Annotated[float, Field(gt=0, lt=1)] | None = None  # select by WGA at this threshold; None: as drawn
     # Share of each class's draws that are composed to another tissue area; auto: by the size of the smallest group.
     intervene: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] | None = None
+    intervene_growth: Literal["many", "one", "own"] = "many"  # tissue that is added; see debias.interventions.compose
+    pair_weight: float = Field(default=0.0, ge=0)  # of the squared difference of logits between a patch and its copy
+    mask: Literal["none", "normalise"] = "none"  # normalise: the network sees tissue alone; see models.masked
 
     @model_validator(mode="after")
     def _one_attribute(self) -> TrainConfig:

@@ -122,6 +122,12 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
         No space is left; an earlier export is untouched.
     """
     spec = read_spec(bundle)
+    if spec.mask != "none":
+        raise InputUnsupportedError(
+            "the model needs the tissue mask of each patch, and exports take patches alone",
+            place="bundle",
+            remedy="export a model trained with mask = 'none'; predict with pathopatch where masks are measured",
+        )
     if kind == "wsinfer":
         _require_wsinfers_model(spec)
     elif kind == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
