@@ -61,8 +61,7 @@ def make(work: Path, config: ImposedConfig, *, polarity: Polarity, seed: int) ->
     cohort.write(folder, crops, planned, polarity=polarity)
     for name in cohort.SETS:
         import_patches(folder / name, work_of(folder, name), TileConfig(), force=True)
-        rules = GroupsConfig(thresholds=config.thresholds, bins=config.bins)
-        form_groups(work_of(folder, name), rules, force=True)
+        form_groups(work_of(folder, name), GroupsConfig(thresholds=config.thresholds), force=True)
     write_json(folder / MADE, stamp)
     print(f"made {folder.name}: {len(planned)} patches of {planned['crop'].nunique()} crops", flush=True)
     return folder
@@ -115,8 +114,8 @@ def train(work: Path, path: Path, config: ImposedConfig, cells: Mapping[str, Cel
             f"WGA@{threshold:g} {100 * row[f'wga@{threshold:g}']:5.1f}" for threshold in config.thresholds
         )
         print(
-            f"{done}/{len(missing)} {row['polarity']} seed {row['seed']} {row['method']:<14} by {cuts:<8} "
-            f"{row['steps']} steps  {judged}  {row['seconds']:.0f} s",
+            f"{done}/{len(missing)} {row['conflicting']:>2} {row['polarity']} seed {row['seed']} {row['method']:<14} "
+            f"by {cuts:<8} {row['steps']} steps  {judged}  {row['seconds']:.0f} s",
             flush=True,
         )
 

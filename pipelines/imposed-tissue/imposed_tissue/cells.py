@@ -17,12 +17,10 @@ from imposed_tissue.settings import ImposedConfig, Polarity
 from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig, parse
-from pathopatch.debias.methods import method
 from pathopatch.groups.attribute import tissue_bin
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import TrainingResult, fit_arrays
-from pathopatch.training.phase_data import needs_groups
-from pathopatch.training.selection import Standardizer, logits_of
+from pathopatch.training.patch_masks import PatchMasks
 
 CEILING = "ceiling"
 """Not a method: erm on training crops with equal numbers of both sizes, so without the shortcut."""
@@ -42,11 +40,15 @@ class Cell:
     polarity, seed : str, int
         The cohort; the seed drives the training too.
     method : str
-        As `pathopatch.debias.methods` names it, or `CEILING`.
+        Row of the tables: as `pathopatch.debias.methods` names it, a name of ``of_method``, or `CEILING`.
     cuts : tuple of float
         Of the tissue fraction, which form the attribute that is trained and selected by: one, or those of the bins.
     steps : int
         Training steps of each phase.
+    conflicting : int
+        Training crops of each class with the size of the other class.
+    is_val_biased : bool
+        Whether validation lacks such crops.
     """
 
     polarity: Polarity
@@ -54,48 +56,59 @@ class Cell:
     method: str
     cuts: tuple[float, ...]
     steps: int
+    conflicting: int
+    is_val_biased: bool = False
 
     def key(self, config: ImposedConfig) -> str:
         """Return a key that changes with any setting of the cell."""
-        settings = train_config(self, config).model_dump(mode="json", exclude={"threads", "device"})
-        shared_settings = {
-            "cohort": config.cohort.model_dump(mode="json"),
-            "judged": config.thresholds,
-            "bins": config.bins,
-        }
+        # Without defaults: a new setting of the package makes no result stale.
+        settings = train_config(self, config).model_dump(
+            mode="json", exclude={"threads", "device"}, exclude_defaults=True
+        )
+        shared_settings = {"cohort": config.cohort.model_dump(mode="json"), "judged": config.thresholds}
         return fingerprint({"cell": asdict(self), "train": settings, **shared_settings})
 
 
 def cells_of(config: ImposedConfig) -> list[Cell]:
-    """Return all runs of a study, attribute by attribute.
-
-    A method that needs no groups is trained once, by the first threshold; erm is trained longer at the end.
-    """
-    first, *others = [(threshold,) for threshold in config.thresholds]
-    cohorts = list(itertools.product(config.seeds, config.polarities))
-    by_groups = [name for name in config.methods if any(needs_groups(phase) for phase in method(name))]
-    cells = [Cell(p, s, name, first, config.train.steps) for s, p in cohorts for name in (CEILING, *config.methods)]
-    for cuts in [config.bins] * bool(config.bins) + others:
-        cells += [Cell(p, s, name, cuts, config.train.steps) for s, p in cohorts for name in by_groups]
-    longer = [config.train.steps * factor for factor in config.longer]
-    return cells + [Cell(p, s, _UNBIASED, first, steps) for steps in longer for s, p in cohorts]
+    """Return all runs of a study."""
+    return [
+        Cell(
+            polarity=polarity,
+            seed=seed,
+            method=name,
+            cuts=cuts,
+            steps=config.train.steps * times,
+            conflicting=config.cohort.conflicting if runs.conflicting is None else runs.conflicting,
+            is_val_biased=runs.is_val_biased,
+        )
+        for runs in config.runs
+        for cuts, times, seed, polarity, name in itertools.product(
+            runs.cuts, runs.times, config.seeds, config.polarities, runs.methods
+        )
+    ]
 
 
 def train_config(cell: Cell, config: ImposedConfig) -> TrainConfig:
     """Return the settings of a run."""
-    name = _UNBIASED if cell.method == CEILING else cell.method
-    changed = {"method": name, "threshold": cell.cuts[0], "seed": cell.seed, "steps": cell.steps}
-    raw = config.train.model_dump() | config.of_method.get(cell.method, {}) | changed
+    method = {"method": _UNBIASED if cell.method == CEILING else cell.method}
+    own = method | config.of_method.get(cell.method, {})
+    raw = config.train.model_dump() | {"threshold": cell.cuts[0], "seed": cell.seed, "steps": cell.steps} | own
     return parse(TrainConfig, raw, place=f"settings of {cell.method}")
 
 
 def load(folder: Path, cell: Cell, config: ImposedConfig) -> dict[str, PatchSet]:
     """Return the patches of each split of a cohort with the cell's attribute; for the ceiling, of both sizes."""
-    sets = _splits(work_of(folder, "patches"), cell, config, _SPLITS)
+    sets = _splits(work_of(folder, "patches"), cell, _SPLITS, input_px=config.train.input_px)
+    pair = np.arange(len(sets["train"])) // 2  # both sets have the same crops in the same order, in pairs of classes
+    is_other = (cell.conflicting <= pair) & (pair < config.cohort.conflicting)
     if cell.method == CEILING:
-        other = _splits(work_of(folder, "others"), cell, config, ("train",))["train"]
-        is_first = np.arange(len(other)) % 4 < 2  # both sets have the same crops in the same order, in pairs of classes
-        sets["train"] = joined(_rows(sets["train"], is_first), _rows(other, ~is_first))
+        is_other = pair % 2 == 1
+    if is_other.any():
+        other = _splits(work_of(folder, "others"), cell, ("train",), input_px=config.train.input_px)["train"]
+        sets["train"] = joined(sets["train"].rows(~is_other), other.rows(is_other))
+    if cell.is_val_biased:
+        val = sets["val"]
+        sets["val"] = val.rows((val.tissue_fraction >= config.thresholds[0]) == val.label)
     return sets
 
 
@@ -104,10 +117,10 @@ def work_of(folder: Path, name: str) -> Path:
     return folder / f"work-{name}"
 
 
-def _splits(work: Path, cell: Cell, config: ImposedConfig, splits: Sequence[str]) -> dict[str, PatchSet]:
+def _splits(work: Path, cell: Cell, splits: Sequence[str], *, input_px: int) -> dict[str, PatchSet]:
     table, sets = read_table(work / "groups.parquet"), {}
     for split in splits:
-        patches = load_patches(work, table, input_px=config.train.input_px, splits=(split,))
+        patches = load_patches(work, table, input_px=input_px, splits=(split,), masks=("tissue",))
         sets[split] = patches.with_attribute(tissue_bin(patches.tissue_fraction, cell.cuts, min_tissue=MIN_TISSUE))
     return sets
 
@@ -115,11 +128,10 @@ def _splits(work: Path, cell: Cell, config: ImposedConfig, splits: Sequence[str]
 def joined(first: PatchSet, second: PatchSet) -> PatchSet:
     """Return the patches of two sets, those of the first set first."""
     parts = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _COLUMNS}
-    return replace(first, **parts)
-
-
-def _rows(patches: PatchSet, chosen: NDArray[np.bool_]) -> PatchSet:
-    return replace(patches, **{name: getattr(patches, name)[chosen] for name in _COLUMNS})
+    tissue = None
+    if first.tissue is not None and second.tissue is not None:
+        tissue = PatchMasks(np.concatenate([first.tissue.bits, second.tissue.bits]), first.tissue.input_px)
+    return replace(first, tissue=tissue, **parts)
 
 
 def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
@@ -159,13 +171,12 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
 
 def margins_of(fitted: TrainingResult, patches: PatchSet) -> NDArray[np.float64]:
     """Return z1 - z0 of all patches."""
-    standardised = Standardizer.of(fitted.mean, fitted.std, torch.device("cpu"))
-    logits = logits_of(fitted.network, patches, np.arange(len(patches)), standardised)  # (N, 2)
+    logits = fitted.logits(patches)  # (N, 2)
     return np.asarray(logits[:, 1] - logits[:, 0])
 
 
 def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig) -> dict[str, Any]:
-    """Return WGA and GBA at every threshold, and accuracy and number of each (label, bin), of margins above 0.
+    """Return WGA and GBA, and accuracy and number of each group, at every threshold, of margins above 0.
 
     Parameters
     ----------
@@ -174,7 +185,7 @@ def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig
     patches : PatchSet
         Those that were judged.
     config : ImposedConfig
-        Names thresholds and bins.
+        Names the thresholds.
     """
     prediction = (margin > 0).astype(np.int64)
     scores: dict[str, Any] = {}
@@ -185,7 +196,4 @@ def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig
         scores[f"gba@{threshold:g}"] = float(np.nanmean(groups.accuracy))
         scores[f"groups@{threshold:g}"] = groups.accuracy.ravel().tolist()
         scores[f"n@{threshold:g}"] = groups.n.ravel().tolist()
-    bins = metrics.group_accuracies(
-        prediction, patches.label, tissue_bin(patches.tissue_fraction, config.bins, min_tissue=MIN_TISSUE)
-    )
-    return {**scores, "bins": bins.accuracy.ravel().tolist(), "n_bins": bins.n.ravel().tolist()}
+    return scores

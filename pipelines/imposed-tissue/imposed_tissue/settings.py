@@ -23,7 +23,7 @@ class CohortConfig(Config):
     side_px: int = Field(default=48, ge=16)  # size of the finished patch
     min_tissue: Share = 0.93
     train: int = Field(default=1000, ge=2)  # crops of each class
-    conflicting: int = Field(default=50, ge=1)  # of these: small tumour, or large non-tumour
+    conflicting: int = Field(default=50, ge=1)  # of these, at most: small tumour, or large non-tumour
     val: int = Field(default=150, ge=1)  # crops of each class, each rendered at both sizes, so this many in each group
     test: int = Field(default=300, ge=1)
     split_shares: tuple[Share, Share, Share] = (0.64, 0.14, 0.22)  # of the source tiles
@@ -39,26 +39,36 @@ class CohortConfig(Config):
         return self
 
 
+class RunsConfig(Config):
+    """Some runs: each of the methods at each of the cuts and lengths, for every seed and polarity."""
+
+    methods: tuple[str, ...] = Field(min_length=1)  # rows of the tables: methods, or names of `of_method`
+    conflicting: int | None = Field(default=None, ge=0)  # training crops of each class; None: all that the cohort has
+    is_val_biased: bool = False  # whether validation lacks the conflicting groups too
+    cuts: tuple[tuple[float, ...], ...] = ((0.5,),)  # of the tissue fraction: one threshold each, or those of bins
+    times: tuple[int, ...] = (1,)  # times as many steps
+
+
 class ImposedConfig(Config):
     """Settings of the whole study."""
 
     source: str  # folder or CSV of labelled images, as `pathopatch tile --patches` takes it; ${NAME} is expanded
     polarities: tuple[Polarity, ...] = ("bright", "dark")
-    seeds: tuple[int, ...] = (1, 2, 3)  # of split, crops and training; the design was tuned on seed 0
-    thresholds: tuple[float, ...] = (0.5, 0.3)
-    bins: tuple[float, ...] = (0.3, 0.5)
-    methods: tuple[str, ...] = Field(min_length=1)
-    longer: tuple[int, ...] = (2, 4)  # erm is also trained so many times longer: has it converged?
+    seeds: tuple[int, ...] = (4, 5, 6, 7, 8)  # of split, crops and training; settings were chosen on seed 0
+    thresholds: tuple[float, ...] = (0.5, 0.3)  # that a model is judged at
+    runs: tuple[RunsConfig, ...] = Field(min_length=1)
     control_steps: int = Field(default=400, ge=1)  # of the networks that see a mask or the ground alone
     cohort: CohortConfig = CohortConfig()
     train: TrainConfig = TrainConfig()
-    of_method: dict[str, dict[str, Any]] = {}  # settings of single methods, chosen on validation of seed 0
+    of_method: dict[str, dict[str, Any]] = {}  # settings of single rows, `method` among them
 
     @model_validator(mode="after")
-    def _settings_are_of_methods(self) -> ImposedConfig:
-        unknown = sorted(set(self.of_method) - set(self.methods))
-        if unknown:
+    def _names_are_known(self) -> ImposedConfig:
+        named = {name for runs in self.runs for name in runs.methods}
+        if unknown := sorted(set(self.of_method) - named):
             raise ValueError(f"of_method names {', '.join(unknown)}, which are not among the methods")
+        if any((runs.conflicting or 0) > self.cohort.conflicting for runs in self.runs):
+            raise ValueError(f"a cohort has {self.cohort.conflicting} conflicting crops of each class at most")
         return self
 
 

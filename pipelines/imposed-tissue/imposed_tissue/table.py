@@ -1,4 +1,4 @@
-"""Make the tables of the study, with each requirement and its result."""
+"""Make the tables of the study, with the paired differences from resampling."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imposed_tissue.cells import CEILING
+from imposed_tissue.cells import cells_of
 from imposed_tissue.settings import ImposedConfig
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-PLAIN = ("erm", "erm-balanced")
-"""Methods that debiased ones are compared with."""
+REFERENCE = "resample"
+"""Method that the others are compared with, seed by seed."""
 _KEPT = (
     "key",
     "polarity",
     "seed",
     "method",
     "steps",
+    "conflicting",
+    "is_val_biased",
     "picked_step",
     "decision_threshold",
     "val_wga",
@@ -28,14 +30,13 @@ _KEPT = (
     "auroc",
     "seconds",
 )
+_SAME_RUN = ["conflicting", "is_val_biased", "cuts", "steps", "method"]  # what seeds and polarities share
 
 
 def ordered(table: pd.DataFrame, config: ImposedConfig) -> pd.DataFrame:
     """Return the runs, rows as `flat` makes them, in the order of the configuration."""
-    rank = {name: place for place, name in enumerate((*config.methods, CEILING))}
-    keys = table["method"].map(rank), -table["cuts"].str.count(","), table["cuts"]
-    order = np.lexsort((table["seed"], keys[2], keys[1], table["steps"], keys[0], table["polarity"]))
-    return table.iloc[order].reset_index(drop=True)
+    place = {cell.key(config): number for number, cell in enumerate(cells_of(config))}
+    return table.iloc[np.argsort(table["key"].map(place), kind="stable")].reset_index(drop=True)
 
 
 def flat(row: dict[str, Any], config: ImposedConfig) -> dict[str, Any]:
@@ -65,74 +66,44 @@ def tables(table: pd.DataFrame, checks: pd.DataFrame, config: ImposedConfig) -> 
     for polarity in config.polarities:
         of_one = table[table["polarity"] == polarity]
         if len(of_one):
-            parts += [
-                f"### {polarity.capitalize()} ground",
-                "",
-                *_methods(of_one, config),
-                "",
-                *_lengths(of_one, config),
-            ]
-            parts += ["", *_demands(of_one, config), ""]
+            parts += [f"### {polarity.capitalize()} ground", "", *_methods(of_one, config), ""]
+    parts += [f"### Less {REFERENCE}, seed by seed", "", *_differences(table, config), ""]
     return "\n".join([*parts, "### Leak controls", "", *_controls(checks)])
 
 
 def _methods(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield one row per method and attribute: mean and standard deviation over the seeds."""
+    """Yield one row per method: mean and standard deviation over the seeds."""
     judged = config.thresholds
     head = [f"WGA at {t:g}" for t in judged] + [f"GBA at {judged[0]:g}", f"WGA at {judged[0]:g}, threshold 0"]
-    yield "| method | trained by | " + " | ".join([*head, "lowest seed", "on validation: picked, last"]) + " |"
+    head += ["lowest seed", "on validation: picked, last"]
+    yield "| conflicting | method | trained by | seeds | " + " | ".join(head) + " |"
     yield "|---" * (len(head) + 4) + "|"
-    main = table[table["steps"] == config.train.steps]
-    for (name, cuts), part in main.groupby(["method", "cuts"], sort=False):
+    for (conflicting, is_val_biased, cuts, steps, name), part in table.groupby(_SAME_RUN, sort=False):
         first = f"wga@{judged[0]:g}"
         cells = [_mean(part[f"wga@{t:g}"]) for t in judged] + [_mean(part[f"gba@{judged[0]:g}"])]
         cells += [_mean(part[f"{first}_at_zero"]), f"{part[first].min():.1f}"]
         cells += [f"{part['val_wga'].mean():.1f}, {part['last_val_wga'].mean():.1f}"]
-        yield f"| {name} | {cuts} | " + " | ".join(cells) + " |"
+        count = f"{conflicting}, none in validation" if is_val_biased else f"{conflicting}"
+        length = "" if steps == config.train.steps else f", {steps:,} steps"
+        yield f"| {count} | {name}{length} | {cuts} | {len(part)} | " + " | ".join(cells) + " |"
 
 
-def _lengths(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield the WGA of erm by training length."""
-    name, first = PLAIN[0], f"wga@{config.thresholds[0]:g}"
-    lengths = [
-        f"{steps:,} steps {_mean(part[first])}" for steps, part in table[table["method"] == name].groupby("steps")
-    ]
-    yield f"{name}, WGA at {config.thresholds[0]:g} by length: {'; '.join(lengths)}."
-
-
-def _demands(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield each requirement with its result."""
-    first = f"wga@{config.thresholds[0]:g}"
-    by_one = table[(table["cuts"] == f"{config.thresholds[0]:g}") & (table["steps"] == config.train.steps)]
-    debiased = by_one[~by_one["method"].isin([*PLAIN, CEILING])]
-    if debiased.empty:
-        return
-    mean = debiased.groupby("method")[first].mean()
-    best = str(mean.idxmax())
-    plain = table[table["method"].isin(PLAIN)].groupby(["method", "steps"])[first].mean()
-    lowest = debiased.loc[debiased["method"] == best, first].min()
-    yield (
-        f"- Best debiased method: {best}, {mean[best]:.1f} (82 or more), lowest seed {lowest:.1f} (75 or more), "
-        f"{mean[best] - plain.max():+.1f} over {plain.idxmax()[0]} at {plain.idxmax()[1]:,} steps, the best plain one "
-        "(15 or more)."
-    )
-    if "gerne" in mean:
-        yield f"- gerne: {mean['gerne'] - mean[best]:+.1f} from the best (within 3)."
-    tuned = mean.drop("gerne-auto", errors="ignore")
-    if "gerne-auto" in mean and len(tuned):
-        gap = mean["gerne-auto"] - tuned.max()
-        yield f"- gerne-auto: {gap:+.1f} from the best of the others, {tuned.idxmax()} (within 2)."
-    yield from _of_bins(table, config)
-
-
-def _of_bins(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield the difference between the thresholds for each way of training."""
-    names = [f"wga@{t:g}" for t in config.thresholds]
-    for cuts, part in table[~table["method"].isin([*PLAIN, CEILING])].groupby("cuts"):
-        mean = part.groupby("method")[names].mean()
-        gap = mean[names[-1]] - mean[names[0]]
-        gaps = ", ".join(f"{name} {value:+.1f}" for name, value in gap.items())
-        yield f"- Trained by {cuts}, WGA at {config.thresholds[-1]:g} less that at {config.thresholds[0]:g}: {gaps}."
+def _differences(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
+    """Yield the differences between each method and resampling on the same cohorts."""
+    first = config.thresholds[0]
+    names = [f"wga@{first:g}", f"gba@{first:g}", f"wga@{first:g}_at_zero"]
+    cohorts = ["polarity", "seed"]
+    yield f"| conflicting | method | cohorts | WGA at {first:g} | lowest | GBA at {first:g} | WGA, threshold 0 |"
+    yield "|---" * 7 + "|"
+    table = table[(table["steps"] == config.train.steps) & (table["cuts"] == f"{first:g}") & ~table["is_val_biased"]]
+    for conflicting, part in table.groupby("conflicting", sort=False):
+        reference = part[part["method"] == REFERENCE].set_index(cohorts)[names]
+        for name, runs in part[part["method"] != REFERENCE].groupby("method", sort=False):
+            less = (runs.set_index(cohorts)[names] - reference).dropna()
+            if less.empty:
+                continue
+            wga, gba, at_zero = (_mean(less[column], sign="+") for column in names)
+            yield f"| {conflicting} | {name} | {len(less)} | {wga} | {less[names[0]].min():+.1f} | {gba} | {at_zero} |"
 
 
 def _controls(checks: pd.DataFrame) -> Iterator[str]:
@@ -148,9 +119,9 @@ def _controls(checks: pd.DataFrame) -> Iterator[str]:
         yield f"| {polarity}, seed {seed} | " + " | ".join(cells) + " |"
 
 
-def _mean(values: pd.Series) -> str:
+def _mean(values: pd.Series, *, sign: str = "") -> str:
     spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
+    return f"{values.mean():{sign}.1f}{spread}"
 
 
 def fill(readme: Path, text: str) -> None:
