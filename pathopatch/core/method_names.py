@@ -21,6 +21,7 @@ MethodName = Literal[
     "dfr",
     "gerne-auto",
     "intervene",
+    "auto",
 ]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 RANK_METHODS: tuple[MethodName, ...] = ("resample", "gerne", "gerne-auto")

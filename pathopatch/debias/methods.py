@@ -351,6 +351,19 @@ def intervene() -> tuple[Phase, ...]:
     return (Phase(sampler=_class_balanced_by_label, objective=_mean, intervene_share=1.0),)
 
 
+def auto() -> tuple[Phase, ...]:
+    """Return what the measurements of this package speak for where the attribute is the tissue area; nothing to tune.
+
+    Sampler: `GroupBalancedBatchSampler` where every group has samples, else `ClassBalancedBatchSampler` by the label.
+    Objective: `Mean`. A share max(0.5, 1 - n / 100) of the draws is composed, n being the size of the smallest group.
+
+    References
+    ----------
+    As `intervene` and `resample`; the rule for the share is this package's.
+    """
+    return (Phase(sampler=_balanced_as_far_as_possible, objective=_mean, intervene_share="auto"),)
+
+
 METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyType(
     {
         "erm": erm,
@@ -365,6 +378,7 @@ METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyT
         "dfr": dfr,
         "gerne-auto": gerne_auto,
         "intervene": intervene,
+        "auto": auto,
     }
 )
 
@@ -419,6 +433,15 @@ def _class_balanced_by_label(
     return ClassBalancedBatchSampler(
         label, np.zeros(np.shape(label), dtype=np.int64), batch_per_class=batch_per_class, steps=steps, seed=seed
     )
+
+
+def _balanced_as_far_as_possible(
+    label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
+) -> Batches:
+    """Return group-balanced batches, or class-balanced ones where a group is empty."""
+    has_all_groups = bool((shares.cell_counts(label, attribute) > 0).all())
+    sampler = GroupBalancedBatchSampler if has_all_groups else _class_balanced_by_label
+    return sampler(label, attribute, batch_per_class=batch_per_class, steps=steps, seed=seed)
 
 
 def _gerne_sampler(

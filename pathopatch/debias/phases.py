@@ -68,7 +68,8 @@ class Phase:
     # What picks the checkpoint on validation: the run's own measure, class-balanced accuracy, or the last step.
     select_by: Literal["wga", "cba", "last"] = "wga"
     needs_val_attribute: bool = False  # whether validation needs the attribute
-    intervene_share: float | None = None  # of the draws, composed by an area intervention; None: as the run says
+    # Of the draws, composed by an area intervention; auto: by the size of the smallest group; None: as the run says.
+    intervene_share: float | Literal["auto"] | None = None
 
     def steps(self, steps: int) -> int:
         """Return the steps of this phase in a run of `steps` steps; at least 1."""

@@ -30,6 +30,7 @@ _METHODS_IN_ORDER = (
     "gerne",
     "gerne-auto",
     "intervene",
+    "auto",
 )
 FEW_PATIENTS = 10  # with fewer, a bootstrap over patients gives visibly too narrow intervals
 _FEW_SEEDS = 3

@@ -46,6 +46,7 @@ class Source:
     intensity: Mapping[str, Any] = field(default_factory=dict)  # the rules, as the configuration of `tile` has them
     tissue: Mapping[str, Any] = field(default_factory=dict)
     align: bool = False  # whether the channels were moved onto each other
+    least_tumor: float | None = None  # share of tumour from which on a patch is tumour; None: any tumour makes it
 
     @property
     def is_rgb(self) -> bool:
@@ -253,13 +254,13 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
             remedy="tile them at one scale with --mpp",
         )
     for source, store in zip(sources, stores, strict=True):
-        for name in ("channels", "dtype", "patch_px", "intensity", "align"):
+        for name in ("channels", "dtype", "patch_px", "intensity", "align", "least_tumor"):
             if getattr(source, name) != getattr(first, name):
                 raise ChannelMismatchError(
                     f"{name} is {getattr(source, name)} in {store.path.stem!r}, "
                     f"{getattr(first, name)} in {stores[0].path.stem!r}",
                     place=str(store.path),
-                    remedy="train on slides of the same channels, types, patch size, intensity rule and alignment",
+                    remedy="train on slides of one kind, tiled with the same patch size, alignment, intensity and label rules",
                 )
     # Slides that show no background took their level from the cohort: such a level is no rule of the model.
     levels = [source.tissue.get("background_level", {}) for source in sources]
@@ -272,6 +273,7 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
 def _source_of(store: PatchStore) -> Source:
     """Return the facts that a store holds about its slide."""
     stored = store.attributes
+    rule = stored.get("stamp", {}).get("settings", {}).get("labels", {})
     # Ready patches show too little background to tell whether it is dark: a guess there binds no other slide.
     is_guess = stored.get("is_ready_set", False) and stored["tissue"]["background"] == "auto"
     return Source(
@@ -284,6 +286,7 @@ def _source_of(store: PatchStore) -> Source:
         intensity=stored["intensity"],
         tissue={name: value for name, value in stored["tissue"].items() if name in TissueConfig.model_fields},
         align=stored.get("registration", {}).get("align", False),
+        least_tumor=rule["ambiguous"][1] if rule.get("ambiguous") else rule.get("min_tumor_fraction"),
     )
 
 

@@ -7,6 +7,7 @@ prepares batches, and kept in memory.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,7 +92,7 @@ class Intervention:
         self.is_by_area = threshold is not None and np.array_equal(data.attribute, data.tissue_fraction >= threshold)
         self._threshold = threshold if self.is_by_area else None
         self.n_classes = int(data.label.max()) + 1
-        self._labels: Labels = "presence" if self.n_classes <= 2 else "class"
+        self._labels, self._least_tumor_px = _label_rule(data, self.n_classes)
         self._slide = np.array([name.rpartition("@")[0] or name for name in data.patch_id.tolist()])
         self._area, can_compose = _area_and_use(data)
         self._usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(self.n_classes)]
@@ -188,7 +189,16 @@ class Intervention:
         patch, *donors = self._patches([base, *self._donors(base, rng)])
         drawn = plan(self._fractions, label=label, fraction=float(patch.tissue.mean()), rng=rng)
         ground = self._ground(base, rng)
-        return compose(patch, donors, drawn, rng=rng, labels=self._labels, growth=self._growth, ground=ground)
+        return compose(
+            patch,
+            donors,
+            drawn,
+            rng=rng,
+            labels=self._labels,
+            growth=self._growth,
+            least_tumor_px=self._least_tumor_px,
+            ground=ground,
+        )
 
     def _donors(self, base: int, rng: np.random.Generator) -> list[int]:
         """Return patches of the base's class, those of its slide first."""
@@ -229,6 +239,25 @@ class Intervention:
             )
             for row, index in enumerate(indices)
         ]
+
+
+def _label_rule(data: PatchSet, n_classes: int) -> tuple[Labels, int | None]:
+    """Return what the patches' labels mean, and how many pixels of tumour a tumour patch keeps; None for the default.
+
+    Refuse labels by the share of tumour where the tumour of a patch is unknown.
+    """
+    if n_classes > 2:
+        return "class", None
+    least = None if data.source is None else data.source.least_tumor
+    if least is None:
+        return "presence", None
+    if data.tumor is None or data.has_tumor is None or not data.has_tumor.all():
+        raise InputUnsupportedError(
+            f"a patch is tumour from {100 * least:g} % of tumour on, and where the tumour is, is not known of all",
+            place="[train] intervene",
+            remedy="give every slide a tumor_mask or annotation, or train without an intervention",
+        )
+    return "share", math.ceil(least * data.tumor.input_px**2)
 
 
 def _area_and_use(data: PatchSet) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -323,8 +352,7 @@ def composed_share(phase: Phase, data: PatchSet, config: TrainConfig) -> float |
     """Return the share of a phase's draws to compose; None for none. A method's own share comes first."""
     if phase.split != "train":
         return None
-    if phase.intervene_share is not None:
-        return phase.intervene_share
-    if config.intervene == "auto":
-        return intervention_share(int(gerne.cell_counts(data.label, data.attribute).min()))
-    return config.intervene
+    share = config.intervene if phase.intervene_share is None else phase.intervene_share
+    if share == "auto":
+        return intervention_share(int(gerne.cell_counts(data.label, data.attribute, at_least=(2, 2)).min()))
+    return share

@@ -208,12 +208,13 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
             if (attribute.groups_in(part) < 0).all() or not empty_groups(groups, attribute, splits):
                 continue  # a split without any labelled patch has an error of its own
             error = empty_groups_error(groups, attribute, splits, needed)
-            others = [name for name in NAMES if name != "intervene" and not any(map(needs_groups, method(name)))]
+            composing = ("intervene", "auto")
+            others = [name for name in NAMES if name not in composing and not any(map(needs_groups, method(name)))]
             raise GroupEmptyError(
                 f"{config.method} needs every group, and {error.message}",
                 place=f"{fold}{error.place}",
-                remedy=f"{error.remedy}. Or train intervene, which composes patches of any area from those that are "
-                f"there, or another method that needs no groups: {', '.join(others)}",
+                remedy=f"{error.remedy}. Or train {' or '.join(composing)}, which compose patches of any area from "
+                f"those that are there, or another method that needs no groups: {', '.join(others)}",
             )
 
 

@@ -322,3 +322,15 @@ def test_the_defaults_of_methods_and_of_the_configuration_agree() -> None:
 def test_an_unknown_name_or_parameter_is_refused_at_once(wrong: dict) -> None:
     with pytest.raises(InputUnsupportedError):
         methods.method(**{"name": "gerne", **wrong})
+
+
+def test_auto_balances_groups_and_where_one_is_empty_classes() -> None:
+    (phase,) = methods.method("auto")
+    label, attribute = np.repeat([0, 1], 50), np.tile([0, 0, 0, 0, 1], 20)
+    drawn = phase.sampler(label, attribute, batch_per_class=16, steps=50, seed=0)
+    indices = np.concatenate([drawn.batch(step) for step in range(50)])
+    assert np.bincount(2 * label[indices] + attribute[indices]).tolist() == [400] * 4
+    empty = phase.sampler(label, label, batch_per_class=16, steps=50, seed=0)
+    indices = np.concatenate([empty.batch(step) for step in range(50)])
+    assert np.bincount(label[indices]).tolist() == [800, 800]
+    assert phase.intervene_share == "auto"

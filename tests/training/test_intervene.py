@@ -15,7 +15,7 @@ from pathopatch.core.errors import InputUnsupportedError, NoTissueError
 from pathopatch.debias.methods import method
 from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.checkpoint import CheckpointFolder
-from pathopatch.training.dataset import PatchSet
+from pathopatch.training.dataset import PatchSet, Source
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_share, composed_validation
 from pathopatch.training.loop import pair_difference
@@ -191,11 +191,12 @@ def test_without_an_intervention_masks_change_nothing() -> None:
 
 
 def test_the_share_follows_the_smallest_group_or_the_method() -> None:
-    (erm,), (intervene,) = method("erm"), method("intervene")
+    (erm,), (intervene,), (auto,) = method("erm"), method("intervene"), method("auto")
     assert composed_share(erm, TRAIN, config(intervene=None)) is None
     assert composed_share(erm, TRAIN, config(intervene="auto")) == pytest.approx(0.94)
     assert composed_share(erm, masked([[30, 0], [6, 30]]), config(intervene="auto")) == 1
     assert composed_share(intervene, TRAIN, config(intervene=None)) == 1
+    assert composed_share(auto, TRAIN, config(intervene=None)) == pytest.approx(0.94)
     assert composed_share(replace(erm, split="val"), TRAIN, config()) is None
 
 
@@ -238,3 +239,37 @@ def test_patches_without_masks_and_classes_without_tissue_are_refused() -> None:
     empty[TRAIN.label == 0] = TRAIN.tissue.read(np.flatnonzero(TRAIN.label == 0))
     with pytest.raises(NoTissueError, match="class 1 has no training patch with tissue"):
         Intervention(replace(TRAIN, tissue=PatchMasks(pack_masks(empty), SIDE)), share=1, seed=0)
+
+
+def _with_tumor(share_of_tissue: float = 1.0, *, least: float | None = 0.1, known: bool = True) -> PatchSet:
+    """Patches of slides whose label is by the share of tumour, which is the first part of a tumour patch's tissue."""
+    assert TRAIN.tissue is not None
+    tissue = TRAIN.tissue.read(slice(None))
+    first = np.arange(SIDE**2).reshape(SIDE, SIDE) < share_of_tissue * tissue.sum(axis=(1, 2))[:, None, None]
+    tumor = tissue & first & (TRAIN.label == 1)[:, None, None]
+    source = Source(channels=("A",), dtype="uint8", patch_px=SIDE, stride_px=SIDE, mpp=1.0, least_tumor=least)
+    has_tumor = np.full(len(TRAIN), True)
+    has_tumor[-1] = known
+    return replace(TRAIN, source=source, tumor=PatchMasks(pack_masks(tumor), SIDE), has_tumor=has_tumor)
+
+
+@pytest.mark.parametrize("least", [None, 0.1])
+def test_labels_by_the_share_of_tumour_keep_that_share(least: float | None) -> None:
+    intervention = Intervention(_with_tumor(0.6, least=least), share=1, seed=0)
+    made = [intervention.compose(1, number) for number in range(60)]
+    share = np.array([composition.tumor.mean() for composition in made if composition.tumor is not None])
+    assert len(share) == 60
+    if least is None:
+        assert share.min() < 0.1
+    else:
+        assert share.min() >= 0.1
+    healthy = [intervention.compose(0, number).tumor for number in range(20)]
+    assert not any(tumor is None or tumor.any() for tumor in healthy)
+
+
+def test_labels_by_the_share_of_tumour_need_to_know_where_it_is() -> None:
+    with pytest.raises(InputUnsupportedError, match="a patch is tumour from 10 % of tumour on"):
+        Intervention(_with_tumor(known=False), share=1, seed=0)
+    with pytest.raises(InputUnsupportedError, match="is not known of all"):
+        Intervention(replace(_with_tumor(), tumor=None), share=1, seed=0)
+    Intervention(_with_tumor(known=False, least=None), share=1, seed=0)
