@@ -260,7 +260,7 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
                     f"{name} is {getattr(source, name)} in {store.path.stem!r}, "
                     f"{getattr(first, name)} in {stores[0].path.stem!r}",
                     place=str(store.path),
-                    remedy="train on slides of one kind, tiled with the same patch size, alignment, intensity and label rules",
+                    remedy="train on slides of one kind, with the same patch size and rules of intensity and labels",
                 )
     # Slides that show no background took their level from the cohort: such a level is no rule of the model.
     levels = [source.tissue.get("background_level", {}) for source in sources]
