@@ -88,6 +88,9 @@ def train(
     sensitivity: Annotated[
         float | None, typer.Option(help="Decision threshold at this share of tumour found, in place of the best WGA.")
     ] = None,
+    threshold_by_area: Annotated[
+        bool, typer.Option("--threshold-by-area", help="Decision threshold that depends on the tissue fraction.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and augmentation. Default: 0.")] = None,
     device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
@@ -118,6 +121,7 @@ def train(
         intervene=intervene,
         mask=mask,
         sensitivity=sensitivity,
+        threshold_by_area=threshold_by_area or None,
         seed=seed,
         device=device,
         name=name,

@@ -100,7 +100,7 @@ def stored_predictions(work: Path, run: str, split: str) -> pd.DataFrame:
 
 
 def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.DataFrame:
-    """Return z1 - z0 of every patch, indexed by its id: with all channels, and on request without each of several."""
+    """Return the logit of every patch, indexed by its id: with all channels, and on request without each of several."""
     channels = model.spec.channels if ablate and len(model.spec.channels) > 1 else ()
     columns: dict[str, list[NDArray[np.float32]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
     for start in range(0, len(patches), _BATCH):
@@ -111,4 +111,5 @@ def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.D
             blanked = without_channel(batch, number, model.spec.mean[number])
             columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked, tissue))
     logits = {name: np.concatenate(parts).astype(np.float64) for name, parts in columns.items()}  # (N, 2) each
-    return pd.DataFrame({name: z[:, 1] - z[:, 0] for name, z in logits.items()}, index=patches.patch_id)
+    by_area = model.spec.area_slope * patches.tissue_fraction
+    return pd.DataFrame({name: z[:, 1] - z[:, 0] - by_area for name, z in logits.items()}, index=patches.patch_id)

@@ -97,8 +97,9 @@ def predict_slide(
     -------
     DataFrame
         patch_id; x, y (origin) and width, height, level-0 px, of the whole patch even where it overhangs;
-        tissue_fraction; logit = z1 - z0; probability = sigmoid(logit / temperature); of an ensemble the mean of the
-        members' logits over their temperatures, its sigmoid, and spread, the standard deviation of their probabilities;
+        tissue_fraction; logit = z1 - z0, less the model's slope over the area; probability = sigmoid(logit /
+        temperature); of an ensemble the mean of the members' logits over their temperatures, its sigmoid, and spread,
+        the standard deviation of their probabilities;
         saturated_fraction and sharpness as `tile` measures them; and a boolean column ``flag_<reason>`` for each of
         `pathopatch.heatmaps.FLAGS`, missing where it cannot be decided. Row by row of the grid; without tissue
         no row, but all columns.
@@ -149,7 +150,7 @@ def predict_patches(
             torch.set_num_threads(config.threads)
         stack.enter_context(closing(batches))
         for batch in stack.enter_context(closing(prefetch_items(batches, ahead=_BATCHES_AHEAD))):
-            output = ensemble.forward(batch.x, tta=config.tta)
+            output = ensemble.forward(batch.x, tissue[batch.measured["row"]], tta=config.tta)
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
                 parts[name].append(values)

@@ -112,7 +112,8 @@ class PatchClassifier:
 class EnsembleOutput:
     """Prediction of all members for N patches."""
 
-    logit: NDArray[np.float64]  # (N,), z1 - z0 of a single model; of several the mean of (z1 - z0) / temperature
+    # (N,): z1 - z0 of a single model, less its slope over the area; of several the mean of that over the temperature.
+    logit: NDArray[np.float64]
     probability: NDArray[np.float64]  # (N,), sigmoid of the logit; of a single model, of the logit over its temperature
     spread: NDArray[np.float64]  # (N,), standard deviation of the members' probabilities; NaN for a single model
 
@@ -137,11 +138,13 @@ class Ensemble:
         self.takes_masks = any(member.spec.mask != "none" for member in self.members)
         self.precision = "+".join(dict.fromkeys(member.precision for member in self.members))
 
-    def forward(self, inputs: Sequence[Tensor], *, tta: bool = False) -> EnsembleOutput:
+    def forward(
+        self, inputs: Sequence[Tensor], tissue_fraction: NDArray[np.float64], *, tta: bool = False
+    ) -> EnsembleOutput:
         """Return the prediction of all members.
 
-        `inputs` are what `PatchClassifier.standardised` returns, one per member. With `tta` (test-time augmentation) a
-        logit is the mean over the eight symmetries of the square.
+        `inputs` are what `PatchClassifier.standardised` returns, one per member; `tissue_fraction` (N,) is that of the
+        patches. With `tta` (test-time augmentation) a logit is the mean over the eight symmetries of the square.
         """
         margins = np.empty((len(self.members), len(inputs[0])))  # (M, N): z1 - z0 of each patch
         for row, member, x in zip(margins, self.members, inputs, strict=True):
@@ -150,7 +153,7 @@ class Ensemble:
                 rotated = (torch.rot90(x, k, (2, 3)) for k in range(4))
                 views = [view for turned in rotated for view in (turned, torch.flip(turned, (3,)))]
             logits = np.mean([member.logits(view).astype(np.float64) for view in views], axis=0)
-            row[:] = logits[:, 1] - logits[:, 0]
+            row[:] = logits[:, 1] - logits[:, 0] - member.spec.area_slope * tissue_fraction
         # Calibrate before averaging: otherwise an overconfident member, with large logits, would dominate the mean.
         calibrated = margins / np.array([[member.spec.temperature] for member in self.members])
         logit = calibrated.mean(axis=0)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BUNDLE_VERSION = 1
 _ADJUSTABLE = {  # may change after training without making the weights wrong
     "decision_threshold",
+    "area_slope",
     "decision_chosen_for",
     "temperature",
     "group_metrics",
@@ -100,7 +101,8 @@ class BundleSpec(Config):
     class_names: tuple[str, ...] = Field(
         default=("non-tumour", "tumour"), min_length=2, max_length=_MOST_CLASSES
     )  # as the logits
-    decision_threshold: float = 0.0  # on the logit z1 - z0
+    decision_threshold: float = 0.0  # on the logit: z1 - z0, less `area_slope` times the tissue fraction
+    area_slope: float = 0.0  # so that the threshold on z1 - z0 depends on the area
     # "none": 0, the larger logit; of validation "wga": worst-group accuracy, "sensitivity 0.95": that share of class 1
     decision_chosen_for: str = "none"
     temperature: float = Field(default=1.0, gt=0)
@@ -212,6 +214,7 @@ def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
     joint = {
         "background": next((spec.background for spec in specs if spec.background != "auto"), "auto"),
         # Each threshold is on its member's logit, the joint one on the mean of the logits over their temperatures.
+        "area_slope": 0.0,  # members' logits have lost theirs
         "decision_threshold": float(np.mean([spec.decision_threshold / spec.temperature for spec in specs])),
         "decision_chosen_for": ", ".join(dict.fromkeys(spec.decision_chosen_for for spec in specs)),
         "temperature": 1.0,

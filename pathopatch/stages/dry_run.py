@@ -330,7 +330,8 @@ def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
         for batch in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
             scaled = scale(batch.patches, analysis.windows)
             tissue = unpack_masks(batch.tissue_mask, analysis.grid.patch_px)
-            network.forward([member.standardised(scaled, tissue) for member in network.members], tta=config.tta)
+            inputs = [member.standardised(scaled, tissue) for member in network.members]
+            network.forward(inputs, batch.tissue_fraction, tta=config.tta)
         return 0
 
     return work

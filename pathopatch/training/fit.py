@@ -54,7 +54,8 @@ class TrainingResult:
     std: tuple[float, ...]
     step: int  # of the last phase whose weights were selected
     history: tuple[dict[str, Any], ...]  # one row per evaluation
-    decision_threshold: float  # on z1 - z0
+    decision_threshold: float  # on z1 - z0, less `area_slope` times the tissue fraction
+    area_slope: float
     decision_chosen_for: str  # "none", "wga", or "sensitivity 0.95"
     temperature: float  # divides the logits before they become probabilities
     # Measures on all validation patches that no phase learnt from, at that threshold and at 0; may be empty.
@@ -67,6 +68,11 @@ class TrainingResult:
         """Return the logits (N, K) of patches at the network's input size, with masks where it takes them."""
         standardize = Standardizer.of(self.mean, self.std, torch.device("cpu"), has_mask=self.has_mask)
         return logits_of(self.network, patches, np.arange(len(patches)), standardize)
+
+    def margins(self, patches: PatchSet) -> NDArray[np.float64]:
+        """Return z1 - z0 (N,) of patches, less the slope over their area: class 1 is above the decision threshold."""
+        logits = self.logits(patches)
+        return np.asarray(logits[:, 1] - logits[:, 0] - self.area_slope * patches.tissue_fraction, dtype=np.float64)
 
 
 def fit_arrays(
@@ -171,6 +177,7 @@ def fit_arrays(
                 run.val,
                 tune_threshold=config.tune_threshold,
                 sensitivity=config.sensitivity,
+                by_area=config.threshold_by_area,
             )
     held_out = validation.held_out
     return TrainingResult(
@@ -180,6 +187,7 @@ def fit_arrays(
         step=state.best["step"],
         history=tuple(state.history),
         decision_threshold=decision.threshold,
+        area_slope=decision.area_slope,
         decision_chosen_for=decision.chosen_for,
         temperature=decision.temperature,
         validation=decision.validation | ({"is_composed": True} if is_composed else {}),

@@ -179,6 +179,7 @@ def write_run(
     picked = {
         "step": result.step,
         "decision_threshold": result.decision_threshold,
+        "area_slope": result.area_slope,
         "temperature": result.temperature,
         "validation": result.validation,
     }
@@ -228,6 +229,7 @@ def _bundle_spec(
         min_tissue=_min_tissue(work),
         class_names=labels,
         decision_threshold=result.decision_threshold,
+        area_slope=result.area_slope,
         decision_chosen_for=result.decision_chosen_for,
         temperature=result.temperature,
         method=config.method,

@@ -18,7 +18,13 @@ class TwoChannels:
     """Right by its first channel alone, deaf to the second."""
 
     spec = SimpleNamespace(
-        input_px=1, temperature=1.0, decision_threshold=0.0, channels=("CARS", "SHG"), mean=(0.5, 0.4), mask="none"
+        input_px=1,
+        temperature=1.0,
+        decision_threshold=0.0,
+        channels=("CARS", "SHG"),
+        mean=(0.5, 0.4),
+        mask="none",
+        area_slope=0.0,
     )
 
     def predict_logits(self, batch: np.ndarray, tissue: None) -> np.ndarray:
@@ -33,6 +39,7 @@ class Pixels:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.patch_id = rows["patch_id"].to_numpy()
+        self.tissue_fraction = rows["tissue_fraction"].to_numpy()
         noise = np.linspace(0, 1, len(rows))
         self._x = np.stack([0.2 + 0.6 * rows["label"].to_numpy(), noise], axis=1)[:, :, None, None].astype(np.float32)
 

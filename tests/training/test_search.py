@@ -186,7 +186,7 @@ def scripted(curves: dict[int, list[float]]) -> Any:
         picked = int(np.argmax(curve[-6:]))
         return TrainingResult(
             network=None, mean=(0.0,), std=(1.0,), step=picked + 1, history=tuple(history), decision_threshold=0.0,
-            decision_chosen_for="wga", temperature=1.0, validation={}, n_classes=2,
+            area_slope=0.0, decision_chosen_for="wga", temperature=1.0, validation={}, n_classes=2,
         )  # type: ignore[arg-type]  # fmt: skip
 
     return fit

@@ -75,6 +75,7 @@ class TrainConfig(Config):
     groupdro_eta: float = Field(default=0.01, gt=0)
     average_weights: bool = True  # exponential moving average; GERNE's steps are noisy
     tune_threshold: bool = True  # one decision threshold, chosen on validation for WGA
+    threshold_by_area: bool = False  # the decision threshold may rise or fall with the tissue fraction
     select: Literal["wga", "gba", "last"] = "wga"  # which checkpoint; "last" uses no validation
     evaluations: int = Field(default=12, ge=1)  # validation passes, evenly spread over the steps
     augment: bool | AugmentConfig = True  # true: AugmentConfig as it stands
@@ -136,6 +137,8 @@ class TrainConfig(Config):
             raise ValueError("training on val needs select = 'last' and tune_threshold = false")
         if self.sensitivity is not None and not self.tune_threshold:
             raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
+        if self.threshold_by_area and (self.sensitivity is not None or not self.tune_threshold):
+            raise ValueError("threshold_by_area is tuned for the worst group: it needs tune_threshold, no sensitivity")
         return self
 
     @property

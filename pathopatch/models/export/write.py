@@ -128,6 +128,12 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
             place="bundle",
             remedy="export a model trained with mask = 'none'; predict with pathopatch where masks are measured",
         )
+    if spec.area_slope:
+        raise InputUnsupportedError(
+            "the model's threshold depends on the tissue fraction, which exports do not measure",
+            place="bundle",
+            remedy="export a model trained without threshold_by_area",
+        )
     if kind == "wsinfer":
         _require_wsinfers_model(spec)
     elif kind == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):

@@ -19,7 +19,7 @@ from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig, parse
 from pathopatch.groups.attribute import tissue_bin
 from pathopatch.training.dataset import PatchSet, load_patches
-from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.fit import fit_arrays
 from pathopatch.training.patch_masks import PatchMasks
 
 CEILING = "ceiling"
@@ -151,7 +151,7 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     fitted = fit_arrays(sets["train"], sets["val"], train_config(cell, config))
     seconds = time.perf_counter() - start
-    margin = margins_of(fitted, sets["test"])
+    margin = fitted.margins(sets["test"])
     scores = judged(margin - fitted.decision_threshold, sets["test"], config)
     plain = judged(margin, sets["test"], config)
     return {
@@ -167,12 +167,6 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
         "auroc": metrics.auroc(margin, sets["test"].label),
         "seconds": round(seconds, 1),
     }
-
-
-def margins_of(fitted: TrainingResult, patches: PatchSet) -> NDArray[np.float64]:
-    """Return z1 - z0 of all patches."""
-    logits = fitted.logits(patches)  # (N, 2)
-    return np.asarray(logits[:, 1] - logits[:, 0])
 
 
 def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from skimage.measure import label as pieces_of
 from skimage.measure import regionprops
 from sklearn.ensemble import RandomForestClassifier
 
-from imposed_tissue.cells import MIN_TISSUE, joined, margins_of, work_of
+from imposed_tissue.cells import MIN_TISSUE, joined, work_of
 from imposed_tissue.cohort import SETS
 from imposed_tissue.settings import ImposedConfig
 from pathopatch import metrics
@@ -95,7 +95,7 @@ def _learnt(
     control_config = config.train.model_copy(
         update={"method": "erm", "steps": config.control_steps, "seed": seed, "evaluations": 4}
     )
-    return margins_of(fit_arrays(sets["train"], sets["val"], control_config), sets["test"])
+    return fit_arrays(sets["train"], sets["val"], control_config).margins(sets["test"])
 
 
 def _with_interval(score: NDArray[np.float64], patches: PatchSet, seed: int) -> tuple[float, float, float]:
