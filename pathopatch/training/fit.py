@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -136,6 +137,15 @@ def fit_arrays(
             shape=(n_classes, n_attributes if config.select_at is None else table_shape(val)[1]),
         )
     check_phases(phases, train, validation, config, n_classes=n_classes)
+    if intervenes(phases, config) and (validation.select is None or not config.tune_threshold):
+        # On two carcinoma slides the ranking held on the unseen patient, and nearly all tissue was called tumour.
+        warnings.warn(
+            "patches are composed, and no validation patients say where the decision lies: a model that ignores area "
+            "ranks patches of another patient well, but its threshold may be far off; give validation patients, and "
+            "leave [train] tune_threshold on",
+            UserWarning,
+            stacklevel=2,
+        )
     if config.pair_weight and not intervenes(phases, config):
         raise InputUnsupportedError(
             "pairs of a patch and its composed copy, and no patch is composed",

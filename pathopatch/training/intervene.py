@@ -29,10 +29,11 @@ COPIES_PER_CLASS = 3000
 """Composed copies of each class that a run draws from."""
 _DONORS = 6  # read for each copy; pieces are turned and moved, so that few donors make many
 _KEPT_BYTES = 2**30
-_FULL = 0.9  # from this share of tissue on, a patch's own ground is too little to fill with
+_LITTLE_GROUND = 0.5  # share of tissue: above it, a patch's own ground may be gaps of its tissue, and the slide's is read
+_LEAST_CLEAR = 0.1  # share of clear pixels that one patch of a slide must have to give its ground
 _GROUNDS = 20  # of a slide's emptiest patches, one gives its ground
 _CHUNK = 1024
-_COPY, _DRAW, _BASES, _VALIDATION = 0, 1, 2, 3  # what a generator is for is part of its seed
+_COPY, _DRAW, _BASES, _VALIDATION, _GROUND = 0, 1, 2, 3, 4  # what a generator is for is part of its seed
 _VALIDATION_COPIES = 600  # of each class, in place of validation patches
 
 
@@ -188,7 +189,7 @@ class Intervention:
         base = int(self.bases[label][number])
         patch, *donors = self._patches([base, *self._donors(base, rng)])
         drawn = plan(self._fractions, label=label, fraction=float(patch.tissue.mean()), rng=rng)
-        ground = self._ground(base, rng)
+        ground = self._ground(base, np.random.default_rng([self._seed, _GROUND, label, number]))
         return compose(
             patch,
             donors,
@@ -211,14 +212,14 @@ class Intervention:
 
     def _ground(self, base: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Return pixels (C, n) of the base's slide away from tissue, for a base with few of its own."""
-        if self._area[base] < _FULL:
+        if self._area[base] < _LITTLE_GROUND:
             return None
         data = self._data
         assert data.tissue is not None
         clear = 1 - self._area
         near = np.flatnonzero(self._slide == self._slide[base])
         # A slide that is full everywhere takes its ground from the others.
-        near = near if clear[near].max() > 1 - _FULL else np.arange(len(data))
+        near = near if clear[near].max() > _LEAST_CLEAR else np.arange(len(data))
         emptiest = near[np.argsort(clear[near], kind="stable")[::-1][:_GROUNDS]]
         index = np.array([rng.choice(emptiest)])
         pixels, tissue = data.read(index)[0], data.tissue.read(index)[0]

@@ -273,3 +273,13 @@ def test_labels_by_the_share_of_tumour_need_to_know_where_it_is() -> None:
     with pytest.raises(InputUnsupportedError, match="is not known of all"):
         Intervention(replace(_with_tumor(), tumor=None), share=1, seed=0)
     Intervention(_with_tumor(known=False, least=None), share=1, seed=0)
+
+
+def test_composing_without_validation_warns_that_the_threshold_may_be_far_off() -> None:
+    settings = config(select="last", tune_threshold=False, steps=2)
+    with pytest.warns(UserWarning, match="its threshold may be far off"):
+        fit_arrays(TRAIN, None, settings)
+    with pytest.warns(UserWarning, match="its threshold may be far off"):
+        fit_arrays(TRAIN, VAL, settings)
+    fit_arrays(TRAIN, VAL, config(steps=2))
+    fit_arrays(TRAIN, None, config(select="last", tune_threshold=False, steps=2, intervene=None))
