@@ -29,7 +29,7 @@ COPIES_PER_CLASS = 3000
 """Composed copies of each class that a run draws from."""
 _DONORS = 6  # read for each copy; pieces are turned and moved, so that few donors make many
 _KEPT_BYTES = 2**30
-_LITTLE_GROUND = 0.5  # share of tissue: above it, a patch's own ground may be gaps of its tissue, and the slide's is read
+_LITTLE_GROUND = 0.5  # share of tissue above which the pixels outside of it may be pale tissue: the slide is read
 _LEAST_CLEAR = 0.1  # share of clear pixels that one patch of a slide must have to give its ground
 _GROUNDS = 20  # of a slide's emptiest patches, one gives its ground
 _CHUNK = 1024
