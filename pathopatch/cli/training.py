@@ -65,10 +65,29 @@ def groups(
         print(audit_text(work))
 
 
-def audit(work: Work, quiet: Quiet = False, force: Force = False) -> None:
+def audit(
+    work: Work,
+    composed: Annotated[
+        bool, typer.Option("--composed", help="Check the patches that [train] intervene composes, and draw some.")
+    ] = False,
+    threshold: Threshold = None,
+    config: Annotated[Path | None, typer.Option(help="With --composed: TOML whose table train is used.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
     """Say before training how strong the tissue-area shortcut is, and what groups of these sizes can measure."""
     from pathopatch.stages.audit import audit_text
 
+    if composed:
+        from pathopatch.core.work_folder import WorkFolder
+        from pathopatch.stages.composed_audit import composed_audit_text
+
+        settings = with_options(_train_settings(config), threshold=threshold)
+        print(composed_audit_text(work, settings, force=force))
+        print(f"contact sheet: {WorkFolder(work).composed_sheet}")
+        return
+    if threshold is not None or config is not None:
+        raise typer.BadParameter("--threshold and --config go with --composed")
     print(audit_text(work, force=force))
 
 

@@ -43,6 +43,8 @@ class Study:
     slides: pd.DataFrame
     groups: pd.DataFrame | None  # groups.parquet
     audit: Mapping[str, Any] | None  # groups/audit.json
+    composed: Mapping[str, Any] | None  # groups/composed.json
+    composed_sheet: Path | None  # groups/composed.png
     evaluations: Mapping[str, Mapping[str, Any]]  # metrics.json by run
     configs: Mapping[str, Mapping[str, Any]]  # config.json by run
     comparison: pd.DataFrame | None  # a row per evaluated run and threshold
@@ -118,6 +120,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         slides=_slides(tiled, groups),
         groups=groups,
         audit=read_json(folder.audit) if folder.audit.is_file() else None,
+        composed=read_json(folder.composed) if folder.composed.is_file() else None,
+        composed_sheet=folder.composed_sheet if folder.composed_sheet.is_file() else None,
         evaluations={run: read_json(folder.evaluation(run) / "metrics.json") for run in runs},
         configs={path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))},
         comparison=table,
@@ -250,6 +254,7 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         "slides.parquet": read_stamp(WorkFolder(work).slides),
         **{f"patches/{path.name}": read_stamp(path) for path in sorted(work.glob("patches/*.parquet"))},
         "groups.parquet": read_stamp(WorkFolder(work).groups),
+        "groups/composed.json": read_stamp(WorkFolder(work).composed),
         **{f"runs/{path.parent.name}": read_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": read_stamp(WorkFolder(work).evaluation(run) / "metrics.json") for run in runs},
         **{f"evaluations/{p.parent.name}": read_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},

@@ -30,6 +30,7 @@ from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.report import cohort, models, results
 from pathopatch.report.collect import Study, read_study
+from pathopatch.report.composed import composed
 from pathopatch.report.tissue import (
     TissueFacts,
     read_tissue_facts,
@@ -182,6 +183,7 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
         "cohort": cohort.cohort(study),
         "tissue": {"slides": tissue},
         "audit": cohort.audit(study),
+        "composed": composed(study),
         "results": results.results(study),
         "folds": results.folds(study),
         "sweep": results.sweep(study),

@@ -65,6 +65,14 @@ class Intervention:
     is_paired : bool
         Compose of patches that are in the batch too, where it has some; otherwise two copies of each.
 
+    Attributes
+    ----------
+    data : PatchSet
+    area : ndarray of float64, shape (N,)
+        Tissue area of each patch, by its mask, a share.
+    usable, bases : list of K ndarray of int64
+        Patches of each class that can be composed; the base of each copy of a class.
+
     Raises
     ------
     InputUnsupportedError
@@ -89,16 +97,16 @@ class Intervention:
                 place="[train] intervene",
                 remedy="load the patches with masks",
             )
-        self._data, self._share, self._seed, self._growth = data, share, seed, growth
+        self.data, self._share, self._seed, self.growth = data, share, seed, growth
         self.is_by_area = threshold is not None and np.array_equal(data.attribute, data.tissue_fraction >= threshold)
         self._threshold = threshold if self.is_by_area else None
         self.n_classes = int(data.label.max()) + 1
         self._labels, self._least_tumor_px = _label_rule(data, self.n_classes)
         self._slide = np.array([name.rpartition("@")[0] or name for name in data.patch_id.tolist()])
-        self._area, can_compose = _area_and_use(data)
-        self._usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(self.n_classes)]
-        self._fractions = [self._area[data.label == y] for y in range(self.n_classes)]
-        if missing := [y for y, usable in enumerate(self._usable) if not usable.size]:
+        self.area, can_compose = _area_and_use(data)
+        self.usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(self.n_classes)]
+        self._fractions = [self.area[data.label == y] for y in range(self.n_classes)]
+        if missing := [y for y, usable in enumerate(self.usable) if not usable.size]:
             raise NoTissueError(
                 f"class {missing[0]} has no training patch with tissue",
                 place="[train] intervene",
@@ -106,7 +114,7 @@ class Intervention:
             )
         self.bases = [
             _balanced_bases(usable, data.attribute[usable], np.random.default_rng([seed, _BASES, y]))
-            for y, usable in enumerate(self._usable)
+            for y, usable in enumerate(self.usable)
         ]
         self._copies = _copies_by_base(self.bases) if is_paired else None
         self._kept: dict[tuple[int, int], tuple[NDArray[np.float16], NDArray[np.bool_]]] = {}
@@ -115,7 +123,7 @@ class Intervention:
     def draw(self, indices: Sequence[int], step: int) -> ComposedDraws:
         """Return what of a whole batch, samples `indices`, is composed at a step."""
         rng = np.random.default_rng([self._seed, _DRAW, step])
-        label = self._data.label[np.asarray(indices)]
+        label = self.data.label[np.asarray(indices)]
         places: list[int] = []
         for y in range(len(self.bases)):
             members = np.flatnonzero(label == y)
@@ -135,7 +143,7 @@ class Intervention:
         pairs: list[tuple[int, int]] = []
         natural = np.setdiff1d(np.arange(len(indices)), chosen)
         for y, of_base in enumerate(self._copies):
-            rows = np.flatnonzero(self._data.label[indices[chosen]] == y)
+            rows = np.flatnonzero(self.data.label[indices[chosen]] == y)
             partners = [place for place in natural.tolist() if int(indices[place]) in of_base]  # of this class
             for number, row in enumerate(rows.tolist()):
                 if partners:
@@ -159,16 +167,16 @@ class Intervention:
         row = {place: number for number, place in enumerate(own.tolist())}
         for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
             if place in row:
-                pixels, tissue = self.copy(int(self._data.label[indices[place]]), copy)
+                pixels, tissue = self.copy(int(self.data.label[indices[place]]), copy)
                 x[row[place], : len(pixels)] = pixels
                 x[row[place], len(pixels) :] = tissue
 
     def attributes(self, indices: Sequence[int], drawn: ComposedDraws) -> NDArray[np.int64]:
         """Return the attribute of each sample of a batch, (B,), composed ones by their new area."""
-        attribute: NDArray[np.int64] = self._data.attribute[np.asarray(indices)].copy()
+        attribute: NDArray[np.int64] = self.data.attribute[np.asarray(indices)].copy()
         if self._threshold is not None:
             for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
-                tissue = self.copy(int(self._data.label[indices[place]]), copy)[1]
+                tissue = self.copy(int(self.data.label[indices[place]]), copy)[1]
                 attribute[place] = int(tissue.mean() >= self._threshold)
         return attribute
 
@@ -196,14 +204,14 @@ class Intervention:
             drawn,
             rng=rng,
             labels=self._labels,
-            growth=self._growth,
+            growth=self.growth,
             least_tumor_px=self._least_tumor_px,
             ground=ground,
         )
 
     def _donors(self, base: int, rng: np.random.Generator) -> list[int]:
         """Return patches of the base's class, those of its slide first."""
-        candidates = self._usable[int(self._data.label[base])]
+        candidates = self.usable[int(self.data.label[base])]
         candidates = candidates[candidates != base] if len(candidates) > 1 else candidates
         mixed = rng.permutation(candidates)
         is_other = self._slide[mixed] != self._slide[base]
@@ -212,11 +220,11 @@ class Intervention:
 
     def _ground(self, base: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Return pixels (C, n) of the base's slide away from tissue, for a base with few of its own."""
-        if self._area[base] < _LITTLE_GROUND:
+        if self.area[base] < _LITTLE_GROUND:
             return None
-        data = self._data
+        data = self.data
         assert data.tissue is not None
-        clear = 1 - self._area
+        clear = 1 - self.area
         near = np.flatnonzero(self._slide == self._slide[base])
         # A slide that is full everywhere takes its ground from the others.
         near = near if clear[near].max() > _LEAST_CLEAR else np.arange(len(data))
@@ -226,7 +234,7 @@ class Intervention:
         return pixels[:, ~tissue] if not tissue.all() else None
 
     def _patches(self, indices: list[int]) -> list[Patch]:
-        data = self._data
+        data = self.data
         assert data.tissue is not None
         order = np.asarray(indices)
         pixels, tissue = data.read(order), data.tissue.read(order)
@@ -347,6 +355,26 @@ def _copies_by_base(bases: Sequence[NDArray[np.int64]]) -> list[dict[int, list[i
 def intervenes(phases: Sequence[Phase], config: TrainConfig) -> bool:
     """Return whether any phase composes patches, for which masks are loaded."""
     return config.intervene is not None or any(phase.intervene_share is not None for phase in phases)
+
+
+def phase_intervention(phase: Phase, number: int, data: PatchSet, config: TrainConfig) -> Intervention | None:
+    """Return what composes the patches of a run's phase, `number` from 0; None if nothing does."""
+    if (share := composed_share(phase, data, config)) is None:
+        return None
+    return Intervention(
+        data,
+        share=share,
+        seed=mixed_seed(config.seed, number),
+        threshold=config.threshold,
+        growth=config.intervene_growth,
+        is_paired=config.pair_weight > 0,
+    )
+
+
+def first_intervention(phases: Sequence[Phase], data: PatchSet, config: TrainConfig) -> Intervention | None:
+    """Return what composes the patches of the first phase that has some composed; None without such a phase."""
+    interventions = (phase_intervention(phase, number, data, config) for number, phase in enumerate(phases))
+    return next((made for made in interventions if made is not None), None)
 
 
 def composed_share(phase: Phase, data: PatchSet, config: TrainConfig) -> float | None:

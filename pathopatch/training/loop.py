@@ -30,7 +30,7 @@ from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, EventFiles, LossMeans, State
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup, shard_indices
-from pathopatch.training.intervene import Intervention, composed_share
+from pathopatch.training.intervene import Intervention, phase_intervention
 from pathopatch.training.optimise import (
     compiled,
     evaluation_steps,
@@ -121,7 +121,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         data,
         range(state.step, config.steps),  # a resumed run starts at the step of its checkpoint
         n_attributes=n_attributes,
-        intervention=_intervention(run, phase, state, data),
+        intervention=phase_intervention(phase, state.phase, data, config),
         augment=augment,
         standardize=run.standardize,
         processes=run.processes,
@@ -176,21 +176,6 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         fault_point("step")
         if run.progress:
             run.progress(run.steps_done(state), steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
-
-
-def _intervention(run: Run, phase: Phase, state: State, data: PatchSet) -> Intervention | None:
-    """Return what composes the patches of a phase; None if nothing does."""
-    config = run.config
-    if (share := composed_share(phase, data, config)) is None:
-        return None
-    return Intervention(
-        data,
-        share=share,
-        seed=mixed_seed(config.seed, state.phase),
-        threshold=config.threshold,
-        growth=config.intervene_growth,
-        is_paired=config.pair_weight > 0,
-    )
 
 
 def load_batches(

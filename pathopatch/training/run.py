@@ -9,6 +9,8 @@ run without it is not finished.
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
+from pathopatch.training.composition import check_run
+from pathopatch.training.composition_text import leak_findings
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.distributed import process_group
@@ -73,11 +77,15 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
             if processes.is_first:
                 begin_run(folder)
             train, val = load_sets(work, groups, config)
+            composition = check_run(train, config) if processes.is_first else None
+            if composition and (leaks := leak_findings(composition)):
+                warnings.warn(f"{' '.join(leaks)} See pathopatch audit WORK --composed.", UserWarning, stacklevel=2)
             start = time.perf_counter()
             checkpoints = CheckpointFolder(folder, fingerprint(stamp.to_dict()))
             result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress)
             if processes.is_first:
-                write_run(work, folder, result, config, made, train=train, seconds=time.perf_counter() - start)
+                seconds = time.perf_counter() - start
+                write_run(work, folder, result, config, made, train=train, seconds=seconds, composition=composition)
             processes.barrier()
     return folder
 
@@ -163,8 +171,12 @@ def write_run(
     *,
     train: PatchSet,
     seconds: float,
+    composition: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone."""
+    """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone.
+
+    `composition` are the leak controls of the patches that it composed.
+    """
     groups = artefacts.read_table(WorkFolder(work).groups)
     bins = bins_of_run(groups, config)
     spec = _bundle_spec(work, groups, bins, result, config, made.stamp, train)
@@ -186,6 +198,8 @@ def write_run(
     if bins is not None:
         counts = dict(zip(("train", "val"), bins.counts.tolist(), strict=False))
         picked["bins"] = {"cuts": list(bins.cuts), "kept": list(bins.kept), "counts": counts}
+    if composition is not None:
+        picked["composition"] = dict(composition)
     made.write_json(folder / RUN, picked)
 
 

@@ -1,0 +1,161 @@
+"""Show composed training patches: the section of the report, and the contact sheet of some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from pathopatch.core.text import pluralize
+from pathopatch.patches.picture import (
+    COLOR_NAMES,
+    FAINT,
+    INK,
+    PAPER,
+    Picture,
+    channel_colors,
+    compose,
+    font,
+    mask_under,
+    outlined,
+    shortened,
+)
+from pathopatch.report.collect import Study
+from pathopatch.training.composition import SEEN, WARNS
+from pathopatch.training.composition_text import CONTROL_NAMES, findings, leak_rule, side_text, verdict_text
+from pathopatch.training.intervene import Intervention
+
+_LOOKED_AT = 200  # copies of each class that rows are chosen from
+_ROWS = 8
+_SIMILAR = 0.1  # most difference of tissue area to the natural patch shown beside a composed one
+_VIEW_PX, _GAP_PX, _TEXT_PX, _LINE_PX = 216, 12, 15, 22
+_BRIGHT_OUTLINE, _DARK_OUTLINE = (0, 160, 60), (255, 225, 0)  # RGB; the thin line must show on stain, and on signal
+
+
+def composed(study: Study) -> dict[str, Any]:
+    """Return the check of composed patches: verdict, leak controls, comparison with natural patches, and the sheet."""
+    check = study.composed
+    if check is None:
+        return {}
+    labels = check["labels"]
+    sheet = study.composed_sheet
+    return {
+        "verdict": verdict_text(check),
+        "is_warning": check["verdict"] == WARNS,
+        "findings": findings(check, labels),
+        "rule": leak_rule(),
+        **{name: check[name] for name in ("unit", "units", "copies", "growth")},
+        "controls": [{"name": CONTROL_NAMES[name], **row} for name, row in check["controls"].items()],
+        "compared": [
+            {
+                "side": side_text(side["is_much"], check["threshold"]),
+                "label": labels[y],
+                **row,
+                **{name: side["told_by"][name]["classes"][y] for name in SEEN},
+            }
+            for side in check["check"]
+            for y, row in enumerate(side["classes"])
+        ],
+        "pictures": {} if sheet is None else {"composed.png": sheet.read_bytes()},
+    }
+
+
+def composed_sheet(intervention: Intervention, labels: Sequence[str], *, threshold: float) -> Picture:
+    """Return a picture of composed patches of each class, with little and with much tissue, RGB uint8.
+
+    A row has the base, its mask, the composed patch, its mask, and the natural patch of the class whose area is
+    nearest. Brightness is that of the slide's intensity window.
+    """
+    rows = [
+        _row(intervention, y, number, labels[y])
+        for y in range(intervention.n_classes)
+        for number in _numbers_to_show(intervention, y, threshold)
+    ]
+    height, width = rows[0].shape[:2]
+    heading = [f"Composed training patches, growth {intervention.growth}. Research use only.", *_key(intervention)]
+    top = _GAP_PX + len(heading) * _LINE_PX + _GAP_PX
+    sheet = Image.new("RGB", (width, top + len(rows) * height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for line, text in enumerate(heading):
+        place = (_GAP_PX, _GAP_PX + line * _LINE_PX)
+        draw.text(place, shortened(text, width - 2 * _GAP_PX, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
+    for number, row in enumerate(rows):
+        sheet.paste(Image.fromarray(row), (0, top + number * height))
+    return np.asarray(sheet)
+
+
+def _numbers_to_show(intervention: Intervention, y: int, threshold: float) -> list[int]:
+    """Return copies of a class: half below the threshold, half from it on, of bases that follow each other."""
+    per_side = max(1, _ROWS // (2 * intervention.n_classes))
+    count = min(_LOOKED_AT, len(intervention.bases[y]))
+    is_much = np.array([intervention.copy(y, number)[1].mean() >= threshold for number in range(count)])
+    return [int(number) for side in (False, True) for number in np.flatnonzero(is_much == side)[:per_side]]
+
+
+def _row(intervention: Intervention, y: int, number: int, label: str) -> Picture:
+    """Return a row of the sheet: a copy, its base, and a natural patch to compare with."""
+    data, base = intervention.data, int(intervention.bases[y][number])
+    assert data.tissue is not None
+    made = intervention.compose(y, number)
+    others = intervention.usable[y][intervention.usable[y] != base]
+    distance = np.abs(intervention.area[others] - made.tissue.mean())
+    cells: list[tuple[Picture | None, str]] = []
+    pixels, tissue = data.read([base])[0], data.tissue.read([base])[0]
+    area = f"{tissue.mean():.0%}"
+    cells += [
+        (_view(intervention, pixels), f"{label}: base, {area}"),
+        (_view(intervention, pixels, tissue), "its mask"),
+    ]
+    caption = f"composed, {made.tissue.mean():.0%}, +{pluralize(len(made.piece_px) - 1, 'piece')}"
+    cells += [(_view(intervention, made.pixels), caption), (_view(intervention, made.pixels, made.tissue), "its mask")]
+    if len(others) and distance.min() <= _SIMILAR:
+        nearest = int(others[distance.argmin()])
+        view = _view(intervention, data.read([nearest])[0])
+        cells.append((view, f"natural {label}, {intervention.area[nearest]:.0%}"))
+    else:
+        cells.append((None, "no natural of this area"))
+    return _drawn(cells)
+
+
+def _view(intervention: Intervention, pixels: NDArray[np.floating], tissue: NDArray[np.bool_] | None = None) -> Picture:
+    """Return pixels (C, H, W) in [0, 1] as a picture, with the outline of a mask (H, W) if one is given."""
+    source = intervention.data.source
+    scaled = np.clip(pixels.astype(np.float32), 0, 1) * 255
+    windows = np.tile([0.0, 255.0], (len(pixels), 1))
+    picture = compose(np.rint(scaled), windows, is_rgb=intervention.data.is_rgb)
+    method = cv2.INTER_AREA if picture.shape[0] > _VIEW_PX else cv2.INTER_CUBIC
+    view: Picture = np.asarray(cv2.resize(picture, (_VIEW_PX, _VIEW_PX), interpolation=method), np.uint8)
+    if tissue is None:
+        return view
+    is_bright = intervention.data.is_rgb if source is None else source.background == "bright" or source.is_rgb
+    color = _BRIGHT_OUTLINE if is_bright else _DARK_OUTLINE
+    return outlined(view, mask_under(view, tissue.astype(np.uint8)), colors=[color])
+
+
+def _key(intervention: Intervention) -> list[str]:
+    """Return what the columns are, and the channels' colours."""
+    lines = ["Each row: base and its tissue mask, what was composed of it and its mask, a natural patch of that area."]
+    source = intervention.data.source
+    if source is not None and not source.is_rgb and len(source.channels) > 1:
+        colors = (COLOR_NAMES[color] for color in channel_colors(len(source.channels)))
+        lines.append(", ".join(f"{color}: {name}" for color, name in zip(colors, source.channels, strict=True)))
+    return lines
+
+
+def _drawn(cells: Sequence[tuple[Picture | None, str]]) -> Picture:
+    """Return pictures side by side with their captions beneath; an empty frame where there is none."""
+    width = _GAP_PX + len(cells) * (_VIEW_PX + _GAP_PX)
+    row = Image.new("RGB", (width, _VIEW_PX + _LINE_PX + _GAP_PX), PAPER)
+    draw = ImageDraw.Draw(row)
+    for number, (view, caption) in enumerate(cells):
+        left = _GAP_PX + number * (_VIEW_PX + _GAP_PX)
+        if view is None:
+            draw.rectangle((left, 0, left + _VIEW_PX - 1, _VIEW_PX - 1), outline=FAINT)
+        else:
+            row.paste(Image.fromarray(view), (left, 0))
+        draw.text((left, _VIEW_PX + 2), shortened(caption, _VIEW_PX, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
+    return np.asarray(row)

@@ -1,0 +1,68 @@
+"""`pathopatch audit --composed`: what it prints and leaves, and when it is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+from made_patches import write_work
+
+from pathopatch.core.artefacts import read_table, write_table
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import read_json
+from pathopatch.stages.composed_audit import audit_composed
+from pathopatch.training.composition import CONTROLS
+
+
+@pytest.fixture(autouse=True)
+def few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathopatch.stages.composed_audit._COPIES", 40)
+
+
+@pytest.mark.slow
+def test_the_command_prints_and_leaves_the_check_and_its_sheet(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, settings = tmp_path / "work", tmp_path / "settings.toml"
+    write_work(work)
+    settings.write_text("[train]\ninput_px = 16\n", encoding="utf-8")
+    assert typed("audit", work, "--composed", "--config", settings) == 0
+    shown = capsys.readouterr().out
+    check = read_json(work / "groups" / "composed.json")
+    assert set(check["controls"]) == set(CONTROLS)
+    assert check["labels"] == ["non-tumour", "tumour"]
+    assert (check["copies"], check["threshold"], check["growth"]) == (40, 0.25, "many")
+    composed = check["controls"]["shape"]["composed"]
+    assert f"{composed['auroc']:.2f} [{composed['low']:.2f}, {composed['high']:.2f}]" in shown
+    assert shown.splitlines()[-1] == f"contact sheet: {work / 'groups' / 'composed.png'}"
+    assert cv2.imread(str(work / "groups" / "composed.png")) is not None
+
+    json_path, before = work / "groups" / "composed.json", (work / "groups" / "composed.json").stat().st_mtime_ns
+    assert typed("audit", work, "--composed", "--config", settings) == 0
+    assert capsys.readouterr().out == shown
+    assert json_path.stat().st_mtime_ns == before
+    settings.write_text('[train]\ninput_px = 16\nintervene_growth = "own"\n', encoding="utf-8")
+    assert typed("audit", work, "--composed", "--config", settings) == 1
+    assert "intervene_growth was 'many', is 'own'" in capsys.readouterr().err
+    assert typed("audit", work, "--composed", "--config", settings, "--force") == 0
+    assert read_json(json_path)["growth"] == "own"
+    (work / "groups" / "composed.png").unlink()
+    assert typed("audit", work, "--composed", "--config", settings) == 0
+    assert (work / "groups" / "composed.png").is_file()
+
+
+def test_its_options_are_refused_without_it(tmp_path: Path, typed: Callable[..., int]) -> None:
+    assert typed("audit", tmp_path, "--threshold", "0.5") == 2
+
+
+def test_a_folder_without_training_patches_is_refused(tmp_path: Path) -> None:
+    from pathopatch.core.artefacts import Stamp
+
+    write_work(tmp_path)
+    groups = read_table(tmp_path / "groups.parquet")
+    write_table(tmp_path / "groups.parquet", groups[groups["split"] != "train"], Stamp(stage="groups"))
+    with pytest.raises(InputUnsupportedError, match="no labelled training patches in train"):
+        audit_composed(tmp_path, TrainConfig(input_px=16))

@@ -1,0 +1,284 @@
+"""Traces of composing that tell the class are found, and cohorts without them pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pathopatch.core.config import TrainConfig
+from pathopatch.debias.interventions import Composition
+from pathopatch.patches.mask_bits import pack_masks
+from pathopatch.training.composition import (
+    PASSES,
+    UNKNOWN,
+    WARNS,
+    MeasuredPatches,
+    _held_out,
+    _matched,
+    check_composition,
+    check_run,
+    leak_controls,
+    measure_copies,
+    measure_natural,
+    resampling_unit,
+)
+from pathopatch.training.composition_text import composition_text, findings
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.intervene import Intervention
+from pathopatch.training.optimise import mixed_seed
+from pathopatch.training.patch_masks import PatchMasks
+
+SIDE, LABELS = 32, ("non-tumour", "tumour")
+Edit = Callable[[Composition], Composition]
+
+
+def cohort(seed: int = 0, *, ranges: tuple[tuple[float, float], ...] = ((0.1, 0.8), (0.25, 0.95))) -> PatchSet:
+    """Grey islands on bright ground; the class is the direction of faint stripes, whose mean and spread are alike."""
+    rng = np.random.default_rng(seed)
+    label = np.tile(np.arange(len(ranges)), 120)
+    area = np.array([rng.uniform(*ranges[y]) for y in label])
+    field = np.stack([cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)), (0, 0), 4) for _ in label])
+    level = np.array([np.quantile(plane, 1 - share) for plane, share in zip(field, area, strict=True)])
+    tissue = field > level[:, None, None]
+    stripes = np.indices((SIDE, SIDE)) % 4 // 2 - 0.5
+    content = 0.5 + 0.1 * stripes[label % 2] + rng.normal(0, 0.05, tissue.shape)
+    # As soft as the rims of cut pieces, or a rim would tell how much of the outline is the patch's own.
+    cover = np.stack([cv2.GaussianBlur(mask.astype(np.float64), (0, 0), 1) for mask in tissue])
+    x = (cover * content + (1 - cover) * rng.normal(0.9, 0.02, tissue.shape)).clip(0, 1)[:, None]
+    fraction = tissue.mean(axis=(1, 2))
+    return PatchSet(
+        x=x.astype(np.float16),
+        label=label,
+        attribute=(fraction >= 0.5).astype(np.int64),
+        tissue_fraction=fraction,
+        patient=np.array([f"p{i // 2 % 12}" for i in range(len(label))]),
+        patch_id=np.array([f"s{i // 2 % 24}@{i},0" for i in range(len(label))]),
+        tissue=PatchMasks(pack_masks(tissue), SIDE),
+    )
+
+
+class Edited(Intervention):
+    """An intervention whose copies of some classes are changed after they are composed."""
+
+    def __init__(self, data: PatchSet, *, edit: Edit, classes: tuple[int, ...]) -> None:
+        super().__init__(data, share=1, seed=0)
+        self.edit, self.classes = edit, classes
+
+    def compose(self, label: int, number: int) -> Composition:
+        made = super().compose(label, number)
+        return self.edit(made) if label in self.classes else made
+
+
+def darker_ground(made: Composition) -> Composition:
+    return replace(made, pixels=np.where(made.tissue, made.pixels, made.pixels - 0.02))
+
+
+def darker_rim(made: Composition) -> Composition:
+    near = cv2.dilate(made.tissue.astype(np.uint8), np.ones((5, 5))) != 0
+    return replace(made, pixels=np.where(near & ~made.tissue, made.pixels - 0.1, made.pixels))
+
+
+def perforated(made: Composition) -> Composition:
+    holes = np.indices(made.tissue.shape).sum(axis=0) % 5 == 0
+    return replace(made, tissue=made.tissue & ~holes)
+
+
+def less_tissue(made: Composition) -> Composition:
+    half = made.tissue & (np.arange(SIDE) < SIDE // 2)
+    return replace(made, tissue=half if half.any() else made.tissue)
+
+
+def smaller_pieces(made: Composition) -> Composition:
+    return replace(made, piece_px=tuple(px // 2 for px in made.piece_px))
+
+
+def blurred(made: Composition) -> Composition:
+    inside = cv2.erode(made.tissue.astype(np.uint8), np.ones((3, 3))) != 0  # the rim stays as it is
+    return replace(made, pixels=np.where(inside, cv2.GaussianBlur(made.pixels[0], (0, 0), 1.5), made.pixels))
+
+
+def controls_of(intervention: Intervention, copies: int = 120, **others: Any) -> dict[str, Any]:
+    return leak_controls(measure_copies(intervention, copies)[0], resampling_unit(intervention.data)[0], **others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_clean_cohort_passes(seed: int) -> None:
+    check = check_composition(Intervention(cohort(seed), share=1, seed=seed), threshold=0.5, copies=150, seed=seed)
+    assert check["verdict"] == PASSES, composition_text(check, LABELS)
+    assert check["unit"] == "patient"
+    assert min(check["on_target"]) > 0.9
+    assert check["controls"]["area"]["natural"]["auroc"] > 0.6  # which is what was composed away
+    assert findings(check, LABELS) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("area", less_tissue),
+        ("shape", perforated),
+        ("rim", darker_rim),
+        ("background", darker_ground),
+        ("pieces", smaller_pieces),
+    ],
+)
+def test_a_trace_in_one_class_is_found_and_in_both_is_not(name: str, edit: Edit) -> None:
+    data = cohort()
+    assert controls_of(Edited(data, edit=edit, classes=(1,)))[name]["is_leak"]
+    assert not controls_of(Edited(data, edit=edit, classes=(0, 1)))[name]["is_leak"]
+
+
+@pytest.mark.slow
+def test_pieces_of_one_donor_are_larger_where_there_is_more_tissue() -> None:
+    data = cohort(ranges=((0.1, 0.3), (0.7, 0.95)))
+    leaks = {
+        growth: controls_of(Intervention(data, share=1, seed=0, growth=growth))["pieces"]  # type: ignore[arg-type]
+        for growth in ("many", "one")
+    }
+    assert leaks["one"]["is_leak"]
+    assert leaks["one"]["composed"]["auroc"] > leaks["many"]["composed"]["auroc"] + 0.1
+
+
+@pytest.mark.slow
+def test_copies_that_look_composed_in_one_class_alone_are_a_warning() -> None:
+    data = cohort()
+    by_classes = {}
+    for classes in ((1,), (0, 1)):
+        check = check_composition(Edited(data, edit=blurred, classes=classes), threshold=0.5, copies=150)
+        assert not any(row["is_leak"] for row in check["controls"].values())
+        by_classes[classes] = check
+    one, both = by_classes.values()
+    assert one["verdict"] == WARNS
+    warned = [side["told_by"]["texture"] for side in one["check"] if side["is_warning"]]
+    assert [told["difference"]["classes"] for told in warned] == [[0, 1]] * 2
+    assert "the texture tells composed patches from natural ones better for tumour" in composition_text(one, LABELS)
+    assert both["verdict"] == PASSES
+    assert min(row["auroc"] for side in both["check"] for row in side["told_by"]["texture"]["classes"]) > 0.9
+
+
+@pytest.mark.slow
+def test_without_natural_patches_of_a_group_it_cannot_be_told() -> None:
+    data = cohort(ranges=((0.1, 0.4), (0.6, 0.95)))
+    check = check_composition(Edited(data, edit=blurred, classes=(0, 1)), threshold=0.5, copies=100)
+    little, much = check["check"]
+    for side, is_unknown in ((little, [False, True]), (much, [True, False])):
+        assert [row["n"] == 0 for row in side["classes"]] == is_unknown
+        for told in side["told_by"].values():
+            assert [row["auroc"] is None for row in told["classes"]] == is_unknown
+            assert told["difference"] is None
+    assert much["classes"][0]["natural"] == 0
+    assert not any(side["is_warning"] for side in check["check"])
+    if not any(row["is_leak"] for row in check["controls"].values()):
+        assert check["verdict"] == UNKNOWN
+    text = composition_text(check, LABELS)
+    assert "With much tissue it cannot be told how composed patches compare with natural ones of non-tumour" in text
+    assert "so that natural look with much tissue can come to mean tumour" in text
+
+
+@pytest.mark.slow
+def test_of_three_classes_the_mean_over_them_is_measured() -> None:
+    data = cohort(ranges=((0.3, 0.7), (0.3, 0.7), (0.3, 0.7)))
+    clean = controls_of(Intervention(data, share=1, seed=0), copies=80)
+    assert not any(row["is_leak"] for row in clean.values())
+    leaking = controls_of(Edited(data, edit=darker_ground, classes=(2,)), copies=80)
+    assert leaking["background"]["is_leak"]
+    area = controls_of(Edited(data, edit=less_tissue, classes=(1,)), copies=80)["area"]
+    assert area["is_leak"]
+
+
+def made_up(label: np.ndarray, **numbers: np.ndarray) -> MeasuredPatches:
+    empty = {name: np.zeros((len(label), 1)) for name in ("shape", "rim", "background", "pieces")}
+    return MeasuredPatches(label, np.arange(len(label)), numbers["area"], empty)
+
+
+def test_less_area_is_a_leak_too() -> None:
+    label, rng = np.tile([0, 1], 100), np.random.default_rng(0)
+    for sign in (1, -1):
+        area = sign * label + rng.normal(0, 1, 200)
+        found = leak_controls(made_up(label, area=area), np.arange(200) // 4)
+        assert found["area"]["is_leak"]
+        assert not found["shape"]["is_leak"]
+    apart = np.where(label == 1, 0.45, 0.5) + rng.normal(0, 1, 200)
+    assert not leak_controls(made_up(label, area=apart), np.arange(200) // 4)["area"]["is_leak"]
+
+
+def test_a_unit_is_never_on_both_sides_of_a_fold() -> None:
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(30), 8)
+    label = rng.permutation(np.arange(30) % 2)[unit]
+    # Each unit has a look of its own: who has seen it knows its label.
+    values = rng.normal(size=(30, 2))[unit] + rng.normal(0, 0.01, (240, 2))
+    score = _held_out(values, label, unit, 0)
+    assert abs(score[label == 1, 1].mean() - score[label == 0, 1].mean()) < 0.25
+    seen = _held_out(values, label, np.arange(240), 0)
+    assert seen[label == 1, 1].mean() - seen[label == 0, 1].mean() > 0.7
+
+
+def test_units_are_patients_or_slides_or_patches() -> None:
+    data = cohort()
+    assert resampling_unit(data)[1] == "patient"
+    few = replace(data, patient=np.full(len(data), "p"))
+    assert resampling_unit(few)[1] == "slide"
+    one = replace(few, patch_id=np.array([f"s@{i},0" for i in range(len(data))]))
+    assert resampling_unit(one)[1] == "patch"
+    # Nine patients, but class 1 is of two of them.
+    apart = np.where(data.label == 1, np.arange(len(data)) % 4 // 2, 2 + np.arange(len(data)) % 14 // 2).astype(str)
+    assert resampling_unit(replace(one, patient=apart))[1] == "patch"
+
+
+def test_classes_are_compared_at_equal_areas() -> None:
+    rng = np.random.default_rng(0)
+    areas = {0: (rng.uniform(0, 1, 300), rng.uniform(0, 0.6, 90)), 1: (rng.uniform(0, 1, 300), rng.uniform(0.3, 1, 90))}
+    matched = _matched(areas, rng)
+    steps = [
+        np.bincount(np.digitize(values[index], np.linspace(0.1, 0.9, 9)), minlength=10)
+        for y, pair in areas.items()
+        for values, index in zip(pair, matched[y], strict=True)
+    ]
+    assert all(np.array_equal(step, steps[0]) for step in steps)
+    assert steps[0].sum() >= 20
+    assert steps[0][:3].sum() == 0  # of class 1 there are none
+    # Without common areas each class is matched for itself.
+    apart = {0: (areas[0][0], rng.uniform(0, 0.3, 60)), 1: (areas[1][0], rng.uniform(0.7, 1, 60))}
+    matched = _matched(apart, rng)
+    assert apart[0][0][matched[0][0]].max() < 0.3
+    assert apart[1][0][matched[1][0]].min() > 0.7
+    assert _matched({0: (areas[0][0], np.full(19, 0.5))}, rng) == {}
+
+
+def test_features_are_of_the_patch_as_it_is() -> None:
+    data = cohort()
+    measured = measure_natural(Intervention(data, share=1, seed=0), np.array([3, 0]))
+    assert data.tissue is not None
+    np.testing.assert_allclose(measured.area, data.tissue.read([3, 0]).mean(axis=(1, 2)))
+    np.testing.assert_array_equal(measured.label, data.label[[3, 0]])
+    assert measured.numbers["background"][0, 0] == pytest.approx(0.9, abs=0.02)
+
+
+def settings(**changes: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"method": "erm", "input_px": SIDE, "threshold": 0.5, "intervene": 0.5} | changes)
+
+
+@pytest.mark.slow
+def test_a_run_measures_the_copies_that_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, seen = cohort(), []
+    monkeypatch.setattr("pathopatch.training.composition._COPIES_OF_A_RUN", 40)
+    assert check_run(data, settings(intervene=None)) is None
+
+    def measured(intervention: Intervention, copies: int) -> Any:
+        seen.append(intervention.copy(1, 5)[0])
+        return measure_copies(intervention, copies)
+
+    monkeypatch.setattr("pathopatch.training.composition.measure_copies", measured)
+    check = check_run(data, settings(method="intervene", intervene=None, seed=3))
+    assert check is not None
+    assert check["copies"] == 40
+    assert set(check["controls"]) == {"area", "shape", "rim", "background", "pieces"}
+    # The same copies as the training loop composes in its first phase.
+    np.testing.assert_array_equal(seen[0], Intervention(data, share=1, seed=mixed_seed(3, 0)).copy(1, 5)[0])
