@@ -25,7 +25,7 @@ from pathopatch.patches.picture import (
     shortened,
 )
 from pathopatch.report.collect import Study
-from pathopatch.training.composition import SEEN, WARNS
+from pathopatch.training.composition import DETECTORS, WARNS
 from pathopatch.training.composition_text import CONTROL_NAMES, findings, leak_rule, side_text, verdict_text
 from pathopatch.training.intervene import Intervention
 
@@ -55,7 +55,7 @@ def composed(study: Study) -> dict[str, Any]:
                 "side": side_text(side["is_much"], check["threshold"]),
                 "label": labels[y],
                 **row,
-                **{name: side["told_by"][name]["classes"][y] for name in SEEN},
+                **{name: side["detected_by"][name]["classes"][y] for name in DETECTORS},
             }
             for side in check["check"]
             for y, row in enumerate(side["classes"])

@@ -63,7 +63,7 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
         check = check_composition(intervention, threshold=config.threshold, copies=_COPIES, seed=config.seed)
         with files.atomic_path(folder.composed_sheet) as temporary:
             write_png(temporary, composed_sheet(intervention, labels, threshold=config.threshold))
-        made.write_json(folder.composed, check | {"labels": labels, "growth": config.intervene_growth})
+        made.write_json(folder.composed, check | {"labels": labels})
     return files.read_json(folder.composed)
 
 

@@ -30,7 +30,7 @@ VERSION = 1
 
 LEAST_EFFECT = 0.05
 """Distance of a leak's AUROC from 0.5, as in the audit of the tissue fraction, and of two classes' AUROC."""
-LEAST_TOLD = 0.6
+LEAST_DETECTION = 0.6
 """AUROC from which composed patches count as told from natural ones."""
 LEAST_PATCHES = 20
 """Natural patches of a class and an amount of tissue, below which nothing is said about them."""
@@ -41,7 +41,7 @@ _AREA_STEPS = (*np.linspace(0.1, 0.9, 9).tolist(), 0.99)  # full patches are alo
 _STEPS = len(_AREA_STEPS) + 1
 # By which composed patches are told from natural ones. Outlines alone often tell them perfectly in every class, beside
 # which a difference in the tissue could not be seen: each has a forest of its own.
-SEEN = {"outline": ("shape", "rim", "background"), "texture": ("texture",)}
+DETECTORS = {"outline": ("shape", "rim", "background"), "texture": ("texture",)}
 _FOLDS, _TREES, _LEAF = 5, 60, 5
 _CHUNK = 256
 _RESAMPLES = 500
@@ -80,9 +80,10 @@ def check_composition(
     Returns
     -------
     dict
-        ``version``, ``threshold``, ``copies``, ``on_target`` (share of the copies that reach their area, by class),
-        ``unit`` and ``units``, ``controls``, ``check`` and ``verdict``: "warns" where a control leaks or the classes
-        differ in the check, else "cannot be told" where natural patches are missing on a side, else "passes".
+        ``version``, ``growth``, ``threshold``, ``copies``, ``on_target`` (share of the copies that reach their area, by
+        class), ``unit`` and ``units``, ``controls``, ``check`` and ``verdict``: "warns" where a control leaks or the
+        classes differ in the check, else "cannot be told" where natural patches of similar area are missing, else
+        "passes".
 
     Raises
     ------
@@ -95,9 +96,15 @@ def check_composition(
     controls = leak_controls(composed, unit, natural=natural, seed=seed)
     check = composition_check(intervention, composed, unit, threshold=threshold, seed=seed)
     is_warning = any(row["is_leak"] for row in controls.values()) or any(side["is_warning"] for side in check)
-    is_told = all(row["n"] for side in check for row in side["classes"])
+    is_complete = all(
+        row["n"] and part["difference"]
+        for side in check
+        for row in side["classes"]
+        for part in side["detected_by"].values()
+    )
     return {
         "version": VERSION,
+        "growth": intervention.growth,
         "threshold": threshold,
         "copies": copies,
         "on_target": on_target,
@@ -105,7 +112,7 @@ def check_composition(
         "units": len(np.unique(unit)),
         "controls": controls,
         "check": check,
-        "verdict": WARNS if is_warning else PASSES if is_told else UNKNOWN,
+        "verdict": WARNS if is_warning else PASSES if is_complete else UNKNOWN,
     }
 
 
@@ -119,8 +126,14 @@ def check_run(train: PatchSet, config: TrainConfig) -> dict[str, Any] | None:
     composed, on_target = measure_copies(intervention, _COPIES_OF_A_RUN)
     unit, name = resampling_unit(train)
     controls = leak_controls(composed, unit, seed=config.seed)
-    check = {"copies": _COPIES_OF_A_RUN, "on_target": on_target, "unit": name, "units": len(np.unique(unit))}
-    return check | {"controls": controls}
+    return {
+        "growth": intervention.growth,
+        "copies": _COPIES_OF_A_RUN,
+        "on_target": on_target,
+        "unit": name,
+        "units": len(np.unique(unit)),
+        "controls": controls,
+    }
 
 
 def leak_controls(
@@ -153,11 +166,11 @@ def leak_controls(
     """
     controls: dict[str, dict[str, Any]] = {}
     for name in CONTROLS:
-        result = _class_told_by(composed, name, unit, seed)
+        result = _class_auroc(composed, name, unit, seed)
         is_known = natural is not None and name in natural.numbers
         controls[name] = {
             "composed": result,
-            "natural": _class_told_by(natural, name, unit, seed) if natural is not None and is_known else None,
+            "natural": _class_auroc(natural, name, unit, seed) if natural is not None and is_known else None,
             "is_leak": _is_leak(result, is_directed=not _is_one_number(composed, name)),
         }
     return controls
@@ -180,9 +193,9 @@ def composition_check(
     That composed patches can be told is no fault. If they can in one class only, the look of composed patches, or of
     natural ones, stands for a class: a side is a warning where the interval of the difference between the classes lies
     wholly above 0.05 and the larger AUROC is above 0.6. (Above 0 one in five clean cohorts would be a warning, since
-    four differences are looked at.) Two classes that are told equally well pass, although each may be told
-    by something else, and so does what only a network sees. Where both are near 1 a difference cannot show. Where a
-    class has fewer than 20 natural patches, nothing can show how they would look.
+    four differences are looked at.) Two classes that are told equally well pass, although each may be told by something
+    else, and so does what only a network sees. Where both are near 1 a difference cannot show. Where a class has fewer
+    than 20 natural patches, nothing can show how they would look.
 
     Parameters
     ----------
@@ -197,7 +210,7 @@ def composition_check(
     -------
     list of dict
         Of each side: ``is_much``; ``classes``, of each ``natural`` (patches that there are) and ``n`` (compared, of
-        each kind); ``is_warning``; ``told_by``: by "outline" and "texture" the same ``is_warning``, ``classes``, of
+        each kind); ``is_warning``; ``detected_by``: by "outline" and "texture" the same ``is_warning``, ``classes``, of
         each ``auroc``, ``low``, ``high``, and ``difference`` (highest minus lowest of a class) with ``auroc``, ``low``,
         ``high`` and the two ``classes``; None where it cannot be told.
     """
@@ -212,14 +225,15 @@ def composition_check(
             for y, members in enumerate(natural)
             if len(members) >= LEAST_PATCHES
         }
+        matched, is_shared = _matched(areas, rng)
         pairs = {
             y: (measure_natural(intervention, natural[y][of_natural]), composed.rows(copies[y][of_copies]))
-            for y, (of_copies, of_natural) in _matched(areas, rng).items()
+            for y, (of_copies, of_natural) in matched.items()
         }
-        told_by = {}
-        for name, features in SEEN.items():
+        detected_by = {}
+        for name, features in DETECTORS.items():
             scored = {y: _natural_or_composed(*pair, features, unit, seed) for y, pair in pairs.items()}
-            told_by[name] = _told(scored, intervention.n_classes, seed)
+            detected_by[name] = _detection(scored, intervention.n_classes, is_comparable=is_shared, seed=seed)
         sides.append(
             {
                 "is_much": is_much,
@@ -227,8 +241,8 @@ def composition_check(
                     {"natural": len(members), "n": len(pairs[y][0].label) if y in pairs else 0}
                     for y, members in enumerate(natural)
                 ],
-                "told_by": told_by,
-                "is_warning": any(told["is_warning"] for told in told_by.values()),
+                "detected_by": detected_by,
+                "is_warning": any(part["is_warning"] for part in detected_by.values()),
             }
         )
     return sides
@@ -239,14 +253,15 @@ def measure_copies(intervention: Intervention, copies: int) -> tuple[MeasuredPat
     measured, bases, pieces, on_target = [], [], [], []
     for y in range(intervention.n_classes):
         is_on_target = 0
-        for number in range(min(copies, len(intervention.bases[y]))):
+        numbers = range(min(copies, len(intervention.bases[y])))
+        for number in numbers:
             made = intervention.compose(y, number)
             measured.append(_features(made.pixels, made.tissue))
             kept, *added = made.piece_px
             pieces.append([kept, len(added), np.median(added) if added else np.nan])
             bases.append((y, int(intervention.bases[y][number])))
             is_on_target += made.is_on_target
-        on_target.append(is_on_target / max(1, number + 1))
+        on_target.append(is_on_target / len(numbers))
     patches = _joined(measured, np.array(bases, np.int64).reshape(-1, 2))
     patches.numbers["pieces"] = np.array(pieces, np.float64)
     return patches, on_target
@@ -294,15 +309,15 @@ def _natural_or_composed(
     return _Scored(_held_out(np.concatenate(values), is_composed, units, seed)[:, 1], is_composed, units)
 
 
-def _told(scored: dict[int, _Scored], n_classes: int, seed: int) -> dict[str, Any]:
-    """Return how well composed patches are told from natural ones, by class, and how the classes differ."""
+def _detection(scored: dict[int, _Scored], n_classes: int, *, is_comparable: bool, seed: int) -> dict[str, Any]:
+    """Return how well composed patches are told from natural ones, by class, and the difference if comparable."""
     classes: list[dict[str, Any]] = [_unknown() for _ in range(n_classes)]
     for y, part in scored.items():
         classes[y] = _with_interval([auroc_of(part.score, part.is_composed)], part.unit, seed)
-    told = sorted(scored, key=lambda y: classes[y]["auroc"])
-    if len(told) < 2:
+    ranked = sorted(scored, key=lambda y: classes[y]["auroc"])
+    if len(ranked) < 2 or not is_comparable:
         return {"classes": classes, "difference": None, "is_warning": False}
-    low, high = scored[told[0]], scored[told[-1]]
+    low, high = scored[ranked[0]], scored[ranked[-1]]
     units = np.concatenate([low.unit, high.unit])  # of both together: a unit has patches of both classes
     statistics = [auroc_of(part.score, part.is_composed) for part in (low, high)]
 
@@ -310,26 +325,27 @@ def _told(scored: dict[int, _Scored], n_classes: int, seed: int) -> dict[str, An
         is_high = index >= len(low.unit)
         return statistics[1](index[is_high] - len(low.unit)) - statistics[0](index[~is_high])
 
-    gap: dict[str, Any] = _with_interval([difference], units, seed) | {"classes": [told[0], told[-1]]}
+    gap: dict[str, Any] = _with_interval([difference], units, seed) | {"classes": [ranked[0], ranked[-1]]}
     is_sure = gap["low"] is not None and gap["low"] > LEAST_EFFECT
-    is_warning = is_sure and classes[told[-1]]["auroc"] > LEAST_TOLD
+    is_warning = is_sure and classes[ranked[-1]]["auroc"] > LEAST_DETECTION
     return {"classes": classes, "difference": gap, "is_warning": is_warning}
 
 
 def _matched(
     areas: dict[int, tuple[Floats, Floats]], rng: np.random.Generator
-) -> dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+) -> tuple[dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]], bool]:
     """Return rows of copies and of natural patches of each class, equally many in every step of the area.
 
-    All classes have the same areas where that leaves 20 patches, else each is matched for itself; those of fewer than
-    20 are left out.
+    All classes have the same areas where that leaves 20 patches, which is the second value; else each is matched for
+    itself. Those of fewer than 20 are left out.
     """
     step = {y: [np.digitize(values, _AREA_STEPS) for values in pair] for y, pair in areas.items()}
     counts = {y: np.stack([np.bincount(own, minlength=_STEPS) for own in pair]).min(axis=0) for y, pair in step.items()}
     shared = np.min(list(counts.values()), axis=0) if counts else np.zeros(_STEPS, np.int64)
+    is_shared = bool(shared.sum() >= LEAST_PATCHES)
     chosen = {}
     for y, pair in step.items():
-        n = shared if shared.sum() >= LEAST_PATCHES else counts[y]
+        n = shared if is_shared else counts[y]
         if n.sum() < LEAST_PATCHES:
             continue
         n = n if n.sum() <= _MOST_COMPARED else n * _MOST_COMPARED // n.sum()
@@ -338,10 +354,10 @@ def _matched(
             for own in pair
         )
         chosen[y] = copies, natural
-    return chosen
+    return chosen, is_shared
 
 
-def _class_told_by(patches: MeasuredPatches, name: str, unit: NDArray[Any], seed: int) -> dict[str, float | None]:
+def _class_auroc(patches: MeasuredPatches, name: str, unit: NDArray[Any], seed: int) -> dict[str, float | None]:
     """Return the AUROC of the class by one control, with its interval; of more than two classes the mean over them."""
     units, classes = unit[patches.base], np.unique(patches.label)
     if _is_one_number(patches, name):

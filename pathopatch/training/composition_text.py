@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pathopatch.core.text import capitalize_first, pluralize
-from pathopatch.training.composition import LEAST_EFFECT, LEAST_PATCHES, LEAST_TOLD, PASSES, SEEN, WARNS
+from pathopatch.training.composition import DETECTORS, LEAST_DETECTION, LEAST_EFFECT, LEAST_PATCHES, PASSES, WARNS
 
 CONTROL_NAMES = {
     "area": "tissue area",
@@ -20,8 +20,9 @@ _REMEDIES = {
     "shape": "Look at the contact sheet, and try another [train] intervene_growth.",
     "rim": "Look whether the masks follow the tissue equally well in both classes.",
     "background": "Look whether slides or stains differ between the classes, and augment the colours.",
-    "pieces": 'Set [train] intervene_growth = "many", which alone has one law of sizes for all classes.',
+    "pieces": "Look at the contact sheet: tissue of a class may lie in smaller parts, or bases must keep more of it.",
 }
+_REMEDY_OF_PIECES = 'Set [train] intervene_growth = "many", which alone has one law of sizes for all classes.'
 _SIDES = ("little tissue", "much tissue")
 
 
@@ -52,14 +53,15 @@ def leak_findings(check: Mapping[str, Any]) -> list[str]:
             text += f"In natural patches, whose areas differ as well, it is {interval_text(natural)}"
             is_added = natural["high"] < row["composed"]["low"]
             text += ": the edit adds to it. " if is_added else ", so it need not come from the edit. "
-        texts.append(text + _REMEDIES[name])
+        is_by_growth = name == "pieces" and check["growth"] != "many"
+        texts.append(text + (_REMEDY_OF_PIECES if is_by_growth else _REMEDIES[name]))
     return texts
 
 
 def _side_findings(side: Mapping[str, Any], check: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     """Return what the comparison with natural patches shows on one side of the threshold."""
     amount, texts = _SIDES[side["is_much"]], []
-    for name, told in side["told_by"].items():
+    for name, told in side["detected_by"].items():
         if not told["is_warning"]:
             continue
         gap, classes = told["difference"], told["classes"]
@@ -72,6 +74,11 @@ def _side_findings(side: Mapping[str, Any], check: Mapping[str, Any], labels: Se
             f"and evaluate on natural patches of every group."
         )
     unknown = [y for y, row in enumerate(side["classes"]) if not row["n"]]
+    if not unknown and any(told["difference"] is None for told in side["detected_by"].values()):
+        texts.append(
+            f"With {amount} the classes share too few areas, so that it cannot be told whether composed patches of one "
+            f"differ more from natural ones. That takes {LEAST_PATCHES} natural patches of similar areas in each class."
+        )
     if not unknown:
         return texts
     counts = (pluralize(side["classes"][y]["natural"], "natural patch") for y in unknown)
@@ -79,13 +86,13 @@ def _side_findings(side: Mapping[str, Any], check: Mapping[str, Any], labels: Se
     text = f"With {amount} it cannot be told how composed patches compare with natural ones of {missing}."
     text += f" That takes {LEAST_PATCHES} of a similar area."
     # Where they look alike, natural patches of one class alone do no harm.
-    is_told = [
+    is_detected = [
         y
         for y in range(len(labels))
-        if any((told["classes"][y]["low"] or 0) > LEAST_TOLD for told in side["told_by"].values())
+        if any((told["classes"][y]["low"] or 0) > LEAST_DETECTION for told in side["detected_by"].values())
     ]
-    if is_told:
-        names = " or ".join(labels[y] for y in is_told)
+    if is_detected:
+        names = " or ".join(labels[y] for y in is_detected)
         text += (
             f" Natural patches of {names} differ from composed ones, so that natural look with {amount} can come to "
             f"mean {names}. Compose all patches ([train] intervene = 1), and evaluate on natural ones of every group."
@@ -111,10 +118,10 @@ def composition_text(check: Mapping[str, Any], labels: Sequence[str]) -> str:
     for side in check["check"]:
         lines.append(f"  {capitalize_first(side_text(side['is_much'], check['threshold']))}")
         for y, row in enumerate(side["classes"]):
-            told = " ".join(f"{interval_text(side['told_by'][name]['classes'][y]):<20}" for name in SEEN)
+            told = " ".join(f"{interval_text(side['detected_by'][name]['classes'][y]):<20}" for name in DETECTORS)
             compared = f"{row['n']} of each" if row["n"] else pluralize(row["natural"], "natural patch")
             lines.append(f"    {labels[y]:<20} {told} {compared}")
-        gaps = [side["told_by"][name]["difference"] for name in SEEN]
+        gaps = [side["detected_by"][name]["difference"] for name in DETECTORS]
         if None not in gaps:
             mark = "  DIFFERENT" if side["is_warning"] else ""
             lines.append(

@@ -27,7 +27,7 @@ def check() -> dict[str, Any]:
     told = {"classes": [known, unknown], "difference": None, "is_warning": False}
     side = {
         "classes": [{"natural": 57, "n": 43}, {"natural": 3, "n": 0}],
-        "told_by": {"outline": told, "texture": told},
+        "detected_by": {"outline": told, "texture": told},
         "is_warning": False,
     }
     control = {"composed": known, "natural": unknown, "is_leak": True}
@@ -92,13 +92,16 @@ def test_a_sheet_has_rows_of_both_classes_with_little_and_much_tissue(monkeypatc
     intervention, captions = Intervention(patches(("BF",), "uint16", "bright"), share=1, seed=0), []
     monkeypatch.setattr("pathopatch.report.composed.shortened", lambda text, *_: captions.append(text) or text)
     sheet = composed_sheet(intervention, ("benign", "malignant"), threshold=0.5)
-    captions = captions[: 8 * 5]
     assert sheet.shape[1] > 5 * _VIEW_PX
     assert sheet.shape[0] > 8 * _VIEW_PX
-    area = [float(text.split(", ")[1].rstrip("%")) / 100 for text in captions[2::5]]
+    area = [float(text.split(", ")[1].rstrip("%")) / 100 for text in captions[2:40:5]]
     assert [share >= 0.5 for share in area] == [False, False, True, True] * 2
-    assert [text.split(":")[0] for text in captions[::5]] == ["benign"] * 4 + ["malignant"] * 4
+    assert [text.split(":")[0] for text in captions[:40:5]] == ["benign"] * 4 + ["malignant"] * 4
     # Natural patches have areas of 0.2 and 0.7 alone.
-    for share, text in zip(area, captions[4::5], strict=True):
+    for share, text in zip(area, captions[4:40:5], strict=True):
         is_there = min(abs(share - 0.2), abs(share - 0.7)) < 0.1
         assert text.startswith("natural") if is_there else text == "no natural of this area"
+    intervention.area[:] = 2  # far from all
+    captions.clear()
+    composed_sheet(intervention, ("benign", "malignant"), threshold=0.5)
+    assert captions[4::5][:8] == ["no natural of this area"] * 8

@@ -18,8 +18,11 @@ from pathopatch.training.composition import (
     UNKNOWN,
     WARNS,
     MeasuredPatches,
+    _detection,
     _held_out,
+    _is_leak,
     _matched,
+    _Scored,
     check_composition,
     check_run,
     leak_controls,
@@ -27,13 +30,14 @@ from pathopatch.training.composition import (
     measure_natural,
     resampling_unit,
 )
-from pathopatch.training.composition_text import composition_text, findings
+from pathopatch.training.composition_text import composition_text, findings, leak_findings
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.intervene import Intervention
 from pathopatch.training.optimise import mixed_seed
 from pathopatch.training.patch_masks import PatchMasks
 
 SIDE, LABELS = 32, ("non-tumour", "tumour")
+ALIKE = ((0.1, 0.95), (0.1, 0.95))
 Edit = Callable[[Composition], Composition]
 
 
@@ -109,12 +113,21 @@ def controls_of(intervention: Intervention, copies: int = 120, **others: Any) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_clean_cohort_passes(seed: int) -> None:
-    check = check_composition(Intervention(cohort(seed), share=1, seed=seed), threshold=0.5, copies=150, seed=seed)
+    data = cohort(seed, ranges=ALIKE)
+    check = check_composition(Intervention(data, share=1, seed=seed), threshold=0.5, copies=150, seed=seed)
     assert check["verdict"] == PASSES, composition_text(check, LABELS)
     assert check["unit"] == "patient"
     assert min(check["on_target"]) > 0.9
-    assert check["controls"]["area"]["natural"]["auroc"] > 0.6  # which is what was composed away
     assert findings(check, LABELS) == []
+
+
+@pytest.mark.slow
+def test_area_tells_the_class_of_natural_patches_and_not_of_composed_ones() -> None:
+    intervention = Intervention(cohort(), share=1, seed=0)
+    area = controls_of(intervention, natural=measure_natural(intervention, np.arange(240)))["area"]
+    assert area["natural"]["low"] > 0.55
+    assert abs(area["composed"]["auroc"] - 0.5) < 0.08
+    assert not area["is_leak"]
 
 
 @pytest.mark.slow
@@ -142,6 +155,9 @@ def test_pieces_of_one_donor_are_larger_where_there_is_more_tissue() -> None:
         for growth in ("many", "one")
     }
     assert leaks["one"]["is_leak"]
+    for growth, remedy in (("one", 'Set [train] intervene_growth = "many"'), ("many", "Look at the contact sheet")):
+        check = {"growth": growth, "unit": "patient", "controls": {"pieces": leaks["one"]}}
+        assert remedy in leak_findings(check)[0]
     assert leaks["one"]["composed"]["auroc"] > leaks["many"]["composed"]["auroc"] + 0.1
 
 
@@ -155,30 +171,72 @@ def test_copies_that_look_composed_in_one_class_alone_are_a_warning() -> None:
         by_classes[classes] = check
     one, both = by_classes.values()
     assert one["verdict"] == WARNS
-    warned = [side["told_by"]["texture"] for side in one["check"] if side["is_warning"]]
+    warned = [side["detected_by"]["texture"] for side in one["check"] if side["is_warning"]]
     assert [told["difference"]["classes"] for told in warned] == [[0, 1]] * 2
     assert "the texture tells composed patches from natural ones better for tumour" in composition_text(one, LABELS)
     assert both["verdict"] == PASSES
-    assert min(row["auroc"] for side in both["check"] for row in side["told_by"]["texture"]["classes"]) > 0.9
+    assert min(row["auroc"] for side in both["check"] for row in side["detected_by"]["texture"]["classes"]) > 0.9
 
 
 @pytest.mark.slow
-def test_without_natural_patches_of_a_group_it_cannot_be_told() -> None:
+def test_without_natural_patches_of_a_group_it_cannot_be_detection() -> None:
     data = cohort(ranges=((0.1, 0.4), (0.6, 0.95)))
     check = check_composition(Edited(data, edit=blurred, classes=(0, 1)), threshold=0.5, copies=100)
     little, much = check["check"]
     for side, is_unknown in ((little, [False, True]), (much, [True, False])):
         assert [row["n"] == 0 for row in side["classes"]] == is_unknown
-        for told in side["told_by"].values():
+        for told in side["detected_by"].values():
             assert [row["auroc"] is None for row in told["classes"]] == is_unknown
             assert told["difference"] is None
     assert much["classes"][0]["natural"] == 0
     assert not any(side["is_warning"] for side in check["check"])
-    if not any(row["is_leak"] for row in check["controls"].values()):
-        assert check["verdict"] == UNKNOWN
     text = composition_text(check, LABELS)
     assert "With much tissue it cannot be told how composed patches compare with natural ones of non-tumour" in text
     assert "so that natural look with much tissue can come to mean tumour" in text
+
+
+@pytest.mark.slow
+def test_the_verdict_is_open_where_nothing_leaks_and_a_side_has_no_natural_patch() -> None:
+    check = check_composition(Intervention(cohort(ranges=ALIKE), share=1, seed=0), threshold=0.97, copies=100)
+    assert not any(row["is_leak"] for row in check["controls"].values())
+    assert check["verdict"] == UNKNOWN
+    assert composition_text(check, LABELS).startswith("CANNOT BE TOLD.")
+
+
+def scored(auroc: float, n: int = 400) -> _Scored:
+    """Patches of 40 units whose scores give an AUROC: so many composed ones lie above all natural ones."""
+    score = np.concatenate([np.zeros(n), np.where(np.arange(n) < round(auroc * n), 1.0, -1.0)])
+    return _Scored(score, np.repeat([0, 1], n), np.tile(np.arange(40), 2 * n // 40))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_warning"),
+    [
+        (0.55, 0.9, True),
+        (0.9, 0.55, True),
+        (0.9, 0.9, False),
+        (0.88, 0.91, False),  # sure, and small
+        (0.3, 0.55, False),  # large, but neither is told
+    ],
+)
+def test_classes_that_differ_clearly_are_a_warning(first: float, second: float, is_warning: bool) -> None:
+    both = {0: scored(first), 1: scored(second)}
+    told = _detection(both, 2, is_comparable=True, seed=0)
+    assert told["is_warning"] == is_warning
+    assert told["difference"]["auroc"] == pytest.approx(abs(first - second))
+    assert told["difference"]["classes"] == ([1, 0] if first > second else [0, 1])
+    assert [row["auroc"] for row in told["classes"]] == [pytest.approx(first), pytest.approx(second)]
+    apart = _detection(both, 2, is_comparable=False, seed=0)
+    assert apart == {"classes": told["classes"], "difference": None, "is_warning": False}
+
+
+def test_a_forest_below_a_half_is_no_leak_but_an_area_is() -> None:
+    low = {"auroc": 0.3, "low": 0.2, "high": 0.4}
+    assert _is_leak(low, is_directed=False)
+    assert not _is_leak(low, is_directed=True)
+    assert _is_leak({"auroc": 0.6, "low": 0.56, "high": 0.64}, is_directed=True)
+    assert not _is_leak({"auroc": 0.6, "low": 0.54, "high": 0.66}, is_directed=True)
+    assert not _is_leak({"auroc": 0.9, "low": None, "high": None}, is_directed=True)
 
 
 @pytest.mark.slow
@@ -235,7 +293,8 @@ def test_units_are_patients_or_slides_or_patches() -> None:
 def test_classes_are_compared_at_equal_areas() -> None:
     rng = np.random.default_rng(0)
     areas = {0: (rng.uniform(0, 1, 300), rng.uniform(0, 0.6, 90)), 1: (rng.uniform(0, 1, 300), rng.uniform(0.3, 1, 90))}
-    matched = _matched(areas, rng)
+    matched, is_shared = _matched(areas, rng)
+    assert is_shared
     steps = [
         np.bincount(np.digitize(values[index], np.linspace(0.1, 0.9, 9)), minlength=10)
         for y, pair in areas.items()
@@ -246,10 +305,11 @@ def test_classes_are_compared_at_equal_areas() -> None:
     assert steps[0][:3].sum() == 0  # of class 1 there are none
     # Without common areas each class is matched for itself.
     apart = {0: (areas[0][0], rng.uniform(0, 0.3, 60)), 1: (areas[1][0], rng.uniform(0.7, 1, 60))}
-    matched = _matched(apart, rng)
+    matched, is_shared = _matched(apart, rng)
+    assert not is_shared
     assert apart[0][0][matched[0][0]].max() < 0.3
     assert apart[1][0][matched[1][0]].min() > 0.7
-    assert _matched({0: (areas[0][0], np.full(19, 0.5))}, rng) == {}
+    assert _matched({0: (areas[0][0], np.full(19, 0.5))}, rng)[0] == {}
 
 
 def test_features_are_of_the_patch_as_it_is() -> None:

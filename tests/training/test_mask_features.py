@@ -47,6 +47,12 @@ def test_texture_tells_a_slope_from_a_chequerboard() -> None:
     assert texture(np.stack([slope, chequers, slope]), full).shape == (12,)
 
 
+def test_thin_tissue_has_a_texture_too() -> None:
+    line = np.zeros((8, 8), np.bool_)
+    line[3] = True
+    np.testing.assert_allclose(texture(np.where(line, 0.4, 0.9)[None], line)[:2], [0.4, 0], atol=1e-12)
+
+
 def test_a_full_and_an_empty_patch_have_unknown_numbers() -> None:
     pixels, full = np.zeros((3, 6, 6)), np.ones((6, 6), np.bool_)
     assert np.isnan(rim(pixels, full)).all()
