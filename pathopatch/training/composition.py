@@ -192,10 +192,12 @@ def composition_check(
 
     That composed patches can be told is no fault. If they can in one class only, the look of composed patches, or of
     natural ones, stands for a class: a side is a warning where the interval of the difference between the classes lies
-    wholly above 0.05 and the larger AUROC is above 0.6. (Above 0 one in five clean cohorts would be a warning, since
-    four differences are looked at.) Two classes that are told equally well pass, although each may be told by something
-    else, and so does what only a network sees. Where both are near 1 a difference cannot show. Where a class has fewer
-    than 20 natural patches, nothing can show how they would look.
+    wholly above 0.05 and the larger AUROC is above 0.6. Two classes that are told equally well pass, although each may
+    be told by something else, and so does what only a network sees. Where both are near 1 a difference cannot show.
+    Where a class has fewer than 20 natural patches, nothing can show how they would look.
+
+    A warning is a reason to look, no proof: of 29 made cohorts of 12 patients without any trace, controls and check
+    together warned of 5. The intervals do not hold how a forest varies with the patches that it learns from.
 
     Parameters
     ----------
