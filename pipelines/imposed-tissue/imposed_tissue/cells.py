@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from imposed_tissue.ablations import changed
 from imposed_tissue.settings import ImposedConfig, Polarity
 from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
@@ -65,6 +66,8 @@ class Cell:
         settings = train_config(self, config).model_dump(
             mode="json", exclude={"threads", "device"}, exclude_defaults=True
         )
+        if (ablation := ablation_of(self, config)) is not None:
+            settings["ablation"] = ablation
         shared_settings = {"cohort": config.cohort.model_dump(mode="json"), "judged": config.thresholds}
         return fingerprint({"cell": asdict(self), "train": settings, **shared_settings})
 
@@ -83,7 +86,7 @@ def cells_of(config: ImposedConfig) -> list[Cell]:
         )
         for runs in config.runs
         for cuts, times, seed, polarity, name in itertools.product(
-            runs.cuts, runs.times, config.seeds, config.polarities, runs.methods
+            runs.cuts, runs.times, runs.seeds or config.seeds, runs.polarities or config.polarities, runs.methods
         )
     ]
 
@@ -91,9 +94,14 @@ def cells_of(config: ImposedConfig) -> list[Cell]:
 def train_config(cell: Cell, config: ImposedConfig) -> TrainConfig:
     """Return the settings of a run."""
     method = {"method": _UNBIASED if cell.method == CEILING else cell.method}
-    own = method | config.of_method.get(cell.method, {})
+    own = method | {key: value for key, value in config.of_method.get(cell.method, {}).items() if key != "ablation"}
     raw = config.train.model_dump() | {"threshold": cell.cuts[0], "seed": cell.seed, "steps": cell.steps} | own
     return parse(TrainConfig, raw, place=f"settings of {cell.method}")
+
+
+def ablation_of(cell: Cell, config: ImposedConfig) -> str | None:
+    """Return what is changed in a run's intervention; None for nothing."""
+    return config.of_method.get(cell.method, {}).get("ablation")
 
 
 def load(folder: Path, cell: Cell, config: ImposedConfig) -> dict[str, PatchSet]:
@@ -149,7 +157,8 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     sets = load(folder, cell, config)
     start = time.perf_counter()
-    fitted = fit_arrays(sets["train"], sets["val"], train_config(cell, config))
+    with changed(ablation_of(cell, config)):
+        fitted = fit_arrays(sets["train"], sets["val"], train_config(cell, config))
     seconds = time.perf_counter() - start
     margin = fitted.margins(sets["test"])
     scores = judged(margin - fitted.decision_threshold, sets["test"], config)

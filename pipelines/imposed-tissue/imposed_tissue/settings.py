@@ -47,6 +47,8 @@ class RunsConfig(Config):
     is_val_biased: bool = False  # whether validation lacks the conflicting groups too
     cuts: tuple[tuple[float, ...], ...] = ((0.5,),)  # of the tissue fraction: one threshold each, or those of bins
     times: tuple[int, ...] = (1,)  # times as many steps
+    seeds: tuple[int, ...] = ()  # in place of the study's
+    polarities: tuple[Polarity, ...] = ()
 
 
 class ImposedConfig(Config):
@@ -60,7 +62,7 @@ class ImposedConfig(Config):
     control_steps: int = Field(default=400, ge=1)  # of the networks that see a mask or the ground alone
     cohort: CohortConfig = CohortConfig()
     train: TrainConfig = TrainConfig()
-    of_method: dict[str, dict[str, Any]] = {}  # settings of single rows, `method` among them
+    of_method: dict[str, dict[str, Any]] = {}  # settings of single rows, `method` and `ablation` among them
 
     @model_validator(mode="after")
     def _names_are_known(self) -> ImposedConfig:
