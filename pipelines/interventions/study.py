@@ -65,7 +65,7 @@ def main() -> None:
         next(iter(load(case, options.work)))  # made and tiled by one process
     for row in _run_all(tasks, options.work, options.jobs):
         _add(path, row)
-        print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+        print(f"{row['ground']} {row['case']} seed {row['seed']} {row['method']}: WGA {row['wga']:.1f}", flush=True)
     if "features" in options.grounds:
         import features
 
@@ -101,7 +101,7 @@ def run(case: Case, name: str, work: Path) -> dict[str, Any]:
     row |= {f"n_{number}": value for number, value in enumerate(groups.n.ravel().tolist())}
     row |= {"auroc": metrics.auroc(z, y), **{f"slope_{c}": slope(share[y == c], probability[y == c]) for c in (0, 1)}}
     row["seconds"] = time.perf_counter() - start
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+    return row
 
 
 def tables(table: pd.DataFrame) -> str:
@@ -140,6 +140,7 @@ def _rows(path: Path) -> pd.DataFrame:
 
 
 def _add(path: Path, row: dict[str, Any]) -> None:
+    row = {key: round(float(value), 4) if isinstance(value, float) else value for key, value in row.items()}
     text = pd.DataFrame([row], columns=COLUMNS).to_csv(index=False, header=not path.is_file(), lineterminator="\n")
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
