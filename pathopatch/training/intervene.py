@@ -105,7 +105,6 @@ class Intervention:
         self._slide = np.array([name.rpartition("@")[0] or name for name in data.patch_id.tolist()])
         self.area, can_compose = _area_and_use(data)
         self.usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(self.n_classes)]
-        self._fractions = [self.area[data.label == y] for y in range(self.n_classes)]
         if missing := [y for y, usable in enumerate(self.usable) if not usable.size]:
             raise NoTissueError(
                 f"class {missing[0]} has no training patch with tissue",
@@ -116,6 +115,8 @@ class Intervention:
             _balanced_bases(usable, data.attribute[usable], np.random.default_rng([seed, _BASES, y]))
             for y, usable in enumerate(self.usable)
         ]
+        # Of the bases, which are balanced: natural fractions would make sizes of parts and pieces tell the class.
+        self._fractions = [self.area[bases] for bases in self.bases]
         self._copies = _copies_by_base(self.bases) if is_paired else None
         self._kept: dict[tuple[int, int], tuple[NDArray[np.float16], NDArray[np.bool_]]] = {}
         self._lock = threading.Lock()

@@ -12,7 +12,9 @@ from made_patches import toy
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NoTissueError
+from pathopatch.debias.interventions import plan
 from pathopatch.debias.methods import method
+from pathopatch.metrics import auroc
 from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet, Source
@@ -283,3 +285,26 @@ def test_composing_without_validation_warns_that_the_threshold_may_be_far_off() 
         fit_arrays(TRAIN, VAL, settings)
     fit_arrays(TRAIN, VAL, config(steps=2))
     fit_arrays(TRAIN, None, config(select="last", tune_threshold=False, steps=2, intervene=None))
+
+
+def test_sizes_of_parts_and_pieces_follow_one_law_in_both_classes_of_a_biased_cohort() -> None:
+    """Bases are balanced, so the law must be that of the bases: by natural fractions the kept part has an AUROC of 0.58."""
+    intervention = Intervention(masked([[60, 6], [6, 60]]), share=1, seed=0)
+    plans = [
+        [
+            plan(
+                intervention._fractions,
+                label=y,
+                fraction=float(intervention.area[base]),
+                rng=np.random.default_rng([y, number]),
+            )
+            for number, base in enumerate(intervention.bases[y].tolist())
+        ]
+        for y in (0, 1)
+    ]
+    label = np.repeat([0, 1], [len(part) for part in plans])
+    for measure in ("keep", "target"):
+        values = np.array([getattr(drawn, measure) for part in plans for drawn in part])
+        assert auroc(values, label) == pytest.approx(0.5, abs=0.02), measure
+    pieces = np.array([drawn.pieces[0] for part in plans for drawn in part])
+    assert auroc(pieces, label) == pytest.approx(0.5, abs=0.02)
