@@ -288,7 +288,7 @@ def test_composing_without_validation_warns_that_the_threshold_may_be_far_off() 
 
 
 def test_sizes_of_parts_and_pieces_follow_one_law_in_both_classes_of_a_biased_cohort() -> None:
-    """Bases are balanced, so the law must be that of the bases: by natural fractions the kept part has an AUROC of 0.58."""
+    """Bases are balanced, so the law must be theirs: by natural fractions the kept part has an AUROC of 0.58."""
     intervention = Intervention(masked([[60, 6], [6, 60]]), share=1, seed=0)
     plans = [
         [
