@@ -94,7 +94,7 @@ def measure_controls(work: Path, path: Path, config: ImposedConfig) -> None:
 
 def _cohorts(config: ImposedConfig) -> Iterator[tuple[Polarity, int, str]]:
     """Yield polarity and seed of each cohort, and a key that changes with the settings of its controls."""
-    settings = config.model_dump(mode="json", include={"cohort", "train", "control_steps"})
+    settings = config.model_dump(mode="json", include={"cohort", "train", "control_steps"}, exclude_defaults=True)
     for seed in config.seeds:
         for polarity in config.polarities:
             yield polarity, seed, fingerprint([settings, seed, polarity])
