@@ -68,7 +68,7 @@ def groups(
 def audit(
     work: Work,
     composed: Annotated[
-        bool, typer.Option("--composed", help="Check the patches that [train] intervene composes, and draw some.")
+        bool, typer.Option("--composed", help="Check the patches that an intervention composes, and draw some.")
     ] = False,
     threshold: Threshold = None,
     config: Annotated[Path | None, typer.Option(help="With --composed: TOML whose table train is used.")] = None,
