@@ -285,8 +285,7 @@ def resampling_unit(data: PatchSet) -> tuple[NDArray[Any], str]:
 
     Five are needed, and three that show each class: a class of one patient is never held out from itself.
     """
-    slide = np.array([name.rpartition("@")[0] or name for name in data.patch_id.tolist()])
-    for name, unit in (("patient", data.patient), ("slide", slide)):
+    for name, unit in (("patient", data.patient), ("slide", data.slide)):
         of_class = [len(np.unique(unit[data.label == y])) for y in np.unique(data.label)]
         if len(np.unique(unit)) >= _LEAST_UNITS and min(of_class) >= _LEAST_UNITS_OF_A_CLASS:
             return unit, name

@@ -89,6 +89,11 @@ class PatchSet:
         return len(self.label)
 
     @property
+    def slide(self) -> NDArray[np.str_]:
+        """Slide of each patch, (N,), by its identifier; a patch that names none stands for itself."""
+        return np.array([name.rpartition("@")[0] or name for name in self.patch_id.tolist()])
+
+    @property
     def is_rgb(self) -> bool:
         """Whether the channels are brightfield colour."""
         return self.source is not None and self.source.is_rgb

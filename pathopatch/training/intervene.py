@@ -102,7 +102,7 @@ class Intervention:
         self._threshold = threshold if self.is_by_area else None
         self.n_classes = int(data.label.max()) + 1
         self._labels, self._least_tumor_px = _label_rule(data, self.n_classes)
-        self._slide = np.array([name.rpartition("@")[0] or name for name in data.patch_id.tolist()])
+        self._slide = data.slide
         self.area, can_compose = _area_and_use(data)
         self.usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(self.n_classes)]
         if missing := [y for y, usable in enumerate(self.usable) if not usable.size]:
