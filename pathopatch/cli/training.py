@@ -204,7 +204,7 @@ def tune(
         bins=cuts(bins), attribute="rank" if rank else None, select_at=select_at,
     )  # fmt: skip
     if not quiet:
-        from pathopatch.training import search_text
+        from pathopatch.training.search import search_text
 
         say(search_text([settings], search))
     with progress_bars(quiet) as progress:
@@ -265,7 +265,7 @@ def run(
 
     settings = load_study(study)
     if settings.tune and not quiet:
-        from pathopatch.training import search_text
+        from pathopatch.training.search import search_text
 
         say(search_text(study_runs(settings), settings.tune))
     with progress_bars(quiet) as progress:

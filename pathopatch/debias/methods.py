@@ -3,7 +3,8 @@
 A method is a tuple of phases (`phases.Phase`) that a training loop runs one after another without knowing the name. All
 methods see the same number of samples per step, K * batch_per_class, so that they are compared at equal cost;
 `phases.steps_in_all` counts the steps of methods with two phases. Weight averaging and the decision threshold belong to
-no method: the loop applies them to all or to none.
+no method: the loop applies them to all or to none. An objective loads torch when it is made: an evaluation, which asks
+for the phases of a run, does without.
 """
 
 from __future__ import annotations
@@ -15,17 +16,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
-from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
 from pathopatch.debias.phases import Batches, MakeSampler, Phase, steps_in_all
 from pathopatch.debias.rank_sampler import RankBalancedBatchSampler, RankGerneBatchSampler, rank_alpha
 from pathopatch.debias.samplers import (
@@ -37,6 +36,9 @@ from pathopatch.debias.samplers import (
     UpweightedBatchSampler,
     check_upweight,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "METHODS",
@@ -120,10 +122,7 @@ def method(
     if name not in METHODS:
         raise InputUnsupportedError(f"method {name!r}", remedy=f"Use one of {', '.join(NAMES)}.")
     # Each method receives only the parameters in its signature, so that others cannot change it.
-    phases = METHODS[name](**{parameter: given[parameter] for parameter in parameters_of(name)})
-    for phase in phases:
-        phase.objective(np.ones((2, 2), dtype=np.int64))  # its parameters are refused now, not after hours of training
-    return phases
+    return METHODS[name](**{parameter: given[parameter] for parameter in parameters_of(name)})
 
 
 def parameters_of(name: str) -> tuple[str, ...]:
@@ -215,7 +214,8 @@ def groupdro(*, eta: float) -> tuple[Phase, ...]:
     Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
     arXiv:1911.08731, Algorithm 1.
     """
-    return (Phase(sampler=GroupBalancedBatchSampler, objective=partial(_group_dro, eta=eta)),)
+    objective = partial(_group_dro, eta=_above_zero("eta", eta))
+    return (Phase(sampler=GroupBalancedBatchSampler, objective=objective),)
 
 
 def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
@@ -230,6 +230,8 @@ def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
     arXiv:2503.13236, Algorithm 1, eq. 5 to 7.
     """
     shares.check_c(c)
+    if not math.isfinite(beta):
+        raise InputUnsupportedError(f"beta = {beta}", remedy="Use a number inside gerne.beta_bounds.")
     return (
         Phase(
             sampler=partial(_gerne_sampler, c=c, beta=beta),
@@ -385,21 +387,29 @@ METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyT
 
 def _mean(counts: Ints) -> nn.Module:
     """Return the mean loss; groups are not used."""
+    from pathopatch.debias.objectives import Mean
+
     return Mean()
 
 
 def _balanced(counts: Ints) -> nn.Module:
     """Return the mean with equal total weight for every group."""
+    from pathopatch.debias.objectives import GroupWeighted
+
     return GroupWeighted(shares.balancing_weights(counts).ravel())
 
 
 def _group_dro(counts: Ints, *, eta: float) -> nn.Module:
     """Return Group DRO over all groups."""
+    from pathopatch.debias.objectives import GroupDRO
+
     return GroupDRO(counts.size, eta)
 
 
 def _extrapolation(counts: Ints, *, beta: float) -> nn.Module:
     """Return the extrapolated loss; groups are not used."""
+    from pathopatch.debias.objectives import GradientExtrapolation
+
     return GradientExtrapolation(beta)
 
 

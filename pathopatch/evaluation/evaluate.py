@@ -24,11 +24,10 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import ablation
 from pathopatch.evaluation.calibration import calibration, calibration_tables
 from pathopatch.evaluation.group_scores import evaluate_logits, group_shares, sweep_thresholds
-from pathopatch.evaluation.predicting import predict_patches, require_unseen
+from pathopatch.evaluation.predicting import drop_learnt_patches, predict_patches, require_unseen
 from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
 from pathopatch.models.bundle import load_model
-from pathopatch.training.run import drop_learnt_patches
 
 SWEEP_FILE = "sweep.csv"
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
+from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_attributes, threshold_attributes
@@ -19,6 +20,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.training.data_summary import TRAINED, slide_marks
 from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.phase_data import LEARNT
 
 _BATCH = 256  # patches read and predicted at a time
 
@@ -77,6 +79,24 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
             place=str(place),
             remedy="train it again by the groups as they are: pathopatch train, or run, with --force",
         )
+
+
+def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from."""
+    settings, learnt = folder / "config.json", folder / LEARNT
+    raw = read_json(settings) if settings.is_file() else {}
+    if "val" in raw.get("train_splits", ()):
+        is_learnt = predictions["split"] == "val"
+    elif learnt.is_file():
+        names = pd.read_csv(learnt, dtype=str, keep_default_na=False)["patch_id"]
+        is_learnt = (predictions["split"] == "val") & predictions["patch_id"].isin(names)
+    else:
+        return predictions
+    if is_learnt.all():
+        raise InputMissingError(
+            "no labelled patch that the run did not learn from", place=str(folder), remedy="judge it on other splits"
+        )
+    return predictions[~is_learnt].reset_index(drop=True)
 
 
 def require_these_groups(work: Path, names: Sequence[str]) -> None:

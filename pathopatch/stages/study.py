@@ -55,7 +55,7 @@ def run_study(
     GroupEmptyError
         No run is left.
     """
-    from pathopatch.training import runs_with_groups
+    from pathopatch.training.phase_data import runs_with_groups
 
     runs, work = study_runs(study), study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))

@@ -26,7 +26,7 @@ def train_run(
 
     With `search` its settings are searched by validation first, by `workers` processes, and the winner is kept.
     """
-    from pathopatch.training import runs_with_groups
+    from pathopatch.training.phase_data import runs_with_groups
 
     parts = training_folders(work)
     runs_with_groups(parts, [config])  # refuse before the first of several folds is trained
@@ -92,8 +92,9 @@ def _train(
     work: Path, search: TuneConfig | None, force: bool, config: TrainConfig, progress: Progress | None, workers: int = 1
 ) -> Path:
     """Train one run in one work folder, or tune it where `search` is given; return its folder ``runs/<name>``."""
-    from pathopatch.training import fit, tune
     from pathopatch.training.distributed import refuse_torchrun
+    from pathopatch.training.run import fit
+    from pathopatch.training.tune import tune
 
     def show_step(step: int, total: int, measures: dict[str, float]) -> None:
         assert progress is not None

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from pathopatch.core.config import TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError, StaleArtefactError
@@ -100,10 +98,7 @@ class PatchSet:
 
     def read(self, index: Any) -> NDArray[np.float32]:
         """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
-        x = self.x[index]
-        if x.dtype == np.float16:
-            return torch.from_numpy(x).float().numpy()  # several times as fast as NumPy's widening
-        return np.asarray(x, dtype=np.float32)
+        return np.asarray(self.x[index], dtype=np.float32)
 
     def rows(self, index: Any) -> PatchSet:
         """Return some of the patches, by a mask or an array of indices; those in memory are copied."""
@@ -325,7 +320,7 @@ def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
         )
 
 
-class StoredPatches(Dataset[NDArray[np.float32]]):
+class StoredPatches:
     """Patches that are read from their stores when they are needed; any thread or process may read.
 
     `slide` and `row` (N,) name the store of each patch and its row in it; `input_px` is the side after resampling.

@@ -22,8 +22,8 @@ from pathopatch.debias.interventions import Composition, Growth, Labels, Patch, 
 from pathopatch.debias.phases import Phase
 from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.optimise import mixed_seed
 from pathopatch.training.patch_masks import PatchMasks
+from pathopatch.training.seeds import mixed_seed
 
 COPIES_PER_CLASS = 3000
 """Composed copies of each class that a run draws from."""

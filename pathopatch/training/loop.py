@@ -34,13 +34,13 @@ from pathopatch.training.intervene import Intervention, phase_intervention
 from pathopatch.training.optimise import (
     compiled,
     evaluation_steps,
-    mixed_seed,
     overflows_always,
     rate_factor,
     take_step,
     update_average,
 )
 from pathopatch.training.phase_data import ValidationSplit, phase_batches
+from pathopatch.training.seeds import mixed_seed
 from pathopatch.training.selection import (
     BATCH,
     Standardizer,

@@ -1,4 +1,4 @@
-"""Seeds, threads, precision, learning rate, gradient step, weight average, and when to evaluate."""
+"""Threads, precision, learning rate, gradient step, weight average, and when to evaluate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from shutil import which
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +19,6 @@ from pathopatch.training.distributed import ProcessGroup
 _MOMENTUM = 0.9
 # The scale of a float16 loss begins at 2**16 and is halved at each overflow; no finite gradient needs one this low.
 _LEAST_SCALE = 2.0**-14
-
-
-def mixed_seed(*parts: int) -> int:
-    """Return one seed of 63 bits that depends on all parts; neighbouring parts give unrelated seeds."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager

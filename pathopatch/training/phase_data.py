@@ -24,6 +24,8 @@ from pathopatch.groups import attribute_in, threshold_attributes
 from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
 from pathopatch.training.dataset import PatchSet
 
+LEARNT = "learnt_from_val.csv"
+"""File in a run's folder: validation patches that a phase learnt from."""
 _DIVISIONS = 64  # random divisions of the patients into halves, of which the most even one is taken
 _SETTINGS = {  # where the configuration has another name for a method's parameter
     "eta": "groupdro_eta",

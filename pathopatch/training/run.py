@@ -21,7 +21,6 @@ import torch
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
 from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig
-from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.assign import JoinedBins, join_small_bins
@@ -38,9 +37,9 @@ from pathopatch.training.distributed import process_group
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
-from pathopatch.training.phase_data import own_parameters, phases_of, require_groups
+from pathopatch.training.phase_data import LEARNT, own_parameters, phases_of, require_groups
 
-RUN, MODEL, LEARNT = "run.json", "model", "learnt_from_val.csv"
+RUN, MODEL = "run.json", "model"
 # Settings without effect on the weights, up to rounding: to change them makes no run stale.
 _NO_EFFECT = {"device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "tensorboard"}
 
@@ -134,24 +133,6 @@ def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> JoinedBins | None:
     # A bin must be large enough in every set that draws or selects by it.
     selects = [] if config.select == "last" or config.select_at is not None else [("val",)]
     return join_small_bins(groups, config.bins, splits=[config.train_splits, *selects], least=config.least_per_bin)
-
-
-def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from."""
-    settings, learnt = folder / "config.json", folder / LEARNT
-    raw = read_json(settings) if settings.is_file() else {}
-    if "val" in raw.get("train_splits", ()):
-        is_learnt = predictions["split"] == "val"
-    elif learnt.is_file():
-        names = pd.read_csv(learnt, dtype=str, keep_default_na=False)["patch_id"]
-        is_learnt = (predictions["split"] == "val") & predictions["patch_id"].isin(names)
-    else:
-        return predictions
-    if is_learnt.all():
-        raise InputMissingError(
-            "no labelled patch that the run did not learn from", place=str(folder), remedy="judge it on other splits"
-        )
-    return predictions[~is_learnt].reset_index(drop=True)
 
 
 def begin_run(folder: Path) -> None:

@@ -16,7 +16,8 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.debias.gerne import cell_counts
 from pathopatch.debias.methods import method
 from pathopatch.models.networks import build_network
-from pathopatch.training import PatchSet, fit_arrays
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.fit import fit_arrays
 
 
 def rows() -> Iterator[Row]:

@@ -15,10 +15,13 @@ def modules_after(statement: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_debias_loads_torch_and_numpy_and_nothing_else_of_weight() -> None:
-    ours = modules_after("import pathopatch.debias")
-    assert {"torch", "numpy"} <= ours
-    added = ours - modules_after("import numpy, torch") - set(sys.stdlib_module_names)
+@pytest.mark.parametrize(
+    ("statement", "libraries"),
+    [("import pathopatch.debias", "numpy"), ("import pathopatch.debias.objectives", "numpy, torch")],
+)
+def test_debias_loads_numpy_and_its_objectives_torch_and_no_more(statement: str, libraries: str) -> None:
+    ours = modules_after(statement)
+    added = ours - modules_after(f"import {libraries}") - set(sys.stdlib_module_names)
     assert added == {"pathopatch"}
     heavy = {"pandas", "timm", "zarr", "cv2", "sklearn", "matplotlib", "pyarrow", "skimage", "tifffile", "openslide"}
     heavy |= {

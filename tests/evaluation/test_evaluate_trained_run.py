@@ -14,7 +14,7 @@ from pathopatch.core.files import read_json
 from pathopatch.evaluation.compare import compare, preferred_run
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.models.bundle import read_spec
-from pathopatch.training import fit
+from pathopatch.training.run import fit
 
 QUICK = EvaluateConfig(bootstrap=10)
 

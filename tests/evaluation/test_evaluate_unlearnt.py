@@ -9,7 +9,7 @@ from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.evaluate import evaluate_run
-from pathopatch.training import fit
+from pathopatch.training.run import fit
 
 JUDGE = EvaluateConfig(bootstrap=0, ablation=False)
 

@@ -26,8 +26,8 @@ from pathopatch.evaluation.external_validation import (
     leakage_warnings,
 )
 from pathopatch.models.bundle import read_spec
-from pathopatch.training import fit
 from pathopatch.training.dataset import Source
+from pathopatch.training.run import fit
 
 QUICK = EvaluateConfig(bootstrap=10)
 

@@ -20,7 +20,7 @@ from pathopatch.debias.objectives import GroupDRO, Mean
 from pathopatch.debias.samplers import GroupBalancedBatchSampler, UniformBatchSampler
 
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(["pathopatch.training", "torch._dynamo"])  # torch.optim asks for the latter
+_FRESH.set_forkserver_preload(["pathopatch.training.fit", "torch._dynamo"])  # torch.optim asks for the latter
 STEPS = 4
 
 

@@ -26,7 +26,7 @@ from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.report.page import write_contact_sheet
 from pathopatch.slides import open_slide
-from pathopatch.training import fit
+from pathopatch.training.run import fit
 
 CONFIG = TileConfig(patch_px=16)
 FLIPS = 300
@@ -311,7 +311,7 @@ def test_train_and_evaluate_refuse_a_damaged_or_exchanged_store(
 @pytest.mark.fault("exchanged-store")
 def test_groups_without_a_checksum_of_the_pixels_are_refused(trained: Path, tmp_path: Path) -> None:
     from pathopatch.core.artefacts import read_table
-    from pathopatch.training import load_patches
+    from pathopatch.training.dataset import load_patches
 
     groups = read_table(trained / "work" / "groups.parquet").drop(columns="pixels_checksum")
     with pytest.raises(StaleArtefactError, match="pathopatch tile MANIFEST -o WORK --force"):

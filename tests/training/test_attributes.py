@@ -12,9 +12,9 @@ from pathopatch.evaluation.compare import comparison
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.groups import assign_groups
 from pathopatch.stages.study import run_study, study_runs
-from pathopatch.training import fit, tune
 from pathopatch.training.dataset import load_patches
-from pathopatch.training.run import load_sets
+from pathopatch.training.run import fit, load_sets
+from pathopatch.training.tune import tune
 
 CUTS = (0.3, 0.6)
 

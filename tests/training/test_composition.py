@@ -33,8 +33,8 @@ from pathopatch.training.composition import (
 from pathopatch.training.composition_text import composition_text, findings, leak_findings
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.intervene import Intervention
-from pathopatch.training.optimise import mixed_seed
 from pathopatch.training.patch_masks import PatchMasks
+from pathopatch.training.seeds import mixed_seed
 
 SIDE, LABELS = 32, ("non-tumour", "tumour")
 ALIKE = ((0.1, 0.95), (0.1, 0.95))

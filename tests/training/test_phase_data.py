@@ -16,12 +16,14 @@ from pathopatch.debias.objectives import Mean
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.groups import assign_groups
-from pathopatch.training import fit, loop, runs_with_groups, tune
+from pathopatch.training import loop
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.distributed import ProcessGroup
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.phase_data import needs_groups, require_groups, split_validation
+from pathopatch.training.phase_data import needs_groups, require_groups, runs_with_groups, split_validation
+from pathopatch.training.run import fit
 from pathopatch.training.selection import score
+from pathopatch.training.tune import tune
 
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
 VAL = toy([[10, 10], [10, 10]], seed=1)

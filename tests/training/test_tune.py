@@ -26,7 +26,7 @@ tune_module: Any = sys.modules[tune.__module__]  # the package has a function of
 SEARCH = TuneConfig(trials=3)
 SAME = ("trials.csv", "search.json", "model/model.safetensors", "config.json", "history.csv", "run.json")
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(["pathopatch.training", "pathopatch.models"])
+_FRESH.set_forkserver_preload(["pathopatch.training.tune", "pathopatch.models"])
 
 
 def config_of(**changes: Any) -> TrainConfig:

@@ -1,0 +1,173 @@
+"""Prediction, evaluation, reports and reviews run without torch and what else only training needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_patches import write_work
+from made_slides import write_channel, write_modalities
+
+import pathopatch
+from pathopatch.core.config import TrainConfig
+from pathopatch.training.run import fit
+
+PACKAGE = Path(pathopatch.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__main__" and "npm" not in path.parts  # one runs the program, one belongs to the build
+)
+TRAINING = {
+    "pathopatch.debias.objectives",
+    "pathopatch.models.export",
+    "pathopatch.models.export.network",
+    "pathopatch.models.export.torchscript",
+    "pathopatch.models.export.write",
+    "pathopatch.models.masked",
+    "pathopatch.models.networks",
+    "pathopatch.training.augment",
+    "pathopatch.training.checkpoint",
+    "pathopatch.training.distributed",
+    "pathopatch.training.fit",
+    "pathopatch.training.loop",
+    "pathopatch.training.optimise",
+    "pathopatch.training.run",
+    "pathopatch.training.search",
+    "pathopatch.training.selection",
+    "pathopatch.training.tune",
+}
+# Prediction itself still needs torch. Others only name its classes and resize patches: a stand-in does for them.
+PREDICTION = {"pathopatch.heatmaps.artefacts", "pathopatch.heatmaps.predict", "pathopatch.models.prepare"}
+STAND_IN = "pathopatch.models.forward"
+
+REFUSE = f"""
+import sys, types
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "timm", "optuna", "albumentations"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+forward = types.ModuleType({STAND_IN!r})
+forward.__getattr__ = lambda name: object
+sys.modules[{STAND_IN!r}] = forward
+"""
+IMPORT_ALL = """
+import importlib, json
+missing = {}
+for module in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing[module] = error.name
+print(json.dumps(missing))
+"""
+RUN_SEVERAL = """
+import json
+from pathopatch.cli import app
+for command in json.loads(sys.argv[1]):
+    app(command, standalone_mode=False)
+"""
+
+
+def without_torch(code: str, *arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter in which torch, timm, optuna and albumentations cannot be imported."""
+    command = [sys.executable, "-c", f"{REFUSE}{code}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+@pytest.mark.slow
+def test_only_training_and_the_export_of_models_import_torch() -> None:
+    done = without_torch(IMPORT_ALL, json.dumps([name for name in MODULES if name not in PREDICTION]))
+    assert done.returncode == 0, done.stderr
+    missing = json.loads(done.stdout)
+    assert set(missing) == TRAINING
+    assert set(missing.values()) == {"torch", "optuna"}
+
+
+def write_cohort(folder: Path) -> Path:
+    """Write slides of three patients, of which every second patch is tumour; return their manifest."""
+    lines = ["slide_id,patient_id,split,path:CARS,path:SHG,mpp,tumor_mask,background"]
+    for number, split in enumerate(("train", "val", "test")):
+        rng = np.random.default_rng(number)
+        image = rng.normal(100, 4, (2, 128, 128))
+        for patch in range(16):
+            y, x, size = *(32 * place + 2 for place in divmod(patch, 4)), (8, 26)[patch // 2 % 2]
+            image[:, y : y + size, x : x + size] += rng.normal(800, 30 + 120 * (patch % 2), (2, size, size))
+        (folder / f"s{number}").mkdir()
+        files = write_modalities(folder / f"s{number}", image.clip(0).astype(np.uint16), ("CARS", "SHG"), mpp=0.5)
+        mask = np.tile(np.array([0, 255], np.uint8), (4, 2))
+        write_channel(folder / f"s{number}" / "mask.tif", mask, mpp=None)
+        lines.append(f"s{number},p{number},{split},{files['CARS']},{files['SHG']},0.5,s{number}/mask.tif,dark")
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    return folder / "cohort.csv"
+
+
+@pytest.mark.slow
+def test_a_cohort_is_tiled_evaluated_and_reported_without_torch(tmp_path: Path) -> None:
+    manifest, work = write_cohort(tmp_path), tmp_path / "work"
+    commands = [
+        ["check", manifest],
+        ["info", tmp_path / "s0" / "cars.tif", "--out", tmp_path / "info.png"],
+        ["tile", manifest, "--out", work, "--patch-px", "32"],
+        ["tissue", work],
+        ["groups", work],
+        ["audit", work],
+        ["export", "ome-zarr", tmp_path / "s0" / "cars.tif", "--out", tmp_path / "slide.ome.zarr"],
+    ]
+    done = without_torch(RUN_SEVERAL, json.dumps(commands, default=str))
+    assert done.returncode == 0, done.stderr
+    fit(work, TrainConfig(method="dfr", input_px=32, steps=2, evaluations=1, batch_per_class=4, device="cpu"))
+    model = """
+import numpy as np
+import pathopatch.evaluation.evaluate as evaluate
+from pathopatch.models.bundle import read_spec
+class Model:
+    def __init__(self, folder, device):
+        self.spec = read_spec(folder)
+    def predict_logits(self, batch, tissue):
+        return np.stack([np.zeros(len(batch)), batch.mean(axis=(1, 2, 3))], axis=1)
+evaluate.load_model = Model
+"""
+    done = without_torch(model + RUN_SEVERAL, json.dumps([["evaluate", work], ["report", work]], default=str))
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(work / "comparison.csv")["search_steps"].tolist() == [4, 4]  # 2 steps of each phase
+    assert (work / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_patches_are_loaded_without_torch(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    code = """
+forward.resize_area = lambda patches, side_px: patches
+from pathlib import Path
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.training.dataset import load_patches
+work = Path(sys.argv[1])
+groups = read_table(WorkFolder(work).groups)
+for cache_gib in (1, 0):  # in memory, and read when they are needed
+    patches = load_patches(work, groups, input_px=16, splits=("val",), cache_gib=cache_gib)
+    print(type(patches.x).__name__, *patches.read([0, 1]).shape, patches.read([0, 1]).dtype)
+"""
+    done = without_torch(code, tmp_path)
+    assert done.stdout.splitlines() == ["ndarray 2 2 16 16 float32", "StoredPatches 2 2 16 16 float32"], done.stderr
+
+
+@pytest.mark.slow
+def test_the_steps_of_every_method_are_counted_without_torch() -> None:
+    code = """
+from pathopatch.core.config import TrainConfig
+from pathopatch.debias.methods import NAMES, steps_in_all
+from pathopatch.training.phase_data import phases_of
+print({name: steps_in_all(phases_of(TrainConfig(method=name, jtt_identify_share=0.5)), 100) for name in NAMES})
+"""
+    done = without_torch(code)
+    assert done.returncode == 0, done.stderr
+    assert "'erm': 100, " in done.stdout
+    assert "'gerne-unknown': 200, 'jtt': 150, 'dfr': 200" in done.stdout
