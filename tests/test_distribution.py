@@ -15,7 +15,7 @@ from pathopatch.core.version import foreign_distribution
 ROOT = Path(__file__).parents[1]
 # `pip install pathopatch…`, quoted or with an extra; a path or a wheel's file name is no index.
 _FROM_AN_INDEX = re.compile(
-    r"\b(?:pip|uv|pipx|conda|mamba)\b[^\n`&;|]*\b(?:install|add)\b[^\n`&;|]*[ '\"]pathopatch\b(?!/)"
+    r"\b(?:pip|uv|pipx|conda|mamba)\b[^\n`&;|]*\b(?:install|add)\b[^\n`&;|]*[ '\"]pathopatch\b(?!/|-gerne\b)"
 )
 
 
@@ -30,6 +30,7 @@ def test_no_text_tells_to_install_pathopatch_from_an_index() -> None:
     assert _FROM_AN_INDEX.search("run pip install 'pathopatch[review]' first")
     assert _FROM_AN_INDEX.search("python -m pip install --upgrade pathopatch")
     assert not _FROM_AN_INDEX.search("pip install starlette && pathopatch review")
+    assert not _FROM_AN_INDEX.search("run pip install 'pathopatch-gerne[train]' first")
     wrong = []
     for path in texts():
         text = path.read_bytes().decode("utf-8", errors="ignore")

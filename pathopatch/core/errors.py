@@ -212,6 +212,8 @@ _REMEDIES = {
     errno.ESTALE: "check the drive and its connection, and that it is still mounted",
 }
 """What to do about complaints of the operating system that are of files and drives."""
+_TRAINING_PACKAGES = {"torch", "timm", "optuna", "albumentations"}
+"""Prediction and evaluation run without them."""
 
 
 def os_error(error: OSError, *, place: str, doing: str) -> PathopatchError | None:
@@ -234,12 +236,17 @@ def with_code(error: Exception, *, place: str = "") -> PathopatchError:
     """Return any error as one with a code; a fault of this package becomes an `InternalError`.
 
     Files, names, drives and memory are not this package's: what Python says of them has a code wherever it comes from.
+    So has a missing package that only training needs.
     """
     if isinstance(error, PathopatchError):
         return error
     if isinstance(error, MemoryError):
         return OutOfMemoryError(
             str(error) or "no memory left", place=place, remedy="use fewer --workers, or a machine with more memory"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name in _TRAINING_PACKAGES:
+        return InputUnsupportedError(
+            f"{error.name} is not installed", place=place, remedy="pip install 'pathopatch-gerne[train]'"
         )
     if isinstance(error, FileNotFoundError):
         return InputMissingError(

@@ -31,7 +31,7 @@ from pathopatch.stages.batch.tasks import open_row
 from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.study import run_study, study_runs, tile_study
-from pathopatch.stages.train import train_many
+from pathopatch.stages.train import require_training, train_many
 
 THRESHOLDS = (0.25, 0.5)
 METHODS: tuple[MethodName, ...] = ("erm", "erm-balanced", "resample", "groupdro", "gerne")
@@ -50,6 +50,7 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
 
     `jobs` is the number of parallel training runs, 0 for one per core; `force` replaces outputs of other settings.
     """
+    require_training()
     study = _make_study(work, seed=0, methods=TOUR_METHODS, trials=TOUR_TRIALS, jobs=jobs, progress=progress)
     result = run_study(study, workers=study.jobs, force=force, progress=progress)
     slides = sorted({outcome.slide_id for outcome in result.outcomes if outcome.state != "failed"})
@@ -99,6 +100,7 @@ def run_seeds(
 
     Seed 0 is left out: the cohort was designed on it. Each seed has its own folder in `work`; `jobs` as of `run_demo`.
     """
+    require_training()
     tables, controls = [], []
     for seed in range(1, seeds + 1):
         tables.append(_run_seed(work / f"seed-{seed}", seed, jobs=jobs, force=force, progress=progress))

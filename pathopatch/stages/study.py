@@ -22,7 +22,7 @@ from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
-from pathopatch.stages.train import train_many, training_folders
+from pathopatch.stages.train import require_training, train_many, training_folders
 
 Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 """The last stage to run."""
@@ -57,6 +57,8 @@ def run_study(
     """
     from pathopatch.training.phase_data import runs_with_groups
 
+    if until not in ("tile", "groups"):
+        require_training()
     runs, work = study_runs(study), study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, workers=workers, force=force, progress=progress)

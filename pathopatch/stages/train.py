@@ -34,6 +34,11 @@ def train_run(
     return folders[0] if len(folders) == 1 else work / FOLDS
 
 
+def require_training() -> None:
+    """Load what training needs, so that a missing package is told before hours of work on slides."""
+    import pathopatch.training.run  # noqa: F401
+
+
 def training_folders(work: Path) -> list[Path]:
     """Return the work folders in which runs are trained: those of the folds, or the work folder itself."""
     from pathopatch.evaluation.pooled import fold_folders

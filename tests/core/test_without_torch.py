@@ -67,6 +67,7 @@ for module in json.loads(sys.argv[1]):
         missing[module] = error.name
 print(json.dumps(missing))
 """
+RUN = "from pathopatch.cli import main\nmain()"
 RUN_SEVERAL = """
 import json
 from pathopatch.cli import app
@@ -171,3 +172,28 @@ print({name: steps_in_all(phases_of(TrainConfig(method=name, jtt_identify_share=
     assert done.returncode == 0, done.stderr
     assert "'erm': 100, " in done.stdout
     assert "'gerne-unknown': 200, 'jtt': 150, 'dfr': 200" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        (["train", "work"], "torch"),
+        (["tune", "work"], "optuna"),
+        (["tune", "work", "--quiet"], "torch"),
+        (["audit", "work", "--composed"], "torch"),
+        (["run", "study.toml"], "torch"),
+        (["demo"], "torch"),
+        (["demo", "--seeds", "1"], "torch"),
+        (["export", "torchscript", "bundle"], "torch"),
+    ],
+)
+def test_commands_that_train_name_the_missing_package(tmp_path: Path, command: list[str], package: str) -> None:
+    write_work(tmp_path / "work")
+    (tmp_path / "study.toml").write_text('manifest = "cohort.csv"\nwork = "studied"\n')
+    before = set(tmp_path.iterdir())
+    done = without_torch(RUN, *command, folder=tmp_path)
+    remedy = "Remedy: pip install 'pathopatch-gerne[train]'"
+    assert done.stderr.splitlines()[-1] == f"error: INPUT_UNSUPPORTED: {package} is not installed {remedy}"
+    assert done.returncode == 1
+    assert set(tmp_path.iterdir()) == before  # nothing is tiled or made first
