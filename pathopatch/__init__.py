@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathopatch import metrics as metrics
     from pathopatch.groups import assign_groups as assign_groups
     from pathopatch.heatmaps.predict import predict_slide as predict_slide
-    from pathopatch.models.bundle import load_model as load_model
+    from pathopatch.models.loading import load_model as load_model
     from pathopatch.patches import tile_slide as tile_slide
     from pathopatch.slides import open_slide as open_slide
 
@@ -24,7 +24,7 @@ _HOMES = {
     "open_slide": "pathopatch.slides",
     "tile_slide": "pathopatch.patches",
     "assign_groups": "pathopatch.groups",
-    "load_model": "pathopatch.models.bundle",
+    "load_model": "pathopatch.models.loading",
     "predict_slide": "pathopatch.heatmaps.predict",
 }
 _MODULES = ("debias", "metrics")

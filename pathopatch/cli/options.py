@@ -24,6 +24,10 @@ Threshold = Annotated[
     float | None, typer.Option(help="Threshold of the tissue fraction that forms the groups. Default: 0.25.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(help="What runs the network: openvino (processors), torch, or auto (default): torch on GPUs alone."),
+]
 WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
 Timeout = Annotated[

@@ -17,6 +17,7 @@ from pathopatch.cli.options import (
     Out,
     Quiet,
     RetryFailed,
+    Runtime,
     Settings,
     SlideMpp,
     Timeout,
@@ -64,6 +65,7 @@ def predict(
         bool, typer.Option("--deidentify", help="Name neither files nor patients: slides are called by their content.")
     ] = False,
     device: TrainDevice = None,
+    runtime: Runtime = None,
     settings: Settings = None,
     workers: Workers = 1,
     timeout: Timeout = None,
@@ -88,6 +90,7 @@ def predict(
         max_bad_tiles=max_bad_tiles,
         stride_px=stride_px,
         device=device,
+        runtime=runtime,
         tta=tta or None,
         deidentify=deidentify or None,
     )
@@ -196,10 +199,23 @@ def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False,
     print(export.export_model(bundle, out, kind="torchscript", force=force))
 
 
-def export_onnx(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
-    """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `export`."""
+def export_onnx(
+    bundle: Bundle,
+    out: Folder = None,
+    into_bundle: Annotated[
+        bool, typer.Option("--into-bundle", help="Write the bundle's own model.onnx, by which OpenVINO predicts.")
+    ] = False,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `train`."""
     from pathopatch.stages import export
 
+    if into_bundle:
+        if out is not None:
+            raise typer.BadParameter("--out and --into-bundle exclude each other")
+        print(export.add_graph(bundle))
+        return
     print(export.export_model(bundle, out, kind="onnx", force=force))
 
 

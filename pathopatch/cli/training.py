@@ -15,6 +15,7 @@ from pathopatch.cli.options import (
     Method,
     Quiet,
     Rank,
+    Runtime,
     SelectAt,
     Threshold,
     TrainDevice,
@@ -224,6 +225,7 @@ def evaluate(
         str | None, typer.Option(help="With --model: folder below evaluations/. Default: the bundle's name.")
     ] = None,
     device: Device = "auto",
+    runtime: Runtime = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -239,12 +241,16 @@ def evaluate(
             raise typer.BadParameter("give --run or --model, one of the two")
         from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
 
-        folder = evaluate_bundle(work, model, splits=split, name=name, device=device, force=force)
+        folder = evaluate_bundle(
+            work, model, splits=split, name=name, device=device, runtime=runtime or "auto", force=force
+        )
         print(external_validation_text(folder))
         print(f"numbers: {folder}")
         return
     with progress_bars(quiet) as progress:
-        evaluate_runs(work, run, EvaluateConfig(), device=device, force=force, progress=progress)
+        evaluate_runs(
+            work, run, EvaluateConfig(), device=device, runtime=runtime or "auto", force=force, progress=progress
+        )
     print(comparison_table(work))
 
 

@@ -40,7 +40,10 @@ def index(
 
 
 def clean(
-    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)],
+    out: Annotated[Path | None, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also compiled networks in your cache folder; OUT is not needed then.")
+    ] = False,
     store: Annotated[
         bool, typer.Option("--store", help="Also the pixels of slides tiled to the end; they are read from the slides.")
     ] = False,
@@ -53,7 +56,11 @@ def clean(
     """Remove temporary files of processes that have ended and, on request, pixels that can be read again."""
     from pathopatch.stages import clean as cleaning
 
-    findings = (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
+    if out is None and not cache:
+        raise typer.BadParameter("name a work folder, or give --cache")
+    findings = cleaning.cached_files(remove=not dry_run) if cache else []
+    if out is not None:
+        findings += (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
     for finding in findings:
         if not finding.goes:
             say(f"kept: {finding.path}: {finding.reason}")

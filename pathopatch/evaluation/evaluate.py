@@ -27,7 +27,7 @@ from pathopatch.evaluation.group_scores import evaluate_logits, group_shares, sw
 from pathopatch.evaluation.predicting import drop_learnt_patches, predict_patches, require_unseen
 from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 
 SWEEP_FILE = "sweep.csv"
 
@@ -39,6 +39,7 @@ def evaluate_run(
     config: EvaluateConfig | None = None,
     splits: tuple[str, ...] = ("val", "test"),
     device: str = "auto",
+    runtime: str = "auto",
     force: bool = False,
 ) -> Path:
     """Evaluate one run on labelled patches and return the folder of its numbers, ``runs/<run>/evaluation``.
@@ -52,6 +53,8 @@ def evaluate_run(
     splits : tuple of str
         Splits to evaluate on; one without labelled patches is left out, and of validation the patches that a phase of
         the method learnt from.
+    device, runtime : str
+        See `load_model`.
     force : bool
         Redo an evaluation, also one of the same settings and inputs.
 
@@ -76,7 +79,7 @@ def evaluate_run(
         if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
-        model = load_model(model_folder, device=device)
+        model = load_model(model_folder, device=device, runtime=runtime)
         # A split that was trained on may be evaluated by name; any other must be new to the model.
         trained = _train_splits(work, run_name)
         require_unseen(work, groups, model.spec, sorted(set(splits) - set(trained)), place=out.parent)

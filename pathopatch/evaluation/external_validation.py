@@ -25,7 +25,8 @@ from pathopatch.evaluation.predicting import labelled_rows, predict_patches
 from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.groups.shortcut import fraction_only
-from pathopatch.models.bundle import load_model, read_spec
+from pathopatch.models.bundle import read_spec
+from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
@@ -46,6 +47,7 @@ def evaluate_bundle(
     name: str | None = None,
     config: EvaluateConfig | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     force: bool = False,
 ) -> Path:
     """Evaluate a model bundle on the labelled patches of a work folder and return the folder of its numbers.
@@ -58,7 +60,7 @@ def evaluate_bundle(
         Splits to evaluate on, each by itself. All labelled patches together, as split ``all``, if not given.
     name : str, optional
         Of the folder below ``evaluations/``; the bundle's own (see `bundle_name`) if not given.
-    config, device, force
+    config, device, runtime, force
         As for `evaluate_run`.
 
     Raises
@@ -92,7 +94,7 @@ def evaluate_bundle(
         assert source is not None  # there are rows, so there are slides
         warnings = check_patches(spec, source, place=str(bundle))
         warnings += _rule_warnings(spec, work, label_names(groups)) + leakage_warnings(spec, work, rows)
-        model = load_model(bundle, device=device)
+        model = load_model(bundle, device=device, runtime=runtime)
         predictions = predict_patches(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
         numbers = evaluate_predictions(
             predictions, groups, decision_threshold=spec.decision_threshold, train_splits=(), config=config

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import (
@@ -152,7 +151,7 @@ def predict_to(
                 temporary.mkdir()
                 drawn_name = "" if config.deidentify else slide_id
                 facts = _write_folder(
-                    temporary, table, slide, spec, prediction, stamp, drawn_name=drawn_name, warnings=warnings
+                    temporary, table, slide, ensemble, prediction, stamp, drawn_name=drawn_name, warnings=warnings
                 )
                 outputs.require_unchanged()
             outputs.record(_status_entry(facts, about))
@@ -223,11 +222,8 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     }
     digests = []
     for member in model.members:
-        digest = hashlib.sha256(fingerprint(member.spec).encode())
-        for name, tensor in sorted(member.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        digests.append(digest.hexdigest())
+        spec = member.spec.model_copy(update={"onnx": None})  # the same model, whatever runs it
+        digests.append(hashlib.sha256(f"{fingerprint(spec)}{member.runtime.weights}".encode()).hexdigest())
     inputs = {
         "slide": _slide_fingerprint(slide),
         "model": digests[0] if len(digests) == 1 else fingerprint(sorted(digests)),
@@ -290,7 +286,7 @@ def _write_folder(
     folder: Path,
     table: Path,
     slide: Slide,
-    spec: BundleSpec,
+    model: Ensemble,
     prediction: Prediction,
     stamp: Stamp,
     *,
@@ -302,8 +298,8 @@ def _write_folder(
     `table` is the finished table, whose mark stands there too. `drawn_name` is the slide's name in the picture; "" for
     none.
     """
-    slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, prediction.decision_probability
-    grid = analysis.grid
+    spec, slide_id, analysis = model.spec, prediction.slide_id, prediction.analysis
+    threshold, grid = prediction.decision_probability, analysis.grid
     cells, channels = _cells(prediction)
     probability, shown = np.asarray(cells[0], np.float64), cells.astype(np.float32)
     cell_um = round(grid.stride * slide.mpp, 9)
@@ -331,6 +327,7 @@ def _write_folder(
     write_wsinfer_csv(folder / "patches.csv", prediction.tables(), class_names=spec.class_names)
     facts = {
         **_facts(slide, prediction, spec, stamp),
+        "computed_by": model.computed_by,  # for information: it makes nothing stale
         "map_channels": list(channels),
         "counts": {
             "patches": len(prediction.tissue_fraction),

@@ -6,7 +6,7 @@ Geometry, tissue and intensity rule are those of the model's bundle, through the
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
-from torch import Tensor
 
 from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import NonFiniteError
@@ -91,7 +89,7 @@ def predict_slide(
     tissue_mask : Path, optional
         Raster or outlines of the tissue; found on the slide if not given.
     config : PredictConfig
-        Its device and precision are not read: the model has them already.
+        Its device, runtime, precision and threads are not read: the model has them already.
 
     Returns
     -------
@@ -144,12 +142,8 @@ def predict_patches(
     report: Callable[[int, int], None] = progress or (lambda _done, _all: None)
     report(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
-    with ExitStack() as stack:
-        if config.threads is not None:
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(config.threads)
-        stack.enter_context(closing(batches))
-        for batch in stack.enter_context(closing(prefetch_items(batches, ahead=_BATCHES_AHEAD))):
+    with closing(batches), closing(prefetch_items(batches, ahead=_BATCHES_AHEAD)) as ahead:
+        for batch in ahead:
             output = ensemble.forward(batch.x, tissue[batch.measured["row"]], tta=config.tta)
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
@@ -246,7 +240,7 @@ def least_sharpness(tissue_fraction: NDArray[np.float64], seen: SeenRange) -> ND
 class _Batch:
     """Patches for the network: what each member takes, values by name, and the grid positions read so far."""
 
-    x: list[Tensor]
+    x: list[NDArray[np.float32]]
     measured: dict[str, NDArray[Any]]
     done: int
 

@@ -8,10 +8,13 @@ memory is taken for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,40 +27,43 @@ from pathopatch.core.errors import (
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
+    InputUnsupportedError,
     with_code,
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_json
 from pathopatch.models.card import model_card
-from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec, joint_spec
+from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec, OnnxGraph, joint_spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pathopatch.models.forward import Ensemble, PatchClassifier
-
-WEIGHTS, SPEC = "model.safetensors", "model.json"
-_CARD = "README.md"
+WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "model.json", "model.onnx", "README.md"
 # A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
 _HEADER = "pathopatch"
 _MOST_SPEC_BYTES = 2**20  # the largest have some thousand marks of slides: 70 kB
+_MOST_GRAPH_BYTES = 2**26  # without weights: the largest of timm's have some MB
+# How a graph names the file of a weight: key and value, each behind its field's number and its length.
+_LOCATION = b"location"
+_IN_WEIGHTS = b"\x0a\x08" + _LOCATION + b"\x12" + bytes([len(WEIGHTS)]) + WEIGHTS.encode()
 _MOST_HEADER_BYTES = 2**24  # a network of a thousand layers needs 200 kB
 _MOST_LEVELS = 32  # of nested values
 _SHOWN_LINES = 5  # of an error's text
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors passes it on
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
-# What constructors of networks raise for numbers that do not go together.
-_NETWORK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
-    """Write a bundle as a whole: weights, ``model.json`` and a model card. Equal models give equal bytes.
+    """Write a bundle as a whole: weights, graph, ``model.json`` and a model card. Equal models give equal bytes.
 
     An earlier bundle in the folder is replaced; on a full disk (`DiskFullError`) it is untouched. `network` is as
     `build_network` made it for ``spec.architecture``.
     """
     import torch
 
+    from pathopatch.models.onnx_graph import write_graph
+
+    spec = spec.model_copy(update={"onnx": None})
     # Contiguous and in one memory format, so that equal models give equal bytes.
     tensors = {
         name: value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous().clone()
@@ -67,8 +73,31 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         write_tensors(temporary / WEIGHTS, tensors, header)
+        # A network that ONNX cannot hold is run by torch alone.
+        with suppress(InputUnsupportedError):
+            graph = write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
+            spec = spec.model_copy(update={"onnx": graph})
         write_json(temporary / SPEC, spec.model_dump(mode="json"))
-        (temporary / _CARD).write_text(model_card(spec), encoding="utf-8")
+        (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
+
+
+def rewrite_graph(folder: Path, network: nn.Module) -> Path:
+    """Write ``model.onnx`` of a bundle anew and return its path; `network` is the bundle's.
+
+    Raises
+    ------
+    InputUnsupportedError
+        ONNX cannot hold the network.
+    """
+    from pathopatch.models.onnx_graph import write_graph
+
+    spec, _ = checked_bundle(folder, with_graph=False)
+    with atomic_path(folder) as temporary:
+        shutil.copytree(folder, temporary)
+        spec = spec.model_copy(update={"onnx": write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)})
+        write_json(temporary / SPEC, spec.model_dump(mode="json"))
+        (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
+    return folder / GRAPH
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -101,84 +130,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         remove(folder)
 
 
-def load_model(folder: Path | str, *, device: str = "auto", precision: str = "auto") -> PatchClassifier:
-    """Return the model of a bundle, ready to predict. No code of the bundle is run.
-
-    Parameters
-    ----------
-    folder : Path or str
-        The bundle.
-    device, precision : str
-        See `pick_device` and `pick_precision`.
-
-    Raises
-    ------
-    InputMissingError
-        There is no bundle, or a part of it is missing.
-    InputCorruptError
-        The weights are cut off or damaged.
-    CheckpointUnsafeError
-        A pickle (``.pt``, ``.pth`` and so on), which could run code when read.
-    CheckpointIncompatibleError
-        A bundle of another version, one whose ``model.json`` and weights contradict each other, or something else.
-    """
-    from safetensors.torch import load_file
-
-    from pathopatch.models.forward import PatchClassifier, pick_device
-    from pathopatch.models.networks import build_network, network_shapes
-
-    folder = Path(folder)
-    spec, shapes = _checked(folder)
-    form: dict[str, Any] = {
-        "n_classes": len(spec.class_names),
-        "input_px": spec.input_px,
-        "is_masked": spec.mask == "normalise",
-    }
-    try:
-        # A small bundle may name a network of billions of weights: nothing is allocated for one that does not fit.
-        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.channels), **form))
-        network = build_network(spec.architecture, len(spec.channels), **form)
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except _NETWORK_ERRORS as error:
-        raise CheckpointIncompatibleError(
-            f"the weights are not those of {spec.architecture!r}: {error}",
-            place=str(folder),
-            remedy="restore the bundle's files together, or train again",
-        ) from error
-    return PatchClassifier(spec, network, pick_device(device), precision)
-
-
-def _refuse_other_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError if weights have other names or shapes than their network's."""
-    differences = [
-        f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'none')}"
-        for name in dict.fromkeys((*expected, *shapes))
-        if shapes.get(name) != expected.get(name)
-    ]
-    if differences:
-        raise ValueError(_first_of(differences))
-
-
-def _first_of(lines: Sequence[str]) -> str:
+def first_of(lines: Sequence[str]) -> str:
     """Return the first lines of an error as one text, and how many there are beside."""
     more = [f"and {len(lines) - _SHOWN_LINES} more"] if len(lines) > _SHOWN_LINES else []
     return "; ".join([*lines[:_SHOWN_LINES], *more])
 
 
-def load_ensemble(folders: Sequence[Path], *, device: str = "auto", precision: str = "auto") -> Ensemble:
-    """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`."""
-    from pathopatch.models.forward import Ensemble
-
-    check_bundles(folders)
-    return Ensemble([load_model(folder, device=device, precision=precision) for folder in folders])
-
-
 def check_bundle(folder: Path) -> BundleSpec:
     """Return a bundle's ``model.json`` after comparing it with the header of its weights; errors as `load_model`."""
-    return _checked(folder)[0]
+    return checked_bundle(folder)[0]
 
 
-def _checked(folder: Path) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:
+def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:
     """Return a bundle's ``model.json`` and the shapes of its weights, after comparing it with their header."""
     _refuse_pickles(folder)
     spec = read_spec(folder)
@@ -198,11 +161,33 @@ def _checked(folder: Path) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:
     ]
     if differences:
         raise CheckpointIncompatibleError(
-            f"{SPEC} does not fit {WEIGHTS}: {_first_of(differences)}",
+            f"{SPEC} does not fit {WEIGHTS}: {first_of(differences)}",
             place=str(folder),
             remedy="restore both files of the bundle together, or train again",
         )
+    if with_graph and spec.onnx is not None:
+        _check_graph(folder / GRAPH, spec.onnx)
     return spec, shapes
+
+
+def _check_graph(path: Path, stated: OnnxGraph) -> None:
+    """Refuse a graph that is missing, is another one than ``model.json`` names, or takes weights from other files."""
+    if not path.is_file():
+        raise InputMissingError(f"no {GRAPH}", place=str(path.parent), remedy="copy the bundle again")
+    size = path.stat().st_size
+    content = path.read_bytes() if size <= _MOST_GRAPH_BYTES else b""
+    if hashlib.sha256(content).hexdigest() != stated.sha256:
+        raise InputCorruptError(
+            f"{GRAPH} is not the one that {SPEC} names ({size} bytes)",
+            place=str(path),
+            remedy="copy the bundle again, or write it anew: pathopatch export onnx BUNDLE --into-bundle",
+        )
+    if content.count(_LOCATION) != content.count(_IN_WEIGHTS):
+        raise CheckpointUnsafeError(
+            f"{GRAPH} takes weights from another file than {WEIGHTS}; it was not read",
+            place=str(path),
+            remedy="use a bundle that pathopatch wrote",
+        )
 
 
 def _read_header(weights: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -296,7 +281,7 @@ def read_spec(folder: Path) -> BundleSpec:
             for item in error.errors(include_url=False)
         ]
         raise CheckpointIncompatibleError(
-            f"not a valid bundle: {_first_of(lines)}", place=place, remedy="restore the file, or train again"
+            f"not a valid bundle: {first_of(lines)}", place=place, remedy="restore the file, or train again"
         ) from error
 
 

@@ -22,6 +22,7 @@ Classifies each patch of a slide as {classes}. **For research only; not for diag
 | intensity | {intensity} |
 | blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
 | decision | {decision} |
+| runs by | {runtimes} |
 | temperature | {temperature:g} |
 | trained by | {parameters} |
 
@@ -73,6 +74,7 @@ def model_card(spec: BundleSpec) -> str:
         level=_level_text(spec),
         intensity=intensity_text(spec),
         min_tissue=spec.min_tissue,
+        runtimes="torch alone: there is no model.onnx" if spec.onnx is None else "OpenVINO (model.onnx) or torch",
         temperature=spec.temperature,
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
         data=_data(spec),

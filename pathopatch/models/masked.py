@@ -84,7 +84,7 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     def _over_groups(self, values: Tensor) -> Tensor:
         """Return values (N, D, 1) averaged over the channels of each group."""
-        grouped = values.view(len(values), self.num_groups, -1)
+        grouped = values.view(values.shape[0], self.num_groups, -1)  # `len` would be traced as a constant
         return grouped.mean(2, keepdim=True).expand_as(grouped).reshape_as(values)
 
 

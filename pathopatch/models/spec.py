@@ -39,6 +39,7 @@ _ADJUSTABLE = {  # may change after training without making the weights wrong
     "package_version",
     "min_tissue",
     "seen",
+    "onnx",
 }
 # Bounds of what a bundle may claim, since it may come from a stranger: far beyond any microscope and any of timm's.
 _MOST_CHANNELS, _MOST_CLASSES = 1024, 1000
@@ -71,6 +72,18 @@ class SeenRange(Config):
         if starts != sorted(set(starts)):
             raise ValueError(f"sharpness_by_tissue from {starts}: must rise")
         return self
+
+
+class OnnxGraph(Config):
+    """Facts about ``model.onnx``: what it must be equal to, and what made it.
+
+    It takes standardised patches: the resampling to ``input_px``, ``mean`` and ``std`` are applied before it.
+    """
+
+    sha256: str
+    weights_sha256: str  # of the weights in ``model.safetensors``, which the graph refers to
+    opset: int
+    producer: str
 
 
 class BundleSpec(Config):
@@ -111,6 +124,7 @@ class BundleSpec(Config):
     group_metrics: dict[str, Any] = {}
     data: dict[str, Any] = {}  # numbers of slides, patients and patches, by group; see `training.data_summary`
     training: dict[str, str] = {}  # fingerprints of what it was trained on
+    onnx: OnnxGraph | None = None  # None: torch alone can run the network
     seen: SeenRange | None = None  # appearance of the training patches; None: unknown
 
     @model_validator(mode="after")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pathopatch.core.version import FOREIGN_REMEDY, __version__, foreign_distrib
 from pathopatch.review import viewer
 
 _PACKAGES = (
-    "torch", "timm", "numpy", "zarr", "tensorstore", "tifffile", "imagecodecs", "openslide-python",
-    "opencv-python-headless", "scikit-image", "albumentations", "pandas", "optuna",
+    "openvino", "numpy", "zarr", "tensorstore", "tifffile", "imagecodecs", "openslide-python",
+    "opencv-python-headless", "scikit-image", "pandas",
 )  # fmt: skip
 _EXTRAS = (
     (
@@ -68,23 +67,36 @@ def _versions() -> list[Finding]:
 
 
 def _compute() -> list[Finding]:
-    import torch
+    """Return what runs networks here: of predictions and, where torch is installed, of training."""
+    from pathopatch.models.runtime import openvino_runtime
 
-    from pathopatch.models.forward import is_bfloat16_native, pick_device
-
-    device = pick_device("auto")
-    native = is_bfloat16_native(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
-    return [
+    short = openvino_runtime.is_bfloat16_native()
+    findings = [
         Finding(
-            name="device",
-            value=f"{device} ({name}), {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+            name="prediction",
+            value=f"OpenVINO on {openvino_runtime.processor()}, {openvino_runtime.cores()} cores, "
+            f"instruction sets: {', '.join(openvino_runtime.instruction_sets()) or 'not known'}",
         ),
         Finding(
             name="bfloat16",
-            value="native: used for prediction" if native else "not native: float32 is used (slower, same results)",
+            value="native: used where probabilities stay within 0.01"
+            if short
+            else "not native: float32 is used (slower, same results)",
         ),
     ]
+    if importlib.util.find_spec("torch") is None:
+        return [
+            *findings,
+            Finding(name="training", value="not installed", remedy="pip install 'pathopatch-gerne[train]'"),
+        ]
+    import torch
+
+    from pathopatch.models.device import pick_device
+
+    device = pick_device("auto")
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    threads = f"torch {torch.__version__} on {device}{name}, {torch.get_num_threads()} threads"
+    return [*findings, Finding(name="training", value=threads)]
 
 
 def _readers() -> list[Finding]:

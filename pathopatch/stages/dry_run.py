@@ -118,10 +118,12 @@ def predict_plan(
     settings = tiling_of(spec, config)
 
     @cache
-    def network() -> Ensemble:  # when the first slide has passed: it loads torch, which takes seconds
-        from pathopatch.models.bundle import load_ensemble
+    def network() -> Ensemble:  # when the first slide has passed: it takes a second
+        from pathopatch.models.loading import load_ensemble
 
-        return load_ensemble(models, device=config.device, precision=config.precision)
+        return load_ensemble(
+            models, device=config.device, precision=config.precision, runtime=config.runtime, threads=config.threads
+        )
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
         check_slide(spec, slide)

@@ -20,6 +20,7 @@ def evaluate_runs(
     config: EvaluateConfig | None = None,
     *,
     device: str = "auto",
+    runtime: str = "auto",
     force: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -44,7 +45,7 @@ def evaluate_runs(
         if not names:
             raise InputMissingError("no finished run", place=str(part / "runs"), remedy="run pathopatch train first")
         for number, name in enumerate(names, 1):
-            evaluate_run(part, name, config=config, device=device, force=force)
+            evaluate_run(part, name, config=config, device=device, runtime=runtime, force=force)
             if progress:
                 progress(f"evaluate {part.name}" if folds else "evaluate", number, len(names), name)
         evaluated |= set(names)

@@ -83,6 +83,22 @@ def export_review(out: Path, path: Path | None = None, *, force: bool = False) -
     return path
 
 
+def add_graph(bundle: Path) -> Path:
+    """Write ``model.onnx`` into a bundle that has none, or a damaged one; return its path.
+
+    Raises
+    ------
+    InputUnsupportedError
+        ONNX cannot hold the network.
+    PathopatchError
+        The bundle cannot be read, as `load_model`.
+    """
+    from pathopatch.models.bundle import rewrite_graph
+    from pathopatch.models.loading import load_network
+
+    return rewrite_graph(bundle, load_network(bundle))
+
+
 def export_model(
     bundle: Path, path: Path | None = None, *, kind: Literal["torchscript", "onnx", "wsinfer"], force: bool = False
 ) -> Path:

@@ -72,7 +72,7 @@ def predict_cohort(
         # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
         tiling_of(check_bundles(models), config)
         if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
-            from pathopatch.models.forward import pick_device
+            from pathopatch.models.device import pick_device
 
             pick_device(config.device)
         counter = progress_counter("predict", len(tasks), progress)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.models.forward import pick_device
+from pathopatch.models.device import pick_device
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.models.forward import is_bfloat16_native
+from pathopatch.models.device import is_bfloat16_native
 from pathopatch.training.distributed import ProcessGroup
 
 _MOMENTUM = 0.9

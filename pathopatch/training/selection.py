@@ -15,7 +15,8 @@ from pathopatch import metrics
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.metrics.bootstrap import interval, resampled_multinomial
-from pathopatch.models.forward import append_mask, predict_logits
+from pathopatch.models.forward import append_mask
+from pathopatch.models.runtime.torch_runtime import predict_logits
 from pathopatch.training.dataset import PatchSet
 
 PER_GROUP = 512

@@ -27,7 +27,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import SPAWN, follow_parent
 from pathopatch.debias.methods import searched_parameters
 from pathopatch.metrics.accuracy import predicted_class
-from pathopatch.models.forward import pick_device
+from pathopatch.models.device import pick_device
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import TrainingResult, fit_arrays

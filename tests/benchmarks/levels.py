@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import tifffile
 
-from pathopatch.models.bundle import load_model
 from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.loading import load_model
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.resample import level_for
 

@@ -31,8 +31,8 @@ from predicting import ARCHITECTURE, BATCH, write_bundle
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
 from pathopatch.heatmaps.predict import predict_slide
-from pathopatch.models.bundle import load_model
 from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
 from pathopatch.stages.export import export_model
 

@@ -19,7 +19,8 @@ from whole import peak_of
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.predict import predict_slide
-from pathopatch.models.bundle import load_model, save_bundle
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides import open_slide

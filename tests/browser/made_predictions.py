@@ -21,6 +21,7 @@ from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.pyramids import write_ome_tiff
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.networks import build_network
+from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import read_manifest
@@ -62,12 +63,12 @@ def made_model(slide: Slide, *, patch_px: int, method: str, seed: int) -> PatchC
     last = network.classifier
     with torch.no_grad():
         last.bias.zero_()
-        outputs = PatchClassifier(spec, network, precision="float32").predict_logits(_some_patches(slide, patch_px))
+        outputs = PatchClassifier(spec, TorchRuntime(network)).predict_logits(_some_patches(slide, patch_px))
         logit = outputs[:, 1] - outputs[:, 0]
         gain = 1.5 / float(logit.std())
         last.weight.mul_(gain)
         last.bias.copy_(torch.tensor([gain * float(logit.mean()), 0.0]))
-    return PatchClassifier(spec, network, precision="float32")
+    return PatchClassifier(spec, TorchRuntime(network))
 
 
 def _some_patches(slide: Slide, patch_px: int) -> NDArray[np.float32]:

@@ -37,7 +37,7 @@ from pathopatch.core.config import PredictConfig
 from pathopatch.core.status import StatusTable
 from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
 
 _ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

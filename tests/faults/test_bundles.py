@@ -16,7 +16,8 @@ from made_model import write_model
 from safetensors.torch import load_file, save_file
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError
-from pathopatch.models.bundle import check_bundle, load_model
+from pathopatch.models.bundle import check_bundle
+from pathopatch.models.loading import load_model
 
 pytestmark = pytest.mark.fault("hostile-bundle")
 
@@ -40,7 +41,7 @@ import re, sys, time
 import torch, timm
 from pathlib import Path
 from pathopatch.core.errors import CheckpointIncompatibleError
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 
 began = time.process_time()
 try:

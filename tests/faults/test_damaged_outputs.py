@@ -17,7 +17,7 @@ from pathopatch.core import files
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.heatmaps.artefacts import EXPORTS, PredictResult, is_predicted, predict_to
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
 
 pytestmark = pytest.mark.fault("damaged-outputs")

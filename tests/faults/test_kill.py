@@ -42,7 +42,7 @@ def tile(folder: Path, out: Path, force: bool) -> None:
 def predict(folder: Path, out: Path, force: bool) -> None:
     from pathopatch.core.config import PredictConfig
     from pathopatch.heatmaps.artefacts import predict_to
-    from pathopatch.models.bundle import load_model
+    from pathopatch.models.loading import load_model
     from pathopatch.slides import open_slide
 
     with open_slide(folder / "slide.tif") as slide:

@@ -24,7 +24,7 @@ from made_omezarr import write_omezarr
 
 from pathopatch.core.errors import PathopatchError, TableError
 from pathopatch.core.files import inside
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 from pathopatch.patches.annotations.masks import read_mask
 from pathopatch.patches.annotations.outlines import read_asap, read_qupath
 from pathopatch.slides import open_slide

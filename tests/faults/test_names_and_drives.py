@@ -20,7 +20,7 @@ from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InternalError, with_code
 from pathopatch.core.files import write_bytes
 from pathopatch.core.status import read_status
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 from pathopatch.stages.clean import clean
 from pathopatch.stages.tile import tile_cohort
 

@@ -31,6 +31,7 @@ from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.slides import open_slide
@@ -57,7 +58,7 @@ def model(**changed):
         "stride_px": 16, "mpp": 0.5, "input_px": 16, "mean": (0.0,), "std": (1.0,), "method": "erm",
         "tissue": tissue, "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
     }  # fmt: skip
-    return PatchClassifier(BundleSpec(**(values | changed)), MeanIntensity(), precision="float32")
+    return PatchClassifier(BundleSpec(**(values | changed)), TorchRuntime(MeanIntensity()))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, 
 from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, SeenRange, tiling_of
 from pathopatch.patches import tile_slide
 from pathopatch.patches.grid import Grid
@@ -45,7 +46,7 @@ def mean_model(patch=16, stride=16, *, mpp=MPP, gain=1.0, network=MeanIntensity,
                                max_hole_um2=0),
         "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
     }  # fmt: skip
-    return PatchClassifier(BundleSpec(**(values | changed)), network(gain), precision="float32")
+    return PatchClassifier(BundleSpec(**(values | changed)), TorchRuntime(network(gain)))
 
 
 class Overlap(MeanIntensity):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from pathopatch.models.bundle import load_model, read_spec, save_bundle
+from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import model_card
+from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 

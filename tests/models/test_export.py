@@ -13,9 +13,10 @@ from PIL import Image
 from torchvision import transforms
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
-from pathopatch.models.bundle import load_model, save_bundle
+from pathopatch.models.bundle import save_bundle
 from pathopatch.models.export import FORMATS, export_model
 from pathopatch.models.export import torchscript as recording
+from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, class_names
 
@@ -196,7 +197,9 @@ def test_wsinfers_own_check_refuses_a_broken_copy(tmp_path, wsinfer_zoo, broken)
     ],
 )
 def test_models_that_wsinfer_cannot_hold_are_refused_with_the_reason(tmp_path, changes, reason):
-    bundle = _bundle(tmp_path / "model", _spec(**changes))
+    bundle = _bundle(tmp_path / "model", _spec())
+    path = bundle / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputUnsupportedError, match=reason):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
     assert not (tmp_path / "out").exists()
@@ -350,7 +353,9 @@ def test_a_bundle_whose_files_contradict_each_other_is_not_exported(tmp_path):
 )
 @pytest.mark.parametrize("kind", FORMATS)
 def test_models_that_need_the_tissue_are_refused_with_the_reason(tmp_path, kind, changes, reason):
-    bundle = _bundle(tmp_path / "model", _spec(**changes))
+    bundle = _bundle(tmp_path / "model", _spec())
+    path = bundle / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputUnsupportedError, match=reason):
         export_model(bundle, tmp_path / "out", kind=kind)
     assert not (tmp_path / "out").exists()

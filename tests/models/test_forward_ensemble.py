@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from pathopatch.core.errors import CheckpointIncompatibleError
-from pathopatch.models.bundle import load_ensemble, save_bundle
+from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import Ensemble, EnsembleOutput, PatchClassifier
+from pathopatch.models.loading import load_ensemble
 from pathopatch.models.networks import build_network
+from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, SeenRange
 
 
@@ -26,7 +28,7 @@ def spec(**changed: Any) -> BundleSpec:
 
 def member(seed: int = 0, **changed: Any) -> PatchClassifier:
     torch.manual_seed(seed)
-    return PatchClassifier(spec(**changed), build_network("small-groupnorm", 2), precision="float32")
+    return PatchClassifier(spec(**changed), TorchRuntime(build_network("small-groupnorm", 2)))
 
 
 PATCHES = np.random.default_rng(0).random((5, 2, 16, 16), dtype=np.float32)

@@ -16,6 +16,7 @@ from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages import dry_run
@@ -153,8 +154,8 @@ def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(
         architecture="mean", channels=("C0",), dtype="uint16", background="dark", patch_px=32, stride_px=16, mpp=0.5,
         input_px=32, mean=(0.0,), std=(1.0,), method="erm",
     )  # fmt: skip
-    model = PatchClassifier(spec, MeanIntensity(), precision="float32")
-    monkeypatch.setattr("pathopatch.models.bundle.load_model", lambda *_, **__: model)
+    model = PatchClassifier(spec, TorchRuntime(MeanIntensity()))
+    monkeypatch.setattr("pathopatch.models.loading.load_model", lambda *_, **__: model)
     monkeypatch.setattr("pathopatch.models.bundle.check_bundles", lambda _: spec)
     manifest = cohort(tmp_path, mpp=(0.5,))
     write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))

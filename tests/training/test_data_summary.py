@@ -14,7 +14,7 @@ from pathopatch.core.files import read_json
 from pathopatch.groups import assign_groups
 from pathopatch.groups.assign import join_small_bins
 from pathopatch.heatmaps.predict import least_sharpness
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 from pathopatch.models.spec import SeenRange
 from pathopatch.patches.intensity import sharpness
 from pathopatch.training.data_summary import appearance_range, least_sharpness_by_tissue, summarize_data

@@ -8,7 +8,7 @@ from made_patches import write_work
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import StaleArtefactError
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 from pathopatch.training.run import fit
 
 

@@ -16,7 +16,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.metrics import bootstrap_by_patient
-from pathopatch.models.bundle import load_model
+from pathopatch.models.loading import load_model
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
 from pathopatch.training.selection import (

@@ -46,6 +46,8 @@ class PredictConfig(Config):
     max_bad_tiles: Fraction = 0.0  # share of a slide's area that may be undecodable; its patches have no value
     stride_px: int | None = Field(default=None, ge=1)
     device: str = "auto"
+    # openvino: on processors; auto: torch on a GPU and for a bundle without model.onnx, else openvino
+    runtime: Literal["auto", "openvino", "torch"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, softmax
 
-from pathopatch.models.forward import PatchClassifier, area_weights
+from pathopatch.models.forward import area_weights
 from pathopatch.models.spec import BundleSpec
 
 
@@ -26,14 +26,14 @@ class ExportedNetwork(nn.Module):
 
     def __init__(
         self,
-        model: PatchClassifier,
+        spec: BundleSpec,
+        network: nn.Module,
         *,
         takes: Literal["scaled", "standardised"] = "scaled",
         gives: Literal["probabilities", "logits"] = "probabilities",
     ) -> None:
         super().__init__()
-        spec = model.spec
-        plain = copy.deepcopy(model.network).to("cpu", torch.float32)
+        plain = copy.deepcopy(network).to("cpu", torch.float32)
         self.network = plain.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         self.resize = _AreaResize(spec.patch_px, spec.input_px)
         self.temperature = spec.temperature

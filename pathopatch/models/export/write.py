@@ -12,23 +12,20 @@ References
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
-from pathopatch.models.bundle import SPEC, WEIGHTS, load_model, read_spec
+from pathopatch.models.bundle import SPEC, WEIGHTS, read_spec
 from pathopatch.models.card import decision_text, intensity_text, model_card, scale_text
 from pathopatch.models.export.network import ExportedNetwork, probe
 from pathopatch.models.export.torchscript import torchscript_bytes
+from pathopatch.models.loading import load_network
+from pathopatch.models.onnx_graph import export_program
 from pathopatch.models.spec import BundleSpec
 
 Format = Literal["torchscript", "onnx", "wsinfer"]
@@ -154,12 +151,11 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
 
 def _write(bundle: Path, path: Path, spec: BundleSpec, kind: Format, stamp: Stamp) -> None:
     """Write an export's folder."""
-    # On the processor in float32, so that equal bundles give equal bytes on every machine.
-    model = load_model(bundle, device="cpu", precision="float32")
     metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()}
     is_wsinfer = kind == "wsinfer"
     network = ExportedNetwork(
-        model,
+        spec,
+        load_network(bundle),
         takes="standardised" if is_wsinfer else "scaled",
         gives="logits" if is_wsinfer else "probabilities",
     )
@@ -297,35 +293,6 @@ def _wsinfer_config(spec: BundleSpec) -> dict[str, Any]:
 
 def _onnx_bytes(network: ExportedNetwork, spec: BundleSpec, *, metadata: str) -> bytes:
     """Return a network as ONNX: input ``patches``, output ``probabilities``, of any number of patches; equal bytes."""
-    import onnx
-
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch and its libraries warn about each other
-        try:
-            program = torch.onnx.export(
-                network,
-                (probe(spec, 2),),
-                dynamo=True,
-                dynamic_shapes={"patches": {0: torch.export.Dim("N")}},
-                input_names=["patches"],
-                output_names=["probabilities"],
-                verbose=False,
-            )
-            assert program is not None
-            model = program.model_proto
-            # Source paths and notes on the translation are not needed to run the model.
-            graph = model.graph
-            del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
-            for named in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-                del named.metadata_props[:]
-                named.doc_string = ""
-            model.metadata_props.add(key="pathopatch", value=metadata)
-            onnx.checker.check_model(model, full_check=True)
-        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-            raise InputUnsupportedError(
-                f"{spec.architecture} cannot be written as ONNX: {error}",
-                place="architecture",
-                remedy="export it as torchscript, or train another architecture",
-            ) from error
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    model = export_program(network, probe(spec, 2), "probabilities", optimize=True)
+    model.metadata_props.add(key="pathopatch", value=metadata)
+    return bytes(model.SerializeToString(deterministic=True))

@@ -184,12 +184,12 @@ class PredictTask:
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
             share = self.config.max_bad_tiles
             check_slide(spec, tolerant(slide, share) if share else slide)
-            # Only now torch is loaded, which takes seconds: a slide that is refused is told of at once.
+            # Only now the network is loaded: a slide that is refused is told of at once.
             from pathopatch.heatmaps.artefacts import predict_to
 
             # The model is loaded once for all slides, unless its files change.
             written_ns = tuple(file.stat().st_mtime_ns for folder in self.models for file in sorted(folder.glob("*")))
-            model = _loaded(self.models, self.config.device, self.config.precision, written_ns)
+            model = _loaded(self.models, self.config, written_ns)
             result = predict_to(
                 slide,
                 model,
@@ -212,8 +212,9 @@ def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], No
 
 
 @lru_cache(maxsize=1)
-def _loaded(models: tuple[Path, ...], device: str, precision: str, written: tuple[int, ...]) -> Ensemble:
+def _loaded(models: tuple[Path, ...], config: PredictConfig, written: tuple[int, ...]) -> Ensemble:
     """Return the models of some bundles, which a process loads once for all its slides, unless they changed."""
-    from pathopatch.models.bundle import load_ensemble
+    from pathopatch.models.loading import load_ensemble
 
-    return load_ensemble(models, device=device, precision=precision)
+    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}
+    return load_ensemble(models, **options)

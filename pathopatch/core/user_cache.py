@@ -1,0 +1,63 @@
+"""Keep what is slow to compute in the user's cache folder: of bounded size, checked when read, safe to delete."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+
+MOST_BYTES = 2**30
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def cache_folder() -> Path:
+    """Return the folder, which may not exist: ``~/.cache/pathopatch`` on Linux, or below XDG_CACHE_HOME."""
+    return platformdirs.user_cache_path("pathopatch", appauthor=False)
+
+
+def read_cached(name: str) -> bytes | None:
+    """Return what was kept under a name; None if it is not there, cannot be read or is damaged."""
+    path = cache_folder() / name
+    try:
+        content = path.read_bytes()
+        path.touch()  # the least recently used is removed first
+    except OSError:
+        return None
+    digest, value = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return value if hashlib.sha256(value).digest() == digest else None
+
+
+def write_cached(name: str, value: bytes) -> None:
+    """Keep a value under a name, and remove the least recently used ones beyond `MOST_BYTES`.
+
+    Where the folder cannot be written, nothing is kept.
+    """
+    if len(value) > MOST_BYTES:
+        return
+    folder = cache_folder()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Renamed when whole, but not written through: what is damaged is not read, and is made again.
+        temporary = folder / f"{name}.{os.getpid()}"
+        temporary.write_bytes(hashlib.sha256(value).digest() + value)
+        temporary.replace(folder / name)
+        _trim()
+
+
+def _trim() -> None:
+    kept = 0
+    for path, size, _ in sorted(files(), key=lambda file: file[2], reverse=True):
+        kept += size
+        if kept > MOST_BYTES:
+            path.unlink(missing_ok=True)
+
+
+def files() -> list[tuple[Path, int, int]]:
+    """Return path, bytes and time of last use (ns) of each file that is kept."""
+    folder = cache_folder()
+    if not folder.is_dir():
+        return []
+    return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()]

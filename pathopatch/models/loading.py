@@ -1,0 +1,229 @@
+"""Open the models of bundles: pick what runs their networks, and the precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pathopatch.core.artefacts import fingerprint
+from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
+from pathopatch.core.user_cache import read_cached, write_cached
+from pathopatch.models.bundle import GRAPH, WEIGHTS, check_bundles, checked_bundle, first_of
+from pathopatch.models.device import has_cuda_driver
+from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.runtime import Precision, Runtime, pick_precision
+from pathopatch.models.spec import BundleSpec
+from pathopatch.models.weights import file_fingerprint, require_finite
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RuntimeName = Literal["auto", "openvino", "torch"]
+INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
+# What constructors of networks raise for numbers that do not go together.
+_NETWORK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def load_model(
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    runtime: str = "auto",
+    threads: int | None = None,
+) -> PatchClassifier:
+    """Return the model of a bundle, ready to predict. No code of the bundle is run.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The bundle.
+    device, precision : str
+        See `pick_device` and `pick_precision`.
+    runtime : str
+        ``openvino`` (processors), ``torch``, or ``auto``: torch on a GPU and for a bundle without ``model.onnx``, else
+        OpenVINO.
+    threads : int, optional
+        Of a processor, for each forward pass; as many as it has cores by default.
+
+    Raises
+    ------
+    InputMissingError
+        There is no bundle, or a part of it is missing.
+    InputCorruptError
+        The weights or the graph are cut off or damaged.
+    NonFiniteError
+        A weight is NaN or infinite.
+    InputUnsupportedError
+        The runtime cannot run this network or use this device.
+    CheckpointUnsafeError
+        A pickle (``.pt``, ``.pth`` and so on), which could run code when read.
+    CheckpointIncompatibleError
+        A bundle of another version, one whose ``model.json`` and weights contradict each other, or something else.
+    """
+    folder = Path(folder)
+    spec, shapes = checked_bundle(folder)
+    if spec.mask != "none":
+        if precision == "bfloat16":
+            raise InputUnsupportedError(
+                "a network that takes the tissue mask computes in float32",
+                place="[predict] precision",
+                remedy="use 'auto' or 'float32'",
+            )
+        precision = "float32"
+    require_finite(folder / WEIGHTS)
+    open_network = _open_openvino if _runs_openvino(spec, runtime, device) else _open_torch
+    return PatchClassifier(spec, open_network(folder, spec, shapes, device, precision, threads))
+
+
+def load_ensemble(
+    folders: Sequence[Path],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    runtime: str = "auto",
+    threads: int | None = None,
+) -> Ensemble:
+    """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`."""
+    check_bundles(folders)
+    options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
+    return Ensemble([load_model(folder, **options) for folder in folders])
+
+
+def load_network(folder: Path) -> nn.Module:
+    """Return the network of a bundle, in float32 on the processor; errors as of `load_model`."""
+    return _build(folder, *checked_bundle(folder, with_graph=False))
+
+
+def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
+    """Return whether OpenVINO runs a network, and refuse what cannot be done."""
+    if runtime not in get_args(RuntimeName):
+        raise InputUnsupportedError(
+            f"no runtime {runtime!r}", place="--runtime", remedy="use 'auto', 'openvino' or 'torch'"
+        )
+    if runtime == "openvino" and device not in ("auto", "cpu"):
+        raise InputUnsupportedError(
+            f"OpenVINO runs on processors, not on {device!r}", place="--runtime", remedy="use torch, or --device cpu"
+        )
+    if runtime == "openvino" and spec.onnx is None:
+        raise InputUnsupportedError(
+            f"the bundle has no {GRAPH}, which OpenVINO runs",
+            place="--runtime",
+            remedy=f"write it: {INTO_BUNDLE}; or use --runtime torch",
+        )
+    if runtime == "auto" and device == "auto" and has_cuda_driver():
+        from pathopatch.models.device import pick_device
+
+        device = pick_device().type
+    return runtime == "openvino" or (runtime == "auto" and device in ("auto", "cpu") and spec.onnx is not None)
+
+
+def _open_openvino(
+    folder: Path,
+    spec: BundleSpec,
+    shapes: Mapping[str, tuple[int, ...]],
+    device: str,
+    precision: str,
+    threads: int | None,
+) -> Runtime:
+    from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime, identity, is_bfloat16_native
+
+    assert spec.onnx is not None
+    weights = file_fingerprint(folder / WEIGHTS)
+    if weights != spec.onnx.weights_sha256:
+        raise InputCorruptError(
+            f"{WEIGHTS} has other weights than {GRAPH} was made for",
+            place=str(folder),
+            remedy=f"copy the bundle again; if its weights were replaced on purpose: {INTO_BUNDLE}",
+        )
+
+    def open_in(chosen: Precision) -> Runtime:
+        return OpenVINORuntime(
+            folder / GRAPH,
+            weights=weights,
+            channels=spec.input_channels,
+            input_px=spec.input_px,
+            precision=chosen,
+            threads=threads,
+        )
+
+    # The choice depends on network and machine alone, and takes longer than opening the network.
+    choice = f"precision-{fingerprint([spec.onnx.sha256, weights, spec.temperature, *identity()])}"
+    if precision == "auto" and (chosen_before := read_cached(choice)) is not None:
+        precision = chosen_before.decode()
+    try:
+        network = pick_precision(
+            open_in,
+            requested=precision,
+            is_native=is_bfloat16_native(),
+            channels=spec.input_channels,
+            input_px=spec.input_px,
+            temperature=spec.temperature,
+        )
+    except RuntimeError as error:
+        raise CheckpointIncompatibleError(
+            f"OpenVINO cannot run {GRAPH}: {error}", place=str(folder), remedy="use --runtime torch"
+        ) from error
+    if precision == "auto":
+        write_cached(choice, network.precision.encode())
+    return network
+
+
+def _open_torch(
+    folder: Path,
+    spec: BundleSpec,
+    shapes: Mapping[str, tuple[int, ...]],
+    device: str,
+    precision: str,
+    threads: int | None,
+) -> Runtime:
+    from pathopatch.models.device import is_bfloat16_native, pick_device
+    from pathopatch.models.runtime.torch_runtime import TorchRuntime
+
+    network, chosen_device = _build(folder, spec, shapes), pick_device(device)
+    return pick_precision(
+        lambda chosen: TorchRuntime(network, device=chosen_device, precision=chosen, threads=threads),
+        requested=precision,
+        # Where a processor has it, plain bfloat16 rounds too much.
+        is_native=chosen_device.type == "cuda" and is_bfloat16_native(chosen_device),
+        channels=spec.input_channels,
+        input_px=spec.input_px,
+        temperature=spec.temperature,
+    )
+
+
+def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """Return a network with the weights of its bundle."""
+    from safetensors.torch import load_file
+
+    from pathopatch.models.networks import build_network, network_shapes
+
+    form: dict[str, Any] = {
+        "n_classes": len(spec.class_names),
+        "input_px": spec.input_px,
+        "is_masked": spec.mask == "normalise",
+    }
+    try:
+        # A small bundle may name a network of billions of weights: nothing is allocated for one that does not fit.
+        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.channels), **form))
+        network = build_network(spec.architecture, len(spec.channels), **form)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except _NETWORK_ERRORS as error:
+        raise CheckpointIncompatibleError(
+            f"the weights are not those of {spec.architecture!r}: {error}",
+            place=str(folder),
+            remedy="restore the bundle's files together, or train again",
+        ) from error
+    return network
+
+
+def _refuse_other_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError if weights have other names or shapes than their network's."""
+    differences = [
+        f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'none')}"
+        for name in dict.fromkeys((*expected, *shapes))
+        if shapes.get(name) != expected.get(name)
+    ]
+    if differences:
+        raise ValueError(first_of(differences))

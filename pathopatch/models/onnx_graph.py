@@ -1,0 +1,177 @@
+"""Write a network as the ONNX graph of a bundle, whose weights are those of ``model.safetensors``.
+
+The graph names the place of each weight in that file [1]_. So a bundle holds its weights once, and both runtimes read
+the same bytes.
+
+References
+----------
+.. [1] ONNX, "External data", https://onnx.ai/onnx/repo-docs/ExternalData.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import math
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.user_cache import read_cached, write_cached
+from pathopatch.models import masked, networks
+from pathopatch.models.runtime import probe_patches
+from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime
+from pathopatch.models.runtime.torch_runtime import TorchRuntime
+from pathopatch.models.spec import BundleSpec, OnnxGraph
+from pathopatch.models.weights import file_fingerprint, tensor_places
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+INPUT, OUTPUT = "patches", "logits"
+_LOGIT_TOLERANCE = 1e-4  # relative to the largest logit, or to 1
+_PROBE_STEP = 8  # a patch of each kind
+
+
+def export_program(
+    network: nn.Module, patches: torch.Tensor, output: str, *, optimize: bool = False
+) -> onnx.ModelProto:
+    """Return a network in evaluation mode as ONNX, for any number of patches; `patches` (N, C, H, W) are to trace it.
+
+    With `optimize` weights are folded into each other, and lose their names.
+
+    Raises
+    ------
+    InputUnsupportedError
+        ONNX cannot hold the network.
+    """
+    import onnx
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch and its libraries warn about each other
+        try:
+            program = torch.onnx.export(
+                network,
+                (patches,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                input_names=[INPUT],
+                output_names=[output],
+                optimize=optimize,
+                verbose=False,
+            )
+            assert program is not None
+            model = program.model_proto
+            # Source paths and notes on the translation are not needed to run the model.
+            graph = model.graph
+            del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
+            for named in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+                del named.metadata_props[:]
+                named.doc_string = ""
+            onnx.checker.check_model(model, full_check=True)
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+            raise InputUnsupportedError(
+                f"the network cannot be written as ONNX: {error}",
+                place="architecture",
+                remedy="use torch to run it (--runtime torch), or train another architecture",
+            ) from error
+    return model
+
+
+def write_graph(path: Path, weights: Path, spec: BundleSpec, network: nn.Module) -> OnnxGraph:
+    """Write the network of a bundle as an ONNX graph, compare its logits with torch's, and return its facts.
+
+    It takes ``patches``, standardised float32 (N, C, input_px, input_px), and gives ``logits`` (N, K). Equal models
+    give equal bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The graph to write.
+    weights : Path
+        The safetensors file beside it, with the weights of the network.
+    spec : BundleSpec
+        Names the architecture and its input.
+    network : nn.Module
+        As `build_network` made it for them.
+
+    Raises
+    ------
+    InputUnsupportedError
+        ONNX cannot hold the network, or its graph has other logits.
+    """
+    import onnx
+
+    model = onnx.ModelProto()
+    model.ParseFromString(
+        _graph_of(spec.architecture, len(spec.channels), len(spec.class_names), spec.input_px, spec.mask != "none")
+    )
+    places = tensor_places(weights)
+    for tensor in model.graph.initializer:
+        if tensor.name not in places:
+            continue  # a constant
+        start, size = places[tensor.name]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for name, value in (("location", weights.name), ("offset", str(start)), ("length", str(size))):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = name, value
+    content = model.SerializeToString(deterministic=True)
+    path.write_bytes(content)
+    fingerprint_of_weights = file_fingerprint(weights)
+    _require_equal_logits(path, fingerprint_of_weights, spec, network)
+    return OnnxGraph(
+        sha256=hashlib.sha256(content).hexdigest(),
+        weights_sha256=fingerprint_of_weights,
+        opset=next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")),
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+    )
+
+
+def _require_equal_logits(path: Path, weights: str, spec: BundleSpec, network: nn.Module) -> None:
+    """Remove a graph whose logits differ from the network's, and raise."""
+    x = probe_patches(spec.input_channels, spec.input_px)[::_PROBE_STEP]
+    expected = TorchRuntime(network).logits(x)
+    try:
+        ready = OpenVINORuntime(path, weights=weights, channels=spec.input_channels, input_px=spec.input_px)
+        difference = float(np.abs(ready.logits(x) - expected).max())
+        problem = f"its logits differ by {difference:g}"
+    except RuntimeError as error:
+        difference, problem = math.inf, str(error)
+    if not difference <= _LOGIT_TOLERANCE * max(1.0, float(np.abs(expected).max())):  # NaN is not <=
+        path.unlink()
+        raise InputUnsupportedError(
+            f"OpenVINO cannot run {spec.architecture} as ONNX: {problem}",
+            place="architecture",
+            remedy="predict with --runtime torch",
+        )
+
+
+def _graph_of(architecture: str, channels: int, n_classes: int, input_px: int, is_masked: bool) -> bytes:
+    """Return the graph of any network of an architecture, without weights: networks differ in these alone."""
+    # To trace a network takes seconds, once for all runs of a study.
+    code = [fingerprint_file(Path(file)) for file in (networks.__file__, masked.__file__)]
+    made_by = [version(name) for name in ("torch", "timm", "onnx", "onnxscript")]
+    form = [architecture, channels, n_classes, input_px, is_masked]
+    name = f"graph-{fingerprint([*form, *made_by, *code])}"
+    if (kept := read_cached(name)) is not None:
+        return kept
+    with torch.random.fork_rng(devices=()):  # the weights are random, and are not kept
+        network = networks.build_network(
+            architecture, channels, n_classes=n_classes, input_px=input_px, is_masked=is_masked
+        )
+    model = export_program(network.eval(), torch.zeros(2, channels + is_masked, input_px, input_px), OUTPUT)
+    names = set(network.state_dict())
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            tensor.ClearField("raw_data")
+    content = bytes(model.SerializeToString(deterministic=True))
+    write_cached(name, content)
+    return content

@@ -1,0 +1,138 @@
+"""Run the ONNX graph of a bundle by OpenVINO, on a processor."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.user_cache import read_cached, write_cached
+from pathopatch.models.runtime import Precision, patches_per_pass
+
+_DEVICE = "CPU"
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
+
+
+class OpenVINORuntime:
+    """A compiled network; see `pathopatch.models.runtime.Runtime`.
+
+    Each pass has the same number of patches, the last one padded, so that a logit depends on its patch alone.
+
+    Parameters
+    ----------
+    graph : Path
+        ``model.onnx`` of a bundle, whose content was checked.
+    weights : str
+        Fingerprint of its weights.
+    channels, input_px : int
+        Of its input.
+    precision : str
+        ``float32`` or ``bfloat16``.
+    threads : int, optional
+        One for each core that this process may use by default.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        weights: str,
+        channels: int,
+        input_px: int,
+        precision: Precision = "float32",
+        threads: int | None = None,
+    ) -> None:
+        self.version = version()
+        self.precision = precision
+        self.weights = weights
+        self._shape = patches_per_pass(input_px), channels, input_px, input_px
+        self._request = _compiled(graph, weights, self._shape, precision, threads or cores()).create_infer_request()
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px), N from 0."""
+        size = self._shape[0]
+        parts = [self._infer(x[start : start + size]) for start in range(0, max(1, len(x)), size)]
+        return np.concatenate(parts)
+
+    def _infer(self, part: NDArray[np.float32]) -> NDArray[np.float32]:
+        batch = np.ascontiguousarray(part, np.float32)
+        if len(part) < self._shape[0]:
+            batch = np.zeros(self._shape, np.float32)
+            batch[: len(part)] = part
+        (output,) = self._request.infer({0: batch}, share_inputs=True).values()
+        logits = np.array(output[: len(part)])  # a copy: the next pass overwrites it
+        # OpenVINO's maximum of NaN and 0 is 0, so that a network would return numbers for patches of NaN.
+        logits[~np.isfinite(batch[: len(part)].sum(axis=(1, 2, 3)))] = np.nan
+        return logits
+
+
+def is_bfloat16_native() -> bool:
+    """Return whether this processor multiplies bfloat16 in hardware."""
+    return "BF16" in _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def identity() -> tuple[str, ...]:
+    """Return what a compiled network depends on beside itself: this version on this processor."""
+    return version(), processor(), *_core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    return str(_core().get_property(_DEVICE, "FULL_DEVICE_NAME"))
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return the vector instructions of this processor that speed networks up; () where the system does not tell."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii").split()
+    except OSError:
+        return ()
+    return tuple(name for name in _INSTRUCTIONS if name in flags)
+
+
+def version() -> str:
+    """Return OpenVINO's version."""
+    import openvino
+
+    return str(openvino.__version__)
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use; OpenVINO counts those of the whole machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compiled(graph: Path, weights: str, shape: tuple[int, ...], precision: Precision, threads: int) -> Any:
+    """Return a compiled network, from the user's cache if it is there."""
+    core = _core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],  # it would pick bfloat16 itself
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # several processes would share the first cores
+    }
+    name = f"network-{fingerprint([*identity(), weights, shape, settings, fingerprint_file(graph)])}"
+    if (stored := read_cached(name)) is not None:
+        try:
+            return core.import_model(stored, _DEVICE, settings)
+        except RuntimeError:  # of another build of OpenVINO
+            pass
+    model = core.read_model(graph)
+    model.reshape(list(shape))
+    compiled = core.compile_model(model, _DEVICE, settings)
+    write_cached(name, compiled.export_model().getvalue())
+    return compiled

@@ -1,0 +1,91 @@
+"""Run a network by torch: on a GPU, and on a processor where there is no ONNX graph or torch is asked for."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pathopatch.models.runtime import Precision, patches_per_pass
+from pathopatch.models.weights import weights_fingerprint
+
+_PATCHES_ON_GPU = 256
+
+
+class TorchRuntime:
+    """A copy of a network in evaluation mode, channels last; see `pathopatch.models.runtime.Runtime`.
+
+    Parameters
+    ----------
+    network : nn.Module
+        It is not changed; kept as it is in the attribute of this name.
+    device : torch.device, optional
+        The processor by default.
+    precision : str
+        ``float32`` or ``bfloat16``.
+    threads : int, optional
+        On a processor; torch's own number by default.
+    """
+
+    name = "torch"
+    version = str(torch.__version__)
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
+        threads: int | None = None,
+    ) -> None:
+        self.network = network
+        self.device = device or torch.device("cpu")
+        self.precision = precision
+        self._threads = threads
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        ready = copy.deepcopy(network).to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._ready = ready.eval().requires_grad_(False)
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of the weights."""
+        tensors = self.network.state_dict().items()
+        return weights_fingerprint(
+            (name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            for name, tensor in sorted(tensors)
+        )
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px), N from 0."""
+        batch = patches_per_pass(x.shape[-1]) if self.device.type == "cpu" else _PATCHES_ON_GPU
+        before = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        try:
+            return predict_logits(self._ready, torch.from_numpy(np.ascontiguousarray(x)), batch=batch)
+        finally:
+            if self._threads is not None:
+                torch.set_num_threads(before)
+
+
+def predict_logits(network: nn.Module, x: Tensor, *, batch: int = _PATCHES_ON_GPU) -> NDArray[np.float32]:
+    """Return the logits, float32 (N, K), of standardised patches (N, C, input_px, input_px), N from 0.
+
+    The patches are moved to the network's type and device, `batch` at a time. It predicts in evaluation mode and is
+    left in the mode that it had.
+    """
+    like = next(network.parameters())
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        parts = [
+            network(part.to(like.device, like.dtype, memory_format=torch.channels_last)).float().cpu()
+            for part in torch.split(x, batch)
+        ]
+    network.train(was_training)
+    logits: NDArray[np.float32] = torch.cat(parts).numpy()
+    return logits

@@ -1,0 +1,322 @@
+"""One contract over all runtimes: the same logits, in order, for any number of patches; and what picks between them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, NonFiniteError
+from pathopatch.models import loading
+from pathopatch.models.bundle import GRAPH, WEIGHTS, read_spec, save_bundle
+from pathopatch.models.device import pick_device
+from pathopatch.models.forward import Ensemble
+from pathopatch.models.loading import load_model, load_network
+from pathopatch.models.networks import build_network
+from pathopatch.models.runtime import patches_per_pass, pick_precision, probe_patches
+from pathopatch.models.runtime.torch_runtime import TorchRuntime, predict_logits
+from pathopatch.models.spec import BundleSpec, class_names
+
+ARCHITECTURES = [
+    ("small-groupnorm", 16),
+    ("mlp-100", 8),
+    ("resnet18", 32),
+    ("tf_efficientnet_lite0", 32),
+    ("vit_tiny_patch16_224", 32),
+    ("convnext_atto", 32),
+]
+
+
+def _spec(architecture="small-groupnorm", px=16, channels=3, **changes):
+    values = {
+        "architecture": architecture,
+        "channels": tuple(f"c{number}" for number in range(channels)),
+        "dtype": "uint8",
+        "patch_px": px,
+        "stride_px": px,
+        "mpp": 0.5,
+        "input_px": px,
+        "mean": (0.4,) * channels,
+        "std": (0.2,) * channels,
+        "method": "erm",
+    }
+    return BundleSpec(**(values | changes))
+
+
+def _network(spec):
+    """A network whose batch norms have statistics, and whose every weight counts."""
+    torch.manual_seed(1)
+    network = build_network(
+        spec.architecture,
+        len(spec.channels),
+        n_classes=len(spec.class_names),
+        input_px=spec.input_px,
+        is_masked=spec.mask != "none",
+    )
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+    return network
+
+
+def _stored(folder, spec):
+    save_bundle(folder, _network(spec), spec)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return _stored(tmp_path_factory.mktemp("bundle") / "model", _spec())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize(("architecture", "px"), ARCHITECTURES)
+def test_all_runtimes_give_the_same_logits_in_order(tmp_path, architecture, px, channels):
+    if channels != 3 and architecture not in ("small-groupnorm", "resnet18"):
+        channels = {1: 1, 2: 5, 5: 2}[channels]  # other numbers on other networks: each is seen twice
+    spec = _spec(
+        architecture, px, channels, class_names=class_names(4) if architecture == "mlp-100" else class_names(2)
+    )
+    folder = _stored(tmp_path / "model", spec)
+    n = patches_per_pass(px) + 3  # a whole pass and a padded one
+    patches = np.random.default_rng(0).random((n, channels, px, px), dtype=np.float32)
+    x = ((patches - 0.4) / 0.2).astype(np.float32)
+    expected = predict_logits(_network(spec), torch.from_numpy(x))
+    for runtime in ("openvino", "torch"):
+        model = load_model(folder, device="cpu", precision="float32", runtime=runtime)
+        assert model.runtime.name == runtime
+        logits = model.predict_logits(patches)
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+        assert model.predict_logits(patches[:0]).shape == (0, len(spec.class_names))
+
+
+def test_a_masked_network_runs_by_every_runtime(tmp_path):
+    folder = _stored(tmp_path / "model", _spec(px=32, mask="normalise"))
+    rng = np.random.default_rng(0)
+    patches, tissue = rng.random((9, 3, 32, 32), dtype=np.float32), rng.random((9, 32, 32)) > 0.6
+    by_torch, by_openvino = (
+        load_model(folder, device="cpu", runtime=name).predict_logits(patches, tissue) for name in ("torch", "openvino")
+    )
+    np.testing.assert_allclose(by_openvino, by_torch, atol=1e-5)
+
+
+def test_a_logit_does_not_depend_on_the_patches_beside_it(bundle):
+    model = load_model(bundle, precision="float32", runtime="openvino")
+    patches = np.random.default_rng(3).random((70, 3, 16, 16), dtype=np.float32)
+    order = np.random.default_rng(4).permutation(70)
+    together = model.predict_logits(patches)
+    np.testing.assert_array_equal(model.predict_logits(patches[order]), together[order])
+    np.testing.assert_array_equal(model.predict_logits(patches[5:6]), together[5:6])
+
+
+def test_nan_pixels_give_nan_logits_by_every_runtime(bundle):
+    patches = np.full((2, 3, 16, 16), 0.5, np.float32)
+    patches[1] = np.nan
+    for name in ("openvino", "torch"):
+        logits = load_model(bundle, device="cpu", runtime=name).predict_logits(patches)
+        assert np.isfinite(logits[0]).all()
+        assert np.isnan(logits[1]).all()
+
+
+def test_weights_with_nan_are_refused_before_anything_is_predicted(tmp_path):
+    spec = _spec()
+    network = _network(spec)
+    with torch.no_grad():
+        network.features[0].weight[0, 0, 0, 0] = torch.nan
+    save_bundle(tmp_path / "model", network, spec)
+    for name in ("openvino", "torch"):
+        with pytest.raises(NonFiniteError, match=r"features\.0\.weight"):
+            load_model(tmp_path / "model", device="cpu", runtime=name)
+
+
+def test_the_mean_over_eight_views_is_the_same_by_every_runtime(bundle):
+    patches = np.random.default_rng(5).random((3, 3, 16, 16), dtype=np.float32)
+    logits = []
+    for name in ("openvino", "torch"):
+        model = load_model(bundle, device="cpu", precision="float32", runtime=name)
+        logits.append(Ensemble([model]).forward([model.standardised(patches)], np.ones(3), tta=True).logit)
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+
+
+def test_auto_is_openvino_on_processors_and_torch_without_a_graph(tmp_path, bundle):
+    assert load_model(bundle).runtime.name == "openvino"
+    assert load_model(bundle, device="cpu").runtime.name == "openvino"
+    save_bundle(tmp_path / "model", _network(_spec()), _spec())
+    _without_graph(tmp_path / "model")
+    assert load_model(tmp_path / "model").runtime.name == "torch"
+    with pytest.raises(InputUnsupportedError, match="--into-bundle"):
+        load_model(tmp_path / "model", runtime="openvino")
+
+
+def test_auto_is_torch_where_there_is_a_gpu(monkeypatch, bundle):
+    opened = []
+    monkeypatch.setattr(loading, "has_cuda_driver", lambda: True)
+    monkeypatch.setattr("pathopatch.models.device.pick_device", lambda name="auto": torch.device("cuda"))
+    monkeypatch.setattr(loading, "_open_torch", lambda *arguments: opened.append(arguments))
+    load_model(bundle)
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("options", [{"runtime": "onnx"}, {"runtime": "openvino", "device": "cuda"}])
+def test_a_runtime_that_cannot_be_had_is_refused(bundle, options):
+    with pytest.raises(InputUnsupportedError):
+        load_model(bundle, **options)
+
+
+def test_weights_that_are_not_the_graphs_are_refused(tmp_path):
+    folder = _stored(tmp_path / "model", _spec())
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(InputCorruptError, match="other weights"):
+        load_model(folder, runtime="openvino")
+
+
+def test_a_graph_is_written_anew_into_a_bundle(tmp_path):
+    from pathopatch.stages.export import add_graph
+
+    folder = _stored(tmp_path / "model", _spec())
+    graph, spec = (folder / GRAPH).read_bytes(), read_spec(folder)
+    _without_graph(folder)
+    assert "torch alone" not in (folder / "README.md").read_text()
+    add_graph(folder)
+    assert (folder / GRAPH).read_bytes() == graph
+    assert read_spec(folder) == spec
+
+
+def test_a_network_that_onnx_cannot_hold_is_stored_without_a_graph(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise InputUnsupportedError("no such operation")
+
+    monkeypatch.setattr("pathopatch.models.onnx_graph._graph_of", refuse)
+    folder = _stored(tmp_path / "model", _spec())
+    assert read_spec(folder).onnx is None
+    assert not (folder / GRAPH).exists()
+    assert "torch alone" in (folder / "README.md").read_text()
+    assert load_model(folder).runtime.name == "torch"
+
+
+def test_a_graph_with_other_logits_is_not_kept(tmp_path):
+    spec = _spec()
+    network = _network(spec)
+    network.classifier.register_forward_hook(lambda module, inputs, output: 2 * output)  # which no graph knows of
+    save_bundle(tmp_path / "model", network, spec)
+    assert read_spec(tmp_path / "model").onnx is None
+
+
+def test_a_damaged_compiled_network_is_compiled_anew(monkeypatch, tmp_path, bundle):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    patches = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
+    expected = load_model(bundle, precision="float32").predict_logits(patches)
+    (kept,) = (tmp_path / "pathopatch").glob("network-*")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 255
+    kept.write_bytes(content)
+    np.testing.assert_array_equal(load_model(bundle, precision="float32").predict_logits(patches), expected)
+    kept.write_bytes(kept.read_bytes()[:1000])
+    np.testing.assert_array_equal(load_model(bundle, precision="float32").predict_logits(patches), expected)
+
+
+def test_without_a_cache_folder_networks_are_compiled_each_time(monkeypatch, tmp_path, bundle):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load_model(bundle).runtime.name == "openvino"
+
+
+def _without_graph(folder):
+    spec = read_spec(folder).model_copy(update={"onnx": None})
+    (folder / "model.json").write_text(spec.model_dump_json())
+    (folder / GRAPH).unlink()
+
+
+class _Fixed:
+    """A runtime whose logits in bfloat16 are off by so much."""
+
+    name, version, weights = "fixed", "1", ""
+
+    def __init__(self, precision, off):
+        self.precision, self._off = precision, off if precision == "bfloat16" else 0.0
+
+    def logits(self, x):
+        return np.stack([np.zeros(len(x)), np.full(len(x), self._off)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("off", "picked"), [(0.03, "bfloat16"), (0.05, "float32"), (float("nan"), "float32")])
+def test_bfloat16_is_taken_only_where_probabilities_agree(off, picked):
+    """The logistic function has a slope of 1/4 at 0: a logit of 0.04 is 0.01 of probability."""
+    assert _picked(off).precision == picked
+    assert _picked(off, is_native=False).precision == "float32"
+    assert _picked(off, temperature=100).precision == ("float32" if np.isnan(off) else "bfloat16")
+
+
+def _picked(off, *, requested="auto", is_native=True, temperature=1.0):
+    return pick_precision(
+        lambda precision: _Fixed(precision, off),
+        requested=requested,
+        is_native=is_native,
+        channels=1,
+        input_px=4,
+        temperature=temperature,
+    )
+
+
+def test_a_named_precision_is_used_and_an_unknown_one_refused():
+    assert _picked(9.0, requested="bfloat16", is_native=False).precision == "bfloat16"
+    with pytest.raises(InputUnsupportedError, match="float8"):
+        _picked(0.0, requested="float8")
+
+
+def test_a_network_that_refuses_bfloat16_is_predicted_in_float32():
+    class Stubborn(_Fixed):
+        def logits(self, x):
+            if self.precision == "bfloat16":
+                raise RuntimeError("no such type")
+            return super().logits(x)
+
+    ready = pick_precision(
+        lambda precision: Stubborn(precision, 0.0), requested="auto", is_native=True, channels=1, input_px=4
+    )
+    assert ready.precision == "float32"
+
+
+def test_probe_patches_are_noise_flat_and_smooth():
+    noise, flat, smooth = np.split(probe_patches(2, 32), 3)
+    roughness = [float(np.abs(np.diff(part, axis=3)).mean()) for part in (noise, flat, smooth)]
+    assert roughness[0] == pytest.approx(2 / np.pi**0.5, rel=0.05)  # the mean distance of two standard normal numbers
+    assert roughness[1] == 0
+    assert 0 < roughness[2] < 0.3
+    assert len(np.unique(flat[:, :, 0, 0])) == 16
+
+
+def test_a_pass_holds_few_large_or_many_small_patches():
+    assert [patches_per_pass(side) for side in (2048, 256, 64)] == [1, 4, 64]
+
+
+def test_predicting_by_torch_leaves_the_network_unchanged():
+    network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=4), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(0.9)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    logits = TorchRuntime(network, precision="bfloat16").logits(np.ones((2, 3, 8, 8), np.float32))
+    assert network.training
+    assert network[0].weight.requires_grad
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    np.testing.assert_array_equal(logits[0], logits[1])  # no dropout
+
+
+def test_both_runtimes_name_the_same_weights(bundle):
+    names = {load_model(bundle, device="cpu", runtime=name).runtime.weights for name in ("openvino", "torch")}
+    assert len(names) == 1
+    other = load_network(bundle)
+    with torch.no_grad():
+        other.classifier.bias += 1
+    assert TorchRuntime(other).weights not in names
+
+
+def test_a_missing_device_is_refused_by_name():
+    assert pick_device("cpu") == torch.device("cpu")
+    for name in ("cuda:77", "abacus"):
+        with pytest.raises(InputUnsupportedError, match=name):
+            pick_device(name)
