@@ -197,9 +197,7 @@ def test_wsinfers_own_check_refuses_a_broken_copy(tmp_path, wsinfer_zoo, broken)
     ],
 )
 def test_models_that_wsinfer_cannot_hold_are_refused_with_the_reason(tmp_path, changes, reason):
-    bundle = _bundle(tmp_path / "model", _spec())
-    path = bundle / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    bundle = _bundle(tmp_path / "model", _spec(**changes))
     with pytest.raises(InputUnsupportedError, match=reason):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
     assert not (tmp_path / "out").exists()
