@@ -44,7 +44,7 @@ bench: $(READY)
 #   PIP_WHEEL='--extra-index-url https://download.pytorch.org/whl/cpu'
 PIP_WHEEL ?=
 wheelhouse: $(READY)
-	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(PIP_WHEEL) '.[review,export,pretrained]'
+	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(PIP_WHEEL) '.[train,review,pretrained]'
 
 clean:
 	rm -rf $(VENV) demo-work build dist wheelhouse
