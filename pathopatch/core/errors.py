@@ -212,8 +212,9 @@ _REMEDIES = {
     errno.ESTALE: "check the drive and its connection, and that it is still mounted",
 }
 """What to do about complaints of the operating system that are of files and drives."""
-_TRAINING_PACKAGES = {"torch", "timm", "optuna", "albumentations"}
-"""Prediction and evaluation run without them."""
+_TRAINING_PACKAGES = ("torch", "timm", "optuna", "albumentations", "onnx", "onnxscript")
+"""What the extra `train` installs: prediction and evaluation run without them."""
+INSTALL_TRAINING = f"pip install {' '.join(_TRAINING_PACKAGES)}"
 
 
 def os_error(error: OSError, *, place: str, doing: str) -> PathopatchError | None:
@@ -245,9 +246,7 @@ def with_code(error: Exception, *, place: str = "") -> PathopatchError:
             str(error) or "no memory left", place=place, remedy="use fewer --workers, or a machine with more memory"
         )
     if isinstance(error, ModuleNotFoundError) and error.name in _TRAINING_PACKAGES:
-        return InputUnsupportedError(
-            f"{error.name} is not installed", place=place, remedy="pip install 'pathopatch-gerne[train]'"
-        )
+        return InputUnsupportedError(f"{error.name} is not installed", place=place, remedy=INSTALL_TRAINING)
     if isinstance(error, FileNotFoundError):
         return InputMissingError(
             f"no file or folder {error.filename}", place=place, remedy="check the path, and that it is still there"

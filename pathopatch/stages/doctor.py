@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from pathopatch.core.errors import INSTALL_TRAINING
 from pathopatch.core.version import FOREIGN_REMEDY, __version__, foreign_distribution
 from pathopatch.review import viewer
 
@@ -87,7 +88,7 @@ def _compute() -> list[Finding]:
     if importlib.util.find_spec("torch") is None:
         return [
             *findings,
-            Finding(name="training", value="not installed", remedy="pip install 'pathopatch-gerne[train]'"),
+            Finding(name="training", value="not installed", remedy=INSTALL_TRAINING),
         ]
     import torch
 

@@ -98,7 +98,11 @@ class PatchSet:
 
     def read(self, index: Any) -> NDArray[np.float32]:
         """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
-        return np.asarray(self.x[index], dtype=np.float32)
+        return np.asarray(self.stored(index), dtype=np.float32)
+
+    def stored(self, index: Any) -> NDArray[np.floating]:
+        """Return what `read` returns, as it is kept: float16 or float32."""
+        return self.x[index]
 
     def rows(self, index: Any) -> PatchSet:
         """Return some of the patches, by a mask or an array of indices; those in memory are copied."""

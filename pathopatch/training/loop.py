@@ -202,7 +202,8 @@ def load_batches(
         else:
             places = shard_indices(group[indices], parts=parts, world=processes.world)
         own_indices = [indices[place] for place in places[processes.rank]]
-        pixels, groups, pairs = data.read(own_indices), group[indices], np.empty((0, 2), dtype=np.int64)
+        pixels = torch.from_numpy(data.stored(own_indices)).float().numpy()  # NumPy takes 17 times as long
+        groups, pairs = group[indices], np.empty((0, 2), dtype=np.int64)
         if standardize.has_mask:
             assert data.tissue is not None
             pixels = append_mask(pixels, data.tissue.read(own_indices))

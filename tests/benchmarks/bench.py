@@ -21,6 +21,7 @@ import peers
 import peers_predicting
 import predicting
 import reading
+import runtimes
 import store
 import tissue
 import torch
@@ -29,7 +30,7 @@ import whole
 from inputs import Inputs
 from measure import Row
 
-_PARTS = ("training", "tissue", "reading", "store", "whole", "predicting", "peers", "peers_predicting")
+_PARTS = ("training", "tissue", "reading", "store", "whole", "runtimes", "predicting", "peers", "peers_predicting")
 _ON_REQUEST = ("peers", "peers_predicting")
 
 
@@ -45,6 +46,8 @@ def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Ite
         yield from store.rows(inputs)
     if "whole" in parts:
         yield from whole.rows(inputs)
+    if "runtimes" in parts:
+        yield from runtimes.rows()
     if "predicting" in parts:
         yield from predicting.rows(inputs)
     if "peers" in parts:

@@ -33,6 +33,7 @@ from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
 from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
+from pathopatch.models.runtime.openvino_runtime import instruction_sets, is_bfloat16_native
 from pathopatch.slides import open_slide
 from pathopatch.stages.export import export_model
 
@@ -129,17 +130,20 @@ def rows(inputs: Inputs, environments: Path | None = None) -> Iterator[Row]:
     """A row for each predictor that installs here and gives the same probabilities; a word about each other one."""
     bundle, exported = write_bundle(inputs.folder / "bundle"), inputs.folder / "exported"
     export_model(bundle, exported, kind="wsinfer")
-    path, model = inputs.rgb_jpeg(TILE_PX * _ACROSS), load_model(bundle, device="cpu")
+    path = inputs.rgb_jpeg(TILE_PX * _ACROSS)
+    for precision in ("float32", "bfloat16") if is_bfloat16_native() else ("float32",):
+        model = load_model(bundle, device="cpu", precision=precision, threads=1)
+        goal = 8.0 if precision == "bfloat16" else 6.0 if "avx512f" in instruction_sets() else 4.5
 
-    def row(peer: Predictor) -> Row:
-        out = inputs.folder / f"by-{peer.environment.name}"
-        out.mkdir()
-        with at_work(peer, environments or inputs.folder, path, bundle, exported, out) as process:
-            ratio = _speedup(process, peer, model, path, out)
-        name = f"predict, {_ACROSS**2} patches, {ARCHITECTURE}, {model.precision}, by {peer.name}"
-        return Row(name, ratio, peer.goal)
+        def row(peer: Predictor, model: PatchClassifier = model, goal: float = goal) -> Row:
+            out = inputs.folder / f"by-{peer.environment.name}-{model.runtime.precision}"
+            out.mkdir()
+            with at_work(peer, environments or inputs.folder, path, bundle, exported, out) as process:
+                ratio = _speedup(process, peer, model, path, out)
+            name = f"predict, {_ACROSS**2} patches, {ARCHITECTURE}, {model.runtime.precision}, by {peer.name}"
+            return Row(name, ratio, goal)
 
-    return measured(PEERS, row)
+        yield from measured(PEERS, row)
 
 
 def _speedup(process: Process, peer: Predictor, model: PatchClassifier, path: Path, out: Path) -> float:
@@ -148,11 +152,11 @@ def _speedup(process: Process, peer: Predictor, model: PatchClassifier, path: Pa
 
     def ours() -> None:
         with open_slide(path, mpp=_MPP, background="bright") as slide:
-            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH, threads=1))
+            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH))
         write_wsinfer_csv(csv, table, class_names=_CLASSES)
 
     def check() -> None:
-        require_agreement(_of_csv(csv), peer.table(out / "results", path.stem), _TOLERANCE[model.precision])
+        require_agreement(_of_csv(csv), peer.table(out / "results", path.stem), _TOLERANCE[model.runtime.precision])
 
     return speedup(process, lambda: cpu_seconds(ours), check=check, repeats=_REPEATS)
 

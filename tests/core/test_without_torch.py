@@ -31,6 +31,8 @@ TRAINING = {
     "pathopatch.models.export.write",
     "pathopatch.models.masked",
     "pathopatch.models.networks",
+    "pathopatch.models.onnx_graph",
+    "pathopatch.models.runtime.torch_runtime",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",
     "pathopatch.training.distributed",
@@ -42,20 +44,13 @@ TRAINING = {
     "pathopatch.training.selection",
     "pathopatch.training.tune",
 }
-# Prediction itself still needs torch. Others only name its classes and resize patches: a stand-in does for them.
-PREDICTION = {"pathopatch.heatmaps.artefacts", "pathopatch.heatmaps.predict", "pathopatch.models.prepare"}
-STAND_IN = "pathopatch.models.forward"
-
-REFUSE = f"""
-import sys, types
+REFUSE = """
+import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "timm", "optuna", "albumentations"):
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        if name.partition(".")[0] in ("torch", "timm", "optuna", "albumentations", "onnx", "onnxscript"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Refuse())
-forward = types.ModuleType({STAND_IN!r})
-forward.__getattr__ = lambda name: object
-sys.modules[{STAND_IN!r}] = forward
 """
 IMPORT_ALL = """
 import importlib, json
@@ -84,7 +79,7 @@ def without_torch(code: str, *arguments: str | Path, folder: Path | None = None)
 
 @pytest.mark.slow
 def test_only_training_and_the_export_of_models_import_torch() -> None:
-    done = without_torch(IMPORT_ALL, json.dumps([name for name in MODULES if name not in PREDICTION]))
+    done = without_torch(IMPORT_ALL, json.dumps(MODULES))
     assert done.returncode == 0, done.stderr
     missing = json.loads(done.stdout)
     assert set(missing) == TRAINING
@@ -110,7 +105,7 @@ def write_cohort(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_cohort_is_tiled_evaluated_and_reported_without_torch(tmp_path: Path) -> None:
+def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path) -> None:
     manifest, work = write_cohort(tmp_path), tmp_path / "work"
     commands = [
         ["check", manifest],
@@ -124,19 +119,17 @@ def test_a_cohort_is_tiled_evaluated_and_reported_without_torch(tmp_path: Path) 
     done = without_torch(RUN_SEVERAL, json.dumps(commands, default=str))
     assert done.returncode == 0, done.stderr
     fit(work, TrainConfig(method="dfr", input_px=32, steps=2, evaluations=1, batch_per_class=4, device="cpu"))
-    model = """
-import numpy as np
-import pathopatch.evaluation.evaluate as evaluate
-from pathopatch.models.bundle import read_spec
-class Model:
-    def __init__(self, folder, device):
-        self.spec = read_spec(folder)
-    def predict_logits(self, batch, tissue):
-        return np.stack([np.zeros(len(batch)), batch.mean(axis=(1, 2, 3))], axis=1)
-evaluate.load_model = Model
-"""
-    done = without_torch(model + RUN_SEVERAL, json.dumps([["evaluate", work], ["report", work]], default=str))
+    model = next(work.glob("runs/*/model"))
+    commands = [
+        ["evaluate", work],
+        ["report", work],
+        ["predict", manifest, "--model", model, "--out", tmp_path / "out", "--tta"],
+        ["predict", manifest, "--model", model, "--out", tmp_path / "out", "--tta", "--dry-run"],
+        ["doctor"],
+    ]
+    done = without_torch(RUN_SEVERAL, json.dumps(commands, default=str))
     assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("heatmaps/*/overlay.png"))) == 3
     assert pd.read_csv(work / "comparison.csv")["search_steps"].tolist() == [4, 4]  # 2 steps of each phase
     assert (work / "report" / "index.html").is_file()
 
@@ -145,7 +138,6 @@ evaluate.load_model = Model
 def test_patches_are_loaded_without_torch(tmp_path: Path) -> None:
     write_work(tmp_path)
     code = """
-forward.resize_area = lambda patches, side_px: patches
 from pathlib import Path
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.work_folder import WorkFolder
@@ -193,7 +185,7 @@ def test_commands_that_train_name_the_missing_package(tmp_path: Path, command: l
     (tmp_path / "study.toml").write_text('manifest = "cohort.csv"\nwork = "studied"\n')
     before = set(tmp_path.iterdir())
     done = without_torch(RUN, *command, folder=tmp_path)
-    remedy = "Remedy: pip install 'pathopatch-gerne[train]'"
+    remedy = "Remedy: pip install torch timm optuna albumentations onnx onnxscript"
     assert done.stderr.splitlines()[-1] == f"error: INPUT_UNSUPPORTED: {package} is not installed {remedy}"
     assert done.returncode == 1
     assert set(tmp_path.iterdir()) == before  # nothing is tiled or made first

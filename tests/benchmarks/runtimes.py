@@ -1,0 +1,107 @@
+"""Measure the forward pass by OpenVINO against torch: as a program one network in a process of its own, as rows all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import Row, speedup
+from prepared import prepare_network
+
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.loading import load_model, load_network
+from pathopatch.models.networks import build_network
+from pathopatch.models.runtime import patches_per_pass
+from pathopatch.models.runtime.openvino_runtime import instruction_sets, is_bfloat16_native
+from pathopatch.models.runtime.torch_runtime import TorchRuntime
+from pathopatch.models.spec import BundleSpec
+
+_LITE0 = "tf_efficientnet_lite0"
+_PASSES = 3
+_TOLERANCE = 1e-4  # of a logit, relative to the largest
+_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
+def rows() -> Iterator[Row]:
+    """All rows about runtimes."""
+    widest = "AVX-512" if "avx512f" in instruction_sets() else "AVX2"
+    against = "prepared torch, float32"
+    yield _row(_LITE0, 256, "float32", against, 2.6 if widest == "AVX-512" else 1.9, widest)
+    if widest != "AVX2":
+        yield _row(_LITE0, 256, "float32", against, 1.9, "AVX2", _AVX2)
+    if is_bfloat16_native():
+        yield _row(_LITE0, 256, "bfloat16", "prepared torch, bfloat16", 3.3, widest)
+    for architecture, px in (("resnet18", 256), ("resnet50", 256), ("vit_small_patch16_224", 224)):
+        yield _row(architecture, px, "float32", "plain torch, float32", 1.3, widest)
+
+
+def _row(
+    architecture: str,
+    px: int,
+    precision: str,
+    against: str,
+    goal: float,
+    isa: str,
+    limits: dict[str, str] | None = None,
+) -> Row:
+    command = [sys.executable, __file__, architecture, str(px), precision, against]
+    threads = {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env={**os.environ, **threads, **(limits or {})}, check=True, capture_output=True, text=True
+    )
+    name = f"{architecture}, {px} px: forward by OpenVINO in {precision}, by {against} ({isa})"
+    return Row(name, float(done.stdout.split()[-1]), goal)
+
+
+def compare(architecture: str, px: int, precision: str, against: str) -> float:
+    """Return how many times as fast OpenVINO is; in float32 only if its logits are equal."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    spec = BundleSpec(
+        architecture=architecture,
+        channels=("R", "G", "B"),
+        dtype="uint8",
+        patch_px=px,
+        stride_px=px,
+        mpp=0.5,
+        input_px=px,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        method="erm",
+    )
+    pretrained = "efficientnet-lite0" if architecture == _LITE0 else "none"
+    with tempfile.TemporaryDirectory(prefix="pathopatch-bench-") as folder:
+        bundle = Path(folder) / "bundle"
+        save_bundle(bundle, build_network(architecture, 3, pretrained=pretrained, input_px=px), spec)
+        ours = load_model(bundle, device="cpu", precision=precision, runtime="openvino", threads=1).runtime
+        network = load_network(bundle)
+    size = patches_per_pass(px)
+    x = np.random.default_rng(0).standard_normal((_PASSES * size, 3, px, px), np.float32)
+    if against.startswith("prepared"):
+        network = prepare_network(network, precision, 3, px)  # type: ignore[arg-type]
+        tensor = torch.from_numpy(x)
+
+        def theirs() -> np.ndarray:
+            with torch.inference_mode():
+                passes = [network(part.to(memory_format=torch.channels_last)) for part in tensor.split(size)]
+            return torch.cat(passes).float().numpy()
+    else:
+        plain = TorchRuntime(network)
+
+        def theirs() -> np.ndarray:
+            return plain.logits(x)
+
+    expected = theirs()
+    if precision == "float32" and np.abs(ours.logits(x) - expected).max() > _TOLERANCE * max(1, np.abs(expected).max()):
+        raise SystemExit("other logits: nothing to compare")
+    return speedup(lambda: [lambda: ours.logits(x)], lambda: [theirs])
+
+
+if __name__ == "__main__":
+    print(compare(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))  # noqa: T201
