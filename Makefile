@@ -40,11 +40,12 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench.py
 
-# Everything for an install without a network. For processors only, on Linux: make wheelhouse \
-#   PIP_WHEEL='--extra-index-url https://download.pytorch.org/whl/cpu'
+# Everything to predict and review without a network. To train too: make wheelhouse EXTRAS=train,review,pretrained,
+# and on Linux, for processors only, PIP_WHEEL='--extra-index-url https://download.pytorch.org/whl/cpu'.
+EXTRAS ?= review
 PIP_WHEEL ?=
 wheelhouse: $(READY)
-	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(PIP_WHEEL) '.[train,review,pretrained]'
+	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(PIP_WHEEL) '.[$(EXTRAS)]'
 
 clean:
 	rm -rf $(VENV) demo-work build dist wheelhouse

@@ -166,12 +166,19 @@ def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec
             remedy="restore both files of the bundle together, or train again",
         )
     if with_graph and spec.onnx is not None:
-        _check_graph(folder / GRAPH, spec.onnx)
+        _check_graph(folder / GRAPH, spec, spec.onnx)
     return spec, shapes
 
 
-def _check_graph(path: Path, stated: OnnxGraph) -> None:
+def _check_graph(path: Path, spec: BundleSpec, stated: OnnxGraph) -> None:
     """Refuse a graph that is missing, is another one than ``model.json`` names, or takes weights from other files."""
+    made_for = stated.architecture, stated.input_shape, stated.classes
+    if (due := (spec.architecture, spec.input_shape, len(spec.class_names))) != made_for:
+        raise CheckpointIncompatibleError(
+            f"{GRAPH} was made for {made_for}, {SPEC} names {due} (architecture, input, classes)",
+            place=str(path.parent),
+            remedy="copy the bundle again, or train again",
+        )
     if not path.is_file():
         raise InputMissingError(f"no {GRAPH}", place=str(path.parent), remedy="copy the bundle again")
     size = path.stat().st_size

@@ -14,7 +14,7 @@ from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime import Precision, Runtime, pick_precision
 from pathopatch.models.spec import BundleSpec
-from pathopatch.models.weights import file_fingerprint, require_finite
+from pathopatch.models.weights import file_sha256, require_finite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,26 +130,19 @@ def _open_openvino(
     from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime, identity, is_bfloat16_native
 
     assert spec.onnx is not None
-    weights = file_fingerprint(folder / WEIGHTS)
-    if weights != spec.onnx.weights_sha256:
+    graph = spec.onnx
+    if file_sha256(folder / WEIGHTS) != graph.weights_sha256:
         raise InputCorruptError(
-            f"{WEIGHTS} has other weights than {GRAPH} was made for",
+            f"{WEIGHTS} is not the file that {GRAPH} was made for",
             place=str(folder),
             remedy=f"copy the bundle again; if its weights were replaced on purpose: {INTO_BUNDLE}",
         )
 
     def open_in(chosen: Precision) -> Runtime:
-        return OpenVINORuntime(
-            folder / GRAPH,
-            weights=weights,
-            channels=spec.input_channels,
-            input_px=spec.input_px,
-            precision=chosen,
-            threads=threads,
-        )
+        return OpenVINORuntime(folder / GRAPH, folder / WEIGHTS, graph, precision=chosen, threads=threads)
 
     # The choice depends on network and machine alone, and takes longer than opening the network.
-    choice = f"precision-{fingerprint([spec.onnx.sha256, weights, spec.temperature, *identity()])}"
+    choice = f"precision-{fingerprint([graph, spec.temperature, *identity()])}"
     if precision == "auto" and (chosen_before := read_cached(choice)) is not None:
         precision = chosen_before.decode()
     try:

@@ -30,7 +30,7 @@ from pathopatch.models.runtime import probe_patches
 from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, OnnxGraph
-from pathopatch.models.weights import file_fingerprint, tensor_places
+from pathopatch.models.weights import file_sha256, tensor_places
 
 if TYPE_CHECKING:
     import onnx
@@ -125,22 +125,25 @@ def write_graph(path: Path, weights: Path, spec: BundleSpec, network: nn.Module)
             entry.key, entry.value = name, value
     content = model.SerializeToString(deterministic=True)
     path.write_bytes(content)
-    fingerprint_of_weights = file_fingerprint(weights)
-    _require_equal_logits(path, fingerprint_of_weights, spec, network)
-    return OnnxGraph(
+    graph = OnnxGraph(
         sha256=hashlib.sha256(content).hexdigest(),
-        weights_sha256=fingerprint_of_weights,
+        weights_sha256=file_sha256(weights),
+        architecture=spec.architecture,
+        input_shape=spec.input_shape,
+        classes=len(spec.class_names),
         opset=next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
     )
+    _require_equal_logits(path, weights, graph, network)
+    return graph
 
 
-def _require_equal_logits(path: Path, weights: str, spec: BundleSpec, network: nn.Module) -> None:
+def _require_equal_logits(path: Path, weights: Path, graph: OnnxGraph, network: nn.Module) -> None:
     """Remove a graph whose logits differ from the network's, and raise."""
-    x = probe_patches(spec.input_channels, spec.input_px)[::_PROBE_STEP]
+    x = probe_patches(*graph.input_shape[:2])[::_PROBE_STEP]
     expected = TorchRuntime(network).logits(x)
     try:
-        ready = OpenVINORuntime(path, weights=weights, channels=spec.input_channels, input_px=spec.input_px)
+        ready = OpenVINORuntime(path, weights, graph)
         difference = float(np.abs(ready.logits(x) - expected).max())
         problem = f"its logits differ by {difference:g}"
     except RuntimeError as error:
@@ -148,7 +151,7 @@ def _require_equal_logits(path: Path, weights: str, spec: BundleSpec, network: n
     if not difference <= _LOGIT_TOLERANCE * max(1.0, float(np.abs(expected).max())):  # NaN is not <=
         path.unlink()
         raise InputUnsupportedError(
-            f"OpenVINO cannot run {spec.architecture} as ONNX: {problem}",
+            f"OpenVINO cannot run {graph.architecture} as ONNX: {problem}",
             place="architecture",
             remedy="predict with --runtime torch",
         )

@@ -81,7 +81,10 @@ class OnnxGraph(Config):
     """
 
     sha256: str
-    weights_sha256: str  # of the weights in ``model.safetensors``, which the graph refers to
+    weights_sha256: str  # of ``model.safetensors``, to whose bytes the graph refers
+    architecture: str
+    input_shape: tuple[int, int, int]  # channels, and the mask where the network takes one; height, width
+    classes: int
     opset: int
     producer: str
 
@@ -142,6 +145,11 @@ class BundleSpec(Config):
     def input_channels(self) -> int:
         """Number of channels that the network takes: those of the slide, and the mask."""
         return len(self.channels) + (self.mask == "normalise")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of a patch as the network takes it: channels, height, width."""
+        return self.input_channels, self.input_px, self.input_px
 
     @property
     def decision_probability(self) -> float | None:

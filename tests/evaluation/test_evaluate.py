@@ -89,7 +89,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return FakePatches(backwards["patch_id"].to_numpy(), backwards["tissue_fraction"].to_numpy())
 
     monkeypatch.setattr(predicting, "load_patches", load_patches)
-    monkeypatch.setattr(evaluate, "load_model", lambda folder, *, device: FakeModel())
+    monkeypatch.setattr(evaluate, "load_model", lambda folder, **_: FakeModel())
     return tmp_path
 
 

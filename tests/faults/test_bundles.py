@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,11 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_model import write_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    CheckpointUnsafeError,
+    InputCorruptError,
+    InputMissingError,
+)
 from pathopatch.models.bundle import check_bundle
 from pathopatch.models.loading import load_model
 
@@ -35,6 +44,13 @@ def edit(bundle: Path, **changes: Any) -> None:
     save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(stated)})
 
 
+def without_graph(bundle: Path) -> None:
+    """Take a bundle's graph away, so that torch must build the network."""
+    stated = json.loads((bundle / "model.json").read_text()) | {"onnx": None}
+    (bundle / "model.json").write_text(json.dumps(stated))
+    (bundle / "model.onnx").unlink()
+
+
 # The peak of this program alone: what getrusage tells, a child inherits from the process that started it.
 _GIANT = """
 import re, sys, time
@@ -45,7 +61,7 @@ from pathopatch.models.loading import load_model
 
 began = time.process_time()
 try:
-    load_model(Path(sys.argv[1]), device="cpu")
+    load_model(Path(sys.argv[1]), device="cpu", runtime="torch")
 except CheckpointIncompatibleError as error:
     print(error)
 peak_kib = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -55,6 +71,7 @@ print(time.process_time() - began, peak_kib / 2**20)
 
 @pytest.mark.slow
 def test_a_small_bundle_of_a_giant_network_is_refused_before_its_memory(bundle: Path) -> None:
+    without_graph(bundle)
     edit(bundle, architecture="vit_7b_patch16_dinov3")
     done = subprocess.run([sys.executable, "-c", _GIANT, str(bundle)], capture_output=True, text=True, check=True)
     message, figures = done.stdout.splitlines()
@@ -81,10 +98,48 @@ def test_a_small_bundle_of_a_giant_network_is_refused_before_its_memory(bundle: 
     ],
 )
 def test_absurd_sizes_in_a_bundle_are_refused_by_name(changes: dict[str, Any], said: str, bundle: Path) -> None:
+    with_graph = bundle.parent / "with-graph"
+    shutil.copytree(bundle, with_graph)
+    edit(with_graph, **changes)
+    with pytest.raises(CheckpointIncompatibleError, match=f"{said}|was made for"):
+        load_model(with_graph)
+    without_graph(bundle)
     edit(bundle, **changes)
     with pytest.raises(CheckpointIncompatibleError, match=said) as caught:
         load_model(bundle, device="cpu")
     assert len(str(caught.value)) < 2000
+
+
+def test_every_flipped_byte_of_a_graph_is_noticed(bundle: Path) -> None:
+    graph = bundle / "model.onnx"
+    content = graph.read_bytes()
+    for place in np.random.default_rng(0).integers(len(content), size=20).tolist():
+        graph.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(InputCorruptError, match="not the one"):
+            load_model(bundle)
+    graph.unlink()
+    with pytest.raises(InputMissingError, match=r"model\.onnx"):
+        load_model(bundle)
+
+
+def test_a_graph_that_takes_weights_from_another_file_is_unsafe(bundle: Path) -> None:
+    graph = bundle / "model.onnx"
+    content = graph.read_bytes().replace(b"model.safetensors", b"/etc/../etc/group", 1)
+    graph.write_bytes(content)
+    stated = json.loads((bundle / "model.json").read_text())
+    stated["onnx"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (bundle / "model.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointUnsafeError, match="another file"):
+        load_model(bundle)
+
+
+def test_weights_stored_again_are_not_read_at_the_old_places(bundle: Path) -> None:
+    weights = load_file(bundle / "model.safetensors")
+    with safe_open(bundle / "model.safetensors", framework="numpy") as stream:
+        metadata = stream.metadata()
+    save_file(weights, bundle / "model.safetensors", metadata={**metadata, "note": "a longer header"})
+    with pytest.raises(InputCorruptError, match="is not the file"):
+        load_model(bundle)
 
 
 SPECS = {

@@ -317,9 +317,10 @@ def test_two_pages_of_one_file_are_two_slides(tmp_path, side):
 
 def test_other_weights_stop_unless_forced(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
-    other = model()
+    network = MeanIntensity()
     with torch.no_grad():
-        other.network.gain += 1
+        network.gain += 1
+    other = PatchClassifier(model().spec, TorchRuntime(network))
     with pytest.raises(StaleArtefactError, match="'model' differs"):
         predict_to(slide, other, tmp_path, slide_id="s1")
 
@@ -336,7 +337,7 @@ def test_one_model_more_stops_unless_forced_and_their_order_says_nothing(tmp_pat
 def test_another_precision_stops_unless_forced(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     other = model()
-    other.precision = "bfloat16"
+    other.runtime.precision = "bfloat16"
     with pytest.raises(StaleArtefactError, match="precision was 'float32', is 'bfloat16'"):
         predict_to(slide, other, tmp_path, slide_id="s1")
 

@@ -325,8 +325,8 @@ def test_batches_are_filled_across_the_rows_of_the_grid_and_change_nothing(tmp_p
     image, _ = checkered(96, 128, 16)
     sizes = []
     model = mean_model()
-    forward = model.logits
-    monkeypatch.setattr(model, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
+    forward = model.runtime.logits
+    monkeypatch.setattr(model.runtime, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
     with painted_slide(tmp_path / "a.tif", image) as slide:
         table = predict_slide(slide, model, config=PredictConfig(batch=batch))
         due = predict_slide(slide, mean_model(), config=PredictConfig(batch=1000))

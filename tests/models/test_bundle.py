@@ -132,7 +132,7 @@ def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, me
 
 def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
     old = {"low_percentile": 1.0, "high_percentile": 99.5}
-    _edit(bundle, intensity=old)
+    _edit(bundle, intensity=old, onnx=None)  # which such a bundle has not
     with safe_open(bundle / "model.safetensors", framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         header = json.loads(stream.metadata()["pathopatch"])

@@ -156,7 +156,8 @@ def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(
     )  # fmt: skip
     model = PatchClassifier(spec, TorchRuntime(MeanIntensity()))
     monkeypatch.setattr("pathopatch.models.loading.load_model", lambda *_, **__: model)
-    monkeypatch.setattr("pathopatch.models.bundle.check_bundles", lambda _: spec)
+    for module in ("bundle", "loading"):
+        monkeypatch.setattr(f"pathopatch.models.{module}.check_bundles", lambda _: spec)
     manifest = cohort(tmp_path, mpp=(0.5,))
     write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))
     manifest.write_text(manifest.read_text() + "s1,p1,s1.tif\n")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models.runtime import Precision, patches_per_pass
+from pathopatch.models.spec import OnnxGraph
+from pathopatch.models.weights import file_fingerprint
 
 _DEVICE = "CPU"
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
@@ -25,12 +27,10 @@ class OpenVINORuntime:
 
     Parameters
     ----------
-    graph : Path
-        ``model.onnx`` of a bundle, whose content was checked.
-    weights : str
-        Fingerprint of its weights.
-    channels, input_px : int
-        Of its input.
+    path, weights_path : Path
+        ``model.onnx`` of a bundle and the weights that it refers to, both as `graph` states.
+    graph : OnnxGraph
+        Their facts.
     precision : str
         ``float32`` or ``bfloat16``.
     threads : int, optional
@@ -41,19 +41,23 @@ class OpenVINORuntime:
 
     def __init__(
         self,
-        graph: Path,
+        path: Path,
+        weights_path: Path,
+        graph: OnnxGraph,
         *,
-        weights: str,
-        channels: int,
-        input_px: int,
         precision: Precision = "float32",
         threads: int | None = None,
     ) -> None:
         self.version = version()
         self.precision = precision
-        self.weights = weights
-        self._shape = patches_per_pass(input_px), channels, input_px, input_px
-        self._request = _compiled(graph, weights, self._shape, precision, threads or cores()).create_infer_request()
+        self._weights_path = weights_path
+        self._shape = patches_per_pass(graph.input_shape[-1]), *graph.input_shape
+        self._request = _compiled(path, graph, self._shape, precision, threads or cores()).create_infer_request()
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of the weights."""
+        return file_fingerprint(self._weights_path)
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px), N from 0."""
@@ -116,7 +120,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compiled(graph: Path, weights: str, shape: tuple[int, ...], precision: Precision, threads: int) -> Any:
+def _compiled(path: Path, graph: OnnxGraph, shape: tuple[int, ...], precision: Precision, threads: int) -> Any:
     """Return a compiled network, from the user's cache if it is there."""
     core = _core()
     settings = {
@@ -125,14 +129,16 @@ def _compiled(graph: Path, weights: str, shape: tuple[int, ...], precision: Prec
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # several processes would share the first cores
     }
-    name = f"network-{fingerprint([*identity(), weights, shape, settings, fingerprint_file(graph)])}"
+    name = f"network-{fingerprint([*identity(), graph, shape, settings])}"
     if (stored := read_cached(name)) is not None:
         try:
             return core.import_model(stored, _DEVICE, settings)
         except RuntimeError:  # of another build of OpenVINO
             pass
-    model = core.read_model(graph)
+    model = core.read_model(path)
     model.reshape(list(shape))
+    if (classes := model.output(0).get_partial_shape()[1]) != graph.classes:
+        raise RuntimeError(f"it gives {classes} logits, {graph.classes} are stated")
     compiled = core.compile_model(model, _DEVICE, settings)
     write_cached(name, compiled.export_model().getvalue())
     return compiled
