@@ -40,6 +40,7 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "ome-zarr": slides.export_ome_zarr,
     "torchscript": predicting.export_torchscript,
     "onnx": predicting.export_onnx,
+    "openvino": predicting.export_openvino,
     "wsinfer": predicting.export_wsinfer,
     "review": predicting.export_review,
 }

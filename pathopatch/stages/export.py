@@ -100,12 +100,21 @@ def add_graph(bundle: Path) -> Path:
 
 
 def export_model(
-    bundle: Path, path: Path | None = None, *, kind: Literal["torchscript", "onnx", "wsinfer"], force: bool = False
+    bundle: Path,
+    path: Path | None = None,
+    *,
+    kind: Literal["torchscript", "onnx", "openvino", "wsinfer"],
+    force: bool = False,
 ) -> Path:
     """Write a model in another format; return its folder, ``<run>-<kind>`` if None. Errors are `models.export`'s."""
     from pathopatch.models.export import export_model as write
 
-    home = bundle.resolve()
-    path = Path(f"{home.parent.name if home.name == _MODEL else home.name}-{kind}") if path is None else path
+    path = default_folder(bundle, kind) if path is None else path
     write(bundle, path, kind=kind, force=force)
     return path
+
+
+def default_folder(bundle: Path, kind: str) -> Path:
+    """Return the folder of an export whose place is not given: named by the model's run."""
+    home = bundle.resolve()
+    return Path(f"{home.parent.name if home.name == _MODEL else home.name}-{kind}")
