@@ -67,7 +67,7 @@ def export_int8(bundle: Path, work: Path, path: Path | None = None, *, force: bo
         "judged": len(others),
         "table": table,
         "made_of": fingerprint(
-            {"groups": fingerprint_file(WorkFolder(work).groups), "patches": train.patch_id[chosen]}
+            {"groups": fingerprint_file(WorkFolder(work).groups), "patches": train.patch_id[chosen].tolist()}
         ),
     }
     path = default_folder(bundle, "openvino-int8") if path is None else path

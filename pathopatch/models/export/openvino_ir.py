@@ -49,4 +49,7 @@ def save(model: Any, folder: Path, *, metadata: str) -> None:
     import openvino
 
     model.set_rt_info(metadata, "pathopatch")
+    for number, operation in enumerate(model.get_ordered_ops()):
+        if operation.get_type_name() not in ("Parameter", "Result"):
+            operation.set_friendly_name(f"op{number}")  # OpenVINO numbers them anew in each conversion
     openvino.save_model(model, folder / FILES[0], compress_to_fp16=False)
