@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
-from typing import Any, cast
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -85,13 +84,6 @@ def scale(
     The result is written to `out`, if given.
     """
     scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
-    # Bytes under one window are looked up in a table, several times as fast as arithmetic and the same to the bit.
-    is_plain = patches.flags.c_contiguous and scaled.flags.c_contiguous and patches.ndim > 2 and patches.size > 0
-    if patches.dtype == np.uint8 and is_plain and bool((window == window[0]).all()):
-        values = _byte_table(*window[0].tolist())
-        rows = -1, patches.shape[-1]
-        cv2.LUT(cast(Any, patches.reshape(rows)), cast(Any, values), dst=cast(Any, scaled.reshape(rows)))
-        return scaled
     low = window[:, 0, None, None].astype(np.float32)
     width = (window[:, 1] - window[:, 0])[:, None, None]
     gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
@@ -105,13 +97,6 @@ def scale(
         if ends.min() >= 0 and ends.max() <= 1:  # no value of the dtype lies outside the window: nothing to clip
             return scaled
     return np.clip(scaled, 0.0, 1.0, out=scaled)
-
-
-@lru_cache(maxsize=64)
-def _byte_table(low: float, high: float) -> NDArray[np.float32]:
-    """Return the scaled value of each byte, shape (256,)."""
-    # As floats, which `scale` does not look up in this table.
-    return scale(np.arange(256, dtype=np.float32)[None, None], np.array([[low, high]])).ravel()
 
 
 def saturated_fraction(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -49,11 +49,28 @@ def tissue_signal(
         _, polarity, window = channels[0]
         furthest = np.maximum if polarity == "dark" else np.minimum
         channels = [(reduce(furthest, [plane for plane, _, _ in channels]), polarity, window)]
-    signal = np.zeros(pixels.shape[1:], np.float32)
-    for plane, polarity, window in channels:
-        scaled = scale(plane[None], window[None])[0]  # (H, W)
-        np.maximum(signal, scaled if polarity == "dark" else np.subtract(1, scaled, out=scaled), out=signal)
+    signals = (_plane_signal(*channel) for channel in channels)
+    signal = next(signals, None)
+    if signal is None:
+        return np.zeros(pixels.shape[1:], np.float32)
+    for further in signals:
+        np.maximum(signal, further, out=signal)
     return signal
+
+
+def _plane_signal(plane: NDArray[np.generic], polarity: Polarity, window: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the signal of one channel, (H, W)."""
+    # One pass over a large overview, where arithmetic takes four; the same to the bit.
+    if plane.dtype == np.uint8 and plane.size:
+        return np.asarray(cv2.LUT(cast(Any, plane), cast(Any, _byte_signals(polarity, *window.tolist()))), np.float32)
+    scaled: NDArray[np.float32] = scale(plane[None], window[None])[0]
+    return np.subtract(1, scaled, out=scaled) if polarity == "bright" else scaled
+
+
+@lru_cache(maxsize=64)
+def _byte_signals(polarity: Polarity, low: float, high: float) -> NDArray[np.float32]:
+    """Return the signal of each byte, shape (256,)."""
+    return _plane_signal(np.arange(256, dtype=np.float32)[None], polarity, np.array([low, high])).ravel()
 
 
 def dark_window(plane: NDArray[np.generic], usable: NDArray[np.bool_]) -> tuple[float, float]:
@@ -107,11 +124,13 @@ def _component_areas(components: NDArray[Any], count: int, mask: NDArray[np.bool
 
 def _select_components(components: NDArray[Any], is_selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of the components selected by number."""
-    selected = np.zeros(components.shape, np.bool_)
-    if is_selected.any():
-        for top in range(0, len(components), _ROWS_AT_ONCE):
-            rows = slice(top, top + _ROWS_AT_ONCE)
-            selected[rows] = is_selected[components[rows]]
+    if not is_selected.any():
+        return np.zeros(components.shape, np.bool_)
+    selected = np.empty(components.shape, np.bool_)
+    for top in range(0, len(components), _ROWS_AT_ONCE):
+        rows = slice(top, top + _ROWS_AT_ONCE)
+        # Twice as fast as an index; all numbers are valid, so nothing is clipped.
+        np.take(is_selected, components[rows], out=selected[rows], mode="clip")
     return selected
 
 

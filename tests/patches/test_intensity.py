@@ -133,14 +133,3 @@ def test_the_windows_of_a_cohort_of_one_slide_are_the_slides_own() -> None:
     rule = IntensityConfig()
     own = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False)
     assert np.allclose(intensity.pooled_windows([intensity.tissue_quantiles(pixels, tissue)], rule), own)
-
-
-@pytest.mark.parametrize("window", [[0.0, 255.0], [20.0, 180.0], [9.0, 9.0]])
-def test_the_byte_table_equals_the_arithmetic_to_the_bit(window: list[float]) -> None:
-    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    patches = np.concatenate([every, every[:, ::-1], every[:, :, ::-1]])
-    alike = intensity.scale(patches, np.array([window] * 3))
-    computed = intensity.scale(patches.astype(np.int16), np.array([window] * 3))
-    np.testing.assert_array_equal(alike, computed)
-    apart = intensity.scale(patches, np.array([window, [0.0, 200.0], window]))  # windows that differ: no table
-    np.testing.assert_array_equal(apart[::2], alike[::2])
