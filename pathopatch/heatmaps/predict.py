@@ -21,7 +21,7 @@ from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps import FLAGS
-from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.forward import Ensemble, PatchClassifier, forward_batch_size
 from pathopatch.models.spec import SeenRange, check_slide, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
@@ -30,8 +30,10 @@ from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
 from pathopatch.slides.manifest import slide_id_from_path
 
 DEFAULTS = PredictConfig()
-_ANY_TISSUE = 1e-12  # below the fraction of a single pixel
-_BATCHES_AHEAD = 2  # the network never waits for a batch, and few are in memory
+_AHEAD = 128  # patches that are read ahead: the network never waits, and few are in memory
+# Scaled pixels of a batch. Reading 64 patches of 256 px at a time took half as long again: from 32 MiB on the C library
+# takes fresh memory from the system for each array, which clears it page by page.
+_BATCH_BYTES = 16 * 2**20
 _ROWS_AT_ONCE = 65536  # of the table; a slide may have a million
 
 _COLUMNS = {
@@ -142,8 +144,9 @@ def predict_patches(
     report: Callable[[int, int], None] = progress or (lambda _done, _all: None)
     report(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
-    with closing(batches), closing(prefetch_items(batches, ahead=_BATCHES_AHEAD)) as ahead:
-        for batch in ahead:
+    ahead = max(2, _AHEAD // _batch_size(ensemble, config))
+    with closing(batches), closing(prefetch_items(batches, ahead=ahead)) as ready:
+        for batch in ready:
             output = ensemble.forward(batch.x, tissue[batch.measured["row"]], tta=config.tta)
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
@@ -245,35 +248,23 @@ class _Batch:
     done: int
 
 
+def _batch_size(ensemble: Ensemble, config: PredictConfig) -> int:
+    """Return how many patches make a batch: whole passes of the network if possible, `config.batch` at most."""
+    spec, first = ensemble.spec, ensemble.members[0]
+    size = min(config.batch, max(1, _BATCH_BYTES // (4 * len(spec.channels) * spec.patch_px**2)))
+    return size - size % forward_batch_size(first.spec.input_px, first.device) or size
+
+
 def _batches(
     slide: Slide, analysis: SlideAnalysis, ensemble: Ensemble, config: PredictConfig, tissue: NDArray[np.float64]
 ) -> Generator[_Batch]:
-    """Yield the patches to predict, `config.batch` at a time across the rows of the grid, and fill in `tissue` (N,)."""
+    """Yield the patches to predict in batches across the rows of the grid, and fill in `tissue` (N,)."""
     min_tissue = ensemble.spec.min_tissue if config.min_tissue is None else config.min_tissue
-    # Patches without any tissue stay unread unless they are predicted; their fraction is 0.
-    read_from = 0.0 if config.all_patches or min_tissue == 0 else _ANY_TISSUE
-    grid = analysis.grid
-    waiting_rows, waiting_masks = np.empty(0, np.int64), np.empty((0, grid.patch_px, 0), np.uint8)
-    waiting: NDArray[np.generic] = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
-    prepare = partial(_prepared, origins=grid.origins(), slide=slide, analysis=analysis, ensemble=ensemble)
-    done = 0
-    for rows, patches, fractions, masks in iterate_patches(slide, analysis, min_tissue=read_from):
-        tissue[rows] = fractions
-        done = int(rows[-1]) + 1
-        is_predicted = np.ones(len(rows), np.bool_) if config.all_patches else fractions >= min_tissue
-        if not is_predicted.all():
-            rows, patches, masks = rows[is_predicted], patches[is_predicted], masks[is_predicted]
-        if len(waiting_rows):
-            rows, patches = np.concatenate([waiting_rows, rows]), np.concatenate([waiting, patches])
-            masks = np.concatenate([waiting_masks, masks])
-        # A row of the grid seldom holds whole batches: the rest waits for the next row.
-        full = len(rows) - len(rows) % config.batch
-        for start in range(0, full, config.batch):
-            part = slice(start, start + config.batch)
-            yield prepare(rows[part], patches[part], masks[part], done=done)
-        waiting_rows, waiting, waiting_masks = rows[full:], patches[full:], masks[full:]
-    if len(waiting_rows):
-        yield prepare(waiting_rows, waiting, waiting_masks, done=done)
+    least = 0.0 if config.all_patches else min_tissue
+    prepare = partial(_prepared, origins=analysis.grid.origins(), slide=slide, analysis=analysis, ensemble=ensemble)
+    size = _batch_size(ensemble, config)
+    for part in iterate_patches(slide, analysis, min_tissue=least, batch_size=size, fractions_out=tissue):
+        yield prepare(part.rows, part.patches, part.tissue_mask, done=int(part.rows[-1]) + 1)
 
 
 def _prepared(
@@ -293,9 +284,11 @@ def _prepared(
     """
     grid = analysis.grid
     sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
-    scaled = scale(patches, analysis.windows)
+    scaled = np.empty(patches.shape, np.float32)
     saturated, sharp = np.empty((2, len(rows)))
+    # Patch by patch, which the processor's cache holds.
     for number, (x, y) in enumerate(origins[rows].tolist()):
+        scale(patches[number], analysis.windows, out=scaled[number])
         # Only what lies on the slide is measured; the overhang is filled with glass.
         width, height = grid.inside(x, y)
         saturated[number] = saturated_fraction(

@@ -231,14 +231,21 @@ class PatchBatch(NamedTuple):
 
 
 def iterate_patches(
-    slide: Slide, analysis: SlideAnalysis, *, origins: NDArray[np.int64] | None = None, min_tissue: float = 0.0
+    slide: Slide,
+    analysis: SlideAnalysis,
+    *,
+    origins: NDArray[np.int64] | None = None,
+    min_tissue: float = 0.0,
+    batch_size: int | None = None,
+    fractions_out: NDArray[np.float64] | None = None,
 ) -> Iterator[PatchBatch]:
-    """Yield patches in batches of bounded size, in the order of the origins.
+    """Yield patches in batches of `batch_size`, the last one smaller, in the order of the origins.
 
     The `origins`, (N, 2), are (x, y) in level-0 px; default: the whole grid. Patches have the background value beyond
     the slide. A tissue fraction is the exact mean of the tissue mask, which holds nothing beyond the slide or where it
-    was not scanned. Patches below `min_tissue` are left out. The slide is as recorded: the offsets of its `analysis`
-    are applied.
+    was not scanned. Patches below `min_tissue` are left out, but `fractions_out`, (N,), is filled with the fractions of
+    all. The default of `batch_size` bounds the memory. The slide is as recorded: the offsets of its `analysis` are
+    applied.
 
     Raises
     ------
@@ -251,7 +258,7 @@ def iterate_patches(
         slide = aligned(slide, analysis.offsets, analysis.background)
     places = grid.origins() if origins is None else origins
     patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
-    limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
+    limit = batch_size or max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
     rows: list[int] = []
     fractions: list[float] = []
     masks: list[NDArray[np.uint8]] = []
@@ -260,6 +267,7 @@ def iterate_patches(
         within = grid.inside(x, y)
         # Without tissue on the overview a patch has none: it is not even read.
         is_blank = min_tissue > 0 and not nearest_part(tissue.mask, scale, (x, y), grid.downsample, within).any()
+        fraction = 0.0
         if not is_blank:
             # Each batch has new memory, since the consumer may keep the last one.
             if not rows:
@@ -276,6 +284,8 @@ def iterate_patches(
                 rows.append(row)
                 fractions.append(fraction)
                 masks.append(pack_masks(mask))
+        if fractions_out is not None:
+            fractions_out[row] = fraction
         if rows and (len(rows) == limit or row == len(places) - 1):
             yield PatchBatch(np.array(rows, np.int64), batch[: len(rows)], np.array(fractions), np.stack(masks))
             rows, fractions, masks = [], [], []

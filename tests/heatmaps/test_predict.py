@@ -12,6 +12,7 @@ from made_slides import write_channel, write_scn
 
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
+from pathopatch.heatmaps import predict
 from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.forward import PatchClassifier
@@ -333,6 +334,21 @@ def test_batches_are_filled_across_the_rows_of_the_grid_and_change_nothing(tmp_p
     pd.testing.assert_frame_equal(table, due, rtol=1e-6)
     whole, rest = divmod(len(table), batch)
     assert sizes == [batch] * whole + [rest] * bool(rest)
+
+
+@pytest.mark.parametrize(
+    ("batch_bytes", "per_pass", "expected"), [(4 * 16**2 * 5, 2, 4), (4 * 16**2 * 5, 9, 5), (1, 4, 1)]
+)
+def test_a_batch_is_whole_passes_and_of_bounded_memory(tmp_path, monkeypatch, batch_bytes, per_pass, expected):
+    monkeypatch.setattr(predict, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(predict, "forward_batch_size", lambda *_: per_pass)
+    sizes = []
+    model = mean_model()
+    forward = model.logits
+    monkeypatch.setattr(model, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
+    with painted_slide(tmp_path / "a.tif", checkered(96, 128, 16)[0]) as slide:
+        predict_slide(slide, model, config=ALL)
+    assert set(sizes[:-1]) == {expected}
 
 
 def test_the_table_has_its_columns_and_types_with_and_without_rows(tmp_path):

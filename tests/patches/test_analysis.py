@@ -62,6 +62,16 @@ def test_patches_below_a_share_of_tissue_can_be_left_out(make_slide: Make, two_d
         np.testing.assert_array_equal(masks_of_rows, masks[rows])
 
 
+def test_fractions_of_patches_left_out_are_told_too(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(low_counts(two_discs))
+    analysis = analyse_slide(slide, CONFIG)
+    every, _ = joined(iterate_patches(slide, analysis))
+    fractions = np.full(len(every), np.nan)
+    batches = list(iterate_patches(slide, analysis, min_tissue=0.5, batch_size=3, fractions_out=fractions))
+    assert fractions.tolist() == every.tolist()
+    assert {len(batch.rows) for batch in batches[:-1]} == {3}
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -37,7 +37,7 @@ class FlagsConfig(Config):
 class PredictConfig(Config):
     """How slides are predicted."""
 
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=64, ge=1)  # patches at a time, at most; fewer of large ones
     tta: bool = False  # test-time augmentation: the mean logit over the eight symmetries of the square
     flags: FlagsConfig = FlagsConfig()
     deidentify: bool = False  # outputs name neither files nor patients; slides are called by their content
