@@ -286,9 +286,10 @@ def _prepared(
     sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
     scaled = np.empty(patches.shape, np.float32)
     saturated, sharp = np.empty((2, len(rows)))
+    means = np.empty(patches.shape[:2], np.float32)
     # Patch by patch, which the processor's cache holds.
     for number, (x, y) in enumerate(origins[rows].tolist()):
-        scale(patches[number], analysis.windows, out=scaled[number])
+        means[number] = scale(patches[number], analysis.windows, out=scaled[number]).mean(axis=(1, 2))
         # Only what lies on the slide is measured; the overhang is filled with glass.
         width, height = grid.inside(x, y)
         saturated[number] = saturated_fraction(
@@ -302,7 +303,7 @@ def _prepared(
         "row": rows,
         "saturated_fraction": saturated,
         "sharpness": sharp,
-        "mean": scaled.mean(axis=(2, 3)).astype(np.float64),
+        "mean": means.astype(np.float64),
     }
     inside = unpack_masks(masks, grid.patch_px) if ensemble.takes_masks else None
     return _Batch([member.standardised(scaled, inside) for member in ensemble.members], values, done)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -84,19 +85,28 @@ def scale(
     The result is written to `out`, if given.
     """
     scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
-    low = window[:, 0, None, None].astype(np.float32)
-    width = (window[:, 1] - window[:, 0])[:, None, None]
-    gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
+    low, gain, may_clip = _linear_map(tuple(map(tuple, window.tolist())), patches.dtype)
     scaled[...] = patches
     if low.any():
         scaled -= low
     scaled *= gain
-    if patches.dtype.kind in "iu":
-        limits = np.iinfo(str(patches.dtype))
-        ends = (np.array([limits.min, limits.max], np.float32) - low) * gain
-        if ends.min() >= 0 and ends.max() <= 1:  # no value of the dtype lies outside the window: nothing to clip
-            return scaled
-    return np.clip(scaled, 0.0, 1.0, out=scaled)
+    return np.clip(scaled, 0.0, 1.0, out=scaled) if may_clip else scaled
+
+
+@lru_cache(maxsize=64)  # a slide's patches share theirs
+def _linear_map(
+    bounds: tuple[tuple[float, float], ...], dtype: np.dtype[np.generic]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
+    """Return low and gain, (C, 1, 1), that scale by windows, and whether values of the dtype may lie outside [0, 1]."""
+    window = np.array(bounds)
+    low = window[:, 0, None, None].astype(np.float32)
+    width = (window[:, 1] - window[:, 0])[:, None, None]
+    gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
+    if dtype.kind not in "iu":
+        return low, gain, True
+    limits = np.iinfo(cast(Any, dtype))
+    ends = (np.array([limits.min, limits.max], np.float32) - low) * gain
+    return low, gain, not (ends.min() >= 0 and ends.max() <= 1)  # NaN is clipped
 
 
 def saturated_fraction(
@@ -113,7 +123,8 @@ def saturated_fraction(
     `scanned` returns the pixels that count, bool of shape (H, W), or None for all; it is called only where signal is
     lost.
     """
-    used = [channel for channel, (low, high) in enumerate(window.tolist()) if high > low]
+    bounds = window.tolist()  # a few numbers: arrays of them would take longer than the pixels
+    used = [channel for channel, (low, high) in enumerate(bounds) if high > low]
     if patch.size == 0 or not used:
         return 0.0
     parts = []
@@ -121,11 +132,11 @@ def saturated_fraction(
     for polarity, furthest, end in ends:
         channels = [channel for channel in used if polarities[channel] == polarity]
         # Under one window the furthest channel decides: one comparison in place of one per channel.
-        if channels and (window[channels] == window[channels[0]]).all():
+        if channels and all(bounds[channel] == bounds[channels[0]] for channel in channels):
             plane = reduce(furthest, [patch[channel] for channel in channels])
-            parts.append(_reached(plane, window[channels[0], end], polarity))
+            parts.append(_reached(plane, bounds[channels[0]][end], polarity))
         else:
-            parts += [_reached(patch[channel], window[channel, end], polarity) for channel in channels]
+            parts += [_reached(patch[channel], bounds[channel][end], polarity) for channel in channels]
     saturated = reduce(np.logical_or, parts)
     n_saturated = int(np.count_nonzero(saturated))
     # The mask costs more than the fraction, and a fraction of 0 does not need it.
@@ -134,13 +145,14 @@ def saturated_fraction(
     return n_saturated / saturated.size
 
 
-def _reached(plane: NDArray[np.generic], level: np.float64, polarity: Polarity) -> NDArray[np.bool_]:
+def _reached(plane: NDArray[np.generic], level: float, polarity: Polarity) -> NDArray[np.bool_]:
     """Return the pixels at or above a level (dark), or at or below it (bright)."""
     # Integers are compared in their own dtype: a comparison with a float would convert every pixel.
-    if plane.dtype.kind not in "iu" or not np.isfinite(level):
+    if plane.dtype.kind not in "iu" or not math.isfinite(level):
         compare = np.greater_equal if polarity == "dark" else np.less_equal
-        return np.asarray(compare(plane, level), np.bool_)
-    limits = np.iinfo(str(plane.dtype))
+        # As float64: a Python number would be rounded to the type of the pixels.
+        return np.asarray(compare(plane, np.float64(level)), np.bool_)
+    limits = np.iinfo(cast(Any, plane.dtype))
     # A whole number is at or below the level if it is not at or above the next one.
     least = math.ceil(level) if polarity == "dark" else math.floor(level) + 1
     if limits.min <= least <= limits.max:

@@ -74,6 +74,12 @@ def test_saturation_is_that_of_each_channel_alone(dtype: type, windows: list[lis
     assert intensity.saturated_fraction(pixels, limits, polarities=("bright",) * len(pixels)) == bright > 0
 
 
+def test_the_level_of_saturation_is_not_rounded_to_the_type_of_the_pixels() -> None:
+    pixels = np.full((1, 2, 2), 0.1, np.float32)
+    limits = np.array([[0.0, float(pixels[0, 0, 0]) + 1e-9]])
+    assert intensity.saturated_fraction(pixels, limits, polarities=("dark",)) == 0
+
+
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     spot = np.zeros((1, 5, 5), np.float32)
     spot[0, 2, 2] = 1
