@@ -1,7 +1,8 @@
 """Measure speed against bounds and other packages; print one table and write ``bench.json``.
 
 Each row compares two things on outputs that were shown to be equal, interleaved in one run, and reports the median.
-`--peers` adds other packages' readers and predictors, each in an environment of its own.
+`--peers` adds other packages' readers and predictors, each in an environment of its own. `--only stages` shows where
+the time of a prediction goes; it compares nothing and has no goals.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import peers_predicting
 import predicting
 import reading
 import runtimes
+import stages
 import store
 import tissue
 import torch
@@ -30,8 +32,11 @@ import whole
 from inputs import Inputs
 from measure import Row
 
-_PARTS = ("training", "tissue", "reading", "store", "whole", "runtimes", "predicting", "peers", "peers_predicting")
-_ON_REQUEST = ("peers", "peers_predicting")
+_PARTS = (
+    "training", "tissue", "reading", "store", "whole", "runtimes", "predicting", "peers", "peers_predicting", "stages",
+)  # fmt: skip
+_PEERS = ("peers", "peers_predicting")
+_WITHOUT_GOALS = ("stages",)
 
 
 def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Iterator[Row]:
@@ -50,6 +55,8 @@ def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Ite
         yield from runtimes.rows()
     if "predicting" in parts:
         yield from predicting.rows(inputs)
+    if "stages" in parts:
+        yield from stages.rows(inputs)
     if "peers" in parts:
         yield from peers.rows(inputs, environments)
     if "peers_predicting" in parts:
@@ -66,7 +73,8 @@ def main() -> int:
     )
     parser.add_argument("--environments", type=Path, help="where theirs are kept; else they are made and removed")
     options = parser.parse_args()
-    parts = options.only or [part for part in _PARTS if part not in _ON_REQUEST or options.peers]
+    others = _WITHOUT_GOALS if options.peers else _WITHOUT_GOALS + _PEERS
+    parts = options.only or [part for part in _PARTS if part not in others]
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     rows = []

@@ -15,6 +15,7 @@ import made_slides  # noqa: E402 - found through the line above
 
 MODALITIES = ("CARS", "TPEF", "SHG")
 TILE_PX = 256
+_COARSEST_PX = 1024
 _NOISE = 4.0  # standard deviation of a camera's noise, grey levels
 
 
@@ -66,6 +67,29 @@ class Inputs:
                 resolutionunit="CENTIMETER",
                 metadata=None,
             )
+        return path
+
+    def rgb_pyramid(self, side: int) -> Path:
+        """The same with the levels of a scanner: 2 x 2 means, down to one of about a thousand pixels a side."""
+        path = self.folder / f"pyramid-{side}.tif"
+        if not path.exists():
+            pixels = np.ascontiguousarray(self.texture(side).transpose(1, 2, 0))
+            with tifffile.TiffWriter(path) as writer:
+                while True:
+                    writer.write(
+                        pixels,
+                        photometric="rgb",
+                        tile=(TILE_PX, TILE_PX),
+                        compression="jpeg",
+                        compressionargs={"level": 80},
+                        subsampling=(2, 2),
+                        subfiletype=int(len(pixels) < side),
+                        metadata=None,
+                    )
+                    if len(pixels) <= _COARSEST_PX:
+                        break
+                    half = len(pixels) // 2
+                    pixels = cv2.resize(pixels, (half, half), interpolation=cv2.INTER_AREA)
         return path
 
     def modalities(self, compression: str) -> dict[str, Path]:
