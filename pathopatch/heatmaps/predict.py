@@ -21,7 +21,7 @@ from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps import FLAGS
-from pathopatch.models.forward import Ensemble, PatchClassifier, forward_batch_size
+from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import SeenRange, check_slide, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
@@ -250,9 +250,9 @@ class _Batch:
 
 def _batch_size(ensemble: Ensemble, config: PredictConfig) -> int:
     """Return how many patches make a batch: whole passes of the network if possible, `config.batch` at most."""
-    spec, first = ensemble.spec, ensemble.members[0]
+    spec = ensemble.spec
     size = min(config.batch, max(1, _BATCH_BYTES // (4 * len(spec.channels) * spec.patch_px**2)))
-    return size - size % forward_batch_size(first.spec.input_px, first.device) or size
+    return size - size % ensemble.members[0].runtime.patches_per_pass or size
 
 
 def _batches(

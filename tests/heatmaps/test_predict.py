@@ -341,11 +341,11 @@ def test_batches_are_filled_across_the_rows_of_the_grid_and_change_nothing(tmp_p
 )
 def test_a_batch_is_whole_passes_and_of_bounded_memory(tmp_path, monkeypatch, batch_bytes, per_pass, expected):
     monkeypatch.setattr(predict, "_BATCH_BYTES", batch_bytes)
-    monkeypatch.setattr(predict, "forward_batch_size", lambda *_: per_pass)
     sizes = []
     model = mean_model()
-    forward = model.logits
-    monkeypatch.setattr(model, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
+    forward = model.runtime.logits
+    monkeypatch.setattr(model.runtime, "patches_per_pass", per_pass)
+    monkeypatch.setattr(model.runtime, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
     with painted_slide(tmp_path / "a.tif", checkered(96, 128, 16)[0]) as slide:
         predict_slide(slide, model, config=ALL)
     assert set(sizes[:-1]) == {expected}

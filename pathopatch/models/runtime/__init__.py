@@ -29,6 +29,8 @@ class Runtime(Protocol):
         ``openvino`` or ``torch``, and the version of that package.
     precision : str
         ``float32`` or ``bfloat16``; logits are float32 in both.
+    patches_per_pass : int
+        Patches of a forward pass: fewer take as long.
     weights : str
         Fingerprint of all weights. It depends on their names and values alone, not on the runtime.
     """
@@ -36,6 +38,7 @@ class Runtime(Protocol):
     name: str
     version: str
     precision: Precision
+    patches_per_pass: int
 
     @property
     def weights(self) -> str:

@@ -51,7 +51,8 @@ class OpenVINORuntime:
         self.version = version()
         self.precision = precision
         self._weights_path = weights_path
-        self._shape = patches_per_pass(graph.input_shape[-1]), *graph.input_shape
+        self.patches_per_pass = patches_per_pass(graph.input_shape[-1])
+        self._shape = self.patches_per_pass, *graph.input_shape
         self._request = _compiled(path, graph, self._shape, precision, threads or cores()).create_infer_request()
 
     @cached_property

@@ -45,6 +45,7 @@ class TorchRuntime:
         self.network = network
         self.device = device or torch.device("cpu")
         self.precision = precision
+        self.patches_per_pass = 1 if self.device.type == "cpu" else _PATCHES_ON_GPU  # a processor takes any number
         self._threads = threads
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         ready = copy.deepcopy(network).to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
