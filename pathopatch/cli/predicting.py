@@ -80,6 +80,7 @@ def predict(
 ) -> None:
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.core.config import PredictConfig, load_settings
+    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph
     from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
@@ -95,6 +96,8 @@ def predict(
         deidentify=deidentify or None,
     )
     cohort = slides_to_predict(source, slide_id=slide_id)
+    for bundle in bundles_without_graph(model) if config.runtime == "auto" else ():
+        say(f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}")
     if config.deidentify:
         named, cohort = cohort, pseudonymize(cohort)
         for before, after in zip(named, cohort, strict=True):

@@ -28,6 +28,7 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
+    PathopatchError,
     with_code,
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_json
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "model.json", "model.onnx", "README.md"
+INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
 # A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
 _HEADER = "pathopatch"
 _MOST_SPEC_BYTES = 2**20  # the largest have some thousand marks of slides: 70 kB
@@ -187,7 +189,7 @@ def _check_graph(path: Path, spec: BundleSpec, stated: OnnxGraph) -> None:
         raise InputCorruptError(
             f"{GRAPH} is not the one that {SPEC} names ({size} bytes)",
             place=str(path),
-            remedy="copy the bundle again, or write it anew: pathopatch export onnx BUNDLE --into-bundle",
+            remedy=f"copy the bundle again, or write it anew: {INTO_BUNDLE}",
         )
     if content.count(_LOCATION) != content.count(_IN_WEIGHTS):
         raise CheckpointUnsafeError(
@@ -290,6 +292,16 @@ def read_spec(folder: Path) -> BundleSpec:
         raise CheckpointIncompatibleError(
             f"not a valid bundle: {first_of(lines)}", place=place, remedy="restore the file, or train again"
         ) from error
+
+
+def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
+    """Return the bundles that only torch can run; one that cannot be read is not among them."""
+    without = []
+    for folder in folders:
+        with suppress(PathopatchError):
+            if read_spec(folder).onnx is None:
+                without.append(folder)
+    return without
 
 
 def check_bundles(folders: Sequence[Path]) -> BundleSpec:

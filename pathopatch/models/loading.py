@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
-from pathopatch.models.bundle import GRAPH, WEIGHTS, check_bundles, checked_bundle, first_of
+from pathopatch.models.bundle import GRAPH, INTO_BUNDLE, WEIGHTS, check_bundles, checked_bundle, first_of
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime import Precision, Runtime, pick_precision
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 RuntimeName = Literal["auto", "openvino", "torch"]
-INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
 # What constructors of networks raise for numbers that do not go together.
 _NETWORK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 

@@ -190,8 +190,8 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
 class _Decays(PatchSet):
     """Patches of which one reads as NaN once its statistics were taken."""
 
-    def read(self, index):
-        x = super().read(index)
+    def stored(self, index):
+        x = super().stored(index)
         if isinstance(index, list) and 7 in index:
             x[index.index(7), 0, 3, 3] = np.nan
         return x

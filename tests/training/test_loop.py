@@ -33,11 +33,11 @@ class _Waits(nn.Module):
 class _Watched(PatchSet):
     """Patches that note which batches of 8 were read."""
 
-    def read(self, index):
+    def stored(self, index):
         if isinstance(index, list):
             self.events[self.count[0]].set()
             self.count[0] += 1
-        return super().read(index)
+        return super().stored(index)
 
 
 def test_the_next_batch_is_read_while_a_step_computes():
