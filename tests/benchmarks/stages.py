@@ -22,8 +22,8 @@ from predicting import ARCHITECTURE, write_bundle
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps import artefacts, predict
-from pathopatch.models.bundle import load_model
 from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.loading import load_model
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import open_slide
 from pathopatch.slides.segments import PageReader
@@ -64,7 +64,7 @@ class Stopwatch:
 
 def rows(inputs: Inputs) -> Iterator[Row]:
     """A row for each stage, and one for all else: the assembly of patches, and Python."""
-    ensemble = Ensemble([load_model(write_bundle(inputs.folder / "bundle"), device="cpu")])
+    ensemble = Ensemble([load_model(write_bundle(inputs.folder / "bundle"), device="cpu", threads=1)])
     path = inputs.rgb_pyramid(TILE_PX * _ACROSS)
     repeats = [_stages(path, ensemble, inputs.folder / f"stages-{repeat}") for repeat in range(_REPEATS)]
     for stage in repeats[0]:
@@ -79,7 +79,7 @@ def _stages(path: Path, ensemble: Ensemble, out: Path) -> dict[str, float]:
 
     def work() -> None:
         with open_slide(path, mpp=0.5, background="bright") as slide:
-            result = artefacts.predict_to(slide, ensemble, out, slide_id="made", config=PredictConfig(threads=1))
+            result = artefacts.predict_to(slide, ensemble, out, slide_id="made", config=PredictConfig())
         assert result.counts["predicted"] == _ACROSS**2
 
     with ExitStack() as patches:

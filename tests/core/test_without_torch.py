@@ -33,6 +33,7 @@ TRAINING = {
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
+    "pathopatch.stages.export_int8",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",
     "pathopatch.training.distributed",
