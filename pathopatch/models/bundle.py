@@ -75,8 +75,8 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         write_tensors(temporary / WEIGHTS, tensors, header)
-        # A network that ONNX cannot hold is run by torch alone.
-        with suppress(InputUnsupportedError):
+        # torch alone runs a network that ONNX cannot hold, or that was trained without the packages that write ONNX.
+        with suppress(InputUnsupportedError, ImportError):
             graph = write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
             spec = spec.model_copy(update={"onnx": graph})
         write_json(temporary / SPEC, spec.model_dump(mode="json"))

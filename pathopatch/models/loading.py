@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -72,8 +73,9 @@ def load_model(
             )
         precision = "float32"
     require_finite(folder / WEIGHTS)
-    open_network = _open_openvino if _runs_openvino(spec, runtime, device) else _open_torch
-    return PatchClassifier(spec, open_network(folder, spec, shapes, device, precision, threads))
+    if _runs_openvino(spec, runtime, device):
+        return PatchClassifier(spec, _open_openvino(folder, spec, precision, threads))
+    return PatchClassifier(spec, _open_torch(_build(folder, spec, shapes), spec, device, precision, threads))
 
 
 def load_ensemble(
@@ -112,20 +114,15 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
             remedy=f"write it: {INTO_BUNDLE}; or use --runtime torch",
         )
     if runtime == "auto" and device == "auto" and has_cuda_driver():
-        from pathopatch.models.device import pick_device
+        # An installation for prediction has no torch, and uses the processor.
+        with suppress(ModuleNotFoundError):
+            from pathopatch.models.device import pick_device
 
-        device = pick_device().type
+            device = pick_device().type
     return runtime == "openvino" or (runtime == "auto" and device in ("auto", "cpu") and spec.onnx is not None)
 
 
-def _open_openvino(
-    folder: Path,
-    spec: BundleSpec,
-    shapes: Mapping[str, tuple[int, ...]],
-    device: str,
-    precision: str,
-    threads: int | None,
-) -> Runtime:
+def _open_openvino(folder: Path, spec: BundleSpec, precision: str, threads: int | None) -> Runtime:
     from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime, identity, is_bfloat16_native
 
     assert spec.onnx is not None
@@ -162,18 +159,11 @@ def _open_openvino(
     return network
 
 
-def _open_torch(
-    folder: Path,
-    spec: BundleSpec,
-    shapes: Mapping[str, tuple[int, ...]],
-    device: str,
-    precision: str,
-    threads: int | None,
-) -> Runtime:
+def _open_torch(network: nn.Module, spec: BundleSpec, device: str, precision: str, threads: int | None) -> Runtime:
     from pathopatch.models.device import is_bfloat16_native, pick_device
     from pathopatch.models.runtime.torch_runtime import TorchRuntime
 
-    network, chosen_device = _build(folder, spec, shapes), pick_device(device)
+    chosen_device = pick_device(device)
     return pick_precision(
         lambda chosen: TorchRuntime(network, device=chosen_device, precision=chosen, threads=threads),
         requested=precision,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.errors import CheckpointIncompatibleError, NonFiniteError
 
-_CHUNK_BYTES = 2**24
+_DTYPES = ("F32", "I64")  # by the names of safetensors
 
 
 def weights_fingerprint(tensors: Iterable[tuple[str, bytes | memoryview]]) -> str:
@@ -36,9 +36,23 @@ def file_sha256(path: Path) -> str:
 
 
 def require_finite(weights: Path) -> None:
-    """Refuse a safetensors file with a weight that is NaN or infinite, with `NonFiniteError`."""
+    """Refuse a safetensors file with a weight that is NaN or infinite, or of a type that no bundle has.
+
+    Raises
+    ------
+    NonFiniteError
+        The first tensor with such a weight is named.
+    CheckpointIncompatibleError
+        A tensor is neither float32 nor int64, as counters of batches are.
+    """
     with safe_open(weights, framework="numpy") as stream:
         for name in stream.keys():  # noqa: SIM118
+            if (dtype := stream.get_slice(name).get_dtype()) not in _DTYPES:
+                raise CheckpointIncompatibleError(
+                    f"weights of {name} are {dtype}, bundles have float32",
+                    place=str(weights),
+                    remedy="use a bundle that pathopatch wrote",
+                )
             if not np.isfinite(stream.get_tensor(name)).all():
                 raise NonFiniteError(
                     f"weights of {name} are NaN or infinite", place=str(weights), remedy="train the model again"

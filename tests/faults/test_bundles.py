@@ -133,6 +133,16 @@ def test_a_graph_that_takes_weights_from_another_file_is_unsafe(bundle: Path) ->
         load_model(bundle)
 
 
+def test_weights_of_another_type_are_incompatible(bundle: Path) -> None:
+    without_graph(bundle)
+    weights = {name: value.bfloat16() for name, value in load_file(bundle / "model.safetensors").items()}
+    with safe_open(bundle / "model.safetensors", framework="numpy") as stream:
+        metadata = stream.metadata()
+    save_file(weights, bundle / "model.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointIncompatibleError, match="BF16, bundles have float32"):
+        load_model(bundle)
+
+
 def test_weights_stored_again_are_not_read_at_the_old_places(bundle: Path) -> None:
     weights = load_file(bundle / "model.safetensors")
     with safe_open(bundle / "model.safetensors", framework="numpy") as stream:

@@ -1,5 +1,7 @@
 """One contract over all runtimes: the same logits, in order, for any number of patches; and what picks between them."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,12 @@ def test_auto_is_torch_where_there_is_a_gpu(monkeypatch, bundle):
     assert len(opened) == 1
 
 
+def test_auto_is_openvino_on_a_gpu_machine_without_torch(monkeypatch, bundle):
+    monkeypatch.setattr(loading, "has_cuda_driver", lambda: True)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert load_model(bundle).runtime.name == "openvino"
+
+
 @pytest.mark.parametrize("options", [{"runtime": "onnx"}, {"runtime": "openvino", "device": "cuda"}])
 def test_a_runtime_that_cannot_be_had_is_refused(bundle, options):
     with pytest.raises(InputUnsupportedError):
@@ -196,6 +204,14 @@ def test_a_network_that_onnx_cannot_hold_is_stored_without_a_graph(monkeypatch, 
     assert read_spec(folder).onnx is None
     assert not (folder / GRAPH).exists()
     assert "torch alone" in (folder / "README.md").read_text()
+    assert load_model(folder).runtime.name == "torch"
+
+
+def test_a_network_is_stored_where_onnx_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no graph from before
+    folder = _stored(tmp_path / "model", _spec())
+    assert read_spec(folder).onnx is None
     assert load_model(folder).runtime.name == "torch"
 
 
