@@ -18,8 +18,8 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleAr
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.mask_array import mask_array_name
 from pathopatch.patches.mask_bits import MaskKind, unpack_masks
+from pathopatch.patches.sharded_array import mask_array_name
 from pathopatch.patches.store_writer import file_checksum, stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS

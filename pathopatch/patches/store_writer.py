@@ -15,7 +15,6 @@ attributes      all that a reader of the patches needs, `checksums` of the files
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,8 +30,8 @@ from zarr.codecs import Crc32cCodec
 from pathopatch.core.files import fault_point
 from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
-from pathopatch.patches.mask_array import MaskArray
 from pathopatch.patches.mask_bits import MaskKind, pack_masks
+from pathopatch.patches.sharded_array import ShardedArray, bytes_checksum, mask_array
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.omezarr_export import Version, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
@@ -59,10 +58,8 @@ def shard_patches(patch_bytes: int, n: int) -> int:
 
 
 def file_checksum(path: Path) -> str:
-    """Return size and CRC-32 of a file, such as ``1024:0a1b2c3d``."""
-    content = path.read_bytes()
-    # Not CRC-32C: bytes that are followed by their own checksum have the same one whatever they are.
-    return f"{len(content)}:{zlib.crc32(content):08x}"
+    """Return the `bytes_checksum` of a file."""
+    return bytes_checksum(path.read_bytes())
 
 
 class StoreWriter:
@@ -92,29 +89,24 @@ class StoreWriter:
         self._file_checksums: dict[str, str] = {}
         self._pixels = hashlib.sha256()
         self._dtype = stored_dtype(dtype)
-        self._patches: zarr.Array[Any] | None = None
-        self._buffer: NDArray[np.generic] = np.empty(0, self._dtype)
-        self._buffered = self._written = 0
         write_array(self._root, "origins", origins, chunks=origins.shape, names=("patch", "xy"))
         self._hash_pixels(origins)
         one = (channels, patch_px, patch_px)
         shard = shard_patches(int(np.prod(one)) * self._dtype.itemsize, len(origins))
         self._masks = {
-            kind: MaskArray(self._root, path, kind, count=len(origins), patch_px=patch_px, shard=shard)
+            kind: mask_array(self._root, path, kind, count=len(origins), patch_px=patch_px, shard=shard)
             for kind in masks
         }
+        self._patches: ShardedArray | None = None
         if with_patches:
-            self._buffer = np.empty((shard, *one), self._dtype)
-            self._patches = self._root.create_array(
+            self._patches = ShardedArray(
+                self._root,
+                path,
                 "patches",
                 shape=(len(origins), *one),
-                chunks=(1, *one),
-                shards=(shard, *one),
                 dtype=self._dtype,
-                compressors=[compressor(self._dtype), Crc32cCodec()],
-                fill_value=0,
+                shard=shard,
                 dimension_names=("patch", "c", "y", "x"),
-                config={"write_empty_chunks": True},
             )
 
     def append(self, patches: NDArray[np.generic], masks: Mapping[MaskKind, NDArray[np.uint8]] | None = None) -> None:
@@ -128,31 +120,15 @@ class StoreWriter:
         for kind, bits in (masks or {}).items():
             for mask in bits:
                 self._hash_pixels(mask)
-            for shard in self._masks[kind].append(bits):
-                self._note_checksum(shard)
-        if self._patches is None:
-            return
-        while len(patches):
-            n = min(len(patches), len(self._buffer) - self._buffered)
-            self._buffer[self._buffered : self._buffered + n] = patches[:n]
-            self._buffered += n
-            patches = patches[n:]
-            if self._buffered == len(self._buffer):
-                self._flush()
+            for shard, checksum in self._masks[kind].append(bits):
+                self._file_checksums[self._name_of(shard)] = checksum
+        if self._patches is not None:
+            for shard, checksum in self._patches.append(patches):
+                self._file_checksums[self._name_of(shard)] = checksum
+                fault_point("chunk")
 
-    def _flush(self) -> None:
-        """Write the buffer as one shard."""
-        # Only whole shards are written, by one process. Two writers in one shard lose patches without an error.
-        if self._patches is not None and self._buffered:
-            stop = self._written + self._buffered
-            self._patches[self._written : stop] = self._buffer[: self._buffered]
-            self._note_checksum(self._path / f"patches/c/{self._written // len(self._buffer)}/0/0/0")
-            self._written, self._buffered = stop, 0
-            fault_point("chunk")
-
-    def _note_checksum(self, shard: Path) -> None:
-        # At once, while the system still caches the file.
-        self._file_checksums[shard.relative_to(self._path).as_posix()] = file_checksum(shard)
+    def _name_of(self, file: Path) -> str:
+        return file.relative_to(self._path).as_posix()
 
     def _hash_pixels(self, values: NDArray[np.generic]) -> None:
         # A checksum of each part, since SHA-256 of all pixels would take a tenth of the time of storing them.
@@ -195,16 +171,13 @@ class StoreWriter:
             }
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Write the last patches and the attributes."""
-        self._flush()
-        if self._patches is not None and self._written != self._patches.shape[0]:
-            raise AssertionError(f"{self._written} of {self._patches.shape[0]} patches were written")
-        for array in self._masks.values():
+        """Write the attributes; everything else is written."""
+        for array in (*self._masks.values(), *([] if self._patches is None else [self._patches])):
             if array.missing:
                 raise AssertionError(f"{array.name}: {array.missing} are missing")
         metadata = self._path / "zarr.json"
         files = [path for path in sorted(self._path.rglob("*")) if path.is_file() and path != metadata]
-        names = [path.relative_to(self._path).as_posix() for path in files]
+        names = [self._name_of(path) for path in files]
         checksums = {name: self._file_checksums.get(name) or file_checksum(self._path / name) for name in names}
         pixels_checksum = self._pixels.hexdigest()[:_CHECKSUM_DIGITS]
         self._root.attrs.put({**attributes, "pixels_checksum": pixels_checksum, "checksums": checksums})

@@ -142,6 +142,7 @@ def _rows(path: Path) -> pd.DataFrame:
 def _add(path: Path, row: dict[str, Any]) -> None:
     row = {key: round(float(value), 4) if isinstance(value, float) else value for key, value in row.items()}
     text = pd.DataFrame([row], columns=COLUMNS).to_csv(index=False, header=not path.is_file(), lineterminator="\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
