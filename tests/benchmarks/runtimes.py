@@ -11,20 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Row, speedup
+from measure import Row, Work, speedup
 from prepared import prepare_network
+from torch.utils.flop_counter import FlopCounterMode
 
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.loading import load_model, load_network
 from pathopatch.models.networks import build_network
-from pathopatch.models.runtime import patches_per_pass
 from pathopatch.models.runtime.openvino_runtime import instruction_sets, is_bfloat16_native
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec
 
 _LITE0 = "tf_efficientnet_lite0"
 _PASSES = 3
+_PREPARED_PASS = 4  # patches per pass that were fastest there
 _TOLERANCE = 1e-4  # of a logit, relative to the largest
+_PRODUCT = "a matrix product"
+_SIDE = 1024
 _AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
@@ -39,6 +42,9 @@ def rows() -> Iterator[Row]:
         yield _row(_LITE0, 256, "bfloat16", "prepared torch, bfloat16", 3.3, widest)
     for architecture, px in (("resnet18", 256), ("resnet50", 256), ("vit_small_patch16_224", 224)):
         yield _row(architecture, px, "float32", "plain torch, float32", 1.3, widest)
+    # What the processor can do at all: no network is faster than one large matrix product.
+    for precision in ("float32", "bfloat16") if is_bfloat16_native() else ("float32",):
+        yield _row(_LITE0, 256, precision, f"{_PRODUCT} of as many operations, {precision}", 0.7, widest)
 
 
 def _row(
@@ -81,15 +87,14 @@ def compare(architecture: str, px: int, precision: str, against: str) -> float:
         save_bundle(bundle, build_network(architecture, 3, pretrained=pretrained, input_px=px), spec)
         ours = load_model(bundle, device="cpu", precision=precision, runtime="openvino", threads=1).runtime
         network = load_network(bundle)
-    size = patches_per_pass(px)
-    x = np.random.default_rng(0).standard_normal((_PASSES * size, 3, px, px), np.float32)
+    x = np.random.default_rng(0).standard_normal((_PASSES * _PREPARED_PASS, 3, px, px), np.float32)
     if against.startswith("prepared"):
         network = prepare_network(network, precision, 3, px)  # type: ignore[arg-type]
         tensor = torch.from_numpy(x)
 
         def theirs() -> np.ndarray:
             with torch.inference_mode():
-                passes = [network(part.to(memory_format=torch.channels_last)) for part in tensor.split(size)]
+                passes = [network(part.to(memory_format=torch.channels_last)) for part in tensor.split(_PREPARED_PASS)]
             return torch.cat(passes).float().numpy()
     else:
         plain = TorchRuntime(network)
@@ -97,10 +102,23 @@ def compare(architecture: str, px: int, precision: str, against: str) -> float:
         def theirs() -> np.ndarray:
             return plain.logits(x)
 
+    if against.startswith(_PRODUCT):
+        product, share = _matrix_product(network, x, precision)
+        return share * speedup(lambda: [lambda: ours.logits(x)], lambda: [product])
     expected = theirs()
     if precision == "float32" and np.abs(ours.logits(x) - expected).max() > _TOLERANCE * max(1, np.abs(expected).max()):
         raise SystemExit("other logits: nothing to compare")
     return speedup(lambda: [lambda: ours.logits(x)], lambda: [theirs])
+
+
+def _matrix_product(network: torch.nn.Module, x: np.ndarray, precision: str) -> tuple[Work, float]:
+    """Products of square matrices, and how many times their operations a forward pass of all of x takes."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.from_numpy(x[:1]))
+    a, b = torch.randn(2, _SIDE, _SIDE).to(getattr(torch, precision))
+    repeats = max(1, round(counter.get_total_flops() * len(x) / (2 * _SIDE**3)))
+    share = counter.get_total_flops() * len(x) / (2 * _SIDE**3 * repeats)
+    return lambda: [torch.mm(a, b) for _ in range(repeats)], share
 
 
 if __name__ == "__main__":

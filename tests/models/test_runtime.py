@@ -308,7 +308,7 @@ def test_probe_patches_are_noise_flat_and_smooth():
 
 
 def test_a_pass_holds_few_large_or_many_small_patches():
-    assert [patches_per_pass(side) for side in (2048, 256, 64)] == [1, 4, 64]
+    assert [patches_per_pass(side) for side in (2048, 256, 64)] == [1, 2, 32]
 
 
 def test_predicting_by_torch_leaves_the_network_unchanged():

@@ -15,7 +15,7 @@ Precision = Literal["float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 _PROBABILITY_TOLERANCE = 0.01  # largest difference of a probability from float32 at which ``auto`` takes bfloat16
-_PASS_PIXELS = 4 * 256**2
+_PASS_PIXELS = 2 * 256**2
 _PROBE_PATCHES = 24
 _COARSE_PX = 4  # side of a smooth patch before it is enlarged
 
