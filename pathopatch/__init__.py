@@ -13,6 +13,7 @@ from pathopatch.core.version import FOREIGN_REMEDY, __version__, foreign_distrib
 
 if TYPE_CHECKING:
     from pathopatch import debias as debias
+    from pathopatch import features as features
     from pathopatch import metrics as metrics
     from pathopatch.groups import assign_groups as assign_groups
     from pathopatch.heatmaps.predict import predict_slide as predict_slide
@@ -27,11 +28,12 @@ _HOMES = {
     "load_model": "pathopatch.models.loading",
     "predict_slide": "pathopatch.heatmaps.predict",
 }
-_MODULES = ("debias", "metrics")
+_MODULES = ("debias", "features", "metrics")
 __all__ = [
     "__version__",
     "assign_groups",
     "debias",
+    "features",
     "load_model",
     "metrics",
     "open_slide",

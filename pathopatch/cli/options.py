@@ -53,6 +53,9 @@ Intervene = Annotated[
     str | None,
     typer.Option(help="Share of each class's patches composed to another tissue area, in (0, 1], or auto."),
 ]
+Head = Annotated[
+    str | None, typer.Option(help="On features: linear (default), solved to convergence, or mlp with a hidden layer.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import getpass
 import importlib.util
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +33,9 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
+if TYPE_CHECKING:
+    from pathopatch.stages.batch.tasks import Outcome
+
 Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE", show_default=False)]
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
 
@@ -39,7 +43,10 @@ Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to writ
 def predict(
     source: Annotated[
         str,
-        typer.Argument(help="Slide, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv).", metavar="SLIDE|MANIFEST"),
+        typer.Argument(
+            help="Slide, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv); features for a head on features.",
+            metavar="SLIDE|MANIFEST|FEATURES",
+        ),
     ],
     model: Annotated[
         list[Path],
@@ -49,6 +56,10 @@ def predict(
         ),
     ],
     out: Out,
+    slides: Annotated[
+        Path | None,
+        typer.Option(help="With features: folder or manifest of their slides, to draw under the map."),
+    ] = None,
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of a single slide; default: the file's stem.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: the bundle's.")] = None,
@@ -83,6 +94,7 @@ def predict(
     from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph
     from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.predict import predict_cohort, slides_to_predict
+    from pathopatch.stages.predict_features import predict_features, takes_features
 
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
@@ -95,6 +107,27 @@ def predict(
         tta=tta or None,
         deidentify=deidentify or None,
     )
+    if takes_features(model):
+        if slide_id is not None or dry_run or timeout or memory_gb:
+            raise typer.BadParameter("features go without --slide-id, --dry-run, --timeout and --memory-gb")
+        with progress_bars(quiet) as progress:
+            outcomes = predict_features(
+                Path(source),
+                model,
+                out,
+                config,
+                slides=slides,
+                slide_mpp=slide_mpp,
+                workers=workers,
+                only_failed=retry_failed,
+                totals=not no_totals,
+                force=force,
+                progress=progress,
+            )
+        _finish_predictions(out, outcomes)
+        return
+    if slides is not None:
+        raise typer.BadParameter("--slides goes with features, and the model takes slides: name them in place of it")
     cohort = slides_to_predict(source, slide_id=slide_id)
     for bundle in bundles_without_graph(model) if config.runtime == "auto" else ():
         say(f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}")
@@ -123,6 +156,10 @@ def predict(
             force=force,
             progress=progress,
         )
+    _finish_predictions(out, outcomes)
+
+
+def _finish_predictions(out: Path, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.state != "failed":
             print(WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png")
@@ -264,3 +301,30 @@ def export_review(
     from pathopatch.stages import export
 
     print(export.export_review(out, file, force=force))
+
+
+def import_wsinfer(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder with config.json and torchscript_model.pt.", metavar="FOLDER", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model bundle to write.", show_default=False)],
+    tumor_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Class that counts as tumour; repeat for several. Default: the one whose name says so."),
+    ] = None,
+    made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Make a model for wsinfer a bundle, to predict with it and to measure whether it relies on tissue area."""
+    from pathopatch.stages import import_model
+
+    spec = import_model.import_wsinfer(folder, out, tumor_classes=tumor_class or (), made_by=made_by, force=force)
+    if not quiet:
+        say(f"counted as tumour: {spec.class_names[1]}; as the rest: {spec.class_names[0]}")
+        probability = import_model.glass_probability(out)
+        say(f"blank glass (a patch of grey value 240) has a probability of {probability:.3f} of {spec.class_names[1]}")
+        if spec.onnx is None:
+            say("the network cannot be written as ONNX: torch runs it")
+    print(out)

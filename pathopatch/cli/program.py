@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pathopatch.cli import predicting, slides, training, upkeep
+from pathopatch.cli import encoding, predicting, slides, training, upkeep
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core.version import __version__
 
@@ -21,11 +21,13 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     slides.info,
     slides.tile,
     slides.tissue,
+    encoding.encode,
     training.groups,
     training.audit,
     training.train,
     training.tune,
     training.evaluate,
+    training.mil,
     predicting.predict,
     predicting.report,
     predicting.review,
@@ -44,6 +46,7 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "wsinfer": predicting.export_wsinfer,
     "review": predicting.export_review,
 }
+_IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": predicting.import_wsinfer}
 
 _HELP = (
     "Patch-wise tumour classification that does not learn the tissue-area shortcut. "
@@ -80,6 +83,11 @@ exports = typer.Typer(help="Write what was read or found in other programs' form
 for name, command in _EXPORTS.items():
     exports.command(name)(command)
 app.add_typer(exports, name="export")
+
+imports = typer.Typer(help="Take over models from other programs' formats.", no_args_is_help=True)
+for name, command in _IMPORTS.items():
+    imports.command(name)(command)
+app.add_typer(imports, name="import")
 
 
 class _Terminated(BaseException):

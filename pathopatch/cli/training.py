@@ -1,4 +1,4 @@
-"""Commands to train and evaluate: groups, audit, train, tune, evaluate; and all stages at once: run, demo."""
+"""Commands to train and evaluate: groups, audit, train, tune, evaluate, mil; and all stages at once: run, demo."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathopatch.cli.options import (
     Bins,
     Device,
     Force,
+    Head,
     Intervene,
     Method,
     Quiet,
     Rank,
     Runtime,
     SelectAt,
+    SlideMpp,
     Threshold,
     TrainDevice,
     Work,
@@ -67,18 +69,71 @@ def groups(
 
 
 def audit(
-    work: Work,
+    work: Annotated[
+        Path | None, typer.Argument(help="Work folder, where slides or features are in one.", show_default=False)
+    ] = None,
     composed: Annotated[
         bool, typer.Option("--composed", help="Check the patches that an intervention composes, and draw some.")
     ] = False,
+    features: Annotated[
+        Path | None, typer.Option(help="In place of WORK: folder of feature files, of any tool.", show_default=False)
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --features: CSV with slide_id, x, y, label; optional patient_id, split, tissue_fraction.",
+            show_default=False,
+        ),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="With --features: the tool that wrote them, where it is not clear.")
+    ] = "auto",
+    slides: Annotated[
+        Path | None, typer.Option(help="With --features: folder of the slides, to measure tissue on.")
+    ] = None,
+    attribute: Annotated[
+        str | None, typer.Option(help="With --features: column of the labels to audit in place of tissue.")
+    ] = None,
+    slide_mpp: SlideMpp = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="With --features: work folder for the outputs.")] = Path(
+        "features-audit"
+    ),
     threshold: Threshold = None,
     config: Annotated[Path | None, typer.Option(help="With --composed: TOML whose table train is used.")] = None,
+    workers: Workers = 1,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Say before training how strong the tissue-area shortcut is, and what groups of these sizes can measure."""
-    from pathopatch.stages.audit import audit_text
+    if features is not None:
+        if work is not None or composed or config is not None:
+            raise typer.BadParameter("--features goes without WORK, --composed and --config; -o names the work folder")
+        if labels is None:
+            raise typer.BadParameter("--features needs --labels: a CSV with slide_id, x, y, label")
+        from pathopatch.core.config import GroupsConfig
+        from pathopatch.stages.feature_audit import audit_features
 
+        settings = with_options(GroupsConfig(), thresholds=None if threshold is None else (threshold,))
+        with progress_bars(quiet) as progress:
+            text = audit_features(
+                out,
+                features,
+                labels,
+                settings,
+                layout=layout,
+                slides=slides,
+                attribute=attribute,
+                slide_mpp=slide_mpp,
+                workers=workers,
+                force=force,
+                progress=progress,
+            )
+        print(text)
+        return
+    if work is None:
+        raise typer.BadParameter("give WORK, or --features and --labels")
+    if labels or slides or attribute or slide_mpp or layout != "auto":
+        raise typer.BadParameter("--labels, --layout, --slides, --attribute and --slide-mpp go with --features")
     if composed:
         from pathopatch.core.work_folder import WorkFolder
         from pathopatch.stages.composed_audit import composed_audit_text
@@ -89,12 +144,20 @@ def audit(
         return
     if threshold is not None or config is not None:
         raise typer.BadParameter("--threshold and --config go with --composed")
+    from pathopatch.features.cohort import is_feature_cohort
+    from pathopatch.stages.audit import audit_text
+
     print(audit_text(work, force=force))
+    if is_feature_cohort(work):
+        from pathopatch.stages.feature_audit import measure_robustness, robustness_text
+
+        print("\n" + robustness_text(measure_robustness(work, force=force)))
 
 
 def train(
     work: Work,
     method: Method = None,
+    head: Head = None,
     threshold: Threshold = None,
     bins: Bins = "",
     rank: Rank = False,
@@ -130,6 +193,7 @@ def train(
     settings = with_options(
         _train_settings(config),
         method=method,
+        head=head,
         threshold=threshold,
         bins=cuts(bins),
         attribute="rank" if rank else None,
@@ -165,6 +229,7 @@ def _train_settings(config: Path | None) -> TrainConfig:
 def tune(
     work: Work,
     method: Method = None,
+    head: Head = None,
     threshold: Threshold = None,
     bins: Bins = "",
     rank: Rank = False,
@@ -201,13 +266,14 @@ def tune(
         base = base.model_copy(update={"budget_steps": None})
     search = with_options(base, objective=objective, trials=trials, budget_steps=budget_steps, prune=prune or None)
     settings = with_options(
-        _train_settings(config), method=method, threshold=threshold, seed=seed, device=device, name=name, steps=steps,
-        bins=cuts(bins), attribute="rank" if rank else None, select_at=select_at,
+        _train_settings(config), method=method, head=head, threshold=threshold, seed=seed, device=device, name=name,
+        steps=steps, bins=cuts(bins), attribute="rank" if rank else None, select_at=select_at,
     )  # fmt: skip
     if not quiet:
+        from pathopatch.training.feature_data import cohort_settings
         from pathopatch.training.search import search_text
 
-        say(search_text([settings], search))
+        say(search_text([cohort_settings(work, settings)], search))
     with progress_bars(quiet) as progress:
         print(train_run(work, settings, search, workers=workers, force=force, progress=progress))
 
@@ -252,6 +318,51 @@ def evaluate(
             work, run, EvaluateConfig(), device=device, runtime=runtime or "auto", force=force, progress=progress
         )
     print(comparison_table(work))
+
+
+def mil(
+    work: Work,
+    pooling: Annotated[
+        list[str] | None,
+        typer.Option(help="attention, mean, top-k or area; repeat for several. Default: all that can be had."),
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Folder of WORK/features, or of feature files elsewhere. Default: the only one.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV of slide_id, slide_label, patient_id and split. Default: slide_label of the manifest."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Run whose patch predictions top-k and area pool. Default: the only one.")
+    ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(min=1, help="Cross-validation by patient and slide label; from 3 on. Default: as groups says."),
+    ] = 1,
+    top_k: Annotated[int | None, typer.Option(min=1, help="top-k: patches whose mean is taken. Default: 10.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and of the patches drawn.")] = 0,
+    name: Annotated[
+        str | None, typer.Option(help="Folder below slide_level/. Default: the encoder and the seed.")
+    ] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Classify slides by their label (multiple-instance learning on features), and say what tissue area alone tells."""
+    from pathopatch.core.config import SlideLevelConfig
+    from pathopatch.core.files import read_json
+    from pathopatch.evaluation.slide_level import slide_level_text
+    from pathopatch.stages.slide_level import classify_slides
+
+    config = with_options(
+        SlideLevelConfig(), pooling=tuple(pooling) if pooling else None, folds=folds, top_k=top_k, seed=seed
+    )
+    with progress_bars(quiet) as progress:
+        folder = classify_slides(
+            work, config, features=features, labels=labels, run=run, name=name, force=force, progress=progress
+        )
+    print(slide_level_text(read_json(folder / "results.json")))
+    print(f"\nresults: {folder}")
 
 
 def run(

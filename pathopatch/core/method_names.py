@@ -24,5 +24,7 @@ MethodName = Literal[
     "auto",
 ]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
+COMPOSING_METHODS: tuple[MethodName, ...] = ("intervene", "auto")
+"""Methods that compose patches of another tissue area, which features do not allow."""
 RANK_METHODS: tuple[MethodName, ...] = ("resample", "gerne", "gerne-auto")
 """Methods that can also draw by the rank of a measurement, such as the tissue fraction."""

@@ -45,6 +45,11 @@ class WorkFolder:
         return inside(self.root, "groups", "audit.json")
 
     @property
+    def robustness(self) -> Path:
+        """``groups/robustness.json``: the robustness indices of features."""
+        return inside(self.root, "groups", "robustness.json")
+
+    @property
     def composed(self) -> Path:
         """``groups/composed.json``: the check of composed patches; ``composed.png`` beside it shows some."""
         return inside(self.root, "groups", "composed.json")
@@ -58,6 +63,15 @@ class WorkFolder:
     def comparison(self) -> Path:
         """``comparison.csv``: the evaluated runs side by side."""
         return inside(self.root, "comparison.csv")
+
+    @property
+    def features(self) -> Path:
+        """``features.json``: the feature files behind the patches, where the patches are features."""
+        return inside(self.root, "features.json")
+
+    def encoded(self, encoder_key: str, slide_id: str) -> Path:
+        """Features of a slide by an encoder (HDF5)."""
+        return inside(self.root, "features", encoder_key, f"{slide_id}.h5")
 
     def store(self, slide_id: str) -> Path:
         """Patches, overview and tissue mask of a tiled slide (OME-Zarr)."""
@@ -90,6 +104,10 @@ class WorkFolder:
     def external_evaluation(self, name: str) -> Path:
         """Folder of the evaluation of a bundle that was trained elsewhere."""
         return inside(self.root, "evaluations", name)
+
+    def slide_level(self, name: str) -> Path:
+        """Folder of the results of classification at slide level."""
+        return inside(self.root, "slide_level", name)
 
     def fold(self, number: int) -> Path:
         """Work folder of one fold of a cross-validation, ``folds/<number>``."""

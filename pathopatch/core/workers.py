@@ -30,6 +30,15 @@ SPAWN = get_context("spawn")
 _GRACE_S = 10.0  # for a process without work to end by itself
 
 _MEMORY_POLL_S = 0.5
+_number = 0  # of this process among those that work beside it
+
+
+def worker_number() -> int:
+    """Return the number of this process among those of its `Workers`, from 0; 0 in a process that is none of them.
+
+    No two processes that live at the same time have the same number.
+    """
+    return _number
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class _Worker:
 
     process: SpawnProcess
     pipe: Connection
+    number: int
     piece: int | None = None
     due: float = math.inf
 
@@ -78,7 +88,8 @@ class Workers:
             self.count = max(1, self.count)
 
     def __enter__(self) -> Self:
-        self._workers = [self._start() for _ in range(self.count)]
+        for _ in range(self.count):
+            self._workers.append(self._start())
         return self
 
     def __exit__(
@@ -170,10 +181,12 @@ class Workers:
 
     def _start(self) -> _Worker:
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_serve, args=(theirs, self.prepare), daemon=True)
+        taken = {worker.number for worker in self._workers}
+        number = next(number for number in range(len(taken) + 1) if number not in taken)
+        process = SPAWN.Process(target=_serve, args=(theirs, self.prepare, number), daemon=True)
         process.start()
         theirs.close()  # the process has the only other end, so that its death closes the pipe
-        return _Worker(process, ours)
+        return _Worker(process, ours, number)
 
 
 def _resident_bytes(process: SpawnProcess) -> int:
@@ -184,8 +197,10 @@ def _resident_bytes(process: SpawnProcess) -> int:
         return 0
 
 
-def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
+def _serve(pipe: Connection, prepare: Callable[[], None] | None, number: int) -> None:
     """Work in a process of its own until the pipe is closed."""
+    global _number
+    _number = number
     follow_parent()
     if prepare is not None:
         prepare()

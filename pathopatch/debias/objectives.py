@@ -8,6 +8,10 @@ freeze BatchNorm when weights are pretrained, and prefer GroupNorm or LayerNorm 
 Every ``forward(loss, group)`` takes the loss of each sample, a float tensor of shape (B,), and its group A y + a, an
 int tensor of shape (B,). It returns a differentiable scalar of the type of ``loss``, and raises `InputUnsupportedError`
 unless both are one-dimensional, non-empty and of one length.
+
+Every ``expected_weights(shares, group)`` takes the long-run share of each sample in each part of a batch, an ndarray of
+float64 of shape (parts, N) as of `BatchSampler.expected_shares`, and its group, an ndarray of int64 of shape (N,). It
+returns the weights (N,) with which the objective of a step is sum_i w_i loss_i in expectation.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from torch import Tensor, nn
 
 from pathopatch.core.errors import InputUnsupportedError
 
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
 
 class Mean(nn.Module):
     """The mean loss: the objective of ERM and of resampling."""
@@ -29,6 +36,10 @@ class Mean(nn.Module):
         """Return the mean of the losses; groups are not used."""
         _check(loss, group)
         return loss.mean()
+
+    def expected_weights(self, shares: Floats, group: Indices) -> Floats:
+        """Return the shares; groups are not used."""
+        return np.asarray(shares.mean(axis=0))
 
 
 class GroupWeighted(nn.Module):
@@ -66,6 +77,10 @@ class GroupWeighted(nn.Module):
         _check(loss, group)
         _check_range(group, len(self.weight))
         return (self.weight.to(loss.dtype)[group] * loss).mean()
+
+    def expected_weights(self, shares: Floats, group: Indices) -> Floats:
+        """Return the shares, each times the weight of its group."""
+        return np.asarray(shares.mean(axis=0) * self.weight.numpy(force=True)[group])
 
 
 class GradientExtrapolation(nn.Module):
@@ -115,6 +130,14 @@ class GradientExtrapolation(nn.Module):
         # Detached, or the log would keep the graph of the last step in memory.
         self.loss_biased, self.loss_less_biased = biased.detach(), less_biased.detach()
         return less_biased + self.beta.to(loss.dtype) * (less_biased - biased)
+
+    def expected_weights(self, shares: Floats, group: Indices) -> Floats:
+        """Return (1 + beta) times the shares of the less biased half, less beta times those of the biased one.
+
+        None is negative for a beta inside its bounds: in expectation GERNE is weighted ERM.
+        """
+        beta = float(self.beta)
+        return np.asarray((1 + beta) * shares[1] - beta * shares[0])
 
 
 class GroupDRO(nn.Module):
@@ -166,6 +189,12 @@ class GroupDRO(nn.Module):
             # would change tensors that callers still hold, such as an earlier state dict.
             self.q = torch.softmax(self.q.log() + self.eta * group_loss.detach().to(self.q.dtype), dim=0)
         return (self.q.to(loss.dtype) * group_loss).sum()
+
+    def expected_weights(self, shares: Floats, group: Indices) -> Floats:
+        """Return the shares within each group, times q of the group as it is now."""
+        share = shares.mean(axis=0)
+        of_group = np.bincount(group, weights=share, minlength=len(self.q))
+        return np.asarray(share * self.q.numpy(force=True)[group] / of_group[group])
 
 
 def _check_range(group: Tensor, n_groups: int) -> None:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
-from pathopatch.debias.samplers import BatchSampler, ClassStream, Indices, check_sizes
+from pathopatch.debias.samplers import BatchSampler, ClassStream, Floats, Indices, check_sizes
 
 _TIES, _ROUND, _SHIFT = 3, 4, 5  # what a generator is for: part of its seed, after those of `samplers`
 _BIASED, _LESS_BIASED = 0, 1
@@ -154,6 +154,13 @@ class RankStream:
                 remedy="set [train] cell_unit = 1, or draw by bins",
             )
         return self
+
+    def shares(self, size: int) -> Floats:
+        """Return the long-run share (size,) of each sample."""
+        share = np.zeros(size)
+        for samples, ends in zip(self._samples, self._ends, strict=True):
+            share[samples] = np.diff(ends, prepend=0, append=1) / len(self._samples)
+        return share
 
     def take(self, start: int, stop: int) -> Indices:
         """Return the samples at positions [start, stop) of every class, sorted by class; within a step by rank."""

@@ -41,6 +41,7 @@ _BIASED, _LESS_BIASED = 0, 1
 _ROUNDING = 1e-6  # positions: a turn starts on time though its start was computed a rounding error too late
 
 Indices = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class Stream(Protocol):
@@ -51,6 +52,9 @@ class Stream(Protocol):
 
     def in_units(self, unit: int) -> Stream:
         """Return the same stream with `unit` samples per turn of a cell, or raise."""
+
+    def shares(self, size: int) -> Floats:
+        """Return the long-run share (size,) of each sample in the stream; their sum is 1."""
 
 
 class BatchSampler:
@@ -78,6 +82,10 @@ class BatchSampler:
     def parts(self) -> int:
         """Number of parts of equal size that make up a batch: two for GERNE, else one."""
         return len(self._streams)
+
+    def expected_shares(self, size: int) -> Floats:
+        """Return the long-run share of each of `size` samples in each part of a batch, (parts, size); rows sum to 1."""
+        return np.stack([stream.shares(size) for stream in self._streams])
 
     def in_units(self, unit: int) -> Self:
         """Return the same batches in which each cell gives its samples `unit` at a time.
@@ -290,7 +298,7 @@ class ClassStream:
     def __init__(
         self, cells: Sequence[Sequence[Indices]], weights: Sequence[Sequence[int]], *, seed: int, stream: int
     ) -> None:
-        self._cells, self._seed, self._stream = cells, seed, stream
+        self._cells, self._weights, self._seed, self._stream = cells, weights, seed, stream
         self._sequences = [CellSequence(row, key=(seed, stream, label)) for label, row in enumerate(weights)]
         self._permutations: dict[tuple[int, int], dict[int, Indices]] = {}
         self._unit = 1
@@ -300,6 +308,15 @@ class ClassStream:
         other = copy.copy(self)
         other._permutations, other._unit = {}, unit
         return other
+
+    def shares(self, size: int) -> Floats:
+        """Return the long-run share (size,) of each sample: that of its cell, evenly over the cell's samples."""
+        share = np.zeros(size)
+        for cells, weights in zip(self._cells, self._weights, strict=True):
+            for samples, weight in zip(cells, weights, strict=True):
+                if weight:
+                    share[samples] = weight / sum(weights) / len(samples) / len(self._cells)
+        return share
 
     def take(self, start: int, stop: int) -> Indices:
         """Return the samples at positions [start, stop) of every class, shape (K * (stop - start),), sorted by cell."""

@@ -21,17 +21,20 @@ from pathopatch.core.files import inside, read_json
 from pathopatch.core.text import patches_and_patients
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
+from pathopatch.evaluation.glass import glass_text, predict_glass
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
+from pathopatch.features.cohort import is_feature_cohort, read_cohort
 from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import read_spec
 from pathopatch.models.loading import load_model
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, check_features
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.data_summary import TRAINED, VALIDATED, slide_marks
 from pathopatch.training.dataset import Source, common_source
+from pathopatch.training.feature_data import feature_source
 
 FOLDER = "evaluations"
 _ALL = "all"  # the split that stands for all labelled patches together
@@ -90,7 +93,10 @@ def evaluate_bundle(
         rows = labelled_rows(groups, evaluated_splits, remedy=_NO_LABELS)
         # Patches that do not fit are refused before the network is loaded.
         slides = sorted(set(rows["slide_id"].astype(str)))
-        source = common_source([PatchStore(WorkFolder(work).tiled.store(slide)) for slide in slides])
+        if is_feature_cohort(work):
+            source: Source | None = feature_source(read_cohort(work), spec.dtype)
+        else:
+            source = common_source([PatchStore(WorkFolder(work).tiled.store(slide)) for slide in slides])
         assert source is not None  # there are rows, so there are slides
         warnings = check_patches(spec, source, place=str(bundle))
         warnings += _rule_warnings(spec, work, label_names(groups)) + leakage_warnings(spec, work, rows)
@@ -108,7 +114,8 @@ def evaluate_bundle(
                 resamples=config.bootstrap,
                 seed=config.seed,
             )
-        numbers = {"bundle": _about(spec, out.name), "warnings": warnings, **numbers}
+        glass = predict_glass(work, groups, model)
+        numbers = {"bundle": _about(spec, out.name), "warnings": warnings, "glass": glass, **numbers}
         write_evaluation(out, predictions, groups, numbers, output, config=config)
     return out
 
@@ -133,6 +140,8 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
             place=place,
             remedy="evaluate a model of two classes",
         )
+    if spec.encoder is not None or source.encoder is not None:
+        return check_features(spec, source.encoder, place=place)
     pairs: list[tuple[str, Any, Any]] = [
         ("channels", ", ".join(source.channels), ", ".join(spec.channels)),
         ("type of pixels", source.dtype, spec.dtype),
@@ -224,6 +233,8 @@ def external_validation_text(folder: Path) -> str:
         for row in content["ablation"]:
             if row["threshold"] == next(iter(content["thresholds"])):
                 lines.append(f"  without {row['channel']}: AUROC {_number(row['auroc_without'], 1, 3)}")
+    if "glass" in numbers:  # evaluations of earlier versions have none
+        lines += ["", glass_text(numbers["glass"], about["positive_class"])]
     return "\n".join(lines)
 
 
@@ -247,7 +258,7 @@ def _about(spec: BundleSpec, name: str) -> dict[str, Any]:
     shown = ("method", "architecture", "channels", "mpp", "patch_px", "decision_threshold", "decision_chosen_for",
              "temperature", "parameters")  # fmt: skip
     facts = spec.model_dump(mode="json", include=set(shown))
-    return {"name": name, **{key: facts[key] for key in shown}}
+    return {"name": name, "positive_class": spec.class_names[1], **{key: facts[key] for key in shown}}
 
 
 def _interval(measure: dict[str, Any], scale: float = 100, digits: int = 1) -> str:

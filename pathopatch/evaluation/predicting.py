@@ -20,6 +20,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.training.data_summary import TRAINED, slide_marks
 from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.feature_data import load_features
 from pathopatch.training.phase_data import LEARNT
 
 _BATCH = 256  # patches read and predicted at a time
@@ -40,8 +41,7 @@ def predict_patches(
         rows = labelled[labelled["split"] == split]
         if rows.empty:
             continue
-        masks: tuple[MaskKind, ...] = () if model.spec.mask == "none" else ("tissue",)
-        patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,), masks=masks)
+        patches = _load(work, rows, model.spec, split)
         margins = _margins(model, patches, ablate=ablate).loc[rows["patch_id"]].reset_index(drop=True)
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
         table["logit"] = margins["logit"]
@@ -49,6 +49,14 @@ def predict_patches(
         table["probability"] = 0.5 * (1 + np.tanh(0.5 * margins["logit"] / model.spec.temperature))
         tables.append(pd.concat([table, margins.drop(columns="logit")], axis=1))
     return pd.concat(tables, ignore_index=True)
+
+
+def _load(work: Path, rows: pd.DataFrame, spec: BundleSpec, split: str) -> PatchSet:
+    """Return the labelled patches of a split as a model takes them."""
+    if spec.encoder is not None:
+        return load_features(work, rows, splits=(split,))
+    masks: tuple[MaskKind, ...] = () if spec.mask == "none" else ("tissue",)
+    return load_patches(work, rows, input_px=spec.input_px, splits=(split,), masks=masks)
 
 
 def labelled_rows(groups: pd.DataFrame, splits: Sequence[str], *, remedy: str) -> pd.DataFrame:

@@ -186,9 +186,10 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
 def format_audit(audit: Mapping[str, Any]) -> str:
     """Return an audit in words and tables, for a terminal."""
     lines = [verdict_text(audit), ""]
-    lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
     labels = audit.get("label_names", LABEL_NAMES)
-    lines += [_fraction_line(split, result, labels[1]) for split, result in audit["fraction_only"].items()]
+    if audit["whole"]["n"]:  # patches that brought an attribute may have no tissue fraction
+        lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
+        lines += [_fraction_line(split, result, labels[1]) for split, result in audit["fraction_only"].items()]
     for key, attribute in audited_attributes(audit).items():
         by_split = audit["thresholds"][key]
         phrase = attribute.phrase if attribute.is_patch_attribute else f"at threshold {key}"

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import (
     FloatArray,
-    auroc_of,
-    bootstrap_by_patient,
+    auroc_interval,
     interval,
     ratio,
     resampled,
@@ -73,7 +72,7 @@ def fraction_only(
     if tumor in (0, n):
         names = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority")
         return {**sizes, **dict.fromkeys((*names, *_ELSEWHERE)), "verdict": UNKNOWN, "is_flagged": False}
-    low, high = bootstrap_by_patient(auroc_of(fraction, label), patient, resamples=resamples, seed=seed)
+    low, high = auroc_interval(fraction, label, patient, resamples=resamples, seed=seed)
     accuracy, threshold, is_larger_tumor = _best_cut(label, fraction)
     verdict = _verdict(low, high, patients=len(patients), of_label=min(of_label), is_directed=is_directed)
     return {
@@ -155,7 +154,7 @@ def sweep_thresholds(
     n = np.bincount(cell, minlength=len(patients) * 2 * (n_steps + 1)).reshape(len(patients), 2, n_steps + 1)
     much = n[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]  # (P, 2, thresholds)
     all_of_label = n.sum(axis=2)  # (P, 2)
-    sums = np.concatenate([much.reshape(len(patients), -1), all_of_label], axis=1).astype(np.float64)
+    sums = np.concatenate([much.reshape(len(patients), 2 * n_steps), all_of_label], axis=1).astype(np.float64)
     gaps = _gaps(sums.sum(axis=0, keepdims=True))[0]
     resampled_gaps = _gaps(resampled(sums, resamples=resamples, seed=seed))
     rows = []

@@ -43,8 +43,7 @@ from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, predict_patches
-from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD, write_ome_tiff, write_ome_zarr, write_rgb_pyramid
-from pathopatch.heatmaps.stitch import coverage, stitch
+from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
 from pathopatch.heatmaps.summary import summary
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
@@ -115,11 +114,52 @@ def predict_to(
     slide = in_order(slide, spec.channels)
     if config.max_bad_tiles:
         slide = tolerant(slide, config.max_bad_tiles)
-    warnings = [*slide.notes, *check_slide(spec, slide)]
-    about = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
+
+    def predict() -> tuple[Prediction, list[str]]:
+        prediction = predict_patches(slide, ensemble, slide_id, config, tissue_mask=tissue_mask, progress=progress)
+        warnings = prediction.analysis.warnings(slide.mpp, tiling_of(spec, config).registration.warn_um)
+        unreadable, patches = prediction.unreadable, len(prediction.tissue_fraction)
+        if unreadable:
+            share = f"{unreadable} of {patches} patches ({unreadable / patches:.1%})"
+            warnings.append(f"{share} cannot be decoded and have no value")
+        return prediction, warnings
+
+    return write_outputs(
+        slide,
+        ensemble,
+        out,
+        slide_id=slide_id,
+        warnings=[*slide.notes, *check_slide(spec, slide)],
+        make_stamp=lambda: _stamp(slide, ensemble, config, tissue_mask),
+        predict=predict,
+        about={} if config.deidentify else {"source": slide.source, "patient_id": patient_id},
+        drawn_name="" if config.deidentify else slide_id,
+        force=force,
+    )
+
+
+def write_outputs(
+    slide: Slide,
+    ensemble: Ensemble,
+    out: Path,
+    *,
+    slide_id: str,
+    warnings: Sequence[str],
+    make_stamp: Callable[[], Stamp],
+    predict: Callable[[], tuple[Prediction, list[str]]],
+    about: Mapping[str, Any],
+    drawn_name: str,
+    force: bool = False,
+) -> PredictResult:
+    """Write the outputs of a slide, unless they are up to date; errors as of `predict_to`.
+
+    `make_stamp` is called with the slide locked. `predict` returns the prediction, and warnings about it beside
+    `warnings`, those about slide and model. `about` is for the slide's status: its patient and its place. `drawn_name`
+    is the slide's name in the picture; "" for none.
+    """
     folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
-        stamp = _stamp(slide, ensemble, config, tissue_mask)
+        stamp = make_stamp()
         damaged = [f"{path.name} cannot be read" for path in (folder / FACTS, table_path) if _is_unreadable(path)]
 
         def is_whole() -> bool:
@@ -138,20 +178,21 @@ def predict_to(
         ) as outputs:
             if outputs.is_current:
                 return _reuse_existing(out, slide_id, folder, about, outputs)
-            prediction = predict_patches(slide, ensemble, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-            warnings += prediction.analysis.warnings(slide.mpp, tiling_of(spec, config).registration.warn_um)
-            unreadable, patches = prediction.unreadable, len(prediction.tissue_fraction)
-            if unreadable:
-                share = f"{unreadable} of {patches} patches ({unreadable / patches:.1%})"
-                warnings.append(f"{share} cannot be decoded and have no value")
+            prediction, further = predict()
             # All is written under temporary names. The table takes its place first, then the folder, the status last:
             # on a full disk the earlier outputs stay as they were.
             with atomic_path(folder) as temporary, atomic_path(table_path) as table:
                 write_tables(table, prediction.tables(), stamp)
                 temporary.mkdir()
-                drawn_name = "" if config.deidentify else slide_id
                 facts = _write_folder(
-                    temporary, table, slide, ensemble, prediction, stamp, drawn_name=drawn_name, warnings=warnings
+                    temporary,
+                    table,
+                    slide,
+                    ensemble,
+                    prediction,
+                    stamp,
+                    drawn_name=drawn_name,
+                    warnings=[*warnings, *further],
                 )
                 outputs.require_unchanged()
             outputs.record(_status_entry(facts, about))
@@ -220,20 +261,22 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
         "flags": config.flags,
         "max_bad_tiles": config.max_bad_tiles,
     }
-    digests = []
-    for member in model.members:
-        spec = member.spec.model_copy(update={"onnx": None})  # the same model, whatever runs it
-        digests.append(hashlib.sha256(f"{fingerprint(spec)}{member.runtime.weights}".encode()).hexdigest())
-    inputs = {
-        "slide": _slide_fingerprint(slide),
-        "model": digests[0] if len(digests) == 1 else fingerprint(sorted(digests)),
-    }
+    inputs = {"slide": slide_fingerprint(slide), "model": model_fingerprint(model)}
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
 
 
-def _slide_fingerprint(slide: Slide) -> str:
+def model_fingerprint(model: Ensemble) -> str:
+    """Return a fingerprint of the models, whatever runs them."""
+    digests = []
+    for member in model.members:
+        spec = member.spec.model_copy(update={"onnx": None})
+        digests.append(hashlib.sha256(f"{fingerprint(spec)}{member.runtime.weights}".encode()).hexdigest())
+    return digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
+
+
+def slide_fingerprint(slide: Slide) -> str:
     """Return a fingerprint of a slide's files, of the pages or planes chosen of them, and of some of its pixels."""
     digest = hashlib.sha256()
     # The fingerprint of a large file has samples of its bytes only, so some pixels are read too.
@@ -300,7 +343,7 @@ def _write_folder(
     """
     spec, slide_id, analysis = model.spec, prediction.slide_id, prediction.analysis
     threshold, grid = prediction.decision_probability, analysis.grid
-    cells, channels = _cells(prediction)
+    cells, channels = prediction.maps()
     probability, shown = np.asarray(cells[0], np.float64), cells.astype(np.float32)
     cell_um = round(grid.stride * slide.mpp, 9)
     height, width = analysis.overview.shape[1:]
@@ -345,19 +388,6 @@ def _write_folder(
     return plain
 
 
-def _cells(prediction: Prediction) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Return the maps (C, ny, nx) and their names; the spread of an ensemble only."""
-    grid = prediction.analysis.grid
-    x, y = prediction.origins.T
-    all_x, all_y = grid.origins().T
-    probability, spread = np.asarray(prediction.columns["probability"]), np.asarray(prediction.columns["spread"])
-    tissue = stitch(grid, all_x, all_y, prediction.tissue_fraction)
-    maps = [stitch(grid, x, y, probability), tissue, coverage(grid, x, y, probability)]
-    if not np.isfinite(spread).any():
-        return np.stack(maps), CHANNELS
-    return np.stack([*maps, stitch(grid, x, y, spread)]), WITH_SPREAD
-
-
 def _overlay(slide: Slide, prediction: Prediction, cells: NDArray[np.float64], name: str, spec: BundleSpec) -> Picture:
     """Return the picture of the map on the slide."""
     analysis = prediction.analysis
@@ -368,7 +398,7 @@ def _overlay(slide: Slide, prediction: Prediction, cells: NDArray[np.float64], n
     return render(
         compose(overview, analysis.windows, is_rgb=slide.is_rgb),
         probability,
-        unreadable=np.isnan(tissue),  # the tissue of every cell is known, unless its pixels cannot be decoded
+        unreadable=prediction.unreadable_cells(tissue),
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=slide.mpp * scale_x,
         legend=Legend(
@@ -376,7 +406,7 @@ def _overlay(slide: Slide, prediction: Prediction, cells: NDArray[np.float64], n
             name=name,
             class_name=spec.class_names[1],
             channels=() if slide.is_rgb else slide.channels,
-            warning="" if spec.mpp is not None else "model's scale: unknown",
+            warning="" if spec.mpp is not None or spec.encoder is not None else "model's scale: unknown",
         ),
     )
 
@@ -400,6 +430,7 @@ def _facts(slide: Slide, prediction: Prediction, spec: BundleSpec, stamp: Stamp)
         "cell_px": grid.stride,
         "cell_um": round(grid.stride * slide.mpp, 9),
         "cells": [grid.nx, grid.ny],
+        "placement": prediction.placement,
         "class_names": list(spec.class_names),
         "method": spec.method,
         "decision_threshold": spec.decision_threshold,

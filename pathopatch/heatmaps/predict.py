@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps import FLAGS
+from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD
+from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import SeenRange, check_slide, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
@@ -55,6 +57,23 @@ class Prediction:
     columns: dict[str, NDArray[Any] | BooleanArray]  # (M,) each, by the table's names; flags may be missing
     decision_probability: float  # above it a patch is of the second of two classes
     unreadable: int  # grid positions whose pixels cannot be decoded
+    placement: Literal["grid", "nearest"] = "grid"  # nearest: patches lie on no common grid, and count in the next cell
+
+    def maps(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """Return the maps (C, ny, nx) and their names; the spread of an ensemble only."""
+        grid = self.analysis.grid
+        x, y = self.origins.T
+        all_x, all_y = grid.origins().T
+        probability, spread = np.asarray(self.columns["probability"]), np.asarray(self.columns["spread"])
+        tissue = stitch(grid, all_x, all_y, self.tissue_fraction)
+        maps = [stitch(grid, x, y, probability), tissue, coverage(grid, x, y, probability)]
+        if not np.isfinite(spread).any():
+            return np.stack(maps), CHANNELS
+        return np.stack([*maps, stitch(grid, x, y, spread)]), WITH_SPREAD
+
+    def unreadable_cells(self, tissue: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which cells of a map of the tissue (ny, nx) cannot be decoded."""
+        return np.isnan(tissue)  # that of every other cell is known
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts, at least one; columns as `predict_slide` returns them."""

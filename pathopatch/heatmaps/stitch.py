@@ -64,6 +64,29 @@ def stitch(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
 
 
+def nearest_cells(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (row, column), int64 of shape (N,) each, of the cell whose corner is nearest to each patch's origin.
+
+    For patches that lie on no common grid; `x` and `y` are origins, (N,), level-0 px.
+    """
+    column, row = (
+        np.clip(np.floor(np.asarray(origin, np.float64) / grid.stride + 0.5).astype(np.int64), 0, count - 1)
+        for origin, count in ((x, grid.nx), (y, grid.ny))
+    )
+    return row, column
+
+
+def mean_of_nearest(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
+    """Return one value per cell, (ny, nx): the mean of the patches that are nearest to it; NaN counts as none."""
+    values = np.asarray(values, np.float64)
+    row, column = nearest_cells(grid, x, y)
+    has_value = np.isfinite(values)
+    flat = (row * grid.nx + column)[has_value]
+    total = np.bincount(flat, values[has_value], grid.ny * grid.nx).astype(np.float64).reshape(grid.ny, grid.nx)
+    number = np.bincount(flat, minlength=grid.ny * grid.nx).reshape(grid.ny, grid.nx)
+    return np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
+
+
 def coverage(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
     """Return the share, in [0, 1], of each cell's area inside the slide that patches with a value cover, (ny, nx).
 

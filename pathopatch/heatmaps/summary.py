@@ -37,20 +37,21 @@ def summary(
     mm2, on the slide. Tissue is that of all patches, predicted or not; overlapping patches share it among their cells,
     exactly except at the edge if the stride divides the patch. ``lowest_margin`` is the least ``|probability -
     decision_probability|``. ``flagged_share`` is the share of predicted patches with any flag, each ``flag_<reason>``
-    that of the patches for which the flag is known.
+    that of the patches for which the flag is known. Numbers of tissue are None where no cell's tissue is known.
     """
     grid = prediction.analysis.grid
     probability, tissue, *_ = cells
     tissue_mm2 = np.nan_to_num(tissue) * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
     total_tissue, positive_tissue = float(tissue_mm2.sum()), float(tissue_mm2[probability > decision_probability].sum())
+    is_known = np.isfinite(tissue).any()
     raised = [pd.array(prediction.columns[f"flag_{name}"], dtype="boolean") for name in FLAGS]
     is_flagged = np.logical_or.reduce([flag.fillna(False).to_numpy(np.bool_) for flag in raised])
     of_patches = np.asarray(prediction.columns["probability"])
     margin = np.abs(of_patches - decision_probability)
     values = (
-        total_tissue,
+        total_tissue if is_known else None,
         float(regions.area_mm2.sum()),
-        positive_tissue,
+        positive_tissue if is_known else None,
         share_of_tissue(positive_tissue, total_tissue),
         float(regions.area_mm2.max(initial=0.0)),
         _mean(of_patches),

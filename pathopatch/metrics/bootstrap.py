@@ -75,9 +75,7 @@ def resampled(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
     n = len(sums)
     parts = [np.empty((0, sums.shape[1]))]
     for draws in _patient_draws(n, resamples=resamples, seed=seed):
-        row_start = np.arange(len(draws))[:, None] * n
-        times_drawn = np.bincount((draws + row_start).ravel(), minlength=len(draws) * n).reshape(len(draws), n)
-        parts.append(times_drawn.astype(np.float64) @ sums)
+        parts.append(_times_drawn(draws, n) @ sums)
     return np.concatenate(parts)
 
 
@@ -125,6 +123,47 @@ def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
         return float(ratio(wins, float(positive.sum()) * float(negative.sum())))
 
     return area
+
+
+def auroc_interval(
+    score: ArrayLike, label: ArrayLike, patient: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of the AUROC by patient: what `bootstrap_by_patient` returns of `auroc_of`, faster.
+
+    `score`, `label` (0 or 1) and `patient` are of shape (N,).
+    """
+    score, label = np.asarray(score, np.float64), np.asarray(label, np.int64)
+    ids, code = np.unique(np.asarray(patient), return_inverse=True)
+    # With more patients than resamples, the table of all their pairs costs more than resampling samples.
+    if len(ids) > resamples:
+        return bootstrap_by_patient(auroc_of(score, label), patient, resamples=resamples, seed=seed)
+    wins = _wins_by_patients(score, label, code, len(ids))
+    n = np.stack([np.bincount(code[label == y], minlength=len(ids)) for y in (0, 1)], axis=1).astype(np.float64)
+    values = [np.empty(0)]
+    for draws in _patient_draws(len(ids), resamples=resamples, seed=seed):
+        times_drawn = _times_drawn(draws, len(ids))
+        negative, positive = (times_drawn @ n).T
+        values.append(ratio(((times_drawn @ wins) * times_drawn).sum(axis=1), positive * negative))
+    return interval(np.concatenate(values))
+
+
+def _wins_by_patients(score: FloatArray, label: IntArray, code: IntArray, n_patients: int) -> FloatArray:
+    """Return how often a positive of patient i scores above a negative of patient j, ties half, (P, P)."""
+    order = np.argsort(score[label == 1], kind="stable")
+    positive, of_patient = score[label == 1][order], code[label == 1][order]
+    wins = np.zeros((n_patients, n_patients))
+    for number in range(n_patients):
+        negative = np.sort(score[(label == 0) & (code == number)])
+        below = np.searchsorted(negative, positive, side="left") + np.searchsorted(negative, positive, side="right")
+        wins[:, number] = np.bincount(of_patient, weights=below / 2, minlength=n_patients)
+    return wins
+
+
+def _times_drawn(draws: IntArray, n_patients: int) -> FloatArray:
+    """Return how often each resample (r, P) has each patient, (r, P)."""
+    row_start = np.arange(len(draws))[:, None] * n_patients
+    counts = np.bincount((draws + row_start).ravel(), minlength=len(draws) * n_patients)
+    return counts.reshape(len(draws), n_patients).astype(np.float64)
 
 
 def _patient_draws(n_patients: int, *, resamples: int, seed: int) -> Iterator[IntArray]:

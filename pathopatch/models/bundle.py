@@ -34,11 +34,13 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_json
 from pathopatch.models.card import model_card
 from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec, OnnxGraph, joint_spec
+from pathopatch.models.weights import require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "model.json", "model.onnx", "README.md"
+ARCHIVE = "model.torchscript"  # of a bundle whose network came as one
 INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
 # A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
 _HEADER = "pathopatch"
@@ -55,11 +57,11 @@ _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
+def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec, *, archive: Path | None = None) -> None:
     """Write a bundle as a whole: weights, graph, ``model.json`` and a model card. Equal models give equal bytes.
 
     An earlier bundle in the folder is replaced; on a full disk (`DiskFullError`) it is untouched. `network` is as
-    `build_network` made it for ``spec.architecture``.
+    `build_network` made it for ``spec.architecture``, or as `open_archive` opened `archive` by the spec.
     """
     import torch
 
@@ -75,9 +77,13 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         write_tensors(temporary / WEIGHTS, tensors, header)
+        if archive is not None:
+            shutil.copyfile(archive, temporary / ARCHIVE)
+            require_finite(temporary / WEIGHTS)  # training sees to that for its own networks
         # torch alone runs a network that ONNX cannot hold, or that was trained without the packages that write ONNX.
+        # NumPy runs a head on features.
         with suppress(InputUnsupportedError, ImportError):
-            graph = write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
+            graph = None if spec.encoder else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
             spec = spec.model_copy(update={"onnx": graph})
         write_json(temporary / SPEC, spec.model_dump(mode="json"))
         (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
@@ -167,6 +173,8 @@ def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec
             place=str(folder),
             remedy="restore both files of the bundle together, or train again",
         )
+    if spec.torchscript is not None and not (folder / ARCHIVE).is_file():
+        raise InputMissingError(f"no {ARCHIVE}", place=str(folder), remedy="copy the bundle again")
     if with_graph and spec.onnx is not None:
         _check_graph(folder / GRAPH, spec, spec.onnx)
     return spec, shapes
@@ -299,7 +307,8 @@ def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
     without = []
     for folder in folders:
         with suppress(PathopatchError):
-            if read_spec(folder).onnx is None:
+            spec = read_spec(folder)
+            if spec.onnx is None and spec.encoder is None:
                 without.append(folder)
     return without
 

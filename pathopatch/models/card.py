@@ -14,12 +14,7 @@ Classifies each patch of a slide as {classes}. **For research only; not for diag
 
 | | |
 |---|---|
-| network | {architecture}, input {input_px} px{mask} |
-| channels, in order | {channels} ({dtype}) |
-| background | {background} |
-| patch | {patch_px} px, step {stride_px} px, {scale} |
-| read from | {level} |
-| intensity | {intensity} |
+{inputs}
 | blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
 | decision | {decision} |
 | runs by | {runtimes} |
@@ -35,9 +30,29 @@ Classifies each patch of a slide as {classes}. **For research only; not for diag
 ## Limits
 {limits}
 """
+_PATCHES = """| network | {architecture}, input {input_px} px{mask} |
+| channels, in order | {channels} ({dtype}) |
+| background | {background} |
+| patch | {patch_px} px, step {stride_px} px, {scale} |
+| read from | {level} |
+| intensity | {intensity} |"""
+_FEATURES = """| network | {architecture}, a head on features |
+| features | {dim} values per patch ({dtype}) |
+| encoder | {encoder} |"""
+_OTHER_FEATURES = """The model needs features of that encoder, with that pooling and input size, of patches
+cut as in its training. Features of another encoder of the same length give meaningless numbers without an error."""
 _LIMITS = """The model was not trained on other channels, stains, scanners or scales than those above. In its training
 data, the tissue share predicts the label; the evaluation's shortcut audit measures how far the model still relies on
 it."""
+_IMPORTED = """The model was made elsewhere, by: {made_by}. pathopatch knows neither its training data nor its accuracy.
+`pathopatch evaluate WORK --model BUNDLE` measures whether it relies on the tissue area, and whether it calls blank
+glass {second}.
+
+Of its classes ({classes}) these count as {second}: {chosen}. A patch counts as {second} if its probability exceeds one
+half; other programs mark the class of the largest probability.
+
+Its network is TorchScript, a program of its makers: `model.torchscript`. Programs that read or write files are refused.
+OpenVINO runs `model.onnx`, which can do neither."""
 _UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide is predicted at its own scale, with a
 warning; if the training patches had another scale, the probabilities mean nothing."""
 _SELECTED = """The model was selected on these patches, so the numbers are optimistic. Run `pathopatch evaluate` on
@@ -62,6 +77,35 @@ def model_card(spec: BundleSpec) -> str:
         method=spec.method,
         classes=" or ".join(reversed(spec.class_names)) if is_binary else ", ".join(spec.class_names),
         decision=decision_text(spec),
+        inputs=_inputs_text(spec),
+        min_tissue=spec.min_tissue,
+        runtimes=_runtimes_text(spec),
+        temperature=spec.temperature,
+        parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
+        data=_data(spec),
+        validation=_validation(spec),
+        limits="\n\n".join([_imported(spec) or _LIMITS, *_limits_of_data(spec)]),
+    )
+
+
+def encoder_text(spec: BundleSpec) -> str:
+    """Return in words what made the features that a head takes: all that is known of it."""
+    facts = {name: value for name, value in (spec.encoder or {}).items() if name not in ("name", "dim")}
+    name = (spec.encoder or {}).get("name", "of unknown name")
+    return "; ".join([str(name), *(f"{key} {_listed(value)}" for key, value in sorted(facts.items()))])
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _inputs_text(spec: BundleSpec) -> str:
+    """Return the rows of the table about network and input."""
+    if spec.encoder is not None:
+        return _FEATURES.format(
+            architecture=spec.architecture, dim=len(spec.mean), dtype=spec.dtype, encoder=encoder_text(spec)
+        )
+    return _PATCHES.format(
         architecture=spec.architecture,
         input_px=spec.input_px,
         mask="" if spec.mask == "none" else "; it needs the tissue mask of each patch, and sees tissue alone",
@@ -73,13 +117,24 @@ def model_card(spec: BundleSpec) -> str:
         scale=scale_text(spec),
         level=_level_text(spec),
         intensity=intensity_text(spec),
-        min_tissue=spec.min_tissue,
-        runtimes="torch alone: there is no model.onnx" if spec.onnx is None else "OpenVINO (model.onnx) or torch",
-        temperature=spec.temperature,
-        parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
-        data=_data(spec),
-        validation=_validation(spec),
-        limits="\n\n".join([_LIMITS, *_limits_of_data(spec)]),
+    )
+
+
+def _runtimes_text(spec: BundleSpec) -> str:
+    if spec.encoder is not None:
+        return "NumPy or torch"
+    return "torch alone: there is no model.onnx" if spec.onnx is None else "OpenVINO (model.onnx) or torch"
+
+
+def _imported(spec: BundleSpec) -> str:
+    """Return the limits of a model that was imported; empty for one that was trained here."""
+    if spec.torchscript is None:
+        return ""
+    return _IMPORTED.format(
+        made_by=spec.parameters.get("made_by", _UNKNOWN),
+        classes=", ".join(spec.torchscript.class_names),
+        chosen=" and ".join(spec.torchscript.class_names[number] for number in spec.torchscript.chosen),
+        second=spec.class_names[1],
     )
 
 
@@ -205,7 +260,7 @@ def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]
 
 def _limits_of_data(spec: BundleSpec) -> list[str]:
     """Return the limits that follow from the numbers."""
-    limits = [] if spec.mpp is not None else [_UNKNOWN_SCALE]
+    limits = [_OTHER_FEATURES] if spec.encoder is not None else [] if spec.mpp is not None else [_UNKNOWN_SCALE]
     if part := spec.data.get("trained"):
         cells, names = _cells(part), _groups(spec, part)
         least = min(cells)

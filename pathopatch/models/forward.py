@@ -29,6 +29,7 @@ class PatchClassifier:
     def __init__(self, spec: BundleSpec, runtime: Runtime) -> None:
         self.spec = spec
         self.runtime = runtime
+        self._is_head = spec.encoder is not None
         self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
 
@@ -40,7 +41,8 @@ class PatchClassifier:
         Parameters
         ----------
         batch : ndarray of float32, shape (N, C, p, p)
-            Patches scaled to [0, 1] by their slide's windows, channels in the order of ``spec.channels``.
+            Patches scaled to [0, 1] by their slide's windows, channels in the order of ``spec.channels``. For a head,
+            features of its encoder as that gives them: ndarray of float16 or float32, shape (N, D).
         tissue : ndarray of bool, shape (N, p, p), optional
             Their tissue masks, for a model that needs them; others do not read it.
 
@@ -51,7 +53,9 @@ class PatchClassifier:
         InputUnsupportedError
             The model needs tissue masks, and there are none.
         """
-        if batch.ndim != 4 or batch.shape[1] != len(self.spec.channels):
+        if self._is_head:
+            batch = self._as_patches(batch)
+        elif batch.ndim != 4 or batch.shape[1] != len(self.spec.channels):
             raise ChannelMismatchError(
                 f"patches of shape {batch.shape}, the model takes (N, {len(self.spec.channels)}, p, p)",
                 remedy=f"give the channels {', '.join(self.spec.channels)} in this order",
@@ -59,6 +63,16 @@ class PatchClassifier:
         if len(batch) == 0:
             return np.empty((0, len(self.spec.class_names)), dtype=np.float32)
         return self.runtime.logits(self.standardised(batch, tissue))
+
+    def _as_patches(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return features (N, D) or (N, D, 1, 1) as patches of one pixel."""
+        dim = len(self.spec.mean)
+        if features.shape not in ((len(features), dim), (len(features), dim, 1, 1)):
+            raise ChannelMismatchError(
+                f"features of shape {features.shape}, the model takes (N, {dim})",
+                remedy="give features of the encoder that the model's README.md names",
+            )
+        return features.reshape(len(features), dim, 1, 1).astype(np.float32)
 
     def standardised(self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Return patches in [0, 1] as the network's input; arguments and errors as of `predict_logits`.

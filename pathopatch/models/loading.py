@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
-from pathopatch.models.bundle import GRAPH, INTO_BUNDLE, WEIGHTS, check_bundles, checked_bundle, first_of
+from pathopatch.models.bundle import ARCHIVE, GRAPH, INTO_BUNDLE, WEIGHTS, check_bundles, checked_bundle, first_of
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.heads import head_shapes
 from pathopatch.models.runtime import Precision, Runtime, pick_precision
 from pathopatch.models.spec import BundleSpec
 from pathopatch.models.weights import file_sha256, require_finite
@@ -43,7 +44,7 @@ def load_model(
         See `pick_device` and `pick_precision`.
     runtime : str
         ``openvino`` (processors), ``torch``, or ``auto``: torch on a GPU and for a bundle without ``model.onnx``, else
-        OpenVINO.
+        OpenVINO. A head on features needs neither: NumPy runs it unless torch is asked for.
     threads : int, optional
         Of a processor, for each forward pass; as many as it has cores by default.
 
@@ -73,9 +74,12 @@ def load_model(
             )
         precision = "float32"
     require_finite(folder / WEIGHTS)
+    if spec.encoder is not None and runtime == "auto":
+        return PatchClassifier(spec, _open_head(folder, spec, shapes))
     if _runs_openvino(spec, runtime, device):
         return PatchClassifier(spec, _open_openvino(folder, spec, precision, threads))
-    return PatchClassifier(spec, _open_torch(_build(folder, spec, shapes), spec, device, precision, threads))
+    network = _build(folder, spec, shapes, device=device)
+    return PatchClassifier(spec, _open_torch(network, spec, device, precision, threads))
 
 
 def load_ensemble(
@@ -120,6 +124,16 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
 
             device = pick_device().type
     return runtime == "openvino" or (runtime == "auto" and device in ("auto", "cpu") and spec.onnx is not None)
+
+
+def _open_head(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]) -> Runtime:
+    from pathopatch.models.runtime.numpy_runtime import NumPyRuntime
+
+    try:
+        _refuse_other_shapes(shapes, head_shapes(spec.architecture, len(spec.mean), len(spec.class_names)))
+    except ValueError as error:
+        raise _other_weights(spec, folder, error) from error
+    return NumPyRuntime(folder / WEIGHTS)
 
 
 def _open_openvino(folder: Path, spec: BundleSpec, precision: str, threads: int | None) -> Runtime:
@@ -175,8 +189,10 @@ def _open_torch(network: nn.Module, spec: BundleSpec, device: str, precision: st
     )
 
 
-def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    """Return a network with the weights of its bundle."""
+def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]], *, device: str = "cpu") -> nn.Module:
+    """Return a network with the weights of its bundle; one from TorchScript on the device where it will run."""
+    if spec.torchscript is not None:
+        return _open_torchscript(folder, spec, device)
     from safetensors.torch import load_file
 
     from pathopatch.models.networks import build_network, network_shapes
@@ -185,19 +201,38 @@ def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]
         "n_classes": len(spec.class_names),
         "input_px": spec.input_px,
         "is_masked": spec.mask == "normalise",
+        "timm_args": spec.timm_args,
     }
     try:
         # A small bundle may name a network of billions of weights: nothing is allocated for one that does not fit.
-        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.channels), **form))
-        network = build_network(spec.architecture, len(spec.channels), **form)
+        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.mean), **form))
+        network = build_network(spec.architecture, len(spec.mean), **form)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except _NETWORK_ERRORS as error:
-        raise CheckpointIncompatibleError(
-            f"the weights are not those of {spec.architecture!r}: {error}",
-            place=str(folder),
-            remedy="restore the bundle's files together, or train again",
-        ) from error
+        raise _other_weights(spec, folder, error) from error
     return network
+
+
+def _open_torchscript(folder: Path, spec: BundleSpec, device: str) -> nn.Module:
+    from pathopatch.models.device import pick_device
+    from pathopatch.models.torchscript_archive import open_archive
+
+    assert spec.torchscript is not None
+    if file_sha256(folder / ARCHIVE) != spec.torchscript.sha256:
+        raise InputCorruptError(
+            f"{ARCHIVE} is not the one that the bundle was made with",
+            place=str(folder / ARCHIVE),
+            remedy="copy the bundle again, or import the model again",
+        )
+    return open_archive(folder / ARCHIVE, spec, device=pick_device(device))
+
+
+def _other_weights(spec: BundleSpec, folder: Path, error: Exception) -> CheckpointIncompatibleError:
+    return CheckpointIncompatibleError(
+        f"the weights are not those of {spec.architecture!r}: {error}",
+        place=str(folder),
+        remedy="restore the bundle's files together, or train again",
+    )
 
 
 def _refuse_other_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:

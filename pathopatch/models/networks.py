@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,20 +12,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pathopatch.core.config import HEAD_NETWORKS
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
-    CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
 )
+from pathopatch.models.heads import HIDDEN
 from pathopatch.models.masked import MaskedGroupNorm, MaskNormalised, halved, mean_over, split_mask
+from pathopatch.models.torch_file import read_torch_file
 
 _SMALL, _MLP = "small-groupnorm", "mlp-100"
 _LITE0 = "tf_efficientnet_lite0"
 _WIDTHS = (32, 64, 128, 128)  # 0.07 s per training step of 64 patches of 64 px on one thread, channels last
-_BATCH_COUNTER = "num_batches_tracked"
+BATCH_COUNTER = "num_batches_tracked"
 _HIDDEN = 100
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
+"""Keys under which publishers store the tensors, outer ones first; of two networks, the averaged one or the teacher."""
 
 
 class SmallGroupNorm(nn.Module):
@@ -101,6 +103,36 @@ class MLP100(nn.Module):
         return logits
 
 
+class LinearHead(nn.Module):
+    """One linear layer on the features of an encoder."""
+
+    def __init__(self, dim: int, n_classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(dim, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of float32 features (N, D, 1, 1)."""
+        logits: Tensor = self.classifier(x.flatten(1))
+        return logits
+
+
+class MLPHead(nn.Module):
+    """One hidden layer with ReLU on the features of an encoder."""
+
+    def __init__(self, dim: int, n_classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(dim, HIDDEN)
+        self.classifier = nn.Linear(HIDDEN, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of float32 features (N, D, 1, 1)."""
+        logits: Tensor = self.classifier(self.hidden(x.flatten(1)).relu())
+        return logits
+
+
+_HEADS = {HEAD_NETWORKS["linear"]: LinearHead, HEAD_NETWORKS["mlp"]: MLPHead}
+
+
 def build_network(
     architecture: str,
     channels: int,
@@ -109,25 +141,29 @@ def build_network(
     n_classes: int = 2,
     input_px: int | None = None,
     is_masked: bool = False,
+    timm_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Return a network of `channels` inputs and `n_classes` outputs, initialised from torch's random state.
 
     Parameters
     ----------
     architecture : str
-        ``small-groupnorm`` (any size from 8 px), ``mlp-100``, or the name of a timm network.
+        ``small-groupnorm`` (any size from 8 px), ``mlp-100``, or the name of a timm network; ``linear`` or ``mlp-head``
+        on features, whose values are the channels of patches of one pixel.
     channels : int
         Input channels, any number from 1.
     pretrained : str or Path
         ``none``; ``efficientnet-lite0`` (the weights of the extra `pretrained`); or a file of weights, safetensors or
         ``.pt``/``.pth``. Nothing is downloaded. For other than three channels the first convolution is adapted as timm
-        does; a classifier of another size starts at 0.
+        does; a classifier of another size, or one that the file lacks, starts at 0.
     n_classes : int
         Outputs.
     input_px : int, optional
         Side of the input, for networks of one size: ``mlp-100`` and some of timm's.
     is_masked : bool
         Whether it sees tissue alone, see `pathopatch.models.masked`: its input has the mask as a further channel.
+    timm_args : mapping of str to Any, optional
+        Further arguments of ``timm.create_model``; layers by name, see `timm_arguments`.
 
     Raises
     ------
@@ -141,6 +177,12 @@ def build_network(
     CheckpointIncompatibleError
         The weights belong to another architecture.
     """
+    if timm_args and architecture in (_SMALL, _MLP, *_HEADS):
+        raise InputUnsupportedError(
+            f"{architecture!r} takes no arguments", place="[train] timm_args", remedy="leave them out"
+        )
+    if architecture in _HEADS:
+        return _HEADS[architecture](channels, n_classes)
     if architecture == _SMALL:
         network: nn.Module = SmallGroupNorm(channels, n_classes, is_masked=is_masked)
         first_conv, classifier = "features.0", "classifier"
@@ -160,27 +202,66 @@ def build_network(
                 place="[train] architecture",
                 remedy=f"use {_SMALL!r}, {_MLP!r} or a name that timm.list_models() lists",
             )
-        network = timm.create_model(architecture, pretrained=False, in_chans=channels, num_classes=n_classes)
+        arguments = timm_arguments(timm_args or {})
+        try:
+            network = timm.create_model(
+                architecture, pretrained=False, in_chans=channels, num_classes=n_classes, **arguments
+            )
+        except TypeError as error:
+            raise InputUnsupportedError(
+                f"{architecture} cannot be built with {dict(timm_args or {})}: {error}",
+                place="[train] timm_args",
+                remedy="correct or remove them",
+            ) from error
         set_input_size = getattr(network, "set_input_size", None)
         if input_px is not None and set_input_size is not None:
             set_input_size((input_px, input_px))
         first_conv, classifier = _timm_name(network, "first_conv"), _timm_name(network, "classifier")
     if str(pretrained) != "none":
-        path = _weights_path(pretrained, architecture)
-        adapted = _adapted(_read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
+        path = weights_path(pretrained, architecture)
+        adapted = _adapted(read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
         network.load_state_dict(adapted, strict=False)
     return MaskNormalised(network) if is_masked and architecture != _SMALL else network
 
 
+def timm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of ``timm.create_model`` with layers in place of their names, which files can hold.
+
+    InputUnsupportedError for an unknown layer.
+    """
+    import timm.layers
+
+    own: Any = timm.layers
+    layers = {"SwiGLUPacked": own.SwiGLUPacked, "SwiGLU": own.SwiGLU, "SiLU": nn.SiLU, "GELU": nn.GELU}
+    if unknown := [value for name, value in arguments.items() if name.endswith("_layer") and value not in layers]:
+        raise InputUnsupportedError(
+            f"no layer {unknown[0]!r}", place="[train] timm_args", remedy=f"use {', '.join(layers)}"
+        )
+    return {name: layers[value] if name.endswith("_layer") else value for name, value in arguments.items()}
+
+
 def network_shapes(
-    architecture: str, channels: int, *, n_classes: int = 2, input_px: int | None = None, is_masked: bool = False
+    architecture: str,
+    channels: int,
+    *,
+    n_classes: int = 2,
+    input_px: int | None = None,
+    is_masked: bool = False,
+    timm_args: Mapping[str, Any] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's weights and buffers by name, without taking memory for them.
 
     Arguments and errors are those of `build_network`.
     """
     with torch.device("meta"):
-        network = build_network(architecture, channels, n_classes=n_classes, input_px=input_px, is_masked=is_masked)
+        network = build_network(
+            architecture,
+            channels,
+            n_classes=n_classes,
+            input_px=input_px,
+            is_masked=is_masked,
+            timm_args=timm_args,
+        )
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
@@ -188,7 +269,7 @@ def classifier_of(network: nn.Module) -> nn.Module:
     """Return the last layer of a network from `build_network`: the head."""
     if isinstance(network, MaskNormalised):
         return classifier_of(network.network)
-    if isinstance(network, SmallGroupNorm | MLP100):
+    if isinstance(network, SmallGroupNorm | MLP100 | LinearHead | MLPHead):
         return network.classifier
     return network.get_submodule(_timm_name(network, "classifier"))
 
@@ -205,29 +286,23 @@ def has_batchnorm(network: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file of weights by name, without running code of the file."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights by name, on the processor; no code of the file is run.
+
+    Safetensors, or a pickle of tensors, which may lie one or more levels below a key such as ``state_dict``.
+    CheckpointIncompatibleError if it holds no dictionary of tensors; else as `read_torch_file`.
+    """
     if not path.is_file():
-        raise InputMissingError(
-            f"no file of weights {path.name}", place=str(path), remedy="check the path in [train] pretrained"
-        )
-    try:
-        if path.suffix == ".safetensors":
+        raise InputMissingError(f"no file of weights {path.name}", place=str(path), remedy="check the path")
+    if path.suffix == ".safetensors":
+        try:
             return dict(load_file(path))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # weights_only refuses what is unsafe
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointUnsafeError(
-            "the file holds more than tensors, and reading it could run code; nothing was run",
-            place=str(path),
-            remedy="use weights stored as safetensors, from a source that you trust",
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputCorruptError(
-            f"not readable weights: {error}", place=str(path), remedy="fetch the file again"
-        ) from error
-    for key in ("state_dict", "model"):  # some publishers wrap the tensors once
+        except (SafetensorError, OSError) as error:
+            raise InputCorruptError(
+                f"not readable weights: {error}", place=str(path), remedy="fetch the file again"
+            ) from error
+    raw = read_torch_file(path)
+    for key in _WRAPPERS:
         if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
             raw = raw[key]
     if not isinstance(raw, Mapping) or not all(isinstance(value, Tensor) for value in raw.values()):
@@ -237,7 +312,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return dict(raw)
 
 
-def _weights_path(pretrained: str | Path, architecture: str) -> Path:
+def weights_path(pretrained: str | Path, architecture: str) -> Path:
     """Return the file of weights of `pretrained`."""
     if str(pretrained) != "efficientnet-lite0":
         return Path(pretrained)
@@ -262,8 +337,11 @@ def _adapted(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor], first_conv: str, classifier: str, *, place: str
 ) -> dict[str, Tensor]:
     """Return weights under the target's names: by name, or by order if the names differ. Every tensor must fit."""
-    source = {name: value for name, value in weights.items() if not name.endswith(_BATCH_COUNTER)}
-    expected_tensors = {name: value for name, value in target.items() if not name.endswith(_BATCH_COUNTER)}
+    source = {name: value for name, value in weights.items() if not name.endswith(BATCH_COUNTER)}
+    expected_tensors = {name: value for name, value in target.items() if not name.endswith(BATCH_COUNTER)}
+    heads = {name: value for name, value in expected_tensors.items() if name.startswith(f"{classifier}.")}
+    if source.keys() == expected_tensors.keys() - heads.keys():  # an encoder without a classifier
+        source |= {name: torch.zeros_like(value) for name, value in heads.items()}
     if source.keys() != expected_tensors.keys():
         if len(source) != len(expected_tensors):
             raise _other_architecture(f"{len(source)} tensors, {len(expected_tensors)} expected", place)

@@ -15,9 +15,10 @@ import hashlib
 import io
 import math
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "patches", "logits"
 _LOGIT_TOLERANCE = 1e-4  # relative to the largest logit, or to 1
 _PROBE_STEP = 8  # a patch of each kind
+_PROGRAM_OPSET = 18  # the first in which resizing is as torch's
+_LEAST_BYTES = 64  # of a weight that a graph takes from the file of the weights; less stays in the graph
 
 
 def export_program(
@@ -110,15 +113,27 @@ def write_graph(path: Path, weights: Path, spec: BundleSpec, network: nn.Module)
     """
     import onnx
 
-    model = onnx.ModelProto()
-    model.ParseFromString(
-        _graph_of(spec.architecture, len(spec.channels), len(spec.class_names), spec.input_px, spec.mask != "none")
-    )
-    places = tensor_places(weights)
+    if spec.torchscript is None:
+        model = onnx.ModelProto()
+        model.ParseFromString(
+            _graph_of(
+                spec.architecture,
+                len(spec.channels),
+                len(spec.class_names),
+                spec.input_px,
+                spec.mask != "none",
+                spec.timm_args,
+            )
+        )
+        places = tensor_places(weights)
+    else:
+        model = _graph_of_program(network, spec)
+        places = _places_by_content(model, weights)
     for tensor in model.graph.initializer:
         if tensor.name not in places:
             continue  # a constant
         start, size = places[tensor.name]
+        tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for name, value in (("location", weights.name), ("offset", str(start)), ("length", str(size))):
             entry = tensor.external_data.add()
@@ -136,6 +151,61 @@ def write_graph(path: Path, weights: Path, spec: BundleSpec, network: nn.Module)
     )
     _require_equal_logits(path, weights, graph, network)
     return graph
+
+
+def _graph_of_program(network: nn.Module, spec: BundleSpec) -> onnx.ModelProto:
+    """Return the graph of a network from TorchScript, with its weights, all of them initializers."""
+    import onnx
+
+    patches, buffer = torch.zeros(2, *spec.input_shape), io.BytesIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's other exporter, which is not deprecated, takes no TorchScript
+        try:
+            traced = torch.jit.trace(network, (patches,), check_trace=False)  # type: ignore[no-untyped-call]
+            torch.onnx.export(
+                traced,
+                (patches,),
+                buffer,  # type: ignore[arg-type]  # this exporter takes streams
+                dynamo=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={name: {0: "N"} for name in (INPUT, OUTPUT)},
+                # Layers stay as they are: weights that are folded into each other are in no file.
+                training=torch.onnx.TrainingMode.PRESERVE,
+                do_constant_folding=False,
+                opset_version=_PROGRAM_OPSET,
+            )
+            model = onnx.load_from_string(buffer.getvalue())
+        except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
+            raise InputUnsupportedError(
+                f"the network cannot be written as ONNX: {error}", place="architecture", remedy="use torch to run it"
+            ) from error
+    graph = model.graph
+    for node in graph.node:
+        node.doc_string = ""
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = node.attribute[0].t
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+    kept = [node for node in graph.node if not (node.op_type == "Constant" and node.attribute[0].name == "value")]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return model
+
+
+def _places_by_content(model: onnx.ModelProto, weights: Path) -> dict[str, tuple[int, int]]:
+    """Return first byte and number of bytes in a safetensors file of the initializers that it holds, by their name."""
+    # The exporter gives the weights of a program names of its own.
+    digests = {}
+    with weights.open("rb") as stream:
+        for start, size in tensor_places(weights).values():
+            stream.seek(start)
+            digests[hashlib.sha256(stream.read(size)).digest()] = start, size
+    return {
+        tensor.name: digests[digest]
+        for tensor in model.graph.initializer
+        if len(tensor.raw_data) >= _LEAST_BYTES and (digest := hashlib.sha256(tensor.raw_data).digest()) in digests
+    }
 
 
 def _require_equal_logits(path: Path, weights: Path, graph: OnnxGraph, network: nn.Module) -> None:
@@ -157,18 +227,20 @@ def _require_equal_logits(path: Path, weights: Path, graph: OnnxGraph, network: 
         )
 
 
-def _graph_of(architecture: str, channels: int, n_classes: int, input_px: int, is_masked: bool) -> bytes:
+def _graph_of(
+    architecture: str, channels: int, n_classes: int, input_px: int, is_masked: bool, timm_args: Mapping[str, Any]
+) -> bytes:
     """Return the graph of any network of an architecture, without weights: networks differ in these alone."""
     # To trace a network takes seconds, once for all runs of a study.
     code = [fingerprint_file(Path(file)) for file in (networks.__file__, masked.__file__)]
     made_by = [version(name) for name in ("torch", "timm", "onnx", "onnxscript")]
-    form = [architecture, channels, n_classes, input_px, is_masked]
+    form = [architecture, channels, n_classes, input_px, is_masked, *([dict(timm_args)] if timm_args else [])]
     name = f"graph-{fingerprint([*form, *made_by, *code])}"
     if (kept := read_cached(name)) is not None:
         return kept
     with torch.random.fork_rng(devices=()):  # the weights are random, and are not kept
         network = networks.build_network(
-            architecture, channels, n_classes=n_classes, input_px=input_px, is_masked=is_masked
+            architecture, channels, n_classes=n_classes, input_px=input_px, is_masked=is_masked, timm_args=timm_args
         )
     model = export_program(network.eval(), torch.zeros(2, channels + is_masked, input_px, input_px), OUTPUT)
     names = set(network.state_dict())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,9 +44,12 @@ _ADJUSTABLE = {  # may change after training without making the weights wrong
 }
 # Bounds of what a bundle may claim, since it may come from a stranger: far beyond any microscope and any of timm's.
 _MOST_CHANNELS, _MOST_CLASSES = 1024, 1000
+_MOST_FEATURES = 2**16  # values per patch of an encoder; the largest known has 4,608
 _MOST_VALUES = 2**27  # of a patch: half a GiB as float32
 # What members of an ensemble may differ in: everything that a slide is not cut or scaled by.
-_MEMBERS_OWN = {"architecture", "input_px", "mean", "std", "mask", "method", "schema_version"}
+_MEMBERS_OWN = {
+    *("architecture", "timm_args", "torchscript", "input_px", "mean", "std", "mask", "method", "schema_version"),
+}
 
 
 def class_names(n_classes: int) -> tuple[str, ...]:
@@ -89,18 +93,45 @@ class OnnxGraph(Config):
     producer: str
 
 
+class TorchScriptSpec(Config):
+    """How the network of a TorchScript archive becomes one of two classes; see `pathopatch.models.torchscript_archive`.
+
+    The network gives a logit per class, or a single one, of the class against all else.
+    """
+
+    sha256: str  # of the archive
+    class_names: tuple[str, ...] = Field(min_length=1, max_length=_MOST_CLASSES)  # as the archive's logits
+    chosen: tuple[int, ...] = Field(min_length=1)  # those that are the second class here; the rest is the first
+    resize_px: int | None = Field(default=None, ge=1, le=MOST_PX)  # side that patches are brought to; None: as they are
+    interpolation: int = Field(default=2, ge=0, le=5)  # Pillow's number of the filter
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> TorchScriptSpec:
+        n = len(self.class_names)
+        if not set(self.chosen) <= set(range(n)) or len(set(self.chosen)) < len(self.chosen):
+            raise ValueError(f"chosen is {self.chosen}: must be different numbers from 0 to {n - 1}")
+        if n > 1 and len(self.chosen) == n:
+            raise ValueError("all classes are chosen: no class is left to tell them from")
+        return self
+
+
 class BundleSpec(Config):
     """Everything about a trained model but its weights.
 
     ``mean`` and ``std`` are those of the training patches, per channel, after scaling to [0, 1]. ``intensity`` and
     ``align`` are rules; each slide has its own windows and shifts.
+
+    A head on features has an ``encoder``, whose values take the place of channels: ``mean`` and ``std`` are theirs, and
+    patches have one pixel. How the slide was cut and scaled is a matter of the features.
     """
 
     schema_version: int = BUNDLE_VERSION
     package_version: str = ""
     architecture: str
-    channels: tuple[str, ...] = Field(min_length=1, max_length=_MOST_CHANNELS)
-    dtype: str  # of the slides' pixels, by numpy's name
+    timm_args: dict[str, Any] = {}  # with which timm builds it
+    channels: tuple[str, ...] = Field(max_length=_MOST_CHANNELS)  # empty for features alone
+    encoder: dict[str, Any] | None = None  # of features, as `Encoder.to_dict` returns it; None: the model takes patches
+    dtype: str  # of the slides' pixels, or of the features, by numpy's name
     background: str = "auto"
     patch_px: int = Field(ge=1, le=MOST_PX)
     stride_px: int = Field(ge=1, le=MOST_PX)
@@ -128,23 +159,32 @@ class BundleSpec(Config):
     data: dict[str, Any] = {}  # numbers of slides, patients and patches, by group; see `training.data_summary`
     training: dict[str, str] = {}  # fingerprints of what it was trained on
     onnx: OnnxGraph | None = None  # None: torch alone can run the network
+    torchscript: TorchScriptSpec | None = None  # None: `architecture` names the network
     seen: SeenRange | None = None  # appearance of the training patches; None: unknown
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> BundleSpec:
-        if not len(self.channels) == len(self.mean) == len(self.std):
-            raise ValueError(f"{len(self.channels)} channels, {len(self.mean)} means, {len(self.std)} sds")
+        if self.encoder is None:
+            n, item = len(self.channels), "channels"
+            if not n:
+                raise ValueError("a model of patches has at least one channel")
+        else:
+            n, item = _feature_dim(self.encoder), "features"
+            if self.channels or self.patch_px > 1 or self.input_px > 1 or self.mask != "none":
+                raise ValueError("features have no channels, no mask, and one pixel")
+        if not n == len(self.mean) == len(self.std):
+            raise ValueError(f"{n} {item}, {len(self.mean)} means, {len(self.std)} sds")
         if min(self.std) <= 0:
             raise ValueError("every std must be above 0")
         for side in (self.patch_px, self.input_px):
-            if len(self.channels) * side**2 > _MOST_VALUES:
-                raise ValueError(f"a patch of {len(self.channels)} x {side} x {side} values, {_MOST_VALUES} at most")
+            if n * side**2 > _MOST_VALUES:
+                raise ValueError(f"a patch of {n} x {side} x {side} values, {_MOST_VALUES} at most")
         return self
 
     @property
     def input_channels(self) -> int:
-        """Number of channels that the network takes: those of the slide, and the mask."""
-        return len(self.channels) + (self.mask == "normalise")
+        """Number of channels that the network takes: those of the slide and the mask, or the features."""
+        return len(self.mean) + (self.mask == "normalise")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -161,7 +201,16 @@ class BundleSpec(Config):
 
     def contract(self) -> dict[str, Any]:
         """Return the settings that the weights depend on, as plain values. They must never be edited."""
-        return self.model_dump(mode="json", exclude=_ADJUSTABLE)
+        # Bundles from before there were arguments have none.
+        return self.model_dump(mode="json", exclude=_ADJUSTABLE | (set() if self.timm_args else {"timm_args"}))
+
+
+def _feature_dim(encoder: dict[str, Any]) -> int:
+    """Return the number of values per patch of an encoder; ValueError unless it is one."""
+    dim = encoder.get("dim")
+    if not (isinstance(dim, int) and 1 <= dim <= _MOST_FEATURES):
+        raise ValueError(f"an encoder of {dim!r} values, from 1 to {_MOST_FEATURES}")
+    return dim
 
 
 def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
@@ -181,6 +230,12 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
         The model needs a scale and the slide has none.
     """
     place = ", ".join(str(path) for path in slide.paths)
+    if spec.encoder is not None:
+        raise CheckpointIncompatibleError(
+            f"the model takes features of {spec.encoder.get('name', 'an encoder')}, not a slide",
+            place=place,
+            remedy="give the slide's features, made by that encoder",
+        )
     if len(slide.channels) != len(spec.channels) or str(slide.dtype) != spec.dtype:
         raise ChannelMismatchError(
             f"the slide has {_listed(slide.channels)} of {slide.dtype}, "
@@ -217,6 +272,40 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
         remedy=f"use a model trained on such slides; if this one is in fact {spec.background}, set the manifest's "
         "column background",
     )
+
+
+def check_features(spec: BundleSpec, encoder: Mapping[str, Any] | None, *, place: str = "") -> list[str]:
+    """Refuse features of another encoder than a head was trained on; return warnings about what is not known.
+
+    `encoder` is what made the features, as `Encoder.to_dict` returns it; None: there are patches.
+    CheckpointIncompatibleError names each known fact that differs, or the kind of data that the model takes.
+    """
+    if spec.encoder is None or encoder is None:
+        kinds = ("patches", "features") if spec.encoder is None else ("features", "patches")
+        raise CheckpointIncompatibleError(
+            f"the model takes {kinds[0]} and is given {kinds[1]}",
+            place=place,
+            remedy="use a model that was trained on the same kind of data",
+        )
+    # The precision of a forward pass changes features by its rounding alone.
+    known = (spec.encoder.keys() & encoder.keys()) - {"precision"}
+    # As text: a file stores tuples as lists. Without channels the slides were RGB: that too is known.
+    compared = sorted(known | ({"channels"} & (spec.encoder.keys() | encoder.keys())))
+    own, trained = ({name: json.dumps(side.get(name, "RGB")) for name in compared} for side in (encoder, spec.encoder))
+    differing = [f"{key} is {own[key]}, the model's {trained[key]}" for key in compared if own[key] != trained[key]]
+    if differing:
+        raise CheckpointIncompatibleError(
+            "the features are not those that the model was trained on: " + "; ".join(differing),
+            place=place,
+            remedy="make the features with the encoder that the model's README.md names",
+        )
+    not_compared = [name for name in ("name", "pooling") if name not in known]
+    if "weights_sha256" in known or not not_compared:
+        return []
+    return [
+        f"The encoder's {' and '.join(not_compared)} could not be compared: the model or the feature files "
+        f"do not state {'it' if len(not_compared) == 1 else 'them'}."
+    ]
 
 
 def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:

@@ -377,7 +377,12 @@ class PatchStore:
 
 
 def require_one_geometry(work: Path, slides: Sequence[str]) -> None:
-    """Refuse stored slides of different patch size or stride with StaleArtefactError, which names a slide of each."""
+    """Refuse stored slides of different patch size or stride with StaleArtefactError, which names a slide of each.
+
+    Features are accepted: their encoder resampled all patches to one size, whatever their side on the slides.
+    """
+    if WorkFolder(work).features.is_file():
+        return
     slide_by_geometry: dict[tuple[int, int], str] = {}
     for slide in slides:
         attributes = PatchStore(WorkFolder(work).store(slide)).attributes

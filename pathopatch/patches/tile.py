@@ -465,8 +465,14 @@ def _probe(slide: Slide) -> str:
 
 
 def is_tiled(work: Path, slide_id: str) -> bool:
-    """Return whether a slide is tiled: its status is done, and its store and table share a stamp."""
+    """Return whether a slide is tiled: its status is done, and its store and table share a stamp.
+
+    Of a cohort of features, which has no stores, the table and ``features.json`` share one.
+    """
     if not is_recorded_done(work, slide_id, STAGE):
         return False
+    features = WorkFolder(work).features
+    if features.is_file():
+        return (stamp := read_stamp(features)) is not None and stamp == read_stamp(WorkFolder(work).patches(slide_id))
     store, table = read_stamp(WorkFolder(work).store(slide_id)), read_stamp(WorkFolder(work).patches(slide_id))
     return store is not None and table is not None and not table.differences(store)

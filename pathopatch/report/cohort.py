@@ -71,7 +71,9 @@ def cohort(study: Study) -> dict[str, Any]:
     attribute = study.attribute
     thresholds = () if attribute.is_patch_attribute else study.thresholds
     pictures = {}
-    if study.groups is not None:
+    # Patches that brought an attribute may have no tissue fraction.
+    has_tissue = study.groups is not None and bool(study.groups["tissue_fraction"].notna().any())
+    if study.groups is not None and has_tissue:
         pictures["tissue_by_label.png"] = fraction_by_label(
             study.groups, thresholds, splits, labels=attribute.label_names
         )
@@ -83,6 +85,7 @@ def cohort(study: Study) -> dict[str, Any]:
         "patients_in_several_splits": patients_in_several_splits(slides),
         **_scanner_facts(study),
         "has_groups": study.groups is not None,
+        "has_tissue": has_tissue,
         "has_thresholds": bool(thresholds),
         "split_names": splits,
         "pictures": pictures,
@@ -131,7 +134,6 @@ def audit(study: Study) -> dict[str, Any]:
     expected = [_expected(by_split, attributes[key]) for key, by_split in thresholds.items()]
     pictures = {
         "group_counts.png": group_counts(thresholds, splits, attribute=attribute),
-        "alpha_sweep.png": alpha_sweep(audited["sweep"], labels=attribute.label_names),
         "shortcut.png": audit_plots.shortcut_strength(
             auroc_by_split,
             audited["sweep"],
@@ -141,6 +143,9 @@ def audit(study: Study) -> dict[str, Any]:
         ),
         **{case["file"]: case.pop("picture") for case in expected},
     }
+    has_tissue = audited["whole"]["n"] > 0  # patches that brought an attribute may have no tissue fraction
+    if has_tissue:
+        pictures["alpha_sweep.png"] = alpha_sweep(audited["sweep"], labels=attribute.label_names)
     if not is_own:
         pictures["sweep_counts.png"] = audit_plots.sweep_counts(audited["sweep"])
     return {
@@ -148,6 +153,7 @@ def audit(study: Study) -> dict[str, Any]:
         "is_flagged": audited["verdict"]["is_flagged"],
         "least_effect": least_effect,
         "is_own": is_own,
+        "has_tissue": has_tissue,
         "labels": attribute.label_names,
         "attribute_values": attribute.value_names,
         "fraction_only": [{"split": split, **numbers} for split, numbers in audited["fraction_only"].items()],

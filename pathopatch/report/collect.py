@@ -43,6 +43,8 @@ class Study:
     slides: pd.DataFrame
     groups: pd.DataFrame | None  # groups.parquet
     audit: Mapping[str, Any] | None  # groups/audit.json
+    features: Mapping[str, Any] | None  # features.json, where the patches are features
+    robustness: Mapping[str, Any] | None  # groups/robustness.json
     composed: Mapping[str, Any] | None  # groups/composed.json
     composed_sheet: Path | None  # groups/composed.png
     evaluations: Mapping[str, Mapping[str, Any]]  # metrics.json by run
@@ -120,6 +122,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         slides=_slides(tiled, groups),
         groups=groups,
         audit=read_json(folder.audit) if folder.audit.is_file() else None,
+        features=read_json(folder.tiled.features) if folder.tiled.features.is_file() else None,
+        robustness=read_json(folder.robustness) if folder.robustness.is_file() else None,
         composed=read_json(folder.composed) if folder.composed.is_file() else None,
         composed_sheet=folder.composed_sheet if folder.composed_sheet.is_file() else None,
         evaluations={run: read_json(folder.evaluation(run) / "metrics.json") for run in runs},
@@ -251,9 +255,11 @@ def patients_in(slides: pd.DataFrame) -> int:
 def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
     """Return the stamps of all artefacts by place, in the order of the stages; refuse stamps of another schema."""
     by_place = {
+        "features.json": read_stamp(WorkFolder(work).features),
         "slides.parquet": read_stamp(WorkFolder(work).slides),
         **{f"patches/{path.name}": read_stamp(path) for path in sorted(work.glob("patches/*.parquet"))},
         "groups.parquet": read_stamp(WorkFolder(work).groups),
+        "groups/robustness.json": read_stamp(WorkFolder(work).robustness),
         "groups/composed.json": read_stamp(WorkFolder(work).composed),
         **{f"runs/{path.parent.name}": read_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": read_stamp(WorkFolder(work).evaluation(run) / "metrics.json") for run in runs},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.evaluation.glass import glass_text
 from pathopatch.evaluation.reference import ERM_METHODS
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
@@ -164,11 +165,17 @@ def external_validation(study: Study) -> dict[str, Any]:
                 "name": name,
                 "about": numbers["bundle"],
                 "warnings": numbers["warnings"],
+                "glass": _glass(numbers),
                 "attributes": _external_attributes(numbers["splits"], study.attribute),
                 "splits": splits,
             }
         )
     return {"models": models, "pictures": pictures} if models else {}
+
+
+def _glass(numbers: Mapping[str, Any]) -> str:
+    """Return a model's calls on blank glass in words; empty for an evaluation of an earlier version."""
+    return glass_text(numbers["glass"], numbers["bundle"]["positive_class"]) if "glass" in numbers else ""
 
 
 def _external_attributes(

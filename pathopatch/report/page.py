@@ -31,6 +31,7 @@ from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.report import cohort, models, results
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.composed import composed
+from pathopatch.report.features import features
 from pathopatch.report.tissue import (
     TissueFacts,
     read_tissue_facts,
@@ -181,6 +182,7 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
     return {
         "glance": results.glance(study),
         "cohort": cohort.cohort(study),
+        "features": features(study),
         "tissue": {"slides": tissue},
         "audit": cohort.audit(study),
         "composed": composed(study),

@@ -24,7 +24,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.attribute import threshold_attributes, tissue_bin
 from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.pyramids import HeatmapFile, read_ome_tiff
-from pathopatch.heatmaps.stitch import cell_positions
+from pathopatch.heatmaps.stitch import cell_positions, nearest_cells
 from pathopatch.patches.grid import Grid
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ class ReviewedSlide:
             min_tissue=self.min_tissue,
             groups=self.groups,
             beside=other.table if other is not None and is_comparable else None,
+            is_on_grid=self.facts.get("placement", "grid") == "grid",
         )
 
     @cached_property
@@ -326,18 +327,20 @@ def join_patches(
     min_tissue: float,
     groups: pd.DataFrame | None = None,
     beside: pd.DataFrame | None = None,
+    is_on_grid: bool = True,
 ) -> Patches:
     """Join a slide's predictions with labels and groups by patch_id, and with another run's by origin.
 
-    `decision_threshold` is on the logit. The lowest threshold of `groups` is that of the groups.
+    `decision_threshold` is on the logit. The lowest threshold of `groups` is that of the groups. Patches that are not
+    `is_on_grid` have the nearest cell, which several may share.
     """
     x, y = (table[name].to_numpy(np.int64) for name in ("x", "y"))
-    row, column = cell_positions(grid, x, y)
+    row, column = cell_positions(grid, x, y) if is_on_grid else nearest_cells(grid, x, y)
     tissue_fraction = table["tissue_fraction"].to_numpy(np.float64)
     is_tumour = table["logit"].to_numpy(np.float64) > decision_threshold
     flags = np.zeros(len(table), np.uint16)
     for bit, name in enumerate(FLAGS):
-        flags[table[f"flag_{name}"].fillna(False).to_numpy(np.bool_)] |= 1 << bit
+        flags[table[f"flag_{name}"].isin([True]).to_numpy()] |= 1 << bit  # a missing flag is not set
     if groups is None:
         label, tau = np.full(len(table), -1, np.int64), _TAU
     else:

@@ -13,7 +13,7 @@ from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, Ta
 from pathopatch.core.progress import Progress
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, open_slides, slide_facts, write_slides
+from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL, open_slides, slide_facts, write_slides
 from pathopatch.stages.batch.tasks import label_source, open_row
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def check_manifest(
         raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(manifest_path))
     table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
-        write_slides(work, table[list(SLIDE_COLUMNS)], force=force)
+        write_slides(work, table[[*SLIDE_COLUMNS, SLIDE_LABEL]], force=force)
     return table
 
 

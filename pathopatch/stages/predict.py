@@ -20,7 +20,7 @@ from pathopatch.slides.manifest import (
     valid_slide_id,
 )
 from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
-from pathopatch.stages.batch.tasks import Outcome, PredictTask
+from pathopatch.stages.batch.tasks import Outcome, PredictTask, SlideTask
 from pathopatch.stages.clean import remove_stale_files
 
 
@@ -62,6 +62,34 @@ def predict_cohort(
     require_unmixed(out, deidentify=config.deidentify)
     rows = pseudonymize(cohort) if config.deidentify else cohort  # rows with pseudonyms keep them
     tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
+    return predict_tasks(
+        tasks,
+        models,
+        out,
+        config,
+        workers=workers,
+        limit_s=limit_s,
+        limit_bytes=limit_bytes,
+        only_failed=only_failed,
+        totals=totals,
+        progress=progress,
+    )
+
+
+def predict_tasks(
+    tasks: Sequence[SlideTask],
+    models: Sequence[Path],
+    out: Path,
+    config: PredictConfig,
+    *,
+    workers: int = 1,
+    limit_s: float | None = None,
+    limit_bytes: float | None = None,
+    only_failed: bool = False,
+    totals: bool = True,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Run tasks of one slide each, from pixels or from features; arguments and errors as of `predict_cohort`."""
     tasks = failed_before(tasks) if only_failed else tasks
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
@@ -70,7 +98,9 @@ def predict_cohort(
         from pathopatch.stages.batch.summaries import keep_cohort_tables
 
         # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
-        tiling_of(check_bundles(models), config)
+        spec = check_bundles(models)
+        if spec.encoder is None:
+            tiling_of(spec, config)
         if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
             from pathopatch.models.device import pick_device
 

@@ -83,7 +83,16 @@ def run_study(
 def tile_study(
     study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
 ) -> list[Outcome]:
-    """Cut the study's slides into patches, or store its ready ones; return what became of them."""
+    """Cut the study's slides into patches, or store its ready ones or features; return what became of them."""
+    if study.features is not None:
+        from pathopatch.stages.import_features import import_features
+
+        assert study.labels is not None  # the configuration demands them
+        import_features(
+            study.work, study.features, study.labels, slides=study.slides, attribute=study.attribute, workers=workers,
+            force=force, progress=progress,
+        )  # fmt: skip
+        return []
     if study.patches is not None:
         return import_patches(study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress)
     assert study.manifest is not None  # the configuration has one of the two
@@ -111,7 +120,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
         "rank": [{"attribute": "rank", **tau} for tau in taus],
     }
-    return [
+    runs = [
         study.train.model_copy(update={"method": method, "seed": seed, "threads": threads, **settings})
         for seed in study.seeds
         for kind in study.attributes
@@ -119,6 +128,11 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         for method in study.methods
         if kind != "rank" or method in RANK_METHODS
     ]
+    if study.features is None:
+        return runs
+    from pathopatch.training.feature_data import head_settings
+
+    return [head_settings(run) for run in runs]
 
 
 def predict_split(

@@ -17,7 +17,7 @@ from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import fail, failed_before, logged, progress_counter, run_slides, workers_for
-from pathopatch.stages.batch.slide_table import measure_intensities, open_slides, write_slides
+from pathopatch.stages.batch.slide_table import measure_intensities, open_slides, require_no_features, write_slides
 from pathopatch.stages.batch.tasks import Outcome, TileTask
 from pathopatch.stages.check import mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
@@ -53,8 +53,9 @@ def tile_cohort(
     TableError
         Everything wrong with the manifest itself.
     InputUnsupportedError
-        No target mpp is given and the slides' own differ by more than 2 %.
+        No target mpp is given and the slides' own differ by more than 2 %; or the patches of `work` are features.
     """
+    require_no_features(work)
     rows = list(read_manifest(manifest_path).included)
     tasks = [TileTask(row, config, work, force) for row in rows]
     tasks = failed_before(tasks) if only_failed else tasks
@@ -159,6 +160,8 @@ def import_patches(
         As `pathopatch.patches.tile_patches`: a set has no part that could fail alone.
     """
     from pathopatch.patches import tile_patches
+
+    require_no_features(work)
 
     def report_patches(done: int, total: int) -> None:
         if progress:

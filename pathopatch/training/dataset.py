@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Source:
     tissue: Mapping[str, Any] = field(default_factory=dict)
     align: bool = False  # whether the channels were moved onto each other
     least_tumor: float | None = None  # share of tumour from which on a patch is tumour; None: any tumour makes it
+    encoder: Mapping[str, Any] | None = None  # of features, which have no channels; see `Encoder.to_dict`
 
     @property
     def is_rgb(self) -> bool:
@@ -95,6 +97,11 @@ class PatchSet:
     def is_rgb(self) -> bool:
         """Whether the channels are brightfield colour."""
         return self.source is not None and self.source.is_rgb
+
+    @cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """`channel_statistics` of these patches, which the trials of a search share."""
+        return channel_statistics(self)
 
     def read(self, index: Any) -> NDArray[np.float32]:
         """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
@@ -165,13 +172,7 @@ def load_patches(
     NonFiniteError
         Some patches hold NaN; they are named.
     """
-    is_chosen = groups["split"].isin(list(splits)) & (groups["label"] >= 0)
-    attribute: NDArray[np.int64] | None = None
-    if threshold is not None or bins:
-        column = attribute_in(groups, threshold or 0.0, bins=bins).column
-        is_chosen &= groups[column] >= 0
-        attribute = groups.loc[is_chosen, column].to_numpy(dtype=np.int64)
-    rows = groups[is_chosen]
+    rows, attribute = chosen_rows(groups, splits, threshold=threshold, bins=bins)
     patch_id = rows["patch_id"].to_numpy(dtype=str)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
     stores = [PatchStore(WorkFolder(work).tiled.store(name)) for name in slide_ids]
@@ -190,7 +191,7 @@ def load_patches(
     return PatchSet(
         x=x,
         label=rows["label"].to_numpy(dtype=np.int64),
-        attribute=np.full(len(rows), -1, dtype=np.int64) if attribute is None else attribute,
+        attribute=attribute,
         tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
         patient=rows["patient_id"].to_numpy(dtype=str),
         patch_id=patch_id,
@@ -199,6 +200,18 @@ def load_patches(
         tumor=loaded.get("tumor"),
         has_tumor=has_tumor,
     )
+
+
+def chosen_rows(
+    groups: pd.DataFrame, splits: Sequence[str], *, threshold: float | None = None, bins: Sequence[float] = ()
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Return the labelled rows of some splits and their attribute (N,); arguments as of `load_patches`."""
+    is_chosen = groups["split"].isin(list(splits)) & (groups["label"] >= 0)
+    if threshold is None and not bins:
+        return groups[is_chosen], np.full(int(is_chosen.sum()), -1, dtype=np.int64)
+    column = attribute_in(groups, threshold or 0.0, bins=bins).column
+    rows = groups[is_chosen & (groups[column] >= 0)]
+    return rows, rows[column].to_numpy(dtype=np.int64)
 
 
 def _load_masks(
@@ -240,7 +253,8 @@ def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[floa
         squares = squares + np.square(part).sum(axis=(0, 2, 3))
     mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    std[std < 1e-6] = 1.0  # a constant channel is standardised to zeros
+    # A constant channel is standardised to zeros. Features may be large: the rounding of their squares is, too.
+    std[std < 1e-6 * (1 + np.abs(mean))] = 1.0
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

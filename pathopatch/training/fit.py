@@ -22,7 +22,8 @@ from pathopatch.debias.methods import Phase
 from pathopatch.models.networks import build_network, classifier_of, has_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import CheckpointFolder, EventFiles, State
-from pathopatch.training.dataset import PatchSet, channel_statistics
+from pathopatch.training.convex import solve_phase
+from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup
 from pathopatch.training.intervene import composed_validation, intervenes
 from pathopatch.training.loop import Run, StepCallback, compute_logits, run_phase
@@ -158,7 +159,7 @@ def fit_arrays(
     dtype = training_dtype(config.precision, device)
     events = EventFiles(checkpoints.folder if checkpoints and config.tensorboard and processes.is_first else None)
     with reproducible(config.threads, device), closing(events):
-        mean, std = channel_statistics(train)
+        mean, std = _standardisation(train, config)
         # Pretrained statistics are of millions of images, those of our batches of a few dozen patches.
         is_pretrained, is_masked = str(config.pretrained) != "none", config.mask != "none"
         run = Run(
@@ -169,7 +170,11 @@ def fit_arrays(
             device=device,
             dtype=dtype,
             standardize=Standardizer.of(mean, std, device, has_mask=is_masked),
-            has_frozen_batchnorm=is_pretrained if config.freeze_batchnorm is None else config.freeze_batchnorm,
+            has_frozen_batchnorm=(
+                is_pretrained or config.freeze == "backbone"
+                if config.freeze_batchnorm is None
+                else config.freeze_batchnorm
+            ),
             n_classes=n_classes,
             phases=phases,
             steps=config.steps,
@@ -207,6 +212,19 @@ def fit_arrays(
     )
 
 
+def _standardisation(train: PatchSet, config: TrainConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel: those of the configuration, else of the training patches."""
+    if config.mean is None or config.std is None:
+        return train.statistics
+    if len(config.mean) != (channels := train.read(slice(1)).shape[1]):
+        raise ChannelMismatchError(
+            f"{len(config.mean)} means for {channels} channels",
+            place="[train] mean",
+            remedy="give a value for each channel, in the order of the slides",
+        )
+    return config.mean, config.std
+
+
 def _run_phases(run: Run, *, channels: int) -> State:
     """Run all phases, from the checkpoint if there is one; return the final state, its network the selected one."""
     network = _new_network(run, channels)
@@ -227,7 +245,8 @@ def _run_phases(run: Run, *, channels: int) -> State:
         if run.checkpoints and header and is_resumed:
             checkpoint.restore(run.checkpoints, state, header)
             run.processes.barrier()  # all have read it before the first writes another
-        run_phase(phase_run, phase, state, data.patches)
+        train_phase = solve_phase if run.config.head == "linear" else run_phase
+        train_phase(phase_run, phase, state, data.patches)
         # The next phase goes on from the selected weights, not from the last ones.
         network.load_state_dict(state.best_weights)
         history = state.history
@@ -239,7 +258,7 @@ def _initial_state(
 ) -> State:
     """Return the state before the first step of a phase."""
     config, patches = run.config, data.patches
-    network.requires_grad_(phase.trainable == "all")
+    network.requires_grad_(phase.trainable == "all" and config.freeze == "none")
     classifier_of(network).requires_grad_(True)
     weights = [p for p in network.parameters() if p.requires_grad]
     return State(
@@ -266,6 +285,7 @@ def _new_network(run: Run, channels: int) -> nn.Module:
         n_classes=run.n_classes,
         input_px=config.input_px,
         is_masked=config.mask != "none",
+        timm_args=config.timm_args,
     )
     if config.mask != "none" and has_batchnorm(network) and not run.has_frozen_batchnorm:
         raise InputUnsupportedError(

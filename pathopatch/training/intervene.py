@@ -379,10 +379,10 @@ def first_intervention(phases: Sequence[Phase], data: PatchSet, config: TrainCon
 
 
 def composed_share(phase: Phase, data: PatchSet, config: TrainConfig) -> float | None:
-    """Return the share of a phase's draws to compose; None for none. A method's own share comes first."""
+    """Return the share of a phase's draws to compose; None for none. What the user sets comes first."""
     if phase.split != "train":
         return None
-    share = config.intervene if phase.intervene_share is None else phase.intervene_share
+    share = phase.intervene_share if config.intervene is None else config.intervene
     if share == "auto":
         return intervention_share(int(gerne.cell_counts(data.label, data.attribute, at_least=(2, 2)).min()))
     return share

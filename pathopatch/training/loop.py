@@ -167,7 +167,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         is_evaluation = state.step in evaluated
         if is_evaluation or state.step % every == 0:
             # In this order: a checkpoint never holds weights that are not finite.
-            if not _is_finite(state) or (is_evaluation and not _evaluate(run, phase, state)):
+            if not _is_finite(state) or (is_evaluation and not evaluate(run, phase, state)):
                 raise _divergence_error(run, data, batch, state, "a weight or a validation logit is not finite")
             if overflows_always(state.scaler):
                 raise _divergence_error(run, data, batch, state, "no gradient is finite in float16")
@@ -246,7 +246,7 @@ def with_cell_unit(sampler: Batches, unit: int) -> Batches:
     return unit_sampler
 
 
-def _evaluate(run: Run, phase: Phase, state: State) -> bool:
+def evaluate(run: Run, phase: Phase, state: State) -> bool:
     """Measure the average on validation and keep it if it is the best so far; False if a logit is not finite."""
     # A phase that only prepares the next one, such as the biased model of gerne-unknown, has its own rule.
     rule = run.config.select if phase.select_by == "wga" or run.config.select == "last" else phase.select_by

@@ -34,6 +34,7 @@ from pathopatch.training.composition_text import leak_findings
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.distributed import process_group
+from pathopatch.training.feature_data import cohort_settings, load_features
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
@@ -62,6 +63,7 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
     PathopatchError
         As `fit_arrays`.
     """
+    config = cohort_settings(work, config)
     folder = WorkFolder(work).run(config.run_name)
     groups = artefacts.read_table(WorkFolder(work).groups)
     with process_group(config.device) as processes:
@@ -113,13 +115,17 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
 
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
     """Return the training patches, by the attribute that the run draws by, and ``val`` by the one that selects."""
-    load = partial(load_patches, work, groups, input_px=config.input_px)
-    masks: tuple[MaskKind, ...] = ("tissue", "tumor") if intervenes(phases_of(config), config) else ()
-    own_masks: tuple[MaskKind, ...] = () if config.mask == "none" else ("tissue",)
     train_by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
     val_by = train_by if config.select_at is None else {"threshold": config.select_at}
-    train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, masks=masks or own_masks, **train_by)
-    val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, masks=masks or own_masks, **val_by)
+    if config.head is not None:
+        train = load_features(work, groups, splits=config.train_splits, **train_by)
+        val = load_features(work, groups, splits=("val",), **val_by)
+    else:
+        masks: tuple[MaskKind, ...] = () if config.mask == "none" else ("tissue",)
+        masks = ("tissue", "tumor") if intervenes(phases_of(config), config) else masks
+        load = partial(load_patches, work, groups, input_px=config.input_px, masks=masks)
+        train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, **train_by)
+        val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **val_by)
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))
         val = val.with_attribute(bins.join(val.attribute)) if config.select_at is None else val
@@ -196,7 +202,9 @@ def _bundle_spec(
     """Return the description of the trained model."""
     source = train.source
     assert source is not None  # only patches without a slide have none, and a run without patches is refused
-    names = ["optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed"]
+    names = ["weight_decay", "threshold", "seed"]
+    if config.head != "linear":  # solved without steps
+        names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
     if config.attribute != "groups" or config.bins or config.select_at is not None:
         own_names = {"attribute", "select_at"} | ({"bins", "least_per_bin"} if config.bins else set())
@@ -208,9 +216,11 @@ def _bundle_spec(
     return BundleSpec(
         package_version=stamp.package_version,
         architecture=config.architecture,
+        timm_args=config.timm_args,
         channels=source.channels,
         dtype=source.dtype,
         background=source.background,
+        encoder=None if source.encoder is None else dict(source.encoder),
         patch_px=source.patch_px,
         stride_px=source.stride_px,
         mpp=source.mpp,
@@ -232,7 +242,7 @@ def _bundle_spec(
         group_metrics=result.validation,
         data=summarize_data(groups, config, bins=bins, class_names=labels, learnt_from_val=len(result.learnt_from_val)),
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups, config.train_splits),
-        seen=appearance_range(work, groups, train),
+        seen=None if source.encoder is not None else appearance_range(work, groups, train),
     )
 
 

@@ -59,6 +59,7 @@ class SearchPlan:
     trials: int  # that run to their end; with a budget and pruning there may be more, of fewer steps
     steps_each: int  # training steps of a trial, all phases of the method together
     budget_steps: int | None = None  # for all trials together; None: what that number of trials takes
+    is_solved: bool = False  # a linear head, whose trials take no steps
 
     @property
     def offered(self) -> str:
@@ -74,6 +75,8 @@ class SearchPlan:
         return taken + (number % WAVE + 1) * self.steps_each <= self.budget_steps
 
     def __str__(self) -> str:
+        if self.is_solved:
+            return f"{pluralize(self.trials, 'trial')}, each solved to convergence"
         total = f"{pluralize(self.trials, 'trial')} x {self.steps_each} steps = {self.trials * self.steps_each} steps"
         return total if self.budget_steps is None else f"{total}, of a budget of {self.budget_steps}"
 
@@ -86,9 +89,15 @@ def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
             place="[train] train_splits",
             remedy="search without it, then train the winner's settings on both",
         )
-    steps_each = steps_in_all(phases_of(config), config.steps)
+    steps_each, is_solved = steps_in_all(phases_of(config), config.steps), config.head == "linear"
     if search.budget_steps is None:
-        return SearchPlan(search.trials, steps_each)
+        return SearchPlan(search.trials, steps_each, is_solved=is_solved)
+    if is_solved:
+        raise InputUnsupportedError(
+            "[tune] budget_steps counts training steps, and a linear head is solved without",
+            place="[tune] budget_steps",
+            remedy="set [tune] trials in its place, or train the head 'mlp'",
+        )
     if search.budget_steps < steps_each:
         raise InputUnsupportedError(
             f"[tune] budget_steps = {search.budget_steps}, but one trial of {config.method} takes {steps_each}",
@@ -129,13 +138,16 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
     own = searched_parameters(config.method)
     ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
     ranges |= {name: bounds for name in own if (bounds := getattr(search, f"{name}_range", None)) is not None}
+    c_values = search.c_values
+    if config.head == "linear":
+        # It is solved to convergence: rates have no effect, and of c and beta only s has one.
+        ranges = {name: bounds for name, bounds in ranges.items() if name not in ("learning_rate", "biased_lr_scale")}
+        c_values = (max(c_values),)
     # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
     shares = None if "t" in own else attribute_shares(train, config)
     points: list[dict[str, float]] = []
     if "extrapolation" in own:
-        points = [
-            {"c": c, "beta": s / c - 1} for c in search.c_values for s in search.s_values if _is_inside(shares, c, s)
-        ]
+        points = [{"c": c, "beta": s / c - 1} for c in c_values for s in search.s_values if _is_inside(shares, c, s)]
     elif "s" in own:
         points = [{"s": s} for s in search.s_values if _is_inside(shares, 1.0, s)]
 

@@ -30,6 +30,7 @@ from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.models.device import pick_device
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.feature_data import cohort_settings
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import evaluation_steps, reproducible
@@ -97,6 +98,7 @@ def tune(
     PathopatchError
         As `fit`, and a budget that does not pay for one trial.
     """
+    config = cohort_settings(work, config)
     plan = search_plan(config, search)
     helpers = 0 if is_helper else min(workers, plan.trials) - 1
     folder = WorkFolder(work).run(config.run_name)

@@ -22,8 +22,8 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('work = "w"\n', "give manifest or patches, one of the two"),
-        ('manifest = "m.csv"\npatches = "p.csv"\nwork = "w"\n', "give manifest or patches, one of the two"),
+        ('work = "w"\n', "give manifest, patches or features, one of them"),
+        ('manifest = "m.csv"\npatches = "p.csv"\nwork = "w"\n', "give manifest, patches or features, one of them"),
         ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out \[tile\] patch_px"),
         ('patches = "p"\nwork = "w"\npredict_split = "test"\n', "leave out predict_split"),
         ('patches = "p"\nwork = "w"\n[tile]\nmpp = 0.5\n', r"leave out \[tile\] mpp .*\[ready\] mpp"),

@@ -25,6 +25,12 @@ MODULES = sorted(
 )
 TRAINING = {
     "pathopatch.debias.objectives",
+    "pathopatch.features.encode",
+    "pathopatch.features.encoder_files",
+    "pathopatch.features.encoder_network",
+    "pathopatch.features.encoder_runtime",
+    "pathopatch.features.patch_encoder",
+    "pathopatch.models.attention_pooling",
     "pathopatch.models.export",
     "pathopatch.models.export.network",
     "pathopatch.models.export.torchscript",
@@ -33,9 +39,13 @@ TRAINING = {
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
+    "pathopatch.models.torchscript_archive",
+    "pathopatch.stages.encode",
     "pathopatch.stages.export_int8",
+    "pathopatch.training.array_heads",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",
+    "pathopatch.training.convex",
     "pathopatch.training.distributed",
     "pathopatch.training.fit",
     "pathopatch.training.loop",
@@ -43,6 +53,7 @@ TRAINING = {
     "pathopatch.training.run",
     "pathopatch.training.search",
     "pathopatch.training.selection",
+    "pathopatch.training.slide_level",
     "pathopatch.training.tune",
 }
 REFUSE = """

@@ -18,6 +18,7 @@ class TwoChannels:
     """Right by its first channel alone, deaf to the second."""
 
     spec = SimpleNamespace(
+        encoder=None,
         input_px=1,
         temperature=1.0,
         decision_threshold=0.0,

@@ -59,6 +59,7 @@ class FakeModel:
     """Says tumour where the pixel is above one half: the shortcut in its purest form."""
 
     spec = SimpleNamespace(
+        encoder=None,
         input_px=1,
         temperature=2.0,
         decision_threshold=0.0,

@@ -241,7 +241,8 @@ _CELLS = st.one_of(
 )  # fmt: skip
 _COLUMNS = st.sampled_from(
     ["slide_id", "patient_id", "split", "path", "path:CARS", "path:SHG", "path:", "channels", "mpp", "tumor_mask",
-     "labelled_mask", "annotations", "tissue_mask", "background", "exclude", "Slide_ID", ""]
+     "labelled_mask", "annotations", "tissue_mask", "background", "slide_label", "exclude",
+     "Slide_ID", ""]
 )  # fmt: skip
 
 

@@ -9,7 +9,15 @@ import pytest
 
 from pathopatch.metrics import bootstrap
 from pathopatch.metrics.accuracy import auroc
-from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled, sums_by_patient
+from pathopatch.metrics.bootstrap import (
+    auroc_interval,
+    auroc_of,
+    bootstrap_by_patient,
+    interval,
+    ratio,
+    resampled,
+    sums_by_patient,
+)
 
 RNG = np.random.default_rng(0)
 PATIENT = RNG.integers(0, 9, 200).astype(str)
@@ -32,8 +40,16 @@ def test_the_area_of_a_resample_is_that_of_the_general_one() -> None:
     assert np.isnan(auroc_of(score, label)(np.flatnonzero(label == 1)))
 
 
+@pytest.mark.parametrize("resamples", [300, 5, 0])  # 5 are fewer than the patients
+def test_the_auroc_interval_is_that_of_the_general_bootstrap(resamples: int) -> None:
+    score, label = RNG.integers(0, 12, 200) / 12, RNG.integers(0, 2, 200)
+    general = bootstrap_by_patient(auroc_of(score, label), PATIENT, resamples=resamples, seed=4)
+    assert auroc_interval(score, label, PATIENT, resamples=resamples, seed=4) == pytest.approx(general, nan_ok=True)
+
+
 def test_one_patient_has_no_interval() -> None:
     assert len(resampled(np.ones((1, 3)), resamples=100, seed=0)) == 0
+    assert np.isnan(auroc_interval([0, 1], [0, 1], ["a", "a"], resamples=100)).all()
     assert np.isnan(interval(np.full(5, np.nan))).all()
 
 

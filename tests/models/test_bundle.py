@@ -20,7 +20,7 @@ from pathopatch.core.errors import (
     InputMissingError,
 )
 from pathopatch.models.bundle import save_bundle
-from pathopatch.models.loading import load_model
+from pathopatch.models.loading import load_model, load_network
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, check_slide, class_names
 
@@ -249,3 +249,19 @@ def test_a_stated_background_overrides_the_slides_with_a_warning():
 def test_a_slide_that_does_not_fit_is_refused_with_both_sides(slide, error, message):
     with pytest.raises(error, match=message):
         check_slide(_spec(), slide)
+
+
+@pytest.mark.slow
+def test_a_bundle_keeps_the_arguments_that_timm_built_it_with(tmp_path):
+    args = {"depth": 1, "embed_dim": 32, "num_heads": 2, "mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
+    spec = _spec(architecture="vit_tiny_patch16_224", input_px=32, timm_args=args)
+    torch.manual_seed(0)
+    network = build_network(spec.architecture, 3, input_px=32, timm_args=args).eval()
+    save_bundle(tmp_path / "model", network, spec)
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(load_network(tmp_path / "model").eval()(x), network(x))
+
+
+def test_bundles_of_before_there_were_arguments_have_the_same_contract():
+    assert "timm_args" not in _spec().contract()
+    assert _spec(timm_args={"depth": 1}).contract()["timm_args"] == {"depth": 1}

@@ -19,9 +19,9 @@ from PIL import Image
 from pathopatch.cli.output import finish
 from pathopatch.core import artefacts
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
-from pathopatch.core.errors import InputUnsupportedError, TableError
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError, TableError
 from pathopatch.slides import image_file
-from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS
+from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL, write_slides
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.info import describe_row
@@ -55,11 +55,26 @@ def test_check_returns_measurements_and_stores_only_facts_of_slides(manifest: Pa
     assert row["saturated"] == 0
     assert "channel SHG is shifted by 6.0 um" in row["warnings"][0]
     stored = artefacts.read_table(tmp_path / "work" / "slides.parquet")
-    assert tuple(stored.columns) == SLIDE_COLUMNS
+    assert tuple(stored.columns) == (*SLIDE_COLUMNS, SLIDE_LABEL)
     assert stored["bounds"].tolist() == ["0,0,400,300"]
     before = (tmp_path / "work" / "slides.parquet").read_bytes()
     check_manifest(manifest, tmp_path / "work")  # without looking: the same table, nothing stale
     assert (tmp_path / "work" / "slides.parquet").read_bytes() == before
+
+
+def test_the_label_of_a_slide_is_a_fact_and_its_absence_makes_nothing_stale(manifest: Path, tmp_path: Path) -> None:
+    check_manifest(manifest, tmp_path / "work")
+    stored = artefacts.read_table(tmp_path / "work" / "slides.parquet")
+    assert stored["slide_label"].tolist() == [-1]
+    stamp = artefacts.read_stamp(tmp_path / "work" / "slides.parquet")
+    write_slides(tmp_path / "older", stored.drop(columns="slide_label"), force=False)
+    assert artefacts.read_stamp(tmp_path / "older" / "slides.parquet") == stamp
+    labelled = manifest.with_name("labelled.csv")
+    labelled.write_text("slide_id,patient_id,path:CARS,path:SHG,slide_label\ns1,p1,cars.tif,shg.tif,1\n")
+    with pytest.raises(StaleArtefactError):
+        check_manifest(labelled, tmp_path / "work")
+    check_manifest(labelled, tmp_path / "work", force=True)
+    assert artefacts.read_table(tmp_path / "work" / "slides.parquet")["slide_label"].tolist() == [1]
 
 
 def test_pixels_that_cannot_be_used_are_a_problem_of_their_row(tmp_path: Path) -> None:

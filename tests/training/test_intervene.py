@@ -194,13 +194,14 @@ def test_without_an_intervention_masks_change_nothing() -> None:
     assert all(map(torch.equal, weights(fit_arrays(TRAIN, VAL, settings)), weights(fit_arrays(bare, VAL, settings))))
 
 
-def test_the_share_follows_the_smallest_group_or_the_method() -> None:
+def test_the_share_is_the_users_the_smallest_groups_or_the_methods() -> None:
     (erm,), (intervene,), (auto,) = method("erm"), method("intervene"), method("auto")
     assert composed_share(erm, TRAIN, config(intervene=None)) is None
     assert composed_share(erm, TRAIN, config(intervene="auto")) == pytest.approx(0.94)
     assert composed_share(erm, masked([[30, 0], [6, 30]]), config(intervene="auto")) == 1
     assert composed_share(intervene, TRAIN, config(intervene=None)) == 1
     assert composed_share(auto, TRAIN, config(intervene=None)) == pytest.approx(0.94)
+    assert composed_share(auto, TRAIN, config(intervene=0.5)) == 0.5  # what the user sets comes first
     assert composed_share(replace(erm, split="val"), TRAIN, config()) is None
 
 

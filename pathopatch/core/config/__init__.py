@@ -4,6 +4,8 @@ Configurations are read from TOML, checked once, and stored as JSON beside the r
 """
 
 from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction, parse, tables_of
+from pathopatch.core.config.encoding import EncodeConfig, Pooling
+from pathopatch.core.config.slide_level import SlideLevelConfig, SlidePooling
 from pathopatch.core.config.slides import (
     UNCERTAIN_BELOW,
     AnnotationConfig,
@@ -24,6 +26,7 @@ from pathopatch.core.config.study import (
     load_study,
 )
 from pathopatch.core.config.training import (
+    HEAD_NETWORKS,
     AugmentConfig,
     GroupsConfig,
     SplitsConfig,
@@ -35,18 +38,23 @@ __all__ = [
     "AnnotationConfig",
     "AugmentConfig",
     "Config",
+    "EncodeConfig",
     "EvaluateConfig",
     "FlagsConfig",
     "Fraction",
     "GroupsConfig",
+    "HEAD_NETWORKS",
     "IntensityConfig",
     "LabelConfig",
     "MOST_PX",
     "MPP_RANGE",
+    "Pooling",
     "PredictConfig",
     "ReadyConfig",
     "RegistrationConfig",
     "SettingsConfig",
+    "SlideLevelConfig",
+    "SlidePooling",
     "SplitsConfig",
     "StudyConfig",
     "TileConfig",

@@ -68,12 +68,16 @@ class SettingsConfig(Config):
 class StudyConfig(SettingsConfig):
     """A whole study: ``pathopatch run study.toml``.
 
-    It starts from slides (`manifest`) or from ready patches (`patches`), which have no slides to predict and are cut as
-    they are.
+    It starts from slides (`manifest`), from ready patches (`patches`), which have no slides to predict and are cut as
+    they are, or from features of an encoder and the labels of their patches (`features`, `labels`).
     """
 
     manifest: Path | None = None
     patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
+    features: Path | None = None  # folder of feature files, as `pathopatch audit --features` takes it
+    labels: Path | None = None  # CSV of labels, as `pathopatch audit --labels` takes it; goes with features
+    slides: Path | None = None  # folder of their slides, where tissue is to be measured; goes with features
+    attribute: str | None = None  # column of the labels that forms the groups in place of tissue; goes with features
     work: Path
     decisions: Path | None = None  # an exported review, as `pathopatch groups --decisions` takes it
     methods: tuple[MethodName, ...] = Field(
@@ -103,13 +107,25 @@ class StudyConfig(SettingsConfig):
     @model_validator(mode="before")
     @classmethod
     def _patches_are_not_predicted(cls, raw: Any) -> Any:
-        has_no_slides = isinstance(raw, dict) and raw.get("patches") is not None
+        has_no_slides = isinstance(raw, dict) and not {"patches", "features"}.isdisjoint(raw)
         return {"predict_split": "none", **raw} if has_no_slides else raw
 
     @model_validator(mode="after")
+    def _features_have_labels(self) -> StudyConfig:
+        if (self.features is None) != (self.labels is None):
+            raise ValueError("features and labels go together")
+        if self.features is None and (self.slides is not None or self.attribute is not None):
+            raise ValueError("slides and attribute go with features")
+        if self.features is not None and self.tile != TileConfig():
+            raise ValueError("features are not tiled: leave out [tile]")
+        if self.features is not None and self.predict_split != "none":
+            raise ValueError("features have no slides: leave out predict_split")
+        return self
+
+    @model_validator(mode="after")
     def _slides_or_patches(self) -> StudyConfig:
-        if (self.manifest is None) == (self.patches is None):
-            raise ValueError("give manifest or patches, one of the two")
+        if sum(source is not None for source in (self.manifest, self.patches, self.features)) != 1:
+            raise ValueError("give manifest, patches or features, one of them")
         if self.patches is None:
             if self.ready != ReadyConfig():
                 raise ValueError("[ready] goes with patches: slides are cut as [tile] says")
@@ -137,7 +153,8 @@ def load_study(path: Path) -> StudyConfig:
     """
     study = parse(StudyConfig, _toml(path), place=str(path))
     base = path.resolve().parent
-    given = {name: getattr(study, name) for name in ("manifest", "patches", "decisions", "work")}
+    paths = ("manifest", "patches", "features", "labels", "slides", "decisions", "work")
+    given = {name: getattr(study, name) for name in paths}
     return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})
 
 
@@ -155,7 +172,7 @@ def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
         As `load_study`; a table stands twice; or none of it is read.
     """
     raw = _toml(path)
-    if "manifest" in raw or "patches" in raw:
+    if not {"manifest", "patches", "features"}.isdisjoint(raw):
         return load_study(path)
     whole: dict[str, Any] = {}
     for name, value in raw.items():

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pathopatch.core.config.base import MOST_PX, Config, Fraction
-from pathopatch.core.method_names import MethodName
+from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
 class GroupsConfig(Config):
@@ -56,14 +56,26 @@ class AugmentConfig(Config):
     color: float = Field(default=0.0, ge=0, lt=1)  # brightness, contrast and saturation by 1 +- this
 
 
+HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
+"""Architecture of each head."""
+_LEAST_PX = 8  # of patches; features are patches of one pixel
+
+
 class TrainConfig(Config):
     """One training run."""
 
     method: MethodName = "gerne"
     threshold: float = Field(default=0.25, gt=0, lt=1)
     architecture: str = "small-groupnorm"  # ours, for training from scratch; or mlp-100, or any timm network
-    input_px: int = Field(default=64, ge=8, le=MOST_PX)
+    input_px: int = Field(default=64, ge=1, le=MOST_PX)
+    # On features of an encoder, in place of a network: linear is solved to convergence, mlp has one hidden layer.
+    head: Literal["linear", "mlp"] | None = None  # None: linear on features, none on patches
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
+    timm_args: dict[str, str | bool | int | float] = {}  # of timm.create_model; layers by name, such as SwiGLUPacked
+    freeze: Literal["none", "backbone"] = "none"  # backbone: the classifier alone learns
+    # By which channels in [0, 1] are standardised; None: by the training patches. Pretrained weights expect their own.
+    mean: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     freeze_batchnorm: bool | None = None  # None: frozen if and only if weights are pretrained
     steps: int = Field(default=600, ge=1)
     batch_per_class: int = Field(default=32, ge=2)  # samples of each class in a step, all streams together
@@ -113,11 +125,33 @@ class TrainConfig(Config):
     mask: Literal["none", "normalise"] = "none"  # normalise: the network sees tissue alone; see models.masked
 
     @model_validator(mode="after")
+    def _mean_goes_with_std(self) -> TrainConfig:
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std go together, a value for each channel")
+        return self
+
+    @model_validator(mode="after")
     def _one_attribute(self) -> TrainConfig:
         if list(self.bins) != sorted(set(self.bins)):
             raise ValueError("bins must rise")
         if self.bins and self.attribute == "rank":
             raise ValueError("give bins or attribute = 'rank', not both")
+        return self
+
+    @model_validator(mode="after")
+    def _a_head_takes_features(self) -> TrainConfig:
+        if self.head is None:
+            if self.input_px < _LEAST_PX:
+                raise ValueError(f"input_px must be at least {_LEAST_PX}")
+            return self
+        if self.architecture not in (TrainConfig.model_fields["architecture"].default, HEAD_NETWORKS[self.head]):
+            raise ValueError(f"a head takes features, and {self.architecture} takes patches: give head or architecture")
+        if str(self.pretrained) != "none":
+            raise ValueError("a head on features has no pretrained weights")
+        if self.method in COMPOSING_METHODS or self.intervene is not None or self.pair_weight:
+            raise ValueError("features of an encoder cannot be composed to another tissue area: that needs patches")
+        if self.mask != "none":
+            raise ValueError("features of an encoder cannot be masked: mask needs patches")
         return self
 
     # how a step is taken

@@ -178,7 +178,19 @@ def export_model(bundle: Path, path: Path, *, kind: Format, int8: Int8 | None = 
 
 
 def require_exportable(spec: BundleSpec) -> None:
-    """Refuse a model that takes more than patches."""
+    """Refuse a model that takes something else than patches alone, or whose network is a program of others."""
+    if spec.torchscript is not None:
+        raise InputUnsupportedError(
+            "the model was imported as TorchScript, which cannot be recorded again",
+            place="bundle",
+            remedy="give other programs the folder that it was imported from",
+        )
+    if spec.encoder is not None:
+        raise InputUnsupportedError(
+            "the model takes features of an encoder, and exports take patches",
+            place="bundle",
+            remedy="predict feature files with pathopatch, or call predict_logits of load_model",
+        )
     if spec.mask != "none":
         raise InputUnsupportedError(
             "the model needs the tissue mask of each patch, and exports take patches alone",

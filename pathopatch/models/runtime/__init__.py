@@ -16,6 +16,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 _PROBABILITY_TOLERANCE = 0.01  # largest difference of a probability from float32 at which ``auto`` takes bfloat16
 _PASS_PIXELS = 2 * 256**2
+_MOST_PER_PASS = 4096  # of features, which have one pixel
 _PROBE_PATCHES = 24
 _COARSE_PX = 4  # side of a smooth patch before it is enlarged
 
@@ -122,4 +123,4 @@ def patches_per_pass(input_px: int) -> int:
     """Return the number of patches per forward pass that is fastest on a processor."""
     # Few. The output of a layer for many patches does not fit the cache; the system allocates and clears it for every
     # layer, which took half of the time for 32 patches of 256 px.
-    return max(1, _PASS_PIXELS // input_px**2)
+    return min(max(1, _PASS_PIXELS // input_px**2), _MOST_PER_PASS)

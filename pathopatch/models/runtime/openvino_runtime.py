@@ -52,8 +52,8 @@ class OpenVINORuntime:
         self.precision = precision
         self._weights_path = weights_path
         self.patches_per_pass = patches_per_pass(graph.input_shape[-1])
-        self._shape = self.patches_per_pass, *graph.input_shape
-        self._request = _compiled(path, graph, self._shape, precision, threads or cores()).create_infer_request()
+        shape = self.patches_per_pass, *graph.input_shape
+        self._pass = FixedBatch(_compiled(path, graph, shape, precision, threads or cores()), shape)
 
     @cached_property
     def weights(self) -> str:
@@ -62,6 +62,21 @@ class OpenVINORuntime:
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px), N from 0."""
+        return self._pass(x)
+
+
+class FixedBatch:
+    """Run a compiled network of one input and one output on any number of patches, a fixed number in each pass.
+
+    `shape` is that of its input, (patches, C, H, W).
+    """
+
+    def __init__(self, compiled: Any, shape: tuple[int, ...]) -> None:
+        self._request = compiled.create_infer_request()
+        self._shape = shape
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the output (N, K) for patches (N, C, H, W); NaN where a patch holds NaN or infinity."""
         size = self._shape[0]
         parts = [self._infer(x[start : start + size]) for start in range(0, max(1, len(x)), size)]
         return np.concatenate(parts)
@@ -72,10 +87,10 @@ class OpenVINORuntime:
             batch = np.zeros(self._shape, np.float32)
             batch[: len(part)] = part
         (output,) = self._request.infer({0: batch}, share_inputs=True).values()
-        logits = np.array(output[: len(part)])  # a copy: the next pass overwrites it
+        values = np.array(output[: len(part)])  # a copy: the next pass overwrites it
         # OpenVINO's maximum of NaN and 0 is 0, so that a network would return numbers for patches of NaN.
-        logits[~np.isfinite(batch[: len(part)].sum(axis=(1, 2, 3)))] = np.nan
-        return logits
+        values[~np.isfinite(batch[: len(part)].sum(axis=(1, 2, 3)))] = np.nan
+        return values
 
 
 def is_bfloat16_native() -> bool:
@@ -121,15 +136,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compiled(path: Path, graph: OnnxGraph, shape: tuple[int, ...], precision: Precision, threads: int) -> Any:
-    """Return a compiled network, from the user's cache if it is there."""
-    core = _core()
-    settings = {
+def compile_network(model: Any, shape: tuple[int, ...], precision: str, threads: int) -> Any:
+    """Return a network that was read or converted, compiled for inputs of one shape; nothing is kept in the cache."""
+    model.reshape(list(shape))
+    return _core().compile_model(model, _DEVICE, _settings(precision, threads))
+
+
+def read_network(path: Path) -> Any:
+    """Return a network from an ONNX or OpenVINO file, not yet compiled."""
+    return _core().read_model(path)
+
+
+def _settings(precision: str, threads: int) -> dict[str, Any]:
+    return {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],  # it would pick bfloat16 itself
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # several processes would share the first cores
     }
+
+
+def _compiled(path: Path, graph: OnnxGraph, shape: tuple[int, ...], precision: Precision, threads: int) -> Any:
+    """Return a compiled network, from the user's cache if it is there."""
+    core, settings = _core(), _settings(precision, threads)
     name = f"network-{fingerprint([*identity(), graph, shape, settings])}"
     if (stored := read_cached(name)) is not None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def predict_logits(network: nn.Module, x: Tensor, *, batch: int = _PATCHES_ON_GP
     The patches are moved to the network's type and device, `batch` at a time. It predicts in evaluation mode and is
     left in the mode that it had.
     """
-    like = next(network.parameters())
+    like = next(chain(network.parameters(), network.buffers()))  # a frozen program has no parameters
     was_training = network.training
     network.eval()
     with torch.inference_mode():

@@ -34,7 +34,7 @@ from pathopatch.slides.manifest.rows import (
 _REQUIRED = ("slide_id", "patient_id")
 _COLUMNS = (
     "split", "path", "channels", "mpp", "tumor_mask", "labelled_mask", "annotations", "tissue_mask", "background",
-    "exclude",
+    "slide_label", "exclude",
 )  # fmt: skip
 """The optional columns, beside those that `_CHANNEL_COLUMN` matches."""
 _CHANNEL_COLUMN = r"path:([A-Za-z][A-Za-z0-9_.-]*)"
@@ -42,6 +42,7 @@ ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
 """Endings of the files that outlines are read from."""
 
 _BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:dark|bright))*", re.IGNORECASE)
+_SLIDE_LABELS = {"": None, "0": 0, "1": 1}
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
 
 
@@ -153,6 +154,7 @@ class _RowParser:
             annotations=self._file("annotations"),
             tissue_mask=self._file("tissue_mask"),
             background=self._background(),
+            slide_label=_SLIDE_LABELS.get(self._one_of("slide_label", tuple(_SLIDE_LABELS))),
             exclude=self._one_of("exclude", _TRUE + _FALSE) in _TRUE,
             row=self._number,
         )
@@ -302,6 +304,7 @@ def _cells(row: SlideRow) -> dict[str, str]:
         "annotations": str(row.annotations or ""),
         "tissue_mask": str(row.tissue_mask or ""),
         "background": row.background or "",
+        "slide_label": "" if row.slide_label is None else str(row.slide_label),
         "exclude": "true" if row.exclude else "",
     }
     return {name: text for name, text in cells.items() if text}

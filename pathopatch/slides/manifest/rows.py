@@ -40,6 +40,7 @@ class SlideRow:
     annotations: Path | None = None  # outlines by a pathologist
     tissue_mask: Path | None = None  # raster or outlines; None: the tissue is found
     background: str | None = None  # None: it is guessed
+    slide_label: int | None = None  # 0 or 1, of the slide as a whole; None: it has none
     exclude: bool = False  # checked, and left out of the work
     # Of the cohort, not of the manifest: a slide with the same ones in another order or case is read in this one.
     channel_order: tuple[str, ...] | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import PathopatchError
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
@@ -30,7 +30,10 @@ SLIDE_COLUMNS = (
     "slide_id", "patient_id", "split", "width", "height", "bounds", "mpp", "levels", "channels", "dtype", "background",
     "has_labels", "annotation_classes", "source", "fingerprint",
 )  # fmt: skip
-"""Columns of ``slides.parquet``."""
+"""Columns of ``slides.parquet`` of every cohort."""
+
+SLIDE_LABEL = "slide_label"
+"""Column of a cohort that a manifest lists: 1 or 0, of the slide as a whole; -1 where it has none."""
 
 
 def open_slides(
@@ -85,7 +88,8 @@ def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
         fingerprint([fingerprint_file(path) for path in slide.paths]),
     )
     slide.require_unchanged()
-    return dict(zip(SLIDE_COLUMNS, values, strict=True))
+    facts = dict(zip(SLIDE_COLUMNS, values, strict=True))
+    return {**facts, SLIDE_LABEL: -1 if row.slide_label is None else row.slide_label}
 
 
 def _annotation_classes(row: SlideRow) -> str:
@@ -119,9 +123,12 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
 
     Raises
     ------
+    InputUnsupportedError
+        As `require_no_features`.
     DuplicateIdError, StaleArtefactError
         Another slide has the same id there, or the facts of a slide changed, and `force` is off.
     """
+    require_no_features(work)
     path = WorkFolder(work).slides
     stamp = Stamp(stage="check", inputs=dict(zip(table["slide_id"], _row_fingerprints(table), strict=True)))
     existing = artefacts.read_stamp(path)
@@ -134,6 +141,23 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
         artefacts.is_up_to_date(path, stamp=now, force=force, existing=[before])
     if stamp != existing:
         artefacts.write_table(path, table, stamp)
+
+
+def require_no_features(work: Path) -> None:
+    """Refuse a work folder whose patches are features: its tables would be mixed with those of slides.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Also with `force`; and where the import of features was killed.
+    """
+    stamp = artefacts.read_stamp(WorkFolder(work).slides)
+    if WorkFolder(work).features.is_file() or (stamp is not None and stamp.stage == "features"):
+        raise InputUnsupportedError(
+            "the patches of this work folder are features",
+            place=str(work),
+            remedy="choose another work folder for slides, with -o",
+        )
 
 
 def _refuse_other_slides(path: Path, table: pd.DataFrame) -> None:
@@ -154,4 +178,8 @@ def _parse_source(text: str) -> object:
 
 
 def _row_fingerprints(table: pd.DataFrame) -> list[str]:
-    return [fingerprint({str(key): value for key, value in row.items()}) for row in table.to_dict("records")]
+    # A slide without a label has the fingerprint of tables that lack the column: they are not stale.
+    return [
+        fingerprint({str(key): value for key, value in row.items() if (key, value) != (SLIDE_LABEL, -1)})
+        for row in table.to_dict("records")
+    ]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig
 from pathopatch.core.progress import Progress
+from pathopatch.core.workers import worker_number
 from pathopatch.slides.manifest import SlideRow
 
 if TYPE_CHECKING:
+    from pathopatch.features.encode import PatchSource
+    from pathopatch.features.encoder_network import LoadedEncoder
+    from pathopatch.features.patch_encoder import PatchEncoder
     from pathopatch.models.forward import Ensemble
     from pathopatch.patches import LabelSource
     from pathopatch.slides import Slide
@@ -187,12 +191,9 @@ class PredictTask:
             # Only now the network is loaded: a slide that is refused is told of at once.
             from pathopatch.heatmaps.artefacts import predict_to
 
-            # The model is loaded once for all slides, unless its files change.
-            written_ns = tuple(file.stat().st_mtime_ns for folder in self.models for file in sorted(folder.glob("*")))
-            model = _loaded(self.models, self.config, written_ns)
             result = predict_to(
                 slide,
-                model,
+                loaded_models(self.models, self.config),
                 self.out,
                 slide_id=self.slide_id,
                 patient_id=self.row.patient_id,
@@ -204,6 +205,78 @@ class PredictTask:
         return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
 
 
+@dataclass(frozen=True)
+class EncodeTask:
+    """One slide to encode: a row of a manifest, or a tiled slide of a work folder."""
+
+    slide: SlideRow | str  # a tiled slide by its id
+    tiled: Path | None  # the work folder of a tiled slide
+    tiling: TileConfig  # for a row
+    config: EncodeConfig  # devices and precision are no longer "auto"
+    out: Path
+    force: bool
+    slide_mpp: float | None = None
+    stage: str = "encode"
+    deidentified: bool = False
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        return self.slide if isinstance(self.slide, str) else self.slide.slide_id
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the slide's status says of it however the work went: nothing."""
+        return {}
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Encode the slide."""
+        from pathopatch.features.encode import slide_patches, stored_patches
+
+        if isinstance(self.slide, str):
+            assert self.tiled is not None
+            return self._encode(stored_patches(self.tiled, self.slide, self.config), progress)
+        row = self.slide
+        with open_row(row, fallback_mpp=self.slide_mpp) as slide:
+            source = slide_patches(slide, row.slide_id, self.tiling, self.config, tissue_mask=row.tissue_mask)
+            return self._encode(source, progress)
+
+    def _encode(self, source: PatchSource, progress: Progress | None) -> Outcome:
+        from pathopatch.features.encode import encode_patches
+
+        config = self.config
+        device = config.devices[worker_number() % len(config.devices)]
+        result = encode_patches(
+            source,
+            replace(loaded_encoder(config).encoder, precision=config.precision),
+            partial(_opened_encoder, config, device),
+            self.out,
+            config,
+            force=self.force,
+            progress=_within(self.slide_id, progress) or (lambda _done, _all: None),
+        )
+        counts = {"patches": result.patches}
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
+
+
+@lru_cache(maxsize=1)
+def loaded_encoder(config: EncodeConfig) -> LoadedEncoder:
+    """Return the encoder of a configuration with its weights, which a process reads once."""
+    from pathopatch.features import patch_encoder
+
+    return patch_encoder.load(config)
+
+
+@lru_cache(maxsize=1)
+def _opened_encoder(config: EncodeConfig, device: str) -> PatchEncoder:
+    """Return the encoder of a configuration on a device, which a process opens once for all its slides."""
+    from pathopatch.features import patch_encoder
+
+    return patch_encoder.open_patch_encoder(
+        loaded_encoder(config), device=device, precision=config.precision, threads=config.threads
+    )
+
+
 def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], None] | None:
     """Return the callback that reports how many grid positions of a slide are done."""
     if progress is None:
@@ -211,9 +284,14 @@ def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], No
     return lambda done, total: progress(WITHIN, done, total, slide_id)
 
 
+def loaded_models(models: tuple[Path, ...], config: PredictConfig) -> Ensemble:
+    """Return the models of some bundles, which are loaded once for all slides, unless their files change."""
+    written_ns = tuple(file.stat().st_mtime_ns for folder in models for file in sorted(folder.glob("*")))
+    return _loaded(models, config, written_ns)
+
+
 @lru_cache(maxsize=1)
 def _loaded(models: tuple[Path, ...], config: PredictConfig, written: tuple[int, ...]) -> Ensemble:
-    """Return the models of some bundles, which a process loads once for all its slides, unless they changed."""
     from pathopatch.models.loading import load_ensemble
 
     options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}

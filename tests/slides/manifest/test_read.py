@@ -76,6 +76,14 @@ def test_the_least_that_a_row_needs(tmp_path: Path) -> None:
     assert (row.split, row.channels, row.mpp, row.tumor_mask, row.background) == ("", None, None, None, None)
 
 
+def test_the_label_of_a_whole_slide_is_0_or_1_or_nothing(tmp_path: Path) -> None:
+    head = "slide_id,patient_id,path,slide_label\n"
+    rows = read(tmp_path, head + "s1,p1,a.tif,0\ns2,p2,b.tif, 1\ns3,p3,c.tif,\n").rows
+    assert [row.slide_label for row in rows] == [0, 1, None]
+    wrong = problems(tmp_path, head + "s1,p1,a.tif,2\ns2,p2,b.tif,tumor\n")
+    assert wrong == [("INPUT_UNSUPPORTED", 2, "slide_label"), ("INPUT_UNSUPPORTED", 3, "slide_label")]
+
+
 def test_one_file_a_channel_in_the_order_of_the_columns(tmp_path: Path) -> None:
     (row,) = read(tmp_path, "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif#plane=1,b.tif\n")
     assert row.source == {"SHG": f"{tmp_path / 'a.tif'}#plane=1", "CARS": str(tmp_path / "b.tif")}
@@ -325,12 +333,12 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "two.geojson").write_text("{}")
     monkeypatch.setenv("MASKS", str(folder))
     lines = [
-        "slide_id,patient_id,split,path,path:CARS,path:SHG,channels,mpp,tumor_mask,annotations,background,exclude",
-        "a,p1,train,s0.tif,,,,0.2500000000000001,${MASKS}/m0.png,,bright,",
-        "b,p2,val,,s1.tif,s2.tif#page=2,,,none,,dark,",
-        'c,p3,,s3.tif,,,"R,G",,,,,yes',
-        'd,p3,,s4.tif,,,"R, G",1.5,,two.geojson,,no',
-        "e,p4,test,s5.tif,,,,,,,,",
+        "slide_id,patient_id,split,path,path:CARS,path:SHG,channels,mpp,tumor_mask,annotations,background,slide_label,exclude",
+        "a,p1,train,s0.tif,,,,0.2500000000000001,${MASKS}/m0.png,,bright,1,",
+        "b,p2,val,,s1.tif,s2.tif#page=2,,,none,,dark,0,",
+        'c,p3,,s3.tif,,,"R,G",,,,,,yes',
+        'd,p3,,s4.tif,,,"R, G",1.5,,two.geojson,,,no',
+        "e,p4,test,s5.tif,,,,,,,,,",
     ]
     path = folder / "cohort.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

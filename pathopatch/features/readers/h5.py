@@ -1,0 +1,147 @@
+"""Open HDF5 files of features: what is in them, their arrays, and what HDF5 complains about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
+
+_COMPLAINTS = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises for files that are cut or damaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class H5Contents:
+    """Shapes and attributes of an HDF5 file."""
+
+    attributes: Mapping[str, Any]  # of the file
+    shapes: Mapping[str, tuple[int, ...]]  # of each dataset, by its path in the file
+    of_dataset: Mapping[str, Mapping[str, Any]]  # attributes of each dataset
+
+    def has_vectors(self, name: str) -> bool:
+        """Return whether a dataset is (N, D), or of a slide without patches."""
+        shape = self.shapes.get(name)
+        return shape is not None and (len(shape) == 2 or shape[0:1] == (0,))
+
+
+@contextmanager
+def open_h5(path: Path) -> Iterator[Any]:
+    """Yield an HDF5 file to read; nothing is ever written to it, not even a lock.
+
+    InputUnsupportedError without h5py; InputMissingError, InputCorruptError if HDF5 cannot read the file.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise InputUnsupportedError("h5py is not installed", place=str(path), remedy="pip install 'h5py'") from error
+    try:
+        # Without locks: folders of others may be read-only, and their drives may not know locks.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except PathopatchError:  # of whoever reads the file
+        raise
+    except FileNotFoundError as error:
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
+    except _COMPLAINTS as error:
+        raise InputCorruptError(
+            f"not a whole HDF5 file: {error}",
+            place=str(path),
+            remedy="copy the file again, or extract the features of this slide again",
+        ) from error
+
+
+def h5_contents(path: Path) -> H5Contents:
+    """Return shapes and attributes of an HDF5 file, down to one group; errors as `open_h5`."""
+    with open_h5(path) as file:
+        datasets: dict[str, Any] = {}
+        for name, item in file.items():
+            if hasattr(item, "shape"):
+                datasets[name] = item
+            else:
+                datasets |= {f"{name}/{below}": value for below, value in item.items() if hasattr(value, "shape")}
+        return H5Contents(
+            attributes=_plain(file.attrs),
+            shapes={name: tuple(item.shape) for name, item in datasets.items()},
+            of_dataset={name: _plain(item.attrs) for name, item in datasets.items()},
+        )
+
+
+def read_vectors(file: Any, name: str, with_features: bool) -> tuple[NDArray[Any], int]:
+    """Return a dataset of features (N, D) as float16 or float32, and D; D is 0 for a slide without patches.
+
+    Without features the array is (N, 0). InputUnsupportedError for other shapes and types.
+    """
+    dataset = file[name]
+    if dataset.shape[0:1] == (0,):
+        dim = dataset.shape[1] if len(dataset.shape) == 2 else 0
+        return np.empty((0, dim if with_features else 0), np.float32), dim
+    if len(dataset.shape) != 2:
+        raise InputUnsupportedError(
+            f"{name} has the shape {dataset.shape}: one vector of a slide, not one per patch",
+            place=file.filename,
+            remedy="use the features of the patches",
+        )
+    count, dim = dataset.shape
+    return (as_features(dataset[()], file.filename) if with_features else np.empty((count, 0), np.float32)), dim
+
+
+def as_features(values: NDArray[Any], place: str) -> NDArray[Any]:
+    """Return features as float16 where they are stored so, else as float32; InputUnsupportedError for whole numbers."""
+    if values.dtype.kind == "V" and values.dtype.itemsize == 2:
+        # numpy has no bfloat16, and h5py returns its two bytes: the upper half of a float32.
+        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if values.dtype.kind != "f":
+        raise InputUnsupportedError(
+            f"features of the type {values.dtype}", place=place, remedy="store them as float16 or float32"
+        )
+    return values if values.dtype == np.float16 else values.astype(np.float32, copy=False)
+
+
+def read_coordinates(file: Any, name: str = "coords") -> NDArray[np.float64]:
+    """Return the first two columns of a dataset of coordinates, shape (N, 2); (0, 2) where it has no rows."""
+    values = np.asarray(file[name][()], np.float64)
+    return values[:, :2] if values.ndim == 2 and values.shape[1] >= 2 else np.empty((0, 2), np.float64)
+
+
+def number(attributes: Mapping[str, Any], name: str) -> float | None:
+    """Return an attribute as a positive number; None where it is missing or none."""
+    try:
+        value = float(attributes[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) and value > 0 else None
+
+
+def pair(attributes: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Return an attribute of two positive numbers; None where it is missing or none."""
+    values = np.ravel(attributes.get(name, []))
+    numbers = [number({name: value}, name) for value in values]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
+        return None
+    return numbers[0], numbers[1]
+
+
+def width_height(attributes: Mapping[str, Any], name: str) -> tuple[int, int] | None:
+    """Return an attribute of a width and a height in pixels; None where it is missing or none."""
+    size = pair(attributes, name)
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def text(attributes: Mapping[str, Any], name: str) -> str | None:
+    """Return an attribute as text; None where it is missing, empty or Python's ``None`` written as text."""
+    value = attributes.get(name)
+    return None if value is None or str(value) in ("", "None") else str(value)
+
+
+def _plain(attributes: Any) -> dict[str, Any]:
+    """Return attributes as numpy's and Python's values, bytes as text."""
+    values = dict(attributes.items())
+    return {
+        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in values.items()
+    }

@@ -1,0 +1,105 @@
+"""Features of one slide's patches, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.errors import InputUnsupportedError, MppMissingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """What made a set of features. What its files do not say is None: it is never guessed.
+
+    A name is not a representation: two tools write other vectors under the name of one encoder, with another pooling
+    or input size.
+    """
+
+    dim: int  # values per patch
+    name: str | None = None  # as the tool calls it
+    pooling: str | None = None  # such as "cls", "cls+mean", "mean"
+    input_px: int | None = None  # side that patches were resampled to
+    mean: tuple[float, ...] | None = None  # by which channels in [0, 1] were standardised
+    std: tuple[float, ...] | None = None
+    crop: str | None = None  # such as "resize 224" or "resize 256, centre 224"
+    precision: str | None = None  # of the forward pass, such as "float32"
+    weights_sha256: str | None = None
+    channels: tuple[str, ...] | None = None  # of the slide that were given as red, green and blue; None: RGB slides
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known, as plain values."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Encoder:
+        """Return the encoder that `to_dict` described, also after a way through JSON."""
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
+        }
+        return cls(**known)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlideFeatures:
+    """Features of N patches of a slide, in the order of their file; those of STAMP by y, then x. N may be 0."""
+
+    slide_id: str
+    features: NDArray[Any]  # float16 or float32, (N, D)
+    encoder: Encoder
+    path: Path  # the file with the features
+    companions: tuple[Path, ...] = ()  # the other files that were read, such as those of the coordinates
+    # (N,): top-left corner of each patch, in `unit`, from the corner of the scan; its centre where `is_centre`
+    x: NDArray[np.float64] | None = None  # None: the file has no coordinates
+    y: NDArray[np.float64] | None = None
+    side: float | None = None  # of a patch, in `unit`; None where the file does not say
+    side_um: float | None = None  # the same in micrometres, where the file says so
+    unit: Literal["px", "um"] = "px"  # level-0 pixels, or micrometres where the file has no level-0 scale
+    is_centre: bool = False  # the tool stores centres of patches; `in_level0_px` returns corners
+    mpp: float | None = None  # level-0 um/px
+    tissue_fraction: NDArray[np.float32] | None = None  # (N,), where the tool stored it
+    size_px: tuple[int, int] | None = None  # level-0 width and height of the slide
+    notes: tuple[str, ...] = ()  # what a reader of results must know, such as which patches the tool had left out
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def in_level0_px(self, mpp: float | None = None) -> SlideFeatures:
+        """Return them with `x`, `y` as top-left corners and `side` in level-0 pixels.
+
+        `mpp` is the slide's level-0 um/px, which is used only where the file has none of its own. MppMissingError if
+        the coordinates are micrometres or centres, and there is none; InputUnsupportedError if centres have no side.
+        """
+        scale = self.mpp or mpp
+        side = self._side_px(scale)
+        if self.x is None or self.y is None or (self.unit == "px" and not self.is_centre):
+            return replace(self, side=side, unit="px", is_centre=False, mpp=scale)
+        if scale is None:
+            raise MppMissingError(
+                f"the coordinates of {self.slide_id} are "
+                + ("centres of patches" if self.is_centre else "micrometres"),
+                place=str(self.path),
+                remedy="name the folder of the slides, or state um/px of level 0",
+            )
+        if self.is_centre and side is None:
+            raise InputUnsupportedError(
+                f"the coordinates of {self.slide_id} are centres of patches, and the side of a patch is not known",
+                place=str(self.path),
+                remedy="write a table with the top-left corner of each patch",
+            )
+        px_per_unit = 1 / scale if self.unit == "um" else 1.0
+        to_corner = (side or 0.0) / 2 if self.is_centre else 0.0
+        x, y = self.x * px_per_unit - to_corner, self.y * px_per_unit - to_corner
+        return replace(self, x=x, y=y, side=side, unit="px", is_centre=False, mpp=scale)
+
+    def _side_px(self, mpp: float | None) -> float | None:
+        """Return the side in level-0 px, None where it is not known."""
+        if self.unit == "px" and self.side is not None:
+            return self.side
+        side_um = self.side if self.unit == "um" and self.side is not None else self.side_um
+        return side_um / mpp if side_um is not None and mpp is not None else None

@@ -1,0 +1,97 @@
+"""Measure how much tissue the patches behind features hold, on the slides that the features were made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.patches.analysis import analyse_slide, iterate_patches
+from pathopatch.patches.grid import Grid
+from pathopatch.slides import Slide
+from pathopatch.slides.manifest import slide_id_from_path
+
+_MOST_PX = 256
+"""Side at which larger patches are measured: the side that `tile` cuts by default, at about the encoders' scale."""
+_FORMATS = (
+    ".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".svslide", ".bif", ".btf", ".tf8", ".qptiff",
+    ".czi", ".zarr", ".png", ".jpg", ".jpeg",
+)  # fmt: skip
+
+
+def find_slides(folder: Path, slide_ids: Iterable[str]) -> dict[str, Path]:
+    """Return the slide of each id: the file or OME-Zarr folder below `folder` whose stem it is.
+
+    InputMissingError if slides are not there, InputUnsupportedError if two files have the stem of one.
+    """
+    wanted = set(slide_ids)
+    by_id: dict[str, Path] = {}
+    for path in _slides_below(folder):
+        name = path.name.removesuffix(path.suffix).removesuffix(".ome")
+        slide_id = name if name in wanted else slide_id_from_path(path)
+        if slide_id not in wanted:
+            continue
+        if slide_id in by_id:
+            raise InputUnsupportedError(
+                f"two files are named as slide {slide_id}: {by_id[slide_id]} and {path}",
+                place=str(folder),
+                remedy="give a folder in which each slide is there once",
+            )
+        by_id[slide_id] = path
+    if missing := sorted(wanted - by_id.keys()):
+        raise InputMissingError(
+            f"no slide for {len(missing)} of {len(wanted)} feature files, such as {', '.join(missing[:3])}",
+            place=str(folder),
+            remedy="give the folder of the slides; a slide's file is named as its feature file, with another ending",
+        )
+    return by_id
+
+
+def _slides_below(folder: Path) -> Iterator[Path]:
+    """Yield all slides below a folder, by their endings; OME-Zarr folders are not entered."""
+    for parent, folders, files in os.walk(folder):
+        slides = [name for name in folders if name.lower().endswith(".zarr")]
+        folders[:] = sorted(set(folders) - set(slides))
+        for name in sorted(files + slides):
+            if name.lower().endswith(_FORMATS) and not name.startswith("."):
+                yield Path(parent) / name
+
+
+def measure_tissue(
+    slide: Slide, x: NDArray[np.int64], y: NDArray[np.int64], side: float, *, config: TileConfig | None = None
+) -> NDArray[np.float64]:
+    """Return the tissue fraction of square patches, as `tile` measures it, float64 (N,), in [0, 1].
+
+    `x` and `y`, int64 (N,), are top-left corners in level-0 px, as `side` is; patches of more than 256 px are measured
+    at that side. `config` has the rules of tissue. InputUnsupportedError if a patch lies outside the slide: the
+    positions are of another slide or in another frame; else as `analyse_slide`.
+    """
+    width, height = slide.size
+    outside = int(np.count_nonzero((x + side <= 0) | (y + side <= 0) | (x >= width) | (y >= height)))
+    if outside:
+        raise InputUnsupportedError(
+            f"{outside} of {len(x)} patches lie outside the slide of {width} x {height} px",
+            place=str(slide.paths[0]),
+            remedy="give the slides that these features were made of",
+        )
+    analysis = analyse_slide(slide, config or TileConfig())
+    patch_px = min(_MOST_PX, max(1, round(side)))
+    # A grid of this patch size: only its geometry is used, the places are those of the features.
+    grid = Grid(width=width, height=height, downsample=side / patch_px, patch_px=patch_px, stride_px=patch_px)
+    fractions = np.zeros(len(x))
+    batches = iterate_patches(
+        slide,
+        replace(analysis, grid=grid),
+        origins=np.maximum(np.stack([x, y], axis=1), 0),  # a patch that begins before the slide is moved onto it
+        min_tissue=np.finfo(np.float64).tiny,  # so that patches without tissue on the overview are not read
+        fractions_out=fractions,
+    )
+    for _ in batches:
+        pass
+    return fractions

@@ -1,0 +1,220 @@
+"""Run networks that came as TorchScript archives.
+
+TorchScript is a program. Reading an archive unpickles tensors and TorchScript classes alone, and no Python code runs.
+But the program may call operators of torch, some of which read and write files. So an archive that could run code while
+it is read is refused, and so is one that calls anything but arithmetic.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    CheckpointUnsafeError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+)
+from pathopatch.models.spec import BundleSpec, TorchScriptSpec
+
+_NAMESPACES = ("aten", "prim", "torchvision")
+_FILE_OPERATORS = ("aten::from_file", "aten::save")
+# What stays of a call when all calls are replaced by their bodies: the callee is not known before it runs.
+_OPEN_CALLS = ("prim::CallFunction", "prim::CallMethod")
+_MOST_CODE_BYTES = 2**26  # that the archive may hold beside its own size: torch compresses code, and stores tensors
+_SETTING_STATE = re.compile(rb"\bdef\s+__setstate__\b")
+
+
+class TorchScriptNetwork(nn.Module):
+    """A TorchScript network with its own resizing, as a network of two classes, for patches of a side of `patch_px`.
+
+    `program` is from `load_program`: float32 (N, 3, s, s) to logits (N, K); K = 1 is the logit of one class against all
+    else. `spec` says which of the K classes are the second one here, and the size s.
+    """
+
+    resize: Tensor
+
+    def __init__(self, program: nn.Module, spec: TorchScriptSpec, patch_px: int) -> None:
+        super().__init__()
+        self.program = program
+        self.chosen = list(spec.chosen)
+        self.rest = [number for number in range(len(spec.class_names)) if number not in spec.chosen]
+        self.is_resized = spec.resize_px not in (None, patch_px)
+        to_px = spec.resize_px if self.is_resized and spec.resize_px else 0
+        matrix = pillow_weights(patch_px, to_px, spec.interpolation) if to_px else np.empty((0, 0), np.float32)
+        self.register_buffer("resize", torch.from_numpy(matrix))
+        # Weights of a frozen program are constants of its code. Here they have names, so that bundles store them.
+        for number, constant in enumerate(_constants(program)):
+            self.register_buffer(f"constant{number}", constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, 2) of standardised patches (N, 3, patch_px, patch_px).
+
+        Their softmax is the probability of the chosen classes together, and of the rest.
+        """
+        if self.is_resized:
+            x = self.resize @ x @ self.resize.T
+        logits = self.program(x)  # (N, K)
+        if not self.rest:
+            return torch.cat([torch.zeros_like(logits), logits], dim=1)
+        sides = [logits[:, side].logsumexp(dim=1, keepdim=True) for side in (self.rest, self.chosen)]
+        return torch.cat(sides, dim=1)
+
+
+def pillow_weights(from_px: int, to_px: int, interpolation: int) -> NDArray[np.float32]:
+    """Return Pillow's resizing along one side as a matrix m (to_px, from_px): m @ x @ m.T resizes a plane x."""
+    from PIL import Image
+
+    identity = Image.fromarray(np.eye(from_px, dtype=np.float32))
+    return np.array(identity.resize((from_px, to_px), Image.Resampling(interpolation)), dtype=np.float32)
+
+
+def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = None) -> TorchScriptNetwork:
+    """Return the network of an archive, in evaluation mode, on a device: constants of a program cannot be moved later.
+
+    Raises
+    ------
+    InputMissingError, InputCorruptError
+        There is no such file, or it cannot be read.
+    CheckpointUnsafeError
+        It is a pickle, or its program does more than arithmetic.
+    CheckpointIncompatibleError
+        It gives another number of logits than the spec has classes, or does not run.
+    """
+    assert spec.torchscript is not None
+    program = load_program(path, device or torch.device("cpu"))
+    network = TorchScriptNetwork(program, spec.torchscript, spec.patch_px).eval().requires_grad_(False)
+    _require_logits(network, spec, path)
+    return network.to(device) if device else network
+
+
+def load_program(path: Path, device: torch.device) -> nn.Module:
+    """Return the program of an archive after it was checked; errors as of `open_archive`."""
+    _check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, and wsinfer's models are nothing else
+            program: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputCorruptError(
+            f"not a readable TorchScript archive: {_cause(error)}", place=str(path), remedy="fetch the file again"
+        ) from error
+    for kind in _operators(program.inlined_graph):
+        if kind.partition("::")[0] not in _NAMESPACES or kind in (*_FILE_OPERATORS, *_OPEN_CALLS):
+            raise CheckpointUnsafeError(
+                f"its program calls {kind}; only arithmetic is run",
+                place=str(path),
+                remedy="use a network that was traced or scripted without it",
+            )
+    return program
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no TorchScript archive, or would run code while it is read."""
+    if not path.is_file():
+        raise InputMissingError(
+            f"no file {path.name}", place=str(path), remedy="give the folder of a model for wsinfer, or copy it again"
+        )
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            if stream.read(2) == b"PK":
+                raise InputCorruptError("the archive is cut off", place=str(path), remedy="fetch the file again")
+        raise _pickle(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            code = [entry for entry in entries if "/code/" in entry.filename and entry.filename.endswith(".py")]
+            if not code:  # torch.save writes a zip file too, without code
+                raise _pickle(path)
+            if sum(entry.file_size for entry in entries) > path.stat().st_size + _MOST_CODE_BYTES:
+                raise InputUnsupportedError(
+                    "it would be far larger when unpacked", place=str(path), remedy="store it by torch.jit.save"
+                )
+            runs_early = any(_SETTING_STATE.search(archive.read(entry)) for entry in code)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise InputCorruptError(
+            f"not a readable archive: {error}", place=str(path), remedy="fetch the file again"
+        ) from error
+    if runs_early:
+        raise CheckpointUnsafeError(
+            "its program would run while the file is read (__setstate__); nothing was run",
+            place=str(path),
+            remedy="use a network in float32, without layers that pack their weights",
+        )
+
+
+def _pickle(path: Path) -> CheckpointUnsafeError:
+    return CheckpointUnsafeError(
+        "not TorchScript: a pickle could run code when read; it was not read",
+        place=str(path),
+        remedy="write the network by torch.jit.save",
+    )
+
+
+def _operators(graph: Any) -> Iterator[str]:
+    """Yield the operators of a graph, such as ``aten::relu``, and of all blocks and graphs within it."""
+    for node in graph.nodes():
+        yield node.kind()
+        for block in node.blocks():
+            yield from _operators(block)
+        # A function that is called by torch.jit.fork is no block: its graph is an attribute.
+        for name in node.attributeNames():
+            if node.kindOf(name) == "g":
+                yield from _operators(node.g(name))
+            elif node.kindOf(name) == "gs":
+                for within in node.gs(name):
+                    yield from _operators(within)
+
+
+def _constants(program: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors in the code of a program, of more than one value; those of a frozen program are its weights."""
+
+    def within(graph: Any) -> Iterator[Tensor]:
+        for node in graph.nodes():
+            if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
+                yield node.t("value")
+            for block in node.blocks():
+                yield from within(block)
+
+    graph: Any = program.inlined_graph
+    yield from (tensor for tensor in within(graph) if tensor.numel() > 1 and tensor.dtype == torch.float32)
+
+
+def _require_logits(network: TorchScriptNetwork, spec: BundleSpec, path: Path) -> None:
+    """Refuse a program that does not run here, or gives other logits than its classes."""
+    assert spec.torchscript is not None
+    n_classes = len(spec.torchscript.class_names)
+    side = spec.torchscript.resize_px or spec.patch_px
+    probe = torch.zeros(2, len(spec.channels), side, side, device=network.resize.device)
+    try:
+        with torch.inference_mode():
+            logits = network.program(probe)
+    except RuntimeError as error:
+        raise CheckpointIncompatibleError(
+            f"its program does not run on patches of {side} px: {_cause(error)}",
+            place=str(path),
+            remedy="compare patch_size_pixels and Resize with what the network takes",
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (2, n_classes):
+        raise CheckpointIncompatibleError(
+            f"its output for 2 patches is {shape}, {(2, n_classes)} is due",
+            place=str(path),
+            remedy="name as many classes as the network gives logits",
+        )
+
+
+def _cause(error: Exception) -> str:
+    """Return the last line of a torch error, which says what went wrong; its first ones list the program's code."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,0 +1,294 @@
+"""Import the feature files of another tool, and labels of their patches, as a work folder.
+
+The work folder holds tables alone; the features stay where they are, and their files are never changed. Later stages
+take it for a tiled cohort.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp, read_table
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.progress import Progress
+from pathopatch.core.status import update_status
+from pathopatch.core.text import pluralize
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.features.cohort import FEATURE_ROW, FeatureCohort, read_cohort
+from pathopatch.features.labels import join_labels, read_labels, rounded_px, slides_of_several_patients
+from pathopatch.features.readers import open_features
+from pathopatch.features.readers.folder import SlideFolder
+from pathopatch.features.slide_features import SlideFeatures
+from pathopatch.features.tissue import find_slides
+from pathopatch.groups.attribute import PATCH_ATTRIBUTE
+from pathopatch.patches.store import STAGE, patch_ids
+from pathopatch.patches.tile import COLUMNS
+from pathopatch.slides import open_slide
+from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL
+from pathopatch.stages.feature_tissue import tissue_fractions
+
+_STAGE = "features"
+_CHECKSUM_DIGITS = 16
+_LEAST_SAID = 0.01  # least tissue of all patches from which on it is said that patches had been left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedFeatures:
+    """A work folder made of features."""
+
+    slides: int
+    patches: int
+    labelled: int
+    notes: tuple[str, ...]  # what a reader of results must know
+
+
+def import_features(
+    work: Path,
+    folder: Path,
+    labels: Path,
+    *,
+    layout: str = "auto",
+    slides: Path | None = None,
+    attribute: str | None = None,
+    slide_mpp: float | None = None,
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ImportedFeatures:
+    """Make a work folder of feature files and labels of their patches; do nothing if it is current.
+
+    The tissue fraction of each patch is that of the feature files; else the labels' column tissue_fraction; else it is
+    measured on the slides. With an `attribute` it may be unknown.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder for the tables.
+    folder, layout
+        As `pathopatch.features.readers.open_features` takes them.
+    labels, attribute
+        As `pathopatch.features.labels.read_labels` takes them.
+    slides : Path, optional
+        Folder of the slides, found by the names of the feature files.
+    slide_mpp : float, optional
+        Level-0 um/px of all slides, where neither feature files nor slides say it.
+    workers : int
+        Processes that measure tissue.
+
+    Raises
+    ------
+    InputMissingError
+        Nothing says how much tissue the patches hold; or a file, a slide or the attribute is missing, or no label
+        matches.
+    InputUnsupportedError
+        The features have no coordinates, or `work` holds tiled slides.
+    MppMissingError
+        Coordinates are in micrometres and the slide's scale is unknown.
+    StaleArtefactError
+        The work folder was made of other features, labels or settings, and `force` is off.
+    """
+    source = open_features(folder, layout=layout)
+    labelled = read_labels(labels, attribute=attribute)
+    paths = find_slides(slides, source.slide_ids) if slides is not None else {}
+    _refuse_other_cohort(work)
+    settings = {"layout": source.layout, "attribute": attribute, "slide_mpp": slide_mpp}
+    files = {slide_id: source.fingerprint(slide_id) for slide_id in source.slide_ids}
+    inputs = {
+        "labels": fingerprint_file(labels),
+        **{f"features {slide_id}": mark for slide_id, mark in files.items()},
+        **{f"slide {slide_id}": fingerprint_file(path) for slide_id, path in paths.items()},
+    }
+    stamp = Stamp(stage=_STAGE, settings=settings, inputs=inputs)
+    folder_of = WorkFolder(work)
+    # The cohort's file comes last: with its stamp in it, all tables are complete.
+    parts = (folder_of.features, folder_of.slides, *(folder_of.patches(slide_id) for slide_id in source.slide_ids))
+    with artefact(*parts, stamp=stamp, force=force) as made:
+        if not made.is_current:
+            described = [
+                _in_px(source.read(slide_id, with_features=False), paths.get(slide_id), slide_mpp)
+                for slide_id in source.slide_ids
+            ]
+            patches, duplicate_notes = _patches_of(described)
+            joined, label_notes = join_labels(patches, labelled, place=str(labels))
+            tissue, tissue_note = tissue_fractions(
+                described, joined, paths, slide_mpp, is_needed=attribute is None, workers=workers, progress=progress
+            )
+            joined = joined.assign(tissue_fraction=tissue)
+            notes = [
+                *dict.fromkeys(note for slide in described for note in slide.notes),
+                tissue_note,
+                *_left_out_note(tissue),
+                *_patient_note(labelled),
+                *duplicate_notes,
+                *label_notes,
+            ]
+            _write(made, work, source, described, joined, files, tuple(notes))
+    table = read_table(folder_of.slides)
+    return ImportedFeatures(
+        slides=len(table),
+        patches=int(table["patches"].sum()),
+        labelled=int(table["labelled"].sum()),
+        notes=read_cohort(work).notes,
+    )
+
+
+def _refuse_other_cohort(work: Path) -> None:
+    """Refuse a work folder whose slides were tiled: its tables would be replaced."""
+    path = WorkFolder(work).slides
+    stamp = read_stamp(path)
+    # What a killed import left may be replaced: its table of slides says so, though the cohort's file is missing.
+    if path.is_file() and (stamp is None or stamp.stage != _STAGE):
+        raise InputUnsupportedError(
+            "the folder holds a cohort of slides",
+            place=str(work),
+            remedy="choose another work folder for features, with -o",
+        )
+
+
+def _in_px(slide: SlideFeatures, path: Path | None, slide_mpp: float | None) -> SlideFeatures:
+    """Return a slide's patches in level-0 px; the slide at `path` is opened only if its scale is needed."""
+    if slide.x is None or slide.y is None:
+        raise InputUnsupportedError(
+            "features without coordinates: labels of patches cannot be joined",
+            place=str(slide.path),
+            remedy="keep the tool's files of coordinates beside its features",
+        )
+    mpp = slide_mpp
+    is_scale_needed = slide.unit == "um" or slide.is_centre or slide.side is None
+    if mpp is None and slide.mpp is None and path is not None and is_scale_needed:
+        with open_slide(path) as opened:
+            mpp = opened.mpp if opened.has_mpp else None
+    return slide.in_level0_px(mpp)
+
+
+def _patches_of(described: Sequence[SlideFeatures]) -> tuple[pd.DataFrame, list[str]]:
+    """Return all patches (slide_id, x, y, feature_row), the first of each place, and what was left out, in words."""
+    tables = []
+    for slide in described:
+        assert slide.x is not None
+        assert slide.y is not None
+        columns = {"x": rounded_px(slide.x), "y": rounded_px(slide.y), FEATURE_ROW: np.arange(len(slide))}
+        tables.append(pd.DataFrame(columns).assign(slide_id=slide.slide_id))
+    patches = pd.concat(tables, ignore_index=True)
+    is_second = patches.duplicated(["slide_id", "x", "y"])
+    count = int(is_second.sum())
+    notes = [f"{pluralize(count, 'patch')} left out: an earlier one is at the same place"] if count else []
+    return patches[~is_second].reset_index(drop=True), notes
+
+
+def _left_out_note(tissue: NDArray[np.float64]) -> list[str]:
+    """Return that no patch has little tissue, and what follows."""
+    known = tissue[~np.isnan(tissue)]
+    if not known.size or known.min() < _LEAST_SAID:
+        return []
+    percent = math.floor(100 * known.min())
+    return [f"every patch has at least {percent} % tissue: there is less nowhere, or such patches were left out before"]
+
+
+def _patient_note(labels: pd.DataFrame) -> list[str]:
+    """Return that each slide counts as a patient, where the labels name no patients."""
+    if (labels["patient_id"] != labels["slide_id"]).any():
+        return []
+    return ["each slide counts as a patient of its own: the labels have no column patient_id that says otherwise"]
+
+
+def _write(
+    made: Artefact,
+    work: Path,
+    source: SlideFolder,
+    described: Sequence[SlideFeatures],
+    joined: pd.DataFrame,
+    files: Mapping[str, str],
+    notes: tuple[str, ...],
+) -> None:
+    """Write the patch tables and statuses, ``slides.parquet``, and last ``features.json``."""
+    folder = WorkFolder(work)
+    # First of all: the rows of new tables would be looked up in the files that it names.
+    folder.features.unlink(missing_ok=True)
+    earlier = {path.stem for path in folder.root.glob("patches/*.parquet")}
+    for slide_id in earlier - set(source.slide_ids):  # of features that this folder was made of before
+        folder.patches(slide_id).unlink()
+    by_slide = dict(list(joined.groupby("slide_id")))
+    rows = []
+    for slide in described:
+        part = by_slide.get(slide.slide_id, joined.iloc[:0])
+        table = _patch_table(part, slide.slide_id, files[slide.slide_id])
+        made.write_table(folder.patches(slide.slide_id), table)
+        update_status(work, slide.slide_id, STAGE, _status(table))
+        rows.append(_slides_row(slide, part, files[slide.slide_id]))
+    made.write_table(folder.slides, pd.DataFrame(rows))
+    encoder = next((slide.encoder for slide in described if len(slide)), described[0].encoder)
+    cohort = FeatureCohort(
+        layout=source.layout, folder=source.path, encoder=encoder.to_dict(), files=dict(files), notes=notes
+    )
+    made.write_json(folder.features, cohort.model_dump(mode="json"))
+
+
+def _patch_table(part: pd.DataFrame, slide_id: str, mark: str) -> pd.DataFrame:
+    """Return a slide's patch table: the columns of a tiled slide, the attribute if there is one, and feature_row.
+
+    A slide of several patients has the split of each patch, as ready patches do.
+    """
+    label = part["label"].to_numpy(np.int64)
+    table = part.assign(
+        slide_id=slide_id,
+        patch_id=patch_ids(slide_id, part[["x", "y"]].to_numpy(np.int64)),
+        # A label says whether there is tumour, not how much; and nobody looked at the pixels.
+        tumor_fraction=np.nan,
+        labelled_fraction=(label >= 0).astype(np.float64),
+        saturated_fraction=np.nan,
+        sharpness=np.nan,
+        pixels_checksum=mark[:_CHECKSUM_DIGITS],
+    )
+    own = [PATCH_ATTRIBUTE] if PATCH_ATTRIBUTE in part else []
+    if slides_of_several_patients(part):
+        own.append("split")
+    return table[[*COLUMNS, *own, FEATURE_ROW]].reset_index(drop=True)
+
+
+def _status(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the status of a slide as `tile` records it."""
+    with_tissue = int((table["tissue_fraction"] > 0).sum())
+    return {
+        "state": "done" if len(table) else "done_empty",
+        "patches": len(table),
+        "tissue_patches": with_tissue,
+        "labelled_patches": int((table["label"] >= 0).sum()),
+        "tissue_confidence": None,
+        "cohort_levels": {},
+        "warnings": [],
+    }
+
+
+def _slides_row(slide: SlideFeatures, part: pd.DataFrame, mark: str) -> dict[str, Any]:
+    """Return a slide's row of ``slides.parquet``; what its feature file does not say is empty."""
+    width, height = slide.size_px or (None, None)
+    first = None if part.empty else part.iloc[0]
+    # Of several patients the patch table alone tells them and their splits.
+    has_one_patient = first is not None and not slides_of_several_patients(part)
+    labelled = int((part["label"] >= 0).sum())
+    return {
+        **dict.fromkeys(SLIDE_COLUMNS, ""),
+        "slide_id": slide.slide_id,
+        "patient_id": slide.slide_id if first is None else str(first["patient_id"]) if has_one_patient else "",
+        "split": str(first["split"]) if first is not None and has_one_patient else "",
+        "width": width,
+        "height": height,
+        "mpp": slide.mpp,
+        "levels": None,
+        "has_labels": labelled > 0,
+        SLIDE_LABEL: -1 if first is None else int(first["slide_label"]),
+        "source": str(slide.path),
+        "fingerprint": mark,
+        "side_px": slide.side,
+        "patches": len(part),
+        "labelled": labelled,
+    }

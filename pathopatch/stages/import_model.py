@@ -1,0 +1,79 @@
+"""Import a model that was made for another program: the commands `import`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+
+if TYPE_CHECKING:
+    from pathopatch.models.spec import BundleSpec
+
+_GLASS = 240 / 255  # of scans of H&E, whose white is 235 to 245
+
+
+def import_wsinfer(
+    folder: Path,
+    bundle: Path,
+    *,
+    tumor_classes: Sequence[str] = (),
+    made_by: str = "",
+    force: bool = False,
+) -> BundleSpec:
+    """Write the model of a folder for wsinfer as a bundle, unless it is there, and return its spec.
+
+    `tumor_classes` and `made_by` are those of `read_wsinfer`. `force` replaces a bundle of another model.
+
+    Raises
+    ------
+    InputUnsupportedError
+        `bundle` exists and is no bundle.
+    StaleArtefactError
+        `bundle` is of another model, and `force` is off.
+    PathopatchError
+        The description, the network or its classes are refused, see `read_wsinfer` and `open_archive`.
+    """
+    from pathopatch.models.bundle import read_spec, save_bundle
+    from pathopatch.models.torchscript_archive import open_archive
+    from pathopatch.models.wsinfer import NETWORK, read_wsinfer
+
+    spec = read_wsinfer(folder, tumor_classes=tumor_classes, made_by=made_by)
+    if not _is_there(bundle, spec, force=force):
+        save_bundle(bundle, open_archive(folder / NETWORK, spec), spec, archive=folder / NETWORK)
+    return read_spec(bundle)
+
+
+def glass_probability(bundle: Path) -> float:
+    """Return the probability that a model of R, G, B gives blank glass: a patch of grey value 240 of 255."""
+    import numpy as np
+
+    from pathopatch.models.forward import Ensemble
+    from pathopatch.models.loading import load_model
+
+    model = load_model(bundle, device="cpu", precision="float32")
+    glass = np.full((1, len(model.spec.channels), model.spec.patch_px, model.spec.patch_px), _GLASS, np.float32)
+    return float(Ensemble([model]).forward([model.standardised(glass)], np.zeros(1)).probability[0])
+
+
+def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:
+    """Return whether a bundle is that of a spec; refuse any other, and what is no bundle."""
+    from pathopatch.models.bundle import SPEC, read_spec
+
+    if not bundle.exists():
+        return False
+    if not (bundle / SPEC).is_file():
+        raise InputUnsupportedError(
+            "the path exists and is no model bundle", place=str(bundle), remedy="choose another folder"
+        )
+    if force:
+        return False
+    present = read_spec(bundle)
+    if (present.contract(), present.parameters) != (spec.contract(), spec.parameters):
+        raise StaleArtefactError(
+            "another model, or the same one with other settings, is here",
+            place=str(bundle),
+            remedy="use --force to replace it, or another folder",
+        )
+    return True

@@ -1,0 +1,349 @@
+"""Classify slides by the features of their patches (multiple-instance learning): the command `mil`.
+
+``slide_level/<name>/`` holds ``results.json`` (every number, with its stamp), ``predictions.csv`` (a row per method and
+tested slide), ``attention.parquet`` (a row per patch of a tested slide) and ``log.json`` (seconds, which differ between
+equal runs). A probability of 0.5 is the threshold that validation chose; that of ``area`` is
+a share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pathopatch.core import artefacts
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint, fingerprint_file
+from pathopatch.core.config import SlideLevelConfig
+from pathopatch.core.errors import GroupEmptyError, InputMissingError, InputUnsupportedError
+from pathopatch.core.files import atomic_path, write_csv, write_json
+from pathopatch.core.progress import Progress
+from pathopatch.core.text import pluralize
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.features.bags import Bag, BagSource, cached, open_bags
+from pathopatch.features.slide_labels import read_slide_labels
+from pathopatch.groups.slide_splits import Division, divide_slides
+
+if TYPE_CHECKING:
+    from pathopatch.training.slide_level import FittedSlideClassifier
+
+_TRAINED = {"attention": True, "mean": False}  # whether the weights of the pooling are gated attention
+_NO_EFFECT = {"threads", "cache_gib"}  # settings without effect on the results, up to rounding
+
+
+def classify_slides(
+    work: Path,
+    config: SlideLevelConfig | None = None,
+    *,
+    features: str | None = None,
+    labels: Path | None = None,
+    run: str | None = None,
+    name: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Train and test slide classifiers, test poolings of patch predictions beside them; return the folder of results.
+
+    `features` as `open_bags` takes it; `labels` as `read_slide_labels`, default: the column slide_label of
+    ``slides.parquet``; `run` is the one whose patch predictions are pooled, default: the only evaluated one; `name` of
+    the results' folder, default: the encoder and the seed.
+
+    Raises
+    ------
+    InputMissingError
+        Slides, labels, features or the run are missing.
+    GroupEmptyError, InputUnsupportedError
+        There is one label only, too few patients show a label, or the splits lack one.
+    SplitLeakageError
+        A patient is in two splits.
+    StaleArtefactError
+        Results of other settings or inputs stand there, and `force` is off.
+    """
+    config = config or SlideLevelConfig()
+    source = open_bags(work, features)
+    groups = artefacts.read_table(WorkFolder(work).groups) if WorkFolder(work).groups.is_file() else None
+    table, notes = _slide_table(work, labels)
+    slides, left_out = _labelled_slides(table, source, groups, place=str(labels or WorkFolder(work).slides))
+    divisions = divide_slides(
+        slides, groups, folds=config.folds, seed=config.split_seed, is_fold=WorkFolder(work).is_fold
+    )
+    out = WorkFolder(work).slide_level(name or f"{source.key}-s{config.seed}")
+    run, note = _run_to_pool(work, run, config)
+    notes += note
+    stamp = _stamp(work, slides, divisions, source, config, run)
+    with artefact(out / "results.json", stamp=stamp, force=force) as made:
+        if made.is_current:
+            return out
+        began = time.perf_counter()
+        columns = (slides[name].tolist() for name in ("slide_id", "patient_id", "label"))
+        bags = [
+            source.bag(slide, patient_id=patient, label=label) for slide, patient, label in zip(*columns, strict=True)
+        ]
+        left_out |= {bag.slide_id: "it has no patches" for bag in bags if len(bag) == 0}
+        bags = [bag for bag in bags if len(bag)]
+        _require_both_labels(bags, divisions)
+        bags = cached(bags, gib=config.cache_gib)
+        pooled = [] if run is None else _pool_patch_predictions(work, run, bags, divisions, config)
+        tables, attention, trained = _train_and_test(bags, divisions, config, progress=progress)
+        predictions = pd.concat([*tables, *pooled], ignore_index=True)
+        results = _results(predictions, bags, trained, divisions, source, config, left_out, notes)
+        with atomic_path(out) as temporary:
+            temporary.mkdir(parents=True)
+            write_csv(temporary / "predictions.csv", predictions)
+            if attention:
+                artefacts.write_tables(temporary / "attention.parquet", attention, stamp)
+            write_json(temporary / "log.json", {"seconds": round(time.perf_counter() - began, 3)})
+            made.write_json(temporary / "results.json", results)
+    return out
+
+
+def _slide_table(work: Path, labels: Path | None) -> tuple[pd.DataFrame, list[str]]:
+    """Return slide_id, patient_id, split and slide_label of all slides, and what was assumed of them, in words."""
+    path = WorkFolder(work).tiled.slides
+    if labels is None:
+        return artefacts.read_table(path), []
+    table = read_slide_labels(labels)
+    if (table["patient_id"] != "").all():
+        return table, []
+    patient_of: dict[Any, Any] = {}
+    if path.is_file():
+        patient_of = artefacts.read_table(path).set_index("slide_id")["patient_id"].to_dict()
+    unknown = sum(slide not in patient_of for slide in table["slide_id"])
+    note = f"{pluralize(unknown, 'slide')} without a known patient: each counts as a patient of its own."
+    patients = [patient_of.get(slide, slide) for slide in table["slide_id"]]
+    return table.assign(patient_id=patients), [note] if unknown else []
+
+
+def _labelled_slides(
+    table: pd.DataFrame, source: BagSource, groups: pd.DataFrame | None, *, place: str
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return the slides with a label and features (slide_id, patient_id, split, label), and why others are left out.
+
+    Slides without a label are not among the latter.
+    """
+    remedy = "write 1 or 0 into the column slide_label of manifest or labels, and read them again; or give --labels"
+    if "slide_label" not in table or not table["slide_label"].isin([0, 1]).any():
+        raise InputMissingError("no slide has a slide_label", place=place, remedy=remedy)
+    labelled = table.loc[table["slide_label"].isin([0, 1]), ["slide_id", "patient_id", "split", "slide_label"]]
+    labelled = labelled.rename(columns={"slide_label": "label"})
+    reasons = {slide: "it has no features" for slide in labelled["slide_id"] if slide not in source.slide_ids}
+    if groups is not None:
+        patient_of = dict(zip(groups["slide_id"], groups["patient_id"].astype(str), strict=True))
+        reasons |= {slide: "it is not in groups.parquet" for slide in labelled["slide_id"] if slide not in patient_of}
+    labelled = labelled[~labelled["slide_id"].isin(reasons)].astype({"slide_id": str, "patient_id": str})
+    if labelled.empty:
+        raise InputMissingError(
+            f"none of {pluralize(len(reasons), 'labelled slide')} has features",
+            place=place,
+            remedy=f"check that the slide ids are those of the feature files, such as {min(source.slide_ids)}",
+        )
+    for slide, patient in zip(labelled["slide_id"], labelled["patient_id"], strict=True):
+        if not patient or (groups is not None and patient != patient_of[slide]):
+            known = "no patient" if not patient else f"the patient {patient}, and {patient_of[slide]} in groups.parquet"
+            raise InputUnsupportedError(f"slide {slide} has {known}", place=place, remedy="correct its patient_id")
+    labels = sorted(set(labelled["label"]))
+    if len(labels) < 2:
+        raise GroupEmptyError(
+            f"all {len(labelled)} labelled slides with features have slide_label {labels[0]}",
+            place=place,
+            remedy=f"add slides with slide_label {1 - labels[0]}, of at least 3 patients",
+        )
+    return labelled.astype({"label": np.int64}).sort_values("slide_id").reset_index(drop=True), reasons
+
+
+def _bags_of(bags: Sequence[Bag], division: Division, split: str) -> list[Bag]:
+    return [bag for bag in bags if division.split[bag.patient_id] == split]
+
+
+def _require_both_labels(bags: Sequence[Bag], divisions: Sequence[Division]) -> None:
+    """Refuse splits of which one shows a single label; of folds, the test slides are judged together."""
+    for division in divisions:
+        for split in ("train", "val") if division.fold else ("train", "val", "test"):
+            labels = {bag.label for bag in _bags_of(bags, division, split)}
+            if len(labels) < 2:
+                what = f"all slides have slide_label {min(labels)}" if labels else "no labelled slide with features"
+                raise GroupEmptyError(
+                    what,
+                    place=f"{division.place}split {split}",
+                    remedy="use --folds 3 or more: these are drawn by slide_label",
+                )
+
+
+def _run_to_pool(work: Path, run: str | None, config: SlideLevelConfig) -> tuple[str | None, list[str]]:
+    """Return the run whose patch predictions are pooled, if any, and a note if it could not be chosen."""
+    from pathopatch.evaluation.slide_level import evaluated_runs
+
+    if not {"top-k", "area"} & set(config.pooling):
+        return None, []
+    runs = evaluated_runs(work)
+    if run is not None or len(runs) == 1:
+        return run or runs[0], []
+    why = f"{len(runs)} runs are evaluated, choose one by --run" if runs else "no run is evaluated"
+    if not set(_TRAINED) & set(config.pooling):
+        raise InputMissingError(
+            f"no patch predictions to pool: {why}",
+            place=str(work / "runs"),
+            remedy="see pathopatch evaluate, and --run",
+        )
+    return None, [f"No patch predictions are pooled: {why}."]
+
+
+def _stamp(
+    work: Path,
+    slides: pd.DataFrame,
+    divisions: Sequence[Division],
+    source: BagSource,
+    config: SlideLevelConfig,
+    run: str | None,
+) -> Stamp:
+    """Return the stamp of the results: settings, labels, splits, features, and the run's predictions."""
+    patients = sorted(set(slides["patient_id"]))
+    inputs = {
+        "labels": fingerprint(slides[["slide_id", "patient_id", "label"]].to_dict("records")),
+        "splits": fingerprint(
+            [[division.fold, *(division.split.get(patient) for patient in patients)] for division in divisions]
+        ),
+        "features": fingerprint({slide: source.fingerprint(slide) for slide in slides["slide_id"]}),
+    }
+    if run is not None:
+        predictions = WorkFolder(work).evaluation(run) / "predictions.parquet"
+        if not predictions.is_file():
+            raise InputMissingError(
+                f"run {run!r} is not evaluated", place=str(predictions), remedy="run pathopatch evaluate WORK"
+            )
+        inputs["predictions"] = fingerprint_file(predictions)
+    settings = config.model_dump(mode="json", exclude=_NO_EFFECT)
+    return Stamp(stage="mil", settings={**settings, "run": run, "features": source.key}, inputs=inputs)
+
+
+def _train_and_test(
+    bags: Sequence[Bag], divisions: Sequence[Division], config: SlideLevelConfig, *, progress: Progress | None
+) -> tuple[list[pd.DataFrame], list[pd.DataFrame], list[dict[str, Any]]]:
+    """Return the predictions of each trained pooling and fold, the attention of each tested slide, and summaries."""
+    poolings = [name for name in config.pooling if name in _TRAINED]
+    if not poolings:
+        return [], [], []
+    from pathopatch.training.slide_level import fit_slide_classifier, predict_slide
+
+    tables, attention, trained = [], [], []
+    for division in divisions:
+        for pooling in poolings:
+            report = None if progress is None else partial(progress, f"{division.place}{pooling}")
+            train, val, test = (_bags_of(bags, division, split) for split in ("train", "val", "test"))
+            fitted = fit_slide_classifier(
+                train,
+                val,
+                config,
+                is_gated=_TRAINED[pooling],
+                seed=config.seed,
+                progress=report,
+            )
+            outputs = [predict_slide(fitted.network, bag) for bag in test]
+            # Each less the threshold of its own model, so that the models of several folds can be pooled.
+            margin = np.array([logit for logit, _ in outputs]) - fitted.decision_threshold
+            tables.append(_prediction_table(pooling, "", test, division, 0.5 * (1 + np.tanh(0.5 * margin))))
+            trained.append(_training_summary(pooling, division, fitted, sizes=(len(train), len(val), len(test))))
+            if pooling == "attention":
+                attention += [_attention_table(bag, weight) for bag, (_, weight) in zip(test, outputs, strict=True)]
+    return tables, attention, trained
+
+
+def _pool_patch_predictions(
+    work: Path, run: str, bags: Sequence[Bag], divisions: Sequence[Division], config: SlideLevelConfig
+) -> list[pd.DataFrame]:
+    """Return the predictions of the poolings that need no training, on the test slides that the run has predicted."""
+    from pathopatch.evaluation.slide_level import pooled_patch_predictions
+
+    scores = pooled_patch_predictions(work, run, top_k=config.top_k)
+    if not any(bag.slide_id in scores.index for division in divisions for bag in _bags_of(bags, division, "test")):
+        raise InputMissingError(
+            f"run {run!r} has predicted none of the test slides",
+            place=str(WorkFolder(work).evaluation(run)),
+            remedy="choose another --run, or leave out top-k and area by --pooling attention",
+        )
+    tables = []
+    for pooling in (name for name in config.pooling if name not in _TRAINED):
+        known = scores[pooling].dropna()
+        for division in divisions:
+            test = [bag for bag in _bags_of(bags, division, "test") if bag.slide_id in known.index]
+            values = known.loc[[bag.slide_id for bag in test]].to_numpy(np.float64)
+            tables.append(_prediction_table(pooling, run, test, division, values))
+    return tables
+
+
+def _prediction_table(
+    pooling: str, run: str, bags: Sequence[Bag], division: Division, probability: Any
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "pooling": pooling,
+            "run": run,
+            "slide_id": [bag.slide_id for bag in bags],
+            "patient_id": [bag.patient_id for bag in bags],
+            "split": "test",
+            "fold": division.fold or 0,
+            "label": np.array([bag.label for bag in bags], dtype=np.int64),
+            "probability": np.asarray(probability, dtype=np.float64),
+        }
+    )
+
+
+def _attention_table(bag: Bag, weight: Any) -> pd.DataFrame:
+    places = {"slide_id": bag.slide_id, "feature_row": bag.feature_row, "x": bag.x, "y": bag.y}
+    return pd.DataFrame({**places, "attention": weight})
+
+
+def _training_summary(
+    pooling: str, division: Division, fitted: FittedSlideClassifier, *, sizes: tuple[int, int, int]
+) -> dict[str, Any]:
+    return {
+        "pooling": pooling,
+        "fold": division.fold,
+        **dict(zip(("train_slides", "val_slides", "test_slides"), sizes, strict=True)),
+        "epoch": fitted.epoch,
+        "validation_auroc": fitted.validation_auroc,
+        "decision_threshold": fitted.decision_threshold,
+    }
+
+
+def _results(
+    predictions: pd.DataFrame,
+    bags: Sequence[Bag],
+    trained: list[dict[str, Any]],
+    divisions: Sequence[Division],
+    source: BagSource,
+    config: SlideLevelConfig,
+    left_out: Mapping[str, str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Return the content of ``results.json``."""
+    from pathopatch.evaluation.slide_level import score_slides, tissue_alone
+
+    methods = [
+        {"pooling": pooling, "run": run, **score_slides(table, resamples=config.bootstrap)}
+        for (pooling, run), table in predictions.groupby(["pooling", "run"], sort=False)
+    ]
+    reasons = Counter(left_out.values())
+    notes = [*notes, *(f"Left out: {pluralize(count, 'slide')}: {reason}." for reason, count in reasons.items())]
+    patients, positive = len({bag.patient_id for bag in bags}), sum(bag.label for bag in bags)
+    encoder = f"{source.encoder.get('name', source.key)} ({source.encoder['dim']} values a patch)"
+    division = f"{len(divisions)} folds by patient" if divisions[0].fold else "one split by patient"
+    summary = (
+        f"{pluralize(len(bags), 'labelled slide')} of {pluralize(patients, 'patient')}, {positive} positive; "
+        f"features {encoder}; {division}"
+    )
+    return {
+        "summary": summary,
+        "notes": notes,
+        "encoder": dict(source.encoder),
+        "methods": methods,
+        "trainings": trained,
+        "tissue_alone": tissue_alone(bags, resamples=config.bootstrap),
+        "left_out": dict(left_out),
+    }

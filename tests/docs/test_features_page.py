@@ -1,0 +1,122 @@
+"""The page on features: its commands run in order, print what it shows and write what it names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from array_slides import h_and_e, write_mask
+from feature_work import planted
+from made_feature_cohort import write_trident
+from made_slides import write_rgb_pyramid
+
+from pathopatch.features.encoders import ENCODERS
+from pathopatch.features.readers import LAYOUTS
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "features.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(sh|text|python)\n(.*?)```", PAGE, flags=re.DOTALL)
+FILES = re.findall(r"`((?:work|tiled|out)/[^`]*)`", PAGE)
+SIDE_PX, WIDTH, HEIGHT, SLIDES = 64, 8, 5, 12  # px of a patch, patches of a slide
+ENCODER, ENCODED = "lunit-s16", 6  # slides: an encoder takes long on a processor
+
+
+def draw_slide(folder: Path, slide_id: str, tissue: np.ndarray) -> None:
+    """Write a slide whose patches are tissue from their top down to a fraction; its left half is tumour."""
+    rows = np.arange(SIDE_PX)[None, :] < (tissue * SIDE_PX).round()[:, None]
+    bars = rows.reshape(HEIGHT, WIDTH, SIDE_PX).transpose(0, 2, 1).reshape(HEIGHT * SIDE_PX, WIDTH)
+    is_tissue = np.repeat(bars, SIDE_PX, axis=1)
+    write_rgb_pyramid(folder / "slides" / f"{slide_id}.tif", h_and_e(is_tissue), mpp=0.5, levels=1)
+    is_tumour = np.arange(is_tissue.shape[1]) < is_tissue.shape[1] / 2
+    write_mask(folder / "masks" / f"{slide_id}.png", np.broadcast_to(is_tumour, is_tissue.shape))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder with everything that a reader of the page is told to have."""
+    for name in ("trident/20x_256px_0px_overlap/features_uni_v2", "slides", "masks", "lunit"):
+        (tmp_path / name).mkdir(parents=True)
+    column, row = np.tile(np.arange(WIDTH), HEIGHT), np.repeat(np.arange(HEIGHT), WIDTH)
+    xy = SIDE_PX * np.stack([column, row], axis=1)
+    patches, slides = [], []
+    for number in range(SLIDES):
+        slide_id, patient_id = f"S{number:02d}", f"P{number:02d}"
+        features, label, tissue = planted(len(xy), seed=number, conflict=0.15)
+        write_trident(next(tmp_path.glob("trident/*/*")) / f"{slide_id}.h5", features, xy, side=SIDE_PX)
+        draw_slide(tmp_path, slide_id, tissue)
+        about = {"slide_id": slide_id, "patient_id": patient_id}
+        patches.append(pd.DataFrame(about | {"x": xy[:, 0], "y": xy[:, 1], "label": label}))
+        files = {"path": f"slides/{slide_id}.tif", "tumor_mask": f"masks/{slide_id}.png"}
+        slides.append(about | files | {"slide_label": number % 2, "split": ""})
+    pd.concat(patches).to_csv(tmp_path / "labels.csv", index=False)
+    pd.DataFrame(slides[:ENCODED]).to_csv(tmp_path / "cohort.csv", index=False)
+    pd.DataFrame(slides)[["slide_id", "patient_id", "slide_label"]].to_csv(tmp_path / "slide_labels.csv", index=False)
+    write_weights(tmp_path / "lunit" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_weights(path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    entry = ENCODERS[ENCODER]
+    save_file(timm.create_model(entry.architecture, num_classes=0, **entry.arguments).state_dict(), path)
+
+
+def commands(block: str) -> list[list[str]]:
+    """Return the commands of a block, without comments, each as its words."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def without_numbers(text: str) -> str:
+    return re.sub(r"[+-]?\d+(\.\d+)?", "N", " ".join(text.split()))
+
+
+def assert_shown(shown: str, printed: str) -> None:
+    """Assert that each part of an excerpt, between its dots, was printed; numbers may be others."""
+    for part in re.split(r"…|\n(?=\S)", shown):
+        assert without_numbers(part) in without_numbers(printed), part
+
+
+def printed_by(arguments: list[str]) -> str:
+    """Return what a command prints, as a user types it; fail if it fails or warns of what concerns no user."""
+    command = [sys.executable, "-W", "error::UserWarning", "-m", "pathopatch", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # 14 commands, each a process of its own
+def test_the_page_runs_in_order_and_prints_and_writes_what_it_says(cohort: Path) -> None:
+    printed = ""
+    for language, block in BLOCKS:
+        if language == "sh":
+            printed = ""
+            for program, *arguments in commands(block):
+                assert program == "pathopatch"
+                printed += printed_by(arguments)
+        elif language == "text":
+            assert_shown(block, printed)
+        else:
+            assert len(block.splitlines()) <= 15
+            exec(compile(block, "docs/features.md", "exec"), {})  # the page's own example
+    for name in FILES:
+        assert list(cohort.glob(re.sub(r"<[^>]*>", "*", name))), name
+
+
+def test_the_table_names_every_layout() -> None:
+    table = PAGE.partition("## Layouts")[2]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == sorted(LAYOUTS)
+
+
+def test_the_page_is_short() -> None:
+    assert len(re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL).split()) <= 900

@@ -1,0 +1,240 @@
+"""A head on features predicts slides from feature files; the outputs are those of a slide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import made_features
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_slides import write_rgb_pyramid
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, MppMissingError
+from pathopatch.core.files import read_json
+from pathopatch.features.slide_features import Encoder, SlideFeatures
+from pathopatch.heatmaps.features import grid_of_patches, predict_features_to
+from pathopatch.heatmaps.pyramids import read_ome_tiff
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.forward import Ensemble
+from pathopatch.models.loading import load_model
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
+from pathopatch.review.cohort import ReviewedCohort
+from pathopatch.slides import open_slide
+from pathopatch.stages.predict_features import predict_features
+
+DIM, SIDE = made_features.DIM, made_features.SIDE
+WEIGHT = np.linspace(-0.4, 0.6, DIM, dtype=np.float32)
+MEAN = 40.0
+
+
+def write_head(folder: Path, **changes: object) -> Path:
+    """Write a linear head whose logit is ``WEIGHT @ (x - MEAN)``, and that knows its encoder by name."""
+    encoder = {"dim": DIM, "name": "uni_v1"}
+    values = {
+        "architecture": "linear", "channels": (), "encoder": encoder, "dtype": "float32", "patch_px": 1,
+        "stride_px": 1, "input_px": 1, "mean": (MEAN,) * DIM, "std": (1.0,) * DIM, "method": "gerne",
+    }  # fmt: skip
+    spec = BundleSpec(**{**values, **changes})
+    network = build_network("linear", DIM, n_classes=2, input_px=1)
+    state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    state["classifier.weight"][1] = torch.from_numpy(WEIGHT)
+    network.load_state_dict(state)
+    save_bundle(folder, network, spec)
+    return folder
+
+
+def logits(slide_id: str) -> np.ndarray:
+    """Return what the head gives for the patches of a made slide."""
+    return (made_features.vectors(slide_id) - MEAN) @ WEIGHT
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Path:
+    return write_head(tmp_path / "head")
+
+
+@pytest.fixture
+def model(head: Path) -> Ensemble:
+    return Ensemble([load_model(head)])
+
+
+def features_of(slide_id: str = "A", **changes: object) -> SlideFeatures:
+    xy = made_features.XY[slide_id].astype(np.float64)
+    made = SlideFeatures(
+        slide_id=slide_id, features=made_features.vectors(slide_id), encoder=Encoder(dim=DIM, name="uni_v1"),
+        path=Path(__file__), x=xy[:, 0], y=xy[:, 1], side=SIDE, mpp=0.5, size_px=made_features.SIZE_PX,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def test_a_folder_of_features_becomes_tables_maps_and_a_cohort(
+    tmp_path: Path, head: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = made_features.trident(tmp_path), tmp_path / "out"
+    assert typed("predict", folder, "--model", head, "-o", out, "--slide-mpp", 0.5, "--quiet") == 0
+    pictures = [str(out / "heatmaps" / name / "overlay.png") for name in "AB"]
+    assert capsys.readouterr().out.splitlines()[:2] == pictures
+    for slide_id in "AB":
+        table = read_table(out / "predictions" / f"{slide_id}.parquet")
+        np.testing.assert_array_equal(table[["x", "y"]], made_features.XY[slide_id])
+        assert set(table["width"]) == {SIDE}
+        np.testing.assert_allclose(table["logit"], logits(slide_id), rtol=1e-5)
+        np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-logits(slide_id))), rtol=1e-4)
+        heatmap = read_ome_tiff(out / "heatmaps" / slide_id / "heatmap.ome.tif")
+        assert (heatmap.cell_um, heatmap.levels[0].shape) == (SIDE * 0.5, (3, 8, 8))
+        column, row = (made_features.XY[slide_id] // SIDE).T
+        np.testing.assert_allclose(heatmap.levels[0][0][row, column], table["probability"], rtol=1e-5)
+        assert np.isfinite(heatmap.levels[0][0]).sum() == len(table)
+    cohort = pd.read_csv(out / "cohort.csv")
+    assert cohort["slide_id"].tolist() == ["A", "B"]
+    assert cohort["predicted"].tolist() == [4, 2]
+    assert cohort["tumour"].tolist() == [int((logits(name) > 0).sum()) for name in "AB"]
+    assert cohort["tissue_mm2"].isna().all()  # TRIDENT stores no tissue fraction
+    assert cohort["warnings"].str.contains("tissue fractions are not known").all()
+
+
+def test_the_second_time_nothing_is_written_again(tmp_path: Path, head: Path) -> None:
+    folder = made_features.trident(tmp_path)
+    for states in (["done", "done"], ["current", "current"]):
+        outcomes = predict_features(folder, head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
+        assert [outcome.state for outcome in outcomes] == states
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        (Encoder(dim=DIM, name="virchow2"), 'name is "virchow2", the model\'s "uni_v1"'),
+        (Encoder(dim=DIM + 1, name="uni_v1"), "dim is 7, the model's 6"),
+    ],
+)
+def test_features_of_another_encoder_are_refused(tmp_path: Path, model: Ensemble, encoder: Encoder, said: str) -> None:
+    with pytest.raises(CheckpointIncompatibleError, match=said):
+        predict_features_to(features_of(encoder=encoder), model, tmp_path / "out", config=PredictConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (None, "name and pooling could not be compared: the model or the feature files do not state them"),
+        ("uni_v1", "pooling could not be compared: the model or the feature files do not state it"),
+    ],
+)
+def test_what_is_not_known_of_an_encoder_is_named(tmp_path: Path, model: Ensemble, name: str | None, said: str) -> None:
+    features = features_of(encoder=Encoder(dim=DIM, name=name))
+    result = predict_features_to(features, model, tmp_path / "out", config=PredictConfig())
+    assert f"The encoder's {said}." in result.warnings
+
+
+def test_patches_below_the_least_tissue_are_not_predicted_unless_asked_for(tmp_path: Path, model: Ensemble) -> None:
+    features = features_of(tissue_fraction=np.array([0.005, 0.5, 0.9, 1.0], np.float32))
+    result = predict_features_to(features, model, tmp_path / "out", config=PredictConfig())
+    assert (result.counts["patches"], result.counts["predicted"]) == (4, 3)
+    # Patches of 512 px of 0.5 um: 0.065536 mm2 each.
+    assert result.summary["tissue_mm2"] == pytest.approx((0.005 + 0.5 + 0.9 + 1.0) * 0.065536, rel=1e-6)
+    every = predict_features_to(features, model, tmp_path / "all", config=PredictConfig(all_patches=True))
+    assert every.counts["predicted"] == 4
+
+
+def test_patches_of_several_grids_count_in_the_nearest_cell(tmp_path: Path, model: Ensemble) -> None:
+    x, y = np.array([0.0, 512.0, 900.0, 1412.0]), np.array([0.0, 0.0, 600.0, 600.0])
+    features = features_of(x=x, y=y)
+    grid, is_on_grid = grid_of_patches(features, made_features.SIZE_PX)
+    assert (grid.stride, is_on_grid) == (512, False)
+    predict_features_to(features, model, tmp_path / "out", config=PredictConfig())
+    table = read_table(tmp_path / "out" / "predictions" / "A.parquet")
+    np.testing.assert_array_equal(table["x"], x)  # exact in the table
+    assert read_json(tmp_path / "out" / "heatmaps" / "A" / "heatmap.json")["placement"] == "nearest"
+    cells = read_ome_tiff(tmp_path / "out" / "heatmaps" / "A" / "heatmap.ome.tif").levels[0][0]
+    assert [tuple(cell) for cell in np.argwhere(np.isfinite(cells))] == [(0, 0), (0, 1), (1, 2), (1, 3)]
+    np.testing.assert_allclose(cells[np.isfinite(cells)], table["probability"], rtol=1e-5)
+    reviewed = ReviewedCohort(tmp_path / "out").open("A")
+    assert len(reviewed.patches) == 4
+
+
+def test_overlapping_patches_are_averaged_by_area(tmp_path: Path, model: Ensemble) -> None:
+    x = np.array([0.0, 256.0, 512.0, 768.0])
+    features = features_of(x=x, y=np.zeros(4))
+    grid, is_on_grid = grid_of_patches(features, made_features.SIZE_PX)
+    assert (grid.stride, grid.extent, is_on_grid) == (256, 512, True)
+    predict_features_to(features, model, tmp_path / "out", config=PredictConfig())
+    probability = 1 / (1 + np.exp(-logits("A")))
+    cells = read_ome_tiff(tmp_path / "out" / "heatmaps" / "A" / "heatmap.ome.tif").levels[0][0]
+    expected = [probability[0], probability[:2].mean(), probability[1:3].mean(), probability[2:].mean()]
+    np.testing.assert_allclose(cells[0, :4], expected, rtol=1e-4)
+
+
+def test_a_step_of_micrometres_need_not_be_whole_pixels() -> None:
+    step = 256 / 0.2532
+    x = step * np.arange(40)
+    features = features_of(x=np.tile(x, 2), y=np.repeat([0.0, step], 40), side=step, features=np.zeros((80, DIM)))
+    grid, is_on_grid = grid_of_patches(features, (50000, 4000))
+    assert (grid.stride, is_on_grid) == (pytest.approx(step), True)
+
+
+def test_a_slide_without_patches_is_done_and_empty(tmp_path: Path, model: Ensemble) -> None:
+    nothing = features_of(features=np.empty((0, DIM), np.float32), x=np.empty(0), y=np.empty(0))
+    result = predict_features_to(nothing, model, tmp_path / "out", config=PredictConfig())
+    assert (result.state, result.counts["patches"]) == ("done_empty", 0)
+
+
+def test_features_without_scale_side_or_coordinates_are_refused(tmp_path: Path, model: Ensemble) -> None:
+    out, config = tmp_path / "out", PredictConfig()
+    with pytest.raises(MppMissingError, match="--slide-mpp"):
+        predict_features_to(features_of(mpp=None), model, out, config=config)
+    with pytest.raises(InputUnsupportedError, match="without coordinates"):
+        predict_features_to(features_of(x=None, y=None), model, out, config=config)
+    with pytest.raises(InputUnsupportedError, match="--tta"):
+        predict_features_to(features_of(), model, out, config=PredictConfig(tta=True))
+
+
+def test_a_threshold_by_area_needs_tissue_fractions(tmp_path: Path) -> None:
+    model = Ensemble([load_model(write_head(tmp_path / "sloped", area_slope=2.0))])
+    with pytest.raises(InputUnsupportedError, match="depends on the tissue fraction"):
+        predict_features_to(features_of(), model, tmp_path / "out", config=PredictConfig())
+    tissue = np.array([0.1, 0.5, 0.9, 1.0], np.float32)
+    predict_features_to(features_of(tissue_fraction=tissue), model, tmp_path / "out", config=PredictConfig())
+    table = read_table(tmp_path / "out" / "predictions" / "A.parquet")
+    np.testing.assert_allclose(table["logit"], logits("A") - 2 * tissue, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_slides_are_drawn_measured_and_shown_in_review(
+    tmp_path: Path, head: Path, typed: Callable[..., int]
+) -> None:
+    folder = made_features.trident(tmp_path, slides=("A",))
+    pixels = np.full((3, 4096, 4096), 240, np.uint8)
+    pixels[:, :1024, :768] = np.array([170, 90, 150])[:, None, None]
+    (tmp_path / "slides").mkdir()
+    write_rgb_pyramid(tmp_path / "slides" / "A.tif", pixels, levels=3, mpp=0.5)
+    out = tmp_path / "out"
+    arguments = ("predict", folder, "--model", head, "-o", out, "--slides", tmp_path / "slides", "--all", "--quiet")
+    assert typed(*arguments) == 0
+    table = read_table(out / "predictions" / "A.parquet")
+    np.testing.assert_allclose(table["tissue_fraction"], [1.0, 0.5, 1.0, 0.0], atol=0.02)
+    reviewed = ReviewedCohort(out).open("A")
+    assert reviewed.why_no_pixels() is None
+    with open_slide(tmp_path / "slides" / "A.tif") as slide, reviewed.reading() as shown:
+        assert shown.size == slide.size
+    reviewed.close()
+
+
+def test_a_slide_for_a_head_is_sent_to_encode(
+    tmp_path: Path, head: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)
+    assert typed("predict", tmp_path / "s.tif", "--model", head, "-o", tmp_path / "out") == 1
+    assert "the model takes features, and this file has none" in capsys.readouterr().err
+
+
+def test_a_model_of_patches_takes_no_slides_option(tmp_path: Path, typed: Callable[..., int]) -> None:
+    from made_model import write_model
+
+    arguments = ("predict", "s.tif", "--model", write_model(tmp_path / "m"), "-o", tmp_path, "--slides", tmp_path)
+    assert typed(*arguments) == 2

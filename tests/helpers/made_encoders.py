@@ -1,0 +1,47 @@
+"""Encoders of known answer, as files: the mean of each channel."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+
+class MeanColour(torch.nn.Module):
+    """(N, 3) means of patches (N, 3, H, W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3))
+
+
+class Colours(torch.nn.Module):
+    """(N, T, 3) tokens, one a pixel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+def write_torchscript(path: Path, network: torch.nn.Module | None = None) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is old, and this package reads it
+        torch.jit.save(torch.jit.script(network or MeanColour()), path)
+    return path
+
+
+def write_onnx(path: Path) -> Path:
+    """Write the means as ONNX, for patches of any size."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["patches"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["features"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 3])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path

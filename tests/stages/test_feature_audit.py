@@ -1,0 +1,473 @@
+"""The audit of feature files: what is imported, where tissue is from, what is said, and what stays untouched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import made_features
+import made_slides as made
+import numpy as np
+import pandas as pd
+import pytest
+from made_feature_cohort import SIDE_PX, made_cohort
+
+from pathopatch.core.artefacts import Stamp, read_table, write_table
+from pathopatch.core.config import GroupsConfig, TileConfig
+from pathopatch.core.errors import (
+    InputChangedError,
+    InputMissingError,
+    InputUnsupportedError,
+    MppMissingError,
+    StaleArtefactError,
+)
+from pathopatch.core.files import read_json
+from pathopatch.core.status import read_status
+from pathopatch.features.cohort import read_cohort, read_patches, read_rows
+from pathopatch.features.readers import open_features
+from pathopatch.features.slide_features import Encoder, SlideFeatures
+from pathopatch.features.store import write_slide_features
+from pathopatch.patches import is_tiled
+from pathopatch.patches.tile import COLUMNS
+from pathopatch.report import write_report
+from pathopatch.stages.audit import audit
+from pathopatch.stages.check import check_manifest
+from pathopatch.stages.feature_audit import audit_features, measure_robustness, robustness_text
+from pathopatch.stages.groups import form_groups
+from pathopatch.stages.import_features import import_features
+from pathopatch.stages.tile import tile_cohort
+
+HALVES = GroupsConfig(thresholds=(0.5,))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The work folder of an audit of a planted shortcut, and its text."""
+    folder = tmp_path_factory.mktemp("planted")
+    features, labels = made_cohort(folder, shift=0.25)
+    return folder, audit_features(folder / "work", features, labels, HALVES)
+
+
+@pytest.mark.slow
+def test_audit_of_features_finds_a_planted_shortcut(audited: tuple[Path, str]) -> None:
+    folder, text = audited
+    assert "Features of uni_v2 (8 values, layout trident): 480 patches of 12 slides, 480 labelled." in text
+    assert "tissue fractions are given in the labels" in text
+    assert "SHORTCUT. In the training patches the tissue fraction alone tells the label" in text
+    assert "if neighbours were random" in text
+    assert audit(folder / "work")["verdict"]["is_flagged"] is True
+
+
+def test_patch_tables_lead_to_the_rows_of_the_feature_files(audited: tuple[Path, str]) -> None:
+    folder, _ = audited
+    table = read_table(folder / "work" / "patches" / "S03.parquet")
+    assert list(table.columns) == [*COLUMNS, "feature_row"]
+    assert table["patch_id"].iloc[9] == f"S03@{SIDE_PX},{SIDE_PX}"
+    assert set(table["patient_id"]) == {"P03"}
+    source = open_features(folder / "20x_256px_0px_overlap").read("S03")
+    rows = table["feature_row"].to_numpy()[[5, 2]]
+    read = read_rows(read_cohort(folder / "work"), {"S03": rows})["S03"]
+    assert np.array_equal(read, source.features[[5, 2]])
+
+
+def test_the_report_shows_layout_notes_and_indices(audited: tuple[Path, str]) -> None:
+    folder, _ = audited
+    page = (folder / "work" / "report" / "index.html").read_text()
+    assert "uni_v2" in page
+    assert "Tissue fractions are given in the labels." in page
+    assert "robustness.png" in page
+    before = contents(folder / "work" / "report")
+    assert write_report(folder / "work").is_file()
+    assert contents(folder / "work" / "report") == before
+
+
+def test_a_second_audit_changes_nothing_and_foreign_files_stay(audited: tuple[Path, str]) -> None:
+    folder, text = audited
+    before = contents(folder)
+    again = audit_features(
+        folder / "work", folder / "20x_256px_0px_overlap" / "features_uni_v2", folder / "labels.csv", HALVES
+    )
+    assert again == text
+    assert contents(folder) == before
+
+
+def test_indices_are_those_of_the_present_groups(audited: tuple[Path, str]) -> None:
+    folder, _ = audited
+    stored = read_json(folder / "work" / "groups" / "robustness.json")
+    assert stored["confounder"] == "tissue"
+    assert stored["patches"] == stored["eligible"] == 320
+    assert dict(measure_robustness(folder / "work")) == stored
+
+
+def test_indices_that_are_not_known_are_said_to_be_so() -> None:
+    known = {
+        "confounder": "tissue", "values": ["tissue 0.02 to 0.30", "tissue 0.60 to 1.00"], "patches": 200,
+        "eligible": 300, "k": 5, "ri": 0.4, "ri_low": 0.3, "ri_high": 0.5, "ri_random": 0.5, "mari": 0.41,
+        "m": 5, "croma": -0.1, "croma_worst": -0.3, "croma_f0": 0.7,
+    }  # fmt: skip
+    text = robustness_text(known)
+    assert "200 of 300 patches, drawn at random; tissue 0.02 to 0.30, tissue 0.60 to 1.00" in text
+    assert "RI    0.40 [0.30, 0.50] at k = 5; 0.50 if neighbours were random" in text
+    assert "CRoMa -0.10 (worst tenth -0.30)" in text
+    assert "70 % of patches are at or below 0" in text
+    assert "CRoMa not known: some patches lack 5" in robustness_text(known | {"croma": None})
+    assert "0.40 at k = 5" in robustness_text(known | {"ri_low": None})
+    assert "not known: no patch has a neighbour" in robustness_text(known | {"ri": None, "confounder": "attribute"})
+
+
+def test_a_fold_has_indices_of_its_own(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=6, per_slide=16)
+    import_features(tmp_path / "work", features, labels)
+    form_groups(tmp_path / "work", HALVES, folds=3)
+    assert measure_robustness(tmp_path / "work" / "folds" / "1")["ri"] is not None
+
+
+def imported(folder: Path, **options: Any) -> pd.DataFrame:
+    """Import a cohort again into another work folder; return all its patches."""
+    features, labels = folder / "20x_256px_0px_overlap", folder / "labels.csv"
+    import_features(folder / "other", features, labels, **options)
+    return pd.concat([read_table(path) for path in sorted((folder / "other" / "patches").glob("*.parquet"))])
+
+
+def test_nothing_about_tissue_is_an_error_that_names_three_ways(tmp_path: Path) -> None:
+    made_cohort(tmp_path, slides=2, tissue="")
+    with pytest.raises(InputMissingError, match="--slides.*column tissue_fraction.*--attribute"):
+        imported(tmp_path)
+    assert not (tmp_path / "other" / "features.json").exists()
+
+
+@pytest.mark.slow
+def test_an_attribute_is_audited_in_place_of_tissue(tmp_path: Path) -> None:
+    _, labels = made_cohort(tmp_path, tissue="")
+    table = pd.read_csv(labels)
+    is_exception = np.arange(len(table)) % 7 == 0
+    table["scanner"] = np.where((table["label"] == 1) ^ is_exception, "GT450", "AT2")
+    table.to_csv(labels, index=False)
+    text = audit_features(tmp_path / "work", tmp_path / "20x_256px_0px_overlap", labels, HALVES, attribute="scanner")
+    assert "SHORTCUT. In the training patches the patches' own attribute alone tells the label" in text
+    assert "How well the tissue fraction alone" not in text
+    indices = read_json(tmp_path / "work" / "groups" / "robustness.json")
+    assert (indices["confounder"], indices["values"]) == ("attribute", ["AT2", "GT450"])
+    assert indices["ri"] > indices["ri_random"]  # the features follow the label, and nothing of the scanner
+
+
+def test_tissue_is_measured_on_the_slides_that_are_named(tmp_path: Path) -> None:
+    made_cohort(tmp_path, slides=2, tissue="", side=32)
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for number, centre in enumerate([(0, 0), (128, 128)]):
+        image = made.disc_image(256, 256, centre, 75, tissue=(180, 90, 150), glass=(245, 245, 245))
+        made.write_rgb_pyramid(folder / f"S{number:02d}.tif", image, tile_px=64)
+    patches = imported(tmp_path, slides=folder)
+    y, x = np.mgrid[:256, :256] + 0.5
+    truth = (x - 128) ** 2 + (y - 128) ** 2 <= 75**2
+    second = patches[patches["slide_id"] == "S01"]
+    expected = [
+        truth[top : top + 32, left : left + 32].mean() for left, top in zip(second["x"], second["y"], strict=True)
+    ]
+    assert second["tissue_fraction"].tolist() == pytest.approx(expected, abs=0.01)
+    assert "tissue fractions were measured on 2 slides" in read_cohort(tmp_path / "other").notes
+
+
+def test_stored_tissue_comes_before_that_of_the_labels(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    store = tmp_path / "store"
+    for slide_id in ("S00", "S01"):
+        slide = open_features(features).read(slide_id).in_level0_px(0.25)
+        fraction = np.linspace(0.4, 0.9, len(slide)).astype(np.float32)
+        write_slide_features(
+            store / f"{slide_id}.h5", replace(slide, tissue_fraction=fraction, mpp=0.25), {"stage": "encode"}
+        )
+    import_features(tmp_path / "work", store, labels)
+    table = read_table(tmp_path / "work" / "patches" / "S01.parquet")
+    assert table["tissue_fraction"].tolist() == pytest.approx(np.linspace(0.4, 0.9, 40), abs=1e-6)
+    notes = read_cohort(tmp_path / "work").notes
+    assert "tissue fractions are taken from the feature files" in notes
+    assert "every patch has at least 40 % tissue: there is less nowhere, or such patches were left out before" in notes
+
+
+@pytest.mark.parametrize("tool", sorted(made_features.WRITERS))
+def test_every_layout_gives_the_same_labelled_patches(tool: str, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    folder = made_features.WRITERS[tool][1](tmp_path / "files")
+    before = contents(tmp_path / "files")
+    rows = [(name, x, y, (x + y) // SIDE_PX % 2, 0.5) for name in "AB" for x, y in made_features.XY[name]]
+    table = pd.DataFrame(rows, columns=["slide_id", "x", "y", "label", "tissue_fraction"])
+    labels = tmp_path / "labels-of-patches.csv"
+    table.to_csv(labels, index=False)
+    work = tmp_path / "work"
+    result = import_features(work, folder, labels, slide_mpp=made_features.MPP)
+    assert (result.slides, result.patches, result.labelled) == (2, 6, 6)
+    patches = read_table(work / "patches" / "A.parquet").set_index("patch_id")
+    of_a = table[table["slide_id"] == "A"]
+    patches = patches.loc[[f"A@{x},{y}" for x, y in zip(of_a["x"], of_a["y"], strict=True)]]
+    assert patches["label"].tolist() == of_a["label"].tolist()
+    read = read_rows(read_cohort(work), {"A": patches["feature_row"].to_numpy()})["A"]
+    np.testing.assert_array_equal(read, made_features.vectors("A"))
+    assert contents(tmp_path / "files") == before
+
+
+@dataclass
+class Micrometres:
+    """Features whose coordinates are micrometres, 128 um apart; one patch stands twice."""
+
+    path: Path
+    layout: str = "stamp"
+    slide_ids: tuple[str, ...] = ("A",)
+
+    def file(self, slide_id: str) -> Path:
+        return self.path / f"{slide_id}.h5"
+
+    def fingerprint(self, slide_id: str) -> str:
+        return f"made {slide_id}"
+
+    def read(self, slide_id: str, *, with_features: bool = True) -> SlideFeatures:
+        x = np.array([0.0, 128.0, 256.0, 128.0])
+        return SlideFeatures(
+            slide_id=slide_id,
+            features=np.zeros((4, 3 if with_features else 0), np.float16),
+            encoder=Encoder(dim=3),
+            path=self.file(slide_id),
+            x=x,
+            y=np.zeros(4),
+            side=128.0,
+            unit="um",
+        )
+
+
+@pytest.fixture
+def micrometres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Return a function that writes labels; `import_features` then sees features in micrometres."""
+    (tmp_path / "A.h5").touch()
+    monkeypatch.setattr("pathopatch.stages.import_features.open_features", lambda path, **_: Micrometres(path))
+
+    def write(rows: str) -> Path:
+        path = tmp_path / "labels.csv"
+        path.write_text(f"slide_id,x,y,label,tissue_fraction\n{rows}")
+        return path
+
+    return write
+
+
+def test_micrometres_need_a_scale(micrometres: Callable[[str], Path], tmp_path: Path) -> None:
+    labels = micrometres("A,0,0,1,0.5\nA,512,0,0,0.5\n")
+    with pytest.raises(MppMissingError):
+        import_features(tmp_path / "work", tmp_path, labels)
+    result = import_features(tmp_path / "work", tmp_path, labels, slide_mpp=0.25)
+    table = read_table(tmp_path / "work" / "patches" / "A.parquet")
+    assert table["x"].tolist() == [0, 512, 1024]
+    assert table["label"].tolist() == [1, 0, -1]
+    assert table["feature_row"].tolist() == [0, 1, 2]
+    assert "1 patch left out: an earlier one is at the same place" in result.notes
+    assert read_table(tmp_path / "work" / "slides.parquet")["side_px"].tolist() == [512.0]
+
+
+def test_other_labels_are_stale_until_forced(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    import_features(tmp_path / "work", features, labels)
+    table = pd.read_csv(labels)
+    table["label"] = 1 - table["label"]
+    table.to_csv(labels, index=False)
+    with pytest.raises(StaleArtefactError, match="input 'labels' differs"):
+        import_features(tmp_path / "work", features, labels)
+    (features / "S01.h5").unlink()
+    import_features(tmp_path / "work", features, labels, force=True)
+    assert [path.stem for path in (tmp_path / "work" / "patches").iterdir()] == ["S00"]
+    assert read_table(tmp_path / "work" / "patches" / "S00.parquet")["label"].iloc[0] == 1
+
+
+def test_features_that_changed_are_refused(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    import_features(tmp_path / "work", features, labels)
+    (features / "S00.h5").write_bytes((features / "S01.h5").read_bytes())
+    with pytest.raises(InputChangedError, match="S00"):
+        read_rows(read_cohort(tmp_path / "work"), {"S00": np.array([0])})
+
+
+def _spoil_clam(folder: Path) -> None:
+    made_features.clam_patches(folder / "patches" / "A.h5", made_features.XY["A"], patch_px=128)
+
+
+def _spoil_slide2vec(folder: Path) -> None:
+    npz = folder / "tiles" / "A.coordinates.npz"
+    with np.load(npz) as arrays:
+        changed = dict(arrays)
+    np.savez_compressed(npz, **(changed | {"tissue_fractions": changed["tissue_fractions"][::-1]}))
+
+
+def _spoil_slideflow(folder: Path) -> None:
+    (index,) = folder.rglob("A.index.npz")
+    np.savez(index, made_features.XY["A"][::-1] + made_features.SIDE // 2)
+
+
+@pytest.mark.parametrize(
+    ("tool", "spoil"), [("clam", _spoil_clam), ("slide2vec", _spoil_slide2vec), ("slideflow", _spoil_slideflow)]
+)
+def test_a_changed_file_of_coordinates_makes_the_cohort_stale(
+    tmp_path: Path, tool: str, spoil: Callable[[Path], None]
+) -> None:
+    (tmp_path / "files").mkdir()
+    folder = made_features.WRITERS[tool][1](tmp_path / "files")
+    labels, work = tmp_path / "labels.csv", tmp_path / "work"
+    rows = [
+        f"{name},{x},{y},{place % 2},0.5" for name, xy in made_features.XY.items() for place, (x, y) in enumerate(xy)
+    ]
+    labels.write_text("slide_id,x,y,label,tissue_fraction\n" + "\n".join(rows))
+    import_features(work, folder, labels, slide_mpp=made_features.MPP)
+    spoil(tmp_path / "files")
+    with pytest.raises(InputChangedError, match="or their coordinates"):
+        read_rows(read_cohort(work), {"A": np.array([0])})
+    with pytest.raises(StaleArtefactError):
+        import_features(work, folder, labels, slide_mpp=made_features.MPP)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_slides_are_not_tiled_into_a_work_folder_of_features(tmp_path: Path, is_killed: bool) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    work = tmp_path / "work"
+    import_features(work, features, labels)
+    if is_killed:
+        (work / "features.json").unlink()
+    before = contents(work)
+    made.write_rgb_pyramid(tmp_path / "slide.tif", np.full((3, 256, 256), 255, np.uint8))
+    (tmp_path / "manifest.csv").write_text("slide_id,patient_id,path\nother,p,slide.tif\n")
+    for force in (False, True):
+        with pytest.raises(InputUnsupportedError, match="patches of this work folder are features"):
+            tile_cohort(tmp_path / "manifest.csv", work, TileConfig(), force=force)
+        with pytest.raises(InputUnsupportedError, match="patches of this work folder are features"):
+            check_manifest(tmp_path / "manifest.csv", work, force=force)
+    assert contents(work) == before
+
+
+def test_a_killed_forced_import_leaves_no_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    work = tmp_path / "work"
+    import_features(work, features, labels)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathopatch.stages.import_features.update_status", killed)
+    with pytest.raises(KeyboardInterrupt):
+        import_features(work, features, labels, slide_mpp=0.25, force=True)
+    assert not (work / "features.json").exists()  # else rows of the new tables would be those of the old files
+
+
+def test_one_file_of_float32_makes_all_features_float32(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=3)
+    for name, kind in (("S00", np.float16), ("S01", np.float32)):
+        with h5py.File(features / f"{name}.h5", "r+") as file:
+            values = file["features"][()].astype(kind) + (1e6 if kind is np.float32 else 0)
+            del file["features"]
+            file["features"] = values
+            file["features"].attrs["encoder"] = "None"
+    import_features(tmp_path / "work", features, labels)
+    tables = [read_table(tmp_path / "work" / "patches" / f"{name}.parquet") for name in ("S01", "S00")]
+    read = read_patches(tmp_path / "work", pd.concat(tables))
+    assert read.dtype == np.float32
+    assert np.isfinite(read).all()
+    assert read[:40].min() > 9e5
+    assert read[40:].max() < 100
+
+
+def test_a_work_folder_of_slides_is_not_overwritten(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    write_table(tmp_path / "work" / "slides.parquet", pd.DataFrame({"slide_id": ["s"]}), Stamp(stage="check"))
+    with pytest.raises(InputUnsupportedError, match="holds a cohort of slides"):
+        import_features(tmp_path / "work", features, labels)
+
+
+def test_a_killed_import_is_made_anew(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    import_features(tmp_path / "work", features, labels)
+    whole = contents(tmp_path / "work" / "patches")
+    (tmp_path / "work" / "features.json").unlink()
+    (tmp_path / "work" / "patches" / "S01.parquet").unlink()
+    import_features(tmp_path / "work", features, labels)
+    assert contents(tmp_path / "work" / "patches") == whole
+
+
+def test_slides_of_a_killed_import_do_not_count_as_tiled(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=2)
+    work = tmp_path / "work"
+    import_features(work, features, labels)
+    assert is_tiled(work, "S00")
+    assert read_status(work, "S00")["tile"]["labelled_patches"] == 40
+    table = pd.read_csv(labels)
+    table.iloc[1:].to_csv(labels, index=False)
+    other = tmp_path / "other"
+    import_features(other, features, labels)
+    (work / "patches" / "S00.parquet").write_bytes((other / "patches" / "S00.parquet").read_bytes())
+    assert not is_tiled(work, "S00")
+
+
+def test_splits_of_the_labels_are_those_of_the_groups(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=6)
+    table = pd.read_csv(labels)
+    table["split"] = table["slide_id"].map(
+        dict(zip([f"S{n:02d}" for n in range(6)], ["test", "val", *["train"] * 4], strict=True))
+    )
+    table.to_csv(labels, index=False)
+    import_features(tmp_path / "work", features, labels)
+    groups = form_groups(tmp_path / "work", HALVES)
+    assert set(groups.loc[groups["split"] == "test", "slide_id"]) == {"S00"}
+    assert set(groups.loc[groups["split"] == "val", "slide_id"]) == {"S01"}
+
+
+def test_patients_of_one_slide_have_splits_and_neighbours(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path, slides=1, per_slide=60)
+    table = pd.read_csv(labels)
+    table["patient_id"] = [f"P{row % 12:02d}" for row in range(60)]
+    table["label"] = table["patient_id"].isin([f"P{number:02d}" for number in range(6)]).astype(int)
+    table["split"] = table["patient_id"].map({"P00": "test", "P06": "test", "P01": "val", "P07": "val"}).fillna("train")
+    table.to_csv(labels, index=False)
+    work = tmp_path / "work"
+    import_features(work, features, labels)
+    groups = form_groups(work, HALVES)
+    assert set(groups.loc[groups["split"] == "test", "patient_id"]) == {"P00", "P06"}
+    assert set(groups.loc[groups["split"] == "val", "patient_id"]) == {"P01", "P07"}
+    assert measure_robustness(work)["ri"] is not None
+
+
+@pytest.mark.slow
+def test_command_audits_features_and_refuses_what_does_not_fit(
+    typed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = made_cohort(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert typed("audit", "--features", features, "--labels", labels, "--threshold", 0.4, "--quiet") == 0
+    assert "report: features-audit/report/index.html" in capsys.readouterr().out
+    assert (tmp_path / "features-audit" / "features.json").is_file()
+    assert typed("audit", "--features", features) == 2
+    assert typed("audit", "features-audit", "--labels", labels) == 2
+    assert typed("audit", "features-audit", "--features", features, "--labels", labels) == 2
+    assert typed("audit") == 2
+    capsys.readouterr()
+    assert typed("audit", "features-audit") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("No shortcut is shown")
+    assert "Nearest neighbours among the features" in shown
+
+
+@pytest.mark.slow
+def test_audit_of_features_runs_without_torch(tmp_path: Path) -> None:
+    features, labels = made_cohort(tmp_path)
+    program = (
+        "import sys\n"
+        "from pathopatch.cli.program import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", program, "audit", "--features", features, "--labels", labels, "-o", "work", "-q"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "Nearest neighbours among the features" in ended.stdout

@@ -1,0 +1,74 @@
+"""A study and the commands on features, from files to the comparison."""
+
+import json
+
+import pandas as pd
+import pytest
+from feature_work import write_features
+
+from pathopatch.core.config import load_study
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.stages.study import run_study, study_runs
+
+STUDY = """
+features = "20x_256px_0px_overlap/features_uni_v1"
+labels = "labels.csv"
+work = "work"
+methods = ["erm", "resample"]
+
+[groups]
+thresholds = [0.25]
+
+[train]
+threads = 1
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    write_features(tmp_path, slides=6, patches=40)
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.mark.slow
+def test_a_study_on_features_compares_its_methods_without_slides(study):
+    run_study(load_study(study), until="evaluate")
+    table = pd.read_csv(study.parent / "work" / "comparison.csv")
+    assert set(table["run"]) == {"erm-t0.25-s0", "resample-t0.25-s0"}
+    assert (table["split"] == "test").any()
+    config = json.loads((study.parent / "work" / "runs" / "erm-t0.25-s0" / "config.json").read_text())
+    assert config["head"] == "linear"
+
+
+def test_a_study_on_features_refuses_methods_of_pixels_at_its_start(study):
+    study.write_text(STUDY.replace('"resample"', '"auto"'))
+    with pytest.raises(InputUnsupportedError, match="cannot be composed"):
+        study_runs(load_study(study))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('labels = "labels.csv"\n', "features and labels go together"),
+        ('manifest = "cohort.csv"\n', "give manifest, patches or features, one of them"),
+        ('predict_split = "test"\n', "leave out predict_split"),
+        ("[tile]\nmpp = 0.5\n", r"leave out \[tile\]"),
+    ],
+)
+def test_a_study_on_features_refuses_settings_of_slides(study, text, reason):
+    changed = {"labels": STUDY.replace(text, ""), "[tile]": STUDY + text}
+    study.write_text(changed.get(text.split()[0], text + STUDY))
+    with pytest.raises(InputUnsupportedError, match=reason):
+        load_study(study)
+
+
+@pytest.mark.slow
+def test_the_commands_train_the_head_that_is_named(study, typed, capsys):
+    run_study(load_study(study), until="groups")
+    work = study.parent / "work"
+    assert typed("tune", work, "--method", "erm", "--head", "linear", "--trials", 2) == 0
+    assert "2 trials, each solved to convergence" in capsys.readouterr().err
+    assert typed("train", work, "--method", "erm", "--head", "mlp", "--steps", 3, "--name", "mlp") == 0
+    assert json.loads((work / "runs" / "erm-t0.25-s0-mlp" / "config.json").read_text())["head"] == "mlp"
