@@ -21,7 +21,7 @@ from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.loading import load_model
-from pathopatch.models.networks import build_network
+from pathopatch.models.networks import build_network, classifier_of
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides import open_slide
 
@@ -73,7 +73,9 @@ def write_bundle(folder: Path) -> Path:
         min_tissue=0.0,
         method="erm",
     )
-    save_bundle(folder, build_network(ARCHITECTURE, 3, pretrained="efficientnet-lite0"), spec)
+    network = build_network(ARCHITECTURE, 3, pretrained="efficientnet-lite0")
+    torch.nn.init.normal_(classifier_of(network).weight, std=0.02)  # it starts at 0: all probabilities would be 0.5
+    save_bundle(folder, network, spec)
     return folder
 
 
