@@ -38,8 +38,8 @@ class Study:
     """The artefacts of a work folder; None or empty where a stage has not run. Mappings are by run or by slide."""
 
     name: str
-    # A row per slide, or per split of a set of ready patches: what slides.parquet, the stores and the states of `tile`
-    # and `predict` say, and the tallies of its patches. ``patients`` is 1, or how many a set has.
+    # A row per slide, or per split where a slide or a set of ready patches has several patients: what slides.parquet,
+    # the stores and the states of `tile` and `predict` say, and the tallies of its patches. ``patients``: how many.
     slides: pd.DataFrame
     groups: pd.DataFrame | None  # groups.parquet
     audit: Mapping[str, Any] | None  # groups/audit.json
@@ -172,7 +172,7 @@ def _slides(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Return the row of one slide, or of a set of ready patches, which has many patients, a row per split."""
+    """Return the row of one slide; of a set of ready patches or a slide of several patients, a row per split."""
     status = listed_status(work, name)
     tiled, predicted = status.get("tile", {}), status.get("predict", {})
     store = _store_attributes(WorkFolder(work).store(name))
@@ -199,8 +199,8 @@ def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.Da
     if groups is not None and "split" in groups:
         in_slide = groups[groups["slide_id"] == name]
         split_of = dict(zip(in_slide["patch_id"], in_slide["split"], strict=True))
-    # A ready set mixes the patients of several splits, so one row would count its patients in the wrong split.
-    if table is not None and store.get("is_ready_set"):
+    # Patients of one set or slide may be in several splits, so one row would count them in the wrong split.
+    if table is not None and (store.get("is_ready_set") or table["patient_id"].nunique() > 1):
         parts = table.groupby(table["patch_id"].map(split_of).fillna(""), sort=True)
         return [
             common | {"split": split, "patient_id": f"{n} in {split or 'all'}", "patients": n} | _tallies(part)
@@ -247,7 +247,7 @@ def patients_in(slides: pd.DataFrame) -> int:
     """Return the number of patients in some rows of `Study.slides`."""
     if slides.empty:
         return 0
-    # Several slides may be of one patient, whereas the patients of ready sets are only counted.
+    # Several slides may be of one patient, whereas several patients of one slide are only counted.
     is_set = slides["patients"] > 1
     return int(slides.loc[is_set, "patients"].sum()) + slides.loc[~is_set, "patient_id"].map(patient_key).nunique()
 

@@ -35,6 +35,7 @@ from pathopatch.features.store import write_slide_features
 from pathopatch.patches import is_tiled
 from pathopatch.patches.tile import COLUMNS
 from pathopatch.report import write_report
+from pathopatch.report.collect import read_study
 from pathopatch.stages.audit import audit
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.feature_audit import audit_features, measure_robustness, robustness_text
@@ -436,6 +437,8 @@ def test_patients_of_one_slide_have_splits_and_neighbours(tmp_path: Path) -> Non
     assert set(groups.loc[groups["split"] == "test", "patient_id"]) == {"P00", "P06"}
     assert set(groups.loc[groups["split"] == "val", "patient_id"]) == {"P01", "P07"}
     assert measure_robustness(work)["ri"] is not None
+    slides = read_study(work).slides  # the report's table: a row for each split
+    assert dict(zip(slides["split"], slides["patients"], strict=True)) == {"test": 2, "train": 8, "val": 2}
 
 
 @pytest.mark.slow
