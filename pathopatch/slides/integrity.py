@@ -143,7 +143,7 @@ def refuse_channels(path: Path, count: int) -> None:
 
 
 def _refuse_endless(path: Path) -> None:
-    """Refuse a file one of whose directories is followed by an earlier one: libraries go round for minutes."""
+    """Refuse directories that end past the file, or lead to an earlier one: libraries go round for minutes."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         signature = stream.read(4)
@@ -162,13 +162,17 @@ def _refuse_endless(path: Path) -> None:
                 if offset in visited:
                     raise corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
                 if not 0 < offset < size:
-                    return
+                    return  # `_check_chain` reports one past the end
                 visited.add(offset)
                 stream.seek(offset)
                 (count,) = struct.unpack(count_format, stream.read(struct.calcsize(count_format)))
-            except struct.error:
-                return  # the chain breaks here, which `_check_chain` reports
-            stream.seek(min(size, stream.tell() + count * tag_bytes))
+            except struct.error as error:
+                raise corrupt(path, f"truncated: its directories end past byte {size}") from error
+            # tifffile would take the last bytes of the file for the next offset, and could go round for ever.
+            end = stream.tell() + count * tag_bytes + struct.calcsize(offset_format)
+            if end > size:
+                raise corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
+            stream.seek(end - struct.calcsize(offset_format))
 
 
 def _check_chain(tiff: Any, path: Path) -> None:

@@ -107,7 +107,7 @@ def robustness_text(result: Mapping[str, Any]) -> str:
     ends = "" if result["ri_low"] is None else f" [{result['ri_low']:.2f}, {result['ri_high']:.2f}]"
     lines += [
         f"  RI    {result['ri']:.2f}{ends} at k = {result['k']}; {result['ri_random']:.2f} if neighbours were random: "
-        f"of those that share only the label or only the {by}, so many share the label",
+        f"the share with the same label, among neighbours with either the same label or the same {by}",
         f"  MaRI  {result['mari']:.2f}: the same, near neighbours counting more",
     ]
     if result["croma"] is None:

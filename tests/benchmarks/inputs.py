@@ -108,6 +108,7 @@ class Inputs:
             return "pair-dapi.ndpi", self.real / "wsi" / "pair-dapi.ndpi"
         path = self.folder / "made.scn"
         if not path.exists():
-            size = (self.side, self.side)
+            # OpenSlide takes an image that fills its collection for the macro image.
+            size = (self.side + TILE_PX, self.side + TILE_PX)
             made_slides.write_scn(path, self.texture(), (0, 0), size, tile_px=TILE_PX, levels=1)
         return "made SCN", path

@@ -187,6 +187,24 @@ def test_directories_that_go_round_are_refused_at_once(tmp_path: Path, is_big: b
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("is_big", [False, True])
+def test_a_last_directory_that_is_cut_is_refused_at_once(tmp_path: Path, is_big: bool) -> None:
+    """Found by the fuzzer: tifffile takes the file's last bytes, here a tag's, for the offset of the next directory."""
+    path = tmp_path / "cut.tif"
+    width = 8 if is_big else 4
+    tifffile.imwrite(path, np.zeros((3, 16, 16), np.uint8), photometric="minisblack", bigtiff=is_big)
+    with tifffile.TiffFile(path) as tiff:
+        last = tiff.pages[-1].offset
+    content = bytearray(path.read_bytes()[: last + 40])
+    content[last : last + 2] = (200).to_bytes(2, "little")
+    content[-width:] = last.to_bytes(width, "little")
+    path.write_bytes(content)
+    started = time.monotonic()
+    with pytest.raises(InputCorruptError, match=f"a directory ends at byte .* of {len(content)}"):
+        open_slide(path, mpp=0.5)
+    assert time.monotonic() - started < 5
+
+
 def test_a_leica_description_that_is_no_xml_is_refused(tmp_path: Path) -> None:
     """Found by the fuzzer: what parses XML raises an error of its own kind."""
     made.write_scn(
