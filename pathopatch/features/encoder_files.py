@@ -39,6 +39,11 @@ def is_own_file(encoder: str) -> bool:
     return encoder not in ENCODERS and (Path(encoder).suffix in (*_ONNX, *_TORCHSCRIPT) or Path(encoder).exists())
 
 
+def holds_network(path: Path) -> bool:
+    """Return whether a file or folder is of a kind that holds a whole network, not weights alone."""
+    return path.is_dir() or path.suffix in (*_ONNX, *_TORCHSCRIPT)
+
+
 def load_file(config: EncodeConfig) -> LoadedEncoder:
     """Return the encoder in a file or folder.
 

@@ -119,7 +119,7 @@ def predict_features_to(
     """
     spec = model.spec
     warnings = [*check_features(spec, features.encoder.to_dict(), place=str(features.path)), *features.notes]
-    _refuse_settings(config)
+    refuse_settings(config)
     if slide is None:
         sheet: Slide = _sheet(features)
         warnings.append(_NO_SLIDE)
@@ -358,8 +358,8 @@ def _decision_probability(spec: BundleSpec) -> float:
     return threshold
 
 
-def _refuse_settings(config: PredictConfig) -> None:
-    """Refuse settings that need pixels."""
+def refuse_settings(config: PredictConfig) -> None:
+    """Refuse settings that need pixels, with InputUnsupportedError."""
     asked = {
         "--tta": config.tta,
         "--stride-px": config.stride_px is not None,
