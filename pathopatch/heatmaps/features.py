@@ -112,8 +112,8 @@ def predict_features_to(
     CheckpointIncompatibleError
         The features are of another encoder, or the model takes patches.
     InputUnsupportedError
-        The features have no coordinates or no size, the model's threshold depends on unknown tissue fractions, or the
-        settings need pixels (``tta``, ``deidentify``, ``stride_px``).
+        The features have no coordinates or no size, or are of a slide of another size; the model's threshold depends on
+        unknown tissue fractions; or the settings need pixels (``tta``, ``deidentify``, ``stride_px``).
     MppMissingError, NonFiniteError
         Nobody states um/px; the model returned NaN or infinity.
     """
@@ -125,6 +125,7 @@ def predict_features_to(
         warnings.append(_NO_SLIDE)
     else:
         sheet = slide
+        features.require_size(slide.size, place=str(slide.paths[0]))
     grid, is_on_grid = grid_of_patches(features, sheet.size)
 
     def predict() -> tuple[Prediction, list[str]]:
