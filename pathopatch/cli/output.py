@@ -85,7 +85,8 @@ def finish(outcomes: Sequence[Outcome], *, untrained: Mapping[str, PathopatchErr
     for line in merged([_remark("not trained: ", run, str(error)) for run, error in (untrained or {}).items()], "run"):
         say(line)
     states = Counter(states_by_slide(outcomes).values())
-    print("slides: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+    if states:  # a study of features has no slides
+        print("slides: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if code := exit_code(outcomes) or (3 if untrained else 0):
         raise typer.Exit(code)
 

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,6 +60,13 @@ def predict(
         Path | None,
         typer.Option(help="With features: folder or manifest of their slides, to draw under the map."),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="With a head on features: weights of its encoder, by which slides are encoded first."),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="With --weights: um per px of the patches. Default: the encoder's.")
+    ] = None,
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of a single slide; default: the file's stem.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: the bundle's.")] = None,
@@ -94,7 +101,7 @@ def predict(
     from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph
     from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.predict import predict_cohort, slides_to_predict
-    from pathopatch.stages.predict_features import predict_features, takes_features
+    from pathopatch.stages.predict_features import takes_features
 
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
@@ -107,28 +114,41 @@ def predict(
         tta=tta or None,
         deidentify=deidentify or None,
     )
-    if takes_features(model):
-        if slide_id is not None or dry_run or timeout or memory_gb:
-            raise typer.BadParameter("features go without --slide-id, --dry-run, --timeout and --memory-gb")
+    shared: dict[str, Any] = {
+        "slide_mpp": slide_mpp, "workers": workers, "only_failed": retry_failed, "totals": not no_totals,
+        "force": force,
+    }  # fmt: skip
+    limits: dict[str, Any] = {"limit_s": timeout, "limit_bytes": memory_gb and 1e9 * memory_gb}
+    is_head = takes_features(model)
+    if slides is not None and not (is_head and weights is None):
+        raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
+    if mpp is not None and weights is None:
+        raise typer.BadParameter("--mpp goes with --weights: a bundle of patches has its own")
+    if weights is not None and not is_head:
+        raise typer.BadParameter("--weights goes with a head on features, and the model takes slides")
+    if is_head and dry_run:
+        raise typer.BadParameter("a head on features goes without --dry-run")
+    if is_head and weights is None and (slide_id is not None or timeout or memory_gb):
+        raise typer.BadParameter("features go without --slide-id, --timeout and --memory-gb")
+    if is_head and weights is None:
+        from pathopatch.stages.predict_features import predict_features
+
         with progress_bars(quiet) as progress:
-            outcomes = predict_features(
-                Path(source),
-                model,
-                out,
-                config,
-                slides=slides,
-                slide_mpp=slide_mpp,
-                workers=workers,
-                only_failed=retry_failed,
-                totals=not no_totals,
-                force=force,
-                progress=progress,
-            )
+            outcomes = predict_features(Path(source), model, out, config, slides=slides, **shared, progress=progress)
         _finish_predictions(out, outcomes)
         return
-    if slides is not None:
-        raise typer.BadParameter("--slides goes with features, and the model takes slides: name them in place of it")
     cohort = slides_to_predict(source, slide_id=slide_id)
+    if weights is not None:
+        from pathopatch.stages.predict_encoded import predict_encoded
+
+        with progress_bars(quiet) as progress:
+            predicted = predict_encoded(
+                cohort, model, weights, out, config, mpp=mpp, **shared, **limits, progress=progress
+            )
+        for note in predicted.notes:
+            say(note)
+        _finish_predictions(out, predicted.outcomes)
+        return
     for bundle in bundles_without_graph(model) if config.runtime == "auto" else ():
         say(f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}")
     if config.deidentify:
@@ -142,20 +162,7 @@ def predict(
         show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)
         return
     with progress_bars(quiet) as progress:
-        outcomes = predict_cohort(
-            cohort,
-            model,
-            out,
-            config,
-            slide_mpp=slide_mpp,
-            workers=workers,
-            limit_s=timeout,
-            limit_bytes=memory_gb and 1e9 * memory_gb,
-            only_failed=retry_failed,
-            totals=not no_totals,
-            force=force,
-            progress=progress,
-        )
+        outcomes = predict_cohort(cohort, model, out, config, **shared, **limits, progress=progress)
     _finish_predictions(out, outcomes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -336,6 +336,10 @@ def mil(
     run: Annotated[
         str | None, typer.Option(help="Run whose patch predictions top-k and area pool. Default: the only one.")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Predict by a stored model, WORK/slide_level/NAME/models/attention, and train nothing."),
+    ] = None,
     folds: Annotated[
         int,
         typer.Option(min=1, help="Cross-validation by patient and slide label; from 3 on. Default: as groups says."),
@@ -354,13 +358,19 @@ def mil(
     from pathopatch.evaluation.slide_level import slide_level_text
     from pathopatch.stages.slide_level import classify_slides
 
+    if model is not None and (pooling or run is not None or folds > 1 or top_k is not None):
+        raise typer.BadParameter("--model goes without --pooling, --run, --folds and --top-k")
     config = with_options(
         SlideLevelConfig(), pooling=tuple(pooling) if pooling else None, folds=folds, top_k=top_k, seed=seed
     )
+    shared: dict[str, Any] = {"features": features, "labels": labels, "name": name, "force": force}
     with progress_bars(quiet) as progress:
-        folder = classify_slides(
-            work, config, features=features, labels=labels, run=run, name=name, force=force, progress=progress
-        )
+        if model is not None:
+            from pathopatch.stages.slide_level_predict import predict_slides
+
+            folder = predict_slides(work, model, **shared, progress=progress)
+        else:
+            folder = classify_slides(work, config, run=run, **shared, progress=progress)
     print(slide_level_text(read_json(folder / "results.json")))
     print(f"\nresults: {folder}")
 

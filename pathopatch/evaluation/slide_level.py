@@ -106,6 +106,8 @@ def tissue_alone(bags: Sequence[Bag], *, resamples: int) -> dict[str, dict[str, 
 def slide_level_text(results: Mapping[str, Any]) -> str:
     """Return the content of ``results.json`` in words and one table, for a terminal."""
     lines = [results["summary"], *results["notes"], ""]
+    if not results["methods"]:
+        return "\n".join([*lines, "No slide has a label: the AUROC is not known."])
     lines.append(f"  {'pooling':<12}{'run':<28}{'slides':>7}{'positive':>10}{'patients':>10}  AUROC [95 % interval]")
     lines += [
         f"  {row['pooling']:<12}{row['run'] or 'trained on slide labels':<28}{row['slides']:>7}{row['positive']:>10}"

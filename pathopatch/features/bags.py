@@ -53,6 +53,16 @@ class BagSource:
     fingerprint: Callable[[str], str]  # of what a slide's bag is read from
     patches: Callable[[str], pd.DataFrame]  # x, y, tissue_fraction and feature_row of a slide's patches
     features: Callable[[str, IntArray], NDArray[np.floating]]  # of some rows of a slide
+    about: Callable[[str], SlideFeatures]  # what a slide's file says of its patches, without their features
+
+    def placed(self, slide_id: str, x: FloatArray, y: FloatArray) -> SlideFeatures:
+        """Return what is known of some patches of a slide whose corners are at `x`, `y`, (N,), level-0 px."""
+        about = self.about(slide_id)
+        try:
+            about = about.in_level0_px()
+        except (MppMissingError, InputUnsupportedError):  # the patches' places are known from elsewhere
+            about = replace(about, side=None, unit="px", is_centre=False)
+        return replace(about, features=np.empty((len(x), 0), np.float32), x=x, y=y, tissue_fraction=None)
 
     def bag(self, slide_id: str, *, patient_id: str, label: int) -> Bag:
         """Return the bag of a slide."""
@@ -124,6 +134,7 @@ def _cohort_source(work: Path) -> BagSource:
         fingerprint=mark,
         patches=lambda slide_id: read_table(WorkFolder(work).tiled.patches(slide_id)),
         features=lambda slide_id, rows: read_rows(cohort, {slide_id: rows}, folder=folder)[slide_id],
+        about=lambda slide_id: folder.read(slide_id, with_features=False),
     )
 
 
@@ -136,6 +147,7 @@ def _file_source(folder: SlideFolder, key: str | None = None) -> BagSource:
         fingerprint=folder.fingerprint,
         patches=lambda slide_id: _patches(folder.read(slide_id, with_features=False)),
         features=lambda slide_id, rows: folder.read(slide_id).features[rows],
+        about=lambda slide_id: folder.read(slide_id, with_features=False),
     )
 
 

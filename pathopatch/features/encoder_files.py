@@ -39,6 +39,11 @@ def is_own_file(encoder: str) -> bool:
     return encoder not in ENCODERS and (Path(encoder).suffix in (*_ONNX, *_TORCHSCRIPT) or Path(encoder).exists())
 
 
+def holds_network(path: Path) -> bool:
+    """Return whether a file or folder is of a kind that holds a whole network, not weights alone."""
+    return path.is_dir() or path.suffix in (*_ONNX, *_TORCHSCRIPT)
+
+
 def load_file(config: EncodeConfig) -> LoadedEncoder:
     """Return the encoder in a file or folder.
 
@@ -73,7 +78,7 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
     assert config.input_px is not None
     if path.suffix in _ONNX:
         network, dim = _read_onnx(path, config.input_px)
-        files = [path, *([data] if (data := path.with_name(path.name + ".data")).is_file() else [])]
+        files = [path, *_external_data(path)]
     elif path.suffix in _TORCHSCRIPT:
         network, dim = _read_torchscript(path, config.input_px)
         files = [path]
@@ -132,6 +137,19 @@ def _read_onnx(path: Path, input_px: int) -> tuple[Any, int]:
             remedy="check --input-px, and that the file is whole",
         ) from error
     return network, _dim_of(shape, path)
+
+
+def _external_data(path: Path) -> list[Path]:
+    """Return the files in which an ONNX file keeps its weights, sorted; none where it holds them itself."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
+    places = {
+        ExternalDataInfo(tensor).location for tensor in (*graph.initializer, *constants) if uses_external_data(tensor)
+    }
+    return [path.parent / place for place in sorted(places)]
 
 
 def _dim_of(shape: Sequence[int], path: Path) -> int:

@@ -21,6 +21,7 @@ CHANNELS = 3
 _NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")  # in a folder, the first counts
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 _WRAPPED = ("module.", "_orig_mod.", "teacher.", "backbone.")
+_PACKAGE_STEM = "_conv_stem.weight"  # of the package's file, whose names are not timm's: training maps them by order
 _TRAINING_ONLY = re.compile(r"(^|\.)(dino_head|ibot_head|mask_token)(\.|$)|^student\.")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")  # DINOv2 shards its blocks in chunks
 
@@ -108,10 +109,11 @@ def load_encoder(entry: EncoderEntry, weights: Path | None, pooling: Pooling) ->
             place="--pooling",
             remedy=f"use one of {', '.join(poolings_of(entry))}",
         )
-    if weights is None:
-        network = build_network(entry.architecture, CHANNELS, pretrained=LITE0)
+    tensors = {} if weights is None else read_weights(weights)
+    if weights is None or (entry.name == LITE0 and _PACKAGE_STEM in tensors):
+        network = build_network(entry.architecture, CHANNELS, pretrained=weights or LITE0)
     else:
-        network = _with_weights(entry, read_weights(weights), place=str(weights))
+        network = _with_weights(entry, tensors, place=str(weights))
     if entry.architecture.startswith("vit"):
         patch_px = int(cast(Any, network).patch_embed.patch_size[0])
         grid = cast(Any, network).patch_embed.grid_size

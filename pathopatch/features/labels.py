@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.csv_table import CsvTable, read_csv_table
+from pathopatch.core.csv_table import CsvTable
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.patients import patient_problems
 from pathopatch.core.text import pluralize
-from pathopatch.slides.manifest import SPLITS, valid_slide_id
+from pathopatch.features.label_cells import (
+    LABELS,
+    Check,
+    label_cells,
+    note_problems,
+    patients,
+    read_label_table,
+    shared_checks,
+)
 
 _REQUIRED = ("slide_id", "x", "y", "label")
 _OPTIONAL = ("patient_id", "split", "tissue_fraction", "slide_label")
-_LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}  # of patches and of slides
 _KEY = ["slide_id", "x", "y"]
 _EXAMPLES = 3  # keys that a message names
 
@@ -45,9 +51,7 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
     TableError
         Every problem of the file, each with row, column, value and remedy.
     """
-    # Columns of the user's own are welcome: any may be the attribute of a later audit.
-    others = ("any column of your own", ".+")
-    table = read_csv_table(path, kind="labels", item="patch", required=_REQUIRED, optional=_OPTIONAL, pattern=others)
+    table = read_label_table(path, item="patch", required=_REQUIRED, optional=_OPTIONAL)
     if table.header and not {"x", "y"} & set(table.header):
         raise InputUnsupportedError(
             "labels without positions are of whole slides",
@@ -61,15 +65,7 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
             place=str(path),
             remedy="name one of these with --attribute, or add the column",
         )
-    if not table.rows and not table.problems:
-        table.add_problem("INPUT_MISSING", None, "slide_id", "", "no rows", "write one row per patch")
-    # Single rows can only be checked where all columns are there and every row was read in full.
-    table.raise_problems()
-    cells = pd.DataFrame([cells for _, cells in table.rows], dtype=str)
-    cells = cells.apply(lambda column: column.str.strip())
-    for name in _OPTIONAL:
-        if name not in cells:
-            cells[name] = ""
+    cells = label_cells(table, optional=_OPTIONAL)
     labels = _checked(table, cells)
     if attribute is not None:
         labels["attribute"] = cells[attribute]
@@ -79,45 +75,32 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
 
 def _checked(table: CsvTable, cells: pd.DataFrame) -> pd.DataFrame:
     """Return the typed columns; every problem is noted in the table."""
-    row = [number for number, _ in table.rows]
     x, y, fraction = (
         pd.to_numeric(cells[name], errors="coerce").to_numpy(np.float64) for name in ("x", "y", "tissue_fraction")
     )
-    patient = np.where(cells["patient_id"] == "", cells["slide_id"], cells["patient_id"])
-    split = cells["split"].str.casefold()
     is_fraction_given = bool((cells["tissue_fraction"] != "").any())
-    is_patient_given = bool((cells["patient_id"] != "").any())
-    checks: tuple[tuple[str, Any, str, str], ...] = (
-        ("slide_id", cells["slide_id"] != "", "no slide", "write the slide's id: the name of its feature file"),
+    checks: list[Check] = [
+        *shared_checks(cells, ["label", "slide_label"]),
         ("x", np.isfinite(x), "not a number", "write level-0 px"),
         ("y", np.isfinite(y), "not a number", "write level-0 px"),
-        ("label", cells["label"].isin(list(_LABELS)), "not a label", "write 1, 0, or nothing"),
-        ("slide_label", cells["slide_label"].isin(list(_LABELS)), "not a label", "write 1, 0, or nothing"),
-        ("patient_id", (cells["patient_id"] != "") == is_patient_given, "no patient",
-         "name the patient in every row, or in none"),
-        ("patient_id", [valid_slide_id(text) for text in patient], "not an allowed id",
-         "use letters, digits, '.', '_' and '-'"),
-        ("split", split.isin(["", *SPLITS]), "not a split", "write train, val, test or nothing"),
         ("tissue_fraction", (not is_fraction_given) | ((fraction >= 0) & (fraction <= 1)), "not in [0, 1]",
          "give a number from 0 to 1 in every row, or in none"),
-    )  # fmt: skip
-    for column, is_right, message, remedy in checks:
-        for place in np.flatnonzero(~np.broadcast_to(np.asarray(is_right, np.bool_), len(row))).tolist():
-            table.add_problem("INPUT_UNSUPPORTED", row[place], column, str(cells[column].iloc[place]), message, remedy)
+    ]  # fmt: skip
+    note_problems(table, cells, checks)
     labels = pd.DataFrame(
         {
             "slide_id": cells["slide_id"],
             "x": rounded_px(np.where(np.isfinite(x), x, 0)),
             "y": rounded_px(np.where(np.isfinite(y), y, 0)),
-            "label": cells["label"].map(_LABELS).fillna(-1).astype(np.int64),
-            "patient_id": patient,
-            "split": split,
+            "label": cells["label"].map(LABELS).fillna(-1).astype(np.int64),
+            "patient_id": patients(cells),
+            "split": cells["split"],
             "tissue_fraction": fraction,
-            "slide_label": cells["slide_label"].map(_LABELS).fillna(-1).astype(np.int64),
+            "slide_label": cells["slide_label"].map(LABELS).fillna(-1).astype(np.int64),
         }
     )
     if not table.problems:
-        _check_rows_together(table, labels, row)
+        _check_rows_together(table, labels, [number for number, _ in table.rows])
     return labels
 
 

@@ -69,6 +69,17 @@ class SlideFeatures:
     def __len__(self) -> int:
         return len(self.features)
 
+    def require_size(self, size: tuple[int, int], *, place: str) -> None:
+        """Refuse a slide of another level-0 (width, height) than the one of which these features state to be."""
+        if self.size_px is not None and tuple(self.size_px) != tuple(size):
+            (width, height), (own_width, own_height) = size, self.size_px
+            raise InputUnsupportedError(
+                f"the slide has {width} x {height} px, and the features of {self.slide_id} are of a slide of "
+                f"{own_width} x {own_height} px",
+                place=place,
+                remedy="give the slide that these features were made of",
+            )
+
     def in_level0_px(self, mpp: float | None = None) -> SlideFeatures:
         """Return them with `x`, `y` as top-left corners and `side` in level-0 pixels.
 

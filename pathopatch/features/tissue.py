@@ -15,14 +15,10 @@ from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.patches.analysis import analyse_slide, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide
-from pathopatch.slides.manifest import slide_id_from_path
+from pathopatch.slides.manifest.rows import SLIDE_SUFFIXES, slide_id_from_path
 
 _MOST_PX = 256
 """Side at which larger patches are measured: the side that `tile` cuts by default, at about the encoders' scale."""
-_FORMATS = (
-    ".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".svslide", ".bif", ".btf", ".tf8", ".qptiff",
-    ".czi", ".zarr", ".png", ".jpg", ".jpeg",
-)  # fmt: skip
 
 
 def find_slides(folder: Path, slide_ids: Iterable[str]) -> dict[str, Path]:
@@ -59,7 +55,7 @@ def _slides_below(folder: Path) -> Iterator[Path]:
         slides = [name for name in folders if name.lower().endswith(".zarr")]
         folders[:] = sorted(set(folders) - set(slides))
         for name in sorted(files + slides):
-            if name.lower().endswith(_FORMATS) and not name.startswith("."):
+            if name.lower().endswith(SLIDE_SUFFIXES) and not name.startswith("."):
                 yield Path(parent) / name
 
 

@@ -112,19 +112,20 @@ def predict_features_to(
     CheckpointIncompatibleError
         The features are of another encoder, or the model takes patches.
     InputUnsupportedError
-        The features have no coordinates or no size, the model's threshold depends on unknown tissue fractions, or the
-        settings need pixels (``tta``, ``deidentify``, ``stride_px``).
+        The features have no coordinates or no size, or are of a slide of another size; the model's threshold depends on
+        unknown tissue fractions; or the settings need pixels (``tta``, ``deidentify``, ``stride_px``).
     MppMissingError, NonFiniteError
         Nobody states um/px; the model returned NaN or infinity.
     """
     spec = model.spec
     warnings = [*check_features(spec, features.encoder.to_dict(), place=str(features.path)), *features.notes]
-    _refuse_settings(config)
+    refuse_settings(config)
     if slide is None:
         sheet: Slide = _sheet(features)
         warnings.append(_NO_SLIDE)
     else:
         sheet = slide
+        features.require_size(slide.size, place=str(slide.paths[0]))
     grid, is_on_grid = grid_of_patches(features, sheet.size)
 
     def predict() -> tuple[Prediction, list[str]]:
@@ -141,8 +142,8 @@ def predict_features_to(
             slide_id=features.slide_id,
             analysis=analysis,
             tissue_fraction=tissue,
-            places=_origins(features),
-            origins=_origins(features)[rows],
+            places=whole_px(features),
+            origins=whole_px(features)[rows],
             columns=columns,
             decision_probability=_decision_probability(spec),
             unreadable=0,
@@ -201,7 +202,7 @@ def grid_of_patches(features: SlideFeatures, size: tuple[int, int]) -> tuple[Gri
     else:
         grid = Grid(width=width, height=height, downsample=step, patch_px=ratio, stride_px=1)
     starts_x, starts_y = (np.floor(np.arange(n) * grid.stride + 0.5) for n in (grid.nx, grid.ny))
-    origins = _origins(features)
+    origins = whole_px(features)
     is_on_grid = bool(np.isin(origins[:, 0], starts_x).all() and np.isin(origins[:, 1], starts_y).all())
     return grid, is_on_grid and len(np.unique(origins, axis=0)) == len(origins)
 
@@ -236,23 +237,30 @@ def _xy(features: SlideFeatures) -> tuple[NDArray[np.float64], NDArray[np.float6
     return features.x, features.y
 
 
-def _origins(features: SlideFeatures) -> NDArray[np.int64]:
+def whole_px(features: SlideFeatures) -> NDArray[np.int64]:
     """Return the patches' corners, (N, 2), in whole level-0 px."""
     return np.floor(np.stack(_xy(features), axis=1) + 0.5).astype(np.int64)
 
 
 def _sheet(features: SlideFeatures) -> BlankSlide:
-    """Return a white sheet of the slide's size, or as large as its patches need."""
-    x, y = _xy(features)
+    """Return a white sheet of the slide's size."""
     if features.mpp is None:
         raise MppMissingError(
             "um/px of level 0 is not known: the map has no scale",
             place=str(features.path),
             remedy="give --slide-mpp, or name the folder of the slides with --slides",
         )
+    return BlankSlide(features.path, size=size_of(features), mpp=features.mpp)
+
+
+def size_of(features: SlideFeatures) -> tuple[int, int]:
+    """Return the slide's (width, height), level-0 px: as its features state it, else as its patches reach."""
+    if features.size_px is not None:
+        return features.size_px
+    x, y = _xy(features)
     side = features.side or _step(x, y) or 1.0
-    reach = (int(np.ceil(values.max() + side)) if len(values) else 1 for values in (x, y))
-    return BlankSlide(features.path, size=features.size_px or tuple(reach), mpp=features.mpp)  # type: ignore[arg-type]
+    width, height = (int(np.ceil(values.max() + side)) if len(values) else 1 for values in (x, y))
+    return width, height
 
 
 def _tissue_fractions(features: SlideFeatures, slide: Slide | None, grid: Grid) -> NDArray[np.float64]:
@@ -261,7 +269,7 @@ def _tissue_fractions(features: SlideFeatures, slide: Slide | None, grid: Grid) 
         return features.tissue_fraction.astype(np.float64)
     if slide is None or len(features) == 0:
         return np.full(len(features), np.nan)
-    x, y = _origins(features).T
+    x, y = whole_px(features).T
     return measure_tissue(slide, x, y, grid.extent)
 
 
@@ -358,8 +366,8 @@ def _decision_probability(spec: BundleSpec) -> float:
     return threshold
 
 
-def _refuse_settings(config: PredictConfig) -> None:
-    """Refuse settings that need pixels."""
+def refuse_settings(config: PredictConfig) -> None:
+    """Refuse settings that need pixels, with InputUnsupportedError."""
     asked = {
         "--tta": config.tta,
         "--stride-px": config.stride_px is not None,

@@ -46,6 +46,8 @@ class Legend:
     class_name: str = "tumour"  # whose probability the colours show
     channels: tuple[str, ...] = ()  # of a dark slide, shown in their colours; empty for brightfield
     warning: str = ""  # in a few words; empty for none
+    title: str = ""  # of the colour bar; empty: the probability of `class_name`
+    nothing: str = "not predicted"  # what a clear cell is
 
 
 _PLAIN = Legend()
@@ -93,22 +95,23 @@ def render(
     *,
     unreadable: NDArray[np.bool_] | None = None,
     cell_px: tuple[float, float],
-    um_per_px: float,
+    um_per_px: float | None,
     legend: Legend = _PLAIN,
 ) -> Picture:
     """Return the whole picture, uint8 (H, W, 3): map on slide, colour bar, scale bar, notes.
 
     `picture` is the slide, uint8 (h, w, 3), from `compose`; `probability` (ny, nx), NaN where nothing was predicted;
     cell (0, 0) starts at the picture's corner. Cells that are `unreadable` (ny, nx) are hatched, to distinguish them
-    from glass. `cell_px` is (height, width) of a cell in px of the picture, `um_per_px` its scale. `ORIGIN` and
-    `view_size` give the slide's place in the result. Equal arguments give equal pixels.
+    from glass. `cell_px` is (height, width) of a cell in px of the picture, `um_per_px` its scale,
+    without which there is no scale bar. `ORIGIN` and `view_size` give the slide's place in the result. Equal arguments
+    give equal pixels.
     """
     factor = max(1, _MIN_VIEW_PX // max(picture.shape[:2]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     cell_px = (cell_px[0] * factor, cell_px[1] * factor)
     view = blend(picture, probability, cell_px)
     row, column = _cells_under(picture.shape[:2], cell_px, probability.shape)
-    notes = ["clear: not predicted"] if np.isfinite(probability).any() else ["nothing predicted: too little tissue"]
+    notes = [f"clear: {legend.nothing}"] if np.isfinite(probability).any() else ["nothing predicted: too little tissue"]
     if legend.threshold is not None:
         view = outlined(view, (probability > legend.threshold)[row][:, column])
         notes.append(f"outlined: called {legend.class_name}")
@@ -120,7 +123,7 @@ def render(
         notes.append("hatched: unreadable")
     if legend.warning:
         notes.append(legend.warning)
-    return _framed(view, ground, um_per_px / factor, legend, notes)
+    return _framed(view, ground, um_per_px and um_per_px / factor, legend, notes)
 
 
 def view_size(sheet: tuple[int, int], slide: tuple[int, int]) -> tuple[int, int]:
@@ -143,7 +146,9 @@ def map_colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(table[index], np.float64)
 
 
-def _framed(view: Picture, ground: NDArray[np.float64], um_per_px: float, legend: Legend, notes: list[str]) -> Picture:
+def _framed(
+    view: Picture, ground: NDArray[np.float64], um_per_px: float | None, legend: Legend, notes: list[str]
+) -> Picture:
     """Return the view on white paper with title, colour bar and scale bar."""
     height, width = view.shape[:2]
     top, left = ORIGIN
@@ -155,7 +160,8 @@ def _framed(view: Picture, ground: NDArray[np.float64], um_per_px: float, legend
     draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
     draw.text((left, _MARGIN_PX), shortened(legend.name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
     _draw_bar(sheet, draw, (left + max(width, _MIN_BODY_PX) + 24, top), min(body, _MIN_BODY_PX), ground, legend, notes)
-    draw_scale(draw, (left, top + height + 14), width, um_per_px)
+    if um_per_px is not None:
+        draw_scale(draw, (left, top + height + 14), width, um_per_px)
     note = "research use only"
     draw.text((size[0] - _MARGIN_PX, size[1] - _MARGIN_PX), note, fill=FAINT, font=font(FONT_PX), anchor="rs")
     return np.asarray(sheet)
@@ -172,7 +178,7 @@ def _draw_bar(
 ) -> None:
     """Draw the colour bar with its ticks, the decision threshold, and the notes below it."""
     small, (x, y) = font(FONT_PX), corner
-    draw.text((x, y), f"{legend.class_name} probability", fill=INK, font=small)
+    draw.text((x, y), legend.title or f"{legend.class_name} probability", fill=INK, font=small)
     top, length, bar = y + 40, max(height - 40 - 26 * (2 + len(notes) + len(legend.channels)), 120), 28
     shades = (1 - _ALPHA) * ground + _ALPHA * map_colors(np.linspace(1, 0, length))
     strip = np.asarray(np.rint(shades), np.uint8)[:, None].repeat(bar, axis=1)

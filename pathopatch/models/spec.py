@@ -287,12 +287,20 @@ def check_features(spec: BundleSpec, encoder: Mapping[str, Any] | None, *, place
             place=place,
             remedy="use a model that was trained on the same kind of data",
         )
+    return check_encoder(spec.encoder, encoder, place=place)
+
+
+def check_encoder(trained: Mapping[str, Any], encoder: Mapping[str, Any], *, place: str = "") -> list[str]:
+    """Refuse features of another encoder than the one of training; return warnings about what is not known.
+
+    Both as `Encoder.to_dict` returns them. CheckpointIncompatibleError names each known fact that differs.
+    """
     # The precision of a forward pass changes features by its rounding alone.
-    known = (spec.encoder.keys() & encoder.keys()) - {"precision"}
+    known = (trained.keys() & encoder.keys()) - {"precision"}
     # As text: a file stores tuples as lists. Without channels the slides were RGB: that too is known.
-    compared = sorted(known | ({"channels"} & (spec.encoder.keys() | encoder.keys())))
-    own, trained = ({name: json.dumps(side.get(name, "RGB")) for name in compared} for side in (encoder, spec.encoder))
-    differing = [f"{key} is {own[key]}, the model's {trained[key]}" for key in compared if own[key] != trained[key]]
+    compared = sorted(known | ({"channels"} & (trained.keys() | encoder.keys())))
+    own, other = ({name: json.dumps(side.get(name, "RGB")) for name in compared} for side in (encoder, trained))
+    differing = [f"{key} is {own[key]}, the model's {other[key]}" for key in compared if own[key] != other[key]]
     if differing:
         raise CheckpointIncompatibleError(
             "the features are not those that the model was trained on: " + "; ".join(differing),

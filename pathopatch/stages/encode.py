@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EncodeConfig, TileConfig
@@ -25,6 +25,9 @@ from pathopatch.stages.batch.run import failed_before, logged, progress_counter,
 from pathopatch.stages.batch.tasks import EncodeTask, Outcome, loaded_encoder
 from pathopatch.stages.clean import remove_stale_files
 from pathopatch.stages.predict import slides_to_predict
+
+if TYPE_CHECKING:
+    from pathopatch.features.encoder_network import LoadedEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ def encode_cohort(
     PathopatchError if the encoder, its weights, the devices or the source are refused, before any slide is opened.
     """
     # Here rather than in the processes: what is wrong with the command is one error, not one per slide.
-    config = _with_devices(config, workers)
+    config = with_devices(config, workers)
     encoder = loaded_encoder(config)
     mpp = config.mpp or encoder.mpp
     known = replace(encoder.encoder, precision=config.precision)
@@ -72,13 +75,8 @@ def encode_cohort(
         raise InputMissingError("no folder for the features", place="--out", remedy="give -o WORK")
     if tiled is None:
         slides = list(slides_to_predict(source, slide_id=slide_id))
-    tiling = (tiling or TileConfig()).model_copy(update={"patch_px": encoder.patch_px, "stride_px": None, "mpp": mpp})
-    if mpp is None and any(isinstance(slide, SlideRow) for slide in slides):
-        raise InputMissingError(
-            f"{known.name} was made for no scale of its own",
-            place="--mpp",
-            remedy="state um/px of the patches, such as --mpp 0.5",
-        )
+    are_cut = any(isinstance(slide, SlideRow) for slide in slides)
+    tiling = encoder_tiling(encoder, config.mpp, tiling) if are_cut else TileConfig()
     tasks = [EncodeTask(slide, tiled, tiling, config, out, force, slide_mpp) for slide in slides]
     tasks = failed_before(tasks) if only_failed else tasks
     count = max(workers, len(config.devices))
@@ -95,8 +93,8 @@ def encode_cohort(
     return Encoded(outcomes=outcomes, folder=folder, labels=labels, notes=(*encoder.notes, *notes))
 
 
-def _with_devices(config: EncodeConfig, workers: int) -> EncodeConfig:
-    """Return a configuration with devices, precision and threads as they will be."""
+def with_devices(config: EncodeConfig, workers: int) -> EncodeConfig:
+    """Return a configuration with devices, precision and threads as they will be in `workers` processes."""
     from pathopatch.models.device import pick_device
     from pathopatch.models.runtime.openvino_runtime import cores
 
@@ -108,6 +106,21 @@ def _with_devices(config: EncodeConfig, workers: int) -> EncodeConfig:
         precision = "float16" if is_gpu else "float32"
     threads = config.threads or max(1, cores() // max(workers, len(devices)))
     return config.model_copy(update={"devices": devices, "precision": precision, "threads": threads})
+
+
+def encoder_tiling(encoder: LoadedEncoder, mpp: float | None, tiling: TileConfig | None = None) -> TileConfig:
+    """Return how slides are cut for an encoder: its patches, at `mpp` (um/px) or its own; else as `tiling` says.
+
+    InputMissingError if neither states um/px.
+    """
+    mpp = mpp or encoder.mpp
+    if mpp is None:
+        raise InputMissingError(
+            f"{encoder.encoder.name} was made for no scale of its own",
+            place="--mpp",
+            remedy="state um/px of the patches, such as --mpp 0.5",
+        )
+    return (tiling or TileConfig()).model_copy(update={"patch_px": encoder.patch_px, "stride_px": None, "mpp": mpp})
 
 
 def _tiled_folder(source: str) -> Path | None:

@@ -65,16 +65,22 @@ def _by_row(joined: pd.DataFrame, by_slide: Mapping[str, Any]) -> NDArray[np.flo
 class _TissueTask:
     """The patches of one slide, whose tissue is to be measured in any process."""
 
-    slide_id: str
+    features: SlideFeatures  # without the features themselves
     path: Path
     x: NDArray[np.int64]
     y: NDArray[np.int64]
     side: float
     mpp: float | None
 
+    @property
+    def slide_id(self) -> str:
+        """The slide's id."""
+        return self.features.slide_id
+
 
 def _measure_slide(task: _TissueTask) -> NDArray[np.float64]:
     with open_slide(task.path, mpp=task.mpp) as slide:
+        task.features.require_size(slide.size, place=str(task.path))
         return measure_tissue(slide, task.x, task.y, task.side)
 
 
@@ -100,7 +106,7 @@ def _measure(
         assert slide.y is not None
         tasks.append(
             _TissueTask(
-                slide_id=slide.slide_id,
+                features=slide,
                 path=paths[slide.slide_id],
                 x=rounded_px(slide.x),
                 y=rounded_px(slide.y),

@@ -67,7 +67,7 @@ def predict_features(
         raise InputMissingError(
             "the model takes features, and this file has none",
             place=str(source),
-            remedy="encode the slides first (pathopatch encode), and name the folder of their features",
+            remedy="give --weights of the encoder; or encode the slides first, and name the folder of their features",
         ) from error
     rows = _rows(slides, folder.slide_ids)
     tasks = [

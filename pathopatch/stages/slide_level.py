@@ -1,9 +1,9 @@
 """Classify slides by the features of their patches (multiple-instance learning): the command `mil`.
 
 ``slide_level/<name>/`` holds ``results.json`` (every number, with its stamp), ``predictions.csv`` (a row per method and
-tested slide), ``attention.parquet`` (a row per patch of a tested slide) and ``log.json`` (seconds, which differ between
-equal runs). A probability of 0.5 is the threshold that validation chose; that of ``area`` is
-a share.
+tested slide), ``attention.parquet`` (a row per patch of a tested slide), ``attention/<slide>.png`` (their map),
+``models/<pooling>`` (of several folds ``models/<pooling>-<fold>``, for `mil --model`) and ``log.json`` (seconds, which
+differ between equal runs). A probability of 0.5 is the threshold that validation chose; that of ``area`` is a share.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,11 +28,8 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.bags import Bag, BagSource, cached, open_bags
 from pathopatch.features.slide_labels import read_slide_labels
 from pathopatch.groups.slide_splits import Division, divide_slides
+from pathopatch.stages.slide_level_train import TRAINED, bags_of, prediction_table, train_and_test, write_attention
 
-if TYPE_CHECKING:
-    from pathopatch.training.slide_level import FittedSlideClassifier
-
-_TRAINED = {"attention": True, "mean": False}  # whether the weights of the pooling are gated attention
 _NO_EFFECT = {"threads", "cache_gib"}  # settings without effect on the results, up to rounding
 
 
@@ -51,8 +47,9 @@ def classify_slides(
     """Train and test slide classifiers, test poolings of patch predictions beside them; return the folder of results.
 
     `features` as `open_bags` takes it; `labels` as `read_slide_labels`, default: the column slide_label of
-    ``slides.parquet``; `run` is the one whose patch predictions are pooled, default: the only evaluated one; `name` of
-    the results' folder, default: the encoder and the seed.
+    ``slides.parquet``. Splits that the labels name are used in place of the work folder's. `run` is the one whose patch
+    predictions are pooled, default: the only evaluated one; `name` of the results' folder, default: the encoder and the
+    seed.
 
     Raises
     ------
@@ -68,7 +65,10 @@ def classify_slides(
     config = config or SlideLevelConfig()
     source = open_bags(work, features)
     groups = artefacts.read_table(WorkFolder(work).groups) if WorkFolder(work).groups.is_file() else None
-    table, notes = _slide_table(work, labels)
+    table, notes = slide_table(work, labels)
+    if groups is not None and labels is not None and config.folds == 1 and (table["split"] != "").any():
+        groups = None
+        notes.append("Splits are those of the labels, not of the work folder.")
     slides, left_out = _labelled_slides(table, source, groups, place=str(labels or WorkFolder(work).slides))
     divisions = divide_slides(
         slides, groups, folds=config.folds, seed=config.split_seed, is_fold=WorkFolder(work).is_fold
@@ -90,21 +90,24 @@ def classify_slides(
         _require_both_labels(bags, divisions)
         bags = cached(bags, gib=config.cache_gib)
         pooled = [] if run is None else _pool_patch_predictions(work, run, bags, divisions, config)
-        tables, attention, trained = _train_and_test(bags, divisions, config, progress=progress)
-        predictions = pd.concat([*tables, *pooled], ignore_index=True)
-        results = _results(predictions, bags, trained, divisions, source, config, left_out, notes)
+        trained = train_and_test(bags, divisions, source, config, stamp, progress=progress)
+        predictions = pd.concat([*trained.tables, *pooled], ignore_index=True)
+        results = _results(predictions, bags, trained.summaries, divisions, source, config, left_out, notes)
         with atomic_path(out) as temporary:
             temporary.mkdir(parents=True)
             write_csv(temporary / "predictions.csv", predictions)
-            if attention:
-                artefacts.write_tables(temporary / "attention.parquet", attention, stamp)
+            write_attention(temporary, trained.attention, source, stamp)
+            trained.write_models(temporary / "models")
             write_json(temporary / "log.json", {"seconds": round(time.perf_counter() - began, 3)})
             made.write_json(temporary / "results.json", results)
     return out
 
 
-def _slide_table(work: Path, labels: Path | None) -> tuple[pd.DataFrame, list[str]]:
-    """Return slide_id, patient_id, split and slide_label of all slides, and what was assumed of them, in words."""
+def slide_table(work: Path, labels: Path | None) -> tuple[pd.DataFrame, list[str]]:
+    """Return slide_id, patient_id, split and slide_label of all slides, and what was assumed of them, in words.
+
+    Errors as of `read_slide_labels`.
+    """
     path = WorkFolder(work).tiled.slides
     if labels is None:
         return artefacts.read_table(path), []
@@ -157,15 +160,11 @@ def _labelled_slides(
     return labelled.astype({"label": np.int64}).sort_values("slide_id").reset_index(drop=True), reasons
 
 
-def _bags_of(bags: Sequence[Bag], division: Division, split: str) -> list[Bag]:
-    return [bag for bag in bags if division.split[bag.patient_id] == split]
-
-
 def _require_both_labels(bags: Sequence[Bag], divisions: Sequence[Division]) -> None:
     """Refuse splits of which one shows a single label; of folds, the test slides are judged together."""
     for division in divisions:
         for split in ("train", "val") if division.fold else ("train", "val", "test"):
-            labels = {bag.label for bag in _bags_of(bags, division, split)}
+            labels = {bag.label for bag in bags_of(bags, division, split)}
             if len(labels) < 2:
                 what = f"all slides have slide_label {min(labels)}" if labels else "no labelled slide with features"
                 raise GroupEmptyError(
@@ -185,7 +184,7 @@ def _run_to_pool(work: Path, run: str | None, config: SlideLevelConfig) -> tuple
     if run is not None or len(runs) == 1:
         return run or runs[0], []
     why = f"{len(runs)} runs are evaluated, choose one by --run" if runs else "no run is evaluated"
-    if not set(_TRAINED) & set(config.pooling):
+    if not set(TRAINED) & set(config.pooling):
         raise InputMissingError(
             f"no patch predictions to pool: {why}",
             place=str(work / "runs"),
@@ -222,38 +221,6 @@ def _stamp(
     return Stamp(stage="mil", settings={**settings, "run": run, "features": source.key}, inputs=inputs)
 
 
-def _train_and_test(
-    bags: Sequence[Bag], divisions: Sequence[Division], config: SlideLevelConfig, *, progress: Progress | None
-) -> tuple[list[pd.DataFrame], list[pd.DataFrame], list[dict[str, Any]]]:
-    """Return the predictions of each trained pooling and fold, the attention of each tested slide, and summaries."""
-    poolings = [name for name in config.pooling if name in _TRAINED]
-    if not poolings:
-        return [], [], []
-    from pathopatch.training.slide_level import fit_slide_classifier, predict_slide
-
-    tables, attention, trained = [], [], []
-    for division in divisions:
-        for pooling in poolings:
-            report = None if progress is None else partial(progress, f"{division.place}{pooling}")
-            train, val, test = (_bags_of(bags, division, split) for split in ("train", "val", "test"))
-            fitted = fit_slide_classifier(
-                train,
-                val,
-                config,
-                is_gated=_TRAINED[pooling],
-                seed=config.seed,
-                progress=report,
-            )
-            outputs = [predict_slide(fitted.network, bag) for bag in test]
-            # Each less the threshold of its own model, so that the models of several folds can be pooled.
-            margin = np.array([logit for logit, _ in outputs]) - fitted.decision_threshold
-            tables.append(_prediction_table(pooling, "", test, division, 0.5 * (1 + np.tanh(0.5 * margin))))
-            trained.append(_training_summary(pooling, division, fitted, sizes=(len(train), len(val), len(test))))
-            if pooling == "attention":
-                attention += [_attention_table(bag, weight) for bag, (_, weight) in zip(test, outputs, strict=True)]
-    return tables, attention, trained
-
-
 def _pool_patch_predictions(
     work: Path, run: str, bags: Sequence[Bag], divisions: Sequence[Division], config: SlideLevelConfig
 ) -> list[pd.DataFrame]:
@@ -261,55 +228,20 @@ def _pool_patch_predictions(
     from pathopatch.evaluation.slide_level import pooled_patch_predictions
 
     scores = pooled_patch_predictions(work, run, top_k=config.top_k)
-    if not any(bag.slide_id in scores.index for division in divisions for bag in _bags_of(bags, division, "test")):
+    if not any(bag.slide_id in scores.index for division in divisions for bag in bags_of(bags, division, "test")):
         raise InputMissingError(
             f"run {run!r} has predicted none of the test slides",
             place=str(WorkFolder(work).evaluation(run)),
             remedy="choose another --run, or leave out top-k and area by --pooling attention",
         )
     tables = []
-    for pooling in (name for name in config.pooling if name not in _TRAINED):
+    for pooling in (name for name in config.pooling if name not in TRAINED):
         known = scores[pooling].dropna()
         for division in divisions:
-            test = [bag for bag in _bags_of(bags, division, "test") if bag.slide_id in known.index]
+            test = [bag for bag in bags_of(bags, division, "test") if bag.slide_id in known.index]
             values = known.loc[[bag.slide_id for bag in test]].to_numpy(np.float64)
-            tables.append(_prediction_table(pooling, run, test, division, values))
+            tables.append(prediction_table(pooling, run, test, values, fold=division.fold))
     return tables
-
-
-def _prediction_table(
-    pooling: str, run: str, bags: Sequence[Bag], division: Division, probability: Any
-) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "pooling": pooling,
-            "run": run,
-            "slide_id": [bag.slide_id for bag in bags],
-            "patient_id": [bag.patient_id for bag in bags],
-            "split": "test",
-            "fold": division.fold or 0,
-            "label": np.array([bag.label for bag in bags], dtype=np.int64),
-            "probability": np.asarray(probability, dtype=np.float64),
-        }
-    )
-
-
-def _attention_table(bag: Bag, weight: Any) -> pd.DataFrame:
-    places = {"slide_id": bag.slide_id, "feature_row": bag.feature_row, "x": bag.x, "y": bag.y}
-    return pd.DataFrame({**places, "attention": weight})
-
-
-def _training_summary(
-    pooling: str, division: Division, fitted: FittedSlideClassifier, *, sizes: tuple[int, int, int]
-) -> dict[str, Any]:
-    return {
-        "pooling": pooling,
-        "fold": division.fold,
-        **dict(zip(("train_slides", "val_slides", "test_slides"), sizes, strict=True)),
-        "epoch": fitted.epoch,
-        "validation_auroc": fitted.validation_auroc,
-        "decision_threshold": fitted.decision_threshold,
-    }
 
 
 def _results(

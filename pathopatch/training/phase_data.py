@@ -200,15 +200,30 @@ def attribute_shares(data: PatchSet, config: TrainConfig) -> NDArray[np.float64]
 
 
 def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
-    """Refuse a run that draws or is selected by two-valued groups of which one is empty; name what would do."""
+    """Refuse a run that draws or is selected by two-valued groups of which one is empty; name what would do.
+
+    A method that learns from validation also needs two patches there of each group: one to learn from, one to select.
+    """
+    learns_from_val = any(phase.split == "val" for phase in phases_of(config))
+    if learns_from_val and not ((groups["split"] == "val") & (groups["label"] >= 0)).any():
+        raise GroupEmptyError(
+            f"{config.method} learns from validation, and no labelled patch is there",
+            place=f"{fold}split 'val'",
+            remedy="give patients the split 'val', or train another method",
+        )
     if threshold_attributes(groups)[0].n_values > 2:
         return
     for threshold, needed in _needed_splits(config).items():
         attribute = attribute_in(groups, threshold)
         for splits in needed:
             part = groups[groups["split"].isin(list(splits))]
-            if (attribute.groups_in(part) < 0).all() or not empty_groups(groups, attribute, splits):
+            group = attribute.groups_in(part)
+            if (group < 0).all():
                 continue  # a split without any labelled patch has an error of its own
+            if not empty_groups(groups, attribute, splits):
+                if learns_from_val and config.select != "last" and splits == ("val",):
+                    _require_two_each(group[group >= 0], config.method, place=f"{fold}split 'val'")
+                continue
             error = empty_groups_error(groups, attribute, splits, needed)
             composing = ("intervene", "auto")
             others = [name for name in NAMES if name not in composing and not any(map(needs_groups, method(name)))]
@@ -218,6 +233,18 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
                 remedy=f"{error.remedy}. Or train {' or '.join(composing)}, which compose patches of any area from "
                 f"those that are there, or another method that needs no groups: {', '.join(others)}",
             )
+
+
+def _require_two_each(group: NDArray[np.int64], name: str, *, place: str) -> None:
+    """Refuse validation patches (N,) with a single one of some group, for the method of that name."""
+    counts = np.bincount(group)
+    if (counts == 1).any():
+        raise GroupEmptyError(
+            f"{name} learns from half of each group of validation and selects by the other half, and a group has a "
+            f"single patch (groups of {', '.join(map(str, counts))})",
+            place=place,
+            remedy="move patients to validation, set [train] select = 'last', or train another method",
+        )
 
 
 def runs_with_groups(

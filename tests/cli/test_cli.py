@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,13 @@ def study(slides: Path) -> Path:
     return work
 
 
+@pytest.fixture(scope="module")
+def tiled(slides: Path) -> Path:
+    """A work folder in which the slides are tiled and nothing else was done."""
+    run("tile", slides, "-o", slides.parent / "tiled", "--patch-px", PATCH, "--quiet")
+    return slides.parent / "tiled"
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -148,11 +156,11 @@ def test_two_runs_of_tile_and_predict_give_equal_bytes(study: Path, slides: Path
     assert {name: one[name] for name in one.keys() - times} == {name: two[name] for name in two.keys() - times}
 
 
-def test_another_configuration_is_refused_unless_forced(study: Path, slides: Path) -> None:
-    done = run("tile", slides, "-o", study.parent / "one", "--patch-px", 16, "--quiet", code=1)
+def test_another_configuration_is_refused_unless_forced(tiled: Path, slides: Path) -> None:
+    done = run("tile", slides, "-o", tiled, "--patch-px", 16, "--quiet", code=1)
     assert done.stderr.count("STALE_ARTEFACT") == 1
     assert "(in 6 slides: s0, s1, s2, …)" in done.stderr
-    assert artefacts.read_table(study.parent / "one" / "patches" / "s0.parquet")["x"].max() == 5 * PATCH
+    assert artefacts.read_table(tiled / "patches" / "s0.parquet")["x"].max() == 5 * PATCH
 
 
 @pytest.mark.slow
@@ -312,10 +320,10 @@ def test_a_signal_ends_training_with_its_code_and_leaves_it_resumable(study: Pat
     assert not (folder / "run.json").exists()
 
 
-def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(study: Path) -> None:
-    work = study.parent / "one"
+def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(tiled: Path, tmp_path: Path) -> None:
+    work = Path(shutil.copytree(tiled, tmp_path / "work"))
     (work / "patches" / "s0.parquet").unlink()
-    output = run("groups", work, "--force").stdout
+    output = run("groups", work).stdout
     assert "Left out, not tiled to the end: s0" in output
     assert "s0" not in set(artefacts.read_table(work / "groups.parquet")["slide_id"])
 

@@ -39,6 +39,7 @@ TRAINING = {
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
+    "pathopatch.models.slide_bundle",
     "pathopatch.models.torchscript_archive",
     "pathopatch.stages.encode",
     "pathopatch.stages.export_int8",

@@ -95,7 +95,7 @@ def printed_by(arguments: list[str]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # 14 commands, each a process of its own
+@pytest.mark.timeout(900)  # 16 commands, each a process of its own
 def test_the_page_runs_in_order_and_prints_and_writes_what_it_says(cohort: Path) -> None:
     printed = ""
     for language, block in BLOCKS:

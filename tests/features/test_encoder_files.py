@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_encoders import Colours, write_onnx, write_torchscript
+from made_encoders import Colours, write_onnx, write_onnx_beside, write_torchscript
 
 from pathopatch.core.config import EncodeConfig
 from pathopatch.core.errors import (
@@ -39,6 +39,18 @@ def test_a_file_gives_its_features_of_standardised_patches(write, tmp_path):
     features = encoder.encode(encoder.prepare(patches))
     np.testing.assert_allclose(features, np.tile([0.0, 0.5, 0.25], (7, 1)), atol=1e-6)
     assert features.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["mean.onnx.data", "weights.bin"])
+def test_weights_beside_an_onnx_file_are_in_its_hash_under_any_name(name, tmp_path):
+    hashes = set()
+    for number, scale in enumerate([1.0, 2.0]):
+        (tmp_path / str(number)).mkdir()
+        path = write_onnx_beside(tmp_path / str(number) / "mean.onnx", name, scale)
+        hashes.add(patch_encoder.load(EncodeConfig(encoder=str(path), **STATED)).encoder.weights_sha256)
+    assert len(hashes) == 2
+    one, other = (tmp_path / folder / "mean.onnx" for folder in "01")
+    assert file_sha256(one) == file_sha256(other)
 
 
 def test_a_file_without_stated_input_is_refused_by_the_options_missing(tmp_path):

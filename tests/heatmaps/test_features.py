@@ -107,6 +107,15 @@ def test_the_second_time_nothing_is_written_again(tmp_path: Path, head: Path) ->
         assert [outcome.state for outcome in outcomes] == states
 
 
+def test_a_slide_of_another_size_than_the_features_state_is_refused(tmp_path: Path, model: Ensemble) -> None:
+    width, height = made_features.SIZE_PX
+    write_rgb_pyramid(tmp_path / "A.tif", np.full((3, height // 2, width // 2), 200, np.uint8), mpp=0.5, levels=1)
+    said = f"the slide has {width // 2} x {height // 2} px, and the features of A are of a slide of {width} x {height}"
+    with open_slide(tmp_path / "A.tif") as slide, pytest.raises(InputUnsupportedError, match=said):
+        predict_features_to(features_of(), model, tmp_path / "out", slide=slide, config=PredictConfig())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("encoder", "said"),
     [

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 
 class MeanColour(torch.nn.Module):
@@ -44,4 +45,14 @@ def write_onnx(path: Path) -> Path:
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 3])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def write_onnx_beside(path: Path, weights: str, scale: float) -> Path:
+    """Write the means times `scale` as ONNX; the scale lies in the file `weights` beside it."""
+    model = onnx.load(write_onnx(path))
+    model.graph.node[1].output[0] = "means"
+    model.graph.node.append(helper.make_node("Mul", ["means", "scale"], ["features"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 3), scale, np.float32), "scale"))
+    onnx.save_model(model, path, save_as_external_data=True, location=weights, size_threshold=0)
     return path

@@ -42,6 +42,16 @@ def test_a_study_on_features_compares_its_methods_without_slides(study):
     assert config["head"] == "linear"
 
 
+@pytest.mark.slow
+def test_a_study_without_validation_leaves_out_the_method_that_learns_there(study):
+    labels = pd.read_csv(study.parent / "labels.csv")
+    labels.assign(split=labels["split"].replace("val", "train")).to_csv(study.parent / "labels.csv", index=False)
+    study.write_text(STUDY.replace('"resample"', '"dfr"') + 'select = "last"\n')
+    result = run_study(load_study(study), until="train")
+    assert {run: error.code for run, error in result.untrained.items()} == {"dfr-t0.25-s0": "GROUP_EMPTY"}
+    assert [path.parent.name for path in (study.parent / "work" / "runs").glob("*/run.json")] == ["erm-t0.25-s0"]
+
+
 def test_a_study_on_features_refuses_methods_of_pixels_at_its_start(study):
     study.write_text(STUDY.replace('"resample"', '"auto"'))
     with pytest.raises(InputUnsupportedError, match="cannot be composed"):

@@ -17,6 +17,7 @@ from made_labelled_slides import write_cohort, write_groups
 from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
 from pathopatch.core.config import SlideLevelConfig
 from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
     GroupEmptyError,
     InputChangedError,
     InputMissingError,
@@ -28,8 +29,11 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import read_json, write_json
 from pathopatch.features.slide_features import Encoder
 from pathopatch.features.store import encoder_key
+from pathopatch.models.attention_pooling import SlideClassifier
+from pathopatch.models.slide_bundle import load_slide_model
 from pathopatch.stages.import_features import import_features
 from pathopatch.stages.slide_level import classify_slides
+from pathopatch.stages.slide_level_predict import predict_slides
 from pathopatch.training import slide_level
 
 NAME = f"{encoder_key(Encoder(dim=DIM, name='uni_v1'))}-s0"
@@ -65,6 +69,67 @@ def test_one_split_tests_its_test_slides_and_writes_their_attention(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_stored_model_predicts_as_it_did_when_it_was_tested(tmp_path: Path) -> None:
+    write_cohort(tmp_path, LABELS, splits=SPLITS)
+    tested = classify_slides(tmp_path, config_of())
+    model = tested / "models" / "attention"
+    _, spec = load_slide_model(model)
+    assert spec.data == {"train_slides": 12, "val_slides": 6, "test_slides": 6}
+    folder = predict_slides(tmp_path, model, bootstrap=20)
+    assert folder == tmp_path / "slide_level" / f"{NAME}-attention"
+    again = predictions_of(folder).set_index("slide_id")["probability"]
+    before = predictions_of(tested).set_index("slide_id")["probability"]
+    assert len(again) == 24
+    assert again[before.index].to_numpy() == pytest.approx(before.to_numpy(), abs=1e-6)
+    results = read_json(folder / "results.json")
+    assert results["methods"][0]["slides"] == 24
+    assert sorted(path.stem for path in (folder / "attention").iterdir()) == sorted(again.index)
+
+
+def test_a_stored_model_refuses_features_of_another_encoder(tmp_path: Path) -> None:
+    write_cohort(tmp_path / "work", LABELS, splits=SPLITS)
+    model = classify_slides(tmp_path / "work", config_of()) / "models" / "attention"
+    facts = read_json(model / "model.json")
+    write_json(model / "model.json", {**facts, "encoder": {**facts["encoder"], "name": "uni_v2"}})
+    with pytest.raises(CheckpointIncompatibleError, match='name is "uni_v1", the model\'s "uni_v2"'):
+        predict_slides(tmp_path / "work", model)
+
+
+@pytest.mark.slow
+def test_a_model_predicts_features_that_no_label_is_known_of(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cohort(tmp_path / "work", LABELS, splits=SPLITS)
+    model = classify_slides(tmp_path / "work", config_of()) / "models" / "attention"
+    options = ("--features", tmp_path / "work-features", "--name", "elsewhere", "--quiet")
+    assert typed("mil", tmp_path / "new", "--model", model, *options) == 0
+    assert "No slide has a label: the AUROC is not known." in capsys.readouterr().out
+    assert len(predictions_of(tmp_path / "new" / "slide_level" / "elsewhere")) == 24
+    assert typed("mil", tmp_path / "new", "--model", model, "--folds", 3) == 2
+
+
+def test_each_tested_slide_has_a_map_of_its_attention(tmp_path: Path) -> None:
+    write_cohort(tmp_path, LABELS, splits=SPLITS)
+    folder = classify_slides(tmp_path, config_of())
+    tested = [f"slide{number:03d}.png" for number in range(18, 24)]
+    assert sorted(path.name for path in (folder / "attention").iterdir()) == tested
+
+
+def test_the_split_of_the_labels_is_used_in_place_of_the_groups(tmp_path: Path, trainings: list) -> None:
+    write_groups(tmp_path, write_cohort(tmp_path, LABELS, splits=SPLITS))
+    labels = tmp_path / "labels.csv"
+    splits = ["test"] * 6 + ["val"] * 6 + ["train"] * 12
+    rows = [
+        f"slide{n:03d},patient{n:03d},{label},{split}"
+        for n, (label, split) in enumerate(zip(LABELS, splits, strict=True))
+    ]
+    labels.write_text("slide_id,patient_id,slide_label,split\n" + "\n".join(rows))
+    folder = classify_slides(tmp_path, config_of(), labels=labels)
+    assert predictions_of(folder)["slide_id"].tolist() == [f"slide{n:03d}" for n in range(6)]
+    assert "Splits are those of the labels, not of the work folder." in read_json(folder / "results.json")["notes"]
+
+
+@pytest.mark.slow
 def test_attention_finds_the_one_patch_that_shows_the_label(tmp_path: Path) -> None:
     write_cohort(tmp_path, [0, 1] * 40)
     settings = {"folds": 4, "epochs": 30, "bag_patches": 2048, "learning_rate": 2e-3, "bootstrap": 200}
@@ -83,7 +148,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], set[str]]
 
     def fit(train: Sequence, val: Sequence, *_: object, **__: object) -> SimpleNamespace:
         given.append(({bag.patient_id for bag in train}, {bag.patient_id for bag in val}))
-        return SimpleNamespace(network=None, decision_threshold=0.0, epoch=1, validation_auroc=0.5)
+        network = SlideClassifier(DIM, 2, is_gated=False)
+        return SimpleNamespace(network=network, decision_threshold=0.0, epoch=1, validation_auroc=0.5)
 
     monkeypatch.setattr(slide_level, "fit_slide_classifier", fit)
     monkeypatch.setattr(slide_level, "predict_slide", lambda _, bag: (0.0, np.full(len(bag), 1 / len(bag))))

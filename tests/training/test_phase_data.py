@@ -333,6 +333,27 @@ def test_validation_needs_groups_unless_nothing_selects_or_draws_there() -> None
         require_groups(lacking, TrainConfig(method="dfr", **last))
 
 
+def test_a_method_that_learns_from_validation_needs_patches_there() -> None:
+    table = graded()
+    for lacking in (
+        table[table["split"] != "val"],
+        table.assign(label=table["label"].where(table["split"] != "val", -1)),
+    ):
+        with pytest.raises(GroupEmptyError, match="dfr learns from validation, and no labelled patch is there"):
+            require_groups(lacking, TrainConfig(method="dfr", select="last", tune_threshold=False))
+
+
+def test_a_method_that_learns_from_validation_needs_two_of_each_group() -> None:
+    table = graded()
+    is_one = (table["split"] == "val") & (table["label"] == 0) & (table["tissue_fraction"] > 0.5)
+    single = table.drop(index=table.index[is_one][1:])
+    with pytest.raises(GroupEmptyError, match=r"a group has a single patch \(groups of 3, 1, 3, 3\)"):
+        require_groups(single, TrainConfig(method="dfr"))
+    require_groups(single, TrainConfig(method="dfr", select="last", tune_threshold=False))
+    require_groups(single, TrainConfig(method="gerne"))
+    require_groups(table, TrainConfig(method="dfr"))
+
+
 def test_runs_need_the_groups_that_they_draw_and_select_by() -> None:
     require_groups(graded(), TrainConfig(method="gerne", bins=(0.3, 0.6)))
     with pytest.raises(GroupEmptyError, match="tissue threshold 0.9") as caught:

@@ -21,11 +21,8 @@ from pathopatch.core.errors import (
 )
 from pathopatch.features.readers.h5 import H5Contents
 from pathopatch.features.slide_features import SlideFeatures
-from pathopatch.slides.manifest.rows import slide_id_from_path
+from pathopatch.slides.manifest.rows import SLIDE_SUFFIXES, slide_id_from_path
 
-_SLIDE_SUFFIXES = (
-    ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".qptiff", ".dcm",
-)  # fmt: skip
 _FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".csv", ".zarr", ".pt", ".pth")
 """Where a slide has the same features twice, the first of these is read: it holds most, or needs least to be read."""
 _SHOWN = 5  # rows named in a message
@@ -66,7 +63,7 @@ class Layout(NamedTuple):
 
 def slide_id_from_stem(stem: str) -> str:
     """Return a slide's id from a file name without its own ending; an ending of a slide file goes too."""
-    return slide_id_from_path(stem if Path(stem).suffix.lower() in _SLIDE_SUFFIXES else f"{stem}.h5")
+    return slide_id_from_path(stem if Path(stem).suffix.lower() in SLIDE_SUFFIXES else f"{stem}.h5")
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,10 @@ def _slide_facts(npz: Path) -> dict[str, Any]:
 def _notes(about_tiles: Mapping[str, Any], annotation: str | None) -> tuple[str, ...]:
     """Return what hs2p left out; `annotation` is the class that tiles were drawn for, if not all tissue."""
     what = "tissue" if annotation is None else f"of the class {annotation}"
-    share = number(about_tiles, "min_tissue_fraction")
-    if share is None:
+    share = about_tiles.get("min_tissue_fraction")
+    if share == 0:
+        left_out = f"hs2p left out no tiles for having little {what}"
+    elif not isinstance(share, int | float):
         left_out = f"hs2p leaves out tiles with little {what}; the files do not say below which fraction"
     else:
         left_out = f"hs2p left out tiles with less than {100 * share:g} % {what}"

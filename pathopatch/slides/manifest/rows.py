@@ -14,6 +14,11 @@ from pathopatch.core.errors import DuplicateIdError, PathopatchError
 SPLITS = ("train", "val", "test")
 """The splits of a cohort, in the order in which tables show them."""
 
+SLIDE_SUFFIXES = (
+    ".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".svslide", ".bif", ".btf", ".tf8", ".qptiff",
+    ".czi", ".dcm", ".zarr", ".png", ".jpg", ".jpeg",
+)  # fmt: skip
+"""Endings of the files and folders that slides are, in lower case."""
 _DIGITS = 16
 PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
 _CHOICE = r"(?:page|plane|z|t)=\d{1,9}"

@@ -22,6 +22,14 @@ def test_what_hs2p_left_out_is_said(tmp_path: Path) -> None:
     assert slide.notes == ("hs2p left out tiles with less than 1 % tissue",)
 
 
+def test_a_threshold_of_0_is_known_and_not_taken_for_unknown(tmp_path: Path) -> None:
+    folder = made_features.slide2vec(tmp_path)
+    for path in (folder / "tiles").glob("*.meta.json"):
+        about = json.loads(path.read_text())
+        path.write_text(json.dumps({**about, "tiling": {**about["tiling"], "min_tissue_fraction": 0}}))
+    assert open_features(folder).read("A").notes == ("hs2p left out no tiles for having little tissue",)
+
+
 def test_coordinates_are_found_where_the_folders_were_moved(tmp_path: Path) -> None:
     slide = open_features(made_features.slide2vec(tmp_path, moved=True)).read("A")
     np.testing.assert_array_equal(slide.x, made_features.XY["A"][:, 0])

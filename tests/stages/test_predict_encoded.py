@@ -1,0 +1,135 @@
+"""A head on features predicts slides by the weights of its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from array_slides import h_and_e
+from made_encoders import write_torchscript
+from made_slides import write_rgb_pyramid
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EncodeConfig, PredictConfig
+from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
+from pathopatch.core.status import read_status
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
+from pathopatch.models.weights import file_sha256
+from pathopatch.stages.encode import encode_cohort
+from pathopatch.stages.predict import slides_to_predict
+from pathopatch.stages.predict_encoded import predict_encoded
+from pathopatch.stages.predict_features import predict_features
+
+PX = 32
+WEIGHT = np.array([3.0, -5.0, 2.0], np.float32)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """An encoder whose features are the mean red, green and blue of a patch."""
+    return write_torchscript(tmp_path / "mean.pt")
+
+
+@pytest.fixture
+def slide(tmp_path: Path, two_discs: np.ndarray) -> Path:
+    """Two discs of tissue on glass at 0.5 um/px."""
+    write_rgb_pyramid(tmp_path / "slide.tif", h_and_e(two_discs), mpp=0.5, levels=1)
+    return tmp_path / "slide.tif"
+
+
+def write_head(folder: Path, encoder: Path, **stated: object) -> Path:
+    """Write a linear head on the encoder's features."""
+    facts = {
+        "dim": 3, "name": "mean", "input_px": PX, "mean": [0.0] * 3, "std": [1.0] * 3, "crop": f"resize {PX}",
+        "precision": "float32", "weights_sha256": file_sha256(encoder), **stated,
+    }  # fmt: skip
+    known = {name: value for name, value in facts.items() if value is not None}
+    spec = BundleSpec(
+        architecture="linear", channels=(), encoder=known, dtype="float32", patch_px=1, stride_px=1, input_px=1,
+        mean=(0.5,) * int(facts["dim"]), std=(1.0,) * int(facts["dim"]), method="erm",
+    )  # fmt: skip
+    network = build_network("linear", int(facts["dim"]), n_classes=2, input_px=1)
+    state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    state["classifier.weight"][1, :3] = torch.from_numpy(WEIGHT)
+    network.load_state_dict(state)
+    save_bundle(folder, network, spec)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_head_predicts_a_slide_as_it_predicts_its_features(
+    tmp_path: Path, slide: Path, encoder: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, out, by_steps = write_head(tmp_path / "head", encoder), tmp_path / "out", tmp_path / "steps"
+    options = ("--weights", encoder, "--mpp", 0.5, "--device", "cpu", "--quiet")
+    assert typed("predict", slide, "--model", head, "-o", out, *options) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(out / "heatmaps" / "slide" / "overlay.png")
+    config = EncodeConfig(
+        encoder=str(encoder), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, devices=("cpu",), threads=1
+    )
+    encoded = encode_cohort(str(slide), config, tmp_path / "work")
+    predict_features(encoded.folder, head, by_steps, PredictConfig(device="cpu"), slides=slide.parent)
+    one, other = (read_table(folder / "predictions" / "slide.parquet") for folder in (out, by_steps))
+    assert len(one) > 3
+    np.testing.assert_allclose(one["logit"], other["logit"], atol=1e-5)
+    assert one.drop(columns=["logit", "probability"]).equals(other.drop(columns=["logit", "probability"]))
+    for name in ("heatmap.ome.tif", "overlay.png"):
+        assert (out / "heatmaps" / "slide" / name).is_file()
+    assert {stage: entry["state"] for stage, entry in read_status(out, "slide").items()} == {
+        "encode": "done", "predict": "done",
+    }  # fmt: skip
+    assert (out / "cohort.csv").is_file()
+
+
+@pytest.mark.slow
+def test_a_slide_that_is_encoded_and_predicted_is_left_as_it_is(tmp_path: Path, slide: Path, encoder: Path) -> None:
+    head, cohort = write_head(tmp_path / "head", encoder), slides_to_predict(str(slide))
+    states = [
+        predict_encoded(cohort, head, encoder, tmp_path / "out", PredictConfig(device="cpu"), mpp=0.5) for _ in range(2)
+    ]
+    assert [result.outcomes[0].state for result in states] == ["done", "current"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"name": "other"}, 'name is "mean", the model\'s "other"'),
+        ({"dim": 4}, "dim is 3, the model's 4"),
+        ({"weights_sha256": "0" * 64}, "weights_sha256 is"),
+        ({"name": None}, "does not say of which encoder"),
+    ],
+)
+def test_another_encoder_than_the_heads_is_refused(
+    stated: dict[str, object], message: str, tmp_path: Path, slide: Path, encoder: Path
+) -> None:
+    head = write_head(tmp_path / "head", encoder, **stated)
+    with pytest.raises(CheckpointIncompatibleError, match=message):
+        predict_encoded(slides_to_predict(str(slide)), head, encoder, tmp_path / "out", PredictConfig(device="cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_an_encoder_that_only_another_tool_has_are_refused(
+    tmp_path: Path, slide: Path, encoder: Path
+) -> None:
+    head = write_head(tmp_path / "head", encoder, name="uni_v2")
+    weights = tmp_path / "model.safetensors"
+    weights.touch()
+    with pytest.raises(CheckpointIncompatibleError, match="'uni_v2', which pathopatch encode does not know"):
+        predict_encoded(slides_to_predict(str(slide)), head, weights, tmp_path / "out", PredictConfig(device="cpu"))
+
+
+def test_what_needs_pixels_or_a_scale_is_refused_before_a_slide_is_opened(tmp_path: Path, encoder: Path) -> None:
+    head, out = write_head(tmp_path / "head", encoder), tmp_path / "out"
+    cohort = [replace(row, source="nowhere.tif") for row in slides_to_predict(str(tmp_path / "a.tif"))]
+    with pytest.raises(InputUnsupportedError, match="without --tta"):
+        predict_encoded(cohort, head, encoder, out, PredictConfig(device="cpu", tta=True), mpp=0.5)
+    with pytest.raises(InputMissingError, match="made for no scale"):
+        predict_encoded(cohort, head, encoder, out, PredictConfig(device="cpu"))
+    with pytest.raises(InputMissingError, match="no file none.pt"):
+        predict_encoded(cohort, head, tmp_path / "none.pt", out, PredictConfig(device="cpu"))
