@@ -14,7 +14,7 @@ from pathopatch.core.csv_table import CsvTable, read_csv_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.patients import patient_problems
 from pathopatch.core.text import pluralize
-from pathopatch.slides.manifest import SPLITS, valid_slide_id
+from pathopatch.slides.manifest import ID_REMEDY, SPLITS, valid_slide_id
 
 _REQUIRED = ("slide_id", "x", "y", "label")
 _OPTIONAL = ("patient_id", "split", "tissue_fraction", "slide_label")
@@ -47,7 +47,15 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
     """
     # Columns of the user's own are welcome: any may be the attribute of a later audit.
     others = ("any column of your own", ".+")
-    table = read_csv_table(path, kind="labels", item="patch", required=_REQUIRED, optional=_OPTIONAL, pattern=others)
+    table = read_csv_table(
+        path,
+        kind="labels",
+        item="patch",
+        required=_REQUIRED,
+        optional=_OPTIONAL,
+        pattern=others,
+        numbers=("x", "y", "tissue_fraction"),
+    )
     if table.header and not {"x", "y"} & set(table.header):
         raise InputUnsupportedError(
             "labels without positions are of whole slides",
@@ -96,7 +104,7 @@ def _checked(table: CsvTable, cells: pd.DataFrame) -> pd.DataFrame:
         ("patient_id", (cells["patient_id"] != "") == is_patient_given, "no patient",
          "name the patient in every row, or in none"),
         ("patient_id", [valid_slide_id(text) for text in patient], "not an allowed id",
-         "use letters, digits, '.', '_' and '-'"),
+         ID_REMEDY),
         ("split", split.isin(["", *SPLITS]), "not a split", "write train, val, test or nothing"),
         ("tissue_fraction", (not is_fraction_given) | ((fraction >= 0) & (fraction <= 1)), "not in [0, 1]",
          "give a number from 0 to 1 in every row, or in none"),

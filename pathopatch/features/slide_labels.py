@@ -9,7 +9,7 @@ import pandas as pd
 
 from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.patients import patient_problems
-from pathopatch.slides.manifest import SPLITS, valid_slide_id
+from pathopatch.slides.manifest import ID_REMEDY, SPLITS, valid_slide_id
 
 _REQUIRED = ("slide_id", "slide_label")
 _OPTIONAL = ("patient_id", "split")
@@ -40,7 +40,7 @@ def read_slide_labels(path: Path) -> pd.DataFrame:
             ("slide_id", row["slide_id"] not in seen, "the slide is listed twice", "list each slide once"),
             ("slide_label", row["slide_label"] in _LABELS, "not a label", "write 1, 0, or nothing"),
             ("patient_id", not has_patients or valid_slide_id(row["patient_id"]), "not an allowed id",
-             "use letters, digits, '.', '_' and '-'"),
+             ID_REMEDY),
             ("split", row["split"] in ("", *SPLITS), "not a split", "write train, val, test or nothing"),
         )  # fmt: skip
         for column, is_right, message, remedy in checks:

@@ -45,8 +45,12 @@ Work = Callable[["Slide", "SlideAnalysis", "NDArray[np.int64]"], int]
 """The stage's work on some patches of a slide, given their origins; returns the bytes that it would keep."""
 
 
-def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = None, force: bool = False) -> Plan:
+def tile_plan(
+    manifest_path: Path, config: TileConfig, *, out: Path | None = None, strict: bool = False, force: bool = False
+) -> Plan:
     """Return what `tile` would do with a manifest, in a work folder that may hold finished slides.
+
+    With `strict` a file that is not there is an error of the manifest.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
     """
     from pathopatch.patches import is_finished
 
-    rows = read_manifest(manifest_path).included
+    rows = read_manifest(manifest_path, strict=strict).included
     with_windows = config if out is None else _with_known_windows(rows, config, out, force=force)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:

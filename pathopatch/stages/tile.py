@@ -32,6 +32,7 @@ def tile_cohort(
     limit_s: float | None = None,
     limit_bytes: float | None = None,
     only_failed: bool = False,
+    strict: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -47,6 +48,8 @@ def tile_cohort(
         Resident memory that a process may hold for a slide.
     only_failed : bool
         Work on the slides that failed before, and on no others.
+    strict : bool
+        A file that is not there is an error of the manifest. Off: its slide fails alone.
 
     Raises
     ------
@@ -56,7 +59,7 @@ def tile_cohort(
         No target mpp is given and the slides' own differ by more than 2 %; or the patches of `work` are features.
     """
     require_no_features(work)
-    rows = list(read_manifest(manifest_path).included)
+    rows = list(read_manifest(manifest_path, strict=strict).included)
     tasks = [TileTask(row, config, work, force) for row in rows]
     tasks = failed_before(tasks) if only_failed else tasks
     selected = {task.slide_id for task in tasks}

@@ -185,7 +185,7 @@ class PredictTask:
         from pathopatch.slides import tolerant
 
         spec = check_bundles(self.models)
-        with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
+        with open_row(replace(self.row, channel_order=spec.channels), fallback_mpp=self.slide_mpp) as slide:
             share = self.config.max_bad_tiles
             check_slide(spec, tolerant(slide, share) if share else slide)
             # Only now the network is loaded: a slide that is refused is told of at once.
