@@ -50,6 +50,7 @@ class SlideRow:
     exclude: bool = False  # checked, and left out of the work
     # Of the cohort, not of the manifest: a slide with the same ones in another order or case is read in this one.
     channel_order: tuple[str, ...] | None = None
+    fallback_mpp: float | None = None  # um per level-0 px where neither manifest nor file states it
 
     @property
     def has_tumor(self) -> bool:

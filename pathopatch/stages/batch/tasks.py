@@ -87,6 +87,7 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     from pathopatch.slides import in_order, open_slide
 
     slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+    fallback_mpp = row.fallback_mpp if fallback_mpp is None else fallback_mpp
     if not slide.has_mpp and fallback_mpp is not None:
         slide.close()
         slide = open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
