@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from pathopatch.core.errors import InputUnsupportedError
 
@@ -56,7 +55,7 @@ def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
     }
 
 
-def _complaint(kind: type[Config], item: ErrorDetails) -> str:
+def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
     """Return what is wrong with a key; of an unknown one, which keys are most like it."""
     key = _key(kind, item["loc"])
     if item["type"] != "extra_forbidden":
