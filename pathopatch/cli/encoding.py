@@ -76,7 +76,8 @@ def encode(
     given = {
         "encoder": encoder, "weights": weights, "pooling": pooling, "mpp": mpp, "min_tissue": min_tissue,
         "batch": batch, "precision": precision, "input_px": input_px, "mean": _numbers(mean), "std": _numbers(std),
-        "channels": channels and tuple(channels.split(",")), "devices": tuple(devices.split(",")),
+        "channels": channels and tuple(name.strip() for name in channels.split(",")),
+        "devices": tuple(devices.split(",")),
     }  # fmt: skip
     config = parse(
         EncodeConfig, {name: value for name, value in given.items() if value is not None}, place="command line"

@@ -38,7 +38,7 @@ MemoryGb = Annotated[
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Only the slides that failed before.")]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
-SlideMpp = Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")]
+SlideMpp = Annotated[float | None, typer.Option(help="The slides' own um per px, where their files state none.")]
 Method = Annotated[
     str | None,
     typer.Option(help=f"{', '.join(METHOD_NAMES)}. Default: gerne."),
@@ -55,6 +55,9 @@ Intervene = Annotated[
 ]
 Head = Annotated[
     str | None, typer.Option(help="On features: linear (default), solved to convergence, or mlp with a hidden layer.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse all where a file is missing, in place of failing its slide alone.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
 

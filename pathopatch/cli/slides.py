@@ -19,6 +19,7 @@ from pathopatch.cli.options import (
     Settings,
     SlideMpp,
     Source,
+    Strict,
     Timeout,
     WarnShift,
     Work,
@@ -132,6 +133,7 @@ def tile(
         float | None,
         typer.Option(help="Target um per px; default: the slides' own. Ready patches: the images' own um per px."),
     ] = None,
+    slide_mpp: SlideMpp = None,
     background: Annotated[
         str | None, typer.Option(help="auto, dark, bright, or CHANNEL=dark,CHANNEL=bright. Default: auto.")
     ] = None,
@@ -145,6 +147,7 @@ def tile(
     timeout: Timeout = None,
     memory_gb: MemoryGb = None,
     retry_failed: RetryFailed = False,
+    strict: Strict = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -168,6 +171,8 @@ def tile(
             raise typer.BadParameter(
                 "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
             )
+        if slide_mpp:
+            raise typer.BadParameter("--slide-mpp is of slides: --mpp states the um per px of ready patches")
         if timeout or memory_gb:
             raise typer.BadParameter("--timeout and --memory-gb are limits of a slide: a set of patches is no slide")
         ready = with_options(stored.ready, px=resize_px, fit=fit, mpp=mpp)
@@ -181,17 +186,19 @@ def tile(
         require_no_limits(timeout, memory_gb)
         from pathopatch.stages.dry_run import tile_plan
 
-        show_plan(tile_plan(manifest, config, out=out, force=force), workers)
+        show_plan(tile_plan(manifest, config, slide_mpp=slide_mpp, out=out, strict=strict, force=force), workers)
         return
     with progress_bars(quiet) as progress:
         outcomes = tile_cohort(
             manifest,
             out,
             config,
+            slide_mpp=slide_mpp,
             workers=workers,
             limit_s=timeout,
             limit_bytes=memory_gb and 1e9 * memory_gb,
             only_failed=retry_failed,
+            strict=strict,
             force=force,
             progress=progress,
         )

@@ -1,15 +1,19 @@
-"""Read a CSV table that a person wrote, and collect everything wrong in it; keep formulas out of those we write."""
+"""Read a table that a person wrote, and collect everything wrong in it; keep formulas out of those we write."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import logging
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pathopatch.core.errors import InputMissingError, Problem, TableError
+from pathopatch.core.errors import InputMissingError, PathopatchError, Problem, Remark, TableError, merged
+from pathopatch.core.excel import is_workbook, read_workbook
 
 # A spreadsheet runs a cell that begins so as a formula. Full-width signs count too: some programs convert them. Spaces,
 # quotes and our own apostrophe may stand before.
@@ -19,7 +23,12 @@ _FIRST, _LATER = rf"(?=['\" ]*[{_SIGNS}\t\r\n])", rf"(?=['\" ]*[{_SIGNS}])"
 # of a text is the beginning of a cell.
 _UNSAFE = re.compile(rf"\A{_FIRST}|(?<=[;\t\r\n]){_LATER}")
 _ESCAPED = re.compile(rf"\A'{_FIRST}|(?<=[;\t\r\n])'{_LATER}")
-_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
+"""Endings of the files that tables are read from."""
+_SEPARATORS = ",;\t"
+_ID_COLUMNS = ("slide_id", "patient_id")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,12 +46,19 @@ class CsvTable:
         row 1. Rows without any text are left out.
     problems : list of Problem
         Everything wrong; reading goes on after each.
+    notes : list of Remark
+        What was read in another way than it is written, for a person to check.
     """
 
     path: Path
     header: list[str] = field(default_factory=list)
     rows: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
+
+    def add_note(self, text: str) -> None:
+        """Note something about the file as a whole."""
+        self.notes.append(Remark("", text, text))
 
     def add_problem(
         self, code: str, row: int | None, column: str, value: str, message: str, remedy: str, *own: str
@@ -65,13 +81,16 @@ class CsvTable:
                 self.add_problem("INPUT_MISSING", None, name, "", "the column is missing", "add it")
 
     def raise_problems(self) -> None:
-        """Raise if anything was wrong.
+        """Log the notes, and raise if anything was wrong.
 
         Raises
         ------
         TableError
             Lists every problem by row.
         """
+        for line in merged(self.notes, "row"):
+            _log.warning("%s: %s", self.path.name, line)
+        self.notes.clear()
         if self.problems:
             raise TableError(sorted(self.problems, key=lambda problem: problem.row or 0), place=str(self.path))
 
@@ -97,8 +116,12 @@ def read_csv_table(
     required: Sequence[str],
     optional: Sequence[str],
     pattern: tuple[str, str] | None = None,
+    numbers: Collection[str] = (),
 ) -> CsvTable:
-    """Read a CSV file: UTF-8 with or without a byte order mark, commas, one header line.
+    """Read a table with one header line: text with commas, semicolons or tabs, or the first sheet of an Excel workbook.
+
+    Text is UTF-8 or, with a byte order mark, UTF-16; what is neither is taken as Latin-1 (Windows-1252), with a note.
+    Ids are brought to Unicode's form NFC: equal letters have equal bytes.
 
     Parameters
     ----------
@@ -110,6 +133,8 @@ def read_csv_table(
         Names of the columns.
     pattern : (str, str), optional
         Further names that are allowed: as messages write them (``path:NAME``), and their regular expression.
+    numbers : collection of str
+        Columns of numbers, in which a decimal comma becomes a point, with a note.
 
     Returns
     -------
@@ -135,42 +160,76 @@ def read_csv_table(
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) == len(table.header):
-            table.rows.append((number, dict(zip(table.header, cells, strict=True))))
+            row = dict(zip(table.header, cells, strict=True))
+            table.rows.append((number, {name: _cell(table, number, name, row[name], numbers) for name in row}))
         else:
-            # A comma inside a path shifts all cells behind it: none of them can be trusted.
+            # A separator inside a path shifts all cells behind it: none of them can be trusted.
             message = f"{len(cells)} cells under {len(table.header)} columns"
-            table.add_problem("INPUT_CORRUPT", number, "", "", message, "quote cells that hold a comma")
+            remedy = "quote cells that hold a comma, or what else separates the cells"
+            table.add_problem("INPUT_CORRUPT", number, "", "", message, remedy)
     return table
+
+
+def _cell(table: CsvTable, row: int, column: str, text: str, numbers: Collection[str]) -> str:
+    """Return a cell's text: an id in the form NFC, a number with a decimal point."""
+    if column in _ID_COLUMNS:
+        return unicodedata.normalize("NFC", text)
+    if column in numbers and _DECIMAL_COMMA.fullmatch(text):
+        value = text.strip().replace(",", ".")
+        shared = f"decimal commas in column {column}: read as points"
+        table.notes.append(Remark(str(row), f"decimal comma in row {row}: read as {value}", shared))
+        return value
+    return text
 
 
 def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> list[list[str]]:
     """Return the cells of each line; none where the file as a whole is unusable, which is noted."""
     try:
         # Bytes, not text: line ends inside a quoted cell must stay as they are.
-        text = table.path.read_bytes().decode("utf-8-sig")
-        if separator := _other_separator(text, required):
-            table.add_problem("INPUT_UNSUPPORTED", None, "", "", f"separated by {separator}, not by commas",
-                              "save it as CSV with commas between the cells")  # fmt: skip
-        elif not text.strip():
-            table.add_problem("INPUT_MISSING", None, "", "", "the file is empty",
-                              f"write a header and one row per {item}")  # fmt: skip
+        content = table.path.read_bytes()
+        if is_workbook(content):
+            lines, notes = read_workbook(content, place=str(table.path))
+            for note in notes:
+                table.add_note(note)
         else:
-            return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+            text = _decoded(table, content)
+            separator = _separator(text, required)
+            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        if any(cell.strip() for line in lines for cell in line):
+            return lines
+        table.add_problem("INPUT_MISSING", None, "", "", "the file is empty",
+                          f"write a header and one row per {item}")  # fmt: skip
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputMissingError(
             f"no {kind} {table.path.name}", place=str(table.path), remedy="check the path"
         ) from error
+    except PathopatchError as error:
+        table.add_problem(error.code, None, "", "", error.message, error.remedy)
     except (UnicodeDecodeError, csv.Error) as error:
-        table.add_problem("INPUT_CORRUPT", None, "", "", f"not a UTF-8 CSV file: {error}", "save it as CSV, UTF-8")
+        table.add_problem("INPUT_CORRUPT", None, "", "", f"not a CSV file: {error}", "save it as CSV, UTF-8")
     return []
 
 
-def _other_separator(text: str, required: Sequence[str]) -> str:
-    """Return what separates the cells in place of commas (``semicolons``, ``tabs``); nothing if commas do."""
+def _decoded(table: CsvTable, content: bytes) -> str:
+    """Return the text of a file; UnicodeDecodeError if it is none."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if b"\0" in content:  # no text
+            raise
+        text = content.decode("cp1252")
+        table.add_note("it is not UTF-8, and was read as Latin-1: check letters such as é, or save it as CSV UTF-8")
+        return text
+
+
+def _separator(text: str, required: Sequence[str]) -> str:
+    """Return what separates the cells of a text: the mark that leaves most of the required columns alone."""
     header = text.splitlines()[0] if text.strip() else ""
-    for mark, word in _OTHER_SEPARATORS.items():
-        cells = {cell.strip().strip('"') for cell in header.split(mark)}
+
+    def count(mark: str) -> int:
         # A name of a column may hold a semicolon: only a required one that stands alone proves the separator.
-        if mark in header and cells & set(required):
-            return word
-    return ""
+        return len({cell.strip().strip('"') for cell in header.split(mark)} & set(required)) if mark in header else 0
+
+    return max(_SEPARATORS, key=count)

@@ -223,13 +223,14 @@ def channel_index(
             place=place,
             remedy="say which channels to give as red, green and blue: --channels A,B,C",
         )
-    if unknown := [name for name in chosen if name not in channels]:
+    number_of = {name.casefold(): number for number, name in enumerate(channels)}
+    if unknown := [name for name in chosen if name.casefold() not in number_of]:
         raise ChannelMismatchError(
             f"no channel {unknown[0]!r}, the slide has {', '.join(channels)}",
             place=place,
             remedy="correct --channels, or name the slide's channels in the manifest",
         )
-    return [list(channels).index(name) for name in chosen]
+    return [number_of[name.casefold()] for name in chosen]
 
 
 def _slide_batches(slide: Slide, analysis: SlideAnalysis, index: list[int], config: EncodeConfig) -> Iterator[_Batch]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.csv_table import CsvTable, read_csv_table
-from pathopatch.slides.manifest import SPLITS, valid_slide_id
+from pathopatch.slides.manifest import ID_REMEDY, SPLITS, valid_slide_id
 
 LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
 """What is written for a label, and its number: -1 is no label."""
@@ -22,7 +22,15 @@ def read_label_table(path: Path, *, item: str, required: Sequence[str], optional
     """Return the table of a CSV file of labels with a row per `item`; errors as of `read_csv_table`."""
     # Columns of the user's own are welcome: any may be the attribute of a later audit.
     others = ("any column of your own", ".+")
-    table = read_csv_table(path, kind="labels", item=item, required=required, optional=optional, pattern=others)
+    table = read_csv_table(
+        path,
+        kind="labels",
+        item=item,
+        required=required,
+        optional=optional,
+        pattern=others,
+        numbers=("x", "y", "tissue_fraction"),
+    )
     if not table.rows and not table.problems:
         table.add_problem("INPUT_MISSING", None, "slide_id", "", "no rows", f"write one row per {item}")
     return table
@@ -58,7 +66,7 @@ def shared_checks(cells: pd.DataFrame, labels: Sequence[str]) -> list[Check]:
         ("patient_id", (cells["patient_id"] != "") == is_patient_given, "no patient",
          "name the patient in every row, or in none"),
         ("patient_id", [valid_slide_id(text) for text in patients(cells)], "not an allowed id",
-         "use letters, digits, '.', '_' and '-'"),
+         ID_REMEDY),
         ("split", cells["split"].isin(["", *SPLITS]), "not a split", "write train, val, test or nothing"),
     ]  # fmt: skip
 

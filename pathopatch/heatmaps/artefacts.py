@@ -50,7 +50,7 @@ from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.slides import Slide, in_order, tolerant
-from pathopatch.slides.manifest import split_fragment, valid_slide_id
+from pathopatch.slides.manifest import ID_REMEDY, split_fragment, valid_slide_id
 
 STAGE = "predict"
 EXPORTS = (
@@ -106,9 +106,7 @@ def predict_to(
         As `predict_slide`.
     """
     if not valid_slide_id(slide_id):
-        raise InputUnsupportedError(
-            f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
-        )
+        raise InputUnsupportedError(f"{slide_id!r} is no slide id", place="slide_id", remedy=ID_REMEDY)
     ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = ensemble.spec
     slide = in_order(slide, spec.channels)

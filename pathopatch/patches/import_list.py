@@ -33,7 +33,7 @@ from pathopatch.patches.annotations.masks import read_mask, require_proportions
 from pathopatch.patches.mask_bits import resize_masks
 from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
-from pathopatch.slides.manifest import SPLITS, expand_variables, valid_slide_id
+from pathopatch.slides.manifest import ID_REMEDY, SPLITS, expand_variables, valid_slide_id
 from pathopatch.slides.resample import resized
 from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
 
@@ -104,7 +104,9 @@ def read_list(source: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """Return a file's cells as text with all columns, and each line's absolute path and row number."""
-    table = read_csv_table(path, kind="list of patches", item="patch", required=_REQUIRED, optional=_OPTIONAL)
+    table = read_csv_table(
+        path, kind="list of patches", item="patch", required=_REQUIRED, optional=_OPTIONAL, numbers=("tissue_fraction",)
+    )
     rows = [
         dict.fromkeys(_OPTIONAL, "") | {name: text.strip() for name, text in cells.items()} | {"row": number}
         for number, cells in table.rows
@@ -163,7 +165,7 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
         checks = (
             ("label", row["label"] in _LABELS, "INPUT_UNSUPPORTED", "not a label", "write 1, 0, or nothing"),
             ("patient_id", valid_slide_id(row["patient_id"]), "INPUT_UNSUPPORTED", "not an allowed id",
-             "use letters, digits, '.', '_' and '-'"),
+             ID_REMEDY),
             ("split", row["split"].casefold() in ("", *SPLITS), "INPUT_UNSUPPORTED", "not a split",
              "write train, val, test or nothing"),
             ("path", Path(row["file"]).is_file(), "INPUT_MISSING", "no such file",

@@ -46,7 +46,7 @@ from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
-from pathopatch.slides.manifest import slide_id_from_path, valid_slide_id
+from pathopatch.slides.manifest import ID_REMEDY, slide_id_from_path, valid_slide_id
 
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
@@ -132,7 +132,7 @@ def tile_slide(
     """
     slide_id = slide_id_from_path(slide.paths[0]) if slide_id is None else slide_id
     if not valid_slide_id(slide_id):
-        raise InputUnsupportedError(f"slide id {slide_id!r}", remedy="use letters, digits, dots, dashes")
+        raise InputUnsupportedError(f"slide id {slide_id!r}", remedy=ID_REMEDY)
     patient_id = slide_id if patient_id is None else patient_id
     store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):

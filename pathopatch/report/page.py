@@ -63,6 +63,8 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
 
     Raises
     ------
+    InputMissingError
+        There is no such folder.
     InputCorruptError
         An artefact is there but cannot be read.
     StaleArtefactError
@@ -70,6 +72,12 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     DiskFullError
         No space was left; the earlier report is untouched.
     """
+    if not work.is_dir():
+        raise InputMissingError(
+            f"no folder {work}",
+            place=str(work),
+            remedy="give the work folder of a study, or the folder that predict wrote",
+        )
     study = read_study(work, evaluate=evaluate)
     tissue = read_tissue_facts(study.stores)
     out = work / "report"

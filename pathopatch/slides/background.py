@@ -113,7 +113,7 @@ def parse_background(text: str, channels: Sequence[str], *, place: str = "") -> 
     """
     stated: dict[str, Polarity] = {}
     # Names of files may hold commas, equals signs and outer spaces, so the text is not simply split.
-    name_of = {name.strip(): name for name in channels}
+    name_of = {name.strip().casefold(): name for name in channels} | {name.strip(): name for name in channels}
     position = 0
     while position < len(text) or not text:
         match = _ENTRY.match(text, position)
@@ -121,7 +121,8 @@ def parse_background(text: str, channels: Sequence[str], *, place: str = "") -> 
             remedy = "say dark, bright, or CHANNEL=dark,CHANNEL=bright"
             raise InputUnsupportedError(f"background {text!r}", place=place, remedy=remedy)
         channel, position = match["channel"], match.end()
-        names = channels if channel is None else [name_of.get(channel.strip(), channel)]
+        key = (channel or "").strip()
+        names = channels if channel is None else [name_of.get(key) or name_of.get(key.casefold(), channel)]
         stated |= dict.fromkeys(names, cast(Polarity, match["polarity"].casefold()))
     if unknown := [name for name in stated if name not in channels]:
         what = f"background {text!r} names {', '.join(unknown)}, the slide has {', '.join(channels)}"

@@ -23,7 +23,7 @@ from pathopatch.slides.slide_file import SlideOptions
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 
-_CHANNEL = r"[A-Za-z][A-Za-z0-9_.-]*="
+_CHANNEL = r"\s*[A-Za-z][A-Za-z0-9_.-]*\s*="
 _JPEG, _JPEG_2000_RGB = 7, 33005  # TIFF compressions of Aperio slides
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".btf", ".tf8", ".qptiff")
 
@@ -83,8 +83,8 @@ def open_slide(
 def parse_source(text: str) -> Path | dict[str, str]:
     """Return the file, or the file of each channel, that a command line names.
 
-    An existing file is never taken apart, and fragments are kept. A channel that is named twice is a
-    ChannelMismatchError.
+    An existing file is never taken apart, and fragments are kept. Blanks around commas and equals signs do not count.
+    A channel that is named twice, be it in another case, is a ChannelMismatchError.
 
     Parameters
     ----------
@@ -94,8 +94,8 @@ def parse_source(text: str) -> Path | dict[str, str]:
     if Path(text).exists() or not re.match(_CHANNEL, text):
         return Path(text)
     # A comma ends a path only before the next NAME=, since paths may hold commas.
-    pairs = [part.split("=", 1) for part in re.split(rf",(?={_CHANNEL})", text)]
-    names = [name for name, _ in pairs]
+    pairs = [[side.strip() for side in part.split("=", 1)] for part in re.split(rf",(?={_CHANNEL})", text)]
+    names = [name.casefold() for name, _ in pairs]
     if len(set(names)) != len(names):
         raise ChannelMismatchError(f"a channel is named twice in {text!r}", remedy="name each channel once")
     return dict(pairs)

@@ -45,8 +45,18 @@ Work = Callable[["Slide", "SlideAnalysis", "NDArray[np.int64]"], int]
 """The stage's work on some patches of a slide, given their origins; returns the bytes that it would keep."""
 
 
-def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = None, force: bool = False) -> Plan:
+def tile_plan(
+    manifest_path: Path,
+    config: TileConfig,
+    *,
+    slide_mpp: float | None = None,
+    out: Path | None = None,
+    strict: bool = False,
+    force: bool = False,
+) -> Plan:
     """Return what `tile` would do with a manifest, in a work folder that may hold finished slides.
+
+    With `strict` a file that is not there is an error of the manifest. `slide_mpp` is of slides whose files state none.
 
     Raises
     ------
@@ -59,7 +69,7 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
     """
     from pathopatch.patches import is_finished
 
-    rows = read_manifest(manifest_path).included
+    rows = read_manifest(manifest_path, strict=strict).included
     with_windows = config if out is None else _with_known_windows(rows, config, out, force=force)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
@@ -76,7 +86,7 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
 
     # Windows of the cohort take no other time than the slides' own.
     probed = with_windows if with_windows.intensity.windows else _with_own_windows(with_windows)
-    plan = estimate(rows, probed, tiling_work(probed), is_done, keeps=config.store == "zarr")
+    plan = estimate(rows, probed, tiling_work(probed), is_done, slide_mpp=slide_mpp, keeps=config.store == "zarr")
     if len(plan.table):
         require_one_mpp(pd.concat([plan.table, plan.finished], ignore_index=True), config)
     return plan

@@ -12,11 +12,14 @@ from pathopatch.core.progress import Progress
 from pathopatch.core.status import compact_status, read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.slides.manifest import (
+    ID_REMEDY,
     PSEUDONYM,
     SlideRow,
+    is_manifest,
     pseudonymize,
     read_manifest,
     slide_id_from_path,
+    slide_id_from_text,
     valid_slide_id,
 )
 from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
@@ -116,10 +119,13 @@ def predict_tasks(
     return outcomes
 
 
-def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
+def slides_to_predict(
+    source: str, *, slide_id: str | None = None, is_slide: bool = False, strict: bool = False
+) -> list[SlideRow]:
     """Return the rows that a command line's SLIDE or MANIFEST names: a ``.csv``, a path, or ``CARS=a.tif,TPEF=b.tif``.
 
-    The id of a single slide is its file's stem, unless `slide_id` is given. With `is_slide`, `source` is no manifest.
+    The id of a single slide is its file's stem, or what the stems of its files share, unless `slide_id` is given. With
+    `is_slide`, `source` is no manifest. With `strict`, a missing file is an error of the manifest, not of its slide.
 
     Raises
     ------
@@ -129,20 +135,20 @@ def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: boo
         As `read_manifest`.
     """
     from pathopatch.slides import parse_source
+    from pathopatch.slides.discovery.names import set_name
 
-    if not is_slide and source.lower().endswith(".csv"):
+    if not is_slide and is_manifest(source):
         if slide_id is not None:
             raise InputUnsupportedError(
                 f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
             )
-        return list(read_manifest(Path(source)).included)
+        return list(read_manifest(Path(source), strict=strict).included)
     parsed = parse_source(source)
-    first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
-    identity = slide_id or slide_id_from_path(first)
+    identity = slide_id or (
+        slide_id_from_text(set_name(parsed)) if isinstance(parsed, dict) else slide_id_from_path(parsed)
+    )
     if not valid_slide_id(identity):
-        raise InputUnsupportedError(
-            f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
-        )
+        raise InputUnsupportedError(f"{identity!r} is no slide id", place="--slide-id", remedy=ID_REMEDY)
     texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
     return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.progress import Progress
-from pathopatch.slides.manifest import SlideRow, read_manifest
+from pathopatch.slides.manifest import SlideRow, is_manifest, read_manifest
 from pathopatch.stages.batch.tasks import Outcome, loaded_models, open_row
 from pathopatch.stages.predict import predict_tasks
 
@@ -83,7 +83,7 @@ def _rows(slides: Path | None, slide_ids: Sequence[str]) -> dict[str, SlideRow]:
     """Return the row of each slide, of a manifest or made of the files of a folder."""
     if slides is None:
         return {}
-    if slides.suffix.lower() == ".csv":
+    if is_manifest(slides):
         rows = {row.slide_id: row for row in read_manifest(slides).included}
         if missing := [slide_id for slide_id in slide_ids if slide_id not in rows]:
             raise InputMissingError(

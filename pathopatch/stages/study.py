@@ -145,7 +145,7 @@ def predict_split(
 ) -> list[Outcome]:
     """Predict the slides of the study's `predict_split` with the run that validation prefers, fold by fold."""
     assert study.manifest is not None
-    rows = read_manifest(study.manifest).included
+    rows = read_manifest(study.manifest, strict=False).included
     is_choice = len(runs) > 1  # a single run needs no validation to be preferred
     outcomes: list[Outcome] = []
     for part in training_folders(study.work):

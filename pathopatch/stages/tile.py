@@ -28,10 +28,12 @@ def tile_cohort(
     work: Path,
     config: TileConfig,
     *,
+    slide_mpp: float | None = None,
     workers: int = 1,
     limit_s: float | None = None,
     limit_bytes: float | None = None,
     only_failed: bool = False,
+    strict: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -41,12 +43,16 @@ def tile_cohort(
 
     Parameters
     ----------
+    slide_mpp : float, optional
+        um per level-0 px of slides whose files state none.
     limit_s : float, optional
         Seconds that a slide may take to be opened, and to be tiled.
     limit_bytes : float, optional
         Resident memory that a process may hold for a slide.
     only_failed : bool
         Work on the slides that failed before, and on no others.
+    strict : bool
+        A file that is not there is an error of the manifest. Off: its slide fails alone.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def tile_cohort(
         No target mpp is given and the slides' own differ by more than 2 %; or the patches of `work` are features.
     """
     require_no_features(work)
-    rows = list(read_manifest(manifest_path).included)
+    rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path, strict=strict).included]
     tasks = [TileTask(row, config, work, force) for row in rows]
     tasks = failed_before(tasks) if only_failed else tasks
     selected = {task.slide_id for task in tasks}

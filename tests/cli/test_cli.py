@@ -206,6 +206,14 @@ def test_a_slide_without_mpp_names_slide_and_column(without_mpp: dict[str, Path]
 
 
 @pytest.mark.slow
+def test_a_slide_without_mpp_is_tiled_once_it_is_given(without_mpp: dict[str, Path]) -> None:
+    folder = without_mpp["folder"]
+    for name, options in (("bare", ["--slide-mpp", "0.25"]), ("filled", ["--slide-mpp", "7"])):
+        run("tile", without_mpp[name], "-o", folder / name, "--patch-px", PATCH, "--mpp", 0.5, "--quiet", *options)
+        assert len(artefacts.read_table(folder / name / "patches" / "slide-a.parquet")) == 16
+
+
+@pytest.mark.slow
 def test_the_same_slide_is_predicted_once_its_mpp_is_given(without_mpp: dict[str, Path], study: Path) -> None:
     model, out = study / "runs" / "erm-t0.25-s0" / "model", without_mpp["folder"] / "out"
     done = run("predict", without_mpp["bare"], "--model", model, "-o", out, "--quiet", code=1)

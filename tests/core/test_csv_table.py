@@ -51,10 +51,11 @@ def test_a_row_of_another_length_is_a_problem_and_no_row(tmp_path: Path) -> None
     ("content", "code", "words"),
     [
         ("", "INPUT_MISSING", "the file is empty Remedy: write a header and one row per thing"),
-        ("a;b\n1;2\n", "INPUT_UNSUPPORTED", "separated by semicolons, not by commas"),
-        ("b\ta\n", "INPUT_UNSUPPORTED", "separated by tabs, not by commas"),
-        ('a\n"1\n', "INPUT_CORRUPT", "not a UTF-8 CSV file"),
-        (b"a\n\xff\n", "INPUT_CORRUPT", "not a UTF-8 CSV file"),
+        ("\n , \n", "INPUT_MISSING", "the file is empty"),
+        ('a\n"1\n', "INPUT_CORRUPT", "not a CSV file"),
+        (b"a\n\xff\0\n", "INPUT_CORRUPT", "not a CSV file"),
+        (b"a\n\x81\n", "INPUT_CORRUPT", "not a CSV file"),
+        ("a".encode("utf-16")[:-1], "INPUT_CORRUPT", "not a CSV file"),
     ],
 )
 def test_an_unusable_file_is_one_problem(tmp_path: Path, content: str | bytes, code: str, words: str) -> None:
@@ -62,6 +63,49 @@ def test_an_unusable_file_is_one_problem(tmp_path: Path, content: str | bytes, c
     assert (problems(table), table.rows) == ([(code, None, "")], [])
     with pytest.raises(TableError, match=words):
         table.raise_problems()
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_cells_are_separated_by_commas_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
+    table = read(tmp_path, f'b{mark}"a"\n1{mark}"x,y;z\tw"\n')
+    assert table.rows == [(2, {"b": "1", "a": "x,y;z\tw"})]
+    assert problems(table) == []
+
+
+def test_a_semicolon_inside_a_column_name_separates_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path, 'a,"b; long"\n').header == ["a", "b; long"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_text_is_read_in_the_usual_encodings(tmp_path: Path, encoding: str, caplog: pytest.LogCaptureFixture) -> None:
+    table = read(tmp_path, "a\nKöln\n".encode(encoding))
+    assert table.rows == [(2, {"a": "Köln"})]
+    table.raise_problems()
+    assert ("table.csv: it is not UTF-8, and was read as Latin-1" in caplog.text) == (encoding == "cp1252")
+
+
+def test_a_decimal_comma_becomes_a_point_and_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a;b\n1,5;0,5\n2;0.5\n3;1,2,3\n")
+    table = read_csv_table(path, kind="table", item="thing", required=("a",), optional=("b",), numbers=("b",))
+    assert [cells["b"] for _, cells in table.rows] == ["0.5", "0.5", "1,2,3"]
+    assert table.rows[0][1]["a"] == "1,5"  # no column of numbers
+    table.raise_problems()
+    assert caplog.messages == ["t.csv: decimal comma in row 2: read as 0.5"]
+
+
+def test_decimal_commas_of_many_rows_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a;b\n" + "1;0,5\n" * 9)
+    read_csv_table(path, kind="t", item="t", required=("a",), optional=("b",), numbers=("b",)).raise_problems()
+    assert caplog.messages == ["t.csv: decimal commas in column b: read as points (in 9 rows: 2, 3, 4, …)"]
+
+
+def test_ids_are_brought_to_the_form_nfc(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("slide_id,path\nme\u0301sa,me\u0301sa.tif\n", encoding="utf-8")
+    ((_, cells),) = read_csv_table(path, kind="t", item="t", required=("slide_id",), optional=("path",)).rows
+    assert cells == {"slide_id": "m\u00e9sa", "path": "me\u0301sa.tif"}  # a file keeps the name that it has
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

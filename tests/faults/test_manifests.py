@@ -76,7 +76,7 @@ def test_a_bad_manifest_is_refused_before_anything_is_written(rows: list[Row], c
         writer.writeheader()
         writer.writerows({"patient_id": row["slide_id"], **row} for row in rows)
     with pytest.raises(TableError) as caught:
-        tile_cohort(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32))
+        tile_cohort(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32), strict=True)
     assert {problem.code for problem in caught.value.problems} == {code}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -90,3 +90,23 @@ def test_such_an_id_is_refused_by_every_other_door_too(text: str, tmp_path: Path
     with open_slide(tmp_path / "a.tif") as slide, pytest.raises(InputUnsupportedError):
         tile_slide(slide, TileConfig(patch_px=32), tmp_path / "work" / "out", slide_id=text)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+@pytest.mark.fault("other-kinds")
+def test_a_missing_file_fails_its_slide_alone(tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", image(0), levels=1)
+    for name in ("b", "c"):
+        made.write_rgb_pyramid(tmp_path / f"{name}.tif", image(ord(name) - 90), levels=1)
+    lines = [
+        "slide_id,patient_id,path,tumor_mask",
+        "a,a,a.tif,",
+        "gone,gone,gone.tif,",
+        "b,b,b.tif,gone.png",
+        "d,d,dir,",
+    ]
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    outcomes = tile_cohort(tmp_path / "manifest.csv", tmp_path / "out", TileConfig(patch_px=32))
+    assert {outcome.slide_id: outcome.code for outcome in outcomes} == {
+        "a": "", "gone": "INPUT_MISSING", "b": "INPUT_MISSING", "d": "INPUT_UNSUPPORTED",
+    }  # fmt: skip

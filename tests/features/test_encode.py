@@ -186,8 +186,8 @@ def test_channels_are_given_by_an_explicit_rule_alone(config, tmp_path, two_disc
     for rule in (("CARS", "SHG", "CARS"), ("SHG", "CARS", "CARS")):
         encoded = encode_cohort(source, config.model_copy(update={"channels": rule}), tmp_path / "work")
         folders.append(open_features(encoded.folder))
-        assert folders[-1].read("cars").encoder.channels == rule
-    first, second = (folder.read("cars").features for folder in folders)  # two keys: two representations
+        assert folders[-1].read(tmp_path.name).encoder.channels == rule
+    first, second = (folder.read(tmp_path.name).features for folder in folders)  # two keys: two representations
     np.testing.assert_array_equal(first[:, [1, 0]], second[:, :2])
     assert folders[0].path != folders[1].path
 

@@ -16,7 +16,7 @@ from read_page import Page
 
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, TileConfig
-from pathopatch.core.errors import StaleArtefactError
+from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.status import update_status
 from pathopatch.evaluation.compare import compare, comparison_table
@@ -122,6 +122,12 @@ def test_equal_artefacts_give_equal_bytes(work: Path) -> None:
     first = content()
     assert first == content()
     assert not any(b"tEXtSoftware" in value or b"tIME" in value for value in first.values())
+
+
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match="no folder"):
+        write_report(tmp_path / "typo")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_work_folder_gives_a_page_of_absences(tmp_path: Path) -> None:

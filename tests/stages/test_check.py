@@ -140,9 +140,9 @@ def test_info_prints_facts_and_leaves_a_picture_where_one_stands(manifest: Path,
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
     assert "CARS, SHG" in done.stdout
     assert "400 x 300 px" in done.stdout
-    assert done.stderr.startswith("warning: cars: channel SHG is shifted by 6.0 um")
-    assert [path.name for path in here.iterdir()] == ["cars-info.png"]
-    with Image.open(here / "cars-info.png") as picture:
+    assert done.stderr.startswith(f"warning: {tmp_path.name}: channel SHG is shifted by 6.0 um")
+    assert [path.name for path in here.iterdir()] == [f"{tmp_path.name}-info.png"]
+    with Image.open(here / f"{tmp_path.name}-info.png") as picture:
         assert picture.info == {}
         assert picture.size[0] > 400
 
@@ -244,7 +244,8 @@ def test_info_warns_of_a_slide_in_the_words_of_check(
     columns = ",".join(f"path:{name}" for name in paths)
     manifest = tmp_path / "m.csv"
     manifest.write_text(
-        f"slide_id,patient_id,background,{columns}\ncars,p,{background},{','.join(map(str, paths.values()))}\n"
+        f"slide_id,patient_id,background,{columns}\n"
+        f"{tmp_path.name},p,{background},{','.join(map(str, paths.values()))}\n"
     )
     assert typed("check", manifest, "--quiet") == 0
     checked = warned(capsys.readouterr().err)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,10 +37,7 @@ def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [
-            f"{_key(kind, item['loc'])}: {item['msg']} (got {item.get('input')!r})"
-            for item in error.errors(include_url=False)
-        ]
+        lines = [_complaint(kind, item) for item in error.errors(include_url=False)]
         raise InputUnsupportedError(
             "configuration refused: " + "; ".join(lines),
             place=place,
@@ -55,6 +53,18 @@ def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
         for annotation in (field.annotation, *get_args(field.annotation))
         if isinstance(annotation, type) and issubclass(annotation, Config)
     }
+
+
+def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
+    """Return what is wrong with a key; of an unknown one, which keys are most like it."""
+    key = _key(kind, item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{key}: {item['msg']} (got {item.get('input')!r})"
+    *tables, unknown = map(str, item["loc"])
+    for name in tables:
+        kind = tables_of(kind).get(name, kind)
+    close = difflib.get_close_matches(unknown.casefold(), list(kind.model_fields), n=2)
+    return f"{key}: unknown key" + (f", did you mean {' or '.join(close)}?" if close else "")
 
 
 def _key(kind: type[Config], place: Sequence[int | str]) -> str:

@@ -1,7 +1,8 @@
 """The manifest: a CSV table with one slide a row, and what its ids and paths mean."""
 
-from pathopatch.slides.manifest.read import ANNOTATION_SUFFIXES, read_manifest, write_parts
+from pathopatch.slides.manifest.read import ANNOTATION_SUFFIXES, is_manifest, read_manifest
 from pathopatch.slides.manifest.rows import (
+    ID_REMEDY,
     PSEUDONYM,
     SPLITS,
     Fragment,
@@ -11,23 +12,29 @@ from pathopatch.slides.manifest.rows import (
     pseudonym,
     pseudonymize,
     slide_id_from_path,
+    slide_id_from_text,
     split_fragment,
     valid_slide_id,
 )
+from pathopatch.slides.manifest.write import write_parts, write_rows
 
 __all__ = [
     "ANNOTATION_SUFFIXES",
     "PSEUDONYM",
     "SPLITS",
+    "ID_REMEDY",
     "Fragment",
     "Manifest",
     "SlideRow",
     "expand_variables",
+    "is_manifest",
     "pseudonym",
     "pseudonymize",
     "read_manifest",
     "slide_id_from_path",
+    "slide_id_from_text",
     "split_fragment",
     "valid_slide_id",
     "write_parts",
+    "write_rows",
 ]

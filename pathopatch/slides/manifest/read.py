@@ -1,9 +1,7 @@
-"""Read a manifest: check every row, compare the rows, report every problem at once. Write one in parts."""
+"""Read a manifest: check every row, compare the rows, report every problem at once."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections import defaultdict
@@ -14,11 +12,11 @@ from pathlib import Path
 
 from pathopatch.core.artefacts import content_bytes, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
-from pathopatch.core.csv_table import CsvTable, read_csv_table
+from pathopatch.core.csv_table import TABLE_SUFFIXES, CsvTable, read_csv_table
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.files import write_bytes
 from pathopatch.core.patients import patient_problems
 from pathopatch.slides.manifest.rows import (
+    ID_REMEDY,
     SPLITS,
     Fragment,
     Manifest,
@@ -37,7 +35,7 @@ _COLUMNS = (
     "slide_label", "exclude",
 )  # fmt: skip
 """The optional columns, beside those that `_CHANNEL_COLUMN` matches."""
-_CHANNEL_COLUMN = r"path:([A-Za-z][A-Za-z0-9_.-]*)"
+_CHANNEL_COLUMN = r"path:\s*([A-Za-z][A-Za-z0-9_.-]*)"
 ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
 """Endings of the files that outlines are read from."""
 
@@ -46,14 +44,21 @@ _SLIDE_LABELS = {"": None, "0": 0, "1": 1}
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Return the slides of a CSV file.
+def is_manifest(path: Path | str) -> bool:
+    """Return whether a file is a manifest by the ending of its name."""
+    return str(path).lower().endswith(TABLE_SUFFIXES)
+
+
+def read_manifest(path: Path, *, strict: bool = True) -> Manifest:
+    """Return the slides of a table: a CSV file with any usual separator and encoding, or an Excel workbook.
 
     Parameters
     ----------
     path : Path
-        UTF-8, comma-separated, one row a slide. Paths in it are relative to it; ``${NAME}`` is replaced from the
+        One row a slide, see `read_csv_table`. Paths in it are relative to it; ``${NAME}`` is replaced from the
         environment.
+    strict : bool
+        A file that is not there is a problem of the manifest. Off: its slide fails alone, when it is opened.
 
     Raises
     ------
@@ -69,19 +74,30 @@ def read_manifest(path: Path) -> Manifest:
         required=_REQUIRED,
         optional=_COLUMNS,
         pattern=("path:NAME", _CHANNEL_COLUMN),
+        numbers=("mpp",),
     )
     channels = {match[1]: name for name in table.header if (match := re.fullmatch(_CHANNEL_COLUMN, name))}
+    _check_channel_names(table, channels)
     if table.header and "path" not in table.header and not channels:
         table.add_problem("INPUT_MISSING", None, "path", "", "no column names the files", "add path or path:NAME")
     if not table.rows and not table.problems:
         table.add_problem("INPUT_MISSING", None, "slide_id", "", "no rows", "write one row per slide")
-    rows = [_RowParser(table, number, cells, channels).row() for number, cells in table.rows]
+    rows = [_RowParser(table, number, cells, channels, strict).row() for number, cells in table.rows]
     # Rows with problems are compared too: a user should see all of them in one go.
     _check_ids(table, rows)
     table.problems += patient_problems((row.patient_id, row.split, row.row) for row in rows if not row.exclude)
     _check_content(table, rows)
     table.raise_problems()
     return Manifest(tuple(rows), path)
+
+
+def _check_channel_names(table: CsvTable, channels: Mapping[str, str]) -> None:
+    """Note columns that name one channel in different case."""
+    by_name: dict[str, str] = {}
+    for name, column in channels.items():
+        first = by_name.setdefault(name.casefold(), column)
+        if first != column:
+            table.add_problem("CHANNEL_MISMATCH", None, column, "", f"the channel of {first!r} too", "remove one")
 
 
 def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:
@@ -132,8 +148,10 @@ def _numbers(group: Iterable[SlideRow]) -> str:
 class _RowParser:
     """Cells of one row on their way to a `SlideRow`; `channels` maps a channel to its column."""
 
-    def __init__(self, table: CsvTable, number: int, cells: Mapping[str, str], channels: Mapping[str, str]) -> None:
-        self._table, self._number, self._channels = table, number, channels
+    def __init__(
+        self, table: CsvTable, number: int, cells: Mapping[str, str], channels: Mapping[str, str], strict: bool
+    ) -> None:
+        self._table, self._number, self._channels, self._strict = table, number, channels, strict
         self._cells = {column: text.strip() for column, text in cells.items()}
 
     def row(self) -> SlideRow:
@@ -164,11 +182,14 @@ class _RowParser:
         if row.annotations is not None and tumor_mask:
             self._add("INPUT_UNSUPPORTED", "annotations", "the row has a tumor_mask too",
                       "state the tumour once: empty one of the two")  # fmt: skip
-        if len(set(channels)) < len(channels):
+        folded = sorted(name.casefold() for name in channels)
+        if len(set(folded)) < len(folded):
             self._add("CHANNEL_MISMATCH", "channels", "a name stands twice", "name each plane once")
-        if channels and isinstance(row.source, dict) and channels != tuple(row.source):
-            self._add("CHANNEL_MISMATCH", "channels", f"the files are for {', '.join(row.source)}",
-                      "leave it empty: the columns path:NAME name the channels")  # fmt: skip
+        if channels and isinstance(row.source, dict):
+            if folded != sorted(name.casefold() for name in row.source):
+                self._add("CHANNEL_MISMATCH", "channels", f"the files are for {', '.join(row.source)}",
+                          "leave it empty: the columns path:NAME name the channels")  # fmt: skip
+            row = replace(row, channels=None)  # the columns say which file is which
         return row
 
     def _text(self, column: str) -> str:
@@ -182,9 +203,7 @@ class _RowParser:
         text = self._text(column)
         # A missing column is one problem of the header, not one of every row.
         if column in self._cells and not valid_slide_id(text):
-            self._add("INPUT_UNSUPPORTED", column, "not an allowed id",
-                      "use 1 to 128 letters, digits, '.', '_' or '-', first a letter or digit, "
-                      "and no name that Windows reserves")  # fmt: skip
+            self._add("INPUT_UNSUPPORTED", column, "not an allowed id", ID_REMEDY)
         return text
 
     def _one_of(self, column: str, allowed: Sequence[str]) -> str:
@@ -247,7 +266,7 @@ class _RowParser:
         absolute = str((self._table.path.parent / text).absolute())
         is_there = is_slide if may_be_folder else is_file
         # The whole text first: a file's own name may hold "#page=2".
-        if is_there(absolute) or is_there(split_fragment(absolute).path):
+        if not self._strict or is_there(absolute) or is_there(split_fragment(absolute).path):
             return absolute
         if may_be_folder and is_folder(absolute):
             self._add("INPUT_UNSUPPORTED", column, f"the folder {absolute} is no OME-Zarr image",
@@ -256,55 +275,3 @@ class _RowParser:
             self._add("INPUT_MISSING", column, f"no file {absolute}",
                       "correct the path (relative to the manifest)", absolute)  # fmt: skip
         return absolute
-
-
-def write_parts(manifest: Manifest, folder: Path, slides: int) -> list[Path]:
-    """Write the included rows as manifests of `slides` rows each, one for each job of a cluster; return their paths.
-
-    Parameters
-    ----------
-    manifest : Manifest
-        A checked manifest; the parts name its files by absolute paths.
-    folder : Path
-        Where the parts go: ``000001.csv`` and so on, in the order of the rows.
-    slides : int
-        Rows of each part; the last one may have fewer.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left.
-    """
-    paths = []
-    for number, first in enumerate(range(0, len(manifest.included), slides), 1):
-        records = [_cells(row) for row in manifest.included[first : first + slides]]
-        # Without the columns that are empty in all of them.
-        names = list(dict.fromkeys(name for record in records for name in record))
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        paths.append(folder / f"{number:06d}.csv")
-        write_bytes(paths[-1], stream.getvalue().encode())
-    return paths
-
-
-def _cells(row: SlideRow) -> dict[str, str]:
-    """Return the filled cells of a row by column."""
-    source = row.source if isinstance(row.source, dict) else {"": row.source}
-    cells = {
-        "slide_id": row.slide_id,
-        "patient_id": row.patient_id,
-        **{f"path:{name}" if name else "path": path for name, path in source.items()},
-        "split": row.split,
-        "channels": ";".join(row.channels or ()),
-        "mpp": "" if row.mpp is None else repr(row.mpp),  # all digits, so that reading gives the same number
-        "tumor_mask": "none" if row.whole_slide_non_tumor else str(row.tumor_mask or ""),
-        "labelled_mask": str(row.labelled_mask or ""),
-        "annotations": str(row.annotations or ""),
-        "tissue_mask": str(row.tissue_mask or ""),
-        "background": row.background or "",
-        "slide_label": "" if row.slide_label is None else str(row.slide_label),
-        "exclude": "true" if row.exclude else "",
-    }
-    return {name: text for name, text in cells.items() if text}

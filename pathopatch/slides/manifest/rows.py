@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +24,12 @@ _DIGITS = 16
 PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
 _CHOICE = r"(?:page|plane|z|t)=\d{1,9}"
 _FRAGMENT = re.compile(rf"(?P<path>.+?)#(?P<choices>{_CHOICE}(?:&{_CHOICE}){{0,3}})")
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MOST_ID_BYTES = 128  # names of files are made of ids, which have 255 bytes at most
+ID_REMEDY = (
+    f"use letters, digits, '.', '_' and '-', first a letter or digit, {_MOST_ID_BYTES} bytes at most, "
+    "and no name that Windows reserves"
+)
+"""What to do about an id that is not allowed."""
 _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _ZARR_GROUP = ("zarr.json", ".zattrs", ".zgroup")
 
@@ -49,6 +55,7 @@ class SlideRow:
     exclude: bool = False  # checked, and left out of the work
     # Of the cohort, not of the manifest: a slide with the same ones in another order or case is read in this one.
     channel_order: tuple[str, ...] | None = None
+    fallback_mpp: float | None = None  # um per level-0 px where neither manifest nor file states it
 
     @property
     def has_tumor(self) -> bool:
@@ -109,17 +116,45 @@ def expand_variables(text: str) -> tuple[str, str]:
 
 
 def valid_slide_id(text: str) -> bool:
-    """Return whether a text may be an id: a plain file name on every system, and harmless in a spreadsheet."""
-    is_plain = _ID.fullmatch(text) is not None and not text.endswith(".")
+    """Return whether a text may be an id: a plain file name on every system, and harmless in a spreadsheet.
+
+    Letters and digits of any script are allowed, in Unicode's form NFC.
+    """
+    if not text or not _is_alphanumeric(text[0]) or text.endswith(".") or not all(map(_is_id_character, text)):
+        return False
+    is_bounded = len(text.encode()) <= _MOST_ID_BYTES and unicodedata.is_normalized("NFC", text)
     # Windows reserves these names with any ending too.
-    return is_plain and text.split(".")[0].casefold() not in _RESERVED_ON_WINDOWS
+    return is_bounded and text.split(".")[0].casefold() not in _RESERVED_ON_WINDOWS
+
+
+def _is_alphanumeric(character: str) -> bool:
+    """Return whether a character is a letter or a decimal digit."""
+    return unicodedata.category(character) in ("Lu", "Ll", "Lt", "Lm", "Lo", "Nd")
+
+
+def _is_id_character(character: str) -> bool:
+    """Return whether a character may stand inside an id."""
+    # Some scripts write vowels and accents as marks of their own. Marks that change the direction are none of these.
+    return character in "._-" or _is_alphanumeric(character) or unicodedata.category(character) in ("Mn", "Mc")
 
 
 def slide_id_from_path(path: Path | str) -> str:
     """Return an id for a slide that has none: its file's stem, forbidden characters replaced by ``_``."""
-    stem = Path(split_fragment(str(path)).path).stem
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip("._-")[:128].rstrip(".")
-    return safe if valid_slide_id(safe) else f"slide_{safe}"[:128].rstrip(".")
+    return slide_id_from_text(Path(split_fragment(str(path)).path).stem)
+
+
+def slide_id_from_text(text: str) -> str:
+    """Return the id that is most like a text."""
+    safe = "".join(c if _is_id_character(c) else "_" for c in unicodedata.normalize("NFC", text))
+    while safe and not _is_alphanumeric(safe[0]):
+        safe = safe[1:]
+    safe = _cut(safe)
+    return safe if valid_slide_id(safe) else _cut(f"slide_{safe}")
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a text that is short enough for an id."""
+    return text.encode()[:_MOST_ID_BYTES].decode(errors="ignore").rstrip(".")
 
 
 def is_file(path: str) -> bool:

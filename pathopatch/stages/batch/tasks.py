@@ -87,6 +87,7 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     from pathopatch.slides import in_order, open_slide
 
     slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+    fallback_mpp = row.fallback_mpp if fallback_mpp is None else fallback_mpp
     if not slide.has_mpp and fallback_mpp is not None:
         slide.close()
         slide = open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
@@ -185,7 +186,7 @@ class PredictTask:
         from pathopatch.slides import tolerant
 
         spec = check_bundles(self.models)
-        with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
+        with open_row(replace(self.row, channel_order=spec.channels), fallback_mpp=self.slide_mpp) as slide:
             share = self.config.max_bad_tiles
             check_slide(spec, tolerant(slide, share) if share else slide)
             # Only now the network is loaded: a slide that is refused is told of at once.

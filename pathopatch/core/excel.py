@@ -1,0 +1,103 @@
+"""Read the first sheet of an Excel workbook as rows of text. Needs the extra `excel`."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import warnings
+import zipfile
+from xml.etree.ElementTree import ParseError
+
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, InputUnsupportedError
+
+_ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_SAVE = 'in Excel, "File > Save As > CSV UTF-8"'
+_MOST_BYTES = 256 * 2**20  # of the XML inside; a manifest of 100,000 slides has about 60 MB
+_READING_ERRORS = (zipfile.BadZipFile, ParseError, KeyError, ValueError, TypeError, IndexError, AttributeError, OSError)
+
+
+def is_workbook(content: bytes) -> bool:
+    """Return whether a file's bytes begin as an Excel workbook of any version."""
+    return content.startswith((_ZIP, _OLD_EXCEL))
+
+
+def read_workbook(content: bytes, *, place: str) -> tuple[list[list[str]], list[str]]:
+    """Return the cells of a workbook's first sheet as text, row by row, and notes for a person.
+
+    Rows are as long as the first one, unless further cells are filled. Formulas have the values that Excel stored.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file.
+    place : str
+        Its path, for messages.
+
+    Raises
+    ------
+    InputMissingError
+        The extra `excel` is not installed.
+    InputUnsupportedError
+        It is a workbook of Excel 97 to 2003, or Excel has made a date of a cell.
+    InputCorruptError
+        It cannot be read.
+    InputTooLargeError
+        It inflates to more than 256 MB.
+    """
+    if content.startswith(_OLD_EXCEL):
+        raise InputUnsupportedError(
+            "an Excel file of the old kind (.xls)", place=place, remedy=f"save it as CSV: {_SAVE}"
+        )
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise InputMissingError(
+            "an Excel file (.xlsx), and openpyxl is not installed",
+            place=place,
+            remedy=f"install the extra excel (pip install openpyxl), or save it as CSV: {_SAVE}",
+        ) from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            inflated = sum(entry.file_size for entry in archive.infolist())
+        if inflated > _MOST_BYTES:
+            raise InputTooLargeError(
+                f"the workbook inflates to {inflated} bytes", place=place, remedy=f"save it as CSV: {_SAVE}"
+            )
+        with warnings.catch_warnings(action="ignore"):  # of styles and extensions that it leaves out
+            book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+            sheet = book.worksheets[0]
+            sheet.reset_dimensions()  # other programs state wrong ones
+            rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+        others = [other.title for other in book.worksheets[1:]]
+    except _READING_ERRORS as error:
+        if isinstance(error, InputTooLargeError):
+            raise
+        raise InputCorruptError(
+            f"not a workbook that can be read: {error}", place=place, remedy=f"save it as CSV: {_SAVE}"
+        ) from error
+    lines = [[_text(value, number, place) for value in row] for number, row in enumerate(rows, 1)]
+    width = len(_trimmed(lines[0])) if lines else 0
+    lines = [[*line, *[""] * (width - len(line))] for line in map(_trimmed, lines)]
+    return lines, [f"the sheet {sheet.title!r} was read, and {', '.join(others)} left out"] if others else []
+
+
+def _text(value: object, row: int, place: str) -> str:
+    """Return a cell's value as a person would write it."""
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
+        raise InputUnsupportedError(
+            f"a cell of row {row} is a date ({value}), which Excel may have made of an id",
+            place=place,
+            remedy="format the column as text and write the cell again",
+        )
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+def _trimmed(line: list[str]) -> list[str]:
+    """Return a row without the empty cells at its end."""
+    while line and not line[-1].strip():
+        line = line[:-1]
+    return line

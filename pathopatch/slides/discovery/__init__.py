@@ -1,0 +1,1 @@
+"""Find the slides below a folder, with their channels, masks and patients."""

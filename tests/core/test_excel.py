@@ -1,0 +1,92 @@
+"""The reader of Excel workbooks: the text that a person sees in the cells of the first sheet."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from pathopatch.core.csv_table import CsvTable, read_csv_table
+from pathopatch.core.errors import InputMissingError, InputTooLargeError, TableError
+from pathopatch.core.excel import read_workbook
+
+
+def workbook(*rows: list[object], **sheets: list[list[object]]) -> bytes:
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    for row in rows:
+        book.active.append(row)
+    for name, lines in sheets.items():
+        sheet = book.create_sheet(name)
+        for line in lines:
+            sheet.append(line)
+    stream = io.BytesIO()
+    book.save(stream)
+    return stream.getvalue()
+
+
+def read(path: Path, content: bytes) -> CsvTable:
+    path.write_bytes(content)
+    return read_csv_table(path, kind="table", item="thing", required=("a",), optional=("b",), numbers=("b",))
+
+
+def test_a_workbook_has_the_rows_of_its_first_sheet(tmp_path: Path) -> None:
+    table = read(tmp_path / "t.xlsx", workbook(["a", "b"], ["x", 0.5], [], [7.0, None], [True, "0,25"]))
+    assert table.rows == [(2, {"a": "x", "b": "0.5"}), (4, {"a": "7", "b": ""}), (5, {"a": "true", "b": "0.25"})]
+    assert table.problems == []
+
+
+def test_a_workbook_is_recognised_whatever_its_name(tmp_path: Path) -> None:
+    assert read(tmp_path / "t.csv", workbook(["a"], ["x"])).rows == [(2, {"a": "x"})]
+
+
+def test_further_sheets_are_left_out_and_named() -> None:
+    lines, notes = read_workbook(workbook(["a"], ["x"], Old=[["y"]]), place="t.xlsx")
+    assert lines == [["a"], ["x"]]
+    assert notes == ["the sheet 'Sheet' was read, and Old left out"]
+
+
+def test_a_filled_cell_beside_the_header_is_a_problem(tmp_path: Path) -> None:
+    table = read(tmp_path / "t.xlsx", workbook(["a", None], ["x", None], ["x", "y"]))
+    assert [(problem.code, problem.row) for problem in table.problems] == [("INPUT_CORRUPT", 3)]
+
+
+def test_a_date_that_excel_made_of_an_id_is_refused(tmp_path: Path) -> None:
+    table = read(tmp_path / "t.xlsx", workbook(["a"], ["x"], [datetime.date(2024, 3, 1)]))
+    with pytest.raises(TableError, match="row 3 is a date .* format the column as text"):
+        table.raise_problems()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04 and no archive", "INPUT_CORRUPT: not a workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old", r"INPUT_UNSUPPORTED: an Excel file of the old kind \(.xls\)"),
+        (workbook(), "INPUT_MISSING: the file is empty"),
+    ],
+)
+def test_what_is_no_workbook_of_today_is_one_problem(tmp_path: Path, content: bytes, words: str) -> None:
+    table = read(tmp_path / "t.xlsx", content)
+    with pytest.raises(TableError, match=words):
+        table.raise_problems()
+
+
+def test_a_workbook_that_inflates_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.xml", "w") as entry:
+        for _ in range(300):
+            entry.write(bytes(2**20))
+    monkeypatch.setattr(openpyxl, "load_workbook", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(InputTooLargeError):
+        read_workbook(stream.getvalue(), place="t.xlsx")
+
+
+def test_without_openpyxl_the_extra_and_csv_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(InputMissingError, match='extra excel .* in Excel, "File > Save As > CSV UTF-8"'):
+        read_workbook(workbook(["a"]), place="t.xlsx")
