@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pathopatch.cli.progress_lines import ProgressLines
 from pathopatch.core.errors import Remark, merged, shared_text
 
 if TYPE_CHECKING:
@@ -39,11 +40,17 @@ def interrupt_note() -> str:
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress | None]:
-    """Yield a callback that draws one bar per task with rate and times on standard error; None when quiet."""
+    """Yield a callback that draws a bar per task on standard error, or writes lines there; None when quiet."""
     if quiet:
         yield None
         return
     from rich.console import Console
+
+    console = Console(stderr=True)
+    # FORCE_COLOR makes a pipe a terminal to rich, and bars would fill a log.
+    if not (sys.stderr.isatty() and console.is_interactive):
+        yield ProgressLines(say)
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -53,9 +60,11 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
+        TextColumn("elapsed"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=console,
     )
     tasks: dict[str, Any] = {}
 

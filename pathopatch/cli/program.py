@@ -1,4 +1,4 @@
-"""List all commands in the order of `pathopatch --help`; start and end the program: signals and exit codes."""
+"""List all commands by the panels of `pathopatch --help`; start and end the program: signals and exit codes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,15 @@ from pathopatch.cli import encoding, predicting, slides, training, upkeep
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core.version import __version__
 
-_COMMANDS: tuple[Callable[..., Any], ...] = (
-    slides.check,
-    slides.info,
-    slides.tile,
-    slides.tissue,
-    encoding.encode,
-    training.groups,
-    training.audit,
-    training.train,
-    training.tune,
-    training.evaluate,
-    training.mil,
-    predicting.predict,
-    predicting.report,
-    predicting.review,
-    training.run,
-    training.demo,
-    upkeep.status,
-    upkeep.index,
-    upkeep.clean,
-    upkeep.doctor,
-)
+_COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "Predict": (predicting.predict, slides.info),
+    "Review and export": (predicting.review, predicting.report, upkeep.index),
+    "Data": (slides.check, slides.tile, slides.tissue, encoding.encode),
+    "Audit": (training.groups, training.audit),
+    "Train and study": (training.run, training.train, training.tune, training.evaluate, training.mil, training.demo),
+    "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
+}
+"""The commands of each panel of `pathopatch --help`."""
 _EXPORTS: dict[str, Callable[..., Any]] = {
     "ome-zarr": slides.export_ome_zarr,
     "torchscript": predicting.export_torchscript,
@@ -76,18 +63,19 @@ def _program(
     pass
 
 
-for command in _COMMANDS:
-    app.command()(command)
+for panel, commands in _COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
 for name, command in _EXPORTS.items():
     exports.command(name)(command)
-app.add_typer(exports, name="export")
+app.add_typer(exports, name="export", rich_help_panel="Review and export")
 
 imports = typer.Typer(help="Take over models from other programs' formats.", no_args_is_help=True)
 for name, command in _IMPORTS.items():
     imports.command(name)(command)
-app.add_typer(imports, name="import")
+app.add_typer(imports, name="import", rich_help_panel="Review and export")
 
 
 class _Terminated(BaseException):

@@ -45,9 +45,9 @@ def check(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Check a manifest and open every slide and mask in it; report every problem in one go, and what each slide is.
+    r"""Check a manifest and open every slide and mask in it; report every problem in one go, and what each slide is.
 
-    With --config the settings of its table tile hold, and the class names of annotations must be among them.
+    With --config the settings of its table \[tile] hold, and the class names of annotations must be among them.
     """
     from pathopatch.stages.check import check_manifest
 
@@ -139,7 +139,7 @@ def tile(
     ] = None,
     store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
     settings: Annotated[
-        Path | None, typer.Option("--config", help="TOML whose table tile holds all other settings.")
+        Path | None, typer.Option("--config", help="TOML whose table \\[tile] holds all other settings.")
     ] = None,
     align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
     warn_shift_um: WarnShift = None,

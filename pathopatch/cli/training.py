@@ -99,7 +99,7 @@ def audit(
         "features-audit"
     ),
     threshold: Threshold = None,
-    config: Annotated[Path | None, typer.Option(help="With --composed: TOML whose table train is used.")] = None,
+    config: Annotated[Path | None, typer.Option(help="With --composed: TOML whose table \\[train] is used.")] = None,
     workers: Workers = 1,
     quiet: Quiet = False,
     force: Force = False,
@@ -177,7 +177,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and augmentation. Default: 0.")] = None,
     device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML whose table train holds what is not given here.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML whose table \\[train] holds what is not given.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     pretrained: Annotated[
@@ -249,7 +249,7 @@ def tune(
     seed: Annotated[int | None, typer.Option(help="Seed of search, weights and batches. Default: 0.")] = None,
     device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML whose tables train and tune hold the rest.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML whose tables \\[train] and \\[tune] hold the rest.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each trial.")] = None,
     quiet: Quiet = False,
     force: Force = False,

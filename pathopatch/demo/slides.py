@@ -115,12 +115,14 @@ def make_cohort(
         facts.unlink(missing_ok=True)
         rows: list[dict[str, Any]] = []
         truth: list[dict[str, Any]] = []
+        if progress:
+            progress("make slides", 0, sum(spec.slides))
         for slide_id, patient_id, split, fields, style, rng in _plan_cohort(seed, shortcut, spec):
             pixels, tumor = draw_slide(fields, style, rng=rng, spec=spec)
             rows.append(_write_slide(out, slide_id, pixels, tumor, spec) | {"patient_id": patient_id, "split": split})
             truth += _truth_rows(slide_id, split, fields, spec)
             if progress:
-                progress("slides", len(rows), sum(spec.slides), slide_id)
+                progress("make slides", len(rows), sum(spec.slides), slide_id)
         names = ("slide_id", "patient_id", "split", *(f"path:{c}" for c in CHANNELS), "mpp", "tumor_mask", "background")
         write_csv(out / "truth.csv", pd.DataFrame(truth))
         write_csv(manifest, pd.DataFrame(rows)[list(names)])

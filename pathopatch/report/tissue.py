@@ -194,6 +194,8 @@ def write_sheets(
     """Write the contact sheet, 60 slides each, remove further old sheets, and return the files."""
     n_sheets = -(-len(facts) // _SLIDES_A_SHEET)
     paths = [path, *(path.with_stem(f"{path.stem}-{number}") for number in range(2, n_sheets + 1))]
+    if progress:
+        progress("tissue", 0, len(facts))
     for number, place in enumerate(paths):
         start = number * _SLIDES_A_SHEET
         cells = []

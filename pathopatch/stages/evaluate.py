@@ -44,10 +44,13 @@ def evaluate_runs(
         names = list(runs) if runs else finished_runs(part)
         if not names:
             raise InputMissingError("no finished run", place=str(part / "runs"), remedy="run pathopatch train first")
+        what = f"evaluate {part.name}" if folds else "evaluate"
+        if progress:
+            progress(what, 0, len(names))
         for number, name in enumerate(names, 1):
             evaluate_run(part, name, config=config, device=device, runtime=runtime, force=force)
             if progress:
-                progress(f"evaluate {part.name}" if folds else "evaluate", number, len(names), name)
+                progress(what, number, len(names), name)
         evaluated |= set(names)
         comparison = compare(part, config=config)
     if not folds:

@@ -115,6 +115,8 @@ def _measure(
             )
         )
     measured = {}
+    if progress:
+        progress("tissue", 0, len(tasks))
     with Workers(workers if workers > 1 else 0) as processes:
         for number, (task, result) in enumerate(each_slide(_measure_slide, tasks, processes), 1):
             if isinstance(result, Failure):

@@ -68,6 +68,9 @@ def train_many(
         return [_train(work, search, force, config, progress) for config in configs]
     folders: dict[int, Path] = {}
     errors: list[PathopatchError] = []
+    what = "train" if search is None else "tune"
+    if progress:
+        progress(what, 0, len(configs))
     with Workers(min(jobs, len(configs))) as processes:
         for index, result in processes.run(partial(_train_or_error, work, search, force), configs):
             if isinstance(result, WorkerDied):
@@ -78,7 +81,7 @@ def train_many(
                 folders[index] = result
             if progress:
                 done = len(folders) + len(errors)
-                progress("train" if search is None else "tune", done, len(configs), configs[index].run_name)
+                progress(what, done, len(configs), configs[index].run_name)
     # The first error is raised last: the other runs are worth keeping.
     if errors:
         raise errors[0]
@@ -104,7 +107,7 @@ def _train(
     def show_step(step: int, total: int, measures: dict[str, float]) -> None:
         assert progress is not None
         shown = " ".join(f"{key} {value:.3f}" for key, value in measures.items() if isinstance(value, float))
-        progress(config.run_name, step, total, shown)
+        progress(f"{'train' if search is None else 'tune'} {config.run_name}", step, total, shown)
 
     on_step = None if progress is None else show_step
     if search is None:

@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,10 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from made_slides import write_channel, write_modalities
 
-from pathopatch.cli.program import app
 from pathopatch.core import artefacts
 
 PATHOPATCH = [sys.executable, "-m", "pathopatch"]
@@ -264,17 +261,6 @@ def test_wrong_usage_and_missing_inputs_end_with_their_codes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert words in run(*arguments, code=code).stderr
-
-
-def test_no_help_text_holds_what_would_be_taken_for_markup() -> None:
-    """Names in square brackets are styles to rich, and vanish."""
-    commands = [typer.main.get_command(app)]
-    for group in commands:
-        commands += getattr(group, "commands", {}).values()
-    assert len(commands) > 20
-    for command in commands:
-        texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
-        assert not [text for text in texts if re.search(r"\[[a-z]", text or "")], command.name
 
 
 def test_help_answers_in_under_a_second() -> None:

@@ -16,9 +16,9 @@ import pathopatch
 from pathopatch.cli.program import app
 from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
+from pathopatch.core.progress import WITHIN_SLIDE
 from pathopatch.core.status import read_status
 from pathopatch.stages.batch.run import workers_for
-from pathopatch.stages.batch.tasks import WITHIN
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
@@ -173,12 +173,12 @@ def test_two_processes_tile_the_same_bytes_as_one_and_a_rerun_is_current(tmp_pat
             out,
             CONFIG,
             workers=workers,
-            progress=lambda what, done, total, _: progress_calls.append((what, done, total)),
+            progress=lambda what, done, total, _="": progress_calls.append((what, done, total)),
         )
         assert [outcome.state for outcome in outcomes] == ["done"] * 3
     assert artefacts(tmp_path / "1") == artefacts(tmp_path / "2")
-    of_slides = [words for words in progress_calls if words[0] != WITHIN]
-    assert of_slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (1, 2, 3)]
+    of_slides = [words for words in progress_calls if words[0] != WITHIN_SLIDE]
+    assert of_slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (0, 1, 2, 3)]
     again = tile_cohort(manifest, tmp_path / "2", CONFIG, workers=2)
     assert [outcome.state for outcome in again] == ["current"] * 3
 

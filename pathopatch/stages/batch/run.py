@@ -293,6 +293,8 @@ class _QuietHandler(RotatingFileHandler):
 def progress_counter(what: str, total: int, progress: Progress | None) -> Callable[[Outcome], None]:
     """Return a callback for finished slides that counts them on a progress bar."""
     finished = 0
+    if progress:
+        progress(what, 0, total)
 
     def on_done(outcome: Outcome) -> None:
         nonlocal finished

@@ -52,6 +52,8 @@ def open_slides(
     facts: dict[str, dict[str, Any]] = {}
     failures: dict[str, Failure] = {}
     results = each_slide(facts_of or _open_and_describe, rows, workers or Workers(0))
+    if progress:
+        progress("check", 0, len(rows))
     for number, (row, result) in enumerate(results, 1):
         if isinstance(result, Failure):
             failures[row.slide_id] = result

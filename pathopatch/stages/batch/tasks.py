@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig
-from pathopatch.core.progress import Progress
+from pathopatch.core.progress import WITHIN_SLIDE, Progress
 from pathopatch.core.workers import worker_number
 from pathopatch.slides.manifest import SlideRow
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from pathopatch.models.forward import Ensemble
     from pathopatch.patches import LabelSource
     from pathopatch.slides import Slide
-
-WITHIN = "patches"
-"""What is counted within one slide: its grid positions, by the words of `Progress`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +279,7 @@ def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], No
     """Return the callback that reports how many grid positions of a slide are done."""
     if progress is None:
         return None
-    return lambda done, total: progress(WITHIN, done, total, slide_id)
+    return lambda done, total: progress(WITHIN_SLIDE, done, total, slide_id)
 
 
 def loaded_models(models: tuple[Path, ...], config: PredictConfig) -> Ensemble:
