@@ -48,8 +48,9 @@ from pathopatch.heatmaps.summary import summary
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
 from pathopatch.patches.analysis import read_level
-from pathopatch.patches.picture import Picture, compose, shrunk, write_png
+from pathopatch.patches.picture import write_png
 from pathopatch.slides import Slide, in_order, tolerant
+from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.manifest import split_fragment, valid_slide_id
 
 STAGE = "predict"

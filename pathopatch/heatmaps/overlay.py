@@ -14,18 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pathopatch.patches.picture import (
-    FAINT,
-    FONT_PX,
-    INK,
-    PAPER,
-    Picture,
-    draw_channels,
-    draw_scale,
-    font,
-    outlined,
-    shortened,
-)
+from pathopatch.patches.picture import FAINT, FONT_PX, INK, PAPER, draw_channels, draw_scale, font, outlined, shortened
+from pathopatch.slides.composite import Picture
 
 _ALPHA = 0.45  # opacity of the map: the tissue stays readable through it
 _MIN_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
