@@ -46,12 +46,12 @@ _THUMBNAIL_PX = 900
 _LIBRARIES = ("numpy", "pandas", "torch", "matplotlib")
 
 
-def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
+def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) -> Path:
     """Write the report of a work folder and return the path of its page.
 
     Parameters
     ----------
-    work : Path
+    work : path
         Work folder; any of its artefacts may be missing.
     evaluate : EvaluateConfig, optional
         Number of resamplings behind the intervals of the gains, and their seed.
@@ -70,6 +70,7 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     DiskFullError
         No space was left; the earlier report is untouched.
     """
+    work = Path(work)
     study = read_study(work, evaluate=evaluate)
     tissue = read_tissue_facts(study.stores)
     out = work / "report"
