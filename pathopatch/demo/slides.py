@@ -92,7 +92,7 @@ class Field:
 
 
 def make_cohort(
-    out: Path,
+    out: Path | str,
     *,
     seed: int,
     shortcut: bool = True,
@@ -106,7 +106,7 @@ def make_cohort(
     replaced. `out` gets ``manifest.csv``, ``truth.csv``, ``cohort.json``, ``slides/`` (one TIFF a channel) and
     ``masks/``. Without the shortcut the training slides are balanced as validation and test are.
     """
-    spec = spec or CohortSpec()
+    out, spec = Path(out), spec or CohortSpec()
     stamp = Stamp(stage="demo", settings={"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
     manifest, facts = out / "manifest.csv", out / "cohort.json"
     with artefact(facts, stamp=stamp, force=force, is_whole=manifest.is_file) as made:

@@ -48,13 +48,15 @@ from pathopatch.heatmaps.summary import summary
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
 from pathopatch.patches.analysis import read_level
-from pathopatch.patches.picture import Picture, compose, shrunk, write_png
+from pathopatch.patches.picture import write_png
 from pathopatch.slides import Slide, in_order, tolerant
+from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.manifest import ID_REMEDY, split_fragment, valid_slide_id
 
 STAGE = "predict"
+HEATMAP = "heatmap.ome.tif"
 EXPORTS = (
-    "heatmap.ome.tif", "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "regions.geojson.gz", "patches.geojson.gz",
+    HEATMAP, "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "regions.geojson.gz", "patches.geojson.gz",
     "patches.csv",
 )  # fmt: skip
 """Files and folders of a heatmap beside its facts."""
@@ -161,7 +163,7 @@ def write_outputs(
         damaged = [f"{path.name} cannot be read" for path in (folder / FACTS, table_path) if _is_unreadable(path)]
 
         def is_whole() -> bool:
-            damaged.extend(_damages(folder, table_path))
+            damaged.extend(heatmap_damages(folder, table_path))
             return not damaged
 
         with artefact(
@@ -222,7 +224,7 @@ def is_predicted(
     stamp = _stamp(slide, ensemble, config, tissue_mask)
     refuse = partial(_refuse_other_slide, out, slide, stamp)
     is_current = is_up_to_date(facts_path, table_path, stamp=stamp, force=force, refuse=refuse)
-    return is_current and not _damages(facts_path.parent, table_path)
+    return is_current and not heatmap_damages(facts_path.parent, table_path)
 
 
 def _is_unreadable(path: Path) -> bool:
@@ -230,13 +232,13 @@ def _is_unreadable(path: Path) -> bool:
     return path.exists() and read_stamp(path) is None
 
 
-def _damages(folder: Path, table_path: Path) -> list[str]:
-    """Return in words what of a slide's outputs is not as it was written; none if all is."""
+def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] = EXPORTS) -> list[str]:
+    """Return in words what of a slide's facts, table and exports is not as it was written; none if all is."""
     facts = read_json(folder / FACTS)
     own_fingerprint = facts.pop(_OWN, None)
     if fingerprint(facts) != own_fingerprint:
         return [f"{FACTS} has another content than was written"]
-    return damages({name: folder / name for name in EXPORTS} | {_TABLE: table_path}, facts[_MARKS])
+    return damages({name: folder / name for name in exports} | {_TABLE: table_path}, facts[_MARKS])
 
 
 def _refuse_other_slide(out: Path, slide: Slide, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
@@ -347,7 +349,7 @@ def _write_folder(
     height, width = analysis.overview.shape[1:]
     over_um = slide.mpp * slide.size[0] / width, slide.mpp * slide.size[1] / height
     image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": slide_id}
-    write_ome_tiff(folder / "heatmap.ome.tif", shown, **image)
+    write_ome_tiff(folder / HEATMAP, shown, **image)
     write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
     write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um)
     write_png(folder / "overlay.png", _overlay(slide, prediction, cells, drawn_name, spec))

@@ -14,18 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pathopatch.patches.picture import (
-    FAINT,
-    FONT_PX,
-    INK,
-    PAPER,
-    Picture,
-    draw_channels,
-    draw_scale,
-    font,
-    outlined,
-    shortened,
-)
+from pathopatch.patches.picture import FAINT, FONT_PX, INK, PAPER, draw_channels, draw_scale, font, outlined, shortened
+from pathopatch.slides.composite import Picture
 
 _ALPHA = 0.45  # opacity of the map: the tissue stays readable through it
 _MIN_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
@@ -53,7 +43,7 @@ class Legend:
 _PLAIN = Legend()
 
 
-def _cells_under(
+def cells_under(
     size: tuple[int, int], cell_px: tuple[float, float], shape: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the row (h,) and the column (w,) of the cell under each row and column of a picture, by pixel centres.
@@ -69,7 +59,7 @@ def _cells_under(
 
 def blend(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[float, float]) -> Picture:
     """Return a picture (h, w, 3) with the map (ny, nx) over it; cells without a value stay clear."""
-    row, column = _cells_under(picture.shape[:2], cell_px, probability.shape)
+    row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
     blended = picture.copy()
     colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), 0)
     # Row by row: the map at the picture's size would need several times the picture's memory.
@@ -82,7 +72,7 @@ def blend(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[flo
 
 def _hatched(picture: Picture, is_marked: NDArray[np.bool_], cell_px: tuple[float, float]) -> Picture:
     """Return a picture (h, w, 3) with slanted stripes over the marked cells (ny, nx)."""
-    row, column = _cells_under(picture.shape[:2], cell_px, is_marked.shape)
+    row, column = cells_under(picture.shape[:2], cell_px, is_marked.shape)
     striped, across = picture.copy(), np.arange(picture.shape[1])
     for line, cell_row in enumerate(row):
         striped[line, is_marked[cell_row][column] & ((line + across) // _STRIPE_PX % 3 == 0)] = _STRIPE_COLOR
@@ -110,7 +100,7 @@ def render(
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     cell_px = (cell_px[0] * factor, cell_px[1] * factor)
     view = blend(picture, probability, cell_px)
-    row, column = _cells_under(picture.shape[:2], cell_px, probability.shape)
+    row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
     notes = [f"clear: {legend.nothing}"] if np.isfinite(probability).any() else ["nothing predicted: too little tissue"]
     if legend.threshold is not None:
         view = outlined(view, (probability > legend.threshold)[row][:, column])

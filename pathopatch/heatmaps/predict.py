@@ -29,7 +29,6 @@ from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_pa
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
-from pathopatch.slides.manifest import slide_id_from_path
 
 DEFAULTS = PredictConfig()
 _AHEAD = 128  # patches that are read ahead: the network never waits, and few are in memory
@@ -89,54 +88,6 @@ class Prediction:
             yield pd.DataFrame({name: columns[name] for name in _COLUMNS}, index=range(len(origins))).astype(_COLUMNS)
 
 
-def predict_slide(
-    slide: Slide,
-    model: PatchClassifier | Ensemble,
-    *,
-    slide_id: str | None = None,
-    tissue_mask: Path | None = None,
-    config: PredictConfig = DEFAULTS,
-) -> pd.DataFrame:
-    """Return the prediction of each patch of a slide that holds enough tissue.
-
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    model : PatchClassifier or Ensemble
-        From `load_model`, or several that see the same patches.
-    slide_id : str, optional
-        First part of each patch_id; the first file's stem if not given.
-    tissue_mask : Path, optional
-        Raster or outlines of the tissue; found on the slide if not given.
-    config : PredictConfig
-        Its device, runtime, precision and threads are not read: the model has them already.
-
-    Returns
-    -------
-    DataFrame
-        patch_id; x, y (origin) and width, height, level-0 px, of the whole patch even where it overhangs;
-        tissue_fraction; logit = z1 - z0, less the model's slope over the area; probability = sigmoid(logit /
-        temperature); of an ensemble the mean of the members' logits over their temperatures, its sigmoid, and spread,
-        the standard deviation of their probabilities;
-        saturated_fraction and sharpness as `tile` measures them; and a boolean column ``flag_<reason>`` for each of
-        `pathopatch.heatmaps.FLAGS`, missing where it cannot be decided. Row by row of the grid; without tissue
-        no row, but all columns.
-
-    Raises
-    ------
-    ChannelMismatchError, CheckpointIncompatibleError, MppMissingError, InputUnsupportedError
-        The model was not made for such a slide, or the stride exceeds the patch.
-    InputCorruptError
-        More of the slide cannot be decoded than `config` allows.
-    NonFiniteError
-        The model returned NaN or infinity.
-    """
-    identity = slide_id_from_path(slide.paths[0]) if slide_id is None else slide_id
-    prediction = predict_patches(slide, model, identity, config, tissue_mask=tissue_mask)
-    return pd.concat(prediction.tables(), ignore_index=True)
-
-
 def predict_patches(
     slide: Slide,
     model: PatchClassifier | Ensemble,
@@ -146,7 +97,7 @@ def predict_patches(
     tissue_mask: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
-    """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
+    """Return the predictions of a slide's patches and the tissue of all; arguments and errors as `predict_slide`."""
     ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = ensemble.spec
     slide = in_order(slide, spec.channels)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputCorruptError, InputMissingError
 from pathopatch.heatmaps.overlay import map_colors
 from pathopatch.heatmaps.stitch import halved
-from pathopatch.patches.picture import Picture
+from pathopatch.slides.composite import Picture
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")
 WITH_SPREAD = (*CHANNELS, "spread")

@@ -88,6 +88,32 @@ def model_card(spec: BundleSpec) -> str:
     )
 
 
+def classifier_text(spec: BundleSpec) -> str:
+    """Return in a few words what a model takes and what it tells apart."""
+    classes = " or ".join(reversed(spec.class_names)) if len(spec.class_names) == 2 else ", ".join(spec.class_names)
+    if spec.encoder is not None:
+        return f"{classes} by {len(spec.mean)} features of {spec.encoder.get('name') or 'an unnamed encoder'}"
+    return f"{classes} by {', '.join(spec.channels)}, {spec.patch_px} px at {scale_text(spec)}"
+
+
+def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
+    """Return names and values of what a reader of a model asks first: inputs, decision, validation."""
+    facts = [
+        ("tells", classifier_text(spec)),
+        ("network", spec.architecture),
+        ("decision", decision_text(spec)),
+        ("intensities", "as the encoder takes them" if spec.encoder is not None else intensity_text(spec)),
+    ]
+    for name, words in _MEASURES:
+        if name in spec.group_metrics:
+            facts.append((f"validation, {words}", _number(spec.group_metrics[name])))
+    if groups := _group_accuracies(spec):
+        facts += [(f"validation, {name}", f"{accuracy} of {n} patches") for name, n, accuracy in groups[1]]
+    if spec.group_metrics.get("is_composed"):
+        facts.append(("validation", "of composed copies: far too good"))
+    return facts
+
+
 def encoder_text(spec: BundleSpec) -> str:
     """Return in words what made the features that a head takes: all that is known of it."""
     facts = {name: value for name, value in (spec.encoder or {}).items() if name not in ("name", "dim")}

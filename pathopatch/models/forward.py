@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
+from pathopatch.core.html import card
+from pathopatch.core.text import pluralize
+from pathopatch.models.card import bundle_facts, classifier_text
 from pathopatch.models.runtime import Runtime
 from pathopatch.models.spec import BundleSpec, joint_spec
 from pathopatch.patches.mask_bits import resize_masks
@@ -32,6 +35,13 @@ class PatchClassifier:
         self._is_head = spec.encoder is not None
         self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
+
+    def __repr__(self) -> str:
+        return f"<PatchClassifier {self.spec.method}: {classifier_text(self.spec)}, {_runtime_text(self.runtime)}>"
+
+    def _repr_html_(self) -> str:
+        facts = [*bundle_facts(self.spec), ("computed by", _runtime_text(self.runtime))]
+        return card(f"Model trained by {self.spec.method}", facts)
 
     def predict_logits(
         self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None
@@ -124,6 +134,12 @@ class Ensemble:
         )
         self.precision = "+".join(dict.fromkeys(member.runtime.precision for member in self.members))
 
+    def __repr__(self) -> str:
+        return f"<Ensemble of {pluralize(len(self.members), 'model')}: {', '.join(map(repr, self.members))}>"
+
+    def _repr_html_(self) -> str:
+        return "".join(member._repr_html_() for member in self.members)
+
     def forward(
         self, inputs: Sequence[NDArray[np.float32]], tissue_fraction: NDArray[np.float64], *, tta: bool = False
     ) -> EnsembleOutput:
@@ -148,6 +164,10 @@ class Ensemble:
         if len(self.members) == 1:
             return EnsembleOutput(margins[0], probability, np.full_like(probability, np.nan))
         return EnsembleOutput(logit, probability, np.std(of_members, axis=0, ddof=1))
+
+
+def _runtime_text(runtime: Runtime) -> str:
+    return f"{runtime.name} {runtime.version}, {runtime.precision}"
 
 
 def append_mask(pixels: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float32]:

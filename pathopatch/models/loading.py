@@ -83,7 +83,7 @@ def load_model(
 
 
 def load_ensemble(
-    folders: Sequence[Path],
+    folders: Sequence[Path | str],
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -91,9 +91,10 @@ def load_ensemble(
     threads: int | None = None,
 ) -> Ensemble:
     """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`."""
-    check_bundles(folders)
+    paths = [Path(folder) for folder in folders]
+    check_bundles(paths)
     options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
-    return Ensemble([load_model(folder, **options) for folder in folders])
+    return Ensemble([load_model(path, **options) for path in paths])
 
 
 def load_network(folder: Path) -> nn.Module:

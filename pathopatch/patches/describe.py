@@ -19,19 +19,17 @@ from pathopatch.patches.picture import (
     FONT_PX,
     INK,
     PAPER,
-    Picture,
-    compose,
     draw_channels,
     draw_scale,
     font,
     mask_under,
     outlined,
     shortened,
-    shrunk,
 )
 from pathopatch.patches.tissue import nearest_part
 from pathopatch.slides import Level, Slide
 from pathopatch.slides.background import Polarities
+from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for
 
 _SAMPLE_PX, _SAMPLES = 256, 8  # side of the windows at level 0, and their number per axis

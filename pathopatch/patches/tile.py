@@ -82,12 +82,12 @@ class TileResult:
 def tile_slide(
     slide: Slide,
     config: TileConfig,
-    out: Path,
+    out: Path | str,
     *,
     slide_id: str | None = None,
     patient_id: str | None = None,
     labels: LabelSource | None = None,
-    tissue_mask: Path | None = None,
+    tissue_mask: Path | str | None = None,
     cohort_levels: Mapping[str, float] | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -102,7 +102,7 @@ def tile_slide(
         Default: the stem of the slide's first file, and the slide's id.
     labels : LabelSource, optional
         Default: no patch is labelled.
-    tissue_mask : Path, optional
+    tissue_mask : path, optional
         Raster or outlines of the tissue, see `analyse_slide`.
     cohort_levels : mapping of str to float, optional
         Background level by channel of the cohort's other slides, source units. A level in `config` comes first.
@@ -130,6 +130,7 @@ def tile_slide(
     DiskFullError
         No space is left.
     """
+    out, tissue_mask = Path(out), None if tissue_mask is None else Path(tissue_mask)
     slide_id = slide_id_from_path(slide.paths[0]) if slide_id is None else slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"slide id {slide_id!r}", remedy=ID_REMEDY)

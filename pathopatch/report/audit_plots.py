@@ -57,27 +57,43 @@ def shortcut_strength(
     ``threshold``, ``gap``, ``gap_low``, ``gap_high``; its first split is drawn. An AUROC within `least_effect` of 0.5
     counts as no shortcut.
     """
-    figure, ((left, right),) = new_figure(WIDTH_IN, 1.6 + 0.42 * max(3, len(alone)), 1, 2)
-    left.axvspan(0.5 - least_effect, 0.5 + least_effect, color=_BAND, zorder=0, linewidth=0)
-    left.axvline(0.5, color=MUTED, linewidth=1)
+    figure, ((left, right),) = new_figure(WIDTH_IN, shortcut_height_in(alone), 1, 2)
+    draw_auroc(left, alone, least_effect=least_effect, title=title)
+    draw_gap(right, sweep, labels=labels)
+    return png(figure)
+
+
+def shortcut_height_in(alone: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return the height of the figure that `draw_auroc` and `draw_gap` share, inches."""
+    return 1.6 + 0.42 * max(3, len(alone))
+
+
+def draw_auroc(axes: Axes, alone: Mapping[str, Mapping[str, Any]], *, least_effect: float, title: str) -> None:
+    """Draw the AUROC of the tissue fraction alone, a row per split; arguments as of `shortcut_strength`."""
+    axes.axvspan(0.5 - least_effect, 0.5 + least_effect, color=_BAND, zorder=0, linewidth=0)
+    axes.axvline(0.5, color=MUTED, linewidth=1)
     for place, row in enumerate(alone.values()):
         auroc, low, high = row["auroc"], row["auroc_low"], row["auroc_high"]
         if auroc is None:
-            left.text(0.5, place, " one label only", va="center", fontsize=8.5, color=MUTED)
+            axes.text(0.5, place, " one label only", va="center", fontsize=8.5, color=MUTED)
             continue
         if low is not None:
-            left.hlines(place, low, high, color=INK, linewidth=2.4)
-        left.plot(auroc, place, "o", color=INK, markersize=7.5, markeredgecolor="white")
+            axes.hlines(place, low, high, color=INK, linewidth=2.4)
+        axes.plot(auroc, place, "o", color=INK, markersize=7.5, markeredgecolor="white")
         ends = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-        left.text(1.04, place, f"{auroc:.2f}{ends}", va="center", fontsize=8.5, color=INK)
+        axes.text(1.04, place, f"{auroc:.2f}{ends}", va="center", fontsize=8.5, color=INK)
     # The axis ends at 1; beyond it stand the numbers.
-    style_axes(left, title=title, x="AUROC for the label (shaded: too weak to count)", xlim=(0, 1.6))
-    left.set_xticks(np.linspace(0, 1, 5))
+    style_axes(axes, title=title, x="AUROC for the label (shaded: too weak to count)", xlim=(0, 1.6))
+    axes.set_xticks(np.linspace(0, 1, 5))
     names = [
         f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], 'patient')}"
         for split, row in alone.items()
     ]
-    name_rows(left, names, margin=0.6)
+    name_rows(axes, names, margin=0.6)
+
+
+def draw_gap(axes: Axes, sweep: Mapping[str, Sequence[Mapping[str, Any]]], *, labels: Sequence[str]) -> None:
+    """Draw alpha's gap between the labels per threshold, of the first split; arguments as of `shortcut_strength`."""
     split, steps = next(iter(sweep.items()))
     # A split of one label has no gap between labels.
     measured = [step for step in steps if step["gap"] is not None]
@@ -85,19 +101,18 @@ def shortcut_strength(
         at = [step["threshold"] for step in measured]
         if measured[0]["gap_low"] is not None:
             band = np.array([[step["gap_low"], step["gap_high"]] for step in measured]).T
-            right.fill_between(at, *band, color=INK, alpha=0.16, linewidth=0)
-        right.plot(at, [step["gap"] for step in measured], color=INK, linewidth=2)
-    right.axhline(0, color=MUTED, linewidth=1)
+            axes.fill_between(at, *band, color=INK, alpha=0.16, linewidth=0)
+        axes.plot(at, [step["gap"] for step in measured], color=INK, linewidth=2)
+    axes.axhline(0, color=MUTED, linewidth=1)
     style_axes(
-        right,
+        axes,
         title=f"{capitalize_first(labels[1])} minus {labels[0]}, {split}",
         x="tissue threshold",
         y="difference of shares, points",
         xlim=(0, 1),
         ylim=(-1.03, 1.03),
     )
-    percent_axis(right, symbol="")
-    return png(figure)
+    percent_axis(axes, symbol="")
 
 
 def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:

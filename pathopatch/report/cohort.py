@@ -12,7 +12,7 @@ from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.patients import patient_key
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
-from pathopatch.groups.audit import audited_attributes, shortcut_results, verdict_text
+from pathopatch.groups.audit import audited_attributes, distinct_results, verdict_text
 from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
 from pathopatch.heatmaps import FLAGS
 from pathopatch.report import audit_plots
@@ -127,9 +127,7 @@ def audit(study: Study) -> dict[str, Any]:
         attributes = {attribute.key: attribute}
     thresholds = {key: audited["thresholds"][key] for key in attributes}
     splits = _splits_with_patches(study) or list(next(iter(thresholds.values()), {}))
-    auroc_by_split = shortcut_results(audited)
-    if len(auroc_by_split) == 2:  # one split, and "all", which is the same patches
-        del auroc_by_split["all"]
+    auroc_by_split = distinct_results(audited)
     least_effect = audited["verdict"]["least_effect"]
     expected = [_expected(by_split, attributes[key]) for key, by_split in thresholds.items()]
     pictures = {

@@ -11,20 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pathopatch.core.text import pluralize
-from pathopatch.patches.picture import (
-    COLOR_NAMES,
-    FAINT,
-    INK,
-    PAPER,
-    Picture,
-    channel_colors,
-    compose,
-    font,
-    mask_under,
-    outlined,
-    shortened,
-)
+from pathopatch.patches.picture import FAINT, INK, PAPER, font, mask_under, outlined, shortened
 from pathopatch.report.collect import Study
+from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose
 from pathopatch.training.composition import DETECTORS, WARNS
 from pathopatch.training.composition_text import CONTROL_NAMES, findings, leak_rule, side_text, verdict_text
 from pathopatch.training.intervene import Intervention

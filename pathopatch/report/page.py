@@ -46,12 +46,12 @@ _THUMBNAIL_PX = 900
 _LIBRARIES = ("numpy", "pandas", "torch", "matplotlib")
 
 
-def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
+def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) -> Path:
     """Write the report of a work folder and return the path of its page.
 
     Parameters
     ----------
-    work : Path
+    work : path
         Work folder; any of its artefacts may be missing.
     evaluate : EvaluateConfig, optional
         Number of resamplings behind the intervals of the gains, and their seed.
@@ -72,6 +72,7 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     DiskFullError
         No space was left; the earlier report is untouched.
     """
+    work = Path(work)
     if not work.is_dir():
         raise InputMissingError(
             f"no folder {work}",

@@ -21,21 +21,9 @@ from pathopatch.core.progress import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.patches import PatchStore
 from pathopatch.patches.annotations.polygons import tissue_geojson
-from pathopatch.patches.picture import (
-    FAINT,
-    INK,
-    PAPER,
-    Picture,
-    compose,
-    font,
-    hatched,
-    mask_under,
-    outlined,
-    shortened,
-    shrunk,
-    write_png,
-)
+from pathopatch.patches.picture import FAINT, INK, PAPER, font, hatched, mask_under, outlined, shortened, write_png
 from pathopatch.patches.tissue import EVERY_PIXEL
+from pathopatch.slides.composite import Picture, compose, shrunk
 
 _LONGEST_PX = 800
 _BRIGHT_OUTLINE, _DARK_OUTLINE = (0, 200, 70), (255, 225, 0)  # RGB, on bright and on dark background

@@ -138,7 +138,7 @@ class ReviewedSlide:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The predictions, see `pathopatch.heatmaps.predict.predict_slide`."""
+        """The predictions, see `pathopatch.heatmaps.prediction.predict_slide`."""
         return read_table(WorkFolder(self._out).predictions(self.slide_id))
 
     @cached_property

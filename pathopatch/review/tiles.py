@@ -18,8 +18,8 @@ from PIL import Image
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps.overlay import ORIGIN, view_size
-from pathopatch.patches.picture import Picture, compose
 from pathopatch.review.slide import ReviewedSlide
+from pathopatch.slides.composite import Picture, compose
 from pathopatch.slides.resample import level_for, resized
 
 TILE_PX = 256

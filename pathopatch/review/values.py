@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps import FLAGS
-from pathopatch.patches.picture import COLOR_NAMES, channel_colors
 from pathopatch.review.slide import Patches, ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
+from pathopatch.slides.composite import COLOR_NAMES, channel_colors
 
 KINDS = (
     "near-threshold", "little-tissue-tumour", "much-tissue-non-tumour", "disagreement", "label-disagreement", "flagged",

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.slides import preview
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
 from pathopatch.slides.resample import (
     EXACT_READ_FACTOR,
@@ -24,6 +25,9 @@ from pathopatch.slides.resample import (
 from pathopatch.slides.resolution import MPP_TOLERANCE
 from pathopatch.slides.slide_file import SlideFile
 from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
@@ -197,6 +201,37 @@ class Slide(SlideFile):
             The file cannot be decoded.
         """
         return self._overview(max_px, self._blended, len(self.channels))
+
+    def thumbnail(self, max_px: int = 512) -> Image:
+        """Return the whole slide as a small picture, which notebooks show.
+
+        Brightfield colour is as recorded. Other channels have fixed colours, between the 1st and the 99.9th percentile
+        of the slide's intensities.
+
+        Parameters
+        ----------
+        max_px : int
+            Longest side, px; smaller slides keep their size.
+
+        Raises
+        ------
+        InputCorruptError
+            The file cannot be decoded.
+        InputUnsupportedError
+            `max_px` is below 1.
+
+        Examples
+        --------
+        >>> with pathopatch.open_slide("slide.svs") as slide:  # doctest: +SKIP
+        ...     slide.thumbnail(1024).save("slide.png")
+        """
+        return preview.thumbnail(self, max_px)
+
+    def __repr__(self) -> str:
+        return preview.slide_text(self)
+
+    def _repr_html_(self) -> str:
+        return preview.slide_html(self)
 
     def read_scanned_overview(self, max_px: int = 4096) -> tuple[Pixels, Unscanned, float, float]:
         """Return the overview with what of it was never scanned; arguments and errors as of `read_overview`.

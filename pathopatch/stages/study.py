@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import StudyConfig, TrainConfig
+from pathopatch.core.config import StudyConfig, TrainConfig, load_study
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.method_names import RANK_METHODS
 from pathopatch.core.progress import Progress
@@ -37,7 +37,7 @@ class StudyResult:
 
 
 def run_study(
-    study: StudyConfig,
+    study: StudyConfig | Path | str,
     *,
     until: Until = "report",
     workers: int = 1,
@@ -46,6 +46,7 @@ def run_study(
 ) -> StudyResult:
     """Run all stages from the manifest, or the ready patches, to the report; return what became of slides and runs.
 
+    `study` is a configuration, or the TOML file of one.
     The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
     prefers at the first threshold at which no validation group is empty; the test split selects nothing. `until` names
     the last stage to run. Runs whose method needs a group that is empty are left out, and the others go on.
@@ -54,9 +55,12 @@ def run_study(
     ------
     GroupEmptyError
         No run is left.
+    InputMissingError, InputUnsupportedError
+        As `load_study`, for a file.
     """
     from pathopatch.training.phase_data import runs_with_groups
 
+    study = study if isinstance(study, StudyConfig) else load_study(study)
     if until not in ("tile", "groups"):
         require_training()
     runs, work = study_runs(study), study.work

@@ -30,7 +30,7 @@ from predicting import ARCHITECTURE, BATCH, write_bundle
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
-from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime.openvino_runtime import instruction_sets, is_bfloat16_native
@@ -152,7 +152,7 @@ def _speedup(process: Process, peer: Predictor, model: PatchClassifier, path: Pa
 
     def ours() -> None:
         with open_slide(path, mpp=_MPP, background="bright") as slide:
-            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH))
+            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH)).table
         write_wsinfer_csv(csv, table, class_names=_CLASSES)
 
     def check() -> None:

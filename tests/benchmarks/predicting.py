@@ -18,7 +18,7 @@ from whole import peak_of
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
-from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network, classifier_of
@@ -87,7 +87,7 @@ def _end_to_end(inputs: Inputs, bundle: Path) -> Row:
 
     def whole() -> None:
         with open_slide(path, mpp=0.5, background="bright") as slide:
-            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH))
+            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH)).table
         assert len(table) == _ACROSS**2
 
     def alone() -> None:

@@ -19,7 +19,7 @@ from pathopatch.core.config import EvaluateConfig, GroupsConfig, PredictConfig, 
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
 from pathopatch.evaluation.glass import glass_text, predict_glass
-from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.models.loading import load_model
 from pathopatch.report import write_report
 from pathopatch.slides import open_slide
@@ -111,8 +111,8 @@ def test_the_audit_says_which_way_a_model_follows_the_tissue_area(
 def test_glass_gets_a_probability_if_all_patches_are_asked_for(work: Path, bundles: dict[str, Path]) -> None:
     model = load_model(bundles["likes-glass"], device="cpu", precision="float32")
     with open_slide(work.parent / "s0.tif", mpp=2.0) as slide:
-        table = predict_slide(slide, model, config=PredictConfig(all_patches=True))
-        tissue_alone = predict_slide(slide, model)
+        table = predict_slide(slide, model, config=PredictConfig(all_patches=True)).table
+        tissue_alone = predict_slide(slide, model).table
     assert (len(table), len(tissue_alone)) == (len(TISSUE), len(TISSUE) - 2)
     z = 10 * ((240 / 255 - 0.5) / 0.25 - 1)
     np.testing.assert_allclose(table["logit"].iloc[-2:], z, rtol=1e-4)

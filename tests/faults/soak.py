@@ -35,7 +35,7 @@ from spoilt_status import CONTENTS
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.status import StatusTable
-from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
@@ -267,7 +267,7 @@ def _wrong_values(soak: Soak) -> list[str]:
             wrong += [f"{slide_id} failed and has {path}" for path in (table, map_) if path.exists()]
             continue
         with open_slide(soak.paths[slide_id]) as slide:
-            expected = predict_slide(slide, model, config=PredictConfig(device="cpu", threads=1))
+            expected = predict_slide(slide, model, config=PredictConfig(device="cpu", threads=1)).table
         predictions = read_table(table)
         if predictions["probability"].to_list() != expected["probability"].to_list():
             wrong.append(f"{slide_id}: other probabilities")

@@ -28,7 +28,7 @@ from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.heatmaps import artefacts, overlay
 from pathopatch.heatmaps.artefacts import predict_to
-from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime

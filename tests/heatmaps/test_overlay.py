@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from pathopatch.heatmaps.overlay import ORIGIN, Legend, blend, render, view_size
-from pathopatch.patches.picture import _length_text, _round_length_um, compose, write_png
+from pathopatch.patches.picture import _length_text, _round_length_um, write_png
+from pathopatch.slides.composite import compose
 
 
 def _grey(height=120, width=160):

@@ -13,7 +13,7 @@ from made_slides import write_channel, write_scn
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps import predict
-from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
@@ -73,6 +73,10 @@ def checkered(height, width, side):
     return values.astype(np.uint8)[y][:, x], values == BRIGHT
 
 
+def predict_table(slide, model, **options):
+    return predict_slide(slide, model, **options).table
+
+
 def heatmap(table, slide, *, patch, stride, downsample=1.0):
     grid = Grid(width=slide.size[0], height=slide.size[1], downsample=downsample, patch_px=patch, stride_px=stride)
     return stitch(grid, table["x"], table["y"], table["logit"])
@@ -85,7 +89,7 @@ ALL = PredictConfig(all_patches=True)
 def test_each_cell_is_its_square_at_the_slides_own_scale(tmp_path, size):
     image, bright = checkered(*size, 16)
     with painted_slide(tmp_path / "a.tif", image) as slide:
-        table = predict_slide(slide, mean_model(), config=ALL)
+        table = predict_table(slide, mean_model(), config=ALL)
         cells = heatmap(table, slide, patch=16, stride=16)
     inside = [np.minimum(n - 16 * np.arange(k), 16) / 16 for n, k in zip(size, bright.shape, strict=True)]
     # Padding is background, which scales to 0: an overhanging patch holds its square in part.
@@ -97,7 +101,7 @@ def test_each_cell_is_its_square_at_a_coarser_target(tmp_path, downsample):
     side = 16 * downsample
     image, bright = checkered(round(8 * side), round(11 * side), side)
     with painted_slide(tmp_path / "a.tif", image) as slide:
-        table = predict_slide(slide, mean_model(mpp=MPP * downsample), config=ALL)
+        table = predict_table(slide, mean_model(mpp=MPP * downsample), config=ALL)
         cells = heatmap(table, slide, patch=16, stride=16, downsample=downsample)
     # Origins are whole px: at 1.37 a patch is off its square by half a px of 22 at most, and so are painted edges.
     tolerance = 1e-6 if downsample == 2 else 2 * 1.0 / side
@@ -109,7 +113,7 @@ def test_overlapping_patches_average_over_each_pixel_they_cover(tmp_path, stride
     height, width, patch = 75, 98, 16
     image, _ = checkered(height, width, 16)
     with painted_slide(tmp_path / "a.tif", image) as slide:
-        table = predict_slide(slide, mean_model(patch, stride), config=ALL)
+        table = predict_table(slide, mean_model(patch, stride), config=ALL)
         cells = heatmap(table, slide, patch=patch, stride=stride)
     scaled = np.pad((image == BRIGHT).astype(float), ((0, patch), (0, patch)))
     total, number = np.zeros((height, width)), np.zeros((height, width))
@@ -127,7 +131,7 @@ def test_overlapping_patches_average_over_each_pixel_they_cover(tmp_path, stride
 def test_the_table_names_places_and_sizes_in_level_0_px(tmp_path):
     image, _ = checkered(60, 60, 32)
     with painted_slide(tmp_path / "my slide.tif", image) as slide:
-        table = predict_slide(slide, mean_model(mpp=MPP * 1.37, temperature=0.5), config=ALL)
+        table = predict_table(slide, mean_model(mpp=MPP * 1.37, temperature=0.5), config=ALL)
     assert table["patch_id"].tolist()[:3] == ["my_slide@0,0", "my_slide@22,0", "my_slide@44,0"]
     assert table["x"].tolist()[3:6] == [0, 22, 44]
     assert set(table["width"]) == set(table["height"]) == {22}  # 16 * 1.37 = 21.92
@@ -145,22 +149,22 @@ def glass_with_tissue(tissue_rows):
 def test_patches_below_the_models_min_tissue_are_not_predicted(tmp_path):
     with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
         for least, due in ((0.25, ["a@0,0", "a@16,0"]), (0.26, ["a@0,0"])):
-            table = predict_slide(slide, mean_model(min_tissue=least))
+            table = predict_table(slide, mean_model(min_tissue=least))
             assert table["patch_id"].tolist() == due
         assert table["tissue_fraction"].tolist() == [1.0]
 
 
 def test_the_config_may_set_min_tissue_or_ask_for_all(tmp_path):
     with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
-        assert len(predict_slide(slide, mean_model(), config=PredictConfig(min_tissue=0.5))) == 1
-        everything = predict_slide(slide, mean_model(), config=ALL)
+        assert len(predict_table(slide, mean_model(), config=PredictConfig(min_tissue=0.5))) == 1
+        everything = predict_table(slide, mean_model(), config=ALL)
     assert len(everything) == 16
     assert everything["tissue_fraction"].tolist() == [1.0, 0.25] + [0.0] * 14
 
 
 def test_a_least_tissue_of_nothing_asks_for_all_too(tmp_path):
     with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
-        assert len(predict_slide(slide, mean_model(), config=PredictConfig(min_tissue=0))) == 16
+        assert len(predict_table(slide, mean_model(), config=PredictConfig(min_tissue=0))) == 16
 
 
 class LeftHalf(MeanIntensity):
@@ -175,7 +179,7 @@ def test_test_time_augmentation_is_done_where_it_is_asked_for(tmp_path):
     image[:16, :8] = DARK  # of patch (0, 0) the right half is bright
     with painted_slide(tmp_path / "a.tif", image) as slide:
         plain, turned = (
-            predict_slide(slide, mean_model(network=LeftHalf), config=PredictConfig(tta=tta)) for tta in (False, True)
+            predict_table(slide, mean_model(network=LeftHalf), config=PredictConfig(tta=tta)) for tta in (False, True)
         )
     assert (plain["logit"][0], turned["logit"][0]) == pytest.approx((0, 0.5), abs=1e-6)
 
@@ -184,15 +188,15 @@ def test_the_size_of_the_batches_changes_nothing(tmp_path):
     image, _ = checkered(90, 131, 16)
     with painted_slide(tmp_path / "a.tif", image) as slide:
         one, many = (
-            predict_slide(slide, mean_model(), config=ALL.model_copy(update={"batch": batch})) for batch in (1, 64)
+            predict_table(slide, mean_model(), config=ALL.model_copy(update={"batch": batch})) for batch in (1, 64)
         )
     np.testing.assert_allclose(one["logit"], many["logit"], atol=1e-6)
 
 
 def test_an_empty_slide_gives_an_empty_table_with_typed_columns(tmp_path):
     with painted_slide(tmp_path / "a.tif", np.full((64, 64), LOW, np.uint8)) as slide:
-        empty = predict_slide(slide, mean_model(tissue=TissueConfig(background="dark")))
-        full = predict_slide(slide, mean_model(), config=ALL)
+        empty = predict_table(slide, mean_model(tissue=TissueConfig(background="dark")))
+        full = predict_table(slide, mean_model(), config=ALL)
     assert len(empty) == 0
     assert empty.dtypes.to_dict() == full.dtypes.to_dict()
 
@@ -213,7 +217,7 @@ def test_channels_are_taken_by_name_whatever_their_order_and_case(tmp_path):
         tifffile.imwrite(tmp_path / f"{name}.ome.tif", planes, photometric="minisblack", metadata=metadata)
         with open_slide(tmp_path / f"{name}.ome.tif", background="dark") as slide:
             assert slide.channels == channels
-            tables.append(predict_slide(slide, model, config=ALL, slide_id="s"))
+            tables.append(predict_table(slide, model, config=ALL, slide_id="s"))
     assert tables[0].logit.nunique() > 1
     pd.testing.assert_frame_equal(*tables)
 
@@ -223,7 +227,7 @@ def test_a_slide_of_other_channels_is_refused(tmp_path):
         painted_slide(tmp_path / "a.tif", np.zeros((64, 64), np.uint16)) as slide,
         pytest.raises(ChannelMismatchError, match="uint16"),
     ):
-        predict_slide(slide, mean_model())
+        predict_table(slide, mean_model())
 
 
 def test_logits_that_are_not_finite_name_their_patches(tmp_path):
@@ -231,7 +235,7 @@ def test_logits_that_are_not_finite_name_their_patches(tmp_path):
         painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
         pytest.raises(NonFiniteError, match=r"a@0,0, a@16,0"),
     ):
-        predict_slide(slide, mean_model(gain=float("nan")))
+        predict_table(slide, mean_model(gain=float("nan")))
 
 
 def test_a_stride_beyond_the_patch_is_refused():
@@ -277,7 +281,7 @@ def test_cells_lie_on_their_squares_in_the_level_0_frame(tmp_path, patch, stride
     with open_slide(tmp_path / "a.scn", background="bright") as slide:
         assert slide.size == (OFFSET[0] + SIZE[0], OFFSET[1] + SIZE[1]) or slide.size == FRAME
         assert slide.bounds == (*OFFSET, *SIZE)
-        table = predict_slide(slide, rgb_model(patch, stride, 0.5 * downsample), config=ALL)
+        table = predict_table(slide, rgb_model(patch, stride, 0.5 * downsample), config=ALL)
         heat = heatmap(table, slide, patch=patch, stride=stride, downsample=downsample)
     per_square = patch // stride
     left, top = (offset // side * per_square for offset in OFFSET)
@@ -313,9 +317,9 @@ def test_a_model_of_aligned_channels_aligns_each_slide_by_its_own_shift(tmp_path
     kinds = {"channels": ("CARS", "SHG"), "mean": (0.0, 0.0), "std": (1.0, 1.0), "intensity": IntensityConfig()}
     with two_planes(tmp_path, 8) as apart, two_planes(tmp_path, 0) as together:
         plain, aligning = (mean_model(64, 64, network=Overlap, align=align, **kinds) for align in (False, True))
-        expected = predict_slide(together, aligning, slide_id="s")
-        moved = predict_slide(apart, aligning, slide_id="s")
-        as_recorded = predict_slide(apart, plain, slide_id="s")
+        expected = predict_table(together, aligning, slide_id="s")
+        moved = predict_table(apart, aligning, slide_id="s")
+        as_recorded = predict_table(apart, plain, slide_id="s")
     inner = expected["x"] < 256  # the last column holds pixels from outside
     assert np.abs(moved["logit"] - expected["logit"])[inner].max() < 0.02
     assert np.abs(as_recorded["logit"] - expected["logit"])[inner].min() > 0.04
@@ -329,8 +333,8 @@ def test_batches_are_filled_across_the_rows_of_the_grid_and_change_nothing(tmp_p
     forward = model.runtime.logits
     monkeypatch.setattr(model.runtime, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
     with painted_slide(tmp_path / "a.tif", image) as slide:
-        table = predict_slide(slide, model, config=PredictConfig(batch=batch))
-        due = predict_slide(slide, mean_model(), config=PredictConfig(batch=1000))
+        table = predict_table(slide, model, config=PredictConfig(batch=batch))
+        due = predict_table(slide, mean_model(), config=PredictConfig(batch=1000))
     pd.testing.assert_frame_equal(table, due, rtol=1e-6)
     whole, rest = divmod(len(table), batch)
     assert sizes == [batch] * whole + [rest] * bool(rest)
@@ -347,7 +351,7 @@ def test_a_batch_is_whole_passes_and_of_bounded_memory(tmp_path, monkeypatch, ba
     monkeypatch.setattr(model.runtime, "patches_per_pass", per_pass)
     monkeypatch.setattr(model.runtime, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
     with painted_slide(tmp_path / "a.tif", checkered(96, 128, 16)[0]) as slide:
-        predict_slide(slide, model, config=ALL)
+        predict_table(slide, model, config=ALL)
     assert set(sizes[:-1]) == {expected}
 
 
@@ -357,7 +361,7 @@ def test_the_table_has_its_columns_and_types_with_and_without_rows(tmp_path):
         painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
         painted_slide(tmp_path / "b.tif", blank) as glass,
     ):
-        some, none = predict_slide(slide, mean_model()), predict_slide(glass, mean_model())
+        some, none = predict_table(slide, mean_model()), predict_table(glass, mean_model())
     assert (some.dtypes == none.dtypes).all()
     assert (len(some), len(none)) == (2, 0)
     assert some["spread"].isna().all()  # one model is of one opinion
@@ -370,7 +374,7 @@ def test_what_is_measured_is_what_tiling_measures(tmp_path):
     model = mean_model()
     with painted_slide(tmp_path / "a.tif", image) as slide:
         tile_slide(slide, tiling_of(model.spec, ALL), tmp_path / "work", slide_id="a")
-        table = predict_slide(slide, model, config=ALL).set_index("patch_id")
+        table = predict_table(slide, model, config=ALL).set_index("patch_id")
     tiled = pd.read_parquet(tmp_path / "work" / "patches" / "a.parquet").set_index("patch_id")
     for name in ("tissue_fraction", "saturated_fraction", "sharpness"):
         np.testing.assert_allclose(table[name], tiled.loc[table.index, name], rtol=1e-6)
@@ -383,7 +387,7 @@ def test_evaluate_and_predict_agree_on_the_same_patches(tmp_path, mpp):
     model = mean_model(mpp=mpp, input_px=12)
     with painted_slide(tmp_path / "a.tif", image) as slide:
         tile_slide(slide, tiling_of(model.spec, ALL), tmp_path / "work", slide_id="a")
-        table = predict_slide(slide, model, config=ALL).set_index("patch_id")
+        table = predict_table(slide, model, config=ALL).set_index("patch_id")
     groups = pd.read_parquet(tmp_path / "work" / "patches" / "a.parquet").assign(split="test", label=1)
     patches = load_patches(tmp_path / "work", groups, input_px=12, splits=("test",), cache_gib=0)
     logits = model.predict_logits(patches.read(slice(0, len(patches))))
@@ -393,7 +397,7 @@ def test_evaluate_and_predict_agree_on_the_same_patches(tmp_path, mpp):
 def test_a_patch_unlike_those_of_training_is_flagged(tmp_path):
     with painted_slide(tmp_path / "a.tif", glass_with_tissue(16)) as slide:
         seen = SeenRange(mean=((0.0, 0.9),))  # patch (0, 0) has 1, patch (0, 1) about 0.47
-        table = predict_slide(slide, mean_model(seen=seen)).set_index("patch_id")
+        table = predict_table(slide, mean_model(seen=seen)).set_index("patch_id")
     assert table["flag_out_of_range"].to_dict() == {"a@0,0": True, "a@16,0": False}
 
 
@@ -411,7 +415,7 @@ def test_a_masked_model_is_given_the_tissue_of_each_patch(tmp_path):
     slide = painted_slide(tmp_path / "a.tif", image)
     model = mean_model(16, 12, network=MeanOverTissue, mask="normalise")
     for batch in (3, 64):
-        table = predict_slide(slide, model, config=PredictConfig(batch=batch))
+        table = predict_table(slide, model, config=PredictConfig(batch=batch))
         assert len(table) > 60
         for row in table.itertuples():
             patch = np.full((16, 16), LOW, np.uint8)

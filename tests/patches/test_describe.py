@@ -18,8 +18,8 @@ from pathopatch.cli import app
 from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.patches import tile_slide
 from pathopatch.patches.describe import THUMBNAIL_ORIGIN, Description, describe_slide, saturated_shares, thumbnail
-from pathopatch.patches.picture import compose
 from pathopatch.slides import open_slide
+from pathopatch.slides.composite import compose
 
 Make = Callable[..., Any]
 CONFIG = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))

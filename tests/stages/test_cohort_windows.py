@@ -21,7 +21,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import read_json
-from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.patches import PatchStore, cohort_config
@@ -178,7 +178,7 @@ def test_a_bundle_predicts_new_slides_with_its_cohorts_windows(tmp_path: Path) -
     model = load_model(run / "model")
     own = model.spec.model_copy(update={"intensity": IntensityConfig()})
     with open_slide({"SHG": tmp_path / "c.tif"}) as slide:
-        other = predict_slide(slide, PatchClassifier(own, model.runtime)).set_index("patch_id")["logit"]
+        other = predict_slide(slide, PatchClassifier(own, model.runtime)).table.set_index("patch_id")["logit"]
     assert len(evaluated) == 9
     assert np.allclose(predicted[evaluated.index], evaluated, atol=0.01)
     assert np.abs(other[evaluated.index] - evaluated).max() > 0.1  # as the slide's own windows would not

@@ -141,7 +141,7 @@ class StudyConfig(SettingsConfig):
         return self
 
 
-def load_study(path: Path) -> StudyConfig:
+def load_study(path: Path | str) -> StudyConfig:
     """Return the study written in a TOML file; relative paths in it are relative to the file.
 
     Raises
@@ -151,6 +151,7 @@ def load_study(path: Path) -> StudyConfig:
     InputUnsupportedError
         It is not TOML, or a key is unknown, missing or out of range; all such keys are listed.
     """
+    path = Path(path)
     study = parse(StudyConfig, _toml(path), place=str(path))
     base = path.resolve().parent
     paths = ("manifest", "patches", "features", "labels", "slides", "decisions", "work")

@@ -1,0 +1,363 @@
+"""The prediction of one slide, for notebooks and other code: made from a slide, or read from an output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.core.files import read_json
+from pathopatch.core.html import THUMBNAIL_PX, card
+from pathopatch.core.text import pluralize
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.heatmaps import FACTS, FLAGS
+from pathopatch.heatmaps.artefacts import HEATMAP, heatmap_damages
+from pathopatch.heatmaps.overlay import blend
+from pathopatch.heatmaps.predict import DEFAULTS, predict_patches
+from pathopatch.heatmaps.pyramids import read_ome_tiff
+from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.loading import load_ensemble
+from pathopatch.slides import Slide, in_order, open_slide
+from pathopatch.slides.composite import Picture, compose, shrunk
+from pathopatch.slides.manifest import slide_id_from_path
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from PIL.Image import Image
+
+MapName = Literal["probability", "tissue_fraction", "coverage", "spread"]
+_PICTURE_PX = 1024  # longest side of the slide's picture: as large as a notebook shows
+_WHITE = 255
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlidePrediction:
+    """The prediction of one slide: M patches, and maps of (ny, nx) cells.
+
+    Attributes
+    ----------
+    slide_id : str
+        The slide.
+    table : DataFrame
+        A row per predicted patch, see `predict_slide`.
+    maps : mapping of str to ndarray of float, shape (ny, nx)
+        ``probability``, ``tissue_fraction`` and ``coverage``, and of an ensemble ``spread``; NaN where nothing was
+        predicted. Cell (0, 0) starts at the slide's top-left corner.
+    cell_px : float
+        Side of a cell, level-0 px.
+    size_px : (int, int)
+        Width and height of the slide, level-0 px.
+    mpp : float
+        Micrometres per level-0 px.
+    class_names : tuple of str
+        Names of the two classes; probabilities are of the second.
+    decision_threshold : float
+        On the logit: patches above it are of the second class.
+    decision_probability : float
+        The same on the probability.
+    picture : ndarray of uint8, shape (h, w, 3), or None
+        The slide at low resolution; None where it is not at hand.
+    """
+
+    slide_id: str
+    table: pd.DataFrame
+    maps: Mapping[str, NDArray[np.float64]]
+    cell_px: float
+    size_px: tuple[int, int]
+    mpp: float
+    class_names: tuple[str, ...]
+    decision_threshold: float
+    decision_probability: float
+    picture: Picture | None = None
+
+    @property
+    def is_positive(self) -> NDArray[np.bool_]:
+        """Which patches are called the second class, (M,)."""
+        return np.asarray(self.table["logit"] > self.decision_threshold, np.bool_)
+
+    def thumbnail(self, max_px: int = 512) -> Image:
+        """Return the map of the probability over the slide, in viridis, with at most `max_px` per side.
+
+        Cells without a prediction stay clear. Where the slide is not at hand the ground is white.
+        """
+        from PIL import Image
+
+        width, height = self.size_px
+        if self.picture is None:
+            scale = min(1.0, max_px / max(width, height))
+            ground = np.full((max(1, round(height * scale)), max(1, round(width * scale)), 3), _WHITE, np.uint8)
+        else:
+            small = shrunk(self.picture.transpose(2, 0, 1), max_px)
+            ground = np.ascontiguousarray(small.transpose(1, 2, 0)).astype(np.uint8)
+        cell_px = (self.cell_px * ground.shape[0] / height, self.cell_px * ground.shape[1] / width)
+        return Image.fromarray(blend(ground, self.maps["probability"], cell_px))
+
+    def plot(self, which: MapName = "probability", *, axes: Axes | None = None) -> Axes:
+        """Draw a map over the slide with matplotlib, and return its axes.
+
+        Parameters
+        ----------
+        which : {"probability", "tissue_fraction", "coverage", "spread"}
+            The map. On the probability, cells above the decision are outlined.
+        axes : matplotlib Axes, optional
+            Where to draw; by default a new figure of pyplot.
+
+        Raises
+        ------
+        InputUnsupportedError
+            There is no such map: only ensembles have a spread.
+        """
+        from pathopatch.heatmaps.prediction_plot import draw_map
+
+        if which not in self.maps:
+            raise InputUnsupportedError(f"no map {which!r}", place="which", remedy=f"use {', '.join(self.maps)}")
+        return draw_map(self, which, axes=axes)
+
+    def to_anndata(self) -> AnnData:
+        """Return the patches as an AnnData table, as squidpy and scanpy read it; needs the package anndata.
+
+        ``obs`` has a row per patch with all columns of the table but its place; ``obsm["spatial"]`` (M, 2) are the
+        centres of the patches, (x, y) in level-0 px; ``uns["spatial"]`` has the slide's picture and its scale, where
+        the slide is at hand. There is no ``X``.
+
+        Raises
+        ------
+        InputUnsupportedError
+            anndata is not installed.
+        """
+        try:
+            from anndata import AnnData
+        except ModuleNotFoundError as error:
+            remedy = "pip install 'anndata>=0.12'"
+            raise InputUnsupportedError("anndata is not installed", place="to_anndata", remedy=remedy) from error
+        return AnnData(**self.anndata_parts())
+
+    def anndata_parts(self) -> dict[str, Any]:
+        """Return ``obs``, ``obsm`` and ``uns`` of `to_anndata`; the package anndata is not needed."""
+        table = self.table.set_index("patch_id")
+        place = table[["x", "y", "width", "height"]].to_numpy(np.float64)
+        obs = table.drop(columns=["x", "y", "width", "height"])
+        obs.insert(0, "slide_id", pd.Series(self.slide_id, obs.index, dtype="category"))
+        spatial: dict[str, Any] = {"images": {}, "scalefactors": {}}
+        if self.picture is not None:
+            spatial["images"]["hires"] = self.picture
+            spatial["scalefactors"]["tissue_hires_scalef"] = self.picture.shape[1] / self.size_px[0]
+        if len(place):
+            spatial["scalefactors"]["spot_diameter_fullres"] = float(place[0, 2])
+        return {
+            "obs": obs,
+            "obsm": {"spatial": place[:, :2] + place[:, 2:] / 2},
+            "uns": {"spatial": {self.slide_id: spatial}, "mpp": self.mpp, "class_names": list(self.class_names)},
+        }
+
+    def __repr__(self) -> str:
+        return f"<SlidePrediction {self.slide_id!r}: {self._counts()}>"
+
+    def _repr_html_(self) -> str:
+        ny, nx = self.maps["probability"].shape
+        facts = [
+            ("patches", self._counts()),
+            ("decision", f"{self.class_names[1]} above a probability of {self.decision_probability:.2f}"),
+            ("map", f"{nx} x {ny} cells of {self.cell_px * self.mpp:.4g} um"),
+        ]
+        return card(self.slide_id, facts, picture=self.thumbnail(THUMBNAIL_PX))
+
+    def _counts(self) -> str:
+        return f"{pluralize(len(self.table), 'patch')} predicted, {int(self.is_positive.sum())} {self.class_names[1]}"
+
+
+def predict_slide(
+    slide: Slide | Path | str | Mapping[str, Path | str],
+    model: PatchClassifier | Ensemble | Path | str | Sequence[Path | str],
+    *,
+    slide_id: str | None = None,
+    tissue_mask: Path | str | None = None,
+    config: PredictConfig = DEFAULTS,
+) -> SlidePrediction:
+    """Predict each patch of a slide that holds enough tissue, and write nothing.
+
+    Parameters
+    ----------
+    slide : Slide, path, or mapping of str to path
+        An open slide, or what `open_slide` takes.
+    model : PatchClassifier, Ensemble, path, or sequence of paths
+        From `load_model`, several that see the same patches, or the folders of their bundles.
+    slide_id : str, optional
+        First part of each patch_id; the first file's stem if not given.
+    tissue_mask : path, optional
+        Raster or outlines of the tissue; found on the slide if not given.
+    config : PredictConfig
+        Its device, runtime, precision and threads count for folders of bundles; an open model has them already.
+
+    Returns
+    -------
+    SlidePrediction
+        The columns of its table: patch_id; x, y (origin) and width, height, level-0 px, of the whole patch even where
+        it overhangs; tissue_fraction; logit = z1 - z0, less the model's slope over the area; probability =
+        sigmoid(logit / temperature); of an ensemble the mean of the members' logits over their temperatures, its
+        sigmoid, and spread, the standard deviation of their probabilities; saturated_fraction and sharpness as `tile`
+        measures them; and a boolean column ``flag_<reason>`` for each of `pathopatch.heatmaps.FLAGS`, missing where it
+        cannot be decided. Row by row of the grid; without tissue no row, but all columns.
+
+    Raises
+    ------
+    ChannelMismatchError, CheckpointIncompatibleError, MppMissingError, InputUnsupportedError
+        The model was not made for such a slide, or the stride exceeds the patch.
+    InputCorruptError
+        More of the slide cannot be decoded than `config` allows.
+    NonFiniteError
+        The model returned NaN or infinity.
+    PathopatchError
+        As `open_slide` and `load_model`, for paths.
+
+    Examples
+    --------
+    >>> prediction = pathopatch.predict_slide("slide.svs", "work/runs/RUN/model")  # doctest: +SKIP
+    >>> prediction.plot()  # doctest: +SKIP
+    """
+    ensemble = _opened_model(model, config)
+    with _opened_slide(slide) as opened:
+        identity = slide_id_from_path(opened.paths[0]) if slide_id is None else slide_id
+        mask = None if tissue_mask is None else Path(tissue_mask)
+        prediction = predict_patches(opened, ensemble, identity, config, tissue_mask=mask)
+        analysis, spec = prediction.analysis, ensemble.spec
+        cells, names = prediction.maps()
+        return SlidePrediction(
+            slide_id=identity,
+            table=pd.concat(prediction.tables(), ignore_index=True),
+            maps=dict(zip(names, cells, strict=True)),
+            cell_px=analysis.grid.stride,
+            size_px=opened.size,
+            mpp=opened.mpp,
+            class_names=spec.class_names,
+            decision_threshold=spec.decision_threshold,
+            decision_probability=prediction.decision_probability,
+            picture=compose(shrunk(analysis.overview, _PICTURE_PX), analysis.windows, is_rgb=opened.is_rgb),
+        )
+
+
+def read_prediction(
+    out: Path | str, slide_id: str | None = None, *, slide: Slide | Path | str | Mapping[str, Path | str] | None = None
+) -> SlidePrediction:
+    """Return a prediction that `pathopatch predict` wrote.
+
+    Parameters
+    ----------
+    out : path
+        The output folder.
+    slide_id : str, optional
+        The slide; not needed in a folder of one slide.
+    slide : Slide, path, or mapping of str to path, optional
+        The slide itself, to draw the map on; on white without it.
+
+    Raises
+    ------
+    InputMissingError
+        There is no prediction of such a slide; those that are there are named.
+    InputUnsupportedError
+        There are several and none is named, or `slide` has another size than the one that was predicted.
+    InputCorruptError
+        Files are missing, or are not as they were written.
+    ChannelMismatchError
+        `slide` has other channels than the one that was predicted.
+
+    Examples
+    --------
+    >>> pathopatch.read_prediction("out", "S01", slide="slides/S01.svs").plot()  # doctest: +SKIP
+    """
+    work = WorkFolder(Path(out))
+    identity = _predicted_slide(work.root, slide_id)
+    folder, table_path = work.heatmap(identity), work.predictions(identity)
+    if problems := heatmap_damages(folder, table_path, exports=(HEATMAP,)):
+        raise InputCorruptError(
+            f"the prediction is damaged: {'; '.join(problems)}", place=str(folder), remedy="predict the slide again"
+        )
+    facts, heatmap = read_json(folder / FACTS), read_ome_tiff(folder / HEATMAP)
+    return SlidePrediction(
+        slide_id=identity,
+        # Parquet does not tell a flag that is always known from plain truth values.
+        table=read_table(table_path).astype({f"flag_{name}": "boolean" for name in FLAGS}),
+        maps=dict(zip(heatmap.channels, heatmap.levels[0].astype(np.float64), strict=True)),
+        cell_px=facts["cell_px"],
+        size_px=tuple(facts["size_px"]),
+        mpp=facts["mpp"],
+        class_names=tuple(facts["class_names"]),
+        decision_threshold=facts["decision_threshold"],
+        decision_probability=facts["decision_probability"],
+        picture=None if slide is None else _picture(slide, facts),
+    )
+
+
+def _predicted_slide(out: Path, slide_id: str | None) -> str:
+    """Return the id of the slide to read; refuse one that is not there, or to choose among several."""
+    ids = sorted(path.parent.name for path in out.glob(f"heatmaps/*/{FACTS}"))
+    listed = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
+    if slide_id is None and len(ids) > 1:
+        raise InputUnsupportedError(
+            f"{pluralize(len(ids), 'slide')} are predicted here", place=str(out), remedy=f"name one of {listed}"
+        )
+    if not ids or slide_id not in (None, *ids):
+        what = "no prediction" if slide_id is None else f"no prediction of {slide_id!r}"
+        remedy = f"name one of {listed}" if ids else "name the folder that pathopatch predict wrote"
+        raise InputMissingError(what, place=str(out), remedy=remedy)
+    return slide_id or ids[0]
+
+
+def _picture(slide: Slide | Path | str | Mapping[str, Path | str], facts: Mapping[str, Any]) -> Picture:
+    """Return the picture of a slide, in the colours and windows of its prediction."""
+    with _opened_slide(slide) as opened:
+        if list(opened.size) != facts["size_px"]:
+            raise InputUnsupportedError(
+                f"the slide has {opened.size[0]} x {opened.size[1]} px, the predicted one "
+                f"{facts['size_px'][0]} x {facts['size_px'][1]} px",
+                place=str(opened.paths[0]),
+                remedy="give the slide that was predicted",
+            )
+        opened = in_order(opened, facts["channels"])
+        if list(opened.channels) != facts["channels"]:
+            raise ChannelMismatchError(
+                f"the slide has channels {', '.join(opened.channels)}, the predicted one "
+                f"{', '.join(facts['channels'])}",
+                place=str(opened.paths[0]),
+                remedy="give the slide that was predicted",
+            )
+        overview, _, _ = opened.read_overview(_PICTURE_PX)
+        return compose(overview, np.array(facts["intensity_windows"], np.float64), is_rgb=opened.is_rgb)
+
+
+def _opened_model(
+    model: PatchClassifier | Ensemble | Path | str | Sequence[Path | str], config: PredictConfig
+) -> Ensemble:
+    """Return a model as an ensemble; bundles are opened as the configuration says."""
+    if isinstance(model, Ensemble):
+        return model
+    if isinstance(model, PatchClassifier):
+        return Ensemble([model])
+    folders = [model] if isinstance(model, str | Path) else model
+    return load_ensemble(
+        folders,
+        device=config.device,
+        precision=config.precision,
+        runtime=config.runtime,
+        threads=config.threads,
+    )
+
+
+@contextmanager
+def _opened_slide(slide: Slide | Path | str | Mapping[str, Path | str]) -> Iterator[Slide]:
+    """Open a slide that is named by its files, and close it again; one that is open stays so."""
+    if isinstance(slide, Slide):
+        yield slide
+        return
+    with open_slide(slide) as opened:
+        yield opened

@@ -1,0 +1,146 @@
+"""The audit of a cohort's groups as an object, for notebooks: its verdict, tables and plot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.html import card
+from pathopatch.core.text import patches_and_patients
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.groups import audit, audit_tables, format_audit, threshold_attributes, verdict_text
+from pathopatch.groups.attribute import LABEL_NAMES
+from pathopatch.groups.audit import distinct_results, shortcut_results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_CARD_PX = 720  # width of the picture in a card: its text stays legible
+
+
+@dataclass(frozen=True, eq=False)
+class GroupAudit:
+    """How strong the tissue shortcut is in a cohort; printed, it is the text of ``pathopatch audit``.
+
+    Attributes
+    ----------
+    numbers : mapping
+        Every number, as plain values: see `pathopatch.groups.audit`.
+    """
+
+    numbers: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in one or two sentences."""
+        return verdict_text(self.numbers)
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether a shortcut was found."""
+        return bool(self.numbers["verdict"]["is_flagged"])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the numbers as tables by name: ``fraction_only``, ``cells`` and ``sweep``."""
+        return audit_tables(self.numbers)
+
+    def plot(self, *, axes: Sequence[Axes] | NDArray[Any] | None = None) -> NDArray[Any]:
+        """Draw how well tissue alone tells the label, and the gap between the labels; return the two axes.
+
+        Parameters
+        ----------
+        axes : two matplotlib Axes, optional
+            Where to draw; by default a new figure of pyplot.
+        """
+        import numpy as np
+
+        from pathopatch.report.audit_plots import draw_auroc, draw_gap, shortcut_height_in
+        from pathopatch.report.plots import WIDTH_IN
+
+        settings = self._plotted()
+        if axes is None:
+            import matplotlib.pyplot as plt  # here: it chooses a backend, and notebooks show its figures by themselves
+
+            size = WIDTH_IN, shortcut_height_in(settings["alone"])
+            _, axes = plt.subplots(1, 2, figsize=size, layout="constrained")
+        left, right = axes
+        draw_auroc(left, settings["alone"], least_effect=settings["least_effect"], title=settings["title"])
+        draw_gap(right, settings["sweep"], labels=settings["labels"])
+        return np.array([left, right])
+
+    def __str__(self) -> str:
+        return format_audit(self.numbers)
+
+    def __repr__(self) -> str:
+        return f"<GroupAudit: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        from PIL import Image
+
+        from pathopatch.report.audit_plots import shortcut_strength
+
+        picture = Image.open(io.BytesIO(shortcut_strength(**self._plotted())))
+        picture.thumbnail((_CARD_PX, _CARD_PX))
+        facts = [("verdict", self.verdict)]
+        for key, by_split in self.numbers["thresholds"].items():
+            for split, cells in by_split.items():
+                smallest = min(min(row) for row in cells["counts"])
+                total = sum(map(sum, cells["counts"]))
+                patients = shortcut_results(self.numbers)[split]["patients"]
+                text = f"{patches_and_patients(total, patients)}; smallest group {smallest}"
+                facts.append((f"threshold {key}, {split}", text))
+        return card("Audit", facts, picture=picture)
+
+    def _plotted(self) -> dict[str, Any]:
+        """Return the arguments of `pathopatch.report.audit_plots.shortcut_strength`."""
+        is_own = "attribute_only" in self.numbers
+        return {
+            "alone": distinct_results(self.numbers),
+            "sweep": self.numbers["sweep"],
+            "least_effect": self.numbers["verdict"]["least_effect"],
+            "title": f"{'Own attribute' if is_own else 'Tissue fraction'} alone",
+            "labels": self.numbers.get("label_names", LABEL_NAMES),
+        }
+
+
+def audit_groups(
+    groups: pd.DataFrame | Path | str,
+    thresholds: Sequence[float] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> GroupAudit:
+    """Return how strong the tissue shortcut is in a cohort; nothing is written.
+
+    Parameters
+    ----------
+    groups : DataFrame or path
+        As `assign_groups` returns it, or a work folder that has groups. Without a split column all patches are of the
+        split "all".
+    thresholds : sequence of float, optional
+        Of its thresholds; by default all.
+    resamples, seed : int
+        Resamples of patients behind each interval, and their seed; with 0 there are no intervals and no verdict.
+
+    Raises
+    ------
+    InputMissingError
+        The folder has no groups, or there is no such threshold.
+    InputUnsupportedError
+        The table has no groups.
+
+    Examples
+    --------
+    >>> audit = pathopatch.audit_groups("work")  # doctest: +SKIP
+    >>> audit.plot()  # doctest: +SKIP
+    """
+    table = groups if isinstance(groups, pd.DataFrame) else read_table(WorkFolder(Path(groups)).groups)
+    chosen = [float(attribute.key) for attribute in threshold_attributes(table)] if thresholds is None else thresholds
+    return GroupAudit(audit(table, chosen, resamples=resamples, seed=seed))

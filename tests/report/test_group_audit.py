@@ -1,0 +1,98 @@
+"""The audit of groups as an object: verdict, tables, plot and card."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.groups import assign_groups, audit, format_audit
+from pathopatch.report.group_audit import GroupAudit, audit_groups
+
+mpl.use("agg")  # a screen is not needed
+
+
+@pytest.fixture
+def groups() -> pd.DataFrame:
+    """400 patches of 20 patients; tumour patches hold more tissue than all others."""
+    number = np.arange(400)
+    label = number % 2
+    tissue = 0.1 + 0.5 * label + 0.3 * (number % 7) / 7
+    patches = {"patch_id": number.astype(str), "slide_id": "s", "patient_id": (number // 20).astype(str)}
+    return assign_groups(pd.DataFrame({**patches, "label": label, "tissue_fraction": tissue}), [0.25, 0.5])
+
+
+@pytest.fixture
+def audited(groups: pd.DataFrame) -> GroupAudit:
+    return audit_groups(groups, resamples=50)
+
+
+def test_the_object_says_what_the_numbers_say(groups: pd.DataFrame, audited: GroupAudit) -> None:
+    assert audited.numbers == audit(groups, [0.25, 0.5], resamples=50)
+    assert str(audited) == format_audit(audited.numbers)
+    assert audited.is_flagged
+    assert audited.verdict.startswith("SHORTCUT. In all labelled patches the tissue fraction alone tells the label")
+    assert repr(audited) == f"<GroupAudit: {audited.verdict}>"
+    assert audited.tables()["cells"]["n"].sum() == 2 * 400  # both thresholds
+
+
+def test_a_work_folder_is_audited_as_its_table(tmp_path: Path, groups: pd.DataFrame, audited: GroupAudit) -> None:
+    write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
+    assert audit_groups(tmp_path, resamples=50).numbers == audited.numbers
+    assert list(audit_groups(tmp_path, [0.5], resamples=0).numbers["thresholds"]) == ["0.5"]
+
+
+def test_a_folder_or_table_without_groups_is_refused(tmp_path: Path, groups: pd.DataFrame) -> None:
+    with pytest.raises(InputMissingError, match=r"no table groups\.parquet"):
+        audit_groups(tmp_path)
+    with pytest.raises(InputUnsupportedError):
+        audit_groups(groups[["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"]])
+
+
+def test_the_plot_has_the_auroc_of_the_audit_and_its_gap(audited: GroupAudit) -> None:
+    left, right = audited.plot()
+    auroc = audited.numbers["whole"]["auroc"]
+    assert auroc == 1
+    assert [line.get_xdata()[0] for line in left.lines if line.get_marker() == "o"] == [auroc]
+    assert left.get_title(loc="left") == "Tissue fraction alone"
+    gap = [step["gap"] for step in audited.numbers["sweep"]["all"] if step["gap"] is not None]
+    assert right.lines[0].get_ydata().tolist() == gap
+    plt.close(left.figure)
+
+
+def test_the_plot_is_drawn_on_given_axes(audited: GroupAudit) -> None:
+    figure, axes = plt.subplots(2, 1)
+    drawn = audited.plot(axes=axes)
+    assert drawn.tolist() == axes.tolist()
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+def test_the_card_has_verdict_groups_and_a_picture(audited: GroupAudit) -> None:
+    html = audited._repr_html_()
+    assert "SHORTCUT. In all labelled patches" in html
+    assert "400 patches of 20 patients; smallest group 0" in html
+    (encoded,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).size[0] == 720
+    assert len(encoded) < 100_000
+
+
+def test_an_audit_of_an_own_attribute_is_named_so(groups: pd.DataFrame) -> None:
+    own = groups[["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"]].assign(
+        attribute=np.where(groups["label"] == 1, "A", "B")
+    )
+    audited = audit_groups(assign_groups(own, [0.25]), resamples=50)
+    left, _ = audited.plot()
+    assert left.get_title(loc="left") == "Own attribute alone"
+    assert "400 patches of 20 patients" in audited._repr_html_()
+    plt.close(left.figure)
