@@ -30,10 +30,18 @@ from pathopatch.core.config import Config, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GLOSSARY = "glossary.md"
-_PICTURES = {
+_FROM_ELSEWHERE = {
     "images/review-slide.png": "tests/browser/screenshots/slide.png",
     "images/review-cohort.png": "tests/browser/screenshots/cohort.png",
-}
+    **{
+        f"results/{study}.md": f"pipelines/{study}/README.md"
+        for study in (
+            "idc", "imposed-tissue", "interventions", "features", "features-speed", "cmnist", "group-robustness",
+            "tissue-gallery",
+        )
+    },
+}  # fmt: skip
+"""Pictures that the tests of the review page took, and the studies' own pages."""
 _WITHOUT_LINKS = {"a", "code", "pre", "h1", "h2", "h3", "h4", "th"}
 
 
@@ -44,10 +52,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages, and the pictures that the tests of the review page took."""
+    """Add the generated pages, and files that lie elsewhere in the project."""
     for path, content in {"reference/cli.md": cli_page(), "reference/settings.md": settings_page()}.items():
         files.append(File.generated(config, path, content=content))
-    for path, source in _PICTURES.items():
+    for path, source in _FROM_ELSEWHERE.items():
         files.append(File.generated(config, path, abs_src_path=str(ROOT / source)))
     return files
 
