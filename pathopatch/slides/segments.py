@@ -308,6 +308,7 @@ class PageReader:
         # The last strip may be stored without its padding, so only the pixels inside the page are due.
         due_h = min(self._box[0], self._height - row * self._box[0])
         due_w = min(self._box[1], self._width - column * self._box[1])
+        samples = 1 if self._is_planar else self.samples
         pixels: Pixels | None = None
         what = "it is shorter than announced"
         if self._jpeg is not None and len(data) == count:
@@ -323,9 +324,9 @@ class PageReader:
             try:
                 require_as_announced(data, self._box[0] * self._box[1])
                 decoded, _, shape = self._decode(data, index, jpegtables=self._jpegtables)
-                if decoded is not None and shape[1] >= due_h and shape[2] >= due_w:
-                    pixels = decoded[0]
-                what = "it decodes to fewer pixels than due"
+                if decoded is not None and shape[1] >= due_h and shape[2] >= due_w and shape[3] == samples:
+                    pixels = decoded[0, : self._box[0], : self._box[1]]
+                what = "it decodes to fewer pixels than due, or to other samples"
             except DECODING_ERRORS as error:
                 what = str(error)
         if pixels is None:

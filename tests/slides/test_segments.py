@@ -194,3 +194,13 @@ def test_threads_read_the_same_where_the_system_has_no_positioned_reads(
             places, threads.map(lambda at: slide.read_region(*at, TILE, TILE), places), strict=True
         ):
             np.testing.assert_array_equal(patch, image[:, y : y + TILE, x : x + TILE])
+
+
+def test_a_tile_of_other_samples_than_due_is_refused(tmp_path: Path) -> None:
+    """Found by the fuzzer: a planar configuration that nobody defined gave regions of one channel."""
+    path = tmp_path / "a.tif"
+    made.write_rgb_pyramid(path, made.noise(3, SIDE, SIDE, np.uint8), levels=1, compression=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags["PlanarConfiguration"].overwrite(65535)
+    with TiffSlide(path) as slide, pytest.raises(InputCorruptError, match="other samples"):
+        slide.read_region(0, 0, TILE, TILE)
