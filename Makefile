@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check test lint bench wheelhouse clean
+.PHONY: demo check test lint bench docs wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -39,6 +39,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench.py
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo build/docs/index.html
 
 # Everything to predict and review without a network. To train too: make wheelhouse EXTRAS=train,review,pretrained,
 # and on Linux, for processors only, PIP_WHEEL='--extra-index-url https://download.pytorch.org/whl/cpu'.

@@ -70,7 +70,8 @@ def groups(
 
 def audit(
     work: Annotated[
-        Path | None, typer.Argument(help="Work folder, where slides or features are in one.", show_default=False)
+        Path | None,
+        typer.Argument(help="Work folder, where slides or features are in one.", metavar="WORK", show_default=False),
     ] = None,
     composed: Annotated[
         bool, typer.Option("--composed", help="Check the patches that an intervention composes, and draw some.")

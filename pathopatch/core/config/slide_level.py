@@ -14,25 +14,38 @@ SlidePooling = Literal["attention", "mean", "top-k", "area"]
 class SlideLevelConfig(Config):
     """How a slide is classified by the features of its patches, or by predictions of its patches."""
 
-    # attention, mean: trained on slide labels. top-k, area: from the predictions of a run that learnt patch labels
     pooling: tuple[SlidePooling, ...] = Field(default=("attention", "mean", "top-k", "area"), min_length=1)
-    folds: int = Field(default=1, ge=1)  # 1: the splits or folds of the work folder; from 3 on: drawn by slide label
+    """attention and mean are trained on slide labels; top-k and area use the predictions of a run on patches."""
+    folds: int = Field(default=1, ge=1)
+    """1: the splits or folds of the work folder. From 3 on: folds drawn by patient and slide label."""
     split_seed: int = 0
+    """Seed of the split by patient."""
     seed: int = Field(default=0, ge=0)
-    hidden: int = Field(default=128, ge=2)  # values that a patch is projected to; 256 took twice as long
+    """Seed of weights and of the patches drawn."""
+    hidden: int = Field(default=128, ge=2)
+    """Values that a patch is projected to; 256 took twice as long."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
-    bag_patches: int = Field(default=2048, ge=1)  # of a slide in a training step, at most; drawn anew each time
+    """Share of these values that is left out at random in training."""
+    bag_patches: int = Field(default=2048, ge=1)
+    """Most patches of a slide in a training step; they are drawn anew each time."""
     slides_per_step: int = Field(default=8, ge=1)
+    """Slides in a training step."""
     epochs: int = Field(default=40, ge=1)
-    patience: int = Field(
-        default=10, ge=1
-    )  # epochs without a better validation, or after a perfect AUROC, until the end
+    """Most passes over the training slides."""
+    patience: int = Field(default=10, ge=1)
+    """Epochs without a better validation, or after a perfect AUROC, until training ends."""
     learning_rate: float = Field(default=5e-4, gt=0)
+    """Learning rate of AdamW."""
     weight_decay: float = Field(default=1e-2, ge=0)
-    top_k: int = Field(default=10, ge=1)  # patches of the highest probability, whose mean is taken
-    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
+    """Weight decay of AdamW."""
+    top_k: int = Field(default=10, ge=1)
+    """Patches with the highest probability whose mean is taken."""
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamplings of patients behind each interval."""
     threads: int | None = Field(default=None, ge=1)
-    cache_gib: float = Field(default=2.0, ge=0)  # features held in memory; those of further slides are read each time
+    """Processor threads. None: all cores."""
+    cache_gib: float = Field(default=2.0, ge=0)
+    """Features that are held in memory, GiB; those of further slides are read each time."""
 
     @model_validator(mode="after")
     def _some_train(self) -> SlideLevelConfig:

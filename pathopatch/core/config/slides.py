@@ -18,23 +18,34 @@ class TissueConfig(Config):
     A slide whose manifest row names a `tissue_mask` takes that in place of all this.
     """
 
-    background: str = Field(default="auto", pattern=_BACKGROUND)  # auto, dark, bright, or CARS=dark,HE=bright
-    # Intensity of a channel where there is no tissue, source units: a dark channel's black level or camera offset, a
-    # bright one's glass. Measured where it is not given.
+    background: str = Field(default="auto", pattern=_BACKGROUND)
+    """auto, dark, bright, or one for each channel: CARS=dark,HE=bright."""
     background_level: dict[str, float] = {}
-    when_unsure: Literal["all", "none", "fail"] = "all"  # where no background is in view, what is tissue
+    """Intensity of a channel without tissue, source units: the black level of a dark channel, the glass of a bright
+    one. It is measured where it is not given.
+    """
+    when_unsure: Literal["all", "none", "fail"] = "all"
+    """What counts as tissue where no background is in view; fail stops the slide."""
     method: Literal["otsu", "triangle", "fixed"] = "otsu"
-    # On the tissue signal in [0, 1]: a dark channel's 1st to 99.9th percentile, a bright one's absorption against its
-    # glass; for method = "fixed".
+    """Rule that splits dark channels; bright ones are compared with their glass."""
     fixed_threshold: Fraction | None = None
-    channels: tuple[str, ...] = ()  # which count; empty: all that show any tissue
-    # A threshold for each dark channel, and a pixel is tissue if it passes any: a bright channel must not hide a dim
-    # one. Or one threshold on the largest of the scaled dark channels, as always with method = "fixed".
+    """Threshold on the tissue signal in [0, 1], for `method = "fixed"`. Of a dark channel the signal runs from the 1st
+    to the 99.9th percentile, of a bright one it is the absorption against the glass.
+    """
+    channels: tuple[str, ...] = ()
+    """Channels that count. Empty: all that show any tissue."""
     combine: Literal["each", "maximum"] = "each"
-    ignore_pens: bool = True  # brightfield RGB; off for blue and green stains (trichrome, Alcian blue)
-    ignore_borders: bool = True  # brightfield RGB: near-black borders, black unscanned areas
-    min_speck_um2: float = Field(default=400.0, ge=0)  # about one cell of 20 um: smaller is dust
+    """each: a threshold for each dark channel, and a pixel is tissue if it passes any, so that a bright channel does
+    not hide a dim one. maximum: one threshold on the largest, as always with `method = "fixed"`.
+    """
+    ignore_pens: bool = True
+    """Brightfield RGB: pen marks are no tissue. Turn it off for blue and green stains (trichrome, Alcian blue)."""
+    ignore_borders: bool = True
+    """Brightfield RGB: near-black borders and unscanned areas are no tissue."""
+    min_speck_um2: float = Field(default=400.0, ge=0)
+    """Smaller pieces of tissue are dust; the default is about one cell of 20 um."""
     max_hole_um2: float = Field(default=400.0, ge=0)
+    """Smaller holes in tissue are filled."""
 
     @model_validator(mode="after")
     def _fixed_needs_a_value(self) -> TissueConfig:
@@ -52,12 +63,17 @@ class IntensityConfig(Config):
     """
 
     low_percentile: float = Field(default=1.0, ge=0, le=100)
-    high_percentile: float = Field(default=99.5, ge=0, le=100)  # a few hot pixels must not set the scale
-    scope: Literal["slide", "cohort"] = "slide"  # slide: exposure and stain differ more between slides than tissue does
-    windows: dict[
-        str, tuple[float, float]
-    ] = {}  # channel -> (low, high), source units; these channels are not measured
-    sharpness_mpp: float = Field(default=1.0, ge=MPP_RANGE[0], le=MPP_RANGE[1])  # scanners lose focus at this scale
+    """Percentile of the tissue pixels that becomes 0."""
+    high_percentile: float = Field(default=99.5, ge=0, le=100)
+    """Percentile that becomes 1; below 100, since a few hot pixels must not set the scale."""
+    scope: Literal["slide", "cohort"] = "slide"
+    """slide: each slide has its own window, since exposure and stain differ more between slides than tissue does.
+    cohort: one window for all.
+    """
+    windows: dict[str, tuple[float, float]] = {}
+    """Channel to (low, high), source units. These channels are not measured."""
+    sharpness_mpp: float = Field(default=1.0, ge=MPP_RANGE[0], le=MPP_RANGE[1])
+    """Scale at which sharpness is measured, um/px; scanners lose focus at the default scale."""
 
     @model_validator(mode="after")
     def _low_below_high(self) -> IntensityConfig:
@@ -77,11 +93,19 @@ class AnnotationConfig(Config):
     """
 
     tumor: tuple[str, ...] = ()
-    non_tumor: tuple[str, ...] = ()  # labelled; where it overlaps tumour, tumour counts
-    holes: tuple[str, ...] = ()  # labelled non-tumour that is cut out of the tumour
+    """Class names that are tumour."""
+    non_tumor: tuple[str, ...] = ()
+    """Class names that are labelled non-tumour. Where they overlap tumour, tumour counts."""
+    holes: tuple[str, ...] = ()
+    """Class names that are cut out of the tumour and count as labelled non-tumour."""
     ignored: tuple[str, ...] = ()
-    labelled: Literal["annotated", "whole-slide"] = "annotated"  # safe: what nobody outlined has no label
-    subtracted_bounds: bool = True  # QuPath through OpenSlide subtracts bounds-x/y; false for its other readers
+    """Class names that say nothing."""
+    labelled: Literal["annotated", "whole-slide"] = "annotated"
+    """annotated, the safe choice: what nobody outlined has no label. whole-slide: all that is not tumour is
+    non-tumour.
+    """
+    subtracted_bounds: bool = True
+    """QuPath subtracts `bounds-x` and `bounds-y` where it reads through OpenSlide; false for its other readers."""
 
     @model_validator(mode="after")
     def _one_meaning_each(self) -> AnnotationConfig:
@@ -95,10 +119,14 @@ class AnnotationConfig(Config):
 class LabelConfig(Config):
     """When a patch is a tumour patch, when it counts as labelled at all, and when it is neither one nor the other."""
 
-    min_tumor_fraction: Fraction | None = None  # None: any tumour, that is 1 / patch area
+    min_tumor_fraction: Fraction | None = None
+    """Least share of tumour that makes a tumour patch. None: any tumour, that is one pixel."""
     min_labelled_fraction: float = Field(default=0.5, gt=0, le=1)
-    ambiguous: tuple[Fraction, Fraction] | None = None  # non-tumour up to low, tumour from high, no label between
+    """Least share of a patch that must be labelled; below it the patch has no label."""
+    ambiguous: tuple[Fraction, Fraction] | None = None
+    """(low, high): non-tumour up to low, tumour from high, no label between."""
     annotations: AnnotationConfig = AnnotationConfig()
+    """What the class names of annotation files mean."""
 
     @model_validator(mode="after")
     def _zone_rises_and_holds_the_limit(self) -> LabelConfig:
@@ -119,21 +147,33 @@ UNCERTAIN_BELOW = 0.5
 class RegistrationConfig(Config):
     """What is done about channels that do not lie on each other."""
 
-    align: bool = False  # pixels stay where the microscope put them unless asked
-    warn_um: float = Field(default=2.0, gt=0)  # a fifth of a nucleus; measured shifts are good to a few tenths of a px
+    align: bool = False
+    """Move the channels onto each other by whole pixels; otherwise pixels stay where the microscope put them."""
+    warn_um: float = Field(default=2.0, gt=0)
+    """Warn of channels that are shifted by more, um. The default is a fifth of a nucleus; shifts are measured to a few
+    tenths of a px.
+    """
 
 
 class TileConfig(Config):
     """How slides are cut into patches."""
 
     patch_px: int = Field(default=256, ge=8, le=MOST_PX)
-    stride_px: int | None = Field(default=None, ge=1)  # None: patch_px, patches side by side
-    mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])  # None: the slides' own
+    """Side of a patch, px at the target mpp."""
+    stride_px: int | None = Field(default=None, ge=1)
+    """Step between patches, px. None: `patch_px`, patches side by side."""
+    mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
+    """Target scale of the patches, um/px. None: the slides' own."""
     store: Literal["zarr", "none"] = "zarr"
+    """zarr keeps the pixels of patches; none keeps the tables alone."""
     tissue: TissueConfig = TissueConfig()
+    """How tissue is found."""
     intensity: IntensityConfig = IntensityConfig()
+    """How intensities become [0, 1]."""
     registration: RegistrationConfig = RegistrationConfig()
+    """What is done about shifted channels."""
     labels: LabelConfig = LabelConfig()
+    """When a patch is a tumour patch."""
 
     @model_validator(mode="after")
     def _no_gaps(self) -> TileConfig:
@@ -150,8 +190,9 @@ class TileConfig(Config):
 class ReadyConfig(Config):
     """Which scale ready images have, and what is done to those that are not of one size."""
 
-    # um per px of the images as they are; None: unknown, and so is the scale of models that are trained on them
     mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
-    px: int | None = Field(default=None, ge=8, le=MOST_PX)  # side that all are brought to; None: they are as they are
-    # crop: the middle square, resampled; stretch: the whole image, its sides resampled apart
+    """Scale of the images as they are, um/px. None: unknown, and so is the scale of models that are trained on them."""
+    px: int | None = Field(default=None, ge=8, le=MOST_PX)
+    """Side that all images are brought to. None: they are as they are."""
     fit: Literal["crop", "stretch"] = "crop"
+    """crop: the middle square, resampled. stretch: the whole image, its sides resampled apart."""

@@ -19,50 +19,77 @@ from pathopatch.core.method_names import MethodName
 class EvaluateConfig(Config):
     """How runs are judged."""
 
-    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamplings of patients behind each interval."""
     seed: int = 0
-    least_per_group: int = Field(default=25, ge=1)  # in a sweep; the standard error of a smaller group tops 10 points
-    ablation: bool = True  # predict once more without each channel: which ones a model leans on
+    """Seed of the bootstrap."""
+    least_per_group: int = Field(default=25, ge=1)
+    """Least patches of a group in a sweep; the standard error of a smaller group is above 10 points."""
+    ablation: bool = True
+    """Predict once more without each channel, to show on which ones a model relies."""
 
 
 class FlagsConfig(Config):
     """From where on a prediction is marked for a second look."""
 
-    low_tissue: Fraction = 0.1  # tissue share below it: little to judge by
-    saturated: Fraction = 0.05  # share of pixels at the end of the window above it
-    near_threshold: Fraction = 0.1  # probability as near to the decision as this
-    spread: Fraction = 0.1  # standard deviation of the probability over the members of an ensemble above it
+    low_tissue: Fraction = 0.1
+    """Tissue fraction below which a patch shows little to judge by."""
+    saturated: Fraction = 0.05
+    """Share of pixels at an end of the window above which a patch is flagged."""
+    near_threshold: Fraction = 0.1
+    """Distance of the probability to the decision below which a patch is flagged."""
+    spread: Fraction = 0.1
+    """Standard deviation of the probability over the members of an ensemble above which a patch is flagged."""
 
 
 class PredictConfig(Config):
     """How slides are predicted."""
 
-    batch: int = Field(default=64, ge=1)  # patches at a time, at most; fewer of large ones
-    tta: bool = False  # test-time augmentation: the mean logit over the eight symmetries of the square
+    batch: int = Field(default=64, ge=1)
+    """Most patches at a time; fewer of large ones."""
+    tta: bool = False
+    """Test-time augmentation: the mean logit over the eight symmetries of the square."""
     flags: FlagsConfig = FlagsConfig()
-    deidentify: bool = False  # outputs name neither files nor patients; slides are called by their content
+    """From where on a patch is flagged."""
+    deidentify: bool = False
+    """Outputs name neither files nor patients; slides are called by their content."""
     all_patches: bool = False
-    min_tissue: Fraction | None = None  # None: the bundle's
-    max_bad_tiles: Fraction = 0.0  # share of a slide's area that may be undecodable; its patches have no value
+    """Predict patches without tissue too."""
+    min_tissue: Fraction | None = None
+    """Least tissue fraction of a patch. None: the bundle's."""
+    max_bad_tiles: Fraction = 0.0
+    """Share of a slide's area that may be undecodable; its patches have no value."""
     stride_px: int | None = Field(default=None, ge=1)
+    """Step between patches, px at the bundle's mpp. None: the bundle's."""
     device: str = "auto"
-    # openvino: on processors; auto: torch on a GPU and for a bundle without model.onnx, else openvino
+    """auto, cpu, cuda or cuda:N."""
     runtime: Literal["auto", "openvino", "torch"] = "auto"
+    """auto: torch on a GPU and for a bundle without `model.onnx`, else openvino, which is faster on processors."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor has it and it moves no probability of test patches by more than 0.01."""
     threads: int | None = Field(default=None, ge=1)
+    """Processor threads. None: all cores."""
 
 
 class SettingsConfig(Config):
     """The tables of settings, each of which a stage reads: what ``--config`` takes alone, and a study holds as well."""
 
     tile: TileConfig = TileConfig()
-    ready: ReadyConfig = ReadyConfig()  # goes with patches
+    """How slides are cut into patches."""
+    ready: ReadyConfig = ReadyConfig()
+    """How ready patches are read; goes with `patches`."""
     groups: GroupsConfig = GroupsConfig()
+    """How patches are grouped by tissue fraction."""
     train: TrainConfig = TrainConfig()
-    tune: TuneConfig | None = None  # None: train once with the settings of [train]
+    """How a run is trained."""
+    tune: TuneConfig | None = None
+    """How runs are searched. None: train once with the settings of `[train]`."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """How runs are judged."""
     predict: PredictConfig = PredictConfig()
+    """How slides are predicted."""
     splits: SplitsConfig = SplitsConfig()
+    """How the cohort is divided."""
 
 
 class StudyConfig(SettingsConfig):
@@ -73,22 +100,35 @@ class StudyConfig(SettingsConfig):
     """
 
     manifest: Path | None = None
-    patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
-    features: Path | None = None  # folder of feature files, as `pathopatch audit --features` takes it
-    labels: Path | None = None  # CSV of labels, as `pathopatch audit --labels` takes it; goes with features
-    slides: Path | None = None  # folder of their slides, where tissue is to be measured; goes with features
-    attribute: str | None = None  # column of the labels that forms the groups in place of tissue; goes with features
+    """CSV with a row a slide."""
+    patches: Path | None = None
+    """Ready patches: a folder or a CSV, as `pathopatch tile --patches` takes it."""
+    features: Path | None = None
+    """Folder of feature files, as `pathopatch audit --features` takes it."""
+    labels: Path | None = None
+    """CSV of labels, as `pathopatch audit --labels` takes it; goes with `features`."""
+    slides: Path | None = None
+    """Folder of the slides on which tissue is measured; goes with `features`."""
+    attribute: str | None = None
+    """Column of the labels that forms the groups in place of tissue; goes with `features`."""
     work: Path
-    decisions: Path | None = None  # an exported review, as `pathopatch groups --decisions` takes it
+    """Work folder for all outputs."""
+    decisions: Path | None = None
+    """An exported review, as `pathopatch groups --decisions` takes it."""
     methods: tuple[MethodName, ...] = Field(
         default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
     )
+    """Methods to train, each at every threshold and seed."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    """Seeds of weights, batches and the search."""
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
-    jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
-    # What the methods are trained by: each threshold of [groups], its bins if it has any, and, where a method has
-    # such a form, the rank of the tissue fraction, selected at each threshold.
+    """Slides for which the best run draws heatmaps."""
+    jobs: int = Field(default=1, ge=1)
+    """Training runs side by side, each with cores / jobs threads."""
     attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
+    """What the methods are trained by: each threshold of `[groups]`, its bins if it has any, and, where a method has
+    such a form, the rank of the tissue fraction.
+    """
 
     @model_validator(mode="after")
     def _a_fold_predicts_what_it_tests(self) -> StudyConfig:

@@ -15,9 +15,13 @@ class GroupsConfig(Config):
     """Which thresholds of the tissue fraction form the attribute."""
 
     thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(0.25, 0.5), min_length=1)
+    """Thresholds of the tissue fraction. Each gives groups of its own, and every run is judged at all of them."""
     bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    min_tissue: Fraction = 0.01  # below it a patch is blank glass: no group, no prediction
+    """Cuts of an attribute of several bins; empty for none."""
+    min_tissue: Fraction = 0.01
+    """Tissue fraction below which a patch is blank glass: it has no group and no prediction."""
     split_seed: int = 0
+    """Seed of the split by patient where the manifest leaves it open."""
 
     @model_validator(mode="after")
     def _distinct(self) -> GroupsConfig:
@@ -31,7 +35,8 @@ class GroupsConfig(Config):
 class SplitsConfig(Config):
     """How often the cohort is divided; the seed is that of the groups."""
 
-    folds: int = Field(default=1, ge=1)  # 1: one split, the manifest's or drawn; from 3 on: cross-validation by patient
+    folds: int = Field(default=1, ge=1)
+    """1: one split, the manifest's or drawn by patient. From 3 on: cross-validation by patient."""
 
     @model_validator(mode="after")
     def _some_train(self) -> SplitsConfig:
@@ -43,17 +48,24 @@ class SplitsConfig(Config):
 class AugmentConfig(Config):
     """How training patches are varied. What is off by default was not shown to help."""
 
-    flips: bool = True  # the eight symmetries of the square: tissue has no up
-    rotate_degrees: float = Field(default=0.0, ge=0, le=45)  # up to this either way
-    zoom: float = Field(default=0.0, ge=0, le=0.3)  # 0.1: by 0.9 to 1.1; the share of tissue moves a little with it
-    shift: float = Field(default=0.0, ge=0, le=0.3)  # share of the side; tissue at the edge may leave the patch
-    # Nonlinear microscopy and fluorescence: each channel by itself. Brightfield RGB is left alone by the first two.
-    gain: float = Field(default=0.1, ge=0, lt=1)  # detectors and laser power differ by about this from slide to slide
+    flips: bool = True
+    """The eight symmetries of the square; tissue has no up."""
+    rotate_degrees: float = Field(default=0.0, ge=0, le=45)
+    """Rotation by up to this, either way."""
+    zoom: float = Field(default=0.0, ge=0, le=0.3)
+    """0.1: by 0.9 to 1.1. The tissue fraction moves a little with it."""
+    shift: float = Field(default=0.0, ge=0, le=0.3)
+    """Share of the side; tissue at the edge may leave the patch."""
+    gain: float = Field(default=0.1, ge=0, lt=1)
+    """Factor of each channel, 1 +- this, as detectors and laser power differ between slides. RGB is left alone."""
     offset: float = Field(default=0.05, ge=0, le=0.5)
-    photons: float | None = Field(default=None, ge=1)  # shot noise: the fewest counts at the top of the window
-    # Brightfield RGB only
-    stain: float = Field(default=0.0, ge=0, lt=1)  # haematoxylin, eosin and DAB each by 1 +- this
-    color: float = Field(default=0.0, ge=0, lt=1)  # brightness, contrast and saturation by 1 +- this
+    """Constant added to each channel, up to this. RGB is left alone."""
+    photons: float | None = Field(default=None, ge=1)
+    """Shot noise of microscopy: the fewest counts at the top of the window. None: no noise."""
+    stain: float = Field(default=0.0, ge=0, lt=1)
+    """Brightfield RGB only: haematoxylin, eosin and DAB each by 1 +- this."""
+    color: float = Field(default=0.0, ge=0, lt=1)
+    """Brightfield RGB only: brightness, contrast and saturation by 1 +- this."""
 
 
 HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
@@ -65,64 +77,109 @@ class TrainConfig(Config):
     """One training run."""
 
     method: MethodName = "gerne"
+    """How samples are drawn and what is minimised; see the table of methods."""
     threshold: float = Field(default=0.25, gt=0, lt=1)
-    architecture: str = "small-groupnorm"  # ours, for training from scratch; or mlp-100, or any timm network
+    """Threshold of the tissue fraction that forms the groups."""
+    architecture: str = "small-groupnorm"
+    """small-groupnorm, made for training from scratch, mlp-100, or any timm network."""
     input_px: int = Field(default=64, ge=1, le=MOST_PX)
-    # On features of an encoder, in place of a network: linear is solved to convergence, mlp has one hidden layer.
-    head: Literal["linear", "mlp"] | None = None  # None: linear on features, none on patches
+    """Side that patches are brought to for the network, px."""
+    head: Literal["linear", "mlp"] | None = None
+    """Head on features: linear (also by default) is solved to convergence, mlp has one hidden layer."""
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
-    timm_args: dict[str, str | bool | int | float] = {}  # of timm.create_model; layers by name, such as SwiGLUPacked
-    freeze: Literal["none", "backbone"] = "none"  # backbone: the classifier alone learns
-    # By which channels in [0, 1] are standardised; None: by the training patches. Pretrained weights expect their own.
+    """Weights to start from: efficientnet-lite0 (extra `pretrained`), or a file."""
+    timm_args: dict[str, str | bool | int | float] = {}
+    """Arguments of `timm.create_model`; layers are given by name, such as SwiGLUPacked."""
+    freeze: Literal["none", "backbone"] = "none"
+    """backbone: the classifier alone learns."""
     mean: tuple[float, ...] | None = None
+    """Mean of each channel in [0, 1]. None: that of the training patches; pretrained weights expect their own."""
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    freeze_batchnorm: bool | None = None  # None: frozen if and only if weights are pretrained
+    """Standard deviation of each channel; goes with `mean`."""
+    freeze_batchnorm: bool | None = None
+    """None: frozen if and only if weights are pretrained."""
     steps: int = Field(default=600, ge=1)
-    batch_per_class: int = Field(default=32, ge=2)  # samples of each class in a step, all streams together
+    """Training steps of a phase."""
+    batch_per_class: int = Field(default=32, ge=2)
+    """Samples of each class in a step, all streams together."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
+    """adamw or sgd."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate at the start."""
     weight_decay: float = Field(default=1e-2, ge=0)
-    c: float = Field(default=0.5, gt=0, le=1)  # gerne only
-    beta: float = 1.0  # gerne only; with c = .5 this is s = c (beta + 1) = 1
+    """Weight decay; of a linear head the L2 penalty."""
+    c: float = Field(default=0.5, gt=0, le=1)
+    """gerne: how far the less biased batch goes."""
+    beta: float = 1.0
+    """gerne: extrapolation. With c = 0.5 the default gives s = c (beta + 1) = 1."""
     groupdro_eta: float = Field(default=0.01, gt=0)
-    average_weights: bool = True  # exponential moving average; GERNE's steps are noisy
-    tune_threshold: bool = True  # one decision threshold, chosen on validation for WGA
-    threshold_by_area: bool = False  # the decision threshold may rise or fall with the tissue fraction
-    select: Literal["wga", "gba", "last"] = "wga"  # which checkpoint; "last" uses no validation
-    evaluations: int = Field(default=12, ge=1)  # validation passes, evenly spread over the steps
-    augment: bool | AugmentConfig = True  # true: AugmentConfig as it stands
+    """groupdro: how fast the weights of groups follow their losses."""
+    average_weights: bool = True
+    """Keep an exponential moving average of the weights; GERNE's steps are noisy."""
+    tune_threshold: bool = True
+    """Choose one decision threshold on validation, for the best WGA."""
+    threshold_by_area: bool = False
+    """The decision threshold may rise or fall with the tissue fraction."""
+    select: Literal["wga", "gba", "last"] = "wga"
+    """Measure by which the checkpoint is chosen; last uses no validation."""
+    evaluations: int = Field(default=12, ge=1)
+    """Validation passes, evenly spread over the steps."""
+    augment: bool | AugmentConfig = True
+    """true: the defaults of `[train.augment]`; false: no variation."""
     seed: int = Field(default=0, ge=0)
+    """Seed of weights, batches and augmentation."""
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on processors
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, float16 with a scaled loss on older ones, float32 on processors."""
     threads: int | None = Field(default=None, ge=1)
-    train_splits: tuple[Literal["train", "val"], ...] = ("train",)  # "val" only where nothing is selected on it
-    cache_gib: float = Field(default=1.5, gt=0)  # patches at input_px are held in memory up to this
+    """Processor threads. None: all cores."""
+    train_splits: tuple[Literal["train", "val"], ...] = ("train",)
+    """Splits to train on; val only where nothing is selected on it."""
+    cache_gib: float = Field(default=1.5, gt=0)
+    """Patches at `input_px` are held in memory up to this, GiB."""
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
-    # what single methods read beside c, beta and groupdro_eta
-    s: float = 1.25  # oversample: of two to five attribute values, inside the bounds whatever their shares
-    t: float = Field(default=0.1, gt=0, lt=1)  # gerne-unknown: hard share of each class; to be tuned
-    biased_lr_scale: float = Field(default=1.0, gt=0)  # gerne-unknown; the paper's tenth was under-trained
-    biased_weight_decay_scale: float = Field(default=2.0, gt=0)  # gerne-unknown; the paper's
-    # gerne-unknown: which biased model; the paper's is the best by class, but a balanced validation prefers the least
-    # biased one, whose hard samples are not the minority: then the last
+    """Ending of the run's folder name."""
+    s: float = 1.25
+    """oversample: c (beta + 1) of the shares drawn. The default is inside the bounds of up to five values."""
+    t: float = Field(default=0.1, gt=0, lt=1)
+    """gerne-unknown: hard share of each class; to be tuned."""
+    biased_lr_scale: float = Field(default=1.0, gt=0)
+    """gerne-unknown: learning rate of the biased model as a multiple; the paper's tenth was under-trained."""
+    biased_weight_decay_scale: float = Field(default=2.0, gt=0)
+    """gerne-unknown: weight decay of the biased model as a multiple, as in the paper."""
     biased_select: Literal["cba", "last"] = "cba"
-    jtt_upweight: float = Field(default=20.0, ge=1)  # samples that one of the error set stands for
-    jtt_identify_share: float = Field(default=0.25, gt=0, le=1)  # of `steps`; longer, and no error is left
-    dfr_refit_share: float = Field(default=1.0, gt=0)  # of `steps`, for the last layer alone
-    dfr_lr_scale: float = Field(default=10.0, gt=0)  # of the last layer alone, for adamw; with sgd rather 1
-    # the decision threshold of tune_threshold finds this share of tumour on validation; None: it has the highest WGA
+    """gerne-unknown: cba takes the biased model with the best accuracy by class, as the paper does. Use last where
+    validation is balanced: there cba prefers the least biased one.
+    """
+    jtt_upweight: float = Field(default=20.0, ge=1)
+    """jtt: samples that one of the error set stands for."""
+    jtt_identify_share: float = Field(default=0.25, gt=0, le=1)
+    """jtt: steps of the first model, as a share of `steps`; trained longer, it makes no error."""
+    dfr_refit_share: float = Field(default=1.0, gt=0)
+    """dfr: steps of the last layer alone, as a share of `steps`."""
+    dfr_lr_scale: float = Field(default=10.0, gt=0)
+    """dfr: learning rate of the last layer alone, as a multiple; suits adamw, with sgd use 1."""
     sensitivity: float | None = Field(default=None, gt=0, le=1)
-    # What is drawn by, and what selects. By default both are the groups at `threshold`.
-    attribute: Literal["groups", "rank"] = "groups"  # rank: of the tissue fraction; selected at `threshold`
-    bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # an attribute of several bins in place of `threshold`
-    least_per_bin: int = Field(default=10, ge=0)  # patches of each label in train and val; below it a bin joins its
-    # neighbour: a cell of fewer is learnt by heart, and its accuracy on validation is known to 16 points only
-    select_at: Annotated[float, Field(gt=0, lt=1)] | None = None  # select by WGA at this threshold; None: as drawn
-    # Share of each class's draws that are composed to another tissue area; auto: by the size of the smallest group.
+    """The decision threshold finds this share of tumour on validation. None: it has the highest WGA."""
+    attribute: Literal["groups", "rank"] = "groups"
+    """What samples are drawn by: the groups at `threshold`, or the rank of the tissue fraction within the class."""
+    bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Cuts of an attribute of several bins, in place of `threshold`."""
+    least_per_bin: int = Field(default=10, ge=0)
+    """Least patches of each label in train and val; below it a bin joins its neighbour. Fewer are learnt by heart, and
+    their accuracy is known to 16 points only.
+    """
+    select_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Select by WGA at this threshold. None: as drawn."""
     intervene: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] | None = None
-    intervene_growth: Literal["many", "one", "own"] = "many"  # tissue that is added; see debias.interventions.compose
-    pair_weight: float = Field(default=0.0, ge=0)  # of the squared difference of logits between a patch and its copy
-    mask: Literal["none", "normalise"] = "none"  # normalise: the network sees tissue alone; see models.masked
+    """Share of each class's draws that are composed to another tissue area. auto: by the size of the smallest group."""
+    intervene_growth: Literal["many", "one", "own"] = "many"
+    """Tissue that is added: many small pieces, one donor, or the patch's own tissue mirrored."""
+    pair_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared difference of logits between a patch and its composed copy."""
+    mask: Literal["none", "normalise"] = "none"
+    """normalise: the network sees tissue alone. Its bundle needs the mask, which predict measures."""
 
     @model_validator(mode="after")
     def _mean_goes_with_std(self) -> TrainConfig:
@@ -154,16 +211,22 @@ class TrainConfig(Config):
             raise ValueError("features of an encoder cannot be masked: mask needs patches")
         return self
 
-    # how a step is taken
-    clip_norm: float | None = Field(default=None, gt=0)  # of the whole gradient; None: as it comes
-    schedule: Literal["constant", "cosine"] = "constant"  # the averaged weights do what a falling rate does
-    warmup_steps: int = Field(default=0, ge=0)  # in each phase
-    compile: bool = False  # torch.compile: starts a minute later, for long runs; needs a C++ compiler
-    cell_unit: int | None = Field(default=None, ge=1)  # samples of a cell come in multiples; None: of the processes
-    # how a run is kept and shown; none of it changes what is learnt
-    checkpoint_every: int | None = Field(default=None, ge=1)  # steps; None: at evaluations, which always write one
-    prefetch: int = Field(default=2, ge=0)  # batches made ahead by a thread; 0: each when it is due
-    tensorboard: bool = False  # event files too; needs the extra `tensorboard`
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient. None: not clipped."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """constant or cosine. The averaged weights do what a falling rate does."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the rate rises, in each phase."""
+    compile: bool = False
+    """Use `torch.compile`: the start takes a minute longer, so it is for long runs; needs a C++ compiler."""
+    cell_unit: int | None = Field(default=None, ge=1)
+    """Samples of a cell come in multiples of this. None: of the number of processes."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints. None: at evaluations, which always write one."""
+    prefetch: int = Field(default=2, ge=0)
+    """Batches that a thread makes ahead; 0: each is made when it is due."""
+    tensorboard: bool = False
+    """Write event files too; needs the extra `tensorboard`."""
 
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
@@ -201,21 +264,27 @@ class TuneConfig(Config):
     """How runs are searched: the same number of trials, or the same number of training steps, for every method."""
 
     trials: int = Field(default=8, ge=1)
-    s_values: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)  # s = c (beta + 1), cut at the bounds
+    """Trials of each run; every method gets as many."""
+    s_values: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
+    """Values of s = c (beta + 1) to try, cut at the bounds."""
     c_values: tuple[float, ...] = (0.5, 1.0)
+    """Values of c to try."""
     learning_rates: tuple[float, float] = (3e-4, 3e-3)
+    """Range of learning rates, searched on a logarithmic scale."""
     weight_decays: tuple[float, float] = (1e-4, 1e-1)
+    """Range of weight decays, searched on a logarithmic scale."""
     objective: Literal["wga", "gba"] = "wga"
-    # Steps that all trials of a run may take together, pruned and diverged ones included; it takes the place of
-    # `trials`. None: as many as the trials need.
+    """Measure on validation by which trials are compared."""
     budget_steps: int | None = Field(default=None, ge=1)
-    # Hard share where attributes are unknown: the conflicting share is not known, from 1 in 500 to a half.
+    """Steps of all trials of a run together, pruned ones included, in place of `trials`. None: as many as they need."""
     t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
-    biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)  # the paper's tenth was under-trained where measured
-    # End a trial that is among the worst quarter at equal steps. Off: what is slow to learn may be best in the end,
-    # and debiased models are judged at convergence.
+    """Range of the hard share of gerne-unknown. The true share is not known: from 1 in 500 to a half."""
+    biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)
+    """Range of `biased_lr_scale`; the paper's tenth was under-trained where measured."""
     prune: bool = False
-    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind the interval of each trial
+    """End a trial that is among the worst quarter at equal steps. Off: what is slow to learn may be best in the end."""
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamplings of patients behind the interval of each trial."""
 
     @model_validator(mode="after")
     def _ranges_rise_above_zero(self) -> TuneConfig:

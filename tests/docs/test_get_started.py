@@ -1,0 +1,129 @@
+"""Every `bash` block of *Get started* runs as it stands, in order, in a folder with what the reader is told to have."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+import pytest
+from array_slides import h_and_e, write_mask
+from doc_pages import DOCS, ROOT, code_blocks
+from made_model import write_model
+from made_slides import write_rgb_pyramid
+from program_commands import exists
+from review_page import Page, predicted
+
+from pathopatch.review import viewer
+
+PAGES = DOCS / "get-started"
+SIDE_PX, WIDTH, HEIGHT = 64, 6, 4  # px of a patch, patches of a slide
+SMALLEST = {"steps = 600": "steps = 4\nevaluations = 1", "trials = 4": "trials = 1"}
+"""What a study is told to do, and what it does here."""
+COMING = {"pathopatch predict --example", "pathopatch manifest slides -o cohort.csv", "pathopatch demo --quick"}
+"""Lines whose commands or options the program need not have yet; they run once it has them."""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def write_slides(folder: Path, count: int) -> pd.DataFrame:
+    """Write slides whose left half is tumour, mostly with much tissue, and their masks; return their manifest."""
+    for name in ("slides", "masks"):
+        (folder / name).mkdir()
+    rng, rows = np.random.default_rng(0), []
+    for number in range(count):
+        is_tumour = np.broadcast_to(np.arange(WIDTH) < WIDTH / 2, (HEIGHT, WIDTH))
+        is_much = is_tumour ^ (rng.random((HEIGHT, WIDTH)) < 0.3)
+        share = np.repeat(np.repeat(np.where(is_much, 0.8, 0.15), SIDE_PX, axis=0), SIDE_PX, axis=1)
+        is_tissue = np.tile(np.arange(SIDE_PX), HEIGHT)[:, None] < share * SIDE_PX
+        name = f"S{number}"
+        write_rgb_pyramid(folder / "slides" / f"{name}.tif", h_and_e(is_tissue), mpp=0.5, levels=1)
+        is_tumour_px = np.arange(is_tissue.shape[1]) < is_tissue.shape[1] / 2
+        write_mask(folder / "masks" / f"{name}.png", np.broadcast_to(is_tumour_px, is_tissue.shape))
+        files = {"path": f"slides/{name}.tif", "tumor_mask": f"masks/{name}.png"}
+        rows.append({"slide_id": name, "patient_id": f"P{number}", **files})
+    return pd.DataFrame(rows)
+
+
+def run_blocks(page: str, folder: Path) -> list[str]:
+    """Run the commands of a page one after another, as a user types them; return those that do not exist yet."""
+    waiting = []
+    for line in "".join(code_blocks(PAGES / page, "bash")).splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "pathopatch"
+        if not exists(words):
+            waiting.append(line)
+        elif words[1] == "review":
+            open_review(words[1:], folder)
+        else:
+            done = subprocess.run(
+                [sys.executable, "-m", *words], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    return waiting
+
+
+def open_review(arguments: list[str], folder: Path) -> None:
+    """Start the review page at a free port, decide on a slide, and end the page by Ctrl-C."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "pathopatch", *arguments, "--port", "0"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal has it
+    )
+    try:
+        assert started.stdout is not None
+        address = started.stdout.readline().strip()
+        parts = urlsplit(address)
+        page = Page(parts.port or 0)
+        cookie = page.ask(f"/?{parts.query}").headers["set-cookie"].split(";")[0]
+        assert Page(page.port, cookie=cookie).decide().status == 201
+        started.send_signal(signal.SIGINT)
+        assert started.wait(timeout=60) == 130
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_technicians_blocks_run(tmp_path: Path) -> None:
+    cohort = write_slides(tmp_path, count=2)
+    write_model(tmp_path / "model")
+    if not exists(["pathopatch", "manifest"]):
+        cohort.to_csv(tmp_path / "cohort.csv", index=False)
+    assert set(run_blocks("technician.md", tmp_path)) <= COMING
+    text = (PAGES / "technician.md").read_text(encoding="utf-8")
+    for name in re.findall(r"^\| `(out/[^`]*)`", text, flags=re.MULTILINE):
+        assert list(tmp_path.glob(name.replace("<slide>", "*"))), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not viewer.is_installed() and not os.environ.get("CI"), reason="the viewer is not installed")
+def test_the_pathologists_blocks_run(tmp_path: Path) -> None:
+    predicted(tmp_path)
+    assert run_blocks("pathologist.md", tmp_path) == []
+    assert (tmp_path / "review.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_researchers_blocks_run(tmp_path: Path) -> None:
+    (study,) = code_blocks(PAGES / "researcher.md", "toml")
+    for long, short in SMALLEST.items():
+        assert long in study
+        study = study.replace(long, short)
+    (tmp_path / "study.toml").write_text(study, encoding="utf-8")
+    write_slides(tmp_path, count=8).to_csv(tmp_path / "cohort.csv", index=False)
+    assert set(run_blocks("researcher.md", tmp_path)) <= COMING
+    assert (tmp_path / "work" / "report" / "index.html").is_file()

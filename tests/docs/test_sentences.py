@@ -1,0 +1,45 @@
+"""The pages are written in short sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from doc_pages import DOCS, PAGES, page_name, sentences, word_count
+
+from pathopatch.core import config
+from pathopatch.core.config import Config
+
+MEAN_WORDS, MOST_WORDS = 17, 30
+
+
+def too_long(found: list[str]) -> list[str]:
+    return [sentence for sentence in found if word_count(sentence) > MOST_WORDS]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_the_sentences_of_a_page_are_short(path: Path) -> None:
+    found = sentences(path)
+    assert not too_long(found)
+    assert mean(map(word_count, found)) <= MEAN_WORDS
+
+
+def test_prose_is_told_from_code_tables_and_headings(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A title\n\nOne `code` word. Two\nmore, [a link](b.md).\n\n- item\n\n| a | b |\n\n```sh\nnot this.\n```\n",
+        encoding="utf-8",
+    )
+    assert sentences(page) == ["One code word.", "Two more, a link.", "item"]
+
+
+def test_the_reasons_of_settings_are_short(hooks: object) -> None:
+    kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Config)]
+    texts = [text for kind in kinds if kind is not Config for text in hooks.reasons(kind).values()]  # type: ignore[attr-defined]
+    assert not too_long([part for text in texts for part in text.split(". ")])
+
+
+def test_each_page_is_in_the_navigation() -> None:
+    navigation = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    assert [page_name(path) for path in PAGES if f": {page_name(path)}\n" not in navigation] == []
