@@ -10,7 +10,7 @@ from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.heatmaps.features import grid_of_patches, size_of, whole_px
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.stitch import mean_of_nearest, stitch
-from pathopatch.patches.picture import Picture
+from pathopatch.slides.composite import Picture
 
 _SHEET_PX = 1000  # longest side of the slide in the picture
 
