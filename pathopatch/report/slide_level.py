@@ -12,7 +12,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.slide_level import MEASURES, VERDICTS
 from pathopatch.report.collect import Study
 
-_MOST_MAPS = 4  # of one set of results: slides of the highest probability
+_MOST_MAPS = 2  # of one set of results: slides of the highest probability
 
 
 def slide_level(study: Study) -> dict[str, Any]:
