@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pathopatch.cli.options import Force, MemoryGb, Quiet, RetryFailed, Settings, SlideMpp, Timeout, Workers
+from pathopatch.cli.options import Force, MemoryGb, Quiet, RetryFailed, Settings, SlideMpp, Timeout, Workers, limits
 from pathopatch.cli.output import finish, progress_bars, say
 
 
@@ -91,8 +91,7 @@ def encode(
             slide_id=slide_id,
             slide_mpp=slide_mpp,
             workers=workers,
-            limit_s=timeout,
-            limit_bytes=memory_gb and 1e9 * memory_gb,
+            **limits(timeout, memory_gb),
             only_failed=retry_failed,
             force=force,
             progress=progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -68,6 +68,18 @@ def cuts(text: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(",")) if text else None
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no list of numbers") from error
+
+
+class Limits(TypedDict):
+    """Limits of a slide, as stages take them."""
+
+    limit_s: float | None
+    limit_bytes: float | None
+
+
+def limits(timeout: float | None, memory_gb: float | None) -> Limits:
+    """Return the limits of a slide."""
+    return {"limit_s": timeout, "limit_bytes": memory_gb and 1e9 * memory_gb}
 
 
 def require_no_limits(timeout: float | None, memory_gb: float | None) -> None:

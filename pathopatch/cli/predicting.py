@@ -25,6 +25,7 @@ from pathopatch.cli.options import (
     TrainDevice,
     Work,
     Workers,
+    limits,
     require_no_limits,
     with_options,
 )
@@ -116,9 +117,8 @@ def predict(
     )
     shared: dict[str, Any] = {
         "slide_mpp": slide_mpp, "workers": workers, "only_failed": retry_failed, "totals": not no_totals,
-        "force": force,
+        "force": force, **limits(timeout, memory_gb),
     }  # fmt: skip
-    limits: dict[str, Any] = {"limit_s": timeout, "limit_bytes": memory_gb and 1e9 * memory_gb}
     is_head = takes_features(model)
     if slides is not None and not (is_head and weights is None):
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
@@ -128,8 +128,8 @@ def predict(
         raise typer.BadParameter("--weights goes with a head on features, and the model takes slides")
     if is_head and dry_run:
         raise typer.BadParameter("a head on features goes without --dry-run")
-    if is_head and weights is None and (slide_id is not None or timeout or memory_gb):
-        raise typer.BadParameter("features go without --slide-id, --timeout and --memory-gb")
+    if is_head and weights is None and slide_id is not None:
+        raise typer.BadParameter("features go without --slide-id: their files name the slides")
     if is_head and weights is None:
         from pathopatch.stages.predict_features import predict_features
 
@@ -142,9 +142,7 @@ def predict(
         from pathopatch.stages.predict_encoded import predict_encoded
 
         with progress_bars(quiet) as progress:
-            predicted = predict_encoded(
-                cohort, model, weights, out, config, mpp=mpp, **shared, **limits, progress=progress
-            )
+            predicted = predict_encoded(cohort, model, weights, out, config, mpp=mpp, **shared, progress=progress)
         for note in predicted.notes:
             say(note)
         _finish_predictions(out, predicted.outcomes)
@@ -162,7 +160,7 @@ def predict(
         show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)
         return
     with progress_bars(quiet) as progress:
-        outcomes = predict_cohort(cohort, model, out, config, **shared, **limits, progress=progress)
+        outcomes = predict_cohort(cohort, model, out, config, **shared, progress=progress)
     _finish_predictions(out, outcomes)
 
 

@@ -24,6 +24,7 @@ from pathopatch.cli.options import (
     WarnShift,
     Work,
     Workers,
+    limits,
     require_no_limits,
     with_options,
 )
@@ -66,8 +67,7 @@ def check(
             out,
             measure=None if quick else config,
             labels=None if settings is None else config.labels,
-            limit_s=timeout,
-            limit_bytes=memory_gb and 1e9 * memory_gb,
+            **limits(timeout, memory_gb),
             force=force,
             progress=progress,
         )
@@ -195,8 +195,7 @@ def tile(
             config,
             slide_mpp=slide_mpp,
             workers=workers,
-            limit_s=timeout,
-            limit_bytes=memory_gb and 1e9 * memory_gb,
+            **limits(timeout, memory_gb),
             only_failed=retry_failed,
             strict=strict,
             force=force,

@@ -22,8 +22,8 @@ from pathopatch.groups.shortcut import FLAGGED, NEGLIGIBLE, NOT_SHOWN, fraction_
 from pathopatch.metrics import auroc, bootstrap_by_patient
 from pathopatch.metrics.bootstrap import auroc_of, ratio
 
-_VERDICTS = {FLAGGED: "SHORTCUT", NOT_SHOWN: "no shortcut is shown", NEGLIGIBLE: "no shortcut of any size"}
-_MEASURES = {
+VERDICTS = {FLAGGED: "SHORTCUT", NOT_SHOWN: "no shortcut is shown", NEGLIGIBLE: "no shortcut of any size"}
+MEASURES = {
     "tissue_area": "tissue area of the slide",
     "tissue_fraction": "mean tissue fraction of its patches",
     "patches": "number of its patches",
@@ -122,8 +122,8 @@ def slide_level_text(results: Mapping[str, Any]) -> str:
 
 
 def _tissue_line(name: str, result: Mapping[str, Any]) -> str:
-    verdict = _VERDICTS.get(result["verdict"], "not known: too few patients for a verdict")
-    return f"  {_MEASURES[name]:<36} AUROC {_interval(result)}: {verdict}"
+    verdict = VERDICTS.get(result["verdict"], "not known: too few patients for a verdict")
+    return f"  {MEASURES[name]:<36} AUROC {_interval(result)}: {verdict}"
 
 
 def _interval(result: Mapping[str, Any]) -> str:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import SlideStatus, Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EncodeConfig, TileConfig
-from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
+from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.patch_encoder import PatchEncoder
+from pathopatch.features.readers.h5 import load_h5py
 from pathopatch.features.readers.own import ATTRIBUTE
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.features.store import encoder_key, write_slide_features
@@ -197,10 +198,7 @@ def encode_patches(
 
 def _read_earlier(path: Path) -> tuple[Stamp, int] | None:
     """Return the stamp and the number of patches of an earlier file; None if there is none to read."""
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise InputUnsupportedError("h5py is not installed", place=str(path), remedy="pip install 'h5py'") from error
+    h5py = load_h5py(path)
     try:
         with h5py.File(path) as file:
             return Stamp.from_dict(json.loads(file.attrs[ATTRIBUTE])["stamp"]), len(file["features"])

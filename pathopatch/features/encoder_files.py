@@ -68,13 +68,7 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
         return _load_transformers(path, config)
     if config.pooling is not None:
         raise InputUnsupportedError(f"{path.name} pools by itself", place="--pooling", remedy="leave --pooling out")
-    if missing := [name for name in _STATED if getattr(config, name) is None]:
-        options = ", ".join("--" + name.replace("_", "-") for name in missing)
-        raise InputMissingError(
-            f"{path.name} does not say how patches are given to it: {options}",
-            place="--encoder",
-            remedy=f"state {options} as the publisher does; no default is guessed",
-        )
+    _require_stated({name: getattr(config, name) for name in _STATED}, path)
     assert config.input_px is not None
     if path.suffix in _ONNX:
         network, dim = _read_onnx(path, config.input_px)
@@ -252,14 +246,19 @@ def _input_form(folder: Path, config: EncodeConfig) -> Mapping[str, Any]:
         "mean": config.mean or tuple(own.get("image_mean", ())),
         "std": config.std or tuple(own.get("image_std", ())),
     }
-    if missing := [name for name in _STATED if not form[name]]:
+    _require_stated({name: form[name] for name in _STATED}, folder)
+    return form
+
+
+def _require_stated(form: Mapping[str, Any], encoder: Path) -> None:
+    """Refuse an encoder of which neither options nor its own files state how patches are given to it."""
+    if missing := [name for name, value in form.items() if not value]:
         options = ", ".join("--" + name.replace("_", "-") for name in missing)
         raise InputMissingError(
-            f"{folder.name} does not say how patches are given to it: {options}",
-            place=str(path),
+            f"{encoder.name} does not say how patches are given to it: {options}",
+            place=str(encoder),
             remedy=f"state {options} as the publisher does; no default is guessed",
         )
-    return form
 
 
 def _side(size: object) -> int | None:

@@ -16,6 +16,7 @@ import numpy as np
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, json_text
 from pathopatch.features.readers.folder import check_slide
+from pathopatch.features.readers.h5 import load_h5py
 from pathopatch.features.readers.own import ATTRIBUTE
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
@@ -44,10 +45,7 @@ def write_slide_features(
     NonFiniteError
         Features or coordinates are NaN or infinite.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise InputUnsupportedError("h5py is not installed", place=str(path), remedy="pip install 'h5py'") from error
+    h5py = load_h5py(path)
     if slide.x is None or slide.y is None or slide.side is None or slide.unit != "px" or slide.is_centre:
         raise InputUnsupportedError(
             f"the patches of {slide.slide_id} have no place in level-0 pixels",

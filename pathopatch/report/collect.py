@@ -38,6 +38,7 @@ class Study:
     """The artefacts of a work folder; None or empty where a stage has not run. Mappings are by run or by slide."""
 
     name: str
+    root: Path  # the work folder
     # A row per slide, or per split where a slide or a set of ready patches has several patients: what slides.parquet,
     # the stores and the states of `tile` and `predict` say, and the tallies of its patches. ``patients``: how many.
     slides: pd.DataFrame
@@ -60,6 +61,7 @@ class Study:
     folds: pd.DataFrame | None  # folds.csv of a cross-validation
     dependence: pd.DataFrame | None  # see `pathopatch.evaluation.tissue_dependence`: a row per run and label
     external_validations: Mapping[str, Mapping[str, Any]]  # metrics.json of models of other studies, evaluated here
+    slide_levels: Mapping[str, Mapping[str, Any]]  # results.json of classification at slide level
     decisions: Sequence[RecordedDecision]  # of reviewers, also withdrawn ones
     heatmap_fingerprints: Mapping[str, str]  # of the present heatmap of each slide with a decision
 
@@ -119,6 +121,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     decisions = read_log(work / LOG_NAME)
     return Study(
         name=work.resolve().name,
+        root=work,
         slides=_slides(tiled, groups),
         groups=groups,
         audit=read_json(folder.audit) if folder.audit.is_file() else None,
@@ -139,6 +142,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         sweeps={run: sweep for run, sweep in sweeps.items() if len(sweep)},
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
         external_validations=_external_validations(work),
+        slide_levels={path.parent.name: read_json(path) for path in sorted(work.glob("slide_level/*/results.json"))},
         decisions=decisions,
         heatmap_fingerprints=_heatmap_fingerprints(work, {row.slide_id for row in decisions}),
     )
@@ -264,6 +268,7 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         **{f"runs/{path.parent.name}": read_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": read_stamp(WorkFolder(work).evaluation(run) / "metrics.json") for run in runs},
         **{f"evaluations/{p.parent.name}": read_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},
+        **{f"slide_level/{p.parent.name}": read_stamp(p) for p in sorted(work.glob("slide_level/*/results.json"))},
         **{f"predictions/{path.name}": read_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
     stamps = {place: stamp for place, stamp in by_place.items() if stamp is not None}

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.config import GroupsConfig
-from pathopatch.core.progress import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import read_cohort, read_patches
@@ -21,7 +20,7 @@ from pathopatch.features.robustness import MOST_PATCHES
 from pathopatch.report import write_report
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.import_features import ImportedFeatures, import_features
+from pathopatch.stages.import_features import ImportedFeatures, ImportOptions, import_features
 
 _SEED = 0
 
@@ -31,31 +30,14 @@ def audit_features(
     folder: Path,
     labels: Path,
     config: GroupsConfig,
-    *,
-    layout: str = "auto",
-    slides: Path | None = None,
-    attribute: str | None = None,
-    slide_mpp: float | None = None,
-    workers: int = 1,
-    force: bool = False,
-    progress: Progress | None = None,
+    **options: Unpack[ImportOptions],
 ) -> str:
     """Audit feature files for the tissue-area shortcut, or for that of another attribute; return the result as text.
 
     Arguments and errors as of `pathopatch.stages.import_features.import_features` and of `form_groups`.
     """
-    imported = import_features(
-        work,
-        folder,
-        labels,
-        layout=layout,
-        slides=slides,
-        attribute=attribute,
-        slide_mpp=slide_mpp,
-        workers=workers,
-        force=force,
-        progress=progress,
-    )
+    force = options.get("force", False)
+    imported = import_features(work, folder, labels, **options)
     form_groups(work, config, force=force)
     result = measure_robustness(work, force=force)
     page = write_report(work)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,18 @@ class ImportedFeatures:
     patches: int
     labelled: int
     notes: tuple[str, ...]  # what a reader of results must know
+
+
+class ImportOptions(TypedDict, total=False):
+    """Arguments of `import_features` that a caller may leave out."""
+
+    layout: str
+    slides: Path | None
+    attribute: str | None
+    slide_mpp: float | None
+    workers: int
+    force: bool
+    progress: Progress | None
 
 
 def import_features(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
@@ -27,6 +28,17 @@ from pathopatch.stages.batch.tasks import Outcome, PredictTask, SlideTask
 from pathopatch.stages.clean import remove_stale_files
 
 
+class BatchOptions(TypedDict, total=False):
+    """Arguments of `predict_tasks` that a caller may leave out."""
+
+    workers: int
+    limit_s: float | None
+    limit_bytes: float | None
+    only_failed: bool
+    totals: bool
+    progress: Progress | None
+
+
 def predict_cohort(
     cohort: Sequence[SlideRow],
     model: Path | Sequence[Path],
@@ -34,13 +46,8 @@ def predict_cohort(
     config: PredictConfig,
     *,
     slide_mpp: float | None = None,
-    workers: int = 1,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
-    only_failed: bool = False,
-    totals: bool = True,
     force: bool = False,
-    progress: Progress | None = None,
+    **batch: Unpack[BatchOptions],
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return the outcome of each slide.
 
@@ -65,18 +72,7 @@ def predict_cohort(
     require_unmixed(out, deidentify=config.deidentify)
     rows = pseudonymize(cohort) if config.deidentify else cohort  # rows with pseudonyms keep them
     tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
-    return predict_tasks(
-        tasks,
-        models,
-        out,
-        config,
-        workers=workers,
-        limit_s=limit_s,
-        limit_bytes=limit_bytes,
-        only_failed=only_failed,
-        totals=totals,
-        progress=progress,
-    )
+    return predict_tasks(tasks, models, out, config, **batch)
 
 
 def predict_tasks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pathopatch.core.config import EncodeConfig, PredictConfig, parse
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
@@ -15,7 +15,7 @@ from pathopatch.features.store import encoder_key
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import EncodeTask, Outcome, loaded_encoder
 from pathopatch.stages.encode import encoder_tiling, with_devices
-from pathopatch.stages.predict import predict_tasks, require_unmixed
+from pathopatch.stages.predict import BatchOptions, predict_tasks, require_unmixed
 from pathopatch.stages.predict_features import PredictFeaturesTask
 
 if TYPE_CHECKING:
@@ -39,13 +39,8 @@ def predict_encoded(
     *,
     mpp: float | None = None,
     slide_mpp: float | None = None,
-    workers: int = 1,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
-    only_failed: bool = False,
-    totals: bool = True,
     force: bool = False,
-    progress: Progress | None = None,
+    **batch: Unpack[BatchOptions],
 ) -> PredictedByFeatures:
     """Encode each slide into ``features/<encoder key>/`` of `out`, and predict it from its features.
 
@@ -68,7 +63,7 @@ def predict_encoded(
     refuse_settings(config)
     require_unmixed(out, deidentify=False)
     spec = check_bundles(models)
-    encoding = with_devices(encoder_of(spec, weights, config), workers)
+    encoding = with_devices(encoder_of(spec, weights, config), batch.get("workers", 1))
     encoder = loaded_encoder(encoding)
     known = replace(encoder.encoder, precision=encoding.precision)
     check_features(spec, known.to_dict(), place=str(weights))
@@ -82,18 +77,7 @@ def predict_encoded(
         )
         for row in cohort
     ]
-    outcomes = predict_tasks(
-        tasks,
-        models,
-        out,
-        config,
-        workers=workers,
-        limit_s=limit_s,
-        limit_bytes=limit_bytes,
-        only_failed=only_failed,
-        totals=totals,
-        progress=progress,
-    )
+    outcomes = predict_tasks(tasks, models, out, config, **batch)
     return PredictedByFeatures(outcomes=outcomes, notes=encoder.notes)
 
 

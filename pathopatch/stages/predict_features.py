@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.progress import Progress
 from pathopatch.slides.manifest import SlideRow, is_manifest, read_manifest
 from pathopatch.stages.batch.tasks import Outcome, loaded_models, open_row
-from pathopatch.stages.predict import predict_tasks
+from pathopatch.stages.predict import BatchOptions, predict_tasks
 
 if TYPE_CHECKING:
     from pathopatch.features.readers.folder import SlideFolder
@@ -36,11 +36,8 @@ def predict_features(
     *,
     slides: Path | None = None,
     slide_mpp: float | None = None,
-    workers: int = 1,
-    only_failed: bool = False,
-    totals: bool = True,
     force: bool = False,
-    progress: Progress | None = None,
+    **batch: Unpack[BatchOptions],
 ) -> list[Outcome]:
     """Predict the slides of a feature folder or file; write what `predict_cohort` writes; return the outcomes.
 
@@ -74,9 +71,7 @@ def predict_features(
         PredictFeaturesTask(slide_id, folder, rows.get(slide_id), models, config, out, force, slide_mpp)
         for slide_id in folder.slide_ids
     ]
-    return predict_tasks(
-        tasks, models, out, config, workers=workers, only_failed=only_failed, totals=totals, progress=progress
-    )
+    return predict_tasks(tasks, models, out, config, **batch)
 
 
 def _rows(slides: Path | None, slide_ids: Sequence[str]) -> dict[str, SlideRow]:

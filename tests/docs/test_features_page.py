@@ -48,7 +48,7 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(SLIDES):
         slide_id, patient_id = f"S{number:02d}", f"P{number:02d}"
         features, label, tissue = planted(len(xy), seed=number, conflict=0.15)
-        write_trident(next(tmp_path.glob("trident/*/*")) / f"{slide_id}.h5", features, xy, side=SIDE_PX)
+        write_trident(next(tmp_path.glob("trident/*/*")) / f"{slide_id}.h5", features, xy, side=SIDE_PX, rows=HEIGHT)
         draw_slide(tmp_path, slide_id, tissue)
         about = {"slide_id": slide_id, "patient_id": patient_id}
         patches.append(pd.DataFrame(about | {"x": xy[:, 0], "y": xy[:, 1], "label": label}))

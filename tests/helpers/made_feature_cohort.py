@@ -49,9 +49,9 @@ def made_cohort(
 
 
 def write_trident(
-    path: Path, features: NDArray[np.floating], coords: NDArray[np.int64], *, side: int = SIDE_PX
+    path: Path, features: NDArray[np.floating], coords: NDArray[np.int64], *, side: int = SIDE_PX, rows: int = 8
 ) -> None:
-    """Write features of a slide of 8 x 8 patches as TRIDENT does."""
+    """Write features of a slide of `rows` times 8 patches as TRIDENT does."""
     with h5py.File(path, "w") as file:
         file["features"] = features
         file["features"].attrs.update(name=path.stem, encoder="uni_v2")
@@ -63,6 +63,6 @@ def write_trident(
             target_magnification=20,
             overlap=0,
             level0_width=8 * side,
-            level0_height=8 * side,
+            level0_height=rows * side,
             name=path.stem,
         )

@@ -86,9 +86,8 @@ def write_cohort(
     write_table(work / "slides.parquet", slides, STAMP)
     if not key:
         encoder = Encoder(dim=DIM, name="uni_v1").to_dict()
-        write_json(
-            work / "features.json", {"layout": "trident", "folder": str(folder), "encoder": encoder, "files": files}
-        )
+        cohort = {"layout": "trident", "folder": str(folder), "encoder": encoder, "files": files, "notes": []}
+        write_json(work / "features.json", cohort)
     assert len(slides) == count
     return slides
 
