@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pathopatch.cli import encoding, predicting, slides, training, upkeep
+from pathopatch.cli import cohort, encoding, exporting, predicting, slides, training, upkeep
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core.version import __version__
 
 _COMMANDS: tuple[Callable[..., Any], ...] = (
+    cohort.manifest,
     slides.check,
     slides.info,
     slides.tile,
@@ -40,13 +41,13 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
 )
 _EXPORTS: dict[str, Callable[..., Any]] = {
     "ome-zarr": slides.export_ome_zarr,
-    "torchscript": predicting.export_torchscript,
-    "onnx": predicting.export_onnx,
-    "openvino": predicting.export_openvino,
-    "wsinfer": predicting.export_wsinfer,
-    "review": predicting.export_review,
+    "torchscript": exporting.export_torchscript,
+    "onnx": exporting.export_onnx,
+    "openvino": exporting.export_openvino,
+    "wsinfer": exporting.export_wsinfer,
+    "review": exporting.export_review,
 }
-_IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": predicting.import_wsinfer}
+_IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": exporting.import_wsinfer}
 
 _HELP = (
     "Patch-wise tumour classification that does not learn the tissue-area shortcut. "
