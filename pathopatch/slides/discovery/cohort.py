@@ -145,7 +145,7 @@ class _Builder:
 
     def __init__(self, sources: Sequence[Path], pattern: re.Pattern[str] | None) -> None:
         self._roots, self._pattern = tuple(sources), pattern
-        self._slides: dict[tuple[Path, str, str], _Slide] = {}  # by folder, name and, of a single file, its ending
+        self._slides: dict[tuple[Path, str, str], _Slide] = {}  # by folder, name and, of a single file, its whole name
         self.left_out: list[LeftOut] = []
 
     def add_images(self, files: Iterable[SlideFile]) -> None:
@@ -183,7 +183,7 @@ class _Builder:
 
     def _add_file(self, file: SlideFile, folder: Path, name: str, channel: str, patient: str | None = None) -> None:
         # A slide in one file and one in a file per channel may share a name, and so may files of two endings.
-        key = (folder, name.casefold(), "" if channel else file.path.suffix)
+        key = (folder, name.casefold(), "" if channel else file.path.name)
         slide = self._slides.setdefault(key, _Slide(name, patient=patient))
         if channel in slide.files:
             self.left_out.append(LeftOut(file.path, f"{slide.files[channel].path.name} is the {channel} of {name}"))
