@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,6 +16,7 @@ from pathopatch.core.errors import Remark, merged, shared_text
 if TYPE_CHECKING:
     from pathopatch.core.errors import PathopatchError
     from pathopatch.core.progress import Progress
+    from pathopatch.slides.discovery import LeftOut
     from pathopatch.stages.batch.tasks import Outcome
     from pathopatch.stages.dry_run import Plan
 
@@ -103,6 +105,17 @@ def finish(outcomes: Sequence[Outcome], *, untrained: Mapping[str, PathopatchErr
 def say_warnings(warnings: Iterable[tuple[str, str]]) -> None:
     """Print warnings of slides, given by slide_id; one that many slides share once."""
     for line in merged([_remark("warning: ", slide_id, warning) for slide_id, warning in warnings], "slide"):
+        say(line)
+
+
+def say_left_out(left_out: Iterable[LeftOut], root: Path | None = None) -> None:
+    """Print files that are no slides to work on, with the reasons; one that many files share once."""
+    remarks = []
+    for item in left_out:
+        name = str(item.path.relative_to(root) if root and item.path.is_relative_to(root) else item.path)
+        shared = shared_text(item.reason, item.path.name, item.path.stem)
+        remarks.append(Remark(name, f"left out: {name}: {item.reason}", f"left out: {shared}"))
+    for line in merged(remarks, "file"):
         say(line)
 
 

@@ -1,4 +1,4 @@
-"""Commands to use a model and its results: predict, report, review, export."""
+"""Commands to use a model and its results: predict, report, review."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pathopatch.cli.options import (
     Runtime,
     Settings,
     SlideMpp,
+    Strict,
     Timeout,
     TrainDevice,
     Work,
@@ -29,7 +30,7 @@ from pathopatch.cli.options import (
     require_no_limits,
     with_options,
 )
-from pathopatch.cli.output import finish, progress_bars, say, set_interrupt_note, show_plan
+from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
@@ -37,22 +38,21 @@ from pathopatch.core.work_folder import WorkFolder
 if TYPE_CHECKING:
     from pathopatch.stages.batch.tasks import Outcome
 
-Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE", show_default=False)]
-Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
-
 
 def predict(
     source: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="Slide, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv); features for a head on features.",
-            metavar="SLIDE|MANIFEST|FEATURES",
+            help="Slides or folders of slides, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv, .xlsx); "
+            "features for a head on features.",
+            metavar="SLIDE…|FOLDER|MANIFEST|FEATURES",
+            show_default=False,
         ),
     ],
     model: Annotated[
         list[Path],
         typer.Option(
-            help="Model bundle: the folder model/ of a run; repeat for several, whose mean is taken.",
+            help="Model bundle, or the folder of the run that made it; repeat for several, whose mean is taken.",
             show_default=False,
         ),
     ],
@@ -90,6 +90,7 @@ def predict(
     timeout: Timeout = None,
     memory_gb: MemoryGb = None,
     retry_failed: RetryFailed = False,
+    strict: Strict = False,
     no_totals: Annotated[
         bool, typer.Option("--no-totals", help="Leave cohort.csv and patients.csv to a later `pathopatch index`.")
     ] = False,
@@ -97,12 +98,19 @@ def predict(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
+    """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.core.config import PredictConfig, load_settings
-    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph
+    from pathopatch.models.bundle import INTO_BUNDLE, bundle_folder, bundles_without_graph
     from pathopatch.slides.manifest import pseudonymize
-    from pathopatch.stages.predict import predict_cohort, slides_to_predict
+    from pathopatch.stages.predict import predict_cohort
     from pathopatch.stages.predict_features import takes_features
+    from pathopatch.stages.predict_folder import find_cohort
+
+    if mpp is not None and weights is None:
+        raise typer.BadParameter(
+            "--mpp is a target, and the model states its own: --slide-mpp states the slides' um/px"
+        )
+    model = [bundle_folder(path) for path in model]
 
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
@@ -122,22 +130,25 @@ def predict(
     is_head = takes_features(model)
     if slides is not None and not (is_head and weights is None):
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
-    if mpp is not None and weights is None:
-        raise typer.BadParameter("--mpp goes with --weights: a bundle of patches has its own")
     if weights is not None and not is_head:
         raise typer.BadParameter("--weights goes with a head on features, and the model takes slides")
     if is_head and dry_run:
         raise typer.BadParameter("a head on features goes without --dry-run")
     if is_head and weights is None and slide_id is not None:
         raise typer.BadParameter("features go without --slide-id: their files name the slides")
+    if is_head and weights is None and len(source) > 1:
+        raise typer.BadParameter("name one folder or file of features")
     if is_head and weights is None:
         from pathopatch.stages.predict_features import predict_features
 
         with progress_bars(quiet) as progress:
-            outcomes = predict_features(Path(source), model, out, config, slides=slides, **shared, progress=progress)
+            outcomes = predict_features(Path(source[0]), model, out, config, slides=slides, **shared, progress=progress)
         _finish_predictions(out, outcomes)
         return
-    cohort = slides_to_predict(source, slide_id=slide_id)
+    with progress_bars(quiet) as progress:
+        found = find_cohort(source, model, out=out, slide_id=slide_id, strict=strict, progress=progress)
+    say_left_out(found.left_out)
+    cohort = found.rows
     if weights is not None:
         from pathopatch.stages.predict_encoded import predict_encoded
 
@@ -235,101 +246,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "reviewer"
-
-
-def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
-    """Write a model as TorchScript: patches in [0, 1] to probabilities."""
-    from pathopatch.stages import export
-
-    print(export.export_model(bundle, out, kind="torchscript", force=force))
-
-
-def export_onnx(
-    bundle: Bundle,
-    out: Folder = None,
-    into_bundle: Annotated[
-        bool, typer.Option("--into-bundle", help="Write the bundle's own model.onnx, by which OpenVINO predicts.")
-    ] = False,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
-    """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `train`."""
-    from pathopatch.stages import export
-
-    if into_bundle:
-        if out is not None:
-            raise typer.BadParameter("--out and --into-bundle exclude each other")
-        print(export.add_graph(bundle))
-        return
-    print(export.export_model(bundle, out, kind="onnx", force=force))
-
-
-def export_openvino(
-    bundle: Bundle,
-    out: Folder = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in int8; needs --calibrate and the extra `int8`.")
-    ] = False,
-    calibrate: Annotated[Path | None, typer.Option(help="Work folder whose training patches calibrate int8.")] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
-    """Write a model for OpenVINO: patches in [0, 1] to probabilities; in int8 only if no group loses accuracy."""
-    from pathopatch.stages import export
-
-    if int8 != (calibrate is not None):
-        raise typer.BadParameter("--int8 and --calibrate go together")
-    if calibrate is not None:
-        from pathopatch.stages.export_int8 import export_int8
-
-        print(export_int8(bundle, calibrate, out, force=force))
-    else:
-        print(export.export_model(bundle, out, kind="openvino", force=force))
-
-
-def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
-    """Write a model of 8-bit RGB slides for wsinfer and QuPath's wsinfer extension."""
-    from pathopatch.stages import export
-
-    print(export.export_model(bundle, out, kind="wsinfer", force=force))
-
-
-def export_review(
-    out: Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)],
-    file: Annotated[
-        Path | None, typer.Option("--out", "-o", help="CSV or JSON file to write; default: review.csv.")
-    ] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
-    """Write what reviewers decided: CSV for spreadsheets and `groups --decisions`, or JSON."""
-    from pathopatch.stages import export
-
-    print(export.export_review(out, file, force=force))
-
-
-def import_wsinfer(
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Folder with config.json and torchscript_model.pt.", metavar="FOLDER", show_default=False),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Model bundle to write.", show_default=False)],
-    tumor_class: Annotated[
-        list[str] | None,
-        typer.Option(help="Class that counts as tumour; repeat for several. Default: the one whose name says so."),
-    ] = None,
-    made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
-    """Make a model for wsinfer a bundle, to predict with it and to measure whether it relies on tissue area."""
-    from pathopatch.stages import import_model
-
-    spec = import_model.import_wsinfer(folder, out, tumor_classes=tumor_class or (), made_by=made_by, force=force)
-    if not quiet:
-        say(f"counted as tumour: {spec.class_names[1]}; as the rest: {spec.class_names[0]}")
-        probability = import_model.glass_probability(out)
-        say(f"blank glass (a patch of grey value 240) has a probability of {probability:.3f} of {spec.class_names[1]}")
-        if spec.onnx is None:
-            say("the network cannot be written as ONNX: torch runs it")
-    print(out)

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pathopatch.cli import encoding, predicting, slides, training, upkeep
+from pathopatch.cli import cohort, encoding, exporting, predicting, slides, training, upkeep
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core.version import __version__
 
 _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Predict": (predicting.predict, slides.info),
     "Review and export": (predicting.review, predicting.report, upkeep.index),
-    "Data": (slides.check, slides.tile, slides.tissue, encoding.encode),
+    "Data": (cohort.manifest, slides.check, slides.tile, slides.tissue, encoding.encode),
     "Audit": (training.groups, training.audit),
     "Train and study": (training.run, training.train, training.tune, training.evaluate, training.mil, training.demo),
     "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
@@ -27,13 +27,13 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
 """The commands of each panel of `pathopatch --help`."""
 _EXPORTS: dict[str, Callable[..., Any]] = {
     "ome-zarr": slides.export_ome_zarr,
-    "torchscript": predicting.export_torchscript,
-    "onnx": predicting.export_onnx,
-    "openvino": predicting.export_openvino,
-    "wsinfer": predicting.export_wsinfer,
-    "review": predicting.export_review,
+    "torchscript": exporting.export_torchscript,
+    "onnx": exporting.export_onnx,
+    "openvino": exporting.export_openvino,
+    "wsinfer": exporting.export_wsinfer,
+    "review": exporting.export_review,
 }
-_IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": predicting.import_wsinfer}
+_IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": exporting.import_wsinfer}
 
 _HELP = (
     "Patch-wise tumour classification that does not learn the tissue-area shortcut. "

@@ -144,6 +144,13 @@ def first_of(lines: Sequence[str]) -> str:
     return "; ".join([*lines[:_SHOWN_LINES], *more])
 
 
+def bundle_folder(path: Path) -> Path:
+    """Return the bundle that a path names: the path itself, or ``model/`` in the folder of a training run."""
+    inner = path / "model"
+    is_run = not os.path.isfile(path / SPEC) and os.path.isfile(inner / SPEC)  # noqa: PTH113  # raises for no name
+    return inner if is_run else path
+
+
 def check_bundle(folder: Path) -> BundleSpec:
     """Return a bundle's ``model.json`` after comparing it with the header of its weights; errors as `load_model`."""
     return checked_bundle(folder)[0]

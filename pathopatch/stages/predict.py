@@ -131,7 +131,7 @@ def slides_to_predict(
         As `read_manifest`.
     """
     from pathopatch.slides import parse_source
-    from pathopatch.slides.discovery.names import set_name
+    from pathopatch.slides.discovery import set_name
 
     if not is_slide and is_manifest(source):
         if slide_id is not None:

@@ -15,7 +15,7 @@ CHANNELS = (
 """Channels that are known by name, as manifests write them."""
 _SEPARATOR = r"[\s_.-]+"
 _MASK_WORDS = {
-    "tumor_mask": {"tumor", "tumour", "cancer", "mask", "gt", "groundtruth", "annotation", "annotations"},
+    "tumor_mask": {"tumor", "tumour", "cancer", "mask", "masks", "gt", "groundtruth", "annotation", "annotations"},
     "labelled_mask": {"labelled", "labeled"},
     "tissue_mask": {"tissue"},
 }

@@ -1,6 +1,6 @@
 """The manifest: a CSV table with one slide a row, and what its ids and paths mean."""
 
-from pathopatch.slides.manifest.read import ANNOTATION_SUFFIXES, is_manifest, read_manifest
+from pathopatch.slides.manifest.read import ANNOTATION_SUFFIXES, is_manifest, read_manifest, rows_of_same_content
 from pathopatch.slides.manifest.rows import (
     ID_REMEDY,
     PSEUDONYM,
@@ -31,6 +31,7 @@ __all__ = [
     "pseudonym",
     "pseudonymize",
     "read_manifest",
+    "rows_of_same_content",
     "slide_id_from_path",
     "slide_id_from_text",
     "split_fragment",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +115,15 @@ def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:
 
 def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
     """Note rows whose files hold the same bytes under several names."""
+    for group in rows_of_same_content(rows):
+        is_leak = len({row.split for row in group}) > 1
+        table.add_problem("SPLIT_LEAKAGE" if is_leak else "DUPLICATE_ID", group[1].row, "path",
+                          group[1].sources[0], f"rows {_numbers(group)} have the same content",
+                          "keep one of them, exclude the others")  # fmt: skip
+
+
+def rows_of_same_content(rows: Sequence[SlideRow]) -> Iterator[list[SlideRow]]:
+    """Yield groups of rows of which a file holds the same bytes; excluded rows are left out."""
     # Only files of equal size, and equal page or plane, are read: a fingerprint of a whole cohort takes minutes.
     by_size: dict[tuple[int, str], list[tuple[SlideRow, Fragment]]] = defaultdict(list)
     for row in rows:
@@ -134,11 +143,7 @@ def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
             # Slides with one file per channel would be reported once per channel.
             if len(same) > 1 and tuple(same) not in reported:
                 reported.add(tuple(same))
-                group = list(same.values())
-                is_leak = len({row.split for row in group}) > 1
-                table.add_problem("SPLIT_LEAKAGE" if is_leak else "DUPLICATE_ID", group[1].row, "path",
-                                  group[1].sources[0], f"rows {_numbers(group)} have the same content",
-                                  "keep one of them, exclude the others")  # fmt: skip
+                yield list(same.values())
 
 
 def _numbers(group: Iterable[SlideRow]) -> str:

@@ -39,7 +39,8 @@ def write_rows(path: Path, rows: Sequence[SlideRow]) -> None:
     """Write rows as a manifest, without the columns that are empty in all of them; DiskFullError as `write_bytes`."""
     records = [_cells(row) for row in rows]
     stream = io.StringIO()
-    names = list(dict.fromkeys(name for record in records for name in record))
+    filled = dict.fromkeys(name for record in records for name in record)
+    names = sorted(filled, key=lambda name: (not name.endswith("_id"), not name.startswith("path")))
     writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)

@@ -1,0 +1,112 @@
+"""Commands to exchange models and decisions with other programs: export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pathopatch.cli.options import Force, Quiet
+from pathopatch.cli.output import say
+
+Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE", show_default=False)]
+Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
+
+
+def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
+    """Write a model as TorchScript: patches in [0, 1] to probabilities."""
+    from pathopatch.stages import export
+
+    print(export.export_model(bundle, out, kind="torchscript", force=force))
+
+
+def export_onnx(
+    bundle: Bundle,
+    out: Folder = None,
+    into_bundle: Annotated[
+        bool, typer.Option("--into-bundle", help="Write the bundle's own model.onnx, by which OpenVINO predicts.")
+    ] = False,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `train`."""
+    from pathopatch.stages import export
+
+    if into_bundle:
+        if out is not None:
+            raise typer.BadParameter("--out and --into-bundle exclude each other")
+        print(export.add_graph(bundle))
+        return
+    print(export.export_model(bundle, out, kind="onnx", force=force))
+
+
+def export_openvino(
+    bundle: Bundle,
+    out: Folder = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute in int8; needs --calibrate and the extra `int8`.")
+    ] = False,
+    calibrate: Annotated[Path | None, typer.Option(help="Work folder whose training patches calibrate int8.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a model for OpenVINO: patches in [0, 1] to probabilities; in int8 only if no group loses accuracy."""
+    from pathopatch.stages import export
+
+    if int8 != (calibrate is not None):
+        raise typer.BadParameter("--int8 and --calibrate go together")
+    if calibrate is not None:
+        from pathopatch.stages.export_int8 import export_int8
+
+        print(export_int8(bundle, calibrate, out, force=force))
+    else:
+        print(export.export_model(bundle, out, kind="openvino", force=force))
+
+
+def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
+    """Write a model of 8-bit RGB slides for wsinfer and QuPath's wsinfer extension."""
+    from pathopatch.stages import export
+
+    print(export.export_model(bundle, out, kind="wsinfer", force=force))
+
+
+def export_review(
+    out: Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="CSV or JSON file to write; default: review.csv.")
+    ] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write what reviewers decided: CSV for spreadsheets and `groups --decisions`, or JSON."""
+    from pathopatch.stages import export
+
+    print(export.export_review(out, file, force=force))
+
+
+def import_wsinfer(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder with config.json and torchscript_model.pt.", metavar="FOLDER", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model bundle to write.", show_default=False)],
+    tumor_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Class that counts as tumour; repeat for several. Default: the one whose name says so."),
+    ] = None,
+    made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Make a model for wsinfer a bundle, to predict with it and to measure whether it relies on tissue area."""
+    from pathopatch.stages import import_model
+
+    spec = import_model.import_wsinfer(folder, out, tumor_classes=tumor_class or (), made_by=made_by, force=force)
+    if not quiet:
+        say(f"counted as tumour: {spec.class_names[1]}; as the rest: {spec.class_names[0]}")
+        probability = import_model.glass_probability(out)
+        say(f"blank glass (a patch of grey value 240) has a probability of {probability:.3f} of {spec.class_names[1]}")
+        if spec.onnx is None:
+            say("the network cannot be written as ONNX: torch runs it")
+    print(out)

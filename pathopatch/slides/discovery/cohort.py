@@ -1,0 +1,267 @@
+"""Make rows of a manifest out of files: group channels, pair masks and outlines, name slides and patients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.progress import Progress
+from pathopatch.slides.discovery.files import LeftOut, SlideFile, describe, list_files
+from pathopatch.slides.discovery.identity import patient_ids, slide_ids
+from pathopatch.slides.discovery.names import (
+    CHANNELS,
+    channel_of,
+    mask_role,
+    patient_in,
+    pattern_regex,
+    picture_of,
+    stem_of,
+)
+from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_RASTERS = (*_PICTURES, ".tif", ".tiff")
+
+
+@dataclass
+class _Slide:
+    """The files of one slide."""
+
+    name: str
+    files: dict[str, SlideFile] = field(default_factory=dict)  # by channel; under "" a file of all channels
+    masks: dict[str, Path] = field(default_factory=dict)  # by column of the manifest
+    patient: str | None = None
+
+    @property
+    def first(self) -> SlideFile:
+        return next(iter(self.files.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSlide:
+    """A slide as a row of a manifest, and what its files state."""
+
+    row: SlideRow
+    files: tuple[SlideFile, ...]
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of its channels; empty if it cannot be opened."""
+        return self.files[0].channels if isinstance(self.row.source, str) else tuple(self.row.source)
+
+    @property
+    def mpp(self) -> float | None:
+        """Um per level-0 px, if a file of it states them."""
+        return next((file.mpp for file in self.files if file.mpp is not None), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discovery:
+    """The slides that were found, in the order of their files, and what is none."""
+
+    slides: tuple[FoundSlide, ...]
+    left_out: tuple[LeftOut, ...]
+    patients: str  # where the patient ids come from
+
+
+def discover(
+    sources: Sequence[Path],
+    *,
+    pattern: str | None = None,
+    skipped: Collection[Path] = (),
+    progress: Progress | None = None,
+) -> Discovery:
+    """Find the slides among files and below folders, by their content; a slide that cannot be opened is among them.
+
+    Files of one channel are one slide where their names, or their folders' names, differ in the channel alone.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        Files and folders.
+    pattern : str, optional
+        Such as ``{slide}_{channel}.tif``, in place of the channels known by name; ``{patient}`` may stand in it too.
+    skipped : collection of Path
+        Folders that are not entered, such as that of the outputs.
+    progress : callable, optional
+        Called after each file.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The pattern is none.
+    """
+    builder = _Builder(sources, None if pattern is None else _regex(pattern))
+    listing = list_files(sources, skipped=skipped)
+    builder.left_out += listing.left_out
+    images = {path: stem for path, stem in listing.paths.items() if not _is_outline(path)}
+    opened: list[SlideFile] = []
+    for number, (path, stem) in enumerate(images.items(), 1):
+        file = describe(path, stem)
+        if isinstance(file, SlideFile):
+            opened.append(file)
+        elif mask_role(stem) and path.suffix.lower() in _RASTERS:  # a mask need not be readable as a slide
+            opened.append(SlideFile(path=path, stem=stem, error=InputUnsupportedError(file.reason, place=str(path))))
+        else:
+            builder.left_out.append(file)
+        if progress:
+            progress("find slides", number, len(images), path.name)
+    builder.add_images(opened)
+    builder.add_outlines([path for path in listing.paths if _is_outline(path)])
+    return builder.result()
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    try:
+        return pattern_regex(pattern)
+    except ValueError as error:
+        raise InputUnsupportedError(
+            f"a pattern {pattern!r}",
+            place="--pattern",
+            remedy="write {slide} once, and {channel} and {patient} where names hold them: '{slide}_{channel}.tif'",
+        ) from error
+
+
+def _is_outline(path: Path) -> bool:
+    return path.name.lower().endswith(ANNOTATION_SUFFIXES)
+
+
+def _doubt(file: SlideFile) -> int:
+    """Return how likely a file belongs to a slide rather than being one: those that are needed first have 0."""
+    suffix, parent = file.path.suffix.lower(), file.path.parent.name
+    if suffix not in _RASTERS:
+        return 0
+    if mask_role(file.stem) or picture_of(file.stem) or mask_role(parent):
+        return 2
+    return int(suffix in _PICTURES)
+
+
+class _Builder:
+    """The cohort on its way."""
+
+    def __init__(self, sources: Sequence[Path], pattern: re.Pattern[str] | None) -> None:
+        self._roots, self._pattern = tuple(sources), pattern
+        self._slides: dict[tuple[Path, str, str], _Slide] = {}  # by folder, name and, of a single file, its whole name
+        self.left_out: list[LeftOut] = []
+
+    def add_images(self, files: Iterable[SlideFile]) -> None:
+        """Take slides first, then masks and pictures, which need a slide of their name."""
+        for file in sorted(files, key=_doubt):
+            if _doubt(file):
+                self._add_companion(file)
+            else:
+                self._add_slide(file)
+
+    def _add_slide(self, file: SlideFile) -> None:
+        if self._pattern is not None:
+            self._add_by_pattern(file, self._pattern)
+            return
+        folder, stem, channel = file.path.parent, file.stem, ""
+        if len(file.channels) <= 1:  # none: it cannot be opened, and its name alone tells
+            if found := channel_of(stem):
+                channel, stem = found
+            elif (found := channel_of(folder.name)) and folder not in self._roots:
+                channel, folder, stem = found[0], folder.parent / found[1], stem
+        if not stem:
+            folder, stem = folder.parent, folder.name
+        self._add_file(file, folder, stem, channel)
+
+    def _add_by_pattern(self, file: SlideFile, pattern: re.Pattern[str]) -> None:
+        relative = next((file.path.relative_to(root) for root in self._roots if file.path.is_relative_to(root)), None)
+        match = pattern.fullmatch(file.path.name) or pattern.fullmatch((relative or file.path).as_posix())
+        if match is None:
+            self.left_out.append(LeftOut(file.path, "its name does not follow the pattern"))
+            return
+        words = match.groupdict()
+        known = {name.casefold(): name for name in (*CHANNELS, *(c for s in self._slides.values() for c in s.files))}
+        channel = words.get("channel") or ""
+        self._add_file(file, Path(), words["slide"], known.get(channel.casefold(), channel), words.get("patient"))
+
+    def _add_file(self, file: SlideFile, folder: Path, name: str, channel: str, patient: str | None = None) -> None:
+        # A slide in one file and one in a file per channel may share a name, and so may files of two endings.
+        key = (folder, name.casefold(), "" if channel else file.path.name)
+        slide = self._slides.setdefault(key, _Slide(name, patient=patient))
+        if channel in slide.files:
+            self.left_out.append(LeftOut(file.path, f"{slide.files[channel].path.name} is the {channel} of {name}"))
+        else:
+            slide.files[channel] = file
+
+    def _add_companion(self, file: SlideFile) -> None:
+        """Take a mask or a picture of a slide, or a slide that only looks like one."""
+        role, picture, in_folder = mask_role(file.stem), picture_of(file.stem), mask_role(file.path.parent.name)
+        column, base = role or (in_folder[0] if in_folder else "", file.stem)
+        slide = self._slide_of(file.path.parent, base if picture is None else picture, anywhere=in_folder is not None)
+        if slide is None and role and "mask" in file.stem.casefold():
+            self.left_out.append(LeftOut(file.path, "a mask by its name, and no slide has the rest of it"))
+        elif slide is None and file.error is not None and role:
+            self.left_out.append(LeftOut(file.path, file.error.message))
+        elif slide is None:
+            self._add_slide(file)
+        elif not column:
+            self.left_out.append(LeftOut(file.path, f"a picture of {slide.name} by its name"))
+        else:
+            self._pair(slide, column, file.path)
+
+    def add_outlines(self, paths: Iterable[Path]) -> None:
+        """Pair files of outlines with the slides of their names."""
+        for path in paths:
+            stem = stem_of(path)
+            bases = (stem, (mask_role(stem) or ("", stem))[1], Path(stem).stem)
+            slide = next(filter(None, (self._slide_of(path.parent, base, anywhere=True) for base in bases)), None)
+            if slide is None:
+                self.left_out.append(LeftOut(path, "no slide has its name"))
+            elif "tumor_mask" in slide.masks:
+                mask = slide.masks["tumor_mask"].name
+                self.left_out.append(LeftOut(path, f"{slide.name} has the mask {mask}: state the tumour once"))
+            else:
+                self._pair(slide, "annotations", path)
+
+    def _pair(self, slide: _Slide, column: str, path: Path) -> None:
+        if column in slide.masks:
+            self.left_out.append(LeftOut(path, f"{slide.name} has {slide.masks[column].name} already"))
+        else:
+            slide.masks[column] = path
+
+    def _slide_of(self, folder: Path, name: str, *, anywhere: bool) -> _Slide | None:
+        """Return the slide that a name is of: in its folder, of its folder or, if allowed, the only one of the name."""
+        if not name:
+            near = [slide for slide in self._slides.values() if slide.first.path.parent == folder]
+            return near[0] if len(near) == 1 else None
+        named = {key: slide for key, slide in self._slides.items() if key[1] == name.casefold()}
+        for key, slide in named.items():
+            if key[0] in (folder, Path()):
+                return slide
+        return next(iter(named.values())) if anywhere and len(named) == 1 else None
+
+    def result(self) -> Discovery:
+        """Return the rows, numbered as in a manifest."""
+        slides = sorted(self._slides.values(), key=lambda slide: (slide.first.path.parent, slide.name))
+        paths = [slide.first.path for slide in slides]
+        ids = slide_ids([slide.name for slide in slides], paths)
+        stated = [slide.patient or patient_in(slide.name) for slide in slides]
+        patients, how = patient_ids(stated, ids, paths, self._roots)
+        rows = [_row(slide, *names) for slide, *names in zip(slides, ids, patients, strict=True)]
+        rows = [replace(row, row=number) for number, row in enumerate(rows, 2)]
+        copies = {row.row: group[0] for group in rows_of_same_content(rows) for row in group[1:]}
+        self.left_out += [
+            LeftOut(slide.first.path, f"its content is that of {copies[row.row].slide_id}")
+            for slide, row in zip(slides, rows, strict=True)
+            if row.row in copies
+        ]
+        found = tuple(
+            FoundSlide(row=row, files=tuple(slide.files.values()))
+            for slide, row in zip(slides, rows, strict=True)
+            if row.row not in copies
+        )
+        return Discovery(slides=found, left_out=tuple(self.left_out), patients=how)
+
+
+def _row(slide: _Slide, slide_id: str, patient_id: str) -> SlideRow:
+    known = [name for name in CHANNELS if name in slide.files]
+    files = {name: str(slide.files[name].path.absolute()) for name in dict.fromkeys([*known, *slide.files])}
+    masks: dict[str, Any] = {column: path.absolute() for column, path in slide.masks.items()}
+    return SlideRow(row=0, slide_id=slide_id, patient_id=patient_id, source=files.get("", files), **masks)

@@ -1,0 +1,137 @@
+"""Find the slides that the command `predict` is to work on: in folders, among files, or in a manifest."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    DuplicateIdError,
+    InputMissingError,
+    InputUnsupportedError,
+)
+from pathopatch.core.progress import Progress
+from pathopatch.models.bundle import check_bundles
+from pathopatch.models.spec import BundleSpec
+from pathopatch.slides import parse_source
+from pathopatch.slides.discovery import FoundSlide, LeftOut, discover
+from pathopatch.slides.manifest import SlideRow, is_manifest
+from pathopatch.slides.omezarr import is_zarr
+from pathopatch.stages.predict import slides_to_predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """The slides to predict, and what was found beside them and is not predicted."""
+
+    rows: list[SlideRow]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def find_cohort(
+    sources: Sequence[str],
+    models: Sequence[Path],
+    *,
+    out: Path | None = None,
+    slide_id: str | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Return the slides that a command line names: a manifest, folders, files, and ``CARS=a.tif,TPEF=b.tif``.
+
+    Slides in folders whose channels or type the models do not take are left out. A slide that is named and missing, or
+    cannot be opened, is among the rows: it fails alone, or with `strict` here.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        What was typed; ``*`` and ``?`` are expanded where the shell left them.
+    models : sequence of Path
+        Folders of bundles.
+    out : Path, optional
+        Folder of the outputs, which is not searched.
+    slide_id : str, optional
+        Id of a single slide.
+
+    Raises
+    ------
+    InputMissingError
+        A folder holds no slide.
+    InputUnsupportedError
+        A manifest is named beside other sources, or an id is given to several slides.
+    DuplicateIdError
+        Two slides have the same id.
+    CheckpointIncompatibleError
+        The models take none of the slides.
+    PathopatchError
+        As `slides_to_predict` and `check_bundles`; with `strict` also the first error of a slide.
+    """
+    sources = [path for text in sources for path in _expanded(text)]
+    folders = [text for text in sources if Path(text).is_dir() and not is_zarr(Path(text))]
+    if len(sources) == 1 and not folders:
+        return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id, strict=strict))
+    if slide_id is not None:
+        raise InputUnsupportedError(
+            f"an id {slide_id!r} for several slides", place="--slide-id", remedy="leave it out, or name a single slide"
+        )
+    if manifests := [text for text in sources if is_manifest(text)]:
+        raise InputUnsupportedError(
+            f"a manifest beside {len(sources) - 1} other sources", place=manifests[0], remedy="give the manifest alone"
+        )
+    spec = check_bundles(models)
+    rows = [row for text in sources if isinstance(parse_source(text), dict) for row in slides_to_predict(text)]
+    paths = [path for path in map(parse_source, sources) if isinstance(path, Path)]
+    found = discover(paths, skipped=() if out is None else (out,), progress=progress)
+    if strict and (errors := [file.error for slide in found.slides for file in slide.files if file.error is not None]):
+        raise errors[0]
+    misfits = {slide.row.slide_id: reason for slide in found.slides if folders and (reason := _misfit(slide, spec))}
+    rows += [slide.row for slide in found.slides if slide.row.slide_id not in misfits]
+    _require_slides(rows, misfits, place=", ".join(sources[:3]))
+    others = [
+        LeftOut(slide.files[0].path, misfits[slide.row.slide_id])
+        for slide in found.slides
+        if slide.row.slide_id in misfits
+    ]
+    return Cohort(rows=rows, left_out=(*found.left_out, *others))
+
+
+def _expanded(text: str) -> list[str]:
+    """Return the paths that a text with wildcards stands for; the text itself if it has none, or nothing fits."""
+    if Path(text).exists() or not glob.has_magic(text):
+        return [text]
+    return sorted(glob.glob(text, recursive=True)) or [text]  # noqa: PTH207  # Path.glob takes no absolute pattern
+
+
+def _misfit(slide: FoundSlide, spec: BundleSpec) -> str:
+    """Return why models do not take a slide; empty if they do, or if it cannot be opened."""
+    # A head on features states no channels: its encoder takes the slides.
+    if not spec.channels or any(file.error is not None for file in slide.files):
+        return ""
+    own, taken = (sorted(name.casefold() for name in names) for names in (slide.channels, spec.channels))
+    dtype = slide.files[0].dtype
+    if (own, dtype) == (taken, spec.dtype):
+        return ""
+    channels, model = ", ".join(slide.channels), ", ".join(spec.channels)
+    return f"its channels are {channels} ({dtype}), and the model takes {model} ({spec.dtype})"
+
+
+def _require_slides(rows: Sequence[SlideRow], misfits: Mapping[str, str], *, place: str) -> None:
+    """Refuse to work on nothing, and on two slides of one id."""
+    if not rows and misfits:
+        slide_id, reason = next(iter(misfits.items()))
+        raise CheckpointIncompatibleError(
+            f"the model takes none of {len(misfits)} slides, such as {slide_id}: {reason}",
+            place=place,
+            remedy="use a model that was trained on such slides",
+        )
+    if not rows:
+        raise InputMissingError("no slide here", place=place, remedy="name the folder that holds the slides")
+    by_id: dict[str, SlideRow] = {}
+    for row in rows:
+        if by_id.setdefault(row.slide_id.casefold(), row) is not row:
+            raise DuplicateIdError(
+                f"two slides have the id {row.slide_id}", place=place, remedy="write a manifest that names them apart"
+            )

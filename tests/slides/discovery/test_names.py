@@ -1,0 +1,88 @@
+"""What the names of files say of channels, masks, pictures and patients."""
+
+from __future__ import annotations
+
+import pytest
+
+from pathopatch.slides.discovery.names import channel_of, mask_role, patient_in, pattern_regex, picture_of, stem_of
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a.tif", "a"),
+        ("a.b.ome.tif", "a.b"),
+        ("a.ome.zarr", "a"),
+        ("a.geojson.gz", "a"),
+        ("a.svs.geojson", "a.svs"),
+        ("TCGA-1.2.svs", "TCGA-1.2"),
+    ],
+)
+def test_a_stem_is_a_name_without_its_endings(name: str, stem: str) -> None:
+    assert stem_of(f"x/{name}") == stem
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("s01_CARS", ("CARS", "s01")),
+        ("cars-s01", ("CARS", "s01")),
+        ("s01 Shg 20x", ("SHG", "s01 20x")),
+        ("s01.tpef", ("TPEF", "s01")),
+        ("s01__dapi", ("DAPI", "s01")),
+        ("shg", ("SHG", "")),
+        ("oscars_1", None),
+        ("s01_shg2", None),
+        ("s01_shg_cars", None),  # which of them it is, is not guessed
+        ("shg_shg", None),
+    ],
+)
+def test_a_channel_stands_alone_in_any_case(stem: str, expected: tuple[str, str] | None) -> None:
+    assert channel_of(stem) == expected
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("s01_tumor", ("tumor_mask", "s01")),
+        ("s01-Tumour_mask", ("tumor_mask", "s01")),
+        ("s01_labelled", ("labelled_mask", "s01")),
+        ("s01_tissue mask", ("tissue_mask", "s01")),
+        ("mask", ("tumor_mask", "")),
+        ("tumor_001", None),
+        ("unmask", None),
+    ],
+)
+def test_words_at_the_end_tell_a_mask(stem: str, expected: tuple[str, str] | None) -> None:
+    assert mask_role(stem) == expected
+
+
+def test_words_at_the_end_tell_a_picture_of_a_slide() -> None:
+    assert [picture_of(stem) for stem in ("s01_thumbnail", "s01 label", "label_1", "s01")] == ["s01", "s01", None, None]
+
+
+@pytest.mark.parametrize(
+    ("stem", "patient"),
+    [
+        ("TCGA-A1-A0SB-01Z-00-DX1.ABC", "TCGA-A1-A0SB"),
+        ("patient_017_node_2", "patient_017"),
+        ("TCGA-A1-A0SBX", None),
+        ("17_patient_3", None),
+        ("s01", None),
+    ],
+)
+def test_only_known_patterns_name_a_patient(stem: str, patient: str | None) -> None:
+    assert patient_in(stem) == patient
+
+
+def test_a_pattern_matches_names_in_any_case() -> None:
+    match = pattern_regex("{patient}/{slide}_{channel}*.tif").fullmatch("p 1/s_01_Shg_20x.TIF")
+    assert match is not None
+    assert match.groupdict() == {"patient": "p 1", "slide": "s_01_Shg", "channel": "20x"}
+    assert pattern_regex("{slide}.tif").fullmatch("a/b.tif") is None
+
+
+@pytest.mark.parametrize("pattern", ["", "{channel}.tif", "{slide}_{slide}.tif", "{slide}_{stain}.tif", "{slide}{}"])
+def test_a_pattern_names_the_slide_and_known_words_once(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        pattern_regex(pattern)

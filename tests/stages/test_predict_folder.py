@@ -1,0 +1,134 @@
+"""Slides to predict as they are typed: folders, files, wildcards, and the run as the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+from made_model import write_model
+
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    DuplicateIdError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+)
+from pathopatch.models.bundle import bundle_folder
+from pathopatch.stages.predict_folder import Cohort, find_cohort
+
+Type = Callable[..., int]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: a run, and slides that fit its model, do not fit, or are broken."""
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "runs" / "erm" / "model")
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate("ab"):
+        image = made.disc_image(96, 80, (40, 40), 20 + number, tissue=(180, 90, 150), glass=(245, 245, 245))
+        made.write_rgb_pyramid(tmp_path / "in" / f"{name}.tif", image, levels=1)
+    for number, name in enumerate("RGB"):
+        made.write_channel(tmp_path / "in" / f"s_{name}.tif", np.full((40, 60), number, np.uint8))
+    for number, name in enumerate(["CARS", "SHG"]):
+        made.write_channel(tmp_path / "in" / f"m_{name}.tif", np.full((40, 60), number, np.uint16))
+    (tmp_path / "in" / "notes.txt").write_text("")
+    return tmp_path
+
+
+def find(*sources: str, **options: object) -> Cohort:
+    return find_cohort(sources, [Path("runs/erm/model")], **options)  # type: ignore[arg-type]
+
+
+def ids(cohort: Cohort) -> list[str]:
+    return [row.slide_id for row in cohort.rows]
+
+
+def test_a_folder_gives_the_slides_that_the_model_takes(place: Path) -> None:
+    cohort = find("in")
+    assert ids(cohort) == ["a", "b"]
+    left_out = {item.path.name: item.reason for item in cohort.left_out}
+    assert left_out["m_CARS.tif"] == "its channels are CARS, SHG (uint16), and the model takes R, G, B (uint8)"
+    assert left_out["notes.txt"] == "no reader for notes.txt"
+    assert set(left_out) == {"m_CARS.tif", "notes.txt", "s_R.tif", "s_G.tif", "s_B.tif"}
+
+
+def test_files_and_wildcards_give_the_same_slides(place: Path) -> None:
+    assert (
+        ids(find("in/a.tif", "in/b.tif"))
+        == ids(find("in/?.tif"))
+        == ids(find(str(place / "i*" / "[ab].tif")))
+        == ["a", "b"]
+    )
+
+
+def test_files_that_are_named_are_not_left_out_for_their_channels(place: Path) -> None:
+    assert ids(find("in/a.tif", "in/m_CARS.tif", "in/m_SHG.tif")) == ["a", "m"]
+
+
+def test_a_set_of_channels_may_stand_among_files(place: Path) -> None:
+    assert ids(find("in/a.tif", "R=in/s_R.tif,G=in/s_G.tif,B=in/s_B.tif")) == ["s", "a"]
+
+
+def test_a_file_with_wildcards_in_its_name_is_that_file(place: Path) -> None:
+    (place / "in" / "b.tif").rename(place / "in" / "[ab].tif")
+    assert ids(find("in/[ab].tif")) == ["ab_"]
+    assert ids(find("none*.tif")) == ["none_"]  # fails as a slide, by its name
+
+
+def test_a_missing_file_is_a_row_and_strict_stops_at_it(place: Path) -> None:
+    assert ids(find("in/a.tif", "in/gone.tif")) == ["a", "gone"]
+    with pytest.raises(InputMissingError, match=r"gone\.tif"):
+        find("in/a.tif", "in/gone.tif", strict=True)
+    (place / "in" / "cut.tif").write_bytes((place / "in" / "a.tif").read_bytes()[:300])
+    assert ids(find("in")) == ["a", "b", "cut"]
+    with pytest.raises(InputCorruptError):
+        find("in", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "error"),
+    [
+        (["in", "m.csv"], {}, InputUnsupportedError),
+        (["in/a.tif", "in/b.tif"], {"slide_id": "x"}, InputUnsupportedError),
+        (["in/a.tif", "R=in/a.tif#plane=0,G=in/a.tif#plane=1"], {}, DuplicateIdError),
+        (["empty"], {}, InputMissingError),
+        (["other"], {}, CheckpointIncompatibleError),
+    ],
+)
+def test_what_cannot_be_one_cohort_is_refused(
+    place: Path, sources: list[str], options: dict[str, str], error: type[Exception]
+) -> None:
+    for name in ("empty", "other"):
+        (place / name).mkdir()
+    (place / "other" / "m_CARS.tif").symlink_to("../in/m_CARS.tif")
+    with pytest.raises(error):
+        find(*sources, **options)
+
+
+def test_a_run_stands_for_its_bundle(place: Path) -> None:
+    assert bundle_folder(Path("runs/erm")) == bundle_folder(Path("runs/erm/model")) == Path("runs/erm/model")
+    assert bundle_folder(Path("runs")) == Path("runs")
+
+
+@pytest.mark.slow
+def test_a_folder_is_predicted_and_its_outputs_are_not_slides(
+    place: Path, typed: Type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert typed("predict", "in", "--model", "runs/erm", "-o", "in/out", "--device", "cpu", "-q") == 0
+    printed = capsys.readouterr()
+    assert "slides: 2 current" in printed.out
+    assert "left out: in/notes.txt: no reader for notes.txt" in printed.err
+    assert sorted(path.parent.name for path in (place / "in" / "out").glob("heatmaps/*/overlay.png")) == ["a", "b"]
+    assert typed("predict", "in/a.tif", "in/gone.tif", "--model", "runs/erm", "-o", "out", "-q") == 3
+    assert "failed: gone: INPUT_MISSING" in capsys.readouterr().err
+    assert typed("predict", "in", "--model", "runs/erm", "-o", "out", "--mpp", "0.5") == 2
+    assert "--slide-mpp" in capsys.readouterr().err
+    (place / "m.csv").write_text("slide_id;patient_id;path\na;a;in/a.tif\ngone;gone;in/gone.tif\n")
+    assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q") == 3
+    assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q", "--strict") == 1
