@@ -21,10 +21,10 @@ def card(title: str, facts: Iterable[tuple[str, str]], *, picture: Image | None 
         f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
         for name, value in facts
     )
-    image = "" if picture is None else f'<img alt="{escape(title)}" src="{png_uri(picture)}" style="margin:0 1em 0 0">'
+    image = "" if picture is None else f'<img alt="{escape(title)}" src="{png_uri(picture)}" style="margin:0">'
     return (
-        f'<div style="display:flex;align-items:flex-start">{image}'
-        f"<div><strong>{escape(title)}</strong><table>{rows}</table></div></div>"
+        f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{image}'
+        f'<div style="max-width:50em"><strong>{escape(title)}</strong><table>{rows}</table></div></div>'
     )
 
 

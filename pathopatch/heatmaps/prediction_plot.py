@@ -49,7 +49,7 @@ def draw_map(prediction: SlidePrediction, which: str, *, axes: Axes | None = Non
         axes.add_collection(LineCollection(list(lines), colors="white", linewidths=1.0))
     axes.set(xlim=(0, width), ylim=(height, 0), xlabel=unit, ylabel=unit)
     # A slide's name may hold a dollar sign, which would start a formula.
-    axes.set_title(f"{prediction.slide_id}: {_title(prediction, which)}", fontsize="medium", parse_math=False)
+    axes.set_title(f"{prediction.slide_id}\n{_title(prediction, which)}", fontsize="medium", parse_math=False)
     name = f"{prediction.class_names[1]} probability" if which == "probability" else which.replace("_", " ")
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label(name, parse_math=False)

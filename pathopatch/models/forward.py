@@ -167,7 +167,7 @@ class Ensemble:
 
 
 def _runtime_text(runtime: Runtime) -> str:
-    return f"{runtime.name} {runtime.version}, {runtime.precision}"
+    return f"{runtime.name}, {runtime.precision}"
 
 
 def append_mask(pixels: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -1,0 +1,94 @@
+"""The notebooks of the documentation run from their first cell to the last, and show what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
+NAMES = ("cohort", "debiasing", "embeddings", "one_slide")
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def shown_by(name: str, folder: Path) -> str:
+    """Return all texts that a notebook shows when it is run in a folder."""
+    notebook = read(name)
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+def numbers(pattern: str, text: str) -> list[float]:
+    """Return the numbers in the groups of a pattern, in the order of the text."""
+    return [float(number) for found in re.finditer(pattern, text, flags=re.MULTILINE) for number in found.groups()]
+
+
+def test_the_folder_holds_these_notebooks() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_short_valid_and_without_outputs(name: str) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert 8 <= len(notebook.cells) <= 15
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sentences_of_a_notebook_are_short(name: str) -> None:
+    text = " ".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
+    sentences = re.split(r"(?<=[.:;?])\s", re.sub(r"`[^`]*`|^#.*$", "x", text, flags=re.MULTILINE))
+    assert max(len(sentence.split()) for sentence in sentences) <= 25
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_slide_is_predicted_and_drawn(tmp_path: Path) -> None:
+    text = shown_by("one_slide", tmp_path)
+    assert re.search(r"<ChannelStack .*: 768 x 768 px, 1 um/px, CARS, TPEF, SHG>", text)
+    assert "<PatchClassifier gerne: tumour or non-tumour by CARS, TPEF, SHG, 96 px at 1 um/px" in text
+    assert re.search(r"<SlidePrediction 'S01': \d+ patches predicted, \d+ tumour>", text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cohort_is_taken_to_its_report_and_gerne_keeps_the_worst_group(tmp_path: Path) -> None:
+    text = shown_by("cohort", tmp_path)
+    assert "SHORTCUT. In the training patches" in text
+    (erm, gerne, *_) = numbers(r"^(?:erm|gerne) +(\d\.\d+)", text)
+    assert gerne > erm + 0.2
+    assert (tmp_path / "cohort-work" / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_debiasing_alone_keeps_the_worst_group_and_the_area_tells_nothing(tmp_path: Path) -> None:
+    text = shown_by("debiasing", tmp_path)
+    (plain, debiased) = numbers(r"worst group (\d\.\d+), (\d\.\d+) with GERNE", text)
+    assert debiased > plain + 0.2
+    (before, after) = numbers(r"(\d\.\d+) before, (\d\.\d+) composed", text)
+    assert before == 1
+    assert 0.35 < after < 0.65
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_embeddings_are_audited_and_gerne_keeps_the_worst_group(tmp_path: Path) -> None:
+    text = shown_by("embeddings", tmp_path)
+    assert "SHORTCUT. In all labelled patches" in text
+    ri, by_chance = numbers(r"RI (\d\.\d+); (\d\.\d+) if", text)
+    assert ri < by_chance
+    (erm, _, gerne, _) = numbers(r"worst group (\d\.\d+), mean of the groups (\d\.\d+)", text)
+    assert gerne > erm + 0.1
