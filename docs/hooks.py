@@ -42,7 +42,7 @@ _FROM_ELSEWHERE = {
     },
 }  # fmt: skip
 """Pictures that the tests of the review page took, and the studies' own pages."""
-_WITHOUT_LINKS = {"a", "code", "pre", "h1", "h2", "h3", "h4", "th"}
+_WITHOUT_LINKS = {"a", "h1", "h2", "h3", "h4", "th"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -192,7 +192,7 @@ class _FirstUses(Treeprocessor):
     def _split(self, text: str | None) -> tuple[str | None, list[etree.Element]]:
         """Return a text up to its first term, and the links with the texts behind them."""
         links: list[etree.Element] = []
-        if not text or isinstance(text, AtomicString):
+        if not text or isinstance(text, AtomicString):  # code
             return text, links
         start, before = 0, None
         for match in self._matches(text):

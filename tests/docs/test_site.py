@@ -8,12 +8,15 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from urllib.parse import unquote, urlsplit
 
 import markdown
 import pytest
 from doc_pages import DOCS, ROOT
+
+import pathopatch
+from pathopatch.core.config import Config
 
 
 class _Page(HTMLParser):
@@ -77,6 +80,16 @@ def test_pages_link_their_terms_to_the_glossary(site: dict[Path, _Page]) -> None
     links = [link for link in page.links if "glossary.html#" in link]
     assert "../glossary.html#group" in links
     assert len(links) == len(set(links))
+
+
+@pytest.mark.slow
+def test_the_python_page_documents_every_public_name(site: dict[Path, _Page]) -> None:
+    (page,) = [page for path, page in site.items() if path.match("reference/python.html")]
+    public = {name: getattr(pathopatch, name) for name in pathopatch.__all__}
+    named = {name for name, value in public.items() if isinstance(value, type | FunctionType)}
+    settings = {name for name in named if isinstance(public[name], type) and issubclass(public[name], Config)}
+    assert named - settings
+    assert not {f"pathopatch.{name}" for name in named - settings} - page.anchors
 
 
 def test_a_term_is_linked_once_and_never_in_code_or_headings(hooks: ModuleType) -> None:
