@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathopatch.cli.options import (
     DryRun,
     Force,
     MemoryGb,
-    Out,
     Quiet,
     RetryFailed,
     Runtime,
@@ -42,20 +42,26 @@ Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to writ
 
 def predict(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Slide, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv); features for a head on features.",
             metavar="SLIDE|MANIFEST|FEATURES",
+            show_default=False,
         ),
-    ],
+    ] = None,
     model: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             help="Model bundle: the folder model/ of a run; repeat for several, whose mean is taken.",
             show_default=False,
         ),
-    ],
-    out: Out,
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)
+    ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Predict a small made slide that comes with the package.")
+    ] = False,
     slides: Annotated[
         Path | None,
         typer.Option(help="With features: folder or manifest of their slides, to draw under the map."),
@@ -96,6 +102,7 @@ def predict(
     from pathopatch.stages.predict import predict_cohort, slides_to_predict
     from pathopatch.stages.predict_features import predict_features, takes_features
 
+    source, model, out = _what_to_predict(source, model, out, example=example)
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
         all_patches=all_patches or None,
@@ -124,7 +131,7 @@ def predict(
                 force=force,
                 progress=progress,
             )
-        _finish_predictions(out, outcomes)
+        _finish_predictions(out, outcomes, quiet=quiet)
         return
     if slides is not None:
         raise typer.BadParameter("--slides goes with features, and the model takes slides: name them in place of it")
@@ -156,13 +163,35 @@ def predict(
             force=force,
             progress=progress,
         )
-    _finish_predictions(out, outcomes)
+    _finish_predictions(out, outcomes, quiet=quiet)
 
 
-def _finish_predictions(out: Path, outcomes: Sequence[Outcome]) -> None:
-    for outcome in outcomes:
-        if outcome.state != "failed":
-            print(WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png")
+def _what_to_predict(
+    source: str | None, model: list[Path] | None, out: Path | None, *, example: bool
+) -> tuple[str, list[Path], Path]:
+    """Return slide, models and folder: those that were given, or the packaged ones of the example."""
+    if example:
+        if source or model:
+            raise typer.BadParameter("--example brings its own slide and model: leave SLIDE and --model out")
+        from pathopatch.demo.example import MANIFEST, MODEL
+
+        return str(MANIFEST), [MODEL], out or Path("pathopatch-example")
+    if not (source and model and out):
+        raise typer.BadParameter("name a SLIDE, --model and --out, or try --example")
+    return source, model, out
+
+
+def _finish_predictions(out: Path, outcomes: Sequence[Outcome], *, quiet: bool) -> None:
+    """Print the overlays and the commands that come next, and exit as the outcomes say."""
+    overlays = [
+        WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"
+    ]
+    for overlay in overlays:
+        print(overlay)
+    if overlays and not quiet:
+        folder = shlex.quote(str(out))
+        say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
+        say(f"      pathopatch report {folder}   (one folder to mail or archive)")
     finish(outcomes)
 
 
