@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check test lint bench docs wheelhouse clean
+.PHONY: demo example check test lint bench docs wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -18,6 +18,10 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/pathopatch demo -o demo-work
+
+# The slide and the model of `pathopatch predict --example`, which the package holds.
+example: $(READY)
+	$(BIN)/python pipelines/example/make_example.py demo-work/example
 
 # The loop of every minute. mypy's daemon keeps what it knows; the first run takes longer.
 check: $(READY)

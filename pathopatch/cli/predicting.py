@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathopatch.cli.options import (
     DryRun,
     Force,
     MemoryGb,
-    Out,
     Quiet,
     RetryFailed,
     Runtime,
@@ -41,22 +41,27 @@ if TYPE_CHECKING:
 
 def predict(
     source: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Slides or folders of slides, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv, .xlsx); "
             "features for a head on features.",
             metavar="SLIDE…|FOLDER|MANIFEST|FEATURES",
             show_default=False,
         ),
-    ],
+    ] = None,
     model: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             help="Model bundle, or the folder of the run that made it; repeat for several, whose mean is taken.",
             show_default=False,
         ),
-    ],
-    out: Out,
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)
+    ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Predict a small made slide that comes with the package.")
+    ] = False,
     slides: Annotated[
         Path | None,
         typer.Option(help="With features: folder or manifest of their slides, to draw under the map."),
@@ -100,7 +105,7 @@ def predict(
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.core.config import PredictConfig, load_settings
-    from pathopatch.models.bundle import INTO_BUNDLE, bundle_folder, bundles_without_graph
+    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph
     from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.predict import predict_cohort
     from pathopatch.stages.predict_features import takes_features
@@ -110,8 +115,7 @@ def predict(
         raise typer.BadParameter(
             "--mpp is a target, and the model states its own: --slide-mpp states the slides' um/px"
         )
-    model = [bundle_folder(path) for path in model]
-
+    sources, models, out = _what_to_predict(source, model, out, example=example)
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
         all_patches=all_patches or None,
@@ -127,7 +131,7 @@ def predict(
         "slide_mpp": slide_mpp, "workers": workers, "only_failed": retry_failed, "totals": not no_totals,
         "force": force, **limits(timeout, memory_gb),
     }  # fmt: skip
-    is_head = takes_features(model)
+    is_head = takes_features(models)
     if slides is not None and not (is_head and weights is None):
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
     if weights is not None and not is_head:
@@ -136,29 +140,31 @@ def predict(
         raise typer.BadParameter("a head on features goes without --dry-run")
     if is_head and weights is None and slide_id is not None:
         raise typer.BadParameter("features go without --slide-id: their files name the slides")
-    if is_head and weights is None and len(source) > 1:
+    if is_head and weights is None and len(sources) > 1:
         raise typer.BadParameter("name one folder or file of features")
     if is_head and weights is None:
         from pathopatch.stages.predict_features import predict_features
 
         with progress_bars(quiet) as progress:
-            outcomes = predict_features(Path(source[0]), model, out, config, slides=slides, **shared, progress=progress)
-        _finish_predictions(out, outcomes)
+            outcomes = predict_features(
+                Path(sources[0]), models, out, config, slides=slides, **shared, progress=progress
+            )
+        _finish_predictions(out, outcomes, quiet=quiet)
         return
     with progress_bars(quiet) as progress:
-        found = find_cohort(source, model, out=out, slide_id=slide_id, strict=strict, progress=progress)
+        found = find_cohort(sources, models, out=out, slide_id=slide_id, strict=strict, progress=progress)
     say_left_out(found.left_out)
     cohort = found.rows
     if weights is not None:
         from pathopatch.stages.predict_encoded import predict_encoded
 
         with progress_bars(quiet) as progress:
-            predicted = predict_encoded(cohort, model, weights, out, config, mpp=mpp, **shared, progress=progress)
+            predicted = predict_encoded(cohort, models, weights, out, config, mpp=mpp, **shared, progress=progress)
         for note in predicted.notes:
             say(note)
-        _finish_predictions(out, predicted.outcomes)
+        _finish_predictions(out, predicted.outcomes, quiet=quiet)
         return
-    for bundle in bundles_without_graph(model) if config.runtime == "auto" else ():
+    for bundle in bundles_without_graph(models) if config.runtime == "auto" else ():
         say(f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}")
     if config.deidentify:
         named, cohort = cohort, pseudonymize(cohort)
@@ -168,17 +174,41 @@ def predict(
         require_no_limits(timeout, memory_gb)
         from pathopatch.stages.dry_run import predict_plan
 
-        show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)
+        show_plan(predict_plan(cohort, models, config, slide_mpp=slide_mpp, out=out, force=force), workers)
         return
     with progress_bars(quiet) as progress:
-        outcomes = predict_cohort(cohort, model, out, config, **shared, progress=progress)
-    _finish_predictions(out, outcomes)
+        outcomes = predict_cohort(cohort, models, out, config, **shared, progress=progress)
+    _finish_predictions(out, outcomes, quiet=quiet)
 
 
-def _finish_predictions(out: Path, outcomes: Sequence[Outcome]) -> None:
-    for outcome in outcomes:
-        if outcome.state != "failed":
-            print(WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png")
+def _what_to_predict(
+    source: list[str] | None, model: list[Path] | None, out: Path | None, *, example: bool
+) -> tuple[list[str], list[Path], Path]:
+    """Return slides, bundles and folder: those that were given, or the packaged ones of the example."""
+    from pathopatch.models.bundle import bundle_folder
+
+    if example:
+        if source or model:
+            raise typer.BadParameter("--example brings its own slide and model: leave SLIDE and --model out")
+        from pathopatch.demo.example import MANIFEST, MODEL
+
+        return [str(MANIFEST)], [MODEL], out or Path("pathopatch-example")
+    if not (source and model and out):
+        raise typer.BadParameter("name a SLIDE, --model and --out, or try --example")
+    return source, [bundle_folder(path) for path in model], out
+
+
+def _finish_predictions(out: Path, outcomes: Sequence[Outcome], *, quiet: bool) -> None:
+    """Print the overlays and the commands that come next, and exit as the outcomes say."""
+    overlays = [
+        WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"
+    ]
+    for overlay in overlays:
+        print(overlay)
+    if overlays and not quiet:
+        folder = shlex.quote(str(out))
+        say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
+        say(f"      pathopatch report {folder}   (one folder to mail or archive)")
     finish(outcomes)
 
 

@@ -109,13 +109,17 @@ class Stamp:
             for name in ("schema_version", "stage")
             if getattr(self, name) != getattr(other, name)
         ]
-        before, now = _by_key(other.settings), _by_key(self.settings)
-        keys = sorted(key for key in {*before, *now} if before.get(key, _UNSET) != now.get(key, _UNSET))
-        texts += [f"{key} was {_shown(before, key)}, is {_shown(now, key)}" for key in keys[:_SHOWN_KEYS]]
-        if len(keys) > _SHOWN_KEYS:
-            texts.append(f"{len(keys) - _SHOWN_KEYS} further settings differ")
+        texts += changed_settings(other.settings, self.settings)
         names = sorted({*self.inputs, *other.inputs})
         return texts + [f"input {name!r} differs" for name in names if self.inputs.get(name) != other.inputs.get(name)]
+
+
+def changed_settings(earlier: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    """Return in words which nested settings differ, with both values; empty if they are equal."""
+    before, now = _by_key(earlier), _by_key(present)
+    keys = sorted(key for key in {*before, *now} if before.get(key, _UNSET) != now.get(key, _UNSET))
+    texts = [f"{key} was {_shown(before, key)}, is {_shown(now, key)}" for key in keys[:_SHOWN_KEYS]]
+    return texts + ([f"{len(keys) - _SHOWN_KEYS} further settings differ"] if len(keys) > _SHOWN_KEYS else [])
 
 
 def _by_key(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from pathopatch.patches.picture import FAINT, FONT_PX, INK, PAPER, draw_channels, draw_scale, font, outlined, shortened
 from pathopatch.slides.composite import Picture
 
-_ALPHA = 0.45  # opacity of the map: the tissue stays readable through it
+MAP_OPACITY = 0.45  # opacity of the map: the tissue stays readable through it
 _MIN_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
 _STRIPE_PX, _STRIPE_COLOR = 6, (150, 150, 150)  # every third stripe is drawn
 _NO_MAP_GREY = 96  # ground of the legend's bar where nothing was predicted
@@ -66,7 +66,7 @@ def blend(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[flo
     for line, cell_row in enumerate(row):
         has_value = np.isfinite(probability[cell_row])[column]
         under, over = picture[line, has_value], colors[cell_row][column[has_value]]
-        blended[line, has_value] = np.rint((1 - _ALPHA) * under + _ALPHA * over)
+        blended[line, has_value] = np.rint((1 - MAP_OPACITY) * under + MAP_OPACITY * over)
     return blended
 
 
@@ -170,7 +170,7 @@ def _draw_bar(
     small, (x, y) = font(FONT_PX), corner
     draw.text((x, y), legend.title or f"{legend.class_name} probability", fill=INK, font=small)
     top, length, bar = y + 40, max(height - 40 - 26 * (2 + len(notes) + len(legend.channels)), 120), 28
-    shades = (1 - _ALPHA) * ground + _ALPHA * map_colors(np.linspace(1, 0, length))
+    shades = (1 - MAP_OPACITY) * ground + MAP_OPACITY * map_colors(np.linspace(1, 0, length))
     strip = np.asarray(np.rint(shades), np.uint8)[:, None].repeat(bar, axis=1)
     sheet.paste(Image.fromarray(strip), (x, top))
     draw.rectangle((x - 1, top - 1, x + bar, top + length), outline=FAINT)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pathopatch.core.artefacts import changed_settings
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:
     if force:
         return False
     present = read_spec(bundle)
-    if (present.contract(), present.parameters) != (spec.contract(), spec.parameters):
+    before, now = ({**one.contract(), "parameters": one.parameters} for one in (present, spec))
+    if changes := changed_settings(before, now):
         raise StaleArtefactError(
-            "another model, or the same one with other settings, is here",
+            "another model, or the same one with other settings, is here: " + "; ".join(changes),
             place=str(bundle),
             remedy="use --force to replace it, or another folder",
         )

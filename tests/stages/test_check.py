@@ -71,7 +71,7 @@ def test_the_label_of_a_slide_is_a_fact_and_its_absence_makes_nothing_stale(mani
     assert artefacts.read_stamp(tmp_path / "older" / "slides.parquet") == stamp
     labelled = manifest.with_name("labelled.csv")
     labelled.write_text("slide_id,patient_id,path:CARS,path:SHG,slide_label\ns1,p1,cars.tif,shg.tif,1\n")
-    with pytest.raises(StaleArtefactError):
+    with pytest.raises(StaleArtefactError, match=r"s1\.slide_label was -1, is 1"):
         check_manifest(labelled, tmp_path / "work")
     check_manifest(labelled, tmp_path / "work", force=True)
     assert artefacts.read_table(tmp_path / "work" / "slides.parquet")["slide_label"].tolist() == [1]

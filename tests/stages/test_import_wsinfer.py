@@ -346,7 +346,7 @@ def test_another_model_in_the_way_is_refused_until_forced(tmp_path: Path) -> Non
     before = (tmp_path / "bundle" / "model.json").stat().st_mtime_ns
     import_wsinfer(folder, tmp_path / "bundle")
     assert (tmp_path / "bundle" / "model.json").stat().st_mtime_ns == before
-    with pytest.raises(StaleArtefactError):
+    with pytest.raises(StaleArtefactError, match=r"class_names was \['Other', 'Tumor'\], is \['Tumor', 'Other'\]"):
         import_wsinfer(folder, tmp_path / "bundle", tumor_classes=["Other"])
     spec = import_wsinfer(folder, tmp_path / "bundle", tumor_classes=["Other"], force=True)
     assert spec.class_names == ("Tumor", "Other")

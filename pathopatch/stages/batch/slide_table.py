@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
@@ -140,7 +140,8 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
         # Only slides that both tables hold can be stale: a cohort may grow and shrink.
         shared = stamp.inputs.keys() & existing.inputs.keys()
         before, now = (replace(one, inputs={k: one.inputs[k] for k in shared}) for one in (existing, stamp))
-        artefacts.is_up_to_date(path, stamp=now, force=force, existing=[before])
+        refuse = partial(_refuse_changed_slides, table)
+        artefacts.is_up_to_date(path, stamp=now, force=force, existing=[before], refuse=refuse)
     if stamp != existing:
         artefacts.write_table(path, table, stamp)
 
@@ -169,6 +170,25 @@ def _refuse_other_slides(path: Path, table: pd.DataFrame) -> None:
         if slide_id in earlier.index and earlier.at[slide_id, "fingerprint"] != content:
             before, now = (_parse_source(str(text)) for text in (earlier.at[slide_id, "source"], source))
             artefacts.require_same_source(before, now, slide_id=slide_id, place=path)
+
+
+def _refuse_changed_slides(table: pd.DataFrame, existing: artefacts.Stamp, path: Path) -> None:
+    """Name the columns in which slides differ from the earlier table."""
+    before, now = (
+        {
+            str(row["slide_id"]): {str(name): row[name] for name in (*SLIDE_COLUMNS, SLIDE_LABEL) if name in row}
+            for row in frame.to_dict("records")
+            if row["slide_id"] in existing.inputs
+        }
+        for frame in (artefacts.read_table(path), table)
+    )
+    both = before.keys() & now.keys()
+    changes = artefacts.changed_settings({name: before[name] for name in both}, {name: now[name] for name in both})
+    raise StaleArtefactError(
+        "the manifest, or a slide's file, changed: " + "; ".join(changes),
+        place=str(path),
+        remedy="use --force to take over the change, or another work folder to keep both",
+    )
 
 
 def _parse_source(text: str) -> object:

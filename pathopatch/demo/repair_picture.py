@@ -1,0 +1,132 @@
+"""Draw one slide beside the maps of two models, with every wrong call marked: the picture of the quick demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from pathopatch.heatmaps.overlay import MAP_OPACITY, blend
+from pathopatch.patches.picture import outlined
+from pathopatch.patches.store import PatchStore
+from pathopatch.report.plots import INK, MUTED, new_figure, png
+from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose
+
+_WIDTH_IN, _HEIGHT_IN = 15.0, 6.3
+_TITLE_PT, _TEXT_PT = 13, 10.5
+_ALARM, _MISSED = "#FF3B30", "#FFFFFF"  # both stand out from viridis and from dark glass
+_RIM = withStroke(linewidth=4, foreground="black")  # and the rim from paper
+_MARK: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.2, "fillstyle": "none", "path_effects": [_RIM]}
+
+
+def error_lines(calls: pd.DataFrame, threshold: float) -> tuple[str, str]:
+    """Return in words how often tumour was called where there is none, and missed.
+
+    `calls` has label (1 for tumour), tissue_fraction and is_called (tumour); from `threshold` on a patch holds much
+    tissue.
+    """
+    is_tumour, is_full = calls["label"] == 1, calls["tissue_fraction"] >= threshold
+    is_wrong = is_tumour != calls["is_called"]
+
+    def share(is_meant: pd.Series[bool]) -> str:
+        return f"{int((is_wrong & is_meant).sum())} of {int(is_meant.sum())}"
+
+    return (
+        f"false alarms: {share(~is_tumour)} healthy ({share(~is_tumour & is_full)} with much tissue)",
+        f"missed: {share(is_tumour)} tumour ({share(is_tumour & ~is_full)} with little tissue)",
+    )
+
+
+def repair_picture(store: PatchStore, calls: Mapping[str, pd.DataFrame], *, threshold: float, caption: str) -> bytes:
+    """Return a PNG: the slide with its tumour outlined, then a panel for each model.
+
+    Parameters
+    ----------
+    store : PatchStore
+        The tiled slide, on a grid without overlap.
+    calls : mapping of str to DataFrame
+        By the panel's title: a row for each patch with x, y (level-0 px), probability, label, tissue_fraction and
+        is_called; label and is_called say tumour.
+    threshold : float
+        Tissue fraction from which a patch holds much tissue.
+    caption : str
+        One line below the panels.
+    """
+    slide = compose(store.overview(), store.windows, is_rgb=False)
+    scale = slide.shape[1] / store.attributes["size_px"][0]
+    step_px = store.attributes["stride_px"] * store.attributes["downsample"]
+    figure, (panels,) = new_figure(_WIDTH_IN, _HEIGHT_IN, 1, 1 + len(calls))
+    first = next(iter(calls.values()))
+    tumour = _on_grid(store, first, first["label"] == 1, step_px)
+    _show(panels[0], outlined(slide, _enlarged(np.nan_to_num(tumour) > 0, slide)), f"Made slide {store.path.stem}")
+    colors = channel_colors(len(store.attributes["channels"]))
+    names = zip(store.attributes["channels"], colors, strict=True)
+    panels[0].set_xlabel(
+        ", ".join(f"{name} {COLOR_NAMES[color]}" for name, color in names) + "\noutlined: tumour",
+        fontsize=_TEXT_PT,
+        color=INK,
+    )
+    for axes, (title, table) in zip(panels[1:], calls.items(), strict=True):
+        probability = _on_grid(store, table, table["probability"], step_px)
+        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale)), title)
+        _mark_errors(axes, table, scale, step_px)
+        axes.set_xlabel("\n".join(error_lines(table, threshold)), fontsize=_TEXT_PT, color=INK)
+    _add_keys(figure, panels[-1], slide)
+    figure.supxlabel(f"{caption} Research use only.", fontsize=_TEXT_PT, color=MUTED)
+    return png(figure)
+
+
+def _on_grid(store: PatchStore, table: pd.DataFrame, values: pd.Series[Any], step_px: float) -> NDArray[np.float64]:
+    """Return values of patches on the slide's grid (ny, nx); NaN where there is no patch in the table."""
+    columns, rows = (np.rint(np.asarray(part) / step_px).astype(int) for part in store.origins.T)
+    grid = np.full((rows.max() + 1, columns.max() + 1), np.nan)
+    places = (np.rint(table[axis].to_numpy() / step_px).astype(int) for axis in ("y", "x"))
+    grid[tuple(places)] = values.to_numpy(np.float64)
+    return grid
+
+
+def _enlarged(cells: NDArray[np.bool_], view: Picture) -> NDArray[np.bool_]:
+    """Return cells (ny, nx) at the size of a picture of the same area, (h, w)."""
+    rows, columns = (np.arange(side) * count // side for side, count in zip(view.shape[:2], cells.shape, strict=True))
+    return np.asarray(cells[rows][:, columns], np.bool_)
+
+
+def _show(axes: Axes, picture: Picture, title: str) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title, fontsize=_TITLE_PT, color=INK, loc="left")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _mark_errors(axes: Axes, table: pd.DataFrame, scale: float, step_px: float) -> None:
+    """Mark false alarms by crosses and missed tumour by rings."""
+    is_tumour = table["label"] == 1
+    for is_error, marker, color in (
+        (~is_tumour & table["is_called"], "x", _ALARM),
+        (is_tumour & ~table["is_called"], "o", _MISSED),
+    ):
+        x, y = ((table.loc[is_error, axis] + step_px / 2) * scale for axis in ("x", "y"))
+        axes.plot(x, y, marker, color=color, **_MARK)
+
+
+def _add_keys(figure: Figure, axes: Axes, slide: Picture) -> None:
+    """Add the colour bar, in the colours that the map has on the slide, and the key of the marks."""
+    ground = np.median(slide.reshape(-1, 3), axis=0) / 255
+    shades = (1 - MAP_OPACITY) * ground + MAP_OPACITY * np.asarray(colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3]
+    bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(shades)), ax=axes, shrink=0.8)
+    bar.set_label("tumour probability", fontsize=_TEXT_PT, color=INK)
+    marks = [
+        Line2D([], [], linestyle="", marker=marker, color=color, label=label, **_MARK)
+        for marker, color, label in (("x", _ALARM, "false alarm"), ("o", _MISSED, "missed tumour"))
+    ]
+    figure.legend(handles=marks, loc="upper right", ncols=2, fontsize=_TEXT_PT, frameon=False)

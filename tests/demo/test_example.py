@@ -1,0 +1,111 @@
+"""The example that comes with the package: what it holds, and what `predict --example` makes of it."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from hatchling.builders.wheel import WheelBuilder
+
+from pathopatch.core import artefacts
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.demo.example import FOLDER, MANIFEST, MODEL
+from pathopatch.demo.slides import CHANNELS, make_cohort
+from pathopatch.models.bundle import read_spec
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "README.md",
+    "manifest.csv",
+    *(f"example_{channel}.tif" for channel in CHANNELS),
+    *(f"model/{name}" for name in ("README.md", "model.json", "model.onnx", "model.safetensors")),
+}
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort whose test slide is the example."""
+    maker = runpy.run_path(str(ROOT / "pipelines" / "example" / "make_example.py"))
+    return make_cohort(tmp_path_factory.mktemp("made"), seed=maker["SEED"], spec=maker["SPEC"]).parent
+
+
+def test_the_wheel_holds_every_file_of_the_example() -> None:
+    names = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {name for name in names if "/example_data/" in name} == {f"pathopatch/demo/example_data/{n}" for n in FILES}
+
+
+def test_the_example_is_small_and_has_card_and_licence() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert {path.relative_to(FOLDER).as_posix() for path in files} == FILES
+    assert sum(path.stat().st_size for path in files) <= 1_500_000
+    assert "Licence: Apache-2.0" in (FOLDER / "README.md").read_text()
+    assert "For research only" in (MODEL / "README.md").read_text()
+    assert (read_spec(MODEL).method, read_spec(MODEL).onnx is not None) == ("auto", True)
+
+
+def test_the_examples_slide_is_the_one_that_its_maker_draws(truth: Path) -> None:
+    for channel in CHANNELS:
+        packaged = tifffile.imread(FOLDER / f"example_{channel}.tif").astype(np.int64)
+        made = tifffile.imread(truth / "slides" / f"test-01_{channel}.tif")
+        # Sums of floats may round otherwise on another processor.
+        assert np.abs(packaged - made).max() <= 1
+    assert read_spec(MODEL).mpp == pytest.approx(float(pd.read_csv(MANIFEST)["mpp"][0]))
+
+
+def test_predict_example_calls_nine_of_ten_patches_right(
+    truth: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed("predict", "--example", "-o", tmp_path) == 0
+    shown = capsys.readouterr()
+    overlay = WorkFolder(tmp_path).heatmap("example") / "overlay.png"
+    assert shown.out.splitlines()[0] == str(overlay)
+    assert overlay.is_file()
+    predicted = artefacts.read_table(WorkFolder(tmp_path).predictions("example")).set_index(["x", "y"])
+    known = pd.read_csv(truth / "truth.csv").query("split == 'test' and size != 'blank'").set_index(["x", "y"])
+    assert len(predicted) == len(known)
+    is_called = predicted["logit"] > read_spec(MODEL).decision_threshold
+    assert (is_called == (known["label"].reindex(predicted.index) == 1)).mean() >= 0.9
+
+
+def test_predict_ends_with_the_commands_to_type_next(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my slides"
+    assert typed("predict", "--example", "-o", out) == 0
+    told = capsys.readouterr().err
+    assert f"next: pathopatch review '{out}'" in told
+    assert f"pathopatch report '{out}'" in told
+    assert typed("predict", "--example", "-o", out, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_the_example_is_predicted_without_torch(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from pathopatch.cli import main; main()"
+    command = [sys.executable, "-c", code, "predict", "--example"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "slides: 1 done" in done.stdout
+    assert (tmp_path / "pathopatch-example" / "heatmaps" / "example" / "overlay.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("slide.tif", "--example"), "leave SLIDE and --model out"),
+        (("--example", "--model", "m"), "leave SLIDE and --model out"),
+        (("slide.tif", "--model", "m"), "name a SLIDE, --model and --out"),
+        (("--model", "m", "-o", "out"), "name a SLIDE, --model and --out"),
+    ],
+)
+def test_the_example_is_alone_and_what_is_missing_is_named(
+    arguments: tuple[str, ...], words: str, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed("predict", *arguments) == 2
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())

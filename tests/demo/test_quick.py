@@ -1,0 +1,100 @@
+"""The quick demo on toy settings: its numbers are those of the runs, and its picture marks every wrong call."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pathopatch.core import artefacts
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.demo import quick
+from pathopatch.demo.repair_picture import error_lines, repair_picture
+from pathopatch.demo.slides import CohortSpec
+from pathopatch.patches.store import PatchStore
+
+ALARM = (255, 59, 48)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quick demo of two steps; what it prints is in ``printed.txt``."""
+    folder = tmp_path_factory.mktemp("quick") / "my demo"
+    with pytest.MonkeyPatch.context() as patch:
+        spec = CohortSpec(slides=(2, 1, 2), patients=(2, 1, 2), fields=6, minority_share=0.2)
+        patch.setattr(quick, "SPEC", spec)
+        update = {"steps": 2, "evaluations": 1, "input_px": 32, "batch_per_class": 4}
+        patch.setattr(quick, "TRAIN", quick.TRAIN.model_copy(update=update))
+        (folder / "printed.txt").write_text(quick.run_quick(folder, jobs=1))
+    return folder
+
+
+def test_errors_are_counted_by_class_and_amount_of_tissue() -> None:
+    calls = pd.DataFrame(
+        [
+            (0, 0.9, True),
+            (0, 0.9, False),
+            (0, 0.1, True),
+            (1, 0.1, False),
+            (1, 0.1, False),
+            (1, 0.5, False),
+            (1, 0.9, True),
+        ],
+        columns=["label", "tissue_fraction", "is_called"],
+    )
+    assert error_lines(calls, 0.5) == (
+        "false alarms: 2 of 3 healthy (1 of 2 with much tissue)",
+        "missed: 3 of 4 tumour (2 of 2 with little tissue)",
+    )
+
+
+@pytest.mark.slow
+def test_the_quick_demo_ends_with_its_picture_and_the_next_command(work: Path) -> None:
+    lines = (work / "printed.txt").read_text().splitlines()
+    assert lines[-1] == f"picture: {work / quick.PICTURE}"
+    assert (work / quick.PICTURE).is_file()
+    assert f"next: pathopatch review '{work / 'predicted' / 'auto'}'" in lines
+
+
+@pytest.mark.slow
+def test_the_quick_demo_prints_the_accuracies_of_the_comparison(work: Path) -> None:
+    scores = pd.read_csv(WorkFolder(work).comparison).set_index("method")
+    lines = (work / "printed.txt").read_text().splitlines()
+    for number, group in enumerate(("non-tumour, little", "non-tumour, much", "tumour, little", "tumour, much")):
+        (line,) = (line for line in lines if line.startswith(f"  {group} tissue"))
+        wanted = [f"{100 * scores.loc[method, f'accuracy_{number}']:.0f}" for method in ("erm", "auto")]
+        assert line.split()[-2:] == wanted
+
+
+@pytest.mark.slow
+def test_both_methods_predict_both_test_slides(work: Path) -> None:
+    for method in ("erm", "auto"):
+        out = WorkFolder(work / "predicted" / method)
+        for slide in ("test-01", "test-02"):
+            assert (out.heatmap(slide) / "overlay.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_picture_marks_a_false_alarm_where_it_is(work: Path) -> None:
+    store = PatchStore(WorkFolder(work).store("test-01"))
+    truth = artefacts.read_table(WorkFolder(work).groups, slide_id="test-01")
+    table = artefacts.read_table(WorkFolder(work / "predicted" / "erm").predictions("test-01"))
+    right = table.merge(truth[["patch_id", "label"]], on="patch_id").assign(is_called=lambda t: t["label"] == 1)
+    index = int(np.flatnonzero(right["label"] == 0)[0])
+    wrong = right.assign(is_called=right["is_called"] | (right.index == index))
+
+    def marks(calls: pd.DataFrame) -> tuple[int, int]:
+        png = repair_picture(store, {"one": right, "two": calls}, threshold=0.5, caption="none")
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[150:]  # without the key
+        found = (pixels == ALARM).all(axis=2)
+        third = pixels.shape[1] // 3
+        return int(found[:, : 2 * third - 100].sum()), int(found[:, 2 * third - 100 :].sum())
+
+    assert marks(right) == (0, 0)
+    left, on_the_right = marks(wrong)
+    assert left == 0
+    assert on_the_right > 50
