@@ -10,7 +10,7 @@ from typing import Any
 
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.progress import Progress
-from pathopatch.slides.discovery import FoundSlide, LeftOut, discover
+from pathopatch.slides.discovery import FoundSlide, LeftOut, discover, why_none
 from pathopatch.slides.manifest import SlideRow, read_manifest, write_rows
 from pathopatch.stages.batch.tasks import label_source
 
@@ -75,14 +75,14 @@ def make_manifest(
     if out.exists() and not force:
         raise StaleArtefactError(f"{out.name} is there already", place=str(out), remedy="give --force to replace it")
     found = discover([folder], pattern=pattern, progress=progress)
-    left_out = list(found.left_out)
+    left_out = [item for item in found.left_out if item.path.absolute() != out.absolute()]  # an earlier one
     slides = _with_common_channels(_writable(found.slides, left_out), left_out)
     slides = [replace(slide, row=_with_fitting_masks(slide, left_out)) for slide in slides]
     if not slides:
-        reasons = Counter(item.reason for item in left_out).most_common(1)
-        why = f"{len(left_out)} files were left out, most since: {reasons[0][0]}" if reasons else "it holds no files"
         raise InputMissingError(
-            f"no slide below {folder}: {why}", place=str(folder), remedy="name the folder that holds the slides"
+            f"no slide below {folder}: {why_none(left_out)}",
+            place=str(folder),
+            remedy="name the folder that holds the slides",
         )
     write_rows(out, [_relative(slide.row, out.absolute().parent) for slide in slides])
     read_manifest(out)

@@ -81,8 +81,8 @@ def test_a_folder_without_slides_writes_nothing(tmp_path: Path, content: str | N
         (tmp_path / "slides" / "a.txt").write_text(content)
     words = {
         None: "no folder",
-        "": "it holds no files",
-        "notes": "1 files were left out, most since: no reader for a.txt",
+        "": "there are no files",
+        "notes": "1 file left out, 1 of them since: no reader for a.txt",
     }
     with pytest.raises(InputMissingError, match=words[content]):
         make_manifest(tmp_path / "slides", tmp_path / "cohort.csv")
@@ -119,6 +119,9 @@ def test_the_command_prints_what_it_found_and_what_it_did_not(
     ):
         assert text in printed.err
     assert typed("manifest", folder, "-o", tmp_path / "cohort.csv") == 1
+    assert typed("manifest", folder, "-o", folder / "cohort.csv", "-q") == 0
+    assert typed("manifest", folder, "-o", folder / "cohort.csv", "-q", "--force") == 0
+    assert "left out: cohort.csv" not in capsys.readouterr().err
     assert typed("manifest", folder, "-o", tmp_path / "p.csv", "--pattern", "x", "-q") == 1
     assert "write {slide} once" in capsys.readouterr().err
 

@@ -21,7 +21,7 @@ from pathopatch.slides.discovery.names import (
     picture_of,
     stem_of,
 )
-from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content
+from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content, split_fragment
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RASTERS = (*_PICTURES, ".tif", ".tiff")
@@ -39,6 +39,12 @@ class _Slide:
     @property
     def first(self) -> SlideFile:
         return next(iter(self.files.values()))
+
+    @property
+    def title(self) -> str:
+        """What its id is made of: of a single file the whole stem, as where the file is named alone."""
+        path = Path(split_fragment(str(self.first.path)).path)
+        return path.stem if "" in self.files and self.name == stem_of(path) else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class Discovery:
 
     slides: tuple[FoundSlide, ...]
     left_out: tuple[LeftOut, ...]
-    patients: str  # where the patient ids come from
+    patients: str  # where the patient ids come from; "": each slide is a patient of its own
 
 
 def discover(
@@ -241,7 +247,7 @@ class _Builder:
         """Return the rows, numbered as in a manifest."""
         slides = sorted(self._slides.values(), key=lambda slide: (slide.first.path.parent, slide.name))
         paths = [slide.first.path for slide in slides]
-        ids = slide_ids([slide.name for slide in slides], paths)
+        ids = slide_ids([slide.title for slide in slides], paths)
         stated = [slide.patient or patient_in(slide.name) for slide in slides]
         patients, how = patient_ids(stated, ids, paths, self._roots)
         rows = [_row(slide, *names) for slide, *names in zip(slides, ids, patients, strict=True)]

@@ -161,7 +161,7 @@ def test_files_that_belong_to_one_slide_are_not_slides(make: Make) -> None:
     (root / "w.vsi").write_bytes(b"II*\0")
     write_omezarr(root / "z.ome.zarr", [np.zeros((1, 64, 64), np.uint8)], labels=("A",))
     found = discover([root])
-    assert files(found) == {"z": "z.ome.zarr"}
+    assert files(found) == {"z.ome": "z.ome.zarr"}
     assert set(reasons(found)) == {"m.mrxs", "v.vms", "w.vsi"}  # which have no pixels here
     assert "OME-TIFF" in reasons(found)["w.vsi"]
 
@@ -197,8 +197,8 @@ def test_one_content_twice_is_one_slide(make: Make) -> None:
 
 
 def test_equal_names_get_ids_of_their_folders_or_endings(make: Make) -> None:
-    found = discover([make("x/s1.tif", "y/S1.tif", "z/s2.tif", "z/s2.ome.tif", "e\u0301.tif")])
-    assert list(files(found)) == ["é", "x_s1", "y_S1", "s2.ome.tif", "s2.tif"]
+    found = discover([make("x/s1.tif", "y/S1.tif", "z/s2.tif", "z/s2.ome.tif", "z/s3.tif", "z/s3.tiff", "e\u0301.tif")])
+    assert list(files(found)) == ["é", "x_s1", "y_S1", "s2.ome", "s2", "s3.tif", "s3.tiff"]
 
 
 def test_patients_are_proposed_by_folders_only_where_it_is_evident(make: Make, tmp_path: Path) -> None:
