@@ -208,7 +208,7 @@ class _Builder:
         elif slide is None:
             self._add_slide(file)
         elif not column:
-            self.left_out.append(LeftOut(file.path, f"a picture of {slide.name} by its name"))
+            self.left_out.append(LeftOut(file.path, f"a picture of a slide by its name [{slide.name}]"))
         else:
             self._pair(slide, column, file.path)
 
@@ -222,7 +222,9 @@ class _Builder:
                 self.left_out.append(LeftOut(path, "no slide has its name"))
             elif "tumor_mask" in slide.masks:
                 mask = slide.masks["tumor_mask"].name
-                self.left_out.append(LeftOut(path, f"{slide.name} has the mask {mask}: state the tumour once"))
+                self.left_out.append(
+                    LeftOut(path, f"its slide has a mask too, and a row states the tumour once [{mask}]")
+                )
             else:
                 self._pair(slide, "annotations", path)
 
@@ -254,7 +256,7 @@ class _Builder:
         rows = [replace(row, row=number) for number, row in enumerate(rows, 2)]
         copies = {row.row: group[0] for group in rows_of_same_content(rows) for row in group[1:]}
         self.left_out += [
-            LeftOut(slide.first.path, f"its content is that of {copies[row.row].slide_id}")
+            LeftOut(slide.first.path, f"its content is that of another slide [{copies[row.row].slide_id}]")
             for slide, row in zip(slides, rows, strict=True)
             if row.row in copies
         ]

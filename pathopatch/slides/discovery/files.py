@@ -25,7 +25,7 @@ _OUTPUTS = {"predictions", "heatmaps", "patches", "features", "report", "runs", 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or folder that is no slide of the cohort, and why."""
+    """A file or folder that is no slide of the cohort, and why; in brackets at the end what differs between files."""
 
     path: Path
     reason: str

@@ -135,11 +135,11 @@ def test_what_is_beside_a_slide_and_of_no_use_is_left_out_by_reason(make: Make) 
     found = discover([root])
     assert files(found) == {"s1": "s1.tif"}
     assert reasons(found) == {
-        "s1.jpg": "a picture of s1 by its name",
-        "s1_label.png": "a picture of s1 by its name",
+        "s1.jpg": "a picture of a slide by its name [s1]",
+        "s1_label.png": "a picture of a slide by its name [s1]",
         "s1_tumor.tif": "s1 has s1_mask.png already",
         "s9_mask.png": "a mask by its name, and no slide has the rest of it",
-        "s1.geojson": "s1 has the mask s1_mask.png: state the tumour once",
+        "s1.geojson": "its slide has a mask too, and a row states the tumour once [s1_mask.png]",
         "s8.xml": "no slide has its name",
     }
 
@@ -193,7 +193,7 @@ def test_one_content_twice_is_one_slide(make: Make) -> None:
     (root / "c.tif").write_bytes((root / "a.tif").read_bytes())
     found = discover([root])
     assert list(files(found)) == ["a"]
-    assert reasons(found) == dict.fromkeys(("b.tif", "c.tif"), "its content is that of a")
+    assert reasons(found) == dict.fromkeys(("b.tif", "c.tif"), "its content is that of another slide [a]")
 
 
 def test_equal_names_get_ids_of_their_folders_or_endings(make: Make) -> None:
