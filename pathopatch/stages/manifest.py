@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.progress import Progress
 from pathopatch.slides.discovery import FoundSlide, LeftOut, discover, why_none
@@ -96,16 +97,18 @@ def _writable(slides: Sequence[FoundSlide], left_out: list[LeftOut]) -> list[Fou
         broken = next((file for file in slide.files if file.error is not None), None)
         if broken is not None and broken.error is not None:
             left_out.append(LeftOut(broken.path, broken.error.message))
-        elif any(map(_is_unwritable, "".join(slide.row.sources))):
-            left_out.append(LeftOut(slide.files[0].path, "its name is not UTF-8 or holds a line end: rename it"))
+        elif any(map(_is_unwritable, slide.row.sources)):
+            reason = "its name is not UTF-8, ends with a blank, or holds a line end or ${: rename it"
+            left_out.append(LeftOut(slide.files[0].path, reason))
         else:
             kept.append(slide)
     return kept
 
 
-def _is_unwritable(character: str) -> bool:
-    """Return whether a character stands for a byte that is not UTF-8, or ends a line."""
-    return "\ud800" <= character <= "\udfff" or character < " "
+def _is_unwritable(path: str) -> bool:
+    """Return whether a manifest would be read with another path than this."""
+    is_text = all(character >= " " and not "\ud800" <= character <= "\udfff" for character in path)
+    return not is_text or path != path.strip() or "${" in path
 
 
 def _with_common_channels(slides: Sequence[FoundSlide], left_out: list[LeftOut]) -> list[FoundSlide]:
@@ -148,7 +151,9 @@ def _relative(row: SlideRow, folder: Path) -> SlideRow:
     """Return a row whose paths below the manifest's folder are relative to it."""
 
     def short(path: Path | str) -> str:
-        return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else str(path)
+        text = str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else str(path)
+        # Blanks at the beginning would be lost, and a spreadsheet would run a formula.
+        return text if text == escape_formulas(text.strip()) else str(path)
 
     source = row.source
     masks: dict[str, Any] = {name: Path(short(path)) for name, path in _masks(row).items()}
