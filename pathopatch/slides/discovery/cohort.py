@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ class FoundSlide:
 
     @property
     def mpp(self) -> float | None:
-        """Um per level-0 px, if a file of it states them."""
+        """Micrometres per level-0 px, if one of its files states them."""
         return next((file.mpp for file in self.files if file.mpp is not None), None)
 
 
@@ -152,6 +153,7 @@ class _Builder:
     def __init__(self, sources: Sequence[Path], pattern: re.Pattern[str] | None) -> None:
         self._roots, self._pattern = tuple(sources), pattern
         self._slides: dict[tuple[Path, str, str], _Slide] = {}  # by folder, name and, of a single file, its whole name
+        self._by_name: dict[str, dict[tuple[Path, str, str], _Slide]] = defaultdict(dict)
         self.left_out: list[LeftOut] = []
 
     def add_images(self, files: Iterable[SlideFile]) -> None:
@@ -191,6 +193,7 @@ class _Builder:
         # A slide in one file and one in a file per channel may share a name, and so may files of two endings.
         key = (folder, name.casefold(), "" if channel else file.path.name)
         slide = self._slides.setdefault(key, _Slide(name, patient=patient))
+        self._by_name[name.casefold()][key] = slide
         if channel in slide.files:
             self.left_out.append(LeftOut(file.path, f"{slide.files[channel].path.name} is the {channel} of {name}"))
         else:
@@ -239,7 +242,7 @@ class _Builder:
         if not name:
             near = [slide for slide in self._slides.values() if slide.first.path.parent == folder]
             return near[0] if len(near) == 1 else None
-        named = {key: slide for key, slide in self._slides.items() if key[1] == name.casefold()}
+        named = self._by_name.get(name.casefold(), {})
         for key, slide in named.items():
             if key[0] in (folder, Path()):
                 return slide

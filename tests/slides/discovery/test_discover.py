@@ -74,6 +74,12 @@ def test_a_folder_may_name_the_slide_or_the_channel(make: Make) -> None:
     }
 
 
+def test_the_folder_that_is_searched_names_no_channel(make: Make) -> None:
+    root = make("SHG/s1.tif")
+    assert files(discover([root / "SHG"])) == {"s1": "s1.tif"}
+    assert files(discover([root])) == {"s1": {"SHG": "s1.tif"}}
+
+
 def test_a_colour_file_named_by_a_channel_is_a_slide_of_its_own(make: Make) -> None:
     assert files(discover([make("rgb_shg.tif", "rgb_cars.tif")])) == {
         "rgb_cars": "rgb_cars.tif",
