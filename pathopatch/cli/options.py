@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made with other settings or inputs.")]
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
-Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)]
+Manifest = Annotated[Path, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
 Settings = Annotated[
     Path | None, typer.Option("--config", help="TOML of a study, or of settings alone, for what has no option here.")

@@ -45,7 +45,7 @@ def predict(
         typer.Argument(
             help="Slides or folders of slides, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv, .xlsx); "
             "features for a head on features.",
-            metavar="SLIDE…|FOLDER|MANIFEST|FEATURES",
+            metavar="SLIDES|FOLDER|MANIFEST",
             show_default=False,
         ),
     ] = None,

@@ -118,7 +118,7 @@ def _looking(settings: Path | None, warn_shift_um: float | None, mpp: float | No
 def tile(
     out: Out,
     manifest: Annotated[
-        Path | None, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)
+        Path | None, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST", show_default=False)
     ] = None,
     patches: Annotated[
         Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.", show_default=False)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.progress import Progress
-from pathopatch.slides.discovery import FoundSlide, LeftOut, discover
+from pathopatch.slides.discovery import FoundSlide, LeftOut, discover, why_none
 from pathopatch.slides.manifest import SlideRow, read_manifest, write_rows
 from pathopatch.stages.batch.tasks import label_source
 
@@ -75,14 +76,14 @@ def make_manifest(
     if out.exists() and not force:
         raise StaleArtefactError(f"{out.name} is there already", place=str(out), remedy="give --force to replace it")
     found = discover([folder], pattern=pattern, progress=progress)
-    left_out = list(found.left_out)
+    left_out = [item for item in found.left_out if item.path.absolute() != out.absolute()]  # an earlier one
     slides = _with_common_channels(_writable(found.slides, left_out), left_out)
     slides = [replace(slide, row=_with_fitting_masks(slide, left_out)) for slide in slides]
     if not slides:
-        reasons = Counter(item.reason for item in left_out).most_common(1)
-        why = f"{len(left_out)} files were left out, most since: {reasons[0][0]}" if reasons else "it holds no files"
         raise InputMissingError(
-            f"no slide below {folder}: {why}", place=str(folder), remedy="name the folder that holds the slides"
+            f"no slide below {folder}: {why_none(left_out)}",
+            place=str(folder),
+            remedy="name the folder that holds the slides",
         )
     write_rows(out, [_relative(slide.row, out.absolute().parent) for slide in slides])
     read_manifest(out)
@@ -96,16 +97,18 @@ def _writable(slides: Sequence[FoundSlide], left_out: list[LeftOut]) -> list[Fou
         broken = next((file for file in slide.files if file.error is not None), None)
         if broken is not None and broken.error is not None:
             left_out.append(LeftOut(broken.path, broken.error.message))
-        elif any(map(_is_unwritable, "".join(slide.row.sources))):
-            left_out.append(LeftOut(slide.files[0].path, "its name is not UTF-8 or holds a line end: rename it"))
+        elif any(map(_is_unwritable, slide.row.sources)):
+            reason = "its name is not UTF-8, ends with a blank, or holds a line end or ${: rename it"
+            left_out.append(LeftOut(slide.files[0].path, reason))
         else:
             kept.append(slide)
     return kept
 
 
-def _is_unwritable(character: str) -> bool:
-    """Return whether a character stands for a byte that is not UTF-8, or ends a line."""
-    return "\ud800" <= character <= "\udfff" or character < " "
+def _is_unwritable(path: str) -> bool:
+    """Return whether a manifest would be read with another path than this."""
+    is_text = all(character >= " " and not "\ud800" <= character <= "\udfff" for character in path)
+    return not is_text or path != path.strip() or "${" in path
 
 
 def _with_common_channels(slides: Sequence[FoundSlide], left_out: list[LeftOut]) -> list[FoundSlide]:
@@ -148,7 +151,9 @@ def _relative(row: SlideRow, folder: Path) -> SlideRow:
     """Return a row whose paths below the manifest's folder are relative to it."""
 
     def short(path: Path | str) -> str:
-        return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else str(path)
+        text = str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else str(path)
+        # Blanks at the beginning would be lost, and a spreadsheet would run a formula.
+        return text if text == escape_formulas(text.strip()) else str(path)
 
     source = row.source
     masks: dict[str, Any] = {name: Path(short(path)) for name, path in _masks(row).items()}

@@ -17,7 +17,7 @@ from pathopatch.core.progress import Progress
 from pathopatch.models.bundle import check_bundles
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides import parse_source
-from pathopatch.slides.discovery import FoundSlide, LeftOut, discover
+from pathopatch.slides.discovery import FoundSlide, LeftOut, discover, why_none
 from pathopatch.slides.manifest import SlideRow, is_manifest
 from pathopatch.slides.omezarr import is_zarr
 from pathopatch.stages.predict import slides_to_predict
@@ -89,7 +89,7 @@ def find_cohort(
         raise errors[0]
     misfits = {slide.row.slide_id: reason for slide in found.slides if folders and (reason := _misfit(slide, spec))}
     rows += [slide.row for slide in found.slides if slide.row.slide_id not in misfits]
-    _require_slides(rows, misfits, place=", ".join(sources[:3]))
+    _require_slides(rows, misfits, found.left_out, place=", ".join(sources[:3]))
     others = [
         LeftOut(slide.files[0].path, misfits[slide.row.slide_id])
         for slide in found.slides
@@ -118,7 +118,9 @@ def _misfit(slide: FoundSlide, spec: BundleSpec) -> str:
     return f"its channels are {channels} ({dtype}), and the model takes {model} ({spec.dtype})"
 
 
-def _require_slides(rows: Sequence[SlideRow], misfits: Mapping[str, str], *, place: str) -> None:
+def _require_slides(
+    rows: Sequence[SlideRow], misfits: Mapping[str, str], left_out: Sequence[LeftOut], *, place: str
+) -> None:
     """Refuse to work on nothing, and on two slides of one id."""
     if not rows and misfits:
         slide_id, reason = next(iter(misfits.items()))
@@ -128,7 +130,9 @@ def _require_slides(rows: Sequence[SlideRow], misfits: Mapping[str, str], *, pla
             remedy="use a model that was trained on such slides",
         )
     if not rows:
-        raise InputMissingError("no slide here", place=place, remedy="name the folder that holds the slides")
+        raise InputMissingError(
+            f"no slide here: {why_none(left_out)}", place=place, remedy="name the folder that holds the slides"
+        )
     by_id: dict[str, SlideRow] = {}
     for row in rows:
         if by_id.setdefault(row.slide_id.casefold(), row) is not row:

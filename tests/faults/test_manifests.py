@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
+import openpyxl
+import pandas as pd
 import pytest
+from made_model import write_model
 
-from pathopatch.core.config import TileConfig
+from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.patches import tile_slide
+from pathopatch.report import write_report
 from pathopatch.slides import open_slide
-from pathopatch.stages.predict import slides_to_predict
+from pathopatch.stages.batch.indexing import write_index
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 Row = dict[str, str]
@@ -110,3 +116,26 @@ def test_a_missing_file_fails_its_slide_alone(tmp_path: Path) -> None:
     assert {outcome.slide_id: outcome.code for outcome in outcomes} == {
         "a": "", "gone": "INPUT_MISSING", "b": "INPUT_MISSING", "d": "INPUT_UNSUPPORTED",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.fault("slide-id")
+def test_ids_of_any_script_go_through_every_stage(tmp_path: Path) -> None:
+    ids = ["切片-7", "Срез.3", "هيكل1", "कोशिका", "Mu\u0308ller", "é" * 64]
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    book.active.append(["slide_id", "patient_id", "path"])
+    for number, slide_id in enumerate(ids):
+        made.write_rgb_pyramid(tmp_path / f"{number}.tif", image(number), levels=1)
+        book.active.append([slide_id, slide_id, f"{number}.tif"])
+    book.save(tmp_path / "m.xlsx")
+    out, model = tmp_path / "out", write_model(tmp_path / "model")
+    tiled = tile_cohort(tmp_path / "m.xlsx", out, TileConfig(patch_px=16))
+    rows = slides_to_predict(str(tmp_path / "m.xlsx"))
+    predicted = predict_cohort(rows, model, out, PredictConfig(device="cpu"))
+    named = [unicodedata.normalize("NFC", slide_id) for slide_id in ids]
+    for outcomes in (tiled, predicted):
+        assert [(outcome.slide_id, outcome.code) for outcome in outcomes] == [(slide_id, "") for slide_id in named]
+    assert {path.name for path in (out / "heatmaps").iterdir()} == set(named)
+    assert set(pd.read_parquet(write_index(out) / "slides.parquet")["slide_id"]) == set(named)
+    assert all(slide_id in write_report(out).read_text(encoding="utf-8") for slide_id in named)

@@ -81,8 +81,8 @@ def test_a_folder_without_slides_writes_nothing(tmp_path: Path, content: str | N
         (tmp_path / "slides" / "a.txt").write_text(content)
     words = {
         None: "no folder",
-        "": "it holds no files",
-        "notes": "1 files were left out, most since: no reader for a.txt",
+        "": "there are no files",
+        "notes": "1 file left out, 1 of them since: no reader for a.txt",
     }
     with pytest.raises(InputMissingError, match=words[content]):
         make_manifest(tmp_path / "slides", tmp_path / "cohort.csv")
@@ -92,11 +92,20 @@ def test_a_folder_without_slides_writes_nothing(tmp_path: Path, content: str | N
 def test_a_name_that_no_table_holds_is_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "slides"
     folder.mkdir()
-    for number, name in enumerate(("a.tif", "b\n.tif", os.fsdecode(b"caf\xe9.tif"))):
+    for number, name in enumerate(("a.tif", "b\n.tif", os.fsdecode(b"caf\xe9.tif"), "${HOME}.tif", "c.tif ")):
         made.write_channel(folder / name, plane(number))
     written = make_manifest(folder, tmp_path / "cohort.csv")
     assert [row.slide_id for row in read_manifest(tmp_path / "cohort.csv")] == ["a"]
-    assert len(written.left_out) == 2
+    assert len(written.left_out) == 4
+
+
+def test_a_name_that_a_spreadsheet_runs_is_written_with_its_folder(tmp_path: Path) -> None:
+    for number, name in enumerate(("=a.tif", " b.tif", "-c.tif", "d-e.tif")):
+        made.write_channel(tmp_path / name, plane(number))
+    make_manifest(tmp_path, tmp_path / "cohort.csv")
+    cells = [line.split(",")[2] for line in (tmp_path / "cohort.csv").read_text().splitlines()[1:]]
+    assert cells == [str(tmp_path / " b.tif"), str(tmp_path / "-c.tif"), str(tmp_path / "=a.tif"), "d-e.tif"]
+    assert [Path(row.sources[0]).is_file() for row in read_manifest(tmp_path / "cohort.csv")] == [True] * 4
 
 
 def test_the_command_prints_what_it_found_and_what_it_did_not(
@@ -119,6 +128,9 @@ def test_the_command_prints_what_it_found_and_what_it_did_not(
     ):
         assert text in printed.err
     assert typed("manifest", folder, "-o", tmp_path / "cohort.csv") == 1
+    assert typed("manifest", folder, "-o", folder / "cohort.csv", "-q") == 0
+    assert typed("manifest", folder, "-o", folder / "cohort.csv", "-q", "--force") == 0
+    assert "left out: cohort.csv" not in capsys.readouterr().err
     assert typed("manifest", folder, "-o", tmp_path / "p.csv", "--pattern", "x", "-q") == 1
     assert "write {slide} once" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathopatch.slides.discovery.names import (
     picture_of,
     stem_of,
 )
-from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content
+from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content, split_fragment
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RASTERS = (*_PICTURES, ".tif", ".tiff")
@@ -40,6 +41,12 @@ class _Slide:
     def first(self) -> SlideFile:
         return next(iter(self.files.values()))
 
+    @property
+    def title(self) -> str:
+        """What its id is made of: of a single file the whole stem, as where the file is named alone."""
+        path = Path(split_fragment(str(self.first.path)).path)
+        return path.stem if "" in self.files and self.name == stem_of(path) else self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundSlide:
@@ -55,7 +62,7 @@ class FoundSlide:
 
     @property
     def mpp(self) -> float | None:
-        """Um per level-0 px, if a file of it states them."""
+        """Micrometres per level-0 px, if one of its files states them."""
         return next((file.mpp for file in self.files if file.mpp is not None), None)
 
 
@@ -65,7 +72,7 @@ class Discovery:
 
     slides: tuple[FoundSlide, ...]
     left_out: tuple[LeftOut, ...]
-    patients: str  # where the patient ids come from
+    patients: str  # where the patient ids come from; "": each slide is a patient of its own
 
 
 def discover(
@@ -146,6 +153,7 @@ class _Builder:
     def __init__(self, sources: Sequence[Path], pattern: re.Pattern[str] | None) -> None:
         self._roots, self._pattern = tuple(sources), pattern
         self._slides: dict[tuple[Path, str, str], _Slide] = {}  # by folder, name and, of a single file, its whole name
+        self._by_name: dict[str, dict[tuple[Path, str, str], _Slide]] = defaultdict(dict)
         self.left_out: list[LeftOut] = []
 
     def add_images(self, files: Iterable[SlideFile]) -> None:
@@ -185,6 +193,7 @@ class _Builder:
         # A slide in one file and one in a file per channel may share a name, and so may files of two endings.
         key = (folder, name.casefold(), "" if channel else file.path.name)
         slide = self._slides.setdefault(key, _Slide(name, patient=patient))
+        self._by_name[name.casefold()][key] = slide
         if channel in slide.files:
             self.left_out.append(LeftOut(file.path, f"{slide.files[channel].path.name} is the {channel} of {name}"))
         else:
@@ -202,7 +211,7 @@ class _Builder:
         elif slide is None:
             self._add_slide(file)
         elif not column:
-            self.left_out.append(LeftOut(file.path, f"a picture of {slide.name} by its name"))
+            self.left_out.append(LeftOut(file.path, f"a picture of a slide by its name [{slide.name}]"))
         else:
             self._pair(slide, column, file.path)
 
@@ -216,7 +225,9 @@ class _Builder:
                 self.left_out.append(LeftOut(path, "no slide has its name"))
             elif "tumor_mask" in slide.masks:
                 mask = slide.masks["tumor_mask"].name
-                self.left_out.append(LeftOut(path, f"{slide.name} has the mask {mask}: state the tumour once"))
+                self.left_out.append(
+                    LeftOut(path, f"its slide has a mask too, and a row states the tumour once [{mask}]")
+                )
             else:
                 self._pair(slide, "annotations", path)
 
@@ -231,7 +242,7 @@ class _Builder:
         if not name:
             near = [slide for slide in self._slides.values() if slide.first.path.parent == folder]
             return near[0] if len(near) == 1 else None
-        named = {key: slide for key, slide in self._slides.items() if key[1] == name.casefold()}
+        named = self._by_name.get(name.casefold(), {})
         for key, slide in named.items():
             if key[0] in (folder, Path()):
                 return slide
@@ -241,14 +252,14 @@ class _Builder:
         """Return the rows, numbered as in a manifest."""
         slides = sorted(self._slides.values(), key=lambda slide: (slide.first.path.parent, slide.name))
         paths = [slide.first.path for slide in slides]
-        ids = slide_ids([slide.name for slide in slides], paths)
+        ids = slide_ids([slide.title for slide in slides], paths)
         stated = [slide.patient or patient_in(slide.name) for slide in slides]
         patients, how = patient_ids(stated, ids, paths, self._roots)
         rows = [_row(slide, *names) for slide, *names in zip(slides, ids, patients, strict=True)]
         rows = [replace(row, row=number) for number, row in enumerate(rows, 2)]
         copies = {row.row: group[0] for group in rows_of_same_content(rows) for row in group[1:]}
         self.left_out += [
-            LeftOut(slide.first.path, f"its content is that of {copies[row.row].slide_id}")
+            LeftOut(slide.first.path, f"its content is that of another slide [{copies[row.row].slide_id}]")
             for slide, row in zip(slides, rows, strict=True)
             if row.row in copies
         ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
+from pathopatch.core.text import pluralize
 from pathopatch.slides.discovery.names import stem_of
 from pathopatch.slides.omezarr import is_zarr
 from pathopatch.slides.open import open_slide
@@ -24,10 +25,18 @@ _OUTPUTS = {"predictions", "heatmaps", "patches", "features", "report", "runs", 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or folder that is no slide of the cohort, and why."""
+    """A file or folder that is no slide of the cohort, and why; in brackets at the end what differs between files."""
 
     path: Path
     reason: str
+
+
+def why_none(left_out: Sequence[LeftOut]) -> str:
+    """Return why there is no slide: the most frequent reason for which files were left out."""
+    if not left_out:
+        return "there are no files"
+    reason, count = Counter(item.reason for item in left_out).most_common(1)[0]
+    return f"{pluralize(len(left_out), 'file')} left out, {count} of them since: {reason}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,12 @@ def test_a_folder_may_name_the_slide_or_the_channel(make: Make) -> None:
     }
 
 
+def test_the_folder_that_is_searched_names_no_channel(make: Make) -> None:
+    root = make("SHG/s1.tif")
+    assert files(discover([root / "SHG"])) == {"s1": "s1.tif"}
+    assert files(discover([root])) == {"s1": {"SHG": "s1.tif"}}
+
+
 def test_a_colour_file_named_by_a_channel_is_a_slide_of_its_own(make: Make) -> None:
     assert files(discover([make("rgb_shg.tif", "rgb_cars.tif")])) == {
         "rgb_cars": "rgb_cars.tif",
@@ -135,11 +141,11 @@ def test_what_is_beside_a_slide_and_of_no_use_is_left_out_by_reason(make: Make) 
     found = discover([root])
     assert files(found) == {"s1": "s1.tif"}
     assert reasons(found) == {
-        "s1.jpg": "a picture of s1 by its name",
-        "s1_label.png": "a picture of s1 by its name",
+        "s1.jpg": "a picture of a slide by its name [s1]",
+        "s1_label.png": "a picture of a slide by its name [s1]",
         "s1_tumor.tif": "s1 has s1_mask.png already",
         "s9_mask.png": "a mask by its name, and no slide has the rest of it",
-        "s1.geojson": "s1 has the mask s1_mask.png: state the tumour once",
+        "s1.geojson": "its slide has a mask too, and a row states the tumour once [s1_mask.png]",
         "s8.xml": "no slide has its name",
     }
 
@@ -161,7 +167,7 @@ def test_files_that_belong_to_one_slide_are_not_slides(make: Make) -> None:
     (root / "w.vsi").write_bytes(b"II*\0")
     write_omezarr(root / "z.ome.zarr", [np.zeros((1, 64, 64), np.uint8)], labels=("A",))
     found = discover([root])
-    assert files(found) == {"z": "z.ome.zarr"}
+    assert files(found) == {"z.ome": "z.ome.zarr"}
     assert set(reasons(found)) == {"m.mrxs", "v.vms", "w.vsi"}  # which have no pixels here
     assert "OME-TIFF" in reasons(found)["w.vsi"]
 
@@ -193,12 +199,12 @@ def test_one_content_twice_is_one_slide(make: Make) -> None:
     (root / "c.tif").write_bytes((root / "a.tif").read_bytes())
     found = discover([root])
     assert list(files(found)) == ["a"]
-    assert reasons(found) == dict.fromkeys(("b.tif", "c.tif"), "its content is that of a")
+    assert reasons(found) == dict.fromkeys(("b.tif", "c.tif"), "its content is that of another slide [a]")
 
 
 def test_equal_names_get_ids_of_their_folders_or_endings(make: Make) -> None:
-    found = discover([make("x/s1.tif", "y/S1.tif", "z/s2.tif", "z/s2.ome.tif", "e\u0301.tif")])
-    assert list(files(found)) == ["é", "x_s1", "y_S1", "s2.ome.tif", "s2.tif"]
+    found = discover([make("x/s1.tif", "y/S1.tif", "z/s2.tif", "z/s2.ome.tif", "z/s3.tif", "z/s3.tiff", "e\u0301.tif")])
+    assert list(files(found)) == ["é", "x_s1", "y_S1", "s2.ome", "s2", "s3.tif", "s3.tiff"]
 
 
 def test_patients_are_proposed_by_folders_only_where_it_is_evident(make: Make, tmp_path: Path) -> None:
