@@ -27,6 +27,11 @@ PAGES = DOCS / "get-started"
 SIDE_PX, WIDTH, HEIGHT = 64, 6, 4  # px of a patch, patches of a slide
 SMALLEST = {"steps = 600": "steps = 4\nevaluations = 1", "trials = 4": "trials = 1"}
 """What a study is told to do, and what it does here."""
+DEMO = (
+    "from pathopatch.cli import main; from pathopatch.demo import quick;"
+    "quick.TRAIN = quick.TRAIN.model_copy(update={'steps': 2, 'evaluations': 1}); main()"
+)
+"""The quick demo, of two steps."""
 COMING = {"pathopatch predict --example", "pathopatch manifest slides -o cohort.csv", "pathopatch demo --quick"}
 """Lines whose commands or options the program need not have yet; they run once it has them."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -62,9 +67,9 @@ def run_blocks(page: str, folder: Path) -> list[str]:
         elif words[1] == "review":
             open_review(words[1:], folder)
         else:
-            done = subprocess.run(
-                [sys.executable, "-m", *words], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
-            )
+            program = ["-c", DEMO] if words[1] == "demo" else ["-m", words[0]]
+            command = [sys.executable, *program, *words[1:]]
+            done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     return waiting
 
