@@ -42,7 +42,10 @@ def interrupt_note() -> str:
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress | None]:
-    """Yield a callback that draws a bar per task on standard error, or writes lines there; None when quiet."""
+    """Yield a callback that draws a bar per task on standard error, or writes lines there; None when quiet.
+
+    Print results after the block: while bars are drawn, rich sends what is printed to standard error.
+    """
     if quiet:
         yield None
         return

@@ -177,7 +177,8 @@ def tile(
             raise typer.BadParameter("--timeout and --memory-gb are limits of a slide: a set of patches is no slide")
         ready = with_options(stored.ready, px=resize_px, fit=fit, mpp=mpp)
         with progress_bars(quiet) as progress:
-            finish(import_patches(patches, out, config, ready=ready, force=force, progress=progress))
+            outcomes = import_patches(patches, out, config, ready=ready, force=force, progress=progress)
+        finish(outcomes)
         return
     if resize_px or fit:
         raise typer.BadParameter("--resize-px and --fit go with --patches: slides are cut by --patch-px")

@@ -276,7 +276,8 @@ def tune(
 
         say(search_text([cohort_settings(work, settings)], search))
     with progress_bars(quiet) as progress:
-        print(train_run(work, settings, search, workers=workers, force=force, progress=progress))
+        folder = train_run(work, settings, search, workers=workers, force=force, progress=progress)
+    print(folder)
 
 
 def evaluate(
@@ -428,8 +429,9 @@ def demo(
     out = out or Path("demo-quick" if quick else "demo-work")
     with progress_bars(quiet) as progress:
         if quick:
-            print(quick_demo.run_quick(out, jobs=jobs, force=force, progress=progress))
+            text = quick_demo.run_quick(out, jobs=jobs, force=force, progress=progress)
         elif seeds:
-            print(study.run_seeds(out, seeds=seeds, jobs=jobs, force=force, progress=progress))
+            text = study.run_seeds(out, seeds=seeds, jobs=jobs, force=force, progress=progress)
         else:
-            print(study.run_demo(out, jobs=jobs, force=force, progress=progress))
+            text = study.run_demo(out, jobs=jobs, force=force, progress=progress)
+    print(text)

@@ -36,7 +36,8 @@ def index(
     from pathopatch.stages.batch.indexing import write_index
 
     with progress_bars(quiet) as progress:
-        print(write_index(out, force=force, progress=progress))
+        folder = write_index(out, force=force, progress=progress)
+    print(folder)
 
 
 def clean(

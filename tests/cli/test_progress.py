@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import pty
@@ -14,6 +15,7 @@ import pytest
 from made_model import write_model
 from PIL import Image
 
+from pathopatch import cli
 from pathopatch.cli.output import progress_bars
 from pathopatch.cli.progress_lines import ProgressLines, duration
 
@@ -103,6 +105,16 @@ def test_forced_colours_do_not_bring_bars_into_a_log(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress_bars(False) as progress:
         assert isinstance(progress, ProgressLines)
+
+
+def test_no_command_prints_results_while_bars_are_drawn() -> None:
+    inside = []
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        for block in ast.walk(ast.parse(path.read_text())):
+            if isinstance(block, ast.With) and "progress_bars" in ast.unparse(block.items[0]):
+                called = {ast.unparse(node.func) for node in ast.walk(block) if isinstance(node, ast.Call)}
+                inside += [f"{path.name}:{block.lineno}"] * bool(called & {"print", "finish", "say"})
+    assert not inside
 
 
 @pytest.mark.slow
