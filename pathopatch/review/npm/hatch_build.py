@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class ViewerHook(BuildHookInterface):  # type: ignore[misc]
+class ViewerHook(BuildHookInterface[BuilderConfig]):
     """Fetches the viewer before files are collected, for a wheel and for an editable install alike."""
 
     PLUGIN_NAME = "custom"
