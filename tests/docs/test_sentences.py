@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
 
 import pytest
-from doc_pages import DOCS, PAGES, page_name, sentences, word_count
+from doc_pages import DOCS, PAGES, ROOT, page_name, sentences, word_count
 
 from pathopatch.core import config
 from pathopatch.core.config import Config
 
 MEAN_WORDS, MOST_WORDS = 17, 30
+MOST_WORDS_OF_README = 900
 
 
 def too_long(found: list[str]) -> list[str]:
     return [sentence for sentence in found if word_count(sentence) > MOST_WORDS]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=page_name)
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_sentences_of_a_page_are_short(path: Path) -> None:
     found = sentences(path)
     assert not too_long(found)
     assert mean(map(word_count, found)) <= MEAN_WORDS
+
+
+def test_the_readme_is_one_screen_with_a_picture_at_its_top() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= MOST_WORDS_OF_README
+    assert any(line.startswith("![") for line in text.splitlines()[:10])
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https://)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_prose_is_told_from_code_tables_and_headings(tmp_path: Path) -> None:
