@@ -51,6 +51,17 @@ def test_further_sheets_are_left_out_and_named() -> None:
     assert notes == ["the sheet 'Sheet' was read, and Old left out"]
 
 
+def test_a_wrong_size_that_another_program_stated_hides_nothing() -> None:
+    stream = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(workbook(["a", "b"], ["x", "y"]))) as old,
+        zipfile.ZipFile(stream, "w") as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'<dimension ref="A1:B2"', b'<dimension ref="A1:A1"'))
+    assert read_workbook(stream.getvalue(), place="t.xlsx")[0] == [["a", "b"], ["x", "y"]]
+
+
 def test_a_filled_cell_beside_the_header_is_a_problem(tmp_path: Path) -> None:
     table = read(tmp_path / "t.xlsx", workbook(["a", None], ["x", None], ["x", "y"]))
     assert [(problem.code, problem.row) for problem in table.problems] == [("INPUT_CORRUPT", 3)]

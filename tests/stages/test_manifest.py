@@ -40,6 +40,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_manifest_of_a_folder_can_be_read_and_moved_with_it(folder: Path, tmp_path: Path) -> None:
     written = make_manifest(folder, tmp_path / "cohort.csv")
+    header = (tmp_path / "cohort.csv").read_text().splitlines()[0]
+    assert header == "slide_id,patient_id,path,path:CARS,path:TPEF,path:SHG,tumor_mask,annotations"
     (tmp_path / "moved").mkdir()
     for name in ("slides", "cohort.csv"):
         (tmp_path / name).rename(tmp_path / "moved" / name)

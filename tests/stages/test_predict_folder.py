@@ -57,6 +57,14 @@ def test_a_folder_gives_the_slides_that_the_model_takes(place: Path) -> None:
     assert set(left_out) == {"m_CARS.tif", "notes.txt", "s_R.tif", "s_G.tif", "s_B.tif"}
 
 
+def test_the_folder_of_the_outputs_is_not_searched(place: Path) -> None:
+    (place / "in" / "out").mkdir()
+    (place / "in" / "b.tif").rename(place / "in" / "out" / "b.tif")
+    assert ids(find("in")) == ["a", "b"]
+    assert ids(find("in", out=Path("in/out"))) == ["a"]
+    assert ids(find("in/out", out=Path("in/out"))) == ["b"]
+
+
 def test_files_and_wildcards_give_the_same_slides(place: Path) -> None:
     assert (
         ids(find("in/a.tif", "in/b.tif"))

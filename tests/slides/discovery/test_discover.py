@@ -129,6 +129,10 @@ def test_masks_and_outlines_go_to_the_slide_of_their_name(make: Make) -> None:
     assert found.left_out == ()
 
 
+def test_a_mask_in_a_folder_of_another_kind_is_not_paired(make: Make) -> None:
+    assert list(reasons(discover([make("a/s1.tif", "b/s1_mask.png")]))) == ["s1_mask.png"]
+
+
 def test_a_set_of_channels_has_masks_too(make: Make) -> None:
     (slide,) = discover([make("s1_cars.tif", "s1_shg.tif", "s1_mask.png")]).slides
     assert slide.row.tumor_mask is not None
