@@ -11,7 +11,7 @@ import re
 import xml.etree.ElementTree as etree
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import griffe
 import typer
@@ -68,8 +68,10 @@ def on_page_markdown(_text: str, page: Page, **_others: Any) -> None:
 
 def cli_page() -> str:
     """Return the page of all commands, as the program describes them."""
-    command = typer.main.get_command(app)
+    command = cast(typer.core.TyperGroup, typer.main.get_command(app))
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="pathopatch")
+    for name, part in command.commands.items():  # the list of commands cuts their texts off
+        text = text.replace(f"* `{name}`: {part.get_short_help_str()}", f"* `{name}`: {part.get_short_help_str(200)}")
     return re.sub(r"^# .*\n", "# Command line\n", text, count=1)
 
 

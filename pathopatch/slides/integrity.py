@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -42,6 +43,9 @@ DECODING_ERRORS = (
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF or BigTIFF file."""
+# What tifffile logs of a broken file is refused below, in words of ours; without a handler it would go to the screen.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
 _MAX_PLANES = 2**16
 _MAX_PADDED_PX = 2**24

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +53,16 @@ def test_an_empty_file_and_a_text_file_are_refused(tmp_path: Path) -> None:
         (tmp_path / "a.tif").write_bytes(content)
         with pytest.raises(InputCorruptError):
             open_slide(tmp_path / "a.tif")
+
+
+def test_what_tifffile_logs_of_a_broken_file_stays_off_the_screen(tmp_path: Path) -> None:
+    (tmp_path / "a.svs").write_bytes(b"II*\0" + bytes(100))
+    program = "import sys, pathopatch; pathopatch.open_slide(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.svs")], capture_output=True, text=True, check=False
+    )
+    assert "no image in the file" in done.stderr
+    assert "contains no pages" not in done.stderr
 
 
 def test_a_small_file_that_claims_a_million_by_a_million_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ _NO_PATIENTS = {
     "normal", "benign", "malignant", "masks", "annotations", "svs", "ndpi", "mrxs", "tif", "tiff", "dicom", "he", "h&e",
 }  # fmt: skip
 """Names of folders that hold several patients."""
+_MOST_SLIDES = 10  # of a patient, in the mean; folders of more are rather scanners, stains or batches
 
 
 def slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
@@ -66,7 +67,12 @@ def patient_ids(
         return patients, f"the names of the files{rest}"
     folders = [_folder_below(path, roots) for path in paths]
     slides_of = Counter(folders)
-    is_evident = len(slides_of) > 1 and max(slides_of.values()) > 1 and all(map(_may_be_patient, slides_of))
+    is_evident = (
+        len(slides_of) > 1
+        and max(slides_of.values()) > 1
+        and len(folders) <= _MOST_SLIDES * len(slides_of)
+        and all(map(_may_be_patient, slides_of))
+    )
     if is_evident:
         return [slide_id_from_text(name) for name in folders], "the folders of the slides"
     return list(ids), ""

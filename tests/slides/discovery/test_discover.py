@@ -225,6 +225,11 @@ def test_folders_of_splits_and_of_single_slides_are_no_patients(make: Make, name
     assert discover([make(*names)]).patients == ""
 
 
+def test_folders_of_many_slides_are_no_patients(make: Make) -> None:
+    found = discover([make(*(f"{folder}/{number}.tif" for folder in ("east", "west") for number in range(11)))])
+    assert found.patients == ""
+
+
 def test_barcodes_name_patients(make: Make) -> None:
     found = discover([make("TCGA-A1-A0SB-01Z.tif", "TCGA-A1-A0SB-02Z.tif", "other.tif")])
     assert [slide.row.patient_id for slide in found.slides] == ["TCGA-A1-A0SB", "TCGA-A1-A0SB", "other"]
