@@ -121,7 +121,24 @@ class SlidePrediction:
 
         if which not in self.maps:
             raise InputUnsupportedError(f"no map {which!r}", place="which", remedy=f"use {', '.join(self.maps)}")
-        return draw_map(self, which, axes=axes)
+        name = which.replace("_", " ")
+        title, label, outlined_above = name, name, None
+        if which == "probability":
+            of = f"{self.is_positive.sum()} of {len(self.table)} patches {self.class_names[1]}"
+            title = f"{of} (above {self.decision_probability:.2f})"
+            label, outlined_above = f"{self.class_names[1]} probability", self.decision_probability
+        width, height = self.size_px
+        return draw_map(
+            self.maps[which],
+            title=f"{self.slide_id}\n{title}",
+            label=label,
+            cell_um=self.cell_px * self.mpp,
+            size_um=(width * self.mpp, height * self.mpp),
+            picture=self.picture,
+            outlined_above=outlined_above,
+            highest=None if which == "spread" else 1.0,  # the top of a spread has no meaning of its own
+            axes=axes,
+        )
 
     def to_anndata(self) -> AnnData:
         """Return the patches as an AnnData table, as squidpy and scanpy read it; needs the package anndata.

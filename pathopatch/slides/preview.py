@@ -7,31 +7,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import PathopatchError
 from pathopatch.core.html import THUMBNAIL_PX, card
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.composite import compose
-from pathopatch.slides.resample import level_for
+from pathopatch.slides.resample import Pixels, level_for
+from pathopatch.slides.slide_file import SlideFile
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from collections.abc import Callable
 
-    from pathopatch.slides.slide import Slide
+    from PIL.Image import Image
 
 _MOST_READ_PX = 2**26  # of a level, without being asked: some seconds
 _LOW, _HIGH = 1.0, 99.9  # percentiles drawn black and full: of a slide with little tissue it is the brightest pixels
 
 
-def thumbnail(slide: Slide, max_px: int) -> Image:
-    """Return a slide as a picture with at most `max_px` per side; see `Slide.thumbnail`."""
+def thumbnail(overview: Pixels, polarities: Polarities, *, is_rgb: bool) -> Image:
+    """Return an overview (C, h, w) as a picture; see `Slide.thumbnail`."""
     from PIL import Image
 
-    if max_px < 1:
-        raise InputUnsupportedError(f"a thumbnail of {max_px} px", place="max_px", remedy="ask for at least 1 px")
-    overview, _, _ = slide.read_overview(max_px)
-    windows = np.zeros((len(overview), 2)) if slide.is_rgb else display_windows(overview, slide.polarities)
+    windows = np.zeros((len(overview), 2)) if is_rgb else display_windows(overview, polarities)
     # What is no number has no colour: black.
-    return Image.fromarray(compose(np.nan_to_num(overview, posinf=0, neginf=0), windows, is_rgb=slide.is_rgb))
+    return Image.fromarray(compose(np.nan_to_num(overview, posinf=0, neginf=0), windows, is_rgb=is_rgb))
 
 
 def display_windows(overview: NDArray[np.generic], polarities: Polarities) -> NDArray[np.float64]:
@@ -47,15 +45,15 @@ def display_windows(overview: NDArray[np.generic], polarities: Polarities) -> ND
     return bounds
 
 
-def slide_text(slide: Slide) -> str:
+def slide_text(slide: SlideFile) -> str:
     """Return a slide in one line."""
     width, height = slide.size
     scale = f"{slide.mpp:.4g} um/px" if slide.has_mpp else "um/px unknown"
     return f"<{type(slide).__name__} {_name(slide)!r}: {width} x {height} px, {scale}, {', '.join(slide.channels)}>"
 
 
-def slide_html(slide: Slide) -> str:
-    """Return a slide as a card for notebooks, with a thumbnail unless much would be read for it."""
+def slide_html(slide: SlideFile, thumbnail: Callable[[int], Image]) -> str:
+    """Return a slide as a card for notebooks, with its thumbnail unless much would be read for it."""
     width, height = slide.size
     size = f"{width} x {height} px"
     if slide.has_mpp:
@@ -71,7 +69,7 @@ def slide_html(slide: Slide) -> str:
     picture = None
     try:
         if _read_px(slide, THUMBNAIL_PX) <= _MOST_READ_PX:
-            picture = thumbnail(slide, THUMBNAIL_PX)
+            picture = thumbnail(THUMBNAIL_PX)
         else:
             facts.append(("picture", "the file has no small level: slide.thumbnail() reads it whole"))
     except PathopatchError as error:  # the facts are still worth showing
@@ -79,11 +77,11 @@ def slide_html(slide: Slide) -> str:
     return card(_name(slide), facts, picture=picture)
 
 
-def _name(slide: Slide) -> str:
+def _name(slide: SlideFile) -> str:
     return ", ".join(path.name for path in slide.paths)
 
 
-def _read_px(slide: Slide, max_px: int) -> int:
+def _read_px(slide: SlideFile, max_px: int) -> int:
     """Return the pixels of the level from which a thumbnail is made, times its channels."""
     downsample = max(1.0, max(slide.size) / max_px)
     level = slide.levels[level_for([level.downsample for level in slide.levels], downsample)]

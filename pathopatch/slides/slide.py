@@ -225,13 +225,16 @@ class Slide(SlideFile):
         >>> with pathopatch.open_slide("slide.svs") as slide:  # doctest: +SKIP
         ...     slide.thumbnail(1024).save("slide.png")
         """
-        return preview.thumbnail(self, max_px)
+        if max_px < 1:
+            raise InputUnsupportedError(f"a thumbnail of {max_px} px", place="max_px", remedy="ask for at least 1 px")
+        overview, _, _ = self.read_overview(max_px)
+        return preview.thumbnail(overview, self.polarities, is_rgb=self.is_rgb)
 
     def __repr__(self) -> str:
         return preview.slide_text(self)
 
     def _repr_html_(self) -> str:
-        return preview.slide_html(self)
+        return preview.slide_html(self, self.thumbnail)
 
     def read_scanned_overview(self, max_px: int = 4096) -> tuple[Pixels, Unscanned, float, float]:
         """Return the overview with what of it was never scanned; arguments and errors as of `read_overview`.

@@ -127,7 +127,7 @@ def mask_polygons(mask: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray
     Pieces are connected by sides of pixels, not by corners: otherwise a polygon would touch itself and be invalid.
     Points are (x, y) in px of the mask; the pixel in row 0, column 0 spans (0, 0) to (1, 1).
     """
-    faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(_border_lines(mask))))
+    faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(border_lines(mask))))
     # Holes are faces too, of label 0. The pixel below and right of a face's topmost, then leftmost corner is inside it.
     corner, face = shapely.get_coordinates(shapely.get_exterior_ring(faces), return_index=True)
     order = np.lexsort((corner[:, 0], corner[:, 1], face))
@@ -138,8 +138,11 @@ def mask_polygons(mask: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray
     return polygons
 
 
-def _border_lines(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return straight lines ((x, y), (x, y)) of shape (n, 2, 2) that meet at their ends only, as polygonize needs."""
+def border_lines(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return straight lines ((x, y), (x, y)), (n, 2, 2), around what is inside a mask (h, w), in its px.
+
+    They meet at their ends only, as polygonize needs.
+    """
     padded = np.pad(mask, 1)
     along_x = np.pad(padded[1:] != padded[:-1], ((0, 0), (1, 1)))[:, 1:-1]  # (ny + 1, nx + 2)
     along_y = np.pad(padded[:, 1:] != padded[:, :-1], ((1, 1), (0, 0)))[1:-1]  # (ny + 2, nx + 1)
