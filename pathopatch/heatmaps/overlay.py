@@ -101,7 +101,8 @@ def render(
     cell_px = (cell_px[0] * factor, cell_px[1] * factor)
     view = blend(picture, probability, cell_px)
     row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
-    notes = [f"clear: {legend.nothing}"] if np.isfinite(probability).any() else ["nothing predicted: too little tissue"]
+    is_empty = not np.isfinite(probability).any()
+    notes = ["nothing predicted:", "too little tissue"] if is_empty else [f"clear: {legend.nothing}"]
     if legend.threshold is not None:
         view = outlined(view, (probability > legend.threshold)[row][:, column])
         notes.append(f"outlined: called {legend.class_name}")

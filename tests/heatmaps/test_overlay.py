@@ -122,6 +122,11 @@ def test_a_map_of_nan_is_drawn_and_says_so():
     assert (empty[:, -250:] != full[:, -250:]).any()
 
 
+def test_what_stands_beside_an_empty_map_ends_before_the_margin():
+    sheet = render(np.full((40, 40, 3), 200, np.uint8), np.full((2, 2), np.nan), cell_px=(20, 20), um_per_px=1.0)
+    assert (sheet[ORIGIN[0] : -40, -8:] == 255).all()
+
+
 def test_equal_pictures_give_equal_bytes_and_hold_no_metadata(tmp_path):
     image = render(_grey(), np.full((2, 2), 0.5), cell_px=(80.0, 80.0), um_per_px=1.0, legend=Legend(name="s1"))
     for name in ("a.png", "b.png"):
