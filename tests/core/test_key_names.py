@@ -15,7 +15,7 @@ from pathopatch.core.config import Config, StudyConfig, load_study, tables_of
 from pathopatch.core.errors import InputUnsupportedError
 
 PACKAGE = Path(pathopatch.__file__).parent
-PROSE = {"and", "goes", "table", "tables", "sets", "says", "of", "holds"}
+PROSE = {"and", "is", "hold", "goes", "table", "tables", "sets", "says", "of", "holds"}
 """Words that may follow a table in a sentence."""
 MENTION = re.compile(r"\[((?:[a-z_]+\.)*[a-z_]+)\](?: ([a-z_]+)\b)?")
 

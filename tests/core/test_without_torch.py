@@ -43,6 +43,7 @@ TRAINING = {
     "pathopatch.models.torchscript_archive",
     "pathopatch.stages.encode",
     "pathopatch.stages.export_int8",
+    "pathopatch.stages.predict_encoded",
     "pathopatch.training.array_heads",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",

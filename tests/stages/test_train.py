@@ -29,7 +29,7 @@ def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_pat
     assert [folder.name for folder in two] == [folder.name for folder in one] == [config.run_name for config in configs]
     for before, after in zip(one, two, strict=True):
         assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
-    assert sorted(words[:3] for words in shown) == [("train", 1, 2), ("train", 2, 2)]
+    assert sorted(words[:3] for words in shown) == [("train", 0, 2), ("train", 1, 2), ("train", 2, 2)]
     # The first of the two is stale: the second is trained nevertheless.
     longer = [config_of(method="erm", steps=5), config_of(method="groupdro")]
     with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
