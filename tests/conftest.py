@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -85,3 +86,13 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def _logging_on() -> None:
+    """Let warnings of the package be logged, whatever a library set up for the whole process in an earlier test."""
+    logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.startswith("pathopatch") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
