@@ -25,7 +25,7 @@ def overwritten(path: Path) -> None:
 
 def replaced(path: Path) -> None:
     """By another file of the same content and times."""
-    other = path.with_name("other")
+    other = path.with_name(f"{path.name}.other")  # two processes change two slides at once
     shutil.copy2(path, other)
     other.replace(path)
 
