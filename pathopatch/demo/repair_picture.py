@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
@@ -16,15 +15,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from pathopatch.heatmaps.overlay import MAP_OPACITY, blend
+from pathopatch.heatmaps.colors import blended, ground_of
+from pathopatch.heatmaps.overlay import blend
 from pathopatch.patches.picture import outlined
 from pathopatch.patches.store import PatchStore
 from pathopatch.report.plots import INK, MUTED, new_figure, png
+from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose
 
 _WIDTH_IN, _HEIGHT_IN = 15.0, 6.3
 _TITLE_PT, _TEXT_PT = 13, 10.5
-_ALARM, _MISSED = "#FF3B30", "#FFFFFF"  # both stand out from viridis and from dark glass
+_ALARM, _MISSED = "#FF3B30", "#FFFFFF"  # both stand out from the map and from dark glass
 _RIM = withStroke(linewidth=4, foreground="black")  # and the rim from paper
 _MARK: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.2, "fillstyle": "none", "path_effects": [_RIM]}
 
@@ -65,6 +66,7 @@ def repair_picture(store: PatchStore, calls: Mapping[str, pd.DataFrame], *, thre
     slide = compose(store.overview(), store.windows, is_rgb=False)
     scale = slide.shape[1] / store.attributes["size_px"][0]
     step_px = store.attributes["stride_px"] * store.attributes["downsample"]
+    ground = ground_of(store.attributes["background"])
     figure, (panels,) = new_figure(_WIDTH_IN, _HEIGHT_IN, 1, 1 + len(calls))
     first = next(iter(calls.values()))
     tumour = _on_grid(store, first, first["label"] == 1, step_px)
@@ -78,10 +80,10 @@ def repair_picture(store: PatchStore, calls: Mapping[str, pd.DataFrame], *, thre
     )
     for axes, (title, table) in zip(panels[1:], calls.items(), strict=True):
         probability = _on_grid(store, table, table["probability"], step_px)
-        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale)), title)
+        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale), ground), title)
         _mark_errors(axes, table, scale, step_px)
         axes.set_xlabel("\n".join(error_lines(table, threshold)), fontsize=_TEXT_PT, color=INK)
-    _add_keys(figure, panels[-1], slide)
+    _add_keys(figure, panels[-1], slide, ground)
     figure.supxlabel(f"{caption} Research use only.", fontsize=_TEXT_PT, color=MUTED)
     return png(figure)
 
@@ -119,11 +121,10 @@ def _mark_errors(axes: Axes, table: pd.DataFrame, scale: float, step_px: float) 
         axes.plot(x, y, marker, color=color, **_MARK)
 
 
-def _add_keys(figure: Figure, axes: Axes, slide: Picture) -> None:
+def _add_keys(figure: Figure, axes: Axes, slide: Picture, ground: Polarity) -> None:
     """Add the colour bar, in the colours that the map has on the slide, and the key of the marks."""
-    ground = np.median(slide.reshape(-1, 3), axis=0) / 255
-    shades = (1 - MAP_OPACITY) * ground + MAP_OPACITY * np.asarray(colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3]
-    bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(shades)), ax=axes, shrink=0.8)
+    shades = blended(np.median(slide.reshape(-1, 3), axis=0), np.linspace(0, 1, 256), ground)
+    bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(shades / 255)), ax=axes, shrink=0.8)
     bar.set_label("tumour probability", fontsize=_TEXT_PT, color=INK)
     marks = [
         Line2D([], [], linestyle="", marker=marker, color=color, label=label, **_MARK)

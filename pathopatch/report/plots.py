@@ -1,7 +1,8 @@
 """Draw the plots of the report, as PNG bytes: group sizes, accuracies, training curves, threshold sweeps, searches.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
-number beside the colour. Probabilities are viridis. Equal tables give equal bytes: no dates, no global state.
+number beside the colour. Probabilities have the colours of the heatmaps. Equal tables give equal bytes: no dates, no
+global state.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathopatch.evaluation.tissue_dependence import rank_correlation, slope
 from pathopatch.groups import Attribute, GroupingAttribute, TissueThreshold, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
+from pathopatch.heatmaps.colors import opaque_colors
 
 GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")
@@ -219,8 +221,8 @@ def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.
     """Draw patches, their least-squares line and the mean of each tenth of the fraction."""
     # Evenly over the patch ids, not at random: equal tables give equal bytes.
     shown = np.linspace(0, len(fraction) - 1, min(len(fraction), _MOST_POINTS)).astype(int)
-    colors = {"c": probability[shown], "cmap": "viridis", "vmin": 0, "vmax": 1, "edgecolors": "#444444"}
-    axes.scatter(fraction[shown], probability[shown], s=9, linewidths=0.2, alpha=0.7, **colors)
+    colors = opaque_colors(probability[shown], "bright") / 255
+    axes.scatter(fraction[shown], probability[shown], s=9, c=colors, edgecolors="#444444", linewidths=0.2, alpha=0.7)
     incline = slope(fraction, probability)
     if np.isfinite(incline):
         ends = np.array([fraction.min(), fraction.max()])
