@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from review_page import Page, answering, predicted
 
-from pathopatch.review.app import STATIC
+from pathopatch.review.pages import STATIC
 from pathopatch.review.security import Access
 
 
