@@ -12,6 +12,7 @@ from pathopatch.cli.output import say
 
 Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE", show_default=False)]
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
+Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)]
 
 
 def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
@@ -72,7 +73,7 @@ def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, for
 
 
 def export_review(
-    out: Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)],
+    out: Predictions,
     file: Annotated[
         Path | None, typer.Option("--out", "-o", help="CSV or JSON file to write; default: review.csv.")
     ] = None,
@@ -83,6 +84,30 @@ def export_review(
     from pathopatch.stages import export
 
     print(export.export_review(out, file, force=force))
+
+
+def export_regions(
+    out: Predictions,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: regions.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write the regions that reviewers drew: GeoJSON for `tile` and QuPath, one file per slide."""
+    from pathopatch.stages import export
+
+    print(export.export_regions(out, folder, force=force))
+
+
+def export_agreement(
+    out: Predictions,
+    file: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: agreement.csv.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write what each two reviewers decided of the same slides and patches, as CSV."""
+    from pathopatch.stages import export
+
+    print(export.export_agreement(out, file, force=force))
 
 
 def import_wsinfer(

@@ -32,6 +32,8 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "openvino": exporting.export_openvino,
     "wsinfer": exporting.export_wsinfer,
     "review": exporting.export_review,
+    "regions": exporting.export_regions,
+    "agreement": exporting.export_agreement,
 }
 _IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": exporting.import_wsinfer}
 

@@ -125,6 +125,7 @@ def _import_for_slides() -> None:
 _SLIDE = "/api/slides/{slide_id}"
 ROUTES = (
     Route("/", pages.page_of_cohort),
+    Route("/agreement", pages.page_of_agreement),
     Route("/slides/{slide_id}", pages.page_of_slide),
     Route("/static/{name:path}", pages.static),
     Route("/favicon.ico", pages.static),
@@ -139,7 +140,8 @@ ROUTES = (
     Route(f"{_SLIDE}/gallery", slide_routes.gallery),
     Route(f"{_SLIDE}/decisions", decision_routes.SlideDecisions),
     Route(f"{_SLIDE}/undo", decision_routes.undo_newest, methods=["POST"]),
-    Route("/export/decisions.{kind}", decision_routes.export_decisions),
+    Route("/api/agreement", decision_routes.agreement),
+    Route("/export/{name}", decision_routes.export),
 )
 """All addresses. None shows a slide's label or macro image, which may name a patient."""
 

@@ -1,6 +1,10 @@
-"""Record decisions, withdraw them, and export them."""
+"""Record decisions, withdraw them, compare those of two reviewers, and export them."""
 
 from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint
@@ -8,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pathopatch.core.config import Config
-from pathopatch.core.errors import InputMissingError, ReviewConflictError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
 from pathopatch.groups.decisions.decision import Decision
+from pathopatch.groups.decisions.region import region_polygon
 from pathopatch.review.cohort import Review
 from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
 
@@ -24,6 +29,7 @@ class DecisionRequest(Config):
     y: int | None = None
     reason: str = ""
     comment: str = ""
+    region: str = ""
     threshold: float | None = None
     reviewer: str | None = None
 
@@ -52,16 +58,62 @@ async def undo_newest(request: Request) -> Response:
     return await run_in_threadpool(_undo, request, await body_of(request, UndoRequest))
 
 
-def export_decisions(request: Request) -> Response:
-    """Return all decisions, as a file to keep."""
-    from pathopatch.groups.decisions.table import decisions_csv, decisions_json
-
-    kind = request.path_params["kind"]
-    if kind not in ("csv", "json"):
+def export(request: Request) -> Response:
+    """Return a file to keep: all decisions, those of two reviewers side by side, or the regions."""
+    name: str = request.path_params["name"]
+    if name not in _EXPORTS:
         raise InputMissingError("there is no such page", remedy="go on from /")
-    to_text, media_type = (decisions_csv, "text/csv") if kind == "csv" else (decisions_json, "application/json")
-    headers = {"Content-Disposition": f'attachment; filename="review.{kind}"'}
-    return Response(to_text(review_of(request).decisions.rows()), media_type=media_type, headers=headers)
+    file, media_type, make = _EXPORTS[name]
+    headers = {"Content-Disposition": f'attachment; filename="{file}"'}
+    return Response(make(review_of(request)), media_type=media_type, headers=headers)
+
+
+def agreement(request: Request) -> Response:
+    """Return how reviewers agree, and what they differ in."""
+    from pathopatch.groups.decisions.agreement import agreement_summary
+
+    review = review_of(request)
+    return json_answer(agreement_summary(review.decisions.rows()) | {"name": review.cohort.run_names()[0]})
+
+
+def _decisions_csv(review: Review) -> str:
+    from pathopatch.groups.decisions.table import decisions_csv
+
+    return decisions_csv(review.decisions.rows())
+
+
+def _decisions_json(review: Review) -> str:
+    from pathopatch.groups.decisions.table import decisions_json
+
+    return decisions_json(review.decisions.rows())
+
+
+def _agreement_csv(review: Review) -> str:
+    from pathopatch.groups.decisions.agreement import pairs_csv
+
+    return pairs_csv(review.decisions.rows())
+
+
+def _regions_zip(review: Review) -> bytes:
+    """Return an archive with one GeoJSON per slide; equal regions give equal bytes."""
+    from pathopatch.groups.decisions.annotations import region_files
+    from pathopatch.review.slide import bounds_origin
+
+    files = region_files(review.decisions.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)  # without the time of day
+    return stream.getvalue()
+
+
+_EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
+    "decisions.csv": ("review.csv", "text/csv", _decisions_csv),
+    "decisions.json": ("review.json", "application/json", _decisions_json),
+    "agreement.csv": ("agreement.csv", "text/csv", _agreement_csv),
+    "regions.zip": ("regions.zip", "application/zip", _regions_zip),
+}
+"""By address: the file's name, its type, and what makes it."""
 
 
 def _decide(request: Request, body: DecisionRequest) -> Response:
@@ -74,6 +126,8 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
     )
     if decision.x is not None and decision.y is not None:
         review.cohort.open(slide_id).patch_at(decision.x, decision.y)  # raises where no patch was predicted
+    if decision.region:
+        _require_on_slide(decision.region, review.cohort.open(slide_id).size)
     # A verdict is on the map that the reviewer saw: a slide predicted again since then has another one.
     if decision.fingerprint != (review.cohort.fingerprint(slide_id) or ""):
         raise ReviewConflictError(
@@ -84,6 +138,17 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
         )
     review.decisions.record(decision, revision=body.revision)
     return _decisions(review, slide_id, 201)
+
+
+def _require_on_slide(region: str, size: tuple[int, int]) -> None:
+    """Refuse a region that reaches over the edge of its slide of `size` (width, height), level-0 px."""
+    _, _, right, bottom = region_polygon(region).bounds  # never negative
+    if right > size[0] or bottom > size[1]:
+        raise InputUnsupportedError(
+            f"the region reaches to {right:.0f}, {bottom:.0f} px, the slide to {size[0]}, {size[1]} px",
+            place="region",
+            remedy="draw it within the slide",
+        )
 
 
 def _undo(request: Request, body: UndoRequest) -> Response:

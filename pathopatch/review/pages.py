@@ -36,6 +36,11 @@ async def page_of_cohort(request: Request) -> Response:
     return _page(request, "cohort.html")
 
 
+async def page_of_agreement(request: Request) -> Response:
+    """Return the comparison of two reviewers."""
+    return _page(request, "agreement.html")
+
+
 def page_of_slide(request: Request) -> Response:
     """Return the page of one slide; its script reads the id from the address."""
     address = f"/api/slides/{quote(slide_id_of(request), safe='')}"

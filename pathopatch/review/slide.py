@@ -297,6 +297,12 @@ def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
         ) from error
 
 
+def bounds_origin(out: Path, slide_id: str) -> tuple[int, int]:
+    """Return the corner (x, y) of a slide's bounds, level-0 px, from which QuPath measures; errors as `read_facts`."""
+    x, y, *_ = read_facts(out, slide_id)["bounds_px"]
+    return int(x), int(y)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patches:
     """The predicted patches of a slide, in the order of its table; M of them."""
