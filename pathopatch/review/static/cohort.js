@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { alarm, byId, el, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
-import { isShowable, keepOrder, nextUnreviewed } from "./order.js";
+import { isShowable, keepOrder, moveAmong, nextUnreviewed } from "./order.js";
 import { COLUMNS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
 import { VERDICTS, count, when } from "./text.js";
 
@@ -28,16 +28,19 @@ async function start() {
   makeFilters();
   show();
   bindKeys([
-    { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => move(1) },
-    { does: "previous", keys: ["k", "ArrowUp"], says: "Row above", run: () => move(-1) },
+    { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => moveAmong(links(), 1) },
+    { does: "previous", keys: ["k", "ArrowUp"], says: "Row above", run: () => moveAmong(links(), -1) },
     { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: open },
     { does: "unreviewed", keys: ["n"], says: "Open the next slide without a review", run: openUnreviewed },
+    { does: "agreement", keys: ["c"], says: "Compare reviewers", run: () => (location.href = "/agreement") },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);
   document.body.dataset.ready = "yes";
   await painted();
   document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from navigation to the painted table
 }
+
+const links = () => [...table.tBodies[0].querySelectorAll("th a")];
 
 function painted() {
   return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
@@ -138,9 +141,14 @@ function cell(row, { name, of, write, isNumber, hasBar }) {
 function stateCell(row) {
   const texts = warnings(row);
   const warned = texts.length ? el("span", { class: "chip flag", title: texts.join("\n") }, `${texts.length} warning${texts.length > 1 ? "s" : ""}`) : null;
-  const why = isFailed(row) && row.message ? el("p", { class: "why" }, row.message) : null;
+  const why = isFailed(row) && row.message ? onDemand(row.message) : null;
   const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
   return el("td", { data: { column: "state" } }, state, warned ? " " : null, warned, why);
+}
+
+function onDemand(message) {
+  // One line of a long text; the whole opens.
+  return el("details", { class: "message" }, el("summary", {}, message), el("p", { class: "why" }, message));
 }
 
 function decisionCell({ decision }) {
@@ -154,12 +162,6 @@ function decisionCell({ decision }) {
     el("span", { class: "quiet" }, ` ${reviewer}, ${when(at)}`),
     why ? el("p", { class: "why" }, why) : null,
   );
-}
-
-function move(by) {
-  const links = [...table.tBodies[0].querySelectorAll("th a")];
-  const at = links.indexOf(document.activeElement);
-  links.at(at < 0 ? 0 : Math.min(Math.max(at + by, 0), links.length - 1))?.focus();
 }
 
 function open() {

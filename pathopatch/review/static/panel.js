@@ -72,7 +72,7 @@ export class Panel {
       ["A − B", facts.beside && isPredicted ? signed(now.probability - now.beside, 4) : null],
       ["Spread (SD)", has(now.spread) ? fixed(now.spread, 4) : null],
       ["Tissue", percent(now.tissue_fraction), { ...full(now.tissue_fraction), name: "tissue" }],
-      ["Group", has(now.group) ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
+      [facts.group_of === "prediction" ? "Group (of prediction)" : "Group", has(now.group) ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
       ["Label", given],
       ["Relabelled", this.label ? `${this.label.verdict}, ${this.label.reviewer}` : "no", { name: "relabelled" }],
       ["Flags", flags(now)],
