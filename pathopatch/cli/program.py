@@ -31,6 +31,7 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "onnx": exporting.export_onnx,
     "openvino": exporting.export_openvino,
     "wsinfer": exporting.export_wsinfer,
+    "qupath": exporting.export_qupath,
     "review": exporting.export_review,
     "regions": exporting.export_regions,
     "agreement": exporting.export_agreement,

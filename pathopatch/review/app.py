@@ -141,6 +141,7 @@ ROUTES = (
     Route(f"{_SLIDE}/decisions", decision_routes.SlideDecisions),
     Route(f"{_SLIDE}/undo", decision_routes.undo_newest, methods=["POST"]),
     Route("/api/agreement", decision_routes.agreement),
+    Route("/export/qupath.zip", decision_routes.qupath),
     Route("/export/{name}", decision_routes.export),
 )
 """All addresses. None shows a slide's label or macro image, which may name a patient."""

@@ -45,6 +45,7 @@ class ReviewedCohort:
     ) -> None:
         self.out, self.beside, self.work = out, beside, work or out
         self.cache = ByteCache()
+        self.manifest_rows = tuple(rows)
         self._sources = {row.slide_id: row.source for row in rows}
         self._rows_without_pseudonym = list(rows)
         # Re-entrant: `has_slide` and `ids` refresh the rows while they hold it.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
@@ -68,6 +72,24 @@ def export(request: Request) -> Response:
     return Response(make(review_of(request)), media_type=media_type, headers=headers)
 
 
+def qupath(request: Request) -> Response:
+    """Return an archive of the folder from which QuPath makes a project, with the decisions so far."""
+    from pathopatch.heatmaps.qupath_project import write_qupath_folder
+
+    cohort = review_of(request).cohort
+    temporary = tempfile.TemporaryDirectory(prefix="pathopatch-qupath-")
+    with ExitStack() as unless_sent:
+        unless_sent.callback(temporary.cleanup)
+        folder, archive = Path(temporary.name) / "qupath", Path(temporary.name) / "qupath.zip"
+        write_qupath_folder(cohort.out, folder, rows=cohort.manifest_rows)
+        with zipfile.ZipFile(archive, "w") as target:  # stored: what is large is compressed already
+            for path in sorted(folder.rglob("*")):
+                target.write(path, path.relative_to(folder.parent))
+        unless_sent.pop_all()
+    done = BackgroundTask(temporary.cleanup)
+    return FileResponse(archive, media_type="application/zip", filename="qupath.zip", background=done)
+
+
 def agreement(request: Request) -> Response:
     """Return how reviewers agree, and what they differ in."""
     from pathopatch.groups.decisions.agreement import agreement_summary
@@ -100,6 +122,8 @@ def _regions_zip(review: Review) -> bytes:
     from pathopatch.review.slide import bounds_origin
 
     files = region_files(review.decisions.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))
+    if not files:
+        raise InputMissingError("no region was drawn", remedy="draw one on the page of a slide")
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, text in files.items():

@@ -1,4 +1,4 @@
-"""Export slides, models and reviews to the formats of other programs: the commands `export`."""
+"""Export slides, heatmaps, models and reviews to the formats of other programs: the commands `export`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathopatch.stages.predict import slides_to_predict
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
+    from pathopatch.heatmaps.qupath_project import QupathFolder
 
 _MODEL = "model"  # what a run calls its bundle: the run's name says more
 
@@ -155,6 +156,26 @@ def _write_text(path: Path, text: str, *, force: bool) -> Path:
         )
     write_bytes(path, content)
     return path
+
+
+def export_qupath(
+    out: Path,
+    path: Path | None = None,
+    *,
+    manifest: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> QupathFolder:
+    """Write a folder from which QuPath makes a project of predicted slides, ``qupath`` if `path` is None.
+
+    Slides lie where `manifest` says, else where they were predicted. Errors are those of `write_qupath_folder` and of
+    `read_manifest`.
+    """
+    from pathopatch.heatmaps.qupath_project import write_qupath_folder
+    from pathopatch.slides.manifest import read_manifest
+
+    rows = () if manifest is None else read_manifest(manifest).included
+    return write_qupath_folder(out, Path("qupath") if path is None else path, rows=rows, force=force, progress=progress)
 
 
 def add_graph(bundle: Path) -> Path:

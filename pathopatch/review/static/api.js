@@ -44,6 +44,7 @@ export const gallery = async (id, kind) => (await got(`${slide(id)}/gallery?kind
 export const decisions = async (id) => (await got(`${slide(id)}/decisions`)).json();
 export const decide = (id, decision) => posted(`${slide(id)}/decisions`, decision);
 export const agreement = async () => (await got("/api/agreement")).json();
+export const exported = async (name) => (await got(`/export/${name}`)).blob();
 export const undo = (id, seen) => posted(`${slide(id)}/undo`, seen);
 
 export const pageUrl = (id) => `/slides/${encodeURIComponent(id)}`;

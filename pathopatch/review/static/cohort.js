@@ -33,6 +33,8 @@ async function start() {
     { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: open },
     { does: "unreviewed", keys: ["n"], says: "Open the next slide without a review", run: openUnreviewed },
     { does: "agreement", keys: ["c"], says: "Compare reviewers", run: () => (location.href = "/agreement") },
+    { does: "regions", keys: ["g"], says: "Export the drawn regions as GeoJSON", run: () => exported("regions.zip") },
+    { does: "qupath", keys: ["q"], says: "Export slides, heatmaps and decisions to QuPath", run: () => exported("qupath.zip") },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);
   document.body.dataset.ready = "yes";
@@ -167,6 +169,18 @@ function decisionCell({ decision }) {
 function open() {
   const link = document.activeElement?.closest("tbody tr")?.querySelector("a") ?? table.tBodies[0].querySelector("th a");
   if (link) location.href = link.href;
+}
+
+async function exported(name) {
+  say(`${name} is being written …`);
+  try {
+    const link = el("a", { href: URL.createObjectURL(await api.exported(name)), download: name });
+    link.click();
+    URL.revokeObjectURL(link.href);
+    say(`${name} is downloaded.`);
+  } catch (error) {
+    alarm(`Not exported: ${error.message}. ${error.remedy ?? ""}`);
+  }
 }
 
 function openUnreviewed() {
