@@ -6,6 +6,7 @@ What encodes slides is imported by the first request for one, so that the page i
 from __future__ import annotations
 
 import importlib
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, InternalError, PathopatchError
@@ -100,11 +101,12 @@ def _cohort(request: Request) -> Response:
     review = review_of(request)
     verdicts = review.decisions.last()
     rows = [row | {"decision": verdicts.get(row["slide_id"])} for row in review.cohort.rows()]
-    name, beside = review.cohort.run_names()
+    model, beside = review.cohort.models()
     answer = json_answer(
         {
             "rows": rows,
-            "name": name,
+            "folder": review.cohort.out.resolve().name,
+            "model": model,
             "beside": beside,
             "fields": list(rows[0]) if rows else [],
             "reviewer": review.reviewer,
@@ -114,6 +116,14 @@ def _cohort(request: Request) -> Response:
     # Imports take a second: done while the reviewer looks at the table.
     answer.background = BackgroundTask(_import_for_slides)
     return answer
+
+
+def _model_card(request: Request) -> Response:
+    """Return the card of a model, as text."""
+    fingerprint: str = request.path_params["fingerprint"]
+    if not re.fullmatch("[0-9a-f]{16}", fingerprint):
+        raise InputMissingError("there is no such model", remedy="go on from /")
+    return PlainTextResponse(review_of(request).cohort.card(fingerprint))
 
 
 def _import_for_slides() -> None:
@@ -127,6 +137,7 @@ ROUTES = (
     Route("/", pages.page_of_cohort),
     Route("/agreement", pages.page_of_agreement),
     Route("/slides/{slide_id}", pages.page_of_slide),
+    Route("/models/{fingerprint}", _model_card),
     Route("/static/{name:path}", pages.static),
     Route("/favicon.ico", pages.static),
     Route("/ready", _ready),

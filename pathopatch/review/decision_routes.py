@@ -95,7 +95,7 @@ def agreement(request: Request) -> Response:
     from pathopatch.groups.decisions.agreement import agreement_summary
 
     review = review_of(request)
-    return json_answer(agreement_summary(review.decisions.rows()) | {"name": review.cohort.run_names()[0]})
+    return json_answer(agreement_summary(review.decisions.rows()) | {"folder": review.cohort.out.resolve().name})
 
 
 def _decisions_csv(review: Review) -> str:
@@ -145,7 +145,7 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
     decision = Decision(
         slide_id=slide_id,
         reviewer=review.reviewer if body.reviewer is None else body.reviewer,
-        run=review.cohort.run_names()[0],
+        run=review.cohort.model_name(slide_id),
         **body.model_dump(exclude={"revision", "reviewer"}),
     )
     if decision.x is not None and decision.y is not None:

@@ -167,7 +167,7 @@ def test_a_slide_that_run_b_lacks_has_the_reason_among_its_warnings(predicted, f
     (other / "status" / f"{SLIDES[0]}.json").unlink()
     with serving(folder, "--beside", other) as address:
         page = visit(address).slide(SLIDES[0])
-        expect(page.locator("#warnings")).to_contain_text("There is no run B: other")
+        expect(page.locator("#warnings")).to_contain_text("There is no run B: model")
         expect(page.locator("#warnings")).to_contain_text("has no slide of this id")
         expect(page.locator("#runs")).to_be_hidden()
 

@@ -170,13 +170,47 @@ def test_without_predictions_or_groups_the_folder_is_named(folders: Folders, tmp
         open_cohort(folders.out, work=tmp_path)
 
 
-def test_runs_are_called_by_folder_and_method(folders: Folders, tmp_path: Path) -> None:
-    assert open_cohort(folders.out).run_names() == ("out (gerne)", None)
-    assert open_cohort(folders.out, beside=folders.beside).run_names() == ("out (gerne)", "erm (erm)")
-    twin = shutil.copytree(folders.beside, tmp_path / "out")
-    assert open_cohort(folders.out, beside=twin).run_names() == (
-        f"{folders.root.name}/out (gerne)", f"{tmp_path.name}/out (erm)",
-    )  # fmt: skip
+def record(out: Path, slide_id: str, *members: dict[str, str]) -> str:
+    """Write what is known of a slide's model, and return the model's fingerprint."""
+    fingerprint: str = read_json(heatmap_of(out, slide_id))["stamp"]["inputs"]["model"][:16]
+    write_json(out / "models" / f"{fingerprint}.json", {"members": list(members)})
+    return fingerprint
+
+
+def test_models_are_called_by_run_and_method(out: Path, folders: Folders) -> None:
+    mark = record(out, "bright", {"name": "gerne-t0.25-s0", "method": "gerne", "card": "# Card"})
+    cohort = open_cohort(out, beside=folders.beside)
+    other = read_json(heatmap_of(folders.beside, "bright"))["stamp"]["inputs"]["model"][:16]
+    assert cohort.models() == (
+        {"name": "gerne-t0.25-s0 (gerne)", "method": "gerne", "fingerprint": mark, "has_card": True},
+        {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False},
+    )
+    assert (
+        cohort.model_name("bright") == slide_facts(cohort.open("bright"))["model"]["name"] == "gerne-t0.25-s0 (gerne)"
+    )
+    assert cohort.model_name("spoilt") == ""
+    assert cohort.card(mark) == "# Card"
+    with pytest.raises(InputMissingError, match="no card"):
+        cohort.card(other)
+
+
+def test_an_ensemble_names_two_members_and_counts_more(folders: Folders, tmp_path: Path) -> None:
+    fine = shutil.copytree(folders.fine, tmp_path / "fine")
+    members = [{"name": f"run{n}", "method": "erm", "card": ""} for n in range(3)]
+    for count, name in ((2, "run0 + run1 (erm, gerne)"), (3, "ensemble of 3 (erm, gerne)")):
+        record(fine, "bright", *members[:count])
+        assert open_cohort(fine).model_name("bright") == name
+
+
+def test_two_models_of_one_name_are_told_apart(out: Path, folders: Folders, tmp_path: Path) -> None:
+    other = shutil.copytree(folders.beside, tmp_path / "other")
+    edit(heatmap_of(other, "bright"), method="gerne")
+    marks = [record(run, "bright", {"name": "run", "method": "gerne", "card": ""}) for run in (out, other)]
+    cohort = open_cohort(out, beside=other)
+    names = [f"run (gerne), {mark[:8]}" for mark in marks]
+    assert [model["name"] for model in cohort.models() if model] == names
+    facts = slide_facts(cohort.open("bright"))
+    assert [facts["model"]["name"], facts["beside"]["model"]["name"]] == names
 
 
 @pytest.mark.parametrize("what", ["gone", "another", "of another size"])

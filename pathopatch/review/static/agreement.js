@@ -10,8 +10,8 @@ const KINDS = { slide: "slides (accepted, rejected, flagged)", patch: "patch lab
 const number = (text) => el("td", { class: "number" }, text);
 
 async function start() {
-  const { name, reviewers, agreements, differences } = await api.agreement();
-  byId("cohort-name").textContent = name;
+  const { folder, reviewers, agreements, differences } = await api.agreement();
+  byId("cohort-name").textContent = folder;
   fill("reviewers", reviewers.map((one) => el("tr", {}, el("th", { scope: "row" }, one.name), number(count(one.slides)), number(count(one.patches)))));
   byId("reviewers").hidden = reviewers.length === 0;
   byId("alone").hidden = reviewers.length > 1;
@@ -21,15 +21,17 @@ async function start() {
   fill("differences", differences.map(differenceRow));
   byId("difference-count").textContent = count(differences.length);
   byId("none").hidden = differences.length > 0;
-  byId("differences").hidden = differences.length === 0;
-  const links = () => [...byId("differences").querySelectorAll("a")];
-  bindKeys([
+  for (const id of ["differences", "difference-keys"]) byId(id).hidden = differences.length === 0;
+  bindKeys(differences.length === 0 ? [] : [
     { does: "next", keys: ["j", "ArrowDown"], says: "Next difference", run: () => moveAmong(links(), 1) },
     { does: "previous", keys: ["k", "ArrowUp"], says: "Difference above", run: () => moveAmong(links(), -1) },
-    { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: () => (links().find((link) => link === document.activeElement) ?? links()[0])?.click() },
+    { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: openRow },
   ]);
   document.body.dataset.ready = "yes";
 }
+
+const links = () => [...byId("differences").querySelectorAll("a")];
+const openRow = () => (links().find((link) => link === document.activeElement) ?? links()[0]).click();
 
 function alone(reviewers) {
   const who = reviewers.length ? `Only ${reviewers[0].name} has decided here` : "Nobody has decided here";

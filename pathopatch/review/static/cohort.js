@@ -1,7 +1,7 @@
 // The cohort page: START HERE. One row per slide; sort, filter, open the next slide without a review.
 
 import * as api from "./api.js";
-import { alarm, byId, el, say } from "./dom.js";
+import { alarm, byId, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
 import { isShowable, keepOrder, moveAmong, nextUnreviewed } from "./order.js";
 import { COLUMNS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
@@ -17,13 +17,14 @@ let fillTimer = 0;
 async function start() {
   const cohort = await api.cohort();
   rows = cohort.rows;
-  byId("cohort-name").textContent = cohort.name || "Cohort";
-  byId("cohort-facts").textContent = [
+  byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
+  byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
-    ...(cohort.beside ? [`beside: ${cohort.beside}`] : []),
-    ...(cohort.reviewer ? [`reviewer: ${cohort.reviewer}`] : []),
-  ].join(" · ");
-  document.title = `${cohort.name || "Cohort"} · pathopatch review`;
+    ...(cohort.model ? [" · model ", modelName(cohort.model)] : []),
+    ...(cohort.beside ? [" · beside ", modelName(cohort.beside)] : []),
+    ...(cohort.reviewer ? [` · reviewer ${cohort.reviewer}`] : []),
+  );
+  document.title = `${cohort.folder} · pathopatch review`;
   makeHead();
   makeFilters();
   show();

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { GROUP_NAMES } from "./colours.js";
-import { alarm, byId, el, rows } from "./dom.js";
+import { alarm, byId, modelName, rows } from "./dom.js";
 import { NOTHING, fixed, length, percent, signed } from "./text.js";
 
 export class Panel {
@@ -78,7 +78,7 @@ export class Panel {
       ["Flags", flags(now)],
       ["Position", um],
       ["", `x ${now.x}, y ${now.y} px`],
-      ["Model", el("code", {}, String(now.model ?? facts.model?.fingerprint ?? "").slice(0, 16))],
+      ["Model", modelName(facts.model)],
     ]);
   }
 }

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { bindControls, changeOpacity } from "./controls.js";
 import { Decisions } from "./decisions.js";
-import { alarm, byId, el, rows, say } from "./dom.js";
+import { alarm, byId, el, modelName, rows, say } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { HeatLayer } from "./heat.js";
 import { bindKeys } from "./keys.js";
@@ -24,7 +24,6 @@ async function start() {
   byId("slide-name").textContent = id;
   document.title = `${id} · pathopatch review`;
   const [facts, buffer, cohort] = await Promise.all([api.facts(id), api.values(id), api.cohort()]);
-  facts.name ??= cohort.name;
   const values = unpack(facts, buffer);
   const view = openView(facts);
   const heat = new HeatLayer(facts, values);
@@ -167,7 +166,8 @@ function describe(facts) {
   byId("slide-facts").textContent = `${patient}${count(width)} × ${count(height)} px · ${fixed(facts.mpp, 3)} µm/px`;
   const { summary, counts } = facts;
   rows(byId("about"), [
-    ["Model", `${facts.model?.name ?? facts.name}`],
+    ["Model", modelName(facts.model)],
+    ["Its fingerprint", el("code", {}, facts.model.fingerprint)],
     ["Model’s threshold", fixed(facts.decision_probability, 4), { name: "decision", value: facts.decision_probability }],
     ["Patches", `${count(counts.patches)}, ${count(counts.predicted)} predicted`],
     ["Called tumour", count(counts.tumour), { name: "tumour", value: counts.tumour }],
