@@ -74,13 +74,17 @@ export class Panel {
       ["Tissue", percent(now.tissue_fraction), { ...full(now.tissue_fraction), name: "tissue" }],
       [facts.group_of === "prediction" ? "Group (of prediction)" : "Group", has(now.group) ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
       ["Label", given],
-      ["Relabelled", this.label ? `${this.label.verdict}, ${this.label.reviewer}` : "no", { name: "relabelled" }],
+      ["Relabelled", this.label ? labelText(this.label) : "no", { name: "relabelled" }],
       ["Flags", flags(now)],
       ["Position", um],
       ["", `x ${now.x}, y ${now.y} px`],
       ["Model", modelName(facts.model)],
     ]);
   }
+}
+
+function labelText({ verdict, reviewer, comment }) {
+  return `${verdict}, ${reviewer}${comment ? `: ${comment}` : ""}`;
 }
 
 function flags(patch) {
