@@ -23,7 +23,7 @@ export class Decisions {
     this.form = byId("decision-form");
     byId("reason").append(...REASONS.map((reason) => el("option", { value: reason }, reason)));
     this.note = new Note(byId("comment"), byId("save-note"), {
-      standing: () => this.#own(this.state.decision),
+      standing: () => this.own(this.state.decision),
       add: (comment) => this.#send({ verdict: this.state.decision.verdict, reason: this.state.decision.reason, comment }),
     });
     this.form.addEventListener("submit", (event) => {
@@ -71,13 +71,13 @@ export class Decisions {
     return this.state.patches.find((label) => label.x === x && label.y === y) ?? null;
   }
 
-  #own(decision) {
+  own(decision) {
     // A decision to which this reviewer may add a note: somebody else's, or one on another map, is made anew instead.
     return decision && decision.reviewer === this.#name() && !decision.outdated ? decision : null;
   }
 
   ownLabelOf(x, y) {
-    return this.#own(this.labelOf(x, y));
+    return this.own(this.labelOf(x, y));
   }
 
   #name() {

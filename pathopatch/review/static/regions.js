@@ -1,8 +1,9 @@
 // Draw regions of tumour or non-tumour on the slide, and list them. The server checks and keeps them.
 
 import { byId, el, say } from "./dom.js";
+import { Note } from "./note.js";
 import { MOST_CHARACTERS, areaPx, bounds, onSlide, simplified, toPoints, toText } from "./shapes.js";
-import { fixed, when } from "./text.js";
+import { when } from "./text.js";
 
 // Okabe and Ito's vermilion and blue. A line, dashed or not, and a letter say the same without colour.
 const STYLES = {
@@ -44,7 +45,8 @@ export class Regions {
 
   #item({ row, points }, number) {
     const { says, colour, letter } = STYLES[row.verdict];
-    const area = `${fixed((areaPx(points) * this.facts.mpp ** 2) / 1e6, 3)} mm²`;
+    const mm2 = (areaPx(points) * this.facts.mpp ** 2) / 1e6;
+    const area = `${+mm2.toPrecision(3)} mm²`;
     const mark = el("span", { class: "region-mark", "aria-hidden": "true" }, letter);
     mark.style.background = colour;
     const fly = el(
@@ -55,8 +57,18 @@ export class Regions {
       "button", { type: "button", "aria-label": `Remove region ${number}, ${says.toLowerCase()}`, onclick: () => this.#remove(row) }, "Remove",
     );
     const outdated = row.outdated ? el("p", { class: "why warn" }, "Drawn on another heatmap than this one.") : null;
-    const note = row.comment ? el("p", { class: "why" }, row.comment) : null;
-    return el("li", { data: { verdict: row.verdict, area: area.split(" ")[0] } }, el("div", { class: "row" }, fly, remove), note, outdated);
+    const parts = [el("div", { class: "row" }, fly, remove), this.#noteOf(row, number), outdated];
+    return el("li", { data: { verdict: row.verdict, area: mm2 } }, ...parts);
+  }
+
+  #noteOf(row, number) {
+    // Of one's own region a field, of somebody else's the text.
+    if (!this.decisions.own(row)) return row.comment ? el("p", { class: "why" }, row.comment) : null;
+    const field = el("textarea", { rows: 1, maxlength: 5000, placeholder: "Note; Enter saves", "aria-label": `Note on region ${number}` });
+    const save = el("button", { type: "button" }, "Save");
+    const add = (text) => this.decisions.drawn(row.region, row.verdict, text);
+    new Note(field, save, { standing: () => row, add }).show();
+    return el("div", { class: "region-note" }, field, save);
   }
 
   async #remove(row) {
