@@ -1,4 +1,4 @@
-"""Commands to exchange models and decisions with other programs: export, import."""
+"""Commands to exchange heatmaps, models and decisions with other programs: export, import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import Force, Quiet
-from pathopatch.cli.output import say
+from pathopatch.cli.output import progress_bars, say, say_warnings
+from pathopatch.core.text import pluralize
 
 Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE", show_default=False)]
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
+Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)]
 
 
 def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
@@ -72,7 +74,7 @@ def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, for
 
 
 def export_review(
-    out: Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)],
+    out: Predictions,
     file: Annotated[
         Path | None, typer.Option("--out", "-o", help="CSV or JSON file to write; default: review.csv.")
     ] = None,
@@ -83,6 +85,51 @@ def export_review(
     from pathopatch.stages import export
 
     print(export.export_review(out, file, force=force))
+
+
+def export_regions(
+    out: Predictions,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: regions.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write the regions that reviewers drew: GeoJSON for `tile` and QuPath, one file per slide."""
+    from pathopatch.stages import export
+
+    print(export.export_regions(out, folder, force=force))
+
+
+def export_agreement(
+    out: Predictions,
+    file: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: agreement.csv.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write what each two reviewers decided of the same slides and patches, as CSV."""
+    from pathopatch.stages import export
+
+    print(export.export_agreement(out, file, force=force))
+
+
+def export_qupath(
+    out: Predictions,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: qupath.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Where slides lie that were moved, de-identified or predicted from features.")
+    ] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a folder from which QuPath makes a project: slides, heatmaps and what reviewers decided."""
+    from pathopatch.stages import export
+
+    with progress_bars(quiet) as progress:
+        written = export.export_qupath(out, folder, manifest=manifest, force=force, progress=progress)
+    say_warnings(written.notes.items())
+    if not quiet:
+        say(f"{pluralize(written.slides, 'slide')}; next, in QuPath: Automate > Script editor, File > Open:")
+        say(f"{written.path / 'make_project.groovy'}, Run > Run; {written.path / 'README.txt'} has the steps")
+    print(written.path)
 
 
 def import_wsinfer(

@@ -31,7 +31,10 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "onnx": exporting.export_onnx,
     "openvino": exporting.export_openvino,
     "wsinfer": exporting.export_wsinfer,
+    "qupath": exporting.export_qupath,
     "review": exporting.export_review,
+    "regions": exporting.export_regions,
+    "agreement": exporting.export_agreement,
 }
 _IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": exporting.import_wsinfer}
 

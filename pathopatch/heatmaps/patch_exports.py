@@ -54,7 +54,7 @@ def write_tiles(
     `slide_size`, (width, height); `origin` is the slide's bounds (x, y); both in level-0 px.
     """
     tables = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
-    make_id = _id_maker(_PATCHES, run, slide_id)
+    make_id = id_maker(_PATCHES, run, slide_id)
     classes = [
         f'"classification": {_to_json({"name": name, "color": color})}, '
         for name, color in zip(class_names, _COLORS, strict=True)
@@ -82,7 +82,7 @@ def write_tiles(
                 f'"metadata": {{"patch_id": {_to_json(str(patch_id))}}}}}}}'
             )
 
-    _write_features(path, features())
+    write_features(path, features())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +150,7 @@ def write_regions(
 
     The annotation's id is made of the corner of the region's first cell.
     """
-    make_id = _id_maker(_REGIONS, run, slide_id)
+    make_id = id_maker(_REGIONS, run, slide_id)
     classification = _to_json({"name": class_name, "color": _COLORS[1]})
     mean_name = _to_json(f"mean {class_name} probability")
     columns = (regions.area_mm2.tolist(), regions.mean_probability.tolist(), regions.cells.tolist())
@@ -167,10 +167,10 @@ def write_regions(
                 f'"measurements": {numbers}}}}}'
             )
 
-    _write_features(path, features())
+    write_features(path, features())
 
 
-def _write_features(path: Path, features: Iterable[str]) -> None:
+def write_features(path: Path, features: Iterable[str]) -> None:
     """Write a FeatureCollection, one line per feature; few features are in memory at a time."""
     with (
         path.open("wb") as raw,
@@ -189,7 +189,7 @@ def _write_features(path: Path, features: Iterable[str]) -> None:
         stream.write("".join(batch).encode() + b"\n]}\n")
 
 
-def _id_maker(namespace: uuid.UUID, run: str, slide_id: str) -> Callable[[str], str]:
+def id_maker(namespace: uuid.UUID, run: str, slide_id: str) -> Callable[[str], str]:
     """Return a function name -> uuid5 of ``run/slide/name``, as text."""
     # The common beginning is hashed once: with `uuid.uuid5` the ids take longer than all else of a tile.
     prefix = hashlib.sha1(namespace.bytes + f"{run}/{slide_id}/".encode(), usedforsecurity=False)

@@ -229,7 +229,7 @@ def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
 def review(study: Study) -> dict[str, Any]:
     """Return the current decision on each slide, and the decisions that the groups were formed by."""
     decisions = _slide_decisions(study)
-    labels = Counter((row.slide_id, row.verdict) for row in current_decisions(study.decisions) if row.x is not None)
+    labels = Counter((row.slide_id, row.verdict) for row in current_decisions(study.decisions) if row.kind == "patch")
     # Only groups that were formed with decisions have this entry.
     applied = (study.audit or {}).get("decided")
     fingerprints = study.heatmap_fingerprints
@@ -356,8 +356,8 @@ def _predicted_slides(study: Study) -> list[dict[Any, Any]]:
 
 
 def _slide_decisions(study: Study) -> dict[str, RecordedDecision]:
-    """Return the current decision on each slide; decisions on single patches have an x."""
-    return {row.slide_id: row for row in current_decisions(study.decisions) if row.x is None}
+    """Return the current decision on each slide."""
+    return {row.slide_id: row for row in current_decisions(study.decisions) if row.kind == "slide"}
 
 
 def _verdict_counts(study: Study) -> dict[str, int]:

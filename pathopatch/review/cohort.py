@@ -18,6 +18,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
 from pathopatch.review.decisions import DecisionLog
+from pathopatch.review.models import describe_model, model_card, with_distinct_names
 from pathopatch.review.slide import ByteCache, ReviewedSlide, heatmap_fingerprint, read_facts
 from pathopatch.slides.manifest import SlideRow, pseudonym, read_manifest, valid_slide_id
 
@@ -45,6 +46,7 @@ class ReviewedCohort:
     ) -> None:
         self.out, self.beside, self.work = out, beside, work or out
         self.cache = ByteCache()
+        self.manifest_rows = tuple(rows)
         self._sources = {row.slide_id: row.source for row in rows}
         self._rows_without_pseudonym = list(rows)
         # Re-entrant: `has_slide` and `ids` refresh the rows while they hold it.
@@ -101,13 +103,25 @@ class ReviewedCohort:
             fingerprint: str | None = self._rows[slide_id][1]["fingerprint"]
             return fingerprint
 
-    def run_names(self) -> tuple[str, str | None]:
-        """Return the names of this run and of the one beside it: their folders, with their methods where known."""
-        if self.beside is None:
-            return self._name(has_parent=False), None
-        # Runs often end in one name, as `a/out` and `b/out`.
-        has_parent = self.out.resolve().name == self.beside.out.resolve().name
-        return self._name(has_parent=has_parent), self.beside._name(has_parent=has_parent)
+    def models(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Return the model of the first readable heatmap, and that of the run beside, see `describe_model`."""
+        other = None if self.beside is None else self.beside._model
+        return (self._model, other) if self._model is None or other is None else with_distinct_names(self._model, other)
+
+    def model_name(self, slide_id: str) -> str:
+        """Return the name of the model that made a slide's heatmap; "" without one."""
+        self._require_slide(slide_id)
+        try:
+            return str(describe_model(self.out, read_facts(self.out, slide_id))["name"])
+        except InputMissingError:
+            return ""
+
+    def card(self, fingerprint: str) -> str:
+        """Return the card of a model of this run or of the one beside; InputMissingError if there is none."""
+        for run in (self, self.beside):
+            if run is not None and (text := model_card(run.out, fingerprint)):
+                return text
+        raise InputMissingError("there is no card of this model", remedy="predict again, which writes it beside")
 
     def close(self) -> None:
         """Close all slides' files."""
@@ -123,22 +137,15 @@ class ReviewedCohort:
         if not self.has_slide(slide_id):
             raise InputMissingError("no slide of this id", place=slide_id, remedy="choose one of the cohort's table")
 
-    def _name(self, *, has_parent: bool) -> str:
-        """Return the folder's name, with that of its parent if asked for, and the method where it is known."""
-        path = self.out.resolve()
-        folder = f"{path.parent.name}/{path.name}" if has_parent else path.name
-        return f"{folder} ({self._method})" if self._method else folder
-
     @cached_property
-    def _method(self) -> str:
-        """The method that the first readable heatmap names; empty if none does."""
+    def _model(self) -> dict[str, Any] | None:
+        """The model of the first readable heatmap; None if there is none."""
         for slide_id in self.ids():
             try:
-                if method := read_facts(self.out, slide_id).get("method"):
-                    return str(method)
-            except PathopatchError:
+                return describe_model(self.out, read_facts(self.out, slide_id))
+            except (PathopatchError, KeyError):
                 continue
-        return ""
+        return None
 
     def _reviewed_slide(self, slide_id: str) -> ReviewedSlide:
         entry = listed_status(self.out, slide_id).get("predict", {})
@@ -154,7 +161,6 @@ class ReviewedCohort:
             source=self._sources.get(slide_id, source),
             work=self.work,
             patient_id=str(entry.get("patient_id", "")),
-            name=self.run_names()[0],
             beside=beside,
             why_no_beside=why_not,
             cache=self.cache,
@@ -164,11 +170,12 @@ class ReviewedCohort:
         """Return the same slide by the other run, or the reason why there is none."""
         if self.beside is None:
             return None, None
-        name = self.run_names()[1] or ""
+        other = self.models()[1]
+        name = "the other run" if other is None else other["name"]
         if not self.beside.has_slide(slide_id):
             return None, f"{name} has no slide of this id"
         try:
-            slide = ReviewedSlide(self.beside.out, slide_id, name=name)
+            slide = ReviewedSlide(self.beside.out, slide_id)
         except PathopatchError as error:
             return None, f"{name}: {error.message}"
         # Two runs may have given one id to two slides.

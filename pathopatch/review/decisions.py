@@ -23,6 +23,7 @@ from pathopatch.core.files import atomic_path, disk_errors, fault_point, inside
 from pathopatch.core.locks import REVIEW, folder_lock
 from pathopatch.groups.decisions.decision import (
     FIELDS,
+    REMOVED,
     UNDO,
     Decision,
     RecordedDecision,
@@ -32,9 +33,9 @@ from pathopatch.groups.decisions.decision import (
     utc_text,
 )
 from pathopatch.groups.decisions.log import (
+    LATE_COLUMNS,
     LOCK_WAIT_S,
     LOG_VERSION,
-    SORTED_AS,
     decision_of_row,
     load_log,
     log_in_memory,
@@ -49,7 +50,7 @@ _SCHEMA = (
         x INTEGER, y INTEGER, verdict TEXT NOT NULL, reason TEXT NOT NULL, comment TEXT NOT NULL,
         fingerprint TEXT NOT NULL, run TEXT NOT NULL, threshold REAL, undoes INTEGER UNIQUE REFERENCES decisions (id),
         revision INTEGER NOT NULL, UNIQUE (slide_id, revision)) STRICT""",
-    SORTED_AS,
+    *LATE_COLUMNS.values(),
     """CREATE TRIGGER decisions_stay BEFORE UPDATE ON decisions
         BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END""",
     """CREATE TRIGGER decisions_are_kept BEFORE DELETE ON decisions
@@ -63,7 +64,8 @@ _BY_ID = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE id = ?"
 _TIME = "COALESCE(NULLIF(sorted_as, ''), made)"  # as `RecordedDecision.order`
 _LAST = f"""SELECT {", ".join(FIELDS)} FROM (
     SELECT *, ROW_NUMBER() OVER (PARTITION BY slide_id ORDER BY {_TIME} DESC, id DESC) AS place FROM decisions
-    WHERE x IS NULL AND verdict != '{UNDO}' AND id NOT IN (SELECT undoes FROM decisions WHERE undoes IS NOT NULL)
+    WHERE x IS NULL AND region = '' AND verdict != '{UNDO}'
+    AND id NOT IN (SELECT undoes FROM decisions WHERE undoes IS NOT NULL)
 ) WHERE place = 1"""
 _WRITTEN = tuple(name for name in FIELDS if name != "id")
 _INSERT = f"INSERT INTO decisions ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':{name}' for name in _WRITTEN)})"
@@ -77,12 +79,13 @@ class SlideState:
     revision: int = 0  # the number of its rows; a reviewer who decides must have seen this one
     decision: RecordedDecision | None = None  # the verdict on the whole slide that stands
     patches: tuple[RecordedDecision, ...] = ()  # the labels of patches that stand, oldest first
+    regions: tuple[RecordedDecision, ...] = ()  # the verdicts on regions that stand, oldest first; removals too
     history: tuple[RecordedDecision, ...] = ()  # all rows, newest first
     fingerprint: str | None = None  # of the current heatmap; None where that is unknown
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; each row has ``outdated`` and ``stands``, those of patches ``x`` and ``y``."""
-        standing_ids = {row.id for row in (self.decision, *self.patches) if row}
+        """Return JSON values; each row has ``outdated`` and ``stands``. Regions that were removed are left out."""
+        standing_ids = {row.id for row in (self.decision, *self.patches, *self.regions) if row}
 
         def to_json(row: RecordedDecision) -> dict[str, Any]:
             return _with_outdated(row, self.fingerprint) | {"stands": row.id in standing_ids}
@@ -92,6 +95,7 @@ class SlideState:
             "revision": self.revision,
             "decision": to_json(self.decision) if self.decision else None,
             "patches": [to_json(row) for row in self.patches],
+            "regions": [to_json(row) for row in self.regions if row.verdict != REMOVED],
             "history": [to_json(row) for row in self.history],
         }
 
@@ -216,8 +220,9 @@ class DecisionLog:
         return SlideState(
             slide_id=slide_id,
             revision=len(rows),
-            decision=next((row for row in current if row.x is None), None),
-            patches=tuple(row for row in current if row.x is not None),
+            decision=next((row for row in current if row.kind == "slide"), None),
+            patches=tuple(row for row in current if row.kind == "patch"),
+            regions=tuple(row for row in current if row.kind == "region"),
             history=tuple(reversed(rows)),
             fingerprint=self._fingerprint(slide_id),
         )

@@ -166,7 +166,9 @@ def check_request(scope: Scope, access: Access) -> Response | None:
 
 def body_too_large() -> InputTooLargeError:
     """Return the error for a body that is longer than any decision."""
-    return InputTooLargeError(f"the body is longer than {MAX_BODY_BYTES // 1024} KiB", remedy="write a shorter comment")
+    return InputTooLargeError(
+        f"the body is longer than {MAX_BODY_BYTES // 1024} KiB", remedy="write a shorter note, or draw a smaller region"
+    )
 
 
 def error_response(error: PathopatchError, status: int | None = None, **more: object) -> JSONResponse:

@@ -26,12 +26,12 @@ from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.pyramids import HeatmapFile, read_ome_tiff
 from pathopatch.heatmaps.stitch import cell_positions, nearest_cells
 from pathopatch.patches.grid import Grid
+from pathopatch.review.models import FINGERPRINT_DIGITS, describe_model, with_distinct_names
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide
 
 _CACHE_BYTES = 256 * 2**20  # about 20,000 tiles: several slides looked at closely
-_FINGERPRINT_DIGITS = 16
 _REST = 20  # the time between two looks at an OME-Zarr's files, by that of one
 _TAU = 0.25  # tissue threshold of the groups where there is no groups table
 
@@ -79,12 +79,11 @@ class ReviewedSlide:
         source: str | dict[str, str] | None = None,
         work: Path | None = None,
         patient_id: str = "",
-        name: str = "",
         beside: ReviewedSlide | None = None,
         why_no_beside: str | None = None,
         cache: ByteCache | None = None,
     ) -> None:
-        self.slide_id, self.patient_id, self.name = slide_id, patient_id, name
+        self.slide_id, self.patient_id = slide_id, patient_id
         self.source, self.beside, self.why_no_beside = source, beside, why_no_beside
         self.cache = ByteCache() if cache is None else cache
         self._out, self._work = out, work
@@ -104,10 +103,11 @@ class ReviewedSlide:
         """Fingerprint of the heatmap, see `heatmap_fingerprint`."""
         return heatmap_fingerprint(self.facts)
 
-    @property
-    def model_fingerprint(self) -> str:
-        """Fingerprint of the model, or of the ensemble, that made the heatmap."""
-        return str(self.facts["stamp"]["inputs"]["model"])[:_FINGERPRINT_DIGITS]
+    @cached_property
+    def models(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """What made the heatmap, and what made the one beside, see `describe_model`; their names differ."""
+        own = describe_model(self._out, self.facts)
+        return (own, None) if self.beside is None else with_distinct_names(own, self.beside.models[0])
 
     @property
     def is_rgb(self) -> bool:
@@ -284,7 +284,7 @@ class ReviewedSlide:
 
 def heatmap_fingerprint(facts: Mapping[str, Any]) -> str:
     """Return 16 digits of the fingerprint of a heatmap's stamp: decisions refer to a heatmap by it."""
-    return fingerprint(facts["stamp"])[:_FINGERPRINT_DIGITS]
+    return fingerprint(facts["stamp"])[:FINGERPRINT_DIGITS]
 
 
 def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
@@ -295,6 +295,12 @@ def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
         raise InputMissingError(
             "no heatmap of this slide", place=slide_id, remedy="predict it; its status says why an earlier run failed"
         ) from error
+
+
+def bounds_origin(out: Path, slide_id: str) -> tuple[int, int]:
+    """Return the corner (x, y) of a slide's bounds, level-0 px, from which QuPath measures; errors as `read_facts`."""
+    x, y, *_ = read_facts(out, slide_id)["bounds_px"]
+    return int(x), int(y)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -34,6 +34,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
     """Return what the page shows of a slide, and the layout of its `slide_values`, as JSON values without NaN."""
     patches, (width, height) = slide.patches, slide.size
     why_no_slide, other = slide.why_no_pixels(), slide.beside
+    model, other_model = slide.models
     spread = ["spread"] if slide.has_spread else []
     difference = [] if other is None else ["difference"]
     return {
@@ -50,7 +51,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "span_px": slide.grid.span_px,
         "flags": list(FLAGS),
         "fingerprint": slide.fingerprint,
-        "model": _model(slide),
+        "model": model,
         "has_slide": why_no_slide is None,
         "why_no_slide": why_no_slide,
         "tile": {"size": TILE_PX, "max_level": max_level(slide.size), "width": width, "height": height},
@@ -61,10 +62,9 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "beside": None
         if other is None
         else {
-            "name": other.name,
             "decision_probability": other.facts["decision_probability"],
             "fingerprint": other.fingerprint,
-            "model": _model(other),
+            "model": other_model,
         },
         "why_no_beside": slide.why_no_beside,
     }
@@ -102,7 +102,7 @@ def patch_facts(slide: ReviewedSlide, x: int, y: int) -> dict[str, Any]:
         "x_um": x * mpp,
         "y_um": y * mpp,
         "width_um": slide.grid.extent * mpp,
-        "model": slide.model_fingerprint,
+        "model": slide.models[0]["fingerprint"],
     }
 
 
@@ -172,10 +172,6 @@ def _joined(patches: Patches, row: int) -> dict[str, Any]:
         "group": None if group < 0 else group,
         "beside": None if patches.beside is None else _json_value(patches.beside[row]),
     }
-
-
-def _model(slide: ReviewedSlide) -> dict[str, Any]:
-    return {"name": slide.name, "method": slide.facts["method"], "fingerprint": slide.model_fingerprint}
 
 
 def _arrays(slide: ReviewedSlide) -> dict[str, NDArray[Any]]:

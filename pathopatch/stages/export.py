@@ -1,16 +1,20 @@
-"""Export slides, models and reviews to the formats of other programs: the commands `export`."""
+"""Export slides, heatmaps, models and reviews to the formats of other programs: the commands `export`."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
-from pathopatch.core.files import write_bytes
+from pathopatch.core.files import atomic_path, write_bytes
 from pathopatch.core.progress import Progress
 from pathopatch.stages.batch.tasks import open_row
 from pathopatch.stages.predict import slides_to_predict
+
+if TYPE_CHECKING:
+    from pathopatch.groups.decisions.decision import RecordedDecision
+    from pathopatch.heatmaps.qupath_project import QupathFolder
 
 _MODEL = "model"  # what a run calls its bundle: the run's name says more
 
@@ -63,7 +67,6 @@ def export_review(out: Path, path: Path | None = None, *, force: bool = False) -
     StaleArtefactError
         The file is there with other content, and `force` is off.
     """
-    from pathopatch.groups.decisions.log import LOG_NAME, read_log
     from pathopatch.groups.decisions.table import decisions_csv, decisions_json
 
     path = Path("review.csv") if path is None else path
@@ -71,16 +74,108 @@ def export_review(out: Path, path: Path | None = None, *, force: bool = False) -
     text_of = texts.get(path.suffix.lower())
     if text_of is None:
         raise InputUnsupportedError(f"neither CSV nor JSON: {path.name}", place=str(path), remedy="say -o review.csv")
+    return _write_text(path, text_of(_decisions(out)), force=force)
+
+
+def export_agreement(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write the decisions of each two reviewers on the same slide or patch as CSV; ``agreement.csv`` if None.
+
+    Raises
+    ------
+    InputMissingError
+        No two reviewers decided on the same slide or patch.
+    StaleArtefactError
+        The file is there with other content, and `force` is off.
+    """
+    from pathopatch.groups.decisions.agreement import decision_pairs, pairs_csv
+
+    rows = _decisions(out)
+    if not decision_pairs(rows):
+        raise InputMissingError(
+            "no slide or patch that two reviewers decided on",
+            place=str(out),
+            remedy="let a second reviewer decide with pathopatch review OUT --reviewer NAME",
+        )
+    return _write_text(Path("agreement.csv") if path is None else path, pairs_csv(rows), force=force)
+
+
+def export_regions(out: Path, folder: Path | None = None, *, force: bool = False) -> Path:
+    """Write the regions that reviewers drew, ``<slide_id>.geojson`` per slide, as `pathopatch tile` reads them.
+
+    Return the folder, ``regions`` if None.
+
+    Raises
+    ------
+    InputMissingError
+        Nobody has drawn a region, or the heatmap of a slide with regions is gone.
+    StaleArtefactError
+        The folder is there, and `force` is off.
+    InputUnsupportedError
+        Something else than exported regions stands at `folder`.
+    """
+    from pathopatch.groups.decisions.annotations import region_files
+    from pathopatch.review.slide import bounds_origin
+
+    folder = Path("regions") if folder is None else folder
+    files = region_files(_decisions(out), lambda slide_id: bounds_origin(out, slide_id))
+    if not files:
+        raise InputMissingError("no region was drawn", place=str(out), remedy="draw one with pathopatch review OUT")
+    if folder.exists() or folder.is_symlink():
+        is_export = folder.is_dir() and all(path.suffix == ".geojson" for path in folder.iterdir())
+        if not is_export:
+            raise InputUnsupportedError(
+                "something else than exported regions stands here", place=str(folder), remedy="give another folder"
+            )
+        if not force:
+            raise StaleArtefactError(
+                "regions stand here", place=str(folder), remedy="use --force to replace them, or another folder"
+            )
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _decisions(out: Path) -> list[RecordedDecision]:
+    """Return the log of a folder of predictions; InputMissingError if there is none."""
+    from pathopatch.groups.decisions.log import LOG_NAME, read_log
+
     rows = read_log(out / LOG_NAME)
     if not rows:
         raise InputMissingError("no decisions", place=str(out / LOG_NAME), remedy="decide with pathopatch review OUT")
-    content = text_of(rows).encode()
+    return rows
+
+
+def _write_text(path: Path, text: str, *, force: bool) -> Path:
+    """Write a file unless another one stands there; StaleArtefactError."""
+    content = text.encode()
     if path.exists() and not force and (not path.is_file() or path.read_bytes() != content):
         raise StaleArtefactError(
             "something else stands here", place=str(path), remedy="use --force to replace it, or another file"
         )
     write_bytes(path, content)
     return path
+
+
+def export_qupath(
+    out: Path,
+    path: Path | None = None,
+    *,
+    manifest: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> QupathFolder:
+    """Write a folder from which QuPath makes a project of predicted slides, ``qupath`` if `path` is None.
+
+    Slides lie where `manifest` says, else where they were predicted. Errors are those of `write_qupath_folder` and of
+    `read_manifest`.
+    """
+    from pathopatch.heatmaps.qupath_project import write_qupath_folder
+    from pathopatch.slides.manifest import read_manifest
+
+    rows = () if manifest is None else read_manifest(manifest).included
+    return write_qupath_folder(out, Path("qupath") if path is None else path, rows=rows, force=force, progress=progress)
 
 
 def add_graph(bundle: Path) -> Path:

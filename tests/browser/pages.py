@@ -110,6 +110,11 @@ class Visit:
         expect(self.page.locator(READY)).to_be_attached()
         return self.page
 
+    def agreement(self) -> Page:
+        self.page.goto(f"{self.address}/agreement")
+        expect(self.page.locator(READY)).to_be_attached()
+        return self.page
+
     def slide(self, slide_id: str) -> Page:
         self.page.goto(f"{self.address}/slides/{slide_id}")
         self.settled()

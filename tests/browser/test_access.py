@@ -91,10 +91,11 @@ def test_arrow_keys_move_the_slide_once_it_has_the_focus(address, visit):
     expect(page.locator("#viewer")).not_to_have_attribute("data-corner", before)
 
 
-@pytest.mark.parametrize("page_of", ["cohort", "slide"])
+@pytest.mark.parametrize("page_of", ["agreement", "cohort", "slide"])
 def test_every_key_has_a_button_and_stands_in_the_help(address, visit, page_of):
     window = visit(address)
-    page = window.cohort() if page_of == "cohort" else window.slide(MODALITIES)
+    opened = {"agreement": window.agreement, "cohort": window.cohort, "slide": lambda: window.slide(MODALITIES)}
+    page = opened[page_of]()
     page.keyboard.press("?")
     rows = page.locator("#help tr")
     expect(rows.last).to_be_visible()

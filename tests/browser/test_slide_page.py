@@ -53,6 +53,23 @@ def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, ad
         expect(place).to_contain_text(f"{100 * share:.1f}\u00a0% of the tissue area")
 
 
+@pytest.mark.parametrize("slide_id", SLIDES)
+def test_the_browsers_sum_at_the_models_threshold_is_the_recorded_share(predicted, address, visit, slide_id):
+    page = visit(address).slide(slide_id)
+    share = page.evaluate(
+        """async (id) => {
+            const [api, values] = await Promise.all([import("/static/api.js"), import("/static/values.js")]);
+            const facts = await api.facts(id);
+            const unpacked = values.unpack(facts, await api.values(id));
+            return values.positiveTissue(facts, unpacked, unpacked.probability, facts.decision_probability);
+        }""",
+        slide_id,
+    )
+    recorded = facts_of(predicted.out, slide_id)["summary"]["positive_share"]
+    assert share == pytest.approx(recorded, abs=1e-6)
+    expect(page.locator("#about [data-name=positive-share]")).to_have_text(f"{100 * recorded:.1f}\u00a0%")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_a_cell_has_the_colour_of_its_probability_or_none(predicted, address, visit, slide_id):
@@ -162,7 +179,7 @@ def test_a_slide_that_run_b_lacks_has_the_reason_among_its_warnings(predicted, f
     (other / "status" / f"{SLIDES[0]}.json").unlink()
     with serving(folder, "--beside", other) as address:
         page = visit(address).slide(SLIDES[0])
-        expect(page.locator("#warnings")).to_contain_text("There is no run B: other")
+        expect(page.locator("#warnings")).to_contain_text("There is no run B: model")
         expect(page.locator("#warnings")).to_contain_text("has no slide of this id")
         expect(page.locator("#runs")).to_be_hidden()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from review_page import Page, answering, predicted
 
-from pathopatch.review.app import STATIC
+from pathopatch.review.pages import STATIC
 from pathopatch.review.security import Access
 
 
@@ -26,7 +26,7 @@ def imported(script: str) -> set[str]:
     return named.union(*map(imported, named))
 
 
-@pytest.mark.parametrize("name", ["cohort", "slide"])
+@pytest.mark.parametrize("name", ["agreement", "cohort", "slide"])
 def test_a_page_names_every_module_that_its_script_imports(name: str) -> None:
     text = (STATIC / f"{name}.html").read_text(encoding="utf-8")
     ahead = re.findall(r'rel="modulepreload" href="/static/(.+?)"', text)

@@ -9,6 +9,7 @@ from typing import Any
 
 import made_slides as made
 import numpy as np
+import pandas as pd
 import pytest
 from made_review import CONFIG, Folders, bright_image
 
@@ -17,6 +18,9 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.stitch import inside_share
+from pathopatch.report.cohort import predictions_table
+from pathopatch.report.collect import read_study
 from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
@@ -170,13 +174,47 @@ def test_without_predictions_or_groups_the_folder_is_named(folders: Folders, tmp
         open_cohort(folders.out, work=tmp_path)
 
 
-def test_runs_are_called_by_folder_and_method(folders: Folders, tmp_path: Path) -> None:
-    assert open_cohort(folders.out).run_names() == ("out (gerne)", None)
-    assert open_cohort(folders.out, beside=folders.beside).run_names() == ("out (gerne)", "erm (erm)")
-    twin = shutil.copytree(folders.beside, tmp_path / "out")
-    assert open_cohort(folders.out, beside=twin).run_names() == (
-        f"{folders.root.name}/out (gerne)", f"{tmp_path.name}/out (erm)",
-    )  # fmt: skip
+def record(out: Path, slide_id: str, *members: dict[str, str]) -> str:
+    """Write what is known of a slide's model, and return the model's fingerprint."""
+    fingerprint: str = read_json(heatmap_of(out, slide_id))["stamp"]["inputs"]["model"][:16]
+    write_json(out / "models" / f"{fingerprint}.json", {"members": list(members)})
+    return fingerprint
+
+
+def test_models_are_called_by_run_and_method(out: Path, folders: Folders) -> None:
+    mark = record(out, "bright", {"name": "gerne-t0.25-s0", "method": "gerne", "card": "# Card"})
+    cohort = open_cohort(out, beside=folders.beside)
+    other = read_json(heatmap_of(folders.beside, "bright"))["stamp"]["inputs"]["model"][:16]
+    assert cohort.models() == (
+        {"name": "gerne-t0.25-s0 (gerne)", "method": "gerne", "fingerprint": mark, "has_card": True},
+        {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False},
+    )
+    assert (
+        cohort.model_name("bright") == slide_facts(cohort.open("bright"))["model"]["name"] == "gerne-t0.25-s0 (gerne)"
+    )
+    assert cohort.model_name("spoilt") == ""
+    assert cohort.card(mark) == "# Card"
+    with pytest.raises(InputMissingError, match="no card"):
+        cohort.card(other)
+
+
+def test_an_ensemble_names_two_members_and_counts_more(folders: Folders, tmp_path: Path) -> None:
+    fine = shutil.copytree(folders.fine, tmp_path / "fine")
+    members = [{"name": f"run{n}", "method": "erm", "card": ""} for n in range(3)]
+    for count, name in ((2, "run0 + run1 (erm, gerne)"), (3, "ensemble of 3 (erm, gerne)")):
+        record(fine, "bright", *members[:count])
+        assert open_cohort(fine).model_name("bright") == name
+
+
+def test_two_models_of_one_name_are_told_apart(out: Path, folders: Folders, tmp_path: Path) -> None:
+    other = shutil.copytree(folders.beside, tmp_path / "other")
+    edit(heatmap_of(other, "bright"), method="gerne")
+    marks = [record(run, "bright", {"name": "run", "method": "gerne", "card": ""}) for run in (out, other)]
+    cohort = open_cohort(out, beside=other)
+    names = [f"run (gerne), {mark[:8]}" for mark in marks]
+    assert [model["name"] for model in cohort.models() if model] == names
+    facts = slide_facts(cohort.open("bright"))
+    assert [facts["model"]["name"], facts["beside"]["model"]["name"]] == names
 
 
 @pytest.mark.parametrize("what", ["gone", "another", "of another size"])
@@ -231,3 +269,19 @@ def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folder
     facts = slide_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
     assert facts["has_slide"] is True
     assert "smith" not in json.dumps(facts)
+
+
+def test_the_positive_share_is_one_number_everywhere(folders: Folders) -> None:
+    """Heatmap, table, slide page, ``cohort.csv`` and report; the browser's own sum is in tests/browser."""
+    tables = (pd.read_csv(folders.out / "cohort.csv"), predictions_table(read_study(folders.out)))
+    by_csv, by_report = (table.set_index("slide_id")["positive_share"] for table in tables)
+    cohort = open_cohort(folders.out)
+    for row in cohort.rows()[:2]:
+        slide_id = row["slide_id"]
+        slide = cohort.open(slide_id)
+        probability, tissue = slide.heatmap.levels[0][:2].astype(np.float64)
+        area = np.nan_to_num(tissue) * inside_share(slide.grid)
+        due = area[probability > slide.facts["decision_probability"]].sum() / area.sum()
+        shown = slide_facts(slide)["summary"]["positive_share"]
+        assert due == pytest.approx(shown, abs=1e-6)
+        assert row["positive_share"] == shown == by_csv[slide_id] == by_report[slide_id]

@@ -74,7 +74,7 @@ def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisio
 
 def test_a_slide_nobody_has_decided_of_has_an_empty_state(decisions: DecisionLog) -> None:
     assert decisions.state("s9").to_dict() == {
-        "slide_id": "s9", "revision": 0, "decision": None, "patches": [], "history": []
+        "slide_id": "s9", "revision": 0, "decision": None, "patches": [], "regions": [], "history": []
     }  # fmt: skip
 
 

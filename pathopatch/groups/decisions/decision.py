@@ -1,7 +1,7 @@
-"""A reviewer's decision on a slide or a patch, the rules by which one of many counts, and what it changes.
+"""A reviewer's decision on a slide, a patch or a region, the rules by which one of many counts, and what it changes.
 
-A later verdict on the same slide or patch replaces an earlier one. A row with the verdict ``undo`` withdraws another
-row; then the one before that counts again.
+A later verdict on the same slide, patch or region replaces an earlier one. A row with the verdict ``undo`` withdraws
+another row; then the one before that counts again.
 """
 
 from __future__ import annotations
@@ -11,27 +11,35 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.text import pluralize
+from pathopatch.groups.decisions.region import region_polygon
 from pathopatch.slides.manifest import valid_slide_id
 
 SLIDE_VERDICTS = ("accept", "reject", "flag")
 PATCH_VERDICTS = ("tumour", "non-tumour", "unsure")
+REMOVED = "removed"
+"""Verdict on a region that somebody drew and that counts no more."""
+VERDICTS = {"slide": SLIDE_VERDICTS, "patch": PATCH_VERDICTS, "region": ("tumour", "non-tumour", REMOVED)}
+"""Verdicts by what is decided on."""
 UNDO = "undo"
 """Verdict of a row that withdraws another row."""
 
 _LABELS = {"tumour": 1, "non-tumour": 0, "unsure": -1}  # -1: not labelled
-_MAX_CHARACTERS = {"reviewer": 200, "run": 500, "fingerprint": 128, "reason": 1000, "comment": 10_000}
+_MAX_CHARACTERS = {
+    **{"reviewer": 200, "run": 500, "fingerprint": 128, "reason": 1000, "comment": 10_000},
+    "region": 32_000,  # cells of a spreadsheet hold 32,767
+}
 _SQLITE_MAX_INTEGER = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """One person's verdict on a slide or a patch.
+    """One person's verdict on a slide, a patch, or a region that was drawn.
 
     Raises
     ------
@@ -39,11 +47,10 @@ class Decision:
         A value is not allowed; ``place`` names the column.
     """
 
-    verdicts_of_slides: ClassVar[tuple[str, ...]] = SLIDE_VERDICTS
-    verdicts_of_patches: ClassVar[tuple[str, ...]] = PATCH_VERDICTS
+    further_verdicts: ClassVar[tuple[str, ...]] = ()
 
     slide_id: str
-    verdict: str  # one of those of slides, or with x and y one of those of patches
+    verdict: str  # one of those of slides, with x and y of patches, with a region of regions
     reviewer: str  # who decides
     x: int | None = None  # the patch's top-left corner, level-0 px; None for the whole slide
     y: int | None = None
@@ -52,6 +59,7 @@ class Decision:
     fingerprint: str = ""  # of the heatmap that the reviewer saw; "" if none
     run: str = ""  # the training run whose model made that heatmap
     threshold: float | None = None  # probability above which patches were shown as tumour, in [0, 1]
+    region: str = ""  # outline of a drawn region, see `region_polygon`; "" for a slide or a patch
 
     def __post_init__(self) -> None:
         if not valid_slide_id(self.slide_id):
@@ -62,10 +70,11 @@ class Decision:
                 raise _refused(name, value, "no level-0 px", "give the patch's corner, whole and not negative")
         if (self.x is None) != (self.y is None):
             raise _refused("y", self.y, "only one of x and y is given", "give both, or none for the whole slide")
-        allowed = self.verdicts_of_slides if self.x is None else self.verdicts_of_patches
+        if self.region and self.x is not None:
+            raise _refused("region", self.x, "a region has no x and y", "give the outline, or a patch's corner")
+        allowed = (*VERDICTS[self.kind], *self.further_verdicts)
         if self.verdict not in allowed:
-            what = "a slide" if self.x is None else "a patch"
-            raise _refused("verdict", self.verdict, f"no verdict on {what}", f"write {', '.join(allowed)}")
+            raise _refused("verdict", self.verdict, f"no verdict on a {self.kind}", f"write {', '.join(allowed)}")
         for name, longest in _MAX_CHARACTERS.items():
             text = getattr(self, name)
             if not isinstance(text, str):
@@ -75,23 +84,31 @@ class Decision:
             # SQLite ends text at a zero byte, and a lone surrogate cannot be encoded as UTF-8.
             if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise _refused(name, text, "characters that no file holds", "write plain text")
+        if self.region:
+            region_polygon(self.region)
         if not self.reviewer.strip():
             raise _refused("reviewer", self.reviewer, "nobody is named", "name who decides")
         if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
             raise _refused("threshold", self.threshold, "no probability", "give a number from 0 to 1, or nothing")
 
     @property
-    def subject(self) -> tuple[str, int | None, int | None]:
-        """The slide's id and, of a patch, its corner."""
-        return self.slide_id, self.x, self.y
+    def kind(self) -> Literal["slide", "patch", "region"]:
+        """What is decided on."""
+        if self.region:
+            return "region"
+        return "slide" if self.x is None else "patch"
+
+    @property
+    def subject(self) -> tuple[str, int | None, int | None, str]:
+        """The slide's id, of a patch its corner, and of a region its outline."""
+        return self.slide_id, self.x, self.y, self.region
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedDecision(Decision):
     """A decision as the log holds it."""
 
-    verdicts_of_slides: ClassVar[tuple[str, ...]] = (*SLIDE_VERDICTS, UNDO)
-    verdicts_of_patches: ClassVar[tuple[str, ...]] = (*PATCH_VERDICTS, UNDO)
+    further_verdicts: ClassVar[tuple[str, ...]] = (UNDO,)
 
     id: int  # number of the row in the whole log, from 1 on
     made: str  # when, in UTC, as `utc_text` writes it: text sorts as time does
@@ -119,7 +136,7 @@ FIELDS = tuple(column.name for column in fields(RecordedDecision))
 
 
 def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
-    """Return the rows that count, sorted by time: the latest of each slide and patch that was not withdrawn.
+    """Return the rows that count, sorted by time: the latest of each slide, patch and region that was not withdrawn.
 
     Rows may be of many slides and in any order; those of one time are sorted by id.
     """
@@ -159,7 +176,7 @@ class AppliedDecisions:
 
     ``summary`` holds plain values for JSON. ``rejected``, ``accepted``, ``flagged``: slides. ``patches_rejected``: how
     many went with them. ``relabelled``: patches by verdict. ``reviewers``: of the decisions that apply here.
-    ``elsewhere``: slides with decisions that are not here.
+    ``elsewhere``: slides with decisions that are not here. ``regions``: how many stand; they change nothing here.
     """
 
     patches: pd.DataFrame  # without those of rejected slides; label as decided
@@ -171,7 +188,8 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
     """Return the patches without rejected slides, with the labels that reviewers gave.
 
     A decision counts whoever made it and whichever heatmap was shown: it is about the tissue. Those on slides that are
-    not among the patches (columns patch_id, slide_id, label) are counted only.
+    not among the patches (columns patch_id, slide_id, label) are counted only, and so are regions: those are
+    annotations for ``tile``.
 
     Raises
     ------
@@ -180,7 +198,7 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
     InputUnsupportedError
         Every slide was rejected, or the patches' labels have names of their own.
     """
-    if "label_name" in patches and any(row.x is not None for row in rows):
+    if "label_name" in patches and any(row.kind == "patch" for row in rows):
         raise InputUnsupportedError(
             "the labels of these patches are not tumour and non-tumour",
             place="label_name",
@@ -189,9 +207,10 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
     slide_ids = patches["slide_id"].astype(str)
     here = set(slide_ids)
     current = current_decisions(rows)
-    current_here = [row for row in current if row.slide_id in here]
+    regions = [row for row in current if row.kind == "region" and row.verdict != REMOVED]
+    current_here = [row for row in current if row.slide_id in here and row.kind != "region"]
     slides_by_verdict = {
-        verdict: sorted(row.slide_id for row in current_here if row.x is None and row.verdict == verdict)
+        verdict: sorted(row.slide_id for row in current_here if row.kind == "slide" and row.verdict == verdict)
         for verdict in SLIDE_VERDICTS
     }
     rejected = set(slides_by_verdict["reject"])
@@ -203,7 +222,7 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
     verdicts = {
         f"{row.slide_id}@{row.x},{row.y}": row.verdict
         for row in current_here
-        if row.x is not None and row.slide_id not in rejected
+        if row.kind == "patch" and row.slide_id not in rejected
     }
     # A reviewer's work on patches that do not exist would be lost silently.
     if missing := sorted(set(verdicts) - set(remaining["patch_id"].astype(str))):
@@ -223,6 +242,7 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
         "flagged": slides_by_verdict["flag"],
         "patches_rejected": len(patches) - len(remaining),
         "relabelled": {verdict: counts[verdict] for verdict in PATCH_VERDICTS},
+        "regions": len(regions),
         "elsewhere": sorted({row.slide_id for row in current} - here),
     }
     changed = frozenset(remaining.loc[label != remaining["label"], "patch_id"].astype(str))
@@ -236,5 +256,7 @@ def decision_summary(summary: Mapping[str, Any]) -> str:
     relabelled = ", ".join(f"{number} {verdict}" for verdict, number in summary["relabelled"].items() if number)
     changed = ", ".join(f"{number} in {split}" for split, number in summary.get("labels_changed", {}).items())
     patches = f"patches relabelled: {relabelled}; labels that changed by that: {changed or 'none'}"
-    parts = (slides if rejected else "no slide rejected", patches if relabelled else "no patch relabelled")
+    parts = [slides if rejected else "no slide rejected", patches if relabelled else "no patch relabelled"]
+    if n_regions := summary.get("regions", 0):
+        parts.append(f"{pluralize(n_regions, 'region')} drawn and not used here: annotations for `pathopatch tile`")
     return f"Decisions of reviewers ({reviewers}): {'; '.join(parts)}."

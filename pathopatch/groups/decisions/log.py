@@ -30,8 +30,10 @@ LOG_VERSION = 1
 LOCK_WAIT_S = 5.0
 """Longest wait for a lock that another process holds."""
 
-SORTED_AS = "ALTER TABLE decisions ADD COLUMN sorted_as TEXT NOT NULL DEFAULT ''"
-"""Adds the column that the earliest logs lack."""
+LATE_COLUMNS = {
+    name: f"ALTER TABLE decisions ADD COLUMN {name} TEXT NOT NULL DEFAULT ''" for name in ("sorted_as", "region")
+}
+"""Columns that the earliest logs lack, and what adds them."""
 
 _SELECT = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -100,8 +102,9 @@ def log_in_memory(content: bytes, path: Path) -> sqlite3.Connection:
             header = content[: _JOURNAL_MODE.start] + _ROLLBACK
             connection.deserialize(header + content[_JOURNAL_MODE.stop :])
         _require_version(connection, path)
-        if "sorted_as" not in {column[1] for column in connection.execute("PRAGMA table_info(decisions)")}:
-            connection.execute(SORTED_AS)
+        columns = {column[1] for column in connection.execute("PRAGMA table_info(decisions)")}
+        for name in [name for name in LATE_COLUMNS if name not in columns]:
+            connection.execute(LATE_COLUMNS[name])
     except BaseException:
         connection.close()
         raise

@@ -22,10 +22,10 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of an exported file. ``stands``: nothing later replaced or withdrew the row.
 
-``sorted_as`` follows where the clock was once set back, see `RecordedDecision`.
+``sorted_as`` follows where the clock was once set back, and ``region`` where one was drawn, see `RecordedDecision`.
 """
 
-_LATE_COLUMNS = ("sorted_as",)
+_LATE_COLUMNS = ("sorted_as", "region")
 _REQUIRED = ("slide_id", "verdict", "reviewer")
 _TEXT_COLUMNS = ("reason", "comment", "reviewer", "fingerprint", "run")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -52,7 +52,8 @@ def decisions_json(rows: Iterable[RecordedDecision]) -> str:
 def _values_by_column(rows: Iterable[RecordedDecision]) -> list[dict[str, Any]]:
     rows = list(rows)
     current_ids = {row.id for row in current_decisions(rows)}
-    columns = (*COLUMNS, *_LATE_COLUMNS) if any(row.sorted_as for row in rows) else COLUMNS
+    late = [name for name in _LATE_COLUMNS if any(getattr(row, name) for row in rows)]
+    columns = (*COLUMNS, *late)
     return [{name: (row.to_dict() | {"stands": row.id in current_ids})[name] for name in columns} for row in rows]
 
 
@@ -134,6 +135,7 @@ class _Parser:
             "threshold": cells.number("threshold"),
             "made": cells.time("made"),
             "sorted_as": cells.time("sorted_as"),
+            "region": cells.text("region"),
             "id": cells.row if own_id is None else own_id,
             "undoes": None,
             **{name: cells.cells.get(name, "") for name in _TEXT_COLUMNS},

@@ -43,9 +43,12 @@ export const patch = async (id, x, y) => (await got(`${slide(id)}/patches/${x}/$
 export const gallery = async (id, kind) => (await got(`${slide(id)}/gallery?kind=${encodeURIComponent(kind)}`)).json();
 export const decisions = async (id) => (await got(`${slide(id)}/decisions`)).json();
 export const decide = (id, decision) => posted(`${slide(id)}/decisions`, decision);
+export const agreement = async () => (await got("/api/agreement")).json();
+export const exported = async (name) => (await got(`/export/${name}`)).blob();
 export const undo = (id, seen) => posted(`${slide(id)}/undo`, seen);
 
 export const pageUrl = (id) => `/slides/${encodeURIComponent(id)}`;
+export const placeUrl = (id, x, y) => (x === null ? pageUrl(id) : `${pageUrl(id)}?x=${x}&y=${y}`);
 export const thumbnailUrl = (id) => `${slide(id)}/thumbnail.jpg`;
 export const tileUrl = (id, level, column, row, channels) =>
   `${slide(id)}/tiles/${level}/${column}/${row}.jpg${shown(channels)}`;

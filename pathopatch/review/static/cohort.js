@@ -1,9 +1,9 @@
 // The cohort page: START HERE. One row per slide; sort, filter, open the next slide without a review.
 
 import * as api from "./api.js";
-import { alarm, byId, el, say } from "./dom.js";
+import { alarm, byId, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
-import { isShowable, keepOrder, nextUnreviewed } from "./order.js";
+import { isShowable, keepOrder, moveAmong, nextUnreviewed } from "./order.js";
 import { COLUMNS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
 import { VERDICTS, count, when } from "./text.js";
 
@@ -17,27 +17,33 @@ let fillTimer = 0;
 async function start() {
   const cohort = await api.cohort();
   rows = cohort.rows;
-  byId("cohort-name").textContent = cohort.name || "Cohort";
-  byId("cohort-facts").textContent = [
+  byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
+  byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
-    ...(cohort.beside ? [`beside: ${cohort.beside}`] : []),
-    ...(cohort.reviewer ? [`reviewer: ${cohort.reviewer}`] : []),
-  ].join(" · ");
-  document.title = `${cohort.name || "Cohort"} · pathopatch review`;
+    ...(cohort.model ? [" · model ", modelName(cohort.model)] : []),
+    ...(cohort.beside ? [" · beside ", modelName(cohort.beside)] : []),
+    ...(cohort.reviewer ? [` · reviewer ${cohort.reviewer}`] : []),
+  );
+  document.title = `${cohort.folder} · pathopatch review`;
   makeHead();
   makeFilters();
   show();
   bindKeys([
-    { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => move(1) },
-    { does: "previous", keys: ["k", "ArrowUp"], says: "Row above", run: () => move(-1) },
+    { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => moveAmong(links(), 1) },
+    { does: "previous", keys: ["k", "ArrowUp"], says: "Row above", run: () => moveAmong(links(), -1) },
     { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: open },
     { does: "unreviewed", keys: ["n"], says: "Open the next slide without a review", run: openUnreviewed },
+    { does: "agreement", keys: ["c"], says: "Compare reviewers", run: () => (location.href = "/agreement") },
+    { does: "regions", keys: ["g"], says: "Export the drawn regions as GeoJSON", run: () => exported("regions.zip") },
+    { does: "qupath", keys: ["q"], says: "Export slides, heatmaps and decisions to QuPath", run: () => exported("qupath.zip") },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);
   document.body.dataset.ready = "yes";
   await painted();
   document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from navigation to the painted table
 }
+
+const links = () => [...table.tBodies[0].querySelectorAll("th a")];
 
 function painted() {
   return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
@@ -138,9 +144,14 @@ function cell(row, { name, of, write, isNumber, hasBar }) {
 function stateCell(row) {
   const texts = warnings(row);
   const warned = texts.length ? el("span", { class: "chip flag", title: texts.join("\n") }, `${texts.length} warning${texts.length > 1 ? "s" : ""}`) : null;
-  const why = isFailed(row) && row.message ? el("p", { class: "why" }, row.message) : null;
+  const why = isFailed(row) && row.message ? onDemand(row.message) : null;
   const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
   return el("td", { data: { column: "state" } }, state, warned ? " " : null, warned, why);
+}
+
+function onDemand(message) {
+  // One line of a long text; the whole opens.
+  return el("details", { class: "message" }, el("summary", {}, message), el("p", { class: "why" }, message));
 }
 
 function decisionCell({ decision }) {
@@ -156,15 +167,21 @@ function decisionCell({ decision }) {
   );
 }
 
-function move(by) {
-  const links = [...table.tBodies[0].querySelectorAll("th a")];
-  const at = links.indexOf(document.activeElement);
-  links.at(at < 0 ? 0 : Math.min(Math.max(at + by, 0), links.length - 1))?.focus();
-}
-
 function open() {
   const link = document.activeElement?.closest("tbody tr")?.querySelector("a") ?? table.tBodies[0].querySelector("th a");
   if (link) location.href = link.href;
+}
+
+async function exported(name) {
+  say(`${name} is being written …`);
+  try {
+    const link = el("a", { href: URL.createObjectURL(await api.exported(name)), download: name });
+    link.click();
+    URL.revokeObjectURL(link.href);
+    say(`${name} is downloaded.`);
+  } catch (error) {
+    alarm(`Not exported: ${error.message}. ${error.remedy ?? ""}`);
+  }
 }
 
 function openUnreviewed() {

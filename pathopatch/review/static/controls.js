@@ -52,7 +52,7 @@ function show(facts, values, now) {
 function showRun(facts, now) {
   if (!facts.beside) return;
   const isB = now.run === "b";
-  byId("run-shown").textContent = isB ? `Run B: ${facts.beside.name}` : `Run A: ${facts.name}`;
+  byId("run-shown").textContent = isB ? `Run B: ${facts.beside.model.name}` : `Run A: ${facts.model.name}`;
   document.querySelector("[data-does=beside]").setAttribute("aria-pressed", String(isB));
 }
 

@@ -1,7 +1,8 @@
-// Show the decisions on this slide and record new ones: accept, reject, flag, label a patch, undo.
+// Show the decisions on this slide and record new ones: accept, reject, flag, label a patch, draw a region, undo.
 
 import * as api from "./api.js";
 import { alarm, byId, el, say } from "./dom.js";
+import { Note, leave } from "./note.js";
 import { VERDICTS, fixed, when } from "./text.js";
 
 export const REASONS = [
@@ -16,18 +17,27 @@ export class Decisions {
     this.view = view;
     this.reviewer = reviewer;
     this.changed = changed;
-    this.state = { revision: 0, decision: null, patches: [], history: [] };
+    this.state = { revision: 0, decision: null, patches: [], regions: [], history: [] };
     this.isBusy = false;
     this.verdict = null; // that of the open form
     this.form = byId("decision-form");
     byId("reason").append(...REASONS.map((reason) => el("option", { value: reason }, reason)));
+    this.note = new Note(byId("comment"), byId("save-note"), {
+      standing: () => this.own(this.state.decision),
+      add: (comment) => this.#send({ verdict: this.state.decision.verdict, reason: this.state.decision.reason, comment }),
+    });
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#save();
     });
     this.form.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.close();
-    });
+      if (event.key === "Escape" && this.verdict) this.close();
+      else if (event.key === "Enter" && !event.shiftKey && this.verdict && event.target === byId("comment")) {
+        event.preventDefault();
+        event.stopPropagation(); // the note alone would not be a rejection
+        this.#save();
+      }
+    }, { capture: true });
     byId("cancel").addEventListener("click", () => this.close());
     this.#askName();
   }
@@ -53,6 +63,7 @@ export class Decisions {
     this.state = state;
     this.#showStanding();
     this.#showHistory();
+    this.note.show();
     this.changed(state);
   }
 
@@ -60,39 +71,58 @@ export class Decisions {
     return this.state.patches.find((label) => label.x === x && label.y === y) ?? null;
   }
 
+  own(decision) {
+    // A decision to which this reviewer may add a note: somebody else's, or one on another map, is made anew instead.
+    return decision && decision.reviewer === this.#name() && !decision.outdated ? decision : null;
+  }
+
+  ownLabelOf(x, y) {
+    return this.own(this.labelOf(x, y));
+  }
+
+  #name() {
+    return this.reviewer || byId("reviewer-name").value.trim();
+  }
+
   open(verdict) {
     // Only rejecting and flagging need a reason.
+    if (this.state.decision?.verdict !== verdict) this.note.begin();
     this.verdict = verdict;
-    this.form.hidden = false;
+    byId("why").hidden = false;
+    byId("why-buttons").hidden = false;
+    byId("save-note").hidden = true;
     byId("form-title").textContent = `${verdict === "reject" ? "Reject" : "Flag"}: why?`;
     byId("save").textContent = verdict === "reject" ? "Save rejection" : "Save flag";
     byId("reason").focus();
   }
 
   close() {
-    this.form.hidden = true;
+    for (const id of ["why", "why-buttons"]) byId(id).hidden = true;
+    byId("save-note").hidden = false;
     this.verdict = null;
     byId("form-error").textContent = "";
-    document.querySelector("#viewer .openseadragon-canvas").focus(); // on a button, the space bar would press it again
+    this.note.show();
+    leave();
   }
 
   async #save() {
     const [reason, comment] = [byId("reason").value, byId("comment").value.trim()];
     if (!reason && !comment) {
-      byId("form-error").textContent = "Choose a reason or write a comment.";
+      byId("form-error").textContent = "Choose a reason or write a note.";
       byId("reason").focus();
       return;
     }
     if (await this.#send({ verdict: this.verdict, reason, comment })) {
       byId("reason").value = "";
-      byId("comment").value = "";
       this.close();
     }
   }
 
-  accept = () => this.#send({ verdict: "accept" });
+  accept = () => this.#send({ verdict: "accept", comment: this.note.draft() });
 
-  relabel = (x, y, verdict) => this.#send({ verdict, x, y });
+  relabel = (x, y, verdict, comment) => this.#send({ verdict, x, y, comment });
+
+  drawn = (region, verdict, comment = "") => this.#send({ verdict, region, comment });
 
   async undo() {
     if (!this.state.history.some((row) => row.stands)) return say("Nothing to undo.");
@@ -101,7 +131,8 @@ export class Decisions {
 
   #send(decision) {
     const { now } = this.view;
-    const what = decision.x === undefined ? "Slide" : `Patch at ${decision.x}, ${decision.y} px`;
+    const patch = decision.x === undefined ? "Slide" : `Patch at ${decision.x}, ${decision.y} px`;
+    const what = decision.region ? "Region" : patch;
     const shown = { threshold: now.threshold.a, fingerprint: this.facts.fingerprint };
     return this.#write(`${what}: ${VERDICTS[decision.verdict]}. Undo with u.`, (seen) =>
       api.decide(this.facts.slide_id, { ...shown, ...decision, ...seen }));
@@ -110,7 +141,7 @@ export class Decisions {
   async #write(done, send) {
     // Returns whether it was saved. The server refuses a decision that was made on an older state than its own.
     if (this.isBusy) return false;
-    const name = this.reviewer || byId("reviewer-name").value.trim();
+    const name = this.#name();
     if (!name) {
       byId("reviewer-name").focus();
       say("Write your name first: it is saved with each decision.");
@@ -178,7 +209,8 @@ export class Decisions {
     byId("history-count").textContent = String(history.length);
     byId("history").replaceChildren(
       ...history.map((row) => {
-        const on = row.x === null || row.x === undefined ? "slide" : `patch ${row.x}, ${row.y}`;
+        const patch = row.x === null ? "slide" : `patch ${row.x}, ${row.y}`;
+        const on = row.region ? "region" : patch;
         const what = row.verdict === "undo" ? "withdrawn" : (VERDICTS[row.verdict] ?? row.verdict);
         const why = [row.reason, row.comment].filter(Boolean).join(": ");
         const at = row.threshold === null ? "" : ` · threshold ${fixed(row.threshold, 3)}`;

@@ -23,6 +23,11 @@ export function rows(list, pairs) {
   );
 }
 
+export function modelName({ name, fingerprint, has_card: hasCard }) {
+  // The name of a model; it leads to the model's card where there is one.
+  return hasCard ? el("a", { href: `/models/${fingerprint}`, title: "Model card" }, name) : el("span", {}, name);
+}
+
 export function say(text) {
   // Read out by screen readers, and shown for six seconds at the foot of the page.
   const place = byId("said");

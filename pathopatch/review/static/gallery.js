@@ -44,10 +44,8 @@ export class Gallery {
 
   #item(patch, kind) {
     const { facts } = this;
-    const number = kind === "disagreement" ? signed(patch.probability - patch.beside, 2) : fixed(patch.probability);
-    const tissue = percent(patch.tissue_fraction, 0);
-    const what = kind === "disagreement" ? "difference A − B" : "probability";
-    const hidden = (text) => el("span", { class: "hidden" }, text);
+    const isDifference = kind === "disagreement";
+    const number = isDifference ? `A − B ${signed(patch.probability - patch.beside, 2)}` : `p ${fixed(patch.probability, 2)}`;
     const image = facts.has_slide
       ? el("img", {
           src: api.patchUrl(facts.slide_id, patch.x, patch.y, this.view.now.channels),
@@ -58,10 +56,9 @@ export class Gallery {
       "button",
       { type: "button", title: `x ${patch.x}, y ${patch.y} px`, onclick: () => this.fly(patch.x, patch.y) },
       image,
-      hidden(`Patch at ${patch.x}, ${patch.y} px: ${what} `),
-      el("span", {}, number),
-      hidden(", tissue "),
-      el("span", { class: "quiet" }, tissue),
+      el("span", { class: "hidden" }, `Patch at ${patch.x}, ${patch.y} px: `),
+      el("span", {}, `${number},`),
+      el("span", { class: "quiet" }, `tissue ${percent(patch.tissue_fraction, 0)}`),
     );
     return el("li", {}, button);
   }

@@ -49,7 +49,7 @@ function areOn() {
   }
 }
 
-const NAMES = { " ": "space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓" };
+const NAMES = { " ": "space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "esc" };
 
 function shownKey(key) {
   const parts = key === "+" ? ["+"] : key.split("+");

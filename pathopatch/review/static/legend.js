@@ -44,7 +44,7 @@ function scale(facts, heat, view) {
 }
 
 function title(facts, view) {
-  const run = view.run === "b" ? `B: ${facts.beside.name}` : `A: ${facts.name}`;
+  const run = view.run === "b" ? `B: ${facts.beside.model.name}` : `A: ${facts.model.name}`;
   const of = facts.beside ? ` · run ${run}` : "";
   if (view.field === "tissue_fraction") return "Tissue fraction of the patch, 0 to 1";
   if (view.field === "spread") return "Spread: SD of probability over the ensemble, 0 to 0.5";

@@ -35,4 +35,10 @@ export function nextUnreviewed(order, rows, from = null) {
   return [...order.slice(at), ...order.slice(0, at)].find((id) => id !== from && open.has(id)) ?? null;
 }
 
+export function moveAmong(links, by) {
+  // Moves the focus within a table's links.
+  const at = links.indexOf(document.activeElement);
+  links.at(at < 0 ? 0 : Math.min(Math.max(at + by, 0), links.length - 1))?.focus();
+}
+
 export const isOpen = (row) => !row.decision || row.decision.outdated === true;

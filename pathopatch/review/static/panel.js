@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { GROUP_NAMES } from "./colours.js";
-import { alarm, byId, el, rows } from "./dom.js";
+import { alarm, byId, modelName, rows } from "./dom.js";
 import { NOTHING, fixed, length, percent, signed } from "./text.js";
 
 export class Panel {
@@ -72,15 +72,19 @@ export class Panel {
       ["A − B", facts.beside && isPredicted ? signed(now.probability - now.beside, 4) : null],
       ["Spread (SD)", has(now.spread) ? fixed(now.spread, 4) : null],
       ["Tissue", percent(now.tissue_fraction), { ...full(now.tissue_fraction), name: "tissue" }],
-      ["Group", has(now.group) ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
+      [facts.group_of === "prediction" ? "Group (of prediction)" : "Group", has(now.group) ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
       ["Label", given],
-      ["Relabelled", this.label ? `${this.label.verdict}, ${this.label.reviewer}` : "no", { name: "relabelled" }],
+      ["Relabelled", this.label ? labelText(this.label) : "no", { name: "relabelled" }],
       ["Flags", flags(now)],
       ["Position", um],
       ["", `x ${now.x}, y ${now.y} px`],
-      ["Model", el("code", {}, String(now.model ?? facts.model?.fingerprint ?? "").slice(0, 16))],
+      ["Model", modelName(facts.model)],
     ]);
   }
+}
+
+function labelText({ verdict, reviewer, comment }) {
+  return `${verdict}, ${reviewer}${comment ? `: ${comment}` : ""}`;
 }
 
 function flags(patch) {

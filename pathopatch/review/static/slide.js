@@ -3,13 +3,15 @@
 import * as api from "./api.js";
 import { bindControls, changeOpacity } from "./controls.js";
 import { Decisions } from "./decisions.js";
-import { alarm, byId, el, rows, say } from "./dom.js";
+import { alarm, byId, el, modelName, rows, say } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { HeatLayer } from "./heat.js";
 import { bindKeys } from "./keys.js";
 import { drawLegend } from "./legend.js";
 import { neighbours, nextUnreviewed, orderOfSlides } from "./order.js";
+import { Note } from "./note.js";
 import { Panel } from "./panel.js";
+import { Regions } from "./regions.js";
 import { count, fixed, length, percent } from "./text.js";
 import { cellAt, nearestPatch, nextPatch, origin, unpack } from "./values.js";
 import { openView } from "./view.js";
@@ -22,7 +24,6 @@ async function start() {
   byId("slide-name").textContent = id;
   document.title = `${id} · pathopatch review`;
   const [facts, buffer, cohort] = await Promise.all([api.facts(id), api.values(id), api.cohort()]);
-  facts.name ??= cohort.name;
   const values = unpack(facts, buffer);
   const view = openView(facts);
   const heat = new HeatLayer(facts, values);
@@ -34,7 +35,11 @@ async function start() {
     view.change({ selected: cell });
     byId("patch-hint").hidden = true;
     const [x, y] = origin(facts, cell);
-    panel.show(x, y).then(() => panel.now && panel.relabelled(decisions.labelOf(panel.now.x, panel.now.y)));
+    panel.show(x, y).then(() => {
+      if (!panel.now) return;
+      panel.relabelled(decisions.labelOf(panel.now.x, panel.now.y));
+      patchNote.clear(); // a note that was not saved was on another patch
+    });
     return true;
   };
   const selectAt = (x, y) => select(cellAt(facts, x, y)) || say("No patch there.");
@@ -45,8 +50,14 @@ async function start() {
   const gallery = new Gallery(facts, view, fly);
   const decisions = new Decisions(facts, view, cohort.reviewer, (state) => {
     viewer.labels = state.patches;
-    viewer.draw();
+    regions.show(state.regions);
     panel.relabelled(panel.now && decisions.labelOf(panel.now.x, panel.now.y));
+    patchNote.show();
+  });
+  const regions = new Regions(facts, viewer, decisions);
+  const patchNote = new Note(byId("patch-note"), byId("save-patch-note"), {
+    standing: () => panel.now && decisions.ownLabelOf(panel.now.x, panel.now.y),
+    add: (text) => decisions.relabel(panel.now.x, panel.now.y, decisions.labelOf(panel.now.x, panel.now.y).verdict, text),
   });
   bindControls(facts, values, view);
   view.whenChanged((now, changes) => {
@@ -61,25 +72,35 @@ async function start() {
     }
   });
   drawLegend(byId("legend"), facts, heat, view.now);
-  viewer.whenClicked(selectAt);
+  viewer.whenClicked((x, y) => (regions.isDrawing ? regions.click(x, y) : selectAt(x, y)));
   viewer.whenTilesFail(() => hideIfChanged(facts, viewer, panel));
-  viewer.whenPointed((x, y) => showPointer(facts, values, x, y));
+  viewer.whenPointed((x, y) => {
+    showPointer(facts, values, x, y);
+    regions.point(x, y);
+  });
   describe(facts);
   const order = orderOfSlides(cohort.rows);
-  bindKeys(bindings({ facts, values, view, viewer, panel, decisions, select, order }));
+  bindKeys(bindings({ facts, values, view, viewer, panel, decisions, regions, patchNote, select, order }));
   showPlace(order);
   gallery.show();
   await decisions.load();
+  flyToAddress(fly);
   document.body.dataset.ready = "yes";
 }
 
-function bindings({ facts, values, view, viewer, panel, decisions, select, order }) {
+function flyToAddress(fly) {
+  // A link of the agreement page leads to a patch.
+  const given = new URLSearchParams(location.search);
+  if (given.has("x") && given.has("y")) fly(Number(given.get("x")), Number(given.get("y")));
+}
+
+function bindings({ facts, values, view, viewer, panel, decisions, regions, patchNote, select, order }) {
   const { before, after } = neighbours(order, id);
   const go = (there, otherwise) => (there ? (location.href = api.pageUrl(there)) : say(otherwise));
   const label = (verdict) => () => {
     const [x, y] = origin(facts, view.now.selected);
     const isShown = view.now.selected >= 0 && panel.now?.x === x && panel.now?.y === y;
-    return isShown ? decisions.relabel(x, y, verdict) : say("Select a patch first.");
+    return isShown ? decisions.relabel(x, y, verdict, patchNote.draft()) : say("Select a patch first.");
   };
   const selectMiddle = () => select(nearestPatch(values, facts, ...viewer.middle()));
   const step = (across, down) => () => {
@@ -96,11 +117,17 @@ function bindings({ facts, values, view, viewer, panel, decisions, select, order
     { does: "accept", keys: ["a"], says: "Accept the slide", run: decisions.accept },
     { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
     { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: () => decisions.open("flag") },
-    { does: "undo", keys: ["u"], says: "Undo the last decision on this slide", run: () => decisions.undo() },
+    { does: "undo", keys: ["u"], says: "Undo the last decision on this slide, or the last corner of an outline", run: () => (regions.points.length ? regions.back() : decisions.undo()) },
+    { does: "note", keys: ["m"], says: "Write a note on the slide", run: () => decisions.note.focus() },
     { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
     { does: "label-unsure", keys: ["3"], says: "Selected patch: unsure", run: label("unsure") },
-    { does: "select", keys: ["Enter"], says: "Select the patch in the middle", run: selectMiddle },
+    { does: "patch-note", keys: ["p"], says: "Write a note on the selected patch", run: () => patchNote.focus() },
+    { does: "polygon", keys: ["d"], says: "Draw a region by its corners", run: () => regions.begin("polygon") },
+    { does: "freehand", keys: ["h"], says: "Draw a region freehand", run: () => regions.begin("freehand") },
+    { does: "region-class", keys: ["t"], says: "Draw tumour, or non-tumour", run: () => regions.swapClass() },
+    { does: "stop-drawing", keys: ["Escape"], says: "Stop drawing", run: () => regions.stop() },
+    { does: "select", keys: ["Enter"], says: "Select the patch in the middle, or close the outline", run: () => (regions.points.length ? regions.close() : selectMiddle()) },
     { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },
     { does: "right", keys: ["Shift+ArrowRight"], says: "Select the patch to the right", run: step(1, 0) },
     { does: "up", keys: ["Shift+ArrowUp"], says: "Select the patch above", run: step(0, -1) },
@@ -139,13 +166,14 @@ function describe(facts) {
   byId("slide-facts").textContent = `${patient}${count(width)} × ${count(height)} px · ${fixed(facts.mpp, 3)} µm/px`;
   const { summary, counts } = facts;
   rows(byId("about"), [
-    ["Model", `${facts.model?.name ?? facts.name}`],
+    ["Model", modelName(facts.model)],
+    ["Its fingerprint", el("code", {}, facts.model.fingerprint)],
     ["Model’s threshold", fixed(facts.decision_probability, 4), { name: "decision", value: facts.decision_probability }],
     ["Patches", `${count(counts.patches)}, ${count(counts.predicted)} predicted`],
     ["Called tumour", count(counts.tumour), { name: "tumour", value: counts.tumour }],
     ["Patch", `${facts.patch_px} px, ${fixed(facts.span_px * facts.mpp, 0)} µm`],
     ["Tissue", `${fixed(summary.tissue_mm2, 2)} mm²`],
-    ["Positive tissue", percent(summary.positive_share), { name: "positive-share", value: summary.positive_share }],
+    ["Positive share of the tissue area", percent(summary.positive_share), { name: "positive-share", value: summary.positive_share }],
     ["Largest region", `${fixed(summary.largest_region_mm2, 3)} mm²`],
     ["Flagged", percent(summary.flagged_share)],
     ["Heatmap", el("code", {}, facts.fingerprint)],

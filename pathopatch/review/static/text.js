@@ -33,5 +33,5 @@ export function when(iso) {
 
 export const VERDICTS = {
   accept: "accepted", reject: "rejected", flag: "flagged",
-  tumour: "tumour", "non-tumour": "non-tumour", unsure: "unsure",
+  tumour: "tumour", "non-tumour": "non-tumour", unsure: "unsure", removed: "removed",
 };

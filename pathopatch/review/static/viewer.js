@@ -14,6 +14,8 @@ export class Viewer {
     this.view = view;
     this.heat = heat;
     this.labels = [];
+    this.overlay = () => {}; // draws above the heat layer
+    this.isDrawing = false; // a double click closes an outline then, and does not zoom
     this.place = byId("viewer");
     this.place.dataset.ground = facts.background;
     const { OpenSeadragon } = globalThis;
@@ -111,6 +113,24 @@ export class Viewer {
     });
   }
 
+  whenDoubleClicked(listener) {
+    this.osd.addHandler("canvas-double-click", (event) => {
+      if (this.isDrawing) event.preventDefaultAction = true;
+      listener();
+    });
+  }
+
+  whenDragged(listener) {
+    // listener(phase, x, y) returns whether the drag is its own: then the slide stays where it is.
+    const told = (phase) => (event) => {
+      const at = this.#onSlide(event.position);
+      if (listener(phase, at.x, at.y)) event.preventDefaultAction = true;
+    };
+    this.osd.addHandler("canvas-press", told("press"));
+    this.osd.addHandler("canvas-drag", told("drag"));
+    this.osd.addHandler("canvas-drag-end", told("end"));
+  }
+
   whenPointed(listener) {
     this.place.addEventListener("pointermove", (event) => {
       const box = this.place.getBoundingClientRect();
@@ -131,10 +151,19 @@ export class Viewer {
 
   flyTo(x, y, sidePx) {
     // Shows the patch with its corner at (x, y), level-0 px, in the middle, with its neighbours.
-    const around = 3.5 * sidePx;
-    const [left, top] = [x + sidePx / 2 - around / 2, y + sidePx / 2 - around / 2];
-    const box = this.osd.viewport.imageToViewportRectangle(this.rectangle(left, top, around, around));
-    this.osd.viewport.fitBounds(box, isCalm);
+    this.showBox({ left: x, top: y, width: sidePx, height: sidePx }, 1.25);
+  }
+
+  showBox({ left, top, width, height }, margin = 0.25) {
+    // Level-0 px; the margin on each side is a share of the box.
+    const [x, y] = [left - margin * width, top - margin * height];
+    const around = this.rectangle(x, y, (1 + 2 * margin) * width, (1 + 2 * margin) * height);
+    this.osd.viewport.fitBounds(this.osd.viewport.imageToViewportRectangle(around), isCalm);
+  }
+
+  zoom() {
+    // Px of the screen per level-0 px.
+    return Number(this.place.dataset.zoom);
   }
 
   keepInSight(x, y, sidePx) {
@@ -165,6 +194,7 @@ export class Viewer {
     context.clearRect(0, 0, this.layer.width, this.layer.height);
     const place = { x: corner.x * density, y: corner.y * density, scale: zoom * density, density };
     this.heat.draw(context, this.view.now, place, this.labels);
+    this.overlay(context, place);
     this.osd.drawer.setImageSmoothingEnabled(zoom < 1); // beyond full resolution, pixels stay visible as squares
     this.place.dataset.zoom = zoom.toPrecision(6);
     this.place.dataset.corner = `${corner.x.toFixed(2)},${corner.y.toFixed(2)}`;

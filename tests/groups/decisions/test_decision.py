@@ -40,7 +40,7 @@ def test_rejected_slides_go_and_patches_take_the_verdict_as_their_label() -> Non
     assert applied.changed_patch_ids == {"b@0,0", "b@64,0", "c@128,0"}  # c@0,0 was tumour already
     assert applied.summary == {
         "reviewers": ["Ada", "Bo"], "rejected": ["a"], "accepted": ["c"], "flagged": ["b"], "patches_rejected": 3,
-        "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "elsewhere": ["z"],
+        "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "regions": 0, "elsewhere": ["z"],
     }  # fmt: skip
     pd.testing.assert_frame_equal(before, patches())
     assert decision_summary({**applied.summary, "labels_changed": {"train": 3}}) == (

@@ -1,0 +1,185 @@
+"""Record decisions, withdraw them, compare those of two reviewers, and export them."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from pathopatch.core.config import Config
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
+from pathopatch.groups.decisions.decision import Decision
+from pathopatch.groups.decisions.region import region_polygon
+from pathopatch.review.cohort import Review
+from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
+
+
+class DecisionRequest(Config):
+    """Body of a new decision. Types are checked here, values by `Decision`."""
+
+    revision: int
+    verdict: str
+    fingerprint: str
+    x: int | None = None
+    y: int | None = None
+    reason: str = ""
+    comment: str = ""
+    region: str = ""
+    threshold: float | None = None
+    reviewer: str | None = None
+
+
+class UndoRequest(Config):
+    """Body of the withdrawal of a slide's newest decision."""
+
+    revision: int
+    reviewer: str | None = None
+
+
+class SlideDecisions(HTTPEndpoint):
+    """The decisions on a slide."""
+
+    def get(self, request: Request) -> Response:
+        """Return the slide's decisions."""
+        return _decisions(review_of(request), slide_id_of(request))
+
+    async def post(self, request: Request) -> Response:
+        """Record a decision, and return the slide's decisions with it."""
+        return await run_in_threadpool(_decide, request, await body_of(request, DecisionRequest))
+
+
+async def undo_newest(request: Request) -> Response:
+    """Withdraw the newest decision of a slide that stands, and return the slide's decisions."""
+    return await run_in_threadpool(_undo, request, await body_of(request, UndoRequest))
+
+
+def export(request: Request) -> Response:
+    """Return a file to keep: all decisions, those of two reviewers side by side, or the regions."""
+    name: str = request.path_params["name"]
+    if name not in _EXPORTS:
+        raise InputMissingError("there is no such page", remedy="go on from /")
+    file, media_type, make = _EXPORTS[name]
+    headers = {"Content-Disposition": f'attachment; filename="{file}"'}
+    return Response(make(review_of(request)), media_type=media_type, headers=headers)
+
+
+def qupath(request: Request) -> Response:
+    """Return an archive of the folder from which QuPath makes a project, with the decisions so far."""
+    from pathopatch.heatmaps.qupath_project import write_qupath_folder
+
+    cohort = review_of(request).cohort
+    temporary = tempfile.TemporaryDirectory(prefix="pathopatch-qupath-")
+    with ExitStack() as unless_sent:
+        unless_sent.callback(temporary.cleanup)
+        folder, archive = Path(temporary.name) / "qupath", Path(temporary.name) / "qupath.zip"
+        write_qupath_folder(cohort.out, folder, rows=cohort.manifest_rows)
+        with zipfile.ZipFile(archive, "w") as target:  # stored: what is large is compressed already
+            for path in sorted(folder.rglob("*")):
+                target.write(path, path.relative_to(folder.parent))
+        unless_sent.pop_all()
+    done = BackgroundTask(temporary.cleanup)
+    return FileResponse(archive, media_type="application/zip", filename="qupath.zip", background=done)
+
+
+def agreement(request: Request) -> Response:
+    """Return how reviewers agree, and what they differ in."""
+    from pathopatch.groups.decisions.agreement import agreement_summary
+
+    review = review_of(request)
+    return json_answer(agreement_summary(review.decisions.rows()) | {"folder": review.cohort.out.resolve().name})
+
+
+def _decisions_csv(review: Review) -> str:
+    from pathopatch.groups.decisions.table import decisions_csv
+
+    return decisions_csv(review.decisions.rows())
+
+
+def _decisions_json(review: Review) -> str:
+    from pathopatch.groups.decisions.table import decisions_json
+
+    return decisions_json(review.decisions.rows())
+
+
+def _agreement_csv(review: Review) -> str:
+    from pathopatch.groups.decisions.agreement import pairs_csv
+
+    return pairs_csv(review.decisions.rows())
+
+
+def _regions_zip(review: Review) -> bytes:
+    """Return an archive with one GeoJSON per slide; equal regions give equal bytes."""
+    from pathopatch.groups.decisions.annotations import region_files
+    from pathopatch.review.slide import bounds_origin
+
+    files = region_files(review.decisions.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))
+    if not files:
+        raise InputMissingError("no region was drawn", remedy="draw one on the page of a slide")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)  # without the time of day
+    return stream.getvalue()
+
+
+_EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
+    "decisions.csv": ("review.csv", "text/csv", _decisions_csv),
+    "decisions.json": ("review.json", "application/json", _decisions_json),
+    "agreement.csv": ("agreement.csv", "text/csv", _agreement_csv),
+    "regions.zip": ("regions.zip", "application/zip", _regions_zip),
+}
+"""By address: the file's name, its type, and what makes it."""
+
+
+def _decide(request: Request, body: DecisionRequest) -> Response:
+    review, slide_id = review_of(request), slide_id_of(request)
+    decision = Decision(
+        slide_id=slide_id,
+        reviewer=review.reviewer if body.reviewer is None else body.reviewer,
+        run=review.cohort.model_name(slide_id),
+        **body.model_dump(exclude={"revision", "reviewer"}),
+    )
+    if decision.x is not None and decision.y is not None:
+        review.cohort.open(slide_id).patch_at(decision.x, decision.y)  # raises where no patch was predicted
+    if decision.region:
+        _require_on_slide(decision.region, review.cohort.open(slide_id).size)
+    # A verdict is on the map that the reviewer saw: a slide predicted again since then has another one.
+    if decision.fingerprint != (review.cohort.fingerprint(slide_id) or ""):
+        raise ReviewConflictError(
+            "the slide was predicted again since the page was opened",
+            place=slide_id,
+            remedy="reload the page and look again",
+            state=review.decisions.state(slide_id).to_dict(),
+        )
+    review.decisions.record(decision, revision=body.revision)
+    return _decisions(review, slide_id, 201)
+
+
+def _require_on_slide(region: str, size: tuple[int, int]) -> None:
+    """Refuse a region that reaches over the edge of its slide of `size` (width, height), level-0 px."""
+    _, _, right, bottom = region_polygon(region).bounds  # never negative
+    if right > size[0] or bottom > size[1]:
+        raise InputUnsupportedError(
+            f"the region reaches to {right:.0f}, {bottom:.0f} px, the slide to {size[0]}, {size[1]} px",
+            place="region",
+            remedy="draw it within the slide",
+        )
+
+
+def _undo(request: Request, body: UndoRequest) -> Response:
+    review, slide_id = review_of(request), slide_id_of(request)
+    review.decisions.undo(slide_id, body.reviewer or review.reviewer, body.revision)
+    return _decisions(review, slide_id, 201)
+
+
+def _decisions(review: Review, slide_id: str, status: int = 200) -> Response:
+    return json_answer(review.decisions.state(slide_id).to_dict(), status)

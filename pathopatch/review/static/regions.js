@@ -1,0 +1,209 @@
+// Draw regions of tumour or non-tumour on the slide, and list them. The server checks and keeps them.
+
+import { byId, el, say } from "./dom.js";
+import { Note } from "./note.js";
+import { MOST_CHARACTERS, areaPx, bounds, onSlide, simplified, toPoints, toText } from "./shapes.js";
+import { when } from "./text.js";
+
+// Okabe and Ito's vermilion and blue. A line, dashed or not, and a letter say the same without colour.
+const STYLES = {
+  tumour: { colour: "#d55e00", dash: [], letter: "T", says: "Tumour" },
+  "non-tumour": { colour: "#0072b2", dash: [9, 6], letter: "N", says: "Non-tumour" },
+};
+const TOLERANCE_PX = 0.7; // of a freehand line, px of the screen: less than one sees
+const NEAR_PX = 4; // a second click this near is the one that closes the outline
+const HINTS = {
+  polygon: "click its corners; double click or Enter closes it, u takes the last corner back, Escape stops",
+  freehand: "drag around it; Escape stops",
+};
+
+export class Regions {
+  constructor(facts, viewer, decisions) {
+    this.facts = facts;
+    this.viewer = viewer;
+    this.decisions = decisions;
+    this.shown = []; // {row, points}
+    this.verdict = "tumour";
+    this.tool = null; // polygon | freehand
+    this.points = []; // of the outline that is being drawn, level-0 px
+    this.pointer = null;
+    viewer.overlay = (context, place) => this.#draw(context, place);
+    viewer.whenDragged((phase, x, y) => this.#drag(phase, x, y));
+    viewer.whenDoubleClicked(() => this.tool === "polygon" && this.close());
+  }
+
+  get isDrawing() {
+    return this.tool !== null;
+  }
+
+  show(rows) {
+    this.shown = rows.map((row) => ({ row, points: toPoints(row.region) }));
+    byId("region-count").textContent = String(rows.length);
+    byId("regions").replaceChildren(...this.shown.map((region, index) => this.#item(region, index + 1)));
+    this.viewer.draw();
+  }
+
+  #item({ row, points }, number) {
+    const { says, colour, letter } = STYLES[row.verdict];
+    const mm2 = (areaPx(points) * this.facts.mpp ** 2) / 1e6;
+    const area = `${+mm2.toPrecision(3)} mm²`;
+    const mark = el("span", { class: "region-mark", "aria-hidden": "true" }, letter);
+    mark.style.background = colour;
+    const fly = el(
+      "button", { type: "button", class: "fly", title: `Show it on the slide · ${when(row.made)}`, onclick: () => this.viewer.showBox(bounds(points)) },
+      mark, el("span", {}, `${says}, ${area}`), el("span", { class: "quiet" }, row.reviewer),
+    );
+    const remove = el(
+      "button", { type: "button", "aria-label": `Remove region ${number}, ${says.toLowerCase()}`, onclick: () => this.#remove(row) }, "Remove",
+    );
+    const outdated = row.outdated ? el("p", { class: "why warn" }, "Drawn on another heatmap than this one.") : null;
+    const parts = [el("div", { class: "row" }, fly, remove), this.#noteOf(row, number), outdated];
+    return el("li", { data: { verdict: row.verdict, area: mm2 } }, ...parts);
+  }
+
+  #noteOf(row, number) {
+    // Of one's own region a field, of somebody else's the text.
+    if (!this.decisions.own(row)) return row.comment ? el("p", { class: "why" }, row.comment) : null;
+    const field = el("textarea", { rows: 1, maxlength: 5000, placeholder: "Note; Enter saves", "aria-label": `Note on region ${number}` });
+    const save = el("button", { type: "button" }, "Save");
+    const add = (text) => this.decisions.drawn(row.region, row.verdict, text);
+    new Note(field, save, { standing: () => row, add }).show();
+    return el("div", { class: "region-note" }, field, save);
+  }
+
+  async #remove(row) {
+    if (await this.decisions.drawn(row.region, "removed")) byId("region-title").scrollIntoView({ block: "nearest" });
+  }
+
+  swapClass() {
+    this.verdict = this.verdict === "tumour" ? "non-tumour" : "tumour";
+    byId("region-class").textContent = `of ${this.verdict}`;
+    this.#showTool();
+  }
+
+  begin(tool) {
+    // The same key again ends the drawing.
+    if (this.tool === tool) return this.stop();
+    this.tool = tool;
+    this.points = [];
+    return this.#showTool();
+  }
+
+  stop() {
+    this.tool = null;
+    this.points = [];
+    this.#showTool();
+  }
+
+  back() {
+    // Takes the last corner back; without one, the drawing ends.
+    if (!this.points.length) return this.stop();
+    this.points.pop();
+    return this.viewer.draw();
+  }
+
+  #showTool() {
+    for (const tool of ["polygon", "freehand"]) {
+      document.querySelector(`[data-does=${tool}]`).setAttribute("aria-pressed", String(this.tool === tool));
+    }
+    document.querySelector("[data-does=stop-drawing]").disabled = !this.isDrawing;
+    const hint = byId("drawing-hint");
+    hint.hidden = !this.isDrawing;
+    hint.textContent = this.isDrawing ? `Region of ${this.verdict}: ${HINTS[this.tool]}.` : "";
+    byId("viewer").toggleAttribute("data-drawing", this.isDrawing);
+    this.viewer.isDrawing = this.isDrawing;
+    this.viewer.draw();
+  }
+
+  click(x, y) {
+    if (this.tool !== "polygon") return;
+    const last = this.points.at(-1);
+    const near = NEAR_PX / this.viewer.zoom();
+    if (last && Math.hypot(x - last[0], y - last[1]) < near) return; // the second half of a double click
+    this.points.push([x, y]);
+    this.viewer.draw();
+  }
+
+  point(x, y) {
+    this.pointer = x < 0 ? null : [x, y];
+    if (this.tool === "polygon" && this.points.length) this.viewer.draw();
+  }
+
+  #drag(phase, x, y) {
+    if (this.tool !== "freehand") return false;
+    if (phase === "press") this.points = [];
+    else if (phase === "drag") this.points.push([x, y]);
+    else if (this.points.length) this.close();
+    this.viewer.draw();
+    return true;
+  }
+
+  async close() {
+    // Saves the outline. One that the server refuses stays, so that its corners can be taken back.
+    let tolerance = this.tool === "freehand" ? TOLERANCE_PX / this.viewer.zoom() : 0;
+    const outline = () => onSlide(tolerance ? simplified(this.points, tolerance) : this.points, this.facts.size_px);
+    let points = outline();
+    if (points.length < 3) return say("A region needs three corners at least.");
+    while (toText(points).length > MOST_CHARACTERS) {
+      tolerance = 2 * tolerance || 1;
+      points = outline();
+    }
+    const isSaved = await this.decisions.drawn(toText(points), this.verdict);
+    if (isSaved) this.points = []; // the tool stays: regions are often drawn one after another
+    else if (this.tool === "freehand") this.points = [];
+    return this.viewer.draw();
+  }
+
+  #draw(context, place) {
+    for (const { row, points } of this.shown) drawOutline(context, place, points, STYLES[row.verdict], true);
+    if (!this.points.length) return;
+    const isOpen = this.tool === "polygon" && this.pointer;
+    drawOutline(context, place, isOpen ? [...this.points, this.pointer] : this.points, STYLES[this.verdict], false);
+    if (this.tool === "polygon") for (const [x, y] of this.points) drawCorner(context, place, x, y);
+  }
+}
+
+function drawOutline(context, place, points, { colour, dash, letter }, isClosed) {
+  const at = ([x, y]) => [place.x + x * place.scale, place.y + y * place.scale];
+  context.save();
+  context.lineJoin = "round";
+  context.beginPath();
+  points.forEach((point, index) => (index ? context.lineTo(...at(point)) : context.moveTo(...at(point))));
+  if (isClosed) context.closePath();
+  // A white rim below the colour: visible on stained tissue, on glass and on black.
+  context.strokeStyle = "#ffffff";
+  context.lineWidth = 6 * place.density;
+  context.stroke();
+  context.setLineDash(dash.map((length) => length * place.density));
+  context.strokeStyle = colour;
+  context.lineWidth = 3 * place.density;
+  context.stroke();
+  context.restore();
+  if (isClosed) drawLetter(context, place, at(points[0]), colour, letter);
+}
+
+function drawLetter(context, place, [x, y], colour, letter) {
+  const px = Math.round(12 * place.density);
+  context.save();
+  context.font = `700 ${px}px sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.fillStyle = "#ffffff";
+  context.fillRect(x - 0.8 * px, y - 0.8 * px, 1.6 * px, 1.6 * px);
+  context.fillStyle = colour;
+  context.fillRect(x - 0.7 * px, y - 0.7 * px, 1.4 * px, 1.4 * px);
+  context.fillStyle = "#ffffff";
+  context.fillText(letter, x, y + 0.05 * px);
+  context.restore();
+}
+
+function drawCorner(context, place, x, y) {
+  context.fillStyle = "#ffffff";
+  context.strokeStyle = "#1b1f23";
+  context.lineWidth = place.density;
+  const side = 6 * place.density;
+  context.beginPath();
+  context.rect(place.x + x * place.scale - side / 2, place.y + y * place.scale - side / 2, side, side);
+  context.fill();
+  context.stroke();
+}

@@ -1,0 +1,118 @@
+"""Regions, the comparison of reviewers and exports, as the server answers."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from review_page import DECISIONS, WRITE, Page, answering, predicted
+
+from pathopatch.review.security import Access
+
+INSIDE = "POLYGON ((10 10, 50 10, 50 40, 10 10))"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return predicted(tmp_path_factory.mktemp("regions"))
+
+
+@pytest.fixture
+def page(made: Path) -> Iterator[Page]:
+    (made / "review.sqlite").unlink(missing_ok=True)
+    with answering(made, Access()) as served:
+        yield served
+
+
+def draw(page: Page, region: str = INSIDE, **fields: object) -> int:
+    return page.decide(verdict=fields.pop("verdict", "tumour"), region=region, **fields).status
+
+
+def undo(page: Page) -> int:
+    body = json.dumps({"revision": page.revision}).encode()
+    return page.ask("/api/slides/a/undo", method="POST", headers=WRITE, body=body).status
+
+
+def archive(page: Page, name: str) -> dict[str, bytes]:
+    answer = page.ask(f"/export/{name}")
+    assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as opened:
+        return {one: opened.read(one) for one in opened.namelist()}
+
+
+def test_a_region_is_kept_removed_and_comes_back(page: Page) -> None:
+    assert draw(page, comment="glands") == 201
+    (region,) = page.ask(DECISIONS).json["regions"]
+    assert (region["region"], region["verdict"], region["comment"]) == (INSIDE, "tumour", "glands")
+    assert draw(page, verdict="removed") == 201
+    assert page.ask(DECISIONS).json["regions"] == []
+    assert undo(page) == 201
+    assert len(page.ask(DECISIONS).json["regions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ("POLYGON ((0 0, 90 70, 90 0, 0 70, 0 0))", "crosses or touches itself near 45, 35 px"),
+        ("POLYGON ((0 0, 97 0, 0 80, 0 0))", "reaches to 97, 80 px, the slide to 96, 80 px"),
+        ("POLYGON ((0 0, 1 1))", "no outline of at least three points"),
+    ],
+)
+def test_a_region_that_is_none_is_refused_in_words(page: Page, region: str, message: str) -> None:
+    answer = page.decide(verdict="tumour", region=region)
+    assert (answer.status, answer.json["code"]) == (400, "INPUT_UNSUPPORTED")
+    assert message in answer.json["message"]
+    assert page.revision == 0
+
+
+def test_a_region_up_to_the_edge_of_the_slide_is_taken(page: Page) -> None:
+    assert draw(page, "POLYGON ((0 0, 96 0, 96 80, 0 80, 0 0))") == 201
+
+
+def test_a_region_on_another_map_is_refused(page: Page) -> None:
+    assert draw(page, fingerprint="0" * 16) == 409
+
+
+def test_regions_are_sent_as_one_file_per_slide(page: Page) -> None:
+    assert page.ask("/export/regions.zip").status == 404
+    draw(page)
+    files = archive(page, "regions.zip")
+    assert list(files) == ["a.geojson"]
+    (feature,) = json.loads(files["a.geojson"])["features"]
+    assert feature["geometry"]["coordinates"] == [[[10, 10], [50, 10], [50, 40], [10, 10]]]
+    assert page.ask("/export/regions.zip").body == page.ask("/export/regions.zip").body
+
+
+def test_a_folder_for_qupath_has_the_regions(page: Page, made: Path) -> None:
+    draw(page)
+    files = archive(page, "qupath.zip")
+    assert {"qupath/make_project.groovy", "qupath/README.txt", "qupath/slides.csv"} <= files.keys()
+    (slide,) = json.loads(files["qupath/slides.json"])["slides"]
+    assert {f"qupath/{name}" for name in slide["objects"]} <= files.keys()
+    decisions = json.loads(gzip.decompress(files["qupath/objects/a/decisions.geojson.gz"]))
+    assert len(decisions["features"]) == 1
+    assert slide["files"][0]["absolute"] == str(made.parent / "a.svs")
+
+
+def test_two_reviewers_are_compared(page: Page) -> None:
+    assert page.ask("/api/agreement").json["agreements"] == []
+    page.decide(reviewer="Ada")
+    page.decide(reviewer="Bo", verdict="reject", reason="out of focus", comment="=1")
+    found = page.ask("/api/agreement").json
+    assert [one["name"] for one in found["reviewers"]] == ["Ada", "Bo"]
+    counts = [(one["kind"], one["n"], one["n_agreed"]) for one in found["agreements"]]
+    assert counts == [("slide", 1, 0), ("patch", 0, 0)]
+    assert [one["slide_id"] for one in found["differences"]] == ["a"]
+    csv = page.ask("/export/agreement.csv")
+    assert csv.headers["content-type"].startswith("text/csv")
+    assert csv.body.decode().splitlines()[1] == "a,,,Ada,accept,,Bo,reject,out of focus: =1,false"
+
+
+def test_no_other_file_is_exported_and_no_path_is_a_model(page: Page) -> None:
+    for name in ("export/review.sqlite", "export/decisions.xml", "models/..", "models/0123456789abcdef", "models/x"):
+        assert page.ask(f"/{name}").status == 404
