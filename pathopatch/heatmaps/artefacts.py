@@ -46,6 +46,7 @@ from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, w
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, predict_patches
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
 from pathopatch.heatmaps.summary import summary
+from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
 from pathopatch.patches.analysis import read_level
@@ -270,11 +271,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
 
 def model_fingerprint(model: Ensemble) -> str:
     """Return a fingerprint of the models, whatever runs them."""
-    digests = []
-    for member in model.members:
-        spec = member.spec.model_copy(update={"onnx": None})
-        digests.append(hashlib.sha256(f"{fingerprint(spec)}{member.runtime.weights}".encode()).hexdigest())
-    return digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
+    return joint_fingerprint([(member.spec, member.runtime.weights) for member in model.members])
 
 
 def slide_fingerprint(slide: Slide) -> str:
