@@ -77,7 +77,7 @@ export class Regions {
 
   swapClass() {
     this.verdict = this.verdict === "tumour" ? "non-tumour" : "tumour";
-    byId("region-class").textContent = `of ${this.verdict}`;
+    byId("region-class").textContent = this.verdict;
     this.#showTool();
   }
 
