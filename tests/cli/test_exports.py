@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from made_model import write_model
 
+from pathopatch.core.files import write_json
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
+from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.review.decisions import DecisionLog
 
 Type = Callable[..., int]
@@ -63,6 +65,47 @@ def test_a_folder_that_is_no_bundle_or_no_export_is_named(
     assert typed("export", "torchscript", bundle, "-o", tmp_path / "mine", "--force") == 1
     assert "INPUT_UNSUPPORTED" in capsys.readouterr().err
     assert typed("export", "tensorflow", bundle) == 2
+
+
+SQUARE = "POLYGON ((40 20, 60 20, 60 40, 40 20))"
+
+
+def test_regions_are_exported_for_tile_and_no_other_folder_is_replaced(
+    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "heatmaps" / "s1" / "heatmap.json", {"bounds_px": [30, 10, 60, 70]})
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
+        decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=0)
+        assert typed("export", "regions", tmp_path) == 1
+        assert "INPUT_MISSING: no region was drawn" in capsys.readouterr().err
+        decisions.record(Decision(slide_id="s1", verdict="tumour", reviewer="Ada", region=SQUARE), revision=1)
+        assert typed("export", "regions", tmp_path) == 0
+        assert capsys.readouterr().out == "regions\n"
+        outlines = read_annotations(tmp_path / "regions" / "s1.geojson")
+        assert (outlines.names, outlines.shapes[0].bounds) == (("tumour",), (10, 10, 30, 30))
+        assert typed("export", "regions", tmp_path) == 1
+        assert "STALE_ARTEFACT" in capsys.readouterr().err
+        decisions.record(Decision(slide_id="s1", verdict="non-tumour", reviewer="Ada", region=SQUARE), revision=2)
+    assert typed("export", "regions", tmp_path, "--force") == 0
+    assert read_annotations(tmp_path / "regions" / "s1.geojson").names == ("non-tumour",)
+    (tmp_path / "regions" / "mine.txt").write_text("kept")
+    assert typed("export", "regions", tmp_path, "--force") == 1
+    assert "INPUT_UNSUPPORTED" in capsys.readouterr().err
+    assert (tmp_path / "regions" / "mine.txt").read_text() == "kept"
+
+
+def test_the_agreement_is_exported_once_two_reviewers_decided_on_the_same(
+    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
+        decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=0)
+        assert typed("export", "agreement", tmp_path) == 1
+        assert "INPUT_MISSING: no slide or patch that two reviewers decided on" in capsys.readouterr().err
+        decisions.record(Decision(slide_id="s1", verdict="flag", reviewer="Bo"), revision=1)
+    assert typed("export", "agreement", tmp_path) == 0
+    assert Path("agreement.csv").read_text().splitlines()[1] == "s1,,,Ada,accept,,Bo,flag,,false"
 
 
 def test_a_review_is_exported_as_csv_or_json_and_no_other_file_is_replaced(
