@@ -1,8 +1,15 @@
 """napari shows a heatmap over the overview of the slide's store: where its OME-Zarr reader puts the two images."""
 
+import re
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
 import made_slides as made
 import numpy as np
 import pytest
+import zarr
 from made_model import write_model
 from made_review import MODALITIES, predict, write_other_model
 from ome_zarr.io import parse_url
@@ -46,43 +53,90 @@ def folders(tmp_path_factory):
     return root
 
 
-def _extents(path):
-    """Return (top, left, bottom, right) in um of each level that napari shows: it places the centres of pixels."""
-    node = next(iter(Reader(parse_url(str(path)))()))
-    extents = []
-    for level, (scale, translation) in zip(node.data, node.metadata["coordinateTransformations"], strict=True):
-        um, first = np.array(scale["scale"][-2:]), np.array(translation["translation"][-2:])
-        corner = first - um / 2
-        extents.append((*corner, *(corner + um * level.shape[-2:])))
-    return np.array(extents)
+class _Layer:
+    """A layer as napari makes it of an OME-Zarr: it places the centres of pixels."""
+
+    def __init__(self, shape, scale, name):
+        self.name, self.shape, self.scale = name, np.array(shape[-2:]), np.array(scale[-2:])
+        self.translate = np.zeros(2)  # where an image lies is left out, as by several versions of napari's plugin
+
+    @property
+    def extent(self):
+        """(top, left), (bottom, right) in um."""
+        corner = self.translate - self.scale / 2
+        return np.array([corner, corner + self.scale * self.shape])
+
+
+class _Viewer:
+    """A viewer without a window that opens OME-Zarr images by the reader `ome-zarr`."""
+
+    def __init__(self):
+        self.layers = []
+
+    def open(self, path, *, plugin):
+        assert plugin == "napari-ome-zarr"
+        nodes = [node for node in Reader(parse_url(path))() if node.data]
+        scales = [node.metadata["coordinateTransformations"][0][0]["scale"] for node in nodes]
+        opened = [
+            _Layer(node.data[0].shape, scale, node.metadata["name"]) for node, scale in zip(nodes, scales, strict=True)
+        ]
+        self.layers += opened
+        return opened
+
+
+def _shown(folders, slide_id, monkeypatch):
+    """Run the script of the page, and return its layers."""
+    viewer = _Viewer()
+    napari = SimpleNamespace(Viewer=lambda: viewer, run=lambda: None)
+    utils = SimpleNamespace(Colormap=lambda colors, name: (colors, name))
+    monkeypatch.setitem(sys.modules, "napari", napari)
+    monkeypatch.setitem(sys.modules, "napari.utils", utils)
+    monkeypatch.setattr(sys, "argv", ["show.py", str(folders / "work"), str(folders / "out"), slide_id])
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "napari.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"    ```python\n(.*?)    ```\n", page, flags=re.DOTALL)
+    exec(compile(textwrap.dedent(script), "show.py", "exec"), {})
+    return viewer.layers
 
 
 @pytest.mark.parametrize("slide_id", ["bright", "dark"])
-def test_the_map_begins_at_the_slides_corner_and_ends_within_a_cell(folders, slide_id):
-    (slide, *_), (heatmap, *_) = (
-        _extents(folders / "work" / "slides" / f"{slide_id}.zarr" / "overview"),
-        _extents(folders / "out" / "heatmaps" / slide_id / "heatmap.ome.zarr"),
-    )
-    np.testing.assert_allclose(slide[2:] - slide[:2], [HEIGHT * MPP, WIDTH * MPP])
-    np.testing.assert_allclose(heatmap[:2], slide[:2], atol=1e-6)
-    overhang = heatmap[2:] - slide[2:]
-    assert (overhang >= -1e-6).all()
+def test_the_map_begins_at_the_slides_corner_and_ends_within_a_cell(folders, slide_id, monkeypatch):
+    slide, *labels, heatmap = _shown(folders, slide_id, monkeypatch)
+    assert (slide.name, heatmap.name) == ("overview", slide_id)
+    np.testing.assert_allclose(slide.extent, [[0, 0], [HEIGHT * MPP, WIDTH * MPP]], atol=1e-9)
+    for label in labels:
+        np.testing.assert_allclose(label.extent, slide.extent)
+    np.testing.assert_allclose(heatmap.extent[0], slide.extent[0], atol=1e-9)
+    overhang = heatmap.extent[1] - slide.extent[1]
+    assert (overhang >= -1e-9).all()
     assert (overhang < CELL_UM).all()
+    assert heatmap.colormap[0] == [(0, 0.6, 0.3, 0), (0, 0.6, 0.3, 1)]
 
 
 @pytest.mark.parametrize("slide_id", ["bright", "dark"])
-def test_tissue_lies_under_the_cells_that_have_some(folders, slide_id):
-    """The centre of tissue in um is the same by the overview's label and by the map's tissue fraction."""
-    overview = folders / "work" / "slides" / f"{slide_id}.zarr" / "overview"
-    heatmap = folders / "out" / "heatmaps" / slide_id / "heatmap.ome.zarr"
-    centres = []
-    for path, mask_of in (
-        (overview / "labels" / "tissue", lambda levels: np.asarray(levels[0]).squeeze()),
-        (heatmap, lambda levels: np.nan_to_num(np.asarray(levels[0])[1])),
+def test_what_the_files_say_of_their_places_agrees(folders, slide_id):
+    """For viewers that do read it: the first pixels' centres are half a cell less half a pixel apart."""
+    corners = []
+    for path in (
+        folders / "work" / "slides" / f"{slide_id}.zarr" / "overview",
+        folders / "out" / "heatmaps" / slide_id / "heatmap.ome.zarr",
     ):
         node = next(iter(Reader(parse_url(str(path)))()))
-        mask = mask_of(node.data).astype(np.float64)
-        scale, translation = node.metadata["coordinateTransformations"][0]
-        centre = [(np.arange(n) * mask.sum(axis=1 - axis)).sum() / mask.sum() for axis, n in enumerate(mask.shape)]
-        centres.append(np.array(centre) * scale["scale"][-2:] + translation["translation"][-2:])
+        for scale, translation in node.metadata["coordinateTransformations"]:
+            corners.append(np.array(translation["translation"][-2:]) - np.array(scale["scale"][-2:]) / 2)
+    np.testing.assert_allclose(corners, np.broadcast_to(corners[0], np.shape(corners)), atol=1e-6)
+
+
+@pytest.mark.parametrize("slide_id", ["bright", "dark"])
+def test_the_maps_tissue_lies_on_that_of_the_overview(folders, slide_id):
+    """Corner on corner, the centre of tissue in um is the same by the overview's label and by the map."""
+    out = folders / "out" / "heatmaps" / slide_id / "heatmap.ome.zarr"
+    label = zarr.open_array(folders / "work" / "slides" / f"{slide_id}.zarr" / "overview" / "labels" / "tissue" / "0")
+    fraction = np.nan_to_num(zarr.open_array(out / "0")[1])
+    centres = []
+    for mask, um in (
+        (label[:] > 0, np.array([HEIGHT, WIDTH]) * MPP / label.shape),
+        (fraction, np.array([CELL_UM, CELL_UM])),
+    ):
+        rows, columns = np.indices(mask.shape) + 0.5
+        centres.append(um * [(rows * mask).sum() / mask.sum(), (columns * mask).sum() / mask.sum()])
     np.testing.assert_allclose(*centres, atol=CELL_UM / 4)
