@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_heatmap import write_heatmap
 from made_model import write_model
 
 from pathopatch.core.files import write_json
@@ -128,3 +129,26 @@ def test_a_review_is_exported_as_csv_or_json_and_no_other_file_is_replaced(
     assert [row.verdict for row in read_decisions(Path("review.csv"))] == ["accept", "reject"]
     assert typed("export", "review", tmp_path, "-o", "review.xlsx") == 1
     assert "neither CSV nor JSON" in capsys.readouterr().err
+
+
+def test_a_folder_for_qupath_is_named_with_what_to_do_next_and_what_is_left_out(
+    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed("export", "qupath", tmp_path / "out") == 1
+    assert "INPUT_MISSING: no prediction here" in capsys.readouterr().err
+    write_heatmap(tmp_path / "out", "a")
+    assert typed("export", "qupath", "out") == 0
+    told = capsys.readouterr()
+    assert told.out == "qupath\n"
+    assert "warning: a: where it lies is unknown" in told.err
+    assert "next, in QuPath" in told.err
+    assert "make_project.groovy" in told.err
+    (tmp_path / "a.svs").write_bytes(b"pixels")
+    (tmp_path / "cohort.csv").write_text("slide_id,patient_id,path\na,p,a.svs\n")
+    assert typed("export", "qupath", "out", "--manifest", "cohort.csv", "-q") == 1
+    assert "STALE_ARTEFACT" in capsys.readouterr().err
+    assert typed("export", "qupath", "out", "--manifest", "cohort.csv", "-q", "--force") == 0
+    assert capsys.readouterr() == ("qupath\n", "")
+    (slide,) = json.loads(Path("qupath", "slides.json").read_text())["slides"]
+    assert slide["files"][0]["absolute"] == str(tmp_path / "a.svs")
