@@ -90,8 +90,7 @@ def openProject(File projectFolder) {
 /** Add a slide to the project, or bring the one that is there up to date. */
 void addSlide(project, File folder, Map slide) {
     def entry = project.getImageList().find { other -> other.getImageName() == slide.slide_id }
-    boolean isNew = entry == null
-    if (isNew) {
+    if (entry == null) {
         def server = openSlide(folder, slide)
         entry = project.addImage(server.getBuilder())
         server.close()
@@ -102,7 +101,7 @@ void addSlide(project, File folder, Map slide) {
         if (!isSlide(imageData.getServer(), slide)) {
             throw new IllegalStateException("the image in the project has another size than the predicted slide")
         }
-        if (isNew) {
+        if (!entry.hasImageData()) {  // else a person may have chosen otherwise
             describeImage(imageData, slide)
         }
         addObjects(imageData, folder, slide)
@@ -216,7 +215,7 @@ void addObjects(imageData, File folder, Map slide) {
     }
     def hierarchy = imageData.getHierarchy()
     // Ids from pathopatch have version 5, those that QuPath makes have version 4. Whoever unlocked an object owns it.
-    List old = hierarchy.getAllObjects(false).findAll { object -> object.isLocked() && object.getID().version() == 5 }
+    Collection old = hierarchy.getAllObjects(false).findAll { object -> object.isLocked() && object.getID().version() == 5 }
     hierarchy.removeObjects(old, true)
     Set kept = hierarchy.getAllObjects(false).collect { object -> object.getID() } as Set
     hierarchy.addObjects(objects.findAll { object -> !kept.contains(object.getID()) })

@@ -30,7 +30,7 @@ def describe_model(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     members = model_record(out, fingerprint).get("members", [])
     names = [str(member["name"]) for member in members]
     name = f"model {fingerprint[:_SHOWN_DIGITS]}"
-    if names:
+    if all(names) and names:  # a bundle in a folder "model" of no run has none
         name = " + ".join(names) if len(names) <= _MOST_NAMES else f"ensemble of {len(names)}"
     return {
         "name": f"{name} ({method})" if method else name,

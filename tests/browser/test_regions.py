@@ -113,6 +113,10 @@ def test_keys_close_take_back_and_stop_an_outline(folder, own, visit):
     page.keyboard.press("Enter")
     expect(items(page)).to_have_count(1)
     assert len(kept(window, MODALITIES)[0]) == 3
+    page.keyboard.press("u")
+    click(window, [*points, points[0]])  # the first corner closes it too
+    expect(items(page)).to_have_count(1)
+    assert len(kept(window, MODALITIES)[0]) == 4
     click(window, points)
     page.keyboard.press("Escape")
     page.keyboard.press("Enter")

@@ -67,7 +67,9 @@ def test_the_browsers_sum_at_the_models_threshold_is_the_recorded_share(predicte
     )
     recorded = facts_of(predicted.out, slide_id)["summary"]["positive_share"]
     assert share == pytest.approx(recorded, abs=1e-6)
-    expect(page.locator("#about [data-name=positive-share]")).to_have_text(f"{100 * recorded:.1f}\u00a0%")
+    expect(page.locator("#about [data-name=positive-share]")).to_have_text(
+        f"{100 * recorded:.1f}\u00a0% of the tissue area"
+    )
 
 
 @pytest.mark.slow

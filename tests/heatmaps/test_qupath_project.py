@@ -6,52 +6,18 @@ import os
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import qupath_rules
-from shapely.geometry import box, shape
+from made_heatmap import BOUNDS, SIZE, write_heatmap
+from shapely.geometry import shape
 
-from pathopatch.core.artefacts import Stamp, file_marks
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
-from pathopatch.core.files import write_json
-from pathopatch.core.status import update_status
 from pathopatch.groups.decisions.decision import Decision
-from pathopatch.heatmaps.patch_exports import PositiveRegions, write_regions, write_tiles
 from pathopatch.heatmaps.qupath_project import write_qupath_folder
+from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.slides.manifest import SlideRow, pseudonym
-
-SIZE, BOUNDS = (100, 90), (30, 10, 60, 70)
-TABLE = pd.DataFrame(
-    {
-        "patch_id": ["a@32,32", "a@48,32"], "x": [32, 48], "y": [32, 32], "width": 16, "height": 16,
-        "tissue_fraction": [0.5, 1.0], "logit": [-1.0, 0.3], "probability": [0.25, 0.6],
-    }
-)  # fmt: skip
-
-
-def predicted(out, slide_id, source=None, **changed):
-    """Write what `predict` writes of a slide for QuPath."""
-    folder = out / "heatmaps" / slide_id
-    folder.mkdir(parents=True)
-    identity = {"slide_id": slide_id, "run": "m", "origin": BOUNDS[:2]}
-    write_tiles(
-        folder / "patches.geojson.gz", TABLE, class_names=("no", "tumour"), decision_threshold=0.0,
-        slide_size=SIZE, **identity,
-    )  # fmt: skip
-    square = PositiveRegions(polygons=[box(48, 32, 64, 48)], area_mm2=pd.array([0.1]), mean_probability=pd.array([0.6]),
-                             cells=pd.array([1]))  # fmt: skip
-    write_regions(folder / "regions.geojson.gz", square, class_name="tumour", **identity)
-    names = ("patches.geojson.gz", "regions.geojson.gz")
-    facts = {
-        "size_px": SIZE, "bounds_px": BOUNDS, "mpp": 0.5, "channels": ["R", "G", "B"], "dtype": "uint8",
-        "background": "bright", "downsample": 1.0, "patch_px": 16, "stride_px": 16, "method": "gerne",
-        "summary": {"positive_share": 0.25}, "outputs": file_marks({name: folder / name for name in names}),
-        "stamp": Stamp(stage="predict", settings={"tiling": {}}, inputs={"model": "m"}).to_dict(),
-    }  # fmt: skip
-    write_json(folder / "heatmap.json", facts | changed)
-    about = {} if source is None else {"source": source}
-    update_status(out, slide_id, "predict", {"state": "done", **about})
 
 
 def written(out, path, **options):
@@ -64,7 +30,7 @@ def written(out, path, **options):
 def out(tmp_path):
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides" / "a.svs").write_bytes(b"pixels of a")
-    predicted(tmp_path / "out", "a", str(tmp_path / "slides" / "a.svs"))
+    write_heatmap(tmp_path / "out", "a", str(tmp_path / "slides" / "a.svs"))
     return tmp_path / "out"
 
 
@@ -168,6 +134,17 @@ def test_a_drawn_region_is_an_annotation_of_its_own_until_it_is_removed(out, tmp
     assert [each["id"] for each in qupath_rules.read_features(place, "annotation")] == [second["id"]]
 
 
+def test_decisions_come_back_as_annotations_where_they_were_made(out, tmp_path):
+    decide(out, "reject")
+    decide(out, "tumour", x=48, y=32)
+    written(out, tmp_path / "qupath")
+    outlines = read_annotations(tmp_path / "qupath" / "objects" / "a" / "decisions.geojson.gz")
+    names, shapes, warnings = place_on_slide(outlines, slide_size=SIZE, bounds_origin=BOUNDS[:2])
+    assert list(names) == ["slide rejected", "tumour (reviewer)"]
+    assert [shape.bounds for shape in shapes] == [(30, 10, 90, 80), (48, 32, 64, 48)]
+    assert warnings == []
+
+
 def test_a_later_decision_has_the_id_of_the_one_it_replaces(out, tmp_path):
     path = tmp_path / "qupath" / "objects" / "a" / "decisions.geojson.gz"
     decide(out, "tumour", x=48, y=32)
@@ -189,7 +166,7 @@ def test_a_withdrawn_decision_is_gone_and_the_list_of_images_says_so(out, tmp_pa
     assert not (tmp_path / "qupath" / "objects" / "a" / "decisions.geojson.gz").exists()
 
 
-def test_a_slide_lies_where_the_manifest_says_else_where_it_was_predicted(out, tmp_path):
+def test_a_slide_lies_where_the_manifest_says_else_where_it_was_write_heatmap(out, tmp_path):
     (file,) = written(out, tmp_path / "qupath")["a"]["files"]
     assert file["absolute"] == str(tmp_path / "slides" / "a.svs")
     assert (tmp_path / "qupath" / file["relative"]).samefile(tmp_path / "slides" / "a.svs")
@@ -202,7 +179,7 @@ def test_a_slide_lies_where_the_manifest_says_else_where_it_was_predicted(out, t
 
 def test_a_deidentified_slide_is_found_by_its_content_alone(out, tmp_path):
     row = SlideRow(row=2, slide_id="x", patient_id="p", source=str(tmp_path / "slides" / "a.svs"))
-    predicted(out, pseudonym(row))
+    write_heatmap(out, pseudonym(row))
     unknown = written(out, tmp_path / "qupath")[pseudonym(row)]
     assert unknown["files"] == []
     assert "--manifest" in unknown["note"]
@@ -213,13 +190,13 @@ def test_a_deidentified_slide_is_found_by_its_content_alone(out, tmp_path):
 
 def test_a_head_on_features_names_no_slide(out, tmp_path):
     stamp = Stamp(stage="predict", settings={"mpp": 0.5}, inputs={"slide": "features"}).to_dict()
-    predicted(out, "b", str(tmp_path / "slides" / "a.svs"), stamp=stamp)
+    write_heatmap(out, "b", str(tmp_path / "slides" / "a.svs"), stamp=stamp)
     assert written(out, tmp_path / "qupath")["b"]["files"] == []
 
 
 def test_channels_of_several_files_have_their_planes_names_and_colours(out, tmp_path):
     source = {name: str(tmp_path / f"{name}.tif") for name in ("CARS", "TPEF")}
-    predicted(
+    write_heatmap(
         out, "b", source | {"TPEF": f"{source['TPEF']}#plane=2"}, channels=["CARS", "TPEF"], dtype="uint16",
         background="dark",
     )  # fmt: skip
@@ -236,7 +213,7 @@ def test_channels_of_several_files_have_their_planes_names_and_colours(out, tmp_
 )
 def test_what_qupath_cannot_choose_is_left_out_with_the_reason(out, tmp_path, chosen, is_told):
     (tmp_path / "b.tif").touch()
-    predicted(out, "b", f"{tmp_path / 'b.tif'}{chosen}")
+    write_heatmap(out, "b", f"{tmp_path / 'b.tif'}{chosen}")
     slide = written(out, tmp_path / "qupath")["b"]
     assert bool(slide["files"][0]["chosen"]) == is_told
     assert ("by hand" in slide["note"]) == is_told
@@ -254,13 +231,13 @@ def test_what_qupath_cannot_choose_is_left_out_with_the_reason(out, tmp_path, ch
     ],
 )
 def test_the_type_of_image_follows_colour_and_ground(out, tmp_path, channels, dtype, background, image_type):
-    predicted(out, "b", "b.svs", channels=channels, dtype=dtype, background=background)
+    write_heatmap(out, "b", "b.svs", channels=channels, dtype=dtype, background=background)
     assert written(out, tmp_path / "qupath")["b"]["image_type"] == image_type
 
 
 def test_a_damaged_heatmap_is_told_and_the_others_are_written(out, tmp_path):
-    predicted(out, "b", "b.svs")
-    predicted(out, "c", "c.svs")
+    write_heatmap(out, "b", "b.svs")
+    write_heatmap(out, "c", "c.svs")
     (out / "heatmaps" / "b" / "patches.geojson.gz").write_bytes(b"cut")
     (out / "heatmaps" / "c" / "heatmap.json").write_text("{")
     folder = write_qupath_folder(out, tmp_path / "qupath")
@@ -271,7 +248,7 @@ def test_a_damaged_heatmap_is_told_and_the_others_are_written(out, tmp_path):
 
 
 def test_the_table_for_people_has_a_row_per_file_and_no_formula(out, tmp_path):
-    predicted(out, "b", {"CARS": "/s/=c.tif", "+T": "/s/t.tif#plane=1"}, channels=["CARS", "+T"])
+    write_heatmap(out, "b", {"CARS": "/s/=c.tif", "+T": "/s/t.tif#plane=1"}, channels=["CARS", "+T"])
     written(out, tmp_path / "qupath")
     rows = list(csv.DictReader((tmp_path / "qupath" / "slides.csv").read_text("utf-8-sig").splitlines()))
     assert [(row["slide_id"], row["channel"], row["path"], row["chosen"]) for row in rows] == [

@@ -13,7 +13,7 @@ const STYLES = {
 const TOLERANCE_PX = 0.7; // of a freehand line, px of the screen: less than one sees
 const NEAR_PX = 4; // a second click this near is the one that closes the outline
 const HINTS = {
-  polygon: "click its corners; double click or Enter closes it, u takes the last corner back, Escape stops",
+  polygon: "click its corners; double click, Enter or the first corner closes it, u takes the last corner back, Escape stops",
   freehand: "drag around it; Escape stops",
 };
 
@@ -77,7 +77,7 @@ export class Regions {
 
   swapClass() {
     this.verdict = this.verdict === "tumour" ? "non-tumour" : "tumour";
-    byId("region-class").textContent = `of ${this.verdict}`;
+    byId("region-class").textContent = this.verdict;
     this.#showTool();
   }
 
@@ -118,8 +118,12 @@ export class Regions {
   click(x, y) {
     if (this.tool !== "polygon") return;
     const last = this.points.at(-1);
-    const near = NEAR_PX / this.viewer.zoom();
-    if (last && Math.hypot(x - last[0], y - last[1]) < near) return; // the second half of a double click
+    const isNear = (corner, px) => Math.hypot(x - corner[0], y - corner[1]) < px / this.viewer.zoom();
+    if (last && isNear(last, NEAR_PX)) return; // the second half of a double click
+    if (this.points.length > 2 && isNear(this.points[0], 2 * NEAR_PX)) {
+      this.close();
+      return;
+    }
     this.points.push([x, y]);
     this.viewer.draw();
   }

@@ -173,7 +173,7 @@ function describe(facts) {
     ["Called tumour", count(counts.tumour), { name: "tumour", value: counts.tumour }],
     ["Patch", `${facts.patch_px} px, ${fixed(facts.span_px * facts.mpp, 0)} µm`],
     ["Tissue", `${fixed(summary.tissue_mm2, 2)} mm²`],
-    ["Positive share of the tissue area", percent(summary.positive_share), { name: "positive-share", value: summary.positive_share }],
+    ["Positive share", `${percent(summary.positive_share)} of the tissue area`, { name: "positive-share", value: summary.positive_share }],
     ["Largest region", `${fixed(summary.largest_region_mm2, 3)} mm²`],
     ["Flagged", percent(summary.flagged_share)],
     ["Heatmap", el("code", {}, facts.fingerprint)],

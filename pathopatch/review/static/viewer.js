@@ -116,8 +116,9 @@ export class Viewer {
   whenDoubleClicked(listener) {
     this.osd.addHandler("canvas-double-click", (event) => {
       if (this.isDrawing) event.preventDefaultAction = true;
-      listener();
     });
+    // The browser's own event: of corners clicked in quick succession OpenSeadragon pairs the wrong ones.
+    this.osd.canvas.addEventListener("dblclick", listener);
   }
 
   whenDragged(listener) {
