@@ -16,6 +16,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.models.weights import file_fingerprint
 
 _FOLDER, _DIGITS = "models", 16
+_MODEL, _RUNS = "model", "runs"  # where a run keeps its bundle: runs/<run>/model
 
 
 def write_model_record(out: Path, bundles: Sequence[Path]) -> Path:
@@ -35,7 +36,7 @@ def write_model_record(out: Path, bundles: Sequence[Path]) -> Path:
 def read_model_record(out: Path, fingerprint: str) -> dict[str, Any]:
     """Return what is known of the models with a fingerprint; empty if nothing is, as of earlier versions.
 
-    ``members`` has for each model: ``name`` (its run's, else its folder's), ``method``, ``seed`` (None: unknown),
+    ``members`` has for each model: ``name`` (see `bundle_name`), ``method``, ``seed`` (None: unknown),
     ``trained`` (splits, slides, patients, patches; empty: unknown), ``audit`` (the verdict on the training data; empty:
     unknown) and ``card`` (Markdown).
     """
@@ -60,6 +61,8 @@ def _member(folder: Path, spec: BundleSpec) -> dict[str, Any]:
 
 
 def bundle_name(folder: Path) -> str:
-    """Return what a reader calls a bundle: its run where it lies in one (``runs/<run>/model``), else its folder."""
+    """Return what a reader calls a bundle: its folder, or the run that it lies in; empty where it is just a "model"."""
     folder = folder.resolve()
-    return folder.parent.name if folder.name == "model" and folder.parent.parent.name == "runs" else folder.name
+    if folder.name != _MODEL:
+        return folder.name
+    return folder.parent.name if folder.parent.parent.name == _RUNS else ""

@@ -35,9 +35,9 @@ def too_few(n: float | None, patients: float | None = None, unit: str = "patch")
     if n == 0:
         return f"no {unit}"
     amounts = [(n, LEAST_PATCHES, unit), (patients, LEAST_PATIENTS, "patient")]
-    short = [pluralize(int(amount), noun) for amount, least, noun in amounts if _is_below(amount, least)]
+    short = [
+        pluralize(int(amount), noun)
+        for amount, least, noun in amounts
+        if amount is not None and math.isfinite(amount) and amount < least
+    ]
     return f"only {' of '.join(short)}" if short else ""
-
-
-def _is_below(amount: float | None, least: int) -> bool:
-    return amount is not None and math.isfinite(amount) and amount < least

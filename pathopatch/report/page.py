@@ -28,6 +28,7 @@ from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups.decisions.table import decisions_csv
+from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.report import cohort, models, predictions, results
 from pathopatch.report.answer import answer
 from pathopatch.report.collect import Study, read_study
@@ -232,7 +233,7 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         is_cross_validation=study.folds is not None,
         split=study.split,
         small_group=SMALL_GROUP,
-        few_patients=results.FEW_PATIENTS,
+        few_patients=FEW_PATIENTS,
         version=__version__,
         libraries=[(name, version(name)) for name in _LIBRARIES],
     )

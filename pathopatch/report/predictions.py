@@ -90,7 +90,8 @@ def models(study: Study) -> list[dict[str, Any]]:
         facts = of_model[fingerprint]
         described.append(
             {
-                "name": ", ".join(member["name"] for member in members) or f"a model trained by {facts['method']}",
+                "name": ", ".join(filter(None, (member["name"] for member in members)))
+                or f"a model trained by {facts['method']}",
                 "method": facts["method"],
                 "classes": facts["class_names"],
                 "decision_probability": facts["decision_probability"],

@@ -200,6 +200,7 @@ def _over_folds(at: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, 
     return {
         "at": at,
         **smallest_of(pooled.iloc[0]),
+        **{name: pooled.iloc[0][name] for name in ("n", "patients")},
         "folds": [
             {"number": number, "patients": sizes["patients"][number], "smallest": sizes["smallest_group_n"][number]}
             for number in numbers
@@ -228,7 +229,7 @@ def sweep(study: Study) -> dict[str, Any]:
     panels = _sweep_panels(runs, study.sweeps)
     return {
         "panels": list(panels),
-        "rows": runs.to_dict("records"),
+        "rows": [{**row, **_smallest_measured(study.sweeps.get(row["run"]))} for row in runs.to_dict("records")],
         "too_small": sorted(
             {
                 f"at {row['threshold']:g} {str(row['note']).removeprefix('too small: ')}"
@@ -238,6 +239,14 @@ def sweep(study: Study) -> dict[str, Any]:
         ),
         "pictures": {"wga_sweep.png": wga_sweep(panels)},
     }
+
+
+def _smallest_measured(sweep: pd.DataFrame | None) -> dict[str, int | None]:
+    """Return `smallest_of` over the thresholds of a run's sweep that were measured; None where none was."""
+    measured = pd.DataFrame() if sweep is None else sweep[sweep["is_measured"].astype(bool)]
+    rows = [smallest_of(row) for row in measured.to_dict("records")]
+    names = ("smallest_n", "fewest_patients")
+    return {name: min((row[name] for row in rows), default=None) for name in names}
 
 
 def _sweep_panels(runs: pd.DataFrame, sweeps: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, list[pd.DataFrame]]]:

@@ -64,7 +64,7 @@ def out(predicted: Path, tmp_path: Path) -> Path:
 def test_the_page_is_about_predictions_and_says_each_slide_s_numbers(out: Path) -> None:
     page = Page(write_report(out))
     assert page.text.count("No run") == 0
-    assert page.text.startswith("Predictions by model")
+    assert page.text.startswith("Predictions by a model trained by erm")
     assert "Predictions: out" not in page.text
     assert "3: 2 predicted, 0 without tissue, 1 failed" in page.text
     assert "3 slides of 3 patients" in page.text
