@@ -68,6 +68,4 @@ def heat_colormap(ground: Polarity, highest: float = MAP_OPACITY) -> ListedColor
 
     values = np.linspace(0, 1, 256)
     rgba = np.column_stack([map_colors(values, ground) / 255, map_opacity(values, highest)])
-    colors = ListedColormap(rgba, name=f"heat_{ground}")
-    colors.set_bad((0, 0, 0, 0))
-    return colors
+    return ListedColormap(rgba, name=f"heat_{ground}")
