@@ -68,7 +68,7 @@ def test_the_worst_group_is_named_with_its_patches_and_patients() -> None:
 def test_a_number_of_too_few_is_no_headline(work: Path) -> None:
     source = write_report(work, evaluate=EvaluateConfig(bootstrap=0)).read_text()
     headline = source.split('<p class="headline">')[1].split("</p>")[0]
-    assert "Too few to answer." in headline
+    assert "Too few test patches to answer." in headline
     assert "%" not in headline
     assert '<div class="duel">' not in source
 
