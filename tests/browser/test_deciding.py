@@ -110,7 +110,7 @@ def test_a_rejection_says_why(own, visit):
     page = visit(own).slide(MODALITIES)
     page.locator("[data-does=reject]").click()
     page.locator("#save").click()
-    expect(page.locator("#form-error")).to_have_text("Choose a reason or write a comment.")
+    expect(page.locator("#form-error")).to_have_text("Choose a reason or write a note.")
     expect(page.locator("#standing")).to_have_attribute("data-verdict", "none")
 
 
