@@ -14,13 +14,7 @@ from pathopatch.report import write_report
 pytestmark = pytest.mark.slow
 
 SCREEN = {"width": 1440, "height": 900}
-HASH = re.compile(r"\b[0-9a-f]{12,}\b")
-WORDS = """section => {
-  const walker = document.createTreeWalker(section, NodeFilter.SHOW_TEXT);
-  const texts = [];
-  while (walker.nextNode()) texts.push(walker.currentNode.textContent);
-  return texts.join(" ");  // cells of a table have nothing between them
-}"""
+HASH = re.compile(r"[0-9a-f]{12,}")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +52,7 @@ def test_the_answer_stands_on_the_first_screen(page):
 
 def test_nothing_above_the_last_section_looks_like_a_hash(page):
     sections = page.locator("main > section")
-    texts = [section.evaluate(WORDS) for section in sections.all()]
+    texts = [section.text_content() for section in sections.all()]
     assert HASH.search(texts[-1])
     assert [found for text in texts[:-1] if (found := HASH.search(text))] == []
 
@@ -88,7 +82,7 @@ def test_grey_numbers_have_a_contrast_and_a_reason(page, axe):
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
     cell = page.locator("#results td.few").first
     reason = cell.locator(".reason").inner_text()
-    assert re.fullmatch(r"smallest group: only \d+ (patch|patient)(es|s)?( of \d+ patients?)?", reason)
+    assert re.fullmatch(r"(smallest group: )?only \d+ (patch|patient)(es|s)?( of \d+ patients?)?", reason)
     page.evaluate(axe)
     violations = page.evaluate("async () => (await axe.run(document)).violations.map(one => one.id)")
     assert violations == []
