@@ -15,12 +15,12 @@ from pathopatch.core.config import EvaluateConfig, GroupsConfig, PredictConfig, 
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.demo.repair_picture import repair_picture
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation.compare import compare
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.models.bundle import read_spec
 from pathopatch.patches.store import PatchStore
+from pathopatch.report.repair_picture import repair_picture
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.study import run_study, study_runs
@@ -57,6 +57,7 @@ def run_quick(
         PatchStore(WorkFolder(work).store(slide)),
         {TITLES[method]: _calls(work, method, name, slide) for method, name in names.items()},
         threshold=THRESHOLD,
+        title=f"Made slide {slide}",
         caption=f"Much tissue: {100 * THRESHOLD:.0f} % of the patch or more. {_worst_groups(scores)}",
     )
     files.write_bytes(work / PICTURE, picture)

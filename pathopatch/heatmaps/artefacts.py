@@ -40,11 +40,13 @@ from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import FINISHED, read_status, update_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.colors import ground_of
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, predict_patches
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
 from pathopatch.heatmaps.summary import summary
+from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
 from pathopatch.patches.analysis import read_level
@@ -269,11 +271,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
 
 def model_fingerprint(model: Ensemble) -> str:
     """Return a fingerprint of the models, whatever runs them."""
-    digests = []
-    for member in model.members:
-        spec = member.spec.model_copy(update={"onnx": None})
-        digests.append(hashlib.sha256(f"{fingerprint(spec)}{member.runtime.weights}".encode()).hexdigest())
-    return digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
+    return joint_fingerprint([(member.spec, member.runtime.weights) for member in model.members])
 
 
 def slide_fingerprint(slide: Slide) -> str:
@@ -351,7 +349,7 @@ def _write_folder(
     image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": slide_id}
     write_ome_tiff(folder / HEATMAP, shown, **image)
     write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
-    write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um)
+    write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um, ground=ground_of(slide.background))
     write_png(folder / "overlay.png", _overlay(slide, prediction, cells, drawn_name, spec))
     regions = positive_regions(
         probability, decision_probability=threshold, cell_px=grid.stride, mpp=slide.mpp, slide_size=slide.size
@@ -398,6 +396,7 @@ def _overlay(slide: Slide, prediction: Prediction, cells: NDArray[np.float64], n
     return render(
         compose(overview, analysis.windows, is_rgb=slide.is_rgb),
         probability,
+        ground=ground_of(analysis.background),
         unreadable=prediction.unreadable_cells(tissue),
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=slide.mpp * scale_x,

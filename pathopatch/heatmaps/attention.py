@@ -40,5 +40,5 @@ def draw_attention(features: SlideFeatures, weight: NDArray[np.floating]) -> Pic
         cells,
         cell_px=(grid.stride / scale,) * 2,
         um_per_px=None if features.mpp is None else features.mpp * scale,
-        legend=Legend(name=features.slide_id, title="attention, by rank", nothing="no patch"),
+        legend=Legend(name=features.slide_id, title="attention, by rank", area="patches"),
     )

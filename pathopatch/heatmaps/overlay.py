@@ -1,26 +1,37 @@
 """Draw a heatmap over its slide, with legend and scale bar: a picture to look at, not to measure on.
 
-The map is drawn by nearest cell, never smoothed: a cell's edge in the picture is its edge on the slide. Cells without
-a prediction stay clear.
+The map is drawn by nearest cell, never smoothed: a cell's edge in the picture is its edge on the slide. It is clear at
+0, so a dashed line around the cells with a value tells "nothing found" from "not looked at".
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pathopatch.patches.picture import FAINT, FONT_PX, INK, PAPER, draw_channels, draw_scale, font, outlined, shortened
+from pathopatch.heatmaps.colors import blended, map_colors, map_opacity
+from pathopatch.patches.picture import (
+    FAINT,
+    FONT_PX,
+    INK,
+    PAPER,
+    dashed,
+    draw_channels,
+    draw_scale,
+    font,
+    outlined,
+    shortened,
+)
+from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture
 
-MAP_OPACITY = 0.45  # opacity of the map: the tissue stays readable through it
 _MIN_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
 _STRIPE_PX, _STRIPE_COLOR = 6, (150, 150, 150)  # every third stripe is drawn
-_NO_MAP_GREY = 96  # ground of the legend's bar where nothing was predicted
+_NO_MAP: dict[Polarity, int] = {"bright": 240, "dark": 20}  # grey of the legend's bar where nothing was predicted
+_AREA_LINE: dict[Polarity, tuple[int, int, int]] = {"bright": (110, 110, 110), "dark": (150, 150, 150)}
 _MARGIN_PX, _HEAD_PX, _FOOT_PX, _SIDE_PX = 16, 40, 68, 290
 _MIN_BODY_PX = 420  # room for the legend beside a small slide
 ORIGIN = (_MARGIN_PX + _HEAD_PX, _MARGIN_PX)
@@ -37,7 +48,7 @@ class Legend:
     channels: tuple[str, ...] = ()  # of a dark slide, shown in their colours; empty for brightfield
     warning: str = ""  # in a few words; empty for none
     title: str = ""  # of the colour bar; empty: the probability of `class_name`
-    nothing: str = "not predicted"  # what a clear cell is
+    area: str = "analysed area"  # what the dashed line surrounds
 
 
 _PLAIN = Legend()
@@ -57,17 +68,19 @@ def cells_under(
     return row, column
 
 
-def blend(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[float, float]) -> Picture:
-    """Return a picture (h, w, 3) with the map (ny, nx) over it; cells without a value stay clear."""
-    row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
-    blended = picture.copy()
-    colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), 0)
+def blend(
+    picture: Picture, values: NDArray[np.float64], cell_px: tuple[float, float], ground: Polarity = "bright"
+) -> Picture:
+    """Return a picture (h, w, 3) with the map (ny, nx) over it; cells of value 0 and without a value stay clear."""
+    row, column = cells_under(picture.shape[:2], cell_px, values.shape)
+    opacity = map_opacity(values)[..., None]
+    colors, clearness = opacity * map_colors(values, ground), 1 - opacity
+    over = picture.copy()
     # Row by row: the map at the picture's size would need several times the picture's memory.
     for line, cell_row in enumerate(row):
-        has_value = np.isfinite(probability[cell_row])[column]
-        under, over = picture[line, has_value], colors[cell_row][column[has_value]]
-        blended[line, has_value] = np.rint((1 - MAP_OPACITY) * under + MAP_OPACITY * over)
-    return blended
+        if opacity[cell_row].any():
+            over[line] = np.rint(clearness[cell_row][column] * picture[line] + colors[cell_row][column])
+    return over
 
 
 def _hatched(picture: Picture, is_marked: NDArray[np.bool_], cell_px: tuple[float, float]) -> Picture:
@@ -83,6 +96,7 @@ def render(
     picture: Picture,
     probability: NDArray[np.float64],
     *,
+    ground: Polarity = "bright",
     unreadable: NDArray[np.bool_] | None = None,
     cell_px: tuple[float, float],
     um_per_px: float | None,
@@ -91,30 +105,32 @@ def render(
     """Return the whole picture, uint8 (H, W, 3): map on slide, colour bar, scale bar, notes.
 
     `picture` is the slide, uint8 (h, w, 3), from `compose`; `probability` (ny, nx), NaN where nothing was predicted;
-    cell (0, 0) starts at the picture's corner. Cells that are `unreadable` (ny, nx) are hatched, to distinguish them
-    from glass. `cell_px` is (height, width) of a cell in px of the picture, `um_per_px` its scale,
-    without which there is no scale bar. `ORIGIN` and `view_size` give the slide's place in the result. Equal arguments
-    give equal pixels.
+    cell (0, 0) starts at the picture's corner. `ground` chooses the colours, see `pathopatch.heatmaps.colors`. Cells
+    that are `unreadable` (ny, nx) are hatched, to distinguish them from glass. `cell_px` is (height, width) of a cell
+    in px of the picture, `um_per_px` its scale, without which there is no scale bar. `ORIGIN` and `view_size` give the
+    slide's place in the result. Equal arguments give equal pixels.
     """
     factor = max(1, _MIN_VIEW_PX // max(picture.shape[:2]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     cell_px = (cell_px[0] * factor, cell_px[1] * factor)
-    view = blend(picture, probability, cell_px)
+    view = blend(picture, probability, cell_px, ground)
     row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
-    is_empty = not np.isfinite(probability).any()
-    notes = ["nothing predicted:", "too little tissue"] if is_empty else [f"clear: {legend.nothing}"]
+    has_value = np.isfinite(probability)
+    notes = [f"dashed: {legend.area}"] if has_value.any() else ["nothing predicted:", "too little tissue"]
+    view = dashed(view, has_value[row][:, column], _AREA_LINE[ground])
     if legend.threshold is not None:
         view = outlined(view, (probability > legend.threshold)[row][:, column])
         notes.append(f"outlined: called {legend.class_name}")
     # The legend's bar is blended on the median colour under the map, so that it shows the map's own colours.
-    under_map = picture[::4, ::4][np.isfinite(probability)[row[::4]][:, column[::4]]]
-    ground = np.median(under_map, axis=0) if len(under_map) else np.full(3, float(_NO_MAP_GREY))
+    under_map = picture[::4, ::4][has_value[row[::4]][:, column[::4]]]
+    under = np.median(under_map, axis=0) if len(under_map) else np.full(3, float(_NO_MAP[ground]))
+    bar = blended(under, np.linspace(1, 0, 256), ground)
     if unreadable is not None and unreadable.any():
         view = _hatched(view, unreadable, cell_px)
         notes.append("hatched: unreadable")
     if legend.warning:
         notes.append(legend.warning)
-    return _framed(view, ground, um_per_px and um_per_px / factor, legend, notes)
+    return _framed(view, bar, um_per_px and um_per_px / factor, legend, notes)
 
 
 def view_size(sheet: tuple[int, int], slide: tuple[int, int]) -> tuple[int, int]:
@@ -130,17 +146,10 @@ def view_size(sheet: tuple[int, int], slide: tuple[int, int]) -> tuple[int, int]
     return height, width
 
 
-def map_colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the viridis colours of values in [0, 1]: red, green, blue, 0 to 255, on one more axis, not rounded."""
-    table = np.asarray(mpl.colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3] * 255
-    index = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.int64)
-    return np.asarray(table[index], np.float64)
-
-
 def _framed(
-    view: Picture, ground: NDArray[np.float64], um_per_px: float | None, legend: Legend, notes: list[str]
+    view: Picture, shades: NDArray[np.float64], um_per_px: float | None, legend: Legend, notes: list[str]
 ) -> Picture:
-    """Return the view on white paper with title, colour bar and scale bar."""
+    """Return the view on white paper with title, bar of colours `shades` (n, 3), and scale bar."""
     height, width = view.shape[:2]
     top, left = ORIGIN
     body = max(height, _MIN_BODY_PX)
@@ -150,7 +159,7 @@ def _framed(
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
     draw.text((left, _MARGIN_PX), shortened(legend.name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
-    _draw_bar(sheet, draw, (left + max(width, _MIN_BODY_PX) + 24, top), min(body, _MIN_BODY_PX), ground, legend, notes)
+    _draw_bar(sheet, draw, (left + max(width, _MIN_BODY_PX) + 24, top), min(body, _MIN_BODY_PX), shades, legend, notes)
     if um_per_px is not None:
         draw_scale(draw, (left, top + height + 14), width, um_per_px)
     note = "research use only"
@@ -163,16 +172,17 @@ def _draw_bar(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
     height: int,
-    ground: NDArray[np.float64],
+    shades: NDArray[np.float64],
     legend: Legend,
     notes: list[str],
 ) -> None:
-    """Draw the colour bar with its ticks, the decision threshold, and the notes below it."""
+    """Draw the colour bar, its `shades` (n, 3) from the top down, with ticks, threshold, and notes below it."""
     small, (x, y) = font(FONT_PX), corner
     draw.text((x, y), legend.title or f"{legend.class_name} probability", fill=INK, font=small)
     top, length, bar = y + 40, max(height - 40 - 26 * (2 + len(notes) + len(legend.channels)), 120), 28
-    shades = (1 - MAP_OPACITY) * ground + MAP_OPACITY * map_colors(np.linspace(1, 0, length))
-    strip = np.asarray(np.rint(shades), np.uint8)[:, None].repeat(bar, axis=1)
+    strip = np.asarray(np.rint(shades[np.arange(length) * len(shades) // length]), np.uint8)[:, None].repeat(
+        bar, axis=1
+    )
     sheet.paste(Image.fromarray(strip), (x, top))
     draw.rectangle((x - 1, top - 1, x + bar, top + length), outline=FAINT)
     tick = None if legend.threshold is None else top + round((1 - min(max(legend.threshold, 0), 1)) * (length - 1))

@@ -21,12 +21,14 @@ from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.artefacts import HEATMAP, heatmap_damages
+from pathopatch.heatmaps.colors import ground_of
 from pathopatch.heatmaps.overlay import blend
 from pathopatch.heatmaps.predict import DEFAULTS, predict_patches
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.loading import load_ensemble
 from pathopatch.slides import Slide, in_order, open_slide
+from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.manifest import slide_id_from_path
 
@@ -67,6 +69,8 @@ class SlidePrediction:
         The same on the probability.
     picture : ndarray of uint8, shape (h, w, 3), or None
         The slide at low resolution; None where it is not at hand.
+    background : str
+        The slide's background, "bright" or "dark", which chooses the map's colours on its picture.
     """
 
     slide_id: str
@@ -79,6 +83,7 @@ class SlidePrediction:
     decision_threshold: float
     decision_probability: float
     picture: Picture | None = None
+    background: str = "bright"
 
     @property
     def is_positive(self) -> NDArray[np.bool_]:
@@ -86,9 +91,9 @@ class SlidePrediction:
         return np.asarray(self.table["logit"] > self.decision_threshold, np.bool_)
 
     def thumbnail(self, max_px: int = 512) -> Image:
-        """Return the map of the probability over the slide, in viridis, with at most `max_px` per side.
+        """Return the map of the probability over the slide, with at most `max_px` per side.
 
-        Cells without a prediction stay clear. Where the slide is not at hand the ground is white.
+        Cells of probability 0 or without a prediction stay clear. Where the slide is not at hand the ground is white.
         """
         from PIL import Image
 
@@ -100,7 +105,12 @@ class SlidePrediction:
             small = shrunk(self.picture.transpose(2, 0, 1), max_px)
             ground = np.ascontiguousarray(small.transpose(1, 2, 0)).astype(np.uint8)
         cell_px = (self.cell_px * ground.shape[0] / height, self.cell_px * ground.shape[1] / width)
-        return Image.fromarray(blend(ground, self.maps["probability"], cell_px))
+        return Image.fromarray(blend(ground, self.maps["probability"], cell_px, self._ground))
+
+    @property
+    def _ground(self) -> Polarity:
+        """The ground that the map is drawn on."""
+        return "bright" if self.picture is None else ground_of(self.background)
 
     def plot(self, which: MapName = "probability", *, axes: Axes | None = None) -> Axes:
         """Draw a map over the slide with matplotlib, and return its axes.
@@ -135,6 +145,7 @@ class SlidePrediction:
             cell_um=self.cell_px * self.mpp,
             size_um=(width * self.mpp, height * self.mpp),
             picture=self.picture,
+            ground=self._ground,
             outlined_above=outlined_above,
             highest=None if which == "spread" else 1.0,  # the top of a spread has no meaning of its own
             axes=axes,
@@ -260,6 +271,7 @@ def predict_slide(
             decision_threshold=spec.decision_threshold,
             decision_probability=prediction.decision_probability,
             picture=compose(shrunk(analysis.overview, _PICTURE_PX), analysis.windows, is_rgb=opened.is_rgb),
+            background=opened.background,
         )
 
 
@@ -312,6 +324,7 @@ def read_prediction(
         decision_threshold=facts["decision_threshold"],
         decision_probability=facts["decision_probability"],
         picture=None if slide is None else _picture(slide, facts),
+        background=facts["background"],
     )
 
 

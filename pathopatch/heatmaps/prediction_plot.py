@@ -8,13 +8,14 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
+from pathopatch.heatmaps.colors import MAP_OPACITY, heat_colormap
 from pathopatch.heatmaps.overlay import cells_under
 from pathopatch.patches.annotations.polygons import border_lines
+from pathopatch.slides.background import Polarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ALPHA = 0.45  # as in ``overlay.png``: the tissue stays readable through the map
 _FROM_MM = 2000.0  # um: longer slides have axes in mm
 _WHITE = (1.0, 1.0, 1.0)
 
@@ -27,6 +28,7 @@ def draw_map(
     cell_um: float,
     size_um: tuple[float, float],
     picture: NDArray[np.uint8] | None = None,
+    ground: Polarity = "bright",
     outlined_above: float | None = None,
     highest: float | None = 1.0,
     axes: Axes | None = None,
@@ -34,7 +36,8 @@ def draw_map(
     """Draw a map (ny, nx) over its slide and return the axes.
 
     `cell_um` is the side of a cell, `size_um` the slide's (width, height), `picture` the slide (h, w, 3); without it
-    the ground is white. Cells above `outlined_above` are outlined; `highest` is the value of the top colour, None for
+    the map lies on white in full colours. `ground` chooses the colours. A dashed line surrounds the cells with a
+    value. Cells above `outlined_above` are outlined; `highest` is the value of the top colour, None for
     the map's own maximum. `label` stands at the colour bar.
     """
     if axes is None:
@@ -48,13 +51,14 @@ def draw_map(
     ny, nx = values.shape
     image = axes.imshow(
         np.ma.masked_invalid(values),
-        cmap="viridis",
+        cmap=heat_colormap(ground, 1.0 if picture is None else MAP_OPACITY),
         vmin=0,
         vmax=highest,
-        alpha=1.0 if picture is None else _ALPHA,
         extent=(0, nx * cell, ny * cell, 0),
         interpolation="nearest",
     )
+    area = cell * border_lines(np.isfinite(values))
+    axes.add_collection(LineCollection(list(area), colors="grey", linewidths=0.8, linestyles="dashed"))
     if outlined_above is not None:
         lines = cell * border_lines(values > outlined_above)
         axes.add_collection(LineCollection(list(lines), colors="black", linewidths=2.2))

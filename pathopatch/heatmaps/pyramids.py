@@ -1,8 +1,8 @@
 """Write a heatmap as an image pyramid: OME-TIFF, OME-Zarr, or RGB for viewers that stand on OpenSlide.
 
 OME-TIFF (Bio-Formats, tifffile) and OME-Zarr 0.5 hold float32 channels, NaN where nothing was predicted. OpenSlide
-reads neither floats nor levels in SubIFDs, so the RGB pyramid shows the probability in viridis, lossless, and in
-**white**, which viridis lacks, where nothing was predicted.
+reads neither floats nor levels in SubIFDs, so the RGB pyramid shows the probability in the colours of the overlay, from
+white (of dark slides: black) at 0 on, lossless, and in **grey**, which they lack, where nothing was predicted.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError
-from pathopatch.heatmaps.overlay import map_colors
+from pathopatch.heatmaps.colors import opaque_colors
 from pathopatch.heatmaps.stitch import halved
+from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")
@@ -32,9 +33,12 @@ _TILE_PX, _CHUNK_PX = 256, 512
 _SMALLEST_LEVEL_PX = 64  # a map whose longest side is at most this needs no coarser level
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 _AXES = ("c", "y", "x")
-_NOT_PREDICTED = 255  # of red, green and blue
+_NOT_PREDICTED: dict[Polarity, int] = {"bright": 200, "dark": 64}  # of red, green and blue
 _UM_PER_CM = 1e4
-_DESCRIPTION = "pathopatch heatmap: probability of the positive class, viridis from 0 to 1; white: not predicted"
+_DESCRIPTION = {
+    "bright": "pathopatch heatmap: probability of the positive class, white (0) to green (1); grey: not predicted",
+    "dark": "pathopatch heatmap: probability of the positive class, black (0) to cyan (1); grey: not predicted",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +180,13 @@ def write_ome_zarr(
     group.attrs.put(attributes)
 
 
-def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cell_um: float) -> None:
+def write_rgb_pyramid(
+    path: Path, probability: NDArray[np.floating[Any]], *, cell_um: float, ground: Polarity = "bright"
+) -> None:
     """Write a map (ny, nx) as a tiled pyramidal TIFF in colours; equal arguments give equal bytes.
 
     NaN where nothing was predicted. `cell_um`, the side of a cell, becomes OpenSlide's ``openslide.mpp-x`` and ``-y``.
+    `ground` is that of the slide.
     """
     cells = np.asarray(probability, np.float32)
     step = 2 ** (len(pyramid(cells[None])) - 1)
@@ -190,7 +197,7 @@ def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cel
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for level, level_cells in enumerate(levels):
             writer.write(
-                colored(level_cells[0]),
+                colored(level_cells[0], ground),
                 photometric="rgb",
                 tile=(_TILE_PX, _TILE_PX),
                 compression="adobe_deflate",
@@ -198,13 +205,14 @@ def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cel
                 subfiletype=int(level > 0),
                 resolution=(_UM_PER_CM / cell_um / 2**level,) * 2,
                 resolutionunit="CENTIMETER",
-                description=_DESCRIPTION if level == 0 else None,
+                description=_DESCRIPTION[ground] if level == 0 else None,
                 software="pathopatch",
                 metadata=None,
             )
 
 
-def colored(probability: NDArray[np.floating[Any]]) -> Picture:
-    """Return a map (ny, nx) as a picture, one pixel per cell: viridis, white where nothing was predicted."""
-    colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), _NOT_PREDICTED)
+def colored(probability: NDArray[np.floating[Any]], ground: Polarity = "bright") -> Picture:
+    """Return a map (ny, nx) as a picture, one pixel per cell: grey where nothing was predicted."""
+    has_value = np.isfinite(probability)[..., None]
+    colors = np.where(has_value, opaque_colors(probability, ground), _NOT_PREDICTED[ground])
     return np.asarray(np.rint(colors), np.uint8)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from pathopatch.core.artefacts import fingerprint_file
+from pathopatch.core.artefacts import fingerprint, fingerprint_file
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
@@ -318,6 +318,15 @@ def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
             if spec.onnx is None and spec.encoder is None:
                 without.append(folder)
     return without
+
+
+def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]]) -> str:
+    """Return a fingerprint of models, each given as its spec and the fingerprint of its weights, whatever runs them."""
+    digests = [
+        hashlib.sha256(f"{fingerprint(spec.model_copy(update={'onnx': None}))}{weights}".encode()).hexdigest()
+        for spec, weights in members
+    ]
+    return digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
 
 
 def check_bundles(folders: Sequence[Path]) -> BundleSpec:

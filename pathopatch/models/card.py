@@ -229,6 +229,8 @@ def _data(spec: BundleSpec) -> str:
     counts = [_cells(part) for part in (trained, *shown)]
     parts.append("; ".join([f"Groups {trained['by']}", *filter(None, [spec.data.get("drawn_by")])]) + ".")
     parts.append(_table(header, zip(_groups(spec, trained), *counts, strict=True)))
+    if verdict := spec.data.get("audit"):
+        parts.append(f"Audit of these data before training: {verdict}")
     fingerprints = [f"{name} {spec.training[name][:16]}" for name in _FINGERPRINTS if name in spec.training]
     if fingerprints:
         marked = "; `model.json` marks each slide by its content" if "train_slides" in spec.training else ""

@@ -156,7 +156,8 @@ class BundleSpec(Config):
     method: str
     parameters: dict[str, Any] = {}
     group_metrics: dict[str, Any] = {}
-    data: dict[str, Any] = {}  # numbers of slides, patients and patches, by group; see `training.data_summary`
+    # Numbers of slides, patients and patches, by group (see `training.data_summary`), and the audit's verdict.
+    data: dict[str, Any] = {}
     training: dict[str, str] = {}  # fingerprints of what it was trained on
     onnx: OnnxGraph | None = None  # None: torch alone can run the network
     torchscript: TorchScriptSpec | None = None  # None: `architecture` names the network

@@ -41,6 +41,14 @@ def outlined(
     return drawn
 
 
+def dashed(view: Picture, inside: NDArray[np.bool_], color: tuple[int, int, int]) -> Picture:
+    """Return the picture (h, w, 3) with a dashed line along the inner edge of a mask (h, w)."""
+    line = (outlined(np.zeros_like(view), inside, colors=((255, 255, 255),)) != 0).any(axis=2)
+    dash_px = max(4, max(view.shape) // 150)
+    slant = np.add.outer(np.arange(view.shape[0]), np.arange(view.shape[1]))
+    return np.where((line & (slant // dash_px % 2 == 0))[..., None], np.array(color, np.uint8), view)
+
+
 def mask_under(view: Picture, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return a mask (H, W) of 0 and 1 at the size of a picture of the same area, by majority, as bool (h, w)."""
     size = view.shape[1], view.shape[0]

@@ -1,4 +1,4 @@
-"""Collect what the report shows of the slides: cohort, audit of the groups, predictions, and reviewers' decisions."""
+"""Collect what the report shows of the slides: cohort, audit of the groups, heatmaps, and reviewers' decisions."""
 
 from __future__ import annotations
 
@@ -8,30 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.patients import patient_key
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import audited_attributes, distinct_results, verdict_text
 from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
-from pathopatch.heatmaps import FLAGS
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import alpha_sweep, fraction_by_label, group_colors, group_counts
 from pathopatch.slides.manifest import SPLITS
 
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor")
-_COUNTS = ("patches", "predicted", "tumour")
-_SUMMARY = (
-    "tissue_mm2",
-    "positive_mm2",
-    "positive_share",
-    "largest_region_mm2",
-    "mean_probability",
-    "decision_probability",
-    "lowest_margin",
-)
-_FLAG_SHARES = ("flagged_share", *(f"flag_{name}" for name in FLAGS))
 
 
 def slide_problems(study: Study) -> list[dict[str, Any]]:
@@ -78,13 +65,11 @@ def cohort(study: Study) -> dict[str, Any]:
             study.groups, thresholds, splits, labels=attribute.label_names
         )
     return {
-        "problems": slide_problems(study),
         "splits": [
             _split_tallies(split, part) for split in [*SPLITS, ""] if len(part := slides[slides["split"] == split])
         ],
         "patients_in_several_splits": patients_in_several_splits(slides),
         **_scanner_facts(study),
-        "has_groups": study.groups is not None,
         "has_tissue": has_tissue,
         "has_thresholds": bool(thresholds),
         "split_names": splits,
@@ -168,57 +153,22 @@ def audit(study: Study) -> dict[str, Any]:
     }
 
 
-def has_predictions_only(study: Study) -> bool:
-    """Return whether a folder holds predictions and no part of a study."""
-    has_study = study.groups is not None or study.configs or study.stores or study.external_validations
-    return not has_study and bool(_predicted_slides(study)) and not study.slides["tile_state"].any()
-
-
-def predictions_glance(study: Study) -> dict[str, Any]:
-    """Return the totals of a folder of predictions: slides by state, patches, and decisions."""
-    rows = _predicted_slides(study)
-    return {
-        "problems": slide_problems(study),
-        "n_slides": len(rows),
-        "states": Counter(row["predict_state"] for row in rows),
-        "counts": {name: sum(row["predict_counts"].get(name, 0) for row in rows) for name in _COUNTS},
-        "verdicts": _verdict_counts(study),
-    }
-
-
-def predicted(study: Study) -> dict[str, Any]:
-    """Return the summary and the flags of every predicted slide."""
-    rows, decisions = _predicted_slides(study), _slide_decisions(study)
-    if not rows:
-        return {}
-    return {
-        "flags": FLAGS,
-        "slides": [
-            {
-                **row,
-                "verdict": decisions[row["slide_id"]].verdict if row["slide_id"] in decisions else None,
-                # Failed and empty slides have neither counts nor a summary; their cells become dashes.
-                "counts": {name: row["predict_counts"].get(name) for name in _COUNTS},
-                "summary": {name: row["predict_summary"].get(name) for name in (*_SUMMARY, *_FLAG_SHARES)},
-            }
-            for row in rows
-        ],
-    }
-
-
 def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     """Return the heatmap of every predicted slide; `thumbnails` names the picture file of each readable overlay."""
     if not study.overlays:
         return {}
     rows = {row["slide_id"]: row for row in study.slides.to_dict("records")}
-    decisions = _slide_decisions(study)
+    decisions = slide_decisions(study)
     slides = [
         {
             "slide_id": slide_id,
             "file": file,
             "split": rows.get(slide_id, {}).get("split", ""),
             "counts": rows.get(slide_id, {}).get("predict_counts", {}),
-            "flagged_share": rows.get(slide_id, {}).get("predict_summary", {}).get("flagged_share"),
+            **{
+                name: rows.get(slide_id, {}).get("predict_summary", {}).get(name)
+                for name in ("positive_share", "flagged_share")
+            },
             "decision": decisions.get(slide_id),
         }
         for slide_id, file in thumbnails.items()
@@ -228,17 +178,19 @@ def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
 
 def review(study: Study) -> dict[str, Any]:
     """Return the current decision on each slide, and the decisions that the groups were formed by."""
-    decisions = _slide_decisions(study)
+    decisions = slide_decisions(study)
     labels = Counter((row.slide_id, row.verdict) for row in current_decisions(study.decisions) if row.kind == "patch")
     # Only groups that were formed with decisions have this entry.
     applied = (study.audit or {}).get("decided")
+    if applied is None and not study.decisions:
+        return {}
     fingerprints = study.heatmap_fingerprints
     return {
         "applied": None if applied is None else decision_summary(applied),
         "n_changed_test_labels": (applied or {}).get("labels_changed", {}).get("test", 0),
         "has_decisions": bool(study.decisions),
         "outdated": sorted(name for name, row in decisions.items() if row.fingerprint != fingerprints.get(name, "")),
-        "verdicts": _verdict_counts(study),
+        "verdicts": verdict_counts(study),
         "n_relabelled": sum(labels.values()),
         "n_reviewers": len({row.reviewer for row in study.decisions}),
         "patch_verdicts": PATCH_VERDICTS,
@@ -251,25 +203,6 @@ def review(study: Study) -> dict[str, Any]:
             for name in sorted({*decisions, *(slide_id for slide_id, _ in labels)})
         ],
     }
-
-
-def predictions_table(study: Study) -> pd.DataFrame:
-    """Return ``predictions.csv``: a row per predicted slide; empty where there is none."""
-    rows, decisions = _predicted_slides(study), _slide_decisions(study)
-    names = list(dict.fromkeys(name for row in rows for name in row["predict_summary"]))
-    table = [
-        {
-            "slide_id": row["slide_id"],
-            "patient_id": row["patient_id"],
-            "state": row["predict_state"],
-            **{name: row["predict_counts"].get(name) for name in _COUNTS},
-            **{name: row["predict_summary"].get(name) for name in names},
-            "warnings": escape_formulas("; ".join(row["warnings"])),
-            "decision": decisions[row["slide_id"]].verdict if row["slide_id"] in decisions else "",
-        }
-        for row in rows
-    ]
-    return pd.DataFrame(table).astype(dict.fromkeys(_COUNTS, "Int64")) if table else pd.DataFrame()
 
 
 def _one_row_a_slide(study: Study) -> list[dict[Any, Any]]:
@@ -350,19 +283,19 @@ def _expected(by_split: Mapping[str, Any], attribute: GroupingAttribute) -> dict
     }
 
 
-def _predicted_slides(study: Study) -> list[dict[Any, Any]]:
+def predicted_slides(study: Study) -> list[dict[Any, Any]]:
     """Return the row of each slide whose prediction was tried."""
     return [row for row in _one_row_a_slide(study) if row["predict_state"]]
 
 
-def _slide_decisions(study: Study) -> dict[str, RecordedDecision]:
+def slide_decisions(study: Study) -> dict[str, RecordedDecision]:
     """Return the current decision on each slide."""
     return {row.slide_id: row for row in current_decisions(study.decisions) if row.kind == "slide"}
 
 
-def _verdict_counts(study: Study) -> dict[str, int]:
+def verdict_counts(study: Study) -> dict[str, int]:
     """Return the number of slides with each verdict, and of predicted slides without one."""
-    decisions = _slide_decisions(study)
+    decisions = slide_decisions(study)
     verdicts = Counter(decision.verdict for decision in decisions.values())
-    n_undecided = sum(row["slide_id"] not in decisions for row in _predicted_slides(study))
+    n_undecided = sum(row["slide_id"] not in decisions for row in predicted_slides(study))
     return {**{name: verdicts[name] for name in ("accept", "reject", "flag")}, "undecided": n_undecided}

@@ -29,6 +29,8 @@ from pathopatch.evaluation.tissue_dependence import dependence_comparison
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
+from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.model_record import read_model_record
 
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
 
@@ -64,6 +66,8 @@ class Study:
     slide_levels: Mapping[str, Mapping[str, Any]]  # results.json of classification at slide level
     decisions: Sequence[RecordedDecision]  # of reviewers, also withdrawn ones
     heatmap_fingerprints: Mapping[str, str]  # of the present heatmap of each slide with a decision
+    heatmaps: Mapping[str, Mapping[str, Any]]  # by slide: what its heatmap.json says of the model, see `_heatmaps`
+    models: Mapping[str, Mapping[str, Any]]  # see `read_model_record`, by the fingerprint in `heatmaps`
 
     @property
     def attributes(self) -> tuple[TissueThreshold | PatchAttribute, ...]:
@@ -118,7 +122,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     stores = [path for path in sorted(tiled.glob("slides/*.zarr")) if read_stamp(path) is not None]
     # If the groups have no folds now, the file is of an earlier division.
     has_folds = groups is not None and "fold" in groups and (work / FOLDS_FILE).is_file()
-    decisions = read_log(work / LOG_NAME)
+    decisions, heatmaps = read_log(work / LOG_NAME), _heatmaps(work)
     return Study(
         name=work.resolve().name,
         root=work,
@@ -145,6 +149,10 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         slide_levels={path.parent.name: read_json(path) for path in sorted(work.glob("slide_level/*/results.json"))},
         decisions=decisions,
         heatmap_fingerprints=_heatmap_fingerprints(work, {row.slide_id for row in decisions}),
+        heatmaps=heatmaps,
+        models={
+            name: read_model_record(work, name) for name in sorted({facts["model"] for facts in heatmaps.values()})
+        },
     )
 
 
@@ -152,6 +160,18 @@ def _heatmap_fingerprints(work: Path, slides: Iterable[str]) -> dict[str, str]:
     """Return the fingerprint of each slide's heatmap; slides without a heatmap are left out."""
     stamps = {name: read_stamp(WorkFolder(work).heatmap(name) / "heatmap.json") for name in slides}
     return {name: fingerprint(stamp.to_dict())[:16] for name, stamp in stamps.items() if stamp is not None}
+
+
+def _heatmaps(work: Path) -> dict[str, dict[str, Any]]:
+    """Return by slide the fingerprint of the model, its method, classes and decision thresholds."""
+    names = ("method", "class_names", "decision_threshold", "decision_probability")
+    heatmaps = {}
+    for path in sorted(work.glob(f"heatmaps/*/{FACTS}")):
+        stamp = read_stamp(path)
+        if stamp is not None:
+            facts = read_json(path)
+            heatmaps[path.parent.name] = {name: facts.get(name) for name in names} | {"model": stamp.inputs["model"]}
+    return heatmaps
 
 
 def _external_validations(work: Path) -> dict[str, dict[str, Any]]:

@@ -107,7 +107,7 @@ def _row(intervention: Intervention, y: int, number: int, label: str) -> Picture
         cells.append((view, f"natural {label}, {intervention.area[nearest]:.0%}"))
     else:
         cells.append((None, "no natural of this area"))
-    return _drawn(cells)
+    return captioned_row(cells)
 
 
 def _view(intervention: Intervention, pixels: NDArray[np.floating], tissue: NDArray[np.bool_] | None = None) -> Picture:
@@ -135,8 +135,8 @@ def _key(intervention: Intervention) -> list[str]:
     return lines
 
 
-def _drawn(cells: Sequence[tuple[Picture | None, str]]) -> Picture:
-    """Return pictures side by side with their captions beneath; an empty frame where there is none."""
+def captioned_row(cells: Sequence[tuple[Picture | None, str]]) -> Picture:
+    """Return square pictures of 216 px side by side with their captions beneath; an empty frame where there is none."""
     width = _GAP_PX + len(cells) * (_VIEW_PX + _GAP_PX)
     row = Image.new("RGB", (width, _VIEW_PX + _LINE_PX + _GAP_PX), PAPER)
     draw = ImageDraw.Draw(row)

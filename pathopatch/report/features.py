@@ -15,7 +15,6 @@ _ENCODER_FACTS = {
     "input_px": "Input side, px",
     "crop": "Crop",
     "precision": "Precision",
-    "weights_sha256": "SHA-256 of the weights",
 }
 
 

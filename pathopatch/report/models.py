@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from pathopatch.groups.attribute import training_label
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import probability_by_fraction, search_trials, training_histories
-from pathopatch.report.results import in_order, preferred, rows_at
+from pathopatch.report.results import in_order, preferred, rows_at, smallest_of_validation
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -37,13 +38,9 @@ _EXTRAPOLATION_METHODS = ("gerne", "gerne-unknown")
 
 
 def summary(study: Study) -> dict[str, Any]:
-    """Return the facts in the page's head: cohort, thresholds, methods, seeds, configurations and versions."""
+    """Return what the report is about: cohort, thresholds, methods, seeds and versions."""
     configs, attribute = study.configs.values(), study.attribute
     methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
-    hashes_by_stage = {
-        stage: sorted({stamp.config[:12] for stamp in study.stamps.values() if stamp.stage == stage})
-        for stage in ("tile", "groups", "evaluate", "predict")
-    }
     return {
         "slides": study.slides["slide_id"].nunique() if len(study.slides) else 0,
         "patients": patients_in(study.slides),
@@ -51,7 +48,6 @@ def summary(study: Study) -> dict[str, Any]:
         "thresholds": [f"{threshold:g}" for threshold in study.thresholds],
         "methods": list(methods["method"]),
         "seeds": sorted({int(config.get("seed", 0)) for config in configs}),
-        "hashes": [f"{stage} {', '.join(hashes)}" for stage, hashes in hashes_by_stage.items() if hashes],
         "versions": sorted({stamp.package_version for stamp in study.stamps.values()}),
     }
 
@@ -93,28 +89,39 @@ def calibration(study: Study) -> dict[str, Any]:
     """Return how well the probabilities of some runs are calibrated, with little tissue and with much."""
     split = study.split
     contents = {run: study.evaluations[run]["splits"].get(split, {}) for run in runs_to_show(study)}
-    by_run = {run: content["calibration"] for run, content in contents.items() if "calibration" in content}
-    return _calibration(by_run, study.attribute, "reliability.png") if by_run else {}
+    contents = {run: content for run, content in contents.items() if "calibration" in content}
+    return _calibration(contents, study.attribute, "reliability.png") if contents else {}
 
 
 def ablation(study: Study) -> dict[str, Any]:
     """Return the loss of some runs without each channel, at the first threshold."""
-    key = study.attribute.key
-    rows = [
-        {"run": run, **row}
-        for run in runs_to_show(study)
-        for row in study.evaluations[run]["splits"].get(study.split, {}).get("ablation", ())
-        if row["threshold"] == key
-    ]
+    contents = {run: study.evaluations[run]["splits"].get(study.split, {}) for run in runs_to_show(study)}
+    rows = [row for run, content in contents.items() for row in _ablation_rows(run, content, study.attribute.key)]
     return _ablation(rows, study.attribute.description, "ablation.png") if rows else {}
 
 
+def _ablation_rows(run: str, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return one model's losses at a threshold, with the patches and patients that they were measured on."""
+    losses = [row for row in content.get("ablation", ()) if row["threshold"] == key]
+    if not losses:
+        return []
+    scores = content["thresholds"][key]
+    sizes = {
+        **{name: scores[name] for name in ("n", "patients")},
+        "smallest_n": scores["smallest_group_n"],
+        "fewest_patients": min(group["patients"] for group in scores["groups"]),
+    }
+    return [{"run": run, **row, **sizes} for row in losses]
+
+
 def _calibration(
-    by_run: Mapping[str, Mapping[str, Any]], attribute: TissueThreshold | PatchAttribute, file: str
+    contents: Mapping[str, Mapping[str, Any]], attribute: TissueThreshold | PatchAttribute, file: str
 ) -> dict[str, Any]:
-    """Return the calibration of some models, each before and, where it has one, after its temperature."""
+    """Return the calibration of some models on a split, each before and, where it has one, after its temperature."""
     scopes, groups = [], []
-    for run, kinds in by_run.items():
+    for run, content in contents.items():
+        patients = [group["patients"] for group in content["thresholds"][attribute.key]["groups"]]
+        kinds = content["calibration"]
         for kind, numbers in kinds.items():
             at = numbers["thresholds"][attribute.key]
             model = {"run": run, "kind": kind if len(kinds) > 1 else ""}
@@ -123,11 +130,12 @@ def _calibration(
                 for scope, row in zip(("all", *attribute.value_names), (numbers["all"], *at["attributes"]), strict=True)
             ]
             groups += [
-                {**model, **row, "group": f"{group} {attribute.group_names[group]}"}
+                {**model, **row, "group": f"{group} {attribute.group_names[group]}", "patients": patients[group]}
                 for group, row in enumerate(at["groups"])
             ]
     # The bundle applies the temperature, so the diagram shows the probabilities after it.
-    in_use = {run: kinds.get("after", kinds["before"]) for run, kinds in by_run.items()}
+    kinds_of = {run: content["calibration"] for run, content in contents.items()}
+    in_use = {run: kinds.get("after", kinds["before"]) for run, kinds in kinds_of.items()}
     diagram = audit_plots.reliability(
         {run: numbers["thresholds"][attribute.key]["attributes"] for run, numbers in in_use.items()},
         names=attribute.value_names,
@@ -135,7 +143,7 @@ def _calibration(
     )
     return {
         "file": file,
-        "runs": list(by_run),
+        "runs": list(contents),
         "tumor": attribute.label_names[1],
         "at": attribute.phrase,
         "by": attribute.description,
@@ -207,13 +215,14 @@ def _external_split(
     """Return ranking, tissue dependence, calibration and ablation of one model on one split."""
     key, accuracies = next(iter(content["thresholds"].items()))
     attribute = replace(attribute, tau=float(key))
-    without = [{"run": name, **row} for row in content["ablation"] if row["threshold"] == key]
+    without = _ablation_rows(name, content, key)
     return {
         "split": split,
         "auroc": accuracies["auroc"],
+        **{name: accuracies[name] for name in ("n", "patients")},
         "fraction_only": content["fraction_only"],
         "by_label": content["tissue_dependence"],
-        "calibration": _calibration({name: content["calibration"]}, attribute, f"{stem}_reliability.png"),
+        "calibration": _calibration({name: content}, attribute, f"{stem}_reliability.png"),
         "ablation": _ablation(without, attribute.description, f"{stem}_ablation.png") if without else None,
     }
 
@@ -288,6 +297,7 @@ def searches(study: Study) -> dict[str, Any]:
             {
                 "run": run,
                 "trials": trials.to_dict("records"),
+                **smallest_of_validation(study, f"{study.configs.get(run, {}).get('threshold', math.nan):g}"),
                 "settings": settings,
                 "steps": int(trials["steps"].sum()),
                 "pruned": int((trials["state"] == "pruned").sum()),
@@ -308,7 +318,9 @@ def provenance(study: Study) -> dict[str, Any]:
     # Slides of one cohort may come from several calls of tile or predict.
     configs_of = frame.groupby("stage")["config"].nunique()
     keys = ["stage", "config", "package", "schema"]
+    encoder = {} if study.features is None else study.features["encoder"]
     return {
+        "encoder_sha256": encoder.get("weights_sha256"),
         "mixed_stages": [stage for stage in ("tile", "predict") if configs_of.get(stage, 0) > 1],
         "rows": [
             {**dict(zip(keys, key, strict=True)), "place": rows["place"].iloc[0], "n_more": len(rows) - 1}

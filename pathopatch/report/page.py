@@ -1,7 +1,7 @@
 """Write pages that open in a browser without a network: the report, and the contact sheet of the tissue.
 
-They are made from artefacts alone. Missing artefacts are named in a sentence; problems come first. All text is escaped,
-and unknown numbers become a dash.
+They are made from artefacts alone. The report begins with the answer; all else is folded, and what was not done is left
+out. All text is escaped, and unknown numbers become a dash.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups.decisions.table import decisions_csv
-from pathopatch.report import cohort, models, results
+from pathopatch.groups.group_sizes import FEW_PATIENTS
+from pathopatch.report import cohort, models, predictions, results
+from pathopatch.report.answer import answer
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.composed import composed
 from pathopatch.report.features import features
+from pathopatch.report.few import LEAST_PATCHES, LEAST_PATIENTS, too_few
 from pathopatch.report.slide_level import slide_level
 from pathopatch.report.tissue import (
     TissueFacts,
@@ -94,7 +97,8 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
                 write_bytes(folder / name, picture)
         if study.comparison is not None:
             study.comparison.to_csv(folder / "comparison.csv", index=False, lineterminator="\n")
-        table = cohort.predictions_table(study)
+        _write_cards(study, folder)
+        table = predictions.predictions_table(study)
         if len(table):
             table.to_csv(folder / "predictions.csv", index=False, lineterminator="\n", float_format="%.9g")
         if study.decisions:
@@ -182,18 +186,18 @@ def write_contact_sheet(
 def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[TissueFacts]) -> dict[str, dict[str, Any]]:
     """Return the data of each template in ``templates/sections``; empty where there is none to show."""
     shared = {
-        "predicted": cohort.predicted(study),
+        "predicted": predictions.predicted(study),
         "gallery": cohort.gallery(study, thumbnails),
         "review": cohort.review(study),
         "provenance": models.provenance(study),
     }
-    if cohort.has_predictions_only(study):
-        return {"predictions_glance": cohort.predictions_glance(study), **shared}
+    if predictions.has_predictions_only(study):
+        return {"predictions_answer": predictions.predictions_answer(study, thumbnails), **shared}
     return {
-        "glance": results.glance(study),
+        "answer": answer(study),
         "cohort": cohort.cohort(study),
         "features": features(study),
-        "tissue": {"slides": tissue},
+        "tissue": {"slides": tissue} if tissue else {},
         "audit": cohort.audit(study),
         "composed": composed(study),
         "results": results.results(study),
@@ -207,29 +211,39 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
         "training": models.training(study),
         "searches": models.searches(study),
         "slides": cohort.slides(study),
-        "glossary": {"group_key": cohort.group_key(study.attribute)},
         **shared,
     }
 
 
 def _page(study: Study, content: Mapping[str, Any]) -> str:
     """Return the page. It bears no date, so that equal artefacts give equal bytes."""
-    predictions_only = cohort.has_predictions_only(study)
+    predictions_only = predictions.has_predictions_only(study)
+    names = [model["name"] for model in predictions.models(study)]
+    # A folder of predictions is named after its model: its own name says nothing.
+    title = f"Predictions by {'; '.join(names) or 'a model'}" if predictions_only else f"Study report: {study.name}"
     return render(
         "report.html.j2",
-        title=f"{'Predictions' if predictions_only else 'Study report'}: {study.name}",
+        title=title,
         has_predictions_only=predictions_only,
         summary=models.summary(study),
         content=content,
+        group_key=cohort.group_key(study.attribute),
         is_own=study.attribute.is_patch_attribute,
         labels=study.attribute.label_names,
         is_cross_validation=study.folds is not None,
         split=study.split,
         small_group=SMALL_GROUP,
-        few_patients=results.FEW_PATIENTS,
+        few_patients=FEW_PATIENTS,
         version=__version__,
         libraries=[(name, version(name)) for name in _LIBRARIES],
     )
+
+
+def _write_cards(study: Study, folder: Path) -> None:
+    """Write the card of each model behind the predictions, so that the page's links work wherever it is mailed."""
+    for model in predictions.models(study):
+        for member in model["members"]:
+            write_bytes(folder / member["file"], member["card"].encode())
 
 
 def _write_thumbnails(study: Study, folder: Path) -> dict[str, str]:
@@ -266,6 +280,7 @@ def _environment() -> Environment:
     )
     filters = (percent, number, signed, points, count, significant, interval, capitalize_first, pluralize)
     environment.filters |= {function.__name__: function for function in filters}
+    environment.globals |= {"too_few": too_few, "least_patches": LEAST_PATCHES, "least_patients": LEAST_PATIENTS}
     return environment
 
 

@@ -1,7 +1,8 @@
 """Draw the plots of the report, as PNG bytes: group sizes, accuracies, training curves, threshold sweeps, searches.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
-number beside the colour. Probabilities are viridis. Equal tables give equal bytes: no dates, no global state.
+number beside the colour. Probabilities have the colours of the heatmaps. Equal tables give equal bytes: no dates, no
+global state.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathopatch.evaluation.tissue_dependence import rank_correlation, slope
 from pathopatch.groups import Attribute, GroupingAttribute, TissueThreshold, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
+from pathopatch.heatmaps.colors import opaque_colors
 
 GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")
@@ -155,40 +157,6 @@ def group_counts(
     return png(figure)
 
 
-def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute = BY_TISSUE) -> bytes:
-    """Draw a forest plot: a row per run of a comparison, a column per group and one for WGA, with 95 % intervals."""
-    names = attribute.group_names
-    width_in, height_in = WIDTH_IN * max(1.0, len(names) / 5), 1.15 + 0.36 * len(rows)
-    figure, (panels,) = new_figure(width_in, height_in, 1, len(names) + 1, sharey=True)
-    columns = [
-        (f"accuracy_{g}", f"{g}  {name.replace(', ', chr(10), 1)}", color)
-        for g, (name, color) in enumerate(zip(names, group_colors(len(names)), strict=True))
-    ]
-    columns.append(("wga", "WGA\nthe lowest of them", INK))
-    # Every other method is shaded, so that the seeds of one method stand together.
-    methods = rows["method"].tolist()
-    starts = [place for place, name in enumerate(methods) if place == 0 or name != methods[place - 1]]
-    shaded = list(zip(starts, [*starts[1:], len(methods)], strict=True))[1::2]
-    for axes, (name, title, color) in zip(panels, columns, strict=True):
-        for place, row in enumerate(rows.to_dict("records")):
-            value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-            if np.isnan(value):
-                axes.text(0.5, place, "no patches", va="center", ha="center", fontsize=8, color=MUTED)
-                continue
-            if not np.isnan(low):
-                axes.hlines(place, low, high, color=color, linewidth=2.4)
-            axes.plot(value, place, "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=0.8)
-            axes.text(1.12, place, f"{100 * value:.0f}", va="center", ha="left", fontsize=8.5, color=INK)
-        style_axes(axes, title=title, title_pt=9)
-        for first, end in shaded:
-            axes.axhspan(first - 0.5, end - 0.5, color="#f3f5f6", zorder=0, linewidth=0)
-        axes.set_xlim(-0.05, 1.36)
-        axes.set_xticks([0, 0.5, 1], ["0", "50", "100 %"])
-        axes.grid(visible=False, axis="y")
-    name_rows(panels[0], rows["run"].tolist(), margin=0.6)
-    return png(figure)
-
-
 def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
     """Draw the predicted probability against the tissue fraction, a column per run, a row per label.
 
@@ -219,8 +187,8 @@ def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.
     """Draw patches, their least-squares line and the mean of each tenth of the fraction."""
     # Evenly over the patch ids, not at random: equal tables give equal bytes.
     shown = np.linspace(0, len(fraction) - 1, min(len(fraction), _MOST_POINTS)).astype(int)
-    colors = {"c": probability[shown], "cmap": "viridis", "vmin": 0, "vmax": 1, "edgecolors": "#444444"}
-    axes.scatter(fraction[shown], probability[shown], s=9, linewidths=0.2, alpha=0.7, **colors)
+    colors = opaque_colors(probability[shown], "bright") / 255
+    axes.scatter(fraction[shown], probability[shown], s=9, c=colors, edgecolors="#444444", linewidths=0.2, alpha=0.7)
     incline = slope(fraction, probability)
     if np.isfinite(incline):
         ends = np.array([fraction.min(), fraction.max()])

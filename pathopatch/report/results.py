@@ -1,4 +1,4 @@
-"""Collect what the report shows of the evaluated runs: the headline, results by group, folds and thresholds."""
+"""Collect what the report shows of the evaluated runs: results by group, folds and thresholds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pandas as pd
 from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.compare import summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.evaluation.reference import ERM_METHODS, n_groups_of
+from pathopatch.evaluation.reference import n_groups_of
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
-from pathopatch.report.cohort import group_key, slide_problems
+from pathopatch.groups.group_sizes import FEW_PATIENTS
+from pathopatch.report.accuracy_plot import group_accuracies
+from pathopatch.report.cohort import group_key
 from pathopatch.report.collect import Study
-from pathopatch.report.plots import group_accuracies, wga_sweep
+from pathopatch.report.plots import wga_sweep
 
 # From the baselines to the methods that know the groups; unknown methods come last.
 _METHODS_IN_ORDER = (
@@ -32,8 +34,6 @@ _METHODS_IN_ORDER = (
     "intervene",
     "auto",
 )
-FEW_PATIENTS = 10  # with fewer, a bootstrap over patients gives visibly too narrow intervals
-_FEW_SEEDS = 3
 
 
 def rows_at(study: Study, threshold: float) -> pd.DataFrame:
@@ -65,49 +65,7 @@ def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
     return ranked.to_dict("records")[0]
 
 
-def glance(study: Study) -> dict[str, Any]:
-    """Return, per threshold, ERM beside the run that validation prefers, and what limits the numbers."""
-    cards = [
-        _card(rows, attribute.description)
-        for attribute in study.attributes
-        if len(rows := rows_at(study, attribute.tau))
-    ]
-    table = study.comparison
-    limits: dict[str, Any] = {}
-    if table is not None:
-        seeds = table.groupby(["method", "trained_threshold"], dropna=False)["seed"].nunique()
-        limits = {
-            "groups": [
-                problem
-                for attribute in study.attributes
-                for problem in _group_problems(rows_at(study, attribute.tau), attribute)
-            ],
-            "validation_groups": _small_validation_groups(study),
-            "fewest_seeds": int(seeds.min()),
-            "few_seeds": _FEW_SEEDS,
-            "has_unequal_budgets": (table["steps"] * table["batch_per_class"]).nunique() > 1,
-            "has_erm": table["method"].isin(ERM_METHODS).any(),
-            "is_validation_only": (table["split"] != "test").any(),
-        }
-    return {"problems": slide_problems(study), "cards": cards, "limits": limits}
-
-
-def _card(rows: pd.DataFrame, by: str) -> dict[str, Any]:
-    """Return the headline of one threshold."""
-    best, wga = preferred(rows), rows["wga"].dropna()
-    by_run = {row["run"]: row for row in rows.to_dict("records")}
-    return {
-        "by": by,
-        "best": best,
-        "reference": by_run.get(best["reference"]) if best and best["reference"] != best["run"] else None,
-        "has_gain_interval": best is not None and pd.notna(best["gain_wga_low"]),
-        "runs": rows["run"].nunique(),
-        "range": (wga.min(), wga.max()) if len(wga) else None,
-        "split": rows["split"].iloc[0],
-    }
-
-
-def _group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dict[str, Any]]:
+def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dict[str, Any]]:
     """Return the empty groups, or the smallest one and the fewest patients where they are too few; else nothing."""
     if rows.empty:
         return []
@@ -128,16 +86,21 @@ def _group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[di
     ]
 
 
-def _small_validation_groups(study: Study) -> list[dict[str, Any]]:
-    """Return the size of the smallest validation group at each threshold where it is too small."""
-    by_threshold = {} if study.audit is None else study.audit["thresholds"]
-    small = []
-    for attribute in study.attributes:
-        cells = by_threshold.get(attribute.key, {}).get("val")
-        smallest = min(n for row in cells["counts"] for n in row) if cells else SMALL_GROUP
-        if smallest < SMALL_GROUP:
-            small.append({"at": capitalize_first(attribute.phrase), "n": smallest})
-    return small
+def smallest_of(row: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, int]:
+    """Return patches of the smallest group of a comparison's row, and patients of the group with the fewest.
+
+    What is measured over all groups, such as WGA, rests on no more than these.
+    """
+    n_groups = n_groups_of(pd.Series(row))
+    least = {name: min(int(row[f"{name}_{group}"]) for group in range(n_groups)) for name in ("n", "patients")}
+    return {"smallest_n": least["n"], "fewest_patients": least["patients"]}
+
+
+def smallest_of_validation(study: Study, key: str) -> dict[str, int | None]:
+    """Return the same of the validation split, by the audit at a threshold; None where it says nothing of it."""
+    cells = {} if study.audit is None else study.audit["thresholds"].get(key, {}).get("val", {})
+    least = {name: min(map(min, cells[name])) if cells else None for name in ("counts", "patients")}
+    return {"smallest_val_n": least["counts"], "fewest_val_patients": least["patients"]}
 
 
 def results(study: Study) -> dict[str, Any]:
@@ -164,8 +127,10 @@ def results(study: Study) -> dict[str, Any]:
                 "groups": attribute.group_names,
                 # Bins have groups of their own, so they need a key of their own.
                 "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
-                "problems": _group_problems(rows, attribute),
+                "problems": group_problems(rows, attribute),
                 "n_groups": n_groups_of(rows.iloc[0]),
+                **smallest_of(rows.iloc[0]),
+                **smallest_of_validation(study, attribute.key),
                 "rows": records,
                 "gains": [row for row in records if row["reference"] not in ("", row["run"])],
                 "file": file,
@@ -197,7 +162,19 @@ def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
     # A method is listed at the threshold that it was trained at; the other ones are in comparison.csv.
     means = means[means["trained_threshold"].isna() | (means["trained_threshold"] == means["threshold"])]
     means["trained_attribute"] = means["trained_attribute"].fillna("")
-    return [] if means.empty or means["runs"].max() < 2 else in_order(means, "threshold").to_dict("records")
+    if means.empty or means["runs"].max() < 2:
+        return []
+    # All runs are evaluated on the same patches, so any row of a threshold has their numbers.
+    one = {row["threshold"]: row for row in comparison[comparison["threshold"].notna()].to_dict("records")}
+    return [
+        {
+            **row,
+            **smallest_of(own := one.get(row["threshold"], comparison.iloc[0])),
+            "n": own["n"],
+            "patients": own["patients"],
+        }
+        for row in in_order(means, "threshold").to_dict("records")
+    ]
 
 
 def folds(study: Study) -> dict[str, Any]:
@@ -222,6 +199,8 @@ def _over_folds(at: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, 
     wga_pooled = pooled.set_index("run")["wga"]
     return {
         "at": at,
+        **smallest_of(pooled.iloc[0]),
+        **{name: pooled.iloc[0][name] for name in ("n", "patients")},
         "folds": [
             {"number": number, "patients": sizes["patients"][number], "smallest": sizes["smallest_group_n"][number]}
             for number in numbers
@@ -250,7 +229,7 @@ def sweep(study: Study) -> dict[str, Any]:
     panels = _sweep_panels(runs, study.sweeps)
     return {
         "panels": list(panels),
-        "rows": runs.to_dict("records"),
+        "rows": [{**row, **_smallest_measured(study.sweeps.get(row["run"]))} for row in runs.to_dict("records")],
         "too_small": sorted(
             {
                 f"at {row['threshold']:g} {str(row['note']).removeprefix('too small: ')}"
@@ -260,6 +239,14 @@ def sweep(study: Study) -> dict[str, Any]:
         ),
         "pictures": {"wga_sweep.png": wga_sweep(panels)},
     }
+
+
+def _smallest_measured(sweep: pd.DataFrame | None) -> dict[str, int | None]:
+    """Return `smallest_of` over the thresholds of a run's sweep that were measured; None where none was."""
+    measured = pd.DataFrame() if sweep is None else sweep[sweep["is_measured"].astype(bool)]
+    rows = [smallest_of(row) for row in measured.to_dict("records")]
+    names = ("smallest_n", "fewest_patients")
+    return {name: min((row[name] for row in rows), default=None) for name in names}
 
 
 def _sweep_panels(runs: pd.DataFrame, sweeps: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, list[pd.DataFrame]]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import compact_status, read_status
 from pathopatch.core.work_folder import WorkFolder
@@ -92,6 +92,7 @@ def predict_tasks(
     tasks = failed_before(tasks) if only_failed else tasks
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+        from pathopatch.heatmaps.model_record import write_model_record
         from pathopatch.models.bundle import check_bundles
         from pathopatch.models.spec import tiling_of
         from pathopatch.stages.batch.summaries import keep_cohort_tables
@@ -104,6 +105,8 @@ def predict_tasks(
             from pathopatch.models.device import pick_device
 
             pick_device(config.device)
+        with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
+            write_model_record(out, models)
         counter = progress_counter("predict", len(tasks), progress)
         with (
             keep_cohort_tables(out, counter) if totals else nullcontext(counter) as on_counted,

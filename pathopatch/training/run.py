@@ -25,6 +25,7 @@ from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.assign import JoinedBins, join_small_bins
 from pathopatch.groups.attribute import attribute_in, label_names
+from pathopatch.groups.audit import verdict_text
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.patches.mask_bits import MaskKind
@@ -240,7 +241,8 @@ def _bundle_spec(
         method=config.method,
         parameters=parameters,
         group_metrics=result.validation,
-        data=summarize_data(groups, config, bins=bins, class_names=labels, learnt_from_val=len(result.learnt_from_val)),
+        data=summarize_data(groups, config, bins=bins, class_names=labels, learnt_from_val=len(result.learnt_from_val))
+        | _audit_verdict(work),
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups, config.train_splits),
         seen=None if source.encoder is not None else appearance_range(work, groups, train),
     )
@@ -248,6 +250,15 @@ def _bundle_spec(
 
 def _min_tissue(work: Path) -> float:
     """Return the tissue fraction below which `groups` left patches out as blank glass, or its default."""
+    return float(_audit(work).get("min_tissue", BundleSpec.model_fields["min_tissue"].default))
+
+
+def _audit_verdict(work: Path) -> dict[str, str]:
+    """Return the audit's verdict on the data as ``audit``, for whoever uses the model elsewhere; empty if unknown."""
+    audit = _audit(work)
+    return {"audit": verdict_text(audit)} if "verdict" in audit else {}
+
+
+def _audit(work: Path) -> dict[str, Any]:
     path = WorkFolder(work).audit
-    audit = read_json(path) if path.is_file() else {}
-    return float(audit.get("min_tissue", BundleSpec.model_fields["min_tissue"].default))
+    return read_json(path) if path.is_file() else {}

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from playwright.sync_api import Browser, Locator, Page, expect
+
+from pathopatch.heatmaps.colors import ground_of, map_colors
 
 READY = "body[data-ready=yes]"
 expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
@@ -169,6 +172,14 @@ def filled(page: Page) -> None:
     """The heat layer alone, opaque, without lines."""
     page.get_by_label("Fill", exact=True).check()
     set_range(page, "#opacity", 1)
+
+
+def assert_heat(seen: tuple[int, ...], facts: dict[str, Any], value: float) -> None:
+    """Assert red, green, blue and alpha of a value in [0, 1] in the heat layer, opaque at 1."""
+    assert abs(seen[3] - 255 * value) <= 1.5
+    color = map_colors(np.array(value), ground_of(facts["background"]))
+    # A canvas keeps colours times alpha, so that faint ones are known less well.
+    assert np.abs(np.array(seen[:3]) - color).max() * seen[3] / 255 <= 3
 
 
 def middle(facts: dict[str, Any], x: float, y: float) -> tuple[float, ...]:

@@ -1,11 +1,10 @@
 """The slide's page over an ensemble whose patches overlap, with labels from a work folder."""
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from made_predictions import facts_of
 from made_review import write_folders, write_labels
-from pages import filled, middle, serving
+from pages import assert_heat, filled, middle, serving
 from playwright.sync_api import expect
 
 from pathopatch.core.artefacts import read_table
@@ -80,7 +79,7 @@ def test_a_cell_of_overlapping_patches_is_the_maps(labelled, page):
     ]
     due = [cells[rows[at], columns[at]] for at in np.linspace(0, len(rows) - 1, 12).astype(int)]
     for colour, value in zip(seen, due, strict=True):
-        assert np.abs(np.array(colour[:3]) - 255 * np.array(mpl.colormaps["viridis"](float(value))[:3])).max() <= 4
+        assert_heat(colour, facts, float(value))
 
 
 def test_labels_that_disagree_have_a_gallery(labelled, page):

@@ -3,13 +3,12 @@
 import shutil
 
 import made_slides as made
-import matplotlib as mpl
 import numpy as np
 import pytest
 from made_model import write_model
 from made_predictions import MODALITIES, SLIDES, facts_of, table_of
 from made_review import dark_image, predict, write_other_model
-from pages import filled, middle, serving, set_range
+from pages import assert_heat, filled, middle, serving, set_range
 from playwright.sync_api import expect
 
 from pathopatch.heatmaps.pyramids import read_ome_tiff
@@ -86,12 +85,7 @@ def test_a_cell_has_the_colour_of_its_probability_or_none(predicted, address, vi
         for index in np.linspace(0, len(rows) - 1, 6).astype(int):
             row, column = int(rows[index]), int(columns[index])
             seen = window.heat_at(*middle(facts, column * facts["cell_px"], row * facts["cell_px"]))
-            if is_known:
-                due = np.array(mpl.colormaps["viridis"](float(cells[row, column]))[:3]) * 255
-                assert np.abs(np.array(seen[:3]) - due).max() <= 4
-                assert seen[3] == 255
-            else:
-                assert seen[3] == 0
+            assert_heat(seen, facts, float(np.nan_to_num(cells[row, column])))
 
 
 def test_no_value_is_made_up_between_two_cells(predicted, address, visit):
@@ -111,18 +105,19 @@ def test_space_hides_the_heat_layer_and_brackets_change_its_opacity(predicted, a
     page = window.slide(SLIDES[1])
     page.get_by_label("Fill", exact=True).check()
     facts, table = facts_of(predicted.out, SLIDES[1]), table_of(predicted.out, SLIDES[1])
-    place = middle(facts, *table[["x", "y"]].iloc[100])
-    alpha(window, place, 0.45)
+    row = table.iloc[100]
+    place = middle(facts, row.x, row.y)
+    alpha(window, place, 0.38 * row.probability)
     page.keyboard.press("]")
-    alpha(window, place, 0.55)
+    alpha(window, place, 0.48 * row.probability)
     page.keyboard.press("[")
     page.keyboard.press("[")
-    alpha(window, place, 0.35)
+    alpha(window, place, 0.28 * row.probability)
     page.keyboard.press(" ")
     expect(page.locator("[data-does=overlay]")).to_have_attribute("aria-pressed", "false")
     assert window.heat_at(*place)[3] == 0
     page.locator("[data-does=overlay]").click()
-    alpha(window, place, 0.35)
+    alpha(window, place, 0.28 * row.probability)
 
 
 @pytest.mark.slow
@@ -149,7 +144,7 @@ def test_only_positive_cells_stay_when_asked_for(predicted, address, visit):
     facts, table = facts_of(predicted.out, MODALITIES), table_of(predicted.out, MODALITIES)
     for row in table.iloc[::5].itertuples():
         is_positive = row.logit > facts["decision_threshold"]
-        assert window.heat_at(*middle(facts, row.x, row.y))[3] == (255 if is_positive else 0)
+        assert_heat(window.heat_at(*middle(facts, row.x, row.y)), facts, row.probability if is_positive else 0.0)
 
 
 def test_groups_have_their_colours_and_counts(predicted, address, visit):
@@ -284,11 +279,11 @@ def test_what_was_set_stays_from_slide_to_slide_but_not_the_threshold(predicted,
     window = visit(address)
     page = window.slide(SLIDES[0])
     page.get_by_label("Tissue fraction").check()
-    page.locator("#map").select_option("cividis")
+    page.locator("#only-positive").check()
     set_range(page, "#threshold", 0.9)
     page = window.slide(SLIDES[1])
     expect(page.get_by_label("Tissue fraction")).to_be_checked()
-    expect(page.locator("#map")).to_have_value("cividis")
+    expect(page.locator("#only-positive")).to_be_checked()
     assert window.positives() == facts_of(predicted.out, SLIDES[1])["counts"]["tumour"]
 
 

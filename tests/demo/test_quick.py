@@ -13,9 +13,9 @@ from PIL import Image
 from pathopatch.core import artefacts
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo import quick
-from pathopatch.demo.repair_picture import error_lines, repair_picture
 from pathopatch.demo.slides import CohortSpec
 from pathopatch.patches.store import PatchStore
+from pathopatch.report.repair_picture import error_lines, repair_picture
 
 ALARM = (255, 59, 48)
 
@@ -88,7 +88,7 @@ def test_the_picture_marks_a_false_alarm_where_it_is(work: Path) -> None:
     wrong = right.assign(is_called=right["is_called"] | (right.index == index))
 
     def marks(calls: pd.DataFrame) -> tuple[int, int]:
-        png = repair_picture(store, {"one": right, "two": calls}, threshold=0.5, caption="none")
+        png = repair_picture(store, {"one": right, "two": calls}, threshold=0.5, title="slide", caption="none")
         pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[150:]  # without the key
         found = (pixels == ALARM).all(axis=2)
         third = pixels.shape[1] // 3

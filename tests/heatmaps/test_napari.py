@@ -16,6 +16,7 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
 from pathopatch.core.config import TileConfig, TissueConfig
+from pathopatch.heatmaps.colors import HEAT_COLORS
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
 
@@ -109,7 +110,8 @@ def test_the_map_begins_at_the_slides_corner_and_ends_within_a_cell(folders, sli
     overhang = heatmap.extent[1] - slide.extent[1]
     assert (overhang >= -1e-9).all()
     assert (overhang < CELL_UM).all()
-    assert heatmap.colormap[0] == [(0, 0.6, 0.3, 0), (0, 0.6, 0.3, 1)]
+    color = tuple(np.round(np.divide(HEAT_COLORS["bright"][1], 255), 2))  # of the overlay
+    assert heatmap.colormap[0] == [(*color, 0), (*color, 1)]
 
 
 @pytest.mark.parametrize("slide_id", ["bright", "dark"])

@@ -35,25 +35,71 @@ def test_rows_and_columns_have_their_own_scale():
     assert np.argwhere(changed).max(axis=0).tolist() == [39, 15]
 
 
-def test_tissue_stays_visible_under_the_map():
-    light, dark = (np.full((8, 8, 3), value, np.uint8) for value in (240, 20))
-    over = [blend(picture, np.ones((1, 1)), (8.0, 8.0)).astype(int) for picture in (light, dark)]
-    assert (over[0] - over[1] >= 0.5 * 220).all()
+def _texture(ground):
+    """A slide of tissue with fine structure beside glass, uint8 (96, 192, 3)."""
+    noise = np.random.default_rng(0).normal(0, 25, (96, 96, 1))
+    tissue, glass = ((190, 120, 170), 245) if ground == "bright" else ((120, 70, 40), 8)
+    return np.hstack([np.clip(tissue + noise, 0, 255), np.full((96, 96, 3), glass)]).astype(np.uint8)
 
 
-def test_more_probability_is_a_lighter_colour():
-    shown = blend(_grey(10, 50), np.linspace(0, 1, 5)[None], (10.0, 10.0))[5, 5::10].astype(float)
-    luminance = shown @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(luminance) > 0).all()
+@pytest.mark.parametrize("ground", ["bright", "dark"])
+@pytest.mark.parametrize("probability", [0.0, 0.01, 0.02])
+def test_tissue_and_glass_without_a_finding_look_as_on_the_slide(ground, probability):
+    slide = _texture(ground)
+    shown = blend(slide, np.full((2, 4), probability), (48.0, 48.0), ground)
+    assert np.abs(shown.astype(int) - slide).max() < 3
+    if probability == 0:
+        np.testing.assert_array_equal(shown, slide)
+
+
+@pytest.mark.parametrize("ground", ["bright", "dark"])
+def test_tissue_keeps_three_fifths_of_its_contrast_under_the_map(ground):
+    slide = _texture(ground)[:, :96]
+    shown = blend(slide, np.ones((2, 2)), (48.0, 48.0), ground)
+    before, after = (
+        picture.astype(float).mean(axis=2).reshape(12, 8, 12, 8).std(axis=(1, 3)) for picture in (slide, shown)
+    )
+    assert (after / before).min() >= 0.6
+
+
+@pytest.mark.parametrize(("ground", "glass"), [("bright", 245), ("dark", 8)])
+def test_more_probability_is_a_stronger_colour(ground, glass):
+    slide = np.full((10, 110, 3), glass, np.uint8)
+    shown = blend(slide, np.linspace(0, 1, 11)[None], (10.0, 10.0), ground)[5, 5::10].astype(float)
+    assert (np.diff(np.abs(shown - glass).sum(axis=1)) > 3).all()
+
+
+@pytest.mark.parametrize("picture", [(190, 120, 170), (90, 60, 130), (215, 160, 190), (150, 95, 60)])
+def test_hues_of_the_bright_map_are_far_from_stained_tissue(picture):
+    # Pink, purple, pale pink and brown under the map turn towards green, which no usual stain has.
+    shown = blend(np.full((4, 4, 3), picture, np.uint8), np.ones((1, 1)), (4.0, 4.0))[0, 0].astype(int)
+    assert shown[1] > shown[0]
+    assert shown[1] > shown[2]
 
 
 def test_the_rendered_picture_holds_the_blended_slide_at_its_origin():
     picture, cells = _grey(1000, 1100), _one_cell(10, 11, 4, 5)
     sheet = render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5)
     row, column = ORIGIN
-    np.testing.assert_array_equal(
-        sheet[row : row + 1000, column : column + 1100], blend(picture, cells, (100.0, 100.0))
-    )
+    view, due = sheet[row : row + 1000, column : column + 1100], blend(picture, cells, (100.0, 100.0))
+    inner = np.zeros((1000, 1100), bool)
+    inner[410:490, 510:590] = True
+    np.testing.assert_array_equal(view[inner], due[inner])
+    edge = (view != due).any(axis=2)  # the dashed line, within the cell
+    assert (np.argwhere(edge).min(axis=0).tolist(), np.argwhere(edge).max(axis=0).tolist()) == ([400, 500], [499, 599])
+
+
+def test_a_dashed_line_surrounds_the_analysed_cells_only():
+    cells = np.full((10, 10), np.nan)
+    cells[2:6, 3:7] = 0.0
+    sheet = render(_grey(1000, 1000), cells, cell_px=(100.0, 100.0), um_per_px=1)
+    row, column = ORIGIN
+    changed = (sheet[row : row + 1000, column : column + 1000] != 128).any(axis=2)
+    assert not changed[210:590, 310:690].any()
+    line = changed[200, 300:700]
+    assert 0.3 < line.mean() < 0.7
+    changed[200:600, 300:700] = False
+    assert not changed.any()
 
 
 def test_small_slides_are_enlarged_by_a_whole_factor():

@@ -170,7 +170,8 @@ def test_a_plot_has_axes_in_micrometres_and_the_cells_in_place(predicted: SlideP
     assert (axes.get_xlabel(), axes.get_title()) == ("um", "s1\n1 of 2 patches tumour (above 0.50)")
     # The slide is half black, half white under the map, and so is the ground of the colour bar.
     assert axes.figure.axes[1].get_facecolor() == (0.5, 0.5, 0.5, 1)
-    (lines, _) = axes.collections
+    area, lines, _ = axes.collections
+    np.testing.assert_allclose(np.unique(np.concatenate(area.get_segments()), axis=0)[0], [16, 8])
     corners = np.unique(np.concatenate(lines.get_segments()), axis=0)
     np.testing.assert_allclose(corners, [[16, 8], [16, 16], [24, 8], [24, 16]])  # the one cell above the decision
     plt.close(axes.figure)

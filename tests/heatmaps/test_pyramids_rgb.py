@@ -67,30 +67,34 @@ def test_maps_of_any_shape_open_and_halve_exactly(tmp_path, shape, count):
     _check(tmp_path / "a.tif", cells, count)
 
 
-def test_colours_are_viridis_and_white_is_what_was_not_predicted():
-    rgb = colored(np.array([[0.0, 0.5, 1.0, np.nan]]))
-    np.testing.assert_array_equal(rgb, [[[68, 1, 84], [33, 145, 140], [253, 231, 37], [255, 255, 255]]])
+def test_colours_grow_from_the_ground_and_grey_is_what_was_not_predicted():
+    values = np.array([[0.0, 0.5, 1.0, np.nan]])
+    np.testing.assert_array_equal(colored(values), [[[255, 255, 255], [175, 242, 132], [0, 205, 20], [200] * 3]])
+    np.testing.assert_array_equal(colored(values, "dark"), [[[0, 0, 0], [30, 99, 128], [120, 255, 255], [64] * 3]])
 
 
-def test_colours_are_those_of_the_overlay():
+@pytest.mark.parametrize(("ground", "paper"), [("bright", 255), ("dark", 0)])
+def test_colours_are_those_of_the_overlay(ground, paper):
     cells = np.linspace(0, 1, 40)[None]
-    black = blend(np.zeros((1, 40, 3), np.uint8), cells, (1.0, 1.0)).astype(float)
-    np.testing.assert_allclose(black, 0.45 * colored(cells), atol=0.8)  # the overlay lets 55 % of the slide through
+    over = blend(np.full((1, 40, 3), paper, np.uint8), cells, (1.0, 1.0), ground).astype(float)
+    np.testing.assert_allclose(over - paper, 0.38 * (colored(cells, ground).astype(float) - paper), atol=0.8)
 
 
-def test_no_probability_is_drawn_white():
-    assert (colored(np.linspace(0, 1, 1001)[None]).min(axis=2) < 200).all()
+@pytest.mark.parametrize("ground", ["bright", "dark"])
+def test_no_probability_is_drawn_in_the_grey_of_no_prediction(ground):
+    grey = colored(np.array([[np.nan]]), ground)[0, 0].astype(int)
+    assert np.abs(colored(np.linspace(0, 1, 1001)[None], ground) - grey).max(axis=2).min() > 20
 
 
-def test_a_map_of_nan_is_a_white_picture(tmp_path):
+def test_a_map_of_nan_is_a_grey_picture(tmp_path):
     write_rgb_pyramid(tmp_path / "a.tif", np.full((70, 5), np.nan), cell_um=CELL_UM)
-    assert all((level == 255).all() for level in _opened(tmp_path / "a.tif")[0])
+    assert all((level == 200).all() for level in _opened(tmp_path / "a.tif")[0])
 
 
-def test_the_file_explains_white_and_names_neither_slide_nor_date(picture):
+def test_the_file_explains_grey_and_names_neither_slide_nor_date(picture):
     with openslide.OpenSlide(picture) as slide:
         properties = {name: value for name, value in slide.properties.items() if name.startswith("tiff.")}
-    assert properties.pop("tiff.ImageDescription").endswith("white: not predicted")
+    assert properties.pop("tiff.ImageDescription").endswith("grey: not predicted")
     assert set(properties) == {"tiff.ResolutionUnit", "tiff.Software", "tiff.XResolution", "tiff.YResolution"}
 
 

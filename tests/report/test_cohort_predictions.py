@@ -64,7 +64,8 @@ def out(predicted: Path, tmp_path: Path) -> Path:
 def test_the_page_is_about_predictions_and_says_each_slide_s_numbers(out: Path) -> None:
     page = Page(write_report(out))
     assert page.text.count("No run") == 0
-    assert "Predictions: out" in page.text
+    assert page.text.startswith("Predictions by a model trained by erm")
+    assert "Predictions: out" not in page.text
     assert "3: 2 predicted, 0 without tissue, 1 failed" in page.text
     assert "3 slides of 3 patients" in page.text
     assert "1 of 3 slides could not be predicted" in page.text
@@ -78,7 +79,53 @@ def test_the_page_is_about_predictions_and_says_each_slide_s_numbers(out: Path) 
             in page.text
         )
     assert "0 accepted, 0 rejected, 0 flagged, 3 undecided" in page.text
-    assert "There is no decision on these predictions yet" in page.text
+    assert "review" not in page.ids  # nobody has decided yet
+
+
+def test_the_page_names_the_model_its_decision_its_training_and_the_audit(out: Path) -> None:
+    (record,) = (out / "models").glob("*.json")
+    facts = read_json(record)
+    stamps = {read_json(path)["stamp"]["inputs"]["model"] for path in out.glob("heatmaps/*/heatmap.json")}
+    assert {facts["fingerprint"]} == stamps
+    text = Page(write_report(out)).text
+    assert "trained by erm" in text
+    assert text.count("not stated by the model") == 2  # neither its cohort nor the audit
+    (member,) = facts["members"]
+    verdict = "SHORTCUT. In the training patches <b>tissue</b> tells the label."
+    trained = {"splits": ["train"], "slides": 4, "patients": 3, "patches": 900}
+    write_json(
+        record,
+        facts | {"members": [member | {"audit": verdict, "trained": trained, "name": "erm-t0.25-s7", "seed": 7}]},
+    )
+    page = Page(write_report(out))
+    assert page.text.startswith("Predictions by erm-t0.25-s7")
+    assert "erm-t0.25-s7, trained by erm, seed 7" in page.text
+    assert "4 slides of 3 patients, 900 patches (split train)" in page.text
+    assert verdict in page.text
+    decision = read_json(out / "heatmaps" / "s0" / "heatmap.json")["decision_probability"]
+    assert f"a probability above {decision:.3f} is called tumour" in page.text
+    assert (out / "report" / "model-card-1.md").read_text() == member["card"]
+    record.unlink()
+    assert "its name was not recorded" in Page(write_report(out)).text
+
+
+def test_a_failed_slide_has_one_line_with_the_whole_on_demand(out: Path) -> None:
+    entry = read_status(out, "bad")["predict"]
+    update_status(out, "bad", "predict", entry | {"message": "the file ends early\n" + "and so on " * 40})
+    source = write_report(out).read_text()
+    summary = source.split('<details class="message"><summary>')[1].split("</summary>")[0]
+    assert summary.count("the file ends early") == 1
+    assert "and so on" not in summary
+    assert "and so on" in source.split("</summary>")[1].split("</details>")[0]
+
+
+def test_the_headline_is_the_share_of_all_tissue(out: Path) -> None:
+    areas = [read_json(path)["summary"] for path in out.glob("heatmaps/*/heatmap.json")]
+    share = sum(area["positive_tissue_mm2"] for area in areas) / sum(area["tissue_mm2"] for area in areas)
+    n = sum(read_json(path)["counts"]["predicted"] for path in out.glob("heatmaps/*/heatmap.json"))
+    headline = write_report(out).read_text().split('<p class="headline">')[1].split("</p>")[0]
+    assert (f"{100 * share:.1f} % of the tissue area" in headline) == (n >= 50)
+    assert (f"only {n} patches" in headline) == (n < 50)
 
 
 def test_the_folder_opens_elsewhere_without_a_network(out: Path, tmp_path: Path) -> None:
@@ -88,11 +135,11 @@ def test_the_folder_opens_elsewhere_without_a_network(out: Path, tmp_path: Path)
     page = Page(mailed / "index.html")
     source = (mailed / "index.html").read_text(encoding="utf-8")
     assert re.search(r"https?:|src=\"/|href=\"/|\.\./|@import|url\(|<script", source) is None
-    assert sorted(str(image["src"]) for image in page.images) == ["overlays/s0.png", "overlays/s1.png"]
+    assert {str(image["src"]) for image in page.images} == {"overlays/s0.png", "overlays/s1.png"}
     for place in [*(str(image["src"]) for image in page.images), *page.links]:
         assert place[1:] in page.ids if place.startswith("#") else (mailed / place).is_file(), place
     assert {"predictions.csv", "decisions.csv"} <= set(page.links)
-    assert {path.suffix for path in mailed.rglob("*") if path.is_file()} == {".html", ".png", ".csv"}
+    assert {path.suffix for path in mailed.rglob("*") if path.is_file()} == {".html", ".png", ".csv", ".md"}
 
 
 @pytest.mark.fault("escaped")

@@ -19,8 +19,8 @@ from pathopatch.core.files import read_json, write_json
 from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.stitch import inside_share
-from pathopatch.report.cohort import predictions_table
 from pathopatch.report.collect import read_study
+from pathopatch.report.predictions import predictions_table
 from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
@@ -181,10 +181,12 @@ def record(out: Path, slide_id: str, *members: dict[str, str]) -> str:
     return fingerprint
 
 
-def test_models_are_called_by_run_and_method(out: Path, folders: Folders) -> None:
+def test_models_are_called_by_run_and_method(out: Path, folders: Folders, tmp_path: Path) -> None:
     mark = record(out, "bright", {"name": "gerne-t0.25-s0", "method": "gerne", "card": "# Card"})
-    cohort = open_cohort(out, beside=folders.beside)
-    other = read_json(heatmap_of(folders.beside, "bright"))["stamp"]["inputs"]["model"][:16]
+    beside = shutil.copytree(folders.beside, tmp_path / "beside")
+    shutil.rmtree(beside / "models")  # as an earlier version wrote it
+    cohort = open_cohort(out, beside=beside)
+    other = read_json(heatmap_of(beside, "bright"))["stamp"]["inputs"]["model"][:16]
     assert cohort.models() == (
         {"name": "gerne-t0.25-s0 (gerne)", "method": "gerne", "fingerprint": mark, "has_card": True},
         {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False},

@@ -1,6 +1,5 @@
 // The controls of the heat layer: each changes the view, and shows its state.
 
-import { MAPS } from "./colours.js";
 import { byId, el } from "./dom.js";
 import { count, fixed, percent } from "./text.js";
 import { positiveTissue, positives } from "./values.js";
@@ -10,8 +9,6 @@ export function bindControls(facts, values, view) {
   for (const each of fields) each.closest("label").hidden = !facts.fields.includes(each.value);
   choices(fields, (field) => view.change({ field }));
   choices([...document.querySelectorAll("[name=shape]")], (shape) => view.change({ shape }));
-  byId("map").append(...MAPS.map((map) => el("option", { value: map }, map)));
-  byId("map").addEventListener("change", (event) => view.change({ map: event.target.value }));
   byId("opacity").addEventListener("input", (event) => view.change({ opacity: Number(event.target.value) }));
   byId("only-positive").addEventListener("change", (event) => view.change({ isOnlyPositive: event.target.checked }));
   byId("threshold").addEventListener("input", (event) => setThreshold(view, Number(event.target.value)));
@@ -47,8 +44,6 @@ function show(facts, values, now) {
   document.querySelector("[data-does=overlay]").setAttribute("aria-pressed", String(now.isOn));
   byId("opacity").value = now.opacity;
   byId("opacity-shown").textContent = percent(now.opacity, 0);
-  byId("map").value = now.map;
-  byId("map").disabled = now.field === "group" || now.field === "difference";
   byId("only-positive").checked = now.isOnlyPositive;
   showRun(facts, now);
   showThreshold(facts, values, now);

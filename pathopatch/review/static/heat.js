@@ -1,24 +1,29 @@
 // Draw the values of a slide's grid over its tissue: one small canvas, one pixel per cell, drawn scaled.
+// Values are clear at 0, so a dashed line around the analysed cells tells "nothing found" from "not looked at".
 
-import { groupTable, table } from "./colours.js";
+import { differenceTable, groupTable, heatTable } from "./colours.js";
 import { origin } from "./values.js";
 
 export const RANGES = { probability: [0, 1], tissue_fraction: [0, 1], difference: [-1, 1], spread: [0, 0.5] };
 const MIN_LINE_CELL_PX = 4; // of smaller cells, lines would hide the tissue: cells at the edge are filled instead
 const INK = 0xff231f1b; // #1b1f23, packed
 const PAPER = 0xffffffff;
+const AREA = { bright: "#6e6e6e", dark: "#969696" }; // of the dashed line
+const AREA_PACKED = { bright: 0xff6e6e6e, dark: 0xff969696 };
+
+export const coloursOf = (facts, field) => (field === "difference" ? differenceTable() : heatTable(facts.heat_colors));
 
 export class HeatLayer {
   constructor(facts, values) {
     this.facts = facts;
     this.values = values;
     this.fill = grid(values.across, values.down);
-    this.edge = grid(values.across, values.down);
-    this.lines = null;
-    this.edgeIsPainted = false;
     this.painted = ""; // what the fill shows: a new threshold alone does not repaint it
     this.isPositive = new Uint8Array(values.across * values.down);
-    this.slideIsDark = facts.background === "dark";
+    this.ground = facts.background === "dark" ? "dark" : "bright";
+    this.positiveEdge = new Edge(values, this.isPositive, () => (this.ground === "dark" ? PAPER : INK));
+    const isKnown = Uint8Array.from(values.probability, (value) => (value === value ? 1 : 0)); // NaN: not predicted
+    this.areaEdge = new Edge(values, isKnown, (row, column) => (((row + column) >> 1) % 2 ? 0 : AREA_PACKED[this.ground]));
   }
 
   field(view) {
@@ -38,21 +43,20 @@ export class HeatLayer {
     const threshold = view.threshold[view.run];
     const { isPositive } = this;
     for (let cell = 0; cell < isPositive.length; cell += 1) isPositive[cell] = probability[cell] > threshold ? 1 : 0;
-    const { field, run, map, isOnlyPositive } = view;
-    const wanted = [field, run, map, isOnlyPositive && threshold].join();
+    const { field, run, isOnlyPositive } = view;
+    const wanted = [field, run, isOnlyPositive && threshold].join();
     if (wanted !== this.painted) {
       if (field === "group") this.#paintGroups(view);
       else this.#paintField(view);
       this.painted = wanted;
     }
-    this.lines = null; // computed when they are drawn
-    this.edgeIsPainted = false;
+    this.positiveEdge.changed();
   }
 
   #paintField(view) {
     const value = this.field(view);
     const [low, high] = RANGES[view.field];
-    const colours = table(view.field === "difference" ? "difference" : view.map);
+    const colours = coloursOf(this.facts, view.field);
     const last = colours.length - 1;
     const scale = last / (high - low);
     this.#paint(view, (cell) => {
@@ -77,55 +81,6 @@ export class HeatLayer {
     put(this.fill);
   }
 
-  #linesAlongEdges() {
-    // Borders between positive cells and others, joined while they run straight: x0, y0, x1, y1 of each, in cells.
-    const { across, down } = this.values;
-    const { isPositive } = this;
-    const lines = [];
-    for (let row = 0; row <= down; row += 1) {
-      let began = -1;
-      for (let column = 0; column <= across; column += 1) {
-        const cell = row * across + column;
-        const here = row < down && column < across ? isPositive[cell] : 0;
-        const above = row > 0 && column < across ? isPositive[cell - across] : 0;
-        if (here === above) {
-          if (began >= 0) lines.push(began, row, column, row);
-          began = -1;
-        } else if (began < 0) began = column;
-      }
-    }
-    for (let column = 0; column <= across; column += 1) {
-      let began = -1;
-      for (let row = 0; row <= down; row += 1) {
-        const cell = row * across + column;
-        const here = row < down && column < across ? isPositive[cell] : 0;
-        const left = row < down && column > 0 ? isPositive[cell - 1] : 0;
-        if (here === left) {
-          if (began >= 0) lines.push(column, began, column, row);
-          began = -1;
-        } else if (began < 0) began = row;
-      }
-    }
-    return new Uint16Array(lines);
-  }
-
-  #paintEdges() {
-    // Positive cells with a neighbour that is not positive.
-    const { across, down } = this.values;
-    const { isPositive } = this;
-    const { pixels } = this.edge;
-    const colour = this.slideIsDark ? PAPER : INK;
-    for (let row = 0, cell = 0; row < down; row += 1) {
-      for (let column = 0; column < across; column += 1, cell += 1) {
-        const isInner =
-          column > 0 && column < across - 1 && row > 0 && row < down - 1 &&
-          isPositive[cell - 1] && isPositive[cell + 1] && isPositive[cell - across] && isPositive[cell + across];
-        pixels[cell] = isPositive[cell] && !isInner ? colour : 0;
-      }
-    }
-    put(this.edge);
-  }
-
   draw(context, view, place, labels) {
     // `place`: x, y of the slide's corner and scale (px per level-0 px), in px of the context. Cells beyond the slide are clipped.
     const { facts, values } = this;
@@ -142,21 +97,47 @@ export class HeatLayer {
         context.drawImage(this.fill.canvas, place.x, place.y, cell * values.across, cell * values.down);
         context.globalAlpha = 1;
       }
-      if (view.shape !== "fill") this.#drawEdges(context, place, cell);
+      this.areaEdge.draw(context, place, cell, () => dashedStroke(context, AREA[this.ground], place.density));
+      if (view.shape !== "fill") this.positiveEdge.draw(context, place, cell, () => doubleStroke(context, place.density));
     }
     context.restore();
     for (const label of labels) drawLabel(context, place, facts, label);
     if (view.selected >= 0) this.#drawSelected(context, place, view.selected);
   }
 
-  #drawEdges(context, place, cell) {
+  #drawSelected(context, place, cell) {
+    const [x, y] = origin(this.facts, cell);
+    const side = this.facts.span_px * place.scale;
+    context.beginPath();
+    context.rect(place.x + x * place.scale, place.y + y * place.scale, side, side);
+    doubleStroke(context, 1.6 * place.density);
+  }
+}
+
+class Edge {
+  // The line around some cells. `isInside` is read anew after `changed`; `colour` is that of a cell where cells are small.
+  constructor({ across, down }, isInside, colour) {
+    this.across = across;
+    this.down = down;
+    this.isInside = isInside;
+    this.colour = colour;
+    this.cells = grid(across, down);
+    this.changed();
+  }
+
+  changed() {
+    this.lines = null; // computed when they are drawn
+    this.isPainted = false;
+  }
+
+  draw(context, place, cell, stroke) {
     if (cell < MIN_LINE_CELL_PX) {
-      if (!this.edgeIsPainted) this.#paintEdges();
-      this.edgeIsPainted = true;
-      context.drawImage(this.edge.canvas, place.x, place.y, cell * this.values.across, cell * this.values.down);
+      if (!this.isPainted) this.#paint();
+      this.isPainted = true;
+      context.drawImage(this.cells.canvas, place.x, place.y, cell * this.across, cell * this.down);
       return;
     }
-    this.lines ??= this.#linesAlongEdges();
+    this.lines ??= this.#computeLines();
     const { lines } = this;
     const right = (context.canvas.width - place.x) / cell;
     const bottom = (context.canvas.height - place.y) / cell;
@@ -167,15 +148,53 @@ export class HeatLayer {
       context.moveTo(place.x + lines[at] * cell, place.y + lines[at + 1] * cell);
       context.lineTo(place.x + lines[at + 2] * cell, place.y + lines[at + 3] * cell);
     }
-    doubleStroke(context, place.density);
+    stroke();
   }
 
-  #drawSelected(context, place, cell) {
-    const [x, y] = origin(this.facts, cell);
-    const side = this.facts.span_px * place.scale;
-    context.beginPath();
-    context.rect(place.x + x * place.scale, place.y + y * place.scale, side, side);
-    doubleStroke(context, 1.6 * place.density);
+  #computeLines() {
+    // Borders between cells inside and others, joined while they run straight: x0, y0, x1, y1 of each, in cells.
+    const { across, down, isInside } = this;
+    const lines = [];
+    for (let row = 0; row <= down; row += 1) {
+      let began = -1;
+      for (let column = 0; column <= across; column += 1) {
+        const cell = row * across + column;
+        const here = row < down && column < across ? isInside[cell] : 0;
+        const above = row > 0 && column < across ? isInside[cell - across] : 0;
+        if (here === above) {
+          if (began >= 0) lines.push(began, row, column, row);
+          began = -1;
+        } else if (began < 0) began = column;
+      }
+    }
+    for (let column = 0; column <= across; column += 1) {
+      let began = -1;
+      for (let row = 0; row <= down; row += 1) {
+        const cell = row * across + column;
+        const here = row < down && column < across ? isInside[cell] : 0;
+        const left = row < down && column > 0 ? isInside[cell - 1] : 0;
+        if (here === left) {
+          if (began >= 0) lines.push(column, began, column, row);
+          began = -1;
+        } else if (began < 0) began = row;
+      }
+    }
+    return new Uint16Array(lines);
+  }
+
+  #paint() {
+    // Cells inside with a neighbour that is not.
+    const { across, down, isInside } = this;
+    const { pixels } = this.cells;
+    for (let row = 0, cell = 0; row < down; row += 1) {
+      for (let column = 0; column < across; column += 1, cell += 1) {
+        const isInner =
+          column > 0 && column < across - 1 && row > 0 && row < down - 1 &&
+          isInside[cell - 1] && isInside[cell + 1] && isInside[cell - across] && isInside[cell + across];
+        pixels[cell] = isInside[cell] && !isInner ? this.colour(row, column) : 0;
+      }
+    }
+    put(this.cells);
   }
 }
 
@@ -201,6 +220,15 @@ function doubleStroke(context, thickness) {
   context.strokeStyle = "#1b1f23";
   context.lineWidth = 1.4 * thickness;
   context.stroke();
+}
+
+function dashedStroke(context, colour, density) {
+  context.save();
+  context.setLineDash([7 * density, 5 * density]);
+  context.strokeStyle = colour;
+  context.lineWidth = 1.2 * density;
+  context.stroke();
+  context.restore();
 }
 
 const LETTERS = { tumour: "T", "non-tumour": "N", unsure: "?" };

@@ -1,8 +1,8 @@
 // Draw the legend of the heat layer: colours with numbers and units, a histogram, and a tick at the threshold.
 
-import { GROUP_NAMES, GROUPS, css, table } from "./colours.js";
+import { GROUP_NAMES, GROUPS, css } from "./colours.js";
 import { el } from "./dom.js";
-import { RANGES } from "./heat.js";
+import { RANGES, coloursOf } from "./heat.js";
 import { count, fixed, percent, signed } from "./text.js";
 import { histogram } from "./values.js";
 
@@ -14,7 +14,7 @@ export function drawLegend(place, facts, heat, view) {
   place.dataset.field = view.field;
   if (view.field === "group") place.replaceChildren(groups(facts, heat));
   else place.replaceChildren(...scale(facts, heat, view));
-  place.append(el("p", { class: "quiet" }, "Clear: not predicted (glass or outside the tissue)."));
+  place.append(el("p", { class: "quiet" }, "Dashed line: the analysed area. Clear inside: near 0. Outside: not predicted (glass)."));
 }
 
 function scale(facts, heat, view) {
@@ -22,8 +22,9 @@ function scale(facts, heat, view) {
   const threshold = view.threshold[view.run];
   const hasTick = view.field === "probability";
   const canvas = el("canvas", { width: 512, height: 2 * (HISTOGRAM_PX + BAR_PX), "aria-hidden": "true" });
-  const colours = table(view.field === "difference" ? "difference" : view.map);
-  paint(canvas, colours, histogram(heat.field(view), low, high, BINS), hasTick ? (threshold - low) / (high - low) : null);
+  const colours = coloursOf(facts, view.field);
+  const shown = { colours, opacity: view.opacity, ground: heat.ground === "dark" ? "#000000" : "#ffffff" };
+  paint(canvas, shown, histogram(heat.field(view), low, high, BINS), hasTick ? (threshold - low) / (high - low) : null);
   const write = view.field === "difference" ? (value) => signed(value, 1) : (value) => fixed(value, 2);
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => el("span", {}, write(low + share * (high - low))));
   const parts = [
@@ -51,7 +52,7 @@ function title(facts, view) {
   return `Probability of ${facts.class_names[1]}, 0 to 1${of}`;
 }
 
-function paint(canvas, colours, bins, tick) {
+function paint(canvas, { colours, opacity, ground }, bins, tick) {
   const context = canvas.getContext("2d");
   const { width } = canvas;
   const [high, bar] = [2 * HISTOGRAM_PX, 2 * BAR_PX];
@@ -61,10 +62,15 @@ function paint(canvas, colours, bins, tick) {
     const tall = cells === 0 ? 0 : Math.max(2, Math.sqrt(cells / most) * (high - 4)); // square roots keep rare values visible
     context.fillRect((index * width) / bins.length, high - tall, width / bins.length - 1, tall);
   });
+  context.fillStyle = ground; // the slide's glass, so that the bar has the colours of the layer on it
+  context.fillRect(0, high, width, bar);
+  context.globalAlpha = opacity;
+  const step = width / colours.length; // whole pixels, so that neighbours do not overlap
   colours.forEach((colour, index) => {
     context.fillStyle = css(colour);
-    context.fillRect(Math.floor((index * width) / colours.length), high, Math.ceil(width / colours.length) + 1, bar);
+    context.fillRect(index * step, high, step, bar);
   });
+  context.globalAlpha = 1;
   if (tick === null) return;
   context.fillStyle = "#ffffff";
   context.fillRect(tick * width - 3, 0, 6, high + bar);

@@ -1,15 +1,14 @@
 // The state of the page's view: one small record, and the functions to call when it changes.
 
 const KEPT = "pathopatch.view";
-const STAYS = ["field", "shape", "opacity", "map", "isOnlyPositive"]; // kept from slide to slide; the threshold is not
+const STAYS = ["field", "shape", "opacity", "isOnlyPositive"]; // kept from slide to slide; the threshold is not
 
 export function openView(facts) {
   const view = {
     field: "probability", // probability | tissue_fraction | spread | group | difference
     run: "a", // a: the reviewed run, b: the run to compare with
     shape: "both", // fill | outline | both
-    opacity: 0.45,
-    map: "viridis",
+    opacity: facts.heat_opacity, // of the highest value
     isOn: true,
     isOnlyPositive: false,
     threshold: { a: facts.decision_probability, b: facts.beside?.decision_probability ?? facts.decision_probability },

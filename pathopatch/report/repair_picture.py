@@ -1,4 +1,4 @@
-"""Draw one slide beside the maps of two models, with every wrong call marked: the picture of the quick demo."""
+"""Draw one slide beside the maps of two models, with every wrong call marked: the picture that answers a study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
@@ -16,17 +15,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from pathopatch.heatmaps.overlay import MAP_OPACITY, blend
+from pathopatch.heatmaps.colors import blended, ground_of
+from pathopatch.heatmaps.overlay import blend
 from pathopatch.patches.picture import outlined
 from pathopatch.patches.store import PatchStore
 from pathopatch.report.plots import INK, MUTED, new_figure, png
-from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose
+from pathopatch.slides.background import Polarity
+from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose, shrunk
 
 _WIDTH_IN, _HEIGHT_IN = 15.0, 6.3
 _TITLE_PT, _TEXT_PT = 13, 10.5
-_ALARM, _MISSED = "#FF3B30", "#FFFFFF"  # both stand out from viridis and from dark glass
+_OVERVIEW_PX = 1500  # longest side; a panel has fewer
+_MARK_PT, _PANEL_PT = 9, 300.0  # largest size of a mark, and the width of a panel, which the marks of a row share
+_ALARM, _MISSED = "#FF3B30", "#FFFFFF"  # both stand out from the map and from dark glass
 _RIM = withStroke(linewidth=4, foreground="black")  # and the rim from paper
-_MARK: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.2, "fillstyle": "none", "path_effects": [_RIM]}
+_MARK: dict[str, Any] = {"markeredgewidth": 2.2, "fillstyle": "none", "path_effects": [_RIM]}
 
 
 def error_lines(calls: pd.DataFrame, threshold: float) -> tuple[str, str]:
@@ -47,7 +50,9 @@ def error_lines(calls: pd.DataFrame, threshold: float) -> tuple[str, str]:
     )
 
 
-def repair_picture(store: PatchStore, calls: Mapping[str, pd.DataFrame], *, threshold: float, caption: str) -> bytes:
+def repair_picture(
+    store: PatchStore, calls: Mapping[str, pd.DataFrame], *, threshold: float, title: str, caption: str
+) -> bytes:
     """Return a PNG: the slide with its tumour outlined, then a panel for each model.
 
     Parameters
@@ -59,29 +64,28 @@ def repair_picture(store: PatchStore, calls: Mapping[str, pd.DataFrame], *, thre
         is_called; label and is_called say tumour.
     threshold : float
         Tissue fraction from which a patch holds much tissue.
-    caption : str
-        One line below the panels.
+    title, caption : str
+        Above the slide, and one line below the panels.
     """
-    slide = compose(store.overview(), store.windows, is_rgb=False)
+    is_rgb, channels = store.attributes["is_rgb"], store.attributes["channels"]
+    slide = compose(shrunk(store.overview(), _OVERVIEW_PX), store.windows, is_rgb=is_rgb)
     scale = slide.shape[1] / store.attributes["size_px"][0]
     step_px = store.attributes["stride_px"] * store.attributes["downsample"]
+    ground = ground_of(store.attributes["background"])
     figure, (panels,) = new_figure(_WIDTH_IN, _HEIGHT_IN, 1, 1 + len(calls))
     first = next(iter(calls.values()))
     tumour = _on_grid(store, first, first["label"] == 1, step_px)
-    _show(panels[0], outlined(slide, _enlarged(np.nan_to_num(tumour) > 0, slide)), f"Made slide {store.path.stem}")
-    colors = channel_colors(len(store.attributes["channels"]))
-    names = zip(store.attributes["channels"], colors, strict=True)
-    panels[0].set_xlabel(
-        ", ".join(f"{name} {COLOR_NAMES[color]}" for name, color in names) + "\noutlined: tumour",
-        fontsize=_TEXT_PT,
-        color=INK,
-    )
-    for axes, (title, table) in zip(panels[1:], calls.items(), strict=True):
+    _show(panels[0], outlined(slide, _enlarged(np.nan_to_num(tumour) > 0, slide)), title)
+    names = () if is_rgb else zip(channels, channel_colors(len(channels)), strict=True)
+    colors = ", ".join(f"{name} {COLOR_NAMES[color]}" for name, color in names)
+    panels[0].set_xlabel(f"{colors}\noutlined: tumour".strip(), fontsize=_TEXT_PT, color=INK)
+    mark_pt = min(_MARK_PT, 0.8 * _PANEL_PT / tumour.shape[1])
+    for axes, (model, table) in zip(panels[1:], calls.items(), strict=True):
         probability = _on_grid(store, table, table["probability"], step_px)
-        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale)), title)
-        _mark_errors(axes, table, scale, step_px)
+        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale), ground), model)
+        _mark_errors(axes, table, scale, step_px, mark_pt)
         axes.set_xlabel("\n".join(error_lines(table, threshold)), fontsize=_TEXT_PT, color=INK)
-    _add_keys(figure, panels[-1], slide)
+    _add_keys(figure, panels[-1], slide, ground)
     figure.supxlabel(f"{caption} Research use only.", fontsize=_TEXT_PT, color=MUTED)
     return png(figure)
 
@@ -108,7 +112,7 @@ def _show(axes: Axes, picture: Picture, title: str) -> None:
     axes.set_yticks([])
 
 
-def _mark_errors(axes: Axes, table: pd.DataFrame, scale: float, step_px: float) -> None:
+def _mark_errors(axes: Axes, table: pd.DataFrame, scale: float, step_px: float, mark_pt: float) -> None:
     """Mark false alarms by crosses and missed tumour by rings."""
     is_tumour = table["label"] == 1
     for is_error, marker, color in (
@@ -116,17 +120,16 @@ def _mark_errors(axes: Axes, table: pd.DataFrame, scale: float, step_px: float) 
         (is_tumour & ~table["is_called"], "o", _MISSED),
     ):
         x, y = ((table.loc[is_error, axis] + step_px / 2) * scale for axis in ("x", "y"))
-        axes.plot(x, y, marker, color=color, **_MARK)
+        axes.plot(x, y, marker, color=color, markersize=mark_pt, **_MARK)
 
 
-def _add_keys(figure: Figure, axes: Axes, slide: Picture) -> None:
+def _add_keys(figure: Figure, axes: Axes, slide: Picture, ground: Polarity) -> None:
     """Add the colour bar, in the colours that the map has on the slide, and the key of the marks."""
-    ground = np.median(slide.reshape(-1, 3), axis=0) / 255
-    shades = (1 - MAP_OPACITY) * ground + MAP_OPACITY * np.asarray(colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3]
-    bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(shades)), ax=axes, shrink=0.8)
+    shades = blended(np.median(slide.reshape(-1, 3), axis=0), np.linspace(0, 1, 256), ground)
+    bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(shades / 255)), ax=axes, shrink=0.8)
     bar.set_label("tumour probability", fontsize=_TEXT_PT, color=INK)
     marks = [
-        Line2D([], [], linestyle="", marker=marker, color=color, label=label, **_MARK)
+        Line2D([], [], linestyle="", marker=marker, color=color, label=label, markersize=_MARK_PT, **_MARK)
         for marker, color, label in (("x", _ALARM, "false alarm"), ("o", _MISSED, "missed tumour"))
     ]
     figure.legend(handles=marks, loc="upper right", ncols=2, fontsize=_TEXT_PT, frameon=False)

@@ -1,0 +1,71 @@
+"""Colours of heatmaps: clear at 0, and stronger with the value, in hues that the slide itself lacks.
+
+On bright ground values are chartreuse to green, away from the reds, purples and browns of the usual stains. On dark
+ground they are blue to cyan, away from the red, green and yellow that most channels mix to. Both stay at least 15
+apart in CIELAB from stained tissue to readers with red-green blindness.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.slides.background import Polarity
+
+if TYPE_CHECKING:
+    from matplotlib.colors import ListedColormap
+
+MAP_OPACITY = 0.38
+"""Opacity of the value 1: the tissue keeps 62 % of its contrast."""
+
+HEAT_COLORS: dict[Polarity, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
+    "bright": ((190, 255, 0), (0, 205, 20)),
+    "dark": ((0, 140, 255), (120, 255, 255)),
+}
+"""Red, green, blue next to 0 and at 1, by the slide's ground; linear in between. The review page has the same."""
+
+_PAPER: dict[Polarity, int] = {"bright": 255, "dark": 0}
+
+
+def ground_of(background: str) -> Polarity:
+    """Return the ground of a slide's picture by its background; bright where channels differ, since they add up."""
+    return "dark" if background == "dark" else "bright"
+
+
+def map_colors(values: NDArray[np.floating[Any]], ground: Polarity) -> NDArray[np.float64]:
+    """Return the colours of values in [0, 1]: red, green, blue, 0 to 255, on one more axis, not rounded.
+
+    How strongly they are drawn is another matter, see `map_opacity`. Values outside are clipped; NaN is as 0.
+    """
+    low, high = (np.array(color, np.float64) for color in HEAT_COLORS[ground])
+    share = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1)[..., None]
+    return np.asarray(low + share * (high - low), np.float64)
+
+
+def map_opacity(values: NDArray[np.floating[Any]], highest: float = MAP_OPACITY) -> NDArray[np.float64]:
+    """Return the opacity of values in [0, 1]: 0 at 0 and for NaN, `highest` at 1."""
+    return np.asarray(highest * np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1), np.float64)
+
+
+def blended(
+    under: NDArray[np.number[Any]], values: NDArray[np.floating[Any]], ground: Polarity, highest: float = MAP_OPACITY
+) -> NDArray[np.float64]:
+    """Return colours (..., 3), 0 to 255, with those of values (...) over them, not rounded."""
+    opacity = map_opacity(values, highest)[..., None]
+    return np.asarray((1 - opacity) * under.astype(np.float64) + opacity * map_colors(values, ground), np.float64)
+
+
+def opaque_colors(values: NDArray[np.floating[Any]], ground: Polarity) -> NDArray[np.float64]:
+    """Return the colours of values where no slide lies below: from the ground at 0 to the full colour at 1."""
+    return blended(np.full(3, _PAPER[ground]), values, ground, highest=1.0)
+
+
+def heat_colormap(ground: Polarity, highest: float = MAP_OPACITY) -> ListedColormap:
+    """Return the colours as a matplotlib colour map with opacity; values that are masked or NaN are clear."""
+    from matplotlib.colors import ListedColormap
+
+    values = np.linspace(0, 1, 256)
+    rgba = np.column_stack([map_colors(values, ground) / 255, map_opacity(values, highest)])
+    return ListedColormap(rgba, name=f"heat_{ground}")

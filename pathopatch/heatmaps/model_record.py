@@ -1,0 +1,68 @@
+"""Keep beside predictions what is known of their model: its name, training data, audit and card.
+
+A heatmap names its model by a fingerprint alone. ``models/<fingerprint>.json`` tells a reader which model that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pathopatch.core.files import inside, read_json, write_json
+from pathopatch.models.bundle import WEIGHTS, joint_fingerprint, read_spec
+from pathopatch.models.card import model_card
+from pathopatch.models.spec import BundleSpec
+from pathopatch.models.weights import file_fingerprint
+
+_FOLDER, _DIGITS = "models", 16
+_MODEL, _RUNS = "model", "runs"  # where a run keeps its bundle: runs/<run>/model
+
+
+def write_model_record(out: Path, bundles: Sequence[Path]) -> Path:
+    """Write what is known of the models behind predictions in the folder `out`; return the file.
+
+    `bundles` are folders of checked bundles, whose probabilities are averaged. Equal models give equal bytes.
+    """
+    specs = [read_spec(folder) for folder in bundles]
+    weights = [file_fingerprint(folder / WEIGHTS) for folder in bundles]
+    fingerprint = joint_fingerprint(list(zip(specs, weights, strict=True)))
+    path = _place(out, fingerprint)
+    members = [_member(folder, spec) for folder, spec in zip(bundles, specs, strict=True)]
+    write_json(path, {"fingerprint": fingerprint, "members": members})
+    return path
+
+
+def read_model_record(out: Path, fingerprint: str) -> dict[str, Any]:
+    """Return what is known of the models with a fingerprint; empty if nothing is, as of earlier versions.
+
+    ``members`` has for each model: ``name`` (see `bundle_name`), ``method``, ``seed`` (None: unknown),
+    ``trained`` (splits, slides, patients, patches; empty: unknown), ``audit`` (the verdict on the training data; empty:
+    unknown) and ``card`` (Markdown).
+    """
+    path = _place(out, fingerprint)
+    return read_json(path) if path.is_file() else {}
+
+
+def _place(out: Path, fingerprint: str) -> Path:
+    return inside(out, _FOLDER, f"{fingerprint[:_DIGITS]}.json")
+
+
+def _member(folder: Path, spec: BundleSpec) -> dict[str, Any]:
+    trained = spec.data.get("trained", {})
+    return {
+        "name": bundle_name(folder),
+        "method": spec.method,
+        "seed": spec.parameters.get("seed"),
+        "trained": {name: trained[name] for name in ("splits", "slides", "patients", "patches") if name in trained},
+        "audit": spec.data.get("audit", ""),
+        "card": model_card(spec),
+    }
+
+
+def bundle_name(folder: Path) -> str:
+    """Return what a reader calls a bundle: its folder, or the run that it lies in; empty where it is just a "model"."""
+    folder = folder.resolve()
+    if folder.name != _MODEL:
+        return folder.name
+    return folder.parent.name if folder.parent.parent.name == _RUNS else ""

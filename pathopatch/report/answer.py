@@ -1,0 +1,141 @@
+"""Collect the first page of a study's report: the answer, on what it rests, and what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pathopatch.core.text import capitalize_first
+from pathopatch.evaluation.group_scores import SMALL_GROUP
+from pathopatch.evaluation.reference import ERM_METHODS, n_groups_of
+from pathopatch.groups import GroupingAttribute
+from pathopatch.groups.audit import verdict_text
+from pathopatch.report.answer_picture import answer_picture
+from pathopatch.report.cohort import patients_in_several_splits, slide_problems
+from pathopatch.report.collect import Study
+from pathopatch.report.few import too_few
+from pathopatch.report.models import runs_to_show
+from pathopatch.report.results import group_problems, preferred, rows_at, smallest_of
+
+_FEW_SEEDS = 3
+
+
+def answer(study: Study) -> dict[str, Any]:
+    """Return per threshold plain training beside the run that validation prefers, a picture, and the limits."""
+    cards = [_card(rows, by) for by in study.attributes if len(rows := rows_at(study, by.tau))]
+    picture = answer_picture(study, *_pair(study)) if cards else {}
+    return {
+        "problems": slide_problems(study),
+        "shared_patients": patients_in_several_splits(study.slides) if len(study.slides) else [],
+        "card": cards[0] if cards else None,
+        "further": cards[1:],
+        "picture": picture,
+        "pictures": {picture["file"]: picture.pop("png")} if picture else {},
+        "verdict": None if study.audit is None else verdict_text(study.audit),
+        "is_flagged": study.audit is not None and study.audit["verdict"]["is_flagged"],
+        "limits": _limits(study),
+    }
+
+
+def _pair(study: Study) -> tuple[str, str]:
+    """Return the plain and the debiased run to look at, of the first threshold; "" where there is none."""
+    rows = rows_at(study, study.thresholds[0]).set_index("run")
+    shown = [run for run in runs_to_show(study) if run in rows.index]
+    is_plain = {run: rows.at[run, "method"] in ERM_METHODS for run in shown}
+    best = preferred(rows.reset_index())
+    # The debiased run that validation prefers comes before the others.
+    shown.sort(key=lambda run: best is None or run != best["run"])
+    pick = {kind: next((run for run in shown if is_plain[run] == kind), "") for kind in (True, False)}
+    reference = best["reference"] if best is not None and best["reference"] in rows.index else ""
+    return reference or pick[True], pick[False]
+
+
+def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
+    """Return the answer at one threshold: both models, each with its worst group, and what came out."""
+    best, wga = preferred(rows), rows["wga"].dropna()
+    by_run = {row["run"]: row for row in rows.to_dict("records")}
+    reference = by_run.get(best["reference"]) if best and best["reference"] != best["run"] else None
+    names = attribute.group_names
+    first = rows.iloc[0]
+    few = [
+        {"name": name, "reason": reason}
+        for group, name in enumerate(names)
+        if (reason := too_few(first[f"n_{group}"], first[f"patients_{group}"]))
+    ]
+    card = {
+        "by": attribute.description,
+        "at": attribute.phrase,
+        "groups": names,
+        "best": best,
+        "models": [] if best is None else [_model(row, names) for row in (reference, best) if row is not None],
+        "few": few,
+        **smallest_of(first),
+        "runs": rows["run"].nunique(),
+        "range": (wga.min(), wga.max()) if len(wga) else None,
+        "split": first["split"],
+        "n": first["n"],
+        "patients": first["patients"],
+    }
+    return {**card, "outcome": _outcome(card, reference)}
+
+
+def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return a run's worst-group accuracy, and which group it is; of equal ones the first."""
+    accuracy = [row[f"accuracy_{group}"] for group in range(n_groups_of(pd.Series(row)))]
+    worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
+    return {
+        "is_plain": row["method"] in ERM_METHODS,
+        **{name: row[name] for name in ("run", "wga", "wga_low", "wga_high", "average")},
+        "worst": None
+        if worst is None
+        else {"name": names[worst], "n": row[f"n_{worst}"], "patients": row[f"patients_{worst}"]},
+    }
+
+
+def _outcome(card: Mapping[str, Any], reference: Mapping[Any, Any] | None) -> str:
+    """Return in a word what came out; the template puts it in a sentence."""
+    best = card["best"]
+    if best is None:
+        return "not chosen"
+    if pd.isna(best["wga"]):
+        return "empty group"
+    if card["few"]:
+        return "too few"
+    if reference is None:
+        return "plain" if best["run"] == best["reference"] else "no plain"
+    if pd.isna(best["gain_wga_low"]):
+        return "no interval"
+    if best["gain_wga_low"] > 0:
+        return "better"
+    return "worse" if best["gain_wga_high"] < 0 else "no difference"
+
+
+def _limits(study: Study) -> dict[str, Any]:
+    """Return what weakens the numbers; empty before any evaluation."""
+    table = study.comparison
+    if table is None:
+        return {}
+    seeds = table.groupby(["method", "trained_threshold"], dropna=False)["seed"].nunique()
+    return {
+        "groups": [problem for by in study.attributes for problem in group_problems(rows_at(study, by.tau), by)],
+        "validation_groups": _small_validation_groups(study),
+        "fewest_seeds": int(seeds.min()),
+        "few_seeds": _FEW_SEEDS,
+        "has_unequal_budgets": (table["steps"] * table["batch_per_class"]).nunique() > 1,
+        "has_erm": table["method"].isin(ERM_METHODS).any(),
+        "is_validation_only": (table["split"] != "test").any(),
+    }
+
+
+def _small_validation_groups(study: Study) -> list[dict[str, Any]]:
+    """Return the size of the smallest validation group at each threshold where it is too small."""
+    by_threshold = {} if study.audit is None else study.audit["thresholds"]
+    small = []
+    for attribute in study.attributes:
+        cells = by_threshold.get(attribute.key, {}).get("val")
+        smallest = min(n for row in cells["counts"] for n in row) if cells else SMALL_GROUP
+        if smallest < SMALL_GROUP:
+            small.append({"at": capitalize_first(attribute.phrase), "n": smallest})
+    return small

@@ -1,0 +1,142 @@
+"""The report begins with the answer: what came out, on how many patches of how many patients, and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from read_page import Page
+
+from pathopatch.core.config import EvaluateConfig, TileConfig
+from pathopatch.groups import TissueThreshold
+from pathopatch.patches.store import PatchStore
+from pathopatch.report import answer, write_report
+from pathopatch.report.answer_picture import answer_picture
+from pathopatch.stages.tile import tile_cohort
+
+NAN = float("nan")
+
+
+def runs(gain: tuple[float, float, float], *, n: int = 50, patients: int = 5, preferred: str = "gerne") -> pd.DataFrame:
+    """A comparison of two runs: erm, and gerne with a gain in WGA (value, low, high); group 2 is the worst."""
+    common: dict[str, Any] = {"split": "test", "n": 400, "patients": 9, "average": 0.9, "seed": 0}
+    for group in range(4):
+        common |= {f"n_{group}": 100, f"patients_{group}": 9, f"accuracy_{group}": 0.95}
+    common |= {"n_2": n, "patients_2": patients}
+    rows = []
+    for method, wga in (("erm", 0.4), ("gerne", 0.4 + gain[0])):
+        names = ("gain_wga", "gain_wga_low", "gain_wga_high")
+        row = common | dict(zip(names, gain if method == "gerne" else (NAN,) * 3, strict=True))
+        row |= {"run": method, "method": method, "reference": "erm", "accuracy_2": wga}
+        row |= {"wga": wga, "wga_low": wga - 0.1, "wga_high": wga + 0.1}
+        rows.append(row | {"wga_val": 0.5 + (method == preferred) / 10, "gba_val": 0.5})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "outcome"),
+    [
+        (runs((0.3, 0.1, 0.5)), "better"),
+        (runs((-0.3, -0.5, -0.1)), "worse"),
+        (runs((0.3, 0.0, 0.5)), "no difference"),
+        (runs((0.3, NAN, NAN)), "no interval"),
+        (runs((0.3, 0.1, 0.5), n=49), "too few"),
+        (runs((0.3, 0.1, 0.5), patients=4), "too few"),
+        (runs((0.3, 0.1, 0.5), preferred="erm"), "plain"),
+        (runs((0.3, 0.1, 0.5)).assign(wga_val=NAN), "not chosen"),
+        (runs((0.3, 0.1, 0.5)).assign(wga=NAN), "empty group"),
+        (runs((0.3, 0.1, 0.5)).iloc[1:].assign(reference=""), "no plain"),
+    ],
+)
+def test_the_outcome_follows_from_interval_and_sizes(rows: pd.DataFrame, outcome: str) -> None:
+    assert answer._card(rows, TissueThreshold(0.25))["outcome"] == outcome
+
+
+def test_the_worst_group_is_named_with_its_patches_and_patients() -> None:
+    card = answer._card(runs((0.3, 0.1, 0.5), n=60, patients=7), TissueThreshold(0.25))
+    plain, debiased = card["models"]
+    assert (plain["is_plain"], debiased["is_plain"]) == (True, False)
+    assert plain["worst"] == {"name": "tumour, little tissue", "n": 60, "patients": 7}
+    assert plain["wga"] == 0.4
+
+
+def test_a_number_of_too_few_is_no_headline(work: Path) -> None:
+    source = write_report(work, evaluate=EvaluateConfig(bootstrap=0)).read_text()
+    headline = source.split('<p class="headline">')[1].split("</p>")[0]
+    assert "Too few test patches to answer." in headline
+    assert "%" not in headline
+    assert '<div class="duel">' not in source
+
+
+def test_hashes_stand_in_the_last_section_alone(work: Path) -> None:
+    path = write_report(work, evaluate=EvaluateConfig(bootstrap=0))
+    ids = Page(path).ids
+    anchors = [name for name in ids if f"{name}-title" in ids]
+    assert (anchors[0], anchors[-1]) == ("glance", "provenance")
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slides of 4 x 4 patches, all tissue; on the left half tumour."""
+    folder = tmp_path_factory.mktemp("tiled")
+    lines = ["slide_id,patient_id,path,mpp"]
+    for number, seed in enumerate("ab"):
+        pixels = np.random.default_rng(number).integers(60, 170, (128, 128, 3), np.uint8)
+        tifffile.imwrite(folder / f"{seed}.tif", pixels, photometric="rgb")
+        lines.append(f"{seed},{seed},{seed}.tif,2.0")
+    (folder / "cohort.csv").write_text("\n".join(lines) + "\n")
+    tile_cohort(folder / "cohort.csv", folder / "work", TileConfig(patch_px=32))
+    return folder / "work"
+
+
+def study_of(work: Path, *, plain_right: int, debiased_right: int, drop: int = 0) -> Any:
+    """Two runs on both slides: of each slide the plain one calls the first patches right, the debiased the last."""
+    stores = {name: work / "slides" / f"{name}.zarr" for name in "ab"}
+    tables, attribute = {}, TissueThreshold(0.5)
+    for run, is_right in (
+        ("erm", lambda row: row < plain_right),
+        ("gerne", lambda row: row >= 16 - debiased_right),
+    ):
+        parts = []
+        for name, store in stores.items():
+            ids = PatchStore(store).patch_ids
+            label = np.array([1, 1, 0, 0] * 4)
+            called = np.where([is_right(row) for row in range(16)], label, 1 - label)
+            part = {"patch_id": ids, "label": label, "logit": called - 0.5, "probability": 0.25 + 0.5 * called}
+            part |= {"split": "test", "tissue_fraction": 1.0, "group@0.5": 2 * label + 1}
+            parts.append(pd.DataFrame(part).iloc[: 16 - (drop if name == "a" else 0)])
+        tables[run] = pd.concat(parts)
+    groups = pd.DataFrame({"patch_id": tables["erm"]["patch_id"], "slide_id": tables["erm"]["patch_id"].str[0]})
+    return SimpleNamespace(
+        groups=groups,
+        predictions=tables,
+        evaluations={run: {"decision_threshold": 0.0} for run in tables},
+        split="test",
+        stores=stores,
+        attribute=attribute,
+        attributes=(attribute,),
+        thresholds=(0.5,),
+        comparison=None,
+    )
+
+
+@pytest.mark.slow
+def test_the_slide_with_most_labelled_patches_is_shown_whoever_is_right(tiled: Path) -> None:
+    picture = answer_picture(study_of(tiled, plain_right=4, debiased_right=16, drop=1), "erm", "gerne")
+    assert (picture["kind"], picture["slide"], picture["n"]) == ("slide", "b", 16)
+    assert answer_picture(study_of(tiled, plain_right=16, debiased_right=0), "erm", "gerne")["slide"] == "a"
+
+
+def test_without_an_overview_patches_that_one_model_alone_calls_right_are_shown(
+    tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatchStore, "has_overview", False)
+    # Of 16 patches the plain model calls 0 to 9 right, the debiased one 4 to 15.
+    picture = answer_picture(study_of(tiled, plain_right=10, debiased_right=12), "erm", "gerne")
+    assert picture["kind"] == "patches"
+    assert (picture["only_plain"], picture["only_debiased"], picture["n"]) == (2 * 4, 2 * 6, 2 * 16)
