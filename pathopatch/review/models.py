@@ -6,17 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.files import inside, read_json
+from pathopatch.heatmaps.model_record import read_model_record
 
 FINGERPRINT_DIGITS = 16
 _SHOWN_DIGITS = 8
 _MOST_NAMES = 2  # of an ensemble; more would fill the page
-
-
-def model_record(out: Path, fingerprint: str) -> dict[str, Any]:
-    """Return what ``predict`` wrote of the models with a fingerprint; empty if it did not, as earlier versions."""
-    path = inside(out, "models", f"{fingerprint[:FINGERPRINT_DIGITS]}.json")
-    return read_json(path) if path.is_file() else {}
 
 
 def describe_model(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +21,7 @@ def describe_model(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     fingerprint = str(facts["stamp"]["inputs"]["model"])[:FINGERPRINT_DIGITS]
     method = str(facts.get("method", ""))
-    members = model_record(out, fingerprint).get("members", [])
+    members = read_model_record(out, fingerprint).get("members", [])
     names = [str(member["name"]) for member in members]
     name = f"model {fingerprint[:_SHOWN_DIGITS]}"
     if all(names) and names:  # a bundle in a folder "model" of no run has none
@@ -50,5 +44,5 @@ def with_distinct_names(first: dict[str, Any], second: dict[str, Any]) -> tuple[
 
 def model_card(out: Path, fingerprint: str) -> str:
     """Return the cards of the models with a fingerprint, as Markdown; empty if there is none."""
-    members = model_record(out, fingerprint).get("members", [])
+    members = read_model_record(out, fingerprint).get("members", [])
     return "\n\n---\n\n".join(str(member["card"]) for member in members if member.get("card"))

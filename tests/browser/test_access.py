@@ -10,6 +10,9 @@ from made_predictions import MODALITIES, SLIDES, table_of
 from pages import link_of, serving
 from playwright.sync_api import expect
 
+from pathopatch.groups.decisions.decision import Decision
+from pathopatch.review.decisions import DecisionLog
+
 
 def barriers(page, axe):
     """Return the violations that axe-core finds, as rule and place."""
@@ -28,6 +31,19 @@ def test_axe_finds_no_barrier_in_the_cohort(address, visit, axe):
     assert barriers(page, axe) == []
 
 
+def test_axe_finds_no_barrier_in_the_agreement_of_two(folder, visit, axe):
+    with DecisionLog(folder / "review.sqlite") as log:
+        for revision, (verdict, reviewer) in enumerate((("accept", "Ada"), ("reject", "Bo"))):
+            log.record(Decision(slide_id=MODALITIES, verdict=verdict, reviewer=reviewer), revision=revision)
+    with serving(folder) as own:
+        page = visit(own).agreement()
+        expect(page.locator("#differences tbody tr")).to_have_count(1)
+        assert barriers(page, axe) == []
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**/slides/{MODALITIES}")
+
+
 @pytest.mark.slow
 def test_axe_finds_no_barrier_on_a_slide(folder, visit, axe):
     with serving(folder) as own:
@@ -40,6 +56,7 @@ def test_axe_finds_no_barrier_on_a_slide(folder, visit, axe):
         page.locator("#save").click()  # the form with its error
         page.get_by_label("Group").check()
         page.locator("summary").click()
+        page.locator("[data-does=polygon]").click()  # the hint on drawing
         assert barriers(page, axe) == []
         page.locator("#reason").select_option("out of focus")
         page.locator("#save").click()

@@ -189,15 +189,26 @@ def test_models_are_called_by_run_and_method(out: Path, folders: Folders, tmp_pa
     other = read_json(heatmap_of(beside, "bright"))["stamp"]["inputs"]["model"][:16]
     assert cohort.models() == (
         {"name": "gerne-t0.25-s0 (gerne)", "method": "gerne", "fingerprint": mark, "has_card": True},
-        {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False},
+        {"name": "other (erm)", "method": "erm", "fingerprint": other, "has_card": True},
     )
     assert (
         cohort.model_name("bright") == slide_facts(cohort.open("bright"))["model"]["name"] == "gerne-t0.25-s0 (gerne)"
     )
     assert cohort.model_name("spoilt") == ""
     assert cohort.card(mark) == "# Card"
+    assert "erm" in cohort.card(other)
     with pytest.raises(InputMissingError, match="no card"):
-        cohort.card(other)
+        cohort.card("0" * 16)
+
+
+def test_a_model_without_a_name_has_its_fingerprint(folders: Folders, out: Path) -> None:
+    """As one in a folder "model" of no run, and one of predictions by an earlier version."""
+    mark = record(out, "bright", {"name": "", "method": "gerne", "card": "# Card"})
+    assert open_cohort(out).model_name("bright") == f"model {mark[:8]} (gerne)"
+    shutil.rmtree(out / "models")
+    assert open_cohort(out).models()[0] == {
+        "name": f"model {mark[:8]} (gerne)", "method": "gerne", "fingerprint": mark, "has_card": False,
+    }  # fmt: skip
 
 
 def test_an_ensemble_names_two_members_and_counts_more(folders: Folders, tmp_path: Path) -> None:
