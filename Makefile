@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo example check test lint bench docs wheelhouse clean
+.PHONY: demo example check test lint bench gpu gpu-wheels docs wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -44,6 +44,17 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench.py
 
+# Runs on a bare machine: Python, torch with CUDA and NumPy. GPU_DEVICE=cpu tries the command on a processor, in small.
+GPU_PYTHON ?= python3
+GPU_DEVICE ?= cuda
+gpu:
+	$(GPU_PYTHON) tests/gpu/run.py --device $(GPU_DEVICE)
+
+# What that machine lacks, in folders below 60 MB: make gpu-wheels GPU_WHEELS='--python 3.12 --torch 2.11.0 --has scipy pandas'
+GPU_WHEELS ?=
+gpu-wheels: $(READY)
+	$(BIN)/python tests/gpu/wheels.py $(GPU_WHEELS)
+
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet
 	@echo build/docs/index.html
@@ -56,4 +67,4 @@ wheelhouse: $(READY)
 	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(PIP_WHEEL) '.[$(EXTRAS)]'
 
 clean:
-	rm -rf $(VENV) demo-work build dist wheelhouse
+	rm -rf $(VENV) demo-work build dist wheelhouse gpu-wheels-*

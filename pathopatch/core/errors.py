@@ -245,6 +245,10 @@ def with_code(error: Exception, *, place: str = "") -> PathopatchError:
         return OutOfMemoryError(
             str(error) or "no memory left", place=place, remedy="use fewer --workers, or a machine with more memory"
         )
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported for its sake
+        return OutOfMemoryError(
+            str(error), place=place, remedy="use a smaller batch, a GPU with more free memory, or device = 'cpu'"
+        )
     if isinstance(error, ModuleNotFoundError) and error.name in _TRAINING_PACKAGES:
         return InputUnsupportedError(f"{error.name} is not installed", place=place, remedy=INSTALL_TRAINING)
     if isinstance(error, FileNotFoundError):

@@ -26,19 +26,19 @@ def prefetch_items(parts: Iterator[T], *, ahead: int) -> Generator[T]:
             yield item  # type: ignore[misc]
 
 
-def prefetch_results(make: Callable[[S], T], steps: Iterable[S], *, ahead: int) -> Generator[T]:
-    """Yield ``make(step)`` for each step in order, made by one other thread up to `ahead` steps before it is due.
+def prefetch_results(make: Callable[[S], T], steps: Iterable[S], *, ahead: int, threads: int = 1) -> Generator[T]:
+    """Yield ``make(step)`` for each step in order, made by other threads up to `ahead` steps before it is due.
 
-    What `make` raises is raised where its result was due. A caller that stops earlier waits for the one in work.
+    What `make` raises is raised where its result was due. A caller that stops earlier waits for those in work.
     """
     if ahead == 0:
         yield from map(make, steps)
         return
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
+    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
         try:
             for step in steps:
-                waiting.append(thread.submit(make, step))
+                waiting.append(pool.submit(make, step))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:

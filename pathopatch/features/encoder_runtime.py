@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError, OutOfMemoryError
+from pathopatch.models.device import full_float32
+from pathopatch.models.memory import largest_fitting, release
 from pathopatch.models.runtime import openvino_runtime, patches_per_pass
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,22 +31,31 @@ class TorchFeatures:
         self._threads = threads
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return features (N, D) of standardised patches (N, C, H, W)."""
+        """Return features (N, D) of standardised patches (N, C, H, W).
+
+        OutOfMemoryError names the batch that would fit.
+        """
         before = torch.get_num_threads()
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        is_mixed = self._dtype is not torch.float32
         try:
-            with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=is_mixed):
-                output = self._network(torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
+            return self._pass(x)
         except torch.OutOfMemoryError as error:
+            release(error)
+            fitting = largest_fitting(lambda count: self._pass(x[:count]), len(x))
             raise OutOfMemoryError(
                 f"{len(x)} patches do not fit the memory of {self._device}",
                 place="--batch",
-                remedy="use a smaller --batch",
+                remedy=f"use --batch {fitting}" if fitting else "not even one fits: use --devices cpu",
             ) from error
         finally:
             torch.set_num_threads(before)
+
+    def _pass(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        is_mixed = self._dtype is not torch.float32
+        mixed = torch.autocast(self._device.type, self._dtype, enabled=is_mixed)
+        with torch.inference_mode(), full_float32, mixed:
+            output = self._network(torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
         features: NDArray[np.float32] = output.float().cpu().numpy()
         return features
 

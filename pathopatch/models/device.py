@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.errors import InputUnsupportedError
 
@@ -45,6 +46,42 @@ def has_cuda_driver() -> bool:
         return False
     count = ctypes.c_int(0)
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+class _FullFloat32:
+    """A context in which CUDA devices compute float32 in full, without TF32, whose mantissa has 10 bits.
+
+    The setting is the process's: it is restored when the last thread leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, ("", "")
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._set(("ieee", "ieee"))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._set(self._before)
+
+    def _set(self, precisions: tuple[str, str]) -> tuple[str, str]:
+        """Set the precisions of convolutions and of matrix products; return those before."""
+        import torch
+
+        # Unless told otherwise convolutions take TF32, and matrix products too where the environment says so.
+        cudnn: Any = torch.backends.cudnn  # a module by its type, which replaces itself
+        convolutions, products = cudnn.conv, torch.backends.cuda.matmul
+        before = convolutions.fp32_precision, products.fp32_precision
+        convolutions.fp32_precision, products.fp32_precision = precisions
+        return before
+
+
+full_float32 = _FullFloat32()
 
 
 def is_bfloat16_native(device: torch.device) -> bool:

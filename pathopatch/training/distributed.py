@@ -47,7 +47,7 @@ class ProcessGroup:
             dist.all_reduce(torch.zeros(1))  # a tensor on the processor works with every backend
 
     def device(self, name: str) -> torch.device:
-        """Return the device of this process: of several, each takes the CUDA device of its local number."""
+        """Return the device of this process: of several, each takes a CUDA device, and they share too few."""
         if self.world == 1:
             return pick_device(name)
         if name.startswith("cuda:"):
@@ -55,7 +55,7 @@ class ProcessGroup:
                 f"{self.world} processes on {name}", place="[train] device", remedy="use 'auto', 'cuda' or 'cpu'"
             )
         device = pick_device(name)
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
+        return _own_gpu() if device.type == "cuda" else device
 
     def gather(self, own: Tensor, places: NDArray[np.int64]) -> Tensor:
         """Return values (B, ...) of the whole batch, in its order; gradients flow only into this process's own.
@@ -137,6 +137,16 @@ def refuse_torchrun(what: str) -> None:
         )
 
 
+def _own_gpu() -> torch.device:
+    """Return the CUDA device of this process."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def _shares_gpu() -> bool:
+    """Return whether there are fewer GPUs than processes on this machine: NCCL wants a GPU for each, gloo does not."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+
+
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started, if it did, and leave them at the end."""
@@ -145,9 +155,9 @@ def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
         return
     is_cuda = pick_device(device).type == "cuda"
     if is_cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(_own_gpu())
     # gloo also with CUDA: barriers and logits are exchanged on the processor.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda and not _shares_gpu() else "gloo")
     try:
         yield ProcessGroup.current()
     finally:

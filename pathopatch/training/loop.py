@@ -1,6 +1,6 @@
 """The training loop: take the steps of one phase, whatever the method.
 
-Batches are prepared in a thread while the network computes. The content of a batch depends on the seed and the step
+Batches are prepared in threads while the network computes. The content of a batch depends on the seed and the step
 alone, never on when it was made. A method differs from another in its sampler and its objective alone (see
 `pathopatch.debias.methods`).
 """
@@ -8,6 +8,7 @@ alone, never on when it was made. A method differs from another in its sampler a
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError, OutOfMemoryError
 from pathopatch.core.files import fault_point, write_json
 from pathopatch.core.prefetch import prefetch_results
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Batches, Phase, steps_in_all
 from pathopatch.models.forward import append_mask
+from pathopatch.models.memory import largest_fitting, release
 from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, EventFiles, LossMeans, State
@@ -51,6 +53,7 @@ from pathopatch.training.selection import (
     validation_measures,
 )
 
+_LOADERS_ON_GPU = 4
 Augment = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
 """Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to augmented patches."""
 StepCallback = Callable[[int, int, dict[str, float]], None]
@@ -126,6 +129,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         standardize=run.standardize,
         processes=run.processes,
         ahead=config.prefetch,
+        loaders=config.loaders or (_LOADERS_ON_GPU if run.device.type == "cuda" else 1),
     ):
         # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
         torch.manual_seed(mixed_seed(config.seed, state.phase, batch.step, *own_rank))
@@ -134,35 +138,12 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         state.objective.train()
         if run.has_frozen_batchnorm:
             freeze_batchnorm(state.network)
-
-        # One pass over the whole batch, whatever streams it is made of. With BatchNorm in training mode two passes
-        # would each use statistics that match neither each other's nor the stored ones.
-        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
-            logits = forward(batch.x)  # (b, K)
-        # One loss per sample, in float32: the objective weights the samples, not the loss function.
-        own_loss = cross_entropy(logits.float(), label[batch.own_indices], reduction="none")  # (b,)
-        loss = run.processes.gather(own_loss, batch.places)  # (B,)
-        # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
-        total = state.objective(loss, torch.from_numpy(batch.group).to(run.device))
-        if len(batch.pairs):
-            whole = run.processes.gather(logits.float(), batch.places)  # (B, K)
-            total = total + config.pair_weight * pair_difference(whole, batch.pairs)
-
-        # Checked before the step: the weights must not be touched by a gradient that is not finite.
-        total_value = float(total.detach())
-        if not math.isfinite(total_value):
-            bad = [batch.indices[place] for place in torch.nonzero(~torch.isfinite(loss)).flatten().tolist()]
-            raise _divergence_error(run, data, batch, state, f"the loss is {total_value}", bad)
-
-        rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
-        take_step(
-            total, state.optimizer, rate=rate, clip_norm=config.clip_norm, scaler=state.scaler, processes=run.processes
-        )
-        run.processes.average_buffers(state.network)  # before the average copies them
-        if state.average is not state.network:
-            update_average(state.average, state.network, batch.step)
+        try:
+            total_value = _learn(run, phase, state, data, batch, forward, label)
+        except torch.OutOfMemoryError as error:
+            release(error)
+            raise _memory_error(run, state, batch, label) from error
         state.step = batch.step + 1
-        state.losses.add(total, state.objective)
 
         is_evaluation = state.step in evaluated
         if is_evaluation or state.step % every == 0:
@@ -178,6 +159,80 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
             run.progress(run.steps_done(state), steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
 
 
+def _learn(
+    run: Run,
+    phase: Phase,
+    state: State,
+    data: PatchSet,
+    batch: Batch,
+    forward: Callable[[Tensor], Tensor],
+    label: Tensor,
+) -> float:
+    """Take a step on a batch and return its objective; `label` (N,) is that of all samples, on the device."""
+    config = run.config
+    logits, own_loss = _losses(run, forward, batch.x, label[batch.own_indices])
+    loss = run.processes.gather(own_loss, batch.places)  # (B,)
+    # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
+    total = state.objective(loss, torch.from_numpy(batch.group).to(run.device))
+    if len(batch.pairs):
+        whole = run.processes.gather(logits.float(), batch.places)  # (B, K)
+        total = total + config.pair_weight * pair_difference(whole, batch.pairs)
+
+    # Checked before the step: the weights must not be touched by a gradient that is not finite.
+    total_value = float(total.detach())
+    if not math.isfinite(total_value):
+        bad = [batch.indices[place] for place in torch.nonzero(~torch.isfinite(loss)).flatten().tolist()]
+        raise _divergence_error(run, data, batch, state, f"the loss is {total_value}", bad)
+
+    rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
+    take_step(
+        total, state.optimizer, rate=rate, clip_norm=config.clip_norm, scaler=state.scaler, processes=run.processes
+    )
+    run.processes.average_buffers(state.network)  # before the average copies them
+    if state.average is not state.network:
+        update_average(state.average, state.network, batch.step)
+    state.losses.add(total, state.objective)
+    return total_value
+
+
+def _losses(run: Run, forward: Callable[[Tensor], Tensor], x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (b, K) and the loss (b,) of samples."""
+    # One pass over the whole batch, whatever streams it is made of. With BatchNorm in training mode two passes
+    # would each use statistics that match neither each other's nor the stored ones.
+    with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
+        logits = forward(x)
+    # One loss per sample, in float32: the objective weights the samples, not the loss function.
+    return logits, cross_entropy(logits.float(), label, reduction="none")
+
+
+def _memory_error(run: Run, state: State, batch: Batch, label: Tensor) -> OutOfMemoryError:
+    """Try smaller batches, and return an error that names the largest one that fits."""
+    state.optimizer.zero_grad()
+    weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
+    own_label = label[batch.own_indices]
+
+    def learn(count: int) -> None:
+        # The optimiser's first step allocates up to two numbers for each weight.
+        reserved = [] if state.optimizer.state else [torch.empty_like(weight) for weight in weights * 2]
+        # A compiled network would be compiled once more for each size.
+        torch.autograd.backward(_losses(run, state.network, batch.x[:count], own_label[:count])[1].mean())
+        state.optimizer.zero_grad()
+        del reserved
+
+    fitting = largest_fitting(learn, len(own_label))
+    per_class = run.config.batch_per_class * fitting // len(own_label)
+    # Halves of a batch and processes share it evenly.
+    unit = 2 * (run.config.cell_unit or run.processes.world)
+    per_class -= per_class % unit
+    return OutOfMemoryError(
+        f"a step of {len(batch.indices)} samples does not fit the memory of {run.device}",
+        place="[train] batch_per_class",
+        remedy=f"use batch_per_class = {per_class}, which fits"
+        if per_class
+        else "use a smaller network or input_px, precision = 'bfloat16', or device = 'cpu'",
+    )
+
+
 def load_batches(
     sampler: Batches,
     data: PatchSet,
@@ -189,14 +244,20 @@ def load_batches(
     standardize: Standardizer,
     processes: ProcessGroup,
     ahead: int,
+    loaders: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the batches of some steps in order; processes share the samples of each group evenly."""
+    """Yield the batches of some steps in order; processes share the samples of each group evenly.
+
+    `loaders` threads make them, up to `ahead` before they are due, or as many as there are threads.
+    """
     device = standardize.mean.device
     parts = int(getattr(sampler, "parts", 1))
     group = n_attributes * data.label + data.attribute  # (N,)
+    drawing = threading.Lock()  # a sampler keeps what it drew last
 
     def make(step: int) -> Batch:
-        indices = sampler.batch(step)
+        with drawing:
+            indices = sampler.batch(step)
         if processes.world == 1:
             places = np.arange(len(indices), dtype=np.int64)[None]
         else:
@@ -218,7 +279,7 @@ def load_batches(
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
         return Batch(step, indices, places, own_indices, groups, standardize.in_place(x), pairs)
 
-    return prefetch_results(make, steps, ahead=ahead)
+    return prefetch_results(make, steps, ahead=max(ahead, loaders) if ahead else 0, threads=loaders)
 
 
 def pair_difference(logits: Tensor, pairs: NDArray[np.int64]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.models.device import is_bfloat16_native
+from pathopatch.models.device import full_float32, is_bfloat16_native
 from pathopatch.training.distributed import ProcessGroup
 
 _MOMENTUM = 0.9
@@ -23,9 +23,9 @@ _LEAST_SCALE = 2.0**-14
 
 @contextmanager
 def reproducible(threads: int | None, device: torch.device) -> Iterator[None]:
-    """Set torch's number of threads (None: unchanged), and restore it and the random state at the end."""
+    """Set the number of threads (None: unchanged) and full float32; restore both and the random state at the end."""
     threads_before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with full_float32, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             if threads is not None:
                 # The order in which floats are summed depends on the number of threads.

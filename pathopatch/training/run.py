@@ -34,16 +34,19 @@ from pathopatch.training.composition import check_run
 from pathopatch.training.composition_text import leak_findings
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
 from pathopatch.training.dataset import PatchSet, load_patches
-from pathopatch.training.distributed import process_group
+from pathopatch.training.distributed import ProcessGroup, process_group
 from pathopatch.training.feature_data import cohort_settings, load_features
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
+from pathopatch.training.optimise import training_dtype
 from pathopatch.training.phase_data import LEARNT, own_parameters, phases_of, require_groups
 
 RUN, MODEL = "run.json", "model"
 # Settings without effect on the weights, up to rounding: to change them makes no run stale.
-_NO_EFFECT = {"device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "tensorboard"}
+_NO_EFFECT = {
+    "device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "loaders", "tensorboard",
+}  # fmt: skip
 
 
 def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None, force: bool = False) -> Path:
@@ -174,7 +177,10 @@ def write_run(
     if result.learnt_from_val:
         write_csv(folder / LEARNT, pd.DataFrame({"patch_id": result.learnt_from_val}))
     # What differs between equal runs stands in a file of its own: all others are equal to the byte.
-    log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": config.device}
+    device = ProcessGroup.current().device(config.device)
+    log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": str(device)}
+    if config.head != "linear":  # solved in float64
+        log["precision"] = str(training_dtype(config.precision, device)).removeprefix("torch.")
     write_json(folder / "log.json", log)
     picked = {
         "step": result.step,

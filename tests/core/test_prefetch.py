@@ -75,3 +75,13 @@ def test_no_more_is_computed_than_ahead_and_no_thread_is_left_running() -> None:
     results.close()
     assert set(steps) <= {0, 1, 2}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_several_threads_make_results_at_the_same_time_and_in_order() -> None:
+    both = threading.Barrier(2, timeout=20)  # passed only where two threads wait at it
+
+    def make(step: int) -> int:
+        both.wait()
+        return step
+
+    assert list(prefetch_results(make, range(6), ahead=2, threads=2)) == list(range(6))

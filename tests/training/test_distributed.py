@@ -14,6 +14,7 @@ from made_patches import toy, write_work
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias.methods import NAMES, method
+from pathopatch.training import distributed
 from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_header
 from pathopatch.training.distributed import ProcessGroup, refuse_torchrun, shard_indices
 from pathopatch.training.fit import fit_arrays
@@ -113,6 +114,16 @@ def test_one_process_neither_waits_nor_sends():
     assert processes.is_first
     assert processes.gather(loss, np.arange(3)[None]) is loss
     processes.barrier()
+
+
+@pytest.mark.parametrize(("gpus", "device", "shares"), [(1, "cuda:0", True), (2, "cuda:1", True), (4, "cuda:3", False)])
+def test_processes_share_gpus_of_which_there_are_too_few(monkeypatch, gpus, device, shares):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(distributed, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert ProcessGroup(3, 4).device("auto") == torch.device(device)
+    assert distributed._shares_gpu() == shares
 
 
 def test_tuning_and_studies_are_refused_under_torchrun(monkeypatch):

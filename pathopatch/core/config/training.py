@@ -224,7 +224,9 @@ class TrainConfig(Config):
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints. None: at evaluations, which always write one."""
     prefetch: int = Field(default=2, ge=0)
-    """Batches that a thread makes ahead; 0: each is made when it is due."""
+    """Batches that are made ahead, at least one by each loader; 0: each is made when it is due."""
+    loaders: int | None = Field(default=None, ge=1)
+    """Threads that make batches ahead. None: 4 on GPUs, 1 on processors, whose cores the network needs."""
     tensorboard: bool = False
     """Write event files too; needs the extra `tensorboard`."""
 

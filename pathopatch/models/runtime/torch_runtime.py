@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pathopatch.core.errors import OutOfMemoryError
+from pathopatch.models.device import full_float32
+from pathopatch.models.memory import release
 from pathopatch.models.runtime import Precision, patches_per_pass
 from pathopatch.models.weights import weights_fingerprint
 
@@ -77,17 +80,40 @@ class TorchRuntime:
 def predict_logits(network: nn.Module, x: Tensor, *, batch: int = _PATCHES_ON_GPU) -> NDArray[np.float32]:
     """Return the logits, float32 (N, K), of standardised patches (N, C, input_px, input_px), N from 0.
 
-    The patches are moved to the network's type and device, `batch` at a time. It predicts in evaluation mode and is
-    left in the mode that it had.
+    The patches are moved to the network's type and device, `batch` at a time, or half as many as often as memory is
+    short. It predicts in evaluation mode and is left in the mode that it had.
+
+    Raises
+    ------
+    OutOfMemoryError
+        Not even one patch fits the device.
     """
     like = next(chain(network.parameters(), network.buffers()))  # a frozen program has no parameters
     was_training = network.training
     network.eval()
-    with torch.inference_mode():
+    batch = max(1, min(batch, len(x)))
+    try:
+        while True:
+            try:
+                return _logits(network, x, like, batch)
+            except torch.OutOfMemoryError as error:
+                release(error)
+                if batch == 1:
+                    raise OutOfMemoryError(
+                        f"one patch of {x.shape[-1]} px does not fit the memory of {like.device}",
+                        place="--device",
+                        remedy="use --device cpu, or a GPU with more free memory",
+                    ) from error
+            batch //= 2
+    finally:
+        network.train(was_training)
+
+
+def _logits(network: nn.Module, x: Tensor, like: Tensor, batch: int) -> NDArray[np.float32]:
+    with torch.inference_mode(), full_float32:
         parts = [
             network(part.to(like.device, like.dtype, memory_format=torch.channels_last)).float().cpu()
             for part in torch.split(x, batch)
         ]
-    network.train(was_training)
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
