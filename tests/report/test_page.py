@@ -178,7 +178,7 @@ def test_without_validation_the_range_of_runs_is_shown_and_none_preferred(tmp_pa
     for tau, wga in wga_by_threshold.items():
         range_text = f"{len(wga)} runs"
         range_text += f", from {min(wga):.1f} to {max(wga):.1f} % on split test." if tau == "0.5" else "."
-        assert f"Worst-group accuracy, tissue threshold {tau} {range_text}" in text
+        assert f"Worst-group accuracy, tissue threshold {tau}: {range_text}" in text
 
 
 @pytest.mark.slow

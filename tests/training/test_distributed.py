@@ -53,7 +53,8 @@ def test_two_processes_equal_one(together, name):
     weights = [torch.load(together / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
     for key, value in alone.network.state_dict().items():
         assert torch.equal(weights[0][key], weights[1][key])
-        assert (weights[0][key] - value).abs().max() <= 1e-6, key
+        # Sums in another order: 1.3e-6 was seen with AVX2, where 1e-6 holds with AVX-512.
+        assert (weights[0][key] - value).abs().max() <= 5e-6, key
     outcome = _outcome(together, name, 0)
     assert outcome == _outcome(together, name, 1)
     for ours, theirs in zip(outcome["history"], alone.history, strict=True):
