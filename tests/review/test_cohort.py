@@ -189,16 +189,18 @@ def test_models_are_called_by_run_and_method(out: Path, folders: Folders, tmp_pa
     other = read_json(heatmap_of(beside, "bright"))["stamp"]["inputs"]["model"][:16]
     assert cohort.models() == (
         {"name": "gerne-t0.25-s0 (gerne)", "method": "gerne", "fingerprint": mark, "has_card": True},
-        {"name": "other (erm)", "method": "erm", "fingerprint": other, "has_card": True},
+        {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False},
     )
     assert (
         cohort.model_name("bright") == slide_facts(cohort.open("bright"))["model"]["name"] == "gerne-t0.25-s0 (gerne)"
     )
     assert cohort.model_name("spoilt") == ""
     assert cohort.card(mark) == "# Card"
-    assert "erm" in cohort.card(other)
     with pytest.raises(InputMissingError, match="no card"):
-        cohort.card("0" * 16)
+        cohort.card(other)
+    assert open_cohort(out, beside=folders.beside).models()[1] == {
+        "name": "other (erm)", "method": "erm", "fingerprint": other, "has_card": True,
+    }  # fmt: skip
 
 
 def test_a_model_without_a_name_has_its_fingerprint(folders: Folders, out: Path) -> None:
