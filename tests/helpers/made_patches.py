@@ -50,6 +50,7 @@ def write_work(
     work: Path,
     *,
     seed: int = 0,
+    contrast: float = 0.08,
     channels: Sequence[tuple[str, ...]] = (CHANNELS,) * 3,
     align: Sequence[bool] = (False,) * 3,
     tumor_masks: Sequence[bool] = (True, True, False),
@@ -62,7 +63,7 @@ def write_work(
     stamp = Stamp(stage="tile", settings={"is": "c"})
     tables = []
     for number, split in enumerate(("train", "val", "test")):
-        patches = toy([[14, 6], [6, 14]], seed=seed + number)
+        patches = toy([[14, 6], [6, 14]], seed=seed + number, contrast=contrast)
         slide = f"slide-{split}"
         n = len(patches)
         origins = np.stack([np.arange(n) * 16, np.zeros(n, dtype=int)], axis=1)

@@ -94,7 +94,7 @@ def test_decisions_of_reviewers_are_printed_and_recorded(
     split = read_table(work / "groups.parquet").set_index("patch_id").loc["s3@0,0", "split"]
     assert facts == {
         "reviewers": ["Ada"], "rejected": ["s1"], "accepted": [], "flagged": [], "patches_rejected": 4,
-        "relabelled": {"tumour": 0, "non-tumour": 2, "unsure": 1}, "elsewhere": ["elsewhere"],
+        "relabelled": {"tumour": 0, "non-tumour": 2, "unsure": 1}, "regions": 0, "elsewhere": ["elsewhere"],
         "labels_changed": {split: 2},
     }  # fmt: skip
     assert typed("audit", work, "--force") == 0

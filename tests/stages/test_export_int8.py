@@ -7,8 +7,10 @@ import openvino
 import pytest
 from made_patches import write_work
 
+from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.models.bundle import read_spec
 from pathopatch.models.export.openvino_ir import convert
 from pathopatch.models.export.write import onnx_bytes
@@ -24,9 +26,9 @@ pytestmark = pytest.mark.slow
 def trained(tmp_path_factory):
     """A work folder and a model that tells its classes."""
     work = tmp_path_factory.mktemp("work")
-    write_work(work)
-    run = fit(work, TrainConfig(method="erm", input_px=16, steps=40, evaluations=1, batch_per_class=8, device="cpu"))
-    return work, run / "model"
+    write_work(work, contrast=0.5)
+    config = TrainConfig(method="resample", input_px=16, steps=40, evaluations=1, batch_per_class=8, device="cpu")
+    return work, fit(work, config) / "model"
 
 
 def test_a_model_in_int8_is_written_with_the_accuracy_of_every_group(trained, tmp_path):
@@ -39,7 +41,9 @@ def test_a_model_in_int8_is_written_with_the_accuracy_of_every_group(trained, tm
         assert f"| {group} tissue |" in card
     model = openvino.Core().read_model(out / "model.xml")
     assert any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
-    patches = np.random.default_rng(0).random((4, 2, 16, 16), dtype=np.float32)
+    groups = read_table(WorkFolder(work).groups)
+    of_test = export_int8._patches(work, groups, read_spec(bundle), ("test",), place="")
+    patches = of_test.read(np.arange(len(of_test)))
     by_int8 = openvino.compile_model(model, "CPU")(patches)[0]
     logits = load_model(bundle, precision="float32").predict_logits(patches)
     exact = 1 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / read_spec(bundle).temperature))
@@ -66,9 +70,6 @@ def test_int8_is_refused_where_a_group_loses_more_than_a_point(trained, tmp_path
 
 def test_the_same_number_of_every_group_calibrates(trained):
     work, bundle = trained
-    from pathopatch.core.artefacts import read_table
-    from pathopatch.core.work_folder import WorkFolder
-
     spec: BundleSpec = read_spec(bundle)
     groups = read_table(WorkFolder(work).groups)
     patches = export_int8._patches(work, groups, spec, ("train",), place="")
