@@ -20,7 +20,7 @@ async function start() {
   byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
   byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
-    ...(cohort.model ? [" · model ", modelName(cohort.model)] : []),
+    ...(cohort.model ? [" · predicted by ", modelName(cohort.model)] : []),
     ...(cohort.beside ? [" · beside ", modelName(cohort.beside)] : []),
     ...(cohort.reviewer ? [` · reviewer ${cohort.reviewer}`] : []),
   );
