@@ -13,7 +13,7 @@ from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.files import MARK, inside, owner, remove, temporary_path
 
-_OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "status")
+_OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "models", "status")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ TRAINING = {
     "pathopatch.models.export.torchscript",
     "pathopatch.models.export.write",
     "pathopatch.models.masked",
+    "pathopatch.models.memory",
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
