@@ -27,7 +27,8 @@ from pathopatch.groups.decisions.decision import RecordedDecision, current_decis
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.decision_annotations import write_annotations
-from pathopatch.heatmaps.qupath_slides import HEATMAP_FILES, Places, QupathSlide, describe_slide
+from pathopatch.heatmaps.qupath_slides import HEATMAP_FILES, QupathSlide, describe_slide
+from pathopatch.heatmaps.slide_places import SlidePlaces
 from pathopatch.slides.manifest import SlideRow, valid_slide_id
 
 SCRIPT, CATALOGUE, TABLE, README = "make_project.groovy", "slides.json", "slides.csv", "README.txt"
@@ -97,7 +98,7 @@ def write_qupath_folder(
             "no prediction here", place=str(out), remedy="run pathopatch predict, or name its output folder"
         )
     earlier = _stamp_of_export(path)
-    places, decisions = Places(out, rows), _by_slide(read_log(out / LOG_NAME))
+    places, decisions = SlidePlaces(out, rows), _by_slide(read_log(out / LOG_NAME))
 
     # Described twice, for the stamp and to be written: thousands of slides need not be in memory.
     def slides() -> Iterator[QupathSlide]:

@@ -10,18 +10,17 @@ from typing import Any
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
 from pathopatch.core.files import read_json
-from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.decision_annotations import Annotation, annotations_of
+from pathopatch.heatmaps.slide_places import Source
 from pathopatch.patches.grid import Grid
 from pathopatch.slides.composite import channel_colors
-from pathopatch.slides.manifest import Fragment, SlideRow, pseudonym, split_fragment
+from pathopatch.slides.manifest import Fragment, split_fragment
 
 HEATMAP_FILES = ("patches.geojson.gz", "regions.geojson.gz")
 """Files of a heatmap that QuPath imports."""
-Source = str | dict[str, str]
 _RGB = ["R", "G", "B"]
 _NO_PLACE = (
     "where it lies is unknown: it was predicted with --deidentify or from features, or its status is lost; "
@@ -56,23 +55,6 @@ class QupathSlide:
     metadata: dict[str, str] = field(default_factory=dict)  # shown beside the name in QuPath
     marks: list[str] = field(default_factory=list)  # of the content of `HEATMAP_FILES`
     annotations: list[Annotation] = field(default_factory=list)
-
-
-class Places:
-    """Where slides lie: in the manifest, else in their status, else the manifest's slide of the same content."""
-
-    def __init__(self, out: Path, rows: Sequence[SlideRow]) -> None:
-        self._out, self._rows = out, rows
-        self._by_id = {row.slide_id: row.source for row in rows}
-        self._by_pseudonym: dict[str, Source] | None = None
-
-    def source(self, slide_id: str) -> Source | None:
-        """Return a slide's path with its fragment, or one per channel; None where it is unknown."""
-        source: Source | None = self._by_id.get(slide_id)
-        source = source or read_status(self._out, slide_id).get("predict", {}).get("source")
-        if source is None and self._by_pseudonym is None:  # pseudonyms take a look into each file
-            self._by_pseudonym = {pseudonym(row): row.source for row in self._rows}
-        return source or (self._by_pseudonym or {}).get(slide_id)
 
 
 def describe_slide(

@@ -17,10 +17,11 @@ from pathopatch.core.status import FINISHED, listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.slide_places import SlidePlaces
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.review.models import describe_model, model_card, with_distinct_names
 from pathopatch.review.slide import ByteCache, ReviewedSlide, heatmap_fingerprint, read_facts
-from pathopatch.slides.manifest import SlideRow, pseudonym, read_manifest, valid_slide_id
+from pathopatch.slides.manifest import SlideRow, read_manifest, valid_slide_id
 
 _OPEN_SLIDES = 8
 _COUNTS = ("patches", "predicted", "tumour", "unreadable")
@@ -47,8 +48,7 @@ class ReviewedCohort:
         self.out, self.beside, self.work = out, beside, work or out
         self.cache = ByteCache()
         self.manifest_rows = tuple(rows)
-        self._sources = {row.slide_id: row.source for row in rows}
-        self._rows_without_pseudonym = list(rows)
+        self._places = SlidePlaces(out, rows)
         # Re-entrant: `has_slide` and `ids` refresh the rows while they hold it.
         self._lock = threading.RLock()
         self._rows: dict[str, tuple[_Mtimes, dict[str, Any]]] = {}
@@ -149,16 +149,11 @@ class ReviewedCohort:
 
     def _reviewed_slide(self, slide_id: str) -> ReviewedSlide:
         entry = listed_status(self.out, slide_id).get("predict", {})
-        source = entry.get("source")
-        # Pseudonyms take a look into each file, so they wait until a slide is found by nothing else.
-        if source is None and slide_id not in self._sources:
-            self._sources |= {pseudonym(row): row.source for row in self._rows_without_pseudonym}
-            self._rows_without_pseudonym = []
         beside, why_not = self._slide_beside(slide_id)
         return ReviewedSlide(
             self.out,
             slide_id,
-            source=self._sources.get(slide_id, source),
+            source=self._places.source(slide_id),
             work=self.work,
             patient_id=str(entry.get("patient_id", "")),
             beside=beside,
