@@ -12,21 +12,12 @@ from pathlib import Path
 
 import made_slides as made
 import pytest
+from fresh_process import FRESH
 from made_model import write_model
 
 from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.status import read_status
 
-_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(
-    [
-        "pathopatch.stages.tile",
-        "pathopatch.stages.predict",
-        "pathopatch.patches.tile",
-        "pathopatch.heatmaps",
-        "pathopatch.models",
-    ]
-)
 POINTS = ("chunk", "rename", "renamed")
 SLIDES = ("a", "b")
 
@@ -69,7 +60,7 @@ def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", af
 
 def run(stage: str, folder: Path, out: Path, workers: int, fault: str = "", after: int = 0) -> int:
     """Run a batch in a process of its own and return how that ended."""
-    process = _FRESH.Process(target=batch, args=(stage, folder, out, workers, fault, after))
+    process = FRESH.Process(target=batch, args=(stage, folder, out, workers, fault, after))
     process.start()
     process.join(120)
     assert process.exitcode is not None, "it hangs"

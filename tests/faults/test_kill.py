@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -12,22 +11,13 @@ from pathlib import Path
 import made_slides as made
 import numpy as np
 import pytest
+from fresh_process import FRESH
 from made_model import write_model
 
 from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.status import read_status
 
 POINTS = ("chunk", "rename", "renamed")
-_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(
-    [
-        "pathopatch.stages.tile",
-        "pathopatch.stages.predict",
-        "pathopatch.patches.tile",
-        "pathopatch.heatmaps",
-        "pathopatch.models",
-    ]
-)
 
 
 def tile(folder: Path, out: Path, force: bool) -> None:
@@ -55,7 +45,7 @@ STAGES: dict[str, Callable[[Path, Path, bool], None]] = {"tile": tile, "predict"
 
 def run(stage: str, folder: Path, out: Path, *, fault: str = "", force: bool = False) -> int:
     """Run a stage in a process of its own and return how that ended."""
-    process = _FRESH.Process(target=_with_fault, args=(stage, folder, out, fault, force))
+    process = FRESH.Process(target=_with_fault, args=(stage, folder, out, fault, force))
     process.start()
     process.join(60)
     assert process.exitcode is not None, "it hangs"

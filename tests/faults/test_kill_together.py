@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import made_slides as made
 import pytest
+from fresh_process import FRESH
 from made_model import write_model
 
 from pathopatch.core.files import FAULT_VARIABLE
@@ -18,10 +18,6 @@ from pathopatch.core.status import read_status
 
 SLIDES = ("a", "b")
 POINTS = ("chunk", "rename", "renamed")
-_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(
-    ["torch", "pathopatch.stages.predict", "pathopatch.heatmaps.artefacts", "pathopatch.models.bundle"]
-)
 
 
 def predict(folder: Path, out: Path, order: tuple[str, ...], fault: str) -> None:
@@ -39,7 +35,7 @@ def predict(folder: Path, out: Path, order: tuple[str, ...], fault: str) -> None
 def run_two(folder: Path, out: Path, fault: str = "") -> list[int | None]:
     """Predict both slides by two processes, of which the first meets the fault; return how they ended."""
     orders = ((SLIDES, fault), (SLIDES[::-1], ""))
-    processes = [_FRESH.Process(target=predict, args=(folder, out, *arguments)) for arguments in orders]
+    processes = [FRESH.Process(target=predict, args=(folder, out, *arguments)) for arguments in orders]
     first, second = processes
     first.start()
     # Otherwise the second may have done both slides before the first comes to its point.
@@ -52,7 +48,7 @@ def run_two(folder: Path, out: Path, fault: str = "") -> list[int | None]:
 
 
 def run(folder: Path, out: Path, order: tuple[str, ...]) -> int | None:
-    process = _FRESH.Process(target=predict, args=(folder, out, order, ""))
+    process = FRESH.Process(target=predict, args=(folder, out, order, ""))
     process.start()
     process.join(120)
     return process.exitcode

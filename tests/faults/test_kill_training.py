@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_process import FRESH
 from numpy.typing import NDArray
 from torch import nn
 
@@ -19,8 +19,6 @@ from pathopatch.debias.methods import Phase
 from pathopatch.debias.objectives import GroupDRO, Mean
 from pathopatch.debias.samplers import GroupBalancedBatchSampler, UniformBatchSampler
 
-_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(["pathopatch.training.fit", "torch._dynamo"])  # torch.optim asks for the latter
 STEPS = 4
 
 
@@ -68,7 +66,7 @@ def _train(folder: Path, name: str, fault: str) -> None:
 def _killed(folder: Path, name: str, fault: str) -> bool:
     """Train in a process of its own and return whether the fault ended it."""
     folder.mkdir()
-    process = _FRESH.Process(target=_train, args=(folder, name, fault))
+    process = FRESH.Process(target=_train, args=(folder, name, fault))
     process.start()
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import made_slides as made
 import pytest
+from fresh_process import FRESH
 from made_model import write_model
 
 from pathopatch.core import status as statuses
@@ -30,16 +30,6 @@ pytestmark = pytest.mark.fault("two-processes")
 
 WORKERS = 4
 SLIDES = {"tile": 50, "predict": 4}
-_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(
-    [
-        "pathopatch.stages.tile",
-        "pathopatch.stages.predict",
-        "pathopatch.patches",
-        "pathopatch.heatmaps",
-        "pathopatch.models",
-    ]
-)
 
 
 def slide(folder: Path, number: int = 0) -> SlideRow:
@@ -65,8 +55,8 @@ STAGES = sorted(SLIDES)
 def test_of_four_processes_one_makes_each_slide_and_the_others_find_it(stage: str, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     tasks = [task(stage, slide(tmp_path, number), tmp_path) for number in range(SLIDES[stage])]
-    start, (ours, theirs) = _FRESH.Barrier(WORKERS), _FRESH.Pipe(duplex=False)
-    processes = [_FRESH.Process(target=_run_all, args=(tasks, start, theirs)) for _ in range(WORKERS)]
+    start, (ours, theirs) = FRESH.Barrier(WORKERS), FRESH.Pipe(duplex=False)
+    processes = [FRESH.Process(target=_run_all, args=(tasks, start, theirs)) for _ in range(WORKERS)]
     for process in processes:
         process.start()
     states = [state for _ in processes for state in ours.recv()]
@@ -112,7 +102,7 @@ def test_a_slide_that_another_is_at_is_left_alone_until_that_ends(
 def test_a_killed_process_keeps_no_slide_from_the_next(stage: str, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     out = tmp_path / "out"
-    process = _FRESH.Process(target=_die_at, args=(out, slide_lock("s0", stage)))
+    process = FRESH.Process(target=_die_at, args=(out, slide_lock("s0", stage)))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fresh_process import FRESH
 from made_patches import write_work
 from typer.testing import CliRunner
 
@@ -25,8 +25,6 @@ from pathopatch.training.tune import tune
 tune_module: Any = sys.modules[tune.__module__]  # the package has a function of the same name
 SEARCH = TuneConfig(trials=3)
 SAME = ("trials.csv", "search.json", "model/model.safetensors", "config.json", "history.csv", "run.json")
-_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(["pathopatch.training.tune", "pathopatch.models"])
 
 
 def config_of(**changes: Any) -> TrainConfig:
@@ -137,7 +135,7 @@ def test_four_processes_find_what_one_finds_though_one_is_killed(tmp_path: Path)
         write_work(tmp_path / name)
     log, go = tmp_path / "log", tmp_path / "go"
     processes = [
-        _FRESH.Process(target=work_on, args=(tmp_path / "four", search, log, go, number == 0)) for number in range(4)
+        FRESH.Process(target=work_on, args=(tmp_path / "four", search, log, go, number == 0)) for number in range(4)
     ]
     for process in processes:
         process.start()
