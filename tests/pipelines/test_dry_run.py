@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 SNAKEFILE = Path(__file__).parents[2] / "pipelines" / "batch-inference" / "workflow" / "Snakefile"
+PROFILE = SNAKEFILE.parents[1] / "profiles" / "local"
 SLIDES, LIMIT_S = 1_000_000, 60.0
 
 pytest.importorskip("snakemake", reason="the extra `pipelines` is not installed")
@@ -39,6 +40,8 @@ def test_a_million_slides_are_planned_within_a_minute(tmp_path: Path) -> None:
         str(SNAKEFILE),
         "--configfile",
         "my.yaml",
+        "--profile",
+        str(PROFILE),
         "-n",
         "--quiet",
         "rules",
@@ -48,7 +51,4 @@ def test_a_million_slides_are_planned_within_a_minute(tmp_path: Path) -> None:
     spent = _processor_seconds() - before
     assert done.returncode == 0, done.stderr
     assert spent < LIMIT_S
-    detailed = subprocess.run(
-        [*command[:-2], "--quiet", "progress"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert "5000" in detailed.stdout + detailed.stderr
+    assert "5000" in done.stdout + done.stderr
