@@ -38,6 +38,7 @@ def main() -> int:
     path = os.pathsep.join([str(ROOT), str(site)])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}
     lines = ROOT / "build" / "gpu-rows.jsonl"
+    lines.parent.mkdir(exist_ok=True)
     lines.unlink(missing_ok=True)
     measured = ["--device", options.device, "--out", str(lines), *(["--small"] if options.device == "cpu" else [])]
     chosen = "gpu" if options.device != "cpu" else "not gpu"
