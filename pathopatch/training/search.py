@@ -142,6 +142,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
     if config.head == "linear":
         # It is solved to convergence: rates have no effect, and of c and beta only s has one.
         ranges = {name: bounds for name, bounds in ranges.items() if name not in ("learning_rate", "biased_lr_scale")}
+        ranges["weight_decay"] = search.penalties
         c_values = (max(c_values),)
     # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
     shares = None if "t" in own else attribute_shares(train, config)

@@ -100,6 +100,7 @@ def test_the_search_of_a_linear_head_tries_each_s_once_and_no_rate(work):
     table = pd.read_csv(run / "trials.csv")
     assert table["learning_rate"].nunique() == 1
     assert table["weight_decay"].nunique() == 6
+    assert table["weight_decay"].max() > 0.1  # where weights act on features that separate the patches
     assert table["s"].nunique() == 6
     assert (table["steps"] == 1).all()
 

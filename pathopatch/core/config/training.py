@@ -275,6 +275,9 @@ class TuneConfig(Config):
     """Range of learning rates, searched on a logarithmic scale."""
     weight_decays: tuple[float, float] = (1e-4, 1e-1)
     """Range of weight decays, searched on a logarithmic scale."""
+    penalties: tuple[float, float] = (1e-4, 1e2)
+    """Range of weight decays in its place for linear heads, where it is the L2 penalty. Weights act on heads that
+    separate their few patches only where the penalty is strong."""
     objective: Literal["wga", "gba"] = "wga"
     """Measure on validation by which trials are compared."""
     budget_steps: int | None = Field(default=None, ge=1)
@@ -290,7 +293,7 @@ class TuneConfig(Config):
 
     @model_validator(mode="after")
     def _ranges_rise_above_zero(self) -> TuneConfig:
-        for name in ("learning_rates", "weight_decays", "t_range", "biased_lr_scale_range"):
+        for name in ("learning_rates", "weight_decays", "penalties", "t_range", "biased_lr_scale_range"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must rise and be above 0: it is searched on a logarithmic scale")
