@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, pad
 
@@ -271,13 +272,14 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         n_classes=run.n_classes,
         penalty=run.config.weight_decay,
     )
-    if isinstance(state.objective, GroupDRO):
-        head = regression.solve_worst_group(shares, group, state.objective)
-        weights = state.objective.expected_weights(shares, group)
-    else:
-        # At the bounds of beta a share is 0 up to rounding.
-        weights = np.maximum(state.objective.expected_weights(shares, group), 0)  # type: ignore[operator]
-        head = regression.solve(weights / weights.sum())
+    with threadpool_limits(1):  # a chunk is so small that more threads take twice the time of processors, and no less
+        if isinstance(state.objective, GroupDRO):
+            head = regression.solve_worst_group(shares, group, state.objective)
+            weights = state.objective.expected_weights(shares, group)
+        else:
+            # At the bounds of beta a share is 0 up to rounding.
+            weights = np.maximum(state.objective.expected_weights(shares, group), 0)  # type: ignore[operator]
+            head = regression.solve(weights / weights.sum())
     layer = classifier_of(network)
     assert isinstance(layer, nn.Linear)
     head.apply_to(layer)
