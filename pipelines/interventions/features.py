@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from torch.nn.functional import interpolate
 
 from pathopatch import metrics
 from pathopatch.evaluation.tissue_dependence import slope
-from pathopatch.models.masked import MaskNormalised
 from pathopatch.models.networks import build_network
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention
@@ -44,8 +42,6 @@ def name_of(polarity: str, conflicting: int) -> str:
 def rows(work: Path, *, polarity: Any, seed: int, conflicting: int) -> list[dict[str, Any]]:
     """Train the head by resampling and on composed copies; return a row for each, for erm and for the ceiling.
 
-    Each is done again with a masked encoder, see `pathopatch.models.masked`.
-
     `work` holds the cohorts of the study on imposed tissue; `conflicting` crops of each class have the other size.
     """
     config, folder = load(IMPOSED / "study.toml"), work / f"{polarity}-s{seed}"
@@ -53,35 +49,33 @@ def rows(work: Path, *, polarity: Any, seed: int, conflicting: int) -> list[dict
         raise SystemExit(f"{folder} is missing: run {IMPOSED / 'run.sh'} first, or name its work folder by --imposed")
     torch.set_num_threads(1)
     start = time.perf_counter()
-    network: Any = build_network("tf_efficientnet_lite0", 3, pretrained="efficientnet-lite0").eval()
-    network.reset_classifier(0)  # then it returns its pooled features
+    encoder = build_network("tf_efficientnet_lite0", 3, pretrained="efficientnet-lite0").eval()
     cell = cells.Cell(polarity, seed, "erm", (0.5,), config.train.steps, conflicting)
     sets = cells.load(folder, cell, config)
     both = cells.load(folder, cells.Cell(polarity, seed, cells.CEILING, (0.5,), config.train.steps, 0), config)["train"]
+    train, val, test, fair = (_natural(encoder, part) for part in (sets["train"], sets["val"], sets["test"], both))
+    copies, copied = _composed(encoder, sets["train"], seed=seed)
+    heads = {"ceiling": (fair, both.label, None), "intervene": (copies, copied, None)}
+    if conflicting:
+        heads["resample"] = (train, sets["train"].label, _balancing(sets["train"]))
+    heads["erm"] = (train, sets["train"].label, None)
     made = []
-    for suffix, encoder in (("", network), (", masked", MaskNormalised(network))):
-        train, val, test, fair = (_natural(encoder, part) for part in (sets["train"], sets["val"], sets["test"], both))
-        copies, copied = _composed(encoder, sets["train"], seed=seed)
-        heads = {"ceiling": (fair, both.label, None), "intervene": (copies, copied, None)}
-        if conflicting:
-            heads["resample"] = (train, sets["train"].label, _balancing(sets["train"]))
-        heads["erm"] = (train, sets["train"].label, None)
-        for name, (x, label, weight) in heads.items():
-            row: dict[str, Any] = {
-                "ground": "features",
-                "case": name_of(polarity, conflicting),
-                "seed": seed,
-                "method": name + suffix,
-            }
-            made.append(row | _judged(x, label, weight, val, sets["val"], test, sets["test"]))
+    for name, (x, label, weight) in heads.items():
+        row: dict[str, Any] = {
+            "ground": "features",
+            "case": name_of(polarity, conflicting),
+            "seed": seed,
+            "method": name,
+        }
+        made.append(row | _judged(x, label, weight, val, sets["val"], test, sets["test"]))
     print(f"{polarity} seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
     return made
 
 
 def _natural(encoder: torch.nn.Module, patches: PatchSet) -> Features:
-    assert patches.tissue is not None
-    parts = [np.arange(start, min(start + _BATCH, len(patches))) for start in range(0, len(patches), _BATCH)]
-    return np.concatenate([_encoded(encoder, patches.read(part), patches.tissue.read(part)) for part in parts])
+    return np.concatenate(
+        [_encoded(encoder, patches.read(slice(start, start + _BATCH))) for start in range(0, len(patches), _BATCH)]
+    )
 
 
 def _composed(encoder: torch.nn.Module, train: PatchSet, *, seed: int) -> tuple[Features, NDArray[np.int64]]:
@@ -91,20 +85,17 @@ def _composed(encoder: torch.nn.Module, train: PatchSet, *, seed: int) -> tuple[
     features = []
     for start in range(0, len(label), _BATCH):
         numbers = range(start, min(start + _BATCH, len(label)))
-        copies = [intervention.compose(int(label[n]), n % COPIES_PER_CLASS) for n in numbers]
-        pixels, tissue = (np.stack([getattr(copy, name) for copy in copies]) for name in ("pixels", "tissue"))
-        features.append(_encoded(encoder, pixels, tissue))
+        pixels = [intervention.compose(int(label[n]), n % COPIES_PER_CLASS).pixels for n in numbers]
+        features.append(_encoded(encoder, np.stack(pixels)))
     return np.concatenate(features), label
 
 
-def _encoded(encoder: torch.nn.Module, pixels: NDArray[np.float32], tissue: NDArray[np.bool_]) -> Features:
-    """Return the pooled features (n, D) of patches in [0, 1] (n, 3, P, P), of `tissue` (n, P, P) alone if masked."""
-    x = (interpolate(torch.from_numpy(pixels), size=SIDE_PX, mode="bilinear") - _MEAN) / _STD
-    if isinstance(encoder, MaskNormalised):
-        mask = torch.from_numpy(tissue[:, None].astype(np.float32))
-        x = torch.cat([x, interpolate(mask, size=SIDE_PX, mode="nearest")], dim=1)
+def _encoded(encoder: Any, pixels: NDArray[np.float32]) -> Features:
+    """Return the pooled features (n, D) of patches in [0, 1] (n, 3, P, P)."""
+    x = torch.nn.functional.interpolate(torch.from_numpy(pixels), size=SIDE_PX, mode="bilinear")
     with torch.inference_mode():
-        return np.asarray(encoder(x).numpy(), dtype=np.float32)
+        features = encoder.forward_head(encoder.forward_features((x - _MEAN) / _STD), pre_logits=True)
+    return np.asarray(features.numpy(), dtype=np.float32)
 
 
 def _balancing(patches: PatchSet) -> NDArray[np.float64]:
