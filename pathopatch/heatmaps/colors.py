@@ -54,7 +54,8 @@ def blended(
 ) -> NDArray[np.float64]:
     """Return colours (..., 3), 0 to 255, with those of values (...) over them, not rounded."""
     opacity = map_opacity(values, highest)[..., None]
-    return np.asarray((1 - opacity) * under.astype(np.float64) + opacity * map_colors(values, ground), np.float64)
+    mixed = (1 - opacity) * under.astype(np.float64) + opacity * map_colors(values, ground)
+    return np.asarray(np.clip(mixed, 0, 255), np.float64)  # by rounding it may lie above 255, which matplotlib refuses
 
 
 def opaque_colors(values: NDArray[np.floating[Any]], ground: Polarity) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pathopatch.heatmaps.colors import opaque_colors
 from pathopatch.heatmaps.overlay import ORIGIN, Legend, blend, render, view_size
 from pathopatch.patches.picture import _length_text, _round_length_um, write_png
 from pathopatch.slides.composite import compose
@@ -75,6 +76,15 @@ def test_hues_of_the_bright_map_are_far_from_stained_tissue(picture):
     shown = blend(np.full((4, 4, 3), picture, np.uint8), np.ones((1, 1)), (4.0, 4.0))[0, 0].astype(int)
     assert shown[1] > shown[0]
     assert shown[1] > shown[2]
+
+
+@pytest.mark.parametrize("ground", ["bright", "dark"])
+def test_colours_are_within_their_range_at_any_probability(ground):
+    # 1.2888934919352835e-09 was 255.00000000000003, which no plot takes.
+    values = np.concatenate([[1.2888934919352835e-09], np.random.default_rng(0).uniform(size=100_000) ** 8])
+    colors = opaque_colors(values, ground)
+    assert colors.min() >= 0
+    assert colors.max() <= 255
 
 
 def test_the_rendered_picture_holds_the_blended_slide_at_its_origin():
