@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from pathopatch import metrics
+from pathopatch.debias.interventions import intervention_share
 from pathopatch.evaluation.tissue_dependence import slope
 from pathopatch.models.networks import build_network
 from pathopatch.training.dataset import PatchSet
@@ -40,7 +41,7 @@ def name_of(polarity: str, conflicting: int) -> str:
 
 
 def rows(work: Path, *, polarity: Any, seed: int, conflicting: int) -> list[dict[str, Any]]:
-    """Train the head by resampling and on composed copies; return a row for each, for erm and for the ceiling.
+    """Train heads by resampling, on composed copies and on both (auto), by erm, and the ceiling; return a row for each.
 
     `work` holds the cohorts of the study on imposed tissue; `conflicting` crops of each class have the other size.
     """
@@ -57,7 +58,11 @@ def rows(work: Path, *, polarity: Any, seed: int, conflicting: int) -> list[dict
     copies, copied = _composed(encoder, sets["train"], seed=seed)
     heads = {"ceiling": (fair, both.label, None), "intervene": (copies, copied, None)}
     if conflicting:
-        heads["resample"] = (train, sets["train"].label, _balancing(sets["train"]))
+        balanced, share = _balancing(sets["train"]), intervention_share(conflicting)
+        heads["resample"] = (train, sets["train"].label, balanced)
+        weight = np.concatenate([(1 - share) * balanced / len(train), np.full(len(copies), share / len(copies))])
+        both_labels = np.concatenate([sets["train"].label, copied])
+        heads["auto"] = (np.concatenate([train, copies]), both_labels, weight * len(weight))
     heads["erm"] = (train, sets["train"].label, None)
     made = []
     for name, (x, label, weight) in heads.items():
