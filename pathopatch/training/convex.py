@@ -272,7 +272,8 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         n_classes=run.n_classes,
         penalty=run.config.weight_decay,
     )
-    with threadpool_limits(1):  # a chunk is so small that more threads take twice the time of processors, and no less
+    # A chunk is small: a second thread doubles the processor time and saves no other.
+    with threadpool_limits(1):
         if isinstance(state.objective, GroupDRO):
             head = regression.solve_worst_group(shares, group, state.objective)
             weights = state.objective.expected_weights(shares, group)

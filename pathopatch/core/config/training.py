@@ -133,7 +133,7 @@ class TrainConfig(Config):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, float16 with a scaled loss on older ones, float32 on processors."""
     threads: int | None = Field(default=None, ge=1)
-    """Processor threads. None: all cores."""
+    """Processor threads. None: all cores. A linear head is solved by one."""
     train_splits: tuple[Literal["train", "val"], ...] = ("train",)
     """Splits to train on; val only where nothing is selected on it."""
     cache_gib: float = Field(default=1.5, gt=0)
