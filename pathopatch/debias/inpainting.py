@@ -21,12 +21,12 @@ _TYPICAL = 4.4  # mean absolute deviations; 3.5 standard deviations of normal no
 def inpaint(
     pixels: npt.NDArray[np.float32],
     tissue: npt.NDArray[np.bool_],
-    cover: npt.NDArray[np.float32],
+    kept: npt.NDArray[np.bool_],
     rng: np.random.Generator,
     *,
     ground: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return a patch in which ground replaces the tissue that a cut does not cover in full, and its halo.
+    """Return a patch in which ground replaces the tissue that is not kept, and the halo of all tissue.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ def inpaint(
         Any scale; not changed.
     tissue : ndarray of bool, shape (H, W)
         Which pixels are tissue.
-    cover : ndarray of float32, shape (H, W)
-        How far the cut covers each pixel, in [0, 1].
+    kept : ndarray of bool, shape (H, W)
+        Which pixels of the tissue stay as they are.
     rng : numpy.random.Generator
         Draws the noise.
     ground : ndarray, shape (C, n), optional
@@ -57,7 +57,7 @@ def inpaint(
         )
     square = np.ones((2 * _HALO_PX + 1, 2 * _HALO_PX + 1), np.uint8)
     is_near = cv2.dilate(tissue.view(np.uint8), square).astype(np.bool_)
-    freed = np.flatnonzero(is_near & (cover < 1))
+    freed = np.flatnonzero(is_near & ~kept)
     filled = pixels.copy()
     if not freed.size:
         return filled
@@ -67,17 +67,14 @@ def inpaint(
         clear = np.flatnonzero(~tissue)
     flat = filled.reshape(len(filled), -1)  # (C, H * W), a view
     if is_few and ground is not None:
-        fill = _draw(ground, freed.size, rng)
+        flat[:, freed] = _draw(ground, freed.size, rng)
     elif clear.size:
-        fill = _plane_and_noise(pixels, clear, freed, rng)
+        flat[:, freed] = _plane_and_noise(pixels, clear, freed, rng)
     else:
         raise InputUnsupportedError(
             "a patch with tissue all over has no ground to show",
             remedy="Give ground: pixels of its slide without tissue.",
         )
-    # The halo of tissue that stays is kept with it.
-    own = np.where(tissue, 0, cover).ravel()[freed]
-    flat[:, freed] = own * flat[:, freed] + (1 - own) * fill
     return filled
 
 

@@ -1,16 +1,16 @@
 """Area interventions: training patches composed to another tissue area, with the label of their base.
 
 Of a base patch a part of the tissue is kept, what is freed is filled with the patch's own background, and pieces of
-donors are laid under what is there until the tissue has the target area. Targets and sizes of pieces follow one law for
-all classes, so that neither the area nor the edit tells the label. It is a targeted augmentation [1]_: it varies what
-must not matter, the area, and keeps what predicts.
+donors are laid under what is there until the tissue has the target area. Targets, sizes and outlines of pieces follow
+one law for all classes, so that neither the area nor the edit tells the label. It is a targeted augmentation [1]_: it
+varies what must not matter, the area, and keeps what predicts.
 
 Arrays in, arrays out, no state: all draws come from the generator that the caller gives, and the same state of it gives
 the same bytes. Areas are in pixels, or shares of the patch. OpenCV is needed; `pathopatch.debias` does not load it::
 
     rng = np.random.default_rng([seed, step, sample])
     drawn = plan(fractions_by_class, label=base.label, fraction=base.tissue.mean(), rng=rng)
-    made = compose(base, donors, drawn, rng=rng)  # made.pixels has the label of the base
+    made = compose(base, donors, drawn, rng=rng, others=others)  # made.pixels has the label of the base
 
 References
 ----------
@@ -39,6 +39,7 @@ from pathopatch.debias.layers import (
     mirror,
     move_to_free,
     random_pixel,
+    shared_tissue,
     turn_at_random,
 )
 
@@ -182,6 +183,7 @@ def compose(
     growth: Growth = "many",
     least_tumor_px: int | None = None,
     ground: npt.NDArray[Any] | None = None,
+    others: Sequence[Sequence[Mask]] = (),
 ) -> Composition:
     """Return the base with the tissue area of a plan: cut, filled with its own ground, grown.
 
@@ -209,6 +211,11 @@ def compose(
         "presence", all for "share".
     ground : ndarray, shape (C, n), optional
         Pixels of the slide away from tissue, for bases with few clear pixels.
+    others : sequence of 1 + n sequences of K - 1 ndarray of bool, shape (H, W), optional
+        Of the base and of each of the n donors: the tissue of a random patch of each other class. Only the tissue that
+        is shared with them, turned at random, is used (of donors, if growth is "many"), and tumour that the base must
+        keep. So the tissue to cut from has shapes of one law for all classes. Without it, outlines may tell the class:
+        islands that are cut off at the border of the patch, where a class has much tissue.
 
     Returns
     -------
@@ -223,18 +230,32 @@ def compose(
         Donors that do not fit, no tumour mask where it is needed, or neither clear pixels nor ground.
     """
     _check(base, donors, labels, growth)
+    if others and len(others) != 1 + len(donors):
+        raise InputUnsupportedError(
+            f"others of {len(others)} patches", remedy="Give those of the base, then those of each donor."
+        )
     size = base.tissue.size
     own_tumor, must_px = _tumor_to_keep(base, labels, least_tumor_px)
     target_px = round(drawn.target * size)
     goal_px = max(target_px, must_px)
     keep_px = min(max(round(drawn.keep * size), must_px, 1), goal_px)
 
+    available = shared_tissue(base.tissue, others[0], rng) if others else base.tissue
+    if own_tumor is not None:
+        if np.count_nonzero(own_tumor & available) < must_px:
+            available = available | own_tumor
+        own_tumor = own_tumor & available
     canvas = Canvas(base.pixels.shape)
-    seed = random_pixel(base.tissue if own_tumor is None else own_tumor, rng)
-    cut = cut_tissue(base.tissue, keep_px, seed, drawn.rim_px, rng, must=own_tumor, must_px=must_px)
-    background = inpaint(base.pixels.astype(np.float32), base.tissue, cut.cover, rng, ground=ground)
-    canvas.lay(Layer(base.pixels, base.tissue, base.tumor), cut)
+    seed = random_pixel(available if own_tumor is None else own_tumor, rng)
+    cut = cut_tissue(available, keep_px, seed, drawn.rim_px, rng, must=own_tumor, must_px=must_px)
+    background = inpaint(base.pixels.astype(np.float32), base.tissue, available & (cut.cover == 1), rng, ground=ground)
+    canvas.lay(Layer(base.pixels, available, base.tumor), cut)
     sources = [_tissue_to_take(source, base, labels) for source in ((base,) if growth == "own" else donors)]
+    if growth == "many" and others:
+        sources = [
+            source._replace(tissue=shared_tissue(source.tissue, masks, rng))
+            for source, masks in zip(sources, others[1:], strict=True)
+        ]
     if growth == "one" and sources:
         sources = [max(sources, key=lambda source: min(goal_px, int(np.count_nonzero(source.tissue))))]
     supply = itertools.cycle(sources)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
@@ -16,6 +16,7 @@ Place: TypeAlias = tuple[int, int]  # (y, x) or (down, right), px
 _BORDER_OPACITY = 0.6  # above one half: border pixels are tissue
 _ROUGHNESS_PX, _ROUGHNESS_PERIOD_PX = (0.5, 2.0), 8  # of the sides of a cut: range of its standard deviation, period
 _TRIES = 4
+_LEAST_SHARED = 0.05  # share of the patch
 
 
 class Layer(NamedTuple):
@@ -120,11 +121,30 @@ def random_pixel(mask: Mask, rng: np.random.Generator, *, near: Place | None = N
     return pixels[0] if near is None else min(pixels, key=lambda p: abs(p[0] - near[0]) + abs(p[1] - near[1]))
 
 
+def shared_tissue(tissue: Mask, others: Sequence[Mask], rng: np.random.Generator) -> Mask:
+    """Return the tissue (H, W) that all `others` (H, W) cover too, each turned at random.
+
+    Its shape does not tell which of the patches it is of: the intersection is the same but for a turn. Of a few turns
+    the first that leaves 5 % of the patch is taken, else the one that leaves most; an other that leaves nothing is
+    passed over.
+    """
+    for other in others:
+        tries: list[Mask] = []
+        while len(tries) < _TRIES and (not tries or tries[-1].mean() < _LEAST_SHARED):
+            tries.append(tissue & _turned(other, _random_turn(tissue.shape, rng)))
+        most = max(tries, key=np.count_nonzero)
+        tissue = most if most.any() else tissue
+    return tissue
+
+
 def turn_at_random(layer: Layer, rng: np.random.Generator) -> Layer:
     """Return a layer under a random symmetry of the square, or of the rectangle; views."""
+    return _turn(layer, _random_turn(layer.tissue.shape, rng))
+
+
+def _random_turn(shape: tuple[int, ...], rng: np.random.Generator) -> int:
     # Turns by other angles would interpolate: smoother than the pixels of the base, they would tell pieces from it.
-    height, width = layer.tissue.shape
-    return _turn(layer, int(rng.integers(8 if height == width else 4)))
+    return int(rng.integers(8 if shape[0] == shape[1] else 4))
 
 
 def move_to_free(layer: Layer, free: Mask, rng: np.random.Generator) -> Layer:
@@ -152,12 +172,12 @@ def mirror(layer: Layer, rng: np.random.Generator) -> Layer:
 
 def _turn(layer: Layer, code: int) -> Layer:
     """Return views of a layer under symmetry `code`, 0 to 7: transposed by 4, flipped by 2 and 1."""
+    return _with_all(layer, lambda array: _turned(array, code))
 
-    def turned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        array = array.swapaxes(-1, -2) if code & 4 else array
-        return array[..., :: -1 if code & 2 else 1, :: -1 if code & 1 else 1]
 
-    return _with_all(layer, turned)
+def _turned(array: npt.NDArray[Any], code: int) -> npt.NDArray[Any]:
+    array = array.swapaxes(-1, -2) if code & 4 else array
+    return array[..., :: -1 if code & 2 else 1, :: -1 if code & 1 else 1]
 
 
 def _move(layer: Layer, by: Place) -> Layer:

@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 CONTROLS = ("area", "shape", "rim", "background", "pieces")
 WARNS, PASSES, UNKNOWN = "warns", "passes", "cannot be told"
-VERSION = 1
+VERSION = 2
 """Of what a check holds; one of another version is made anew."""
 
 LEAST_EFFECT = 0.05

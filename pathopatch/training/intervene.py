@@ -33,7 +33,7 @@ _LITTLE_GROUND = 0.5  # share of tissue above which the pixels outside of it may
 _LEAST_CLEAR = 0.1  # share of clear pixels that one patch of a slide must have to give its ground
 _GROUNDS = 20  # of a slide's emptiest patches, one gives its ground
 _CHUNK = 1024
-_COPY, _DRAW, _BASES, _VALIDATION, _GROUND = 0, 1, 2, 3, 4  # what a generator is for is part of its seed
+_COPY, _DRAW, _BASES, _VALIDATION, _GROUND, _OTHERS = 0, 1, 2, 3, 4, 5  # what a generator is for is part of its seed
 _VALIDATION_COPIES = 600  # of each class, in place of validation patches
 
 
@@ -208,7 +208,18 @@ class Intervention:
             growth=self.growth,
             least_tumor_px=self._least_tumor_px,
             ground=ground,
+            others=self._others(label, len(donors), np.random.default_rng([self._seed, _OTHERS, label, number])),
         )
+
+    def _others(self, label: int, n_donors: int, rng: np.random.Generator) -> list[list[NDArray[np.bool_]]]:
+        """Return K - 1 masks (H, W) of random patches of the other classes for a base and for each of its donors."""
+        assert self.data.tissue is not None
+        other_classes = [y for y in range(self.n_classes) if y != label]
+        index = np.array([
+            [rng.choice(pools[y]) for y in other_classes] for pools in (self.bases, *[self.usable] * n_donors)
+        ])  # fmt: skip
+        masks = self.data.tissue.read(index.ravel())
+        return [list(of_patch) for of_patch in masks.reshape(*index.shape, *masks.shape[1:])]
 
     def _donors(self, base: int, rng: np.random.Generator) -> list[int]:
         """Return patches of the base's class, those of its slide first."""

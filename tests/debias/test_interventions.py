@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.debias.inpainting import inpaint
 from pathopatch.debias.interventions import Composition, Patch, Plan, compose, intervention_share, plan
-from pathopatch.debias.layers import Layer, cut_tissue, mirror, move_to_free
+from pathopatch.debias.layers import Layer, cut_tissue, mirror, move_to_free, shared_tissue
 
 GLASS, NOISE = 0.9, 0.01
 TUMOR_VALUE = 0.05  # darker than all other tissue
@@ -172,6 +172,57 @@ def test_pieces_as_composed_have_one_law_for_all_classes() -> None:
         assert ks_2samp(table[table[:, 0] == 0, column], table[table[:, 0] == 1, column]).statistic < 0.21
 
 
+def round_patch(rng: np.random.Generator, label: int) -> Patch:
+    """Class 0: an island within the patch; class 1: all but a hole or a bay."""
+    y, x = np.indices((24, 24))
+    at = rng.uniform(9, 15, 2)
+    disc = np.hypot(y - at[0], x - at[1]) < rng.uniform(4, 8)
+    return Patch(pixels=rng.normal(0.5, 0.05, (1, 24, 24)), tissue=disc if label == 0 else ~disc, label=label)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_outlines_have_one_law_for_all_classes_only_where_tissue_is_shared(is_shared: bool) -> None:
+    rng = np.random.default_rng(0)
+    pool = [[round_patch(rng, label) for _ in range(60)] for label in (0, 1)]
+    border: list[list[float]] = [[], []]
+    for label in (0, 1):
+        for _ in range(200):
+            base, *donors = (pool[label][i] for i in rng.integers(60, size=5))
+            others = [[pool[1 - label][rng.integers(60)].tissue] for _ in range(5)] if is_shared else []
+            made = compose(base, donors, made_plan(0.3, keep=0.15), rng=rng, ground=SLIDE[:1], others=others)
+            border[label].append(float(np.concatenate([made.tissue[[0, -1]], made.tissue.T[[0, -1]]]).mean()))
+    assert (ks_2samp(*border).statistic < 1.63 * np.sqrt(2 / 200)) == is_shared  # the 1 % point
+
+
+def test_shared_tissue_does_not_tell_by_its_area_whose_it_is() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        first, second = made_mask(rng, 24, 0.3), made_mask(rng, 24, 0.8)
+        areas = [
+            {int(shared_tissue(a, [b], np.random.default_rng(draw)).sum()) for draw in range(60)}
+            for a, b in ((first, second), (second, first))
+        ]
+        assert areas[0] == areas[1]
+
+
+def test_shared_tissue_is_covered_by_all_and_never_nothing() -> None:
+    tissue, corner, full = np.zeros((3, 16, 16), np.bool_)
+    tissue[4:12, 4:12], corner[:2, :2], full[:] = True, True, True
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(shared_tissue(tissue, [full, full], rng), tissue)
+    np.testing.assert_array_equal(shared_tissue(tissue, [corner], rng), tissue)  # no turn shares a pixel
+    np.testing.assert_array_equal(shared_tissue(full, [tissue, full], rng), tissue)
+
+
+def test_tumour_that_a_base_must_keep_stays_where_others_do_not_cover_it() -> None:
+    left = np.indices((32, 32))[1] < 3
+    for labels, least in (("presence", 16), ("share", None)):
+        base = made_patch(5, 0.8, label=1, tumor_area=0.2)
+        donors = [made_patch(9, 0.8, label=1, tumor_area=0.1)]
+        made = composed(base, donors, made_plan(0.6), labels=labels, others=[[left]] * 2)
+        assert (made.tumor & base.tumor).sum() >= (least or base.tumor.sum())
+
+
 def test_a_donor_with_too_little_tissue_for_a_piece_is_passed_over() -> None:
     drawn = dataclasses.replace(made_plan(0.8), pieces=(0.3,) * 16)
     made = composed(made_patch(0, 0.3), [made_patch(1, 0.06), made_patch(2, 0.95)], drawn)
@@ -297,7 +348,7 @@ def test_noise_keeps_its_correlation_and_debris_is_not_copied() -> None:
     pixels = (0.9 + 0.01 * noise / noise.std())[None].astype(np.float32)
     pixels[0, 5:10, 50:60] = 0.2  # debris
     tissue = np.indices((64, 64))[1] < 30
-    filled = inpaint(pixels, tissue, np.zeros((64, 64), np.float32), rng)[0, :, 2:26]
+    filled = inpaint(pixels, tissue, np.zeros_like(tissue), rng)[0, :, 2:26]
     assert filled.min() > 0.8
     assert filled.mean() == pytest.approx(0.9, abs=0.006)
     assert np.corrcoef(filled[:, 1:].ravel(), filled[:, :-1].ravel())[0, 1] > 0.5  # singly drawn: 0
@@ -306,7 +357,7 @@ def test_noise_keeps_its_correlation_and_debris_is_not_copied() -> None:
 def test_ground_of_mostly_one_value_keeps_its_other_values() -> None:
     pixels = (np.random.default_rng(0).random((1, 48, 48)) < 0.3).astype(np.float32)  # counts of a photon detector
     tissue = np.indices((48, 48))[1] < 24
-    filled = inpaint(pixels, tissue, np.zeros((48, 48), np.float32), np.random.default_rng(0))[0, :, :20]
+    filled = inpaint(pixels, tissue, np.zeros_like(tissue), np.random.default_rng(0))[0, :, :20]
     assert filled.mean() == pytest.approx(0.3, abs=0.05)
 
 
@@ -314,18 +365,18 @@ def test_no_slope_is_extrapolated_from_a_strip_of_clear_pixels() -> None:
     x = np.indices((48, 48))[1]
     pixels = np.random.default_rng(0).normal(0.9 - 0.01 * x, 0.003, (3, 48, 48)).astype(np.float32)
     tissue = x >= 8
-    filled = inpaint(pixels, tissue, np.zeros((48, 48), np.float32), np.random.default_rng(0))
+    filled = inpaint(pixels, tissue, np.zeros_like(tissue), np.random.default_rng(0))
     assert filled.min() > 0.81  # a plane would come down to 0.43
 
 
-def test_a_half_covered_halo_is_half_its_own_and_tissue_is_all_ground() -> None:
+def test_ground_replaces_all_tissue_but_what_is_kept_and_every_halo() -> None:
     pixels = np.full((1, 32, 32), 0.9, np.float32)
     pixels[0, 9:23, 9:23] = 0.7  # halo
     pixels[0, 10:22, 10:22] = 0.3
     tissue = pixels[0] < 0.5
-    filled = inpaint(pixels, tissue, np.full((32, 32), 0.5, np.float32), np.random.default_rng(0))[0]
-    np.testing.assert_allclose(filled[tissue], 0.9, atol=1e-6)
-    np.testing.assert_allclose(filled[9, 9:23], 0.8, atol=1e-6)
+    kept = tissue & (np.indices((32, 32))[1] < 15)
+    filled = inpaint(pixels, tissue, kept, np.random.default_rng(0))[0]
+    np.testing.assert_allclose(filled, np.where(kept, 0.3, 0.9), atol=1e-6)
 
 
 def test_no_outline_of_what_was_cut_away_stays_behind() -> None:
@@ -436,6 +487,7 @@ BASE, TUMOR = made_patch(0, 0.4), made_patch(0, 0.4, label=1)
         (BASE, [made_patch(0, side=16)], {}, InputUnsupportedError, r"a donor of shape \(3, 16, 16\)"),
         (BASE, [made_patch(0, channels=1)], {}, InputUnsupportedError, "same channels and size"),
         (BASE, DONORS, {"labels": "any"}, InputUnsupportedError, "presence, share, class"),
+        (BASE, DONORS, {"others": [[]]}, InputUnsupportedError, "others of 1 patches"),
         (BASE, DONORS, {"growth": "some"}, InputUnsupportedError, "many, one, own"),
         (made_patch(0, 0.0), DONORS, {}, NoTissueError, "a patch without tissue"),
         (made_patch(0, label=1, tumor_area=0.0), [], {}, NoTissueError, "without tumour in its tissue"),

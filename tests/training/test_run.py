@@ -96,10 +96,10 @@ def test_a_killed_run_is_not_finished_and_is_resumed(tmp_path):
 def test_a_run_that_composes_leaves_its_leak_controls_and_warns_of_leaks(tmp_path, monkeypatch):
     monkeypatch.setattr("pathopatch.training.composition._COPIES_OF_A_RUN", 40)
     write_work(tmp_path)
-    with pytest.warns(UserWarning, match="The shape of the mask of composed patches tells the class: AUROC"):
+    with pytest.warns(UserWarning, match="The size of the pieces of composed patches tells the class: AUROC"):
         folder = fit(tmp_path, _config(method="erm", steps=2, intervene=0.5))
     composition = json.loads((folder / "run.json").read_text())["composition"]
     assert composition["copies"] == 40
-    assert composition["controls"]["shape"]["composed"]["low"] > 0.55
+    assert composition["controls"]["pieces"]["composed"]["low"] > 0.55
     natural = fit(tmp_path, _config(method="erm", steps=2, name="natural"))
     assert "composition" not in json.loads((natural / "run.json").read_text())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pathopatch.debias import interventions, layers
 from pathopatch.debias.interventions import Plan
+from pathopatch.training import intervene
 
 _ALL = 1.0
 
@@ -49,22 +50,27 @@ PLANS: Mapping[str, Callable[[Plan, float], Plan]] = {
     "no cut": _without_cut,
     "unequal pieces": _unequal_pieces,
 }
-NAMES = (*PLANS, "islands of the generator's family")
+OWN_OUTLINES = "outlines of the own class"
+NAMES = (*PLANS, OWN_OUTLINES, "islands of the generator's family")
 
 
 @contextmanager
 def changed(name: str | None) -> Iterator[None]:
     """Compose with one part changed, one of `NAMES`; None changes nothing."""
+    # What leaves the tissue of one class alone cannot share its outline with another class.
+    own_outlines = patch.object(intervene.Intervention, "_others", lambda *_: [])
     if name is None:
         yield
     elif name in PLANS:
-        from pathopatch.training import intervene
 
         def plan(fractions: Sequence[Any], *, label: int, fraction: float, rng: np.random.Generator) -> Plan:
             drawn = interventions.plan(fractions, label=label, fraction=fraction, rng=rng)
             return PLANS[name](drawn, fraction)
 
-        with patch.object(intervene, "plan", plan):
+        with patch.object(intervene, "plan", plan), own_outlines:
+            yield
+    elif name == OWN_OUTLINES:
+        with own_outlines:
             yield
     elif name == NAMES[-1]:
         with patch.object(layers, "_polygon_field", _island_field):
