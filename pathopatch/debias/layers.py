@@ -53,10 +53,11 @@ class Canvas:
         # A pixel at the border of tissue is half glass: if it were opaque, it would be a pale seam on other tissue.
         inner = cv2.erode(layer.tissue.view(np.uint8), np.ones((3, 3), np.uint8))
         opacity = _BORDER_OPACITY * layer.tissue + (1 - _BORDER_OPACITY) * inner
-        weight = ((1 - self._cover) * cut.cover * opacity).astype(np.float32)
+        self.tissue = self.tissue | cut.inside
+        # Around the tissue there is ground alone: a rim in its colours would tell the class.
+        weight = ((1 - self._cover) * cut.cover * opacity * self.tissue).astype(np.float32)
         self._sum += weight * layer.pixels
         self._cover += weight
-        self.tissue = self.tissue | cut.inside
         self.tumor = None if self.tumor is None or layer.tumor is None else self.tumor | (layer.tumor & cut.inside)
         self.piece_px.append(int(np.count_nonzero(cut.inside)))
 

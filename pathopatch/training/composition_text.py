@@ -11,7 +11,7 @@ from pathopatch.training.composition import DETECTORS, LEAST_DETECTION, LEAST_EF
 CONTROL_NAMES = {
     "area": "tissue area",
     "shape": "shape of the mask",
-    "rim": "rim of 2 px around it",
+    "rim": "rim of 2 px around the tissue",
     "background": "background",
     "pieces": "size of the pieces",
 }

@@ -194,6 +194,15 @@ def test_outlines_have_one_law_for_all_classes_only_where_tissue_is_shared(is_sh
     assert (ks_2samp(*border).statistic < 1.63 * np.sqrt(2 / 200)) == is_shared  # the 1 % point
 
 
+def test_around_composed_tissue_there_is_ground_alone() -> None:
+    base, *donors = (
+        dataclasses.replace(p, pixels=np.where(p.tissue, p.pixels, np.float32(GLASS))) for p in (made_patch(0), *DONORS)
+    )
+    for target in (0.2, 0.9):
+        made = composed(base, donors, made_plan(target, rim_px=2.0))
+        np.testing.assert_allclose(made.pixels[:, ~made.tissue], GLASS, atol=1e-6)
+
+
 def test_shared_tissue_does_not_tell_by_its_area_whose_it_is() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)

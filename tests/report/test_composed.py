@@ -53,7 +53,7 @@ def test_the_report_shows_the_check_and_the_sheet_where_they_are(tmp_path: Path)
     page = Page(write_report(work, evaluate=QUICK))
     assert "composed" in page.ids
     assert "Composed patches can tell the class by more than their tissue" in page.text
-    assert "The rim of 2 px around it of composed patches tells the class: AUROC 0.73 [0.65, 0.80]" in page.text
+    assert "The rim of 2 px around the tissue of composed patches tells the class: AUROC 0.73 [0.65, 0.80]" in page.text
     assert "cannot be told how composed patches compare with natural ones of malignant (3 natural patches)" in page.text
     assert "0.731" in page.text
     assert any(image["src"] == "composed.png" for image in page.images)

@@ -130,7 +130,7 @@ def test_the_pairs_term_is_the_mean_squared_difference_of_the_margins() -> None:
 
 @pytest.mark.slow
 def test_pairs_draw_the_logits_of_copies_together() -> None:
-    settings = config(method="intervene", intervene=None, steps=80, learning_rate=3e-3, average_weights=False)
+    settings = config(method="intervene", intervene=None, steps=160, learning_rate=3e-3, average_weights=False)
     spread = []
     for weight in (0.0, 3.0):
         result = fit_arrays(TRAIN, VAL, settings.model_copy(update={"pair_weight": weight, "select": "last"}))
