@@ -145,8 +145,8 @@ def leak_controls(
     not learn from. A control leaks where its 95 % interval lies wholly above 0.55, or, of the area itself, wholly below
     0.45. A forest below 0.5 only says that it learnt nothing.
 
-    A leak need not come from the edit. Rim and background keep pixels of the base, so that stain, scanner and a tissue
-    mask that cuts off nuclei are in them too: compare the numbers of natural patches. Features are simple means and
+    A leak need not come from the edit. Rim and background are ground of the base, so that stain, scanner and faint
+    tissue beside the mask are in them too: compare the numbers of natural patches. Features are simple means and
     shapes, so that a network may see what they do not. Donors are not held out: with few patches of a class, what is
     found may be the donors' own look.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pathopatch.core.text import capitalize_first, pluralize
@@ -15,6 +15,7 @@ CONTROL_NAMES = {
     "background": "background",
     "pieces": "size of the pieces",
 }
+_NAME_WIDTH = max(map(len, CONTROL_NAMES.values()))
 _REMEDIES = {
     "area": "Donors of a class hold too little tissue for the target area: add patches with more tissue of that class.",
     "shape": "Look at the contact sheet, and try another [train] intervene_growth.",
@@ -108,27 +109,30 @@ def composition_text(check: Mapping[str, Any], labels: Sequence[str]) -> str:
         f"How well the edit tells the class, {pluralize(check['copies'], 'composed patch')} of each "
         f"(AUROC with 95 % interval by {unit}, {check['units']} of them; 0.5 is chance):"
     )
-    lines.append(f"  {'':<22} {'composed':<20} {'natural':<20}")
+    lines.append(_row("", ["composed", "natural"]))
     for name, row in check["controls"].items():
         mark = "  LEAK" if row["is_leak"] else ""
         natural = "" if row["natural"] is None else interval_text(row["natural"])
-        lines.append(f"  {CONTROL_NAMES[name]:<22} {interval_text(row['composed']):<20} {natural:<20}{mark}".rstrip())
+        lines.append(_row(CONTROL_NAMES[name], [interval_text(row["composed"]), natural], mark))
     lines += ["", "How well composed patches are told from natural ones of the same class and area:"]
-    lines.append(f"  {'':<22} {'by the outline':<20} {'by the texture':<20}")
+    lines.append(_row("", ["by the outline", "by the texture"]))
     for side in check["check"]:
         lines.append(f"  {capitalize_first(side_text(side['is_much'], check['threshold']))}")
         for y, row in enumerate(side["classes"]):
-            told = " ".join(f"{interval_text(side['detected_by'][name]['classes'][y]):<20}" for name in DETECTORS)
+            told = [interval_text(side["detected_by"][name]["classes"][y]) for name in DETECTORS]
             compared = f"{row['n']} of each" if row["n"] else pluralize(row["natural"], "natural patch")
-            lines.append(f"    {labels[y]:<20} {told} {compared}")
+            lines.append(_row(f"  {labels[y]}", told, f" {compared}"))
         gaps = [side["detected_by"][name]["difference"] for name in DETECTORS]
         if None not in gaps:
             mark = "  DIFFERENT" if side["is_warning"] else ""
-            lines.append(
-                f"    {'difference':<20} {' '.join(f'{interval_text(gap):<20}' for gap in gaps)}{mark}".rstrip()
-            )
+            lines.append(_row("  difference", map(interval_text, gaps), mark))
     texts = findings(check, labels)
     return "\n".join([*lines, *(["", *texts] if texts else [])])
+
+
+def _row(name: str, cells: Iterable[str], mark: str = "") -> str:
+    """Return a line of a table."""
+    return f"  {name:<{_NAME_WIDTH}} {' '.join(f'{cell:<20}' for cell in cells)}{mark}".rstrip()
 
 
 def side_text(is_much: bool, threshold: float) -> str:
