@@ -215,7 +215,7 @@ def compose(
         Of the base and of each of the n donors: the tissue of a random patch of each other class. Only the tissue that
         is shared with them, turned at random, is used (of donors, if growth is "many"), and tumour that the base must
         keep. So the tissue to cut from has shapes of one law for all classes. Without it, outlines may tell the class:
-        islands that are cut off at the border of the patch, where a class has much tissue.
+        large tissue is cut off at the border of the patch, a small island is not.
 
     Returns
     -------
@@ -227,12 +227,14 @@ def compose(
     NoTissueError
         The base has no tissue, or as class 1 no tumour in its tissue.
     InputUnsupportedError
-        Donors that do not fit, no tumour mask where it is needed, or neither clear pixels nor ground.
+        Donors or `others` that do not fit, no tumour mask where it is needed, or neither clear pixels nor ground.
     """
     _check(base, donors, labels, growth)
-    if others and len(others) != 1 + len(donors):
+    shapes = {mask.shape for masks in others for mask in masks}
+    if others and (len(others) != 1 + len(donors) or shapes - {base.tissue.shape}):
         raise InputUnsupportedError(
-            f"others of {len(others)} patches", remedy="Give those of the base, then those of each donor."
+            f"others of {len(others)} patches, of the shapes {sorted(shapes)}",
+            remedy="Give masks of the base's size: those of the base, then those of each donor.",
         )
     size = base.tissue.size
     own_tumor, must_px = _tumor_to_keep(base, labels, least_tumor_px)

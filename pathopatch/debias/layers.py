@@ -126,8 +126,8 @@ def shared_tissue(tissue: Mask, others: Sequence[Mask], rng: np.random.Generator
     """Return the tissue (H, W) that all `others` (H, W) cover too, each turned at random.
 
     Its shape does not tell which of the patches it is of: the intersection is the same but for a turn. Of a few turns
-    the first that leaves 5 % of the patch is taken, else the one that leaves most; an other that leaves nothing is
-    passed over.
+    the first that leaves 5 % of the patch is taken, else the one that leaves most. A mask that shares nothing is
+    ignored.
     """
     for other in others:
         tries: list[Mask] = []

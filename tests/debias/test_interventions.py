@@ -497,6 +497,7 @@ BASE, TUMOR = made_patch(0, 0.4), made_patch(0, 0.4, label=1)
         (BASE, [made_patch(0, channels=1)], {}, InputUnsupportedError, "same channels and size"),
         (BASE, DONORS, {"labels": "any"}, InputUnsupportedError, "presence, share, class"),
         (BASE, DONORS, {"others": [[]]}, InputUnsupportedError, "others of 1 patches"),
+        (BASE, [], {"others": [[np.ones((16, 16), np.bool_)]]}, InputUnsupportedError, r"of the shapes \[\(16, 16"),
         (BASE, DONORS, {"growth": "some"}, InputUnsupportedError, "many, one, own"),
         (made_patch(0, 0.0), DONORS, {}, NoTissueError, "a patch without tissue"),
         (made_patch(0, label=1, tumor_area=0.0), [], {}, NoTissueError, "without tumour in its tissue"),

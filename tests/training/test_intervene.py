@@ -12,7 +12,7 @@ from made_patches import toy
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NoTissueError
-from pathopatch.debias.interventions import plan
+from pathopatch.debias.interventions import Composition, Patch, compose, plan
 from pathopatch.debias.methods import method
 from pathopatch.metrics import auroc
 from pathopatch.patches.mask_bits import pack_masks
@@ -93,6 +93,25 @@ def test_a_batch_holds_composed_patches_of_its_labels_and_their_new_attribute() 
         pixels, tissue = intervention.copy(int(TRAIN.label[place]), int(drawn.copies[place]))
         np.testing.assert_array_equal(part[row], pixels.astype(np.float32))
         assert intervention.attributes(indices, drawn)[place] == (tissue.mean() >= 0.25)
+
+
+def test_base_and_donors_share_their_tissue_with_patches_of_the_other_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def spy(base: Patch, donors: list[Patch], *arguments: Any, others: Any, **settings: Any) -> Composition:
+        given.append((base, donors, others))
+        return compose(base, donors, *arguments, others=others, **settings)
+
+    monkeypatch.setattr("pathopatch.training.intervene.compose", spy)
+    intervention = Intervention(TRAIN, share=1, seed=0)
+    assert TRAIN.tissue is not None
+    for label in (0, 1):
+        masks = {mask.tobytes() for mask in TRAIN.tissue.read(np.flatnonzero(TRAIN.label == 1 - label))}
+        for number in range(5):
+            intervention.compose(label, number)
+            _, donors, others = given[-1]
+            assert len(others) == 1 + len(donors)
+            assert all(mask.tobytes() in masks for of_patch in others for mask in of_patch)
 
 
 def test_an_attribute_that_is_not_the_area_stays() -> None:

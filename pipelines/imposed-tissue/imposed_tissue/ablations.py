@@ -57,7 +57,7 @@ NAMES = (*PLANS, OWN_OUTLINES, "islands of the generator's family")
 @contextmanager
 def changed(name: str | None) -> Iterator[None]:
     """Compose with one part changed, one of `NAMES`; None changes nothing."""
-    # What leaves the tissue of one class alone cannot share its outline with another class.
+    # Plans that keep all tissue of the base need outlines that are not shared.
     own_outlines = patch.object(intervene.Intervention, "_others", lambda *_: [])
     if name is None:
         yield
