@@ -103,10 +103,12 @@ def test_base_and_donors_share_their_tissue_with_patches_of_the_other_class(monk
         return compose(base, donors, *arguments, others=others, **settings)
 
     monkeypatch.setattr("pathopatch.training.intervene.compose", spy)
-    intervention = Intervention(TRAIN, share=1, seed=0)
     assert TRAIN.tissue is not None
+    tissue = TRAIN.tissue.read(np.arange(len(TRAIN)))
+    tissue[TRAIN.label == 1] = tissue[TRAIN.label == 1, ::-1]  # no mask is in both classes
+    intervention = Intervention(replace(TRAIN, tissue=PatchMasks(pack_masks(tissue), SIDE)), share=1, seed=0)
     for label in (0, 1):
-        masks = {mask.tobytes() for mask in TRAIN.tissue.read(np.flatnonzero(TRAIN.label == 1 - label))}
+        masks = {mask.tobytes() for mask in tissue[TRAIN.label == 1 - label]}
         for number in range(5):
             intervention.compose(label, number)
             _, donors, others = given[-1]
