@@ -28,7 +28,7 @@ IMAGES = Path(__file__).parent / "images"
 SPEC = CohortSpec(slides=(14, 6, 4), patients=(14, 6, 4))
 SLIDE = "test-02"
 RUN = "auto-t0.25-s0"
-_QUALITY = 82  # of WebP: no artefacts are visible, and a picture has at most 100 kB
+_QUALITY = 82  # of WebP: no artefacts are visible
 
 
 def main(work: Path) -> None:
