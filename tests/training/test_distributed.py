@@ -64,6 +64,10 @@ def test_two_processes_equal_one(together, name):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
         assert ours == pytest.approx(theirs, abs=slack + 1e-6)
     assert outcome["validation"] == pytest.approx(alone.validation, abs=slack + 1e-6)
+    at_zero = [key for key in alone.validation if key.endswith("_at_zero")]
+    assert len(at_zero) == 4
+    for key in at_zero:  # without the tuned threshold
+        assert outcome["validation"][key] == pytest.approx(alone.validation[key], abs=1e-6)
     if name != "paired":
         assert outcome["threshold"] == pytest.approx(alone.decision_threshold, abs=1e-5)
 
