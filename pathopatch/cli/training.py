@@ -37,6 +37,7 @@ def groups(
     threshold: Annotated[list[float] | None, typer.Option(help="Repeat for several.")] = None,
     bins: Bins = "",
     min_tissue: Annotated[float, typer.Option(help="Below this share a patch is blank glass.")] = 0.01,
+    min_scanned: Annotated[float, typer.Option(help="Below this scanned share a patch has no group.")] = 0.5,
     split_seed: Annotated[
         int, typer.Option(help="Seed of the split by patient where the manifest leaves it open.")
     ] = 0,
@@ -60,6 +61,7 @@ def groups(
         thresholds=tuple(threshold) if threshold else None,
         bins=cuts(bins),
         min_tissue=min_tissue,
+        min_scanned=min_scanned,
         split_seed=split_seed,
     )
     number = parse(SplitsConfig, {"folds": folds}, place="command line").folds

@@ -248,9 +248,9 @@ def _channel_means(row: SlideRow, config: TileConfig) -> dict[str, NDArray[np.fl
     with open_row(row) as slide:
         analysis = analyse_slide(slide, config)
         origins = analysis.grid.origins()
-        for rows, patches, _, tissue_mask in iterate_patches(slide, analysis):
-            masks = unpack_masks(tissue_mask, analysis.grid.patch_px)
-            for (x, y), patch, mask in zip(origins[rows].tolist(), patches, masks, strict=True):
+        for batch in iterate_patches(slide, analysis):
+            masks = unpack_masks(batch.tissue_mask, analysis.grid.patch_px)
+            for (x, y), patch, mask in zip(origins[batch.rows].tolist(), batch.patches, masks, strict=True):
                 if mask.any():
                     scaled = intensity.scale(patch[None], analysis.windows)[0]
                     means[f"{row.slide_id}@{x},{y}"] = scaled[:, mask].mean(axis=1, dtype=np.float64)

@@ -245,11 +245,15 @@ def _rule_warnings(spec: BundleSpec, work: Path, labels: tuple[str, ...]) -> lis
         theirs, here = " and ".join(spec.class_names), " and ".join(labels)
         warnings.append(f"The model's classes are {theirs}, the labels here {here}: check that they mean the same.")
     path = WorkFolder(work).audit
-    least = read_json(path).get("min_tissue") if path.is_file() else None
-    if least is not None and least != spec.min_tissue:
-        warnings.append(
-            f"Patches below a tissue share of {least:g} were left out; the model's own rule is {spec.min_tissue:g}."
-        )
+    rules = read_json(path) if path.is_file() else {}
+    for share, least, own in (
+        ("tissue", rules.get("min_tissue"), spec.min_tissue),
+        ("scanned", rules.get("min_scanned"), spec.min_scanned),
+    ):
+        if least is not None and least != own:
+            warnings.append(
+                f"Patches below a {share} share of {least:g} were left out; the model's own rule is {own:g}."
+            )
     return warnings
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from pathopatch.core.text import pluralize
 from pathopatch.evaluation.predicting import predict_patches
 from pathopatch.groups import bins_attributes, threshold_attributes
+from pathopatch.groups.attribute import scanned_enough
 from pathopatch.models.forward import PatchClassifier
 
 _LEAST_TISSUE = 0.01  # below it a patch is blank, as for `pathopatch groups`
@@ -27,7 +28,8 @@ def predict_glass(work: Path, groups: pd.DataFrame, model: PatchClassifier) -> d
     ``patches`` and ``slides`` are numbers of them, ``positive`` the share above the decision threshold, ``probability``
     its mean. Without blank patches both are NaN.
     """
-    blank = groups[groups["tissue_fraction"] < _LEAST_TISSUE]
+    # What fills unscanned parts of a slide is not glass.
+    blank = groups[(groups["tissue_fraction"] < _LEAST_TISSUE) & scanned_enough(groups, 1.0)]
     blank = (
         blank.iloc[np.unique(np.linspace(0, len(blank) - 1, _MOST).round().astype(np.int64))] if len(blank) else blank
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,16 @@ from pathopatch.features.readers.h5 import load_h5py
 from pathopatch.features.readers.own import ATTRIBUTE
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.features.store import encoder_key, write_slide_features
+from pathopatch.groups.attribute import scanned_enough
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_stamp
 from pathopatch.slides import Slide
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STAGE = "encode"
 _AHEAD = 2  # batches that are read while the network computes
@@ -57,6 +61,7 @@ class _Batch:
     tissue: NDArray[np.bool_] | None  # (n, p, p); None where the encoder does not take it
     origins: NDArray[np.int64]  # (n, 2): x, y, level-0 px
     tissue_fraction: NDArray[np.float64]  # (n,)
+    scanned_fraction: NDArray[np.float64]  # (n,)
     done: int  # positions of the grid that are read so far
 
 
@@ -116,7 +121,7 @@ def stored_patches(work: Path, slide_id: str, config: EncodeConfig) -> PatchSour
 
     def batches() -> Iterator[_Batch]:
         table = read_table(table_path)
-        table = table[table["tissue_fraction"] >= config.min_tissue]
+        table = table[with_enough_tissue(table, config)]
         return _stored_batches(store, table, index, config)
 
     mpp = stored["mpp"]
@@ -132,6 +137,11 @@ def stored_patches(work: Path, slide_id: str, config: EncodeConfig) -> PatchSour
         batches=batches,
         warnings=[],
     )
+
+
+def with_enough_tissue(table: pd.DataFrame, config: EncodeConfig) -> pd.Series[bool]:
+    """Return which rows of a patch table are encoded."""
+    return (table["tissue_fraction"] >= config.min_tissue) & scanned_enough(table, config.min_scanned)
 
 
 def encode_patches(
@@ -163,6 +173,7 @@ def encode_patches(
     settings = {
         "encoder": encoder.to_dict(),
         "min_tissue": config.min_tissue,
+        "min_scanned": config.min_scanned,
         "patches": source.stamp.settings,
     }
     stamp = Stamp(stage=STAGE, settings=settings, inputs=source.stamp.inputs)
@@ -234,20 +245,23 @@ def channel_index(
 def _slide_batches(slide: Slide, analysis: SlideAnalysis, index: list[int], config: EncodeConfig) -> Iterator[_Batch]:
     grid = analysis.grid
     origins = grid.origins()
-    parts = iterate_patches(slide, analysis, min_tissue=config.min_tissue, batch_size=config.batch)
+    parts = iterate_patches(
+        slide, analysis, min_tissue=config.min_tissue, min_scanned=config.min_scanned, batch_size=config.batch
+    )
     for part in parts:
         yield _Batch(
             patches=scale(part.patches[:, index], analysis.windows[index]),
             tissue=unpack_masks(part.tissue_mask, grid.patch_px) if config.pooling == "tissue-mean" else None,
             origins=origins[part.rows],
             tissue_fraction=part.tissue_fraction,
+            scanned_fraction=part.scanned_fraction,
             done=int(part.rows[-1]) + 1,
         )
 
 
 def _stored_batches(store: PatchStore, table: Any, index: list[int], config: EncodeConfig) -> Iterator[_Batch]:
     rows = store.rows(table["patch_id"].tolist())
-    fractions = table["tissue_fraction"].to_numpy(np.float64)
+    fractions, scanned = (table[name].to_numpy(np.float64) for name in ("tissue_fraction", "scanned_fraction"))
     for start in range(0, len(rows), config.batch):
         part = slice(start, start + config.batch)
         yield _Batch(
@@ -255,6 +269,7 @@ def _stored_batches(store: PatchStore, table: Any, index: list[int], config: Enc
             tissue=store.masks(rows[part], "tissue") if config.pooling == "tissue-mean" else None,
             origins=store.origins[rows[part]],
             tissue_fraction=fractions[part],
+            scanned_fraction=scanned[part],
             done=int(rows[part][-1]) + 1,
         )
 
@@ -276,7 +291,7 @@ def compute_features(
 
     # A slide without tissue has no batch, so each begins with an empty part of its shape.
     features: list[NDArray[Any]] = [np.empty((0, encoder.encoder.dim), encoder.dtype)]
-    origins, fractions = [np.empty((0, 2), np.int64)], [np.empty(0)]
+    origins, fractions, scanned = [np.empty((0, 2), np.int64)], [np.empty(0)], [np.empty(0)]
     progress(0, source.positions)
     with closing(prefetch_items(prepared(), ahead=_AHEAD)) as ready:
         for batch, x in ready:
@@ -285,9 +300,11 @@ def compute_features(
             features.append(values)
             origins.append(batch.origins)
             fractions.append(batch.tissue_fraction)
+            scanned.append(batch.scanned_fraction)
             progress(batch.done, source.positions)
     progress(source.positions, source.positions)
     x, y = np.concatenate(origins).astype(np.float64).T
+    share = np.concatenate(scanned)
     return SlideFeatures(
         slide_id=source.slide_id,
         features=np.concatenate(features),
@@ -298,6 +315,7 @@ def compute_features(
         side=source.side_px,
         mpp=source.mpp,
         tissue_fraction=np.concatenate(fractions).astype(np.float32),
+        scanned_fraction=None if (share == 1).all() else share.astype(np.float32),
         size_px=source.size_px,
         notes=(f"patches with less than {100 * config.min_tissue:g} % tissue were left out",)
         if config.min_tissue

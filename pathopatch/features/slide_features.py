@@ -63,6 +63,7 @@ class SlideFeatures:
     is_centre: bool = False  # the tool stores centres of patches; `in_level0_px` returns corners
     mpp: float | None = None  # level-0 um/px
     tissue_fraction: NDArray[np.float32] | None = None  # (N,), where the tool stored it
+    scanned_fraction: NDArray[np.float32] | None = None  # (N,), as ours does of slides not scanned everywhere
     size_px: tuple[int, int] | None = None  # level-0 width and height of the slide
     notes: tuple[str, ...] = ()  # what a reader of results must know, such as which patches the tool had left out
 

@@ -68,9 +68,10 @@ def write_slide_features(
         xy = np.rint(np.column_stack([slide.x, slide.y])).astype(np.int64)
         coords = file.create_dataset("coords", data=xy, track_times=False)
         coords.attrs.update(_trident_attributes(slide, patch_px, overlap_px))
-        if slide.tissue_fraction is not None:
-            tissue = np.asarray(slide.tissue_fraction, np.float32)
-            file.create_dataset("tissue_fraction", data=tissue, track_times=False)
+        fractions = {"tissue_fraction": slide.tissue_fraction, "scanned_fraction": slide.scanned_fraction}
+        for name, values in fractions.items():
+            if values is not None:
+                file.create_dataset(name, data=np.asarray(values, np.float32), track_times=False)
 
 
 def _trident_attributes(slide: SlideFeatures, patch_px: int | None, overlap_px: int) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def _slides_below(folder: Path) -> Iterator[Path]:
 
 def measure_tissue(
     slide: Slide, x: NDArray[np.int64], y: NDArray[np.int64], side: float, *, config: TileConfig | None = None
-) -> NDArray[np.float64]:
-    """Return the tissue fraction of square patches, as `tile` measures it, float64 (N,), in [0, 1].
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the tissue and the scanned fraction of square patches, as `tile` measures them, float64 (N,) each.
 
     `x` and `y`, int64 (N,), are top-left corners in level-0 px, as `side` is; patches of more than 256 px are measured
     at that side. `config` has the rules of tissue. InputUnsupportedError if a patch lies outside the slide: the
@@ -80,14 +80,15 @@ def measure_tissue(
     patch_px = min(_MOST_PX, max(1, round(side)))
     # A grid of this patch size: only its geometry is used, the places are those of the features.
     grid = Grid(width=width, height=height, downsample=side / patch_px, patch_px=patch_px, stride_px=patch_px)
-    fractions = np.zeros(len(x))
+    fractions, scanned = np.zeros(len(x)), np.ones(len(x))
     batches = iterate_patches(
         slide,
         replace(analysis, grid=grid),
         origins=np.maximum(np.stack([x, y], axis=1), 0),  # a patch that begins before the slide is moved onto it
         min_tissue=np.finfo(np.float64).tiny,  # so that patches without tissue on the overview are not read
         fractions_out=fractions,
+        scanned_out=scanned,
     )
     for _ in batches:
         pass
-    return fractions
+    return fractions, scanned

@@ -15,16 +15,18 @@ from pathopatch.core.text import pluralize
 from pathopatch.groups.attribute import (
     LABEL_NAME_COLUMN,
     PATCH_ATTRIBUTE,
+    SCANNED,
     PatchAttribute,
     TissueBins,
     TissueThreshold,
     group_of,
     patch_attribute_names,
+    scanned_enough,
 )
 from pathopatch.slides.manifest import SPLITS
 
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
-_COPIED = (*_NEEDED[:3], "split", *_NEEDED[3:], PATCH_ATTRIBUTE, LABEL_NAME_COLUMN, "pixels_checksum")
+_COPIED = (*_NEEDED[:3], "split", *_NEEDED[3:], SCANNED, PATCH_ATTRIBUTE, LABEL_NAME_COLUMN, "pixels_checksum")
 _HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains
 _LEAST_FOLDS = 3  # one tests, one validates, one is left to train on
 
@@ -34,6 +36,7 @@ def assign_groups(
     thresholds: Sequence[float],
     *,
     min_tissue: float = 0.01,
+    min_scanned: float = 0.5,
     bins: Sequence[float] = (),
 ) -> pd.DataFrame:
     """Return each patch's attribute and group for every threshold.
@@ -41,12 +44,14 @@ def assign_groups(
     Parameters
     ----------
     patches : DataFrame
-        Columns patch_id, slide_id, patient_id, label (1, 0, -1), tissue_fraction; split where it is known; attribute
-        where the patches have one of their own, of A values, in place of the tissue.
+        Columns patch_id, slide_id, patient_id, label (1, 0, -1), tissue_fraction; scanned_fraction and split where
+        they are known; attribute where the patches have one of their own, of A values, in place of the tissue.
     thresholds, bins : sequence of float
         In (0, 1): tissue thresholds, and the rising cuts of a further attribute beside them.
     min_tissue : float
         Below this tissue fraction a patch is blank: attribute and group -1.
+    min_scanned : float
+        Below this scanned fraction too: such a patch shows mostly what fills the unscanned parts of a slide.
 
     Returns
     -------
@@ -67,14 +72,15 @@ def assign_groups(
     groups = patches[[name for name in _COPIED if name in patches]].copy()
     label = patches["label"].to_numpy(np.int64)
     names = patch_attribute_names(patches)
+    is_scanned = scanned_enough(patches, min_scanned)
     for threshold in thresholds:
         attribute = PatchAttribute(names, threshold) if names else TissueThreshold(threshold)
-        value = attribute.values(patches, min_tissue=min_tissue)
+        value = np.where(is_scanned, attribute.values(patches, min_tissue=min_tissue), -1)
         groups[attribute.column] = value
         groups[attribute.group_column] = group_of(label, value, n_values=attribute.n_values)
     if bins:
         by_bins = TissueBins(tuple(bins))
-        groups[by_bins.column] = by_bins.values(patches, min_tissue=min_tissue)
+        groups[by_bins.column] = np.where(is_scanned, by_bins.values(patches, min_tissue=min_tissue), -1)
     return groups.reset_index(drop=True)
 
 

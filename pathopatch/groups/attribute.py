@@ -21,6 +21,8 @@ TISSUE_NAMES = ("little tissue", "much tissue")
 LABEL_NAMES = ("non-tumour", "tumour")
 PATCH_ATTRIBUTE = "attribute"
 """Column of a patch table: the attribute that the patches brought along, as text; "" where it is unknown."""
+SCANNED = "scanned_fraction"
+"""Column of a patch table: the share of the patch's part on the slide that was scanned."""
 LABEL_NAME_COLUMN = "label_name"
 """Column that holds what the patches' labels are called, where that is not tumour and non-tumour."""
 _GROUP, _ATTRIBUTE, _BIN, _BINS, _RANK = "group@", "attribute@", "bin@", "bins ", "rank"
@@ -214,6 +216,16 @@ class PatchAttribute(GroupingAttribute):
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"threshold": 0.25}``: every threshold gives the same groups."""
         return {"threshold": self.tau}
+
+
+def scanned_enough(patches: pd.DataFrame, min_scanned: float) -> NDArray[np.bool_]:
+    """Return which rows of a patch or predictions table, (N,), are scanned enough to have a group.
+
+    Of ready patches and of other tools' features the scanned share is not known; they count as scanned.
+    """
+    if SCANNED not in patches:
+        return np.ones(len(patches), np.bool_)
+    return ~(patches[SCANNED].to_numpy(np.float64) < min_scanned)
 
 
 def tissue_bin(tissue_fraction: NDArray[np.float64], edges: Sequence[float], *, min_tissue: float) -> NDArray[np.int64]:

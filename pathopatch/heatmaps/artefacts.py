@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import (
     Artefact,
@@ -45,10 +44,11 @@ from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, predict_patches
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
+from pathopatch.heatmaps.stitch import Cells
 from pathopatch.heatmaps.summary import summary
 from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
+from pathopatch.models.spec import BundleSpec, check_slide, patch_limits, tiling_of
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
 from pathopatch.slides import Slide, in_order, tolerant
@@ -255,7 +255,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     """Return the stamp of everything that the outputs depend on; batch size, device and threads are not part of it."""
     settings: dict[str, Any] = {
         "all_patches": config.all_patches,
-        "min_tissue": model.spec.min_tissue if config.min_tissue is None else config.min_tissue,
+        **patch_limits(model.spec, config),
         "tiling": tiling_of(model.spec, config),
         "precision": model.precision,
         "tta": config.tta,
@@ -342,7 +342,8 @@ def _write_folder(
     spec, slide_id, analysis = model.spec, prediction.slide_id, prediction.analysis
     threshold, grid = prediction.decision_probability, analysis.grid
     cells, channels = prediction.maps()
-    probability, shown = np.asarray(cells[0], np.float64), cells.astype(np.float32)
+    maps = dict(zip(channels, cells, strict=True))
+    probability, shown = maps["probability"], cells.astype(np.float32)
     cell_um = round(grid.stride * slide.mpp, 9)
     height, width = analysis.overview.shape[1:]
     over_um = slide.mpp * slide.size[0] / width, slide.mpp * slide.size[1] / height
@@ -350,9 +351,14 @@ def _write_folder(
     write_ome_tiff(folder / HEATMAP, shown, **image)
     write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
     write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um, ground=ground_of(slide.background))
-    write_png(folder / "overlay.png", _overlay(slide, prediction, cells, drawn_name, spec))
+    write_png(folder / "overlay.png", _overlay(slide, prediction, maps, drawn_name, spec))
     regions = positive_regions(
-        probability, decision_probability=threshold, cell_px=grid.stride, mpp=slide.mpp, slide_size=slide.size
+        probability,
+        decision_probability=threshold,
+        cell_px=grid.stride,
+        mpp=slide.mpp,
+        slide_size=slide.size,
+        scanned=maps.get("scanned_fraction", 1.0),
     )
     # Ids of this model's objects: QuPath replaces them when the same model's files are imported again.
     identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": slide.bounds[:2]}
@@ -376,7 +382,7 @@ def _write_folder(
             "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
             "unreadable": prediction.unreadable,
         },
-        "summary": summary(prediction, cells, regions=regions, decision_probability=threshold, mpp=slide.mpp),
+        "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=slide.mpp),
         "warnings": list(warnings),
         _MARKS: file_marks({name: folder / name for name in EXPORTS} | {_TABLE: table}),
     }
@@ -386,18 +392,17 @@ def _write_folder(
     return plain
 
 
-def _overlay(slide: Slide, prediction: Prediction, cells: NDArray[np.float64], name: str, spec: BundleSpec) -> Picture:
+def _overlay(slide: Slide, prediction: Prediction, maps: Mapping[str, Cells], name: str, spec: BundleSpec) -> Picture:
     """Return the picture of the map on the slide."""
     analysis = prediction.analysis
-    probability, tissue, *_ = cells
     overview = shrunk(analysis.overview, _OVERVIEW_PX)
     scale_y, scale_x = slide.size[1] / overview.shape[1], slide.size[0] / overview.shape[2]
     stride = analysis.grid.stride
     return render(
         compose(overview, analysis.windows, is_rgb=slide.is_rgb),
-        probability,
+        maps["probability"],
         ground=ground_of(analysis.background),
-        unreadable=prediction.unreadable_cells(tissue),
+        unreadable=prediction.unreadable_cells(maps["tissue_fraction"]),
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=slide.mpp * scale_x,
         legend=Legend(

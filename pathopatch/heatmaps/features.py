@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,10 @@ from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.tissue import measure_tissue
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.artefacts import STAGE, PredictResult, model_fingerprint, slide_fingerprint, write_outputs
-from pathopatch.heatmaps.predict import Prediction
-from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD
+from pathopatch.heatmaps.predict import Prediction, with_optional_maps
 from pathopatch.heatmaps.stitch import coverage, mean_of_nearest, stitch
 from pathopatch.models.forward import Ensemble
-from pathopatch.models.spec import BundleSpec, check_features
+from pathopatch.models.spec import BundleSpec, check_features, patch_limits
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.tissue import TissueModel
@@ -76,15 +76,14 @@ class FeaturePrediction(Prediction):
         all_x, all_y = self.places.T
         place = stitch if self.placement == "grid" else mean_of_nearest
         probability, spread = (place(grid, x, y, np.asarray(self.columns[name])) for name in ("probability", "spread"))
-        tissue = place(grid, all_x, all_y, self.tissue_fraction)
+        tissue, scanned = self.tissue_maps(partial(place, grid, all_x, all_y))
         if not len(self.places) or np.isfinite(self.tissue_fraction).any():
             tissue[np.isnan(place(grid, all_x, all_y, np.ones(len(self.places))))] = 0.0
         if self.placement == "grid":
             covered = coverage(grid, x, y, np.asarray(self.columns["probability"]))
         else:
             covered = np.isfinite(probability).astype(np.float64)
-        maps = [probability, tissue, covered]
-        return (np.stack([*maps, spread]), WITH_SPREAD) if np.isfinite(spread).any() else (np.stack(maps), CHANNELS)
+        return with_optional_maps([probability, tissue, covered], spread, scanned)
 
     def unreadable_cells(self, tissue: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return that no cell is unreadable: a fraction may be unknown, the features are not."""
@@ -129,7 +128,7 @@ def predict_features_to(
     grid, is_on_grid = grid_of_patches(features, sheet.size)
 
     def predict() -> tuple[Prediction, list[str]]:
-        tissue = _tissue_fractions(features, slide, grid)
+        tissue, scanned = _tissue_fractions(features, slide, grid)
         if np.isnan(tissue).any() and any(member.spec.area_slope for member in model.members):
             raise InputUnsupportedError(
                 "the model's threshold depends on the tissue fraction, which is not known",
@@ -137,11 +136,12 @@ def predict_features_to(
                 remedy="name the folder of the slides with --slides, on which it is measured",
             )
         analysis = _analysis(sheet, grid, is_blank=slide is None)
-        columns, rows = _columns(features, model, tissue, config)
+        columns, rows = _columns(features, model, tissue, scanned, config)
         prediction = FeaturePrediction(
             slide_id=features.slide_id,
             analysis=analysis,
             tissue_fraction=tissue,
+            scanned_fraction=scanned,
             places=whole_px(features),
             origins=whole_px(features)[rows],
             columns=columns,
@@ -154,7 +154,7 @@ def predict_features_to(
     def make_stamp() -> Stamp:
         settings = {
             "all_patches": config.all_patches,
-            "min_tissue": spec.min_tissue if config.min_tissue is None else config.min_tissue,
+            **patch_limits(spec, config),
             "mpp": sheet.mpp,
             "flags": config.flags,
         }
@@ -263,12 +263,18 @@ def size_of(features: SlideFeatures) -> tuple[int, int]:
     return width, height
 
 
-def _tissue_fractions(features: SlideFeatures, slide: Slide | None, grid: Grid) -> NDArray[np.float64]:
-    """Return the tissue fraction of each patch, (N,): the stored one, or measured; NaN where neither is possible."""
+def _tissue_fractions(
+    features: SlideFeatures, slide: Slide | None, grid: Grid
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the tissue and the scanned fraction of each patch, (N,) each, stored or measured.
+
+    Where neither is possible, the tissue is NaN and all counts as scanned.
+    """
+    scanned = np.ones(len(features)) if features.scanned_fraction is None else features.scanned_fraction
     if features.tissue_fraction is not None:
-        return features.tissue_fraction.astype(np.float64)
+        return features.tissue_fraction.astype(np.float64), scanned.astype(np.float64)
     if slide is None or len(features) == 0:
-        return np.full(len(features), np.nan)
+        return np.full(len(features), np.nan), scanned.astype(np.float64)
     x, y = whole_px(features).T
     return measure_tissue(slide, x, y, grid.extent)
 
@@ -298,12 +304,16 @@ def _analysis(slide: Slide, grid: Grid, *, is_blank: bool) -> SlideAnalysis:
 
 
 def _columns(
-    features: SlideFeatures, model: Ensemble, tissue: NDArray[np.float64], config: PredictConfig
+    features: SlideFeatures,
+    model: Ensemble,
+    tissue: NDArray[np.float64],
+    scanned: NDArray[np.float64],
+    config: PredictConfig,
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Return the columns of the predicted patches, (M,) each, and their rows among the features."""
-    min_tissue = model.spec.min_tissue if config.min_tissue is None else config.min_tissue
-    least = 0.0 if config.all_patches else min_tissue
-    rows = np.flatnonzero(~(tissue < least))  # patches of unknown tissue are predicted
+    limits = patch_limits(model.spec, config)
+    # Patches of unknown tissue are predicted.
+    rows = np.flatnonzero(~(tissue < limits["min_tissue"]) & (scanned >= limits["min_scanned"]))
     parts = [_forward(features.features[part], model, tissue[part]) for part in _parts(rows)]
     logit, probability, spread = (np.concatenate(values) for values in zip(*parts, strict=True))
     if not np.isfinite(logit).all():
@@ -316,6 +326,7 @@ def _columns(
     raised = _flags(tissue[rows], probability, spread, _decision_probability(model.spec), config)
     columns: dict[str, Any] = {
         "logit": logit, "probability": probability, "spread": spread, "tissue_fraction": tissue[rows],
+        "scanned_fraction": scanned[rows],
         "saturated_fraction": unknown, "sharpness": unknown,
         **{f"flag_{name}": flag for name, flag in raised.items()},
     }  # fmt: skip

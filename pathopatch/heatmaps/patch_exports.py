@@ -30,7 +30,7 @@ _COLORS = ([70, 130, 180], [200, 40, 40])  # steel blue, red: distinct for any c
 _PATCHES = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:patch")
 _REGIONS = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:region")
 _BATCH = 1000  # features that are formatted and compressed at a time
-_COLUMNS = ("patch_id", "x", "y", "width", "height", "tissue_fraction", "logit", "probability")
+_COLUMNS = ("patch_id", "x", "y", "width", "height", "tissue_fraction", "scanned_fraction", "logit", "probability")
 _UM2_PER_MM2 = 1e6
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -48,10 +48,10 @@ def write_tiles(
 ) -> None:
     """Write one locked tile per predicted patch, row by row, to `path` (``.geojson.gz``).
 
-    `predictions` has patch_id, x, y, width, height (level-0 px), tissue_fraction, logit and probability, in one table
-    or in parts. `run` identifies the model: with slide, x and y it makes the tile's id, so that a second import
-    replaces the first. A tile has the second class above `decision_threshold`, on the logit. Patches are cut at
-    `slide_size`, (width, height); `origin` is the slide's bounds (x, y); both in level-0 px.
+    `predictions` has patch_id, x, y, width, height (level-0 px), tissue_fraction, scanned_fraction, logit and
+    probability, in one table or in parts. `run` identifies the model: with slide, x and y it makes the tile's id, so
+    that a second import replaces the first. A tile has the second class above `decision_threshold`, on the logit.
+    Patches are cut at `slide_size`, (width, height); `origin` is the slide's bounds (x, y); both in level-0 px.
     """
     tables = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
     make_id = id_maker(_PATCHES, run, slide_id)
@@ -64,7 +64,7 @@ def write_tiles(
     rows = (row for part in parts for row in zip(*(part[name].tolist() for name in _COLUMNS), strict=True))
 
     def features() -> Iterator[str]:
-        for patch_id, x, y, width, height, tissue_fraction, logit, probability in rows:
+        for patch_id, x, y, width, height, tissue, scanned, logit, probability in rows:
             left, top = x - origin[0], y - origin[1]
             right, bottom = min(x + width, slide_size[0]) - origin[0], min(y + height, slide_size[1]) - origin[1]
             if right <= left or bottom <= top:
@@ -72,7 +72,12 @@ def write_tiles(
             # A patch without a logit has no class; QuPath shows it as unclassified.
             classification = classes[logit > decision_threshold] if math.isfinite(logit) else ""
             numbers = _measurements(
-                ((probability_name, probability), ('"logit"', logit), ('"tissue fraction"', tissue_fraction))
+                (
+                    (probability_name, probability),
+                    ('"logit"', logit),
+                    ('"tissue fraction"', tissue),
+                    ('"scanned fraction"', scanned if scanned < 1 else math.nan),
+                )
             )
             # Formatted by hand: a slide may have a million tiles, and a JSON encoder takes several times as long.
             yield (
@@ -90,7 +95,7 @@ class PositiveRegions:
     """The R positive regions of one slide, in the order of their first cells, row by row."""
 
     polygons: NDArray[Any]  # (R,), shapely Polygons with their holes, valid, whole level-0 px, cut at the slide's edge
-    area_mm2: NDArray[np.float64]  # (R,)
+    area_mm2: NDArray[np.float64]  # (R,), of scanned pixels
     mean_probability: NDArray[np.float64]  # (R,), mean over the cells of each region
     cells: NDArray[np.int64]  # (R,), number of cells
 
@@ -102,12 +107,14 @@ def positive_regions(
     cell_px: float,
     mpp: float,
     slide_size: tuple[int, int],
+    scanned: NDArray[np.float64] | float = 1.0,
 ) -> PositiveRegions:
     """Return the connected regions of cells above the decision threshold, the cells that the overlay outlines.
 
     `probability` is (ny, nx), NaN, which is not positive, where nothing was predicted; cell (0, 0) starts at level-0
     (0, 0). `cell_px` is the side of a cell, level-0 px, a real number of at least 1; edges are rounded to whole px.
-    `mpp` is um per level-0 px, `slide_size` (width, height) in level-0 px; area outside does not count.
+    `mpp` is um per level-0 px, `slide_size` (width, height) in level-0 px; area outside does not count. `scanned` is
+    the scanned share of each cell, (ny, nx).
     """
     ny, nx = probability.shape
     x, y = (
@@ -123,7 +130,8 @@ def positive_regions(
     region = labels[row, column] - 1
     cells = np.bincount(region, minlength=count)
     probability_sum = np.bincount(region, weights=probability[row, column], minlength=count)
-    area_px = np.bincount(region, weights=height[row] * width[column], minlength=count)
+    scanned_px = height[row] * width[column] * np.broadcast_to(scanned, probability.shape)[row, column]
+    area_px = np.bincount(region, weights=scanned_px, minlength=count)
     on_slide = shapely.transform(
         mask_polygons(is_positive, labels),
         lambda corners: np.stack([x[corners[:, 0].astype(int)], y[corners[:, 1].astype(int)]], axis=1),

@@ -5,7 +5,7 @@ Geometry, tissue and intensity rule are those of the model's bundle, through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +21,10 @@ from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps import FLAGS
-from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD
-from pathopatch.heatmaps.stitch import coverage, stitch
+from pathopatch.heatmaps.pyramids import CHANNELS
+from pathopatch.heatmaps.stitch import Cells, coverage, stitch
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.spec import SeenRange, check_slide, tiling_of
+from pathopatch.models.spec import SeenRange, check_slide, patch_limits, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.mask_bits import unpack_masks
@@ -39,7 +39,8 @@ _ROWS_AT_ONCE = 65536  # of the table; a slide may have a million
 
 _COLUMNS = {
     "patch_id": "str", "x": "int64", "y": "int64", "width": "int64", "height": "int64",
-    "tissue_fraction": "float64", "logit": "float64", "probability": "float64", "spread": "float64",
+    "tissue_fraction": "float64", "scanned_fraction": "float64",
+    "logit": "float64", "probability": "float64", "spread": "float64",
     "saturated_fraction": "float64", "sharpness": "float64", **{f"flag_{name}": "boolean" for name in FLAGS},
 }  # fmt: skip
 _PREDICTED = ("logit", "probability", "spread", "saturated_fraction", "sharpness")
@@ -52,6 +53,7 @@ class Prediction:
     slide_id: str
     analysis: SlideAnalysis  # grid, tissue and intensity windows
     tissue_fraction: NDArray[np.float64]  # (N,), row by row of the grid, in [0, 1]; NaN if it cannot be decoded
+    scanned_fraction: NDArray[np.float64]  # (N,), of each patch's part on the slide, in [0, 1]
     origins: NDArray[np.int64]  # (M, 2), in that order, level-0 px
     columns: dict[str, NDArray[Any] | BooleanArray]  # (M,) each, by the table's names; flags may be missing
     decision_probability: float  # above it a patch is of the second of two classes
@@ -59,16 +61,27 @@ class Prediction:
     placement: Literal["grid", "nearest"] = "grid"  # nearest: patches lie on no common grid, and count in the next cell
 
     def maps(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        """Return the maps (C, ny, nx) and their names; the spread of an ensemble only."""
+        """Return the maps (C, ny, nx) and their names; spread and scanned fraction only where they tell something."""
         grid = self.analysis.grid
         x, y = self.origins.T
-        all_x, all_y = grid.origins().T
         probability, spread = np.asarray(self.columns["probability"]), np.asarray(self.columns["spread"])
-        tissue = stitch(grid, all_x, all_y, self.tissue_fraction)
+        tissue, scanned = self.tissue_maps(partial(stitch, grid, *grid.origins().T))
         maps = [stitch(grid, x, y, probability), tissue, coverage(grid, x, y, probability)]
-        if not np.isfinite(spread).any():
-            return np.stack(maps), CHANNELS
-        return np.stack([*maps, stitch(grid, x, y, spread)]), WITH_SPREAD
+        return with_optional_maps(maps, stitch(grid, x, y, spread), scanned)
+
+    def tissue_maps(self, place: Callable[[NDArray[np.float64]], Cells]) -> tuple[Cells, Cells]:
+        """Return the maps of the tissue fraction and the scanned fraction, (ny, nx) each, as `place` places values.
+
+        Their product times a cell's area is the area of its tissue.
+        """
+        if (self.scanned_fraction == 1).all():
+            tissue = place(self.tissue_fraction)
+            return tissue, np.ones(tissue.shape)
+        # A mean over patches by their scanned area, 0 where nothing was scanned.
+        area = place(self.tissue_fraction * self.scanned_fraction)
+        of_known = place(np.where(np.isnan(self.tissue_fraction), np.nan, self.scanned_fraction))
+        tissue = np.divide(area, of_known, out=np.where(of_known == 0, 0.0, np.nan), where=of_known > 0)
+        return tissue, place(self.scanned_fraction)
 
     def unreadable_cells(self, tissue: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which cells of a map of the tissue (ny, nx) cannot be decoded."""
@@ -86,6 +99,16 @@ class Prediction:
                 **{name: values[rows] for name, values in self.columns.items()},
             }
             yield pd.DataFrame({name: columns[name] for name in _COLUMNS}, index=range(len(origins))).astype(_COLUMNS)
+
+
+def with_optional_maps(maps: Sequence[Cells], spread: Cells, scanned: Cells) -> tuple[Cells, tuple[str, ...]]:
+    """Return the maps of `CHANNELS` and those that tell something, stacked (C, ny, nx), and their names.
+
+    The `spread` is that of an ensemble, the `scanned` fraction of a slide that was not scanned everywhere.
+    """
+    further = {"spread": spread} if np.isfinite(spread).any() else {}
+    further |= {} if (scanned == 1).all() else {"scanned_fraction": scanned}
+    return np.stack([*maps, *further.values()]), (*CHANNELS, *further)
 
 
 def predict_patches(
@@ -106,11 +129,11 @@ def predict_patches(
     check_slide(spec, slide)
     analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)
-    tissue = np.zeros(len(origins))
+    tissue, scanned = np.zeros(len(origins)), np.ones(len(origins))
     # A slide without tissue has no batch, so each column begins with an empty part of its shape.
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in _PREDICTED}
     parts |= {"row": [np.empty(0, np.int64)], "mean": [np.empty((0, len(spec.channels)))]}
-    batches = _batches(slide, analysis, ensemble, config, tissue)
+    batches = _batches(slide, analysis, ensemble, config, tissue, scanned)
     report: Callable[[int, int], None] = progress or (lambda _done, _all: None)
     report(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
@@ -151,11 +174,13 @@ def predict_patches(
         config=config.flags,
         **{name: columns[name] for name in ("saturated_fraction", "sharpness", "probability", "spread")},
     )
-    columns |= {"tissue_fraction": tissue[rows], **{f"flag_{name}": flag for name, flag in raised.items()}}
+    columns |= {"tissue_fraction": tissue[rows], "scanned_fraction": scanned[rows]}
+    columns |= {f"flag_{name}": flag for name, flag in raised.items()}
     return Prediction(
         slide_id=slide_id,
         analysis=analysis,
         tissue_fraction=tissue,
+        scanned_fraction=scanned,
         origins=origins[rows],
         columns=columns,
         decision_probability=threshold,
@@ -226,14 +251,18 @@ def _batch_size(ensemble: Ensemble, config: PredictConfig) -> int:
 
 
 def _batches(
-    slide: Slide, analysis: SlideAnalysis, ensemble: Ensemble, config: PredictConfig, tissue: NDArray[np.float64]
+    slide: Slide,
+    analysis: SlideAnalysis,
+    ensemble: Ensemble,
+    config: PredictConfig,
+    tissue: NDArray[np.float64],
+    scanned: NDArray[np.float64],
 ) -> Generator[_Batch]:
-    """Yield the patches to predict in batches across the rows of the grid, and fill in `tissue` (N,)."""
-    min_tissue = ensemble.spec.min_tissue if config.min_tissue is None else config.min_tissue
-    least = 0.0 if config.all_patches else min_tissue
+    """Yield the patches to predict in batches across the rows of the grid; fill in `tissue` and `scanned`, (N,)."""
+    limits = patch_limits(ensemble.spec, config)
     prepare = partial(_prepared, origins=analysis.grid.origins(), slide=slide, analysis=analysis, ensemble=ensemble)
     size = _batch_size(ensemble, config)
-    for part in iterate_patches(slide, analysis, min_tissue=least, batch_size=size, fractions_out=tissue):
+    for part in iterate_patches(slide, analysis, **limits, batch_size=size, fractions_out=tissue, scanned_out=scanned):
         yield prepare(part.rows, part.patches, part.tissue_mask, done=int(part.rows[-1]) + 1)
 
 

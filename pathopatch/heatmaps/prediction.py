@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL.Image import Image
 
-MapName = Literal["probability", "tissue_fraction", "coverage", "spread"]
+MapName = Literal["probability", "tissue_fraction", "coverage", "spread", "scanned_fraction"]
 _PICTURE_PX = 1024  # longest side of the slide's picture: as large as a notebook shows
 _WHITE = 255
 
@@ -53,8 +53,9 @@ class SlidePrediction:
     table : DataFrame
         A row per predicted patch, see `predict_slide`.
     maps : mapping of str to ndarray of float, shape (ny, nx)
-        ``probability``, ``tissue_fraction`` and ``coverage``, and of an ensemble ``spread``; NaN where nothing was
-        predicted. Cell (0, 0) starts at the slide's top-left corner.
+        ``probability``, ``tissue_fraction`` and ``coverage``, of an ensemble ``spread``, and ``scanned_fraction`` of a
+        slide that was not scanned everywhere; NaN where nothing was predicted. Cell (0, 0) starts at the
+        slide's top-left corner.
     cell_px : float
         Side of a cell, level-0 px.
     size_px : (int, int)
@@ -117,7 +118,7 @@ class SlidePrediction:
 
         Parameters
         ----------
-        which : {"probability", "tissue_fraction", "coverage", "spread"}
+        which : {"probability", "tissue_fraction", "coverage", "spread", "scanned_fraction"}
             The map. On the probability, cells above the decision are outlined.
         axes : matplotlib Axes, optional
             Where to draw; by default a new figure of pyplot.
@@ -125,7 +126,7 @@ class SlidePrediction:
         Raises
         ------
         InputUnsupportedError
-            There is no such map: only ensembles have a spread.
+            There is no such map: only ensembles have a spread, only slides with unscanned parts a scanned fraction.
         """
         from pathopatch.heatmaps.prediction_plot import draw_map
 

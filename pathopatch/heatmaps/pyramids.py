@@ -26,8 +26,11 @@ from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")
-WITH_SPREAD = (*CHANNELS, "spread")
-"""Channels of an ensemble: the probability is its mean, the spread the standard deviation over its members."""
+"""Channels of every heatmap.
+
+An ensemble adds ``spread``, the standard deviation over its members, whose mean is the probability; a slide that was
+not scanned everywhere adds ``scanned_fraction``, of whose pixels the tissue fraction is a share.
+"""
 
 _TILE_PX, _CHUNK_PX = 256, 512
 _SMALLEST_LEVEL_PX = 64  # a map whose longest side is at most this needs no coarser level

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,22 +11,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.heatmaps import FLAGS
-from pathopatch.heatmaps.stitch import inside_share
+from pathopatch.heatmaps.stitch import Cells, inside_share
 
 if TYPE_CHECKING:  # `SUMMARY` is read without torch
     from pathopatch.heatmaps.patch_exports import PositiveRegions
     from pathopatch.heatmaps.predict import Prediction
 
 SUMMARY = (
-    "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2", "mean_probability",
-    "decision_probability", "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
+    "scanned_mm2", "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2",
+    "mean_probability", "decision_probability", "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
 )  # fmt: skip
 """Names of the numbers in ``heatmap.json`` and ``cohort.csv``."""
 
 
 def summary(
     prediction: Prediction,
-    cells: NDArray[np.float64],
+    maps: Mapping[str, Cells],
     *,
     regions: PositiveRegions,
     decision_probability: float,
@@ -33,15 +34,16 @@ def summary(
 ) -> dict[str, float | None]:
     """Return `SUMMARY` of a slide; None where there are no patches to take a number of.
 
-    `cells` (C, ny, nx) are the maps: the probability, the tissue fraction, and others that are not used. Areas are in
-    mm2, on the slide. Tissue is that of all patches, predicted or not; overlapping patches share it among their cells,
-    exactly except at the edge if the stride divides the patch. ``lowest_margin`` is the least ``|probability -
-    decision_probability|``. ``flagged_share`` is the share of predicted patches with any flag, each ``flag_<reason>``
-    that of the patches for which the flag is known. Numbers of tissue are None where no cell's tissue is known.
+    `maps` are (ny, nx) each, by name. Areas are in mm2, of scanned pixels on the slide. Tissue is that of all patches,
+    predicted or not; overlapping patches share it among their cells, exactly except at the edge if the stride divides
+    the patch. ``lowest_margin`` is the least ``|probability - decision_probability|``. ``flagged_share`` is the share
+    of predicted patches with any flag, each ``flag_<reason>`` that of the patches for which the flag is known. Numbers
+    of tissue are None where no cell's tissue is known.
     """
-    grid = prediction.analysis.grid
-    probability, tissue, *_ = cells
-    tissue_mm2 = np.nan_to_num(tissue) * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
+    grid, probability, tissue = prediction.analysis.grid, maps["probability"], maps["tissue_fraction"]
+    scanned = np.nan_to_num(maps.get("scanned_fraction", np.ones_like(tissue)))
+    scanned_mm2 = scanned * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
+    tissue_mm2 = np.nan_to_num(tissue) * scanned_mm2
     total_tissue, positive_tissue = float(tissue_mm2.sum()), float(tissue_mm2[probability > decision_probability].sum())
     is_known = np.isfinite(tissue).any()
     raised = [pd.array(prediction.columns[f"flag_{name}"], dtype="boolean") for name in FLAGS]
@@ -49,6 +51,7 @@ def summary(
     of_patches = np.asarray(prediction.columns["probability"])
     margin = np.abs(of_patches - decision_probability)
     values = (
+        float(scanned_mm2.sum()),
         total_tissue if is_known else None,
         float(regions.area_mm2.sum()),
         positive_tissue if is_known else None,

@@ -16,6 +16,7 @@ Classifies each patch of a slide as {classes}. **For research only; not for diag
 |---|---|
 {inputs}
 | blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
+| not scanned | patches of which less than {min_scanned:g} was scanned are not predicted |
 | decision | {decision} |
 | runs by | {runtimes} |
 | temperature | {temperature:g} |
@@ -79,6 +80,7 @@ def model_card(spec: BundleSpec) -> str:
         decision=decision_text(spec),
         inputs=_inputs_text(spec),
         min_tissue=spec.min_tissue,
+        min_scanned=spec.min_scanned,
         runtimes=_runtimes_text(spec),
         temperature=spec.temperature,
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,

@@ -16,6 +16,7 @@ from pathopatch.core.config import (
     MPP_RANGE,
     Config,
     IntensityConfig,
+    PatchLimits,
     PredictConfig,
     RegistrationConfig,
     TileConfig,
@@ -39,6 +40,7 @@ _ADJUSTABLE = {  # may change after training without making the weights wrong
     "parameters",
     "package_version",
     "min_tissue",
+    "min_scanned",
     "seen",
     "onnx",
 }
@@ -145,6 +147,7 @@ class BundleSpec(Config):
     std: tuple[float, ...]
     mask: Literal["none", "normalise"] = "none"  # normalise: the network takes the tissue mask as a further channel
     min_tissue: float = Field(default=0.01, ge=0, le=1)
+    min_scanned: float = Field(default=0.5, ge=0, le=1)  # below it a patch is not predicted, as below min_tissue
     class_names: tuple[str, ...] = Field(
         default=("non-tumour", "tumour"), min_length=2, max_length=_MOST_CLASSES
     )  # as the logits
@@ -349,7 +352,9 @@ def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
 
 def _refuse_differences(one: BundleSpec, other: BundleSpec) -> None:
     """Raise if two members would cut or scale a slide differently."""
-    values, others = ({**spec.contract(), "min_tissue": spec.min_tissue} for spec in (one, other))
+    values, others = (
+        {**spec.contract(), "min_tissue": spec.min_tissue, "min_scanned": spec.min_scanned} for spec in (one, other)
+    )
     differing = [name for name in values if name not in _MEMBERS_OWN and values[name] != others.get(name)]
     if "auto" in (one.background, other.background):  # one of them takes slides of either kind
         differing = [name for name in differing if name != "background"]
@@ -389,6 +394,14 @@ def _least_of_any(bins: Sequence[tuple[tuple[float, float], ...] | None]) -> tup
 
 def _listed(channels: tuple[str, ...]) -> str:
     return f"{len(channels)} channels ({', '.join(channels)})"
+
+
+def patch_limits(spec: BundleSpec, config: PredictConfig) -> PatchLimits:
+    """Return the least tissue and scanned fraction of a patch that is predicted, by the names in a bundle."""
+    if config.all_patches:
+        return {"min_tissue": 0.0, "min_scanned": 0.0}
+    min_tissue = spec.min_tissue if config.min_tissue is None else config.min_tissue
+    return {"min_tissue": min_tissue, "min_scanned": spec.min_scanned}
 
 
 def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:

@@ -227,6 +227,7 @@ class PatchBatch(NamedTuple):
     rows: NDArray[np.int64]  # (n,): indices into the origins
     patches: NDArray[np.generic]  # (n, C, P, P), source units
     tissue_fraction: NDArray[np.float64]  # (n,): share of tissue in a patch's scanned pixels; 0 without any
+    scanned_fraction: NDArray[np.float64]  # (n,): share of a patch's part on the slide that was scanned
     tissue_mask: NDArray[np.uint8]  # (n, P, ceil(P / 8)): the tissue's pixels as bits, see `pack_masks`
 
 
@@ -236,16 +237,18 @@ def iterate_patches(
     *,
     origins: NDArray[np.int64] | None = None,
     min_tissue: float = 0.0,
+    min_scanned: float = 0.0,
     batch_size: int | None = None,
     fractions_out: NDArray[np.float64] | None = None,
+    scanned_out: NDArray[np.float64] | None = None,
 ) -> Iterator[PatchBatch]:
     """Yield patches in batches of `batch_size`, the last one smaller, in the order of the origins.
 
     The `origins`, (N, 2), are (x, y) in level-0 px; default: the whole grid. Patches have the background value beyond
     the slide. A tissue fraction is the exact mean of the tissue mask, which holds nothing beyond the slide or where it
-    was not scanned. Patches below `min_tissue` are left out, but `fractions_out`, (N,), is filled with the fractions of
-    all. The default of `batch_size` bounds the memory. The slide is as recorded: the offsets of its `analysis` are
-    applied.
+    was not scanned. Patches below `min_tissue` or `min_scanned` are left out, but `fractions_out` and `scanned_out`,
+    (N,) each, are filled with the tissue and scanned fractions of all. The default of `batch_size` bounds the memory.
+    The slide is as recorded: the offsets of its `analysis` are applied.
 
     Raises
     ------
@@ -261,13 +264,16 @@ def iterate_patches(
     limit = batch_size or max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
     rows: list[int] = []
     fractions: list[float] = []
+    scanned: list[float] = []
     masks: list[NDArray[np.uint8]] = []
     batch = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     for row, (x, y) in enumerate(places.tolist()):
         within = grid.inside(x, y)
         # Without tissue on the overview a patch has none: it is not even read.
         is_blank = min_tissue > 0 and not nearest_part(tissue.mask, scale, (x, y), grid.downsample, within).any()
-        fraction = 0.0
+        inside_px, fraction = within[0] * within[1], 0.0
+        scanned_px = tissue.count_scanned(x, y, grid.downsample, within)
+        scanned_fraction = scanned_px / max(1, inside_px)
         if not is_blank:
             # Each batch has new memory, since the consumer may keep the last one.
             if not rows:
@@ -276,19 +282,25 @@ def iterate_patches(
             if patch.dtype.kind == "f":
                 _check_finite(patch, slide)  # the overview's coarser level may hide such pixels
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
-            tissue_px, scanned_px = np.count_nonzero(mask), within[0] * within[1]
-            if tissue_px and (scanned := tissue.scanned_mask(x, y, grid.downsample, within)) is not None:
-                scanned_px = int(np.count_nonzero(scanned))
-            fraction = tissue_px / max(1, scanned_px)
-            if fraction >= min_tissue:
+            fraction = np.count_nonzero(mask) / max(1, scanned_px)
+            if fraction >= min_tissue and scanned_fraction >= min_scanned:
                 rows.append(row)
                 fractions.append(fraction)
+                scanned.append(scanned_fraction)
                 masks.append(pack_masks(mask))
         if fractions_out is not None:
             fractions_out[row] = fraction
+        if scanned_out is not None:
+            scanned_out[row] = scanned_fraction
         if rows and (len(rows) == limit or row == len(places) - 1):
-            yield PatchBatch(np.array(rows, np.int64), batch[: len(rows)], np.array(fractions), np.stack(masks))
-            rows, fractions, masks = [], [], []
+            yield PatchBatch(
+                np.array(rows, np.int64),
+                batch[: len(rows)],
+                np.array(fractions),
+                np.array(scanned),
+                np.stack(masks),
+            )
+            rows, fractions, scanned, masks = [], [], [], []
 
 
 def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:

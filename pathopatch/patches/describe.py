@@ -122,8 +122,15 @@ class Description:
         if tissue.unscanned_share:
             lines.append(("not scanned", f"{tissue.unscanned_share:.1%} of the slide"))
         above = "" if (tissue.threshold or 0) < 0 else f", above {tissue.threshold or 0:.3f} of the signal"
-        share = "none found" if tissue.threshold is None else f"{self.tissue_share:.1%} of the slide{above}"
+        share = "none found" if tissue.threshold is None else f"{self.tissue_text()}{above}"
         return [*lines, ("tissue", f"{share}, confidence {tissue.confidence:.2f}"), *self._channel_lines()]
+
+    def tissue_text(self) -> str:
+        """Return the share of tissue with what it is a share of."""
+        assert self.analysis is not None
+        if not self.analysis.tissue.unscanned_share:
+            return f"{self.tissue_share:.1%} of the slide"
+        return f"{self.tissue_share:.1%} of what was scanned"
 
     def _channel_lines(self) -> list[tuple[str, str]]:
         lines = []
@@ -260,7 +267,7 @@ def thumbnail(description: Description) -> Picture:
     if description.mpp is not None:
         um_per_px = description.size[0] * description.mpp / width
         draw_scale(draw, (left, top + height + 14), width, um_per_px)
-    share = f"tissue {description.tissue_share:.1%}, outlined" if description.analysis is not None else "mpp unknown"
+    share = "mpp unknown" if description.analysis is None else f"tissue {description.tissue_text()}, outlined"
     draw.text((size[0] - left, top + height + 26), share, fill=FAINT, font=font(FONT_PX), anchor="ra")
     draw_channels(draw, (left, top + height + _FOOT + 6), channels, width_px=size[0] - 2 * left - 22)
     return np.asarray(sheet)

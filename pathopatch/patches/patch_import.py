@@ -169,7 +169,9 @@ class _SetAnalysis:
         for number, file in enumerate(self.files):
             patch = read_image(file, self.spec)
             mask = self.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
-            yield PatchBatch(np.array([number]), patch[None], np.array([mask.mean()]), pack_masks(mask[None]))
+            yield PatchBatch(
+                np.array([number]), patch[None], np.array([mask.mean()]), np.ones(1), pack_masks(mask[None])
+            )
 
 
 def _sheet_grid(count: int, side: int) -> Grid:

@@ -38,7 +38,7 @@ from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256
 SHARD_BYTES = 100_000_000
-MEASURED_COLUMNS = ("tissue_fraction", "saturated_fraction", "sharpness")
+MEASURED_COLUMNS = ("tissue_fraction", "scanned_fraction", "saturated_fraction", "sharpness")
 """Columns of the patch table that need the patch's pixels."""
 _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
@@ -244,12 +244,13 @@ def store_and_measure(
     masks. `progress` is called with (patches done, patches in all).
     """
     columns = {name: np.zeros(count) for name in MEASURED_COLUMNS}
-    for rows, patches, tissue_fraction, tissue_mask in batches:
+    for rows, patches, tissue_fraction, scanned_fraction, tissue_mask in batches:
         masks: dict[MaskKind, NDArray[np.uint8]] = {"tissue": tissue_mask}
         if tumor_mask is not None:
             masks["tumor"] = np.stack([pack_masks(tumor_mask(row)) for row in rows.tolist()])
         writer.append(patches, masks)
         columns["tissue_fraction"][rows] = tissue_fraction
+        columns["scanned_fraction"][rows] = scanned_fraction
         for row, patch in zip(rows.tolist(), patches, strict=True):
             width, height = (None, None) if inside is None else inside(row)
             part = patch[:, :height, :width]

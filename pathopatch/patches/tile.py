@@ -51,14 +51,15 @@ from pathopatch.slides.manifest import ID_REMEDY, slide_id_from_path, valid_slid
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 COLUMNS = (
-    "patch_id", "slide_id", "patient_id", "x", "y", "tissue_fraction", "tumor_fraction", "labelled_fraction", "label",
-    "saturated_fraction", "sharpness", "pixels_checksum",
+    "patch_id", "slide_id", "patient_id", "x", "y", "tissue_fraction", "scanned_fraction", "tumor_fraction",
+    "labelled_fraction", "label", "saturated_fraction", "sharpness", "pixels_checksum",
 )  # fmt: skip
 """Columns of the patch table.
 
 x, y: the patch's origin, level-0 px.
-tissue_fraction, tumor_fraction, labelled_fraction: of its part on the slide, in [0, 1]; tumor_fraction is NaN where
-nothing is labelled. tissue_fraction is the mean of the store's tissue mask. tumor_fraction is exact; the store's tumour
+scanned_fraction, tumor_fraction, labelled_fraction: of its part on the slide, in [0, 1]; tumor_fraction is NaN where
+nothing is labelled. tissue_fraction: of the scanned pixels of that part; the tissue's area is that of the part times
+both fractions. tumor_fraction is exact; the store's tumour
 mask rounds it to whole pixels. label: 1 tumour, 0 non-tumour, -1 not labelled.
 saturated_fraction: of its pixels, in [0, 1], see `pathopatch.patches.intensity.saturated_fraction`. It and
 tissue_fraction count scanned pixels only.
@@ -416,7 +417,9 @@ def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
         raise
     if force and not store.has_masks("tissue"):
         return False
-    return "pixels_checksum" in table and bool((table["pixels_checksum"] == store.pixels_checksum).all())
+    if not set(COLUMNS) <= set(table):  # of an earlier version
+        return False
+    return bool((table["pixels_checksum"] == store.pixels_checksum).all())
 
 
 def lacks_pixels(store_path: Path, config: TileConfig) -> bool:

@@ -172,6 +172,11 @@ class TissueModel:
         missing = nearest_part(self.unscanned, (self.scale_x, self.scale_y), (x, y), downsample, inside)
         return ~missing if missing.any() else None
 
+    def count_scanned(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> int:
+        """Return how many pixels of a patch's part on the slide were scanned; see `patch_mask`."""
+        scanned = self.scanned_mask(x, y, downsample, inside)
+        return inside[0] * inside[1] if scanned is None else int(np.count_nonzero(scanned))
+
     def patch_mask(
         self, patch: NDArray[np.generic], x: int, y: int, downsample: float, inside: tuple[int, int]
     ) -> NDArray[np.bool_]:

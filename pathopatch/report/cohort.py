@@ -220,14 +220,14 @@ def _splits_with_patches(study: Study) -> list[str]:
 
 def _split_tallies(split: str, part: pd.DataFrame) -> dict[str, Any]:
     """Return slides, patients, patches and the share of tissue of some rows of `Study.slides`."""
-    patches = part["patches"].astype(float)
-    tissue_patches = (part["tissue_share"].astype(float) * patches).sum()
+    scanned = part["scanned"].astype(float)
+    tissue = (part["tissue_share"].astype(float) * scanned).sum()
     return {
         "split": split,
         "slides": len(part),
         "patients": patients_in(part),
         **{name: int(part[name].astype(float).sum()) for name in _TALLIES},
-        "tissue_share": tissue_patches / patches.sum() if patches.sum() else None,
+        "tissue_share": tissue / scanned.sum() if scanned.sum() else None,
     }
 
 

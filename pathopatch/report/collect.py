@@ -32,7 +32,7 @@ from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.model_record import read_model_record
 
-_TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
+_TALLIES = ("patches", "with_tissue", "labelled", "tumor", "scanned", "tissue_share")
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,13 +257,18 @@ def _store_attributes(path: Path) -> dict[str, Any]:
 
 
 def _tallies(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the tallies of a patch table."""
+    """Return the tallies of a patch table; ``scanned`` is in patches, and the tissue a share of that."""
+    fraction = table["tissue_fraction"]
+    # Of ready patches and of features the scanned share is not known: all counts.
+    scanned = table["scanned_fraction"].fillna(1.0) if "scanned_fraction" in table else fraction.notna().astype(float)
+    scanned_known = scanned[fraction.notna()].sum()
     return {
         "patches": len(table),
-        "with_tissue": int((table["tissue_fraction"] > 0).sum()),
+        "with_tissue": int((fraction > 0).sum()),
         "labelled": int((table["label"] >= 0).sum()),
         "tumor": int((table["label"] == 1).sum()),
-        "tissue_share": float(table["tissue_fraction"].mean()) if len(table) else float("nan"),
+        "scanned": float(scanned.sum()),
+        "tissue_share": float((fraction * scanned).sum() / scanned_known) if scanned_known else float("nan"),
     }
 
 

@@ -311,11 +311,8 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
     numbers = {**facts, **entry} if state in FINISHED else {}
     counts, summary = numbers.get("counts", {}), numbers.get("summary", {})
     tissue_mm2 = summary.get("tissue_mm2")
-    tissue_share = None
-    if "bounds_px" in facts and tissue_mm2 is not None:
-        _, _, width, height = facts["bounds_px"]
-        scanned_mm2 = width * height * (float(facts["mpp"]) / 1000) ** 2
-        tissue_share = tissue_mm2 / scanned_mm2 if scanned_mm2 else None
+    scanned_mm2 = summary.get("scanned_mm2")
+    tissue_share = tissue_mm2 / scanned_mm2 if scanned_mm2 and tissue_mm2 is not None else None
     return {
         "slide_id": slide_id,
         "patient_id": str(entry.get("patient_id", "")),

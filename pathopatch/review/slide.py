@@ -17,11 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import changed, fingerprint, fingerprint_file, read_table
-from pathopatch.core.config import GroupsConfig
+from pathopatch.core.config import PatchLimits, known_limits
 from pathopatch.core.errors import InputChangedError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.groups.attribute import threshold_attributes, tissue_bin
+from pathopatch.groups.attribute import scanned_enough, threshold_attributes, tissue_bin
 from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.pyramids import HeatmapFile, read_ome_tiff
 from pathopatch.heatmaps.stitch import cell_positions, nearest_cells
@@ -154,11 +154,11 @@ class ReviewedSlide:
         return read_table(WorkFolder(self._work).groups, slide_id=self.slide_id)
 
     @cached_property
-    def min_tissue(self) -> float:
-        """Tissue fraction below which a patch is blank and in no group."""
+    def limits(self) -> PatchLimits:
+        """Least tissue and scanned fraction of a patch in a group, by the names in the audit."""
         audit = None if self._work is None else WorkFolder(self._work).audit
         facts = read_json(audit) if audit is not None and audit.is_file() else {}
-        return float(facts.get("min_tissue", GroupsConfig().min_tissue))
+        return known_limits(facts)
 
     @cached_property
     def patches(self) -> Patches:
@@ -170,7 +170,7 @@ class ReviewedSlide:
             self.table,
             self.grid,
             decision_threshold=self.facts["decision_threshold"],
-            min_tissue=self.min_tissue,
+            limits=self.limits,
             groups=self.groups,
             beside=other.table if other is not None and is_comparable else None,
             is_on_grid=self.facts.get("placement", "grid") == "grid",
@@ -330,15 +330,15 @@ def join_patches(
     grid: Grid,
     *,
     decision_threshold: float,
-    min_tissue: float,
+    limits: PatchLimits,
     groups: pd.DataFrame | None = None,
     beside: pd.DataFrame | None = None,
     is_on_grid: bool = True,
 ) -> Patches:
     """Join a slide's predictions with labels and groups by patch_id, and with another run's by origin.
 
-    `decision_threshold` is on the logit. The lowest threshold of `groups` is that of the groups. Patches that are not
-    `is_on_grid` have the nearest cell, which several may share.
+    `decision_threshold` is on the logit, `limits` are those of the groups. The lowest threshold of
+    `groups` is that of the groups. Patches that are not `is_on_grid` have the nearest cell, which several may share.
     """
     x, y = (table[name].to_numpy(np.int64) for name in ("x", "y"))
     row, column = cell_positions(grid, x, y) if is_on_grid else nearest_cells(grid, x, y)
@@ -353,7 +353,8 @@ def join_patches(
         # The groups table has the patches in another order, and not all of them.
         labels = groups.set_index("patch_id")["label"].reindex(table["patch_id"])
         label, tau = labels.fillna(-1).to_numpy(np.int64), threshold_attributes(groups)[0].tau
-    is_large = tissue_bin(tissue_fraction, (tau,), min_tissue=min_tissue)
+    is_large = tissue_bin(tissue_fraction, (tau,), min_tissue=limits["min_tissue"])
+    is_large = np.where(scanned_enough(table, limits["min_scanned"]), is_large, -1)
     has_labels = bool((label >= 0).any())
     outcome = label if has_labels else is_tumour.astype(np.int64)
     other = None

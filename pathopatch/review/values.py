@@ -74,10 +74,10 @@ def slide_values(slide: ReviewedSlide) -> bytes:
     """Return the arrays of a slide's cells and patches, little endian, each from a multiple of 4 bytes on.
 
     Per cell, row by row, equal to ``heatmap.ome.tif`` bit by bit, NaN where there is none: cell_probability,
-    cell_tissue, of an ensemble cell_spread, with another run cell_beside. Per patch, in the order of the table:
-    patch_cell (row * nx + column), patch_probability (see `round_on_decided_side`), patch_tissue, patch_flags (bit i
-    for the i-th of `FLAGS`), patch_label and patch_group (-1: unknown), of an ensemble patch_spread, with another run
-    patch_beside. `slide_facts` has the layout.
+    cell_tissue, of an ensemble cell_spread, of a slide not scanned everywhere cell_scanned, with another run
+    cell_beside. Per patch, in the order of the table: patch_cell (row * nx + column), patch_probability (see
+    `round_on_decided_side`), patch_tissue, patch_flags (bit i for the i-th of `FLAGS`), patch_label and patch_group
+    (-1: unknown), of an ensemble patch_spread, with another run patch_beside. `slide_facts` has the layout.
     """
     parts = []
     for array in _arrays(slide).values():
@@ -177,7 +177,12 @@ def _joined(patches: Patches, row: int) -> dict[str, Any]:
 def _arrays(slide: ReviewedSlide) -> dict[str, NDArray[Any]]:
     """Return the arrays of `slide_values` in their order."""
     cells, patches = slide.heatmap, slide.patches
-    map_names = {"cell_probability": "probability", "cell_tissue": "tissue_fraction", "cell_spread": "spread"}
+    map_names = {
+        "cell_probability": "probability",
+        "cell_tissue": "tissue_fraction",
+        "cell_spread": "spread",
+        "cell_scanned": "scanned_fraction",
+    }
     arrays: dict[str, NDArray[Any]] = {
         name: cells.levels[0][cells.channels.index(channel)].astype("<f4", copy=False).ravel()
         for name, channel in map_names.items()

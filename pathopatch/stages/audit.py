@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp
+from pathopatch.core.config import PatchLimits, known_limits
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
@@ -23,15 +24,18 @@ def write_audit(
     groups: pd.DataFrame,
     stamp: Stamp,
     *,
-    min_tissue: float,
+    limits: PatchLimits,
     left_out: Sequence[str] = (),
     decided: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Audit a cohort, write the results with the stamp of its groups table, and return them."""
+    """Audit a cohort, write the results with the stamp of its groups table, and return them.
+
+    Patches below the `limits` have no group.
+    """
     from pathopatch.groups import audit, audit_tables
     from pathopatch.groups.attribute import stored_thresholds
 
-    result = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, stored_thresholds(groups))}
+    result = {"stamp": stamp.to_dict(), **limits, **audit(groups, stored_thresholds(groups))}
     result["left_out"] = sorted(left_out)
     if decided is not None:
         result["decided"] = dict(decided)
@@ -64,13 +68,11 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
         return files.read_json(_path(work))
     table = artefacts.read_table(path)
     previous = files.read_json(_path(work)) if _path(work).is_file() else {}
-    from pathopatch.core.config import GroupsConfig
-
     return write_audit(
         work,
         table,
         stamp or Stamp(stage="groups"),
-        min_tissue=previous.get("min_tissue", GroupsConfig().min_tissue),
+        limits=known_limits(previous),
         left_out=previous.get("left_out", ()),
         decided=previous.get("decided"),
     )

@@ -331,15 +331,18 @@ def tiling_work(config: TileConfig) -> Work:
 
 def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
     """Return what `predict` does with patches: read those with tissue and pass them through the network."""
-    least = network.spec.min_tissue if config.min_tissue is None else config.min_tissue
+    from pathopatch.models.spec import patch_limits
+
+    limits = patch_limits(network.spec, config)
+    if not config.all_patches:  # so that patches without tissue on the overview are not read
+        limits["min_tissue"] = max(limits["min_tissue"], 1e-12)
 
     def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
         from pathopatch.patches import iterate_patches
         from pathopatch.patches.intensity import scale
         from pathopatch.patches.mask_bits import unpack_masks
 
-        wanted = 0.0 if config.all_patches else max(least, 1e-12)
-        for batch in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
+        for batch in iterate_patches(slide, analysis, origins=origins, **limits):
             scaled = scale(batch.patches, analysis.windows)
             tissue = unpack_masks(batch.tissue_mask, analysis.grid.patch_px)
             inputs = [member.standardised(scaled, tissue) for member in network.members]

@@ -16,7 +16,7 @@ from pathopatch.core.status import compact_status
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
-from pathopatch.features.encode import STAGE
+from pathopatch.features.encode import STAGE, with_enough_tissue
 from pathopatch.features.store import encoder_key
 from pathopatch.patches import PatchStore, is_tiled
 from pathopatch.slides.manifest import SlideRow
@@ -89,7 +89,7 @@ def encode_cohort(
     remove_stale_files(folder)
     compact_status(out)
     stored = [slide for slide in slides if isinstance(slide, str)]
-    labels = _write_labels(tiled, stored, out, config.min_tissue) if tiled and stored else None
+    labels = _write_labels(tiled, stored, out, config) if tiled and stored else None
     return Encoded(outcomes=outcomes, folder=folder, labels=labels, notes=(*encoder.notes, *notes))
 
 
@@ -192,7 +192,7 @@ def _slide_of(work: Path, slide_id: str, stored: Mapping[str, Any]) -> SlideRow:
     )
 
 
-def _write_labels(work: Path, slide_ids: Sequence[str], out: Path, min_tissue: float) -> Path | None:
+def _write_labels(work: Path, slide_ids: Sequence[str], out: Path, config: EncodeConfig) -> Path | None:
     """Write ``labels.csv`` of the labelled patches that are encoded; return its path, None if there are none."""
     import pandas as pd
 
@@ -200,7 +200,7 @@ def _write_labels(work: Path, slide_ids: Sequence[str], out: Path, min_tissue: f
     tables = []
     for slide_id in slide_ids:
         table = read_table(WorkFolder(work).patches(slide_id))
-        table = table[(table["label"] >= 0) & (table["tissue_fraction"] >= min_tissue)]
+        table = table[(table["label"] >= 0) & with_enough_tissue(table, config)]
         split = table["split"] if "split" in table else str(slides.at[slide_id, "split"])
         tables.append(table[["slide_id", "x", "y", "label", "patient_id"]].assign(split=split))
     labels = pd.concat(tables, ignore_index=True)

@@ -81,7 +81,7 @@ class _TissueTask:
 def _measure_slide(task: _TissueTask) -> NDArray[np.float64]:
     with open_slide(task.path, mpp=task.mpp) as slide:
         task.features.require_size(slide.size, place=str(task.path))
-        return measure_tissue(slide, task.x, task.y, task.side)
+        return measure_tissue(slide, task.x, task.y, task.side)[0]
 
 
 def _measure(

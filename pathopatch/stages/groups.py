@@ -77,7 +77,7 @@ def form_groups(
         split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
         kept = applied.patches
         kept = kept.assign(split=kept["patient_id"].map(split))
-        table = assign_groups(kept, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+        table = _assign(kept, config)
         write_groups(work, table, config, stamp=stamp, left_out=left_out, decided=decided)
     return table
 
@@ -96,13 +96,17 @@ def fold_tables(
     """
     fold = assign_folds(patches, folds=folds, seed=config.split_seed)
     kept = apply_decisions(patches, rows).patches
-    table = assign_groups(kept.assign(split="test"), config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+    table = _assign(kept.assign(split="test"), config)
     of_patch = table["patient_id"].astype(str)
     table.insert(list(table.columns).index("split") + 1, "fold", of_patch.map(fold))
     tables = {0: table}
     for number in range(1, folds + 1):
         tables[number] = table.assign(split=of_patch.map(split_in_fold(fold, number, folds=folds)))
     return tables
+
+
+def _assign(patches: pd.DataFrame, config: GroupsConfig) -> pd.DataFrame:
+    return assign_groups(patches, config.thresholds, bins=config.bins, **config.limits)
 
 
 def write_folds(
@@ -133,7 +137,7 @@ def write_groups(
     """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder, or of a fold's."""
     artefacts.write_table(WorkFolder(folder).groups, table, stamp)
     facts = None if decided is None else decided.summary | {"labels_changed": _changed_by_split(table, decided)}
-    write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out, decided=facts)
+    write_audit(folder, table, stamp, limits=config.limits, left_out=left_out, decided=facts)
 
 
 def _changed_by_split(table: pd.DataFrame, decided: AppliedDecisions) -> dict[str, int]:

@@ -254,6 +254,7 @@ def _patch_table(part: pd.DataFrame, slide_id: str, mark: str) -> pd.DataFrame:
         slide_id=slide_id,
         patch_id=patch_ids(slide_id, part[["x", "y"]].to_numpy(np.int64)),
         # A label says whether there is tumour, not how much; and nobody looked at the pixels.
+        scanned_fraction=np.nan,
         tumor_fraction=np.nan,
         labelled_fraction=(label >= 0).astype(np.float64),
         saturated_fraction=np.nan,

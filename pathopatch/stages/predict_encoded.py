@@ -89,6 +89,7 @@ def encoder_of(spec: BundleSpec, weights: Path, config: PredictConfig) -> Encode
     """
     from pathopatch.features.encoder_files import holds_network
     from pathopatch.features.encoders import ENCODERS, crop_text
+    from pathopatch.models.spec import patch_limits
 
     stated: dict[str, Any] = dict(spec.encoder or {})
     name = stated.get("name")
@@ -97,11 +98,7 @@ def encoder_of(spec: BundleSpec, weights: Path, config: PredictConfig) -> Encode
             f"no file {weights.name}", place="--weights", remedy=f"give the weights of {name or 'the encoder'}"
         )
     values = {
-        "min_tissue": 0.0
-        if config.all_patches
-        else spec.min_tissue
-        if config.min_tissue is None
-        else config.min_tissue,
+        **patch_limits(spec, config),
         "devices": (config.device,),
         "threads": config.threads,
         "channels": stated.get("channels"),

@@ -20,7 +20,7 @@ import torch
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
-from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig
+from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig, known_limits
 from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.assign import JoinedBins, join_small_bins
@@ -238,7 +238,7 @@ def _bundle_spec(
         align=source.align,
         mean=result.mean,
         std=result.std,
-        min_tissue=_min_tissue(work),
+        **known_limits(_audit(work)),
         class_names=labels,
         decision_threshold=result.decision_threshold,
         area_slope=result.area_slope,
@@ -252,11 +252,6 @@ def _bundle_spec(
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups, config.train_splits),
         seen=None if source.encoder is not None else appearance_range(work, groups, train),
     )
-
-
-def _min_tissue(work: Path) -> float:
-    """Return the tissue fraction below which `groups` left patches out as blank glass, or its default."""
-    return float(_audit(work).get("min_tissue", BundleSpec.model_fields["min_tissue"].default))
 
 
 def _audit_verdict(work: Path) -> dict[str, str]:

@@ -48,6 +48,15 @@ def test_blank_glass_has_neither_attribute_nor_group() -> None:
     assert assign_groups(table, [0.25], min_tissue=0.0)["attribute@0.25"].tolist() == [0, 0, 0, -1]
 
 
+def test_a_patch_that_was_mostly_not_scanned_has_neither_attribute_nor_group() -> None:
+    table = patches(tissue_fraction=[1.0] * 4, scanned_fraction=[0.05, 0.49, 0.5, np.nan], label=[0, 1, 1, 1])
+    groups = assign_groups(table, [0.25], bins=(0.3, 0.5))
+    assert groups["attribute@0.25"].tolist() == [-1, -1, 1, 1]  # of ready patches the share is not known
+    assert groups["group@0.25"].tolist() == [-1, -1, 3, 3]
+    assert groups["bin@0.3,0.5"].tolist() == [-1, -1, 2, 2]
+    assert assign_groups(table, [0.25], min_scanned=0.0)["attribute@0.25"].tolist() == [1, 1, 1, 1]
+
+
 def test_a_patch_without_label_has_an_attribute_and_no_group() -> None:
     groups = assign_groups(patches(label=[-1, -1], tissue_fraction=[0.1, 0.9]), [0.25])
     assert groups["attribute@0.25"].tolist() == [0, 1]

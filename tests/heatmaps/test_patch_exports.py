@@ -23,6 +23,7 @@ TABLE = pd.DataFrame(
         "width": 10,
         "height": 10,
         "tissue_fraction": [0.5, 1.0, np.nan],
+        "scanned_fraction": 1.0,
         "logit": [-1.0, 0.3, np.nan],
         "probability": [0.25, 0.6, np.nan],
     }

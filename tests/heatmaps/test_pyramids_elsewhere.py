@@ -6,7 +6,7 @@ import ome_types
 import pytest
 import tifffile
 
-from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD, pyramid, write_ome_tiff
+from pathopatch.heatmaps.pyramids import CHANNELS, pyramid, write_ome_tiff
 
 CELL_UM = 127.74
 
@@ -17,7 +17,7 @@ def _cells(channels=4, ny=150, nx=131):
     return cells
 
 
-def _write(path, cells=None, channels=WITH_SPREAD):
+def _write(path, cells=None, channels=(*CHANNELS, "spread")):
     cells = _cells() if cells is None else cells
     write_ome_tiff(path, cells, cell_um=CELL_UM, channels=channels, name="s1")
     return path
@@ -28,7 +28,7 @@ def heatmap(tmp_path):
     return _write(tmp_path / "heatmap.ome.tif")
 
 
-def _check_bio_formats(bio_formats, path, cells=None, channels=WITH_SPREAD):
+def _check_bio_formats(bio_formats, path, cells=None, channels=(*CHANNELS, "spread")):
     """Assert that Bio-Formats sees resolutions, names and sizes, and reads every level to the bit."""
     levels = pyramid(_cells() if cells is None else cells)
     assert bio_formats.seen(path) == bioformats.Seen(
@@ -41,7 +41,7 @@ def _check_bio_formats(bio_formats, path, cells=None, channels=WITH_SPREAD):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "channels"), [((4, 150, 131), WITH_SPREAD), ((3, 600, 40), CHANNELS), ((3, 1, 1), CHANNELS)]
+    ("shape", "channels"), [((4, 150, 131), (*CHANNELS, "spread")), ((3, 600, 40), CHANNELS), ((3, 1, 1), CHANNELS)]
 )
 def test_bio_formats_reads_levels_names_sizes_and_equal_pixels(bio_formats, tmp_path, shape, channels):
     cells = _cells(*shape)
@@ -101,7 +101,7 @@ def _check_ome_types(path):
         description = file.ome_metadata
     ome_types.validate_xml(description)
     pixels = ome_types.from_xml(description).images[0].pixels
-    assert tuple(channel.name for channel in pixels.channels) == WITH_SPREAD
+    assert tuple(channel.name for channel in pixels.channels) == (*CHANNELS, "spread")
     assert (pixels.physical_size_x, pixels.physical_size_x_unit.value) == (CELL_UM, "µm")
     assert (pixels.physical_size_y, pixels.physical_size_y_unit.value) == (CELL_UM, "µm")
     assert (pixels.size_x, pixels.size_y, pixels.size_c, pixels.type.value) == (131, 150, 4, "float")

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError
-from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD, read_ome_tiff, write_ome_tiff
+from pathopatch.heatmaps.pyramids import CHANNELS, read_ome_tiff, write_ome_tiff
 
 
 def _cells(ny=150, nx=131):
@@ -59,7 +59,7 @@ def test_small_maps_of_any_shape_come_back(tmp_path, shape):
 
 def test_the_spread_of_several_models_is_a_fourth_channel_at_every_level(tmp_path):
     cells = np.concatenate([_cells(), _cells()[:1] / 4])
-    write_ome_tiff(tmp_path / "a.ome.tif", cells, cell_um=127.74, channels=WITH_SPREAD)
+    write_ome_tiff(tmp_path / "a.ome.tif", cells, cell_um=127.74, channels=(*CHANNELS, "spread"))
     pyramid = read_ome_tiff(tmp_path / "a.ome.tif")
     assert pyramid.channels == ("probability", "tissue_fraction", "coverage", "spread")
     assert [level.shape for level in pyramid.levels] == [(4, 150, 131), (4, 75, 66), (4, 38, 33)]

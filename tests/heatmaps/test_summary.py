@@ -21,16 +21,27 @@ PROBABILITY = np.array([[0.9, 0.2, NAN, 0.8], [0.2, 0.9, NAN, 0.8]])
 TISSUE = np.array([[1.0, 0.5, 0.0, 0.4], [0.5, 0.5, 0.0, 1.0]])
 
 
-def numbers(probability: np.ndarray = PROBABILITY, **flagged: Any) -> dict[str, float | None]:
+def numbers(
+    probability: np.ndarray = PROBABILITY, scanned: np.ndarray | None = None, **flagged: Any
+) -> dict[str, float | None]:
     is_predicted = np.isfinite(probability)
     none = np.zeros(is_predicted.sum(), bool)
     columns = {"probability": probability[is_predicted], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
     prediction: Any = SimpleNamespace(analysis=SimpleNamespace(grid=GRID), columns=columns)
     regions = positive_regions(
-        probability, decision_probability=0.5, cell_px=100.0, mpp=MPP, slide_size=(GRID.width, GRID.height)
+        probability,
+        decision_probability=0.5,
+        cell_px=100.0,
+        mpp=MPP,
+        slide_size=(GRID.width, GRID.height),
+        scanned=1.0 if scanned is None else scanned,
     )
-    cells = np.stack([probability, TISSUE])
-    result = summary(prediction, cells, regions=regions, decision_probability=0.5, mpp=MPP)
+    maps = {
+        "probability": probability,
+        "tissue_fraction": TISSUE,
+        **({} if scanned is None else {"scanned_fraction": scanned}),
+    }
+    result = summary(prediction, maps, regions=regions, decision_probability=0.5, mpp=MPP)
     assert tuple(result) == SUMMARY
     return result
 
@@ -42,6 +53,16 @@ def test_areas_are_of_what_lies_on_the_slide() -> None:
     assert result["positive_tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5)
     assert result["positive_share"] == pytest.approx(2.2 / 3.2)
     assert result["mean_probability"] == pytest.approx(PROBABILITY[np.isfinite(PROBABILITY)].mean())
+
+
+def test_areas_are_of_scanned_pixels() -> None:
+    scanned = np.array([[0.5, 1.0, 0.0, 1.0], [1.0, 0.6, 1.0, 1.0]])
+    result = numbers(scanned=scanned)
+    assert result["scanned_mm2"] == pytest.approx(0.5 + 1 + 0 + 0.5 + 1 + 0.6 + 1 + 0.5)
+    assert result["tissue_mm2"] == pytest.approx(0.5 + 0.5 + 0.2 + 0.5 + 0.3 + 0.5)
+    assert result["positive_tissue_mm2"] == pytest.approx(0.5 + 0.3 + 0.2 + 0.5)
+    assert result["positive_mm2"] == pytest.approx(0.5 + 0.6 + 0.5 + 0.5)
+    assert numbers()["scanned_mm2"] == pytest.approx(7.0)
 
 
 def test_a_region_is_of_cells_that_share_a_side() -> None:

@@ -17,7 +17,7 @@ SIZE, BOUNDS = (100, 90), (30, 10, 60, 70)
 _TABLE = pd.DataFrame(
     {
         "patch_id": ["a@32,32", "a@48,32"], "x": [32, 48], "y": [32, 32], "width": 16, "height": 16,
-        "tissue_fraction": [0.5, 1.0], "logit": [-1.0, 0.3], "probability": [0.25, 0.6],
+        "tissue_fraction": [0.5, 1.0], "scanned_fraction": 1.0, "logit": [-1.0, 0.3], "probability": [0.25, 0.6],
     }
 )  # fmt: skip
 

@@ -44,9 +44,9 @@ def test_the_polarity_that_is_set_decides_tissue_and_padding(make_slide: Make, t
     slide = make_slide(low_counts(two_discs))
     config = TileConfig(patch_px=32, tissue=TissueConfig(background="bright"))
     analysis = analyse_slide(slide, config)
-    _, patches, fraction, _ = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]])))
-    assert (patches[0, :, 22:] == 65535).all()
-    assert fraction.tolist() == [1.0]  # the dark corner now counts as tissue
+    batch = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]])))
+    assert (batch.patches[0, :, 22:] == 65535).all()
+    assert batch.tissue_fraction.tolist() == [1.0]  # the dark corner now counts as tissue
 
 
 def test_patches_below_a_share_of_tissue_can_be_left_out(make_slide: Make, two_discs: Discs) -> None:

@@ -22,6 +22,9 @@ TISSUE = [0.005, 0.25, 0.6, 0.1]  # blank, at tau, above, below
 LOGIT = [2.0, -1.0, 0.3, 0.2]
 
 
+LIMITS = {"min_tissue": 0.01, "min_scanned": 0.5}
+
+
 def table(**changed: object) -> pd.DataFrame:
     columns = {
         "patch_id": [f"s@{x},{y}" for x, y in zip(X, Y, strict=True)], "x": X, "y": Y, "tissue_fraction": TISSUE,
@@ -32,7 +35,7 @@ def table(**changed: object) -> pd.DataFrame:
 
 
 def joined(**options: object) -> Patches:
-    return join_patches(table(), GRID, **({"decision_threshold": 0.2, "min_tissue": 0.01} | options))  # type: ignore[arg-type]
+    return join_patches(table(), GRID, **({"decision_threshold": 0.2, "limits": LIMITS} | options))  # type: ignore[arg-type]
 
 
 def groups(labels: list[int]) -> pd.DataFrame:
@@ -79,7 +82,7 @@ def test_the_run_beside_is_joined_by_origin_in_any_order() -> None:
 
 def test_a_slide_without_patches_has_empty_columns() -> None:
     patches = join_patches(
-        table().iloc[:0], GRID, decision_threshold=0.0, min_tissue=0.01, groups=groups([1] * 4), beside=table()
+        table().iloc[:0], GRID, decision_threshold=0.0, limits=LIMITS, groups=groups([1] * 4), beside=table()
     )
     assert len(patches) == 0
     assert [len(column) for column in (patches.cell, patches.group, patches.label, patches.flags, patches.beside)] == [

@@ -3,7 +3,7 @@
 Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
 """
 
-from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction, parse, tables_of
+from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction, PatchLimits, parse, tables_of
 from pathopatch.core.config.encoding import EncodeConfig, Pooling
 from pathopatch.core.config.slide_level import SlideLevelConfig, SlidePooling
 from pathopatch.core.config.slides import (
@@ -32,6 +32,7 @@ from pathopatch.core.config.training import (
     SplitsConfig,
     TrainConfig,
     TuneConfig,
+    known_limits,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "LabelConfig",
     "MOST_PX",
     "MPP_RANGE",
+    "PatchLimits",
     "Pooling",
     "PredictConfig",
     "ReadyConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "TrainConfig",
     "UNCERTAIN_BELOW",
     "TuneConfig",
+    "known_limits",
     "load_settings",
     "load_study",
     "parse",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypedDict, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,13 @@ MOST_PX = 4096
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")
+
+
+class PatchLimits(TypedDict):
+    """Least shares of a patch that has a group and a prediction, by their names in settings, audit and bundle."""
+
+    min_tissue: float  # of the scanned pixels
+    min_scanned: float  # of the part on the slide
 
 
 class Config(BaseModel):

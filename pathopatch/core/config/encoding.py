@@ -34,6 +34,8 @@ class EncodeConfig(Config):
     """Channels that are given as red, green and blue. None: the slides are RGB."""
     min_tissue: Fraction = 0.01
     """Least tissue fraction of a patch, as in `[groups]`; below it a patch is blank glass."""
+    min_scanned: Fraction = 0.5
+    """Least scanned share of a patch, as in `[groups]`."""
     batch: int = Field(default=64, ge=1)
     """Patches at a time."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import MOST_PX, Config, Fraction
+from pathopatch.core.config.base import MOST_PX, Config, Fraction, PatchLimits
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
@@ -20,6 +21,8 @@ class GroupsConfig(Config):
     """Cuts of an attribute of several bins; empty for none."""
     min_tissue: Fraction = 0.01
     """Tissue fraction below which a patch is blank glass: it has no group and no prediction."""
+    min_scanned: Fraction = 0.5
+    """Scanned share below which a patch has no group and no prediction: it shows mostly what fills unscanned parts."""
     split_seed: int = 0
     """Seed of the split by patient where the manifest leaves it open."""
 
@@ -30,6 +33,20 @@ class GroupsConfig(Config):
         if list(self.bins) != sorted(set(self.bins)):
             raise ValueError("bins must rise")
         return self
+
+    @property
+    def limits(self) -> PatchLimits:
+        """Least shares of a patch that has a group."""
+        return {"min_tissue": self.min_tissue, "min_scanned": self.min_scanned}
+
+
+def known_limits(audit: Mapping[str, Any]) -> PatchLimits:
+    """Return the limits by which the groups of an audit were formed; the defaults where it does not say."""
+    default = GroupsConfig().limits
+    return {
+        "min_tissue": audit.get("min_tissue", default["min_tissue"]),
+        "min_scanned": audit.get("min_scanned", default["min_scanned"]),
+    }
 
 
 class SplitsConfig(Config):

@@ -30,7 +30,10 @@ def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
     """Return a slide's features."""
     plain = trident.read(slide, with_features)
     with open_h5(slide.path) as file:
-        tissue = np.asarray(file["tissue_fraction"][()], np.float32) if "tissue_fraction" in file else None
+        tissue, scanned = (
+            np.asarray(file[name][()], np.float32) if name in file else None
+            for name in ("tissue_fraction", "scanned_fraction")
+        )
         about = file.attrs[ATTRIBUTE]
     try:
         known = json.loads(about)
@@ -42,7 +45,7 @@ def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
             place=str(slide.path),
             remedy="remove the file and run pathopatch encode again",
         ) from error
-    return replace(plain, encoder=encoder, notes=notes, tissue_fraction=tissue, **scale)
+    return replace(plain, encoder=encoder, notes=notes, tissue_fraction=tissue, scanned_fraction=scanned, **scale)
 
 
 LAYOUT = Layout("pathopatch", slide_files, read)

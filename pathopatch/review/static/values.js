@@ -17,6 +17,7 @@ export function unpack(facts, buffer) {
     across, down, patchIn, group,
     probability: array.cell_probability,
     tissue: array.cell_tissue,
+    scanned: array.cell_scanned ?? null, // null: everywhere
     spread: array.cell_spread ?? null,
     beside: array.cell_beside ?? null,
     difference: array.cell_beside ? array.cell_probability.map((value, cell) => value - array.cell_beside[cell]) : null,
@@ -45,16 +46,16 @@ export function positives(probability, threshold) {
   return { above, known };
 }
 
-export function positiveTissue(facts, { across, down, tissue }, probability, threshold) {
+export function positiveTissue(facts, { across, down, tissue, scanned }, probability, threshold) {
   // The share of the tissue area in cells above a threshold; null without tissue. The last cells overhang the slide,
-  // and only their part on it counts.
+  // and only their scanned part on it counts.
   const [width, height] = facts.size_px;
   const inside = (length, index) => Math.min(1, length / facts.cell_px - index);
   let positive = 0;
   let all = 0;
   for (let row = 0, cell = 0; row < down; row += 1) {
     for (let column = 0; column < across; column += 1, cell += 1) {
-      const area = (tissue[cell] || 0) * inside(width, column) * inside(height, row);
+      const area = (tissue[cell] || 0) * (scanned ? scanned[cell] || 0 : 1) * inside(width, column) * inside(height, row);
       all += area;
       if (probability[cell] > threshold) positive += area;
     }
