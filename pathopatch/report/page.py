@@ -47,7 +47,8 @@ from pathopatch.report.tissue import (
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"
 _THUMBNAIL_PX = 900
-_LIBRARIES = ("numpy", "pandas", "torch", "matplotlib")
+# They made the page. Those of training are named where a run is: whoever only predicts has no torch.
+_LIBRARIES = ("numpy", "pandas", "matplotlib")
 
 
 def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) -> Path:

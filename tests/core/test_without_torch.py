@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from installation import Installation
 from made_patches import write_work
 from made_slides import write_channel, write_modalities
 
@@ -59,16 +60,8 @@ TRAINING = {
     "pathopatch.training.slide_level",
     "pathopatch.training.tune",
 }
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "timm", "optuna", "albumentations", "onnx", "onnxscript"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refuse())
-"""
 IMPORT_ALL = """
-import importlib, json
+import importlib, json, sys
 missing = {}
 for module in json.loads(sys.argv[1]):
     try:
@@ -79,21 +72,30 @@ print(json.dumps(missing))
 """
 RUN = "from pathopatch.cli import main\nmain()"
 RUN_SEVERAL = """
-import json
+import json, sys
 from pathopatch.cli import app
 for command in json.loads(sys.argv[1]):
     app(command, standalone_mode=False)
 """
 
 
-def without_torch(code: str, *arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter in which torch, timm, optuna and albumentations cannot be imported."""
-    command = [sys.executable, "-c", f"{REFUSE}{code}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+WithoutTorch = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> WithoutTorch:
+    """Return a function that runs code in a fresh interpreter of an installation for prediction and review alone."""
+    installed = Installation(tmp_path_factory.mktemp("installation"), ["review"])
+
+    def run(code: str, *arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [installed.python, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=installed.environment)
+
+    return run
 
 
 @pytest.mark.slow
-def test_only_training_and_the_export_of_models_import_torch() -> None:
+def test_only_training_and_the_export_of_models_import_torch(without_torch: WithoutTorch) -> None:
     done = without_torch(IMPORT_ALL, json.dumps(MODULES))
     assert done.returncode == 0, done.stderr
     missing = json.loads(done.stdout)
@@ -120,7 +122,7 @@ def write_cohort(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path) -> None:
+def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path, without_torch: WithoutTorch) -> None:
     manifest, work = write_cohort(tmp_path), tmp_path / "work"
     commands = [
         ["check", manifest],
@@ -150,9 +152,10 @@ def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_patches_are_loaded_without_torch(tmp_path: Path) -> None:
+def test_patches_are_loaded_without_torch(tmp_path: Path, without_torch: WithoutTorch) -> None:
     write_work(tmp_path)
     code = """
+import sys
 from pathlib import Path
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.work_folder import WorkFolder
@@ -168,7 +171,7 @@ for cache_gib in (1, 0):  # in memory, and read when they are needed
 
 
 @pytest.mark.slow
-def test_the_steps_of_every_method_are_counted_without_torch() -> None:
+def test_the_steps_of_every_method_are_counted_without_torch(without_torch: WithoutTorch) -> None:
     code = """
 from pathopatch.core.config import TrainConfig
 from pathopatch.debias.methods import NAMES, steps_in_all
@@ -195,7 +198,9 @@ print({name: steps_in_all(phases_of(TrainConfig(method=name, jtt_identify_share=
         (["export", "torchscript", "bundle"], "torch"),
     ],
 )
-def test_commands_that_train_name_the_missing_package(tmp_path: Path, command: list[str], package: str) -> None:
+def test_commands_that_train_name_the_missing_package(
+    tmp_path: Path, without_torch: WithoutTorch, command: list[str], package: str
+) -> None:
     write_work(tmp_path / "work")
     (tmp_path / "study.toml").write_text('manifest = "cohort.csv"\nwork = "studied"\n')
     before = set(tmp_path.iterdir())

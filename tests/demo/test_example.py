@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,15 +82,6 @@ def test_predict_ends_with_the_commands_to_type_next(
     assert f"pathopatch report '{out}'" in told
     assert typed("predict", "--example", "-o", out, "--quiet") == 0
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.slow
-def test_the_example_is_predicted_without_torch(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; from pathopatch.cli import main; main()"
-    command = [sys.executable, "-c", code, "predict", "--example"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert "slides: 1 done" in done.stdout
-    assert (tmp_path / "pathopatch-example" / "heatmaps" / "example" / "overlay.png").is_file()
 
 
 @pytest.mark.parametrize(

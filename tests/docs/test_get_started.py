@@ -1,4 +1,8 @@
-"""Every `bash` block of *Get started* runs as it stands, in order, in a folder with what the reader is told to have."""
+"""Every `bash` block of *Get started* runs as it stands, in order, in a folder with what the reader is told to have.
+
+Each runs in an installation with the extras that its page names and no others. So does each command that the program
+prints to be typed next.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +19,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from array_slides import h_and_e, write_mask
-from doc_pages import DOCS, ROOT, code_blocks
+from doc_pages import DOCS, code_blocks
+from installation import Installation
 from made_model import write_model
 from made_slides import write_rgb_pyramid
 from review_page import Page, predicted
@@ -31,7 +36,27 @@ DEMO = (
     "quick.TRAIN = quick.TRAIN.model_copy(update={'steps': 2, 'evaluations': 1}); main()"
 )
 """The quick demo, of two steps."""
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+INSTALL = re.compile(r"pip install '\.\[([a-z,]+)\]'")
+NEXT = re.compile(r"(?:next: +|^ +)(pathopatch .*?)(?= {3}\(|$)", flags=re.MULTILINE)
+"""A command that is printed to be typed next, and what it is for in brackets."""
+
+needs_viewer = pytest.mark.skipif(
+    not viewer.is_installed() and not os.environ.get("CI"), reason="the viewer is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Installation]:
+    """Return a function that returns the installation which a page tells its reader to make."""
+    made: dict[str, Installation] = {}
+
+    def told_by(page: str) -> Installation:
+        extras = INSTALL.findall((PAGES / page).read_text(encoding="utf-8"))[-1]
+        if extras not in made:
+            made[extras] = Installation(tmp_path_factory.mktemp("installation"), extras.split(","))
+        return made[extras]
+
+    return told_by
 
 
 def write_slides(folder: Path, count: int) -> pd.DataFrame:
@@ -53,26 +78,33 @@ def write_slides(folder: Path, count: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run_blocks(page: str, folder: Path) -> None:
+def run_blocks(page: str, folder: Path, installation: Installation) -> None:
     """Run the commands of a page one after another, as a user types them."""
     for line in "".join(code_blocks(PAGES / page, "bash")).splitlines():
-        words = shlex.split(line, comments=True)
-        assert words[0] == "pathopatch"
-        if words[1] == "review":
-            open_review(words[1:], folder)
-        else:
-            program = ["-c", DEMO] if words[1] == "demo" else ["-m", words[0]]
-            command = [sys.executable, *program, *words[1:]]
-            done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        run(line, folder, installation)
 
 
-def open_review(arguments: list[str], folder: Path) -> None:
+def run(line: str, folder: Path, installation: Installation) -> str:
+    """Run a command in a folder, and return what it prints; a review page is opened, and ended by Ctrl-C."""
+    words = shlex.split(line, comments=True)
+    assert words[0] == "pathopatch"
+    if words[1] == "review":
+        open_review(words, folder, installation)
+        return ""
+    command = [installation.python, "-c", DEMO, *words[1:]] if words[1] == "demo" else words
+    done = subprocess.run(
+        command, cwd=folder, env=installation.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def open_review(words: list[str], folder: Path, installation: Installation) -> None:
     """Start the review page at a free port, decide on a slide, and end the page by Ctrl-C."""
     started = subprocess.Popen(
-        [sys.executable, "-m", "pathopatch", *arguments, "--port", "0"],
+        [*words, "--port", "0"],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=installation.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -84,7 +116,9 @@ def open_review(arguments: list[str], folder: Path) -> None:
         parts = urlsplit(address)
         page = Page(parts.port or 0)
         cookie = page.ask(f"/?{parts.query}").headers["set-cookie"].split(";")[0]
-        assert Page(page.port, cookie=cookie).decide().status == 201
+        page = Page(page.port, cookie=cookie)
+        (slide_id, *_) = [row["slide_id"] for row in page.ask("/api/cohort").json["rows"]]
+        assert page.decide(slide_id=slide_id).status == 201
         started.send_signal(signal.SIGINT)
         assert started.wait(timeout=60) == 130
     finally:
@@ -94,10 +128,10 @@ def open_review(arguments: list[str], folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_technicians_blocks_run(tmp_path: Path) -> None:
+def test_the_technicians_blocks_run(tmp_path: Path, installation: Callable[[str], Installation]) -> None:
     write_slides(tmp_path, count=2)
     write_model(tmp_path / "model")
-    run_blocks("technician.md", tmp_path)
+    run_blocks("technician.md", tmp_path, installation("technician.md"))
     text = (PAGES / "technician.md").read_text(encoding="utf-8")
     for name in re.findall(r"^\| `(out/[^`]*)`", text, flags=re.MULTILINE):
         assert list(tmp_path.glob(name.replace("<slide>", "*"))), name
@@ -105,21 +139,40 @@ def test_the_technicians_blocks_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not viewer.is_installed() and not os.environ.get("CI"), reason="the viewer is not installed")
-def test_the_pathologists_blocks_run(tmp_path: Path) -> None:
+@needs_viewer
+def test_the_pathologists_blocks_run(tmp_path: Path, installation: Callable[[str], Installation]) -> None:
     predicted(tmp_path)
-    run_blocks("pathologist.md", tmp_path)
+    run_blocks("pathologist.md", tmp_path, installation("technician.md"))
     assert (tmp_path / "review.csv").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_researchers_blocks_run(tmp_path: Path) -> None:
+def test_the_researchers_blocks_run(tmp_path: Path, installation: Callable[[str], Installation]) -> None:
     (study,) = code_blocks(PAGES / "researcher.md", "toml")
     for long, short in SMALLEST.items():
         assert long in study
         study = study.replace(long, short)
     (tmp_path / "study.toml").write_text(study, encoding="utf-8")
     write_slides(tmp_path, count=8).to_csv(tmp_path / "cohort.csv", index=False)
-    run_blocks("researcher.md", tmp_path)
+    run_blocks("researcher.md", tmp_path, installation("researcher.md"))
     assert (tmp_path / "work" / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("no-torch")
+@needs_viewer
+def test_each_command_printed_after_the_example_runs_where_torch_is_absent(
+    tmp_path: Path, installation: Callable[[str], Installation]
+) -> None:
+    technician = installation("technician.md")
+    absent = "import importlib.metadata as m, importlib.util as u; assert not u.find_spec('torch'); m.version('torch')"
+    done = subprocess.run([technician.python, "-c", absent], capture_output=True, text=True, check=False)
+    assert "PackageNotFoundError" in done.stderr
+    due, typed = ["pathopatch predict --example -o out"], []
+    while due:
+        typed.append(due.pop(0))
+        due += [line for line in NEXT.findall(run(typed[-1], tmp_path, technician)) if line not in (*due, *typed)]
+    assert {line.split()[1] for line in typed} == {"predict", "review", "report"}
+    for line in ("pathopatch status out", "pathopatch export review out"):
+        run(line, tmp_path, technician)

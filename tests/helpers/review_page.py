@@ -59,13 +59,14 @@ class Page:
                 response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
             )
 
-    def decide(self, headers: dict[str, str] | None = None, **fields: object) -> Answer:
-        """Send a decision on slide a as the page would, with `fields` in place of its own."""
-        state = self.ask(DECISIONS).json
-        fingerprint = self.ask("/api/slides/a").json["fingerprint"]
+    def decide(self, headers: dict[str, str] | None = None, *, slide_id: str = "a", **fields: object) -> Answer:
+        """Send a decision on a slide as the page would, with `fields` in place of its own."""
+        slide = f"/api/slides/{slide_id}"
+        state = self.ask(f"{slide}/decisions").json
+        fingerprint = self.ask(slide).json["fingerprint"]
         defaults = {"revision": state["revision"], "verdict": "accept", "fingerprint": fingerprint, "threshold": 0.5}
         body = json.dumps({name: value for name, value in (defaults | fields).items() if value != "left out"}).encode()
-        return self.ask(DECISIONS, method="POST", headers=WRITE | (headers or {}), body=body)
+        return self.ask(f"{slide}/decisions", method="POST", headers=WRITE | (headers or {}), body=body)
 
     @property
     def revision(self) -> int:
