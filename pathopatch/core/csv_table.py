@@ -187,6 +187,11 @@ def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> li
     try:
         # Bytes, not text: line ends inside a quoted cell must stay as they are.
         content = table.path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputMissingError(
+            f"no {kind} {table.path.name}", place=str(table.path), remedy="check the path"
+        ) from error
+    try:
         if is_workbook(content):
             lines, notes = read_workbook(content, place=str(table.path))
             for note in notes:
@@ -199,10 +204,6 @@ def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> li
             return lines
         table.add_problem("INPUT_MISSING", None, "", "", "the file is empty",
                           f"write a header and one row per {item}")  # fmt: skip
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise InputMissingError(
-            f"no {kind} {table.path.name}", place=str(table.path), remedy="check the path"
-        ) from error
     except PathopatchError as error:
         table.add_problem(error.code, None, "", "", error.message, error.remedy)
     except (UnicodeDecodeError, csv.Error) as error:

@@ -101,3 +101,12 @@ def test_without_openpyxl_the_extra_and_csv_are_named(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(InputMissingError, match='extra excel .* in Excel, "File > Save As > CSV UTF-8"'):
         read_workbook(workbook(["a"]), place="t.xlsx")
+
+
+def test_a_table_in_excel_without_openpyxl_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    table = read(tmp_path / "t.xlsx", workbook(["a"], ["x"]))
+    with pytest.raises(TableError, match=r"openpyxl is not installed .* extra excel \(pip install openpyxl\)"):
+        table.raise_problems()
