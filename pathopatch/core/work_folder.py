@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import inside
 
 FOLDS = "folds"
+_OUTPUTS = (
+    "slides.parquet", "groups.parquet", "features.json", "review.sqlite", "status/*.json", "status/*.parquet",
+    "slides/*.zarr", "patches/*.parquet", "predictions/*.parquet", "heatmaps/*/heatmap.json", "heatmaps/*/overlay.png",
+    "runs/*/*.json", "evaluations/*/metrics.json", "slide_level/*/results.json",
+)  # fmt: skip
+"""Each stage leaves at least one of these."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,23 @@ class WorkFolder:
     """
 
     root: Path
+
+    def require_outputs(self) -> None:
+        """Refuse a folder in which no stage has left anything, such as a home folder.
+
+        Raises
+        ------
+        InputMissingError
+            There is no such folder, or no output of this package in it.
+        """
+        if not self.root.is_dir():
+            found = f"no folder {self.root}"
+        elif not any(next(self.root.glob(pattern), None) for pattern in _OUTPUTS):
+            found = "nothing that pathopatch made is in this folder"
+        else:
+            return
+        remedy = "give the work folder of a study, or the folder that predict wrote"
+        raise InputMissingError(found, place=str(self.root), remedy=remedy)
 
     @property
     def slides(self) -> Path:

@@ -69,7 +69,9 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
     Raises
     ------
     InputMissingError
-        There is no such folder.
+        There is no such folder, or nothing of this package in it.
+    InputUnsupportedError
+        Something else than a report stands at ``report``.
     InputCorruptError
         An artefact is there but cannot be read.
     StaleArtefactError
@@ -78,15 +80,11 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
         No space was left; the earlier report is untouched.
     """
     work = Path(work)
-    if not work.is_dir():
-        raise InputMissingError(
-            f"no folder {work}",
-            place=str(work),
-            remedy="give the work folder of a study, or the folder that predict wrote",
-        )
+    WorkFolder(work).require_outputs()
+    out = work / "report"
+    _require_own(out)
     study = read_study(work, evaluate=evaluate)
     tissue = read_tissue_facts(study.stores)
-    out = work / "report"
     # An earlier report stays whole until this one is complete.
     with atomic_path(out) as folder:
         folder.mkdir(parents=True)
@@ -106,6 +104,16 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
             write_bytes(folder / "decisions.csv", decisions_csv(study.decisions).encode())
         write_bytes(folder / "index.html", _page(study, content).encode())
     return out / "index.html"
+
+
+def _require_own(out: Path) -> None:
+    """Refuse to replace anything but an earlier report, whose page names this package, or an empty folder."""
+    page = out / "index.html"
+    is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_free and not (page.is_file() and b"pathopatch" in page.read_bytes()):
+        raise InputUnsupportedError(
+            "something else than a report stands here", place=str(out), remedy="move it away, or rename it"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pathopatch.core import user_cache
 from pathopatch.core.artefacts import content_bytes
-from pathopatch.core.errors import InputMissingError, PathopatchError
+from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import MARK, inside, owner, remove, temporary_path
+from pathopatch.core.work_folder import WorkFolder
 
 _OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "models", "status")
 
@@ -35,11 +36,11 @@ def find(out: Path, *, store: bool = False, force: bool = False) -> list[Finding
     Raises
     ------
     InputMissingError
-        There is no such folder.
+        There is no such folder, or nothing of this package in it.
     """
-    if not out.is_dir():
-        raise InputMissingError(f"no folder {out}", place=str(out), remedy="name a work folder")
     findings = [_left_over(path, force) for path in _temporary_files(out)]
+    if not findings:  # a killed process may have left nothing else
+        WorkFolder(out).require_outputs()
     if store:
         findings += [_pixels(out, path, force) for path in sorted((out / "slides").glob("*.zarr/patches"))]
     return findings
@@ -51,7 +52,7 @@ def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Findin
     Raises
     ------
     InputMissingError
-        There is no such folder.
+        As of `find`.
     InputUnsupportedError
         A symbolic link leads outside.
     """

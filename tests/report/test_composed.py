@@ -14,6 +14,7 @@ from read_page import Page
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import write_bytes, write_json
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.report import write_report
 from pathopatch.report.composed import _VIEW_PX, _view, composed_sheet
 from pathopatch.training.dataset import PatchSet, Source
@@ -42,7 +43,7 @@ def check() -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_report_shows_the_check_and_the_sheet_where_they_are(tmp_path: Path) -> None:
     work = tmp_path / "work"
-    work.mkdir()
+    WorkFolder(work).store("unfinished").mkdir(parents=True)
     absent = Page(write_report(work, evaluate=QUICK))
     assert "composed" not in absent.ids
     assert not any(image["src"] == "composed.png" for image in absent.images)

@@ -15,6 +15,7 @@ from read_page import Page
 from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import read_json, write_json
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.report import write_report
 
 NONE = EvaluateConfig(bootstrap=0)
@@ -120,4 +121,5 @@ def test_every_trial_is_listed_with_interval_steps_and_winner(tmp_path: Path) ->
 
 
 def test_a_work_folder_without_a_search_has_no_section_on_it(tmp_path: Path) -> None:
+    WorkFolder(tmp_path).store("unfinished").mkdir(parents=True)
     assert "searches" not in Page(write_report(tmp_path)).ids

@@ -16,9 +16,10 @@ from read_page import Page
 
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, TileConfig
-from pathopatch.core.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.status import update_status
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import compare, comparison_table
 from pathopatch.groups import audit
 from pathopatch.report import write_report
@@ -130,7 +131,28 @@ def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_an_empty_work_folder_only_answer_and_glossary_are_left(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_work_folder_gets_no_report(tmp_path: Path) -> None:
+    for name in ("slides/a.svs", "runs/today/notes.txt", "report/thesis.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InputMissingError, match="nothing that pathopatch made .* the folder that predict wrote"):
+        write_report(tmp_path)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_report_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    update_status(tmp_path, "s1", "tile", {"state": "failed", "code": "TIMEOUT", "message": "TIMEOUT: too slow"})
+    (tmp_path / "report").mkdir()
+    assert write_report(tmp_path) == write_report(tmp_path)
+    (tmp_path / "report" / "index.html").write_text("<title>Thesis</title>")
+    with pytest.raises(InputUnsupportedError, match="something else than a report stands here"):
+        write_report(tmp_path)
+    assert (tmp_path / "report" / "index.html").read_text() == "<title>Thesis</title>"
+
+
+def test_of_a_folder_with_nothing_finished_only_answer_and_glossary_are_left(tmp_path: Path) -> None:
+    WorkFolder(tmp_path).store("unfinished").mkdir(parents=True)
     page = Page(write_report(tmp_path))
     assert "No run has been evaluated yet" in page.text
     assert [name for name in page.ids if f"{name}-title" in page.ids] == ["glance", "reading"]

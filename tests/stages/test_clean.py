@@ -85,8 +85,13 @@ def test_a_dry_run_touches_nothing_and_a_link_is_not_followed(tmp_path: Path) ->
     (work / dead.name).symlink_to(precious)
     with pytest.raises(InputUnsupportedError, match="leads outside"):
         clean(work)
+
+
+@pytest.mark.parametrize("name", ["none", "foreign"])
+def test_a_folder_that_is_no_work_folder_is_not_called_clean(tmp_path: Path, name: str) -> None:
+    (tmp_path / "foreign" / "slides").mkdir(parents=True)
     with pytest.raises(InputMissingError):
-        clean(tmp_path / "none")
+        clean(tmp_path / name)
 
 
 @pytest.fixture
