@@ -39,7 +39,7 @@ class DecisionRequest(Config):
 
 
 class UndoRequest(Config):
-    """Body of the withdrawal of a slide's newest decision."""
+    """Body of the withdrawal of a reviewer's newest decision on a slide."""
 
     revision: int
     reviewer: str | None = None
@@ -58,7 +58,7 @@ class SlideDecisions(HTTPEndpoint):
 
 
 async def undo_newest(request: Request) -> Response:
-    """Withdraw the newest decision of a slide that stands, and return the slide's decisions."""
+    """Withdraw the reviewer's own newest decision on a slide, and return the slide's decisions."""
     return await run_in_threadpool(_undo, request, await body_of(request, UndoRequest))
 
 

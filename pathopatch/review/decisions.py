@@ -169,15 +169,25 @@ class DecisionLog:
             return _append(log, decision)
 
     def undo(self, slide_id: str, reviewer: str, revision: int) -> RecordedDecision:
-        """Withdraw the newest row of a slide that stands, and return the row that records this; errors as `record`.
+        """Withdraw a reviewer's own newest decision on a slide, and return the row that records this.
 
-        InputMissingError if no row stands.
+        Raises
+        ------
+        InputMissingError
+            The reviewer has decided nothing that is not withdrawn; others' decisions are theirs.
+        ReviewConflictError, InputChangedError, SlideTimeoutError, DiskFullError, InputUnsupportedError,
+        InputCorruptError
+            As `record`.
         """
         with self._writing() as log:
             self._require_revision(log, slide_id, revision)
-            last = latest_decision(_rows(log, _OF_SLIDE, slide_id))
+            last = latest_decision(_rows(log, _OF_SLIDE, slide_id), reviewer)
             if last is None:
-                raise InputMissingError("nothing to withdraw", place=slide_id, remedy="decide something first")
+                raise InputMissingError(
+                    f"no decision of {reviewer} to withdraw",
+                    place=slide_id,
+                    remedy="only its own reviewer withdraws a decision; a new one of yours replaces it",
+                )
             return _append(log, replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
 
     def merge(self, rows: Sequence[RecordedDecision]) -> int:

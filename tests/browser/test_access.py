@@ -125,6 +125,20 @@ def test_every_key_has_a_button_and_stands_in_the_help(address, visit, page_of):
     expect(page.locator("#help")).to_be_visible()
 
 
+@pytest.mark.parametrize("page_of", ["agreement", "cohort", "slide"])
+def test_a_key_pressed_in_the_help_does_not_turn_keys_off(address, visit, page_of):
+    window = visit(address)
+    opened = {"agreement": window.agreement, "cohort": window.cohort, "slide": lambda: window.slide(MODALITIES)}
+    page = opened[page_of]()
+    for _ in range(2):  # at its second opening, too
+        page.keyboard.press("?")
+        expect(page.locator("#help-title")).to_be_focused()
+        page.keyboard.press(" ")
+        expect(page.locator("#keys-on")).to_be_checked()
+        page.keyboard.press("Escape")
+        expect(page.locator("#help")).to_be_hidden()
+
+
 def test_keys_can_be_turned_off(address, visit):
     page = visit(address).slide(MODALITIES)
     page.keyboard.press("?")

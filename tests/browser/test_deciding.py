@@ -106,6 +106,20 @@ def test_a_second_reviewer_sees_the_first_decision_and_loses_nothing(folder, vis
         expect(second.standing()).to_contain_text("B. Reader")
 
 
+@pytest.mark.fault("foreign-undo")
+def test_undo_leaves_a_colleagues_decision_and_says_so(folder, own, visit):
+    first = visit(own)
+    first.slide(MODALITIES)
+    press(first, "accept")
+    expect(first.standing()).to_have_attribute("data-verdict", "accept")
+    with serving(folder, reviewer="B. Reader") as theirs:
+        second = visit(theirs)
+        page = second.slide(MODALITIES)
+        page.keyboard.press("u")
+        expect(page.locator("#said")).to_contain_text("Nothing of yours to undo: A. Reader decided here.")
+        expect(second.standing()).to_have_attribute("data-verdict", "accept")
+
+
 def test_a_rejection_says_why(own, visit):
     page = visit(own).slide(MODALITIES)
     page.locator("[data-does=reject]").click()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from review_page import DECISIONS, WRITE, Page, answering, predicted
+from review_page import DECISIONS, WRITE, Answer, Page, answering, predicted
 from spoilt_status import SPOILT
 
 from pathopatch.core.locks import REVIEW, is_locked
@@ -253,6 +253,19 @@ def test_a_patch_label_is_of_a_patch_that_is_there(page: Page) -> None:
         "/api/slides/a/undo", method="POST", headers=WRITE, body=json.dumps({"revision": page.revision}).encode()
     )
     assert (undone.status, undone.json["patches"]) == (201, [])
+
+
+@pytest.mark.fault("foreign-undo")
+def test_nobody_withdraws_a_colleagues_decision(page: Page) -> None:
+    def undo(reviewer: str) -> Answer:
+        body = json.dumps({"revision": page.revision, "reviewer": reviewer}).encode()
+        return page.ask("/api/slides/a/undo", method="POST", headers=WRITE, body=body)
+
+    assert page.decide(verdict="flag", reviewer="Ada").status == 201
+    refused = undo("Bo")
+    assert (refused.status, refused.json["code"]) == (404, "INPUT_MISSING")
+    assert page.ask(DECISIONS).json["decision"]["reviewer"] == "Ada"
+    assert undo("Ada").json["history"][0]["verdict"] == "undo"
 
 
 @pytest.mark.parametrize(

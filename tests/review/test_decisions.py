@@ -95,18 +95,40 @@ def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: DecisionLog)
     decisions.record(accept(fingerprint="a"), revision=0)
     decisions.record(patch(64, 0, "tumour"), revision=1)
     decisions.record(accept(verdict="reject", fingerprint="b"), revision=2)
-    row = decisions.undo("s1", "Bo", 3)
-    assert (row.verdict, row.reviewer, row.undoes, row.fingerprint) == ("undo", "Bo", 3, "b")
+    row = decisions.undo("s1", "Ada", 3)
+    assert (row.verdict, row.reviewer, row.undoes, row.fingerprint) == ("undo", "Ada", 3, "b")
     state = decisions.state("s1")
     assert state.decision is not None
     assert state.decision.verdict == "accept"  # what the reject had taken the place of
-    assert decisions.undo("s1", "Bo", 4).undoes == 2
+    assert decisions.undo("s1", "Ada", 4).undoes == 2
     assert decisions.state("s1").patches == ()
-    assert decisions.undo("s1", "Bo", 5).undoes == 1
+    assert decisions.undo("s1", "Ada", 5).undoes == 1
     assert decisions.state("s1").decision is None
-    with pytest.raises(InputMissingError, match="nothing to withdraw"):
-        decisions.undo("s1", "Bo", 6)
+    with pytest.raises(InputMissingError, match="no decision of Ada to withdraw"):
+        decisions.undo("s1", "Ada", 6)
     assert decisions.state("s1").revision == 6
+    assert decisions.last() == {}
+
+
+@pytest.mark.fault("foreign-undo")
+def test_a_reviewer_withdraws_only_decisions_of_their_own(decisions: DecisionLog) -> None:
+    decisions.record(accept(reviewer="Ada"), revision=0)
+    with pytest.raises(InputMissingError, match="no decision of Bo to withdraw .* a new one of yours replaces it"):
+        decisions.undo("s1", "Bo", 1)
+    assert decisions.last()["s1"]["reviewer"] == "Ada"
+    decisions.record(patch(64, 0, "tumour", reviewer="Bo"), revision=1)
+    decisions.record(accept(verdict="reject", reviewer="Ada"), revision=2)
+    assert decisions.undo("s1", "Bo", 3).undoes == 2  # though Ada's is newer
+    assert decisions.undo("s1", "Ada", 4).undoes == 3
+    assert decisions.last()["s1"]["verdict"] == "accept"
+
+
+def test_a_decision_that_a_colleague_replaced_can_be_withdrawn_too(decisions: DecisionLog) -> None:
+    decisions.record(accept(reviewer="Ada"), revision=0)
+    decisions.record(accept(verdict="reject", reviewer="Bo"), revision=1)
+    assert decisions.undo("s1", "Ada", 2).undoes == 1
+    assert decisions.last()["s1"]["reviewer"] == "Bo"
+    assert decisions.undo("s1", "Bo", 3).undoes == 2
     assert decisions.last() == {}
 
 

@@ -146,10 +146,14 @@ def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision
     return sorted(latest.values(), key=lambda row: row.order)
 
 
-def latest_decision(rows: Sequence[RecordedDecision]) -> RecordedDecision | None:
-    """Return the row of one slide that an undo withdraws next; None if none counts."""
-    current = current_decisions(rows)
-    return current[-1] if current else None
+def latest_decision(rows: Sequence[RecordedDecision], reviewer: str) -> RecordedDecision | None:
+    """Return the row of one slide that an undo by a reviewer withdraws next: their own latest; None if there is none.
+
+    It may be one that somebody else's later verdict replaced: it still counts where two reviewers are compared.
+    """
+    withdrawn = {row.undoes for row in rows}
+    own = [row for row in rows if row.reviewer.strip() == reviewer.strip() and row.verdict != UNDO]
+    return max((row for row in own if row.id not in withdrawn), key=lambda row: row.order, default=None)
 
 
 def content_key(row: RecordedDecision) -> tuple[object, ...]:

@@ -62,7 +62,7 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
 
     It is CSV (UTF-8, commas), or JSON if its name ends so. Only slide_id, verdict and reviewer are required. Without an
     id a decision has the number of its row, and ``made`` is "" without a time: such rows count as later the further
-    down they are. An ``undo`` without an id withdraws the slide's latest decision above.
+    down they are. An ``undo`` without an id withdraws its reviewer's latest decision on the slide above.
 
     Raises
     ------
@@ -145,7 +145,7 @@ class _Parser:
             cells.add_problem("id", f"{values['id']} is that of row {self._cells[values['id']].row} too",
                               "import files one by one, or leave the columns id and undoes out")  # fmt: skip
         if values["verdict"] == UNDO:
-            values["undoes"] = self._withdrawn_id(cells, values["slide_id"])
+            values["undoes"] = self._withdrawn_id(cells, values["slide_id"], values["reviewer"])
         if len(self._table.problems) > problems_before:
             return
         try:
@@ -157,11 +157,11 @@ class _Parser:
         self.decisions.append(decision)
         self._cells[decision.id] = cells
 
-    def _withdrawn_id(self, cells: _Cells, slide_id: str) -> int | None:
-        """Return the id of the row that an undo withdraws; without one in the file, the slide's latest decision."""
+    def _withdrawn_id(self, cells: _Cells, slide_id: str, reviewer: str) -> int | None:
+        """Return the id of the row that an undo withdraws; without one in the file, the reviewer's latest decision."""
         above = [row for row in self.decisions if row.slide_id == slide_id]
         withdrawn = cells.integer("undoes")
-        if withdrawn is None and (latest := latest_decision(above)) is not None:
+        if withdrawn is None and (latest := latest_decision(above, reviewer)) is not None:
             withdrawn = latest.id
         if withdrawn not in {row.id for row in above if row.verdict != UNDO} - {row.undoes for row in above}:
             cells.add_problem("undoes", "the row that it withdraws does not stand above it", "remove this row too")

@@ -125,7 +125,15 @@ export class Decisions {
   drawn = (region, verdict, comment = "") => this.#send({ verdict, region, comment });
 
   async undo() {
-    if (!this.state.history.some((row) => row.stands)) return say("Nothing to undo.");
+    const withdrawn = new Set(this.state.history.map((row) => row.undoes));
+    const rows = this.state.history.filter((row) => row.verdict !== "undo" && !withdrawn.has(row.id));
+    if (!rows.length) return say("Nothing to undo.");
+    // The server withdraws nobody else's decision.
+    const name = this.#name().trim();
+    if (name && !rows.some((row) => row.reviewer.trim() === name)) {
+      const others = [...new Set(rows.map((row) => row.reviewer))].join(", ");
+      return say(`Nothing of yours to undo: ${others} decided here. A new decision of yours replaces theirs.`);
+    }
     return this.#write("Undone.", (seen) => api.undo(this.facts.slide_id, seen));
   }
 

@@ -72,7 +72,8 @@ function makeHelp(bindings) {
     }
   });
   dialog.append(
-    el("h2", { id: "help-title" }, "Keys"),
+    // Without this the first control would have the focus: a space bar would turn all keys off.
+    el("h2", { id: "help-title", tabindex: "-1", autofocus: true }, "Keys"),
     el("table", {}, el("tbody", {}, ...rows)),
     el("p", {}, el("label", {}, box, " Keys are on (always off inside text fields; every key has a button)")),
     el("form", { method: "dialog" }, el("button", {}, "Close")),

@@ -117,7 +117,7 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     { does: "accept", keys: ["a"], says: "Accept the slide", run: decisions.accept },
     { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
     { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: () => decisions.open("flag") },
-    { does: "undo", keys: ["u"], says: "Undo the last decision on this slide, or the last corner of an outline", run: () => (regions.points.length ? regions.back() : decisions.undo()) },
+    { does: "undo", keys: ["u"], says: "Undo your last decision on this slide, or the last corner of an outline", run: () => (regions.points.length ? regions.back() : decisions.undo()) },
     { does: "note", keys: ["m"], says: "Write a note on the slide", run: () => decisions.note.focus() },
     { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },

@@ -80,7 +80,7 @@ def test_a_region_is_drawn_relabelled_removed_and_comes_back_by_undo(tmp_path: P
         assert [row["stands"] for row in state["history"]] == [True, True, False, False]
         log.undo("s1", "Ada", 4)  # the removal
         assert [row.region for row in current_regions(log.rows())] == [TRIANGLE, SQUARE]
-        log.undo("s1", "Ada", 5)  # Bo's other class
+        log.undo("s1", "Bo", 5)  # the other class
         assert [(row.region, row.verdict) for row in current_regions(log.rows())] == [
             (SQUARE, "tumour"),
             (TRIANGLE, "non-tumour"),

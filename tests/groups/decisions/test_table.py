@@ -37,7 +37,7 @@ def log(tmp_path: Path) -> Any:
         decide(decisions, slide_id="s2", verdict="flag", reason="=cmd|' /C calc'!A0", reviewer="-Bo")
         decide(decisions, x=64, y=0, verdict="unsure")
         decide(decisions, x=0, y=0, verdict="non-tumour")
-        decisions.undo("s1", "Bo", 4)
+        decisions.undo("s1", "Ada", 4)
         decide(decisions, verdict="reject")
         yield decisions
 
@@ -120,6 +120,13 @@ def test_any_text_and_threshold_come_back_and_no_cell_begins_a_formula(
 def test_a_formula_after_a_semicolon_or_tab_is_escaped_too(text: str, escaped: str) -> None:
     assert escape_formulas(text) == escaped
     assert unescape_formulas(escaped) == text
+
+
+def test_an_undo_by_hand_withdraws_what_its_own_reviewer_decided(tmp_path: Path) -> None:
+    text = "slide_id,verdict,reviewer\ns1,accept,Bo\ns1,reject,Ada\ns1,undo,Bo\n"
+    assert [row.undoes for row in read_decisions(written(tmp_path / "hand.csv", text))] == [None, None, 2]
+    with pytest.raises(TableError, match="row 3, column 'undoes'"):
+        read_decisions(written(tmp_path / "other.csv", "slide_id,verdict,reviewer\ns1,accept,Ada\ns1,undo,Bo\n"))
 
 
 def test_a_file_by_hand_needs_three_columns_and_its_order_is_its_time(tmp_path: Path) -> None:
