@@ -36,6 +36,7 @@ from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
+    from pathopatch.review.decisions import DecisionLog
     from pathopatch.stages.batch.tasks import Outcome
 
 
@@ -258,7 +259,6 @@ def review(
         listen(host, port) as listener,
     ):
         address, bound = listener.getsockname()[:2]
-        set_interrupt_note(f"every decision is in {out / 'review.sqlite'}")
         access = access_for(host, address, bound, with_token=not no_token)
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
@@ -267,7 +267,21 @@ def review(
         if not quiet:
             slides = pluralize(len(opened.cohort.ids()), "slide")
             say(f"research use only, not for diagnosis; {slides}; Ctrl-C ends the page")
-        create_server(create_app(opened, access)).run(sockets=[listener])
+        try:
+            create_server(create_app(opened, access)).run(sockets=[listener])
+        finally:
+            set_interrupt_note(_where_decisions_are(opened.decisions, out))
+
+
+def _where_decisions_are(log: DecisionLog, out: Path) -> str:
+    """Return where every decision is when the page ends, whatever became of the log meanwhile."""
+    if not log.rows():
+        return "nobody has decided anything"
+    kept = log.keep_lost()
+    if kept is None:
+        return f"every decision is in {log.path}"
+    again = f"pathopatch review {shlex.quote(str(out))} --import {shlex.quote(str(kept))}"
+    return f"{log.path} was removed, replaced or damaged; every decision is in {kept}; to go on: {again}"
 
 
 def _user() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pathopatch.core.errors import InputChangedError, InputMissingError, PathopatchError, ReviewConflictError
-from pathopatch.core.files import atomic_path, disk_errors, fault_point, inside
+from pathopatch.core.files import atomic_path, disk_errors, fault_point, inside, write_bytes
 from pathopatch.core.locks import REVIEW, folder_lock
 from pathopatch.groups.decisions.decision import (
     FIELDS,
@@ -40,8 +40,10 @@ from pathopatch.groups.decisions.log import (
     load_log,
     log_in_memory,
     open_in_place,
+    read_log,
     sqlite_errors,
 )
+from pathopatch.groups.decisions.table import decisions_csv
 
 # The triggers keep the history: no other program can change or remove a row either.
 _SCHEMA = (
@@ -216,6 +218,33 @@ class DecisionLog:
     def rows(self) -> list[RecordedDecision]:
         """Return all rows of all slides, in the order in which they were written."""
         return self._read(_ALL)
+
+    def keep_lost(self) -> Path | None:
+        """Write all rows to a new CSV file if the log no longer holds each of them; return it, else None.
+
+        That is so where the log was removed, replaced or damaged after these rows were on the disk. The new file lies
+        beside it or, where that folder is gone or cannot be written, in the current one.
+
+        Raises
+        ------
+        DiskFullError, InputUnsupportedError
+            Neither folder takes the file.
+        """
+        rows = self.rows()
+        try:
+            there = {content_key(row) for row in read_log(self.path)}
+        except PathopatchError:
+            there = set()
+        if there.issuperset(map(content_key, rows)):
+            return None
+        name = f"review-kept-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.csv"
+        content = decisions_csv(rows).encode()
+        if self.path.parent.is_dir():  # a folder that was moved away is not made again
+            with suppress(PathopatchError, OSError):
+                write_bytes(self.path.parent / name, content)
+                return self.path.parent / name
+        write_bytes(Path.cwd() / name, content)
+        return Path.cwd() / name
 
     def state(self, slide_id: str) -> SlideState:
         """Return the decisions on a slide; an empty state where there are none."""

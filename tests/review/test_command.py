@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 from review_page import DECISIONS, WRITE, Page, predicted
 
 from pathopatch.groups.decisions.log import read_log
+from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.review import viewer
 from pathopatch.review.app import listen
 
@@ -67,6 +70,56 @@ def test_the_page_answers_once_its_address_is_printed_and_ends_cleanly(
     assert errors.splitlines()[-1].endswith(f"; every decision is in {out / 'review.sqlite'}")
     last = read_log(out / "review.sqlite")[-1]
     assert (last.reviewer, last.verdict, last.comment) == ("Ada", "accept", number.name)
+
+
+def replace_by_an_older_copy(log: Path, older: bytes) -> None:
+    log.unlink()
+    log.write_bytes(older)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("review-log")
+@needs_viewer
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda log, _: log.unlink(),
+        replace_by_an_older_copy,
+        lambda log, _: log.parent.rename(log.parent.with_name("moved")),
+    ],
+)
+def test_the_end_says_where_decisions_are_whose_log_was_lost(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Path, bytes], object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder, ignore=shutil.ignore_patterns("review.sqlite*"))
+    log = folder / "review.sqlite"
+    with reviewing("out", "--port", 0, "--reviewer", "Ada") as (process, address):
+        older = log.read_bytes()
+        page = page_at(address)
+        assert page.decide(comment="kept").status == 201
+        lose(log, older)
+        process.send_signal(signal.SIGINT)
+        last = process.communicate(timeout=60)[1].splitlines()[-1]
+    (kept,) = tmp_path.rglob("review-kept-*.csv")
+    assert "every decision is in out/review.sqlite" not in last
+    assert [row.comment for row in read_decisions(kept)] == ["kept"]
+    if not folder.exists():
+        return
+    assert last.endswith(f"; to go on: pathopatch review out --import {kept.relative_to(tmp_path)}")
+    log.unlink(missing_ok=True)
+    with reviewing(*shlex.split(last.rpartition("review ")[2]), "--port", 0) as (_, address):
+        assert page_at(address).ask(DECISIONS).json["decision"]["comment"] == "kept"
+
+
+@needs_viewer
+def test_the_end_of_a_page_without_decisions_names_no_log(out: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder, ignore=shutil.ignore_patterns("review.sqlite*"))
+    with reviewing(folder, "--port", 0) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1].endswith("interrupted; nobody has decided anything\n")
 
 
 def page_at(address: str) -> Page:
