@@ -96,7 +96,8 @@ def finish(outcomes: Sequence[Outcome], *, untrained: Mapping[str, PathopatchErr
     warnings = [(outcome.slide_id, warning) for outcome in outcomes for warning in outcome.warnings]
     empty = "too little tissue found, its outputs are empty (done_empty)"
     say_warnings([(outcome.slide_id, empty) for outcome in outcomes if outcome.state == "done_empty"] + warnings)
-    for line in merged([_remark("not trained: ", run, str(error)) for run, error in (untrained or {}).items()], "run"):
+    refused = [_remark("not trained: ", run, str(error), names_file=True) for run, error in (untrained or {}).items()]
+    for line in merged(refused, "run"):
         say(line)
     states = Counter(states_by_slide(outcomes).values())
     if states:  # a study of features has no slides
@@ -117,21 +118,21 @@ def say_left_out(left_out: Iterable[LeftOut], root: Path | None = None) -> None:
     for item in left_out:
         name = str(item.path.relative_to(root) if root and item.path.is_relative_to(root) else item.path)
         shared = shared_text(item.reason, item.path.name, item.path.stem)
-        remarks.append(Remark(name, f"left out: {name}: {item.reason}", f"left out: {shared}"))
+        remarks.append(Remark(name, f"left out: {name}: {item.reason}", f"left out: {shared}", names_file=True))
     for line in merged(remarks, "file"):
         say(line)
 
 
 def say_failures(outcomes: Iterable[Outcome]) -> None:
     """Print why slides failed; a reason that many of them share once."""
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    for line in merged([_remark("failed: ", outcome.slide_id, outcome.message) for outcome in failed], "slide"):
+    failed = [(outcome.slide_id, outcome.message) for outcome in outcomes if outcome.state == "failed"]
+    for line in merged([_remark("failed: ", *reason, names_file=True) for reason in failed], "slide"):
         say(line)
 
 
-def _remark(kind: str, place: str, message: str) -> Remark:
-    """Return a line about a slide or a run; what slides share is without their own files."""
-    return Remark(place, f"{kind}{place}: {message}", kind + shared_text(message, place))
+def _remark(kind: str, place: str, message: str, *, names_file: bool = False) -> Remark:
+    """Return a line about a slide or a run; slides share an error without their own files, and a warning as it is."""
+    return Remark(place, f"{kind}{place}: {message}", kind + shared_text(message, place), names_file)
 
 
 def show_plan(plan: Plan, workers: int) -> None:

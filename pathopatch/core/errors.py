@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-_PLACE = re.compile(r" \[[^\[\]]*\](?=$| Remedy: )")  # as `PathopatchError` writes it
+_PLACE = re.compile(r" \[[^\[\]]*\]$")  # as `PathopatchError` writes it, before its remedy
 _NOT_UTF8 = re.compile(r"""[^\s"']*[\ud800-\udfff][^\s"']*""")  # Python's place holders for a name's other bytes
 _FEW = 3
 """So many lines of one text are printed as they are, and so many places are named where there are more."""
@@ -272,20 +272,29 @@ def with_code(error: Exception, *, place: str = "") -> PathopatchError:
 class Remark:
     """One line about one place: a slide, or the number of a row.
 
-    `text` is what other places may share: the line without its place, nor values of its own.
+    `text` is what other places may share: the line without its place, nor values of its own. With `names_file` it is an
+    error as `PathopatchError` writes it, or ends as one without a remedy: the file in brackets need not be shared.
     """
 
     place: str
     line: str
     text: str
+    names_file: bool = False
+
+    @property
+    def key(self) -> str:
+        """What must be equal in remarks that are merged."""
+        if not self.names_file:
+            return self.text
+        head, remedy, rest = self.text.partition(" Remedy: ")
+        return _PLACE.sub("", head) + remedy + rest
 
 
 def shared_text(message: str, *own: str) -> str:
-    """Return what other places may share of a message: without the place in brackets and values of its own."""
-    text = _PLACE.sub("", message)
+    """Return what other places may share of a message: without values of its own."""
     for value in own:
-        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text) if value else text
-    return text
+        message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", message) if value else message
+    return message
 
 
 def merged(remarks: Iterable[Remark], noun: str) -> list[str]:
@@ -293,17 +302,18 @@ def merged(remarks: Iterable[Remark], noun: str) -> list[str]:
 
     `noun` is what the places are, such as ``row``.
     """
-    of_text: dict[str, dict[str, Remark]] = {}
+    of_key: dict[str, dict[str, Remark]] = {}
     for remark in remarks:
-        of_text.setdefault(remark.text, {}).setdefault(remark.place, remark)  # several stages may say it of one slide
+        of_key.setdefault(remark.key, {}).setdefault(remark.place, remark)  # several stages may say it of one slide
     lines: list[str] = []
-    for text, by_place in of_text.items():
+    for key, by_place in of_key.items():
         alike = list(by_place.values())
         if len(alike) <= _FEW:
             lines += [remark.line for remark in alike]
         else:
+            texts = {remark.text for remark in alike}
             first = ", ".join(remark.place for remark in alike[:_FEW])
-            lines.append(f"{text} (in {len(alike):,} {noun}s: {first}, …)")
+            lines.append(f"{texts.pop() if len(texts) == 1 else key} (in {len(alike):,} {noun}s: {first}, …)")
     return lines
 
 

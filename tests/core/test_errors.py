@@ -53,12 +53,23 @@ def test_a_text_of_four_places_or_more_stands_once_with_their_number() -> None:
     assert merged(many, "row") == ["no file (in 600 rows: 2, 3, 4, …)"]
 
 
-def test_slides_share_a_message_but_for_its_place_and_their_own_name() -> None:
-    messages = {f"NO: mpp of {name} [/x/{name}.tif] Remedy: give it" for name in ("s1", "s2")}
-    assert {shared_text(text, name) for text in messages for name in ("s1", "s2") if name in text} == {
-        "NO: mpp of … Remedy: give it"
-    }
+def test_slides_share_an_error_but_for_its_place_and_their_own_name() -> None:
+    messages = {name: f"NO: mpp of {name} [/x/{name}.tif] Remedy: give it" for name in ("s1", "s2", "s3", "s4")}
+    errors = [Remark(name, text, shared_text(text, name), True) for name, text in messages.items()]
+    shared = "NO: mpp of … [/x/….tif] Remedy: give it (in 4 slides: s1, s2, s3, …)"
+    assert merged(errors, "slide") == [shared]
+    others = [Remark(f"t{n}", "", f"NO: mpp of … [/y/{n}.tif] Remedy: give it", True) for n in range(4)]
+    assert merged([*errors, *others], "slide") == ["NO: mpp of … Remedy: give it (in 8 slides: s1, s2, s3, …)"]
     assert shared_text("12 of 2", "2") == "12 of …"  # a name within a word is not the name
+
+
+def test_what_many_places_share_keeps_its_end() -> None:
+    warning, error = "uncertain: set method in [tile.tissue]", "NO: empty [split train] Remedy: set mpp of [ready]"
+    for text, is_error in ((warning, False), (error, True), ("NO: empty [split train]", True)):
+        alike = [Remark(f"s{number}", f"s{number}: {text}", text, is_error) for number in range(4)]
+        assert merged(alike, "slide") == [f"{text} (in 4 slides: s0, s1, s2, …)"]
+    remedied = [Remark(f"s{n}", "", f"NO: empty [/x/{n}.tif] Remedy: set mpp of [ready]", True) for n in range(4)]
+    assert merged(remedied, "slide") == ["NO: empty Remedy: set mpp of [ready] (in 4 slides: s0, s1, s2, …)"]
 
 
 def test_a_manifest_of_600_rows_without_their_files_is_two_lines() -> None:

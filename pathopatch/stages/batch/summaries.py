@@ -228,6 +228,8 @@ def _columns(rows: pd.DataFrame) -> str:
     table: str = shown.astype(object).where(shown.notna(), "").to_string(index=False)
     messages = zip(rows["slide_id"], rows["message"].astype(object).fillna(""), strict=True)
     remarks = [
-        Remark(slide, f"{slide}: {message}", shared_text(message, slide)) for slide, message in messages if message
+        Remark(slide, f"{slide}: {message}", shared_text(message, slide), names_file=True)
+        for slide, message in messages
+        if message
     ]
     return "\n".join([table, *([""] if remarks else []), *merged(remarks, "slide")])
