@@ -313,35 +313,46 @@ def bins_attributes(groups: pd.DataFrame) -> tuple[TissueBins, ...]:
 
 
 def attribute_in(
-    groups: pd.DataFrame, threshold: float, *, bins: Sequence[float] = ()
+    groups: pd.DataFrame, threshold: float, *, bins: Sequence[float] = (), option: str = "--threshold"
 ) -> TissueThreshold | TissueBins | PatchAttribute:
     """Return the attribute of some bins if any are named, else that at a threshold, as a groups table holds it.
+
+    `option` is what chose the threshold, for messages.
 
     Raises
     ------
     InputMissingError
-        The table has no such column; those that it has are listed.
+        The table has no such column; those that it has are listed, and the nearest threshold is proposed.
     """
+    labels = label_names(groups)
     if bins:
-        wanted = TissueBins(tuple(bins), label_names=label_names(groups))
+        wanted = TissueBins(tuple(bins), label_names=labels)
         if wanted.column not in groups:
             present = [attribute.key for attribute in bins_attributes(groups)]
             raise InputMissingError(
                 f"no bins cut at {wanted.key}; there are some at {' and '.join(present) or 'none'}",
                 place="groups.parquet",
-                remedy=f"run pathopatch groups with --bins {wanted.key}",
+                remedy=_how_to_form(f"--bins {present[0]}" if present else "", groups, f"--bins {wanted.key}"),
             )
         return wanted
-    at = TissueThreshold(threshold, label_names=label_names(groups))
+    at = TissueThreshold(threshold, label_names=labels)
     if at.column not in groups:
-        names = [str(name).removeprefix(_ATTRIBUTE) for name in groups.columns if str(name).startswith(_ATTRIBUTE)]
+        stored = [name.removeprefix(_ATTRIBUTE) for name in map(str, groups.columns) if name.startswith(_ATTRIBUTE)]
+        nearest = min(stored, key=lambda key: abs(float(key) - threshold), default="")
         raise InputMissingError(
-            f"no groups at threshold {at.key}; there are some at {', '.join(names) or 'none'}",
+            f"no groups at threshold {at.key}; there are some at {', '.join(stored) or 'none'}",
             place="groups.parquet",
-            remedy=f"run pathopatch groups with --threshold {at.key}",
+            remedy=_how_to_form(nearest and f"{option} {nearest}", groups, f"--threshold {at.key}"),
         )
     names_of_own = patch_attribute_names(groups)
-    return PatchAttribute(names_of_own, threshold, label_names=at.label_names) if names_of_own else at
+    return PatchAttribute(names_of_own, threshold, label_names=labels) if names_of_own else at
+
+
+def _how_to_form(present: str, groups: pd.DataFrame, wanted: str) -> str:
+    """Return a remedy: the option of groups that are there, or the command that forms the wanted ones beside them."""
+    kept = "".join(f"--threshold {threshold:g} " for threshold in stored_thresholds(groups))
+    command = f"pathopatch groups WORK {kept}{wanted} --force"
+    return f"use {present}, or form these too: {command}" if present else f"run {command}"
 
 
 def training_label(settings: Mapping[str, Any]) -> str:

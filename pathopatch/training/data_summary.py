@@ -55,13 +55,13 @@ def summarize_data(
     }
     if "val" not in config.train_splits:
         if config.select_at is not None:
-            stored = drawn = attribute_in(groups, config.select_at)
+            stored = drawn = attribute_in(groups, config.select_at, option="--select-at")
             bins = None
         validated = _summarize_splits(groups, ("val",), stored.column, bins, drawn, len(class_names))
         summary |= {"validated": validated} if validated["patches"] else {}
     drawn_by = ["drawn by the rank of the tissue fraction"] if config.attribute == "rank" else []
     if config.select_at is not None:
-        drawn_by.append(f"selected {attribute_in(groups, config.select_at).phrase}")
+        drawn_by.append(f"selected {attribute_in(groups, config.select_at, option='--select-at').phrase}")
     optional = {"drawn_by": ", ".join(drawn_by), "learnt_from_val": learnt_from_val}
     return summary | {name: value for name, value in optional.items() if value}
 

@@ -104,7 +104,7 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
     """Return the stamp of a run (``train`` or ``tune``), with `settings` as its configuration."""
     # Of the groups only what the run reads: a further threshold, or a change in the test split, makes no run stale.
     names = [attribute_in(groups, config.threshold, bins=config.bins).column]
-    names += [] if config.select_at is None else [attribute_in(groups, config.select_at).column]
+    names += [] if config.select_at is None else [attribute_in(groups, config.select_at, option="--select-at").column]
     names += ["tissue_fraction"] if config.attribute == "rank" else []
     is_used = groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[names[0]] >= 0)
     used = groups[is_used]

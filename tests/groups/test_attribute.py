@@ -92,10 +92,15 @@ def test_an_attribute_of_the_patches_is_repeated_at_every_threshold():
 
 
 def test_what_a_table_lacks_is_refused_with_what_it_has():
-    table = assign_groups(patches(), [0.25], bins=(0.3, 0.5))
-    with pytest.raises(InputMissingError, match="threshold 0.3; there are some at 0.25"):
-        attribute_in(table, 0.3)
-    with pytest.raises(InputMissingError, match="bins cut at 0.1,0.2; there are some at 0.3,0.5"):
+    table = assign_groups(patches(), [0.5, 0.85], bins=(0.3, 0.5))
+    with pytest.raises(InputMissingError, match="threshold 0.7; there are some at 0.5, 0.85") as error:
+        attribute_in(table, 0.7)
+    command = "pathopatch groups WORK --threshold 0.5 --threshold 0.85"
+    assert error.value.remedy == f"use --threshold 0.85, or form these too: {command} --threshold 0.7 --force"
+    with pytest.raises(InputMissingError, match="use --select-at 0.5, or"):
+        attribute_in(table, 0.25, option="--select-at")
+    with pytest.raises(InputMissingError, match="bins cut at 0.1,0.2; there are some at 0.3,0.5") as error:
         attribute_in(table, 0.25, bins=(0.1, 0.2))
+    assert error.value.remedy == f"use --bins 0.3,0.5, or form these too: {command} --bins 0.1,0.2 --force"
     with pytest.raises(InputUnsupportedError, match="group@"):
         threshold_attributes(patches())
