@@ -349,21 +349,27 @@ def artefact(
         Inputs changed meanwhile.
     """
     is_current = is_up_to_date(*paths, stamp=stamp, force=force, existing=existing, refuse=refuse)
-    made = Artefact(
-        stamp=stamp,
-        is_current=is_current and (is_whole is None or is_whole()),
-        require_unchanged=require_unchanged,
-        _status=status,
-    )
-    if not made.is_current and status is not None:
-        entry = {"state": "running", "host": socket.gethostname(), **status.about}
-        update_status(status.out, status.slide_id, status.stage, entry)
+    try:
+        is_current = is_current and (is_whole is None or is_whole())
+    except InputCorruptError:
+        _record_running(status)  # what is damaged is finished no longer
+        raise
+    made = Artefact(stamp=stamp, is_current=is_current, require_unchanged=require_unchanged, _status=status)
+    if not made.is_current:
+        _record_running(status)
     try:
         yield made
     except PathopatchError:
         require_unchanged()
         raise
     _log.debug("%s: %s %s", stamp.stage, paths[0], "is current" if made.is_current else "was made")
+
+
+def _record_running(status: SlideStatus | None) -> None:
+    """Write that the work on a slide has begun: from now on an earlier "done" is no longer true."""
+    if status is not None:
+        entry = {"state": "running", "host": socket.gethostname(), **status.about}
+        update_status(status.out, status.slide_id, status.stage, entry)
 
 
 def read_stamp(path: Path) -> Stamp | None:

@@ -17,7 +17,13 @@ from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import fail, failed_before, logged, progress_counter, run_slides, workers_for
-from pathopatch.stages.batch.slide_table import measure_intensities, open_slides, require_no_features, write_slides
+from pathopatch.stages.batch.slide_table import (
+    measure_intensities,
+    open_slides,
+    require_no_features,
+    with_finished,
+    write_slides,
+)
 from pathopatch.stages.batch.tasks import Outcome, TileTask
 from pathopatch.stages.check import mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
@@ -72,7 +78,7 @@ def tile_cohort(
             require_one_mpp(table, config)
             if config.tissue.background == "auto" and (problems := mixed_backgrounds(rows, table)):
                 raise TableError(problems, place=str(manifest_path))
-            write_slides(work, table, force=force)
+            write_slides(work, with_finished(work, table, failures), force=force)
             rows = _with_known_facts(rows, table)
             config = _with_cohort_windows(rows, table, config, work, processes, force=force)
         with logged(work, "tile", progress_counter("tile", len(tasks), progress), slides=len(tasks)) as on_done:

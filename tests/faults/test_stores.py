@@ -19,6 +19,7 @@ from made_patches import write_work
 from pathopatch.core.config import EvaluateConfig, TileConfig, TrainConfig
 from pathopatch.core.errors import InputCorruptError, StaleArtefactError
 from pathopatch.core.files import read_json
+from pathopatch.core.status import is_recorded_done
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.patches import tile_patches, tile_slide
 from pathopatch.patches.labels import LabelSource
@@ -182,6 +183,7 @@ def test_tile_refuses_a_damaged_store_and_force_makes_it_again(
     else:
         (store_of(work) / chunk).unlink()
     refused(retile, chunk)
+    assert not is_recorded_done(work, "a", "tile")
     assert retile(force=True) == "done"
     assert artefacts(work) == whole
     assert retile() == "current"

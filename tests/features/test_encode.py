@@ -13,6 +13,7 @@ from PIL import Image
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EncodeConfig, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
+from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.encode import _require_finite, channel_index
 from pathopatch.features.encoder_network import LoadedEncoder
@@ -158,6 +159,15 @@ def test_a_finished_slide_is_left_as_it_is_and_other_settings_are_stale(config, 
     assert "min_tissue was 0.01, is 0.5" in refused.message
     assert states(encode_cohort(str(slide), changed, tmp_path / "work", force=True)) == ["done"]
     assert open_features(encoded.folder).read("slide").tissue_fraction.min() >= 0.5
+
+
+def test_a_channel_rule_that_does_not_fit_leaves_what_is_finished(config, slide, tmp_path):
+    encode_cohort(str(slide), config, tmp_path / "work")
+    before = read_status(tmp_path / "work", "slide")
+    wrong = config.model_copy(update={"channels": ("CARS", "SHG", "CARS")})
+    (refused,) = encode_cohort(str(slide), wrong, tmp_path / "work").outcomes
+    assert (refused.state, refused.code) == ("failed", "CHANNEL_MISMATCH")
+    assert read_status(tmp_path / "work", "slide") == before
 
 
 def test_equal_input_gives_equal_bytes(config, slide, tmp_path):

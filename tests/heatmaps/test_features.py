@@ -107,6 +107,16 @@ def test_the_second_time_nothing_is_written_again(tmp_path: Path, head: Path) ->
         assert [outcome.state for outcome in outcomes] == states
 
 
+def test_a_head_on_other_features_leaves_what_is_finished(tmp_path: Path, head: Path) -> None:
+    folder = made_features.trident(tmp_path)
+    predict_features(folder, head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
+    before = (tmp_path / "out" / "cohort.csv").read_bytes()
+    other = write_head(tmp_path / "other", encoder={"dim": DIM, "name": "virchow2"})
+    outcomes = predict_features(folder, other, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
+    assert {outcome.code for outcome in outcomes} == {"CHECKPOINT_INCOMPATIBLE"}
+    assert (tmp_path / "out" / "cohort.csv").read_bytes() == before
+
+
 def test_a_slide_of_another_size_than_the_features_state_is_refused(tmp_path: Path, model: Ensemble) -> None:
     width, height = made_features.SIZE_PX
     write_rgb_pyramid(tmp_path / "A.tif", np.full((3, height // 2, width // 2), 200, np.uint8), mpp=0.5, levels=1)

@@ -3,14 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from made_slides import write_channel
+from made_slides import write_channel, write_rgb_pyramid
 
-from pathopatch.core.config import IntensityConfig, TileConfig, TissueConfig
+from pathopatch.core.config import GroupsConfig, IntensityConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.groups import form_groups
 from pathopatch.stages.predict import slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
@@ -92,3 +93,19 @@ def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: 
         np.testing.assert_array_equal(store.read(np.arange(6)), pixels)
     again = tile_cohort(tmp_path / "m.csv", tmp_path / "work", config)
     assert [outcome.state for outcome in again] == ["current"] * 3
+
+
+def test_a_tiled_slide_stays_in_the_cohort_while_its_file_is_gone(tmp_path: Path) -> None:
+    image = np.full((3, 64, 96), 240, np.uint8)
+    image[:, 10:50, 10:70] = np.array([180, 90, 150], np.uint8)[:, None, None]
+    for number, name in enumerate("ab"):
+        write_rgb_pyramid(tmp_path / f"{name}.tif", np.roll(image, 3 * number, axis=2), mpp=0.5, levels=1)
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p1,a.tif\nb,p2,b.tif\n")
+    work, config = tmp_path / "work", TileConfig(patch_px=32)
+    tile_cohort(tmp_path / "m.csv", work, config)
+    before = {path: path.read_bytes() for path in (work / "slides.parquet", work / "status" / "b.json")}
+    (tmp_path / "b.tif").rename(tmp_path / "away.tif")
+    outcomes = tile_cohort(tmp_path / "m.csv", work, config)
+    assert [(outcome.state, outcome.code) for outcome in outcomes] == [("current", ""), ("failed", "INPUT_MISSING")]
+    assert {path: path.read_bytes() for path in before} == before
+    assert set(form_groups(work, GroupsConfig())["slide_id"]) == {"a", "b"}

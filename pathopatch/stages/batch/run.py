@@ -17,7 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -182,8 +182,9 @@ def fail(task: SlideTask, failure: Failure) -> Outcome:
     What is there from an earlier run is still of the slide that the status named, and it goes on saying so.
     """
     error = failure.error
+    outcome = Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
     if isinstance(error, StaleArtefactError | DuplicateIdError):
-        return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
+        return outcome
     entry: dict[str, Any] = {
         "state": "failed",
         **task.about,
@@ -198,12 +199,15 @@ def fail(task: SlideTask, failure: Failure) -> Outcome:
         entry["trace"] = failure.trace
     try:
         before = read_status(task.out, task.slide_id).get(task.stage, {})
+        # Work that begins replaces "done" by "running": so nothing was begun, and the outputs are as they were.
+        if before.get("state") in FINISHED:
+            return outcome
         if "source" in before:
             entry["source"] = before["source"]
         update_status(task.out, task.slide_id, task.stage, entry)
     except (PathopatchError, OSError) as second:  # the same full disk: the outcome still reaches the caller
-        return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=f"{error}; {second}")
-    return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
+        return replace(outcome, message=f"{error}; {second}")
+    return outcome
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:

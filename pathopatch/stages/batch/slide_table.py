@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.progress import Progress
+from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow
@@ -144,6 +145,17 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
         artefacts.is_up_to_date(path, stamp=now, force=force, existing=[before], refuse=refuse)
     if stamp != existing:
         artefacts.write_table(path, table, stamp)
+
+
+def with_finished(work: Path, table: pd.DataFrame, failed: Collection[str]) -> pd.DataFrame:
+    """Return a table with the earlier rows of tiled slides that cannot be opened now: their patches are still there."""
+    import pandas as pd
+
+    path, kept = WorkFolder(work).slides, [name for name in failed if is_recorded_done(work, name, "tile")]
+    if not kept or not path.is_file():
+        return table
+    earlier = artefacts.read_table(path)
+    return pd.concat([table, earlier[earlier["slide_id"].isin(kept)]], ignore_index=True)
 
 
 def require_no_features(work: Path) -> None:

@@ -70,6 +70,18 @@ def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("state", ["done", "done_empty"])
+def test_a_refusal_before_work_leaves_a_finished_slide(tmp_path: Path, state: str) -> None:
+    entry = {"state": state, "counts": {"patches": 4}, "source": "a.tif"}
+    update_status(tmp_path, "b", "tile", entry)
+    (outcome,) = run_slides([FakeTask("b", tmp_path, "corrupt")])
+    assert (outcome.state, outcome.code) == ("failed", "INPUT_CORRUPT")
+    assert read_status(tmp_path, "b")["tile"] == entry
+    update_status(tmp_path, "b", "tile", {**entry, "state": "running"})  # work had begun
+    run_slides([FakeTask("b", tmp_path, "corrupt")])
+    assert read_status(tmp_path, "b")["tile"]["state"] == "failed"
+
+
 def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Path) -> None:
     order = []
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import temporary_path
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
+from pathopatch.review.cohort import open_cohort
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
@@ -118,6 +120,37 @@ WRONG: dict[str, tuple[dict[str, Any], Callable[[Path], object], type[Pathopatch
         {"models": ("model",), "device": "cuda:99"}, lambda _: None, InputUnsupportedError, "no device",
     ),
 }  # fmt: skip
+
+
+MISFITS: dict[str, tuple[dict[str, Any], str]] = {
+    "channels": (
+        {"channels": ("C0",), "mean": (0.5,), "std": (0.2,), "dtype": "uint16", "background": "dark"},
+        "CHANNEL_MISMATCH",
+    ),
+    "scale": ({"mpp": 0.2}, "CHECKPOINT_INCOMPATIBLE"),
+    "background": ({"background": "dark"}, "CHECKPOINT_INCOMPATIBLE"),
+}
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_model_that_does_not_fit_leaves_what_is_finished(name: str, force: bool, folder: Path) -> None:
+    changes, code = MISFITS[name]
+    predict(folder)
+    shown = table(folder, "cohort.csv")
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+    spec = read_spec(folder / "model").model_copy(update={**changes, "onnx": None})
+    save_bundle(folder / "other", build_network(spec.architecture, len(spec.channels)), spec)
+    outcomes = predict(folder, models=("other",), force=force)
+    assert {outcome.slide_id: outcome.code for outcome in outcomes}["good"] == code
+    pd.testing.assert_frame_equal(table(folder, "cohort.csv").drop("spoilt"), shown.drop("spoilt"))
+    kept = [path for path in before if path.stem in ("good", "other") or path.parent.stem in ("good", "other")]
+    assert len(kept) > 10
+    assert all(path.read_bytes() == before[path] for path in kept)
+    with closing(open_cohort(folder / "out")) as cohort:
+        assert {row["slide_id"]: row["state"] for row in cohort.rows()}["good"] == "done"
+        assert cohort.open("good").facts["counts"]["predicted"] > 0
+    assert predict(folder)[0].state == "current"
 
 
 @pytest.mark.parametrize("name", WRONG)
