@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathopatch.core.errors import (
-    CheckpointIncompatibleError,
-    DuplicateIdError,
-    InputMissingError,
-    InputUnsupportedError,
-)
+from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.core.progress import Progress
 from pathopatch.models.bundle import check_bundles
-from pathopatch.models.spec import BundleSpec
 from pathopatch.slides import parse_source
-from pathopatch.slides.discovery import FoundSlide, LeftOut, discover, why_none
+from pathopatch.slides.discovery import LeftOut, discover, why_none
 from pathopatch.slides.manifest import SlideRow, is_manifest
 from pathopatch.slides.omezarr import is_zarr
 from pathopatch.stages.predict import slides_to_predict
@@ -42,8 +36,8 @@ def find_cohort(
 ) -> Cohort:
     """Return the slides that a command line names: a manifest, folders, files, and ``CARS=a.tif,TPEF=b.tif``.
 
-    Slides in folders whose channels or type the models do not take are left out. A slide that is named and missing, or
-    cannot be opened, is among the rows: it fails alone, or with `strict` here.
+    Files that are no slides are left out. A slide that does not fit the models is among the rows, where it fails alone.
+    So is one that is missing or cannot be opened; with `strict` it fails here.
 
     Parameters
     ----------
@@ -64,8 +58,6 @@ def find_cohort(
         A manifest is named beside other sources, or an id is given to several slides.
     DuplicateIdError
         Two slides have the same id.
-    CheckpointIncompatibleError
-        The models take none of the slides.
     PathopatchError
         As `slides_to_predict` and `check_bundles`; with `strict` also the first error of a slide.
     """
@@ -81,21 +73,15 @@ def find_cohort(
         raise InputUnsupportedError(
             f"a manifest beside {len(sources) - 1} other sources", place=manifests[0], remedy="give the manifest alone"
         )
-    spec = check_bundles(models)
+    check_bundles(models)  # before every file of a large folder is opened
     rows = [row for text in sources if isinstance(parse_source(text), dict) for row in slides_to_predict(text)]
     paths = [path for path in map(parse_source, sources) if isinstance(path, Path)]
     found = discover(paths, skipped=() if out is None else (out,), progress=progress)
     if strict and (errors := [file.error for slide in found.slides for file in slide.files if file.error is not None]):
         raise errors[0]
-    misfits = {slide.row.slide_id: reason for slide in found.slides if folders and (reason := _misfit(slide, spec))}
-    rows += [slide.row for slide in found.slides if slide.row.slide_id not in misfits]
-    _require_slides(rows, misfits, found.left_out, place=", ".join(sources[:3]))
-    others = [
-        LeftOut(slide.files[0].path, misfits[slide.row.slide_id])
-        for slide in found.slides
-        if slide.row.slide_id in misfits
-    ]
-    return Cohort(rows=rows, left_out=(*found.left_out, *others))
+    rows += [slide.row for slide in found.slides]
+    _require_slides(rows, found.left_out, place=", ".join(sources[:3]))
+    return Cohort(rows=rows, left_out=found.left_out)
 
 
 def _expanded(text: str) -> list[str]:
@@ -105,30 +91,8 @@ def _expanded(text: str) -> list[str]:
     return sorted(glob.glob(text, recursive=True)) or [text]  # noqa: PTH207  # Path.glob takes no absolute pattern
 
 
-def _misfit(slide: FoundSlide, spec: BundleSpec) -> str:
-    """Return why models do not take a slide; empty if they do, or if it cannot be opened."""
-    # A head on features states no channels: its encoder takes the slides.
-    if not spec.channels or any(file.error is not None for file in slide.files):
-        return ""
-    own, taken = (sorted(name.casefold() for name in names) for names in (slide.channels, spec.channels))
-    dtype = slide.files[0].dtype
-    if (own, dtype) == (taken, spec.dtype):
-        return ""
-    channels, model = ", ".join(slide.channels), ", ".join(spec.channels)
-    return f"its channels are {channels} ({dtype}), and the model takes {model} ({spec.dtype})"
-
-
-def _require_slides(
-    rows: Sequence[SlideRow], misfits: Mapping[str, str], left_out: Sequence[LeftOut], *, place: str
-) -> None:
+def _require_slides(rows: Sequence[SlideRow], left_out: Sequence[LeftOut], *, place: str) -> None:
     """Refuse to work on nothing, and on two slides of one id."""
-    if not rows and misfits:
-        slide_id, reason = next(iter(misfits.items()))
-        raise CheckpointIncompatibleError(
-            f"the model takes none of {len(misfits)} slides, such as {slide_id}: {reason}",
-            place=place,
-            remedy="use a model that was trained on such slides",
-        )
     if not rows:
         raise InputMissingError(
             f"no slide here: {why_none(left_out)}", place=place, remedy="name the folder that holds the slides"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import made_slides as made
 import numpy as np
+import pandas as pd
 import pytest
 from made_model import write_model
 
 from pathopatch.core.errors import (
-    CheckpointIncompatibleError,
     DuplicateIdError,
     InputCorruptError,
     InputMissingError,
@@ -28,14 +28,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder: a run, and slides that fit its model, do not fit, or are broken."""
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "runs" / "erm" / "model")
-    (tmp_path / "in").mkdir()
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
     for number, name in enumerate("ab"):
         image = made.disc_image(96, 80, (40, 40), 20 + number, tissue=(180, 90, 150), glass=(245, 245, 245))
         made.write_rgb_pyramid(tmp_path / "in" / f"{name}.tif", image, levels=1)
     for number, name in enumerate("RGB"):
-        made.write_channel(tmp_path / "in" / f"s_{name}.tif", np.full((40, 60), number, np.uint8))
+        made.write_channel(tmp_path / "other" / f"s_{name}.tif", np.full((40, 60), number, np.uint8))
     for number, name in enumerate(["CARS", "SHG"]):
-        made.write_channel(tmp_path / "in" / f"m_{name}.tif", np.full((40, 60), number, np.uint16))
+        made.write_channel(tmp_path / "other" / f"m_{name}.tif", np.full((40, 60), number, np.uint16))
     (tmp_path / "in" / "notes.txt").write_text("")
     return tmp_path
 
@@ -48,13 +49,10 @@ def ids(cohort: Cohort) -> list[str]:
     return [row.slide_id for row in cohort.rows]
 
 
-def test_a_folder_gives_the_slides_that_the_model_takes(place: Path) -> None:
-    cohort = find("in")
-    assert ids(cohort) == ["a", "b"]
-    left_out = {item.path.name: item.reason for item in cohort.left_out}
-    assert left_out["m_CARS.tif"] == "its channels are CARS, SHG (uint16), and the model takes R, G, B (uint8)"
-    assert left_out["notes.txt"] == "no reader for notes.txt"
-    assert set(left_out) == {"m_CARS.tif", "notes.txt", "s_R.tif", "s_G.tif", "s_B.tif"}
+def test_folders_give_all_slides_whatever_the_model_takes(place: Path) -> None:
+    cohort = find("in", "other")
+    assert ids(cohort) == ["a", "b", "m", "s_B", "s_G", "s_R"]
+    assert {item.path.name: item.reason for item in cohort.left_out} == {"notes.txt": "no reader for notes.txt"}
 
 
 def test_the_folder_of_the_outputs_is_not_searched(place: Path) -> None:
@@ -74,12 +72,8 @@ def test_files_and_wildcards_give_the_same_slides(place: Path) -> None:
     )
 
 
-def test_files_that_are_named_are_not_left_out_for_their_channels(place: Path) -> None:
-    assert ids(find("in/a.tif", "in/m_CARS.tif", "in/m_SHG.tif")) == ["a", "m"]
-
-
 def test_a_set_of_channels_may_stand_among_files(place: Path) -> None:
-    assert ids(find("in/a.tif", "R=in/s_R.tif,G=in/s_G.tif,B=in/s_B.tif")) == ["s", "a"]
+    assert ids(find("in/a.tif", "R=other/s_R.tif,G=other/s_G.tif,B=other/s_B.tif")) == ["s", "a"]
 
 
 def test_a_file_with_wildcards_in_its_name_is_that_file(place: Path) -> None:
@@ -105,15 +99,12 @@ def test_a_missing_file_is_a_row_and_strict_stops_at_it(place: Path) -> None:
         (["in/a.tif", "in/b.tif"], {"slide_id": "x"}, InputUnsupportedError),
         (["in/a.tif", "R=in/a.tif#plane=0,G=in/a.tif#plane=1"], {}, DuplicateIdError),
         (["empty"], {}, InputMissingError),
-        (["other"], {}, CheckpointIncompatibleError),
     ],
 )
 def test_what_cannot_be_one_cohort_is_refused(
     place: Path, sources: list[str], options: dict[str, str], error: type[Exception]
 ) -> None:
-    for name in ("empty", "other"):
-        (place / name).mkdir()
-    (place / "other" / "m_CARS.tif").symlink_to("../in/m_CARS.tif")
+    (place / "empty").mkdir()
     with pytest.raises(error):
         find(*sources, **options)
 
@@ -121,6 +112,23 @@ def test_what_cannot_be_one_cohort_is_refused(
 def test_a_run_stands_for_its_bundle(place: Path) -> None:
     assert bundle_folder(Path("runs/erm")) == bundle_folder(Path("runs/erm/model")) == Path("runs/erm/model")
     assert bundle_folder(Path("runs")) == Path("runs")
+
+
+@pytest.mark.slow
+def test_slides_that_do_not_fit_are_in_the_tables_and_the_report(
+    place: Path, typed: Type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("s_R", "s_G", "s_B"):
+        (place / "other" / f"{name}.tif").unlink()
+    assert typed("predict", "in", "other", "--model", "runs/erm", "-o", "out", "--device", "cpu", "-q") == 3
+    assert "failed: m: CHANNEL_MISMATCH" in capsys.readouterr().err
+    cohort = pd.read_csv("out/cohort.csv", index_col=0)
+    assert cohort["state"].to_dict() == {"a": "done_empty", "b": "done_empty", "m": "failed"}
+    assert cohort.loc["m", "code"] == "CHANNEL_MISMATCH"
+    assert typed("status", "out") == 3
+    assert "2 channels (CARS, SHG) of uint16, the model was trained on 3" in capsys.readouterr().out
+    assert typed("report", "out") == 0
+    assert "2 channels (CARS, SHG) of uint16, the model was trained on 3" in Path("out/report/index.html").read_text()
 
 
 @pytest.mark.slow
