@@ -9,6 +9,7 @@ import typer
 
 from pathopatch.cli.options import Force, MemoryGb, Quiet, RetryFailed, Settings, SlideMpp, Timeout, Workers, limits
 from pathopatch.cli.output import finish, progress_bars, say
+from pathopatch.core.text import parse_number
 
 
 def _show_encoders(is_wanted: bool) -> None:
@@ -107,6 +108,6 @@ def encode(
 def _numbers(text: str | None) -> tuple[float, ...] | None:
     """Return the numbers of a list such as 0.5,0.5,0.5."""
     try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
+        return None if text is None else tuple(parse_number(part) for part in text.split(","))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no list of numbers") from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import typer
 
 from pathopatch.core.method_names import METHOD_NAMES, RANK_METHODS
+from pathopatch.core.text import parse_number
 
 if TYPE_CHECKING:
     from pathopatch.core.config import Config
@@ -65,7 +66,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is 
 def cuts(text: str) -> tuple[float, ...] | None:
     """Return the numbers of a list such as 0.3,0.5; None if it is empty."""
     try:
-        return tuple(float(part) for part in text.split(",")) if text else None
+        return tuple(parse_number(part) for part in text.split(",")) if text else None
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no list of numbers") from error
 

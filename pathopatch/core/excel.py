@@ -6,13 +6,15 @@ import datetime
 import io
 import warnings
 import zipfile
-from xml.etree.ElementTree import ParseError
+from typing import IO
+from xml.etree.ElementTree import ParseError, iterparse
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, InputUnsupportedError
 
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SAVE = 'in Excel, "File > Save As > CSV UTF-8"'
 _MOST_BYTES = 256 * 2**20  # of the XML inside; a manifest of 100,000 slides has about 60 MB
+_SHOWN = 5  # cells of an error's text
 _READING_ERRORS = (zipfile.BadZipFile, ParseError, KeyError, ValueError, TypeError, IndexError, AttributeError, OSError)
 
 
@@ -38,7 +40,7 @@ def read_workbook(content: bytes, *, place: str) -> tuple[list[list[str]], list[
     InputMissingError
         The extra `excel` is not installed.
     InputUnsupportedError
-        It is a workbook of Excel 97 to 2003, or Excel has made a date of a cell.
+        It is a workbook of Excel 97 to 2003, Excel has made a date of a cell, or a formula has no stored value.
     InputCorruptError
         It cannot be read.
     InputTooLargeError
@@ -59,15 +61,17 @@ def read_workbook(content: bytes, *, place: str) -> tuple[list[list[str]], list[
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             inflated = sum(entry.file_size for entry in archive.infolist())
-        if inflated > _MOST_BYTES:
-            raise InputTooLargeError(
-                f"the workbook inflates to {inflated} bytes", place=place, remedy=f"save it as CSV: {_SAVE}"
-            )
-        with warnings.catch_warnings(action="ignore"):  # of styles and extensions that it leaves out
-            book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-            sheet = book.worksheets[0]
-            sheet.reset_dimensions()  # other programs state wrong ones
-            rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+            if inflated > _MOST_BYTES:
+                raise InputTooLargeError(
+                    f"the workbook inflates to {inflated} bytes", place=place, remedy=f"save it as CSV: {_SAVE}"
+                )
+            with warnings.catch_warnings(action="ignore"):  # of styles and extensions that it leaves out
+                book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+                sheet = book.worksheets[0]
+                sheet.reset_dimensions()  # other programs state wrong ones
+                rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+            with archive.open(sheet._worksheet_path) as stream:  # openpyxl takes a missing value for an empty cell
+                unknown = _formulas_without_value(stream)
         others = [other.title for other in book.worksheets[1:]]
     except _READING_ERRORS as error:
         if isinstance(error, InputTooLargeError):
@@ -75,10 +79,31 @@ def read_workbook(content: bytes, *, place: str) -> tuple[list[list[str]], list[
         raise InputCorruptError(
             f"not a workbook that can be read: {error}", place=place, remedy=f"save it as CSV: {_SAVE}"
         ) from error
+    if unknown:
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        raise InputUnsupportedError(
+            f"a formula without a stored value in {', '.join(unknown[:_SHOWN])}{more} of the sheet {sheet.title!r}",
+            place=place,
+            remedy="open the workbook in Excel and save it, or write the value in place of the formula",
+        )
     lines = [[_text(value, number, place) for value in row] for number, row in enumerate(rows, 1)]
     width = len(_trimmed(lines[0])) if lines else 0
     lines = [[*line, *[""] * (width - len(line))] for line in map(_trimmed, lines)]
     return lines, [f"the sheet {sheet.title!r} was read, and {', '.join(others)} left out"] if others else []
+
+
+def _formulas_without_value(sheet: IO[bytes]) -> list[str]:
+    """Return the names of a sheet's cells, such as B2, that hold a formula and no value; an empty text is a value."""
+    cells = []
+    for _, element in iterparse(sheet):
+        kind = element.tag.rpartition("}")[2]
+        if kind == "row":
+            element.clear()
+        elif kind == "c" and element.get("t") != "str":
+            parts = {child.tag.rpartition("}")[2]: child.text for child in element}
+            if "f" in parts and not parts.get("v"):
+                cells.append(element.get("r", "a cell"))
+    return cells
 
 
 def _text(value: object, row: int, place: str) -> str:

@@ -1,6 +1,13 @@
-"""Format numbers with their nouns, and begin sentences."""
+"""Read numbers, format them with their nouns, and begin sentences."""
 
 from __future__ import annotations
+
+
+def parse_number(text: str) -> float:
+    """Return the number that a text writes; ValueError for none, such as ``1_0``, which Python takes for 10."""
+    if "_" in text:
+        raise ValueError(f"not a number: {text!r}")
+    return float(text)
 
 
 def pluralize(number: int, noun: str) -> str:

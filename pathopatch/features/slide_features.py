@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
+from pathopatch.slides.resolution import mpp_agrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +85,13 @@ class SlideFeatures:
     def in_level0_px(self, mpp: float | None = None) -> SlideFeatures:
         """Return them with `x`, `y` as top-left corners and `side` in level-0 pixels.
 
-        `mpp` is the slide's level-0 um/px, which is used only where the file has none of its own. MppMissingError if
-        the coordinates are micrometres or centres, and there is none; InputUnsupportedError if centres have no side.
+        `mpp` is the slide's level-0 um/px, which is used only where the file has none of its own; a note says so where
+        they differ. MppMissingError if the coordinates are micrometres or centres, and there is none;
+        InputUnsupportedError if centres have no side.
         """
+        if self.mpp and mpp and not mpp_agrees(self.mpp, mpp):
+            both = f"um/px: {self.mpp:g} of the feature file counts for the patches, though the slide has {mpp:g}"
+            return replace(self, notes=(*self.notes, both)).in_level0_px()
         scale = self.mpp or mpp
         side = self._side_px(scale)
         if self.x is None or self.y is None or (self.unit == "px" and not self.is_centre):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pathopatch.core.config import MPP_RANGE
+from pathopatch.core.text import parse_number
 
 MPP_TOLERANCE = 0.02
 """Relative difference up to which two mpp values count as one scale.
@@ -75,7 +76,7 @@ def resolution(x: float | str | None, y: float | str | None, *, source: str) -> 
     if x is None or y is None:
         return UNSTATED
     try:
-        across, down = float(x), float(y)
+        across, down = parse_number(str(x)), parse_number(str(y))
     except ValueError:
         return Resolution(None, f"{source} is not a number: {x!r}, {y!r}")
     low, high = MPP_RANGE
@@ -131,7 +132,7 @@ def _ome_resolution(pixels: ET.Element | None) -> Resolution:
         if text is None or um_per_unit is None:
             return UNSTATED
         try:
-            mpp.append(repr(float(text) * um_per_unit))
+            mpp.append(repr(parse_number(text) * um_per_unit))
         except ValueError:
             mpp.append(text)
     return resolution(mpp[0], mpp[1], source="the OME-XML")

@@ -16,7 +16,7 @@ from pathopatch.core.errors import ChannelMismatchError, MppMissingError
 from pathopatch.slides.background import Background, Polarity, parse_background
 from pathopatch.slides.integrity import OpenedFile, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity
-from pathopatch.slides.resolution import RGB, SlideFacts, resolution
+from pathopatch.slides.resolution import RGB, SlideFacts, mpp_agrees, resolution
 
 S = TypeVar("S", bound="SlideFile")
 
@@ -102,12 +102,17 @@ class SlideFile(ABC):
         if mpp is not None:
             _ = self.mpp  # refuses one that makes no sense
         self.dtype, self.levels, self.notes = facts.dtype, facts.levels, facts.notes
+        own = facts.resolution.mpp
+        if mpp is not None and own is not None and not mpp_agrees(mpp, own):
+            self.notes = (*self.notes, f"um/px: {mpp:g} is stated and counts, though the file says {own:g}")
         self.size = facts.levels[0].width, facts.levels[0].height
         self.bounds: tuple[int, int, int, int] = facts.bounds or (0, 0, *self.size)
         self.file_of = facts.file_of or (0,) * len(self.channels)
         self.is_colour = self.channels == RGB and len(set(self.file_of)) == 1
         self.is_rgb = self.channels == RGB and self.dtype == np.uint8
-        self.facts = replace(facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds)
+        self.facts = replace(
+            facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds, notes=self.notes
+        )
         self._background = background
         self._stated: tuple[Polarity | None, ...] = (None,) * len(self.channels)
         if background is not None:
@@ -139,6 +144,11 @@ class SlideFile(ABC):
                 remedy="fill the manifest's column mpp, or give --slide-mpp",
             )
         return self._resolution.mpp
+
+    def add_note(self, text: str) -> None:
+        """Add to `notes`, of this slide and of those made of it from now on."""
+        self.notes = (*self.notes, text)
+        self.facts = replace(self.facts, notes=self.notes)
 
     def __enter__(self) -> Self:
         return self

@@ -33,6 +33,8 @@ class ChannelStack(Slide):
         for name, part in zip(names[1:], parts[1:], strict=True):
             _require_same_grid(names[0], parts[0], name, part, compare_mpp=options.get("mpp") is None)
         with_mpp = [part for part in parts if part.has_mpp]
+        if (stated := options.get("mpp")) is not None:  # the file that contradicts it most is the one to be noted
+            with_mpp.sort(key=lambda part: -abs(part.mpp - stated))
         self._level_of = _common_levels(parts)
         paths = tuple(dict.fromkeys(path for part in parts for path in part.paths))
         facts = SlideFacts(

@@ -80,7 +80,9 @@ def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfi
             is_quick=measure is None,
         )
         checked: dict[str, Any] = {"slide_id": row.slide_id, "label_errors": errors}
-        if measure is not None:
+        if measure is None:
+            checked["warnings"] = slide.notes
+        else:
             from pathopatch.patches.describe import describe_slide
 
             mask = None if "tissue_mask" in errors else row.tissue_mask

@@ -67,6 +67,31 @@ def test_a_filled_cell_beside_the_header_is_a_problem(tmp_path: Path) -> None:
     assert [(problem.code, problem.row) for problem in table.problems] == [("INPUT_CORRUPT", 3)]
 
 
+@pytest.mark.parametrize("formula", ["=1/2", "=B1", '=IF(A1="x","","y")'])
+def test_a_formula_without_a_stored_value_is_refused_by_its_cell(tmp_path: Path, formula: str) -> None:
+    table = read(tmp_path / "t.xlsx", workbook(["a", "b"], ["x", "1"], ["y", formula]))
+    assert [(problem.code, problem.message) for problem in table.problems] == [
+        ("INPUT_UNSUPPORTED", "a formula without a stored value in B3 of the sheet 'Sheet'")
+    ]
+    assert "save it" in table.problems[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (b'<c r="B2"><f>1/2</f><v>0.5</v></c>', "0.5"),
+        (b'<c r="B2" t="str"><f>A1&amp;"s"</f><v>as</v></c>', "as"),
+        (b'<c r="B2" t="str"><f>""</f><v></v></c>', ""),
+    ],
+)
+def test_a_formula_has_the_value_that_excel_stored(cell: bytes, text: str) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(workbook(["a", "b"], ["x", "=1/2"]))) as old, zipfile.ZipFile(stream, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'<c r="B2"><f>1/2</f><v></v></c>', cell))
+    assert read_workbook(stream.getvalue(), place="t.xlsx")[0] == [["a", "b"], ["x", text]]
+
+
 def test_a_date_that_excel_made_of_an_id_is_refused(tmp_path: Path) -> None:
     table = read(tmp_path / "t.xlsx", workbook(["a"], ["x"], [datetime.date(2024, 3, 1)]))
     with pytest.raises(TableError, match="row 3 is a date .* format the column as text"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pathopatch.core.text import patches_and_patients, pluralize
+from pathopatch.core.text import parse_number, patches_and_patients, pluralize
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,14 @@ def test_a_number_of_things(number: int, noun: str, text: str) -> None:
 
 def test_patches_of_patients() -> None:
     assert patches_and_patients(431, 1) == "431 patches of 1 patient"
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("-2.5e1", -25.0), (" .5 ", 0.5)])
+def test_a_text_is_the_number_that_it_writes(text: str, number: float) -> None:
+    assert parse_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["1_0", "0.2_5", "_1", "1,5", "", "one"])
+def test_a_text_that_only_python_takes_for_a_number_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="number|convert"):
+        parse_number(text)

@@ -48,11 +48,13 @@ def test_labels_of_whole_slides_are_refused(tmp_path: Path) -> None:
     [
         ("a,0,0,2,p,,\n", "label.*not a label"),
         ("a,zero,0,1,p,,\n", "x.*not a number"),
+        ("a,1_0,0,1,p,,\n", "x.*not a number"),
         ("a,0,inf,1,p,,\n", "y.*not a number"),
         (",0,0,1,p,,\n", "slide_id.*no slide"),
         ("a,0,0,1,p,,\nb,9,0,0,,,\n", "row 3.*patient_id.*no patient"),
         ("a,0,0,1,p/q,,\n", "patient_id.*not an allowed id"),
         ("a,0,0,1,p,later,\n", "split.*not a split"),
+        ("a,0,0,1,p,,0.0_5\n", r"tissue_fraction.*not in \[0, 1\]"),
         ("a,0,0,1,p,,1.5\n", r"tissue_fraction.*not in \[0, 1\]"),
         ("a,0,0,1,p,,0.5\na,9,0,1,p,,\n", r"row 3.*tissue_fraction.*not in \[0, 1\]"),
         ("a,0,0,1,p,,\na,0.4,0,0,p,,\n", "row 3.*the patch at 0, 0 is listed twice"),

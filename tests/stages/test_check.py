@@ -47,6 +47,22 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_an_mpp_that_contradicts_the_file_is_a_warning_of_every_stage(
+    quick: bool, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue(), mpp=0.5)
+    path = tmp_path / "cohort.csv"
+    path.write_text("slide_id,patient_id,path,mpp\ns1,p1,a.tif,1\n")
+    warning = "s1: um/px: 1 is stated and counts, though the file says 0.5"
+    assert typed("check", path, *(["--quick"] if quick else [])) == 0
+    assert warning in capsys.readouterr().err
+    assert typed("tile", path, "-o", tmp_path / "work") == 0
+    assert warning in capsys.readouterr().err
+    assert typed("info", tmp_path / "a.tif", "--slide-mpp", 1, "-o", tmp_path / "a.png") == 0
+    assert "a: um/px: 0.5 counts, as the file says; --slide-mpp 1 is not used" in capsys.readouterr().err
+
+
 def test_check_returns_measurements_and_stores_only_facts_of_slides(manifest: Path, tmp_path: Path) -> None:
     table = check_manifest(manifest, tmp_path / "work", measure=EXACT)
     row = table.iloc[0]

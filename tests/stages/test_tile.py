@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from made_slides import write_channel, write_rgb_pyramid
 from pathopatch.core.config import GroupsConfig, IntensityConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.store import PatchStore
-from pathopatch.slides import open_slide
+from pathopatch.slides import open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import open_row
 from pathopatch.stages.groups import form_groups
@@ -30,6 +31,36 @@ def test_a_stated_mpp_is_never_overruled_by_the_command_line(
     write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), mpp=in_file)
     with open_row(row(tmp_path / "a.tif", in_manifest), fallback_mpp=fallback) as slide:
         assert slide.mpp == pytest.approx(due)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "in_manifest", "fallback", "notes"),
+    [
+        (0.25, 0.5, None, ["um/px: 0.5 is stated and counts, though the file says 0.25"]),
+        (0.25, None, 0.5, ["um/px: 0.25 counts, as the file says; --slide-mpp 0.5 is not used"]),
+        (None, 0.25, 0.5, ["um/px: 0.25 counts, as the manifest says; --slide-mpp 0.5 is not used"]),
+        (0.25, 0.2549, 0.2549, []),  # within 2 %
+        (None, None, 0.5, []),
+        (None, 0.5, None, []),
+    ],
+)
+@pytest.mark.parametrize("channels", [("C0",), ("SHG", "CARS")])
+def test_two_values_of_mpp_that_differ_are_both_named(
+    tmp_path: Path,
+    in_file: float | None,
+    in_manifest: float | None,
+    fallback: float | None,
+    notes: list[str],
+    channels: tuple[str, ...],
+) -> None:
+    write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), mpp=in_file)
+    write_channel(tmp_path / "b.tif", np.zeros((32, 32), np.uint8), mpp=0.5 if in_manifest == 0.5 else in_file)
+    slide_row = row(tmp_path / "a.tif", in_manifest)
+    if len(channels) > 1:  # read in another order than they are listed
+        files = {"CARS": str(tmp_path / "b.tif"), "SHG": str(tmp_path / "a.tif")}
+        slide_row = replace(slide_row, source=files, channel_order=channels)
+    with open_row(slide_row, fallback_mpp=fallback) as slide, tolerant(slide, 0.5) as reread:
+        assert (slide.channels, list(slide.notes), list(reread.notes)) == (channels, notes, notes)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.text import parse_number
 
 _COMPLAINTS = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises for files that are cut or damaged
 
@@ -118,7 +119,8 @@ def read_coordinates(file: Any, name: str = "coords") -> NDArray[np.float64]:
 def number(attributes: Mapping[str, Any], name: str) -> float | None:
     """Return an attribute as a positive number; None where it is missing or none."""
     try:
-        value = float(attributes[name])
+        value = attributes[name]
+        value = parse_number(value) if isinstance(value, str) else float(value)
     except (KeyError, TypeError, ValueError):
         return None
     return value if np.isfinite(value) and value > 0 else None

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.text import parse_number
 from pathopatch.features.readers.folder import Candidate, Layout, SlideFile, slide_id_from_stem
 from pathopatch.features.readers.h5 import as_features
 from pathopatch.features.readers.tensors import npz_shapes, read_npz
@@ -224,6 +225,8 @@ def _read_lists(path: Path) -> NDArray[Any]:
 
 def _numbers(values: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
     try:
+        if values.dtype.kind in "OU":  # texts; NumPy would take 1_0 for 10
+            return np.array([parse_number(str(value)) for value in values], np.float64)
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InputUnsupportedError(

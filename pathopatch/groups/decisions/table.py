@@ -14,6 +14,7 @@ from typing import Any
 
 from pathopatch.core.csv_table import CsvTable, escape_formulas, read_csv_table, unescape_formulas
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
+from pathopatch.core.text import parse_number
 from pathopatch.groups.decisions.decision import UNDO, RecordedDecision, current_decisions, latest_decision, utc_text
 
 COLUMNS = (
@@ -200,7 +201,7 @@ class _Cells:
         """Return a finite number; None of an empty cell."""
         text = self.text(column)
         try:
-            value = float(text) if text else 0.0
+            value = parse_number(text) if text else 0.0
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

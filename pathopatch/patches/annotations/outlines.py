@@ -24,6 +24,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
 )
+from pathopatch.core.text import parse_number
 from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
 
 MAX_BYTES = 256 * 2**20
@@ -333,7 +334,7 @@ class _Reader:
             self._attributes, self._points = attributes, []
         elif tag == "Coordinate":
             try:
-                order, x, y = int(attributes["Order"]), float(attributes["X"]), float(attributes["Y"])
+                order, x, y = int(attributes["Order"]), *(parse_number(attributes[name]) for name in "XY")
             except KeyError as error:
                 raise ValueError(f"a coordinate without {error}") from error
             self._points.append((order, x, y))

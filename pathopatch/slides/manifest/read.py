@@ -15,6 +15,7 @@ from pathopatch.core.config import MPP_RANGE
 from pathopatch.core.csv_table import TABLE_SUFFIXES, CsvTable, read_csv_table
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.patients import patient_problems
+from pathopatch.core.text import parse_number
 from pathopatch.slides.manifest.rows import (
     ID_REMEDY,
     SPLITS,
@@ -236,7 +237,7 @@ class _RowParser:
         if not text:
             return None
         try:
-            mpp = float(text)
+            mpp = parse_number(text)
         except ValueError:
             mpp = math.nan
         if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:

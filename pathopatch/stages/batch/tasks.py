@@ -79,9 +79,11 @@ class SlideTask(HasSlideId, Protocol):
 def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     """Return the slide of a manifest row; the caller closes it.
 
-    `fallback_mpp` (um per px) is the slide's own where neither its file nor the manifest states one.
+    `fallback_mpp` (um per px) is the slide's own where neither its file nor the manifest states one. A note tells where
+    it contradicts them.
     """
     from pathopatch.slides import in_order, open_slide
+    from pathopatch.slides.resolution import mpp_agrees
 
     slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
     fallback_mpp = row.fallback_mpp if fallback_mpp is None else fallback_mpp
@@ -91,6 +93,9 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     ordered = in_order(slide, row.channel_order)
     if ordered is not slide:
         slide.close()
+    if fallback_mpp is not None and not mpp_agrees(ordered.mpp, fallback_mpp):
+        by = "the file" if row.mpp is None else "the manifest"
+        ordered.add_note(f"um/px: {ordered.mpp:g} counts, as {by} says; --slide-mpp {fallback_mpp:g} is not used")
     return ordered
 
 

@@ -158,6 +158,8 @@ GOOD = "slide_id,x,y,verdict,reason,comment,reviewer,made,fingerprint,run,thresh
         ("s1,,,accept,,,,,,,,,,", "row 2, column 'reviewer', value '': nobody is named"),
         ("s1,,,accept,,,Ada,2026-03-01T12:00:00,,,,,,", "row 2, column 'made', value '2026-03-01T12:00:00': not"),
         ('s1,,,accept,,,Ada,,,,"0,5",,,', "row 2, column 'threshold', value '0,5': not a number"),
+        ("s1,,,accept,,,Ada,,,,0.2_5,,,", "row 2, column 'threshold', value '0.2_5': not a number"),
+        ("s1,1_0,0,tumour,,,Ada,,,,,,,", "row 2, column 'x', value '1_0': not a number"),
         ("s1,,,accept,,,Ada,,,,50,,,", "row 2, column 'threshold', value '50': 50.0: no probability"),
         ("s1,,,accept,,,Ada,,,,,maybe,,", "row 2, column 'stands', value 'maybe': neither true"),
         ("s1,,,accept,,,Ada,,,,,,1,\ns2,,,accept,,,Ada,,,,,,1,", "row 3, column 'id', value '1': 1 is that of row 2"),

@@ -162,6 +162,12 @@ def test_all_problems_of_a_manifest_are_listed_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["1_0", "0.2_5", "0.25um"])
+def test_an_mpp_that_only_python_takes_for_a_number_is_refused(tmp_path: Path, text: str) -> None:
+    listed = problems(tmp_path, f"slide_id,patient_id,path,mpp\ns1,p1,a.tif,{text}\n")
+    assert listed == [("MPP_MISSING", 2, "mpp")]
+
+
 @pytest.mark.parametrize("other", ["s1", "S1"])
 def test_one_id_for_two_slides_is_refused_whatever_its_case(other: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="DUPLICATE_ID: row 3, .* rows 2, 3 have the same id") as caught:
