@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ SCHEMA_VERSION = 1
 
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
 _SAMPLES = 64
+_MOST_ORDERED = 4  # files of a slide: 24 orders
 _SAMPLE_BYTES = 2**20
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 _STAMP_KEY = b"pathopatch"
@@ -165,6 +167,18 @@ def fingerprint_file(path: Path) -> str:
         return _hash_file(str(path), file_state(path))
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
+
+
+def content_fingerprint(paths: Iterable[Path]) -> str:
+    """Return a fingerprint of the content of a slide's files, which does not depend on their names."""
+    return fingerprint([fingerprint_file(path) for path in paths])
+
+
+def content_fingerprints(paths: Sequence[Path]) -> list[str]:
+    """Return the `content_fingerprint` of a slide's files in each order: a folder may list channels in another one."""
+    marks = [fingerprint_file(path) for path in paths]
+    orders = permutations(marks) if len(marks) <= _MOST_ORDERED else [marks]
+    return [fingerprint(list(order)) for order in orders]
 
 
 def file_marks(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

@@ -28,11 +28,12 @@ from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import read_spec
+from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
 from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec, check_features
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
-from pathopatch.training.data_summary import TRAINED, VALIDATED, slide_marks
+from pathopatch.training.data_summary import slide_marks
 from pathopatch.training.dataset import Source, common_source
 from pathopatch.training.feature_data import feature_source
 
@@ -180,10 +181,9 @@ def leakage_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[s
         return [f"{why}, so leakage is not checked."]
     units = "patients" if any(", patient " in name for name in here) else "slides"
     warnings = []
-    for key, what in ((TRAINED, "trained"), (VALIDATED, "selected (checkpoint, decision threshold)")):
-        marks = set(spec.training.get(key, "").split(","))
-        leaked = sorted(name for name, mark in here.items() if mark in marks)
-        if leaked:
+    words = {name: leakage([spec], [mark]) for name, mark in here.items()}
+    for word, what in ((TRAINED_ON, "trained"), (SELECTED_ON, "selected (checkpoint, decision threshold)")):
+        if leaked := sorted(name for name in words if words[name] == word):
             names = ", ".join(leaked[:5]) + (" …" if len(leaked) > 5 else "")
             warnings.append(
                 f"The model was {what} on {len(leaked)} of the {len(here)} {units} that are judged ({names}): "

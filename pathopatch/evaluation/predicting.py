@@ -16,9 +16,10 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.leakage import TRAINED
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.mask_bits import MaskKind
-from pathopatch.training.data_summary import TRAINED, slide_marks
+from pathopatch.training.data_summary import slide_marks
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.feature_data import load_features
 from pathopatch.training.phase_data import LEARNT

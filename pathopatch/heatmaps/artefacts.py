@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathopatch.core.artefacts import (
     SlideStatus,
     Stamp,
     artefact,
+    content_fingerprints,
     damages,
     file_marks,
     fingerprint,
@@ -48,6 +49,7 @@ from pathopatch.heatmaps.stitch import Cells
 from pathopatch.heatmaps.summary import summary
 from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.leakage import leakage, leakage_warning
 from pathopatch.models.spec import BundleSpec, check_slide, patch_limits, tiling_of
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
@@ -134,6 +136,7 @@ def predict_to(
         warnings=[*slide.notes, *check_slide(spec, slide)],
         make_stamp=lambda: _stamp(slide, ensemble, config, tissue_mask),
         predict=predict,
+        fingerprints=content_fingerprints(slide.paths),
         about={} if config.deidentify else {"source": slide.source, "patient_id": patient_id},
         drawn_name="" if config.deidentify else slide_id,
         force=force,
@@ -149,6 +152,7 @@ def write_outputs(
     warnings: Sequence[str],
     make_stamp: Callable[[], Stamp],
     predict: Callable[[], tuple[Prediction, list[str]]],
+    fingerprints: Collection[str],
     about: Mapping[str, Any],
     drawn_name: str,
     force: bool = False,
@@ -156,9 +160,12 @@ def write_outputs(
     """Write the outputs of a slide, unless they are up to date; errors as of `predict_to`.
 
     `make_stamp` is called with the slide locked. `predict` returns the prediction, and warnings about it beside
-    `warnings`, those about slide and model. `about` is for the slide's status: its patient and its place. `drawn_name`
-    is the slide's name in the picture; "" for none.
+    `warnings`, those about slide and model. `fingerprints` are those by which a model may know the slide, see
+    `pathopatch.models.leakage`. `about` is for the slide's status: its patient and its place. `drawn_name` is the
+    slide's name in the picture; "" for none.
     """
+    known_as = leakage([member.spec for member in ensemble.members], fingerprints)
+    leaks = [warning] if (warning := leakage_warning(known_as)) else []
     folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
         stamp = make_stamp()
@@ -166,6 +173,8 @@ def write_outputs(
 
         def is_whole() -> bool:
             damaged.extend(heatmap_damages(folder, table_path))
+            if leaks and not damaged and read_json(folder / FACTS).get("leakage") != known_as:
+                damaged.append(f"they do not say that {leaks[0]}")
             return not damaged
 
         with artefact(
@@ -194,7 +203,8 @@ def write_outputs(
                     prediction,
                     stamp,
                     drawn_name=drawn_name,
-                    warnings=[*warnings, *further],
+                    known_as=known_as,
+                    warnings=[*leaks, *warnings, *further],
                 )
                 outputs.require_unchanged()
             outputs.record(_status_entry(facts, about))
@@ -320,7 +330,8 @@ def _status_entry(facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
     """Return the slide's status; only this has the slide's patient and path, never the heatmap."""
     names = ("counts", "summary", "warnings", "read_level", "read_level_downsample")
     state = "done" if facts["counts"]["predicted"] else "done_empty"
-    return {"state": state, **about, **{name: facts[name] for name in names}}
+    # Facts of an earlier version do not say it.
+    return {"state": state, **about, "leakage": facts.get("leakage", ""), **{name: facts[name] for name in names}}
 
 
 def _write_folder(
@@ -332,12 +343,13 @@ def _write_folder(
     stamp: Stamp,
     *,
     drawn_name: str,
+    known_as: str,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Write the heatmap's files into an empty folder and return the content of ``heatmap.json``.
 
     `table` is the finished table, whose mark stands there too. `drawn_name` is the slide's name in the picture; "" for
-    none.
+    none. `known_as` is a word of `pathopatch.models.leakage`.
     """
     spec, slide_id, analysis = model.spec, prediction.slide_id, prediction.analysis
     threshold, grid = prediction.decision_probability, analysis.grid
@@ -351,7 +363,7 @@ def _write_folder(
     write_ome_tiff(folder / HEATMAP, shown, **image)
     write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
     write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um, ground=ground_of(slide.background))
-    write_png(folder / "overlay.png", _overlay(slide, prediction, maps, drawn_name, spec))
+    write_png(folder / "overlay.png", _overlay(slide, prediction, maps, drawn_name, spec, known_as))
     regions = positive_regions(
         probability,
         decision_probability=threshold,
@@ -383,6 +395,7 @@ def _write_folder(
             "unreadable": prediction.unreadable,
         },
         "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=slide.mpp),
+        "leakage": known_as,
         "warnings": list(warnings),
         _MARKS: file_marks({name: folder / name for name in EXPORTS} | {_TABLE: table}),
     }
@@ -392,7 +405,9 @@ def _write_folder(
     return plain
 
 
-def _overlay(slide: Slide, prediction: Prediction, maps: Mapping[str, Cells], name: str, spec: BundleSpec) -> Picture:
+def _overlay(
+    slide: Slide, prediction: Prediction, maps: Mapping[str, Cells], name: str, spec: BundleSpec, known_as: str
+) -> Picture:
     """Return the picture of the map on the slide."""
     analysis = prediction.analysis
     overview = shrunk(analysis.overview, _OVERVIEW_PX)
@@ -410,7 +425,10 @@ def _overlay(slide: Slide, prediction: Prediction, maps: Mapping[str, Cells], na
             name=name,
             class_name=spec.class_names[1],
             channels=() if slide.is_rgb else slide.channels,
-            warning="" if spec.mpp is not None or spec.encoder is not None else "model's scale: unknown",
+            warnings=tuple(
+                ["model's scale: unknown"] * (spec.mpp is None and spec.encoder is None)
+                + [f"model was {known_as}", "this very slide"] * bool(leakage_warning(known_as))
+            ),
         ),
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 
-from pathopatch.core.artefacts import Stamp
+from pathopatch.core.artefacts import Stamp, content_fingerprints
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError, NonFiniteError
 from pathopatch.features.readers.folder import files_fingerprint
@@ -151,6 +151,8 @@ def predict_features_to(
         )
         return prediction, [_NO_TISSUE] if len(tissue) and np.isnan(tissue).all() else []
 
+    own_files = files_fingerprint([features.path, *features.companions])
+
     def make_stamp() -> Stamp:
         settings = {
             "all_patches": config.all_patches,
@@ -158,7 +160,7 @@ def predict_features_to(
             "mpp": sheet.mpp,
             "flags": config.flags,
         }
-        inputs = {"slide": files_fingerprint([features.path, *features.companions]), "model": model_fingerprint(model)}
+        inputs = {"slide": own_files, "model": model_fingerprint(model)}
         if slide is not None:
             inputs["picture"] = slide_fingerprint(slide)
         return Stamp(stage=STAGE, settings=settings, inputs=inputs)
@@ -172,6 +174,7 @@ def predict_features_to(
         warnings=warnings,
         make_stamp=make_stamp,
         predict=predict,
+        fingerprints=[own_files, *([] if slide is None else content_fingerprints(slide.paths))],
         about=about,
         drawn_name=features.slide_id,
         force=force,

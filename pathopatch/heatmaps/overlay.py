@@ -31,6 +31,7 @@ from pathopatch.slides.composite import Picture
 _MIN_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
 _STRIPE_PX, _STRIPE_COLOR = 6, (150, 150, 150)  # every third stripe is drawn
 _NO_MAP: dict[Polarity, int] = {"bright": 240, "dark": 20}  # grey of the legend's bar where nothing was predicted
+_ALERT = (200, 40, 40)  # of the threshold and of warnings
 _AREA_LINE: dict[Polarity, tuple[int, int, int]] = {"bright": (110, 110, 110), "dark": (150, 150, 150)}
 _MARGIN_PX, _HEAD_PX, _FOOT_PX, _SIDE_PX = 16, 40, 68, 290
 _MIN_BODY_PX = 420  # room for the legend beside a small slide
@@ -46,7 +47,7 @@ class Legend:
     name: str = ""  # of the slide; empty for none
     class_name: str = "tumour"  # whose probability the colours show
     channels: tuple[str, ...] = ()  # of a dark slide, shown in their colours; empty for brightfield
-    warning: str = ""  # in a few words; empty for none
+    warnings: tuple[str, ...] = ()  # a line each, in a few words
     title: str = ""  # of the colour bar; empty: the probability of `class_name`
     area: str = "analysed area"  # what the dashed line surrounds
 
@@ -128,8 +129,6 @@ def render(
     if unreadable is not None and unreadable.any():
         view = _hatched(view, unreadable, cell_px)
         notes.append("hatched: unreadable")
-    if legend.warning:
-        notes.append(legend.warning)
     return _framed(view, bar, um_per_px and um_per_px / factor, legend, notes)
 
 
@@ -178,8 +177,9 @@ def _draw_bar(
 ) -> None:
     """Draw the colour bar, its `shades` (n, 3) from the top down, with ticks, threshold, and notes below it."""
     small, (x, y) = font(FONT_PX), corner
+    n_lines = len(notes) + len(legend.warnings) + len(legend.channels)
     draw.text((x, y), legend.title or f"{legend.class_name} probability", fill=INK, font=small)
-    top, length, bar = y + 40, max(height - 40 - 26 * (2 + len(notes) + len(legend.channels)), 120), 28
+    top, length, bar = y + 40, max(height - 40 - 26 * (2 + n_lines), 120), 28
     strip = np.asarray(np.rint(shades[np.arange(length) * len(shades) // length]), np.uint8)[:, None].repeat(
         bar, axis=1
     )
@@ -194,10 +194,11 @@ def _draw_bar(
             draw.text((x + bar + 12, level), f"{value:g}", fill=INK, font=small, anchor="lm")
     if tick is not None:
         text = f"{legend.threshold:.2f}: {legend.class_name} above"
-        draw.line((x - 10, tick, x + bar + 8, tick), fill=(200, 40, 40), width=2)
-        draw.text((x + bar + 12, tick), text, fill=(200, 40, 40), font=small, anchor="lm")
+        draw.line((x - 10, tick, x + bar + 8, tick), fill=_ALERT, width=2)
+        draw.text((x + bar + 12, tick), text, fill=_ALERT, font=small, anchor="lm")
     y = top + length + 18
-    for note in notes:
-        draw.text((x, y), note, fill=INK, font=small)
-        y += 26
+    for lines, color in ((notes, INK), (legend.warnings, _ALERT)):
+        for line in lines:
+            draw.text((x, y), line, fill=color, font=small)
+            y += 26
     draw_channels(draw, (x, y), legend.channels, width_px=_SIDE_PX - 60)

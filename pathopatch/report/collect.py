@@ -214,6 +214,7 @@ def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.Da
         "predict_message": _failure_text(predicted),
         "predict_counts": predicted.get("counts", {}),
         "predict_summary": predicted.get("summary", {}),
+        "predict_leakage": str(predicted.get("leakage", "")),
         # Both stages warn of the same pixels, such as a shifted channel: say it once.
         "warnings": list(dict.fromkeys([*tiled.get("warnings", []), *predicted.get("warnings", [])])),
     }

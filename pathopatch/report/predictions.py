@@ -11,6 +11,7 @@ import pandas as pd
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.summary import share_of_tissue
+from pathopatch.models.leakage import leakage_warning
 from pathopatch.report.cohort import predicted_slides, slide_decisions, slide_problems, verdict_counts
 from pathopatch.report.collect import Study
 
@@ -59,6 +60,7 @@ def predictions_answer(study: Study, thumbnails: Mapping[str, str]) -> dict[str,
         "models": models(study),
         "n_slides": len(rows),
         "states": Counter(row["predict_state"] for row in rows),
+        "leaks": Counter(row["predict_leakage"] for row in rows if leakage_warning(row["predict_leakage"])),
         "counts": {name: sum(row["predict_counts"].get(name, 0) for row in rows) for name in _COUNTS},
         # Of an earlier version a summary has no area of positive tissue.
         "share": share_of_tissue(areas["positive_tissue_mm2"], areas["tissue_mm2"])
@@ -114,6 +116,7 @@ def predicted(study: Study) -> dict[str, Any]:
         "slides": [
             {
                 **row,
+                "is_leaked": bool(leakage_warning(row["predict_leakage"])),
                 "verdict": decisions[row["slide_id"]].verdict if row["slide_id"] in decisions else None,
                 # Failed and empty slides have neither counts nor a summary; their cells become dashes.
                 "counts": {name: row["predict_counts"].get(name) for name in _COUNTS},
@@ -135,6 +138,7 @@ def predictions_table(study: Study) -> pd.DataFrame:
             "state": row["predict_state"],
             **{name: row["predict_counts"].get(name) for name in _COUNTS},
             **{name: row["predict_summary"].get(name) for name in names},
+            "leakage": row["predict_leakage"],
             "warnings": escape_formulas("; ".join(row["warnings"])),
             "decision": decisions[row["slide_id"]].verdict if row["slide_id"] in decisions else "",
         }

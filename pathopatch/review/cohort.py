@@ -326,6 +326,7 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
         "positive_area_mm2": summary.get("positive_mm2"),
         "flagged_share": summary.get("flagged_share"),
         "lowest_margin": summary.get("lowest_margin"),
+        "leakage": str(numbers.get("leakage", "")),
         "warnings": list(entry.get("warnings") or numbers.get("warnings") or ()),
         "fingerprint": fingerprint,
     }

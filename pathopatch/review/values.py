@@ -41,6 +41,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "slide_id": slide.slide_id,
         "patient_id": slide.patient_id,
         **{name: slide.facts[name] for name in _COPIED_FACTS},
+        "leakage": slide.facts.get("leakage", ""),  # predictions of an earlier version do not say it
         "is_rgb": slide.is_rgb,
         "channel_colors": [
             {"name": COLOR_NAMES[color], "css": "#" + "".join(f"{255 * part:02x}" for part in color)}

@@ -1,9 +1,6 @@
 """Summarise the training data for the model bundle: sizes and groups, range of appearance, and marks of its slides.
 
-The marks keep a model from being evaluated on slides that it was trained on. A mark is the start of the hash of a
-slide's file, whatever the file or the slide is called. Of a set of ready patches it is the hash of all its images
-together with the patient. No name of a slide or patient can be read out of a mark. Another slide of the same patient
-has another mark, and so has the same slide saved anew: a missing mark proves nothing.
+The marks tell where a model is used on slides that it was trained on, see `pathopatch.models.leakage`.
 """
 
 from __future__ import annotations
@@ -22,12 +19,10 @@ from pathopatch.core.patients import patient_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.assign import JoinedBins
+from pathopatch.models.leakage import MARK_DIGITS, TRAINED, VALIDATED
 from pathopatch.models.spec import SeenRange
 from pathopatch.training.dataset import PatchSet
 
-TRAINED, VALIDATED = "train_slides", "val_slides"
-"""Keys of a bundle's `training` that hold the marks, separated by commas."""
-_DIGITS = 16
 _MOST_MARKS = 4096  # a bundle stays small; beyond this number it holds none
 _ENDS = (0.1, 99.9)  # percentiles: one stray patch does not widen the range
 _TISSUE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # edges of the tissue fractions compared together
@@ -163,10 +158,10 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
             continue
         row = by_slide.loc[slide]
         if row["patient_id"]:
-            marks[str(slide)] = str(row["fingerprint"])[:_DIGITS]
+            marks[str(slide)] = str(row["fingerprint"])[:MARK_DIGITS]
         else:  # a set of ready patches holds several patients, of whom only some may have been trained on
             marks[f"{slide}, patient {patient}"] = fingerprint([row["fingerprint"], patient_key(str(patient))])[
-                :_DIGITS
+                :MARK_DIGITS
             ]
     return marks
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from made_slides import write_rgb_pyramid
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import content_fingerprint, read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, MppMissingError
 from pathopatch.core.files import read_json
+from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.heatmaps.features import grid_of_patches, predict_features_to
 from pathopatch.heatmaps.pyramids import read_ome_tiff
@@ -98,6 +99,28 @@ def test_a_folder_of_features_becomes_tables_maps_and_a_cohort(
     assert cohort["tumour"].tolist() == [int((logits(name) > 0).sum()) for name in "AB"]
     assert cohort["tissue_mm2"].isna().all()  # TRIDENT stores no tissue fraction
     assert cohort["warnings"].str.contains("tissue fractions are not known").all()
+
+
+def test_features_and_slides_that_a_head_knows_are_told(tmp_path: Path, head: Path) -> None:
+    folder = made_features.trident(tmp_path)
+    width, height = made_features.SIZE_PX
+    (tmp_path / "slides").mkdir()
+    for name, value in (("A", 200), ("B", 210)):
+        pixels = np.full((3, height, width), value, np.uint8)
+        write_rgb_pyramid(tmp_path / "slides" / f"{name}.tif", pixels, mpp=0.5, levels=1)
+    of_file = open_features(folder).fingerprint("A")[:16]
+    of_slide = content_fingerprint([tmp_path / "slides" / "B.tif"])[:16]
+    write_head(head, training={"train_slides": of_file, "val_slides": of_slide})
+    for slides, words in ((None, ["trained on", ""]), (tmp_path / "slides", ["trained on", "selected on"])):
+        out = tmp_path / f"out-{slides is None}"
+        predict_features(folder, head, out, PredictConfig(), slides=slides, slide_mpp=0.5)
+        assert pd.read_csv(out / "cohort.csv")["leakage"].fillna("").tolist() == words
+
+
+def test_a_scale_of_the_slide_that_the_feature_file_contradicts_is_said() -> None:
+    (note,) = features_of(mpp=0.5).in_level0_px(0.25).notes
+    assert note == "um/px: 0.5 of the feature file counts for the patches, though the slide has 0.25"
+    assert features_of(mpp=0.5).in_level0_px(0.505).notes == ()
 
 
 def test_the_second_time_nothing_is_written_again(tmp_path: Path, head: Path) -> None:

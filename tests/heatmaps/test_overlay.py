@@ -224,8 +224,8 @@ def test_undecodable_cells_are_hatched_to_their_edge_and_in_the_legend():
 def test_a_warning_stands_in_the_legend_and_the_map_is_untouched():
     picture, cells = _grey(1000, 1000), _one_cell(10, 10, 4, 5)
     plain, warned = (
-        render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5, legend=Legend(warning=warning))
-        for warning in ("", "model's scale: unknown")
+        render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5, legend=Legend(warnings=warnings))
+        for warnings in ((), ("model's scale: unknown", "model was selected on", "this very slide"))
     )
     changed = np.argwhere((plain != warned).any(axis=2))
     assert changed[:, 1].min() > ORIGIN[1] + 1000

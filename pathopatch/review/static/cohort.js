@@ -5,7 +5,7 @@ import { alarm, byId, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
 import { isShowable, keepOrder, moveAmong, nextUnreviewed } from "./order.js";
 import { COLUMNS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
-import { VERDICTS, count, when } from "./text.js";
+import { VERDICTS, count, leakageText, when } from "./text.js";
 
 const table = byId("slides");
 const filters = fromAddress();
@@ -146,7 +146,9 @@ function stateCell(row) {
   const warned = texts.length ? el("span", { class: "chip flag", title: texts.join("\n") }, `${texts.length} warning${texts.length > 1 ? "s" : ""}`) : null;
   const why = isFailed(row) && row.message ? onDemand(row.message) : null;
   const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
-  return el("td", { data: { column: "state" } }, state, warned ? " " : null, warned, why);
+  const leak = leakageText(row.leakage);
+  const leaked = leak ? el("span", { class: "chip reject" }, leak) : null;
+  return el("td", { data: { column: "state" } }, state, leak ? " " : null, leaked, warned ? " " : null, warned, why);
 }
 
 function onDemand(message) {

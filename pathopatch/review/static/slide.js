@@ -12,7 +12,7 @@ import { neighbours, nextUnreviewed, orderOfSlides } from "./order.js";
 import { Note } from "./note.js";
 import { Panel } from "./panel.js";
 import { Regions } from "./regions.js";
-import { count, fixed, length, percent } from "./text.js";
+import { count, fixed, leakageText, length, percent } from "./text.js";
 import { cellAt, nearestPatch, nextPatch, origin, unpack } from "./values.js";
 import { openView } from "./view.js";
 import { Viewer } from "./viewer.js";
@@ -164,6 +164,8 @@ function describe(facts) {
   const [width, height] = facts.size_px;
   const patient = facts.patient_id ? `patient ${facts.patient_id} · ` : "";
   byId("slide-facts").textContent = `${patient}${count(width)} × ${count(height)} px · ${fixed(facts.mpp, 3)} µm/px`;
+  const leak = leakageText(facts.leakage);
+  if (leak) byId("slide-facts").append(" ", el("span", { class: "chip reject" }, leak));
   const { summary, counts } = facts;
   rows(byId("about"), [
     ["Model", modelName(facts.model)],

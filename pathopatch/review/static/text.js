@@ -10,6 +10,9 @@ export const count = (value) => (isNumber(value) ? value.toLocaleString("en-GB")
 export const signed = (value, digits = 3) =>
   isNumber(value) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}` : NOTHING;
 
+// What the model has to do with a slide, where its results flatter it; null elsewhere.
+export const leakageText = (word) => (["trained on", "selected on"].includes(word) ? `model was ${word} this slide` : null);
+
 export const least = (value) => (value > 0 && value < 0.0001 ? "< 0.0001" : fixed(value, 4));
 
 export function length(um) {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch.core import artefacts
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
+from pathopatch.core.artefacts import Stamp, content_fingerprint, fingerprint
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.progress import Progress
@@ -88,7 +88,7 @@ def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
         row.has_tumor,
         _annotation_classes(row),
         json.dumps(row.source, default=str, sort_keys=True),
-        fingerprint([fingerprint_file(path) for path in slide.paths]),
+        content_fingerprint(slide.paths),
     )
     slide.require_unchanged()
     facts = dict(zip(SLIDE_COLUMNS, values, strict=True))

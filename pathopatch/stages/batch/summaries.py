@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from pathopatch.stages.batch.tasks import Outcome
 
 COUNTS = ("patches", "predicted", "tumour", "unreadable")
-COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "warnings")
-"""Columns of ``cohort.csv``; areas in mm2, shares in [0, 1], empty where a slide has no such number."""
+COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "leakage", "warnings")
+"""Columns of ``cohort.csv``; areas in mm2, shares in [0, 1], empty where a slide has no such number.
+
+``leakage`` is what the model has to do with the slide, see `pathopatch.models.leakage`.
+"""
 PATIENTS = (
     "patient_id", "slides", "done", "failed", *COUNTS, "tissue_mm2", "positive_mm2", "positive_tissue_mm2",
     "positive_share", "largest_region_mm2", "flagged_share",
 )  # fmt: skip
 """Columns of ``patients.csv``: sums over the slides that are done, and of the largest region the largest."""
-_TEXTS = ("patient_id", "state", "code", "warnings")
+_TEXTS = ("patient_id", "state", "code", "leakage", "warnings")
 _EVERY_S = 60.0
 _REST = 20  # the tables take at most this part of a run: one twentieth
 STATES = (*TERMINAL_STATES, "running")

@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 import torch
 from made_model import write_model
+from PIL import Image
 
+from pathopatch.core.artefacts import content_fingerprint, fingerprint
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -25,10 +27,12 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     PathopatchError,
 )
-from pathopatch.core.files import temporary_path
+from pathopatch.core.files import read_json, temporary_path, write_json
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
+from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
+from pathopatch.review.values import slide_facts
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
@@ -209,3 +213,63 @@ def test_a_run_removes_what_killed_ones_left_and_nothing_of_those_that_run(folde
     predict(folder)
     assert not any(path.exists() for path in named)
     assert own.is_dir()
+
+
+def with_marks(folder: Path, **split_of: str) -> None:
+    """Let the bundle say which slides it was trained and selected on, as training writes it."""
+    marks = {
+        f"{split}_slides": content_fingerprint([folder / f"{slide}.svs"])[:16] for slide, split in split_of.items()
+    }
+    spec = read_spec(folder / "model")
+    save_bundle(
+        folder / "model", build_network(spec.architecture, 3), spec.model_copy(update={"training": marks, "onnx": None})
+    )
+
+
+@pytest.mark.parametrize("models", [("model",), ("blank", "model")])
+def test_slides_that_the_model_knows_are_told_wherever_they_are_shown(folder: Path, models: tuple[str, ...]) -> None:
+    write_model(folder / "blank")  # it lists no slides
+    torch.manual_seed(1)
+    with_marks(folder, good="train", other="val")
+    (folder / "good.svs").rename(folder / "renamed.svs")
+    shutil.copy(folder / "spoilt.svs", folder / "good.svs")  # another slide under the name
+    shutil.copy(folder / "renamed.svs", folder / "spoilt.svs")
+    outcomes = {outcome.slide_id: outcome for outcome in predict(folder, models=models)}
+    assert "the model was trained on this slide" in outcomes["spoilt"].warnings[0]
+    assert "the model was selected on this slide" in outcomes["other"].warnings[0]
+    shown = table(folder, "cohort.csv")
+    assert shown["leakage"].fillna("").to_dict() == {"good": "", "spoilt": "trained on", "other": "selected on"}
+    assert shown.loc["spoilt", "warnings"].startswith("the model was trained on this slide")
+    with closing(open_cohort(folder / "out")) as cohort:
+        assert {row["slide_id"]: row["leakage"] for row in cohort.rows()}["other"] == "selected on"
+        assert slide_facts(cohort.open("spoilt"))["leakage"] == "trained on"
+    page = write_report(folder / "out").read_text()
+    for word in ("trained", "selected"):
+        assert f"<strong>The model was {word} on 1 of these 3 slides.</strong>" in page
+        assert f"<strong>model was {word} on it</strong>" in page
+    report = pd.read_csv(folder / "out" / "report" / "predictions.csv", index_col=0)
+    assert report["leakage"].fillna("").to_dict()["spoilt"] == "trained on"
+
+
+def test_the_picture_of_a_training_slide_says_so_beside_the_map(folder: Path) -> None:
+    with_marks(folder, other="val")
+    predict(folder, models=("model",))
+    plain = np.asarray(Image.open(folder / "out" / "heatmaps" / "good" / "overlay.png"))
+    red = (plain == (200, 40, 40)).all(axis=2).sum()
+    with_marks(folder, good="train")
+    predict(folder, force=True)
+    told = np.asarray(Image.open(folder / "out" / "heatmaps" / "good" / "overlay.png"))
+    assert (told == (200, 40, 40)).all(axis=2).sum() > red + 500
+
+
+def test_outputs_of_an_earlier_version_that_do_not_tell_are_made_again(folder: Path) -> None:
+    with_marks(folder, good="train", other="val")
+    predict(folder)
+    path = folder / "out" / "heatmaps" / "good" / "heatmap.json"
+    facts = {name: value for name, value in read_json(path).items() if name not in ("leakage", "fingerprint")}
+    write_json(path, facts | {"fingerprint": fingerprint(facts)})
+    again, _, other = predict(folder)
+    assert (again.state, other.state) == ("done", "current")
+    assert "they do not say that the model was trained on this slide" in again.warnings[-1]
+    assert read_json(path)["leakage"] == "trained on"
+    assert predict(folder)[0].state == "current"
