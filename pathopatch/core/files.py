@@ -281,17 +281,44 @@ def inside(folder: Path, *parts: str) -> Path:
         The path would leave the folder.
     """
     path = folder.joinpath(*parts)
-    try:
-        is_inside = path.resolve().is_relative_to(folder.resolve())
-    except (RuntimeError, OSError):  # links that lead to each other
-        is_inside = False
-    if not is_inside:
+    if not _is_inside(path, folder):
         raise InputUnsupportedError(
             f"{path} leads outside the work folder",
             place=os.fspath(folder),
             remedy="remove the symbolic link, or choose another work folder",
         )
     return path
+
+
+def refuse_links_outside(folder: Path) -> None:
+    """Refuse a folder that is read as one file if a symbolic link below it leads outside; no file is opened.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The first such link is named.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    if not _is_inside(Path(entry.path), folder):
+                        raise InputUnsupportedError(
+                            f"{os.path.relpath(entry.path, folder)} is a symbolic link that leads outside",
+                            place=os.fspath(folder),
+                            remedy="copy the folder together with what its links lead to, as cp -rL does",
+                        )
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path leads into a folder, links included."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (RuntimeError, OSError):  # links that lead to each other
+        return False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.patch_encoder import PatchEncoder
-from pathopatch.features.readers.h5 import load_h5py
+from pathopatch.features.readers.h5 import load_h5py, open_h5
 from pathopatch.features.readers.own import ATTRIBUTE
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.features.store import encoder_key, write_slide_features
@@ -209,9 +209,9 @@ def encode_patches(
 
 def _read_earlier(path: Path) -> tuple[Stamp, int] | None:
     """Return the stamp and the number of patches of an earlier file; None if there is none to read."""
-    h5py = load_h5py(path)
+    load_h5py(path)  # without it the features could not be written: said before they are computed
     try:
-        with h5py.File(path) as file:
+        with open_h5(path) as file:
             return Stamp.from_dict(json.loads(file.attrs[ATTRIBUTE])["stamp"]), len(file["features"])
     except (OSError, KeyError, ValueError, TypeError):
         return None

@@ -187,6 +187,7 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         raise InputMissingError(
             f"no config.json in {folder.name}", place=str(folder), remedy="name the folder that the model was saved to"
         )
+    _refuse_other_files(folder)
     try:
         model, report = AutoModel.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
@@ -231,6 +232,35 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         resize_px=form["resize_px"],
         mpp=None,
         patch_px=form["resize_px"],
+    )
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuse a folder of transformers that takes weights from elsewhere: it could name any file of this machine."""
+    if (folder / "adapter_config.json").is_file():
+        raise _unsafe(folder / "adapter_config.json", "it adapts a model that lies elsewhere")
+    if _names_timm(read_json(folder / "config.json")):
+        raise _unsafe(folder / "config.json", "timm builds the network, by arguments that may name files")
+    for path in sorted(folder.rglob("*.index.json")):
+        places = read_json(path).get("weight_map")
+        for place in places.values() if isinstance(places, dict) else ():
+            if not isinstance(place, str) or Path(place).name != place:
+                raise _unsafe(path, f"it takes weights from {place!r}")
+
+
+def _names_timm(config: object) -> bool:
+    """Return whether a configuration, or one within it, is of a network that timm builds."""
+    if isinstance(config, list):
+        return any(map(_names_timm, config))
+    if not isinstance(config, Mapping):
+        return False
+    is_timm = str(config.get("model_type")).startswith("timm") or bool(config.get("use_timm_backbone"))
+    return is_timm or any(map(_names_timm, config.values()))
+
+
+def _unsafe(path: Path, problem: str) -> CheckpointUnsafeError:
+    return CheckpointUnsafeError(
+        f"{problem}; nothing was read", place=str(path), remedy="give the encoder as TorchScript or ONNX"
     )
 
 

@@ -20,6 +20,7 @@ from pathopatch.core.config import (
     PredictConfig,
     RegistrationConfig,
     TileConfig,
+    TimmArguments,
     TissueConfig,
 )
 from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
@@ -130,7 +131,7 @@ class BundleSpec(Config):
     schema_version: int = BUNDLE_VERSION
     package_version: str = ""
     architecture: str
-    timm_args: dict[str, Any] = {}  # with which timm builds it
+    timm_args: TimmArguments = {}  # with which timm builds it
     channels: tuple[str, ...] = Field(max_length=_MOST_CHANNELS)  # empty for features alone
     encoder: dict[str, Any] | None = None  # of features, as `Encoder.to_dict` returns it; None: the model takes patches
     dtype: str  # of the slides' pixels, or of the features, by numpy's name

@@ -16,6 +16,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
+from pathopatch.core.files import refuse_links_outside
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
 from pathopatch.slides.omezarr_chunks import InflationGuard, absent_chunks
 from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, read_image_metadata
@@ -55,6 +56,7 @@ class OmeZarrSlide(Slide):
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         opened = OpenedFile.of(path)
+        refuse_links_outside(path)
         self._image: ImageMetadata = read_image_metadata(path)
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels

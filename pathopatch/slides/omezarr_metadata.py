@@ -279,7 +279,7 @@ def _array_v3(place: Path, metadata: dict[str, Any]) -> ZarrArray:
     stored = _sizes(place, metadata["chunk_grid"]["configuration"]["chunk_shape"])
     encoding = metadata.get("chunk_key_encoding", {"name": "default"})
     is_default = encoding["name"] == "default"
-    separator = str(encoding.get("configuration", {}).get("separator", "/" if is_default else "."))
+    separator = _separator(place, encoding.get("configuration", {}).get("separator", "/" if is_default else "."))
     return ZarrArray(
         place,
         "zarr3",
@@ -306,8 +306,15 @@ def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
         chunks,
         _dtype(place, metadata["dtype"]),
         is_blosc=(metadata.get("compressor") or {}).get("id") == "blosc",
-        key=("", str(metadata.get("dimension_separator", "."))),
+        key=("", _separator(place, metadata.get("dimension_separator", "."))),
     )
+
+
+def _separator(place: Path, value: Any) -> str:
+    """Return what parts the numbers in the names of chunks; a longer text could lead out of the folder."""
+    if value not in ("/", "."):
+        raise corrupt(place, f"the numbers of its chunks are parted by {value!r}")
+    return str(value)
 
 
 def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:

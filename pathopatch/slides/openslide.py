@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -16,6 +17,8 @@ from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, res
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
 
+_MOST_LIST_BYTES = 2**20  # OpenSlide refuses longer lists
+
 
 class OpenSlideSlide(Slide):
     """A slide read by OpenSlide, in RGB; label, macro and thumbnail images are out of reach."""
@@ -26,6 +29,7 @@ class OpenSlideSlide(Slide):
         beside = path.with_suffix("")
         parts = [path, beside] if path.suffix.lower() == ".mrxs" and beside.is_dir() else [path]
         self._files = tuple(map(OpenedFile.of, parts))
+        _refuse_other_folders(path)
         self._handle: Any = None
         self._pid = -1
         self._planes = plane_slice(path, RGB, plane)
@@ -75,6 +79,24 @@ class OpenSlideSlide(Slide):
         # Several times as fast as numpy's transposition.
         cv2.split(np.asarray(image), cast(Any, list(planes)))
         return planes[self._planes], None if planes[3].min() == 255 else planes[3]
+
+
+def _refuse_other_folders(path: Path) -> None:
+    """Refuse a slide of several files whose list names one in another folder: OpenSlide would open it."""
+    lists = {".mrxs": path.with_suffix("") / "Slidedat.ini", ".vms": path, ".vmu": path}
+    listing = lists.get(path.suffix.lower())
+    if listing is None or not listing.is_file():
+        return
+    with listing.open("rb") as stream:
+        content = stream.read(_MOST_LIST_BYTES).decode("latin-1")
+    for line in content.splitlines():
+        name, _, value = line.partition("=")
+        if ".." in re.split(r"[/\\]", value.strip()):
+            raise unsupported(
+                listing,
+                f"{name.strip()} names a file in another folder: {value.strip()}",
+                "copy the slide again from the scanner: its files lie in one folder",
+            )
 
 
 def openslide_resolution(handle: Any) -> Resolution:

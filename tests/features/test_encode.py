@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +53,22 @@ def write_manifest(slide: Path, **more: str) -> Path:
 
 def states(encoded: Encoded) -> list[str]:
     return [outcome.state for outcome in encoded.outcomes]
+
+
+@pytest.mark.fault("outside")
+def test_an_earlier_file_whose_features_lie_elsewhere_is_made_again(config, slide, tmp_path):
+    encoded = encode_cohort(str(slide), config, tmp_path / "work")
+    (path,) = encoded.folder.glob("*.h5")
+    due = open_features(encoded.folder).read("slide").features
+    with h5py.File(tmp_path / "outside.h5", "w") as other:
+        other["features"] = due + 1
+    with h5py.File(path, "r+") as file:
+        del file["features"]
+        file["features"] = h5py.ExternalLink(str(tmp_path / "outside.h5"), "/features")
+    assert states(encode_cohort(str(slide), config, tmp_path / "work", force=True)) == ["done"]
+    np.testing.assert_array_equal(open_features(encoded.folder).read("slide").features, due)
+    with h5py.File(tmp_path / "outside.h5") as other:
+        np.testing.assert_array_equal(other["features"], due + 1)
 
 
 def test_features_of_a_slide_are_those_of_its_patches(config, slide, tmp_path, two_discs):

@@ -157,6 +157,27 @@ def test_a_folder_of_transformers_with_missing_weights_is_refused(monkeypatch, t
         patch_encoder.load(EncodeConfig(encoder=str(_write_folder(tmp_path / "phikon"))))
 
 
+@pytest.mark.fault("outside")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors", "b": "../marker.safetensors"}}),
+        ("pytorch_model.bin.index.json", {"weight_map": {"a": "/srv/marker.bin"}}),
+        ("config.json", {"model_type": "timm_wrapper", "model_args": {"checkpoint_path": "/srv/marker.pt"}}),
+        ("config.json", {"backbone_config": {"model_type": "timm_backbone"}}),
+        ("config.json", {"layers": [{"use_timm_backbone": True}]}),
+        ("adapter_config.json", {"base_model_name_or_path": "/srv/marker"}),
+    ],
+)
+def test_a_folder_of_transformers_that_names_other_files_is_unsafe(monkeypatch, tmp_path, name, content):
+    asked = _fake_transformers(monkeypatch, [])
+    folder = _write_folder(tmp_path / "phikon")
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(CheckpointUnsafeError, match="nothing was read"):
+        patch_encoder.load(EncodeConfig(encoder=str(folder)))
+    assert not asked  # transformers was not even called
+
+
 def test_without_transformers_its_folder_says_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputUnsupportedError, match="pip install transformers"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pathopatch.core.config.base import MOST_PX, Config, Fraction, PatchLimits
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
@@ -85,6 +85,26 @@ class AugmentConfig(Config):
     """Brightfield RGB only: brightness, contrast and saturation by 1 +- this."""
 
 
+# Of timm's constructors, what shapes a network. `timm.create_model` takes others that read files, such as
+# checkpoint_path and pretrained_cfg: a bundle from a stranger must not name a file of this machine.
+_TIMM_ARGUMENTS = (
+    "act_layer", "attn_drop_rate", "base_width", "bn_eps", "bn_momentum", "cardinality", "class_token", "depth",
+    "drop_block_rate", "drop_path_rate", "drop_rate", "dynamic_img_size", "embed_dim", "fc_norm", "final_norm",
+    "global_pool", "img_size", "init_values", "mlp_layer", "mlp_ratio", "no_embed_class", "num_heads", "output_stride",
+    "patch_drop_rate", "patch_size", "pos_drop_rate", "pre_norm", "proj_drop_rate", "qk_norm", "qkv_bias",
+    "reg_tokens", "stem_type", "stem_width", "window_size",
+)  # fmt: skip
+
+
+def _known_arguments(arguments: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:
+    if unknown := sorted(set(arguments) - set(_TIMM_ARGUMENTS)):
+        raise ValueError(f"{', '.join(unknown)} not allowed; allowed are {', '.join(_TIMM_ARGUMENTS)}")
+    return arguments
+
+
+TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_known_arguments)]
+"""Arguments of a network's constructor in timm, by their names; no other is accepted."""
+
 HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
 """Architecture of each head."""
 _LEAST_PX = 8  # of patches; features are patches of one pixel
@@ -105,8 +125,8 @@ class TrainConfig(Config):
     """Head on features: linear (also by default) is solved to convergence, mlp has one hidden layer."""
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
     """Weights to start from: efficientnet-lite0 (extra `pretrained`), or a file."""
-    timm_args: dict[str, str | bool | int | float] = {}
-    """Arguments of `timm.create_model`; layers are given by name, such as SwiGLUPacked."""
+    timm_args: TimmArguments = {}
+    """Arguments of the network in timm, such as depth; layers are given by name, such as SwiGLUPacked."""
     freeze: Literal["none", "backbone"] = "none"
     """backbone: the classifier alone learns."""
     mean: tuple[float, ...] | None = None

@@ -15,6 +15,7 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUn
 from pathopatch.core.text import parse_number
 
 _COMPLAINTS = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises for files that are cut or damaged
+_SHOWN = 3  # files named in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,14 @@ def load_h5py(path: Path) -> Any:
 def open_h5(path: Path) -> Iterator[Any]:
     """Yield an HDF5 file to read; nothing is ever written to it, not even a lock.
 
-    InputUnsupportedError without h5py; InputMissingError, InputCorruptError if HDF5 cannot read the file.
+    InputUnsupportedError without h5py, or if a name in the file leads to another file; InputMissingError,
+    InputCorruptError if HDF5 cannot read the file.
     """
     h5py = load_h5py(path)
     try:
         # Without locks: folders of others may be read-only, and their drives may not know locks.
         with h5py.File(path, "r", locking=False) as file:
+            _refuse_other_files(file, h5py)
             yield file
     except PathopatchError:  # of whoever reads the file
         raise
@@ -61,6 +64,35 @@ def open_h5(path: Path) -> Iterator[Any]:
             place=str(path),
             remedy="copy the file again, or extract the features of this slide again",
         ) from error
+
+
+def _refuse_other_files(file: Any, h5py: Any) -> None:
+    """Refuse links, external storage and virtual datasets that lead to other files; none of those is opened."""
+    # A file from a stranger could name any file of this machine, and HDF5 opens it as soon as the name is looked up.
+    outside: list[str] = []
+
+    def look_at_link(name: bytes, link: Any) -> None:
+        if link.type not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT):
+            is_external = link.type == h5py.h5l.TYPE_EXTERNAL
+            target = file.id.links.get_val(name)[0].decode("utf-8", "replace") if is_external else "somewhere else"
+            outside.append(f"{name.decode('utf-8', 'replace')} is a link to {target}")
+
+    def look_at_object(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.is_virtual:
+            sources = sorted({source.file_name for source in item.virtual_sources()})
+            outside.append(f"{name} is a virtual dataset of {', '.join(sources[:_SHOWN]) or 'nothing'}")
+        elif isinstance(item, h5py.Dataset) and item.external:
+            outside.append(f"{name} is stored in {item.external[0][0]}")
+
+    file.id.links.visit(look_at_link, info=True)  # it follows no link to another file
+    file.visititems(look_at_object)
+    if outside:
+        more = f", and {len(outside) - 1} more" if len(outside) > 1 else ""
+        raise InputUnsupportedError(
+            f"values outside the file are not read: {outside[0]}{more}",
+            place=file.filename,
+            remedy="write the values into this file: h5py reads them, and writes them as a plain dataset",
+        )
 
 
 def h5_contents(path: Path) -> H5Contents:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.files import refuse_links_outside
 from pathopatch.features.readers.folder import Candidate, Layout, SlideFile, slide_id_from_stem
 from pathopatch.features.readers.h5 import as_features, number
 from pathopatch.features.slide_features import Encoder, SlideFeatures
@@ -69,9 +70,13 @@ def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
 
 
 def _open(path: Path) -> Any:
-    """Return the store's root, opened to read; InputCorruptError if it is no Zarr group."""
+    """Return the store's root, opened to read; InputCorruptError if it is no Zarr group.
+
+    InputUnsupportedError if a link in it leads outside.
+    """
     import zarr
 
+    refuse_links_outside(path)
     try:
         return zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError, TypeError) as error:
