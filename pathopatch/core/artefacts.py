@@ -450,7 +450,7 @@ def require_same_source(existing: object, source: object, *, slide_id: str, plac
     raise DuplicateIdError(
         f"{slide_id!r} is {_files(existing)} here, and would be {_files(source)} now",
         place=str(place),
-        remedy="give each slide an id of its own (column slide_id, or --slide-id), or use another work folder; "
+        remedy="give each slide an id of its own (column slide_id, or predict --slide-id), or use another work folder; "
         "--force puts the new one in place of the other",
     )
 

@@ -243,7 +243,7 @@ def with_code(error: Exception, *, place: str = "") -> PathopatchError:
         return error
     if isinstance(error, MemoryError):
         return OutOfMemoryError(
-            str(error) or "no memory left", place=place, remedy="use fewer --workers, or a machine with more memory"
+            str(error) or "no memory left", place=place, remedy="use fewer workers, or a machine with more memory"
         )
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported for its sake
         return OutOfMemoryError(

@@ -56,7 +56,7 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
         raise InputMissingError(
             f"run {name!r} is not evaluated in fold {', '.join(missing)} of {len(folds)}",
             place=str(folds[0].parent),
-            remedy="train it in every fold, or name with --run those that are",
+            remedy="train it in every fold, or name the others: pathopatch evaluate WORK --run NAME",
         )
     out = WorkFolder(work).evaluation(name)
     inputs = {f"fold {fold.name}": fingerprint_file(path) for fold, path in zip(folds, evaluations, strict=True)}

@@ -230,14 +230,14 @@ def channel_index(
         raise ChannelMismatchError(
             f"the channels are {', '.join(channels)}, and the encoder was made for red, green and blue",
             place=place,
-            remedy="say which channels to give as red, green and blue: --channels A,B,C",
+            remedy="say which channels to give as red, green and blue: encode --channels A,B,C",
         )
     number_of = {name.casefold(): number for number, name in enumerate(channels)}
     if unknown := [name for name in chosen if name.casefold() not in number_of]:
         raise ChannelMismatchError(
             f"no channel {unknown[0]!r}, the slide has {', '.join(channels)}",
             place=place,
-            remedy="correct --channels, or name the slide's channels in the manifest",
+            remedy="name the slide's channels in the manifest, or correct encode --channels",
         )
     return [number_of[name.casefold()] for name in chosen]
 
@@ -330,5 +330,5 @@ def _require_finite(values: NDArray[Any], origins: NDArray[np.int64], slide_id: 
         raise NonFiniteError(
             f"the features of {int(is_bad.sum())} patches are NaN or infinite: {names}",
             place=slide_id,
-            remedy="use --precision float32 or bfloat16, and look for NaN in the weights",
+            remedy="use encode --precision float32 or bfloat16, and look for NaN in the weights",
         )

@@ -59,7 +59,7 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
     """
     path = Path(config.encoder)
     if not path.exists():
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path in --encoder")
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path in encode --encoder")
     if config.weights is not None:
         raise InputUnsupportedError(
             f"{path.name} holds its weights", place="--weights", remedy="leave --weights out, or name an encoder"
@@ -67,7 +67,9 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
     if path.is_dir():
         return _load_transformers(path, config)
     if config.pooling is not None:
-        raise InputUnsupportedError(f"{path.name} pools by itself", place="--pooling", remedy="leave --pooling out")
+        raise InputUnsupportedError(
+            f"{path.name} pools by itself", place="--pooling", remedy="leave encode --pooling out"
+        )
     _require_stated({name: getattr(config, name) for name in _STATED}, path)
     assert config.input_px is not None
     if path.suffix in _ONNX:
@@ -103,7 +105,7 @@ def _read_torchscript(path: Path, input_px: int) -> tuple[nn.Module, int]:
         raise CheckpointIncompatibleError(
             f"{path.name} is not TorchScript",
             place=str(path),
-            remedy="a file of weights alone goes with the name of its encoder: --encoder NAME --weights FILE",
+            remedy="a file of weights alone goes with the name of its encoder: encode --encoder NAME --weights FILE",
         )
     network = load_program(path, torch.device("cpu")).eval()
     try:
@@ -113,7 +115,7 @@ def _read_torchscript(path: Path, input_px: int) -> tuple[nn.Module, int]:
         raise InputCorruptError(
             f"the network does not run on {input_px} px: {error}",
             place=str(path),
-            remedy="check --input-px, and that the file is whole",
+            remedy="look whether the file is whole, and at encode --input-px",
         ) from error
     return network, _dim_of(tuple(output.shape) if isinstance(output, Tensor) else (), path)
 
@@ -128,7 +130,7 @@ def _read_onnx(path: Path, input_px: int) -> tuple[Any, int]:
         raise InputCorruptError(
             f"no ONNX network from ({CHANNELS}, {input_px}, {input_px}) to one vector: {error}",
             place=str(path),
-            remedy="check --input-px, and that the file is whole",
+            remedy="look whether the file is whole, and at encode --input-px",
         ) from error
     return network, _dim_of(shape, path)
 

@@ -237,5 +237,5 @@ def _require_equal_shapes(
     raise CheckpointIncompatibleError(
         f"the weights are not those of {entry.name}: {'; '.join(differences)}",
         place=place,
-        remedy=f"they fit --encoder {' or '.join(others)}" if others else "give the file of this encoder",
+        remedy=f"they fit encode --encoder {' or '.join(others)}" if others else "give the file of this encoder",
     )

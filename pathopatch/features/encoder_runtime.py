@@ -46,7 +46,7 @@ class TorchFeatures:
             raise OutOfMemoryError(
                 f"{len(x)} patches do not fit the memory of {self._device}",
                 place="--batch",
-                remedy=f"use --batch {fitting}" if fitting else "not even one fits: use --devices cpu",
+                remedy=f"use encode --batch {fitting}" if fitting else "not even one fits: use a processor (cpu)",
             ) from error
         finally:
             torch.set_num_threads(before)
@@ -94,7 +94,7 @@ def open_runtime(
     """
     is_torch = isinstance(network, nn.Module)
     if device.type != "cpu" and not is_torch:
-        raise InputUnsupportedError("ONNX files run on processors", place="--devices", remedy="use --devices cpu")
+        raise InputUnsupportedError("ONNX files run on processors", place="--devices", remedy="use a processor (cpu)")
     if device.type != "cpu":
         return TorchFeatures(network, device, precision, threads)
     if precision == "float16":

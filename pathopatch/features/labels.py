@@ -63,7 +63,7 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
         raise InputMissingError(
             f"no column {attribute!r} in the labels; there are {', '.join(table.header)}",
             place=str(path),
-            remedy="name one of these with --attribute, or add the column",
+            remedy="name one of these with audit --attribute, or add the column",
         )
     cells = label_cells(table, optional=_OPTIONAL)
     labels = _checked(table, cells)

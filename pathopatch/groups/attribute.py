@@ -332,7 +332,7 @@ def attribute_in(
             raise InputMissingError(
                 f"no bins cut at {wanted.key}; there are some at {' and '.join(present) or 'none'}",
                 place="groups.parquet",
-                remedy=_how_to_form(f"--bins {present[0]}" if present else "", groups, f"--bins {wanted.key}"),
+                remedy=_how_to_form(f"train --bins {present[0]}" if present else "", groups, f"--bins {wanted.key}"),
             )
         return wanted
     at = TissueThreshold(threshold, label_names=labels)

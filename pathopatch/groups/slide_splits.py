@@ -74,5 +74,5 @@ def _require_patients(slides: pd.DataFrame, folds: int) -> None:
             raise InputUnsupportedError(
                 f"{pluralize(count, 'patient')} with slide_label {label}, at least {needed} are needed: {why}",
                 place="slide_label",
-                remedy="add patients" + (", or use fewer --folds" if folds > _LEAST_PATIENTS else ""),
+                remedy="add patients" + (", or use fewer folds" if folds > _LEAST_PATIENTS else ""),
             )

@@ -23,7 +23,7 @@ HEATMAP_FILES = ("patches.geojson.gz", "regions.geojson.gz")
 """Files of a heatmap that QuPath imports."""
 _RGB = ["R", "G", "B"]
 _NO_PLACE = (
-    "where it lies is unknown: it was predicted with --deidentify or from features, or its status is lost; "
+    "where it lies is unknown: it was de-identified, predicted from features, or its status is lost; "
     "give --manifest with the slides"
 )
 

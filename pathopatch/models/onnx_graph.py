@@ -84,7 +84,7 @@ def export_program(
             raise InputUnsupportedError(
                 f"the network cannot be written as ONNX: {error}",
                 place="architecture",
-                remedy="use torch to run it (--runtime torch), or train another architecture",
+                remedy="predict with --runtime torch, or train another architecture",
             ) from error
     return model
 

@@ -256,7 +256,7 @@ class ReviewedSlide:
 
         if self.source is None:
             raise InputMissingError(
-                "the slide's place is unknown: it was predicted with --deidentify, or its status file is lost",
+                "the slide's place is unknown: it was de-identified, or its status file is lost",
                 place=self.slide_id,
                 remedy="give --manifest to see its pixels",
             )

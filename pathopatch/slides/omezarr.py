@@ -37,7 +37,7 @@ def _absent_note(absent: Sequence[NDArray[np.bool_]]) -> str:
         return ""
     return (
         f"chunks are absent, {', '.join(shares)}: they are taken as not scanned; "
-        "with --max-bad-tiles they count as unreadable"
+        "with predict --max-bad-tiles they count as unreadable"
     )
 
 

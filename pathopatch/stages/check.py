@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def check_manifest(
     *,
     measure: TileConfig | None = None,
     labels: LabelConfig | None = None,
+    slide_mpp: float | None = None,
     limit_s: float | None = None,
     limit_bytes: float | None = None,
     force: bool = False,
@@ -41,6 +43,8 @@ def check_manifest(
         Also measure the pixels with these settings: adds the columns of `Description.measurements`.
     labels : LabelConfig, optional
         Meaning of the annotations' class names; None accepts any name.
+    slide_mpp : float, optional
+        um per level-0 px of slides for which neither manifest nor file states it.
     limit_s, limit_bytes : float, optional
         Seconds that a slide may take, and resident memory that the process which opens it may hold.
 
@@ -49,7 +53,7 @@ def check_manifest(
     TableError
         All problems of the manifest and its slides.
     """
-    rows = list(read_manifest(manifest_path).included)
+    rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path).included]
     facts_of = partial(_checked_facts, measure=measure, labels=labels)
     with Workers(0, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         table, failures = open_slides(rows, facts_of=facts_of, workers=processes, progress=progress)

@@ -149,7 +149,7 @@ def require_one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
         raise InputUnsupportedError(
             f"the slides' mpp differ: {low} has {table['mpp'].min():g}, {high} has {table['mpp'].max():g} um/px",
             place="[tile] mpp",
-            remedy=f"give the target with --mpp, for instance --mpp {table['mpp'].max():g}",
+            remedy=f"give the target: mpp of [tile], or tile --mpp {table['mpp'].max():g}",
         )
 
 

@@ -269,7 +269,7 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
         raise ChannelMismatchError(
             f"the slides were tiled at {min(mpps):g} to {max(mpps):g} um/px",
             place="slides",
-            remedy="tile them at one scale with --mpp",
+            remedy="tile them at one scale, such as tile --mpp 0.5",
         )
     for source, store in zip(sources, stores, strict=True):
         for name in ("channels", "dtype", "patch_px", "intensity", "align", "least_tumor"):

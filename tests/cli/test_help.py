@@ -1,17 +1,21 @@
-"""The help of every command: whole texts, and commands in panels."""
+"""The help of every command: whole texts, and commands in panels. Options that messages advise, too."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import pathopatch
 from pathopatch.cli.program import app
 
+PACKAGE = Path(pathopatch.__file__).parent
 PANELS = ("Predict", "Train and study", "Audit", "Data", "Review and export", "Tools")
 
 
@@ -54,3 +58,88 @@ def test_every_command_stands_in_one_of_the_panels() -> None:
     assert {getattr(command, "rich_help_panel", None) for command in group.commands.values()} == set(PANELS)
     assert all(f" {panel} " in text for panel in PANELS)
     assert " Commands " not in text
+
+
+PROGRAMS = [" ".join(names) for names, command in COMMANDS.items() if not hasattr(command, "commands")]
+RAISED_BY = {
+    "evaluation/external_validation.py": ["evaluate"],
+    "features/bags.py": ["mil"],
+    "features/encoder": ["encode", "predict"],
+    "groups/attribute.py": ["train", "tune", "audit"],
+    "heatmaps/features.py": ["predict"],
+    "heatmaps/qupath_slides.py": ["export qupath", "review"],
+    "models/loading.py": ["evaluate", "predict"],
+    "models/runtime/": ["evaluate", "predict", "train", "tune"],
+    "models/wsinfer.py": ["import wsinfer"],
+    "patches/describe.py": ["info"],
+    "patches/import_list.py": ["tile"],
+    "patches/patch_import.py": ["tile"],
+    "review/": ["review"],
+    "stages/encode.py": ["encode"],
+    "stages/feature_tissue.py": ["audit"],
+    "stages/predict": ["predict"],
+    "stages/slide_level.py": ["mil"],
+}
+"""Commands that reach the messages of modules, by how their paths begin; all others may be read after any command."""
+ELSEWHERE = {"models/export/write.py", "features/readers/trident.py", "review/viewer.py"}
+"""Modules that name options of other programs."""
+
+
+def messages(path: Path) -> Iterator[str]:
+    """Yield each text of a module but docstrings; what is filled in is left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inner = {
+        id(part)
+        for node in ast.walk(tree)
+        for part in (
+            node.values if isinstance(node, ast.JoinedStr) else [node.value] if isinstance(node, ast.Expr) else []
+        )
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            yield node.value
+
+
+def options_of(command: str) -> set[str]:
+    return {option for parameter in COMMANDS[tuple(command.split())].params for option in parameter.opts}
+
+
+_ANY = "|".join(sorted(PROGRAMS, key=len, reverse=True))
+NAMED = re.compile(
+    rf"\bpathopatch (?P<named>{_ANY})\b|\b(?P<before>{_ANY})(?= (?:[A-Z]\S* |with )*--)|(?P<clause>[,;:.] )"
+    rf"|(?<![\w-])(?P<option>--[a-z][a-z0-9-]+)(?: to (?P<after>(?:(?:{_ANY})(?:, | or )?)+))?"
+)
+"""A command, or an option with the commands that it is given to; a command is named until its clause ends."""
+
+
+def unknown_options(text: str, readers: list[str]) -> Iterator[str]:
+    """Yield each option in a message that a command named with it lacks, or without one any reader's."""
+    command = None
+    for match in NAMED.finditer(text):
+        if match["option"] is None:
+            command = match["named"] or match["before"]
+            continue
+        of = re.split(", | or ", match["after"]) if match["after"] else [command] if command else readers
+        if not all(match["option"] in options_of(name) for name in of):
+            yield match["option"]
+
+
+def test_the_check_of_messages_finds_an_option_that_a_command_lacks() -> None:
+    assert list(unknown_options("give --slide-mpp", ["tile", "run"])) == ["--slide-mpp"]
+    assert list(unknown_options("run tile with --slide-mpp 1, or choose --folds", ["run"])) == ["--folds"]
+    assert list(unknown_options("give --slide-mpp to tile, groups or predict", ["tile"])) == ["--slide-mpp"]
+    assert list(unknown_options("pathopatch export onnx BUNDLE --into-bundle; give --slide-mpp to tile", ["run"])) == []
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_every_option_that_a_message_advises_is_one_of_the_command(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    if place.startswith("cli/") or place in ELSEWHERE:  # in cli/ each stands in the command that it is of
+        return
+    readers = next((names for start, names in RAISED_BY.items() if place.startswith(start)), PROGRAMS)
+    # A text that is an option alone is the place of an error, or a part of a command.
+    texts = [text for text in messages(path) if not re.fullmatch("--[a-z0-9-]+( …)? ?", text)]
+    found = {text: options for text in texts if (options := [*unknown_options(text, readers)])}
+    assert not found, found

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.fault("absent-chunks")
 
 CONFIG = PredictConfig(device="cpu", threads=1)
 NOTE = (
-    "chunks are absent, 8.3% of level 0: they are taken as not scanned; with --max-bad-tiles they count as unreadable"
+    "chunks are absent, 8.3% of level 0: they are taken as not scanned; "
+    "with predict --max-bad-tiles they count as unreadable"
 )
 
 

@@ -200,7 +200,7 @@ def test_weights_of_another_encoder_are_told_by_their_shapes(tmp_path):
     with pytest.raises(CheckpointIncompatibleError) as refused:
         load_encoder(ENCODERS["kaiko-s8"], path, "cls")
     assert "'pos_embed' is (1, 197, 384), (1, 785, 384) expected" in str(refused.value)
-    assert refused.value.remedy == "they fit --encoder kaiko-s16 or lunit-s16"
+    assert refused.value.remedy == "they fit encode --encoder kaiko-s16 or lunit-s16"
 
 
 def test_a_pickle_of_more_than_tensors_is_refused(tmp_path):

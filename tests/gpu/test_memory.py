@@ -116,7 +116,7 @@ def test_encoding_names_the_largest_batch_that_fits(device, short_memory):
     x = np.zeros((count, 2, 4 * SIDE[device], 4 * SIDE[device]), np.float32)
     with pytest.raises(OutOfMemoryError, match=f"{count} patches do not fit the memory of {device}") as refused:
         features.features(x)
-    named = int(refused.value.remedy.removeprefix("use --batch "))
+    named = int(refused.value.remedy.removeprefix("use encode --batch "))
     assert named == 5 if device == "cpu" else 1 <= named < count
     assert len(features.features(x[:named])) == named
 
