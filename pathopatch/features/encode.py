@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import SlideStatus, Stamp, artefact, fingerprint_file, read_table
+from pathopatch.core.artefacts import (
+    SlideStatus,
+    Stamp,
+    artefact,
+    content_fingerprint,
+    fingerprint_file,
+    read_table,
+)
 from pathopatch.core.config import EncodeConfig, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
 from pathopatch.core.locks import folder_lock, slide_lock
@@ -32,7 +39,7 @@ from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, i
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import tile_stamp
+from pathopatch.patches.tile import tile_stamp, tiled_content
 from pathopatch.slides import Slide
 
 if TYPE_CHECKING:
@@ -79,6 +86,7 @@ class PatchSource:
     overlap_px: int  # of neighbouring patches, in the same pixels
     mpp: float | None  # of level 0
     size_px: tuple[int, int] | None
+    content: str  # `content_fingerprint` of the slide's files; "" of ready patches
     stamp: Stamp  # of the patches alone
     batches: Callable[[], Iterator[_Batch]]
     require_unchanged: Callable[[], None] = lambda: None
@@ -106,6 +114,7 @@ def slide_patches(
         overlap_px=grid.patch_px - grid.stride_px,
         mpp=slide.mpp if slide.has_mpp else None,
         size_px=slide.size,
+        content=content_fingerprint(slide.paths),
         stamp=tile_stamp(slide, tiling, slide_id, "", None, tissue_mask),
         batches=batches,
         require_unchanged=slide.require_unchanged,
@@ -133,6 +142,7 @@ def stored_patches(work: Path, slide_id: str, config: EncodeConfig) -> PatchSour
         overlap_px=stored["patch_px"] - stored["stride_px"],
         mpp=mpp,
         size_px=None if stored.get("is_ready_set") else (stored["size_px"][0], stored["size_px"][1]),
+        content=tiled_content(stored),
         stamp=Stamp(stage="tile", inputs={"pixels": store.pixels_checksum, "patches": fingerprint_file(table_path)}),
         batches=batches,
         warnings=[],
@@ -317,6 +327,7 @@ def compute_features(
         tissue_fraction=np.concatenate(fractions).astype(np.float32),
         scanned_fraction=None if (share == 1).all() else share.astype(np.float32),
         size_px=source.size_px,
+        slide_content=source.content,
         notes=(f"patches with less than {100 * config.min_tissue:g} % tissue were left out",)
         if config.min_tissue
         else (),

@@ -66,6 +66,7 @@ class SlideFeatures:
     tissue_fraction: NDArray[np.float32] | None = None  # (N,), where the tool stored it
     scanned_fraction: NDArray[np.float32] | None = None  # (N,), as ours does of slides not scanned everywhere
     size_px: tuple[int, int] | None = None  # level-0 width and height of the slide
+    slide_content: str = ""  # `content_fingerprint` of the slide's files; "" where it is not known
     notes: tuple[str, ...] = ()  # what a reader of results must know, such as which patches the tool had left out
 
     def __len__(self) -> int:

@@ -53,7 +53,7 @@ def write_slide_features(
             remedy="state um/px of level 0",
         )
     check_slide(replace(slide, path=path))
-    about = {
+    about: dict[str, Any] = {
         "encoder": slide.encoder.to_dict(),
         "mpp": slide.mpp,
         "side_px": slide.side,
@@ -61,6 +61,8 @@ def write_slide_features(
         "notes": list(slide.notes),
         "stamp": dict(stamp),
     }
+    if slide.slide_content:
+        about["slide"] = slide.slide_content
     with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
         file.attrs[ATTRIBUTE] = json_text(about)
         features = file.create_dataset("features", data=slide.features, track_times=False)

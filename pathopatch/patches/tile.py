@@ -26,6 +26,7 @@ from pathopatch.core.artefacts import (
     SlideStatus,
     Stamp,
     artefact,
+    fingerprint,
     fingerprint_file,
     is_up_to_date,
     read_stamp,
@@ -455,6 +456,13 @@ def tile_stamp(
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
+
+
+def tiled_content(attributes: Mapping[str, Any]) -> str:
+    """Return the `content_fingerprint` of a tiled slide from its store's attributes; "" of ready patches."""
+    inputs = attributes["stamp"]["inputs"]
+    files = [inputs[f"slide {index}"] for index in range(sum(name.startswith("slide ") for name in inputs))]
+    return fingerprint(files) if files else ""
 
 
 def _probe(slide: Slide) -> str:

@@ -301,6 +301,7 @@ def _slides_row(slide: SlideFeatures, part: pd.DataFrame, mark: str) -> dict[str
         SLIDE_LABEL: -1 if first is None else int(first["slide_label"]),
         "source": str(slide.path),
         "fingerprint": mark,
+        "slide_content": slide.slide_content,
         "side_px": slide.side,
         "patches": len(part),
         "labelled": labelled,

@@ -166,13 +166,24 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     return marks
 
 
+def _encoded_slides(work: Path, rows: pd.DataFrame) -> set[str]:
+    """Return the marks of the slides behind features, as far as `encode` stored what they are."""
+    path = WorkFolder(work).tiled.slides
+    slides = read_table(path) if path.is_file() else pd.DataFrame()
+    if "slide_content" not in slides:
+        return set()
+    contents = slides.loc[slides["slide_id"].isin(rows["slide_id"]), "slide_content"]
+    return {str(text)[:MARK_DIGITS] for text in contents if text}
+
+
 def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
     """Return the marks of the slides for training and validation, as a bundle stores them."""
     labelled = groups[groups["label"] >= 0]
     parts = {TRAINED: labelled["split"].isin(train_splits), VALIDATED: labelled["split"] == "val"}
     stored = {}
     for key, chosen in parts.items():
-        marks = sorted(set(slide_marks(work, labelled[chosen]).values()))
+        rows = labelled[chosen]
+        marks = sorted({*slide_marks(work, rows).values(), *_encoded_slides(work, rows)})
         if 0 < len(marks) <= _MOST_MARKS:
             stored[key] = ",".join(marks)
     return stored

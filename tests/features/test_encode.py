@@ -11,7 +11,7 @@ from made_encoders import write_torchscript
 from made_slides import write_channel, write_rgb_pyramid
 from PIL import Image
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import content_fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import EncodeConfig, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
 from pathopatch.core.status import read_status
@@ -23,7 +23,9 @@ from pathopatch.features.patch_encoder import PatchEncoder
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder
 from pathopatch.stages.encode import Encoded, encode_cohort
+from pathopatch.stages.import_features import import_features
 from pathopatch.stages.tile import import_patches, tile_cohort
+from pathopatch.training.data_summary import bundle_marks
 
 PX = 32
 
@@ -140,6 +142,22 @@ def test_a_tiled_folder_gives_the_labels_of_what_is_encoded(config, slide, tmp_p
     assert set(labels["label"]) == {0, 1}
     for column, value in (("slide_id", "slide"), ("patient_id", "p"), ("split", "train")):
         assert set(labels[column]) == {value}
+
+
+def test_a_head_knows_the_slides_behind_its_features_by_their_content(config, slide, tmp_path, two_discs):
+    write_mask(tmp_path / "tumor.png", two_discs & (np.arange(200) < 100))
+    manifest = write_manifest(slide, tumor_mask="tumor.png", split="train")
+    tile_cohort(manifest, tmp_path / "tiled", TileConfig(patch_px=PX, mpp=0.5))
+    of_store = encode_cohort(str(tmp_path / "tiled"), config)
+    of_slide = encode_cohort(str(slide), config, tmp_path / "encoded")
+    content = content_fingerprint([slide])
+    for encoded in (of_store, of_slide):
+        assert open_features(encoded.folder).read("slide").slide_content == content
+        work = encoded.folder.parent / "work"
+        import_features(work, encoded.folder, of_store.labels)
+        groups = pd.DataFrame({"slide_id": ["slide"], "patient_id": ["p"], "label": [1], "split": ["train"]})
+        marks = bundle_marks(work, groups, ("train",))["train_slides"].split(",")
+        assert sorted(marks) == sorted(text[:16] for text in (content, fingerprint_file(encoded.folder / "slide.h5")))
 
 
 def test_without_labels_no_file_of_labels_is_written(config, slide, tmp_path):

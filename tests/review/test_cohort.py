@@ -52,7 +52,8 @@ def test_a_row_says_what_status_and_heatmap_say(folders: Folders) -> None:
         "positive_share": summary["positive_share"], "tissue_area_mm2": summary["tissue_mm2"],
         "tissue_share": pytest.approx(summary["tissue_mm2"] / (300 * 280 * 0.5e-3**2)),
         "positive_area_mm2": summary["positive_mm2"], "flagged_share": summary["flagged_share"],
-        "lowest_margin": summary["lowest_margin"], "warnings": [], "fingerprint": fingerprint(stamp.to_dict())[:16],
+        "lowest_margin": summary["lowest_margin"], "leakage": status["leakage"], "warnings": [],
+        "fingerprint": fingerprint(stamp.to_dict())[:16],
     }  # fmt: skip
     assert 0 < bright["positive_share"] < 1
     assert "TPEF" in dark["warnings"][0]

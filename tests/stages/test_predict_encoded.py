@@ -13,7 +13,7 @@ from array_slides import h_and_e
 from made_encoders import write_torchscript
 from made_slides import write_rgb_pyramid
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import content_fingerprint, read_table
 from pathopatch.core.config import EncodeConfig, PredictConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
 from pathopatch.core.status import read_status
@@ -43,7 +43,7 @@ def slide(tmp_path: Path, two_discs: np.ndarray) -> Path:
     return tmp_path / "slide.tif"
 
 
-def write_head(folder: Path, encoder: Path, **stated: object) -> Path:
+def write_head(folder: Path, encoder: Path, *, marks: dict[str, str] | None = None, **stated: object) -> Path:
     """Write a linear head on the encoder's features."""
     facts = {
         "dim": 3, "name": "mean", "input_px": PX, "mean": [0.0] * 3, "std": [1.0] * 3, "crop": f"resize {PX}",
@@ -53,6 +53,7 @@ def write_head(folder: Path, encoder: Path, **stated: object) -> Path:
     spec = BundleSpec(
         architecture="linear", channels=(), encoder=known, dtype="float32", patch_px=1, stride_px=1, input_px=1,
         mean=(0.5,) * int(facts["dim"]), std=(1.0,) * int(facts["dim"]), method="erm",
+        training=marks or {},
     )  # fmt: skip
     network = build_network("linear", int(facts["dim"]), n_classes=2, input_px=1)
     state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
@@ -85,6 +86,16 @@ def test_a_head_predicts_a_slide_as_it_predicts_its_features(
         "encode": "done", "predict": "done",
     }  # fmt: skip
     assert (out / "cohort.csv").is_file()
+
+
+@pytest.mark.slow
+def test_a_slide_that_the_head_was_trained_on_is_told_under_another_name(
+    tmp_path: Path, slide: Path, encoder: Path
+) -> None:
+    head = write_head(tmp_path / "head", encoder, marks={"train_slides": content_fingerprint([slide])[:16]})
+    cohort = slides_to_predict(str(slide.rename(tmp_path / "renamed.tif")))
+    (outcome,) = predict_encoded(cohort, head, encoder, tmp_path / "out", PredictConfig(device="cpu"), mpp=0.5).outcomes
+    assert "the model was trained on this slide" in outcome.warnings[0]
 
 
 @pytest.mark.slow

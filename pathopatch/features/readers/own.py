@@ -45,7 +45,9 @@ def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
             place=str(slide.path),
             remedy="remove the file and run pathopatch encode again",
         ) from error
-    return replace(plain, encoder=encoder, notes=notes, tissue_fraction=tissue, scanned_fraction=scanned, **scale)
+    content = known.get("slide", "")  # files of earlier versions have none
+    facts = {"tissue_fraction": tissue, "scanned_fraction": scanned, "slide_content": content, **scale}
+    return replace(plain, encoder=encoder, notes=notes, **facts)
 
 
 LAYOUT = Layout("pathopatch", slide_files, read)

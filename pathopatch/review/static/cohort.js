@@ -147,7 +147,7 @@ function stateCell(row) {
   const why = isFailed(row) && row.message ? onDemand(row.message) : null;
   const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
   const leak = leakageText(row.leakage);
-  const leaked = leak ? el("span", { class: "chip reject" }, leak) : null;
+  const leaked = leak ? el("span", { class: "chip reject", title: leak }, row.leakage) : null;
   return el("td", { data: { column: "state" } }, state, leak ? " " : null, leaked, warned ? " " : null, warned, why);
 }
 
