@@ -174,7 +174,7 @@ def predict_features_to(
         warnings=warnings,
         make_stamp=make_stamp,
         predict=predict,
-        fingerprints=[own_files, *([] if slide is None else content_fingerprints(slide.paths))],
+        fingerprints=[own_files, features.slide_content, *([] if slide is None else content_fingerprints(slide.paths))],
         about=about,
         drawn_name=features.slide_id,
         force=force,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import content_fingerprints, read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.core.files import read_json
@@ -26,6 +26,7 @@ from pathopatch.heatmaps.overlay import blend
 from pathopatch.heatmaps.predict import DEFAULTS, predict_patches
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.leakage import leakage, leakage_warning
 from pathopatch.models.loading import load_ensemble
 from pathopatch.slides import Slide, in_order, open_slide
 from pathopatch.slides.background import Polarity
@@ -72,6 +73,8 @@ class SlidePrediction:
         The slide at low resolution; None where it is not at hand.
     background : str
         The slide's background, "bright" or "dark", which chooses the map's colours on its picture.
+    leakage : str
+        What the model has to do with this slide: "trained on", "selected on", "not known" (it lists no slides), or "".
     """
 
     slide_id: str
@@ -85,6 +88,7 @@ class SlidePrediction:
     decision_probability: float
     picture: Picture | None = None
     background: str = "bright"
+    leakage: str = ""
 
     @property
     def is_positive(self) -> NDArray[np.bool_]:
@@ -139,9 +143,10 @@ class SlidePrediction:
             title = f"{of} (above {self.decision_probability:.2f})"
             label, outlined_above = f"{self.class_names[1]} probability", self.decision_probability
         width, height = self.size_px
+        leaks = f"\nmodel was {self.leakage} this slide" if leakage_warning(self.leakage) else ""
         return draw_map(
             self.maps[which],
-            title=f"{self.slide_id}\n{title}",
+            title=f"{self.slide_id}\n{title}{leaks}",
             label=label,
             cell_um=self.cell_px * self.mpp,
             size_um=(width * self.mpp, height * self.mpp),
@@ -197,6 +202,7 @@ class SlidePrediction:
         facts = [
             ("patches", self._counts()),
             ("decision", f"{self.class_names[1]} above a probability of {self.decision_probability:.2f}"),
+            *([("warning", warning)] if (warning := leakage_warning(self.leakage)) else []),
             ("map", f"{nx} x {ny} cells of {self.cell_px * self.mpp:.4g} um"),
         ]
         return card(self.slide_id, facts, picture=self.thumbnail(THUMBNAIL_PX))
@@ -273,6 +279,7 @@ def predict_slide(
             decision_probability=prediction.decision_probability,
             picture=compose(shrunk(analysis.overview, _PICTURE_PX), analysis.windows, is_rgb=opened.is_rgb),
             background=opened.background,
+            leakage=leakage([member.spec for member in ensemble.members], content_fingerprints(opened.paths)),
         )
 
 
@@ -326,6 +333,7 @@ def read_prediction(
         decision_probability=facts["decision_probability"],
         picture=None if slide is None else _picture(slide, facts),
         background=facts["background"],
+        leakage=facts.get("leakage", ""),  # facts of an earlier version do not say it
     )
 
 

@@ -24,9 +24,9 @@ TRAINED_ON, SELECTED_ON, NOT_KNOWN = "trained on", "selected on", "not known"
 def leakage(specs: Sequence[BundleSpec], fingerprints: Collection[str]) -> str:
     """Return what one or more models have to do with a slide: the worst of the three words; "" if it is in no list.
 
-    `fingerprints` are of the slide's files and of its feature files, as far as they are known.
+    `fingerprints` are of the slide's files and of its feature files; "" where one is not known.
     """
-    words = [_leakage(spec, {text[:MARK_DIGITS] for text in fingerprints}) for spec in specs]
+    words = [_leakage(spec, {text[:MARK_DIGITS] for text in fingerprints if text}) for spec in specs]
     return next((word for word in (TRAINED_ON, SELECTED_ON, NOT_KNOWN) if word in words), "")
 
 

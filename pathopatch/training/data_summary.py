@@ -5,7 +5,7 @@ The marks tell where a model is used on slides that it was trained on, see `path
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +166,14 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     return marks
 
 
-def _encoded_slides(work: Path, rows: pd.DataFrame) -> set[str]:
-    """Return the marks of the slides behind features, as far as `encode` stored what they are."""
+def encoded_slide_marks(work: Path, slide_ids: Collection[str]) -> dict[str, str]:
+    """Return the mark of the slide itself for each slide of features, as far as `encode` stored what it is."""
     path = WorkFolder(work).tiled.slides
     slides = read_table(path) if path.is_file() else pd.DataFrame()
     if "slide_content" not in slides:
-        return set()
-    contents = slides.loc[slides["slide_id"].isin(rows["slide_id"]), "slide_content"]
-    return {str(text)[:MARK_DIGITS] for text in contents if text}
+        return {}
+    contents = slides.set_index("slide_id")["slide_content"].astype(str)
+    return {name: contents[name][:MARK_DIGITS] for name in slide_ids if contents.get(name)}
 
 
 def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
@@ -183,7 +183,7 @@ def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]
     stored = {}
     for key, chosen in parts.items():
         rows = labelled[chosen]
-        marks = sorted({*slide_marks(work, rows).values(), *_encoded_slides(work, rows)})
+        marks = sorted({*slide_marks(work, rows).values(), *encoded_slide_marks(work, set(rows["slide_id"])).values()})
         if 0 < len(marks) <= _MOST_MARKS:
             stored[key] = ",".join(marks)
     return stored

@@ -16,6 +16,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from pathopatch.core.artefacts import content_fingerprint
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.heatmaps.artefacts import predict_to
@@ -104,6 +105,18 @@ def test_a_prediction_that_was_written_is_read_as_it_was_made(tmp_path: Path, pr
         assert getattr(read, name) == getattr(predicted, name), name
     np.testing.assert_array_equal(read.picture, predicted.picture)
     assert read_prediction(out).picture is None
+
+
+def test_a_slide_that_the_model_was_trained_on_is_told_in_notebooks(tmp_path: Path, path: Path) -> None:
+    known = model(training={"train_slides": content_fingerprint([path])[:16]})
+    with open_slide(path, channels=("SHG",), background="dark") as slide:
+        predicted = predict_slide(slide, known)
+        predict_to(slide, known, tmp_path / "out", slide_id="s1")
+    assert predicted.leakage == read_prediction(tmp_path / "out").leakage == "trained on"
+    assert "the model was trained on this slide" in predicted._repr_html_()
+    axes = predicted.plot()
+    assert axes.get_title().endswith("\nmodel was trained on this slide")
+    plt.close(axes.figure)
 
 
 def test_of_several_slides_one_is_to_be_named(tmp_path: Path, path: Path) -> None:

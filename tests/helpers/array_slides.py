@@ -28,7 +28,7 @@ class ArraySlide(Slide):
             channels=channels,
             dtype=self._pixels.dtype,
             levels=(Level(width, height, 1.0),),
-            resolution=resolution(1.0, 1.0, source="the test"),
+            resolution=resolution(mpp or 1.0, mpp or 1.0, source="the test"),
             paths=(path,),
         )
         super().__init__(facts, {"path": path}, mpp=mpp, channels=channels, background=background)
