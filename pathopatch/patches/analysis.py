@@ -19,7 +19,7 @@ from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
 from pathopatch.patches.mask_bits import pack_masks
-from pathopatch.patches.tissue import TissueModel, nearest_part, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, compared, nearest_part, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
@@ -89,7 +89,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
     """Return a slide's analysis. Without a target mpp the slide's own is kept.
 
     With ``registration.align`` everything but the shifts is of the aligned slide. A `tissue_mask`, a raster that covers
-    the whole slide or outlines of QuPath or ASAP, replaces tissue detection.
+    the whole slide or outlines of QuPath or ASAP, replaces the tissue that is found, and is compared with it.
 
     Raises
     ------
@@ -117,30 +117,32 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
     if any(x or y for x, y in offsets):
         slide = aligned(slide, offsets, background)
         overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
-    if tissue_mask is None:
-        tissue = fit_tissue(
-            overview,
-            polarities=polarities,
-            is_colour=slide.is_colour,
-            config=config.tissue,
-            scale_x=scale_x,
-            scale_y=scale_y,
-            mpp=slide.mpp,
-            channels=slide.channels,
-            unscanned=unscanned,
-        )
-    else:
+    tissue = fit_tissue(
+        overview,
+        polarities=polarities,
+        is_colour=slide.is_colour,
+        config=config.tissue,
+        scale_x=scale_x,
+        scale_y=scale_y,
+        mpp=slide.mpp,
+        channels=slide.channels,
+        unscanned=unscanned,
+    )
+    if tissue_mask is not None:
         overview_px = (overview.shape[2], overview.shape[1])
         is_from_bounds = config.labels.annotations.subtracted_bounds
         bounds_origin = slide.bounds[:2] if is_from_bounds else (0, 0)
-        tissue = supplied_tissue(
-            read_tissue_mask(tissue_mask, slide_size=slide.size, overview_px=overview_px, bounds_origin=bounds_origin),
+        supplied = supplied_tissue(
+            read_tissue_mask(
+                tissue_mask, slide_size=slide.size, overview_px=overview_px, bounds_origin=bounds_origin, grid=grid
+            ),
             polarities=polarities,
             overview_px=overview_px,
             scale_x=scale_x,
             scale_y=scale_y,
             unscanned=unscanned.mask,
         )
+        tissue = compared(supplied, tissue)
     if tissue.is_unsure and config.tissue.when_unsure == "fail":
         raise NoTissueError(
             f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",

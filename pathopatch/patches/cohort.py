@@ -192,6 +192,8 @@ def find_background_levels(
     levels_by_slide = {}
     for slide in candidates:
         attributes = stores[slide]
+        if attributes["tissue"].get("is_supplied"):  # no level would change it
+            continue
         own = attributes["tissue"]["levels"]
         levels = {name: cohort_levels[name] for name in attributes["channels"] if name in cohort_levels}
         # A slide that already has the cohort's level is uncertain for another reason and keeps its doubts.

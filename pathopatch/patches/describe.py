@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw
 from pathopatch.core.config import TileConfig
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities_of
+from pathopatch.patches.labels import LabelSource, SlideLabels, patch_means, tumor_on_glass
+from pathopatch.patches.labels import labels as labels_of
 from pathopatch.patches.picture import (
     FAINT,
     FONT_PX,
@@ -150,10 +152,18 @@ class Description:
         return lines
 
 
-def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_mask: Path | None = None) -> Description:
+def describe_slide(
+    slide: Slide,
+    config: TileConfig,
+    *,
+    slide_id: str,
+    tissue_mask: Path | None = None,
+    labels: LabelSource | None = None,
+) -> Description:
     """Describe a slide; its overview and some windows at level 0 are read.
 
-    Arguments and errors are those of `analyse_slide`. A slide without mpp has no tissue.
+    Arguments and errors are those of `analyse_slide`. A slide without mpp has no tissue. Where `labels` put tumour on
+    glass, as the overview shows it, a warning says so; errors as of `SlideLabels`.
     """
     analysis = analyse_slide(slide, config, tissue_mask=tissue_mask) if slide.has_mpp else None
     if analysis is not None:
@@ -177,6 +187,8 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_ma
         warnings += analysis.warnings(mpp, config.registration.warn_um)
     if analysis is not None and not analysis.tissue.mask.any():
         warnings.append("no tissue found")
+    if analysis is not None and labels is not None:
+        warnings += _tumor_on_glass(slide, analysis, labels, config)
     return Description(
         slide_id=slide_id,
         channels=slide.channels,
@@ -194,6 +206,15 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_ma
         warnings=tuple(warnings),
         target_mpp=config.mpp,
     )
+
+
+def _tumor_on_glass(slide: Slide, analysis: SlideAnalysis, source: LabelSource, config: TileConfig) -> list[str]:
+    """Return the warning of `tumor_on_glass`, by the tissue that the overview shows."""
+    grid = analysis.grid
+    stated = SlideLabels(source, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=grid)
+    x, y = grid.origins().T
+    label = labels_of(*stated.fractions(x, y, grid.extent), patch_px=grid.patch_px, config=config.labels)
+    return tumor_on_glass(x, y, label, patch_means(analysis.tissue.mask != 0, grid), extent=grid.extent)
 
 
 def saturated_shares(

@@ -18,8 +18,12 @@ from pathopatch.patches.annotations.masks import MaskRegion, check_mask, check_t
 from pathopatch.patches.annotations.outlines import Outlines, place_on_slide, read_annotations
 from pathopatch.patches.annotations.polygons import PolygonRegion
 from pathopatch.patches.grid import Grid
+from pathopatch.slides.resample import rectangle_counts
 
 _log = logging.getLogger(__name__)
+GLASS_BELOW = 0.01
+"""Tissue fraction of a patch that holds next to no tissue: as such patches have no group by default."""
+_MAX_ON_GLASS = 0.05  # of a slide's tumour patches: outlines that are drawn by hand run over the edge of the tissue
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,8 +152,8 @@ class Region(Protocol):
 class SlideLabels:
     """Where a slide holds tumour and where it is labelled, as a `source` states it; its files are read once.
 
-    `slide_size`, (width, height), and `bounds_origin`, (x, y), from which QuPath measures, are level-0 px. Errors as of
-    `MaskRegion`, `read_annotations` and `find_regions`.
+    `slide_size`, (width, height), and `bounds_origin`, (x, y), from which QuPath measures, are level-0 px. `grid` has
+    the patches that masks must be fine enough for. Errors as of `MaskRegion`, `read_annotations` and `find_regions`.
     """
 
     def __init__(
@@ -159,6 +163,7 @@ class SlideLabels:
         slide_size: tuple[int, int],
         bounds_origin: tuple[int, int] = (0, 0),
         config: LabelConfig | None = None,
+        grid: Grid | None = None,
     ) -> None:
         tumor: Region | None = None
         labelled: Region | None = None
@@ -169,11 +174,11 @@ class SlideLabels:
             tumor = PolygonRegion(areas.tumor, slide_size)
             labelled = None if areas.labelled is None else PolygonRegion(areas.labelled, slide_size)
         elif source.tumor_mask is not None:
-            tumor = MaskRegion(source.tumor_mask, slide_size)
+            tumor = MaskRegion(source.tumor_mask, slide_size, grid=grid)
         elif source.whole_slide_non_tumor:
             tumor = PolygonRegion(shapely.Polygon(), slide_size)
         if source.labelled_mask is not None:
-            labelled = MaskRegion(source.labelled_mask, slide_size)
+            labelled = MaskRegion(source.labelled_mask, slide_size, grid=grid)
         self._tumor, self._labelled = tumor, labelled
 
     @property
@@ -210,6 +215,17 @@ class SlideLabels:
         return mask
 
 
+def patch_means(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float64]:
+    """Return the mean of an overview's mask (h, w) over each patch of a grid, (N,): over the pixels that it touches."""
+    height, width = mask.shape
+    x, y = grid.origins().T
+    left, right = x * width // grid.width, np.ceil((x + grid.extent) * width / grid.width).astype(np.int64)
+    top, bottom = y * height // grid.height, np.ceil((y + grid.extent) * height / grid.height).astype(np.int64)
+    right, bottom = np.clip(right, left + 1, width), np.clip(bottom, top + 1, height)
+    counts = rectangle_counts(mask, (top, left), (bottom, right))
+    return np.asarray(counts / ((bottom - top) * (right - left)), np.float64)
+
+
 def label_file_errors(
     source: LabelSource,
     *,
@@ -217,11 +233,13 @@ def label_file_errors(
     slide_size: tuple[int, int],
     bounds_origin: tuple[int, int] = (0, 0),
     config: LabelConfig | None = None,
+    grid: Grid | None = None,
     is_quick: bool = False,
 ) -> dict[str, PathopatchError]:
     """Return the errors in a slide's files of tumour, labels and tissue, by role.
 
-    With `is_quick` only the headers of masks are read. Without a `config` any class name is accepted.
+    With `is_quick` only the headers of masks are read. Without a `config` any class name is accepted, and without a
+    `grid` masks of any detail.
     """
     paths = {**source.paths, **({} if tissue_mask is None else {"tissue_mask": tissue_mask})}
     errors: dict[str, PathopatchError] = {}
@@ -234,12 +252,41 @@ def label_file_errors(
                 )
                 find_regions(outlines, settings, slide_size=slide_size, bounds_origin=bounds_origin)
             elif role == "tissue_mask":
-                check_tissue_mask(path, slide_size, is_quick=is_quick)
+                check_tissue_mask(path, slide_size, grid=grid, is_quick=is_quick)
             else:
-                check_mask(path, slide_size, is_quick=is_quick)
+                check_mask(path, slide_size, grid=grid, is_quick=is_quick)
         except PathopatchError as error:
             errors[role] = error
     return errors
+
+
+def tumor_on_glass(
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    label: NDArray[np.int64],
+    tissue_fraction: NDArray[np.float64],
+    *,
+    extent: float,
+) -> list[str]:
+    """Return a warning where too many of a slide's tumour patches hold next to no tissue, with their number and place.
+
+    So do labels of which none is on tissue. Arrays are of shape (N,); `x`, `y` and `extent`, a patch's side, are
+    level-0 px.
+    """
+    is_glass, is_tumor, is_labelled = tissue_fraction < GLASS_BELOW, label == 1, label >= 0
+    remedy = "may be turned, mirrored or shifted, or belong to another slide"
+    misplaced, total = is_tumor & is_glass, int(np.count_nonzero(is_tumor))
+    count = int(np.count_nonzero(misplaced))
+    if count > _MAX_ON_GLASS * total:
+        left, right, top, bottom = (edge(side[misplaced]) for side in (x, y) for edge in (np.min, np.max))
+        return [
+            f"{count} of {total} tumour patches ({count / total:.0%}) hold next to no tissue, at x {left} to "
+            f"{right + extent:.0f}, y {top} to {bottom + extent:.0f} px: the tumour mask or outlines {remedy}"
+        ]
+    if is_labelled.any() and is_glass[is_labelled].all() and not is_glass.all():
+        count = int(np.count_nonzero(is_labelled))
+        return [f"none of {count} labelled patches holds tissue: the labelled_mask or outlines {remedy}"]
+    return []
 
 
 def labels(

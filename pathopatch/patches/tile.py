@@ -41,7 +41,7 @@ from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.labels import LabelSource, SlideLabels, labels
+from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.patches.tissue import TissueModel
@@ -162,15 +162,18 @@ def tile_slide(
             analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
             # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
             bounds_origin = slide.bounds[:2]
-            stated = SlideLabels(labels, slide_size=slide.size, bounds_origin=bounds_origin, config=config.labels)
+            stated = SlideLabels(
+                labels, slide_size=slide.size, bounds_origin=bounds_origin, config=config.labels, grid=analysis.grid
+            )
             table = _table(config, analysis, slide_id, patient_id, stated)
             warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
             record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
             with atomic_path(store_path) as temporary:
                 tumor_mask = _tumor_masks(stated, analysis.grid, table) if stated.has_tumor_mask else None
-                measured = _write_store(temporary, slide, config, analysis, record, tumor_mask, progress)
+                measured = _write_store(temporary, slide, config, analysis, table, record, tumor_mask, progress)
                 output.require_unchanged()
             store = PatchStore(store_path)
+            warnings = store.attributes["warnings"]
             table = table.assign(**measured, pixels_checksum=store.pixels_checksum)[list(COLUMNS)]
             # The table comes last: with the store's stamp in it, both are complete.
             output.write_table(table_path, table)
@@ -223,11 +226,15 @@ def _write_store(
     slide: Slide,
     config: TileConfig,
     analysis: SlideAnalysis,
+    table: pd.DataFrame,
     record: Mapping[str, Any],
     tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`."""
+    """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
+
+    The `table` is that of `_table`; a warning of tumour without tissue joins those of the `record`.
+    """
     grid, tissue = analysis.grid, analysis.tissue
     origins = grid.origins()
     writer = StoreWriter(
@@ -265,7 +272,10 @@ def _write_store(
         tumor_mask=tumor_mask,
         progress=progress,
     )
-    writer.finish({**_attributes(slide, config, analysis), **record})
+    x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
+    on_glass = tumor_on_glass(x, y, label, measured["tissue_fraction"], extent=grid.extent)
+    warnings = [*record["warnings"], *on_glass]
+    writer.finish({**_attributes(slide, config, analysis), **record, "warnings": warnings})
     return measured
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from typing import Any, cast
 
@@ -17,12 +17,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.patches.intensity import scale
 from pathopatch.slides.background import Polarities, Polarity
 from pathopatch.slides.glass import Illumination
 
 EVERY_PIXEL = -1.0
 """Threshold that every pixel passes: the mask alone decides."""
+_LEAST_CONTRAST = 2.0  # sparse fibres fill little of an outline, but far more of it than of the rest
 _DARK_PERCENTILES = (1.0, 99.9)  # a few hot pixels, and dead ones, must not set the scale
 _ROWS_AT_ONCE = 64  # of an overview's labelled components: numpy copies them to its own index type
 
@@ -289,3 +291,20 @@ def supplied_tissue(
         unscanned=None if missing is None else missing.astype(np.uint8),
         is_supplied=True,
     )
+
+
+def compared(supplied: TissueModel, found: TissueModel) -> TissueModel:
+    """Return a supplied tissue model, with a doubt where it leaves out as much of the found tissue as it holds."""
+    is_supplied = supplied.mask != 0
+    is_left_out = ~is_supplied if supplied.unscanned is None else ~is_supplied & (supplied.unscanned == 0)
+    # Tissue is often supplied since finding it failed: then nothing is to be learnt from what was found.
+    if found.confidence < UNCERTAIN_BELOW or not is_supplied.any() or not is_left_out.any():
+        return supplied
+    inside, outside = (float((found.mask[part] != 0).mean()) for part in (is_supplied, is_left_out))
+    if inside >= UNCERTAIN_BELOW or inside >= _LEAST_CONTRAST * outside:
+        return supplied
+    doubt = (
+        f"{inside:.0%} of the supplied tissue looks like tissue, and {outside:.0%} of what it leaves out: "
+        "its mask or outlines may be turned, mirrored or shifted"
+    )
+    return replace(supplied, confidence=inside, doubts=(doubt,))

@@ -5,17 +5,20 @@ The header is read first, so that no file can claim more memory than is allowed.
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import BinaryIO, Literal, Unpack
 
 import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, checked_tiff, too_large, unsupported
@@ -32,6 +35,8 @@ _SPARE_PIXELS = 2**24  # below this, no ratio is looked at
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PNG_PALETTE = 3
+_PNG_CHUNKS = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"IEND")  # from which Pillow reads the orientation
+_MOST_CHUNK_BYTES = 2**20
 _SAMPLES = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}  # grey, grey and alpha, RGB, RGB and alpha
 
 
@@ -130,10 +135,31 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
 def _png(path: Path) -> Raster:
     with path.open("rb") as stream:
         head = stream.read(26)
-    if not head.startswith(_PNG) or head[12:16] != b"IHDR":
-        raise ValueError("it does not begin as a PNG file does")
+        if not head.startswith(_PNG) or head[12:16] != b"IHDR":
+            raise ValueError("it does not begin as a PNG file does")
+        orientation = _png_orientation(stream)
     width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
-    return Raster(path, "png", width, height, _PNG_SAMPLES[colour], bits, is_palette=colour == _PNG_PALETTE)
+    size = (height, width) if orientation > 4 else (width, height)
+    is_palette = colour == _PNG_PALETTE
+    return Raster(path, "png", *size, _PNG_SAMPLES[colour], bits, is_palette=is_palette, orientation=orientation)
+
+
+def _png_orientation(stream: BinaryIO) -> int:
+    """Return the orientation that a PNG file's EXIF data state; programs write them before or after the pixels."""
+    kept = [_PNG]  # a file without pixels: Pillow would decode them to reach what comes after
+    stream.seek(len(_PNG))
+    while len(start := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        if kind in _PNG_CHUNKS and length <= _MOST_CHUNK_BYTES:
+            kept.append(start + stream.read(length + 4))
+        else:
+            stream.seek(length + 4, io.SEEK_CUR)
+    try:
+        exif = Image.Image.getexif(PngImageFile(io.BytesIO(b"".join(kept))))
+        return orientation_of(exif.get(ORIENTATION_TAG))
+    except DECODING_ERRORS:
+        # The picture can be read without its EXIF data.
+        return 1
 
 
 def _jpeg(path: Path) -> Raster:

@@ -72,15 +72,18 @@ def check_manifest(
 
 def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfig | None) -> dict[str, Any]:
     """Return a slide's facts and measurements, and under ``label_errors`` the errors of its masks by role."""
+    from pathopatch.patches.analysis import grid_of
     from pathopatch.patches.labels import label_file_errors
 
     with open_row(row) as slide:
+        source = label_source(row)
         errors = label_file_errors(
-            label_source(row),
+            source,
             tissue_mask=row.tissue_mask,
             slide_size=slide.size,
             bounds_origin=slide.bounds[:2],
             config=labels,
+            grid=grid_of(slide, measure) if measure is not None and slide.has_mpp else None,
             is_quick=measure is None,
         )
         checked: dict[str, Any] = {"slide_id": row.slide_id, "label_errors": errors}
@@ -90,7 +93,10 @@ def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfi
             from pathopatch.patches.describe import describe_slide
 
             mask = None if "tissue_mask" in errors else row.tissue_mask
-            checked |= describe_slide(slide, measure, slide_id=row.slide_id, tissue_mask=mask).measurements()
+            stated = None if errors or labels is None and source.annotations is not None else source
+            checked |= describe_slide(
+                slide, measure, slide_id=row.slide_id, tissue_mask=mask, labels=stated
+            ).measurements()
         return checked if errors else {**slide_facts(row, slide), **checked}
 
 

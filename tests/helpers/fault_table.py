@@ -41,6 +41,7 @@ ROWS = {
     "slide-id": "a slide id that climbs, is absolute, reserved, a formula",
     "escaped": "markup or formulas in what people typed",
     "symlink": "a link in the work folder that leads outside",
+    "misplaced-mask": "a mask that is turned, on glass, in the alpha channel, or of 3 x 3 px",
     "outside": "files that name files outside their own folder",
     "review-page": "forged addresses, hosts and writes at the review page",
     "patient-data": "what a slide file says of the patient",

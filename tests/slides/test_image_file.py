@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import made_slides as made
@@ -49,6 +50,27 @@ def test_an_opaque_alpha_leaves_every_pixel_as_it_is(tmp_path: Path) -> None:
         np.testing.assert_array_equal(slide.read_region(0, 0, 40, 30), image[:3])
     with open_slide(f"{tmp_path / 'a.png'}#plane=2") as blue:
         np.testing.assert_array_equal(blue.read_region(0, 0, 40, 30), image[2:3])
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_the_exif_data_of_a_png_count_before_and_after_its_pixels_and_broken_ones_do_not(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(tmp_path / "a.png")
+    plain = (tmp_path / "a.png").read_bytes()
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    xmp = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta tiff:Orientation="6"/>')
+    early, late = plain.index(b"IDAT") - 4, len(plain) - 12
+    for place, extra, size in (
+        (early, turned, (3, 4)), (late, turned, (3, 4)), (early, xmp, (3, 4)), (late, chunk(b"eXIf", b"II"), (4, 3)),
+    ):  # fmt: skip
+        (tmp_path / "a.png").write_bytes(plain[:place] + extra + plain[place:])
+        with open_slide(tmp_path / "a.png", mpp=1.0) as slide:
+            assert slide.size == size
+            assert slide.read_region(0, 0, 1, 1).item() == (8 if size == (3, 4) else 0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import tifffile
 import typer
+from array_slides import h_and_e
 from PIL import Image
 
 from pathopatch.cli.output import finish
 from pathopatch.core import artefacts
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError, TableError
+from pathopatch.core.status import read_status
 from pathopatch.slides import image_file
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL, write_slides
 from pathopatch.stages.batch.tasks import Outcome
@@ -214,8 +216,8 @@ def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeyp
     assert problems_of(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, "tumor_mask")]
 
 
-def write_outline(path: Path, *, name: str = "Tumor", x: int = 0) -> None:
-    ring = [[x, 0], [x + 50, 0], [x + 50, 50], [x, 0]]
+def write_outline(path: Path, *, name: str = "Tumor", x: int = 0, y: int = 0, side: int = 50) -> None:
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y]]
     feature = {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
@@ -237,6 +239,52 @@ def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path
     assert problems_of(manifest) == [("MODALITY_MISMATCH", 2, "annotations")]
     outlines.write_text("{")
     assert problems_of(manifest) == [("INPUT_CORRUPT", 2, "annotations")]
+
+
+@pytest.mark.fault("misplaced-mask")
+@pytest.mark.parametrize("kind", ["mask", "outlines"])
+def test_check_and_tile_say_of_which_slides_the_tumour_lies_on_glass(
+    tmp_path: Path, kind: str, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, shape = np.zeros((512, 512), bool), np.zeros((64, 64), np.uint8)
+    truth[32:224, 32:480] = True  # the upper half
+    shape[8:24, 8:56] = 255
+    lines = ["slide_id,patient_id,path," + ("tumor_mask" if kind == "mask" else "annotations")]
+    for name, pixels in (("right", shape), ("turned", np.rot90(shape, 2))):
+        truth[:, 400:] &= name == "right"  # two slides, not one twice
+        made.write_rgb_pyramid(tmp_path / f"{name}.tif", h_and_e(truth), mpp=0.5, levels=1)
+        if kind == "mask":
+            Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        else:
+            write_outline(tmp_path / f"{name}.geojson", x=64, y=64 if name == "right" else 320, side=64)
+        lines.append(f"{name},{name},{name}.tif,{name}.{'png' if kind == 'mask' else 'geojson'}")
+    (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "study.toml").write_text(
+        '[tile]\npatch_px = 64\nmpp = 0.5\n[tile.labels.annotations]\ntumor = ["Tumor"]\n'
+    )
+    assert typed("check", tmp_path / "cohort.csv", "--config", tmp_path / "study.toml") == 0
+    checked = warned(capsys.readouterr().err)
+    assert typed("tile", tmp_path / "cohort.csv", "-o", tmp_path / "work", "--config", tmp_path / "study.toml") == 0
+    (warning,) = warned(capsys.readouterr().err)
+    assert checked == [warning]
+    place = "12 of 12 tumour patches (100%) hold next to no tissue, at x 64 to 448, y 320 to 448 px"
+    other = "1 of 1 tumour patches (100%) hold next to no tissue, at x 64 to 128, y 320 to 384 px"
+    assert warning.startswith(f"warning: turned: {place if kind == 'mask' else other}")
+    assert "turned, mirrored or shifted" in read_status(tmp_path / "work", "turned")["tile"]["warnings"][0]
+
+
+@pytest.mark.fault("misplaced-mask")
+@pytest.mark.parametrize("column", ["tumor_mask", "labelled_mask", "tissue_mask"])
+def test_a_mask_of_three_pixels_a_side_is_refused_by_check_and_tile(column: str, tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "slide.tif", made.noise(3, 1024, 1024, np.uint8), mpp=0.5, levels=1)
+    write_mask(tmp_path / "mask.png", 3, 3)
+    manifest = tmp_path / "cohort.csv"
+    manifest.write_text(f"slide_id,patient_id,path,{column}\ns,p,slide.tif,mask.png\n")
+    config = TileConfig(patch_px=128)
+    assert problems_of(manifest, measure=config) == [("INPUT_UNSUPPORTED", 2, column)]
+    (outcome,) = tile_cohort(manifest, tmp_path / "work", config)
+    assert (outcome.state, outcome.code) == ("failed", "INPUT_UNSUPPORTED")
+    assert "a mask of 3 x 3 px" in outcome.message
 
 
 def test_all_problems_of_the_masks_of_a_slide_are_listed_at_once(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputUnsupportedError, ModalityMismatchError
 from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.patches.annotations.polygons import rasterize
+from pathopatch.patches.grid import Grid
 from pathopatch.patches.mask_bits import pack_masks, unpack_masks
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.image_file import MAX_PIXELS, raster
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _MAX_ASPECT_DIFFERENCE = 0.02
 _HALF_UINT8 = 127  # a mask of 0 and 255, or a JPEG, is set above this
 _BAND_BYTES = 64 * 2**20
+_COARSEST_PX, _COARSEST_PATCHES = 100, 2  # side of a mask's pixel at the target mpp: the larger of both
 _ROUNDING = 1e-9  # of an area: rounding must not decide at one half
 
 
@@ -38,7 +40,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
     A pixel is set above 127 in a JPEG file and in a uint8 image with values above 1, and above 0 in any other image
     (0 and 1, boolean, 16 bit, float). The largest channel counts, without alpha. A TIFF whose tags call 0 white is
-    inverted first.
+    inverted first. It is turned as its tag or EXIF data say, as slides are.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     InputTooLargeError
         Its header claims more pixels than are read at once; no memory is taken.
     InputUnsupportedError
-        Another format, a table of colours, or class numbers in place of 0 and 1 or 0 and 255.
+        Another format, a table of colours, alpha that is not opaque, or class numbers in place of 0 and 1 or 0 and 255.
     """
     source = raster(path)
     if source.is_palette:
@@ -60,8 +62,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     if source.is_inverted and pixels.dtype.kind in "bu":
         pixels = ~pixels
     if pixels.ndim == 3:
-        colours = 1 if pixels.shape[2] in (1, 2) else 3
-        pixels = pixels[:, :, :colours].max(axis=2)
+        pixels = _largest_colour(np.moveaxis(pixels, -1, 0), path)
     if pixels.ndim != 2 or pixels.size == 0:
         raise InputUnsupportedError(
             f"a mask of shape {pixels.shape}", place=str(path), remedy="give an image of one channel"
@@ -84,11 +85,28 @@ def require_proportions(
     # Sides are rounded to whole pixels, and one pixel of a tiny mask is more than 2 %.
     allowed = max(_MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
     if abs(slide_width / width / (slide_height / height) - 1) > allowed:
+        is_turned = abs(slide_width / height / (slide_height / width) - 1) <= allowed
+        turned = "; turned by 90° it would fit" if is_turned else ""
         raise ModalityMismatchError(
             f"the mask is {width} x {height} px and the {covered} {slide_width} x {slide_height} px: "
-            "their proportions differ by more than 2 %",
+            f"their proportions differ by more than 2 %{turned}",
             place=place,
             remedy=f"give the mask that belongs to this {covered}; it must cover the whole of it",
+        )
+
+
+def require_detail(mask_px: tuple[int, int], slide_size: tuple[int, int], grid: Grid | None, *, place: str) -> None:
+    """Raise InputUnsupportedError if a pixel of a mask is far larger than a patch of the grid; sizes as above."""
+    if grid is None:
+        return
+    coarsest = grid.downsample * max(_COARSEST_PX, _COARSEST_PATCHES * grid.patch_px)
+    if min(size / px for size, px in zip(slide_size, mask_px, strict=True)) > coarsest:
+        least = " x ".join(str(math.ceil(size / coarsest)) for size in slide_size)
+        raise InputUnsupportedError(
+            f"a mask of {mask_px[0]} x {mask_px[1]} px for a slide of {slide_size[0]} x {slide_size[1]} px: "
+            "each of its pixels covers several patches",
+            place=place,
+            remedy=f"write the mask with at least {least} px, better with a pixel for every few of the slide",
         )
 
 
@@ -96,10 +114,12 @@ class MaskRegion:
     """What a mask, or its file, sets of squares given in level-0 px; it covers the whole slide.
 
     A TIFF of more than 2^28 px is read in bands of rows, any other mask is held as bits. Errors as of `read_mask` and
-    `require_proportions`; `slide_size` is (width, height), level-0 px.
+    `require_proportions`; `slide_size` is (width, height), level-0 px. With a `grid` also those of `require_detail`.
     """
 
-    def __init__(self, mask: NDArray[np.bool_] | Path, slide_size: tuple[int, int]) -> None:
+    def __init__(
+        self, mask: NDArray[np.bool_] | Path, slide_size: tuple[int, int], *, grid: Grid | None = None
+    ) -> None:
         self._large = mask if isinstance(mask, Path) and _is_large(mask) else None
         self._slide_size = slide_size
         if self._large is not None:
@@ -113,7 +133,9 @@ class MaskRegion:
             height, width = pixels.shape
             self._rows, self._bits = slice(0, height), pack_masks(pixels)
         self._size_px = width, height
-        require_proportions(self._size_px, slide_size, place=str(mask) if isinstance(mask, Path) else "")
+        place = str(mask) if isinstance(mask, Path) else ""
+        require_proportions(self._size_px, slide_size, place=place)
+        require_detail(self._size_px, slide_size, grid, place=place)
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
         """Return the mask's fraction of each patch's part on the slide, (N,), in [0, 1]; 0 beyond the slide.
@@ -155,7 +177,14 @@ class MaskRegion:
         return unpack_masks(bits, columns.stop - 8 * first_byte)[:, columns.start - 8 * first_byte :]
 
 
-def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
+def check_mask(
+    path: Path,
+    slide_size: tuple[int, int],
+    *,
+    grid: Grid | None = None,
+    is_quick: bool = False,
+    is_banded: bool = True,
+) -> None:
     """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskRegion`.
 
     With `is_quick` only the header is read: damaged pixels are not found. With `is_banded` a large TIFF is read in
@@ -164,6 +193,7 @@ def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = Fals
     is_large = is_banded and _is_large(path)
     source = raster(path, is_whole=not is_large)
     require_proportions((source.width, source.height), slide_size, place=str(path))
+    require_detail((source.width, source.height), slide_size, grid, place=str(path))
     if is_quick:
         return
     if is_large:
@@ -173,7 +203,12 @@ def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = Fals
 
 
 def read_tissue_mask(
-    path: Path, *, slide_size: tuple[int, int], overview_px: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
+    path: Path,
+    *,
+    slide_size: tuple[int, int],
+    overview_px: tuple[int, int],
+    bounds_origin: tuple[int, int] = (0, 0),
+    grid: Grid | None = None,
 ) -> NDArray[np.bool_]:
     """Return a supplied tissue mask, bool: a raster at its own scale, outlines at that of the overview.
 
@@ -191,6 +226,7 @@ def read_tissue_mask(
     if not _is_outlines(path):
         mask = read_mask(path)
         require_proportions((mask.shape[1], mask.shape[0]), slide_size, place=str(path))
+        require_detail((mask.shape[1], mask.shape[0]), slide_size, grid, place=str(path))
         return mask
     outlines = read_annotations(path)
     names, shapes, warnings = place_on_slide(
@@ -204,12 +240,14 @@ def read_tissue_mask(
     return rasterize(shapely.transform(region, lambda xy: xy * scale), overview_px)
 
 
-def check_tissue_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False) -> None:
+def check_tissue_mask(
+    path: Path, slide_size: tuple[int, int], *, grid: Grid | None = None, is_quick: bool = False
+) -> None:
     """Refuse a tissue mask that is missing or broken; otherwise as `check_mask` and `read_annotations`."""
     if _is_outlines(path):
         read_annotations(path)
     else:
-        check_mask(path, slide_size, is_quick=is_quick, is_banded=False)
+        check_mask(path, slide_size, grid=grid, is_quick=is_quick, is_banded=False)
 
 
 def _is_outlines(path: Path) -> bool:
@@ -259,6 +297,21 @@ def _majority(
     area_px = np.outer(np.diff(row_edges), np.diff(column_edges))
     set_px = np.diff(np.diff(sums, axis=0), axis=1)
     return np.asarray((set_px >= 0.5 * area_px - _ROUNDING) & (area_px > 0), np.bool_)
+
+
+def _largest_colour(samples: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Return the largest colour of each pixel (H, W); refuse alpha that is not opaque. The samples are (S, H, W)."""
+    colours = 1 if len(samples) == 2 else 3  # what follows them is alpha
+    alpha = samples[colours:]
+    opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+    # Programs that draw on a transparent layer keep the shape in alpha, and any colour below it.
+    if (alpha < opaque).any():
+        raise InputUnsupportedError(
+            "a mask with transparent pixels: the shape may stand in the colours or in the alpha channel",
+            place=str(path),
+            remedy="write the shape as one grey channel, 0 for no and 255 for yes (Pillow: image.getchannel('A'))",
+        )
+    return np.asarray(samples[:colours].max(axis=0))
 
 
 def _uint8_limit(highest: float, path: Path) -> int:
@@ -318,10 +371,9 @@ def _bands(mask: Slide, rows: slice) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Yield some rows of a mask in bands of bounded size: which they are, and their largest colour (h, width)."""
     width = mask.size[0]
     step = max(1, _BAND_BYTES // (width * len(mask.channels) * mask.dtype.itemsize))
-    colours = 1 if len(mask.channels) == 2 else 3  # the sample after them is alpha
     for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
-        yield slice(start, stop), mask.read_region(0, start, width, stop - start)[:colours].max(axis=0)
+        yield slice(start, stop), _largest_colour(mask.read_region(0, start, width, stop - start), mask.paths[0])
 
 
 def _column_sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -24,7 +24,8 @@ from pathopatch.core.errors import (
 )
 from pathopatch.patches.annotations import masks
 from pathopatch.patches.annotations.masks import MaskRegion, read_mask
-from pathopatch.slides import image_file
+from pathopatch.patches.grid import Grid
+from pathopatch.slides import image_file, open_slide
 
 
 def at(*origins: int) -> NDArray[np.int64]:
@@ -275,10 +276,10 @@ def test_a_large_mask_has_neither_alpha_nor_tiles_that_are_not_stored(
 ) -> None:
     plane = np.zeros((64, 64), np.uint8)
     plane[:32, :32] = 255  # all that is stored is set: a bright image, by its looks
-    pixels = np.dstack([plane, plane, plane, np.full_like(plane, 255)])
-    tiles = (pixels[y : y + 32, x : x + 32] if not y and not x else None for y in (0, 32) for x in (0, 32))
-    tifffile.imwrite(tmp_path / "sparse.tif", tiles, shape=pixels.shape, dtype=np.uint8, tile=(32, 32),
-                     photometric="rgb", extrasamples=["unassalpha"])  # fmt: skip
+    rgb = np.dstack([plane, plane, plane])
+    pixels = np.dstack([rgb, np.full_like(plane, 255)])
+    tiles = (rgb[y : y + 32, x : x + 32] if not y and not x else None for y in (0, 32) for x in (0, 32))
+    tifffile.imwrite(tmp_path / "sparse.tif", tiles, shape=rgb.shape, dtype=np.uint8, tile=(32, 32), photometric="rgb")
     tifffile.imwrite(tmp_path / "whole.tif", pixels, tile=(32, 32), photometric="rgb", extrasamples=["unassalpha"])
     monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
     for name in ("sparse.tif", "whole.tif"):
@@ -287,11 +288,81 @@ def test_a_large_mask_has_neither_alpha_nor_tiles_that_are_not_stored(
         ]  # fmt: skip
 
 
-@pytest.mark.parametrize("orientation", [3, 6])
-def test_a_mask_is_turned_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
-    stored = np.zeros((20, 30), np.uint8)
-    stored[:5, :10] = 255
-    tags = [(274, "H", 1, orientation, True)]
-    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", extratags=tags)
-    shown = stored[::-1, ::-1] if orientation == 3 else np.rot90(stored, -1)  # 6: a quarter to the right
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), shown > 0)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_a_mask_is_turned_as_the_slide_of_the_same_file_is(name: str, orientation: int, tmp_path: Path) -> None:
+    stored = np.zeros((24, 40), np.uint8)
+    stored[:8, :16] = 255
+    if name == "a.tif":
+        tags = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(tmp_path / name, stored, photometric="minisblack", extratags=tags)
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(stored).save(tmp_path / name, exif=exif)
+    steps = {  # the image as viewers show it, by the meaning of each number
+        1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1],
+        5: stored.T, 6: np.rot90(stored, -1), 7: stored[::-1, ::-1].T, 8: np.rot90(stored),
+    }  # fmt: skip
+    np.testing.assert_array_equal(read_mask(tmp_path / name), steps[orientation] > 127)
+    with open_slide(tmp_path / name, mpp=1.0) as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, *slide.size)[0] > 127, steps[orientation] > 127)
+
+
+def shape_in_alpha(folder: Path, name: str) -> Path:
+    """Write a mask whose shape only its alpha holds, over colours that are all 0 or all 255."""
+    shape = np.zeros((8, 8), np.uint8)
+    shape[2:4, 2:6] = 255
+    colour = np.full_like(shape, 255 if "white" in name else 0)
+    samples = [colour, shape] if "grey" in name else [colour, colour, colour, shape]
+    pixels = np.dstack(samples)
+    if name.endswith(".tif"):
+        tifffile.imwrite(folder / name, pixels, photometric="minisblack" if "grey" in name else "rgb",
+                         extrasamples=["unassalpha"])  # fmt: skip
+    elif "16" in name:
+        assert cv2.imwrite(str(folder / name), pixels.astype(np.uint16) * 257)
+    else:
+        Image.fromarray(pixels).save(folder / name)
+    return folder / name
+
+
+@pytest.mark.fault("misplaced-mask")
+@pytest.mark.parametrize(
+    "name",
+    ["black.png", "white.png", "black-grey.png", "white-grey.png", "white-16.png", "white.tif", "black-grey.tif"],
+)
+def test_a_mask_whose_shape_stands_in_alpha_is_refused_with_a_remedy(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shape_in_alpha(tmp_path, name)
+    with pytest.raises(InputUnsupportedError, match="transparent pixels.*one grey channel"):
+        read_mask(path)
+    if name.endswith(".tif"):
+        monkeypatch.setattr(masks, "MAX_PIXELS", 1)
+        with pytest.raises(InputUnsupportedError, match="transparent pixels"):
+            MaskRegion(path, (8, 8)).fractions(at(0), at(0), 8.0)
+
+
+@pytest.mark.fault("misplaced-mask")
+def test_a_mask_whose_pixels_are_far_larger_than_patches_is_refused() -> None:
+    size = (2048, 1024)
+    grid = Grid(width=2048, height=1024, downsample=1.0, patch_px=128, stride_px=128)
+    for mask_px in ((7, 3), (3, 3)):
+        with pytest.raises((InputUnsupportedError, ModalityMismatchError), match=f"{mask_px[0]} x {mask_px[1]} px"):
+            MaskRegion(np.ones(mask_px[::-1], bool), size, grid=grid)
+    MaskRegion(np.ones((4, 8), bool), size, grid=grid)  # two patches a side
+    MaskRegion(np.ones((3, 7), bool), size)  # without patches nothing is known
+    small = Grid(width=2048, height=1024, downsample=1.0, patch_px=16, stride_px=16)
+    MaskRegion(np.ones((11, 21), bool), size, grid=small)  # 100 px a side at most
+    with pytest.raises(InputUnsupportedError, match=r"at least 21 x 11 px"):
+        MaskRegion(np.ones((10, 20), bool), size, grid=small)
+    coarse = Grid(width=2048, height=1024, downsample=4.0, patch_px=32, stride_px=32)
+    MaskRegion(np.ones((3, 6), bool), size, grid=coarse)  # the grid has 512 x 256 px
+
+
+def test_proportions_that_fit_when_turned_are_said() -> None:
+    with pytest.raises(ModalityMismatchError, match="turned by 90° it would fit"):
+        MaskRegion(np.ones((200, 100), bool), (2000, 1000))
+    with pytest.raises(ModalityMismatchError) as caught:
+        MaskRegion(np.ones((170, 100), bool), (2000, 1000))
+    assert "turned" not in str(caught.value)

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from array_slides import low_counts
+from array_slides import h_and_e, low_counts
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from PIL import Image
 
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, ModalityMismatchError, StaleArtefactError
@@ -51,6 +52,30 @@ def write(path: Path, *features: tuple[str | None, list[list[list[float]]]]) -> 
 
 def read(path: Path, **changed: Any) -> NDArray[np.bool_]:
     return read_tissue_mask(path, **({"slide_size": SLIDE, "overview_px": OVERVIEW} | changed))
+
+
+@pytest.mark.fault("misplaced-mask")
+def test_supplied_tissue_that_lies_on_glass_or_is_turned_is_doubted(make_slide: Make, tmp_path: Path) -> None:
+    truth = np.zeros((400, 400), np.bool_)
+    truth[20:140, 40:360] = True
+    slide, config = make_slide(h_and_e(truth), mpp=2.0), TileConfig(patch_px=32)
+
+    def doubts_of(mask: NDArray[np.bool_]) -> list[str]:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
+        return analyse_slide(slide, config, tissue_mask=tmp_path / "mask.png").warnings(2.0, 10.0)
+
+    assert doubts_of(truth) == []
+    part = np.zeros_like(truth)
+    part[30:100, 50:100] = True
+    assert doubts_of(part) == []  # a person may outline some of the tissue
+    loose = np.zeros_like(truth)
+    loose[20:300, 20:380] = True
+    assert doubts_of(loose) == []  # or draw around it from afar
+    assert doubts_of(np.ones_like(truth)) == []
+    for misplaced, share in ((~truth, "0%"), (np.rot90(truth, 1), "26%")):
+        (warning,) = doubts_of(misplaced.copy())
+        assert f"{share} of the supplied tissue looks like tissue" in warning
+        assert "turned, mirrored or shifted" in warning
 
 
 def test_every_class_is_tissue_and_holes_are_not(tmp_path: Path) -> None:
