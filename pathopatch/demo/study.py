@@ -117,13 +117,15 @@ def _run_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progre
     study = _make_study(work, seed=seed, methods=METHODS, trials=STUDY_TRIALS, jobs=jobs, progress=progress)
     runs = _tune_runs(study, force=force, progress=progress)
     untuned = study_runs(study.model_copy(update={"methods": UNTUNED}))
-    train_many(work, untuned, None, jobs=study.jobs, force=force, progress=progress)
     longer = [config for config in map(_twice_as_long, runs) if config.method in CLAIM_METHODS]
-    train_many(work, longer, None, jobs=study.jobs, force=force, progress=progress)
+    for configs in (untuned, longer):
+        runs += train_many(work, configs, None, jobs=study.jobs, force=force, progress=progress)
     evaluate_runs(work, None, study.evaluate, force=force, progress=progress)
     table = compare(work, config=study.evaluate)
     write_report(work)
-    return table[table["threshold"] == table["trained_threshold"]].assign(cohort=seed)
+    # Of other runs in the folder, which somebody trained there, none belongs into a mean of the study's.
+    is_own = table["run"].isin([run.name for run in runs])
+    return table[is_own & (table["threshold"] == table["trained_threshold"])].assign(cohort=seed)
 
 
 def _tune_runs(study: StudyConfig, *, force: bool, progress: Progress | None) -> list[Path]:
@@ -146,9 +148,9 @@ def _run_controls(work: Path, seed: int, *, jobs: int, force: bool, progress: Pr
     study = _make_study(
         fair, seed=seed, methods=CLAIM_METHODS, trials=STUDY_TRIALS, jobs=jobs, shortcut=False, progress=progress
     )
-    _tune_runs(study, force=force, progress=progress)
+    runs = _tune_runs(study, force=force, progress=progress)
     table = evaluate_runs(fair, None, study.evaluate, force=force, progress=progress)
-    table = table[table["threshold"] == table["trained_threshold"]]
+    table = table[table["run"].isin([run.name for run in runs]) & (table["threshold"] == table["trained_threshold"])]
     results = {
         "seed": float(seed),
         "fraction_auroc": float(audit["fraction_only"]["test"]["auroc"]),

@@ -22,13 +22,25 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
 from pathopatch.evaluation.group_scores import null_to_nan, sweep_text, with_ends
 from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
-from pathopatch.evaluation.reference import BUDGET, budget_of, gains_of_row, reference_run, unequal_budgets_text
+from pathopatch.evaluation.reference import (
+    BUDGET,
+    budget_of,
+    gain_text,
+    gains_of_row,
+    reference_run,
+    unequal_budgets_text,
+)
+from pathopatch.evaluation.run_settings import describe_runs, run_settings, settings_note
 from pathopatch.evaluation.tissue_dependence import dependence_comparison, rows_at_training_attribute
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import training_label
 
 _MEASURES = ("wga", "gba", "average", "auroc")
-_TEXT_COLUMNS = ("run", "method", "reference", "attribute", "trained_attribute", "sweep", "search")
+_TEXT_COLUMNS = (
+    "run", "method", "reference", "attribute", "trained_attribute", "sweep", "search", "settings_key", "variant",
+    "rerun_of",
+)  # fmt: skip
+_NOTED = ["run", "variant", "rerun_of"]
 
 
 def compare(
@@ -57,7 +69,8 @@ def compare(
     Returns
     -------
     DataFrame
-        run, method, seed, steps, batch_per_class, trials, search_steps, search (see `budget_of`), trained_threshold
+        run, method, seed, settings_key, variant, rerun_of (see `describe_runs`), steps, batch_per_class, trials,
+        search_steps, search (see `budget_of`), trained_threshold
         (NaN of a run trained on bins), trained_attribute (``0.25``, ``bins 0.3,0.5``, ``rank, selected at 0.25``),
         threshold (NaN of bins), attribute (by which the row is evaluated, the same words), split, n, patients,
         smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``;
@@ -103,6 +116,8 @@ def comparison(
         )
     split = rows[0]["split"]
     table = pd.DataFrame(rows)
+    settings_of = {name: run_settings(work, name) for name in table["run"].unique()}
+    table = table.join(describe_runs(settings_of), on="run")
     table["reference"] = [reference_run(table, row) for _, row in table.iterrows()]
     groups = read_table(WorkFolder(work).groups)
     patient = groups.set_index("patch_id")["patient_id"]
@@ -116,9 +131,10 @@ def comparison(
     # The ERM run of the training attribute is the reference at every threshold of the sweep.
     reference_of = rows_at_training_attribute(table).set_index("run")["reference"]
     texts = {
-        run: sweep_text(sweep, None if reference_of[run] == run else sweeps.get(reference_of[run]))
+        run: sweep_text(sweep, None if name == run else sweeps.get(name), reference_name=name)
         for run, sweep in sweeps.items()
         if len(sweep)
+        for name in [reference_of[run]]
     }
     table["sweep"] = [texts.get(run, "") for run in table["run"]]
     return table.sort_values(["threshold", "method", "seed", "run"], kind="stable", ignore_index=True)
@@ -139,13 +155,14 @@ def evaluated_runs(work: Path) -> list[str]:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds, one row per method and threshold, of what `compare` returned.
+    """Return mean and standard deviation over seeds, one row per setting and threshold, of what `compare` returned.
 
-    Beside the columns of the setting, `runs` (seeds), and for wga, gba, average, auroc and gain_wga the ``_mean`` and
-    the ``_sd`` (of the sample, n - 1; NaN with one run).
+    Runs of one setting differ in nothing but the seed, and one that repeats another counts once. Beside the columns of
+    the setting, `runs` (seeds), and for wga, gba, average, auroc and gain_wga the ``_mean`` and the ``_sd`` (of the
+    sample, n - 1; NaN with one run).
     """
-    keys = ("threshold", "attribute", "trained_threshold", "trained_attribute", "method", *BUDGET)
-    by_setting = table.groupby([key for key in keys if key in table], sort=True, dropna=False)
+    keys = ["threshold", "attribute", "trained_threshold", "trained_attribute", "method", "variant", "settings_key"]
+    by_setting = table[table["rerun_of"] == ""].groupby([*keys, *BUDGET], sort=True, dropna=False)
     columns: list[pd.Series[Any]] = [by_setting["seed"].nunique().rename("runs")]
     for name in (*_MEASURES, "gain_wga"):
         columns += [by_setting[name].mean().rename(f"{name}_mean"), by_setting[name].std().rename(f"{name}_sd")]
@@ -183,18 +200,34 @@ def comparison_table(work: Path) -> str:
     lines = [
         f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
         f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
-        f"{'groups from 0':<24} {'WGA gain':>8} {'trials':>6} {'steps':>7}",
+        f"{'groups from 0':<24} {'trials':>6} {'steps':>7}",
     ]
+    table = table.fillna(dict.fromkeys(("reference", "sweep", "search", "variant", "rerun_of"), ""))
+    gains = []
     for attribute, rows in table.groupby("attribute", sort=False):
         tau = "own" if is_own else str(attribute).split(" ")[0]
         lines += [f"  {tau:<5}{_text_row(row)}" for _, row in rows.iterrows()]
         lines.append("")
-    sweeps = table.drop_duplicates("run")[["run", "sweep"]].fillna("")
+        texts = [(row["run"], gain_text(row)) for row in rows.to_dict("records")]
+        gains += [f"  {tau:<5}{run:<26} {text}" for run, text in texts if text]
+    if gains:
+        lines += [
+            "Gain in WGA over ERM, percentage points, with its paired 95 % interval by bootstrap over patients:",
+            *gains,
+            "",
+        ]
+    by_run = table.drop_duplicates("run")
+    notes = [(run, settings_note(variant, rerun)) for run, variant, rerun in by_run[_NOTED].itertuples(index=False)]
+    if any(note for _, note in notes):
+        lines.append("Settings that differ among runs of one method and attribute:")
+        lines += [f"  {run:<26} {note}" for run, note in notes if note]
+        lines.append("")
+    sweeps = by_run[["run", "sweep"]]
     if sweeps["sweep"].any():
-        lines.append("Over all tissue thresholds at which every group is large enough, gain against the same ERM run:")
+        lines.append("Over all tissue thresholds at which every group is large enough; gains without intervals:")
         lines += [f"  {run:<26} {sweep}" for run, sweep in sweeps.itertuples(index=False)]
         lines.append("")
-    unequal = unequal_budgets_text(table["search"].fillna("").tolist(), table["reference"].fillna("").tolist())
+    unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
     lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
     lines.append(f"tau: {meaning}. Groups: {_numbered(first)}.")
@@ -255,11 +288,10 @@ def _text_row(row: pd.Series[Any]) -> str:
     interval = f"{percent('wga')} [{percent('wga_low')}, {percent('wga_high')}]"
     groups = [name for name in row.index if re.fullmatch(r"accuracy_\d+", str(name)) and np.isfinite(row[name])]
     accuracies = " ".join(f"{percent(name):>5}" for name in groups)
-    gain = f"{100 * row['gain_wga']:+.1f}" if np.isfinite(row["gain_wga"]) else "-"
     auroc = f"{row['auroc']:.3f}" if np.isfinite(row["auroc"]) else "-"
     return (
         f"{row['run']:<26} {interval:<22} {percent('gba'):>5} {percent('average'):>5} {auroc:>6}  "
-        f"{accuracies:<24} {gain:>8} {count('trials'):>6} {count('search_steps'):>7}"
+        f"{accuracies:<24} {count('trials'):>6} {count('search_steps'):>7}"
     )
 
 

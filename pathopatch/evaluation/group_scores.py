@@ -249,11 +249,12 @@ def _sweep_row(
     }
 
 
-def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None) -> str:
+def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None, *, reference_name: str = "") -> str:
     """Return in words the range of WGA, and of its gain over a reference, over the thresholds that can be measured.
 
     `reference` is the sweep of the run that this one is compared with, on the same patches. For instance ``0.1 to 0.85:
-    WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain +8.1 (at 0.85) to +20.3 (at 0.15), above 0 at 16 of 16 thresholds``.
+    WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain over erm-t0.25-s0 +8.1 (at 0.85) to +20.3 (at 0.15), above 0 at 16 of 16
+    thresholds``.
     """
     measured = sweep[sweep["is_measured"]].set_index("threshold")
     if measured.empty:
@@ -265,7 +266,8 @@ def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None) -> st
     gain = (measured["wga"] - reference.set_index("threshold")["wga"].reindex(measured.index)).dropna()
     if gain.empty:
         return text
-    return f"{text}; gain {_range(gain, '+.1f')}, above 0 at {int((gain > 0).sum())} of {len(gain)} thresholds"
+    above = f"above 0 at {int((gain > 0).sum())} of {len(gain)} thresholds"
+    return f"{text}; gain over {reference_name} {_range(gain, '+.1f')}, {above}"
 
 
 def _range(values: pd.Series[float], form: str) -> str:

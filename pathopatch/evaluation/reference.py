@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.methods import NAMES, steps_in_all
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, with_ends
+from pathopatch.evaluation.sample_size import too_few
 from pathopatch.groups import GroupingAttribute
 from pathopatch.metrics.bootstrap import interval, ratio
 from pathopatch.training.phase_data import phases_of
@@ -34,17 +35,21 @@ _NO_SEARCH = "none"
 def reference_run(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     """Return the ERM run that a row is compared with: of equal budget, the better by validation WGA; "" if none."""
     erm = table[table["method"].isin(ERM_METHODS) & (table["attribute"] == row["attribute"])]
+    erm = erm[erm["rerun_of"] == ""]
     for key in BUDGET:  # without an equal budget there is no reference
         erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
-    # Preferences, the seed first. Of a run trained on bins, the ERM selected for bins and the one selected for the
-    # threshold of this row both qualify: the better one at this threshold is the harder reference.
-    for key, values in (("seed", [row["seed"]]), ("trained_attribute", [row["trained_attribute"], row["attribute"]])):
-        same = erm[erm[key].isin(values)]
-        erm = erm if same.empty else same
+    # Of a run trained on bins, the ERM selected for bins and the one selected for the threshold of this row both
+    # qualify: the better one at this threshold is the harder reference.
+    same = erm[erm["trained_attribute"].isin([row["trained_attribute"], row["attribute"]])]
+    erm = erm if same.empty else same
     if erm.empty:
         return ""
     ranked = erm.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True], na_position="last")
-    return str(ranked["run"].iloc[0])
+    # The seed pairs runs within a setting alone. A bad ERM run would else be the reference of its seed, for want of
+    # another, and every method would gain over it.
+    is_other_seed = ranked["seed"] != row["seed"]
+    paired = ranked.loc[is_other_seed.sort_values(kind="stable").index].drop_duplicates("settings_key")
+    return str(ranked.loc[ranked.index.isin(paired.index), "run"].iloc[0])
 
 
 def gains_of_row(
@@ -78,9 +83,57 @@ def gains_of_row(
     return paired_gains(right, reference_right, group, patients, n_groups=n_groups, config=config)
 
 
-def n_groups_of(row: pd.Series[Any]) -> int:
+Verdict = Literal["empty group", "too few", "plain", "no plain", "no interval", "better", "worse", "no difference"]
+_IN_WORDS: dict[Verdict, str] = {
+    "empty group": "not known, since a group has no patch",
+    "no interval": "no interval",
+    "better": "better",
+    "worse": "worse",
+    "no difference": "no difference is shown",
+}
+
+
+def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
+    """Return what a comparison's row shows against its reference, by the paired interval of its gain in WGA."""
+    if pd.isna(row["wga"]):
+        return "empty group"
+    if _too_few_in(row):
+        return "too few"
+    if row["reference"] in ("", row["run"]):
+        return "plain" if row["reference"] else "no plain"
+    low, high = row["gain_wga_low"], row["gain_wga_high"]
+    if pd.isna(low):
+        return "no interval"
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "no difference"
+
+
+def _too_few_in(row: Mapping[Any, Any]) -> str:
+    """Return the first group of a comparison's row that is too small to claim anything, in words; "" if none is."""
+    for group in range(n_groups_of(row)):
+        if reason := too_few(row[f"n_{group}"], row[f"patients_{group}"]):
+            return f"{reason} in group {group}"
+    return ""
+
+
+def gain_text(row: Mapping[Any, Any]) -> str:
+    """Return a row's gain in WGA over its reference, with interval and verdict; "" for one without a reference.
+
+    For instance ``+13.9 [-2.0, +30.1] over erm-t0.25-s0: no difference is shown``.
+    """
+    if row["reference"] in ("", row["run"]):
+        return ""
+    verdict = gain_verdict(row)
+    gain, low, high = (100 * row[f"gain_wga{end}"] for end in ("", "_low", "_high"))
+    number = "-" if pd.isna(gain) else f"{gain:+.1f}" + ("" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]")
+    words = f"too few, {_too_few_in(row)}" if verdict == "too few" else _IN_WORDS[verdict]
+    return f"{number} over {row['reference']}: {words}"
+
+
+def n_groups_of(row: Mapping[Any, Any] | pd.Series[Any]) -> int:
     """Return how many groups a comparison's row is evaluated by: 2 A."""
-    return sum(bool(re.fullmatch(r"n_\d+", str(name))) and bool(pd.notna(row[name])) for name in row.index)
+    return sum(bool(re.fullmatch(r"n_\d+", str(name))) and bool(pd.notna(n)) for name, n in dict(row).items())
 
 
 def paired_gains(

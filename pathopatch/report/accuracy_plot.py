@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from pathopatch.evaluation.sample_size import too_few
 from pathopatch.groups import GroupingAttribute
-from pathopatch.report.few import too_few
 from pathopatch.report.plots import (
     BY_TISSUE,
     INK,

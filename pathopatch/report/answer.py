@@ -9,13 +9,13 @@ import pandas as pd
 
 from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.evaluation.reference import ERM_METHODS, n_groups_of
+from pathopatch.evaluation.reference import ERM_METHODS, gain_verdict, n_groups_of
+from pathopatch.evaluation.sample_size import too_few
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import verdict_text
 from pathopatch.report.answer_picture import answer_picture
 from pathopatch.report.cohort import patients_in_several_splits, slide_problems
 from pathopatch.report.collect import Study
-from pathopatch.report.few import too_few
 from pathopatch.report.models import runs_to_show
 from pathopatch.report.results import group_problems, preferred, rows_at, smallest_of
 
@@ -78,7 +78,7 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
         "n": first["n"],
         "patients": first["patients"],
     }
-    return {**card, "outcome": _outcome(card, reference)}
+    return {**card, "outcome": _outcome(best, reference)}
 
 
 def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -94,22 +94,13 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _outcome(card: Mapping[str, Any], reference: Mapping[Any, Any] | None) -> str:
+def _outcome(best: Mapping[Any, Any] | None, reference: Mapping[Any, Any] | None) -> str:
     """Return in a word what came out; the template puts it in a sentence."""
-    best = card["best"]
     if best is None:
         return "not chosen"
-    if pd.isna(best["wga"]):
-        return "empty group"
-    if card["few"]:
-        return "too few"
-    if reference is None:
-        return "plain" if best["run"] == best["reference"] else "no plain"
-    if pd.isna(best["gain_wga_low"]):
-        return "no interval"
-    if best["gain_wga_low"] > 0:
-        return "better"
-    return "worse" if best["gain_wga_high"] < 0 else "no difference"
+    # A plain run that is not shown here, such as one of another threshold, is no comparison on this page.
+    is_alone = reference is None and best["reference"] != best["run"]
+    return gain_verdict({**best, "reference": ""} if is_alone else best)
 
 
 def _limits(study: Study) -> dict[str, Any]:
@@ -117,7 +108,7 @@ def _limits(study: Study) -> dict[str, Any]:
     table = study.comparison
     if table is None:
         return {}
-    seeds = table.groupby(["method", "trained_threshold"], dropna=False)["seed"].nunique()
+    seeds = table.groupby("settings_key")["seed"].nunique()
     return {
         "groups": [problem for by in study.attributes for problem in group_problems(rows_at(study, by.tau), by)],
         "validation_groups": _small_validation_groups(study),

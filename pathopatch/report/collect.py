@@ -25,6 +25,7 @@ from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.pooled import FOLDS_FILE
+from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.evaluation.tissue_dependence import dependence_comparison
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
 from pathopatch.groups.decisions.decision import RecordedDecision
@@ -52,6 +53,7 @@ class Study:
     composed_sheet: Path | None  # groups/composed.png
     evaluations: Mapping[str, Mapping[str, Any]]  # metrics.json by run
     configs: Mapping[str, Mapping[str, Any]]  # config.json by run
+    run_variants: pd.DataFrame  # see `describe_runs`, of the runs in `configs`
     comparison: pd.DataFrame | None  # a row per evaluated run and threshold
     predictions: Mapping[str, pd.DataFrame]  # of patches, by run
     histories: Mapping[str, pd.DataFrame]  # of training, by run
@@ -123,6 +125,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     # If the groups have no folds now, the file is of an earlier division.
     has_folds = groups is not None and "fold" in groups and (work / FOLDS_FILE).is_file()
     decisions, heatmaps = read_log(work / LOG_NAME), _heatmaps(work)
+    configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
     return Study(
         name=work.resolve().name,
         root=work,
@@ -134,7 +137,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         composed=read_json(folder.composed) if folder.composed.is_file() else None,
         composed_sheet=folder.composed_sheet if folder.composed_sheet.is_file() else None,
         evaluations={run: read_json(folder.evaluation(run) / "metrics.json") for run in runs},
-        configs={path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))},
+        configs=configs,
+        run_variants=describe_runs({run: run_settings(work, run) for run in configs}),
         comparison=table,
         predictions={run: read_table(folder.evaluation(run) / "predictions.parquet") for run in runs},
         histories={path.parent.name: pd.read_csv(path) for path in histories},

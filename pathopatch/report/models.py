@@ -11,12 +11,13 @@ import pandas as pd
 
 from pathopatch.evaluation.glass import glass_text
 from pathopatch.evaluation.reference import ERM_METHODS
+from pathopatch.evaluation.run_settings import settings_note
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import probability_by_fraction, search_trials, training_histories
-from pathopatch.report.results import in_order, preferred, rows_at, smallest_of_validation
+from pathopatch.report.results import in_order, method_text, preferred, rows_at, smallest_of_validation
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -239,6 +240,7 @@ def training(study: Study) -> dict[str, Any]:
             {
                 "run": run,
                 "settings": [_setting_text(study.configs[run], name) for name in _SETTINGS],
+                "note": settings_note(*map(str, study.run_variants.loc[run, ["variant", "rerun_of"]])),
                 "decision_threshold": study.evaluations.get(run, {}).get("decision_threshold"),
             }
             for run in _runs_in_order(study, study.configs)
@@ -256,20 +258,22 @@ def _runs_in_order(study: Study, runs: Mapping[str, Any]) -> list[str]:
 
 
 def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
-    """Return (training attribute, method) -> histories of its seeds."""
+    """Return (training attribute, method and variant) -> histories of its seeds."""
     rows = [
         {
             "run": run,
             "threshold": training_label(study.configs.get(run, {})),
             "method": str(study.configs.get(run, {}).get("method", run)),
+            "variant": study.run_variants["variant"].get(run, ""),
             "seed": int(study.configs.get(run, {}).get("seed", 0)),
         }
         for run, history in study.histories.items()
-        if "step" in history and len(history)
+        if "step" in history and len(history) and not study.run_variants["rerun_of"].get(run)
     ]
     panels: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for row in in_order(pd.DataFrame(rows), "threshold").to_dict("records") if rows else ():
-        panels.setdefault((row["threshold"], row["method"]), []).append(study.histories[row["run"]])
+        name = method_text(row["method"], row["variant"])
+        panels.setdefault((row["threshold"], name), []).append(study.histories[row["run"]])
     return panels
 
 

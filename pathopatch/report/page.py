@@ -27,6 +27,7 @@ from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import SMALL_GROUP
+from pathopatch.evaluation.sample_size import LEAST_PATCHES, LEAST_PATIENTS, too_few
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.report import cohort, models, predictions, results
@@ -34,7 +35,6 @@ from pathopatch.report.answer import answer
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.composed import composed
 from pathopatch.report.features import features
-from pathopatch.report.few import LEAST_PATCHES, LEAST_PATIENTS, too_few
 from pathopatch.report.slide_level import slide_level
 from pathopatch.report.tissue import (
     TissueFacts,

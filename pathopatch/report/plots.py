@@ -8,6 +8,7 @@ global state.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ _FONT = "DejaVu Sans"
 _DPI = 144
 _MOST_POINTS = 1500  # in one scatter panel; more only hide each other
 _SWEEP_COLUMNS, _SEARCH_COLUMNS = 2, 3
+_TITLE_LETTERS = 22  # of 9 pt, in a line over a column of 2 inches
 _HALF_STEP = 0.025  # of the thresholds of a sweep
 # Shift of WGA and GBA to either side, as a share of the axis, so that their intervals do not hide each other.
 _SHIFT = 0.006
@@ -223,14 +225,14 @@ def alpha_sweep(sweep: Mapping[str, Iterable[Mapping[str, Any]]], *, labels: Seq
 
 
 def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]]) -> bytes:
-    """Draw validation accuracies and, beneath them, the training loss; a column per method, a line per seed.
+    """Draw validation accuracies and, beneath them, the training loss; a column per setting, a line per seed.
 
-    `panels` is (training attribute, method) -> histories of the seeds: step, and where there are any phase, loss,
-    val_wga, val_gba.
+    `panels` is (training attribute, method with what its settings differ in) -> histories of the seeds: step, and where
+    there are any phase, loss, val_wga, val_gba.
     """
     attributes = list(dict.fromkeys(attribute for attribute, _ in panels))
     methods = list(dict.fromkeys(method for _, method in panels))
-    width_in, n_rows = WIDTH_IN if len(methods) > 1 else WIDTH_IN / 2, len(attributes)
+    width_in, n_rows = WIDTH_IN / 2 if len(methods) == 1 else WIDTH_IN * max(1.0, len(methods) / 5), len(attributes)
     ratios = [3, 2] * n_rows
     figure, grid = new_figure(
         width_in, 0.4 + 3.3 * n_rows, 2 * n_rows, len(methods), sharex="col", height_ratios=ratios
@@ -240,7 +242,10 @@ def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]])
             upper, lower = grid[2 * row : 2 * row + 2, column]
             histories = panels.get((attribute, method), ())
             trained = f"threshold {attribute}" if attribute[:1].isdigit() else attribute
-            style_axes(upper, title=f"{method}, {trained}", y="" if column else "validation", title_pt=9)
+            title = (
+                textwrap.fill(f"{method}, {trained}", _TITLE_LETTERS) if len(methods) > 2 else f"{method}, {trained}"
+            )
+            style_axes(upper, title=title, y="" if column else "validation", title_pt=9)
             style_axes(lower, x="step", y="" if column else "loss")
             lines = (
                 (upper, "val_gba", "GBA", "#0072B2", 1.5),
@@ -278,7 +283,8 @@ def _steps(history: pd.DataFrame) -> pd.Series[float]:
 def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> bytes:
     """Draw WGA against the evaluation threshold; a panel per training attribute, a line per method.
 
-    `panels` is training attribute (``0.25``, ``bins 0.3,0.5``, ``rank``) -> method -> sweeps of its seeds.
+    `panels` is training attribute (``0.25``, ``bins 0.3,0.5``, ``rank``) -> method, with what its settings differ in
+    -> sweeps of its seeds.
     """
     methods = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     colors = {

@@ -47,6 +47,11 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
     return in_order(rows if trained_here.empty or study.attribute.is_patch_attribute else trained_here)
 
 
+def method_text(method: str, variant: str) -> str:
+    """Return a method with what its settings differ in from other runs of it: ``auto, mask normalise``."""
+    return f"{method}, {variant}" if variant else method
+
+
 def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
     """Return rows sorted by some columns, then ERM first and GERNE last, then by seed and run."""
     place = rows["method"].map(
@@ -142,6 +147,11 @@ def results(study: Study) -> dict[str, Any]:
         "group_key": group_key(study.attribute),
         "attributes": attributes,
         "seeds": _over_seeds(study, table),
+        "reruns": [
+            {"run": run, "rerun_of": original}
+            for run, original in table.drop_duplicates("run")[["run", "rerun_of"]].itertuples(index=False)
+            if original
+        ],
         "pictures": pictures,
     }
 
@@ -154,7 +164,7 @@ def _rows_by_bins(comparison: pd.DataFrame, bins: TissueBins) -> pd.DataFrame:
 
 
 def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Return mean and standard deviation over seeds of each method; nothing where each has one seed."""
+    """Return mean and standard deviation over seeds of each setting; nothing where each has one seed."""
     means = summarise(comparison[comparison["threshold"].isin(study.thresholds)])
     if study.attribute.is_patch_attribute:
         # Every run is judged by the same groups, so its own threshold names the row.
@@ -169,6 +179,7 @@ def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
     return [
         {
             **row,
+            "method": method_text(row["method"], row["variant"]),
             **smallest_of(own := one.get(row["threshold"], comparison.iloc[0])),
             "n": own["n"],
             "patients": own["patients"],
@@ -250,10 +261,11 @@ def _smallest_measured(sweep: pd.DataFrame | None) -> dict[str, int | None]:
 
 
 def _sweep_panels(runs: pd.DataFrame, sweeps: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, list[pd.DataFrame]]]:
-    """Return training attribute -> method -> sweeps of its seeds, in the order of `runs`."""
+    """Return training attribute -> method and variant -> sweeps of its seeds, in the order of `runs`."""
     panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
-    for row in runs.to_dict("records"):
+    for row in runs[runs["rerun_of"] == ""].to_dict("records"):
         if row["run"] in sweeps:
             trained = str(row["trained_attribute"]) or "another cohort"
-            panels.setdefault(trained, {}).setdefault(str(row["method"]), []).append(sweeps[row["run"]])
+            name = method_text(row["method"], row["variant"])
+            panels.setdefault(trained, {}).setdefault(name, []).append(sweeps[row["run"]])
     return panels

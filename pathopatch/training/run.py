@@ -20,7 +20,7 @@ import torch
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
-from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig, known_limits
+from pathopatch.core.config import NO_EFFECT, IntensityConfig, TissueConfig, TrainConfig, known_limits
 from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.assign import JoinedBins, join_small_bins
@@ -43,10 +43,6 @@ from pathopatch.training.optimise import training_dtype
 from pathopatch.training.phase_data import LEARNT, own_parameters, phases_of, require_groups
 
 RUN, MODEL = "run.json", "model"
-# Settings without effect on the weights, up to rounding: to change them makes no run stale.
-_NO_EFFECT = {
-    "device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "loaders", "tensorboard",
-}  # fmt: skip
 
 
 def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None, force: bool = False) -> Path:
@@ -97,7 +93,7 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide the weights, as plain values."""
-    return config.model_dump(mode="json", exclude=_NO_EFFECT)
+    return config.model_dump(mode="json", exclude=NO_EFFECT)
 
 
 def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: str, settings: Any) -> Stamp:

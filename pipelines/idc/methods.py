@@ -1,6 +1,5 @@
 """Print a Markdown table of each method's results on the unseen patient for the given work folders."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.files import read_json
+from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.metrics.accuracy import auroc
 
 THRESHOLD = "0.75"
@@ -26,11 +26,8 @@ def row(evaluation: Path) -> dict[str, Any]:
     table = table[table["split"] == "test"]
     test_metrics = read_json(evaluation / "metrics.json")["splits"]["test"]
     judged = test_metrics["thresholds"][THRESHOLD]
-    match = re.fullmatch(r"(.+)-t[\d.]+-s(\d+)", evaluation.parent.name)
-    assert match is not None
     return {
-        "method": match[1],
-        "seed": int(match[2]),
+        "run": evaluation.parent.name,
         "auroc": auroc(table["probability"].to_numpy(), table["label"].to_numpy()),
         "wga": 100 * judged["wga"]["value"],
         "gba": 100 * judged["gba"]["value"],
@@ -45,9 +42,13 @@ def cell(values: pd.Series, form: str) -> str:
 
 for work in map(Path, sys.argv[1:]):
     order = read_json(work / "study.json")["methods"]
-    runs = pd.DataFrame([row(path) for path in work.glob("runs/*/evaluation")])
+    rows = pd.DataFrame([row(path) for path in sorted(work.glob("runs/*/evaluation"))]).set_index("run")
+    settings = {run: run_settings(work, run) for run in rows.index}
+    runs = rows.join(describe_runs(settings)).join(pd.DataFrame.from_dict(settings, "index")[["method", "seed"]])
+    runs = runs[runs["rerun_of"] == ""]
     print(f"\n{work.name}: mean ± sd of seeds {', '.join(map(str, sorted(runs['seed'].unique())))}\n")
     print(f"| method | {' | '.join(MEASURES)} |\n|{'---|' * (1 + len(MEASURES))}")
     for name in order:
-        mine = runs[runs["method"] == name]
-        print(f"| {name} | {' | '.join(cell(mine[column], form) for column, form in MEASURES.values())} |")
+        for (variant, _), mine in runs[runs["method"] == name].groupby(["variant", "settings_key"]):
+            cells = " | ".join(cell(mine[column], form) for column, form in MEASURES.values())
+            print(f"| {name}{', ' if variant else ''}{variant} | {cells} |")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.evaluation.compare import compare, comparison_table, preferred_run, summarise
 from pathopatch.evaluation.evaluate import evaluate_predictions
-from pathopatch.evaluation.reference import paired_gains
+from pathopatch.evaluation.reference import gain_text, gain_verdict, paired_gains
 
 STAMP = Stamp(stage="groups")
 QUICK = EvaluateConfig(bootstrap=30)
@@ -108,18 +109,56 @@ def test_without_erm_there_are_no_gains(work: Path) -> None:
 
 def test_the_csv_holds_the_table(work: Path) -> None:
     table = compare(work, config=QUICK)
-    text = dict.fromkeys(("reference", "attribute", "trained_attribute", "sweep"), str)
-    written = pd.read_csv(work / "comparison.csv", keep_default_na=True, dtype=text).fillna({"sweep": ""})
+    text = dict.fromkeys(
+        ("reference", "attribute", "trained_attribute", "sweep", "settings_key", "variant", "rerun_of"), str
+    )
+    written = pd.read_csv(work / "comparison.csv", keep_default_na=True, dtype=text)
+    written = written.fillna(dict.fromkeys(("sweep", "variant", "rerun_of"), ""))
     pd.testing.assert_frame_equal(written, table, check_dtype=False)
 
 
-def test_the_text_table_shows_interval_groups_and_gain(work: Path) -> None:
+def test_the_text_table_shows_interval_and_groups(work: Path) -> None:
     compare(work, config=QUICK)
     lines = comparison_table(work).splitlines()
     assert lines[0] == "Split test, in percent; smallest group n = 10"
     gerne = next(line for line in lines if "gerne" in line)
     assert gerne.split()[:3] == ["0.5", "gerne-t0.5-s0", "70.0"]
-    assert gerne.split()[-5:] == ["80.0", "90.0", "+40.0", "1", "600"]
+    assert gerne.split()[-4:] == ["80.0", "90.0", "1", "600"]
+
+
+def test_a_gain_in_the_text_has_interval_verdict_and_reference(work: Path) -> None:
+    row = compare(work, config=QUICK).set_index("run").loc["gerne-t0.5-s0"]
+    ends = f"[{100 * row['gain_wga_low']:+.1f}, {100 * row['gain_wga_high']:+.1f}]"
+    lines = comparison_table(work).splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("Gain in WGA over ERM"))
+    gains = {line.split()[1]: line for line in lines[start + 1 : start + 3]}
+    assert set(gains) == {"erm-t0.5-s0", "gerne-t0.5-s0"}  # the reference is compared with nothing
+    expected = f"+40.0 {ends} over erm-balanced-t0.5-s0: too few, only 10 patches of 2 patients in group 0"
+    assert gains["gerne-t0.5-s0"].endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict", "words"),
+    [
+        ((0.1, 0.5), "better", "+30.0 [+10.0, +50.0] over erm: better"),
+        ((-0.1, 0.5), "no difference", "+30.0 [-10.0, +50.0] over erm: no difference is shown"),
+        ((0.0, 0.5), "no difference", "+30.0 [+0.0, +50.0] over erm: no difference is shown"),
+        ((-0.5, -0.1), "worse", "+30.0 [-50.0, -10.0] over erm: worse"),
+        ((np.nan, np.nan), "no interval", "+30.0 over erm: no interval"),
+    ],
+)
+def test_the_verdict_on_a_gain_follows_from_its_interval(ends: tuple[float, float], verdict: str, words: str) -> None:
+    row = {"run": "gerne", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "gain_wga": 0.3}
+    row |= {"gain_wga_low": ends[0], "gain_wga_high": ends[1]}
+    assert (gain_verdict(row), gain_text(row)) == (verdict, words)
+
+
+def test_a_run_without_a_reference_has_no_gain_in_words() -> None:
+    row = {"run": "erm", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "gain_wga": 0.0}
+    assert (gain_verdict(row), gain_text(row)) == ("plain", "")
+    assert (gain_verdict(row | {"reference": ""}), gain_text(row | {"reference": ""})) == ("no plain", "")
+    empty = row | {"run": "gerne", "wga": np.nan, "gain_wga": np.nan, "gain_wga_low": np.nan, "gain_wga_high": np.nan}
+    assert gain_text(empty) == "- over erm: not known, since a group has no patch"
 
 
 def test_validation_alone_prefers_a_run(work: Path) -> None:
@@ -149,12 +188,50 @@ def test_no_evaluated_run_is_an_error(tmp_path: Path) -> None:
 def test_means_and_deviations_are_over_seeds() -> None:
     rows = pd.DataFrame({"threshold": 0.5, "trained_threshold": 0.5, "method": "gerne", "wga": [0.6, 0.7, 0.8, 0.1]})
     rows = rows.assign(seed=[0, 1, 2, 0], steps=[800, 800, 800, 1600], batch_per_class=32, search="8 trials")
+    rows = rows.assign(attribute="0.5", trained_attribute="0.5", variant="", rerun_of="")
+    rows["settings_key"] = ["of 800"] * 3 + ["of 1600, one run"]
     for name in ("gba", "average", "auroc", "gain_wga"):
         rows[name] = 0.5
-    row, longer = summarise(rows).to_dict("records")
+    longer, row = summarise(rows).to_dict("records")
     assert (row["runs"], longer["runs"]) == (3, 1)  # a run of another length is no seed of these
     assert row["wga_mean"] == pytest.approx(0.7)
     assert row["wga_sd"] == pytest.approx(0.1)
+
+
+def of_gerne(work: Path, **settings: Any) -> TrainConfig:
+    """Write a further run of gerne, and return its configuration."""
+    config = TrainConfig(method="gerne", threshold=0.5, **settings)
+    write_run(work, config, {"val": (8, 8, 8, 8), "test": (2, 2, 2, 2)})
+    return config
+
+
+def test_runs_of_other_settings_are_no_seeds_of_each_other(work: Path) -> None:
+    of_gerne(work, seed=1, mask="normalise", name="masked")
+    rows = summarise(compare(work, config=QUICK)).set_index(["method", "variant"])
+    assert rows.loc[("gerne", "mask none"), ["runs", "wga_mean"]].tolist() == [1, pytest.approx(0.7)]
+    assert rows.loc[("gerne", "mask normalise"), ["runs", "wga_mean"]].tolist() == [1, pytest.approx(0.2)]
+    text = comparison_table(work)
+    assert "  gerne-t0.5-s1-masked       mask normalise" in text.splitlines()
+
+
+def test_a_run_that_repeats_another_counts_once(work: Path) -> None:
+    of_gerne(work, seed=0, name="again", device="cpu", threads=1)
+    of_gerne(work, seed=1)
+    table = compare(work, config=QUICK)
+    assert dict(zip(table["run"], table["rerun_of"], strict=True))["gerne-t0.5-s0-again"] == "gerne-t0.5-s0"
+    row = summarise(table).set_index("method").loc["gerne"]
+    assert (row["runs"], row["variant"]) == (2, "")
+    assert row["wga_mean"] == pytest.approx((0.7 + 0.2) / 2)
+    assert "repeats gerne-t0.5-s0, and counts once with it" in comparison_table(work)
+
+
+def test_a_bad_erm_run_is_no_reference_for_want_of_another_of_its_seed(work: Path) -> None:
+    shutil.rmtree(work / "runs" / "erm-balanced-t0.5-s0")
+    bad = TrainConfig(method="erm", threshold=0.5, seed=1, learning_rate=1.0, name="bad")
+    write_run(work, bad, {"val": (9, 1, 9, 9), "test": (9, 1, 9, 9)})
+    of_gerne(work, seed=1)
+    table = compare(work, config=QUICK).set_index("run")
+    assert table.loc["gerne-t0.5-s1", "reference"] == "erm-t0.5-s0"
 
 
 def test_a_paired_interval_is_narrower_than_two_apart() -> None:
@@ -210,7 +287,7 @@ def test_only_runs_of_equal_searches_are_compared_with_each_other(work: Path) ->
     assert np.isnan(table.loc["gerne", "gain_wga"])
     assert table.loc["erm", ["trials", "search_steps", "search"]].tolist() == [1, 600, "none"]
     text = comparison_table(work)
-    assert next(line for line in text.splitlines() if "gerne" in line).split()[-3:] == ["-", "8", "4200"]
+    assert next(line for line in text.splitlines() if "gerne" in line).split()[-2:] == ["8", "4200"]
     assert "Searches differ (8 trials, none); no gain is given where no ERM run had the same steps" in text
     for name in ("erm", "erm-balanced"):
         searched(work, f"{name}-t0.5-s0", trials=8, offered="8 trials", steps=4800)

@@ -69,8 +69,8 @@ def test_the_text_has_the_range_of_wga_and_of_its_gain():
     mine = pd.DataFrame({"threshold": [0.1, 0.2, 0.3, 0.4], "wga": [0.0, 0.9, 0.8, 0.85]})
     mine["is_measured"] = [False, True, True, True]
     theirs = mine.assign(wga=[0.0, 0.5, 0.9, 0.6])
-    assert sweep_text(mine, theirs) == (
-        "0.2 to 0.4: WGA 80.0 (at 0.3) to 90.0 (at 0.2); gain -10.0 (at 0.3) to +40.0 (at 0.2), "
+    assert sweep_text(mine, theirs, reference_name="erm-t0.5-s0") == (
+        "0.2 to 0.4: WGA 80.0 (at 0.3) to 90.0 (at 0.2); gain over erm-t0.5-s0 -10.0 (at 0.3) to +40.0 (at 0.2), "
         "above 0 at 2 of 3 thresholds"
     )
     assert sweep_text(mine.assign(is_measured=False)) == "no threshold has groups that are large enough"

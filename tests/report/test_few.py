@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pathopatch.core.config import EvaluateConfig
+from pathopatch.evaluation.sample_size import too_few
 from pathopatch.report import write_report
-from pathopatch.report.few import too_few
 from pathopatch.report.page import _environment
 
 CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.S)

@@ -27,6 +27,7 @@ from pathopatch.core.config.study import (
 )
 from pathopatch.core.config.training import (
     HEAD_NETWORKS,
+    NO_EFFECT,
     AugmentConfig,
     GroupsConfig,
     SplitsConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "LabelConfig",
     "MOST_PX",
     "MPP_RANGE",
+    "NO_EFFECT",
     "PatchLimits",
     "Pooling",
     "PredictConfig",

@@ -108,6 +108,10 @@ TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_k
 HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
 """Architecture of each head."""
 _LEAST_PX = 8  # of patches; features are patches of one pixel
+NO_EFFECT = {
+    "device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "loaders", "tensorboard",
+}  # fmt: skip
+"""Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
 
 class TrainConfig(Config):

@@ -1,0 +1,128 @@
+"""Find runs of equal settings: the key by which seeds are averaged, and words for what differs between runs.
+
+Runs are seeds of one another only where every setting that decides their weights is equal, and the data too. Settings
+of a searched run are those that the search was given: what it chose differs from seed to seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pathopatch.core.artefacts import fingerprint, read_stamp
+from pathopatch.core.config import NO_EFFECT
+from pathopatch.core.files import read_json
+from pathopatch.core.work_folder import FOLDS, WorkFolder
+from pathopatch.groups.attribute import training_label
+
+_DIGITS = 12  # of a key, and of a fingerprint of data in words
+_SEARCH = "tune."
+
+
+def run_settings(work: Path, name: str) -> dict[str, Any]:
+    """Return the settings that decide a run's weights, nested ones by dotted names; empty where they are unknown.
+
+    Among them are ``seed``, ``search`` (is it searched?), and fingerprints of the groups and patches of the training.
+    """
+    run = WorkFolder(work).run(name)
+    # A run that was pooled from the folds of a cross-validation has no stamp of its own.
+    paths = [run / "run.json", *sorted(work.glob(f"{FOLDS}/*/runs/{name}/run.json"))]
+    stamps = [stamp for stamp in map(read_stamp, paths) if stamp is not None]
+    if not stamps:  # of a bundle from elsewhere
+        path = run / "config.json"
+        raw = read_json(path) if path.is_file() else {}
+        return {key: value for key, value in _flat(raw.get("config", raw)) if key not in NO_EFFECT}
+    settings = _joined([dict(_flat(stamp.settings)) for stamp in stamps])
+    settings = {key.removeprefix("train."): value for key, value in settings.items()}
+    settings["search"] = any(key.startswith(_SEARCH) for key in settings)
+    data = _joined([{f"training {role}": mark[:_DIGITS] for role, mark in stamp.inputs.items()} for stamp in stamps])
+    return settings | data
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the folds of a run share, and a value for each fold where they differ."""
+    values = {name: [part.get(name) for part in parts] for part in parts for name in part}
+    return {
+        name: of_folds[0] if len(set(map(_plain, of_folds))) == 1 else of_folds for name, of_folds in values.items()
+    }
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested settings by dotted names; an empty table has none."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return which runs differ in nothing but the seed, from the `run_settings` of each.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by run. settings_key: equal in runs that may be averaged over seeds. variant: what differs from other
+        runs of the same method and training attribute, in words; empty if nothing. rerun_of: the run of equal
+        settings and seed that it repeats, the first by name; else empty.
+    """
+    keys = {run: _key(run, settings) for run, settings in settings_of.items()}
+    first: dict[tuple[str, Any], str] = {}
+    for run in sorted(settings_of):
+        first.setdefault((keys[run], settings_of[run].get("seed")), run)
+    labels = {run: _label(settings) for run, settings in settings_of.items()}
+    rows = []
+    for run, settings in settings_of.items():
+        alike = [settings_of[other] for other in settings_of if settings and labels[other] == labels[run]]
+        original = first[keys[run], settings.get("seed")]
+        rows.append(
+            {
+                "run": run,
+                "settings_key": keys[run],
+                "variant": _variant(settings, alike),
+                "rerun_of": "" if original == run else original,
+            }
+        )
+    return pd.DataFrame(rows, columns=["run", "settings_key", "variant", "rerun_of"]).set_index("run")
+
+
+def _key(run: str, settings: Mapping[str, Any]) -> str:
+    # Nothing is known of a run without settings, so it is like no other.
+    known = {name: value for name, value in settings.items() if name != "seed"} or {"run": run}
+    return fingerprint(known)[:_DIGITS]
+
+
+def _label(settings: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return what tables show of a run's settings: method and training attribute."""
+    return settings.get("method"), training_label(settings) if settings else ""
+
+
+def _variant(settings: Mapping[str, Any], alike: list[Mapping[str, Any]]) -> str:
+    """Return the settings that differ among runs of one label, as those of one of them: ``mask normalise, c 1``."""
+    words = []
+    for name, value in settings.items():
+        # A run without a search has no ranges of a search; that it has none is told by ``search``.
+        others = [each for each in alike if name in each or not name.startswith(_SEARCH)]
+        if name != "seed" and any(name not in each or _plain(each[name]) != _plain(value) for each in others):
+            words.append(f"{name.replace('_', ' ')} {_text(value)}")
+    return ", ".join(words)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
+
+
+def settings_note(variant: str, rerun_of: str) -> str:
+    """Return a run's variant, and which run it repeats, in words; empty where there is neither."""
+    repeats = f"repeats {rerun_of}, and counts once with it in means over seeds" if rerun_of else ""
+    return "; ".join(text for text in (variant, repeats) if text)

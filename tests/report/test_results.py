@@ -1,0 +1,68 @@
+"""What the report says over seeds is of runs that differ in nothing but the seed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_study import QUICK, make_study, write_run
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.report import answer, models, results, write_report
+from pathopatch.report.collect import Study, read_study
+
+MASKED, UNMASKED = "auto, mask normalise", "auto, mask none"
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two seeds, with auto of one seed, masked auto of another, and a run that repeats one of ERM's."""
+    work = make_study(tmp_path_factory.mktemp("studies") / "mixed", seeds=(0, 1))
+    groups, rng = read_table(work / "groups.parquet"), np.random.default_rng(5)
+    for lean, config in (
+        ((2.0, 1.4), TrainConfig(method="auto", seed=0)),
+        ((2.3, 0.3), TrainConfig(method="auto", seed=1, mask="normalise", name="masked")),
+        ((0.2, 6.0), TrainConfig(method="erm", seed=0, name="again")),
+    ):
+        write_run(work, config, groups, rng, label_lean=lean[0], tissue_lean=lean[1])
+    return work
+
+
+@pytest.fixture(scope="module")
+def study(mixed: Path) -> Study:
+    return read_study(mixed, evaluate=EvaluateConfig(bootstrap=0))
+
+
+def test_the_table_over_seeds_has_a_row_for_each_setting(study: Study) -> None:
+    rows = {row["method"]: row for row in results.results(study)["seeds"] if row["threshold"] == 0.25}
+    assert {name: rows[name]["runs"] for name in ("erm", "gerne", UNMASKED, MASKED)} == {
+        "erm": 2, "gerne": 2, UNMASKED: 1, MASKED: 1,
+    }  # fmt: skip
+    assert study.comparison is not None
+    wga = study.comparison[study.comparison["threshold"] == 0.25].set_index("run")["wga"]
+    assert rows["erm"]["wga_mean"] == pytest.approx(wga[["erm-t0.25-s0", "erm-t0.25-s1"]].mean())
+    assert rows[MASKED]["wga_mean"] == wga["auto-t0.25-s1-masked"]
+
+
+def test_seeds_are_counted_within_a_setting(study: Study) -> None:
+    assert answer.answer(study)["limits"]["fewest_seeds"] == 1
+
+
+def test_curves_of_seeds_are_drawn_by_setting(study: Study) -> None:
+    panels = models._history_panels(study)
+    counts = {name: len(histories) for (trained, name), histories in panels.items() if trained == "0.25"}
+    assert {name: counts[name] for name in ("erm", UNMASKED, MASKED)} == {"erm": 2, UNMASKED: 1, MASKED: 1}
+    assert study.comparison is not None
+    lines = results._sweep_panels(study.comparison.drop_duplicates("run"), study.sweeps)["0.25"]
+    assert {name: len(lines[name]) for name in ("erm", UNMASKED, MASKED)} == {"erm": 2, UNMASKED: 1, MASKED: 1}
+
+
+def test_the_page_names_what_differs_and_which_run_repeats_another(mixed: Path) -> None:
+    page = write_report(mixed, evaluate=QUICK).read_text()
+    over_seeds = page.split("<h3>Over seeds</h3>")[1].split("</p>")[0]
+    heads = re.findall(r'<th scope="row">([^<]*)</th>', over_seeds)
+    assert [head for head in heads if "auto" in head] == [f"0.25, {UNMASKED}", f"0.25, {MASKED}"]
+    assert "erm-t0.25-s0-again repeats erm-t0.25-s0 and counts once with it." in over_seeds
