@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.patches.analysis import analyse_slide, iterate_patches
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide
 from pathopatch.slides.manifest.rows import SLIDE_SUFFIXES, slide_id_from_path
@@ -60,13 +60,13 @@ def _slides_below(folder: Path) -> Iterator[Path]:
 
 
 def measure_tissue(
-    slide: Slide, x: NDArray[np.int64], y: NDArray[np.int64], side: float, *, config: TileConfig | None = None
+    slide: Slide, x: NDArray[np.int64], y: NDArray[np.int64], side: float, *, analysis: SlideAnalysis | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the tissue and the scanned fraction of square patches, as `tile` measures them, float64 (N,) each.
 
     `x` and `y`, int64 (N,), are top-left corners in level-0 px, as `side` is; patches of more than 256 px are measured
-    at that side. `config` has the rules of tissue. InputUnsupportedError if a patch lies outside the slide: the
-    positions are of another slide or in another frame; else as `analyse_slide`.
+    at that side. `analysis` is the slide's; by default the rules of tissue are the default ones. InputUnsupportedError
+    if a patch lies outside the slide: the positions are of another slide or in another frame; else as `analyse_slide`.
     """
     width, height = slide.size
     outside = int(np.count_nonzero((x + side <= 0) | (y + side <= 0) | (x >= width) | (y >= height)))
@@ -76,7 +76,7 @@ def measure_tissue(
             place=str(slide.paths[0]),
             remedy="give the slides that these features were made of",
         )
-    analysis = analyse_slide(slide, config or TileConfig())
+    analysis = analysis or analyse_slide(slide, TileConfig())
     patch_px = min(_MOST_PX, max(1, round(side)))
     # A grid of this patch size: only its geometry is used, the places are those of the features.
     grid = Grid(width=width, height=height, downsample=side / patch_px, patch_px=patch_px, stride_px=patch_px)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +39,7 @@ from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
+from pathopatch.patches.cohort import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
@@ -292,12 +292,11 @@ def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> di
         mpp=slide.mpp,
         is_rgb=slide.is_rgb,
     )
-    levels = zip(slide.channels, tissue.levels, strict=False)
     attributes["tissue"] |= {
         "is_supplied": tissue.is_supplied,
         "ink_share": tissue.ink_share,
         "unscanned_share": tissue.unscanned_share,
-        "levels": {name: level for name, level in levels if not math.isnan(level)},
+        "levels": dict(slide_levels(tissue, slide.channels).levels),
     }
     return attributes | {
         "source": source_record(slide),
@@ -404,14 +403,6 @@ def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: 
     # That is a mistake in the manifest, not a stale artefact: its remedy is another id, not `--force`.
     if slide_inputs(stamp.inputs) != slide_inputs(existing.inputs):
         require_same_source(store_source(store_path), slide.source, slide_id=store_path.stem, place=store_path)
-
-
-def with_cohort_levels(config: TileConfig, levels: Mapping[str, float]) -> TileConfig:
-    """Return a configuration with the cohort's background levels for channels of which it states none."""
-    if not levels:
-        return config
-    tissue = config.tissue.model_copy(update={"background_level": {**levels, **config.tissue.background_level}})
-    return config.model_copy(update={"tissue": tissue})
 
 
 def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:

@@ -1,9 +1,13 @@
-"""Find the tissue fraction of each patch behind features: stored, given with the labels, or measured on the slides."""
+"""Find the tissue fraction of each patch behind features: stored, given with the labels, or measured on the slides.
+
+Slides are measured as `tile` measures them: each by its own evidence, then those that are uncertain by the background
+levels of their cohort.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, Remark, merged, shared_text
 from pathopatch.core.progress import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.core.workers import Workers
@@ -19,8 +24,35 @@ from pathopatch.features.cohort import FEATURE_ROW
 from pathopatch.features.labels import rounded_px
 from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.tissue import measure_tissue
-from pathopatch.slides import open_slide
+from pathopatch.patches.analysis import analyse_slide
+from pathopatch.patches.cohort import SlideLevels, cohort_levels, slide_levels, with_cohort_levels
+from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import Failure, each_slide
+from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.check import mixed_backgrounds
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeasuredTissue:
+    """The tissue of one slide's patches, measured on the slide."""
+
+    fraction: NDArray[np.float64]  # (N,): of each patch, in the order of its features
+    scanned: NDArray[np.float64]  # (N,): scanned share of each patch
+    confidence: float
+    shown: SlideLevels  # by the slide's own evidence
+    cohort_levels: Mapping[str, float]  # by which it was measured a second time; empty: it was not
+    background: str
+    warnings: tuple[str, ...]  # for a person to check
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchTissue:
+    """The tissue of all patches, and where it is from."""
+
+    fraction: NDArray[np.float64]  # (N,)
+    scanned: NDArray[np.float64]  # (N,): scanned share; NaN where it is unknown
+    notes: tuple[str, ...]  # where it is from, and what a person must check
+    by_slide: Mapping[str, MeasuredTissue] = field(default_factory=dict)  # of slides that were measured
 
 
 def tissue_fractions(
@@ -32,16 +64,21 @@ def tissue_fractions(
     is_needed: bool,
     workers: int,
     progress: Progress | None,
-) -> tuple[NDArray[np.float64], str]:
-    """Return the tissue fraction of each patch of `joined`, and where it is from, in words."""
+) -> PatchTissue:
+    """Return the tissue fraction of each patch of `joined`, and where it is from."""
+    unknown = np.full(len(joined), np.nan)
     described = [slide for slide in described if len(slide)]
     tool = {slide.slide_id: slide.tissue_fraction for slide in described}
     if all(fractions is not None for fractions in tool.values()):
-        return _by_row(joined, tool), "tissue fractions are taken from the feature files"
+        note = "tissue fractions are taken from the feature files"
+        shares = {slide.slide_id: slide.scanned_fraction for slide in described if slide.scanned_fraction is not None}
+        return PatchTissue(fraction=_by_row(joined, tool), scanned=_by_row(joined, shares), notes=(note,))
     if joined["tissue_fraction"].notna().any():
-        return joined["tissue_fraction"].to_numpy(np.float64), "tissue fractions are given in the labels"
+        given = joined["tissue_fraction"].to_numpy(np.float64)
+        return PatchTissue(fraction=given, scanned=unknown, notes=("tissue fractions are given in the labels",))
     if not is_needed:
-        return np.full(len(joined), np.nan), "tissue fractions are not known: the labels' attribute is audited"
+        note = "tissue fractions are not known: the labels' attribute is audited"
+        return PatchTissue(fraction=unknown, scanned=unknown, notes=(note,))
     if not paths:
         raise InputMissingError(
             "nothing says how much tissue the patches hold",
@@ -49,14 +86,43 @@ def tissue_fractions(
             remedy="name the folder of the slides with --slides, on which it is measured; or add a column "
             "tissue_fraction to the labels; or audit another of their columns with --attribute",
         )
-    measured = _measure(described, paths, slide_mpp, workers=workers, progress=progress)
-    return _by_row(joined, measured), f"tissue fractions were measured on {pluralize(len(paths), 'slide')}"
+    tasks = _tasks(described, paths, slide_mpp)
+    with Workers(workers if workers > 1 else 0) as processes:
+        measured = dict(_measured(tasks, "tissue", processes, progress))
+        confidence = {slide_id: slide.confidence for slide_id, slide in measured.items()}
+        levels = cohort_levels(confidence, confidence, lambda slide_id: measured[slide_id].shown)
+        again = [replace(task, cohort_levels=levels[task.slide_id]) for task in tasks if task.slide_id in levels]
+        measured |= _measured(again, "tissue again", processes, progress)
+    fraction, scanned = (
+        _by_row(joined, {slide_id: getattr(slide, name) for slide_id, slide in measured.items()})
+        for name in ("fraction", "scanned")
+    )
+    note = f"tissue fractions were measured on {pluralize(len(tasks), 'slide')}"
+    if again:
+        note += f", on {len(again)} of them by the background level that the others show"
+    return PatchTissue(fraction=fraction, scanned=scanned, notes=(note, *_warnings(tasks, measured)), by_slide=measured)
+
+
+def _warnings(tasks: Sequence[_TissueTask], measured: Mapping[str, MeasuredTissue]) -> list[str]:
+    """Return what a person must check of the slides; what many of them share once."""
+    facts = [(name, ",".join(slide.shown.channels), slide.background) for name, slide in measured.items()]
+    table = pd.DataFrame(facts, columns=["slide_id", "channels", "background"])
+    mixed = [problem.message for problem in mixed_backgrounds([task.row for task in tasks], table)]
+    remarks = [
+        Remark(slide_id, f"warning: {slide_id}: {warning}", f"warning: {shared_text(warning, slide_id)}")
+        for slide_id, slide in measured.items()
+        for warning in slide.warnings
+    ]
+    lines = [*(f"warning: {message}" for message in mixed), *merged(remarks, "slide")]
+    return [*lines, "a column tissue_fraction of the labels takes the place of measured tissue"] if lines else []
 
 
 def _by_row(joined: pd.DataFrame, by_slide: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return a value per patch of `joined` from those of each slide, in the order of its features."""
+    """Return a value per patch of `joined` from those of each slide, in the order of its features; else NaN."""
     values = np.full(len(joined), np.nan)
     for slide_id, index in joined.groupby("slide_id").indices.items():
+        if slide_id not in by_slide:
+            continue
         values[index] = np.asarray(by_slide[str(slide_id)], np.float64)[joined[FEATURE_ROW].to_numpy()[index]]
     return values
 
@@ -66,11 +132,11 @@ class _TissueTask:
     """The patches of one slide, whose tissue is to be measured in any process."""
 
     features: SlideFeatures  # without the features themselves
-    path: Path
+    row: SlideRow
     x: NDArray[np.int64]
     y: NDArray[np.int64]
     side: float
-    mpp: float | None
+    cohort_levels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def slide_id(self) -> str:
@@ -78,23 +144,10 @@ class _TissueTask:
         return self.features.slide_id
 
 
-def _measure_slide(task: _TissueTask) -> NDArray[np.float64]:
-    with open_slide(task.path, mpp=task.mpp) as slide:
-        task.features.require_size(slide.size, place=str(task.path))
-        return measure_tissue(slide, task.x, task.y, task.side)[0]
-
-
-def _measure(
-    described: Sequence[SlideFeatures],
-    paths: Mapping[str, Path],
-    slide_mpp: float | None,
-    *,
-    workers: int,
-    progress: Progress | None,
-) -> dict[str, NDArray[np.float64]]:
-    """Return the tissue fraction of each slide's patches."""
+def _tasks(described: Sequence[SlideFeatures], paths: Mapping[str, Path], slide_mpp: float | None) -> list[_TissueTask]:
+    """Return the work on each slide that has patches; `slide_mpp` is that of slides whose files state none."""
     tasks = []
-    for slide in described:
+    for number, slide in enumerate(described, 1):
         if slide.side is None:
             raise InputUnsupportedError(
                 f"the side of the patches of {slide.slide_id} is not known: their tissue cannot be measured",
@@ -104,24 +157,44 @@ def _measure(
             )
         assert slide.x is not None
         assert slide.y is not None
-        tasks.append(
-            _TissueTask(
-                features=slide,
-                path=paths[slide.slide_id],
-                x=rounded_px(slide.x),
-                y=rounded_px(slide.y),
-                side=slide.side,
-                mpp=slide_mpp,
-            )
+        row = SlideRow(
+            slide_id=slide.slide_id,
+            patient_id=slide.slide_id,
+            source=str(paths[slide.slide_id]),
+            row=number,
+            fallback_mpp=slide_mpp,
         )
-    measured = {}
-    if progress:
-        progress("tissue", 0, len(tasks))
-    with Workers(workers if workers > 1 else 0) as processes:
-        for number, (task, result) in enumerate(each_slide(_measure_slide, tasks, processes), 1):
-            if isinstance(result, Failure):
-                raise result.error
-            measured[task.slide_id] = result
-            if progress:
-                progress("tissue", number, len(tasks), task.slide_id)
-    return measured
+        x, y = rounded_px(slide.x), rounded_px(slide.y)
+        tasks.append(_TissueTask(features=slide, row=row, x=x, y=y, side=slide.side))
+    return tasks
+
+
+def _measure_slide(task: _TissueTask) -> MeasuredTissue:
+    config = with_cohort_levels(TileConfig(), task.cohort_levels)
+    with open_row(task.row) as slide:
+        task.features.require_size(slide.size, place=str(slide.paths[0]))
+        analysis = analyse_slide(slide, config)
+        fraction, scanned = measure_tissue(slide, task.x, task.y, task.side, analysis=analysis)
+        return MeasuredTissue(
+            fraction=fraction,
+            scanned=scanned,
+            confidence=analysis.tissue.confidence,
+            shown=slide_levels(analysis.tissue, slide.channels),
+            cohort_levels=task.cohort_levels,
+            background=slide.background,
+            warnings=(*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)),
+        )
+
+
+def _measured(
+    tasks: Sequence[_TissueTask], what: str, processes: Workers, progress: Progress | None
+) -> Iterator[tuple[str, MeasuredTissue]]:
+    """Yield the tissue of each slide as it comes, by slide_id; the first failure is raised."""
+    if progress and tasks:
+        progress(what, 0, len(tasks))
+    for number, (task, result) in enumerate(each_slide(_measure_slide, tasks, processes), 1):
+        if isinstance(result, Failure):
+            raise result.error
+        yield task.slide_id, result
+        if progress:
+            progress(what, number, len(tasks), task.slide_id)

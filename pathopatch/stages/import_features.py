@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp, read_table
+from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import update_status
@@ -33,7 +34,7 @@ from pathopatch.patches.store import STAGE, patch_ids
 from pathopatch.patches.tile import COLUMNS
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL
-from pathopatch.stages.feature_tissue import tissue_fractions
+from pathopatch.stages.feature_tissue import MeasuredTissue, tissue_fractions
 
 _STAGE = "features"
 _CHECKSUM_DIGITS = 16
@@ -111,7 +112,9 @@ def import_features(
     labelled = read_labels(labels, attribute=attribute)
     paths = find_slides(slides, source.slide_ids) if slides is not None else {}
     _refuse_other_cohort(work)
-    settings = {"layout": source.layout, "attribute": attribute, "slide_mpp": slide_mpp}
+    settings: dict[str, Any] = {"layout": source.layout, "attribute": attribute, "slide_mpp": slide_mpp}
+    if paths:  # the rules that tissue is measured by
+        settings["tissue"] = TileConfig().tissue.model_dump(mode="json")
     files = {slide_id: source.fingerprint(slide_id) for slide_id in source.slide_ids}
     inputs = {
         "labels": fingerprint_file(labels),
@@ -130,19 +133,19 @@ def import_features(
             ]
             patches, duplicate_notes = _patches_of(described)
             joined, label_notes = join_labels(patches, labelled, place=str(labels))
-            tissue, tissue_note = tissue_fractions(
+            tissue = tissue_fractions(
                 described, joined, paths, slide_mpp, is_needed=attribute is None, workers=workers, progress=progress
             )
-            joined = joined.assign(tissue_fraction=tissue)
+            joined = joined.assign(tissue_fraction=tissue.fraction, scanned_fraction=tissue.scanned)
             notes = [
                 *dict.fromkeys(note for slide in described for note in slide.notes),
-                tissue_note,
-                *_left_out_note(tissue),
+                *tissue.notes,
+                *_left_out_note(tissue.fraction),
                 *_patient_note(labelled),
                 *duplicate_notes,
                 *label_notes,
             ]
-            _write(made, work, source, described, joined, files, tuple(notes))
+            _write(made, work, source, described, joined, files, tuple(notes), tissue.by_slide)
     table = read_table(folder_of.slides)
     return ImportedFeatures(
         slides=len(table),
@@ -175,9 +178,9 @@ def _in_px(slide: SlideFeatures, path: Path | None, slide_mpp: float | None) -> 
         )
     mpp = slide_mpp
     is_scale_needed = slide.unit == "um" or slide.is_centre or slide.side is None
-    if mpp is None and slide.mpp is None and path is not None and is_scale_needed:
+    if slide.mpp is None and path is not None and is_scale_needed:
         with open_slide(path) as opened:
-            mpp = opened.mpp if opened.has_mpp else None
+            mpp = opened.mpp if opened.has_mpp else slide_mpp
     return slide.in_level0_px(mpp)
 
 
@@ -220,6 +223,7 @@ def _write(
     joined: pd.DataFrame,
     files: Mapping[str, str],
     notes: tuple[str, ...],
+    measured: Mapping[str, MeasuredTissue],
 ) -> None:
     """Write the patch tables and statuses, ``slides.parquet``, and last ``features.json``."""
     folder = WorkFolder(work)
@@ -234,7 +238,7 @@ def _write(
         part = by_slide.get(slide.slide_id, joined.iloc[:0])
         table = _patch_table(part, slide.slide_id, files[slide.slide_id])
         made.write_table(folder.patches(slide.slide_id), table)
-        update_status(work, slide.slide_id, STAGE, _status(table))
+        update_status(work, slide.slide_id, STAGE, _status(table, measured.get(slide.slide_id)))
         rows.append(_slides_row(slide, part, files[slide.slide_id]))
     made.write_table(folder.slides, pd.DataFrame(rows))
     encoder = next((slide.encoder for slide in described if len(slide)), described[0].encoder)
@@ -254,7 +258,6 @@ def _patch_table(part: pd.DataFrame, slide_id: str, mark: str) -> pd.DataFrame:
         slide_id=slide_id,
         patch_id=patch_ids(slide_id, part[["x", "y"]].to_numpy(np.int64)),
         # A label says whether there is tumour, not how much; and nobody looked at the pixels.
-        scanned_fraction=np.nan,
         tumor_fraction=np.nan,
         labelled_fraction=(label >= 0).astype(np.float64),
         saturated_fraction=np.nan,
@@ -267,7 +270,7 @@ def _patch_table(part: pd.DataFrame, slide_id: str, mark: str) -> pd.DataFrame:
     return table[[*COLUMNS, *own, FEATURE_ROW]].reset_index(drop=True)
 
 
-def _status(table: pd.DataFrame) -> dict[str, Any]:
+def _status(table: pd.DataFrame, measured: MeasuredTissue | None) -> dict[str, Any]:
     """Return the status of a slide as `tile` records it."""
     with_tissue = int((table["tissue_fraction"] > 0).sum())
     return {
@@ -275,9 +278,9 @@ def _status(table: pd.DataFrame) -> dict[str, Any]:
         "patches": len(table),
         "tissue_patches": with_tissue,
         "labelled_patches": int((table["label"] >= 0).sum()),
-        "tissue_confidence": None,
-        "cohort_levels": {},
-        "warnings": [],
+        "tissue_confidence": None if measured is None else measured.confidence,
+        "cohort_levels": {} if measured is None else dict(measured.cohort_levels),
+        "warnings": [] if measured is None else list(measured.warnings),
     }
 
 

@@ -49,9 +49,15 @@ def made_cohort(
 
 
 def write_trident(
-    path: Path, features: NDArray[np.floating], coords: NDArray[np.int64], *, side: int = SIDE_PX, rows: int = 8
+    path: Path,
+    features: NDArray[np.floating],
+    coords: NDArray[np.int64],
+    *,
+    side: int = SIDE_PX,
+    rows: int = 8,
+    columns: int = 8,
 ) -> None:
-    """Write features of a slide of `rows` times 8 patches as TRIDENT does."""
+    """Write features of a slide of `rows` times `columns` patches as TRIDENT does."""
     with h5py.File(path, "w") as file:
         file["features"] = features
         file["features"].attrs.update(name=path.stem, encoder="uni_v2")
@@ -62,7 +68,7 @@ def write_trident(
             level0_magnification=40,
             target_magnification=20,
             overlap=0,
-            level0_width=8 * side,
+            level0_width=columns * side,
             level0_height=rows * side,
             name=path.stem,
         )

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from made_feature_cohort import write_trident
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TileConfig
 from pathopatch.core.status import read_status, update_status
+from pathopatch.features.cohort import read_cohort
 from pathopatch.patches.store import store_levels
 from pathopatch.stages.dry_run import tile_plan
+from pathopatch.stages.import_features import import_features
 from pathopatch.stages.tile import tile_cohort
 
 SIDE = 256
@@ -34,6 +37,7 @@ def field(kind: str, seed: int, offset: float = 100.0) -> NDArray[np.uint16]:
 
 
 def cohort(folder: Path, slides: dict[str, NDArray[np.uint16]]) -> Path:
+    folder.mkdir(exist_ok=True)
     for name, pixels in slides.items():
         tifffile.imwrite(folder / f"{name}.tif", pixels, photometric="minisblack", metadata=None)
     lines = [f"{name},p{number},{name}.tif,1.0,dark" for number, name in enumerate(slides)]
@@ -164,3 +168,80 @@ def test_a_stated_level_takes_the_place_of_the_cohorts(tmp_path: Path) -> None:
     stated = CONFIG.tissue.model_copy(update={"background_level": {"C0": 90.0}})
     outcomes = tile_cohort(manifest, work, CONFIG.model_copy(update={"tissue": stated}))
     assert {(outcome.state, outcome.code) for outcome in outcomes} == {("failed", "STALE_ARTEFACT")}
+
+
+def gap() -> NDArray[np.uint16]:
+    """Return a field full of tissue but for a quarter of one patch, too little background to be seen."""
+    pixels = field("full", 2)
+    pixels[64:96, 64:96] = np.random.default_rng(3).poisson(100, (32, 32))
+    return pixels
+
+
+def features_of(folder: Path, names: list[str]) -> tuple[Path, Path]:
+    """Write features at the places of the patches that `tile` cuts, and labels."""
+    place, rows = folder / "20x_256px_0px_overlap" / "features_uni_v2", []
+    place.mkdir(parents=True)
+    xy = 64 * np.stack([np.arange(16) % 4, np.arange(16) // 4], axis=1)
+    for name in names:
+        write_trident(place / f"{name}.h5", np.zeros((16, 3), np.float16), xy, side=64, columns=4, rows=4)
+        rows.append(pd.DataFrame({"slide_id": name, "x": xy[:, 0], "y": xy[:, 1], "label": np.arange(16) % 2}))
+    pd.concat(rows).to_csv(folder / "labels.csv", index=False)
+    return place, folder / "labels.csv"
+
+
+def fractions(work: Path, column: str = "tissue_fraction") -> dict[str, float]:
+    table = pd.concat([pd.read_parquet(path) for path in sorted((work / "patches").glob("*.parquet"))])
+    return dict(zip(table["patch_id"], table[column], strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_equal_patches_have_equal_tissue_in_tile_and_in_the_audit_of_features(tmp_path: Path, workers: int) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "gap": gap()}
+    tile_cohort(cohort(tmp_path / "slides", slides), tmp_path / "tiled", CONFIG)
+    features, labels = features_of(tmp_path, list(slides))
+    import_features(tmp_path / "work", features, labels, slides=tmp_path / "slides", slide_mpp=1.0, workers=workers)
+    for column in ("tissue_fraction", "scanned_fraction"):
+        assert fractions(tmp_path / "work", column) == fractions(tmp_path / "tiled", column)
+    # By its own evidence the slide is tissue throughout; the second pass finds the gap.
+    assert fractions(tmp_path / "work")["gap@64,64"] == pytest.approx(0.75, abs=0.05)
+    assert cohort_levels(tmp_path / "tiled")["gap"] == read_status(tmp_path / "work", "gap")["tile"]["cohort_levels"]
+    notes = read_cohort(tmp_path / "work").notes
+    assert (
+        "tissue fractions were measured on 3 slides, on 1 of them by the background level that the others show" in notes
+    )
+    assert not any("warning" in note for note in notes)
+
+
+def test_the_audit_of_features_warns_of_uncertain_tissue_as_tile_does(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1, offset=900), "gap": gap()}
+    outcomes = tile_cohort(cohort(tmp_path / "slides", slides), tmp_path / "tiled", CONFIG)
+    features, labels = features_of(tmp_path, list(slides))
+    result = import_features(tmp_path / "work", features, labels, slides=tmp_path / "slides", slide_mpp=1.0)
+    (warning,) = outcomes[2].warnings
+    assert read_status(tmp_path / "work", "gap")["tile"]["warnings"] == [warning]
+    assert f"warning: gap: {warning}" in result.notes
+    assert fractions(tmp_path / "work") == fractions(tmp_path / "tiled")
+
+
+def test_the_audit_of_features_warns_of_a_slide_on_another_ground(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "bright": 60000 - field("half", 2)}
+    cohort(tmp_path / "slides", slides)
+    features, labels = features_of(tmp_path, list(slides))
+    result = import_features(tmp_path / "work", features, labels, slides=tmp_path / "slides", slide_mpp=1.0)
+    assert "warning: slide bright looks bright where there is no tissue, 2 others look dark" in result.notes
+
+
+def test_a_stated_scale_counts_only_where_the_slide_states_none(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1)}
+    cohort(tmp_path / "slides", slides)
+    for name, pixels in slides.items():
+        for top in range(8, 248, 24):  # a piece of 6 x 6 px is dust at 1 um per px, and tissue at 16
+            pixels[top : top + 6, 200:206] += 1000
+        inch = {"resolution": (25400, 25400), "resolutionunit": "INCH"}  # 1 um per px
+        tifffile.imwrite(tmp_path / "slides" / f"{name}.tif", pixels, photometric="minisblack", metadata=None, **inch)
+    features, labels = features_of(tmp_path, list(slides))
+    measured = []
+    for place, mpp in (("one", 1.0), ("other", 16.0)):
+        import_features(tmp_path / place, features, labels, slides=tmp_path / "slides", slide_mpp=mpp)
+        measured.append(fractions(tmp_path / place))
+    assert measured[0] == measured[1]

@@ -272,6 +272,14 @@ def test_micrometres_need_a_scale(micrometres: Callable[[str], Path], tmp_path: 
     assert read_table(tmp_path / "work" / "slides.parquet")["side_px"].tolist() == [512.0]
 
 
+def test_the_scale_of_the_slide_comes_before_a_stated_one(micrometres: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    made.write_rgb_pyramid(tmp_path / "slides" / "A.tif", np.full((3, 256, 768), 255, np.uint8), mpp=0.5)
+    labels = micrometres("A,0,0,1,0.5\nA,256,0,0,0.5\n")
+    import_features(tmp_path / "work", tmp_path, labels, slides=tmp_path / "slides", slide_mpp=0.25)
+    assert read_table(tmp_path / "work" / "patches" / "A.parquet")["x"].tolist() == [0, 256, 512]
+
+
 def test_other_labels_are_stale_until_forced(tmp_path: Path) -> None:
     features, labels = made_cohort(tmp_path, slides=2)
     import_features(tmp_path / "work", features, labels)
