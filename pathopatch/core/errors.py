@@ -121,6 +121,12 @@ class SplitLeakageError(PathopatchError, ValueError):
     code = "SPLIT_LEAKAGE"
 
 
+class LabelConflictError(PathopatchError, ValueError):
+    """One image or slide has two labels."""
+
+    code = "LABEL_CONFLICT"
+
+
 class StaleArtefactError(PathopatchError, RuntimeError):
     """An artefact of another configuration or other inputs stands where output should go."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathopatch.core.patients import patient_problems
+from pathopatch.core.patients import id_key, patient_problems
 from pathopatch.features.label_cells import LABELS, label_cells, note_problems, read_label_table, shared_checks
 
 _REQUIRED = ("slide_id", "slide_label")
@@ -25,7 +25,7 @@ def read_slide_labels(path: Path) -> pd.DataFrame:
     cells = label_cells(table, optional=_OPTIONAL)
     note_problems(table, cells, shared_checks(cells, ["slide_label"]))
     rows = [number for number, _ in table.rows]
-    for place in np.flatnonzero(cells["slide_id"].duplicated() & (cells["slide_id"] != "")).tolist():
+    for place in np.flatnonzero(cells["slide_id"].map(id_key).duplicated() & (cells["slide_id"] != "")).tolist():
         slide_id = str(cells["slide_id"].iloc[place])
         table.add_problem(
             "DUPLICATE_ID", rows[place], "slide_id", slide_id, "the slide is listed twice", "list each slide once"

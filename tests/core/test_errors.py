@@ -28,7 +28,7 @@ def test_errors_have_code_value_place_and_remedy_and_can_be_pickled(
 
 def test_every_code_belongs_to_one_class() -> None:
     codes = [kind.code for kind in KINDS]
-    assert len(codes) == len(set(codes)) == 24
+    assert len(codes) == len(set(codes)) == 25
 
 
 def test_a_manifest_error_lists_every_problem_after_a_process_boundary() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathopatch.core.patients import patient_key, patient_problems
+from pathopatch.core.patients import mixed_scripts, patient_key, patient_problems
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,11 @@ from pathopatch.core.patients import patient_key, patient_problems
         ("\uff301", "P1"),
         ("\u3392", "mhz"),
         ("Ι\u0308\u0301", "\u0390"),
+        ("P1", "P1\ufe0f", "P\u200d1", "P\u31641"),
+        ("A1", "\u04101", "\u03911", "\u13aa1"),  # Cyrillic, Greek, Cherokee
+        ("B7", "\u04127", "\u04327"),  # its small letter looks like no Latin one
+        ("PI", "P\u0406", "pi"),
+        ("P1", "P\u0661"),  # an Arabic digit
     ],
 )
 def test_spellings_of_one_patient_have_one_key(spellings: tuple[str, ...]) -> None:
@@ -30,7 +35,18 @@ def test_spellings_of_one_patient_have_one_key(spellings: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize(
-    "ids", [("P1", "P10", "P100"), ("p-1", "p1", "p.1"), ("a0b", "ab"), ("7", "70", "0"), ("Zoe", "Zo\u00eb")]
+    "ids",
+    [
+        ("P1", "Pl", "PI", "P|"),
+        ("10", "1O"),
+        ("rn", "m"),
+        ("P1", "P10", "P100"),
+        ("p-1", "p1", "p.1"),
+        ("a0b", "ab"),
+        ("7", "70", "0"),
+        ("Zoe", "Zo\u00eb"),
+        ("\u05d5", "\u05df"),
+    ],
 )
 def test_other_patients_have_other_keys(ids: tuple[str, ...]) -> None:
     assert len({patient_key(text) for text in ids}) == len(ids)
@@ -56,3 +72,19 @@ def test_a_problem_names_rows_splits_and_spellings() -> None:
     )
     (question,) = patient_problems([("07", "", None), ("7", "", None)])
     assert (question.code, question.message) == ("DUPLICATE_ID", "'07' and '7' may be one patient")
+
+
+def test_a_problem_names_the_letters_that_look_alike() -> None:
+    (leak,) = patient_problems([("A1", "train", 2), ("\u04101", "test", 3)])
+    assert (leak.code, "(with CYRILLIC CAPITAL LETTER A)" in leak.message) == ("SPLIT_LEAKAGE", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "scripts"),
+    [
+        ("P1", []), ("Пациент-1", []), ("P\u04161", ["Cyrillic", "Latin"]), ("患者A1", []), ("カさ漢", []),
+        ("αβ\u0416", ["Cyrillic", "Greek"]),
+    ],
+)  # fmt: skip
+def test_scripts_within_one_id_are_named_unless_they_are_written_together(text: str, scripts: list[str]) -> None:
+    assert list(mixed_scripts(text)) == scripts

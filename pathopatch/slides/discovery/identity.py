@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from pathopatch.core.patients import id_key
 from pathopatch.slides.discovery.names import channel_of
 from pathopatch.slides.manifest import slide_id_from_text
 
@@ -25,9 +26,9 @@ def slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
     """
     ids = [slide_id_from_text(name) for name in names]
     for form in (_with_folder, _with_ending, _with_digest):
-        counts = Counter(slide_id.casefold() for slide_id in ids)
+        counts = Counter(map(id_key, ids))
         ids = [
-            form(name, path) if counts[slide_id.casefold()] > 1 else slide_id
+            form(name, path) if counts[id_key(slide_id)] > 1 else slide_id
             for name, path, slide_id in zip(names, paths, ids, strict=True)
         ]
     return ids

@@ -14,7 +14,7 @@ from pathopatch.core.artefacts import content_bytes, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
 from pathopatch.core.csv_table import TABLE_SUFFIXES, CsvTable, read_csv_table
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.patients import patient_problems
+from pathopatch.core.patients import id_key, patient_problems, spelled_out
 from pathopatch.core.text import parse_number
 from pathopatch.slides.manifest.rows import (
     ID_REMEDY,
@@ -102,15 +102,18 @@ def _check_channel_names(table: CsvTable, channels: Mapping[str, str]) -> None:
 
 
 def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:
-    """Note ids that are equal or differ in case alone."""
+    """Note ids that are equal, or look equal, but for case."""
     by_id: dict[str, list[SlideRow]] = defaultdict(list)
     for row in rows:
         # Without regard to case: on some file systems the artefacts of `s1` and `S1` would share a name.
-        by_id[row.slide_id.casefold()].append(row)
+        by_id[id_key(row.slide_id)].append(row)
     for slide_id, group in by_id.items():
         if slide_id and len(group) > 1:
+            ids = list(dict.fromkeys(row.slide_id for row in group))
+            is_case_alone = len({text.casefold() for text in ids}) == 1
+            alike = "have the same id" if is_case_alone else f"look alike: {' and '.join(map(spelled_out, ids))}"
             table.add_problem("DUPLICATE_ID", group[1].row, "slide_id", group[1].slide_id,
-                              f"rows {_numbers(group)} have the same id",
+                              f"rows {_numbers(group)} {alike}",
                               "give each slide an id of its own")  # fmt: skip
 
 
