@@ -73,7 +73,7 @@ def check(
             force=force,
             progress=progress,
         )
-    shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
+    shown = slides.drop(columns=["source", "fingerprint", "structure", "bounds", "warnings"], errors="ignore")
     print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     say_warnings((row["slide_id"], warning) for row in slides.to_dict("records") for warning in row.get("warnings", ()))
 

@@ -16,10 +16,11 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
-from pathopatch.models.leakage import TRAINED
+from pathopatch.models.leakage import STRUCTURES, TRAINED
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.mask_bits import MaskKind
-from pathopatch.training.data_summary import slide_marks
+from pathopatch.slides.structure import marks_alike, structure_mark
+from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.feature_data import load_features
 from pathopatch.training.phase_data import LEARNT
@@ -80,8 +81,11 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
     """
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0)]
     trained = set(spec.training.get(TRAINED, "").split(","))
-    leaked = sorted(name for name, mark in slide_marks(WorkFolder(work).tiled.root, rows).items() if mark in trained)
-    if leaked:
+    root, structures = WorkFolder(work).tiled.root, spec.training.get(STRUCTURES[TRAINED], "").split(",")
+    by_file = {name for name, mark in slide_marks(root, rows).items() if mark in trained}
+    shown = {name: structure_mark(structure) for name, structure in slide_structures(root, rows).items()}
+    by_structure = {name for name, own in shown.items() if any(marks_alike(own, mark) for mark in structures)}
+    if leaked := sorted(by_file | by_structure):
         raise SplitLeakageError(
             f"the run was trained on slides or patients that are in split {' or '.join(splits)} by now: {len(leaked)}, "
             f"the first is {leaked[0]}",

@@ -112,6 +112,16 @@ def _check_rows_together(table: CsvTable, labels: pd.DataFrame, row: Sequence[in
                           f"the patch at {key['x']}, {key['y']} is listed twice", "list each patch once",
                           str(key["x"]), str(key["y"]))  # fmt: skip
     first = labels.assign(row=list(row)).drop_duplicates(["slide_id", "patient_id", "split"])
+    in_split = first.drop_duplicates(["slide_id", "split"])
+    for slide_id, part in in_split[in_split["slide_id"].duplicated(keep=False)].groupby("slide_id"):
+        named = [
+            f"{patient} in {split or '(empty)'}"
+            for patient, split in zip(part["patient_id"], part["split"], strict=True)
+        ]
+        table.add_problem("SPLIT_LEAKAGE", int(part["row"].iloc[1]), "split", str(slide_id),
+                          f"the slide is in several splits: patient {' and '.join(named)}",
+                          "put the whole slide into one split, or leave the split of its patients empty",
+                          str(slide_id))  # fmt: skip
     labels_of = labels.assign(row=list(row)).drop_duplicates(["slide_id", "slide_label"])
     for place in np.flatnonzero(labels_of.duplicated("slide_id")).tolist():
         slide_id = str(labels_of["slide_id"].iloc[place])

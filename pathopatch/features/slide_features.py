@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
 from pathopatch.slides.resolution import mpp_agrees
+
+_SKETCH = 64
+_SAME_SHARE = 0.75  # of the marks: slides also share rows of pure white or black
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +126,32 @@ class SlideFeatures:
             return self.side
         side_um = self.side if self.unit == "um" and self.side is not None else self.side_um
         return side_um / mpp if side_um is not None and mpp is not None else None
+
+
+def row_sketch(features: NDArray[Any]) -> frozenset[str]:
+    """Return marks of up to 64 of the rows of a slide's features (N, D), whatever their order, file and precision.
+
+    Empty where all rows are equal, as of glass alone; compared by `same_rows`.
+
+    References
+    ----------
+    Broder, On the resemblance and containment of documents, SEQUENCES 1997.
+    """
+    # As float16, since one tool stores what another one rounds.
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(features, np.float16)
+    marks = {hashlib.blake2b(row, digest_size=8).hexdigest() for row in rows}
+    return frozenset(sorted(marks)[:_SKETCH]) if len(marks) > 1 else frozenset()
+
+
+def same_rows(sketches: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
+    """Yield the places (i, j), i < j, of slides with next to the same rows; of several the first with each other."""
+    first_with: dict[str, int] = {}
+    for second, marks in enumerate(sketches):
+        shared: dict[int, int] = defaultdict(int)
+        for mark in marks:
+            if (first := first_with.setdefault(mark, second)) != second:
+                shared[first] += 1
+        for first, count in sorted(shared.items()):
+            if count > 1 and count >= _SAME_SHARE * min(len(sketches[first]), len(marks)):
+                yield first, second

@@ -49,7 +49,7 @@ from pathopatch.heatmaps.stitch import Cells
 from pathopatch.heatmaps.summary import summary
 from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.leakage import leakage, leakage_warning
+from pathopatch.models.leakage import TRAINED, leakage, leakage_warning
 from pathopatch.models.spec import BundleSpec, check_slide, patch_limits, tiling_of
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
@@ -137,6 +137,7 @@ def predict_to(
         make_stamp=lambda: _stamp(slide, ensemble, config, tissue_mask),
         predict=predict,
         fingerprints=content_fingerprints(slide.paths),
+        structure=slide.structure if any(TRAINED in member.spec.training for member in ensemble.members) else "",
         about={} if config.deidentify else {"source": slide.source, "patient_id": patient_id},
         drawn_name="" if config.deidentify else slide_id,
         force=force,
@@ -153,6 +154,7 @@ def write_outputs(
     make_stamp: Callable[[], Stamp],
     predict: Callable[[], tuple[Prediction, list[str]]],
     fingerprints: Collection[str],
+    structure: str = "",
     about: Mapping[str, Any],
     drawn_name: str,
     force: bool = False,
@@ -160,11 +162,11 @@ def write_outputs(
     """Write the outputs of a slide, unless they are up to date; errors as of `predict_to`.
 
     `make_stamp` is called with the slide locked. `predict` returns the prediction, and warnings about it beside
-    `warnings`, those about slide and model. `fingerprints` are those by which a model may know the slide, see
+    `warnings`, those about slide and model. `fingerprints` and `structure` are those by which a model may know the slide, see
     `pathopatch.models.leakage`. `about` is for the slide's status: its patient and its place. `drawn_name` is the
     slide's name in the picture; "" for none.
     """
-    known_as = leakage([member.spec for member in ensemble.members], fingerprints)
+    known_as = leakage([member.spec for member in ensemble.members], fingerprints, structure=structure)
     leaks = [warning] if (warning := leakage_warning(known_as)) else []
     folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):

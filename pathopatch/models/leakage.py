@@ -2,8 +2,8 @@
 
 A mark is the start of the hash of a slide's files, whatever the files or the slide are called. Of a set of ready
 patches it is the hash of all its images together with the patient. No name of a slide or patient can be read out of a
-mark. Another slide of the same patient has another mark, and so has the same slide saved anew: a missing mark proves
-nothing.
+mark. Another slide of the same patient has another mark: a missing mark proves nothing. The same slide saved anew is known by
+a mark of its structure, see `pathopatch.slides.structure`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,37 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from pathopatch.slides.structure import marks_alike, structure_mark
+
 if TYPE_CHECKING:
     from pathopatch.models.spec import BundleSpec
 
 TRAINED, VALIDATED = "train_slides", "val_slides"
 """Keys of a bundle's `training` that hold the marks, separated by commas."""
+STRUCTURES = {TRAINED: "train_structures", VALIDATED: "val_structures"}
+"""Keys of the marks of the same slides' structures."""
 MARK_DIGITS = 16
 TRAINED_ON, SELECTED_ON, NOT_KNOWN = "trained on", "selected on", "not known"
 """What a model may have to do with a slide; the last one where its bundle lists no slides."""
 
 
-def leakage(specs: Sequence[BundleSpec], fingerprints: Collection[str]) -> str:
+def leakage(specs: Sequence[BundleSpec], fingerprints: Collection[str], *, structure: str = "") -> str:
     """Return what one or more models have to do with a slide: the worst of the three words; "" if it is in no list.
 
-    `fingerprints` are of the slide's files and of its feature files; "" where one is not known.
+    `fingerprints` are of the slide's files and of its feature files, `structure` is its own; "" where one is not known.
     """
-    words = [_leakage(spec, {text[:MARK_DIGITS] for text in fingerprints if text}) for spec in specs]
+    marks, shown = {text[:MARK_DIGITS] for text in fingerprints if text}, structure_mark(structure)
+    words = [_leakage(spec, marks, shown) for spec in specs]
     return next((word for word in (TRAINED_ON, SELECTED_ON, NOT_KNOWN) if word in words), "")
 
 
-def _leakage(spec: BundleSpec, marks: Collection[str]) -> str:
+def _leakage(spec: BundleSpec, marks: Collection[str], shown: str) -> str:
     # Some methods learn from a part of the validation patches, and no list tells of which slides these are.
     selected = TRAINED_ON if spec.data.get("learnt_from_val") else SELECTED_ON
     for key, word in ((TRAINED, TRAINED_ON), (VALIDATED, selected)):
         if not set(spec.training.get(key, "").split(",")).isdisjoint(marks):
+            return word
+        if any(marks_alike(shown, mark) for mark in spec.training.get(STRUCTURES[key], "").split(",")):
             return word
     return "" if TRAINED in spec.training else NOT_KNOWN
 

@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from pathopatch.core.errors import (
     Problem,
     TableError,
 )
-from pathopatch.core.patients import patient_problems
+from pathopatch.core.patients import Listed, copy_problems, patient_problems
 from pathopatch.patches.annotations.masks import read_mask, require_proportions
 from pathopatch.patches.mask_bits import resize_masks
 from pathopatch.slides import open_slide
@@ -83,7 +84,7 @@ def read_list(source: Path) -> pd.DataFrame:
     problems = list(_find_problems(cells, place))
     # Images are hashed only if all of them exist.
     if not problems:
-        problems = list(_find_leaks(cells))
+        problems = list(find_copies(cells, [fingerprint_file(Path(file)) for file in cells["file"]]))
     if problems:
         raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(place))
     table = pd.DataFrame(
@@ -189,19 +190,19 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
     )
 
 
-def _find_leaks(cells: pd.DataFrame) -> Iterator[Problem]:
-    """Yield images that are listed for several patients: any split by patient may leak them."""
-    paths_by_image: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in cells.to_dict("records"):
-        paths_by_image[fingerprint_file(Path(row["file"]))].setdefault(row["patient_id"], row["path"])
-    for paths in paths_by_image.values():
-        if len(paths) > 1:
-            first, second, *_ = paths.values()
-            yield Problem(
-                code="SPLIT_LEAKAGE", row=None, column="path", value=second,
-                message=f"the same image as {first}, of another patient ({', '.join(paths)})",
-                remedy="keep one of them, or give both one patient_id",
-            )  # fmt: skip
+def find_copies(listed: pd.DataFrame, marks: Sequence[str]) -> Iterator[Problem]:
+    """Yield the problems of images that are listed twice, see `copy_problems`.
+
+    `listed` has path, label, patient_id and split, `marks` what equal images share.
+    """
+    numbers = listed["row"] if "row" in listed else [None] * len(listed)
+    columns = (listed["path"], listed["patient_id"], listed["split"], listed["label"], numbers)
+    by_mark: dict[str, dict[tuple[str, str, int], Listed]] = defaultdict(dict)
+    for mark, path, patient, split, label, row in zip(marks, *columns, strict=True):
+        number = None if row is None else int(row)
+        image = Listed(path, patient, split.casefold(), _LABELS.get(label, label), number)
+        by_mark[mark].setdefault(image[1:4], image)  # many images of one patient, split and label are one case
+    yield from copy_problems(pair for same in by_mark.values() for pair in combinations(same.values(), 2))
 
 
 @dataclass(frozen=True)

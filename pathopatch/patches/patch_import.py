@@ -8,6 +8,7 @@ mask if the list names one.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +21,23 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import SlideStatus, Stamp, artefact, fingerprint, fingerprint_file
 from pathopatch.core.config import ReadyConfig, TileConfig, parse
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.locks import folder_lock, slide_lock
+from pathopatch.core.patients import invented_patients_note
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list, read_tumor_mask
+from pathopatch.patches.import_list import (
+    LIST_NAME,
+    ImageSpec,
+    common_spec,
+    find_copies,
+    read_image,
+    read_list,
+    read_tumor_mask,
+)
 from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids
 from pathopatch.patches.store_writer import SHARD_PATCHES, StoreWriter, store_and_measure
@@ -109,6 +119,7 @@ def tile_patches(
     files = [Path(file) for file in listed["file"]]
     spec = common_spec(files, ready)
     mpp, warnings = _patch_mpp(spec, ready)
+    warnings = (*warnings, *invented_patients_note(listed["patient_id"].tolist()))
     config = parse(TileConfig, {**config.model_dump(), "mpp": mpp}, place="[ready]")
     fingerprints = [fingerprint_file(file) for file in files]
     stamp = _stamp(listed, config, name, fingerprints, ready)
@@ -128,6 +139,8 @@ def tile_patches(
             result = replace(current_result(out, name, table_path, store_path, output), warnings=warnings)
         else:
             sheet = _analyse_set(files, spec, config)
+            if problems := list(find_copies(listed, sheet.marks)):
+                raise TableError(problems, place=str(source))
             tumor_masks = [Path(mask) for mask in listed.get("tumor_mask", ())]
             with atomic_path(store_path) as temporary:
                 record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
@@ -162,6 +175,7 @@ class _SetAnalysis:
     grid: Grid  # the sheet: as many columns as rows, or more; the last places may be empty
     tissue: TissueModel  # its overview is the patches one below the other, P px of height each
     windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
+    marks: tuple[str, ...]  # of each patch's pixels, whatever its file's format
 
     def patches(self) -> Iterator[PatchBatch]:
         """Yield the patches one by one, as `iterate_patches` does."""
@@ -186,8 +200,11 @@ def _analyse_set(files: Sequence[Path], spec: ImageSpec, config: TileConfig) -> 
     side, grid = spec.width, _sheet_grid(len(files), spec.width)
     small = max(1, min(side, _SHEET_PX // grid.nx))
     strip = np.empty((len(spec.channels), len(files) * small, small), np.dtype(spec.dtype))
+    marks = []
     for number, file in enumerate(files):
-        strip[:, number * small : (number + 1) * small] = resized(read_image(file, spec), (small, small))
+        pixels = read_image(file, spec)
+        marks.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
+        strip[:, number * small : (number + 1) * small] = resized(pixels, (small, small))
     polarities = guess_polarities(strip, is_colour=spec.is_colour)
     if config.tissue.background != "auto":
         stated = parse_background(config.tissue.background, spec.channels, place="[tile.tissue] background")
@@ -212,7 +229,7 @@ def _analyse_set(files: Sequence[Path], spec: ImageSpec, config: TileConfig) -> 
         polarities=polarities,
         channels=spec.channels,
     )
-    return _SetAnalysis(files=tuple(files), spec=spec, grid=grid, tissue=tissue, windows=windows)
+    return _SetAnalysis(files=tuple(files), spec=spec, grid=grid, tissue=tissue, windows=windows, marks=tuple(marks))
 
 
 def _write_store(

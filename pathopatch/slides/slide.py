@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides import preview
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
 from pathopatch.slides.resample import (
@@ -24,6 +24,7 @@ from pathopatch.slides.resample import (
 )
 from pathopatch.slides.resolution import MPP_TOLERANCE
 from pathopatch.slides.slide_file import SlideFile
+from pathopatch.slides.structure import structure_of
 from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ _OPAQUE = 127  # opacity as one more plane of the slide's type: the largest valu
 
 
 class _SmallOverview(NamedTuple):
-    """Polarities, and the (least, largest) value of each channel, on a small overview."""
+    """Polarities, the (least, largest) value of each channel, and the structure, on a small overview."""
 
     polarities: Polarities
     extremes: list[tuple[float, float]]
+    structure: str
 
 
 class Slide(SlideFile):
@@ -65,6 +67,14 @@ class Slide(SlideFile):
     def background_values(self) -> Pixels:
         """Value of each channel outside the slide, see `values_of`."""
         return self.values_of(self.polarities)
+
+    @property
+    def structure(self) -> str:
+        """What the slide shows, in short, see `pathopatch.slides.structure`; "" where the overview cannot be read."""
+        try:
+            return self._small_overview.structure
+        except InputCorruptError:  # whoever needs the pixels says so
+            return ""
 
     def values_of(self, polarities: Polarities) -> Pixels:
         """Return the value of each channel, (C,) in the source's type, that stands for no tissue.
@@ -362,4 +372,5 @@ class Slide(SlideFile):
         extremes = [(0.0, 0.0)] * len(values)
         if values.size and not np.isnan(values).all(axis=1).any():
             extremes = list(zip(np.nanmin(values, axis=1).tolist(), np.nanmax(values, axis=1).tolist(), strict=True))
-        return _SmallOverview(guess_polarities(overview, is_colour=self.is_colour, valid=valid), extremes)
+        polarities = guess_polarities(overview, is_colour=self.is_colour, valid=valid)
+        return _SmallOverview(polarities, extremes, structure_of(overview, valid))

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import LabelConfig, TileConfig
 from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, TableError
+from pathopatch.core.patients import Listed, copy_problems
 from pathopatch.core.progress import Progress
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL, open_slides, slide_facts, write_slides
+from pathopatch.slides.structure import alike_pairs
+from pathopatch.stages.batch.slide_table import (
+    SLIDE_COLUMNS,
+    SLIDE_LABEL,
+    STRUCTURE,
+    open_slides,
+    slide_facts,
+    write_slides,
+)
 from pathopatch.stages.batch.tasks import label_source, open_row
 
 if TYPE_CHECKING:
@@ -61,12 +70,12 @@ def check_manifest(
     by_id = {row.slide_id: row for row in rows}
     for slide_id, errors in zip(table.get("slide_id", ()), table.get("label_errors", ()), strict=True):
         problems += [_as_problem(by_id[slide_id], error, role) for role, error in errors.items()]
-    problems += mixed_backgrounds(rows, table)
+    problems += [*mixed_backgrounds(rows, table), *copied_slides(rows, table)]
     if problems:
         raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(manifest_path))
     table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
-        write_slides(work, table[[*SLIDE_COLUMNS, SLIDE_LABEL]], force=force)
+        write_slides(work, table[[*SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE]], force=force)
     return table
 
 
@@ -122,6 +131,18 @@ def mixed_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Pro
                 problems.append(Problem(code="MODALITY_MISMATCH", row=row.row, column="background", value="",
                                         message=message, remedy=remedy, own=(slide_id,)))  # fmt: skip
     return problems
+
+
+def copied_slides(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Problem]:
+    """Return a problem for slides that show one picture, though their files differ, see `copy_problems`."""
+    opened = table.reindex(columns=["slide_id", "width", "height", STRUCTURE]).dropna()
+    by_id = {row.slide_id: row for row in rows}
+    listed = [
+        Listed(row.slide_id, row.patient_id, row.split, -1 if row.slide_label is None else row.slide_label, row.row)
+        for row in map(by_id.__getitem__, opened["slide_id"])
+    ]
+    pairs = alike_pairs(opened[STRUCTURE].tolist(), (opened["width"] / opened["height"]).tolist())
+    return list(copy_problems((listed[first], listed[second]) for first, second in pairs))
 
 
 def _as_problem(row: SlideRow, error: PathopatchError, column: str = "") -> Problem:

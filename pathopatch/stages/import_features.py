@@ -7,8 +7,8 @@ take it for a tiled cohort.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp, read_table
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, Problem
+from pathopatch.core.patients import Listed, copy_problems, invented_patients_note, raise_first
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import update_status
 from pathopatch.core.text import pluralize
@@ -27,7 +28,7 @@ from pathopatch.features.cohort import FEATURE_ROW, FeatureCohort, read_cohort
 from pathopatch.features.labels import join_labels, read_labels, rounded_px, slides_of_several_patients
 from pathopatch.features.readers import open_features
 from pathopatch.features.readers.folder import SlideFolder
-from pathopatch.features.slide_features import SlideFeatures
+from pathopatch.features.slide_features import SlideFeatures, row_sketch, same_rows
 from pathopatch.features.tissue import find_slides
 from pathopatch.groups.attribute import PATCH_ATTRIBUTE
 from pathopatch.patches.store import STAGE, patch_ids
@@ -105,6 +106,8 @@ def import_features(
         The features have no coordinates, or `work` holds tiled slides.
     MppMissingError
         Coordinates are in micrometres and the slide's scale is unknown.
+    SplitLeakageError, LabelConflictError
+        Two slides have the same features, and are of two patients or splits, or have contradictory labels.
     StaleArtefactError
         The work folder was made of other features, labels or settings, and `force` is off.
     """
@@ -127,10 +130,14 @@ def import_features(
     parts = (folder_of.features, folder_of.slides, *(folder_of.patches(slide_id) for slide_id in source.slide_ids))
     with artefact(*parts, stamp=stamp, force=force) as made:
         if not made.is_current:
-            described = [
-                _in_px(source.read(slide_id, with_features=False), paths.get(slide_id), slide_mpp)
-                for slide_id in source.slide_ids
-            ]
+            described, sketches = [], []
+            for slide_id in source.slide_ids:
+                slide = source.read(slide_id)
+                sketches.append(row_sketch(slide.features))
+                # A view would keep the features: those of all slides may not fit into memory.
+                without = replace(slide, features=np.empty((len(slide), 0), slide.features.dtype))
+                described.append(_in_px(without, paths.get(slide_id), slide_mpp))
+            raise_first(_copied_slides(source.slide_ids, sketches, labelled), place=str(labels))
             patches, duplicate_notes = _patches_of(described)
             joined, label_notes = join_labels(patches, labelled, place=str(labels))
             tissue = tissue_fractions(
@@ -153,6 +160,28 @@ def import_features(
         labelled=int(table["labelled"].sum()),
         notes=read_cohort(work).notes,
     )
+
+
+def _copied_slides(
+    slide_ids: Sequence[str], sketches: Sequence[frozenset[str]], labels: pd.DataFrame
+) -> Iterator[Problem]:
+    """Yield the problems of slides with the same features, see `copy_problems`; their patches have labels as well."""
+    by_slide = dict(list(labels.groupby("slide_id")))
+
+    def listed(slide_id: str, label: int) -> Listed:
+        row = by_slide[slide_id].iloc[0]
+        return Listed(slide_id, str(row["patient_id"]), str(row["split"]), label, None)
+
+    pairs = []
+    for first, second in ((slide_ids[i], slide_ids[j]) for i, j in same_rows(sketches)):
+        if first in by_slide and second in by_slide:
+            both = by_slide[first].merge(by_slide[second], on=["x", "y"])
+            labelled = [(a, b) for a, b in zip(both["label_x"], both["label_y"], strict=True) if a >= 0 and b >= 0]
+            of_slides = tuple(int(by_slide[slide]["slide_label"].iloc[0]) for slide in (first, second))
+            contradictory = [pair for pair in (of_slides, *labelled) if set(pair) == {0, 1}]
+            labels_of = contradictory[0] if contradictory else of_slides
+            pairs.append((listed(first, labels_of[0]), listed(second, labels_of[1])))
+    return copy_problems(pairs, column="slide_id")
 
 
 def _refuse_other_cohort(work: Path) -> None:
@@ -211,7 +240,7 @@ def _left_out_note(tissue: NDArray[np.float64]) -> list[str]:
 def _patient_note(labels: pd.DataFrame) -> list[str]:
     """Return that each slide counts as a patient, where the labels name no patients."""
     if (labels["patient_id"] != labels["slide_id"]).any():
-        return []
+        return invented_patients_note(labels["patient_id"].tolist())
     return ["each slide counts as a patient of its own: the labels have no column patient_id that says otherwise"]
 
 

@@ -22,10 +22,12 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint, fingerprint_
 from pathopatch.core.config import SlideLevelConfig
 from pathopatch.core.errors import GroupEmptyError, InputMissingError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, write_csv, write_json
+from pathopatch.core.patients import Listed, copy_problems, raise_first
 from pathopatch.core.progress import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.bags import Bag, BagSource, cached, open_bags
+from pathopatch.features.slide_features import row_sketch, same_rows
 from pathopatch.features.slide_labels import read_slide_labels
 from pathopatch.groups.slide_splits import Division, divide_slides
 from pathopatch.stages.slide_level_train import TRAINED, bags_of, prediction_table, train_and_test, write_attention
@@ -57,8 +59,8 @@ def classify_slides(
         Slides, labels, features or the run are missing.
     GroupEmptyError, InputUnsupportedError
         There is one label only, too few patients show a label, or the splits lack one.
-    SplitLeakageError
-        A patient is in two splits.
+    SplitLeakageError, LabelConflictError
+        A patient is in two splits, or a slide under two ids is, or has two labels.
     StaleArtefactError
         Results of other settings or inputs stand there, and `force` is off.
     """
@@ -89,6 +91,7 @@ def classify_slides(
         bags = [bag for bag in bags if len(bag)]
         _require_both_labels(bags, divisions)
         bags = cached(bags, gib=config.cache_gib)
+        _refuse_copies(bags, divisions, place=str(labels or WorkFolder(work).slides))
         pooled = [] if run is None else _pool_patch_predictions(work, run, bags, divisions, config)
         trained = train_and_test(bags, divisions, source, config, stamp, progress=progress)
         predictions = pd.concat([*trained.tables, *pooled], ignore_index=True)
@@ -158,6 +161,15 @@ def _labelled_slides(
             remedy=f"add slides with slide_label {1 - labels[0]}, of at least 3 patients",
         )
     return labelled.astype({"label": np.int64}).sort_values("slide_id").reset_index(drop=True), reasons
+
+
+def _refuse_copies(bags: Sequence[Bag], divisions: Sequence[Division], *, place: str) -> None:
+    """Refuse slides with the same features that are of two patients or splits, or have contradictory labels."""
+    split = {} if len(divisions) > 1 else divisions[0].split.to_dict()
+    listed = [Listed(bag.slide_id, bag.patient_id, str(split.get(bag.patient_id, "")), bag.label, None) for bag in bags]
+    sketches = [row_sketch(bag.read(np.arange(len(bag)))) for bag in bags]
+    pairs = ((listed[first], listed[second]) for first, second in same_rows(sketches))
+    raise_first(copy_problems(pairs, column="slide_id"), place=place)
 
 
 def _require_both_labels(bags: Sequence[Bag], divisions: Sequence[Division]) -> None:

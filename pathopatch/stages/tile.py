@@ -25,7 +25,7 @@ from pathopatch.stages.batch.slide_table import (
     write_slides,
 )
 from pathopatch.stages.batch.tasks import Outcome, TileTask
-from pathopatch.stages.check import mixed_backgrounds
+from pathopatch.stages.check import copied_slides, mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
 
 
@@ -76,7 +76,8 @@ def tile_cohort(
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
             require_one_mpp(table, config)
-            if config.tissue.background == "auto" and (problems := mixed_backgrounds(rows, table)):
+            problems = mixed_backgrounds(rows, table) if config.tissue.background == "auto" else []
+            if problems := [*problems, *copied_slides(rows, table)]:
                 raise TableError(problems, place=str(manifest_path))
             write_slides(work, with_finished(work, table, failures), force=force)
             rows = _with_known_facts(rows, table)

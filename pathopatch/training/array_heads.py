@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.core.config import TrainConfig, TuneConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, SplitLeakageError
+from pathopatch.core.patients import patient_key
 from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.feature_data import head_settings
@@ -133,9 +134,11 @@ def fit_head(
             place="val",
             remedy="give a boolean for each patch: True where it selects, False where it is trained on",
         )
-    if patient is not None and (shared := np.intersect1d(data.patient[selects], data.patient[~selects])).size:
+    sides = (np.unique(data.patient[side]).tolist() for side in (selects, ~selects))
+    selected, trained = ({patient_key(name): name for name in names} for names in sides)
+    if patient is not None and (shared := sorted(selected.keys() & trained.keys())):
         raise SplitLeakageError(
-            f"{len(shared)} patients are both trained on and selected by, the first is {shared[0]}",
+            f"{len(shared)} patients are both trained on and selected by, the first is {selected[shared[0]]}",
             place="val",
             remedy="put all patches of a patient on one side",
         )

@@ -19,8 +19,9 @@ from pathopatch.core.patients import patient_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.assign import JoinedBins
-from pathopatch.models.leakage import MARK_DIGITS, TRAINED, VALIDATED
+from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED
 from pathopatch.models.spec import SeenRange
+from pathopatch.slides.structure import structure_mark
 from pathopatch.training.dataset import PatchSet
 
 _MOST_MARKS = 4096  # a bundle stays small; beyond this number it holds none
@@ -176,6 +177,16 @@ def encoded_slide_marks(work: Path, slide_ids: Collection[str]) -> dict[str, str
     return {name: contents[name][:MARK_DIGITS] for name in slide_ids if contents.get(name)}
 
 
+def slide_structures(work: Path, rows: pd.DataFrame) -> dict[str, str]:
+    """Return the structure of each slide behind some patches, as `slide_marks`; empty of work folders without any."""
+    path = WorkFolder(work).tiled.slides
+    slides = read_table(path) if path.is_file() else pd.DataFrame()
+    if "structure" not in slides:
+        return {}
+    known = slides[slides["slide_id"].isin(rows["slide_id"])]
+    return dict(zip(known["slide_id"], known["structure"].fillna(""), strict=True))
+
+
 def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
     """Return the marks of the slides for training and validation, as a bundle stores them."""
     labelled = groups[groups["label"] >= 0]
@@ -183,7 +194,9 @@ def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]
     stored = {}
     for key, chosen in parts.items():
         rows = labelled[chosen]
-        marks = sorted({*slide_marks(work, rows).values(), *encoded_slide_marks(work, set(rows["slide_id"])).values()})
-        if 0 < len(marks) <= _MOST_MARKS:
-            stored[key] = ",".join(marks)
+        of_files = {*slide_marks(work, rows).values(), *encoded_slide_marks(work, set(rows["slide_id"])).values()}
+        of_structures = set(map(structure_mark, slide_structures(work, rows).values())) - {""}
+        for name, marks in ((key, of_files), (STRUCTURES[key], of_structures)):
+            if 0 < len(marks) <= _MOST_MARKS:
+                stored[name] = ",".join(sorted(marks))
     return stored

@@ -120,9 +120,14 @@ def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:
 def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
     """Note rows whose files hold the same bytes under several names."""
     for group in rows_of_same_content(rows):
+        ids = " and ".join(row.slide_id for row in group)
+        if {row.slide_label for row in group} >= {0, 1}:
+            table.add_problem("LABEL_CONFLICT", group[1].row, "slide_label", group[1].slide_id,
+                              f"rows {_numbers(group)} have the same content and the labels 1 and 0: {ids}",
+                              "find out which label is right, and exclude the other")  # fmt: skip
         is_leak = len({row.split for row in group}) > 1
         table.add_problem("SPLIT_LEAKAGE" if is_leak else "DUPLICATE_ID", group[1].row, "path",
-                          group[1].sources[0], f"rows {_numbers(group)} have the same content",
+                          group[1].sources[0], f"rows {_numbers(group)} have the same content: {ids}",
                           "keep one of them, exclude the others")  # fmt: skip
 
 

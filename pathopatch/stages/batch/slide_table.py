@@ -36,6 +36,9 @@ SLIDE_COLUMNS = (
 SLIDE_LABEL = "slide_label"
 """Column of a cohort that a manifest lists: 1 or 0, of the slide as a whole; -1 where it has none."""
 
+STRUCTURE = "structure"
+"""Column of a cohort that a manifest lists: what a slide shows, see `pathopatch.slides.structure`."""
+
 
 def open_slides(
     rows: Sequence[SlideRow],
@@ -90,9 +93,10 @@ def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
         json.dumps(row.source, default=str, sort_keys=True),
         content_fingerprint(slide.paths),
     )
+    label = -1 if row.slide_label is None else row.slide_label
+    facts = {**dict(zip(SLIDE_COLUMNS, values, strict=True)), SLIDE_LABEL: label, STRUCTURE: slide.structure}
     slide.require_unchanged()
-    facts = dict(zip(SLIDE_COLUMNS, values, strict=True))
-    return {**facts, SLIDE_LABEL: -1 if row.slide_label is None else row.slide_label}
+    return facts
 
 
 def _annotation_classes(row: SlideRow) -> str:
@@ -212,8 +216,11 @@ def _parse_source(text: str) -> object:
 
 
 def _row_fingerprints(table: pd.DataFrame) -> list[str]:
-    # A slide without a label has the fingerprint of tables that lack the column: they are not stale.
+    # A slide without a label has the fingerprint of tables that lack the column: they are not stale. What it shows
+    # follows from its files.
     return [
-        fingerprint({str(key): value for key, value in row.items() if (key, value) != (SLIDE_LABEL, -1)})
+        fingerprint(
+            {str(key): value for key, value in row.items() if key != STRUCTURE and (key, value) != (SLIDE_LABEL, -1)}
+        )
         for row in table.to_dict("records")
     ]

@@ -1,0 +1,249 @@
+"""One picture under two names is refused where splits would part it, and where its labels differ."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import made_slides as made
+import numpy as np
+import pandas as pd
+import pytest
+from made_feature_cohort import made_cohort
+from numpy.typing import NDArray
+from PIL import Image
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import SlideLevelConfig, TileConfig
+from pathopatch.core.errors import LabelConflictError, PathopatchError, SplitLeakageError, TableError
+from pathopatch.evaluation.external_validation import leakage_warnings
+from pathopatch.evaluation.predicting import require_unseen
+from pathopatch.features.labels import read_labels
+from pathopatch.features.slide_features import row_sketch, same_rows
+from pathopatch.features.slide_labels import read_slide_labels
+from pathopatch.models.spec import BundleSpec
+from pathopatch.patches import tile_patches
+from pathopatch.patches.import_list import read_list
+from pathopatch.stages.batch.slide_table import write_slides
+from pathopatch.stages.check import check_manifest
+from pathopatch.stages.import_features import import_features
+from pathopatch.stages.slide_level import classify_slides
+from pathopatch.stages.tile import tile_cohort
+from pathopatch.training.data_summary import bundle_marks
+
+pytestmark = pytest.mark.fault("copies")
+
+
+def image(seed: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    squares = rng.integers(0, 2, (16, 16)) * 110 + 130
+    return np.repeat(squares.repeat(16, 0).repeat(16, 1).astype(np.uint8)[None], 3, 0)
+
+
+def write_cohort(folder: Path, *rows: str) -> Path:
+    """Write the slides a, b, and copies of a: saved with other compression, and with bytes appended; and a manifest."""
+    folder.mkdir(exist_ok=True)
+    made.write_rgb_pyramid(folder / "a.tif", image(0))
+    made.write_rgb_pyramid(folder / "b.tif", image(1))
+    made.write_rgb_pyramid(folder / "jpeg.tif", image(0), compression="jpeg", levels=1)
+    (folder / "longer.tif").write_bytes((folder / "a.tif").read_bytes() + b"0" * 16)
+    manifest = folder / "manifest.csv"
+    manifest.write_text("\n".join(["slide_id,patient_id,split,slide_label,path", *rows]) + "\n")
+    return manifest
+
+
+def codes(caught: pytest.ExceptionInfo[TableError]) -> list[str]:
+    return [problem.code for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("copy", ["jpeg", "longer"])
+@pytest.mark.parametrize(("splits", "patients"), [(("train", "test"), ("p", "q")), (("", ""), ("p", "q")),
+                                                  (("train", "train"), ("p", "q"))])  # fmt: skip
+def test_a_slide_saved_anew_is_a_leak(
+    copy: str, splits: tuple[str, str], patients: tuple[str, str], tmp_path: Path
+) -> None:
+    rows = [f"a,{patients[0]},{splits[0]},,a.tif", "b,r,val,,b.tif", f"c,{patients[1]},{splits[1]},,{copy}.tif"]
+    manifest = write_cohort(tmp_path / "in", *rows)
+    with pytest.raises(TableError, match="a and c are one picture") as caught:
+        check_manifest(manifest)
+    assert codes(caught) == ["SPLIT_LEAKAGE"]
+    with pytest.raises(TableError, match="a and c are one picture"):
+        tile_cohort(manifest, tmp_path / "work", TileConfig(patch_px=64))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_copies_of_one_patient_in_one_split_are_accepted_unless_their_labels_differ(tmp_path: Path) -> None:
+    check_manifest(write_cohort(tmp_path, "a,p,train,1,a.tif", "c,p,train,,jpeg.tif"))
+    with pytest.raises(TableError, match="a and c are one picture with the labels 1 and 0") as caught:
+        check_manifest(write_cohort(tmp_path, "a,p,train,1,a.tif", "c,p,train,0,jpeg.tif"))
+    assert codes(caught) == ["LABEL_CONFLICT"]
+
+
+@pytest.mark.fault("label-conflict")
+def test_equal_files_with_two_labels_are_named(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path, "a,p,train,1,a.tif", "b,p,train,0,b.tif")
+    shutil.copy(tmp_path / "a.tif", tmp_path / "b.tif")
+    with pytest.raises(TableError, match="the same content and the labels 1 and 0: a and b") as caught:
+        check_manifest(manifest)
+    assert codes(caught) == ["LABEL_CONFLICT", "DUPLICATE_ID"]
+
+
+def model_of(*, training: dict[str, str]) -> BundleSpec:
+    return BundleSpec(
+        architecture="small-groupnorm", channels=("R", "G", "B"), dtype="uint8", patch_px=16, stride_px=16, mpp=0.5,
+        input_px=16, mean=(0.5,) * 3, std=(0.2,) * 3, method="erm", training=training,
+    )  # fmt: skip
+
+
+def test_a_model_knows_its_slides_saved_anew(tmp_path: Path) -> None:
+    for name, rows in (("own", ["a,p,train,,a.tif", "b,r,val,,b.tif"]), ("new", ["x,s,,,jpeg.tif", "y,t,,,b.tif"])):
+        check_manifest(write_cohort(tmp_path / name, *rows), tmp_path / name / "work")
+    groups = pd.DataFrame({"slide_id": ["a", "b"], "patient_id": ["p", "r"], "split": ["train", "val"], "label": 1})
+    spec = model_of(training=bundle_marks(tmp_path / "own" / "work", groups, ("train",)))
+    work, here = tmp_path / "new" / "work", pd.DataFrame({"slide_id": ["x", "y"], "patient_id": ["s", "t"]})
+    trained, selected = leakage_warnings(spec, work, here)
+    assert trained.startswith("The model was trained on 1 of the 2 slides that are judged (x)")
+    assert "(y)" in selected
+    with pytest.raises(SplitLeakageError, match="the first is x"):
+        require_unseen(work, here.assign(split="test", label=1), spec, ("test",), place=tmp_path)
+    require_unseen(work, here.assign(split=["train", "test"], label=1), spec, ("test",), place=tmp_path)
+    known = {name: marks for name, marks in spec.training.items() if "structures" not in name}
+    earlier = model_of(training=known)  # bundles of earlier versions know files alone
+    assert not any("trained" in text for text in leakage_warnings(earlier, work, here))
+
+
+def test_a_work_folder_without_structures_works_as_before(tmp_path: Path) -> None:
+    manifest, work = write_cohort(tmp_path, "a,p,train,,a.tif", "b,r,val,,b.tif"), tmp_path / "work"
+    check_manifest(manifest, work)
+    table = read_table(work / "slides.parquet")
+    assert (table["structure"] != "").all()
+    (work / "slides.parquet").unlink()
+    write_slides(work, table.drop(columns="structure"), force=False)
+    before = (work / "slides.parquet").read_bytes()
+    check_manifest(manifest, work)
+    assert (work / "slides.parquet").read_bytes() == before
+
+
+def features_with_copy(folder: Path, split: str, patient: str, *, labels: str = "same") -> tuple[Path, Path]:
+    """Write features of six slides in splits, and of S00 once more as S90: compressed, its rows in another order."""
+    features, path = made_cohort(folder, slides=6)
+    with h5py.File(features / "S00.h5") as own, h5py.File(features / "S90.h5", "w") as other:
+        for name in own:
+            values = own[name][:][::-1]
+            stored = values.astype(np.float32) if name == "features" else values
+            other.create_dataset(name, data=stored, compression="gzip")
+            other[name].attrs.update(own[name].attrs)
+    table = pd.read_csv(path)
+    table["split"] = table["slide_id"].map({"S04": "val", "S05": "test"}).fillna("train")
+    copied = table[table["slide_id"] == "S00"].assign(slide_id="S90", patient_id=patient, split=split)
+    if labels == "other":
+        copied["label"] = 1 - copied["label"]
+    pd.concat([table, copied]).to_csv(path, index=False)
+    return features, path
+
+
+@pytest.mark.parametrize(("split", "patient"), [("test", "P90"), ("train", "P90")])
+def test_features_under_two_ids_are_a_leak(split: str, patient: str, tmp_path: Path) -> None:
+    features, labels = features_with_copy(tmp_path, split, patient)
+    with pytest.raises(SplitLeakageError, match="S00 and S90 are one picture"):
+        import_features(tmp_path / "work", features, labels)
+    assert not (tmp_path / "work" / "slides.parquet").exists()
+
+
+def test_features_of_one_patient_are_accepted_unless_the_labels_of_a_patch_differ(tmp_path: Path) -> None:
+    assert import_features(tmp_path / "a/work", *features_with_copy(tmp_path / "a", "train", "P00")).slides == 7
+    with pytest.raises(LabelConflictError, match="S00 and S90"):
+        import_features(tmp_path / "b/work", *features_with_copy(tmp_path / "b", "train", "P00", labels="other"))
+
+
+def test_slides_that_share_glass_alone_are_not_one() -> None:
+    rng = np.random.default_rng(0)
+    white, black = np.ones((5, 16)), np.zeros((5, 16))
+    slides = [np.concatenate([white, black, rng.normal(size=(count, 16))]) for count in (1, 8, 200)]
+    sketches = [row_sketch(rows.astype(np.float32)) for rows in (*slides, white, white, slides[2][50:])]
+    assert list(same_rows(sketches)) == [(2, 5)]
+    assert row_sketch(white) == frozenset()
+
+
+def test_labels_that_part_one_slide_name_its_patients(tmp_path: Path) -> None:
+    _, path = made_cohort(tmp_path, slides=2, per_slide=4)
+    table = pd.read_csv(path)
+    table["split"] = ["train", "train", "test", "test", *["train"] * 4]
+    table.loc[2:3, "patient_id"] = "P90"
+    table.to_csv(path, index=False)
+    with pytest.raises(TableError, match="patient P00 in train and P90 in test") as caught:
+        read_labels(path)
+    assert codes(caught) == ["SPLIT_LEAKAGE"]
+    table.drop(columns="split").to_csv(path, index=False)  # patients of one slide may be divided by drawing
+    assert set(read_labels(path)["patient_id"]) == {"P00", "P90", "P01"}
+
+
+@pytest.mark.parametrize(("label", "error"), [(0, SplitLeakageError), (1, LabelConflictError)])
+def test_slides_are_not_classified_with_a_copy_among_them(
+    label: int, error: type[PathopatchError], tmp_path: Path
+) -> None:
+    features, path = made_cohort(tmp_path, slides=12)
+    shutil.copy(features / "S00.h5", features / "S90.h5")
+    lines = [f"S{number:02d},{number % 2},P{number:02d}" for number in range(12)]
+    path.write_text("\n".join(["slide_id,slide_label,patient_id", *lines, f"S90,{label},P90"]) + "\n")
+    config = SlideLevelConfig.model_validate({"folds": 3, "epochs": 1, "pooling": ("mean",), "bootstrap": 20})
+    with pytest.raises(error, match="S00 and S90"):
+        classify_slides(tmp_path / "work", config, features=str(features), labels=path)
+
+
+def write_patches(folder: Path, *rows: str) -> Path:
+    """Write the image a.png, the same pixels as a.bmp, another one as b.png, and a list."""
+    first, other = (image(seed)[:, ::4, ::4].transpose(1, 2, 0) for seed in (0, 1))
+    Image.fromarray(first).save(folder / "a.png")
+    Image.fromarray(first).save(folder / "a.tif")
+    Image.fromarray(other).save(folder / "b.png")
+    (folder / "patches.csv").write_text("\n".join(["path,label,patient_id", *rows]) + "\n")
+    return folder
+
+
+@pytest.mark.fault("label-conflict")
+def test_one_image_with_two_labels_is_refused_whoever_its_patient_is(tmp_path: Path) -> None:
+    for patient, expected in (("p", ["LABEL_CONFLICT"]), ("q", ["LABEL_CONFLICT", "SPLIT_LEAKAGE"])):
+        source = write_patches(tmp_path, "a.png,1,p", "b.png,0,r", f"a.tif,0,{patient}")
+        with pytest.raises(TableError, match=r"a\.png and a\.tif are one picture with the labels 1 and 0") as caught:
+            tile_patches(source, TileConfig(), tmp_path / "work")
+        assert codes(caught) == expected
+        shutil.copy(tmp_path / "a.png", tmp_path / "a.tif")  # the same bytes are found before any pixel is read
+        with pytest.raises(TableError) as caught:
+            read_list(source)
+        assert codes(caught) == expected
+    source = write_patches(tmp_path, "a.png,1,p", "b.png,0,r", "a.tif,,p")  # a label that is missing contradicts none
+    assert tile_patches(source, TileConfig(), tmp_path / "work")[0].patches == 3
+
+
+@pytest.mark.parametrize(("patients", "is_said"), [(120, True), (60, False)])
+def test_a_patient_for_each_of_hundreds_of_images_looks_invented(
+    patients: int, tmp_path: Path, *, is_said: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["path,label,patient_id"]
+    for number in range(120):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{number % 2},p{number % patients}")
+    (tmp_path / "patches.csv").write_text("\n".join(lines) + "\n")
+    result, _ = tile_patches(tmp_path, TileConfig(), tmp_path / "work")
+    assert any("patients look invented: 120 patients of 120 images" in text for text in result.warnings) == is_said
+
+
+@pytest.mark.parametrize("ids", [("s1", "s1\ufe0f"), ("sA", "s\u0410")])
+def test_slides_whose_ids_look_alike_are_one_id(ids: tuple[str, str], tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path, f"{ids[0]},p,,,a.tif", f"{ids[1]},q,,,b.tif")
+    with pytest.raises(TableError, match="rows 2, 3 look alike") as caught:
+        check_manifest(manifest)
+    assert codes(caught) == ["DUPLICATE_ID"]
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"slide_id,slide_label\n{ids[0]},1\n{ids[1]},0\n")
+    with pytest.raises(TableError) as caught:
+        read_slide_labels(labels)
+    assert codes(caught) == ["DUPLICATE_ID"]
+
+
+def test_an_id_of_mixed_scripts_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check_manifest(write_cohort(tmp_path, "a,P\u0416,,,a.tif", "b,q,,,b.tif"))
+    assert "row 2, 'P\u0416' mixes Cyrillic and Latin letters" in caplog.text
