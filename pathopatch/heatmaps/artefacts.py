@@ -162,8 +162,8 @@ def write_outputs(
     """Write the outputs of a slide, unless they are up to date; errors as of `predict_to`.
 
     `make_stamp` is called with the slide locked. `predict` returns the prediction, and warnings about it beside
-    `warnings`, those about slide and model. `fingerprints` and `structure` are those by which a model may know the slide, see
-    `pathopatch.models.leakage`. `about` is for the slide's status: its patient and its place. `drawn_name` is the
+    `warnings`, those about slide and model. By `fingerprints` and `structure` a model may know the slide,
+    see `pathopatch.models.leakage`. `about` is for the slide's status: its patient and its place. `drawn_name` is the
     slide's name in the picture; "" for none.
     """
     known_as = leakage([member.spec for member in ensemble.members], fingerprints, structure=structure)

@@ -2,8 +2,8 @@
 
 A mark is the start of the hash of a slide's files, whatever the files or the slide are called. Of a set of ready
 patches it is the hash of all its images together with the patient. No name of a slide or patient can be read out of a
-mark. Another slide of the same patient has another mark: a missing mark proves nothing. The same slide saved anew is known by
-a mark of its structure, see `pathopatch.slides.structure`.
+mark. The same slide saved anew is known by a mark of its structure, see `pathopatch.slides.structure`. Another slide of
+the same patient has other marks: missing ones prove nothing.
 """
 
 from __future__ import annotations
