@@ -19,7 +19,7 @@ from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
 from pathopatch.patches.mask_bits import pack_masks
-from pathopatch.patches.tissue import TissueModel, compared, nearest_part, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, doubt_misplaced, nearest_part, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
@@ -142,7 +142,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
             scale_y=scale_y,
             unscanned=unscanned.mask,
         )
-        tissue = compared(supplied, tissue)
+        tissue = doubt_misplaced(supplied, tissue)
     if tissue.is_unsure and config.tissue.when_unsure == "fail":
         raise NoTissueError(
             f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",

@@ -21,8 +21,7 @@ from pathopatch.patches.grid import Grid
 from pathopatch.slides.resample import rectangle_counts
 
 _log = logging.getLogger(__name__)
-GLASS_BELOW = 0.01
-"""Tissue fraction of a patch that holds next to no tissue: as such patches have no group by default."""
+_GLASS_BELOW = 0.01  # tissue fraction of a patch; by default patches below it have no group
 _MAX_ON_GLASS = 0.05  # of a slide's tumour patches: outlines that are drawn by hand run over the edge of the tissue
 
 
@@ -273,7 +272,7 @@ def tumor_on_glass(
     So do labels of which none is on tissue. Arrays are of shape (N,); `x`, `y` and `extent`, a patch's side, are
     level-0 px.
     """
-    is_glass, is_tumor, is_labelled = tissue_fraction < GLASS_BELOW, label == 1, label >= 0
+    is_glass, is_tumor, is_labelled = tissue_fraction < _GLASS_BELOW, label == 1, label >= 0
     remedy = "may be turned, mirrored or shifted, or belong to another slide"
     misplaced, total = is_tumor & is_glass, int(np.count_nonzero(is_tumor))
     count = int(np.count_nonzero(misplaced))

@@ -293,7 +293,7 @@ def supplied_tissue(
     )
 
 
-def compared(supplied: TissueModel, found: TissueModel) -> TissueModel:
+def doubt_misplaced(supplied: TissueModel, found: TissueModel) -> TissueModel:
     """Return a supplied tissue model, with a doubt where it leaves out as much of the found tissue as it holds."""
     is_supplied = supplied.mask != 0
     is_left_out = ~is_supplied if supplied.unscanned is None else ~is_supplied & (supplied.unscanned == 0)

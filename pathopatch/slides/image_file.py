@@ -36,7 +36,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PNG_PALETTE = 3
 _PNG_CHUNKS = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"IEND")  # from which Pillow reads the orientation
-_MOST_CHUNK_BYTES = 2**20
+_MOST_CHUNK_BYTES = 2**24  # of all of them
 _SAMPLES = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}  # grey, grey and alpha, RGB, RGB and alpha
 
 
@@ -146,16 +146,16 @@ def _png(path: Path) -> Raster:
 
 def _png_orientation(stream: BinaryIO) -> int:
     """Return the orientation that a PNG file's EXIF data state; programs write them before or after the pixels."""
-    kept = [_PNG]  # a file without pixels: Pillow would decode them to reach what comes after
+    kept = bytearray(_PNG)  # a file without pixels: Pillow would decode them to reach what comes after
     stream.seek(len(_PNG))
     while len(start := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", start)
-        if kind in _PNG_CHUNKS and length <= _MOST_CHUNK_BYTES:
-            kept.append(start + stream.read(length + 4))
+        if kind in _PNG_CHUNKS and len(kept) + length <= _MOST_CHUNK_BYTES:
+            kept += start + stream.read(length + 4)
         else:
             stream.seek(length + 4, io.SEEK_CUR)
     try:
-        exif = Image.Image.getexif(PngImageFile(io.BytesIO(b"".join(kept))))
+        exif = Image.Image.getexif(PngImageFile(io.BytesIO(kept)))
         return orientation_of(exif.get(ORIENTATION_TAG))
     except DECODING_ERRORS:
         # The picture can be read without its EXIF data.
