@@ -26,14 +26,14 @@ def test_measured_tissue_equals_that_of_tiling(make_slide: Make, two_discs: Disc
     tile_slide(slide, TileConfig(patch_px=32), tmp_path)
     table = pd.read_parquet(tmp_path / "patches" / "slide.parquet")
     x, y = (table[name].to_numpy() for name in ("x", "y"))
-    assert measure_tissue(slide, x, y, 32.0).tolist() == table["tissue_fraction"].tolist()
+    assert measure_tissue(slide, x, y, 32.0)[0].tolist() == table["tissue_fraction"].tolist()
 
 
 def test_tissue_is_measured_at_the_positions_and_side_of_the_features(make_slide: Make, two_discs: Discs) -> None:
     slide = make_slide(h_and_e(two_discs))
     x, y = np.array([17, 60]), np.array([9, 40])
     truth = [two_discs[top : top + 50, left : left + 50].mean() for left, top in zip(x, y, strict=True)]
-    assert measure_tissue(slide, x, y, 50.0) == pytest.approx(truth)
+    assert measure_tissue(slide, x, y, 50.0)[0] == pytest.approx(truth)
 
 
 def test_patches_outside_the_slide_are_refused(make_slide: Make, two_discs: Discs) -> None:
