@@ -118,7 +118,7 @@ def open_review(words: list[str], folder: Path, installation: Installation) -> N
         cookie = page.ask(f"/?{parts.query}").headers["set-cookie"].split(";")[0]
         page = Page(page.port, cookie=cookie)
         (slide_id, *_) = [row["slide_id"] for row in page.ask("/api/cohort").json["rows"]]
-        assert page.decide(slide_id=slide_id).status == 201
+        assert page.decide(slide=slide_id).status == 201
         started.send_signal(signal.SIGINT)
         assert started.wait(timeout=60) == 130
     finally:

@@ -59,14 +59,14 @@ class Page:
                 response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
             )
 
-    def decide(self, headers: dict[str, str] | None = None, *, slide_id: str = "a", **fields: object) -> Answer:
+    def decide(self, headers: dict[str, str] | None = None, *, slide: str = "a", **fields: object) -> Answer:
         """Send a decision on a slide as the page would, with `fields` in place of its own."""
-        slide = f"/api/slides/{slide_id}"
-        state = self.ask(f"{slide}/decisions").json
-        fingerprint = self.ask(slide).json["fingerprint"]
+        address = f"/api/slides/{slide}"
+        state = self.ask(f"{address}/decisions").json
+        fingerprint = self.ask(address).json["fingerprint"]
         defaults = {"revision": state["revision"], "verdict": "accept", "fingerprint": fingerprint, "threshold": 0.5}
         body = json.dumps({name: value for name, value in (defaults | fields).items() if value != "left out"}).encode()
-        return self.ask(f"{slide}/decisions", method="POST", headers=WRITE | (headers or {}), body=body)
+        return self.ask(f"{address}/decisions", method="POST", headers=WRITE | (headers or {}), body=body)
 
     @property
     def revision(self) -> int:
