@@ -5,9 +5,15 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +44,8 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
 }
 _IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": exporting.import_wsinfer}
 
+_GRACE_S = 8.0
+"""From SIGTERM to the end: Docker kills after 10 s, Slurm and Kubernetes after 30."""
 _HELP = (
     "Patch-wise tumour classification that does not learn the tissue-area shortcut. "
     "Research use only, not for diagnosis."
@@ -85,24 +93,106 @@ class _Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+class _Sigterm:
+    """Raise `_Terminated` in the main thread at the first SIGTERM; end the process if that has not ended it in time."""
+
+    # What a handler raises is lost in a finaliser and in a library's bare `except`, and no handler runs while native
+    # code does. So a thread waits too, which Python's own C code wakes.
+
+    def __init__(self) -> None:
+        self.has_arrived = False
+        self._read, self._write = socket.socketpair()
+
+    def install(self) -> None:
+        """Take SIGTERM."""
+        self._write.setblocking(False)
+        signal.signal(signal.SIGTERM, self._raise_once)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        Thread(target=self._end_late, daemon=True).start()
+        if hasattr(os, "register_at_fork"):
+            # A child that is ended would wake our thread; SIGTERM waits until it has left.
+            os.register_at_fork(
+                before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM}),
+                after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM}),
+                after_in_child=self._leave_child,
+            )
+
+    def remove(self) -> None:
+        """Leave SIGTERM to the system again, unless it has arrived."""
+        if not self.has_arrived:  # the thread stays: threads of libraries may keep a finished process
+            self._leave()
+            self._write.close()
+
+    def _leave(self) -> None:
+        if signal.getsignal(signal.SIGTERM) == self._raise_once:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _leave_child(self) -> None:
+        self._leave()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def _raise_once(self, _number: int, _frame: object) -> None:
+        if not self.has_arrived:
+            self.has_arrived = True
+            raise _Terminated
+
+    def _end_late(self) -> None:
+        with self._read:
+            while number := self._read.recv(1):
+                if number[0] == signal.SIGTERM:
+                    time.sleep(_GRACE_S)
+                    with suppress(OSError):
+                        os.write(2, f"terminated; {interrupt_note()}\n".encode())
+                    os._exit(143)
+
+
 def main() -> None:
     """Run the command line and exit with the codes that the docstring of `pathopatch.cli` lists."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown must not stop the work on it
             stream.reconfigure(errors="backslashreplace")
+    code: object = 0
+    sigterm = _Sigterm()
+    with suppress(_Terminated):
+        try:
+            sigterm.install()
+            code = _run()
+        finally:
+            sigterm.remove()
+    if sigterm.has_arrived:
+        say(f"terminated; {interrupt_note()}")
+        code = 143
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
+    """Run the command line and return its exit code; None is 0."""
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except _Terminated:
-        say(f"terminated; {interrupt_note()}")
-        code = 143
     except Exception as error:
-        code = _report(error)
+        return _report(error)
     if code == 130:  # typer may have turned the interrupt into this code itself
         say(f"interrupted; {interrupt_note()}")
-    sys.exit(code if isinstance(code, int) else 0)
+    return code
+
+
+def _open_closed_streams() -> None:
+    """Give standard streams that the caller closed to the null device.
+
+    Else the next file that is opened takes the place of one, and libraries write their messages into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the smallest free number, for processes too
+    # Without these, `print` writes errors to standard output.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # as long as the process
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def _report(error: Exception) -> int:
@@ -120,7 +210,3 @@ def _report(error: Exception) -> int:
         known.remedy = "this is a fault of pathopatch; run again with PATHOPATCH_TRACE=1 and report what it prints"
     say(f"error: {known}")
     return 1
-
-
-def _on_sigterm(_number: int, _frame: object) -> None:
-    raise _Terminated

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -312,6 +313,84 @@ def test_a_signal_ends_training_with_its_code_and_leaves_it_resumable(study: Pat
     assert process.returncode == code, errors
     assert "run the same command again" in errors
     assert not (folder / "run.json").exists()
+
+
+LOST = {
+    "a finaliser": """
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+def work(**_):
+    last = Last()
+    del last
+    time.sleep(60)
+""",
+    "a bare except": """
+def work(**_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except:
+        return 0
+""",
+    "a long native call": """
+def work(**_):
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    sqlite3.connect(":memory:").execute(endless)
+""",
+    "a child's end": """
+def work(**_):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+    time.sleep(2)
+    return 7
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.fault("sigterm")
+@pytest.mark.parametrize("where", LOST)
+def test_sigterm_ends_the_process_wherever_it_arrives(where: str) -> None:
+    code = (
+        "import os, signal, sqlite3, threading, time\nfrom pathopatch.cli import program\n"
+        f"{LOST[where]}\nprogram.app, program._GRACE_S = work, 1.0\nprogram.main()"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert time.monotonic() - began < 30
+    if where == "a child's end":
+        assert (done.returncode, done.stderr) == (7, "")
+        return
+    assert done.returncode == 143, done.stderr
+    assert "terminated; finished outputs are kept" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_take_no_files_place_and_change_no_output(slides: Path, tmp_path: Path, closed: str) -> None:
+    run("tile", slides, "-o", tmp_path / "open", "--patch-px", PATCH, "--workers", 2)
+    command = shlex.join([*PATHOPATCH, "tile", str(slides), "-o", str(tmp_path / "closed"), "--patch-px", str(PATCH)])
+    done = subprocess.run(f"{command} --workers 2 {closed}", shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout == ("slides: 6 done\n" if closed == "2>&-" else "")
+    names = sorted(path.relative_to(tmp_path / "open") for path in (tmp_path / "open").rglob("*") if path.is_file())
+    for name in names:
+        if name.parts[0] not in ("status", "logs"):
+            assert (tmp_path / "closed" / name).read_bytes() == (tmp_path / "open" / name).read_bytes(), name
+    failed = subprocess.run(
+        f"{shlex.join(PATHOPATCH)} groups {tmp_path / 'nowhere'} {closed}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert ("INPUT_MISSING" in failed.stderr) == (closed == ">&-")
 
 
 def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(tiled: Path, tmp_path: Path) -> None:
