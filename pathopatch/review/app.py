@@ -5,10 +5,13 @@ What encodes slides is imported by the first request for one, so that the page i
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import logging
 import re
 import socket
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,9 +29,10 @@ from pathopatch.review.http import json_answer, review_of
 from pathopatch.review.security import Access, Guard, error_response
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-_BACKLOG = 128  # connections that wait to be accepted, and are accepted at once
+_log = logging.getLogger("uvicorn.error")
+_BACKLOG = 128  # connections that wait to be accepted
 _SHUTDOWN_S = 3  # time for answers under way when the page ends
 
 
@@ -71,22 +75,60 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """A server that takes connections one by one, and says once that one failed."""
+
+    _has_failed = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to answer."""
+        asyncio.get_running_loop().set_exception_handler(self._connection_failed)
+        await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, a little before which those are cut off who do not read their answers."""
+        asyncio.get_running_loop().call_later(_SHUTDOWN_S, self._cut_off)
+        await super().shutdown(sockets=sockets)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, LimitedConnection):
+                connection.transport.abort()
+
+    def _connection_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), OSError):
+            if not self._has_failed:
+                _log.error("a connection failed, others are not told: %s", context["exception"])
+            self._has_failed = True
+        elif not self.should_exit:  # else what waited to be accepted finds no socket
+            loop.default_exception_handler(context)
+
+
 def create_server(app: ASGIApp) -> uvicorn.Server:
     """Return a server, whose ``run(sockets=[listener])`` answers until SIGINT, SIGTERM or ``should_exit``."""
-    return uvicorn.Server(
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):  # at the end; uvicorn would write a traceback for each
+            await app(scope, receive, send)
+
+    return _Server(
         uvicorn.Config(
-            app,
+            answer,
             loop="asyncio",
             http=LimitedConnection,
-            backlog=_BACKLOG,
+            # So many connections asyncio takes at once; where files are short, each that it cannot take makes it try
+            # for as many more a second later: within three seconds 30,000 tracebacks.
+            backlog=1,
             ws="none",
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # it warns of each connection that sends no HTTP
             # Addresses may contain a token, or name a patient.
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S + 1,
         )
     )
 

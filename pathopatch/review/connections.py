@@ -7,14 +7,27 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MAX_CONNECTIONS = 100  # a browser opens six; files that one process may open are 256 or more
+MAX_CONNECTIONS = 100  # a browser opens six; files that one process may open are 256 or more, as a rule
+_FILES_PER_CONNECTION = 4  # that the process may open for each: slides and the log are files too
 REQUEST_S = 10.0  # a page's own request takes milliseconds
+
+
+def most_connections() -> int:
+    """Return the number of connections that are held at once: fewer where this process may open few files."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return MAX_CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, files // _FILES_PER_CONNECTION))
 
 
 class LimitedConnection(H11Protocol):
     """An HTTP connection that is closed if no whole request arrives within `REQUEST_S`.
 
-    Beyond `MAX_CONNECTIONS` a new one takes the place of the one that has been waiting for a request for longest.
+    Beyond `most_connections` a new one takes the place of the one that has been waiting for a request for longest.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -25,7 +38,7 @@ class LimitedConnection(H11Protocol):
         """Take the connection, and end another one if there are too many."""
         super().connection_made(transport)
         self._await_request()
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > most_connections():
             waiting = {one: one._deadline for one in self.connections if isinstance(one, LimitedConnection)}
             by_deadline = {deadline.when(): one for one, deadline in waiting.items() if deadline is not None}
             longest_waiting = by_deadline[min(by_deadline)]

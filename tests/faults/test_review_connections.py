@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from review_page import DECISIONS, Page, answering, predicted
 
-from pathopatch.review import connections
+from pathopatch.review import connections, viewer
 from pathopatch.review.app import create_server
 from pathopatch.review.security import Access
 
@@ -20,9 +25,19 @@ HALVES = [b"", b"GET / HTTP/1.1\r\nHost: 127.0", f"POST {DECISIONS} HTTP/1.1\r\n
           "X-Pathopatch: review\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{".encode()]  # fmt: skip
 
 
+needs_viewer = pytest.mark.skipif(
+    not viewer.is_installed() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
+)
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with answering(predicted(tmp_path_factory.mktemp("review")), Access()) as page:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return predicted(tmp_path_factory.mktemp("review"))
+
+
+@pytest.fixture(scope="module")
+def page(out: Path) -> Iterator[Page]:
+    with answering(out, Access()) as page:
         yield page
 
 
@@ -60,6 +75,64 @@ def test_300_half_open_requests_leave_the_page_answering(page: Page, half: bytes
         assert time.monotonic() - began < 5
         # The oldest make room, so that the files that one process may open are not used up.
         assert all(is_closed(connection) for connection in opened[:100])
+
+
+SCRIPT = "/static/vendor/openseadragon/openseadragon.min.js"  # more than the buffers of a connection
+
+
+@contextmanager
+def reviewing(out: Path, *before: str) -> Iterator[tuple[int, list[str]]]:
+    """The port of the command in a process of its own; then, once it was terminated, the lines of its errors."""
+    review = [sys.executable, "-m", "pathopatch", "review", str(out), "--port", "0", "--no-token", "--quiet"]
+    with subprocess.Popen([*before, *review], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines: list[str] = []
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n")), lines
+            process.terminate()
+            lines += process.communicate(timeout=60)[1].splitlines()
+        finally:
+            process.kill()
+    assert process.returncode == 143
+
+
+def ask_without_reading(port: int, target: str) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode() * 40)
+    return connection
+
+
+@needs_viewer
+def test_more_connections_than_files_are_not_told_by_tracebacks(out: Path) -> None:
+    few_files = ("bash", "-c", 'ulimit -n 64; exec "$@"', "bash")
+    with reviewing(out, *few_files) as (port, lines):
+        opened = [ask_without_reading(port, "/ready") for _ in range(200)]
+        time.sleep(3)
+        for connection in opened:
+            connection.close()
+        assert Page(port).ask("/ready").status == 200
+    assert len(lines) == 1, lines[:20]
+
+
+@needs_viewer
+@pytest.mark.parametrize("is_reset", [True, False])
+def test_answers_that_nobody_reads_are_not_told_by_tracebacks(out: Path, is_reset: bool) -> None:
+    with reviewing(out) as (port, lines):
+        opened = [ask_without_reading(port, SCRIPT) for _ in range(30)]
+        time.sleep(0.5)
+        for connection in opened if is_reset else ():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        for noise in (
+            b"\x16\x03\x01\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(noise)
+                connection.recv(4096)
+    for connection in opened:
+        connection.close()
+    assert len(lines) == 1, lines[:20]
 
 
 def test_connections_held_and_taken_at_once_leave_files_to_open() -> None:
