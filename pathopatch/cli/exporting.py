@@ -143,16 +143,22 @@ def import_wsinfer(
         typer.Option(help="Class that counts as tumour; repeat for several. Default: the one whose name says so."),
     ] = None,
     made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Give up a network that takes more seconds to be read and tried.")
+    ] = 600.0,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Make a model for wsinfer a bundle, to predict with it and to measure whether it relies on tissue area."""
     from pathopatch.stages import import_model
 
-    spec = import_model.import_wsinfer(folder, out, tumor_classes=tumor_class or (), made_by=made_by, force=force)
+    spec, probability = import_model.import_limited(
+        folder, out, limit_s=timeout, tumor_classes=tumor_class or (), made_by=made_by, force=force
+    )
     if not quiet:
         say(f"counted as tumour: {spec.class_names[1]}; as the rest: {spec.class_names[0]}")
-        probability = import_model.glass_probability(out)
+        if spec.torchscript and spec.torchscript.gives_probabilities:
+            say("the network gives probabilities, which are taken as they are; wsinfer would take them for logits")
         say(f"blank glass (a patch of grey value 240) has a probability of {probability:.3f} of {spec.class_names[1]}")
         if spec.onnx is None:
             say("the network cannot be written as ONNX: torch runs it")

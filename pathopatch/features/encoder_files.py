@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,18 +19,20 @@ from pathopatch.core.errors import (
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
+    InputTooLargeError,
     InputUnsupportedError,
 )
 from pathopatch.core.files import read_json
 from pathopatch.features.encoder_network import CHANNELS, LoadedEncoder, PooledEncoder
 from pathopatch.features.encoders import ENCODERS, crop_text
 from pathopatch.features.slide_features import Encoder
-from pathopatch.models.runtime import openvino_runtime
-from pathopatch.models.torchscript_archive import load_program
+from pathopatch.models.runtime import FUNCTION_PATCHES, openvino_runtime, require_function
+from pathopatch.models.torchscript_archive import load_program, program_outputs
 from pathopatch.models.weights import file_sha256
 
 _ONNX, _TORCHSCRIPT = (".onnx",), (".pt", ".pth", ".ts", ".torchscript")
 _WEIGHTS = (".safetensors", ".bin")
+_MOST_VALUES = 2**30  # of one value within a network: the attention of 4,096 tokens has a quarter of them per patch
 _STATED = ("input_px", "mean", "std")
 _TOKEN_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "cls+mean", "tissue-mean")
 
@@ -55,7 +58,10 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
     InputMissingError
         There is no such file, or input size, mean or standard deviation are not stated.
     InputUnsupportedError, InputCorruptError, CheckpointUnsafeError, CheckpointIncompatibleError
-        It is of another kind, cannot be read, could run code, or gives no vector per patch.
+        It is of another kind, cannot be read, could run code, or gives no vector per patch, or one that is no function
+        of the patch alone.
+    InputTooLargeError
+        A value within the network has more than 2^30 numbers.
     """
     path = Path(config.encoder)
     if not path.exists():
@@ -108,31 +114,47 @@ def _read_torchscript(path: Path, input_px: int) -> tuple[nn.Module, int]:
             remedy="a file of weights alone goes with the name of its encoder: encode --encoder NAME --weights FILE",
         )
     network = load_program(path, torch.device("cpu")).eval()
-    try:
-        with torch.inference_mode():
-            output = network(torch.zeros(1, CHANNELS, input_px, input_px))
-    except RuntimeError as error:
-        raise InputCorruptError(
-            f"the network does not run on {input_px} px: {error}",
-            place=str(path),
-            remedy="look whether the file is whole, and at encode --input-px",
-        ) from error
-    return network, _dim_of(tuple(output.shape) if isinstance(output, Tensor) else (), path)
+    outputs = program_outputs(
+        network,
+        (CHANNELS, input_px, input_px),
+        place=path,
+        remedy="look at encode --input-px, and export the network in evaluation mode (network.eval())",
+    )
+    return network, _dim_of(outputs.shape, path)
 
 
 def _read_onnx(path: Path, input_px: int) -> tuple[Any, int]:
     """Return a network of OpenVINO and the number of values it gives per patch."""
+    shape = (FUNCTION_PATCHES, CHANNELS, input_px, input_px)
     try:
         network = openvino_runtime.read_network(path)
-        network.reshape([1, CHANNELS, input_px, input_px])
-        shape = tuple(network.output(0).get_shape())
+        network.reshape(list(shape))
+        dim = _dim_of(tuple(network.output(0).get_shape()), path)
+        _refuse_giants(network, path)
+        # In float32 always: bfloat16 rounds a hundred times as much as outputs may differ.
+        compiled = openvino_runtime.compile_network(network, shape, "float32", openvino_runtime.cores())
+        require_function(openvino_runtime.FixedBatch(compiled, shape), CHANNELS, input_px, place=str(path))
     except RuntimeError as error:
         raise InputCorruptError(
             f"no ONNX network from ({CHANNELS}, {input_px}, {input_px}) to one vector: {error}",
             place=str(path),
             remedy="look whether the file is whole, and at encode --input-px",
         ) from error
-    return network, _dim_of(shape, path)
+    return network, dim
+
+
+def _refuse_giants(network: Any, path: Path) -> None:
+    """Refuse a network with a value of a size that no machine holds, which a small file can ask for."""
+    for node in network.get_ordered_ops():
+        for output in node.outputs():
+            shape = output.get_partial_shape()
+            if shape.is_static and (count := math.prod(output.get_shape())) > _MOST_VALUES:
+                raise InputTooLargeError(
+                    f"{node.get_type_name()} {node.get_friendly_name()!r} gives {count:,} values, "
+                    f"{_MOST_VALUES:,} at most",
+                    place=str(path),
+                    remedy="look at encode --input-px, or give another encoder",
+                )
 
 
 def _external_data(path: Path) -> list[Path]:
@@ -149,10 +171,10 @@ def _external_data(path: Path) -> list[Path]:
 
 
 def _dim_of(shape: Sequence[int], path: Path) -> int:
-    """Return D of an output shape (1, D)."""
+    """Return D of an output shape (N, D)."""
     if len(shape) != 2:
         raise CheckpointIncompatibleError(
-            f"{path.name} gives an output of shape {tuple(shape)}, one vector per patch is needed: (N, D)",
+            f"{path.name} gives an output of shape {tuple(shape[1:])} per patch, one vector is needed: (D,)",
             place=str(path),
             remedy="export the network with its pooling",
         )
@@ -217,6 +239,9 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         stride_px=int(model.config.patch_size),
         prefix_tokens=1 + int(getattr(model.config, "num_register_tokens", 0)),
     )
+    network = network.eval().requires_grad_(False)
+    shape = CHANNELS + (pooling == "tissue-mean"), form["input_px"], form["input_px"]
+    program_outputs(network, shape, place=folder, remedy="check --input-px, or give the encoder as ONNX")
     files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
     encoder = Encoder(
         name=folder.resolve().name,
@@ -229,7 +254,7 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         weights_sha256=_sha256(files),
     )
     return LoadedEncoder(
-        network=network.eval().requires_grad_(False),
+        network=network,
         encoder=encoder,
         resize_px=form["resize_px"],
         mpp=None,

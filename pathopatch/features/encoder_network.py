@@ -76,7 +76,7 @@ class PooledEncoder(nn.Module):
 class LoadedEncoder:
     """The network of an encoder, not yet on a device."""
 
-    network: Any  # nn.Module, or openvino.Model
+    network: Any  # nn.Module, or openvino.Model; None where it was loaded in another process
     encoder: Encoder  # but for the precision
     resize_px: int  # side of patches before the centre of the input's side is cut out
     mpp: float | None  # um/px for which it was made; None: for no scale

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pathopatch.core.config import (
+    LEAST_PX,
     MOST_PX,
     MPP_RANGE,
     Config,
@@ -99,14 +100,15 @@ class OnnxGraph(Config):
 class TorchScriptSpec(Config):
     """How the network of a TorchScript archive becomes one of two classes; see `pathopatch.models.torchscript_archive`.
 
-    The network gives a logit per class, or a single one, of the class against all else.
+    The network gives a logit or a probability per class, or a single one, of the class against all else.
     """
 
     sha256: str  # of the archive
-    class_names: tuple[str, ...] = Field(min_length=1, max_length=_MOST_CLASSES)  # as the archive's logits
+    class_names: tuple[str, ...] = Field(min_length=1, max_length=_MOST_CLASSES)  # as the archive's outputs
     chosen: tuple[int, ...] = Field(min_length=1)  # those that are the second class here; the rest is the first
     resize_px: int | None = Field(default=None, ge=1, le=MOST_PX)  # side that patches are brought to; None: as they are
     interpolation: int = Field(default=2, ge=0, le=5)  # Pillow's number of the filter
+    gives_probabilities: bool = False  # the network ends in a softmax or sigmoid of its own
 
     @model_validator(mode="after")
     def _two_sides(self) -> TorchScriptSpec:
@@ -173,6 +175,8 @@ class BundleSpec(Config):
             n, item = len(self.channels), "channels"
             if not n:
                 raise ValueError("a model of patches has at least one channel")
+            if self.patch_px < LEAST_PX:
+                raise ValueError(f"patches of {self.patch_px} px, {LEAST_PX} at least")
         else:
             n, item = _feature_dim(self.encoder), "features"
             if self.channels or self.patch_px > 1 or self.input_px > 1 or self.mask != "none":

@@ -26,12 +26,20 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputUnsupportedError,
 )
+from pathopatch.models.device import full_float32
+from pathopatch.models.runtime import require_function
 from pathopatch.models.spec import BundleSpec, TorchScriptSpec
 
 _NAMESPACES = ("aten", "prim", "torchvision")
 _FILE_OPERATORS = ("aten::from_file", "aten::save")
 # What stays of a call when all calls are replaced by their bodies: the callee is not known before it runs.
 _OPEN_CALLS = ("prim::CallFunction", "prim::CallMethod")
+PROGRAM_ERRORS: tuple[type[Exception], ...] = (RuntimeError, torch.jit.Error)
+"""What a program raises that does not run: the second is no child of the first."""
+_LEAST_PROBABILITY, _EPS = 1e-37, 1e-7  # of float32: the smallest with a logarithm, and the smallest below 1
+_SUM_TOLERANCE = 1e-3  # of probabilities that were rounded to float16
+# What an output may pass through after a softmax.
+_PASSED = ("to", "float", "view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach")
 _MOST_CODE_BYTES = 2**26  # that the archive may hold beside its own size: torch compresses code, and stores tensors
 _SETTING_STATE = re.compile(rb"\bdef\s+__setstate__\b")
 
@@ -39,8 +47,9 @@ _SETTING_STATE = re.compile(rb"\bdef\s+__setstate__\b")
 class TorchScriptNetwork(nn.Module):
     """A TorchScript network with its own resizing, as a network of two classes, for patches of a side of `patch_px`.
 
-    `program` is from `load_program`: float32 (N, 3, s, s) to logits (N, K); K = 1 is the logit of one class against all
-    else. `spec` says which of the K classes are the second one here, and the size s.
+    `program` is from `load_program`: float32 (N, 3, s, s) to logits (N, K), or to probabilities where `spec` says so;
+    K = 1 is that of one class against all else. `spec` says which of the K classes are the second one here, and the
+    size s.
     """
 
     resize: Tensor
@@ -50,6 +59,7 @@ class TorchScriptNetwork(nn.Module):
         self.program = program
         self.chosen = list(spec.chosen)
         self.rest = [number for number in range(len(spec.class_names)) if number not in spec.chosen]
+        self.gives_probabilities = spec.gives_probabilities
         self.is_resized = spec.resize_px not in (None, patch_px)
         to_px = spec.resize_px if self.is_resized and spec.resize_px else 0
         matrix = pillow_weights(patch_px, to_px, spec.interpolation) if to_px else np.empty((0, 0), np.float32)
@@ -66,6 +76,8 @@ class TorchScriptNetwork(nn.Module):
         if self.is_resized:
             x = self.resize @ x @ self.resize.T
         logits = self.program(x)  # (N, K)
+        if self.gives_probabilities:
+            logits = _logits_of(logits)
         if not self.rest:
             return torch.cat([torch.zeros_like(logits), logits], dim=1)
         sides = [logits[:, side].logsumexp(dim=1, keepdim=True) for side in (self.rest, self.chosen)]
@@ -78,6 +90,14 @@ def pillow_weights(from_px: int, to_px: int, interpolation: int) -> NDArray[np.f
 
     identity = Image.fromarray(np.eye(from_px, dtype=np.float32))
     return np.array(identity.resize((from_px, to_px), Image.Resampling(interpolation)), dtype=np.float32)
+
+
+def _logits_of(probabilities: Tensor) -> Tensor:
+    """Return logits (N, K) whose softmax, or for K = 1 whose sigmoid, are the probabilities (N, K)."""
+    if probabilities.shape[1] > 1:
+        return probabilities.clamp(min=_LEAST_PROBABILITY).log()
+    p = probabilities.clamp(min=_EPS, max=1 - _EPS)
+    return p.log() - (1 - p).log()
 
 
 def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = None) -> TorchScriptNetwork:
@@ -95,8 +115,50 @@ def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = 
     assert spec.torchscript is not None
     program = load_program(path, device or torch.device("cpu"))
     network = TorchScriptNetwork(program, spec.torchscript, spec.patch_px).eval().requires_grad_(False)
-    _require_logits(network, spec, path)
+    _outputs(program.eval(), spec, path, device)
     return network.to(device) if device else network
+
+
+def gives_probabilities(path: Path, spec: BundleSpec) -> bool:
+    """Return whether the network of an archive gives probabilities, to which no softmax may be applied again.
+
+    The outputs of several classes tell it: they are in [0, 1] and sum to 1. A single output in [0, 1] is a probability
+    where the program ends in a sigmoid. CheckpointIncompatibleError if each of several classes has a sigmoid, else as
+    `open_archive`.
+    """
+    program = load_program(path, torch.device("cpu")).eval()
+    outputs = _outputs(program, spec, path)
+    # One of several ends is enough: some networks have another in training.
+    ends_in_sigmoid = "aten::sigmoid" in _last_operators(program.inlined_graph) and bool(
+        ((outputs >= 0) & (outputs <= 1)).all()
+    )
+    if outputs.shape[1] == 1:
+        return ends_in_sigmoid
+    if (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
+        return True
+    if ends_in_sigmoid:
+        raise CheckpointIncompatibleError(
+            "it ends in a sigmoid: each class has a probability of its own, and wsinfer's classes exclude each other",
+            place=str(path),
+            remedy="export the network without the sigmoid if they do, or with one class",
+        )
+    return False
+
+
+def _last_operators(graph: Any) -> set[str]:
+    """Return the operators whose results a graph gives, such as ``aten::softmax``; changes of shape are none."""
+    kinds, values = set(), list(graph.outputs())
+    while values:
+        value = values.pop()
+        node = value.node()
+        if node.kind() == "prim::If":
+            number = [output.debugName() for output in node.outputs()].index(value.debugName())
+            values += [list(block.outputs())[number] for block in node.blocks()]
+        elif node.kind().partition("::")[2] in _PASSED:
+            values.append(next(node.inputs()))
+        else:
+            kinds.add(node.kind())
+    return kinds
 
 
 def load_program(path: Path, device: torch.device) -> nn.Module:
@@ -191,28 +253,60 @@ def _constants(program: nn.Module) -> Iterator[Tensor]:
     yield from (tensor for tensor in within(graph) if tensor.numel() > 1 and tensor.dtype == torch.float32)
 
 
-def _require_logits(network: TorchScriptNetwork, spec: BundleSpec, path: Path) -> None:
-    """Refuse a program that does not run here, or gives other logits than its classes."""
+def _outputs(
+    program: nn.Module, spec: BundleSpec, path: Path, device: torch.device | None = None
+) -> NDArray[np.float32]:
+    """Return a program's outputs (N, K) of a probe.
+
+    CheckpointIncompatibleError if it does not run here, gives other outputs than its classes, or is no function of a
+    patch.
+    """
     assert spec.torchscript is not None
     n_classes = len(spec.torchscript.class_names)
     side = spec.torchscript.resize_px or spec.patch_px
-    probe = torch.zeros(2, len(spec.channels), side, side, device=network.resize.device)
-    try:
-        with torch.inference_mode():
-            logits = network.program(probe)
-    except RuntimeError as error:
+    probe = program_outputs(
+        program,
+        (len(spec.channels), side, side),
+        place=path,
+        remedy="compare patch_size_pixels and Resize with what the network takes",
+        device=device,
+    )
+    if probe.shape[1:] != (n_classes,):
         raise CheckpointIncompatibleError(
-            f"its program does not run on patches of {side} px: {_cause(error)}",
-            place=str(path),
-            remedy="compare patch_size_pixels and Resize with what the network takes",
-        ) from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (2, n_classes):
-        raise CheckpointIncompatibleError(
-            f"its output for 2 patches is {shape}, {(2, n_classes)} is due",
+            f"its output for a patch is {probe.shape[1:]}, {(n_classes,)} is due",
             place=str(path),
             remedy="name as many classes as the network gives logits",
         )
+    return probe
+
+
+def program_outputs(
+    network: nn.Module, shape: tuple[int, int, int], *, place: Path, remedy: str, device: torch.device | None = None
+) -> NDArray[np.float32]:
+    """Return a network's outputs (N, ...) of a fixed probe of standardised patches of a shape (C, s, s), in float32.
+
+    CheckpointIncompatibleError if it does not run, gives something else, or as `require_function`.
+    """
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode(), full_float32:
+            output = network(torch.from_numpy(np.ascontiguousarray(x)).to(device))
+        if not (isinstance(output, Tensor) and output.shape[:1] == (len(x),)):
+            given = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise CheckpointIncompatibleError(
+                f"its output for {len(x)} patches is {given}, one vector for each is due",
+                place=str(place),
+                remedy="export the network with its pooling",
+            )
+        values: NDArray[np.float32] = output.float().cpu().numpy()
+        return values
+
+    try:
+        return require_function(run, shape[0], shape[1], place=str(place))
+    except PROGRAM_ERRORS as error:
+        raise CheckpointIncompatibleError(
+            f"its program does not run on patches of {shape[1]} px: {_cause(error)}", place=str(place), remedy=remedy
+        ) from error
 
 
 def _cause(error: Exception) -> str:

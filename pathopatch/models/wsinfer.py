@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pathopatch.core.config import MOST_PX, MPP_RANGE, Config, parse
+from pathopatch.core.config import LEAST_PX, MOST_PX, MPP_RANGE, Config, parse
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
 from pathopatch.core.files import read_json
 from pathopatch.core.version import __version__
@@ -30,8 +30,12 @@ _STEPS = (["Resize", "ToTensor", "Normalize"], ["ToTensor", "Normalize"], ["Resi
 _BILINEAR = 2  # torchvision's default, by Pillow's number
 
 
+_Side = Annotated[int, Field(ge=1, le=MOST_PX)]
+_Positive = Annotated[float, Field(gt=0)]
+
+
 class _ResizeArguments(Config):
-    size: int | tuple[int] | tuple[int, int]
+    size: _Side | tuple[_Side] | tuple[_Side, _Side]
     interpolation: int = Field(default=_BILINEAR, ge=0, le=5)
     antialias: Literal[True] | None = None  # Pillow's filters are
 
@@ -49,7 +53,7 @@ class _ResizeArguments(Config):
 
 class _NormalizeArguments(Config):
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[_Positive, _Positive, _Positive] = (1.0, 1.0, 1.0)
     inplace: bool = False
 
 
@@ -77,7 +81,7 @@ class _Description(Config):
     architecture: str
     num_classes: int = Field(ge=1)
     class_names: tuple[str, ...]
-    patch_size_pixels: int = Field(ge=1, le=MOST_PX)
+    patch_size_pixels: int = Field(ge=LEAST_PX, le=MOST_PX)
     spacing_um_px: float = Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])
     transform: tuple[Annotated[_Resize | _ToTensor | _Normalize, Field(discriminator="name")], ...]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,14 @@ from pathopatch.features.store import encoder_key
 from pathopatch.patches import PatchStore, is_tiled
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.resolution import mpp_agrees
-from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
+from pathopatch.stages.batch.run import (
+    failed_before,
+    logged,
+    progress_counter,
+    run_limited,
+    run_slides,
+    workers_for,
+)
 from pathopatch.stages.batch.tasks import EncodeTask, Outcome, loaded_encoder
 from pathopatch.stages.clean import remove_stale_files
 from pathopatch.stages.predict import slides_to_predict
@@ -65,7 +73,7 @@ def encode_cohort(
     """
     # Here rather than in the processes: what is wrong with the command is one error, not one per slide.
     config = with_devices(config, workers)
-    encoder = loaded_encoder(config)
+    encoder = described_encoder(config, limit_s=limit_s, limit_bytes=limit_bytes)
     mpp = config.mpp or encoder.mpp
     known = replace(encoder.encoder, precision=config.precision)
     tiled = _tiled_folder(source)
@@ -91,6 +99,28 @@ def encode_cohort(
     stored = [slide for slide in slides if isinstance(slide, str)]
     labels = _write_labels(tiled, stored, out, config) if tiled and stored else None
     return Encoded(outcomes=outcomes, folder=folder, labels=labels, notes=(*encoder.notes, *notes))
+
+
+def described_encoder(config: EncodeConfig, *, limit_s: float | None, limit_bytes: float | None) -> LoadedEncoder:
+    """Return the encoder of a configuration, in a process of its own where it is a file and there is a limit.
+
+    Such a file may be a program that does not end. The encoder comes without its network then.
+    """
+    from pathopatch.features.encoder_files import is_own_file
+
+    if not is_own_file(config.encoder) or (limit_s is None and limit_bytes is None):
+        return loaded_encoder(config)
+    return run_limited(
+        partial(_without_network, config),
+        place=config.encoder,
+        what="to load and try the encoder",
+        limit_s=limit_s,
+        limit_bytes=limit_bytes,
+    )
+
+
+def _without_network(config: EncodeConfig) -> LoadedEncoder:
+    return replace(loaded_encoder(config), network=None)
 
 
 def with_devices(config: EncodeConfig, workers: int) -> EncodeConfig:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from pathopatch.core.artefacts import changed_settings
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.stages.batch.run import run_limited
 
 if TYPE_CHECKING:
     from pathopatch.models.spec import BundleSpec
 
 _GLASS = 240 / 255  # of scans of H&E, whose white is 235 to 245
+
+
+class ImportOptions(TypedDict, total=False):
+    """Arguments of `import_wsinfer` that a caller may leave out."""
+
+    tumor_classes: Sequence[str]
+    made_by: str
+    force: bool
 
 
 def import_wsinfer(
@@ -37,13 +47,35 @@ def import_wsinfer(
         The description, the network or its classes are refused, see `read_wsinfer` and `open_archive`.
     """
     from pathopatch.models.bundle import read_spec, save_bundle
-    from pathopatch.models.torchscript_archive import open_archive
+    from pathopatch.models.torchscript_archive import gives_probabilities, open_archive
     from pathopatch.models.wsinfer import NETWORK, read_wsinfer
 
     spec = read_wsinfer(folder, tumor_classes=tumor_classes, made_by=made_by)
+    assert spec.torchscript is not None
+    kind = {"gives_probabilities": gives_probabilities(folder / NETWORK, spec)}
+    spec = spec.model_copy(update={"torchscript": spec.torchscript.model_copy(update=kind)})
     if not _is_there(bundle, spec, force=force):
         save_bundle(bundle, open_archive(folder / NETWORK, spec), spec, archive=folder / NETWORK)
     return read_spec(bundle)
+
+
+def import_limited(
+    folder: Path, bundle: Path, *, limit_s: float | None, **options: Unpack[ImportOptions]
+) -> tuple[BundleSpec, float]:
+    """Import a model in a process of its own; return its spec, and its probability of blank glass.
+
+    A program that does not end is ended after `limit_s` seconds, with SlideTimeoutError; else as `import_wsinfer`.
+    """
+    return run_limited(
+        partial(_import_and_try, folder, bundle, options),
+        place=str(folder),
+        what="to read and try the network",
+        limit_s=limit_s,
+    )
+
+
+def _import_and_try(folder: Path, bundle: Path, options: ImportOptions) -> tuple[BundleSpec, float]:
+    return import_wsinfer(folder, bundle, **options), glass_probability(bundle)
 
 
 def glass_probability(bundle: Path) -> float:

@@ -13,8 +13,8 @@ from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.store import encoder_key
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.batch.tasks import EncodeTask, Outcome, loaded_encoder
-from pathopatch.stages.encode import encoder_tiling, with_devices
+from pathopatch.stages.batch.tasks import EncodeTask, Outcome
+from pathopatch.stages.encode import described_encoder, encoder_tiling, with_devices
 from pathopatch.stages.predict import BatchOptions, predict_tasks, require_unmixed
 from pathopatch.stages.predict_features import PredictFeaturesTask
 
@@ -64,7 +64,7 @@ def predict_encoded(
     require_unmixed(out, deidentify=False)
     spec = check_bundles(models)
     encoding = with_devices(encoder_of(spec, weights, config), batch.get("workers", 1))
-    encoder = loaded_encoder(encoding)
+    encoder = described_encoder(encoding, limit_s=batch.get("limit_s"), limit_bytes=batch.get("limit_bytes"))
     known = replace(encoder.encoder, precision=encoding.precision)
     check_features(spec, known.to_dict(), place=str(weights))
     tiling = encoder_tiling(encoder, mpp)

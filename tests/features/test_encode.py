@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from array_slides import h_and_e, write_mask
-from made_encoders import write_torchscript
+from made_encoders import Endless, write_torchscript
 from made_slides import write_channel, write_rgb_pyramid
 from PIL import Image
 
 from pathopatch.core.artefacts import content_fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import EncodeConfig, TileConfig
-from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
+from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError, SlideTimeoutError
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.encode import _require_finite, channel_index
@@ -217,6 +217,16 @@ def test_a_slide_without_tissue_has_a_file_without_rows(config, tmp_path):
     encoded = encode_cohort(str(tmp_path / "glass.tif"), strict, tmp_path / "work", tiling=tiling)
     assert states(encoded) == ["done_empty"]
     assert open_features(encoded.folder).read("glass").features.shape == (0, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("no-function")
+def test_an_endless_encoder_ends_at_the_time_limit(config, slide, tmp_path):
+    path = write_torchscript(tmp_path / "endless.pt", Endless())
+    with pytest.raises(SlideTimeoutError, match="the encoder") as caught:
+        encode_cohort(str(slide), config.model_copy(update={"encoder": str(path)}), tmp_path / "work", limit_s=20)
+    assert caught.value.place == str(path)
+    assert states(encode_cohort(str(slide), config, tmp_path / "work", limit_s=100)) == ["done"]
 
 
 def test_channels_are_given_by_an_explicit_rule_alone(config, tmp_path, two_discs):

@@ -6,19 +6,25 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+import timm
 import torch
-from made_encoders import Colours, write_onnx, write_onnx_beside, write_torchscript
+from made_encoders import Colours, NoFunction, write_onnx, write_onnx_beside, write_onnx_with, write_torchscript
+from onnx import helper
 
 from pathopatch.core.config import EncodeConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
     InputMissingError,
+    InputTooLargeError,
     InputUnsupportedError,
 )
 from pathopatch.features import patch_encoder
+from pathopatch.features.encoder_runtime import open_runtime
 from pathopatch.features.patch_encoder import PatchEncoder
+from pathopatch.models.runtime import require_function
 from pathopatch.models.weights import file_sha256
 
 STATED = {"input_px": 8, "mean": (0.5, 0.25, 0.0), "std": (0.5, 0.5, 2.0)}
@@ -61,7 +67,7 @@ def test_a_file_without_stated_input_is_refused_by_the_options_missing(tmp_path)
 
 def test_a_file_that_gives_tokens_is_refused(tmp_path):
     path = write_torchscript(tmp_path / "tokens.pt", Colours())
-    with pytest.raises(CheckpointIncompatibleError, match=r"shape \(1, 64, 3\)"):
+    with pytest.raises(CheckpointIncompatibleError, match=r"shape \(64, 3\) per patch"):
         patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
 
 
@@ -69,6 +75,94 @@ def test_a_file_of_weights_alone_is_no_encoder(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
     with pytest.raises(CheckpointIncompatibleError, match="--encoder NAME --weights FILE"):
         patch_encoder.load(EncodeConfig(encoder=str(tmp_path / "w.pth"), **STATED))
+
+
+NO_FUNCTIONS = {
+    "dropout": "from run to run",
+    "noise": "from run to run",
+    "batch norm": "other patches of the batch",
+    "centred": "other patches of the batch",
+    "place in the batch": "other patches of the batch",
+}
+
+
+@pytest.mark.fault("no-function")
+@pytest.mark.parametrize("kind", NO_FUNCTIONS)
+def test_a_network_that_is_no_function_of_the_patch_is_refused(kind, tmp_path):
+    path = write_torchscript(tmp_path / "encoder.pt", NoFunction(kind))
+    with pytest.raises(CheckpointIncompatibleError, match=NO_FUNCTIONS[kind]) as caught:
+        patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
+    assert caught.value.place == str(path)
+
+
+@pytest.mark.fault("no-function")
+@pytest.mark.parametrize(
+    ("node", "constants"),
+    [
+        (helper.make_node("RandomNormalLike", ["means"], ["more"], scale=0.01), {}),
+        (helper.make_node("ReduceMean", ["means", "axis"], ["more"]), {"axis": np.array([0])}),
+    ],
+    ids=["noise", "mean of the batch"],
+)
+def test_an_onnx_network_that_is_no_function_is_refused(node, constants, tmp_path):
+    add = helper.make_node("Add", ["means", "more"], ["features"])
+    path = write_onnx_with(tmp_path / "encoder.onnx", node, add, **constants)
+    model = onnx.load(path)
+    model.opset_import[0].version = 18
+    onnx.save(model, path)
+    with pytest.raises(CheckpointIncompatibleError, match="outputs of the network"):
+        patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
+
+
+def test_features_that_hardly_vary_are_a_function(tmp_path):
+    class Offset(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.mean(dim=(2, 3))
+            return torch.cat([torch.full_like(y, 1000.0), 1e-4 * y + 10, 0 * y, y], dim=1)
+
+    path = write_torchscript(tmp_path / "encoder.pt", Offset())
+    assert patch_encoder.load(EncodeConfig(encoder=str(path), **STATED)).encoder.dim == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_lite0"])
+def test_honest_networks_are_functions_in_every_precision(name):
+    network = timm.create_model(name, num_classes=0).eval()
+    for precision in ("float32", "bfloat16"):
+        runtime = open_runtime(
+            network, channels=3, input_px=224, device=torch.device("cpu"), precision=precision, threads=2
+        )
+        assert require_function(runtime.features, 3, 224, place=name).shape == (3, network.num_features)
+
+
+class _Raising(torch.nn.Module):
+    """An encoder that refuses what it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[3] == 9
+        return x.mean(dim=(2, 3))
+
+
+def test_what_a_program_says_against_its_input_is_repeated(tmp_path):
+    path = write_torchscript(tmp_path / "raising.pt", _Raising())
+    with pytest.raises(CheckpointIncompatibleError, match=r"does not run on patches of 8 px.*AssertionError"):
+        patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
+
+
+@pytest.mark.fault("claims")
+@pytest.mark.parametrize("kind", ["ConstantOfShape", "Expand"])
+def test_a_small_onnx_file_that_asks_for_400_gb_is_refused(kind, tmp_path):
+    inputs = ["shape"] if kind == "ConstantOfShape" else ["one", "shape"]
+    path = write_onnx_with(
+        tmp_path / "encoder.onnx",
+        helper.make_node(kind, inputs, ["giant"]),
+        helper.make_node("ReduceMean", ["giant"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["means", "mean"], ["features"]),
+        shape=np.array([10**11]),
+        one=np.ones(1, np.float32),
+    )
+    with pytest.raises(InputTooLargeError, match="100,000,000,000 values"):
+        patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
 
 
 class _Writer(torch.nn.Module):

@@ -25,6 +25,38 @@ class Colours(torch.nn.Module):
         return x.flatten(2).transpose(1, 2)
 
 
+class NoFunction(torch.nn.Module):
+    """Means of each channel and something that is no matter of the patch: `kind` names it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.mean(dim=(2, 3))
+        if self.kind == "dropout":
+            return torch.nn.functional.dropout(x, 0.1, True).mean(dim=(2, 3))
+        if self.kind == "noise":
+            return y + 0.01 * torch.randn_like(y)
+        if self.kind == "batch norm":
+            return torch.nn.functional.batch_norm(x, None, None, training=True).amax(dim=(2, 3))
+        if self.kind == "centred":
+            return y - y.mean(dim=0, keepdim=True)
+        if self.kind == "place in the batch":
+            return y + torch.arange(len(y))[:, None]
+        return y
+
+
+class Endless(torch.nn.Module):
+    """Means of each channel, after a loop of native code that never ends."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.mean(dim=(2, 3))
+        while bool((y == y).all()):
+            y = y + 1.0
+        return y
+
+
 def write_torchscript(path: Path, network: torch.nn.Module | None = None) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is old, and this package reads it
@@ -45,6 +77,16 @@ def write_onnx(path: Path) -> Path:
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 3])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def write_onnx_with(path: Path, *nodes: onnx.NodeProto, **constants: np.ndarray) -> Path:
+    """Write the means as ONNX; `nodes` make `features` of `means` and of constants."""
+    model = onnx.load(write_onnx(path))
+    model.graph.node[1].output[0] = "means"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    onnx.save(model, path)
     return path
 
 

@@ -3,7 +3,7 @@
 Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
 """
 
-from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction, PatchLimits, parse, tables_of
+from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction, PatchLimits, parse, tables_of
 from pathopatch.core.config.encoding import EncodeConfig, Pooling
 from pathopatch.core.config.slide_level import SlideLevelConfig, SlidePooling
 from pathopatch.core.config.slides import (
@@ -49,6 +49,7 @@ __all__ = [
     "HEAD_NETWORKS",
     "IntensityConfig",
     "LabelConfig",
+    "LEAST_PX",
     "MOST_PX",
     "MPP_RANGE",
     "NO_EFFECT",

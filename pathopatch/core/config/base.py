@@ -13,8 +13,8 @@ from pathopatch.core.errors import InputUnsupportedError
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel outside this range are taken for a mistake in the file or the manifest."""
 
-MOST_PX = 4096
-"""Largest side of a patch; more is a mistake."""
+LEAST_PX, MOST_PX = 8, 4096
+"""Smallest and largest side of a patch; others are a mistake."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")

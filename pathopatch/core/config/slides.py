@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction
+from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction
 
 _POLARITY = r"(?:dark|bright)"
 _BACKGROUND = rf"^(?:auto|{_POLARITY}|[^=,]+={_POLARITY}(?:,[^=,]+={_POLARITY})*)$"
@@ -158,7 +158,7 @@ class RegistrationConfig(Config):
 class TileConfig(Config):
     """How slides are cut into patches."""
 
-    patch_px: int = Field(default=256, ge=8, le=MOST_PX)
+    patch_px: int = Field(default=256, ge=LEAST_PX, le=MOST_PX)
     """Side of a patch, px at the target mpp."""
     stride_px: int | None = Field(default=None, ge=1)
     """Step between patches, px. None: `patch_px`, patches side by side."""

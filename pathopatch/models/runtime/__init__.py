@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -18,6 +19,11 @@ _PROBABILITY_TOLERANCE = 0.01  # largest difference of a probability from float3
 _PASS_PIXELS = 2 * 256**2
 _MOST_PER_PASS = 4096  # of features, which have one pixel
 _PROBE_PATCHES = 24
+FUNCTION_PATCHES = 3  # one of each kind: a network may take seconds for one
+_SAME = 1e-3  # part of an output's sd over the probe, by which it may differ
+# Least sd of an output, as part of its size: what hardly varies differs by rounding alone. Ten networks of timm had no
+# difference at all; another order of summing leaves about 1e-6 of an output, a tenth of what is allowed.
+_LEAST_SD = 1e-2
 _COARSE_PX = 4  # side of a smooth patch before it is enlarged
 
 
@@ -107,11 +113,58 @@ def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[n
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def probe_patches(channels: int, input_px: int) -> NDArray[np.float32]:
-    """Return standardised float32 patches (24, channels, input_px, input_px) to test networks on, always the same."""
+def require_function(
+    run: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]], channels: int, input_px: int, *, place: str
+) -> NDArray[np.floating[Any]]:
+    """Refuse a network whose outputs are no function of the patch alone; return those of a fixed probe, (3, ...).
+
+    `run` returns outputs (N, ...) in float32 of standardised patches (N, channels, input_px, input_px). The probe is
+    run twice, and once more in another order and in other batches.
+
+    Raises
+    ------
+    CheckpointIncompatibleError
+        An output differs by more than 1e-3 of its sd over the probe.
+    """
+    probe = probe_patches(channels, input_px, FUNCTION_PATCHES)
+    first, again = run(probe), run(probe)
+    # Batches of other sizes: the mean of a batch does not depend on the order of its patches.
+    turned = np.ascontiguousarray(probe[::-1])
+    elsewhere = np.concatenate([run(turned[:1]), run(turned[1:])])[::-1]
+    for other, fault, remedy in (
+        (again, "differ from run to run", "without dropout and random numbers"),
+        (elsewhere, "depend on the other patches of the batch", "without statistics of the batch"),
+    ):
+        if (share := _difference(first, other)) > _SAME:
+            raise CheckpointIncompatibleError(
+                f"the outputs of the network {fault}, by {share:.3g} of their standard deviation",
+                place=place,
+                remedy=f"export it in evaluation mode (network.eval()), {remedy}",
+            )
+    return first
+
+
+def _difference(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
+    """Return the largest difference of outputs (N, ...) in units of their sd; infinite if one alone is not finite."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    is_finite = np.isfinite(one)
+    if (is_finite != np.isfinite(other)).any():
+        return math.inf
+    one, other = np.where(is_finite, one, 0.0), np.where(is_finite, other, 0.0)
+    size = np.abs(one).max(axis=0)
+    size = np.maximum(size, max(float(np.median(size)), float(np.finfo(np.float32).tiny)))
+    sd = np.maximum(one.std(axis=0), _LEAST_SD * size)
+    return float((np.abs(one - other) / sd).max(initial=0.0))
+
+
+def probe_patches(channels: int, input_px: int, count: int = _PROBE_PATCHES) -> NDArray[np.float32]:
+    """Return standardised float32 patches (count, channels, input_px, input_px) to test networks on, always the same.
+
+    `count` is a multiple of 3.
+    """
     # A third each are noise, flat and smooth. Rounding errors of bfloat16 average out over noise, but not over a flat
     # patch, where every position of a channel is rounded alike.
-    rng, n = np.random.default_rng(0), _PROBE_PATCHES // 3
+    rng, n = np.random.default_rng(0), count // 3
     noise = rng.standard_normal((n, channels, input_px, input_px), np.float32)
     flat = np.broadcast_to(rng.standard_normal((n, channels, 1, 1), np.float32), noise.shape)
     coarse = rng.standard_normal((n * channels, _COARSE_PX, _COARSE_PX), np.float32)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pathopatch.core.errors import (
     DuplicateIdError,
@@ -146,16 +146,40 @@ def each_slide(work: Callable[[S], R], items: Sequence[S], workers: Workers) -> 
             yield item, result
 
 
-def _lost(slide_id: str, lost: WorkerDied) -> PathopatchError:
+def run_limited(
+    work: Callable[[], R], *, place: str, what: str, limit_s: float | None, limit_bytes: float | None = None
+) -> R:
+    """Return what `work` (picklable) returned in a process of its own, which limits can end even in a native loop.
+
+    PathopatchError is that of `work`; SlideTimeoutError, OutOfMemoryError or WorkerCrashError for `what`, such as ``the
+    network``, where the process was ended or died.
+    """
+    with Workers(1, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+        ((_, result),) = processes.run(partial(_result_or_error, place), [work])
+    if isinstance(result, WorkerDied):
+        raise _lost(place, result, what)
+    if isinstance(result, PathopatchError):
+        raise result
+    return cast(R, result)
+
+
+def _result_or_error(place: str, work: Callable[[], R]) -> R | PathopatchError:
+    try:
+        return work()
+    except Exception as fault:  # the worker boundary: an exception would count as a death
+        return with_code(fault, place=place)
+
+
+def _lost(place: str, lost: WorkerDied, what: str = "the slide") -> PathopatchError:
     if lost.is_late:
         return SlideTimeoutError(
-            "the slide took longer than allowed", place=slide_id, remedy="look at its file, or allow more time"
+            f"{what} took longer than allowed", place=place, remedy="look at its file, or allow more time"
         )
     if lost.is_large:
         return OutOfMemoryError(
-            "the slide took more memory than allowed", place=slide_id, remedy="look at its file, or allow more memory"
+            f"{what} took more memory than allowed", place=place, remedy="look at its file, or allow more memory"
         )
-    return WorkerCrashError("the worker process died", place=slide_id)
+    return WorkerCrashError("the worker process died", place=place)
 
 
 def guarded(work: Callable[[S], R], item: S) -> R | Failure:
