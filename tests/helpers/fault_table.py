@@ -19,6 +19,7 @@ ROWS = {
     "changed": "a slide overwritten, replaced, appended or cut while it is read",
     "changed-review": "a slide that is another one than the review page's map was made of",
     "absent-chunks": "an OME-Zarr slide of which chunks are absent",
+    "tangle": "outlines that cross themselves a million times",
     "claims": "pages, sizes, tiles, chunks and channels that claim too much",
     "corrupt-tile": "one tile that cannot be decoded",
     "native-crash": "a native crash or a hang in a decoder",

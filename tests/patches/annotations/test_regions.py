@@ -14,6 +14,7 @@ import made_slides
 import numpy as np
 import pandas as pd
 import pytest
+from malformed_slides import bounded
 from typer.testing import CliRunner
 
 from pathopatch.cli import app
@@ -169,6 +170,51 @@ def test_self_crossing_outlines_are_repaired_counted_and_have_no_hole(tmp_path: 
     regions = regions_of(path)
     assert regions.warnings == ("2 outlines that cross themselves were mended",)
     assert regions.tumor.area == pytest.approx(50 + 100 - 4)
+
+
+def polygon(points: Any, name: str = "Tumor") -> dict[str, Any]:
+    return feature({"type": "Polygon", "coordinates": [np.vstack([points, points[:1]]).tolist()]}, name)
+
+
+def random_corners(number: int) -> Any:
+    return np.random.default_rng(0).uniform((0, 0), SIZE, (number, 2))
+
+
+def comb(teeth: int) -> Any:
+    """A valid outline of long teeth, side by side."""
+    y = np.arange(2 * teeth) * 700 / (2 * teeth)
+    return np.vstack([np.column_stack([np.where(np.arange(2 * teeth) % 2, 700, 1), y]), [[700, 710], [0, 710]]])
+
+
+TANGLES: dict[str, list[dict[str, Any]]] = {
+    "random corners": [polygon(random_corners(3000))],
+    "many more random corners": [polygon(random_corners(30_000))],
+    "random corners after others": [area(x, 0, 1) for x in range(900)] + [polygon(random_corners(3000))],
+    "combs that are valid alone": [polygon(comb(1500)), polygon(comb(1500)[:, ::-1])],
+    "corners on one line": [polygon(np.vstack([random_corners(3000) * (1, 0), [[5, 5]]]))],
+    "a fan": [polygon(random_corners(6000) * np.tile([[0], [1]], (3000, 1)))],
+}
+
+
+@pytest.mark.fault("tangle")
+@pytest.mark.parametrize("tangle", TANGLES)
+def test_a_tangle_of_lines_is_refused_before_it_is_mended(tangle: str, tmp_path: Path) -> None:
+    path = geojson(tmp_path, *TANGLES[tangle])
+    with bounded(), pytest.raises(InputTooLargeError, match=r"\(Tumor\) crosses itself or others too often") as raised:
+        regions_of(path)
+    assert raised.value.place == str(path)
+
+
+def test_a_scribble_and_regions_that_share_their_borders_are_no_tangle(tmp_path: Path) -> None:
+    with bounded():
+        assert regions_of(geojson(tmp_path, polygon(random_corners(200)))).tumor.area > 0.3 * SIZE[0] * SIZE[1]
+        triangles = [
+            polygon(np.array(corners) * 10)
+            for x in range(70)
+            for y in range(70)
+            for corners in ([(x, y), (x + 1, y), (x + 1, y + 1)], [(x, y), (x + 1, y + 1), (x, y + 1)])
+        ]
+        assert regions_of(geojson(tmp_path, *triangles)).tumor.area == pytest.approx(700 * 700)
 
 
 def test_an_outline_without_area_is_counted_as_such_and_refuses_nothing(tmp_path: Path) -> None:
