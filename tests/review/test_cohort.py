@@ -295,8 +295,9 @@ def test_the_positive_share_is_one_number_everywhere(folders: Folders) -> None:
     for row in cohort.rows()[:2]:
         slide_id = row["slide_id"]
         slide = cohort.open(slide_id)
-        probability, tissue = slide.heatmap.levels[0][:2].astype(np.float64)
-        area = np.nan_to_num(tissue) * inside_share(slide.grid)
+        maps = dict(zip(slide.heatmap.channels, slide.heatmap.levels[0].astype(np.float64), strict=True))
+        probability, scanned = maps["probability"], maps.get("scanned_fraction", 1.0)
+        area = np.nan_to_num(maps["tissue_fraction"]) * scanned * inside_share(slide.grid)
         due = area[probability > slide.facts["decision_probability"]].sum() / area.sum()
         shown = slide_facts(slide)["summary"]["positive_share"]
         assert due == pytest.approx(shown, abs=1e-6)

@@ -322,7 +322,7 @@ def test_info_warns_of_a_slide_in_the_words_of_check(
 
 def test_check_takes_the_scale_that_tile_would_take(tmp_path: Path, typed: Callable[..., int]) -> None:
     made.write_channel(tmp_path / "a.tif", tissue(), mpp=None)
-    made.write_channel(tmp_path / "b.tif", tissue() + 1, mpp=(0.25, 0.25))
+    made.write_channel(tmp_path / "b.tif", tissue()[:, ::-1], mpp=(0.25, 0.25))
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\nb,q,b.tif\n")
     assert typed("check", tmp_path / "m.csv", "--slide-mpp", "0.5", "-o", tmp_path / "work", "--quiet") == 0
     slides = artefacts.read_table(tmp_path / "work" / "slides.parquet")
