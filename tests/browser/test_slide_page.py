@@ -42,11 +42,13 @@ def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, ad
     facts = facts_of(predicted.out, slide_id)
     place = page.locator("#positives")
     expect(place).to_contain_text(f"{100 * facts['summary']['positive_share']:.1f}\u00a0% of the tissue area")
-    probability, tissue, *_ = read_ome_tiff(predicted.out / "heatmaps" / slide_id / "heatmap.ome.tif").levels[0]
+    heatmap = read_ome_tiff(predicted.out / "heatmaps" / slide_id / "heatmap.ome.tif")
+    maps = dict(zip(heatmap.channels, heatmap.levels[0], strict=True))
+    probability, tissue, scanned = maps["probability"], maps["tissue_fraction"], maps.get("scanned_fraction", 1.0)
     width, height = (length / facts["cell_px"] for length in facts["size_px"])
     down, across = tissue.shape
     inside = np.clip(height - np.arange(down), 0, 1)[:, None] * np.clip(width - np.arange(across), 0, 1)
-    tissue_area = np.nan_to_num(tissue.astype(np.float64)) * inside
+    tissue_area = np.nan_to_num(tissue.astype(np.float64)) * scanned * inside
     for threshold in (0.25, 0.7):
         set_range(page, "#threshold", threshold)
         share = tissue_area[probability > threshold].sum() / tissue_area.sum()
