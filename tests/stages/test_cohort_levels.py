@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -177,13 +178,13 @@ def gap() -> NDArray[np.uint16]:
     return pixels
 
 
-def features_of(folder: Path, names: list[str]) -> tuple[Path, Path]:
-    """Write features at the places of the patches that `tile` cuts, and labels."""
+def features_of(folder: Path, names: list[str], *, side: int = 64) -> tuple[Path, Path]:
+    """Write features at the places of the 4 x 4 patches that `tile` cuts, and labels."""
     place, rows = folder / "20x_256px_0px_overlap" / "features_uni_v2", []
     place.mkdir(parents=True)
-    xy = 64 * np.stack([np.arange(16) % 4, np.arange(16) // 4], axis=1)
+    xy = side * np.stack([np.arange(16) % 4, np.arange(16) // 4], axis=1)
     for name in names:
-        write_trident(place / f"{name}.h5", np.zeros((16, 3), np.float16), xy, side=64, columns=4, rows=4)
+        write_trident(place / f"{name}.h5", np.zeros((16, 3), np.float16), xy, side=side, columns=4, rows=4)
         rows.append(pd.DataFrame({"slide_id": name, "x": xy[:, 0], "y": xy[:, 1], "label": np.arange(16) % 2}))
     pd.concat(rows).to_csv(folder / "labels.csv", index=False)
     return place, folder / "labels.csv"
@@ -210,6 +211,21 @@ def test_equal_patches_have_equal_tissue_in_tile_and_in_the_audit_of_features(tm
         "tissue fractions were measured on 3 slides, on 1 of them by the background level that the others show" in notes
     )
     assert not any("warning" in note for note in notes)
+
+
+@pytest.mark.slow
+def test_real_fields_have_equal_tissue_in_tile_and_in_the_audit_of_features(real_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    lines = ["slide_id,patient_id,path,mpp"]
+    for image in sorted((real_data / "tumor_masks" / "camelyon" / "images").iterdir()):
+        shutil.copy(image, tmp_path / "slides")
+        lines.append(f"{image.stem},{image.stem},{image.name},0.5")
+    (tmp_path / "slides" / "cohort.csv").write_text("\n".join(lines))
+    tile_cohort(tmp_path / "slides" / "cohort.csv", tmp_path / "tiled", TileConfig(patch_px=128))
+    features, labels = features_of(tmp_path, [line.split(",")[0] for line in lines[1:]], side=128)
+    import_features(tmp_path / "work", features, labels, slides=tmp_path / "slides", slide_mpp=0.5)
+    assert cohort_levels(tmp_path / "tiled")  # the second pass changes some of them
+    assert fractions(tmp_path / "work") == fractions(tmp_path / "tiled")
 
 
 def test_the_audit_of_features_warns_of_uncertain_tissue_as_tile_does(tmp_path: Path) -> None:
