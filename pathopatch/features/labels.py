@@ -112,16 +112,6 @@ def _check_rows_together(table: CsvTable, labels: pd.DataFrame, row: Sequence[in
                           f"the patch at {key['x']}, {key['y']} is listed twice", "list each patch once",
                           str(key["x"]), str(key["y"]))  # fmt: skip
     first = labels.assign(row=list(row)).drop_duplicates(["slide_id", "patient_id", "split"])
-    in_split = first.drop_duplicates(["slide_id", "split"])
-    for slide_id, part in in_split[in_split["slide_id"].duplicated(keep=False)].groupby("slide_id"):
-        named = [
-            f"{patient} in {split or '(empty)'}"
-            for patient, split in zip(part["patient_id"], part["split"], strict=True)
-        ]
-        table.add_problem("SPLIT_LEAKAGE", int(part["row"].iloc[1]), "split", str(slide_id),
-                          f"the slide is in several splits: patient {' and '.join(named)}",
-                          "put the whole slide into one split, or leave the split of its patients empty",
-                          str(slide_id))  # fmt: skip
     labels_of = labels.assign(row=list(row)).drop_duplicates(["slide_id", "slide_label"])
     for place in np.flatnonzero(labels_of.duplicated("slide_id")).tolist():
         slide_id = str(labels_of["slide_id"].iloc[place])
@@ -129,6 +119,15 @@ def _check_rows_together(table: CsvTable, labels: pd.DataFrame, row: Sequence[in
                           "the rows of the slide differ in it", "give all its rows one label")  # fmt: skip
     rows_of = zip(first["patient_id"], first["split"], first["row"].astype(int), strict=True)
     table.problems += patient_problems((str(patient), str(split), int(number)) for patient, split, number in rows_of)
+
+
+def slides_in_several_splits(labels: pd.DataFrame) -> dict[str, str]:
+    """Return by slide which of its patients is in which split, in words, where the labels put it into several."""
+    in_split = labels.drop_duplicates(["slide_id", "split"])
+    parted = in_split[in_split["slide_id"].duplicated(keep=False)]
+    pairs = zip(parted["patient_id"].tolist(), parted["split"].tolist(), strict=True)
+    names = [f"{patient} in {split or '(empty)'}" for patient, split in pairs]
+    return {str(slide): " and ".join(part) for slide, part in pd.Series(names).groupby(parted["slide_id"].to_numpy())}
 
 
 def slides_of_several_patients(patches: pd.DataFrame) -> list[str]:

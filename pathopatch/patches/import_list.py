@@ -314,6 +314,14 @@ def _image_spec(path: Path) -> ImageSpec:
 def read_image(path: Path, spec: ImageSpec) -> NDArray[np.generic]:
     """Return a patch's pixels, shape (C, P, P), source units; resized to the set's size if need be.
 
+    Errors as of `read_pixels`.
+    """
+    return fitted(read_pixels(path), spec)
+
+
+def read_pixels(path: Path) -> NDArray[np.generic]:
+    """Return an image's pixels, shape (C, h, w), source units.
+
     Raises InputCorruptError if they cannot be decoded in full, and NonFiniteError if some are NaN or infinite.
     """
     image = raster(path)
@@ -329,6 +337,11 @@ def read_image(path: Path, spec: ImageSpec) -> NDArray[np.generic]:
             place=str(path),
             remedy="leave the patch out, or correct the pixels; they are not guessed",
         )
+    return pixels
+
+
+def fitted(pixels: NDArray[np.generic], spec: ImageSpec) -> NDArray[np.generic]:
+    """Return pixels (C, h, w) at the set's size: cropped or stretched, and resized."""
     if pixels.shape[1:] == (spec.height, spec.width):
         return pixels
     if spec.fit == "crop":

@@ -34,8 +34,10 @@ from pathopatch.patches.import_list import (
     ImageSpec,
     common_spec,
     find_copies,
+    fitted,
     read_image,
     read_list,
+    read_pixels,
     read_tumor_mask,
 )
 from pathopatch.patches.mask_bits import pack_masks
@@ -202,9 +204,10 @@ def _analyse_set(files: Sequence[Path], spec: ImageSpec, config: TileConfig) -> 
     strip = np.empty((len(spec.channels), len(files) * small, small), np.dtype(spec.dtype))
     marks = []
     for number, file in enumerate(files):
-        pixels = read_image(file, spec)
-        marks.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
-        strip[:, number * small : (number + 1) * small] = resized(pixels, (small, small))
+        pixels = read_pixels(file)
+        shape = f"{pixels.dtype} {pixels.shape}".encode()
+        marks.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest())
+        strip[:, number * small : (number + 1) * small] = resized(fitted(pixels, spec), (small, small))
     polarities = guess_polarities(strip, is_colour=spec.is_colour)
     if config.tissue.background != "auto":
         stated = parse_background(config.tissue.background, spec.channels, place="[tile.tissue] background")

@@ -18,14 +18,20 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp, read_table
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError, Problem
+from pathopatch.core.errors import InputUnsupportedError, Problem, SplitLeakageError
 from pathopatch.core.patients import Listed, copy_problems, invented_patients_note, raise_first
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import update_status
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import FEATURE_ROW, FeatureCohort, read_cohort
-from pathopatch.features.labels import join_labels, read_labels, rounded_px, slides_of_several_patients
+from pathopatch.features.labels import (
+    join_labels,
+    read_labels,
+    rounded_px,
+    slides_in_several_splits,
+    slides_of_several_patients,
+)
 from pathopatch.features.readers import open_features
 from pathopatch.features.readers.folder import SlideFolder
 from pathopatch.features.slide_features import SlideFeatures, row_sketch, same_rows
@@ -137,6 +143,7 @@ def import_features(
                 # A view would keep the features: those of all slides may not fit into memory.
                 without = replace(slide, features=np.empty((len(slide), 0), slide.features.dtype))
                 described.append(_in_px(without, paths.get(slide_id), slide_mpp))
+            _refuse_parted_slides(source, described, labelled, place=str(labels))
             raise_first(_copied_slides(source.slide_ids, sketches, labelled), place=str(labels))
             patches, duplicate_notes = _patches_of(described)
             joined, label_notes = join_labels(patches, labelled, place=str(labels))
@@ -160,6 +167,23 @@ def import_features(
         labelled=int(table["labelled"].sum()),
         notes=read_cohort(work).notes,
     )
+
+
+def _refuse_parted_slides(
+    source: SlideFolder, described: Sequence[SlideFeatures], labels: pd.DataFrame, *, place: str
+) -> None:
+    """Refuse slides that the labels put into several splits by the names of their patients."""
+    # A set of ready patches is no slide: `encode` wrote its labels, and knows no size of it.
+    sets = {slide.slide_id for slide in described if slide.size_px is None} if source.layout == "pathopatch" else set()
+    parted = {slide: words for slide, words in slides_in_several_splits(labels).items() if slide not in sets}
+    if parted:
+        slide, words = next(iter(parted.items()))
+        more = f"; and {len(parted) - 1} more" if len(parted) > 1 else ""
+        raise SplitLeakageError(
+            f"slide {slide} is in several splits: patient {words}{more}",
+            place=place,
+            remedy="put the whole slide into one split, or leave the split of its patients empty",
+        )
 
 
 def _copied_slides(

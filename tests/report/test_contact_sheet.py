@@ -199,7 +199,8 @@ def test_ready_patches_without_an_overview_are_named(tmp_path: Path, typed: Call
     for label in ("tumor", "normal"):
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(2):
-            cv2.imwrite(str(tmp_path / "set" / label / f"{number}.png"), np.full((32, 32, 3), 90 + number, np.uint8))
+            grey = 90 + number + 20 * (label == "tumor")  # no two images alike
+            cv2.imwrite(str(tmp_path / "set" / label / f"{number}.png"), np.full((32, 32, 3), grey, np.uint8))
     lines = [f"{label}/{n}.png,{int(label == 'tumor')},p{n},train" for label in ("tumor", "normal") for n in range(2)]
     (tmp_path / "set" / "patches.csv").write_text("\n".join(["path,label,patient_id,split", *lines]) + "\n")
     import_patches(tmp_path / "set", tmp_path / "work", TileConfig())

@@ -159,7 +159,7 @@ def test_a_fraction_that_only_python_reads_as_a_number_is_refused(tmp_path: Path
 def test_one_image_under_two_patients_is_a_leak(tmp_path: Path) -> None:
     source = write_list(tmp_path, "path,label,patient_id\na.png,1,p1\nd.png,1,p2\n")
     (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes())
-    assert problems(source) == [("SPLIT_LEAKAGE", None, "path")]
+    assert problems(source) == [("SPLIT_LEAKAGE", 3, "path")]
     source.write_text(source.read_text().replace("p2", "p1"))
     assert len(read_list(source)) == 2
 
