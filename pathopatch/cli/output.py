@@ -15,8 +15,8 @@ from pathopatch.core.errors import Remark, merged, shared_text
 
 if TYPE_CHECKING:
     from pathopatch.core.errors import PathopatchError
+    from pathopatch.core.input_files import LeftOut
     from pathopatch.core.progress import Progress
-    from pathopatch.slides.discovery import LeftOut
     from pathopatch.stages.batch.tasks import Outcome
     from pathopatch.stages.dry_run import Plan
 

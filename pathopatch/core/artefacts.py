@@ -31,6 +31,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import atomic_path, file_state, plain, read_json, write_json
+from pathopatch.core.input_files import open_regular
 from pathopatch.core.status import update_status
 from pathopatch.core.version import __version__
 
@@ -225,7 +226,7 @@ def _fingerprint_folder(folder: Path) -> str:
 
 @lru_cache(maxsize=65536)
 def _hash_file(path: str, state: tuple[int | str, ...]) -> str:
-    with Path(path).open("rb") as stream:
+    with open_regular(Path(path)) as stream:
         size = os.fstat(stream.fileno()).st_size
         digest = hashlib.sha256(str(size).encode())
         if size <= _WHOLE_FILE_BYTES:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathopatch.core.errors import InputMissingError, PathopatchError, Problem, Remark, TableError, merged
-from pathopatch.core.excel import is_workbook, read_workbook
+from pathopatch.core.excel import is_workbook, read_workbook, require_width
+from pathopatch.core.input_files import open_regular, require_narrow, wide_coding
 from pathopatch.core.patients import mixed_scripts
 
 # A spreadsheet runs a cell that begins so as a formula. Full-width signs count too: some programs convert them. Spaces,
@@ -71,14 +72,15 @@ class CsvTable:
 
     def check_header(self, required: Sequence[str], allowed: Collection[str], remedy: str) -> None:
         """Note columns that are unknown, there twice, or missing; `remedy` goes with the unknown ones."""
-        for name in dict.fromkeys(self.header):
-            if name not in allowed:
+        known, counts = set(allowed), Counter(self.header)
+        for name in counts:
+            if name not in known:
                 self.add_problem("INPUT_UNSUPPORTED", None, name, "", "unknown column", remedy)
-        for name in dict.fromkeys(self.header):
-            if self.header.count(name) > 1:
+        for name, count in counts.items():
+            if count > 1:
                 self.add_problem("INPUT_UNSUPPORTED", None, name, "", "the column stands twice", "remove one")
         for name in required:
-            if name not in self.header:
+            if name not in counts:
                 self.add_problem("INPUT_MISSING", None, name, "", "the column is missing", "add it")
 
     def raise_problems(self) -> None:
@@ -190,7 +192,8 @@ def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> li
     """Return the cells of each line; none where the file as a whole is unusable, which is noted."""
     try:
         # Bytes, not text: line ends inside a quoted cell must stay as they are.
-        content = table.path.read_bytes()
+        with open_regular(table.path) as stream:
+            content = stream.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputMissingError(
             f"no {kind} {table.path.name}", place=str(table.path), remedy="check the path"
@@ -203,7 +206,10 @@ def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> li
         else:
             text = _decoded(table, content)
             separator = _separator(text, required)
-            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+            lines = []
+            for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+                require_width(len(cells), row=len(lines) + 1, place=str(table.path))
+                lines.append(cells)
         if any(cell.strip() for line in lines for cell in line):
             return lines
         table.add_problem("INPUT_MISSING", None, "", "", "the file is empty",
@@ -216,9 +222,10 @@ def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> li
 
 
 def _decoded(table: CsvTable, content: bytes) -> str:
-    """Return the text of a file; UnicodeDecodeError if it is none."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    """Return the text of a file; UnicodeDecodeError if it is none, InputUnsupportedError as of `require_narrow`."""
+    if wide_coding(content) == "UTF-16":
         return content.decode("utf-16")
+    require_narrow(content, place=table.path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -6,7 +6,7 @@ import datetime
 import io
 import warnings
 import zipfile
-from typing import IO
+from typing import IO, Any
 from xml.etree.ElementTree import ParseError, iterparse
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, InputUnsupportedError
@@ -15,6 +15,9 @@ _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SAVE = 'in Excel, "File > Save As > CSV UTF-8"'
 _MOST_BYTES = 256 * 2**20  # of the XML inside; a manifest of 100,000 slides has about 60 MB
 _SHOWN = 5  # cells of an error's text
+_MOST_ROWS, _MOST_COLUMNS = 2**20, 2**14  # of a sheet in Excel itself
+_MOST_CELLS = 5 * 2**20  # or texts; a manifest of 100,000 slides has about 1.5 million
+_BLOCK_BYTES = 2**22
 _READING_ERRORS = (zipfile.BadZipFile, ParseError, KeyError, ValueError, TypeError, IndexError, AttributeError, OSError)
 
 
@@ -44,7 +47,7 @@ def read_workbook(content: bytes, *, place: str) -> tuple[list[list[str]], list[
     InputCorruptError
         It cannot be read.
     InputTooLargeError
-        It inflates to more than 256 MB.
+        It inflates to more than 256 MB, or has more rows or columns than a sheet in Excel, or five million cells.
     """
     if content.startswith(_OLD_EXCEL):
         raise InputUnsupportedError(
@@ -60,22 +63,18 @@ def read_workbook(content: bytes, *, place: str) -> tuple[list[list[str]], list[
         ) from error
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            inflated = sum(entry.file_size for entry in archive.infolist())
-            if inflated > _MOST_BYTES:
-                raise InputTooLargeError(
-                    f"the workbook inflates to {inflated} bytes", place=place, remedy=f"save it as CSV: {_SAVE}"
-                )
+            _require_readable_size(archive, place)
             with warnings.catch_warnings(action="ignore"):  # of styles and extensions that it leaves out
                 book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
                 sheet = book.worksheets[0]
                 sheet.reset_dimensions()  # other programs state wrong ones
-                rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+                rows = _rows(sheet, place)
             with archive.open(sheet._worksheet_path) as stream:  # openpyxl takes a missing value for an empty cell
                 unknown = _formulas_without_value(stream)
         others = [other.title for other in book.worksheets[1:]]
+    except InputTooLargeError:
+        raise
     except _READING_ERRORS as error:
-        if isinstance(error, InputTooLargeError):
-            raise
         raise InputCorruptError(
             f"not a workbook that can be read: {error}", place=place, remedy=f"save it as CSV: {_SAVE}"
         ) from error
@@ -104,6 +103,56 @@ def _formulas_without_value(sheet: IO[bytes]) -> list[str]:
             if "f" in parts and not parts.get("v"):
                 cells.append(element.get("r", "a cell"))
     return cells
+
+
+def require_width(cells: int, *, row: int, place: str) -> None:
+    """Refuse a row of a table that is longer than any in Excel: InputTooLargeError."""
+    if cells > _MOST_COLUMNS:
+        raise _too_large(f"row {row} has more than {_MOST_COLUMNS} cells", place)
+
+
+def _too_large(message: str, place: str) -> InputTooLargeError:
+    return InputTooLargeError(
+        message, place=place, remedy="give a table with the columns and rows that are read, alone"
+    )
+
+
+def _require_readable_size(archive: zipfile.ZipFile, place: str) -> None:
+    """Refuse a workbook that inflates to too much, or has too many rows, cells or texts, before it is parsed."""
+    inflated = sum(entry.file_size for entry in archive.infolist())
+    if inflated > _MOST_BYTES:
+        raise _too_large(f"the workbook inflates to {inflated} bytes, {_MOST_BYTES} at most", place)
+    for entry in archive.infolist():
+        rows = cells = 0
+        with archive.open(entry) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                # Tags may have a prefix. One that two blocks share is not counted, which the limits leave room for.
+                cells_by_row = [
+                    part.count(b"<c") + part.count(b":c") for part in block.replace(b":row", b"<row").split(b"<row")
+                ]
+                for width in cells_by_row[1:]:  # what stands before is of no row
+                    require_width(width, row=rows + 1, place=place)
+                rows += len(cells_by_row) - 1
+                cells += sum(cells_by_row) + block.count(b"<si") + block.count(b":si")
+                _require_size(rows, cells, place)
+
+
+def _require_size(rows: int, cells: int, place: str) -> None:
+    """Refuse more rows than a sheet has in Excel, and more cells, or different texts, than are read in a minute."""
+    if rows > _MOST_ROWS or cells > _MOST_CELLS:
+        raise _too_large(f"more than {_MOST_ROWS} rows or {_MOST_CELLS} cells", place)
+
+
+def _rows(sheet: Any, place: str) -> list[list[Any]]:
+    """Return the values of a sheet, row by row; a reference such as XFD1048576 makes all rows and cells before it."""
+    rows: list[list[Any]] = []
+    cells = 0
+    for row in sheet.iter_rows(values_only=True):
+        require_width(len(row), row=len(rows) + 1, place=place)
+        rows.append(list(row))
+        cells += len(row)
+        _require_size(len(rows), cells, place)
+    return rows
 
 
 def _text(value: object, row: int, place: str) -> str:

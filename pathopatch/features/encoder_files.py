@@ -23,6 +23,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 from pathopatch.core.files import read_json
+from pathopatch.core.input_files import require_regular
 from pathopatch.features.encoder_network import CHANNELS, LoadedEncoder, PooledEncoder
 from pathopatch.features.encoders import ENCODERS, crop_text
 from pathopatch.features.slide_features import Encoder
@@ -64,6 +65,7 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
         A value within the network has more than 2^30 numbers.
     """
     path = Path(config.encoder)
+    require_regular(path)
     if not path.exists():
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path in encode --encoder")
     if config.weights is not None:
@@ -211,6 +213,8 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         raise InputMissingError(
             f"no config.json in {folder.name}", place=str(folder), remedy="name the folder that the model was saved to"
         )
+    for path in folder.iterdir():
+        require_regular(path)
     _refuse_other_files(folder)
     try:
         model, report = AutoModel.from_pretrained(

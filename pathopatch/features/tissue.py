@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.input_files import log_left_out, walk_files
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide
@@ -51,12 +51,10 @@ def find_slides(folder: Path, slide_ids: Iterable[str]) -> dict[str, Path]:
 
 def _slides_below(folder: Path) -> Iterator[Path]:
     """Yield all slides below a folder, by their endings; OME-Zarr folders are not entered."""
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in walk_files(folder, log_left_out):
         slides = [name for name in folders if name.lower().endswith(".zarr")]
-        folders[:] = sorted(set(folders) - set(slides))
-        for name in sorted(files + slides):
-            if name.lower().endswith(SLIDE_SUFFIXES) and not name.startswith("."):
-                yield Path(parent) / name
+        folders[:] = [name for name in folders if name not in slides]
+        yield from (parent / name for name in sorted(files + slides) if name.lower().endswith(SLIDE_SUFFIXES))
 
 
 def measure_tissue(

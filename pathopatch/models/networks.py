@@ -19,6 +19,7 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputUnsupportedError,
 )
+from pathopatch.core.input_files import require_regular
 from pathopatch.models.heads import HIDDEN
 from pathopatch.models.masked import MaskedGroupNorm, MaskNormalised, halved, mean_over, split_mask
 from pathopatch.models.torch_file import read_torch_file
@@ -292,6 +293,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Safetensors, or a pickle of tensors, which may lie one or more levels below a key such as ``state_dict``.
     CheckpointIncompatibleError if it holds no dictionary of tensors; else as `read_torch_file`.
     """
+    require_regular(path)
     if not path.is_file():
         raise InputMissingError(f"no file of weights {path.name}", place=str(path), remedy="check the path")
     if path.suffix == ".safetensors":

@@ -26,6 +26,7 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputUnsupportedError,
 )
+from pathopatch.core.input_files import require_regular
 from pathopatch.models.device import full_float32
 from pathopatch.models.runtime import require_function
 from pathopatch.models.spec import BundleSpec, TorchScriptSpec
@@ -184,6 +185,7 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
 
 def _check_file(path: Path) -> None:
     """Refuse what is no TorchScript archive, or would run code while it is read."""
+    require_regular(path)
     if not path.is_file():
         raise InputMissingError(
             f"no file {path.name}", place=str(path), remedy="give the folder of a model for wsinfer, or copy it again"

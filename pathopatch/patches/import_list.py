@@ -29,6 +29,7 @@ from pathopatch.core.errors import (
     Problem,
     TableError,
 )
+from pathopatch.core.input_files import log_left_out, walk_files
 from pathopatch.core.patients import Listed, copy_problems, patient_problems
 from pathopatch.patches.annotations.masks import read_mask, require_proportions
 from pathopatch.patches.mask_bits import resize_masks
@@ -131,9 +132,9 @@ def _absolute(text: str, place: Path) -> str:
 def _read_folder(folder: Path) -> pd.DataFrame:
     """Return the same table for a folder in the known layout."""
     rows, misplaced = [], []
-    # macOS leaves hidden twins (._name) of files on other systems' disks.
-    images = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    for path in sorted(images):
+    # Hidden files are none: macOS leaves twins (._name) of files on other systems' disks.
+    images = (parent / name for parent, _, names in walk_files(folder, log_left_out) for name in names)
+    for path in sorted(path for path in images if path.suffix.lower() in SUFFIXES):
         parts = path.relative_to(folder).parts
         split = parts[0].casefold() if len(parts) > 1 and parts[0].casefold() in SPLITS else ""
         folders, name = parts[1:-1] if split else parts[:-1], "/".join(parts)

@@ -21,6 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
+from pathopatch.core.input_files import require_regular
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, checked_tiff, too_large, unsupported
 from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, opacity_of, orientation_of, upright
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
@@ -110,6 +111,7 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise unsupported(path, f"an image of the format {path.suffix!r}", "give a PNG, JPEG or TIFF file")
+    require_regular(path)
     if not path.is_file():
         raise InputMissingError(f"no image {path.name}", place=str(path), remedy="check the path")
     try:

@@ -18,6 +18,7 @@ from zarr.storage import LocalStore
 
 from pathopatch.core.files import refuse_links_outside
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
+from pathopatch.slides.manifest.rows import is_file
 from pathopatch.slides.omezarr_chunks import InflationGuard, absent_chunks
 from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, read_image_metadata
 from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
@@ -43,7 +44,7 @@ def _absent_note(absent: Sequence[NDArray[np.bool_]]) -> str:
 
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr group or array of either version."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
+    return any(is_file(str(path / name)) for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
 
 
 class OmeZarrSlide(Slide):

@@ -11,6 +11,7 @@ import numpy as np
 import openslide
 
 from pathopatch.core.errors import ChannelMismatchError, InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.input_files import open_regular, require_regular
 from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
@@ -149,10 +150,11 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
         if is_zarr(path):
             return OmeZarrSlide
         raise unsupported(path, f"{path.name} is a folder and no OME-Zarr image", "name a file in it")
+    require_regular(path)
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     # By the first bytes, not by the name, which may be wrong.
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         first_bytes = stream.read(len(CZI_SIGNATURE))
     if first_bytes[:4] in TIFF_SIGNATURES:
         return OpenSlideSlide if not is_chosen and _is_for_openslide(path) else TiffSlide

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
+from pathopatch.core.input_files import LeftOut
 from pathopatch.core.progress import Progress
 from pathopatch.models.bundle import check_bundles
 from pathopatch.slides import parse_source
-from pathopatch.slides.discovery import LeftOut, discover, why_none
+from pathopatch.slides.discovery import discover, why_none
 from pathopatch.slides.manifest import SlideRow, is_manifest
 from pathopatch.slides.omezarr import is_zarr
 from pathopatch.stages.predict import slides_to_predict

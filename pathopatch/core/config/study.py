@@ -13,6 +13,7 @@ from pathopatch.core.config.base import Config, Fraction, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
 from pathopatch.core.config.training import GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.input_files import open_regular, require_narrow
 from pathopatch.core.method_names import MethodName
 
 
@@ -244,7 +245,10 @@ def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
 def _toml(path: Path) -> dict[str, Any]:
     """Return what a TOML file holds."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            content = stream.read()
+        require_narrow(content, place=path)
+        return tomllib.loads(content.decode())
     except FileNotFoundError as error:
         raise InputMissingError(
             f"no study file {path}", place=str(path), remedy="give the path of a TOML study file"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.input_files import log_left_out, require_regular, walk_files
 from pathopatch.features.readers import (
     atlaspatch,
     clam,
@@ -57,6 +57,7 @@ def open_features(path: Path, *, layout: str = "auto") -> SlideFolder:
     path = Path(path).absolute()
     if layout != "auto" and layout not in LAYOUTS:
         raise InputUnsupportedError(f"no layout {layout!r}", place=str(path), remedy=f"use auto, {', '.join(LAYOUTS)}")
+    require_regular(path)
     place = path if path.exists() else path.parent
     if not place.exists():
         raise InputMissingError(f"no file or folder {path}", place=str(path), remedy="check the path")
@@ -105,11 +106,10 @@ def _paths(place: Path) -> Iterator[Path]:
     if place.is_file() or place.suffix == ".zarr":
         yield place
         return
-    for folder, folders, names in os.walk(place):
-        yield from (Path(folder, name) for name in sorted(folders) if name.endswith(".zarr"))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".zarr"))
-        files = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-        yield from (file for file in files if file.suffix.lower() in _FORMATS)
+    for folder, folders, names in walk_files(place, log_left_out):
+        yield from (folder / name for name in folders if name.endswith(".zarr"))
+        folders[:] = [name for name in folders if not name.endswith(".zarr")]
+        yield from (folder / name for name in names if Path(name).suffix.lower() in _FORMATS)
 
 
 def _one_group(files: Sequence[SlideFile], path: Path) -> Sequence[SlideFile]:

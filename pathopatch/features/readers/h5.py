@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.text import parse_number
+from pathopatch.features.readers.stored_size import require_stored_dataset
 
 _COMPLAINTS = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises for files that are cut or damaged
 _SHOWN = 3  # files named in a message
@@ -114,9 +115,11 @@ def h5_contents(path: Path) -> H5Contents:
 def read_vectors(file: Any, name: str, with_features: bool) -> tuple[NDArray[Any], int]:
     """Return a dataset of features (N, D) as float16 or float32, and D; D is 0 for a slide without patches.
 
-    Without features the array is (N, 0). InputUnsupportedError for other shapes and types.
+    Without features the array is (N, 0). InputUnsupportedError for other shapes and types; InputTooLargeError as of
+    `require_stored`.
     """
     dataset = file[name]
+    require_stored_dataset(dataset)
     if dataset.shape[0:1] == (0,):
         dim = dataset.shape[1] if len(dataset.shape) == 2 else 0
         return np.empty((0, dim if with_features else 0), np.float32), dim
@@ -144,6 +147,7 @@ def as_features(values: NDArray[Any], place: str) -> NDArray[Any]:
 
 def read_coordinates(file: Any, name: str = "coords") -> NDArray[np.float64]:
     """Return the first two columns of a dataset of coordinates, shape (N, 2); (0, 2) where it has no rows."""
+    require_stored_dataset(file[name])
     values = np.asarray(file[name][()], np.float64)
     return values[:, :2] if values.ndim == 2 and values.shape[1] >= 2 else np.empty((0, 2), np.float64)
 

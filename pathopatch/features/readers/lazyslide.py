@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.artefacts import content_bytes
+from pathopatch.core.errors import InputCorruptError, InputTooLargeError
 from pathopatch.core.files import refuse_links_outside
 from pathopatch.features.readers.folder import Candidate, Layout, SlideFile, slide_id_from_stem
 from pathopatch.features.readers.h5 import as_features, number
+from pathopatch.features.readers.stored_size import require_stored, require_stored_table
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
 NOTES = (
@@ -86,10 +88,14 @@ def _open(path: Path) -> Any:
 def _read_table(root: Any, slide: SlideFile, with_features: bool) -> tuple[NDArray[Any], int, NDArray[Any]]:
     """Return a table's features, values per row and tile ids."""
     try:
-        vectors = root[f"tables/{slide.key}/X"]
-        tile_id = np.asarray(root[f"tables/{slide.key}/obs/tile_id"][:])
+        arrays = [root[f"tables/{slide.key}/{name}"] for name in ("X", "obs/tile_id")]
+        for array in arrays:
+            require_stored(array.path, array.nbytes, content_bytes(slide.path / array.path), slide.path)
+        vectors, tile_id = arrays[0], np.asarray(arrays[1][:])
         count, dim = vectors.shape
         values = vectors[:] if with_features else np.empty((count, 0), np.float32)
+    except InputTooLargeError:
+        raise
     except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
         # A damaged chunk, no such array, or a group, as sparse tables are.
         raise InputCorruptError(
@@ -106,12 +112,15 @@ def _corners(path: Path, tile_id: NDArray[Any]) -> NDArray[np.float64]:
     from pyarrow import ArrowException, parquet
 
     try:
+        require_stored_table(path)
         shapes = parquet.read_table(path)
         has_ids = "tile_id" in shapes.column_names  # else LazySlide numbers the rows
         ids = shapes["tile_id"].to_pylist() if has_ids else range(len(shapes))
         row_of = {value: row for row, value in enumerate(ids)}
         boxes = shapely.bounds(shapely.from_wkb(shapes["geometry"].to_numpy()))
         rows = [row_of[value] for value in tile_id.tolist()]
+    except InputTooLargeError:
+        raise
     except (OSError, ArrowException, KeyError, shapely.errors.ShapelyError) as error:
         raise InputCorruptError(
             f"no polygon for each tile_id: {error}", place=str(path), remedy="extract the features of this slide again"

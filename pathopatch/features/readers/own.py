@@ -11,6 +11,7 @@ from pathopatch.core.errors import InputCorruptError
 from pathopatch.features.readers import trident
 from pathopatch.features.readers.folder import Candidate, Layout, SlideFile
 from pathopatch.features.readers.h5 import open_h5
+from pathopatch.features.readers.stored_size import require_stored_dataset
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
 ATTRIBUTE = "pathopatch"
@@ -30,10 +31,11 @@ def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
     """Return a slide's features."""
     plain = trident.read(slide, with_features)
     with open_h5(slide.path) as file:
-        tissue, scanned = (
-            np.asarray(file[name][()], np.float32) if name in file else None
-            for name in ("tissue_fraction", "scanned_fraction")
-        )
+        fractions = [file.get(name) for name in ("tissue_fraction", "scanned_fraction")]
+        for dataset in fractions:
+            if dataset is not None:
+                require_stored_dataset(dataset)
+        tissue, scanned = (None if dataset is None else np.asarray(dataset[()], np.float32) for dataset in fractions)
         about = file.attrs[ATTRIBUTE]
     try:
         known = json.loads(about)

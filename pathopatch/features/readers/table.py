@@ -9,6 +9,7 @@ Columns: ``features`` (in Parquet, a list per row), or one column a value, numbe
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.excel import require_width
+from pathopatch.core.input_files import open_regular, require_narrow, wide_coding
 from pathopatch.core.text import parse_number
 from pathopatch.features.readers.folder import Candidate, Layout, SlideFile, slide_id_from_stem
 from pathopatch.features.readers.h5 import as_features
+from pathopatch.features.readers.stored_size import require_stored_table
 from pathopatch.features.readers.tensors import npz_shapes, read_npz
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
@@ -109,6 +113,8 @@ def slide_files(candidate: Candidate) -> list[SlideFile]:
     elif path.suffix in (".parquet", ".csv"):
         names = _names(path)  # CSV has no lists
         is_ours = (path.suffix == ".parquet" and "features" in names) or bool(_numbered(names))
+        if is_ours:
+            _require_readable(path, names)
     else:
         is_ours = False
     if not is_ours:
@@ -148,11 +154,7 @@ def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
 def _names(path: Path) -> list[str]:
     """Return the names of a table's columns; none of a CSV file that is no text."""
     if path.suffix == ".csv":
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                return [name.strip() for name in next(csv.reader(stream), [])]
-        except (OSError, UnicodeDecodeError, csv.Error):
-            return []
+        return _csv_names(path)
     from pyarrow import ArrowException, parquet
 
     try:
@@ -161,6 +163,27 @@ def _names(path: Path) -> list[str]:
         raise InputCorruptError(
             f"not a whole Parquet file: {error}", place=str(path), remedy="write the table again"
         ) from error
+
+
+def _csv_names(path: Path) -> list[str]:
+    """Return the names of the columns of a CSV file; none where it is no text."""
+    try:
+        with open_regular(path) as stream:
+            coding = wide_coding(stream.peek()) or "utf-8-sig"
+            with io.TextIOWrapper(stream, coding, newline="") as text:
+                return [name.strip() for name in next(csv.reader(text), [])]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _require_readable(path: Path, names: Sequence[str]) -> None:
+    """Refuse a table of features with too many columns or values, or in a coding that is not read."""
+    require_width(len(names), row=1, place=str(path))
+    if path.suffix == ".parquet":
+        require_stored_table(path)
+    if path.suffix == ".csv":
+        with open_regular(path) as stream:
+            require_narrow(stream.peek(), place=path)
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pathopatch.core.csv_table import CsvTable, escape_formulas, read_csv_table, unescape_formulas
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
+from pathopatch.core.input_files import open_regular
 from pathopatch.core.text import parse_number
 from pathopatch.groups.decisions.decision import UNDO, RecordedDecision, current_decisions, latest_decision, utc_text
 
@@ -96,10 +97,13 @@ def _read_csv(path: Path) -> CsvTable:
 def _read_json(path: Path) -> CsvTable:
     """Return the decisions of a JSON file as cells of text; the first one is row 1."""
     try:
-        items = json.loads(path.read_bytes())["decisions"]
+        with open_regular(path) as stream:
+            items = json.loads(stream.read())["decisions"]
         rows = [{str(name): _cell(value) for name, value in item.items()} for item in items]
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
+    except PathopatchError:  # a child of ValueError
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputCorruptError(
             f"not JSON of decisions: {error!r}", place=str(path), remedy="export them again, or use CSV"

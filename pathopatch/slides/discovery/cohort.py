@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.input_files import LeftOut
 from pathopatch.core.progress import Progress
-from pathopatch.slides.discovery.files import LeftOut, SlideFile, describe, list_files
+from pathopatch.slides.discovery.files import SlideFile, describe, list_files
 from pathopatch.slides.discovery.identity import patient_ids, slide_ids
 from pathopatch.slides.discovery.names import (
     CHANNELS,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
+from pathopatch.core.input_files import LeftOut, open_regular, walk_files
 from pathopatch.core.text import pluralize
 from pathopatch.slides.discovery.names import stem_of
+from pathopatch.slides.manifest.rows import is_file, is_folder
 from pathopatch.slides.omezarr import is_zarr
 from pathopatch.slides.open import open_slide
 
@@ -21,14 +22,6 @@ _DICOM_SIGNATURE_AT, _DICOM_SIGNATURE = 128, b"DICM"
 _DICOM_SERIES = b"\x20\x00\x0e\x00UI"  # tag (0020,000E), explicit little endian
 _DICOM_HEADER_BYTES = 2**16
 _OUTPUTS = {"predictions", "heatmaps", "patches", "features", "report", "runs", "tissue", "index"}
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A file or folder that is no slide of the cohort, and why; in brackets at the end what differs between files."""
-
-    path: Path
-    reason: str
 
 
 def why_none(left_out: Sequence[LeftOut]) -> str:
@@ -63,28 +56,26 @@ class Listing:
 def list_files(sources: Iterable[Path], *, skipped: Collection[Path] = ()) -> Listing:
     """Return the files that are named and those below the folders that are named, sorted within each.
 
-    Links are followed. Hidden files, `skipped` folders and work folders are not entered.
+    Links are followed. Hidden files, `skipped` folders and work folders are not entered; what else is left out is in
+    the listing, see `walk_files`.
     """
     listing = Listing()
     for source in sources:
         if source.is_dir() and not is_zarr(source):
-            visited = {path.resolve() for path in skipped} - {source.resolve()}
-            for folder, names in _walk(source, visited, listing.left_out):
+            closed = {path.resolve() for path in skipped} - {source.resolve()}
+            for folder, names in _walk(source, closed, listing.left_out):
                 _add_folder(listing, folder, names)
         else:
             listing.paths.setdefault(source, stem_of(source))
     return listing
 
 
-def _walk(root: Path, visited: set[Path], left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder with the names in it that are to be looked at: files and OME-Zarr folders."""
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folder = Path(parent)
-        # A link may lead to a folder above it.
-        if (place := folder.resolve()) in visited:
+def _walk(root: Path, closed: set[Path], left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder that is not closed, with the names in it to be looked at: files and OME-Zarr folders."""
+    for folder, folders, files in walk_files(root, left_out.append):
+        if folder.resolve() in closed:
             folders.clear()
             continue
-        visited.add(place)
         own = _folders_of_slides(files)
         if outputs := _outputs(folder):
             if folder != root:
@@ -92,7 +83,7 @@ def _walk(root: Path, visited: set[Path], left_out: list[LeftOut]) -> Iterator[t
                 folders.clear()
                 continue
             own |= outputs
-        shown = [name for name in sorted(folders) if not _is_ignored(name) and name not in own]
+        shown = [name for name in folders if not _is_ignored(name) and name not in own]
         images = [name for name in shown if is_zarr(folder / name)]
         folders[:] = [name for name in shown if name not in images]
         yield folder, sorted([*(name for name in files if not _is_ignored(name)), *images])
@@ -100,14 +91,14 @@ def _walk(root: Path, visited: set[Path], left_out: list[LeftOut]) -> Iterator[t
 
 def _outputs(folder: Path) -> set[str]:
     """Return the folders of artefacts in a work folder; none if it is no work folder."""
-    if not (folder / "status").is_dir():
+    if not is_folder(str(folder / "status")):
         return set()
-    outputs = {name for name in _OUTPUTS if (folder / name).is_dir()}
-    return outputs | ({"slides"} if (folder / "slides.parquet").is_file() else set())
+    outputs = {name for name in _OUTPUTS if is_folder(str(folder / name))}
+    return outputs | ({"slides"} if is_file(str(folder / "slides.parquet")) else set())
 
 
 def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _IGNORED
+    return name.casefold() in _IGNORED
 
 
 def _folders_of_slides(files: Sequence[str]) -> set[str]:
@@ -138,7 +129,8 @@ def _add_folder(listing: Listing, folder: Path, names: list[str]) -> None:
 def _named_in(path: Path) -> set[str]:
     """Return the names of files that a list of files has behind its equals signs."""
     try:
-        text = path.read_bytes()[:_MOST_LIST_BYTES].decode("latin-1")
+        with open_regular(path) as stream:
+            text = stream.read(_MOST_LIST_BYTES).decode("latin-1")
     except OSError:
         return set()
     return {line.split("=", 1)[1].strip() for line in text.splitlines() if "=" in line}
@@ -147,9 +139,9 @@ def _named_in(path: Path) -> set[str]:
 def _dicom_series(path: Path) -> bytes | None:
     """Return the id of the series that a DICOM file is of, empty if it does not say; None if it is no DICOM file."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             content = stream.read(_DICOM_SIGNATURE_AT + len(_DICOM_SIGNATURE))
-            if not path.is_file() or content[_DICOM_SIGNATURE_AT:] != _DICOM_SIGNATURE:
+            if content[_DICOM_SIGNATURE_AT:] != _DICOM_SIGNATURE:
                 return None
             content += stream.read(_DICOM_HEADER_BYTES)
     except OSError:
