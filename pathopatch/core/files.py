@@ -34,6 +34,7 @@ from pathopatch.core.errors import (
     PathopatchError,
     os_error,
 )
+from pathopatch.core.input_files import kind_of_mode, require_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,7 +265,9 @@ def file_state(path: Path | int) -> tuple[int | str, ...]:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 else:
-                    digest.update(repr((entry.path, _identity(os.stat(entry.path)))).encode())  # noqa: PTH116  # half the time
+                    below = os.stat(entry.path)  # noqa: PTH116  # half the time
+                    require_regular(Path(entry.path), kind_of_mode(below.st_mode))  # a reader would wait for a pipe
+                    digest.update(repr((entry.path, _identity(below))).encode())
     return status.st_dev, status.st_ino, digest.hexdigest()
 
 

@@ -86,15 +86,22 @@ def log_left_out(item: LeftOut) -> None:
 def special_kind(path: Path) -> str:
     """Return what a path is in words if it is neither a file nor a folder; "" if nothing is there."""
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116  # Path.stat takes twice as long
+        return kind_of_mode(os.stat(path).st_mode)  # noqa: PTH116  # Path.stat takes twice as long
     except OSError as error:  # else whoever opens it says why
         return "a link that leads in a circle" if error.errno == errno.ELOOP else ""
+
+
+def kind_of_mode(mode: int) -> str:
+    """Return `special_kind` of what has this mode."""
     return next((words for is_kind, words in _KINDS if is_kind(mode)), "")
 
 
-def require_regular(path: Path) -> None:
-    """Raise InputUnsupportedError for a named pipe, a socket or a device, which a library would wait for."""
-    if kind := special_kind(path):
+def require_regular(path: Path, kind: str | None = None) -> None:
+    """Raise InputUnsupportedError for a named pipe, a socket or a device, which a library would wait for.
+
+    `kind` is its `special_kind` where that is known.
+    """
+    if kind := special_kind(path) if kind is None else kind:
         raise InputUnsupportedError(
             f"{path.name} is {kind}, not a file", place=str(path), remedy="copy its content into a file, and name that"
         )

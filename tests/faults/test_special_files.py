@@ -14,6 +14,7 @@ import made_slides as made
 import numpy as np
 import pytest
 import torch
+from made_omezarr import chunk_files, write_omezarr
 from malformed_slides import bounded
 
 from pathopatch.core.artefacts import fingerprint_file
@@ -237,3 +238,13 @@ def test_hidden_files_and_folders_are_not_walked(tmp_path: Path) -> None:
     walked = [(folder.name, list(folders), files) for folder, folders, files in walk_files(tmp_path, left_out.append)]
     assert walked == [(tmp_path.name, ["sub"], ["b"]), ("sub", [], ["d", "e"])]
     assert left_out == []
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+def test_a_special_file_inside_a_slide_of_many_files_is_refused(kind: str, tmp_path: Path) -> None:
+    image = np.stack([np.full((256, 256), 240, np.uint8)] * 3)
+    (chunk, *_) = chunk_files(write_omezarr(tmp_path / "a.zarr", [image]))
+    chunk.unlink()
+    KINDS[kind](chunk)
+    with bounded(), pytest.raises(InputUnsupportedError, match=f"is a {kind}, not a file"):
+        open_slide(tmp_path / "a.zarr")
