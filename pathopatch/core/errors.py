@@ -74,7 +74,7 @@ class InputUnsupportedError(PathopatchError, ValueError):
 
 
 class InputTooLargeError(PathopatchError, ValueError):
-    """A file claims more pixels than it can hold or than may be allocated."""
+    """A file claims more pixels, rows or values than it can hold or than may be read."""
 
     code = "INPUT_TOO_LARGE"
 

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.errors import CheckpointUnsafeError, InputCorruptError, InputMissingError
+from pathopatch.core.errors import CheckpointUnsafeError, InputCorruptError, InputMissingError, InputTooLargeError
 
 
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
@@ -20,6 +20,8 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     ------
     InputMissingError, InputCorruptError
         There is no such file, or it cannot be read.
+    InputTooLargeError
+        It inflates, as no file that PyTorch writes.
     CheckpointUnsafeError
         It is a pickle of more than tensors.
     """
@@ -28,7 +30,10 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # weights_only refuses what is unsafe
-            is_mapped = mapped and zipfile.is_zipfile(path)
+            is_archive = zipfile.is_zipfile(path)
+            if is_archive:
+                _require_unpacked(path)
+            is_mapped = mapped and is_archive
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
@@ -38,7 +43,21 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
             place=str(path),
             remedy="store weights as safetensors, and features as HDF5, npz or a plain tensor",
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except InputTooLargeError:
+        raise
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise InputCorruptError(
             f"not a readable file of tensors: {error}", place=str(path), remedy="copy or fetch the file again"
         ) from error
+
+
+def _require_unpacked(path: Path) -> None:
+    """Refuse an archive whose tensors are packed, and may inflate to a thousand times its size."""
+    with zipfile.ZipFile(path) as archive:
+        inflated_bytes = sum(entry.file_size for entry in archive.infolist())
+    if inflated_bytes > path.stat().st_size:
+        raise InputTooLargeError(
+            f"it inflates from {path.stat().st_size} to {inflated_bytes} bytes",
+            place=str(path),
+            remedy="store it again by torch.save, which packs nothing",
+        )

@@ -22,6 +22,7 @@ from pyarrow import parquet
 from pathopatch.core.csv_table import CsvTable, read_csv_table
 from pathopatch.core.errors import InputCorruptError, InputTooLargeError
 from pathopatch.features.readers import open_features
+from pathopatch.models.networks import read_weights
 
 pytestmark = pytest.mark.fault("claiming-files")
 
@@ -171,6 +172,16 @@ def test_features_that_claim_more_than_is_stored_are_refused(claim: str, tmp_pat
         open_features(tmp_path).read("A", with_features=False)
     assert "A." in raised.value.place
     assert "claims" in raised.value.message or "more than 16384 cells" in raised.value.message
+
+
+def test_packed_weights_are_refused_before_they_inflate(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2**20)}, tmp_path / "plain.pt")
+    assert read_weights(tmp_path / "plain.pt")["a"].shape == (2**20,)
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "a.pt", "w", 8) as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    with bounded(), pytest.raises(InputTooLargeError, match="inflates from"):
+        read_weights(tmp_path / "a.pt")
 
 
 def test_constant_features_and_regular_positions_are_read(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathopatch.core.artefacts import fingerprint_file
 from pathopatch.core.config import EncodeConfig
 from pathopatch.core.config.study import load_settings
 from pathopatch.core.csv_table import read_csv_table
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError, TableError
 from pathopatch.core.input_files import LeftOut, walk_files
 from pathopatch.features.encoder_files import load_file
 from pathopatch.features.readers import open_features
@@ -34,6 +34,7 @@ from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.import_list import read_list
 from pathopatch.slides import open_slide
 from pathopatch.slides.discovery import discover
+from pathopatch.slides.manifest import read_manifest
 
 pytestmark = pytest.mark.fault("special-files")
 
@@ -158,6 +159,18 @@ def test_a_special_file_that_is_named_is_refused_and_not_read(
     assert f"a{ending} is {words}" in str(raised.value)
     assert str(tmp_path) in str(raised.value)
     assert getattr(raised.value, "first_code", raised.value.code) == InputUnsupportedError.code
+
+
+def test_a_manifest_that_names_a_special_file_is_refused_with_the_row(
+    special: Callable[[Path], str], tmp_path: Path
+) -> None:
+    words = special(tmp_path / "a.tif")
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,a,a.tif\n")
+    with bounded(), pytest.raises(TableError) as raised:
+        read_manifest(tmp_path / "m.csv")
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.row, problem.column) == ("INPUT_UNSUPPORTED", 2, "path")
+    assert problem.message == f"{tmp_path / 'a.tif'} is {words}"
 
 
 def test_a_pipe_has_no_fingerprint(tmp_path: Path) -> None:

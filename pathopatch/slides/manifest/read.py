@@ -14,6 +14,7 @@ from pathopatch.core.artefacts import content_bytes, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
 from pathopatch.core.csv_table import TABLE_SUFFIXES, CsvTable, read_csv_table
 from pathopatch.core.errors import PathopatchError
+from pathopatch.core.input_files import special_kind
 from pathopatch.core.patients import id_key, patient_problems, spelled_out
 from pathopatch.core.text import parse_number
 from pathopatch.slides.manifest.rows import (
@@ -282,7 +283,9 @@ class _RowParser:
         # The whole text first: a file's own name may hold "#page=2".
         if not self._strict or is_there(absolute) or is_there(split_fragment(absolute).path):
             return absolute
-        if may_be_folder and is_folder(absolute):
+        if kind := special_kind(Path(absolute)):
+            self._add("INPUT_UNSUPPORTED", column, f"{absolute} is {kind}, not a file", "name a file", absolute)
+        elif may_be_folder and is_folder(absolute):
             self._add("INPUT_UNSUPPORTED", column, f"the folder {absolute} is no OME-Zarr image",
                       "name a file, or an OME-Zarr folder", absolute)  # fmt: skip
         else:
