@@ -245,7 +245,7 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
     )
     network = network.eval().requires_grad_(False)
     shape = CHANNELS + (pooling == "tissue-mean"), form["input_px"], form["input_px"]
-    program_outputs(network, shape, place=folder, remedy="check --input-px, or give the encoder as ONNX")
+    program_outputs(network, shape, place=folder, remedy="look at encode --input-px, or give the encoder as ONNX")
     files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
     encoder = Encoder(
         name=folder.resolve().name,
