@@ -258,16 +258,16 @@ def review(
         open_review(out, reviewer=who, beside=beside, manifest=manifest, work=work, imported=imported) as opened,
         listen(host, port) as listener,
     ):
-        address, bound = listener.getsockname()[:2]
-        access = access_for(host, address, bound, with_token=not no_token)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
-        if not ip_address(address).is_loopback:
-            say("others can reach this page: the token opens it, and what is sent is not encrypted")
-        if not quiet:
-            slides = pluralize(len(opened.cohort.ids()), "slide")
-            say(f"research use only, not for diagnosis; {slides}; Ctrl-C ends the page")
         try:
+            address, bound = listener.getsockname()[:2]
+            access = access_for(host, address, bound, with_token=not no_token)
+            shown = f"[{host}]" if ":" in host else host
+            print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
+            if not ip_address(address).is_loopback:
+                say("others can reach this page: the token opens it, and what is sent is not encrypted")
+            if not quiet:
+                slides = pluralize(len(opened.cohort.ids()), "slide")
+                say(f"research use only, not for diagnosis; {slides}; Ctrl-C ends the page")
             create_server(create_app(opened, access)).run(sockets=[listener])
         finally:
             set_interrupt_note(_where_decisions_are(opened.decisions, out))
