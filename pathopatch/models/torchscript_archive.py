@@ -95,6 +95,7 @@ def pillow_weights(from_px: int, to_px: int, interpolation: int) -> NDArray[np.f
 
 def _logits_of(probabilities: Tensor) -> Tensor:
     """Return logits (N, K) whose softmax, or for K = 1 whose sigmoid, are the probabilities (N, K)."""
+    probabilities = probabilities.float()  # in bfloat16 the bounds are 0 and 1
     if probabilities.shape[1] > 1:
         return probabilities.clamp(min=_LEAST_PROBABILITY).log()
     p = probabilities.clamp(min=_EPS, max=1 - _EPS)

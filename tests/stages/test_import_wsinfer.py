@@ -233,11 +233,15 @@ def test_a_network_that_ends_in_softmax_keeps_its_probabilities(tmp_path: Path, 
         np.testing.assert_allclose(ours, expected, atol=1e-3)
 
 
-def test_certain_probabilities_give_finite_logits(tmp_path: Path) -> None:
-    network = probabilities(2, "softmax")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("n", "end"), [(1, "sigmoid"), (2, "softmax")])
+def test_certain_probabilities_give_finite_logits(tmp_path: Path, n: int, end: str, precision: str) -> None:
+    network = probabilities(n, end)
     network.fc.weight.data *= 1e6
-    import_wsinfer(write_folder(tmp_path / "zoo", network), tmp_path / "bundle")
-    assert np.isfinite(our_logits(tmp_path / "bundle", images(), runtime="torch")).all()
+    names = {"num_classes": n, "class_names": ["Tumor", "b"][:n]}
+    import_wsinfer(write_folder(tmp_path / "zoo", network, **names), tmp_path / "bundle")
+    model = load_model(tmp_path / "bundle", device="cpu", precision=precision, runtime="torch")
+    assert np.isfinite(model.predict_logits(images().transpose(0, 3, 1, 2).astype(np.float32) / 255)).all()
 
 
 def test_a_sigmoid_for_each_of_several_classes_is_refused(tmp_path: Path) -> None:
