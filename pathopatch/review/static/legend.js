@@ -14,7 +14,7 @@ export function drawLegend(place, facts, heat, view) {
   place.dataset.field = view.field;
   if (view.field === "group") place.replaceChildren(groups(facts, heat));
   else place.replaceChildren(...scale(facts, heat, view));
-  place.append(el("p", { class: "quiet" }, "Dashed line: the analysed area. Clear inside: near 0. Outside: not predicted (glass)."));
+  place.append(el("p", { class: "quiet" }, "Dashed line: the analysed area. Clear inside: near 0. Outside: not predicted (glass, or not scanned)."));
 }
 
 function scale(facts, heat, view) {

@@ -8,7 +8,7 @@ export const COLUMNS = [
   { name: "patient_id", says: "Patient", of: (row) => row.patient_id || null, write: (value) => value ?? NOTHING },
   { name: "predicted", says: "Patches", of: (row) => row.predicted, write: count, isNumber: true, hint: "predicted patches" },
   { name: "tissue_area_mm2", says: "Tissue mm²", of: (row) => row.tissue_area_mm2, write: (value) => fixed(value, 2), isNumber: true },
-  { name: "tissue_share", says: "Tissue %", of: (row) => row.tissue_share, write: (value) => percent(value), isNumber: true, hint: "share of the slide" },
+  { name: "tissue_share", says: "Tissue %", of: (row) => row.tissue_share, write: (value) => percent(value), isNumber: true, hint: "share of what was scanned" },
   { name: "tumour", says: "Positive patches", of: (row) => row.tumour, write: count, isNumber: true, hint: "patches above the model’s threshold" },
   { name: "positive_share", says: "Positive share of tissue area", of: (row) => row.positive_share, write: (value) => percent(value), isNumber: true, hint: "share of the tissue area above the model’s threshold", hasBar: true },
   { name: "lowest_margin", says: "Lowest margin", of: (row) => row.lowest_margin, write: least, isNumber: true, hint: "least distance of a patch’s probability from the threshold" },
