@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import re
 import warnings
 import zipfile
 from typing import IO, Any
@@ -18,6 +19,7 @@ _SHOWN = 5  # cells of an error's text
 _MOST_ROWS, _MOST_COLUMNS = 2**20, 2**14  # of a sheet in Excel itself
 _MOST_CELLS = 5 * 2**20  # or texts; a manifest of 100,000 slides has about 1.5 million
 _BLOCK_BYTES = 2**22
+_ROW_NUMBER = re.compile(rb'row[^<>]*? r="(\d{1,18})"')
 _READING_ERRORS = (zipfile.BadZipFile, ParseError, KeyError, ValueError, TypeError, IndexError, AttributeError, OSError)
 
 
@@ -130,6 +132,9 @@ def _require_readable_size(archive: zipfile.ZipFile, place: str) -> None:
                 cells_by_row = [
                     part.count(b"<c") + part.count(b":c") for part in block.replace(b":row", b"<row").split(b"<row")
                 ]
+                numbers = map(int, _ROW_NUMBER.findall(block))
+                if max(numbers, default=0) > _MOST_ROWS:  # all rows before it would be made
+                    _require_size(_MOST_ROWS + 1, cells, place)
                 for width in cells_by_row[1:]:  # what stands before is of no row
                     require_width(width, row=rows + 1, place=place)
                 rows += len(cells_by_row) - 1

@@ -87,6 +87,8 @@ def special_kind(path: Path) -> str:
     """Return what a path is in words if it is neither a file nor a folder; "" if nothing is there."""
     try:
         return kind_of_mode(os.stat(path).st_mode)  # noqa: PTH116  # Path.stat takes twice as long
+    except ValueError:  # a zero byte: no such name
+        return ""
     except OSError as error:  # else whoever opens it says why
         return "a link that leads in a circle" if error.errno == errno.ELOOP else ""
 

@@ -62,4 +62,4 @@ def test_too_large_a_batch_says_so():
 
     with pytest.raises(OutOfMemoryError, match="2 patches do not fit") as refused:
         TorchFeatures(Full(), CPU, "float32", None).features(inputs(2, 3, 8))
-    assert refused.value.remedy == "not even one fits: use --devices cpu"
+    assert refused.value.remedy == "not even one fits: use a processor (cpu)"
