@@ -48,10 +48,11 @@ def write_tiles(
 ) -> None:
     """Write one locked tile per predicted patch, row by row, to `path` (``.geojson.gz``).
 
-    `predictions` has patch_id, x, y, width, height (level-0 px), tissue_fraction, scanned_fraction, logit and
-    probability, in one table or in parts. `run` identifies the model: with slide, x and y it makes the tile's id, so
-    that a second import replaces the first. A tile has the second class above `decision_threshold`, on the logit.
-    Patches are cut at `slide_size`, (width, height); `origin` is the slide's bounds (x, y); both in level-0 px.
+    `predictions` has patch_id, x, y, width, height (level-0 px), tissue_fraction, logit and probability, in one table
+    or in parts; scanned_fraction where not all was scanned. `run` identifies the model: with slide, x and y it makes
+    the tile's id, so that a second import replaces the first. A tile has the second class above `decision_threshold`,
+    on the logit. Patches are cut at `slide_size`, (width, height); `origin` is the slide's bounds (x, y); both in
+    level-0 px.
     """
     tables = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
     make_id = id_maker(_PATCHES, run, slide_id)
@@ -61,6 +62,7 @@ def write_tiles(
     ]
     probability_name = _to_json(f"{class_names[1]} probability")
     parts = (table.iloc[start : start + _BATCH] for table in tables for start in range(0, len(table), _BATCH))
+    parts = (part if "scanned_fraction" in part else part.assign(scanned_fraction=1.0) for part in parts)
     rows = (row for part in parts for row in zip(*(part[name].tolist() for name in _COLUMNS), strict=True))
 
     def features() -> Iterator[str]:

@@ -41,8 +41,7 @@ n, side = int(sys.argv[1]), 1000
 x, y = 256 * (np.arange(n) % side), 256 * (np.arange(n) // side)
 logit = np.random.default_rng(0).normal(size=n)
 table = pd.DataFrame({"patch_id": [f"s@{a},{b}" for a, b in zip(x, y)], "x": x, "y": y, "width": 256, "height": 256,
-                      "tissue_fraction": 0.5, "scanned_fraction": 1.0, "logit": logit,
-                      "probability": 1 / (1 + np.exp(-logit))})
+                      "tissue_fraction": 0.5, "logit": logit, "probability": 1 / (1 + np.exp(-logit))})
 write_tiles(Path(sys.argv[2]), table, slide_id="s", run="r", class_names=("non-tumour", "tumour"),
               decision_threshold=0.0, slide_size=(256 * side, 256 * (n // side + 1)))
 """

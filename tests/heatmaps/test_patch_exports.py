@@ -202,3 +202,14 @@ def test_without_patches_the_csv_has_its_header(tmp_path):
     empty = pd.DataFrame({"x": [], "y": [], "width": [], "height": [], "probability": []})
     write_wsinfer_csv(tmp_path / "patches.csv", empty, class_names=("no", "yes"))
     assert (tmp_path / "patches.csv").read_text() == "minx,miny,width,height,prob_no,prob_yes\n"
+
+
+def test_a_tile_names_its_scanned_fraction_only_where_some_was_not_scanned(tmp_path):
+    measured = [
+        feature["properties"]["measurements"]
+        for feature in _write(tmp_path / "a.geojson.gz", TABLE.assign(scanned_fraction=[0.6, 1.0, 1.0]))["features"]
+    ]
+    assert [numbers.get("scanned fraction") for numbers in measured] == [0.6, None, None]
+    _write(tmp_path / "b.geojson.gz", TABLE.drop(columns="scanned_fraction"))
+    _write(tmp_path / "c.geojson.gz", TABLE)
+    assert (tmp_path / "b.geojson.gz").read_bytes() == (tmp_path / "c.geojson.gz").read_bytes()
