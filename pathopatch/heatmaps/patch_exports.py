@@ -62,8 +62,7 @@ def write_tiles(
     ]
     probability_name = _to_json(f"{class_names[1]} probability")
     parts = (table.iloc[start : start + _BATCH] for table in tables for start in range(0, len(table), _BATCH))
-    parts = (part if "scanned_fraction" in part else part.assign(scanned_fraction=1.0) for part in parts)
-    rows = (row for part in parts for row in zip(*(part[name].tolist() for name in _COLUMNS), strict=True))
+    rows = (row for part in parts for row in zip(*(_values(part, name) for name in _COLUMNS), strict=True))
 
     def features() -> Iterator[str]:
         for patch_id, x, y, width, height, tissue, scanned, logit, probability in rows:
@@ -73,14 +72,10 @@ def write_tiles(
                 continue
             # A patch without a logit has no class; QuPath shows it as unclassified.
             classification = classes[logit > decision_threshold] if math.isfinite(logit) else ""
-            numbers = _measurements(
-                (
-                    (probability_name, probability),
-                    ('"logit"', logit),
-                    ('"tissue fraction"', tissue),
-                    ('"scanned fraction"', scanned if scanned < 1 else math.nan),
-                )
-            )
+            values = [(probability_name, probability), ('"logit"', logit), ('"tissue fraction"', tissue)]
+            if scanned < 1:
+                values.append(('"scanned fraction"', scanned))
+            numbers = _measurements(values)
             # Formatted by hand: a slide may have a million tiles, and a JSON encoder takes several times as long.
             yield (
                 f'{{"type": "Feature", "id": "{make_id(f"{x},{y}")}", "geometry": {{"type": "Polygon", "coordinates": '
@@ -90,6 +85,12 @@ def write_tiles(
             )
 
     write_features(path, features())
+
+
+def _values(table: pd.DataFrame, name: str) -> list[Any]:
+    """Return a column's values; all is scanned where a table does not say."""
+    values: list[Any] = table[name].tolist() if name in table else [1.0] * len(table)
+    return values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
