@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pathopatch.core import removed
 from pathopatch.core.errors import InputUnsupportedError
 
 MPP_RANGE = (0.05, 20.0)
@@ -63,14 +64,19 @@ def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
 
 
 def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
-    """Return what is wrong with a key; of an unknown one, which keys are most like it."""
+    """Return what is wrong with a key; what replaces a removed one, and which keys are most like an unknown one."""
     key = _key(kind, item["loc"])
-    if item["type"] != "extra_forbidden":
-        return f"{key}: {item['msg']} (got {item.get('input')!r})"
-    *tables, unknown = map(str, item["loc"])
+    *tables, last = map(str, item["loc"]) if item["loc"] else ("",)
     for name in tables:
         kind = tables_of(kind).get(name, kind)
-    close = difflib.get_close_matches(unknown.casefold(), list(kind.model_fields), n=2)
+    owner = f"{kind.__name__}.{last}"
+    if item["type"] != "extra_forbidden":
+        if (value := f"{owner}={item.get('input')}") in removed.VALUES:
+            return f"{key} = {item.get('input')!r} was removed: {removed.VALUES[value]}"
+        return f"{key}: {item['msg']} (got {item.get('input')!r})"
+    if owner in removed.SETTINGS:
+        return f"{key} was removed: {removed.SETTINGS[owner]}"
+    close = difflib.get_close_matches(last.casefold(), list(kind.model_fields), n=2)
     return f"{key}: unknown key" + (f", did you mean {' or '.join(close)}?" if close else "")
 
 

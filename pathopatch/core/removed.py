@@ -1,0 +1,10 @@
+"""Commands, settings and values of earlier versions that are gone, each with what to use instead."""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, str] = {}
+"""Remedies by command, such as ``export openvino``."""
+SETTINGS: dict[str, str] = {}
+"""Remedies by configuration and key, such as ``TrainConfig.pair_weight``."""
+VALUES: dict[str, str] = {}
+"""Remedies by configuration, key and value, such as ``TrainConfig.intervene_growth=one``."""
