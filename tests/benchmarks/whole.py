@@ -101,7 +101,7 @@ def _tile(
 ) -> tuple[float, int]:
     """Wall-clock seconds and peak resident kilobytes of one run of the command."""
     manifest, out = folder / "cohort.csv", folder / "work"
-    lines = [f"{path.stem},p{number},{path}" for number, path in enumerate(slides)]
+    lines = [f"{path.stem},made,{path}" for path in slides]  # copies of one picture belong to one patient
     manifest.write_text("\n".join(["slide_id,patient_id,path", *lines]) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
