@@ -33,7 +33,6 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
 }
 """The commands of each panel of `pathopatch --help`."""
 _EXPORTS: dict[str, Callable[..., Any]] = {
-    "ome-zarr": slides.export_ome_zarr,
     "torchscript": exporting.export_torchscript,
     "onnx": exporting.export_onnx,
     "openvino": exporting.export_openvino,

@@ -1,4 +1,4 @@
-"""Commands on slides: check, info, tile, tissue, export ome-zarr."""
+"""Commands on slides: check, info, tile, tissue."""
 
 from __future__ import annotations
 
@@ -230,32 +230,3 @@ def tissue(
         say(f"kept: {path}: it was changed since it was written; --force replaces it")
     for name in written.without_overview:
         say(f"warning: {name}: ready patches have no overview, so their tissue is not drawn")
-
-
-def export_ome_zarr(
-    source: Source,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write; default: <slide id>.ome.zarr.")
-    ] = None,
-    version: Annotated[str, typer.Option(help="OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3, shards).")] = "0.5",
-    slide_mpp: SlideMpp = None,
-    slide_id: Annotated[str | None, typer.Option(help="Name of the image; default: the file's stem.")] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
-    """Write a whole slide as an OME-Zarr pyramid that other viewers open."""
-    from pathopatch.stages import export
-
-    if version not in ("0.4", "0.5"):
-        raise typer.BadParameter(f"{version!r} is not 0.4 or 0.5")
-    with progress_bars(quiet) as progress:
-        path = export.export_ome_zarr(
-            source,
-            out,
-            version="0.4" if version == "0.4" else "0.5",
-            slide_id=slide_id,
-            slide_mpp=slide_mpp,
-            force=force,
-            progress=progress,
-        )
-    print(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "export ome-zarr": "convert the slide with Bio-Formats (bfconvert) or QuPath; pathopatch itself reads it as it is",
+}
 """Remedies by command, such as ``export openvino``."""
 SETTINGS: dict[str, str] = {}
 """Remedies by configuration and key, such as ``TrainConfig.pair_weight``."""

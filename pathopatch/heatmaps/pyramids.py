@@ -177,7 +177,7 @@ def write_ome_zarr(
     # `over_um` gives the shift that brings the two images' corners together.
     image = multiscales(name, _AXES, factors, (cell_um, cell_um), over_um=over_um)
     windows = np.array([[0.0, 1.0]] * len(channels))
-    attributes = image_attributes(image, channels, windows, version="0.5")
+    attributes = image_attributes(image, channels, windows)
     for hidden in attributes["ome"]["omero"]["channels"][1:]:
         hidden["active"] = False
     group.attrs.put(attributes)

@@ -33,7 +33,7 @@ from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.sharded_array import ShardedArray, bytes_checksum, mask_array
 from pathopatch.slides.background import Polarity
-from pathopatch.slides.omezarr_export import Version, compressor, image_attributes, multiscales
+from pathopatch.slides.omezarr_export import OME_VERSION, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256
@@ -42,7 +42,6 @@ MEASURED_COLUMNS = ("tissue_fraction", "scanned_fraction", "saturated_fraction",
 """Columns of the patch table that need the patch's pixels."""
 _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
-_OME_VERSION: Version = "0.5"
 _CHECKSUM_DIGITS = 16
 _LABEL_COLORS = {"tissue": [0, 160, 90, 128], "unscanned": [128, 128, 128, 200]}
 
@@ -152,17 +151,17 @@ class StoreWriter:
         image = self._root.create_group("overview")
         levels = _write_pyramid(image, overview.astype(stored_dtype(overview.dtype), copy=False), cv2.INTER_AREA)
         pyramid = multiscales("overview", ("c", "y", "x"), levels, um_per_px)
-        image.attrs.update(image_attributes(pyramid, channels, windows, version=_OME_VERSION))
+        image.attrs.update(image_attributes(pyramid, channels, windows))
         labels = image.create_group("labels")
         masks = {"tissue": tissue} | ({} if unscanned is None else {"unscanned": unscanned})
         for values in (overview, *masks.values()):
             self._hash_pixels(values)
-        labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
+        labels.attrs["ome"] = {"version": OME_VERSION, "labels": list(masks)}
         for name, mask in masks.items():
             label = labels.create_group(name)
             levels = _write_pyramid(label, mask[None], cv2.INTER_NEAREST, drop_channel=True)
             label.attrs["ome"] = {
-                "version": _OME_VERSION,
+                "version": OME_VERSION,
                 "multiscales": multiscales(name, ("y", "x"), levels, um_per_px),
                 "image-label": {
                     "colors": [{"label-value": 1, "rgba": _LABEL_COLORS[name]}],

@@ -1,58 +1,19 @@
-"""Export slides, heatmaps, models and reviews to the formats of other programs: the commands `export`."""
+"""Export heatmaps, models and reviews to the formats of other programs: the commands `export`."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, write_bytes
 from pathopatch.core.progress import Progress
-from pathopatch.stages.batch.tasks import open_row
-from pathopatch.stages.predict import slides_to_predict
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
     from pathopatch.heatmaps.qupath_project import QupathFolder
 
 _MODEL = "model"  # what a run calls its bundle: the run's name says more
-
-
-def export_ome_zarr(
-    source: str,
-    path: Path | None = None,
-    *,
-    version: Literal["0.4", "0.5"] = "0.5",
-    slide_id: str | None = None,
-    slide_mpp: float | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Write a whole slide as an OME-Zarr pyramid for other viewers; return its folder, ``<slide_id>.ome.zarr`` if None.
-
-    Raises
-    ------
-    InputUnsupportedError
-        `source` is a manifest, or something else than an export stands at `path`.
-    """
-    import numpy as np
-
-    from pathopatch.core.config import IntensityConfig
-    from pathopatch.patches import intensity
-    from pathopatch.slides.omezarr_export import export_ome_zarr as write
-
-    if source.lower().endswith(".csv"):
-        raise InputUnsupportedError("a manifest, not a slide", place=source, remedy="export its slides one by one")
-    (row,) = slides_to_predict(source, slide_id=slide_id)
-    path = Path(f"{row.slide_id}.ome.zarr") if path is None else path
-    with open_row(row, fallback_mpp=slide_mpp) as slide:
-        overview, _, _ = slide.read_overview()
-        everywhere = np.ones(overview.shape[1:], np.bool_)
-        windows = intensity.windows(overview, everywhere, rule=IntensityConfig(), is_rgb_uint8=slide.is_rgb)
-        done = None if progress is None else partial(progress, "export")
-        write(slide, path, version=version, name=row.slide_id, windows=windows, force=force, progress=done)
-    return path
 
 
 def export_review(out: Path, path: Path | None = None, *, force: bool = False) -> Path:

@@ -1,4 +1,4 @@
-"""The command line around work folders and viewers: dry runs, exports, cleaning; exit codes and messages."""
+"""The command line around work folders: dry runs and cleaning; exit codes and messages."""
 
 from __future__ import annotations
 
@@ -7,35 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_slides import disc_image, write_channel, write_modalities
-
-from pathopatch.slides import open_slide
+from made_slides import disc_image, write_channel
 
 Type = Callable[..., int]
-
-
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_an_export_is_a_slide_with_the_same_pixels(tmp_path: Path, typed: Type, version: str) -> None:
-    image = disc_image(130, 100, (60, 50), 40, tissue=[800, 700], glass=[20, 30], dtype=np.uint16)
-    paths = write_modalities(tmp_path, image, ("CARS", "SHG"))
-    source = ",".join(f"{name}={path}" for name, path in paths.items())
-    assert typed("export", "ome-zarr", source, "--version", version, "-o", tmp_path / "o.zarr", "--quiet") == 0
-    slide = open_slide(tmp_path / "o.zarr")
-    assert (slide.channels, slide.mpp) == (("CARS", "SHG"), 0.5)
-    np.testing.assert_array_equal(slide.read_region(0, 0, 130, 100), image)
-
-
-def test_an_export_without_a_name_bears_the_slides(
-    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_channel(tmp_path / "a b.tif", np.full((60, 60), 9, np.uint8), mpp=None)
-    assert typed("export", "ome-zarr", "a b.tif", "--quiet") == 1
-    assert "MPP_MISSING" in capsys.readouterr().err
-    assert typed("export", "ome-zarr", "a b.tif", "--slide-mpp", "0.5", "--quiet") == 0
-    assert capsys.readouterr().out.split() == ["a_b.ome.zarr"]
-    assert open_slide("a_b.ome.zarr").mpp == 0.5
-    assert typed("export", "ome-zarr", "a b.tif", "--version", "0.3") == 2
 
 
 def test_a_dry_run_lists_good_and_bad_slides_and_ends_as_the_stage_would(

@@ -16,7 +16,6 @@ from PIL import Image
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.patches import PatchStore
 from pathopatch.report import write_report
-from pathopatch.stages.export import export_ome_zarr
 from pathopatch.stages.info import describe_row
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
@@ -56,7 +55,6 @@ def test_nothing_that_a_slide_file_says_of_the_patient_is_in_any_output(tmp_path
         described = describe_row(*slides_to_predict(str(tmp_path / name)), TileConfig(),
                                       picture=out / f"{name}.png")  # fmt: skip
         (out / f"{name}.txt").write_text(str(described.lines()))
-        export_ome_zarr(str(tmp_path / name), out / f"{name}.ome.zarr")
     write_report(out)
 
     written = [path for path in out.rglob("*") if path.is_file()]
