@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.csv_table import CsvTable, read_csv_table
-from pathopatch.slides.manifest import ID_REMEDY, SPLITS, valid_slide_id
+from pathopatch.slides.manifest import SPLITS
+from pathopatch.slides.slide_paths import ID_REMEDY, valid_slide_id
 
 LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
 """What is written for a label, and its number: -1 is no label."""

@@ -15,7 +15,7 @@ from pathopatch.core.input_files import log_left_out, walk_files
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide
-from pathopatch.slides.manifest.rows import SLIDE_SUFFIXES, slide_id_from_path
+from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, slide_id_from_path
 
 _MOST_PX = 256
 """Side at which larger patches are measured: the side that `tile` cuts by default, at about the encoders' scale."""

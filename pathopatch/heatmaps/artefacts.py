@@ -55,7 +55,7 @@ from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
 from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.slides.composite import Picture, compose, shrunk
-from pathopatch.slides.manifest import ID_REMEDY, split_fragment, valid_slide_id
+from pathopatch.slides.slide_paths import ID_REMEDY, split_fragment, valid_slide_id
 
 STAGE = "predict"
 HEATMAP = "heatmap.ome.tif"

@@ -31,7 +31,7 @@ from pathopatch.models.loading import load_ensemble
 from pathopatch.slides import Slide, in_order, open_slide
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture, compose, shrunk
-from pathopatch.slides.manifest import slide_id_from_path
+from pathopatch.slides.slide_paths import slide_id_from_path
 
 if TYPE_CHECKING:
     from anndata import AnnData

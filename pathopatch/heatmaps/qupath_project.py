@@ -29,7 +29,8 @@ from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.decision_annotations import write_annotations
 from pathopatch.heatmaps.qupath_slides import HEATMAP_FILES, QupathSlide, describe_slide
 from pathopatch.heatmaps.slide_places import SlidePlaces
-from pathopatch.slides.manifest import SlideRow, valid_slide_id
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.slides.slide_paths import valid_slide_id
 
 SCRIPT, CATALOGUE, TABLE, README = "make_project.groovy", "slides.json", "slides.csv", "README.txt"
 _DECISIONS_FILE = "decisions.geojson.gz"

@@ -17,7 +17,7 @@ from pathopatch.heatmaps.decision_annotations import Annotation, annotations_of
 from pathopatch.heatmaps.slide_places import Source
 from pathopatch.patches.grid import Grid
 from pathopatch.slides.composite import channel_colors
-from pathopatch.slides.manifest import Fragment, split_fragment
+from pathopatch.slides.slide_paths import Fragment, split_fragment
 
 HEATMAP_FILES = ("patches.geojson.gz", "regions.geojson.gz")
 """Files of a heatmap that QuPath imports."""

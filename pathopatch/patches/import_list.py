@@ -35,9 +35,10 @@ from pathopatch.patches.annotations.masks import read_mask, require_proportions
 from pathopatch.patches.mask_bits import resize_masks
 from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
-from pathopatch.slides.manifest import ID_REMEDY, SPLITS, expand_variables, valid_slide_id
+from pathopatch.slides.manifest import SPLITS
 from pathopatch.slides.resample import resized
 from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
+from pathopatch.slides.slide_paths import ID_REMEDY, expand_variables, valid_slide_id
 
 LIST_NAME = "patches.csv"
 """A folder that holds this file is described by it."""

@@ -54,8 +54,8 @@ from pathopatch.patches.tile import (
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides.background import guess_polarities, parse_background
-from pathopatch.slides.manifest import slide_id_from_path
 from pathopatch.slides.resample import resized
+from pathopatch.slides.slide_paths import slide_id_from_path
 
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
 EXTRA_COLUMNS = ("split", "attribute", "label_name", "path")

@@ -47,7 +47,7 @@ from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
-from pathopatch.slides.manifest import ID_REMEDY, slide_id_from_path, valid_slide_id
+from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, valid_slide_id
 
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample

@@ -21,7 +21,8 @@ from pathopatch.heatmaps.slide_places import SlidePlaces
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.review.models import describe_model, model_card, with_distinct_names
 from pathopatch.review.slide import ByteCache, ReviewedSlide, heatmap_fingerprint, read_facts
-from pathopatch.slides.manifest import SlideRow, read_manifest, valid_slide_id
+from pathopatch.slides.manifest import SlideRow, read_manifest
+from pathopatch.slides.slide_paths import valid_slide_id
 
 _OPEN_SLIDES = 8
 _COUNTS = ("patches", "predicted", "tumour", "unreadable")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pathopatch.slides.integrity import corrupt, unsupported
-from pathopatch.slides.manifest import Fragment
 from pathopatch.slides.resolution import ome_pixels
+from pathopatch.slides.slide_paths import Fragment
 
 _REGION_SHARE = 0.1  # of the largest image's pixels; a label or macro image has fewer
 _SCANNER_FLAGS = ("svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "sis")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import PathopatchError
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt, unsupported
-from pathopatch.slides.manifest import Fragment
 from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
+from pathopatch.slides.slide_paths import Fragment
 
 _DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32", "Bgr24": "uint8", "Bgr48": "uint16"}
 _COLOURS = ("Bgr24", "Bgr48")

@@ -18,13 +18,13 @@ from zarr.storage import LocalStore
 
 from pathopatch.core.files import refuse_links_outside
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
-from pathopatch.slides.manifest.rows import is_file
 from pathopatch.slides.omezarr_chunks import InflationGuard, absent_chunks
 from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, read_image_metadata
 from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
+from pathopatch.slides.slide_paths import is_file
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
 _CACHED_CHUNK_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once

@@ -16,11 +16,11 @@ from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, checked_tiff, corrupt, unsupported
-from pathopatch.slides.manifest import Fragment, split_fragment
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide, openslide_resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions
+from pathopatch.slides.slide_paths import Fragment, split_fragment
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pathopatch.slides.axes import Plane, chosen_planes, image_note, page_of
 from pathopatch.slides.integrity import OpenedFile, checked_tiff, refuse_channels, unsupported
-from pathopatch.slides.manifest import Fragment
 from pathopatch.slides.resample import (
     MIRRORED_ACROSS,
     MIRRORED_DOWN,
@@ -33,6 +32,7 @@ from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFa
 from pathopatch.slides.segments import PageReader, TileCache
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions
+from pathopatch.slides.slide_paths import Fragment
 
 _ALL_PLANES = Fragment("")
 _PHOTOMETRICS = (1, 2, 3, 6)  # grey, RGB, a table of colours, YCbCr

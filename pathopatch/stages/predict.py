@@ -12,17 +12,8 @@ from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import compact_status, read_status
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.slides.manifest import (
-    ID_REMEDY,
-    PSEUDONYM,
-    SlideRow,
-    is_manifest,
-    pseudonymize,
-    read_manifest,
-    slide_id_from_path,
-    slide_id_from_text,
-    valid_slide_id,
-)
+from pathopatch.slides.manifest import PSEUDONYM, SlideRow, is_manifest, pseudonymize, read_manifest
+from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, slide_id_from_text, valid_slide_id
 from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
 from pathopatch.stages.batch.tasks import Outcome, PredictTask, SlideTask
 from pathopatch.stages.clean import remove_stale_files
@@ -134,7 +125,7 @@ def slides_to_predict(
         As `read_manifest`.
     """
     from pathopatch.slides import parse_source
-    from pathopatch.slides.discovery import set_name
+    from pathopatch.slides.discovery_files import set_name
 
     if not is_slide and is_manifest(source):
         if slide_id is not None:

@@ -12,7 +12,7 @@ from made_slides import disc_image, write_channel
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.slides import parse_source
-from pathopatch.slides.discovery.names import set_name
+from pathopatch.slides.discovery_files import set_name
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 

@@ -21,7 +21,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.features.readers.h5 import H5Contents
 from pathopatch.features.slide_features import SlideFeatures
-from pathopatch.slides.manifest.rows import SLIDE_SUFFIXES, slide_id_from_path
+from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, slide_id_from_path
 
 _FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".csv", ".zarr", ".pt", ".pth")
 """Where a slide has the same features twice, the first of these is read: it holds most, or needs least to be read."""

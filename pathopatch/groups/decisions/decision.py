@@ -18,7 +18,7 @@ import pandas as pd
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.text import pluralize
 from pathopatch.groups.decisions.region import region_polygon
-from pathopatch.slides.manifest import valid_slide_id
+from pathopatch.slides.slide_paths import valid_slide_id
 
 SLIDE_VERDICTS = ("accept", "reject", "flag")
 PATCH_VERDICTS = ("tumour", "non-tumour", "unsure")

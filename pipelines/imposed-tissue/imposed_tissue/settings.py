@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pathopatch.core.config import Config, TrainConfig, parse
-from pathopatch.slides.manifest import expand_variables
+from pathopatch.slides.slide_paths import expand_variables
 
 Polarity = Literal["bright", "dark"]
 Share = Annotated[float, Field(ge=0, le=1)]

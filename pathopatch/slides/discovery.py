@@ -1,32 +1,43 @@
-"""Make rows of a manifest out of files: group channels, pair masks and outlines, name slides and patients."""
+"""Find the slides below a folder: group channels, pair masks and outlines, name slides and patients."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.input_files import LeftOut
+from pathopatch.core.patients import id_key
 from pathopatch.core.progress import Progress
-from pathopatch.slides.discovery.files import SlideFile, describe, list_files
-from pathopatch.slides.discovery.identity import patient_ids, slide_ids
-from pathopatch.slides.discovery.names import (
+from pathopatch.core.text import pluralize
+from pathopatch.slides.discovery_files import (
     CHANNELS,
+    FoundFile,
     channel_of,
+    describe,
+    list_files,
     mask_role,
     patient_in,
     pattern_regex,
     picture_of,
     stem_of,
 )
-from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content, split_fragment
+from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content
+from pathopatch.slides.slide_paths import slide_id_from_text, split_fragment
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RASTERS = (*_PICTURES, ".tif", ".tiff")
+_NO_PATIENTS = {
+    "train", "val", "validation", "test", "training", "slides", "images", "wsi", "data", "raw", "tumor", "tumour",
+    "normal", "benign", "malignant", "masks", "annotations", "svs", "ndpi", "mrxs", "tif", "tiff", "dicom", "he", "h&e",
+}  # fmt: skip
+"""Names of folders that hold several patients."""
+_MOST_SLIDES = 10  # of a patient, in the mean; folders of more are rather scanners, stains or batches
 
 
 @dataclass
@@ -34,12 +45,12 @@ class _Slide:
     """The files of one slide."""
 
     name: str
-    files: dict[str, SlideFile] = field(default_factory=dict)  # by channel; under "" a file of all channels
+    files: dict[str, FoundFile] = field(default_factory=dict)  # by channel; under "" a file of all channels
     masks: dict[str, Path] = field(default_factory=dict)  # by column of the manifest
     patient: str | None = None
 
     @property
-    def first(self) -> SlideFile:
+    def first(self) -> FoundFile:
         return next(iter(self.files.values()))
 
     @property
@@ -54,7 +65,7 @@ class FoundSlide:
     """A slide as a row of a manifest, and what its files state."""
 
     row: SlideRow
-    files: tuple[SlideFile, ...]
+    files: tuple[FoundFile, ...]
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -103,17 +114,17 @@ def discover(
     InputUnsupportedError
         The pattern is none.
     """
-    builder = _Builder(sources, None if pattern is None else _regex(pattern))
+    builder = _Builder(sources, None if pattern is None else pattern_regex(pattern))
     listing = list_files(sources, skipped=skipped)
     builder.left_out += listing.left_out
     images = {path: stem for path, stem in listing.paths.items() if not _is_outline(path)}
-    opened: list[SlideFile] = []
+    opened: list[FoundFile] = []
     for number, (path, stem) in enumerate(images.items(), 1):
         file = describe(path, stem)
-        if isinstance(file, SlideFile):
+        if isinstance(file, FoundFile):
             opened.append(file)
         elif mask_role(stem) and path.suffix.lower() in _RASTERS:  # a mask need not be readable as a slide
-            opened.append(SlideFile(path=path, stem=stem, error=InputUnsupportedError(file.reason, place=str(path))))
+            opened.append(FoundFile(path=path, stem=stem, error=InputUnsupportedError(file.reason, place=str(path))))
         else:
             builder.left_out.append(file)
         if progress:
@@ -123,22 +134,11 @@ def discover(
     return builder.result()
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    try:
-        return pattern_regex(pattern)
-    except ValueError as error:
-        raise InputUnsupportedError(
-            f"a pattern {pattern!r}",
-            place="--pattern",
-            remedy="write {slide} once, and {channel} and {patient} where names hold them: '{slide}_{channel}.tif'",
-        ) from error
-
-
 def _is_outline(path: Path) -> bool:
     return path.name.lower().endswith(ANNOTATION_SUFFIXES)
 
 
-def _doubt(file: SlideFile) -> int:
+def _doubt(file: FoundFile) -> int:
     """Return how likely a file belongs to a slide rather than being one: those that are needed first have 0."""
     suffix, parent = file.path.suffix.lower(), file.path.parent.name
     if suffix not in _RASTERS:
@@ -149,7 +149,7 @@ def _doubt(file: SlideFile) -> int:
 
 
 class _Builder:
-    """The cohort on its way."""
+    """Builder of a cohort."""
 
     def __init__(self, sources: Sequence[Path], pattern: re.Pattern[str] | None) -> None:
         self._roots, self._pattern = tuple(sources), pattern
@@ -157,7 +157,7 @@ class _Builder:
         self._by_name: dict[str, dict[tuple[Path, str, str], _Slide]] = defaultdict(dict)
         self.left_out: list[LeftOut] = []
 
-    def add_images(self, files: Iterable[SlideFile]) -> None:
+    def add_images(self, files: Iterable[FoundFile]) -> None:
         """Take slides first, then masks and pictures, which need a slide of their name."""
         for file in sorted(files, key=_doubt):
             if _doubt(file):
@@ -165,7 +165,7 @@ class _Builder:
             else:
                 self._add_slide(file)
 
-    def _add_slide(self, file: SlideFile) -> None:
+    def _add_slide(self, file: FoundFile) -> None:
         if self._pattern is not None:
             self._add_by_pattern(file, self._pattern)
             return
@@ -179,7 +179,7 @@ class _Builder:
             folder, stem = folder.parent, folder.name
         self._add_file(file, folder, stem, channel)
 
-    def _add_by_pattern(self, file: SlideFile, pattern: re.Pattern[str]) -> None:
+    def _add_by_pattern(self, file: FoundFile, pattern: re.Pattern[str]) -> None:
         relative = next((file.path.relative_to(root) for root in self._roots if file.path.is_relative_to(root)), None)
         match = pattern.fullmatch(file.path.name) or pattern.fullmatch((relative or file.path).as_posix())
         if match is None:
@@ -190,7 +190,7 @@ class _Builder:
         channel = words.get("channel") or ""
         self._add_file(file, Path(), words["slide"], known.get(channel.casefold(), channel), words.get("patient"))
 
-    def _add_file(self, file: SlideFile, folder: Path, name: str, channel: str, patient: str | None = None) -> None:
+    def _add_file(self, file: FoundFile, folder: Path, name: str, channel: str, patient: str | None = None) -> None:
         # A slide in one file and one in a file per channel may share a name, and so may files of two endings.
         key = (folder, name.casefold(), "" if channel else file.path.name)
         slide = self._slides.setdefault(key, _Slide(name, patient=patient))
@@ -200,7 +200,7 @@ class _Builder:
         else:
             slide.files[channel] = file
 
-    def _add_companion(self, file: SlideFile) -> None:
+    def _add_companion(self, file: FoundFile) -> None:
         """Take a mask or a picture of a slide, or a slide that only looks like one."""
         role, picture, in_folder = mask_role(file.stem), picture_of(file.stem), mask_role(file.path.parent.name)
         column, base = role or (in_folder[0] if in_folder else "", file.stem)
@@ -277,3 +277,63 @@ def _row(slide: _Slide, slide_id: str, patient_id: str) -> SlideRow:
     files = {name: str(slide.files[name].path.absolute()) for name in dict.fromkeys([*known, *slide.files])}
     masks: dict[str, Any] = {column: path.absolute() for column, path in slide.masks.items()}
     return SlideRow(row=0, slide_id=slide_id, patient_id=patient_id, source=files.get("", files), **masks)
+
+
+def why_none(left_out: Sequence[LeftOut]) -> str:
+    """Return why there is no slide: the most frequent reason for which files were left out."""
+    if not left_out:
+        return "there are no files"
+    reason, count = Counter(item.reason for item in left_out).most_common(1)[0]
+    return f"{pluralize(len(left_out), 'file')} left out, {count} of them since: {reason}"
+
+
+def slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Return an id for each slide: its name or, where several have it, its folder and name, or the file's whole name.
+
+    `paths` are the slides' first files.
+    """
+    forms: tuple[Callable[[str, Path], str], ...] = (
+        lambda name, path: f"{path.absolute().parent.name}_{name}",
+        lambda _, path: path.name,
+        lambda name, path: f"{hashlib.sha256(str(path).encode(errors='replace')).hexdigest()[:8]}_{name}",
+    )
+    ids = [slide_id_from_text(name) for name in names]
+    for form in forms:
+        counts = Counter(map(id_key, ids))
+        ids = [
+            slide_id_from_text(form(name, path)) if counts[id_key(slide_id)] > 1 else slide_id
+            for name, path, slide_id in zip(names, paths, ids, strict=True)
+        ]
+    return ids
+
+
+def patient_ids(
+    stated: Sequence[str | None], ids: Sequence[str], paths: Sequence[Path], roots: Sequence[Path]
+) -> tuple[list[str], str]:
+    """Return a patient for each slide, and where they come from; "": each slide is a patient of its own.
+
+    `stated` are the patients that the names of the files state, `paths` the slides' first files, `roots` the folders
+    that were searched.
+    """
+    if any(stated):
+        patients = [slide_id_from_text(name) if name else own for name, own in zip(stated, ids, strict=True)]
+        rest = "" if all(stated) else "; a slide whose name has none is a patient of its own"
+        return patients, f"the names of the files{rest}"
+    folders = [_folder_below(path, roots) for path in paths]
+    slides_of = Counter(folders)
+    is_evident = (
+        len(slides_of) > 1
+        and max(slides_of.values()) > 1
+        and len(folders) <= _MOST_SLIDES * len(slides_of)
+        and all(folder and folder.casefold() not in _NO_PATIENTS and channel_of(folder) is None for folder in slides_of)
+    )
+    if is_evident:
+        return [slide_id_from_text(name) for name in folders], "the folders of the slides"
+    return list(ids), ""
+
+
+def _folder_below(path: Path, roots: Sequence[Path]) -> str:
+    """Return the name of the folder just below a root that a file lies in; empty if it lies in the root itself."""
+    root = next((root for root in roots if path.is_relative_to(root)), None)
+    parts = () if root is None else path.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else ""

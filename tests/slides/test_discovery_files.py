@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pathopatch.slides.discovery.names import channel_of, mask_role, patient_in, pattern_regex, picture_of, stem_of
+from pathopatch.slides.discovery_files import channel_of, mask_role, patient_in, pattern_regex, picture_of, stem_of
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathopatch.core.errors import InputMissingError, TableError
-from pathopatch.slides.manifest import (
-    Fragment,
-    Manifest,
-    read_manifest,
-    slide_id_from_path,
-    split_fragment,
-    valid_slide_id,
-    write_parts,
-)
+from pathopatch.slides.manifest import Manifest, read_manifest, write_parts
+from pathopatch.slides.slide_paths import Fragment, slide_id_from_path, split_fragment, valid_slide_id
 
 
 def write(folder: Path, text: str) -> Path:

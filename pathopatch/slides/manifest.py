@@ -1,28 +1,28 @@
-"""Read a manifest: check every row, compare the rows, report every problem at once."""
+"""The manifest: a CSV table with one slide a row. Every row is checked, and every problem is reported at once."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pathopatch.core.artefacts import content_bytes, fingerprint_file
+from pathopatch.core.artefacts import content_bytes, fingerprint, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
 from pathopatch.core.csv_table import TABLE_SUFFIXES, CsvTable, read_csv_table
-from pathopatch.core.errors import PathopatchError
+from pathopatch.core.errors import DuplicateIdError, PathopatchError
+from pathopatch.core.files import write_bytes
 from pathopatch.core.input_files import special_kind
 from pathopatch.core.patients import id_key, patient_problems, spelled_out
 from pathopatch.core.text import parse_number
-from pathopatch.slides.manifest.rows import (
+from pathopatch.slides.slide_paths import (
     ID_REMEDY,
-    SPLITS,
     Fragment,
-    Manifest,
-    SlideRow,
     expand_variables,
     is_file,
     is_folder,
@@ -30,6 +30,9 @@ from pathopatch.slides.manifest.rows import (
     split_fragment,
     valid_slide_id,
 )
+
+SPLITS = ("train", "val", "test")
+"""The splits of a cohort, in the order in which tables show them."""
 
 _REQUIRED = ("slide_id", "patient_id")
 _COLUMNS = (
@@ -44,6 +47,58 @@ ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
 _BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:dark|bright))*", re.IGNORECASE)
 _SLIDE_LABELS = {"": None, "0": 0, "1": 1}
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
+_DIGITS = 16
+PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRow:
+    """One slide of a manifest."""
+
+    slide_id: str  # safe as a file name, as is the patient's
+    patient_id: str
+    source: str | dict[str, str]  # absolute path, or one per channel name; fragments such as ``#page=2`` are kept
+    row: int  # as a spreadsheet counts: the header is row 1
+    split: str = ""  # one of `SPLITS`; "": the patient is still to be assigned
+    channels: tuple[str, ...] | None = None  # names of the planes of a multi-plane file
+    mpp: float | None = None  # um per level-0 px, in place of what the file says
+    tumor_mask: Path | None = None  # raster; None: there is none, or the whole slide is non-tumour
+    whole_slide_non_tumor: bool = False  # the manifest says ``none`` for the tumour mask
+    labelled_mask: Path | None = None  # what was labelled at all
+    annotations: Path | None = None  # outlines by a pathologist
+    tissue_mask: Path | None = None  # raster or outlines; None: the tissue is found
+    background: str | None = None  # None: it is guessed
+    slide_label: int | None = None  # 0 or 1, of the slide as a whole; None: it has none
+    exclude: bool = False  # checked, and left out of the work
+    # Of the cohort, not of the manifest: a slide with the same ones in another order or case is read in this one.
+    channel_order: tuple[str, ...] | None = None
+    fallback_mpp: float | None = None  # um per level-0 px where neither manifest nor file states it
+
+    @property
+    def has_tumor(self) -> bool:
+        """Whether anything says where tumour is, or that there is none."""
+        return self.tumor_mask is not None or self.annotations is not None or self.whole_slide_non_tumor
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All paths with their fragments, in channel order."""
+        return (self.source,) if isinstance(self.source, str) else tuple(self.source.values())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked table of slides."""
+
+    rows: tuple[SlideRow, ...]  # in the order of the file, excluded ones too
+    path: Path  # the CSV file
+
+    def __iter__(self) -> Iterator[SlideRow]:
+        return iter(self.rows)
+
+    @property
+    def included(self) -> tuple[SlideRow, ...]:
+        """The rows to work on."""
+        return tuple(row for row in self.rows if not row.exclude)
 
 
 def is_manifest(path: Path | str) -> bool:
@@ -292,3 +347,91 @@ class _RowParser:
             self._add("INPUT_MISSING", column, f"no file {absolute}",
                       "correct the path (relative to the manifest)", absolute)  # fmt: skip
         return absolute
+
+
+def write_parts(manifest: Manifest, folder: Path, slides: int) -> list[Path]:
+    """Write the included rows as manifests of `slides` rows each, one for each job of a cluster; return their paths.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        A checked manifest; the parts name its files by absolute paths.
+    folder : Path
+        Where the parts go: ``000001.csv`` and so on, in the order of the rows.
+    slides : int
+        Rows of each part; the last one may have fewer.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left.
+    """
+    paths = []
+    for number, first in enumerate(range(0, len(manifest.included), slides), 1):
+        paths.append(folder / f"{number:06d}.csv")
+        write_rows(paths[-1], manifest.included[first : first + slides])
+    return paths
+
+
+def write_rows(path: Path, rows: Sequence[SlideRow]) -> None:
+    """Write rows as a manifest, without the columns that are empty in all of them; DiskFullError as `write_bytes`."""
+    records = [_cells(row) for row in rows]
+    stream = io.StringIO()
+    filled = dict.fromkeys(name for record in records for name in record)
+    names = sorted(filled, key=lambda name: (not name.endswith("_id"), not name.startswith("path")))
+    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_bytes(path, stream.getvalue().encode())
+
+
+def _cells(row: SlideRow) -> dict[str, str]:
+    """Return the filled cells of a row by column."""
+    source = row.source if isinstance(row.source, dict) else {"": row.source}
+    cells = {
+        "slide_id": row.slide_id,
+        "patient_id": row.patient_id,
+        **{f"path:{name}" if name else "path": path for name, path in source.items()},
+        "split": row.split,
+        "channels": ";".join(row.channels or ()),
+        "mpp": "" if row.mpp is None else repr(row.mpp),  # all digits, so that reading gives the same number
+        "tumor_mask": "none" if row.whole_slide_non_tumor else str(row.tumor_mask or ""),
+        "labelled_mask": str(row.labelled_mask or ""),
+        "annotations": str(row.annotations or ""),
+        "tissue_mask": str(row.tissue_mask or ""),
+        "background": row.background or "",
+        "slide_label": "" if row.slide_label is None else str(row.slide_label),
+        "exclude": "true" if row.exclude else "",
+    }
+    return {name: text for name, text in cells.items() if text}
+
+
+def pseudonymize(rows: Sequence[SlideRow]) -> list[SlideRow]:
+    """Return the rows with pseudonyms as slide ids and without patients; DuplicateIdError if two rows are one slide.
+
+    A slide has the same pseudonym in every run, as long as the content of its files is the same.
+    """
+    by_pseudonym: dict[str, SlideRow] = {}
+    for row in rows:
+        name = pseudonym(row)
+        if name in by_pseudonym:
+            both = f"rows {by_pseudonym[name].row} and {row.row}"
+            raise DuplicateIdError(f"{both} are one slide", place=name, remedy="name each slide once")
+        by_pseudonym[name] = replace(row, slide_id=name, patient_id="")
+    return list(by_pseudonym.values())
+
+
+def pseudonym(row: SlideRow) -> str:
+    """Return a slide's name made of its files' content, their channels, and pages or planes."""
+    sources = row.source if isinstance(row.source, dict) else {"": row.source}
+    try:
+        parts = {}
+        for channel, text in sources.items():
+            fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
+            # Only what is chosen: a choice that a later version adds must not rename the slides of this one.
+            chosen = {name: value for name, value in asdict(fragment).items() if name != "path" and value is not None}
+            parts[channel] = [fingerprint_file(Path(fragment.path)), chosen]
+    except (PathopatchError, OSError):
+        # The error itself is reported when the slide is opened; until then it needs a name.
+        return f"slide-of-row-{row.row}"
+    return f"slide-{fingerprint(parts)[:_DIGITS]}"

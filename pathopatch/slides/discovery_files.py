@@ -1,0 +1,257 @@
+"""List the files that may be slides, recognise those that together are one, and read what their names say."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
+from pathopatch.core.input_files import LeftOut, open_regular, walk_files
+from pathopatch.slides.omezarr import is_zarr
+from pathopatch.slides.open import open_slide
+from pathopatch.slides.slide_paths import is_file, is_folder, split_fragment
+
+_IGNORED = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found"}
+_LISTS_OF_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the JPEG files and maps of one slide
+_MOST_LIST_BYTES = 2**16
+_DICOM_SIGNATURE_AT, _DICOM_SIGNATURE = 128, b"DICM"
+_DICOM_SERIES = b"\x20\x00\x0e\x00UI"  # tag (0020,000E), explicit little endian
+_DICOM_HEADER_BYTES = 2**16
+_OUTPUTS = {"predictions", "heatmaps", "patches", "features", "report", "runs", "tissue", "index"}
+CHANNELS = (
+    "CARS", "TPEF", "SHG", "THG", "SRS", "FLIM", "TPL", "DAPI", "Hoechst", "FITC", "TRITC", "Cy3", "Cy5", "Cy7", "GFP",
+    "RFP", "YFP", "CFP", "mCherry",
+)  # fmt: skip
+"""Channels that are known by name, as manifests write them."""
+_SEPARATOR = r"[\s_.-]+"
+_MASK_WORDS = {
+    "tumor_mask": {"tumor", "tumour", "cancer", "mask", "masks", "gt", "groundtruth", "annotation", "annotations"},
+    "labelled_mask": {"labelled", "labeled"},
+    "tissue_mask": {"tissue"},
+}
+_PICTURE_WORDS = {"label", "macro", "thumbnail", "thumb", "preview", "overview", "overlay", "info"}
+_DOUBLE_SUFFIXES = (".ome", ".geojson", ".json", ".companion")
+_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?=-|$)|patient[\s_-]?\d+(?!\d)", re.IGNORECASE)
+_PLACEHOLDERS = ("slide", "channel", "patient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """A file or folder that holds a slide, or one of its channels, and what its header states."""
+
+    path: Path
+    stem: str  # its name, or its folder's where a folder holds one DICOM slide
+    channels: tuple[str, ...] = ()
+    dtype: str = ""
+    size: tuple[int, int] = (0, 0)  # level-0 px: width, height
+    mpp: float | None = None
+    error: PathopatchError | None = None  # a slide by its first bytes that cannot be opened
+
+
+@dataclass
+class Listing:
+    """The files below some folders: a slide's further files are not among them."""
+
+    paths: dict[Path, str] = field(default_factory=dict)  # with their stems
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def list_files(sources: Iterable[Path], *, skipped: Collection[Path] = ()) -> Listing:
+    """Return the files that are named and those below the folders that are named, sorted within each.
+
+    Links are followed. Hidden files, `skipped` folders and work folders are not entered; what else is left out is in
+    the listing, see `walk_files`.
+    """
+    listing = Listing()
+    for source in sources:
+        if source.is_dir() and not is_zarr(source):
+            closed = {path.resolve() for path in skipped} - {source.resolve()}
+            for folder, names in _walk(source, closed, listing.left_out):
+                _add_folder(listing, folder, names)
+        else:
+            listing.paths.setdefault(source, stem_of(source))
+    return listing
+
+
+def _walk(root: Path, closed: set[Path], left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder that is not closed, with the names in it to be looked at: files and OME-Zarr folders."""
+    for folder, folders, files in walk_files(root, left_out.append):
+        if folder.resolve() in closed:
+            folders.clear()
+            continue
+        # MIRAX and Olympus VSI keep tiles in a folder beside the file.
+        skipped = {Path(name).stem for name in files if name.lower().endswith(".mrxs")}
+        skipped |= {f"_{Path(name).stem}_" for name in files if name.lower().endswith(".vsi")}
+        if is_folder(str(folder / "status")):
+            outputs = {name for name in _OUTPUTS if is_folder(str(folder / name))}
+            outputs |= {"slides"} if is_file(str(folder / "slides.parquet")) else set()
+            if outputs and folder != root:
+                left_out.append(LeftOut(folder, "a work folder of pathopatch"))
+                folders.clear()
+                continue
+            skipped |= outputs
+        shown = [name for name in folders if name.casefold() not in _IGNORED and name not in skipped]
+        images = [name for name in shown if is_zarr(folder / name)]
+        folders[:] = [name for name in shown if name not in images]
+        yield folder, sorted([*(name for name in files if name.casefold() not in _IGNORED), *images])
+
+
+def _add_folder(listing: Listing, folder: Path, names: list[str]) -> None:
+    """Add the files of one folder; of files that are one slide the first."""
+    companions = set().union(*(_named_in(folder / name) for name in names if name.lower().endswith(_LISTS_OF_FILES)))
+    series: dict[bytes, list[Path]] = defaultdict(list)
+    for name in names:
+        path = folder / name
+        if name in companions:
+            continue
+        if (key := _dicom_series(path)) is not None:
+            series[key].append(path)
+        elif name.lower().endswith(".vsi"):
+            listing.left_out.append(LeftOut(path, "Olympus VSI is not read: write an OME-TIFF of it"))
+        else:
+            listing.paths.setdefault(path, stem_of(path))
+    for files in series.values():
+        # DICOM files are named by numbers; the folder has the slide's name where it holds one.
+        listing.paths.setdefault(files[0], folder.name if len(series) == 1 else stem_of(files[0]))
+
+
+def _named_in(path: Path) -> set[str]:
+    """Return the names of files that a list of files has behind its equals signs."""
+    try:
+        with open_regular(path) as stream:
+            text = stream.read(_MOST_LIST_BYTES).decode("latin-1")
+    except OSError:
+        return set()
+    return {line.split("=", 1)[1].strip() for line in text.splitlines() if "=" in line}
+
+
+def _dicom_series(path: Path) -> bytes | None:
+    """Return the id of the series that a DICOM file is of, empty if it does not say; None if it is no DICOM file."""
+    try:
+        with open_regular(path) as stream:
+            content = stream.read(_DICOM_SIGNATURE_AT + len(_DICOM_SIGNATURE))
+            if content[_DICOM_SIGNATURE_AT:] != _DICOM_SIGNATURE:
+                return None
+            content += stream.read(_DICOM_HEADER_BYTES)
+    except OSError:
+        return None
+    _, tag, value = content.partition(_DICOM_SERIES)
+    return value[2 : 2 + int.from_bytes(value[:2], "little")] if tag else b""
+
+
+def describe(path: Path, stem: str) -> FoundFile | LeftOut:
+    """Open a file by its content and return what it states, or why it is no slide."""
+    try:
+        with open_slide(path) as slide:
+            return FoundFile(
+                path=path,
+                stem=stem,
+                channels=tuple(slide.channels),
+                dtype=str(slide.dtype),
+                size=slide.size,
+                mpp=slide.mpp if slide.has_mpp else None,
+            )
+    except (PathopatchError, OSError, ValueError) as error:
+        known = with_code(error, place=str(path))
+        if known.code == InputUnsupportedError.code:
+            return LeftOut(path, known.message)
+        return FoundFile(path=path, stem=stem, error=known)
+
+
+def stem_of(path: Path | str) -> str:
+    """Return a file's name without its ending, and without the first of two, as in ``a.ome.tif``."""
+    name = Path(path).name
+    stem = Path(name).stem
+    inner = Path(stem).suffix.lower()
+    return Path(stem).stem if inner in _DOUBLE_SUFFIXES else stem
+
+
+def channel_of(stem: str) -> tuple[str, str] | None:
+    """Return the known channel that stands in a stem, and the stem without it; None if there is not exactly one."""
+    found = [(name, rest) for name in CHANNELS if (rest := without_channel(stem, name)) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def without_channel(stem: str, channel: str) -> str | None:
+    """Return a stem without a channel's name, in any case, and its separators; None if it does not stand there alone.
+
+    Examples
+    --------
+    >>> without_channel("s01-cars_20x", "CARS")
+    's01_20x'
+    """
+    pattern = rf"(?:^|{_SEPARATOR}){re.escape(channel)}(?=$|{_SEPARATOR})"
+    rest, count = re.subn(pattern, "", stem, flags=re.IGNORECASE)
+    return _trimmed(rest) if count == 1 else None
+
+
+def set_name(files: Mapping[str, Path | str]) -> str:
+    """Return the name of a slide with one file per channel: what is left of their stems without the channels.
+
+    Where nothing is left it is the name of their folder, and where stems have nothing in common the first stem.
+    """
+    paths = [Path(split_fragment(str(path)).path) for path in files.values()]
+    rests = {
+        stem if (rest := without_channel(stem, name)) is None else rest
+        for name, stem in zip(files, map(stem_of, paths), strict=True)
+    }
+    folders = {path.absolute().parent.name for path in paths}
+    if rests == {""} and len(folders) == 1:
+        return folders.pop()
+    return rests.pop() if len(rests) == 1 and rests != {""} else stem_of(paths[0])
+
+
+def mask_role(stem: str) -> tuple[str, str] | None:
+    """Return the manifest's column for a mask, by the words at the end of its stem, and the stem without them."""
+    words, rest = _last_words(stem, set().union(*_MASK_WORDS.values()))
+    for column in ("labelled_mask", "tissue_mask", "tumor_mask"):
+        if words & _MASK_WORDS[column]:
+            return column, rest
+    return None
+
+
+def picture_of(stem: str) -> str | None:
+    """Return the stem of the slide that a thumbnail or a picture of the label is of, by its last word; else None."""
+    words, rest = _last_words(stem, _PICTURE_WORDS)
+    return rest if words else None
+
+
+def _last_words(stem: str, known: set[str]) -> tuple[set[str], str]:
+    """Return which known words stand at the end of a stem, and what stands before them."""
+    parts = re.split(f"({_SEPARATOR})", stem)  # words at even places, separators between them
+    words: set[str] = set()
+    while parts and parts[-1].casefold() in known:
+        words.add(parts.pop().casefold())
+        parts = parts[:-1]
+    return words, _trimmed("".join(parts))
+
+
+def patient_in(stem: str) -> str | None:
+    """Return the patient that a stem names in a known way: a TCGA barcode, or ``patient_017``."""
+    match = _PATIENT.match(stem)
+    return match[0] if match else None
+
+
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """Return the expression of a pattern such as ``{slide}_{channel}.tif``, whatever the case; ``*`` is any text.
+
+    A pattern with a slash is of the path below the folder, another one of the file's name. One without ``{slide}``,
+    with an unknown word in braces, or with one twice is an InputUnsupportedError.
+    """
+    words = re.findall(r"\{([^{}]*)\}", pattern)
+    if "slide" not in words or not set(words) <= set(_PLACEHOLDERS) or len(set(words)) < len(words):
+        raise InputUnsupportedError(
+            f"a pattern {pattern!r}",
+            place="--pattern",
+            remedy="write {slide} once, and {channel} and {patient} where names hold them: '{slide}_{channel}.tif'",
+        )
+    pieces = re.split(r"(\{[^{}]*\}|\*)", pattern)
+    expressions = {"*": "[^/]*", **{f"{{{word}}}": f"(?P<{word}>[^/]+)" for word in words}}
+    return re.compile("".join(expressions.get(piece, re.escape(piece)) for piece in pieces), re.IGNORECASE)
+
+
+def _trimmed(text: str) -> str:
+    return re.sub(rf"^{_SEPARATOR}|{_SEPARATOR}$", "", text)
