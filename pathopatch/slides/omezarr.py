@@ -1,10 +1,17 @@
-"""Read slides in OME-Zarr folders, and Zarr arrays in any process."""
+"""Read slides in OME-Zarr folders, and Zarr arrays in any process.
+
+A chunk without a file has the fill value, lost or not: absent chunks are found first.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,7 +25,6 @@ from zarr.storage import LocalStore
 
 from pathopatch.core.files import refuse_links_outside
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
-from pathopatch.slides.omezarr_chunks import InflationGuard, absent_chunks
 from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, read_image_metadata
 from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.resolution import SlideFacts
@@ -29,17 +35,6 @@ from pathopatch.slides.slide_paths import is_file
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
 _CACHED_CHUNK_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
 _LOADED_IN = os.getpid()  # a process of another id is a fork of the one that loaded tensorstore
-
-
-def _absent_note(absent: Sequence[NDArray[np.bool_]]) -> str:
-    """Return a note on chunks without a file, by level; empty if there are none."""
-    shares = [f"{chunks.mean():.1%} of level {level}" for level, chunks in enumerate(absent) if chunks.any()]
-    if not shares:
-        return ""
-    return (
-        f"chunks are absent, {', '.join(shares)}: they are taken as not scanned; "
-        "with predict --max-bad-tiles they count as unreadable"
-    )
 
 
 def is_zarr(path: Path) -> bool:
@@ -62,15 +57,20 @@ class OmeZarrSlide(Slide):
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
         self._planes = plane_slice(path, names, plane)
-        self._guards = [InflationGuard(array) for array in self._image.arrays]
+        self._guards = [_InflationGuard(array) for array in self._image.arrays]
         self._absent = [self._absent_chunks(array) for array in self._image.arrays]
+        shares = [f"{chunks.mean():.1%} of level {level}" for level, chunks in enumerate(self._absent) if chunks.any()]
+        note = (
+            f"chunks are absent, {', '.join(shares)}: they are taken as not scanned; "
+            "with predict --max-bad-tiles they count as unreadable"
+        )
         facts = SlideFacts(
             channels=names[self._planes],
             dtype=self._image.arrays[0].dtype,
             levels=self._image.levels,
             resolution=self._image.resolution,
             paths=(path,),
-            notes=tuple(filter(None, [_absent_note(self._absent)])),
+            notes=(note,) if shares else (),
         )
         super().__init__(facts, {"path": path, "plane": plane}, files=(opened,), **options)
 
@@ -95,7 +95,7 @@ class OmeZarrSlide(Slide):
 
     def _absent_chunks(self, array: ZarrArray) -> NDArray[np.bool_]:
         """Return which chunks of the chosen planes have no file, (C, rows, columns)."""
-        axes, is_absent = self._image.axes, absent_chunks(array)
+        axes, is_absent = self._image.axes, _absent_chunks(array)
         # All other axes have length 1.
         is_absent = np.asarray(is_absent[tuple(slice(None) if axis in "cyx" else 0 for axis in axes)])
         kept = [axis for axis in axes if axis in "cyx"]
@@ -220,3 +220,55 @@ class ZarrReader:
                 self._array = ts.open(spec, open=True, read=True).result()
             self._pid = os.getpid()
         return self._array
+
+
+def _absent_chunks(array: ZarrArray) -> NDArray[np.bool_]:
+    """Return which chunks have no file, one entry a chunk along each axis; of a sharded array, which shards."""
+    is_absent = np.ones([-(-n // stored) for n, stored in zip(array.shape, array.stored, strict=True)], np.bool_)
+    for name in _names_below(array.folder):
+        # "c/0/1/2", "c.0.1.2", "0/1/2" or "0.1.2", as the format and its separator have it.
+        index = re.split(r"[/.]", name.removeprefix("c/").removeprefix("c."))
+        if len(index) == is_absent.ndim and all(n.isascii() and n.isdigit() for n in index):
+            place = tuple(map(int, index))
+            if all(n < count for n, count in zip(place, is_absent.shape, strict=True)):
+                is_absent[place] = False
+    return is_absent
+
+
+class _InflationGuard:
+    """Refuse chunks that would inflate to more than their pixels, before they are decoded.
+
+    Blosc alone takes memory for as much as a chunk announces; other codecs stop as soon as they have what is due.
+    """
+
+    def __init__(self, array: ZarrArray) -> None:
+        self._array = array
+        self._due_bytes = prod(array.chunks) * array.dtype.itemsize
+        self._passed: set[tuple[int, ...]] = set()
+
+    def check(self, selection: Sequence[int | slice]) -> None:
+        """Raise ValueError if a chunk of a rectangle announces more bytes than are due."""
+        if not self._array.is_blosc:
+            return
+        bounds = [(part.start, part.stop) if isinstance(part, slice) else (part, part + 1) for part in selection]
+        spans = [range(low // n, -(-high // n)) for (low, high), n in zip(bounds, self._array.stored, strict=True)]
+        prefix, separator = self._array.key
+        for index in product(*spans):
+            if index in self._passed:
+                continue
+            name = prefix + separator.join(map(str, index))
+            with suppress(FileNotFoundError), (self._array.folder / name).open("rb") as stream:
+                announced = int.from_bytes(stream.read(8)[4:], "little")
+                if announced > self._due_bytes:
+                    raise ValueError(f"chunk {name} announces {announced} bytes, {self._due_bytes} are due")
+            self._passed.add(index)
+
+
+def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
+    """Yield the path in a folder of each file below it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _names_below(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.slides import preview
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError
+from pathopatch.core.html import THUMBNAIL_PX, card
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
+from pathopatch.slides.composite import compose
 from pathopatch.slides.resample import (
     EXACT_READ_FACTOR,
     SAME_FACTOR,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _OPAQUE = 127  # opacity as one more plane of the slide's type: the largest value that every type of pixels holds
+_MOST_READ_PX = 2**26  # of a level, for a notebook that did not ask for a picture: some seconds
+_LOW, _HIGH = 1.0, 99.9  # percentiles drawn black and full: of a slide with little tissue it is the brightest pixels
 
 
 class _SmallOverview(NamedTuple):
@@ -238,13 +241,42 @@ class Slide(SlideFile):
         if max_px < 1:
             raise InputUnsupportedError(f"a thumbnail of {max_px} px", place="max_px", remedy="ask for at least 1 px")
         overview, _, _ = self.read_overview(max_px)
-        return preview.thumbnail(overview, self.polarities, is_rgb=self.is_rgb)
+        return _picture(overview, self.polarities, is_rgb=self.is_rgb)
 
     def __repr__(self) -> str:
-        return preview.slide_text(self)
+        width, height = self.size
+        scale = f"{self.mpp:.4g} um/px" if self.has_mpp else "um/px unknown"
+        channels = ", ".join(self.channels)
+        return f"<{type(self).__name__} {self._file_names!r}: {width} x {height} px, {scale}, {channels}>"
 
     def _repr_html_(self) -> str:
-        return preview.slide_html(self, self.thumbnail)
+        width, height = self.size
+        size = f"{width} x {height} px"
+        if self.has_mpp:
+            size += f", {width * self.mpp / 1000:.3g} x {height * self.mpp / 1000:.3g} mm"
+        facts = [
+            ("size", size),
+            ("scale", f"{self.mpp:.4g} um/px" if self.has_mpp else "unknown: give open_slide mpp="),
+            ("channels", ", ".join(self.channels)),
+            ("type", str(self.dtype)),
+            ("levels", ", ".join(f"1/{level.downsample:.4g}" for level in self.levels)),
+            *(("note", note) for note in self.notes),
+        ]
+        downsample = max(1.0, max(self.size) / THUMBNAIL_PX)
+        level = self.levels[level_for([level.downsample for level in self.levels], downsample)]
+        picture = None
+        try:
+            if level.width * level.height * len(self.channels) <= _MOST_READ_PX:
+                picture = self.thumbnail(THUMBNAIL_PX)
+            else:
+                facts.append(("picture", "the file has no small level: slide.thumbnail() reads it whole"))
+        except PathopatchError as error:  # the facts are still worth showing
+            facts.append(("picture", str(error)))
+        return card(self._file_names, facts, picture=picture)
+
+    @property
+    def _file_names(self) -> str:
+        return ", ".join(path.name for path in self.paths)
 
     def read_scanned_overview(self, max_px: int = 4096) -> tuple[Pixels, Unscanned, float, float]:
         """Return the overview with what of it was never scanned; arguments and errors as of `read_overview`.
@@ -374,3 +406,17 @@ class Slide(SlideFile):
             extremes = list(zip(np.nanmin(values, axis=1).tolist(), np.nanmax(values, axis=1).tolist(), strict=True))
         polarities = guess_polarities(overview, is_colour=self.is_colour, valid=valid)
         return _SmallOverview(polarities, extremes, structure_of(overview, valid))
+
+
+def _picture(overview: Pixels, polarities: Polarities, *, is_rgb: bool) -> Image:
+    """Return an overview (C, h, w) as a picture; see `Slide.thumbnail`."""
+    from PIL import Image
+
+    windows = np.zeros((len(overview), 2))
+    for row, plane, polarity in zip(windows, overview, polarities, strict=True):
+        values = plane[np.isfinite(plane)].astype(np.float64)
+        # Percentiles of all finite pixels: tissue is not sought for a picture. Colour needs none.
+        if values.size and not is_rgb:
+            row[:] = np.percentile(values, (100 - _HIGH, 100 - _LOW) if polarity == "bright" else (_LOW, _HIGH))
+    # What is no number has no colour: black.
+    return Image.fromarray(compose(np.nan_to_num(overview, posinf=0, neginf=0), windows, is_rgb=is_rgb))

@@ -23,7 +23,7 @@ from pathopatch.core.files import file_state
 from pathopatch.core.workers import Workers
 from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.stages.batch.slide_table import measure_intensities, slide_facts
 from pathopatch.stages.batch.tasks import Outcome, open_row
 from pathopatch.stages.predict import predict_cohort, slides_to_predict

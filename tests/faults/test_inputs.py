@@ -24,7 +24,7 @@ from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.status import read_status
 from pathopatch.patches import is_tiled
 from pathopatch.slides import open_slide
-from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.stages.batch.run import exit_code
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.tile import tile_cohort

@@ -20,7 +20,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.slides import Slide, in_order, open_slide, parse_source
 from pathopatch.slides import open as slides_open
-from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
 
 CHANNELS = made.noise(3, 50, 60, np.uint16)

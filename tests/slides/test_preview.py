@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.slides import open_slide, preview
+from pathopatch.slides import open_slide
+from pathopatch.slides import slide as slide_module
 
 
 def picture_in(html: str) -> np.ndarray:
@@ -80,7 +81,7 @@ def test_the_card_of_a_slide_has_escaped_text_and_a_small_picture(tmp_path: Path
 def test_a_card_without_picture_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 600, 900, np.uint8), levels=1)
     with open_slide(tmp_path / "a.tif") as slide:
-        monkeypatch.setattr(preview, "_MOST_READ_PX", 600 * 900 * 3 - 1)
+        monkeypatch.setattr(slide_module, "_MOST_READ_PX", 600 * 900 * 3 - 1)
         large = slide._repr_html_()
         assert "no small level" in large
         assert "<img" not in large
