@@ -8,5 +8,8 @@ COMMANDS: dict[str, str] = {
 """Remedies by command, such as ``export openvino``."""
 SETTINGS: dict[str, str] = {}
 """Remedies by configuration and key, such as ``TrainConfig.pair_weight``."""
-VALUES: dict[str, str] = {}
+VALUES: dict[str, str] = {
+    "IntensityConfig.scope=cohort": "state the window of each channel in [tile.intensity] windows",
+    "TissueConfig.method=triangle": "use otsu, or fixed with a fixed_threshold",
+}
 """Remedies by configuration, key and value, such as ``TrainConfig.intervene_growth=one``."""

@@ -202,8 +202,6 @@ def intensity_text(spec: BundleSpec) -> str:
     if is_rgb:
         return f"0 to 255, but {given} (given)" if given else "0 to 255"
     percentiles = f"percentiles {rule.low_percentile:g} to {rule.high_percentile:g} of tissue"
-    if rule.scope == "cohort":
-        return f"{given} (given, or {percentiles} over the training slides)"
     if given:
         return f"{given} (given); other channels {percentiles}, per slide"
     return f"{percentiles}, per slide and channel"

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pathopatch.patches.analysis import analyse_slide as analyse_slide
     from pathopatch.patches.analysis import grid_of as grid_of
     from pathopatch.patches.analysis import iterate_patches as iterate_patches
-    from pathopatch.patches.cohort import cohort_config as cohort_config
     from pathopatch.patches.grid import Grid as Grid
     from pathopatch.patches.labels import LabelSource as LabelSource
     from pathopatch.patches.patch_import import tile_patches as tile_patches
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "analysis": ("SlideAnalysis", "analyse_slide", "grid_of", "iterate_patches"),
-    "cohort": ("cohort_config",),
     "grid": ("Grid",),
     "labels": ("LabelSource",),
     "patch_import": ("tile_patches",),

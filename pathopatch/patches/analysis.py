@@ -96,7 +96,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
     MppMissingError, ChannelMismatchError
         The slide's mpp is unknown, or the configuration names a channel that the slide does not have.
     InputUnsupportedError
-        The slide is coarser than the target by more than 2 %, or a cohort's windows are required and missing.
+        The slide is coarser than the target by more than 2 %.
     ModalityMismatchError, InputMissingError, InputCorruptError
         The tissue mask does not fit the slide, is missing or cannot be read.
     NonFiniteError, NoTissueError
@@ -171,7 +171,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
 
 
 def _check_channels(slide: Slide, config: TileConfig) -> None:
-    """Raise if the configuration names a channel that the slide lacks, or lacks a window that its cohort needs."""
+    """Raise if the configuration names a channel that the slide lacks."""
     named = {
         "tissue.channels": config.tissue.channels,
         "tissue.background_level": tuple(config.tissue.background_level),
@@ -184,14 +184,6 @@ def _check_channels(slide: Slide, config: TileConfig) -> None:
                 place=str(slide.paths[0]),
                 remedy=f"correct {key}, or name the slide's channels in the manifest",
             )
-    missing = sorted(set(slide.channels) - set(config.intensity.windows))
-    if missing and config.intensity.scope == "cohort" and not slide.is_rgb:
-        raise InputUnsupportedError(
-            f"no window of the cohort for {', '.join(missing)}",
-            place=str(slide.paths[0]),
-            remedy="tile the cohort by its manifest, which finds them; or give "
-            "[tile.intensity] windows or scope = 'slide'",
-        )
 
 
 def polarities_of(slide: Slide, config: TileConfig) -> Polarities:

@@ -1,7 +1,7 @@
 """Scale intensities to [0, 1], and measure saturation and sharpness.
 
-The window of uint8 RGB is 0 to 255. Any other channel's goes from a low to a high percentile of the tissue of the slide
-or of its cohort, or is stated. Pure arithmetic on arrays.
+The window of uint8 RGB is 0 to 255. Any other channel's goes from a low to a high percentile of the slide's tissue, or
+is stated. Pure arithmetic on arrays.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from pathopatch.core.config import IntensityConfig
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.resolution import MPP_TOLERANCE
-
-_QUANTILES = 2001  # per slide of a cohort: every 0.05 %, finer than the percentiles of any sensible window
 
 
 def windows(
@@ -41,40 +39,17 @@ def windows(
     result = np.tile(np.array([[0.0, 255.0]]), (len(pixels), 1))
     sample = tissue if tissue.any() or scanned is None or not scanned.any() else scanned
     names = channels or [""] * len(pixels)
-    for bounds, channel, name, percentiles in zip(
-        result, pixels, names, _window_percentiles(rule, polarities, len(pixels)), strict=True
+    # A bright channel's signal is what it lacks, so its percentiles count from above.
+    dark, bright = (rule.low_percentile, rule.high_percentile), (100 - rule.high_percentile, 100 - rule.low_percentile)
+    for bounds, channel, name, polarity in zip(
+        result, pixels, names, polarities or ("dark",) * len(pixels), strict=True
     ):
         if name in rule.windows:
             bounds[:] = rule.windows[name]
         elif not is_rgb_uint8:
             values = channel[sample] if sample.any() else channel
-            bounds[:] = np.percentile(values.astype(np.float64), percentiles)
+            bounds[:] = np.percentile(values.astype(np.float64), bright if polarity == "bright" else dark)
     return result
-
-
-def tissue_quantiles(pixels: NDArray[np.generic], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return evenly spaced quantiles of an overview's tissue, shape (C, 2001), source units; (C, 0) without tissue."""
-    if not tissue.any():
-        return np.empty((len(pixels), 0))
-    levels = np.linspace(0, 100, _QUANTILES)
-    return np.stack([np.percentile(channel[tissue].astype(np.float64), levels) for channel in pixels])
-
-
-def _window_percentiles(rule: IntensityConfig, polarities: Sequence[Polarity], count: int) -> list[tuple[float, float]]:
-    """Return the percentiles (low, high) of each channel."""
-    # A bright channel's signal is what it lacks, so its percentiles count from above.
-    dark, bright = (rule.low_percentile, rule.high_percentile), (100 - rule.high_percentile, 100 - rule.low_percentile)
-    return [bright if polarity == "bright" else dark for polarity in polarities or ("dark",) * count]
-
-
-def pooled_windows(
-    quantiles: Sequence[NDArray[np.float64]], rule: IntensityConfig, polarities: Sequence[Polarity] = ()
-) -> NDArray[np.float64]:
-    """Return a cohort's windows, shape (C, 2), from each slide's `tissue_quantiles`; otherwise as `windows`."""
-    # Each slide has as many quantiles, so that slides count alike, however much tissue they hold.
-    pooled = np.concatenate(quantiles, axis=1)  # (C, slides * quantiles)
-    percentiles = _window_percentiles(rule, polarities, len(pooled))
-    return np.stack([np.percentile(values, ends) for values, ends in zip(pooled, percentiles, strict=True)])
 
 
 def scale(

@@ -39,7 +39,7 @@ from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
-from pathopatch.patches.cohort import slide_levels, with_cohort_levels
+from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source

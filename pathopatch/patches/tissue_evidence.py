@@ -43,7 +43,6 @@ _CLEAR = 0.8  # of full scale: an even field this bright is glass, not pale tiss
 _NOISE_SPREADS = 4.0  # above a dark channel's stated level: one pixel in 30,000 of Gaussian noise passes
 _LEAST_PALE = 0.02  # share of tissue pixels required without a valley between glass and tissue
 _SAMPLE_PX = 2**20  # larger overviews are thinned to about this many pixels to find thresholds
-_TRIANGLE_BINS = 512
 _THINNED_PX = 1024  # longest side on which shares are counted
 _CHANGE = 0.2  # relative change of a threshold, to test its stability
 _UNSTABLE = 0.3  # change of the tissue share that leaves no confidence
@@ -145,8 +144,6 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
         # An even dim field may be tissue without glass; only a clear or a stated level shows that it is empty.
         is_glass = channels[0] in overview.levels or float(glass.level.min()) >= _CLEAR * white
         return Evidence(channels=channels, is_empty=is_glass)
-    if config.method == "triangle":
-        threshold = _triangle_threshold(values)
     return Evidence(
         channels=channels,
         windows=windows,
@@ -176,8 +173,6 @@ def _image_set_evidence(overview: Overview, channels: tuple[int, ...]) -> Eviden
     threshold = accepted_split(
         values, _GLASS_SPREAD, further_spread=_PALEST_OF_SET / SEPARATION, background_up_to=_DARKEST_OF_SET
     )
-    if threshold is not None and config.method == "triangle":
-        threshold = _triangle_threshold(values)
     # No split and mostly dark: the set is all tissue but for gaps, which lie close to the whitest pixels.
     if threshold is None and values.size and float(np.median(values)) > 1 - _CLEAR:
         threshold = min(1 - _CLEAR, float(np.percentile(values, 0.5)) + _WHITE_STEP)
@@ -259,8 +254,6 @@ def _dark_threshold(
     threshold = accepted_split(values, spread)
     if threshold is None:
         return None
-    if overview.config.method == "triangle":
-        threshold = _triangle_threshold(values)
     return threshold, _separation(values, threshold, spread)
 
 
@@ -293,13 +286,6 @@ def _smoothed_sample(signal: NDArray[np.float32], usable: Mask) -> NDArray[np.fl
     """Return the values (N,) on which thresholds are found: means over 3 x 3 px, thinned on large overviews."""
     step = math.isqrt(signal.size // _SAMPLE_PX) or 1
     return np.asarray(cv2.blur(signal, (3, 3))[::step, ::step][usable[::step, ::step]], np.float32)
-
-
-def _triangle_threshold(values: NDArray[np.float32]) -> float:
-    # skimage is imported here: loading it takes longer than this module's work, and few configurations need it.
-    from skimage.filters import threshold_triangle
-
-    return float(threshold_triangle(values, nbins=_TRIANGLE_BINS))  # type: ignore[no-untyped-call]
 
 
 def rate_confidence(

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,7 @@ from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.text import pluralize
-from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.stages.batch.slide_table import measure_intensities, open_slides
 from pathopatch.stages.batch.tasks import Outcome, label_source, open_row
 from pathopatch.stages.predict import require_unmixed
 from pathopatch.stages.tile import require_one_mpp
@@ -64,18 +62,15 @@ def tile_plan(
         Everything wrong with the manifest itself.
     InputUnsupportedError
         No target mpp was given and the slides' own differ by more than 2 %.
-    StaleArtefactError
-        The cohort's intensity windows in the work folder were found otherwise, and `force` is off.
     """
     from pathopatch.patches import is_finished
 
     rows = read_manifest(manifest_path, strict=strict).included
-    with_windows = config if out is None else _with_known_windows(rows, config, out, force=force)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
         return out is not None and is_finished(
             slide,
-            with_windows,
+            config,
             out,
             slide_id=row.slide_id,
             patient_id=row.patient_id,
@@ -84,29 +79,10 @@ def tile_plan(
             force=force,
         )
 
-    # Windows of the cohort take no other time than the slides' own.
-    probed = with_windows if with_windows.intensity.windows else _with_own_windows(with_windows)
-    plan = estimate(rows, probed, tiling_work(probed), is_done, slide_mpp=slide_mpp, keeps=config.store == "zarr")
+    plan = estimate(rows, config, tiling_work(config), is_done, slide_mpp=slide_mpp, keeps=config.store == "zarr")
     if len(plan.table):
         require_one_mpp(pd.concat([plan.table, plan.finished], ignore_index=True), config)
     return plan
-
-
-def _with_known_windows(rows: Sequence[SlideRow], config: TileConfig, out: Path, *, force: bool) -> TileConfig:
-    """Return the configuration with the cohort's intensity windows, if they are asked for and were found before."""
-    from pathopatch.patches import cohort_config
-
-    if config.intensity.scope == "slide":
-        return config
-    table, _ = open_slides(rows)
-    fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True)) if len(table) else {}
-    measured = partial(measure_intensities, config=config, workers=Workers(0))
-    return cohort_config(rows, config, out, fingerprints=fingerprints, measured=measured, force=force, only_known=True)
-
-
-def _with_own_windows(config: TileConfig) -> TileConfig:
-    """Return the configuration with each slide's own intensity windows."""
-    return config.model_copy(update={"intensity": config.intensity.model_copy(update={"scope": "slide"})})
 
 
 def predict_plan(

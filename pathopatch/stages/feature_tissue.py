@@ -25,7 +25,7 @@ from pathopatch.features.labels import rounded_px
 from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.tissue import measure_tissue
 from pathopatch.patches.analysis import analyse_slide
-from pathopatch.patches.cohort import SlideLevels, cohort_levels, slide_levels, with_cohort_levels
+from pathopatch.patches.background_levels import SlideLevels, cohort_levels, slide_levels, with_cohort_levels
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import Failure, each_slide
 from pathopatch.stages.batch.tasks import open_row

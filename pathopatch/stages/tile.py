@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +17,6 @@ from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import fail, failed_before, logged, progress_counter, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import (
-    measure_intensities,
     open_slides,
     require_no_features,
     with_finished,
@@ -81,7 +79,6 @@ def tile_cohort(
                 raise TableError(problems, place=str(manifest_path))
             write_slides(work, with_finished(work, table, failures), force=force)
             rows = _with_known_facts(rows, table)
-            config = _with_cohort_windows(rows, table, config, work, processes, force=force)
         with logged(work, "tile", progress_counter("tile", len(tasks), progress), slides=len(tasks)) as on_done:
             outcomes = {
                 task.slide_id: fail(task, failures[task.slide_id]) for task in tasks if task.slide_id in failures
@@ -105,24 +102,11 @@ def _with_known_facts(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Sli
     return [replace(row, background=backgrounds.get(row.slide_id, row.background), channel_order=order) for row in rows]
 
 
-def _with_cohort_windows(
-    rows: Sequence[SlideRow], table: pd.DataFrame, config: TileConfig, work: Path, workers: Workers, *, force: bool
-) -> TileConfig:
-    """Return the configuration with the cohort's intensity windows, if it asks for them."""
-    if config.intensity.scope == "slide":
-        return config
-    from pathopatch.patches import cohort_config
-
-    fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True))
-    measured = partial(measure_intensities, config=config, workers=workers)
-    return cohort_config(rows, config, work, fingerprints=fingerprints, measured=measured, force=force)
-
-
 def _tile_again_by_cohort_levels(
     tasks: Sequence[TileTask], cohort: Sequence[str], workers: Workers, progress: Progress | None
 ) -> dict[str, Outcome]:
     """Tile again the slides that show no background, by the background level that other slides of the cohort show."""
-    from pathopatch.patches.cohort import find_background_levels
+    from pathopatch.patches.background_levels import find_background_levels
 
     levels = find_background_levels(tasks[0].out, [task.slide_id for task in tasks], cohort) if tasks else {}
     again = [

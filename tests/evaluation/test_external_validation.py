@@ -142,7 +142,7 @@ def fitting() -> Source:
         ({"dtype": "uint8"}, "type of pixels is uint8, the model's uint16"),
         ({"align": True}, "alignment of channels is True, the model's False"),
         ({"intensity": {"high_percentile": 99.0}}, "intensity rule high_percentile is 99.0, the model's 99.5"),
-        ({"intensity": {"scope": "cohort", "windows": {"CARS": (0, 9)}}}, "intensity rule windows is"),
+        ({"intensity": {"windows": {"CARS": (0, 9)}}}, "intensity rule windows is"),
     ],
 )
 def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, change: dict, message: str) -> None:

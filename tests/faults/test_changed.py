@@ -20,11 +20,10 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputChangedError, InputCorruptError
 from pathopatch.core.files import file_state
-from pathopatch.core.workers import Workers
 from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.open import OpenSlideSlide
-from pathopatch.stages.batch.slide_table import measure_intensities, slide_facts
+from pathopatch.stages.batch.slide_table import slide_facts
 from pathopatch.stages.batch.tasks import Outcome, open_row
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
@@ -204,9 +203,7 @@ def test_an_error_of_a_slide_that_changed_is_told_as_the_change(tmp_path: Path) 
             raise InputCorruptError("it cannot be decoded")
 
 
-def test_facts_and_intensities_of_a_slide_that_changes_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_facts_of_a_slide_that_changes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
     made.write_rgb_pyramid(path, image(), levels=1, tile_px=64, compression=None)
     row = SlideRow(row=2, slide_id="a", patient_id="p", source=str(path))
@@ -215,9 +212,6 @@ def test_facts_and_intensities_of_a_slide_that_changes_are_refused(
         overwritten(path)
         with pytest.raises(InputChangedError):
             slide_facts(row, slide)
-    monkeypatch.setattr("pathopatch.patches.cohort.tissue_intensities", lambda *_, **__: appended(path))
-    measured = measure_intensities([row], config=TileConfig(), workers=Workers(0))
-    assert isinstance(measured["a"], InputChangedError)
 
 
 def test_a_file_that_changes_while_it_is_hashed_has_no_fingerprint(

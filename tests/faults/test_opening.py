@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import pathopatch
 from pathopatch.cli.program import app
-from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
+from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import WITHIN_SLIDE
 from pathopatch.core.status import read_status
@@ -23,7 +23,7 @@ from pathopatch.stages.check import check_manifest
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
-CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
+CONFIG = TileConfig(patch_px=32)
 # Python runs a module of this name when it starts, so a worker process finds a reader that does as its file is called.
 _FAULTY = """
 import os, sys, time

@@ -86,16 +86,6 @@ def test_a_channel_that_the_slide_does_not_have_is_named(
         analyse_slide(make_slide(low_counts(two_discs)), config)
 
 
-def test_windows_of_a_cohort_are_never_guessed_from_one_slide(make_slide: Make, two_discs: Discs) -> None:
-    slide = make_slide(low_counts(two_discs))
-    half = IntensityConfig(scope="cohort", windows={"CARS": (0, 100)})
-    with pytest.raises(InputUnsupportedError, match="no window of the cohort for SHG"):
-        analyse_slide(slide, TileConfig(patch_px=32, intensity=half))
-    whole = IntensityConfig(scope="cohort", windows={"CARS": (0, 100), "SHG": (900, 1100)})
-    result = analyse_slide(slide, TileConfig(patch_px=32, intensity=whole))
-    assert result.windows.tolist() == [[0, 100], [900, 1100]]
-
-
 def test_the_channels_that_are_chosen_make_the_tissue(make_slide: Make, two_discs: Discs) -> None:
     pixels = np.stack([np.where(two_discs, 157, 0), np.where(two_discs, 0, 157)]).astype(np.uint16)
     for names, expected in ((("CARS",), two_discs), (("SHG",), ~two_discs)):

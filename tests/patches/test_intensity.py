@@ -122,20 +122,3 @@ def test_a_given_window_goes_before_percentiles_and_before_0_to_255() -> None:
     assert result.tolist() == [[0, 100], [7, 9]]
     result = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=True, channels=("R", "SHG"))
     assert result.tolist() == [[0, 255], [7, 9]]
-
-
-def test_the_windows_of_a_cohort_count_each_slide_alike() -> None:
-    rule = IntensityConfig(low_percentile=1, high_percentile=50)
-    large, small = np.full((1, 100, 100), 10.0), np.full((1, 2, 2), 20.0)
-    quantiles = [intensity.tissue_quantiles(pixels, np.ones(pixels.shape[1:], bool)) for pixels in (large, small)]
-    assert intensity.pooled_windows(quantiles, rule).tolist() == [[10, 15]]
-    empty = intensity.tissue_quantiles(large, np.zeros((100, 100), bool))
-    assert intensity.pooled_windows([empty, quantiles[1]], rule).tolist() == [[20, 20]]
-
-
-def test_the_windows_of_a_cohort_of_one_slide_are_the_slides_own() -> None:
-    pixels = np.random.default_rng(0).normal(100, 20, (2, 50, 50)).astype(np.float32)
-    tissue = np.random.default_rng(1).random((50, 50)) < 0.5
-    rule = IntensityConfig()
-    own = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False)
-    assert np.allclose(intensity.pooled_windows([intensity.tissue_quantiles(pixels, tissue)], rule), own)

@@ -12,7 +12,7 @@ import torch
 from made_slides import disc_image, write_channel
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
+from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.models.forward import PatchClassifier
@@ -85,16 +85,6 @@ def test_a_finished_slide_whose_store_is_damaged_fails_in_the_plan(tmp_path: Pat
     assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("s0", "INPUT_CORRUPT")]
     assert planned.finished["slide_id"].tolist() == ["s1"]
     assert plan.tile_plan(manifest, config, out=out, force=True).table["slide_id"].tolist() == ["s0"]
-
-
-def test_a_plan_of_a_cohort_takes_the_windows_of_its_finished_slides(tmp_path: Path) -> None:
-    manifest, out = cohort(tmp_path), tmp_path / "out"
-    manifest.write_text(manifest.read_text().replace("path\n", "path,split\n").replace(".tif\n", ".tif,train\n"))
-    config = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
-    assert len(plan.tile_plan(manifest, config, out=out).table) == 2
-    assert not out.exists()
-    tile_cohort(manifest, out, config)
-    assert len(plan.tile_plan(manifest, config, out=out).finished) == 2
 
 
 def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 from made_slides import write_channel, write_rgb_pyramid
 
-from pathopatch.core.config import GroupsConfig, IntensityConfig, TileConfig, TissueConfig
+from pathopatch.core.config import GroupsConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide, tolerant
@@ -98,8 +98,7 @@ def test_an_empty_tile_of_one_channel_leaves_the_others_as_they_are(tmp_path: Pa
     np.testing.assert_array_equal(overview, pixels)
 
 
-@pytest.mark.parametrize("scope", ["slide", "cohort"])
-def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: str, tmp_path: Path) -> None:
+def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(2000, 4000, (3, 64, 96)).astype(np.uint16)
     image[:, :, 40:] //= 40  # no tissue there
     lines = ["slide_id,patient_id,split,path,mpp,path:tpef,path:cars,path:shg"]
@@ -112,8 +111,7 @@ def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: 
         write_channel(tmp_path / f"{channel}.tif", image[number], mpp=1.0)
     lines.append("c,c,train,,1.0,TPEF.tif,CARS.tif,SHG.tif")
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
-    settings = {"intensity": IntensityConfig(scope=scope), "tissue": TissueConfig(background="dark")}
-    config = TileConfig(patch_px=32, mpp=1.0, **settings)
+    config = TileConfig(patch_px=32, mpp=1.0, tissue=TissueConfig(background="dark"))
     outcomes = tile_cohort(tmp_path / "m.csv", tmp_path / "work", config)
     assert [(outcome.slide_id, outcome.state) for outcome in outcomes] == [("a", "done"), ("b", "done"), ("c", "done")]
     first, *others = (PatchStore(tmp_path / "work" / "slides" / f"{name}.zarr") for name in "abc")

@@ -26,7 +26,7 @@ class TissueConfig(Config):
     """
     when_unsure: Literal["all", "none", "fail"] = "all"
     """What counts as tissue where no background is in view; fail stops the slide."""
-    method: Literal["otsu", "triangle", "fixed"] = "otsu"
+    method: Literal["otsu", "fixed"] = "otsu"
     """Rule that splits dark channels; bright ones are compared with their glass."""
     fixed_threshold: Fraction | None = None
     """Threshold on the tissue signal in [0, 1], for `method = "fixed"`. Of a dark channel the signal runs from the 1st
@@ -57,19 +57,15 @@ class TissueConfig(Config):
 class IntensityConfig(Config):
     """The rule by which stored intensities become [0, 1]: RGB uint8 is 0 to 255, other channels by percentiles.
 
-    The percentiles are of tissue pixels on the overview, per channel: of each slide, or of the cohort's training slides
-    together, each slide counting alike. `tile` writes a cohort's windows into `windows`, so that stores and bundles
-    carry them.
+    The percentiles are of tissue pixels on each slide's overview, per channel.
     """
 
     low_percentile: float = Field(default=1.0, ge=0, le=100)
     """Percentile of the tissue pixels that becomes 0."""
     high_percentile: float = Field(default=99.5, ge=0, le=100)
     """Percentile that becomes 1; below 100, since a few hot pixels must not set the scale."""
-    scope: Literal["slide", "cohort"] = "slide"
-    """slide: each slide has its own window, since exposure and stain differ more between slides than tissue does.
-    cohort: one window for all.
-    """
+    scope: Literal["slide"] = "slide"
+    """Each slide has its own window, since exposure and stain differ more between slides than tissue does."""
     windows: dict[str, tuple[float, float]] = {}
     """Channel to (low, high), source units. These channels are not measured."""
     sharpness_mpp: float = Field(default=1.0, ge=MPP_RANGE[0], le=MPP_RANGE[1])

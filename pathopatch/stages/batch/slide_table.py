@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, content_fingerprint, fingerprint
-from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
@@ -24,7 +23,6 @@ from pathopatch.stages.batch.tasks import open_row
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pathopatch.patches.cohort import TissueIntensities
     from pathopatch.slides import Slide
 
 SLIDE_COLUMNS = (
@@ -106,23 +104,6 @@ def _annotation_classes(row: SlideRow) -> str:
     from pathopatch.patches.annotations.outlines import read_annotations
 
     return ", ".join(sorted(set(read_annotations(row.annotations).names)))
-
-
-def measure_intensities(
-    rows: Sequence[SlideRow], *, config: TileConfig, workers: Workers
-) -> dict[str, TissueIntensities | PathopatchError]:
-    """Return the tissue intensities of each slide, or the error that prevented it, by slide_id."""
-    results = each_slide(partial(_tissue_intensities, config=config), rows, workers)
-    return {row.slide_id: result.error if isinstance(result, Failure) else result for row, result in results}
-
-
-def _tissue_intensities(row: SlideRow, config: TileConfig) -> TissueIntensities:
-    from pathopatch.patches.cohort import tissue_intensities
-
-    with open_row(row) as slide:
-        intensities = tissue_intensities(slide, config, tissue_mask=row.tissue_mask)
-        slide.require_unchanged()
-        return intensities
 
 
 def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
