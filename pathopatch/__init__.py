@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathopatch.heatmaps.prediction import read_prediction as read_prediction
     from pathopatch.models.loading import load_ensemble as load_ensemble
     from pathopatch.models.loading import load_model as load_model
-    from pathopatch.patches import tile_slide as tile_slide
+    from pathopatch.patches.tile import tile_slide as tile_slide
     from pathopatch.report import write_report as write_report
     from pathopatch.report.group_audit import GroupAudit as GroupAudit
     from pathopatch.report.group_audit import audit_groups as audit_groups
@@ -64,7 +64,7 @@ _CONFIGS = (
 )
 _HOMES = {
     "open_slide": "pathopatch.slides",
-    "tile_slide": "pathopatch.patches",
+    "tile_slide": "pathopatch.patches.tile",
     "assign_groups": "pathopatch.groups",
     "load_model": "pathopatch.models.loading",
     "load_ensemble": "pathopatch.models.loading",

@@ -22,7 +22,8 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation.compare import compare, comparison_table
 from pathopatch.groups import attribute_in
-from pathopatch.patches import analyse_slide, intensity, iterate_patches
+from pathopatch.patches import intensity
+from pathopatch.patches.analysis import analyse_slide, iterate_patches
 from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import SlideRow, read_manifest

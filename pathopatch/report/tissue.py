@@ -19,9 +19,9 @@ from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.files import atomic_path, inside, read_json, write_bytes, write_json
 from pathopatch.core.progress import Progress
 from pathopatch.core.text import pluralize
-from pathopatch.patches import PatchStore
 from pathopatch.patches.annotations.polygons import tissue_geojson
 from pathopatch.patches.picture import FAINT, INK, PAPER, font, hatched, mask_under, outlined, shortened, write_png
+from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tissue import EVERY_PIXEL
 from pathopatch.slides.composite import Picture, compose, shrunk
 

@@ -119,7 +119,8 @@ def _left_over(path: Path, force: bool) -> Finding:
 
 def _pixels(out: Path, path: Path, force: bool) -> Finding:
     """Return whether the pixels of a store may go."""
-    from pathopatch.patches import PatchStore, is_tiled
+    from pathopatch.patches.store import PatchStore
+    from pathopatch.patches.tile import is_tiled
 
     slide_id = path.parent.stem
     goes, reason = False, f"slide {slide_id} is not tiled to the end"

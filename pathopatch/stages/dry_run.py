@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pathopatch.models.forward import Ensemble
-    from pathopatch.patches import SlideAnalysis
+    from pathopatch.patches.analysis import SlideAnalysis
     from pathopatch.slides import Slide
 
 _OVERVIEW_PX = 4096
@@ -63,7 +63,7 @@ def tile_plan(
     InputUnsupportedError
         No target mpp was given and the slides' own differ by more than 2 %.
     """
-    from pathopatch.patches import is_finished
+    from pathopatch.patches.tile import is_finished
 
     rows = read_manifest(manifest_path, strict=strict).included
 
@@ -189,7 +189,7 @@ def estimate(
     `is_done` returns whether a slide's outputs are current, and raises where the slide is refused. Slides are read in
     the order of `channels`, by default the first slide's. A slide may lack `share` of its area.
     """
-    from pathopatch.patches import grid_of
+    from pathopatch.patches.analysis import grid_of
     from pathopatch.slides import in_order, tolerant
 
     lines: list[dict[str, Any]] = []
@@ -244,7 +244,7 @@ def _probe(slide: Slide, slide_id: str, config: TileConfig, work: Work) -> tuple
     Runs of neighbouring patches are taken all over the slide in a fixed shuffled order, so that glass and tissue have
     their share however early the time is up. The first run is not counted if others follow: it loads libraries.
     """
-    from pathopatch.patches import analyse_slide
+    from pathopatch.patches.analysis import analyse_slide
 
     started = time.perf_counter()
     analysis = analyse_slide(slide, config)
@@ -276,7 +276,7 @@ def tiling_work(config: TileConfig) -> Work:
     """Return what `tile` does with patches: measure them, and store them if it is asked to."""
 
     def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
-        from pathopatch.patches import iterate_patches
+        from pathopatch.patches.analysis import iterate_patches
         from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 
         with tempfile.TemporaryDirectory(prefix="pathopatch-probe-") as folder:
@@ -314,7 +314,7 @@ def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
         limits["min_tissue"] = max(limits["min_tissue"], 1e-12)
 
     def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
-        from pathopatch.patches import iterate_patches
+        from pathopatch.patches.analysis import iterate_patches
         from pathopatch.patches.intensity import scale
         from pathopatch.patches.mask_bits import unpack_masks
 

@@ -19,7 +19,8 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
 from pathopatch.features.encode import STAGE, with_enough_tissue
 from pathopatch.features.store import encoder_key
-from pathopatch.patches import PatchStore, is_tiled
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import is_tiled
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import (

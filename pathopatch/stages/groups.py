@@ -46,7 +46,8 @@ def form_groups(
     StaleArtefactError
         The slides are not cut alike, or the groups were formed otherwise and `force` is off.
     """
-    from pathopatch.patches import is_tiled, require_one_geometry
+    from pathopatch.patches.store import require_one_geometry
+    from pathopatch.patches.tile import is_tiled
 
     slides = artefacts.read_table(WorkFolder(work).slides)
     done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]

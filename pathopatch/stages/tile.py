@@ -156,7 +156,7 @@ def import_patches(
     PathopatchError
         As `pathopatch.patches.tile_patches`: a set has no part that could fail alone.
     """
-    from pathopatch.patches import tile_patches
+    from pathopatch.patches.patch_import import tile_patches
 
     require_no_features(work)
 

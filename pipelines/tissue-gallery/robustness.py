@@ -22,7 +22,8 @@ from transforms import transforms, write
 
 from pathopatch import open_slide
 from pathopatch.core.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig
-from pathopatch.patches import analyse_slide, intensity, iterate_patches
+from pathopatch.patches import intensity
+from pathopatch.patches.analysis import analyse_slide, iterate_patches
 from pathopatch.slides import Slide, aligned
 
 SLIDES = {

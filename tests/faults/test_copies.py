@@ -24,8 +24,8 @@ from pathopatch.features.slide_features import Encoder, SlideFeatures, row_sketc
 from pathopatch.features.slide_labels import read_slide_labels
 from pathopatch.features.store import write_slide_features
 from pathopatch.models.spec import BundleSpec
-from pathopatch.patches import tile_patches
 from pathopatch.patches.import_list import read_list
+from pathopatch.patches.patch_import import tile_patches
 from pathopatch.stages.batch.slide_table import write_slides
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.import_features import import_features

@@ -22,7 +22,7 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.status import read_status
-from pathopatch.patches import is_tiled
+from pathopatch.patches.tile import is_tiled
 from pathopatch.slides import open_slide
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.stages.batch.run import exit_code

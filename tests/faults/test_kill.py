@@ -22,7 +22,7 @@ POINTS = ("chunk", "rename", "renamed")
 
 def tile(folder: Path, out: Path, force: bool) -> None:
     from pathopatch.core.config import TileConfig
-    from pathopatch.patches import tile_slide
+    from pathopatch.patches.tile import tile_slide
     from pathopatch.slides import open_slide
 
     with open_slide(folder / "slide.tif") as slide:

@@ -15,7 +15,7 @@ from made_model import write_model
 
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
-from pathopatch.patches import tile_slide
+from pathopatch.patches.tile import tile_slide
 from pathopatch.report import write_report
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.indexing import write_index

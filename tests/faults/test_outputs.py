@@ -23,7 +23,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import write_json
 from pathopatch.models.bundle import read_spec
-from pathopatch.patches import tile_slide
+from pathopatch.patches.tile import tile_slide
 from pathopatch.report.collect import read_study
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.tasks import Outcome

@@ -14,7 +14,7 @@ from marked_files import MARKER, readable
 from PIL import Image
 
 from pathopatch.core.config import PredictConfig, TileConfig
-from pathopatch.patches import PatchStore
+from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
 from pathopatch.stages.info import describe_row
 from pathopatch.stages.predict import predict_cohort, slides_to_predict

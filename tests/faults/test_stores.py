@@ -21,10 +21,11 @@ from pathopatch.core.errors import InputCorruptError, StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.core.status import is_recorded_done
 from pathopatch.evaluation.evaluate import evaluate_run
-from pathopatch.patches import tile_patches, tile_slide
 from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.patch_import import tile_patches
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
+from pathopatch.patches.tile import tile_slide
 from pathopatch.report.page import write_contact_sheet
 from pathopatch.slides import open_slide
 from pathopatch.training.run import fit

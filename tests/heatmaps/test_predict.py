@@ -18,8 +18,8 @@ from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, SeenRange, tiling_of
-from pathopatch.patches import tile_slide
 from pathopatch.patches.grid import Grid
+from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
 from pathopatch.training.dataset import load_patches
 

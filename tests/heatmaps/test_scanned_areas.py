@@ -18,7 +18,8 @@ from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec
-from pathopatch.patches import analyse_slide, tile_slide
+from pathopatch.patches.analysis import analyse_slide
+from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
 
 SLIDES = ("idc_14306", "idc_14082")

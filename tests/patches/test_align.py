@@ -14,7 +14,8 @@ import pytest
 from pathopatch.core.config import RegistrationConfig, TileConfig
 from pathopatch.core.errors import StaleArtefactError
 from pathopatch.core.status import read_status
-from pathopatch.patches import PatchStore, tile_slide
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import tile_slide
 
 Make = Callable[..., Any]
 ALIGNED = TileConfig(patch_px=64, registration=RegistrationConfig(align=True))

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
-from pathopatch.patches import tile_slide
 from pathopatch.patches.describe import THUMBNAIL_ORIGIN, Description, describe_slide, saturated_shares, thumbnail
+from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
 from pathopatch.slides.composite import compose
 

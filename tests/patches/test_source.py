@@ -17,7 +17,8 @@ from made_omezarr import write_omezarr
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
-from pathopatch.patches import PatchStore, tile_slide
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import Slide, open_slide
 
 pytestmark = pytest.mark.slow

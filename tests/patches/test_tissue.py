@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.patches import analyse_slide, intensity, iterate_patches
+from pathopatch.patches import intensity
+from pathopatch.patches.analysis import analyse_slide, iterate_patches
 from pathopatch.patches.tissue import TissueModel, clean_mask, supplied_tissue, tissue_signal
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import open_slide

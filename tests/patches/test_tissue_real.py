@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from pathopatch.core.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig, TissueConfig
-from pathopatch.patches import analyse_slide
+from pathopatch.patches.analysis import analyse_slide
 from pathopatch.patches.describe import saturated_shares
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import aligned, open_slide

@@ -15,7 +15,8 @@ from pathopatch.core import artefacts, files
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import Owner, owner, temporary_path
-from pathopatch.patches import PatchStore, tile_slide
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
 from pathopatch.stages.clean import clean, find
 

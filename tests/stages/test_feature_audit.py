@@ -32,8 +32,7 @@ from pathopatch.features.cohort import read_cohort, read_patches, read_rows
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.features.store import write_slide_features
-from pathopatch.patches import is_tiled
-from pathopatch.patches.tile import COLUMNS
+from pathopatch.patches.tile import COLUMNS, is_tiled
 from pathopatch.report import write_report
 from pathopatch.report.collect import read_study
 from pathopatch.stages.audit import audit

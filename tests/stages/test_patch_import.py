@@ -36,8 +36,9 @@ from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.groups import threshold_attributes
 from pathopatch.models.bundle import read_spec
-from pathopatch.patches import PatchStore, tile_patches
 from pathopatch.patches.import_list import common_spec, read_image, read_list, read_tumor_mask
+from pathopatch.patches.patch_import import tile_patches
+from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts

@@ -18,7 +18,8 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError, StaleArtefactError
 from pathopatch.models.forward import area_weights
-from pathopatch.patches import PatchStore, tile_slide
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
 from pathopatch.training.dataset import PatchSet, channel_statistics, common_source, load_patches
 

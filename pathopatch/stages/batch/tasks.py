@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathopatch.features.encoder_network import LoadedEncoder
     from pathopatch.features.patch_encoder import PatchEncoder
     from pathopatch.models.forward import Ensemble
-    from pathopatch.patches import LabelSource
+    from pathopatch.patches.labels import LabelSource
     from pathopatch.slides import Slide
 
 
@@ -101,7 +101,7 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
 
 def label_source(row: SlideRow) -> LabelSource:
     """Return where a manifest row's labels come from."""
-    from pathopatch.patches import LabelSource
+    from pathopatch.patches.labels import LabelSource
 
     return LabelSource(
         tumor_mask=row.tumor_mask,
@@ -135,7 +135,7 @@ class TileTask:
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Tile the slide."""
-        from pathopatch.patches import tile_slide
+        from pathopatch.patches.tile import tile_slide
 
         with open_row(self.row) as slide:
             result = tile_slide(
