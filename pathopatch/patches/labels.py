@@ -34,17 +34,6 @@ class Regions:
     warnings: tuple[str, ...]  # what was repaired or left out, with numbers
 
 
-def read_regions(
-    path: Path, config: AnnotationConfig, *, slide_size: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
-) -> Regions:
-    """Return the regions of an annotation file, and log their warnings; arguments and errors as of `find_regions`."""
-    outlines = read_annotations(path)
-    regions = find_regions(outlines, config, slide_size=slide_size, bounds_origin=bounds_origin)
-    for warning in regions.warnings:
-        _log.warning("%s: %s", path.name, warning)
-    return regions
-
-
 def find_regions(
     outlines: Outlines,
     config: AnnotationConfig,
@@ -169,7 +158,10 @@ class SlideLabels:
         source = source or LabelSource()
         if source.annotations is not None:
             settings = (config or LabelConfig()).annotations
-            areas = read_regions(source.annotations, settings, slide_size=slide_size, bounds_origin=bounds_origin)
+            outlines = read_annotations(source.annotations)
+            areas = find_regions(outlines, settings, slide_size=slide_size, bounds_origin=bounds_origin)
+            for warning in areas.warnings:
+                _log.warning("%s: %s", source.annotations.name, warning)
             tumor = PolygonRegion(areas.tumor, slide_size)
             labelled = None if areas.labelled is None else PolygonRegion(areas.labelled, slide_size)
         elif source.tumor_mask is not None:

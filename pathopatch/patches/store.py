@@ -19,8 +19,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.mask_bits import MaskKind, unpack_masks
-from pathopatch.patches.sharded_array import mask_array_name
-from pathopatch.patches.store_writer import file_checksum, stored_dtype
+from pathopatch.patches.store_writer import file_checksum, mask_array_name, stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr import ZarrReader
@@ -137,7 +136,7 @@ class PatchStore:
     Raises
     ------
     InputMissingError, InputCorruptError, StaleArtefactError
-        There is no such store, or it is not complete, or of another schema or without checksums.
+        There is no such store, or it is not complete, or of another schema.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,17 +150,11 @@ class PatchStore:
                 f"not a store: {error}", place=str(path), remedy="remove it and tile the slide again"
             ) from error
         self.attributes: dict[str, Any] = attributes
-        if self.attributes.get("complete") is not True:
+        if self.attributes.get("complete") is not True or "checksums" not in self.attributes:
             raise InputCorruptError("the store is not complete", place=str(path), remedy="tile the slide again")
         if "stamp" in self.attributes:
             stamp = Stamp.from_dict(self.attributes["stamp"])
             require_schema(stamp, place=path)
-        if "checksums" not in self.attributes:
-            raise StaleArtefactError(
-                "the store has no checksums: an older version wrote it",
-                place=str(path),
-                remedy="run pathopatch tile MANIFEST -o WORK --force",
-            )
 
     # A worker process opens the store itself: open files and locks cannot be pickled.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -249,20 +242,12 @@ class PatchStore:
 
         Raises
         ------
-        StaleArtefactError
-            An earlier version wrote the store, without masks.
         InputMissingError
             There is no such row, or nobody stated where the tumour is.
         InputCorruptError
             Chunks are missing or changed.
         """
         indices, name = self._checked_rows(rows), mask_array_name(kind)
-        if not self.has_masks("tissue"):
-            raise StaleArtefactError(
-                f"slide {self.path.stem}: the store has no masks: an earlier version wrote it",
-                place=str(self.path),
-                remedy="run pathopatch tile MANIFEST -o WORK --force, then groups",
-            )
         if not self.has_masks(kind):
             raise InputMissingError(
                 f"slide {self.path.stem}: no {kind} masks",

@@ -110,8 +110,7 @@ def tile_slide(
         Background level by channel of the cohort's other slides, source units. A level in `config` comes first.
         Default: those of an earlier run, unless `force` is on.
     force : bool
-        Replace stale artefacts in place of stopping, and write again pixels that were removed to free space, and stores
-        of an earlier version, which hold no masks.
+        Replace stale artefacts in place of stopping, and write again pixels that were removed to free space.
     progress : callable, optional
         Called with (patches done, patches in all).
 
@@ -151,9 +150,7 @@ def tile_slide(
             stamp=stamp,
             force=force,
             refuse=partial(refuse_other_slide, slide, stamp),
-            is_whole=lambda: (
-                is_whole(store_path, table_path, force=force) and not (force and lacks_pixels(store_path, config))
-            ),
+            is_whole=lambda: is_whole(store_path, table_path, config, force=force),
             require_unchanged=slide.require_unchanged,
             status=SlideStatus(out, slide_id, STAGE),
         ) as output:
@@ -169,8 +166,7 @@ def tile_slide(
             warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
             record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
             with atomic_path(store_path) as temporary:
-                tumor_mask = _tumor_masks(stated, analysis.grid, table) if stated.has_tumor_mask else None
-                measured = _write_store(temporary, slide, config, analysis, table, record, tumor_mask, progress)
+                measured = _write_store(temporary, slide, config, analysis, table, record, stated, progress)
                 output.require_unchanged()
             store = PatchStore(store_path)
             warnings = store.attributes["warnings"]
@@ -215,12 +211,6 @@ def _table(
     )
 
 
-def _tumor_masks(stated: SlideLabels, grid: Grid, table: pd.DataFrame) -> Callable[[int], NDArray[np.bool_]]:
-    """Return a function that returns the tumour pixels of a row of the table, (P, P)."""
-    x, y, fractions = (table[name].tolist() for name in ("x", "y", "tumor_fraction"))
-    return lambda row: stated.tumor_mask(x[row], y[row], grid, fraction=fractions[row])
-
-
 def _write_store(
     path: Path,
     slide: Slide,
@@ -228,7 +218,7 @@ def _write_store(
     analysis: SlideAnalysis,
     table: pd.DataFrame,
     record: Mapping[str, Any],
-    tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
+    stated: SlideLabels,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
@@ -243,7 +233,7 @@ def _write_store(
         channels=len(slide.channels),
         patch_px=config.patch_px,
         dtype=slide.dtype,
-        masks=("tissue",) if tumor_mask is None else ("tissue", "tumor"),
+        masks=("tissue", "tumor") if stated.has_tumor_mask else ("tissue",),
         with_patches=config.store == "zarr",
     )
     writer.write_overview(
@@ -255,10 +245,15 @@ def _write_store(
         windows=analysis.windows,
     )
 
+    tumor_fractions = table["tumor_fraction"].tolist()
+
     # Asked per row and only if needed: the masks of all patches together would not fit into memory.
     def scanned(row: int) -> NDArray[np.bool_] | None:
         x, y = origins[row].tolist()
         return tissue.scanned_mask(x, y, grid.downsample, grid.inside(x, y))
+
+    def tumor_mask(row: int) -> NDArray[np.bool_]:
+        return stated.tumor_mask(*origins[row].tolist(), grid, fraction=tumor_fractions[row])
 
     measured = store_and_measure(
         writer,
@@ -269,7 +264,7 @@ def _write_store(
         polarities=tissue.polarities,
         inside=lambda row: grid.inside(*origins[row].tolist()),
         scanned=scanned,
-        tumor_mask=tumor_mask,
+        tumor_mask=tumor_mask if stated.has_tumor_mask else None,
         progress=progress,
     )
     x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
@@ -389,9 +384,7 @@ def is_finished(
     stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
     refuse = partial(refuse_other_slide, slide, stamp)
     is_current = is_up_to_date(store_path, table_path, stamp=stamp, force=force, refuse=refuse)
-    if not is_current or not is_whole(store_path, table_path, force=force):
-        return False
-    return not (force and lacks_pixels(store_path, config))
+    return is_current and is_whole(store_path, table_path, config, force=force)
 
 
 def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
@@ -405,10 +398,10 @@ def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: 
         require_same_source(store_source(store_path), slide.source, slide_id=store_path.stem, place=store_path)
 
 
-def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
+def is_whole(store_path: Path, table_path: Path, config: TileConfig, *, force: bool) -> bool:
     """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`.
 
-    With `force` it must hold masks too, which earlier versions did not write.
+    With `force` it must hold pixels too, where the configuration keeps them: they may have been removed to free space.
     """
     try:
         store, table = PatchStore(store_path), read_table(table_path)
@@ -417,16 +410,9 @@ def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
         if force:
             return False
         raise
-    if force and not store.has_masks("tissue"):
-        return False
-    if not set(COLUMNS) <= set(table):  # of an earlier version
+    if force and config.store == "zarr" and not store.has_patches:
         return False
     return bool((table["pixels_checksum"] == store.pixels_checksum).all())
-
-
-def lacks_pixels(store_path: Path, config: TileConfig) -> bool:
-    """Return whether the store's pixels were removed to free space."""
-    return config.store == "zarr" and not PatchStore(store_path).has_patches
 
 
 def tile_stamp(

@@ -154,7 +154,7 @@ def import_patches(
     Raises
     ------
     PathopatchError
-        As `pathopatch.patches.tile_patches`: a set has no part that could fail alone.
+        As `pathopatch.patches.patch_import.tile_patches`: a set has no part that could fail alone.
     """
     from pathopatch.patches.patch_import import tile_patches
 

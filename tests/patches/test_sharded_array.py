@@ -12,8 +12,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from pathopatch.patches.mask_bits import pack_masks
-from pathopatch.patches.sharded_array import ShardedArray, mask_array
-from pathopatch.patches.store_writer import file_checksum
+from pathopatch.patches.store_writer import ShardedArray, file_checksum, mask_array
 from pathopatch.slides.omezarr_export import compressor
 
 

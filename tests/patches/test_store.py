@@ -277,8 +277,8 @@ def test_a_store_of_an_older_schema_is_refused_with_the_command_to_run(tmp_path:
 
 
 @pytest.mark.fault("damaged-store")
-def test_a_store_without_checksums_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
+def test_a_store_without_checksums_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "s.zarr", drawn(5, "uint8"))
     del zarr.open_group(path).attrs["checksums"]
-    with pytest.raises(StaleArtefactError, match="no checksums.*pathopatch tile MANIFEST -o WORK --force"):
+    with pytest.raises(InputCorruptError):
         PatchStore(path)

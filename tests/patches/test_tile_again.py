@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from array_slides import h_and_e, low_counts, write_mask
 from numpy.typing import NDArray
 
@@ -24,7 +22,7 @@ from pathopatch.core.files import atomic_path, read_json
 from pathopatch.patches import tile as tile_module
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import is_finished, tile_slide
+from pathopatch.patches.tile import tile_slide
 
 Make = Callable[..., Any]
 Discs = NDArray[np.bool_]
@@ -129,26 +127,6 @@ def test_a_store_of_another_table_is_made_again(make_slide: Make, two_discs: Dis
         (tmp_path / "other" / "slides" / "slide.zarr").rename(temporary)
     assert tile_slide(slide, CONFIG, out).state == "done"
     assert PatchStore(out / "slides" / "slide.zarr").attributes["patch_px"] == 32
-
-
-def test_a_store_without_masks_is_made_again_with_force_alone(
-    make_slide: Make, two_discs: Discs, tmp_path: Path
-) -> None:
-    slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
-    tile_slide(slide, CONFIG, out)
-    whole, path = files(out), out / "slides" / "slide.zarr"
-    attributes = zarr.open_group(path, mode="a").attrs  # as an earlier version wrote it
-    checksums: Any = attributes["checksums"]
-    attributes["checksums"] = {name: mark for name, mark in checksums.items() if not name.startswith("tissue_masks/")}
-    shutil.rmtree(path / "tissue_masks")
-    assert tile_slide(slide, CONFIG, out).state == "current"
-    assert not PatchStore(path).has_masks("tissue")
-    names: dict[str, Any] = {"slide_id": "slide", "patient_id": "slide"}
-    assert is_finished(slide, CONFIG, out, **names)
-    assert not is_finished(slide, CONFIG, out, **names, force=True)
-    assert tile_slide(slide, CONFIG, out, force=True).state == "done"
-    assert files(out) == whole
-    assert tile_slide(slide, CONFIG, out, force=True).state == "current"
 
 
 def test_a_page_of_the_same_file_is_another_slide(

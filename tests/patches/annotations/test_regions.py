@@ -30,7 +30,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.patches.annotations import outlines
 from pathopatch.patches.annotations.outlines import read_annotations
-from pathopatch.patches.labels import LabelSource, Regions, SlideLabels, read_regions
+from pathopatch.patches.labels import LabelSource, Regions, SlideLabels, find_regions
 from pathopatch.patches.tile import tile_slide
 from pathopatch.stages.check import check_manifest
 
@@ -76,7 +76,7 @@ def asap(folder: Path, *shapes: tuple[str, str, list[list[float]]], head: str = 
 
 
 def regions_of(path: Path, config: AnnotationConfig = CONFIG, **options: Any) -> Regions:
-    return read_regions(path, config, slide_size=SIZE, **options)
+    return find_regions(read_annotations(path), config, slide_size=SIZE, **options)
 
 
 def test_polygons_with_holes_multipolygons_and_collections_have_their_area(tmp_path: Path) -> None:
@@ -124,8 +124,9 @@ def test_only_annotations_count_and_the_rest_is_counted(tmp_path: Path, caplog: 
         area(0, 0, 20, kind=None),
         area(0, 0, 10, kind=None) | {"id": "PathAnnotationObject"},
     )
+    assert regions_of(path).tumor.area == 400
     with caplog.at_level(logging.WARNING):
-        assert regions_of(path).tumor.area == 400
+        SlideLabels(LabelSource(annotations=path), slide_size=SIZE, config=LabelConfig(annotations=CONFIG))
     assert "2 objects of the type 'detection' left out" in caplog.text
     assert "1 annotations without area (points, lines) left out" in caplog.text
 
