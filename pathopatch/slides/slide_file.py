@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypedDict, TypeVar
+from typing import Any, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from pathopatch.slides.background import Background, Polarity, parse_background
 from pathopatch.slides.integrity import OpenedFile, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, SlideFacts, mpp_agrees, resolution
-
-S = TypeVar("S", bound="SlideFile")
 
 
 class SlideOptions(TypedDict, total=False):
@@ -32,16 +30,8 @@ class SlideOptions(TypedDict, total=False):
 class SlideFile(ABC):
     """An open slide as its file states it; a context manager that pickles by opening its files again.
 
-    Parameters
-    ----------
-    facts : SlideFacts
-        From the adapter.
-    arguments : mapping
-        Keyword arguments that make the adapter again, for pickling.
-    mpp, channels, background
-        See `SlideOptions`.
-    files : tuple of OpenedFile
-        All files that are read, from before the first byte was.
+    An adapter gives its `facts`, the keyword `arguments` that make it again, and all `files` that are read, from before
+    the first byte was. Its options are those of `open_slide`.
 
     Attributes
     ----------
@@ -65,15 +55,6 @@ class SlideFile(ABC):
         Index of the file that each channel comes from: planes of one file were scanned together.
     has_mpp, is_colour, is_rgb : bool
         Micrometres per pixel are known; the channels are red, green and blue of one image; they are so in uint8.
-
-    Raises
-    ------
-    MppMissingError
-        `mpp` is given and out of range.
-    ChannelMismatchError
-        The number of names differs from the number of planes, or one is given twice.
-    InputUnsupportedError
-        `background` is no polarity, or names another channel.
     """
 
     def __init__(
@@ -181,7 +162,7 @@ class SlideFile(ABC):
         """Let go of the files; a later read opens them again."""
 
 
-def _open_again(kind: type[S], arguments: Mapping[str, Any], files: tuple[OpenedFile, ...]) -> S:
+def _open_again(kind: type[SlideFile], arguments: Mapping[str, Any], files: tuple[OpenedFile, ...]) -> SlideFile:
     """Return a slide in another process than the one that opened it first."""
     slide = kind(**arguments)
     if slide._files != files:
