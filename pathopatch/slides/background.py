@@ -46,14 +46,8 @@ def guess_polarities(
     dark where it is below a quarter. Between the two, and for other channels, the border and the most frequent value
     are compared with the middle of the range. Without any pixel colour is bright, all else dark; noise alone is dark.
 
-    Parameters
-    ----------
-    overview : ndarray, shape (C, h, w)
-        The whole slide at low resolution, any real type; values that are not finite are left out.
-    is_colour : bool
-        The channels are red, green and blue of one image.
-    valid : ndarray of bool, shape (h, w), optional
-        Pixels that were scanned; all if not given.
+    The `overview`, (C, h, w), of any real type, is the whole slide; values that are not finite are left out. With
+    `is_colour` its channels are red, green and blue of one image. `valid`, (h, w), are the scanned pixels, else all are.
     """
     inside = np.ones(overview.shape[1:], bool) if valid is None else valid
     plain = plain_polarity(overview, inside) if is_colour else None
@@ -97,19 +91,8 @@ def correlated_channels(overview: NDArray[np.generic], inside: NDArray[np.bool_]
 def parse_background(text: str, channels: Sequence[str], *, place: str = "") -> tuple[Polarity | None, ...]:
     """Return the polarity that a text states for each channel; None where it states none.
 
-    Parameters
-    ----------
-    text : str
-        ``dark`` or ``bright`` for all channels, or for some of them, ``CARS=dark,HE=bright``.
-    channels : sequence of str
-        Names of the channels.
-    place : str
-        Of the text or the slide, for messages.
-
-    Raises
-    ------
-    InputUnsupportedError
-        It is neither, or names a channel that is not there.
+    The text is ``dark`` or ``bright`` for all channels, or for some of them, ``CARS=dark,HE=bright``. Any other, or
+    one that names a channel that is not there, is an InputUnsupportedError, which names the `place`.
     """
     stated: dict[str, Polarity] = {}
     # Names of files may hold commas, equals signs and outer spaces, so the text is not simply split.
@@ -182,18 +165,10 @@ def accepted_split(
 ) -> float | None:
     """Return the signal above which a pixel is tissue; None where no split leaves a compact background.
 
-    Otsu's method splits the values; a split counts if the means of its classes are at least `SEPARATION` standard
-    deviations of the lower class apart.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (N,)
-        Signals in [0, 1].
-    spread, further_spread : float
-        Least standard deviation that a background is credited with: of the first accepted split, and of that of its
-        lower class (the same if not given).
-    background_up_to : float
-        Mean signal above which a lower class is no background.
+    Otsu's method splits the `values`, (N,), signals in [0, 1]. A split counts if the means of its classes are at least
+    `SEPARATION` standard deviations of the lower class apart. A background is credited with a standard deviation of at
+    least `spread`, in the split of a lower class `further_spread` (default: the same). A lower class with a mean above
+    `background_up_to` is no background.
     """
     for _ in range(_SPLITS):
         split = _split(values, spread)

@@ -96,23 +96,9 @@ def discover(
 ) -> Discovery:
     """Find the slides among files and below folders, by their content; a slide that cannot be opened is among them.
 
-    Files of one channel are one slide where their names, or their folders' names, differ in the channel alone.
-
-    Parameters
-    ----------
-    sources : sequence of Path
-        Files and folders.
-    pattern : str, optional
-        Such as ``{slide}_{channel}.tif``, in place of the channels known by name; ``{patient}`` may stand in it too.
-    skipped : collection of Path
-        Folders that are not entered, such as that of the outputs.
-    progress : callable, optional
-        Called after each file.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The pattern is none.
+    Files of one channel are one slide where their names, or their folders' names, differ in the channel alone. A
+    `pattern` such as ``{slide}_{channel}.tif`` takes the place of the channels known by name; it may hold ``{patient}``
+    too. A malformed one is an InputUnsupportedError. Folders that are `skipped` are not entered.
     """
     builder = _Builder(sources, None if pattern is None else pattern_regex(pattern))
     listing = list_files(sources, skipped=skipped)

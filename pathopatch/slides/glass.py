@@ -77,14 +77,8 @@ class Glass:
 def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_flat: bool = False) -> Glass | None:
     """Return the glass of a brightfield image; None where none is in view.
 
-    Parameters
-    ----------
-    pixels : ndarray, shape (C, H, W)
-        The whole slide, small, source units.
-    usable : ndarray of bool, shape (H, W)
-        Pixels that count.
-    is_flat : bool
-        Do not look for uneven light: the pixels are no picture of one field.
+    `pixels`, (C, H, W), is the whole slide, small, source units; `usable`, (H, W), are the pixels that count. With
+    `is_flat` no uneven light is looked for: the pixels are no picture of one field.
     """
     step = 1.0 if pixels.dtype.kind in "iu" else 0.0
     thin = max(1, int((usable.size / _SAMPLE_PX) ** 0.5))

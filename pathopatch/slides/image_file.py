@@ -90,21 +90,15 @@ class Raster:
 
 
 def raster(path: Path, *, is_whole: bool = True) -> Raster:
-    """Return the header of an image file, checked; no pixel is decoded.
+    """Return the header of a PNG, JPEG or TIFF file, checked; no pixel is decoded.
 
-    Parameters
-    ----------
-    path : Path
-        PNG, JPEG or TIFF file.
-    is_whole : bool
-        It is to be decoded at once. Off: a TIFF may be larger, since it is read piece by piece; its pieces may not.
+    With `is_whole` it is to be decoded at once. Off: a TIFF may be larger, since it is read piece by piece; its pieces
+    may not.
 
     Raises
     ------
-    InputMissingError, InputUnsupportedError
-        There is no such file, or it is of another format.
-    InputCorruptError
-        Its header cannot be read.
+    InputMissingError, InputUnsupportedError, InputCorruptError
+        There is no such file; it is of another format; its header cannot be read.
     InputTooLargeError
         It claims more pixels than may be decoded at once, or than its bytes could hold.
     """

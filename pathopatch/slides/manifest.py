@@ -352,19 +352,7 @@ class _RowParser:
 def write_parts(manifest: Manifest, folder: Path, slides: int) -> list[Path]:
     """Write the included rows as manifests of `slides` rows each, one for each job of a cluster; return their paths.
 
-    Parameters
-    ----------
-    manifest : Manifest
-        A checked manifest; the parts name its files by absolute paths.
-    folder : Path
-        Where the parts go: ``000001.csv`` and so on, in the order of the rows.
-    slides : int
-        Rows of each part; the last one may have fewer.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left.
+    They are ``000001.csv`` and so on in the `folder`, in the order of the rows, and name files by absolute paths.
     """
     paths = []
     for number, first in enumerate(range(0, len(manifest.included), slides), 1):

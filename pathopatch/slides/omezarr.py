@@ -160,16 +160,8 @@ class ZarrReader:
     It is read by tensorstore, tens of times faster on shards. That aborts a process that was forked after it was
     loaded, so zarr-python reads in a forked one.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the array lies.
-    driver : {"zarr", "zarr3"}
-        Zarr v2 or v3.
-    cache_bytes : int
-        Decoded chunks that are kept.
-    is_complete : bool
-        Whether every chunk must be there; otherwise a missing one has the fill value, as the format says.
+    The `driver` is ``zarr`` (v2) or ``zarr3``; decoded chunks of `cache_bytes` are kept. With `is_complete` every chunk
+    must be there; otherwise a missing one has the fill value, as the format says.
     """
 
     def __init__(self, folder: Path, *, driver: str = "zarr3", cache_bytes: int = 0, is_complete: bool = False) -> None:

@@ -23,19 +23,9 @@ def multiscales(
 ) -> list[dict[str, Any]]:
     """Return OME-Zarr's description of a pyramid.
 
-    Parameters
-    ----------
-    name : str
-        Of the image.
-    axes : sequence of str
-        Of ``c``, ``y``, ``x``; the last two are y and x.
-    levels : sequence of (float, float)
-        Downsample of each level, (x, y).
-    um_per_px : (float, float)
-        (x, y) micrometres per px of the first level.
-    over_um : (float, float), optional
-        The same of another image, over which this one lies with the same corner: the centre of that one's first pixel
-        is the origin. If not given, the origin is the centre of this one's.
+    The `axes` are of ``c``, ``y``, ``x``, the last two y and x; `levels` holds each level's downsample (x, y), and
+    `um_per_px` is (x, y) of the first. The origin is the centre of the first pixel; with `over_um`, (x, y) um per px of
+    another image over which this one lies with the same corner, it is the centre of that one's.
     """
     first = [1.0] * (len(axes) - 2)
     origin_x, origin_y = um_per_px if over_um is None else over_um

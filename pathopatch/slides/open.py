@@ -88,13 +88,9 @@ def open_slide(
 def parse_source(text: str) -> Path | dict[str, str]:
     """Return the file, or the file of each channel, that a command line names.
 
-    An existing file is never taken apart, and fragments are kept. Blanks around commas and equals signs do not count.
-    A channel that is named twice, be it in another case, is a ChannelMismatchError.
-
-    Parameters
-    ----------
-    text : str
-        ``slide.svs``, or ``CARS=a.tif,TPEF=b.tif``.
+    The text is ``slide.svs``, or ``CARS=a.tif,TPEF=b.tif``. An existing file is never taken apart, and fragments are
+    kept. Blanks around commas and equals signs do not count. A channel that is named twice, be it in another case, is a
+    ChannelMismatchError.
     """
     if Path(text).exists() or not re.match(_CHANNEL, text):
         return Path(text)

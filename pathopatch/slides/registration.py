@@ -67,18 +67,9 @@ def measure_shifts(
 ) -> tuple[Shift, ...]:
     """Return the shift of each channel but the first against the first.
 
-    Planes of one file lie on each other, and the most confident of their shifts is that of all.
-
-    Parameters
-    ----------
-    slide : Slide
-        An open slide of at least two channels, which do not come from one exposure of a colour camera.
-    overview : ndarray, shape (C, h, w)
-        The whole slide, as `Slide.read_overview` returns it with the scales; finite.
-    scale_x, scale_y : float
-        Level-0 px per overview px.
-    unscanned : ndarray of bool, shape (h, w), optional
-        Pixels of the overview that were never scanned: their edges are none of the tissue's.
+    Planes of one file lie on each other, and the most confident of their shifts is that of all. The channels, at least
+    two, do not come from one exposure of a colour camera. The `overview`, finite, and its scales are those of
+    `Slide.read_overview`; `unscanned`, (h, w), are pixels whose edges are none of the tissue's.
     """
     missing = np.zeros(overview.shape[1:], np.bool_) if unscanned is None else unscanned
     # The mask travels as one more plane, so that it is cut and shrunk as the pixels are.

@@ -106,16 +106,8 @@ def level_for(downsamples: Sequence[float], downsample: float, *, exact_factor: 
     """Return the index of the level that pixels are read from; 0 if none is as fine as asked.
 
     That is the finest level of which at most `exact_factor` px, by as many, make one target px. Where there is none,
-    and with a factor of 1, it is the coarsest level that is at least as fine as asked.
-
-    Parameters
-    ----------
-    downsamples : sequence of float
-        Of each level, level-0 px per level px; the first is 1.
-    downsample : float
-        Of the target, level-0 px per target px.
-    exact_factor : float
-        At least 1. A target px costs at most its square in source px.
+    and with a factor of 1, it is the coarsest level that is at least as fine as asked. Downsamples are level-0 px per
+    px of each level, the first of which is 1, and of the target. A target px costs at most the factor's square in px.
     """
     fine_enough = [i for i, value in enumerate(downsamples) if value <= downsample * (1 + SAME_FACTOR)]
     near = [i for i in fine_enough if downsample <= downsamples[i] * exact_factor * (1 + MPP_TOLERANCE)]

@@ -108,16 +108,9 @@ Offsets = tuple[tuple[int, int], ...]
 
 
 def aligned(slide: Slide, offsets: Offsets, background: Background | None = None) -> Slide:
-    """Return a slide whose channels lie on each other; the slide itself if all offsets are 0.
+    """Return a slide whose channels lie on each other; the slide itself if all `offsets`, one a channel, are 0.
 
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    offsets : tuple of (int, int), one per channel
-        From `pathopatch.slides.registration.whole_offsets`.
-    background : str, optional
-        Of what comes from outside; the slide's own if not given.
+    The `background` is that of what comes from outside; default: the slide's own.
     """
     if not any(x or y for x, y in offsets):
         return slide
