@@ -44,21 +44,9 @@ def cohort_levels(
 ) -> dict[str, dict[str, float]]:
     """Return the cohort's background levels for those `candidates` that are uncertain and have other levels.
 
-    They are to be analysed a second time, see `with_cohort_levels`. The levels come from the certain slides.
-
-    Parameters
-    ----------
-    confidence : mapping of str to float
-        Of the tissue of each slide by its own evidence; a slide with the cohort's level would confirm it.
-    candidates : collection of str
-        Slides that may take levels.
-    read_levels : callable
-        Returns a slide's own levels; called of candidates, and of at most 200 certain slides.
-
-    Returns
-    -------
-    dict
-        slide_id -> channel -> level, source units.
+    They are to be analysed a second time, see `with_cohort_levels`. The levels, source units by slide and channel, come
+    from the certain slides. The `confidence` of each slide's tissue is by its own evidence: a slide with the cohort's
+    level would confirm it. `read_levels` is called of candidates, and of at most 200 certain slides.
     """
     uncertain = {slide for slide, value in confidence.items() if value < UNCERTAIN_BELOW}
     wanted = [slide for slide in confidence if slide in uncertain and slide in candidates]

@@ -70,13 +70,7 @@ def read_list(source: Path) -> pd.DataFrame:
         file (absolute), path (as written), label (1, 0, -1), patient_id, split ("" where open), tissue_fraction (NaN
         where not given), and attribute, label_name and tumor_mask (str; its path absolute) if the list has them; in
         the order of the list.
-
-    Raises
-    ------
-    InputMissingError, InputCorruptError, InputUnsupportedError
-        The file or folder is missing or empty, or it is no CSV file, or the folder has another layout.
-    TableError
-        All problems of the list, each with row, column, value and remedy.
+    A TableError lists all problems, each with row, column, value and remedy.
     """
     if source.is_dir() and not (source / LIST_NAME).is_file():
         place, cells = source, _read_folder(source)
@@ -236,12 +230,7 @@ class ImageSpec:
 def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> ImageSpec:
     """Return the format that all images of a set have, or are brought to if `ready` states a size; nothing is decoded.
 
-    Raises
-    ------
-    ChannelMismatchError
-        The images differ; those that differ from most are listed.
-    InputUnsupportedError
-        They are not square or of an unsupported size, or one has a colour table, single bits, alpha or CMYK.
+    Images that differ are a ChannelMismatchError, which lists those that differ from most.
     """
     specs = [_image_spec(path) for path in paths]
     if ready is not None and ready.px is not None:

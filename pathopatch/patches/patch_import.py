@@ -73,35 +73,13 @@ def tile_patches(
 ) -> tuple[TileResult, dict[str, object]]:
     """Write the store, patch table and status of a set of existing patches; do nothing if they are current.
 
-    Parameters
-    ----------
-    source : Path
-        CSV file or folder, see `pathopatch.patches.import_list.read_list`.
-    config : TileConfig
-        Rules of tissue and intensity. The patch size is that of the images, and `ready` states their scale.
-    ready : ReadyConfig, optional
-        Scale of the original images, and the size to which images of several sizes are brought. An unknown scale gives
-        a warning here and in each prediction by a model trained on the set.
-    out, force, progress
-        As of `tile_slide`.
+    The `source` is a CSV file or folder, see `read_list`. Its images have the size of the patches; `ready` states their
+    scale, and the size to which images of several sizes are brought. An unknown scale gives a warning here and in each
+    prediction by a model trained on the set. Other arguments and errors are those of `tile_slide`; a configuration with
+    an `mpp` or without a store is an InputUnsupportedError.
 
-    Returns
-    -------
-    result : TileResult
-        Of the set as if it were one slide.
-    facts : dict
-        The set's row of ``slides.parquet``. Patients and splits are in the patch table.
-
-    Raises
-    ------
-    InputUnsupportedError
-        ``store = "none"``, or `config` has an `mpp`, or see `read_list` and `common_spec`.
-    TableError, InputMissingError, InputCorruptError, InputTooLargeError, ChannelMismatchError, NonFiniteError
-        See `read_list`, `common_spec` and `read_image`.
-    ModalityMismatchError
-        A tumour mask is of other proportions than its patch.
-    StaleArtefactError, DiskFullError
-        As of `tile_slide`.
+    Returns the result of the set as if it were one slide, and its row of ``slides.parquet``. Patients and splits are in
+    the patch table.
     """
     if config.store == "none":
         raise InputUnsupportedError(

@@ -47,7 +47,7 @@ def guess_polarities(
     are compared with the middle of the range. Without any pixel colour is bright, all else dark; noise alone is dark.
 
     The `overview`, (C, h, w), of any real type, is the whole slide; values that are not finite are left out. With
-    `is_colour` its channels are red, green and blue of one image. `valid`, (h, w), are the scanned pixels, else all are.
+    `is_colour` its channels are red, green and blue of one image. `valid`, (h, w), are the scanned pixels; else all.
     """
     inside = np.ones(overview.shape[1:], bool) if valid is None else valid
     plain = plain_polarity(overview, inside) if is_colour else None

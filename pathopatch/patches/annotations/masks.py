@@ -41,15 +41,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     A pixel is set above 127 in a JPEG file and in a uint8 image with values above 1, and above 0 in any other image
     (0 and 1, boolean, 16 bit, float). The largest channel counts, without alpha. A TIFF whose tags call 0 white is
     inverted first. It is turned as its tag or EXIF data say, as slides are.
-
-    Raises
-    ------
-    InputMissingError, InputCorruptError
-        There is no such file, or it cannot be read in full.
-    InputTooLargeError
-        Its header claims more pixels than are read at once; no memory is taken.
-    InputUnsupportedError
-        Another format, a table of colours, alpha that is not opaque, or class numbers in place of 0 and 1 or 0 and 255.
+    A table of colours, alpha that is not opaque, and class numbers in place of 0 and 1 or 0 and 255 are refused; other
+    errors are those of `raster`.
     """
     source = raster(path)
     if source.is_palette:
@@ -214,14 +207,8 @@ def read_tissue_mask(
 
     A pixel is set where its centre is inside an outline. Outlines of every class are tissue, those of QuPath's class
     ``Ignore*`` are cut out of it; a file without outlines means no tissue. Sizes are (width, height); `slide_size` and
-    `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px.
-
-    Raises
-    ------
-    ModalityMismatchError
-        The raster is out of proportion, or every outline is outside the slide.
-    InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `read_mask` and `read_annotations`.
+    `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Errors as of `read_mask`,
+    `require_proportions` and `place_on_slide`.
     """
     if not _is_outlines(path):
         mask = read_mask(path)

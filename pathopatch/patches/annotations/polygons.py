@@ -173,16 +173,9 @@ def tissue_geojson(
 ) -> str:
     """Return a mask's outlines as QuPath's GeoJSON, one annotation of the class "Tissue" for each connected piece.
 
-    It is a FeatureCollection with one feature a line. Equal arguments give equal text.
-
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (h, w)
-        Tissue on the overview, which covers the whole slide.
-    slide_id : str
-        Part of each annotation's id, with the corner of its piece.
-    slide_size, bounds_origin : tuple of int
-        (width, height), and (x, y) of the slide's bounds, from which QuPath measures; level-0 px.
+    It is a FeatureCollection with one feature a line; equal arguments give equal text. The `mask`, (h, w), covers the
+    whole slide. `slide_size` is (width, height), and `bounds_origin` (x, y) of the slide's bounds, from which QuPath
+    measures; level-0 px.
     """
     labels, _ = ndimage.label(mask)  # connected by sides, as `mask_polygons` needs
     # Fewer corners, unless the area changes by more than 2 %: thin fibres would lose half of it to the tolerance.
