@@ -188,7 +188,14 @@ def describe_slide(
     if analysis is not None and not analysis.tissue.mask.any():
         warnings.append("no tissue found")
     if analysis is not None and labels is not None:
-        warnings += _tumor_on_glass(slide, analysis, labels, config)
+        grid = analysis.grid
+        stated = SlideLabels(
+            labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=grid
+        )
+        x, y = grid.origins().T
+        label = labels_of(*stated.fractions(x, y, grid.extent), patch_px=grid.patch_px, config=config.labels)
+        tissue_fraction = patch_means(analysis.tissue.mask != 0, grid)
+        warnings += tumor_on_glass(x, y, label, tissue_fraction, extent=grid.extent)
     return Description(
         slide_id=slide_id,
         channels=slide.channels,
@@ -206,15 +213,6 @@ def describe_slide(
         warnings=tuple(warnings),
         target_mpp=config.mpp,
     )
-
-
-def _tumor_on_glass(slide: Slide, analysis: SlideAnalysis, source: LabelSource, config: TileConfig) -> list[str]:
-    """Return the warning of `tumor_on_glass`, by the tissue that the overview shows."""
-    grid = analysis.grid
-    stated = SlideLabels(source, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=grid)
-    x, y = grid.origins().T
-    label = labels_of(*stated.fractions(x, y, grid.extent), patch_px=grid.patch_px, config=config.labels)
-    return tumor_on_glass(x, y, label, patch_means(analysis.tissue.mask != 0, grid), extent=grid.extent)
 
 
 def saturated_shares(

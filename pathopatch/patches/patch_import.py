@@ -274,6 +274,12 @@ def _table(
     """Return the patch table: a slide's columns, then `EXTRA_COLUMNS`."""
     origins = sheet.grid.origins()[: len(listed)]
     x, y = origins.T
+    # Without masks a label says whether there is tumour, not how much.
+    tumor_fraction: Any = np.nan
+    if store.has_masks("tumor"):
+        rows = np.arange(len(store))
+        parts = np.split(rows, rows[SHARD_PATCHES::SHARD_PATCHES])
+        tumor_fraction = np.concatenate([store.masks(part, "tumor").mean(axis=(1, 2)) for part in parts])
     label = listed["label"].to_numpy(np.int64)
     stated = listed["tissue_fraction"].to_numpy(np.float64)
     columns = {
@@ -284,21 +290,13 @@ def _table(
         "y": y,
         **measured,
         "tissue_fraction": np.where(np.isnan(stated), measured["tissue_fraction"], stated),
-        # Without masks a label says whether there is tumour, not how much.
-        "tumor_fraction": _tumor_fractions(store) if store.has_masks("tumor") else np.nan,
+        "tumor_fraction": tumor_fraction,
         "labelled_fraction": (label >= 0).astype(np.float64),
         "label": label,
         "pixels_checksum": store.pixels_checksum,
         **{column: listed[column] for column in EXTRA_COLUMNS if column in listed},
     }
     return pd.DataFrame(columns)[[*COLUMNS, *(column for column in EXTRA_COLUMNS if column in listed)]]
-
-
-def _tumor_fractions(store: PatchStore) -> NDArray[np.float64]:
-    """Return the mean of each patch's tumour mask, (N,)."""
-    rows = np.arange(len(store))
-    parts = np.split(rows, rows[SHARD_PATCHES::SHARD_PATCHES])
-    return np.concatenate([store.masks(part, "tumor").mean(axis=(1, 2)) for part in parts])
 
 
 def _stamp(

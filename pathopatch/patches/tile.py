@@ -437,7 +437,13 @@ def tile_stamp(
     }
     inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
     # Two pages of one file have the same fingerprint of the file: only their pixels differ.
-    inputs["pixels"] = _probe(slide)
+    digest = hashlib.sha256()
+    width, height = slide.size
+    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
+    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
+        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
+            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
+    inputs["pixels"] = digest.hexdigest()
     for role, path in (source.paths if source is not None else {}).items():
         inputs[role] = fingerprint_file(path)
     if tissue_mask is not None:
@@ -450,17 +456,6 @@ def tiled_content(attributes: Mapping[str, Any]) -> str:
     inputs = attributes["stamp"]["inputs"]
     files = [inputs[f"slide {index}"] for index in range(sum(name.startswith("slide ") for name in inputs))]
     return fingerprint(files) if files else ""
-
-
-def _probe(slide: Slide) -> str:
-    """Return a fingerprint of scattered pixels."""
-    digest = hashlib.sha256()
-    width, height = slide.size
-    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
-    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
-        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
-            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
-    return digest.hexdigest()
 
 
 def is_tiled(work: Path, slide_id: str) -> bool:

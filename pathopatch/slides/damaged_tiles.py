@@ -87,7 +87,8 @@ class TolerantSlide(Slide):
         x0, y0, x1, y1 = box
         columns, rows = range(x0 // _SQUARE_PX, -(-x1 // _SQUARE_PX)), range(y0 // _SQUARE_PX, -(-y1 // _SQUARE_PX))
         if len(columns) == len(rows) == 1:
-            self._lose((columns[0], rows[0]), level, error)
+            self._lost_squares(level)[rows[0], columns[0]] = True
+            self._require_share(level, error.message, error.place)
             return []
         if len(columns) >= len(rows):
             middle = columns[len(columns) // 2] * _SQUARE_PX
@@ -117,12 +118,6 @@ class TolerantSlide(Slide):
             self._lost[level] = lost
             self._require_share(level, "chunks are absent", str(self.paths[0]))
         return self._lost[level]
-
-    def _lose(self, square: tuple[int, int], level: int, error: InputCorruptError) -> None:
-        """Note that a square is lost; raise InputCorruptError if the slide has lost more than its share."""
-        column, row = square
-        self._lost_squares(level)[row, column] = True
-        self._require_share(level, error.message, error.place)
 
     def _require_share(self, level: int, reason: str, place: str) -> None:
         """Raise InputCorruptError if more of a level is lost than may be."""

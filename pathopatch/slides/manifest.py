@@ -134,7 +134,11 @@ def read_manifest(path: Path, *, strict: bool = True) -> Manifest:
         numbers=("mpp",),
     )
     channels = {match[1]: name for name in table.header if (match := re.fullmatch(_CHANNEL_COLUMN, name))}
-    _check_channel_names(table, channels)
+    by_name: dict[str, str] = {}
+    for name, column in channels.items():
+        first = by_name.setdefault(name.casefold(), column)
+        if first != column:
+            table.add_problem("CHANNEL_MISMATCH", None, column, "", f"the channel of {first!r} too", "remove one")
     if table.header and "path" not in table.header and not channels:
         table.add_problem("INPUT_MISSING", None, "path", "", "no column names the files", "add path or path:NAME")
     if not table.rows and not table.problems:
@@ -146,15 +150,6 @@ def read_manifest(path: Path, *, strict: bool = True) -> Manifest:
     _check_content(table, rows)
     table.raise_problems()
     return Manifest(tuple(rows), path)
-
-
-def _check_channel_names(table: CsvTable, channels: Mapping[str, str]) -> None:
-    """Note columns that name one channel in different case."""
-    by_name: dict[str, str] = {}
-    for name, column in channels.items():
-        first = by_name.setdefault(name.casefold(), column)
-        if first != column:
-            table.add_problem("CHANNEL_MISMATCH", None, column, "", f"the channel of {first!r} too", "remove one")
 
 
 def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:

@@ -35,7 +35,10 @@ class ChannelStack(Slide):
         with_mpp = [part for part in parts if part.has_mpp]
         if (stated := options.get("mpp")) is not None:  # the file that contradicts it most is the one to be noted
             with_mpp.sort(key=lambda part: -abs(part.mpp - stated))
-        self._level_of = _common_levels(parts)
+        # The levels of each part, for each size that all have; of two levels of one size the finer, which comes first.
+        sizes = [[(level.width, level.height) for level in part.levels] for part in parts]
+        shared = [size for size in dict.fromkeys(sizes[0]) if all(size in of_part for of_part in sizes)]
+        self._level_of = [tuple(of_part.index(size) for of_part in sizes) for size in shared]
         paths = tuple(dict.fromkeys(path for part in parts for path in part.paths))
         facts = SlideFacts(
             channels=names,
@@ -93,14 +96,6 @@ def _require_same_grid(name: str, one: Slide, other_name: str, other: Slide, *, 
             place=f"{one.paths[0]}, {other.paths[0]}",
             remedy="register and resample the files to one grid, or correct the manifest",
         )
-
-
-def _common_levels(parts: tuple[Slide, ...]) -> list[tuple[int, ...]]:
-    """Return, for each size that all slides have as a level, the level's index in each."""
-    # Two levels of one size are possible; the finer one, which comes first, is taken.
-    sizes = [[(level.width, level.height) for level in part.levels] for part in parts]
-    shared = [size for size in dict.fromkeys(sizes[0]) if all(size in of_part for of_part in sizes)]
-    return [tuple(of_part.index(size) for of_part in sizes) for size in shared]
 
 
 Offsets = tuple[tuple[int, int], ...]

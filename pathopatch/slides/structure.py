@@ -49,16 +49,11 @@ def structure_of(overview: NDArray[np.generic], valid: NDArray[np.bool_] | None 
         part = cv2.resize(plane / largest, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
         if _rough(part[None]).std() > _CONSTANT:
             small += part
-    if _is_plain(small):
+    energy = np.linalg.svd(_rough(small[None]).reshape(small.shape), compute_uv=False) ** 2
+    if energy[_PLAIN_RANK:].sum() <= _LEAST_RICH * energy.sum():
         return ""
     low, high = small.min(), small.max()
     return base64.b64encode(np.rint((small - low) * (255 / (high - low))).astype(np.uint8).tobytes()).decode()
-
-
-def _is_plain(picture: NDArray[np.float32]) -> bool:
-    """Return whether a picture is constant, or of a few plain shapes."""
-    energy = np.linalg.svd(_rough(picture[None]).reshape(picture.shape), compute_uv=False) ** 2
-    return bool(energy[_PLAIN_RANK:].sum() <= _LEAST_RICH * energy.sum())
 
 
 def alike_pairs(structures: Sequence[str], shapes: Sequence[float]) -> Iterator[tuple[int, int]]:

@@ -164,7 +164,9 @@ class MaskRegion:
         if self._large is not None and rows != self._rows:
             if self._limit is None:
                 _, self._limit = _scan(self._large, self._slide_size)
-            self._rows, self._bits = rows, _read_rows(self._large, rows, self._limit)
+            with _open_large(self._large) as mask:
+                packed = [pack_masks(band > self._limit) for _, band in _bands(mask, rows)]
+            self._rows, self._bits = rows, np.concatenate(packed)
         top, first_byte = self._rows.start, columns.start // 8
         bits = self._bits[rows.start - top : rows.stop - top, first_byte : -(-columns.stop // 8)]
         return unpack_masks(bits, columns.stop - 8 * first_byte)[:, columns.start - 8 * first_byte :]
@@ -346,12 +348,6 @@ def _fractions_by_bands(
         is_uint8 = mask.dtype == np.uint8
     limit = _uint8_limit(highest, path) if is_uint8 else 0
     return np.asarray(np.clip(fractions[1 if limit else 0], 0.0, 1.0), np.float64), limit
-
-
-def _read_rows(path: Path, rows: slice, limit: int) -> NDArray[np.uint8]:
-    """Return some rows of a large TIFF as bits, see `pack_masks`."""
-    with _open_large(path) as mask:
-        return np.concatenate([pack_masks(band > limit) for _, band in _bands(mask, rows)])
 
 
 def _bands(mask: Slide, rows: slice) -> Iterator[tuple[slice, NDArray[Any]]]:
