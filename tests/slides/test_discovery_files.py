@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pathopatch.slides.discovery_files import channel_of, mask_role, patient_in, pattern_regex, picture_of, stem_of
+from pathopatch.slides.discovery_files import (
+    channel_of,
+    mask_role,
+    patient_in,
+    pattern_regex,
+    picture_of,
+    set_name,
+    stem_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +94,19 @@ def test_a_pattern_matches_names_in_any_case() -> None:
 def test_a_pattern_names_the_slide_and_known_words_once(pattern: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         pattern_regex(pattern)
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"CARS": "x/s01_CARS.tif", "SHG": "x/s01_SHG.tif"}, "s01"),
+        ({"shg": "x/SHG-s01.ome.tif", "Cars": "x/cars-s01.ome.tif"}, "s01"),
+        ({"CARS": "x/s01 cars 20x.tif", "SHG": "x/s01 shg 20x.tif"}, "s01 20x"),
+        ({"CARS": "x/s7/cars.tif", "SHG": "x/s7/shg.tif"}, "s7"),
+        ({"CARS": "x/cars/s01.tif", "SHG": "x/shg/s01.tif"}, "s01"),
+        ({"CARS": "x/s01.tif#page=0", "SHG": "x/s01.tif#page=1"}, "s01"),
+        ({"CARS": "x/a.tif", "SHG": "x/b.tif"}, "a"),
+    ],
+)
+def test_a_set_of_files_is_named_by_what_their_stems_share(files: dict[str, str], name: str) -> None:
+    assert set_name(files) == name

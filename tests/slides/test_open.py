@@ -11,7 +11,9 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from made_model import write_model
 
+from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import (
     ChannelMismatchError,
     InputMissingError,
@@ -22,6 +24,7 @@ from pathopatch.slides import Slide, in_order, open_slide, parse_source
 from pathopatch.slides import open as slides_open
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 CHANNELS = made.noise(3, 50, 60, np.uint16)
 APERIO_WIDTH, APERIO_HEIGHT = 403, 301  # odd at the level below, too
@@ -43,9 +46,15 @@ def test_an_existing_file_is_not_taken_apart(tmp_path: Path, monkeypatch: pytest
     assert parse_source("x=1.tif") == Path("x=1.tif")
 
 
-def test_a_channel_named_twice_is_refused() -> None:
+@pytest.mark.parametrize("text", ["CARS=a.tif,SHG=b.tif", " CARS = a.tif , SHG= b.tif ", "CARS=a.tif,  SHG =b.tif"])
+def test_blanks_around_commas_and_equals_signs_do_not_count(text: str) -> None:
+    assert parse_source(text) == {"CARS": "a.tif", "SHG": "b.tif"}
+
+
+@pytest.mark.parametrize("text", ["SHG=a.tif,SHG=b.tif", "CARS=a.tif,cars=b.tif"])
+def test_a_channel_named_twice_is_refused(text: str) -> None:
     with pytest.raises(ChannelMismatchError):
-        parse_source("SHG=a.tif,SHG=b.tif")
+        parse_source(text)
 
 
 def test_a_file_may_have_a_hash_in_its_name(tmp_path: Path) -> None:
@@ -424,3 +433,19 @@ def test_a_real_slide_is_decoded_directly_and_equal_throughout(real_data: Path) 
     with open_slide(path) as slide:
         assert isinstance(slide, TiffSlide)
         assert_equal_to_openslide(slide, path)
+
+
+def test_channels_are_predicted_in_any_order_and_case(tmp_path: Path) -> None:
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    for name, plane in zip("RGB", image, strict=True):
+        made.write_channel(tmp_path / f"s1_{name}.tif", plane)
+    model = write_model(tmp_path / "model")
+    tables = []
+    for number, order in enumerate(("RGB", "bRg")):
+        source = ", ".join(f"{name} = {tmp_path}/s1_{name.upper()}.tif" for name in order)
+        rows = slides_to_predict(source)
+        (outcome,) = predict_cohort(rows, model, tmp_path / str(number), PredictConfig(device="cpu"))
+        assert (outcome.slide_id, outcome.state) == ("s1", "done")
+        tables.append((tmp_path / str(number) / "heatmaps" / "s1" / "patches.csv").read_bytes())
+    assert tables[0] == tables[1]
+    assert np.char.count(str(tables[0]), "\\n") > 2
