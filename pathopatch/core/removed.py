@@ -10,6 +10,7 @@ SETTINGS: dict[str, str] = {}
 """Remedies by configuration and key, such as ``TrainConfig.pair_weight``."""
 VALUES: dict[str, str] = {
     "IntensityConfig.scope=cohort": "state the window of each channel in [tile.intensity] windows",
+    "TissueConfig.combine=maximum": "use each, or name the channels that count in [tile.tissue] channels",
     "TissueConfig.method=triangle": "use otsu, or fixed with a fixed_threshold",
 }
 """Remedies by configuration, key and value, such as ``TrainConfig.intervene_growth=one``."""

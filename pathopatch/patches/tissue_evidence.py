@@ -100,9 +100,11 @@ def find_evidence(overview: Overview, channels: Sequence[int]) -> list[Evidence]
     else:
         groups = [bright] if bright else []
     evidence = [_bright_evidence(overview, tuple(group)) for group in groups]
-    if overview.config.combine == "maximum" or overview.config.method == "fixed":
-        return evidence + ([_dark_evidence(overview, tuple(dark))] if dark else [])
-    return evidence + [_dark_evidence(overview, (channel,)) for channel in dark]
+    if overview.config.method == "fixed" and dark:
+        windows = np.array([dark_window(overview.pixels[channel], overview.specimen) for channel in dark])
+        threshold = overview.config.fixed_threshold
+        return [*evidence, Evidence(channels=tuple(dark), windows=windows, threshold=threshold, is_shared=True)]
+    return evidence + [_dark_evidence(overview, channel) for channel in dark]
 
 
 def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
@@ -214,47 +216,23 @@ def _stated_glass(overview: Overview, channels: tuple[int, ...]) -> Glass:
     return Glass(level=level, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan, may_be_uneven=True)
 
 
-def _dark_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
-    """Return the evidence of one dark channel, or of the largest signal of several."""
-    config, specimen = overview.config, overview.specimen
-    windows = np.array([dark_window(overview.pixels[channel], specimen) for channel in channels])
-    if len(channels) == 1 and channels[0] in overview.levels and config.method != "fixed":
-        return _evidence_above_level(overview, channels[0], float(windows[0, 1]))
-    if config.method == "fixed":
-        return Evidence(channels=channels, windows=windows, threshold=config.fixed_threshold, is_shared=True)
-    # The noise of a channel without tissue fills its window and would hide the other channels in the maximum.
-    for number, channel in enumerate(channels):
-        if _dark_threshold(overview, (channel,), windows[number : number + 1]) is None:
-            windows[number] = 0.0
-    split = _dark_threshold(overview, channels, windows)
-    if split is None:
-        values = [overview.pixels[channel][specimen] for channel in channels]
-        is_constant = all(value.size == 0 or bool(value.min() == value.max()) for value in values)
-        return Evidence(channels=channels, is_empty=is_constant)
-    threshold, separation = split
-    return Evidence(
-        channels=channels,
-        windows=windows,
-        threshold=threshold,
-        is_shared=config.combine == "maximum",
-        separation=separation,
-    )
-
-
-def _dark_threshold(
-    overview: Overview, channels: tuple[int, ...], windows: NDArray[np.float64]
-) -> tuple[float, float] | None:
-    """Return the threshold on the largest signal of dark channels, and its separation; None without a split."""
-    is_used = windows[:, 1] > windows[:, 0]
-    if not is_used.any():
-        return None
-    signal = tissue_signal(overview.pixels[list(channels)], polarities=["dark"] * len(channels), windows=windows)
-    spread = min(rounding_spread((low, high), overview.pixels.dtype) for low, high in windows[is_used].tolist())
-    values = _smoothed_sample(signal, overview.specimen)
-    threshold = accepted_split(values, spread)
-    if threshold is None:
-        return None
-    return threshold, _separation(values, threshold, spread)
+def _dark_evidence(overview: Overview, channel: int) -> Evidence:
+    """Return the evidence of one dark channel."""
+    plane, specimen = overview.pixels[channel], overview.specimen
+    window = dark_window(plane, specimen)
+    if channel in overview.levels:
+        return _evidence_above_level(overview, channel, window[1])
+    if window[1] > window[0]:
+        windows = np.array([window])
+        signal = tissue_signal(plane[None], polarities=["dark"], windows=windows)
+        spread = rounding_spread(window, plane.dtype)
+        values = _smoothed_sample(signal, specimen)
+        threshold = accepted_split(values, spread)
+        if threshold is not None:
+            separation = _separation(values, threshold, spread)
+            return Evidence(channels=(channel,), windows=windows, threshold=threshold, separation=separation)
+    pixels: NDArray[Any] = plane[specimen]
+    return Evidence(channels=(channel,), is_empty=pixels.size == 0 or bool(pixels.min() == pixels.max()))
 
 
 def _evidence_above_level(overview: Overview, channel: int, high: float) -> Evidence:

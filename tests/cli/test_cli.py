@@ -412,12 +412,12 @@ def test_options_of_tile_override_the_study_file(slides: Path, tmp_path: Path) -
     study = tmp_path / "study.toml"
     study.write_text(
         'manifest = "cohort.csv"\nwork = "work"\n[tile]\npatch_px = 48\nstride_px = 48\nstore = "none"\n'
-        '[tile.tissue]\nchannels = ["SHG"]\ncombine = "maximum"\n'
+        '[tile.tissue]\nchannels = ["SHG"]\nwhen_unsure = "none"\n'
     )
     run("tile", slides, "-o", tmp_path / "work", "--config", study, "--patch-px", "96")
     attributes = json.loads((tmp_path / "work" / "slides" / "s0.zarr" / "zarr.json").read_text())["attributes"]
     assert (attributes["patch_px"], attributes["stride_px"]) == (96, 48)
-    assert (attributes["tissue"]["channels"], attributes["tissue"]["combine"]) == (["SHG"], "maximum")
+    assert (attributes["tissue"]["channels"], attributes["tissue"]["when_unsure"]) == (["SHG"], "none")
     assert [high > low for low, high in attributes["tissue"]["windows"]] == [False, False, True]
 
 

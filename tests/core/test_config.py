@@ -90,16 +90,16 @@ def test_a_resolved_study_survives_json() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '[tile.tissue]\ncombine = "maximum"\n',
-        '[tissue]\ncombine = "maximum"\n',
-        '[tile]\npatch_px = 256\n[tissue]\ncombine = "maximum"\n',
-        'work = "w"\n[tile.tissue]\ncombine = "maximum"\n[predict]\ntta = true\n',
-        'manifest = "m.csv"\nwork = "w"\n[tile.tissue]\ncombine = "maximum"\n',
+        '[tile.tissue]\nwhen_unsure = "none"\n',
+        '[tissue]\nwhen_unsure = "none"\n',
+        '[tile]\npatch_px = 256\n[tissue]\nwhen_unsure = "none"\n',
+        'work = "w"\n[tile.tissue]\nwhen_unsure = "none"\n[predict]\ntta = true\n',
+        'manifest = "m.csv"\nwork = "w"\n[tile.tissue]\nwhen_unsure = "none"\n',
     ],
 )
 def test_settings_need_no_manifest_and_may_stand_alone(tmp_path: Path, text: str) -> None:
     assert load_settings(study(tmp_path, text), reads=("tile",)).tile == parse(
-        TileConfig, {"tissue": {"combine": "maximum"}}, place="test"
+        TileConfig, {"tissue": {"when_unsure": "none"}}, place="test"
     )
 
 

@@ -34,9 +34,9 @@ class TissueConfig(Config):
     """
     channels: tuple[str, ...] = ()
     """Channels that count. Empty: all that show any tissue."""
-    combine: Literal["each", "maximum"] = "each"
-    """each: a threshold for each dark channel, and a pixel is tissue if it passes any, so that a bright channel does
-    not hide a dim one. maximum: one threshold on the largest, as always with `method = "fixed"`.
+    combine: Literal["each"] = "each"
+    """Each dark channel has a threshold, and a pixel is tissue if it passes any: a bright channel does not hide a dim
+    one. With `method = "fixed"` the largest signal counts.
     """
     ignore_pens: bool = True
     """Brightfield RGB: pen marks are no tissue. Turn it off for blue and green stains (trichrome, Alcian blue)."""
