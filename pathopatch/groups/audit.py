@@ -190,7 +190,7 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
 
 
 def format_audit(audit: Mapping[str, Any]) -> str:
-    """Return an audit in words and tables, for a terminal."""
+    """Return an audit as text and tables, for a terminal."""
     lines = [verdict_text(audit), ""]
     labels = audit.get("label_names", LABEL_NAMES)
     if audit["whole"]["n"]:  # patches that brought an attribute may have no tissue fraction

@@ -86,7 +86,7 @@ def filled_thresholds(groups: pd.DataFrame, needed: Needed) -> tuple[tuple[str, 
 
 
 def _thresholds_text(groups: pd.DataFrame, needed: Needed) -> str:
-    """Return in words which thresholds would do, neighbours of the sweep joined: ``0.1 to 0.3 and 0.5``."""
+    """Return the thresholds that would do, neighbours of the sweep joined: ``0.1 to 0.3 and 0.5``."""
     tabled, swept = filled_thresholds(groups, needed)
     steps = f"{SWEEP_THRESHOLDS[0]:g}, {SWEEP_THRESHOLDS[1]:g}, … {SWEEP_THRESHOLDS[-1]:g}"
     if not tabled and not swept:
@@ -126,7 +126,7 @@ def expected_intervals(
         `accuracy` and `correlation` as assumed; `cells`, one dict per group: `group`, `n`, `patients`, `half_width`
         (of the central 95 % of what would be measured; None if empty), `effective_n` (independent patches that would
         tell as much), `patients_for_5_points` (patients like these for a half-width of 0.05), `reasons` (why it is
-        too small to measure, in words; none if it is not); `wga`: `mean`, `low`, `high` of the lowest cell, `bias` =
+        too small to measure; none if it is not); `wga`: `mean`, `low`, `high` of the lowest cell, `bias` =
         mean - accuracy; None throughout if a cell is empty.
     """
     has_group = group >= 0

@@ -59,7 +59,7 @@ COLUMNS = (
 
 x, y: the patch's origin, level-0 px.
 scanned_fraction, tumor_fraction, labelled_fraction: of its part on the slide, in [0, 1]; tumor_fraction is NaN where
-nothing is labelled. tissue_fraction: of the scanned pixels of that part; the tissue's area is that of the part times
+nothing is labelled. tissue_fraction: of the scanned pixels of that part; the tissue's area is the part's area times
 both fractions. tumor_fraction is exact; the store's tumour
 mask rounds it to whole pixels. label: 1 tumour, 0 non-tumour, -1 not labelled.
 saturated_fraction: of its pixels, in [0, 1], see `pathopatch.patches.intensity.saturated_fraction`. It and
@@ -223,7 +223,7 @@ def _write_store(
 ) -> dict[str, NDArray[np.float64]]:
     """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
 
-    The `table` is that of `_table`; a warning of tumour without tissue joins those of the `record`.
+    The `table` comes from `_table`; a warning of tumour without tissue joins those of the `record`.
     """
     grid, tissue = analysis.grid, analysis.tissue
     origins = grid.origins()

@@ -164,7 +164,7 @@ def _image_set_evidence(overview: Overview, channels: tuple[int, ...]) -> Eviden
     """Return the evidence of a set of colour images, which have no single glass."""
     pixels, config = overview.pixels[list(channels)], overview.config
     glass = overview.glass
-    # Each image has its own glass, so full scale stands for all of it, unless glass is even over the images.
+    # Each image has its own glass, so full scale takes its place, unless glass is even over the images.
     is_common = glass is not None and glass.spread <= _SURE_SPREAD and glass.share >= _COMMON_SHARE
     level = glass.level[list(channels)] if glass is not None and is_common else np.full(len(channels), 255.0)
     windows = np.outer(level, (0.0, 1.0))

@@ -178,7 +178,7 @@ def _merge_thresholds(informative: Sequence[Evidence], overview: Overview) -> tu
     if len(informative) == 1 and (informative[0].is_shared or overview.config.method == "fixed"):
         windows[list(informative[0].channels)] = informative[0].windows
         return windows, informative[0].threshold
-    # Otherwise each window is stretched so that its channel passes at 0.5: the largest signal then stands for "any".
+    # Otherwise each window is stretched so that its channel passes at 0.5: the largest signal then means "any".
     for evidence in informative:
         for channel, (low, high) in zip(evidence.channels, evidence.windows.tolist(), strict=True):
             width = 2 * max(cast(float, evidence.threshold), 1e-6) * (high - low)

@@ -204,7 +204,7 @@ def _count(series: Any) -> int:
 
 
 def _position(series: Any, index: int) -> dict[str, int]:
-    """Return where a page stands on each outer axis; nothing where axes and pages do not fit."""
+    """Return the position of a page on each outer axis; nothing where axes and pages do not fit."""
     sizes = _outer_axes(series)
     if math.prod(sizes.values()) != _count(series):
         return {}

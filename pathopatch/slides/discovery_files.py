@@ -170,13 +170,13 @@ def stem_of(path: Path | str) -> str:
 
 
 def channel_of(stem: str) -> tuple[str, str] | None:
-    """Return the known channel that stands in a stem, and the stem without it; None if there is not exactly one."""
+    """Return the known channel in a stem, and the stem without it; None if there is not exactly one."""
     found = [(name, rest) for name in CHANNELS if (rest := without_channel(stem, name)) is not None]
     return found[0] if len(found) == 1 else None
 
 
 def without_channel(stem: str, channel: str) -> str | None:
-    """Return a stem without a channel's name, in any case, and its separators; None if it does not stand there alone.
+    """Return a stem without a channel's name, in any case, and its separators; None if it is not there alone.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def picture_of(stem: str) -> str | None:
 
 
 def _last_words(stem: str, known: set[str]) -> tuple[set[str], str]:
-    """Return which known words stand at the end of a stem, and what stands before them."""
+    """Return the known words at the end of a stem, and what comes before them."""
     parts = re.split(f"({_SEPARATOR})", stem)  # words at even places, separators between them
     words: set[str] = set()
     while parts and parts[-1].casefold() in known:

@@ -20,7 +20,7 @@ _LOWEST = -0.15  # absorption; highlights are brighter than glass
 _PROMINENCE = 1.3  # by which the density falls behind a peak, and rises again behind a valley
 _LEAST_SHARE = 0.002  # of the pixels: what is rarer is a highlight
 # Standard deviation of the peak's absorption. On 47 real brightfield fields it is 0.005 to 0.028, also where glass is
-# 0.2 % of the field, and the peak stands 0.00 to 0.06 below the 99.5th percentile. Fields of tissue alone begin with
+# 0.2 % of the field, and the peak lies 0.00 to 0.06 below the 99.5th percentile. Fields of tissue alone begin with
 # the peak of stroma or nuclei, of 0.09 to 0.18. Smooth stroma alone may have 0.03, hence `Glass.spread`.
 _LARGEST_SPREAD = 0.04
 _BLOCKS, _BLOCK_PX = 32, 12  # along the longer side, for the illumination, and about so many px wide

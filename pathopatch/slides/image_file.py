@@ -69,12 +69,12 @@ class Raster:
         return np.ascontiguousarray(shown[..., 0] if stored.ndim == 2 else shown)
 
     def _stored(self) -> NDArray[np.generic]:
-        """Return the pixels as they stand in the file."""
+        """Return the pixels as stored in the file."""
         try:
             if self.kind == "tiff":
                 with checked_tiff(self.path) as file:
                     values, axes = np.asarray(file.pages[0].asarray()), file.pages[0].axes
-                    # The planes of a TIFF may stand one after another.
+                    # The planes of a TIFF may follow one another.
                     return np.moveaxis(values, 0, -1) if axes == "SYX" else values
             content = self.path.read_bytes()
             if self.kind == "png":

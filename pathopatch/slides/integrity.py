@@ -43,7 +43,7 @@ DECODING_ERRORS = (
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF or BigTIFF file."""
-# What tifffile logs of a broken file is refused below, in words of ours; without a handler it would go to the screen.
+# What tifffile logs of a broken file is refused below, with our own message; without a handler it would go to the screen.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
@@ -199,7 +199,7 @@ def _check_chain(tiff: Any, path: Path) -> None:
             code, kind = struct.unpack(form.byteorder + "HH", entry[:4])
             (values,) = struct.unpack(form.offsetformat, entry[4 : 4 + form.offsetsize])
             value_bytes = values * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, ""))
-            # Up to this many bytes stand in the entry itself.
+            # Up to this many bytes are in the entry itself.
             if value_bytes > form.tagoffsetthreshold:
                 (position,) = struct.unpack(form.offsetformat, entry[4 + form.offsetsize :][: form.offsetsize])
                 if position + value_bytes > size:
@@ -219,7 +219,7 @@ def _check_page(page: Any, size: int, path: Path) -> None:
     listed = min(len(offsets), len(counts))
     chunk_bytes = claimed // max(needed, 1)
     item_bits = 8 * page.dtype.itemsize if page.dtype is not None else page.bitspersample
-    # 12-bit samples stand packed in the file.
+    # 12-bit samples are packed in the file.
     stored = claimed * min(page.bitspersample, item_bits) // item_bits
     tile_px = int(page.tilewidth) * int(page.tilelength) * int(page.tiledepth) if page.is_tiled else 0
     # OpenSlide takes memory for a whole tile, and ends the process where there is not so much.

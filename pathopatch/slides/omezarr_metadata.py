@@ -65,7 +65,7 @@ class ImageMetadata:
 
 
 def read_image_metadata(folder: Path) -> ImageMetadata:
-    """Return the metadata of the OME-Zarr image in a folder; a collection of a single image stands for that image."""
+    """Return the metadata of the OME-Zarr image in a folder; of a collection, its single image."""
     ome = _ome_attributes(folder)
     image_folder = _single_image(folder, ome)
     if image_folder != folder:

@@ -67,7 +67,7 @@ def measure_shifts(
 ) -> tuple[Shift, ...]:
     """Return the shift of each channel but the first against the first.
 
-    Planes of one file lie on each other, and the most confident of their shifts is that of all. The channels, at least
+    Planes of one file lie on each other, and the most confident of their shifts counts for all. The channels, at least
     two, do not come from one exposure of a colour camera. The `overview`, finite, and its scales are those of
     `Slide.read_overview`; `unscanned`, (h, w), are pixels whose edges are none of the tissue's.
     """
@@ -169,7 +169,7 @@ def _edges(plane: NDArray[np.generic], blur_px: float = _BLUR_PX) -> NDArray[np.
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the phase correlation (H, W) of two images of edges (h, w), low frequencies weighted most.
 
-    Its peak stands at (y, x) if `other` is `one` moved by (x, y), negative moves from the end on. (H, W) is at least
+    Its peak lies at (y, x) if `other` is `one` moved by (x, y), negative moves from the end on. (H, W) is at least
     (h, w).
     """
     # Imported here: a slide of one file needs it not, and loading it takes half as long as opening such a slide.

@@ -50,7 +50,7 @@ def planes(pixels: Pixels, out: Pixels | None = None) -> Pixels:
     mixed = pixels.transpose(1, 2, 0)
     is_split = mixed.flags.c_contiguous and 1 < len(pixels) <= _SPLIT_CHANNELS and pixels.dtype.kind in "uif"
     if is_split and pixels.dtype.itemsize in _SPLIT_BYTES:
-        # cv2.split is several times as fast as numpy's copy. It only moves bytes, so a type of the same size stands in.
+        # cv2.split is several times as fast as numpy's copy. It only moves bytes, so a type of the same size will do.
         kind = f"u{pixels.dtype.itemsize}" if pixels.dtype.itemsize < 4 else f"f{pixels.dtype.itemsize}"
         cv2.split(cast(Any, mixed.view(kind)), cast(Any, list(out.view(kind))))
     else:

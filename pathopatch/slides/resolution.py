@@ -92,7 +92,7 @@ def resolution(x: float | str | None, y: float | str | None, *, source: str) -> 
 def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | None, image: int = 0) -> Resolution:
     """Return the resolution of a TIFF page: from OME-XML, ImageJ's unit, Aperio's MPP, else the resolution tags.
 
-    `description` is that of the file's first page, `image` the number of the page's image in an OME-XML document.
+    `description` is of the file's first page, `image` the number of the page's image in an OME-XML document.
     """
     # The tags come last: ImageJ counts them in a unit of its own, and OME writers may leave them at 1.
     if description.lstrip().startswith("<") and "<OME" in description[:4000]:
@@ -150,7 +150,7 @@ def ome_pixels(description: str, image: int = 0, *, size: tuple[int, int] | None
     if image >= len(elements):
         return None
     stated_size = elements[image].get("SizeX"), elements[image].get("SizeY")
-    # Images of different sizes may stand in another order than their descriptions; a single one has no rival.
+    # Images of different sizes may be in another order than their descriptions; a single one has no rival.
     is_other_image = len(elements) > 1 and size is not None and stated_size != tuple(map(str, size))
     return None if is_other_image else elements[image]
 

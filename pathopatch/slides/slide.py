@@ -1,4 +1,4 @@
-"""Read an open slide at any place and scale: the one interface behind which all file formats stand."""
+"""Read an open slide at any place and scale: the interface of all file formats."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class Slide(SlideFile):
             return ""
 
     def values_of(self, polarities: Polarities) -> Pixels:
-        """Return the value of each channel, (C,) in the source's type, that stands for no tissue.
+        """Return the value of each channel, (C,) in the source's type, outside tissue.
 
         Bright is an integer type's largest value, dark is 0. A floating-point type has no white, and values below 0 no
-        black: the overview's extremes stand for them.
+        black: the overview's extremes take their place.
         """
         values: list[int | float] = []
         for channel, polarity in enumerate(polarities):
@@ -313,7 +313,7 @@ class Slide(SlideFile):
         """Return a patch that begins on the slide and reaches past it: means of what is inside, then background."""
         box = self.levels[level]
         factor = max(1.0, downsample / box.downsample)
-        # Where a level lacks the slide's last pixels, its own last ones stand in for them.
+        # Where a level lacks the slide's last pixels, its own last ones take their place.
         left = min(math.floor(x / box.downsample + 0.5), box.width - 1)
         top = min(math.floor(y / box.downsample + 0.5), box.height - 1)
         side = math.ceil(patch_px * factor - 1e-6)

@@ -74,7 +74,7 @@ def _is_alphanumeric(character: str) -> bool:
 
 
 def _is_id_character(character: str) -> bool:
-    """Return whether a character may stand inside an id."""
+    """Return whether a character is allowed inside an id."""
     # Some scripts write vowels and accents as marks of their own. Marks that change the direction are none of these.
     return character in "._-" or _is_alphanumeric(character) or unicodedata.category(character) in ("Mn", "Mc")
 

@@ -105,7 +105,7 @@ Offsets = tuple[tuple[int, int], ...]
 def aligned(slide: Slide, offsets: Offsets, background: Background | None = None) -> Slide:
     """Return a slide whose channels lie on each other; the slide itself if all `offsets`, one a channel, are 0.
 
-    The `background` is that of what comes from outside; default: the slide's own.
+    The `background` fills what comes from outside; default: the slide's own.
     """
     if not any(x or y for x, y in offsets):
         return slide

@@ -105,7 +105,7 @@ class TiffSlide(Slide):
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         box = self.levels[level]
-        # Where the rectangle, as shown, stands in the file.
+        # Where the rectangle, as shown, lies in the file.
         if self._orientation in MIRRORED_ACROSS:
             left = box.width - left - width
         if self._orientation in MIRRORED_DOWN:
