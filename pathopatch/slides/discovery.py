@@ -172,9 +172,11 @@ class _Builder:
             self.left_out.append(LeftOut(file.path, "its name does not follow the pattern"))
             return
         words = match.groupdict()
-        known = {name.casefold(): name for name in (*CHANNELS, *(c for s in self._slides.values() for c in s.files))}
+        spelling_of = {
+            name.casefold(): name for name in (*CHANNELS, *(c for s in self._slides.values() for c in s.files))
+        }
         channel = words.get("channel") or ""
-        self._add_file(file, Path(), words["slide"], known.get(channel.casefold(), channel), words.get("patient"))
+        self._add_file(file, Path(), words["slide"], spelling_of.get(channel.casefold(), channel), words.get("patient"))
 
     def _add_file(self, file: FoundFile, folder: Path, name: str, channel: str, patient: str | None = None) -> None:
         # A slide in one file and one in a file per channel may share a name, and so may files of two endings.
@@ -259,8 +261,8 @@ class _Builder:
 
 
 def _row(slide: _Slide, slide_id: str, patient_id: str) -> SlideRow:
-    known = [name for name in CHANNELS if name in slide.files]
-    files = {name: str(slide.files[name].path.absolute()) for name in dict.fromkeys([*known, *slide.files])}
+    known_channels = [name for name in CHANNELS if name in slide.files]
+    files = {name: str(slide.files[name].path.absolute()) for name in dict.fromkeys([*known_channels, *slide.files])}
     masks: dict[str, Any] = {column: path.absolute() for column, path in slide.masks.items()}
     return SlideRow(row=0, slide_id=slide_id, patient_id=patient_id, source=files.get("", files), **masks)
 

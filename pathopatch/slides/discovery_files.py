@@ -155,10 +155,10 @@ def describe(path: Path, stem: str) -> FoundFile | LeftOut:
                 mpp=slide.mpp if slide.has_mpp else None,
             )
     except (PathopatchError, OSError, ValueError) as error:
-        known = with_code(error, place=str(path))
-        if known.code == InputUnsupportedError.code:
-            return LeftOut(path, known.message)
-        return FoundFile(path=path, stem=stem, error=known)
+        coded = with_code(error, place=str(path))
+        if coded.code == InputUnsupportedError.code:
+            return LeftOut(path, coded.message)
+        return FoundFile(path=path, stem=stem, error=coded)
 
 
 def stem_of(path: Path | str) -> str:
@@ -171,8 +171,8 @@ def stem_of(path: Path | str) -> str:
 
 def channel_of(stem: str) -> tuple[str, str] | None:
     """Return the known channel in a stem, and the stem without it; None if there is not exactly one."""
-    found = [(name, rest) for name in CHANNELS if (rest := without_channel(stem, name)) is not None]
-    return found[0] if len(found) == 1 else None
+    matches = [(name, rest) for name in CHANNELS if (rest := without_channel(stem, name)) is not None]
+    return matches[0] if len(matches) == 1 else None
 
 
 def without_channel(stem: str, channel: str) -> str | None:

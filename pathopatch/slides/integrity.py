@@ -43,7 +43,7 @@ DECODING_ERRORS = (
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF or BigTIFF file."""
-# What tifffile logs of a broken file is refused below, with our own message; without a handler it would go to the screen.
+# What tifffile logs of a broken file is refused below by our own errors; without a handler it would go to the screen.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file

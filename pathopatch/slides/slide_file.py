@@ -83,9 +83,9 @@ class SlideFile(ABC):
         if mpp is not None:
             _ = self.mpp  # refuses one that makes no sense
         self.dtype, self.levels, self.notes = facts.dtype, facts.levels, facts.notes
-        own = facts.resolution.mpp
-        if mpp is not None and own is not None and not mpp_agrees(mpp, own):
-            self.notes = (*self.notes, f"um/px: {mpp:g} is stated and counts, though the file says {own:g}")
+        file_mpp = facts.resolution.mpp
+        if mpp is not None and file_mpp is not None and not mpp_agrees(mpp, file_mpp):
+            self.notes = (*self.notes, f"um/px: {mpp:g} is stated and counts, though the file says {file_mpp:g}")
         self.size = facts.levels[0].width, facts.levels[0].height
         self.bounds: tuple[int, int, int, int] = facts.bounds or (0, 0, *self.size)
         self.file_of = facts.file_of or (0,) * len(self.channels)

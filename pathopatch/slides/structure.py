@@ -61,20 +61,20 @@ def alike_pairs(structures: Sequence[str], shapes: Sequence[float]) -> Iterator[
 
     `shapes` are width over height of each. The correlations of 10,000 structures take about a second.
     """
-    known = np.array([place for place, text in enumerate(structures) if text], np.int64)
-    if len(known) < 2:
+    nonblank = np.array([place for place, text in enumerate(structures) if text], np.int64)
+    if len(nonblank) < 2:
         return
-    small = np.stack([_picture(structures[place]) for place in known])
+    small = np.stack([_picture(structures[place]) for place in nonblank])
     coarse = _unit(small.reshape(len(small), _SIDE // 2, 2, _SIDE // 2, 2).mean((2, 4), dtype=np.float32), degree=0)
-    shape = np.log(np.asarray(shapes, np.float64)[known])
-    for start in range(0, len(known), _BLOCK):
+    shape = np.log(np.asarray(shapes, np.float64)[nonblank])
+    for start in range(0, len(nonblank), _BLOCK):
         is_alike = np.triu(coarse[start : start + _BLOCK] @ coarse[start:].T > _ALIKE, 1)
         rows, columns = (np.flatnonzero(is_alike.any(axis)) for axis in (1, 0))
         first, second = (_unit(small[start + places]) for places in (rows, columns))
         is_alike = is_alike[np.ix_(rows, columns)] & (first @ second.T > _ALIKE_IN_DETAIL)
         is_alike &= np.abs(shape[start + rows, None] - shape[start + columns]) < _SAME_SHAPE
         for i, j in np.argwhere(is_alike).tolist():
-            yield int(known[start + rows[i]]), int(known[start + columns[j]])
+            yield int(nonblank[start + rows[i]]), int(nonblank[start + columns[j]])
 
 
 def structure_mark(structure: str) -> str:
