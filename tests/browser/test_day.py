@@ -12,7 +12,7 @@ from pages import serving
 from playwright.sync_api import expect
 
 from pathopatch.core.config import AnnotationConfig
-from pathopatch.metrics.agreement import agreement
+from pathopatch.groups.decisions.agreement import agreement
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.labels import find_regions
 

@@ -1,18 +1,21 @@
-"""Compare what reviewers decided of the same slides and patches."""
+"""Compare what reviewers decided of the same slides and patches: pairs, and Cohen's kappa with an interval by slide."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.groups.decisions.decision import UNDO, RecordedDecision
-from pathopatch.metrics.agreement import agreement
+from pathopatch.metrics.bootstrap import interval, ratio, resampled, sums_by_patient
 
 COLUMNS = (
     "slide_id", "x", "y", "reviewer_1", "verdict_1", "note_1", "reviewer_2", "verdict_2", "note_2", "agree",
@@ -20,6 +23,75 @@ COLUMNS = (
 """Columns of `pairs_csv`."""
 
 _Subject = tuple[str, int | None, int | None, str]
+LEAST_SLIDES = 5
+"""Fewer slides than this tell nothing of how slides differ: the interval is NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How two readers agree on items that both of them read."""
+
+    n: int  # items
+    n_slides: int  # of which they are
+    n_agreed: int
+    kappa: float  # in [-1, 1]; NaN without items, or where both readers gave one and the same answer to all
+    low: float  # 95 % interval of kappa; NaN where there is none
+    high: float
+
+
+def agreement(
+    first: Sequence[str], second: Sequence[str], slide: Sequence[str], *, resamples: int = 1000, seed: int = 0
+) -> Agreement:
+    """Return the agreement of two readers' answers to N items.
+
+    Parameters
+    ----------
+    first, second : sequence of str, length N
+        The answer of each reader to each item; every distinct text is a category.
+    slide : sequence of str, length N
+        The slide of each item. The interval resamples whole slides, since patches of one slide resemble each other.
+    resamples : int
+        Number of resamples.
+
+    References
+    ----------
+    J. Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20 (1960) 37-46,
+    equation 1.
+
+    Examples
+    --------
+    >>> agreement(["a", "a", "b", "b"], ["a", "a", "b", "a"], ["s1", "s2", "s3", "s4"]).kappa
+    0.5
+    """
+    n = len(first)
+    nan = float("nan")
+    if not n:
+        return Agreement(n=0, n_slides=0, n_agreed=0, kappa=nan, low=nan, high=nan)
+    categories, code = np.unique([*first, *second], return_inverse=True)
+    k = len(categories)
+    by_slide = sums_by_patient(np.eye(k * k)[k * code[:n] + code[n:]], np.asarray(slide, str))  # (S, K * K)
+    is_enough = len(by_slide) >= LEAST_SLIDES
+    low, high = interval(_kappa(resampled(by_slide, resamples=resamples, seed=seed), k)) if is_enough else (nan, nan)
+    return Agreement(
+        n=n,
+        n_slides=len(by_slide),
+        n_agreed=int((code[:n] == code[n:]).sum()),
+        kappa=float(_kappa(by_slide.sum(axis=0)[None], k)[0]),
+        low=low,
+        high=high,
+    )
+
+
+def _kappa(counts: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Return the kappa of each table of counts (R, K * K), (R,)."""
+    table = counts.reshape(-1, k, k)
+    share = table / table.sum(axis=(1, 2), keepdims=True)
+    observed = np.trace(share, axis1=1, axis2=2)
+    by_chance = (share.sum(axis=2) * share.sum(axis=1)).sum(axis=1)
+    # Sums of shares miss 1 by rounding: where chance alone agrees on all, kappa is 0 / 0.
+    is_certain = np.isclose(by_chance, 1, rtol=0, atol=1e-12)
+    kappa: NDArray[np.float64] = ratio(observed - by_chance, np.where(is_certain, 0, 1 - by_chance))
+    return kappa
 
 
 class Pair(NamedTuple):
@@ -54,13 +126,15 @@ def decision_pairs(rows: Iterable[RecordedDecision]) -> list[Pair]:
     Verdicts on slides are about the map: pairs that saw different heatmaps are left out. Those on patches are about
     the tissue.
     """
-    own = own_decisions(rows)
+    decisions_of = own_decisions(rows)
     pairs = [
-        Pair(own[one][subject], own[other][subject])
-        for one, other in combinations(own, 2)
-        for subject in own[one].keys() & own[other].keys()
+        Pair(decisions_of[one][subject], decisions_of[other][subject])
+        for one, other in combinations(decisions_of, 2)
+        for subject in decisions_of[one].keys() & decisions_of[other].keys()
     ]
-    comparable = [pair for pair in pairs if pair.first.kind == "patch" or _saw_one_map(pair)]
+    comparable = [
+        pair for pair in pairs if pair.first.kind == "patch" or pair.first.fingerprint == pair.second.fingerprint
+    ]
     return sorted(comparable, key=_order)
 
 
@@ -71,7 +145,7 @@ def agreement_summary(rows: Iterable[RecordedDecision]) -> dict[str, Any]:
     it has NaN. ``differences``: slide_id, x, y, and of both decisions reviewer, verdict, reason and comment.
     """
     rows = list(rows)
-    own = own_decisions(rows)
+    decisions_of = own_decisions(rows)
     pairs = decision_pairs(rows)
     reviewers = [
         {
@@ -79,10 +153,10 @@ def agreement_summary(rows: Iterable[RecordedDecision]) -> dict[str, Any]:
             "slides": sum(row.kind == "slide" for row in of_one.values()),
             "patches": sum(row.kind == "patch" for row in of_one.values()),
         }
-        for name, of_one in own.items()
+        for name, of_one in decisions_of.items()
     ]
     agreements = []
-    for one, other in combinations(own, 2):
+    for one, other in combinations(decisions_of, 2):
         for kind in ("slide", "patch"):
             of_both = [
                 pair
@@ -92,8 +166,8 @@ def agreement_summary(rows: Iterable[RecordedDecision]) -> dict[str, Any]:
             ]
             first, second = ([pair[at].verdict for pair in of_both] for at in (0, 1))
             values = asdict(agreement(first, second, [pair.first.slide_id for pair in of_both]))
-            known = {name: None if math.isnan(value) else value for name, value in values.items()}
-            agreements.append({"first": one, "second": other, "kind": kind, **known})
+            finite = {name: None if math.isnan(value) else value for name, value in values.items()}
+            agreements.append({"first": one, "second": other, "kind": kind, **finite})
     differences = [
         {
             "slide_id": pair.first.slide_id,
@@ -122,10 +196,6 @@ def pairs_csv(rows: Iterable[RecordedDecision]) -> str:
         ]
         writer.writerow([pair.first.slide_id, pair.first.x, pair.first.y, *texts, str(pair.agrees).lower()])
     return stream.getvalue()
-
-
-def _saw_one_map(pair: Pair) -> bool:
-    return pair.first.fingerprint == pair.second.fingerprint
 
 
 def _order(pair: Pair) -> tuple[str, int, int, str, str]:

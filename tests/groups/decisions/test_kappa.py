@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from pathopatch.metrics.agreement import LEAST_SLIDES, agreement
+from pathopatch.groups.decisions.agreement import LEAST_SLIDES, agreement
 
 
 def test_kappa_is_that_of_a_table_counted_by_hand() -> None:
