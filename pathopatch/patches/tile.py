@@ -253,7 +253,8 @@ def _write_store(
         return tissue.scanned_mask(x, y, grid.downsample, grid.inside(x, y))
 
     def tumor_mask(row: int) -> NDArray[np.bool_]:
-        return stated.tumor_mask(*origins[row].tolist(), grid, fraction=tumor_fractions[row])
+        x, y = origins[row].tolist()
+        return stated.tumor_mask(x, y, grid, fraction=tumor_fractions[row])
 
     measured = store_and_measure(
         writer,
