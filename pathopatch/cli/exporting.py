@@ -75,13 +75,11 @@ def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, for
 
 def export_review(
     out: Predictions,
-    file: Annotated[
-        Path | None, typer.Option("--out", "-o", help="CSV or JSON file to write; default: review.csv.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: review.csv.")] = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Write what reviewers decided: CSV for spreadsheets and `groups --decisions`, or JSON."""
+    """Write what reviewers decided, for spreadsheets and `groups --decisions`."""
     from pathopatch.stages import export
 
     print(export.export_review(out, file, force=force))

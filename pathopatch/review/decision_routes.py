@@ -104,12 +104,6 @@ def _decisions_csv(review: Review) -> str:
     return decisions_csv(review.decisions.rows())
 
 
-def _decisions_json(review: Review) -> str:
-    from pathopatch.groups.decisions.table import decisions_json
-
-    return decisions_json(review.decisions.rows())
-
-
 def _agreement_csv(review: Review) -> str:
     from pathopatch.groups.decisions.agreement import pairs_csv
 
@@ -133,7 +127,6 @@ def _regions_zip(review: Review) -> bytes:
 
 _EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
     "decisions.csv": ("review.csv", "text/csv", _decisions_csv),
-    "decisions.json": ("review.json", "application/json", _decisions_json),
     "agreement.csv": ("agreement.csv", "text/csv", _agreement_csv),
     "regions.zip": ("regions.zip", "application/zip", _regions_zip),
 }

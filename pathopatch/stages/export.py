@@ -17,25 +17,23 @@ _MODEL = "model"  # what a run calls its bundle: the run's name says more
 
 
 def export_review(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
-    """Write what reviewers decided of predictions, as CSV or JSON; return the file, ``review.csv`` if None.
+    """Write what reviewers decided of predictions as CSV; return the file, ``review.csv`` if None.
 
     Raises
     ------
     InputMissingError
         Nobody has decided anything.
     InputUnsupportedError
-        `path` is neither CSV nor JSON.
+        `path` is no CSV file by its name.
     StaleArtefactError
         The file is there with other content, and `force` is off.
     """
-    from pathopatch.groups.decisions.table import decisions_csv, decisions_json
+    from pathopatch.groups.decisions.table import decisions_csv
 
     path = Path("review.csv") if path is None else path
-    texts = {".csv": decisions_csv, ".json": decisions_json}
-    text_of = texts.get(path.suffix.lower())
-    if text_of is None:
-        raise InputUnsupportedError(f"neither CSV nor JSON: {path.name}", place=str(path), remedy="say -o review.csv")
-    return _write_text(path, text_of(_decisions(out)), force=force)
+    if path.suffix.lower() != ".csv":
+        raise InputUnsupportedError(f"not a CSV file: {path.name}", place=str(path), remedy="say -o review.csv")
+    return _write_text(path, decisions_csv(_decisions(out)), force=force)
 
 
 def export_agreement(out: Path, path: Path | None = None, *, force: bool = False) -> Path:

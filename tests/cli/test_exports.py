@@ -109,7 +109,7 @@ def test_the_agreement_is_exported_once_two_reviewers_decided_on_the_same(
     assert Path("agreement.csv").read_text().splitlines()[1] == "s1,,,Ada,accept,,Bo,flag,,false"
 
 
-def test_a_review_is_exported_as_csv_or_json_and_no_other_file_is_replaced(
+def test_a_review_is_exported_as_csv_and_no_other_file_is_replaced(
     tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -119,8 +119,6 @@ def test_a_review_is_exported_as_csv_or_json_and_no_other_file_is_replaced(
         decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=0)
         assert typed("export", "review", tmp_path) == 0  # while a page has it open
         assert capsys.readouterr().out == "review.csv\n"
-        assert typed("export", "review", tmp_path, "-o", "decisions.json") == 0
-        assert read_decisions(Path("review.csv")) == read_decisions(Path("decisions.json"))
         decisions.record(Decision(slide_id="s1", verdict="reject", reviewer="Ada"), revision=1)
     assert typed("export", "review", tmp_path) == 1
     assert "STALE_ARTEFACT" in capsys.readouterr().err

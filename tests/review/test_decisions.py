@@ -22,7 +22,7 @@ from pathopatch.core.errors import (
 from pathopatch.groups.decisions import log as log_module
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision, current_decisions, utc_text
 from pathopatch.groups.decisions.log import read_log
-from pathopatch.groups.decisions.table import decisions_csv, decisions_json, read_decisions
+from pathopatch.groups.decisions.table import decisions_csv, read_decisions
 from pathopatch.review import decisions as decisions_module
 from pathopatch.review.decisions import DecisionLog
 
@@ -204,12 +204,11 @@ def test_a_decision_dated_in_the_future_does_not_date_the_next(decisions: Decisi
     assert decisions.state("s1").decision == rows[1]
     assert decisions.last()["s1"]["verdict"] == "flag"
     assert decisions.record(accept("s2"), revision=0).sorted_as == ""
-    for name, text in (("review.csv", decisions_csv), ("review.json", decisions_json)):
-        (tmp_path / name).write_text(text(decisions.rows()), newline="")
-        with DecisionLog(tmp_path / f"{name}.sqlite") as other:
-            assert other.merge(read_decisions(tmp_path / name)) == 4
-            assert other.rows() == decisions.rows()
-            assert other.merge(read_decisions(tmp_path / name)) == 0
+    (tmp_path / "review.csv").write_text(decisions_csv(decisions.rows()), newline="")
+    with DecisionLog(tmp_path / "other.sqlite") as other:
+        assert other.merge(read_decisions(tmp_path / "review.csv")) == 4
+        assert other.rows() == decisions.rows()
+        assert other.merge(read_decisions(tmp_path / "review.csv")) == 0
     decisions.undo("s1", "Ada", 3)
     assert decisions.last()["s1"]["verdict"] == "accept"
     decisions.undo("s1", "Ada", 4)

@@ -1,10 +1,9 @@
-"""Write reviewers' decisions as CSV and JSON, and read them back with every mistake in the file listed."""
+"""Write reviewers' decisions as CSV, and read them back with every mistake in the file listed."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.csv_table import CsvTable, escape_formulas, read_csv_table, unescape_formulas
-from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
-from pathopatch.core.input_files import open_regular
+from pathopatch.core.errors import PathopatchError
 from pathopatch.core.text import parse_number
 from pathopatch.groups.decisions.decision import UNDO, RecordedDecision, current_decisions, latest_decision, utc_text
 
@@ -35,89 +33,46 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
     """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet, wherever it splits."""
+    rows = list(rows)
+    current_ids = {row.id for row in current_decisions(rows)}
+    columns = (*COLUMNS, *(name for name in _LATE_COLUMNS if any(getattr(row, name) for row in rows)))
     stream = io.StringIO(newline="")
-    all_values = _values_by_column(rows)
     # CRLF, so that the csv module also quotes a cell that holds a lone CR.
-    writer = csv.DictWriter(stream, all_values[0] if all_values else COLUMNS, lineterminator="\r\n")
+    writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
-    for values in all_values:
-        texts = {name: escape_formulas(values[name]) for name in _TEXT_COLUMNS}
-        writer.writerow(values | texts | {"stands": str(values["stands"]).lower()})
+    for row in rows:
+        texts = {name: escape_formulas(getattr(row, name)) for name in _TEXT_COLUMNS}
+        writer.writerow(row.to_dict() | texts | {"stands": str(row.id in current_ids).lower()})
     return stream.getvalue()
 
 
-def decisions_json(rows: Iterable[RecordedDecision]) -> str:
-    """Return decisions as JSON: the list ``decisions``, each with the names of `COLUMNS`; text is not escaped."""
-    return json.dumps({"decisions": _values_by_column(rows)}, indent=1, ensure_ascii=False) + "\n"
-
-
-def _values_by_column(rows: Iterable[RecordedDecision]) -> list[dict[str, Any]]:
-    rows = list(rows)
-    current_ids = {row.id for row in current_decisions(rows)}
-    late = [name for name in _LATE_COLUMNS if any(getattr(row, name) for row in rows)]
-    columns = (*COLUMNS, *late)
-    return [{name: (row.to_dict() | {"stands": row.id in current_ids})[name] for name in columns} for row in rows]
-
-
 def read_decisions(path: Path) -> list[RecordedDecision]:
-    """Return the decisions of an exported or handwritten file, in its order.
+    """Return the decisions of an exported or handwritten CSV file (UTF-8, commas), in its order.
 
-    It is CSV (UTF-8, commas), or JSON if its name ends so. Only slide_id, verdict and reviewer are required. Without an
-    id a decision has the number of its row, and ``made`` is "" without a time: such rows count as later the further
-    down they are. An ``undo`` without an id withdraws its reviewer's latest decision on the slide above.
+    Only slide_id, verdict and reviewer are required. Without an id a decision has the number of its row, and ``made``
+    is "" without a time: such rows count as later the further down they are. An ``undo`` without an id withdraws its
+    reviewer's latest decision on the slide above.
 
     Raises
     ------
-    InputMissingError, InputCorruptError
-        There is no such file, or it is not a JSON file of decisions.
+    InputMissingError
+        There is no such file.
     TableError
-        Lists everything wrong in it, with row (of a spreadsheet; in JSON the place in the list), column and remedy.
+        Lists everything wrong in it, with row of a spreadsheet, column and remedy.
     """
-    table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    optional = [name for name in (*COLUMNS, *_LATE_COLUMNS) if name not in _REQUIRED]
+    table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
     # Cells can only be parsed where all columns are known.
     table.raise_problems()
     parser = _Parser(table)
     for number, cells in table.rows:
-        parser.add(_Cells(table, number, cells))
+        texts = {name: unescape_formulas(cells[name]) for name in _TEXT_COLUMNS if name in cells}
+        parser.add(_Cells(table, number, cells | texts))
     # After a problem rows are missing, and what they replaced would seem to stand.
     table.raise_problems()
     parser.check_stands()
     table.raise_problems()
     return parser.decisions
-
-
-def _read_csv(path: Path) -> CsvTable:
-    optional = [name for name in (*COLUMNS, *_LATE_COLUMNS) if name not in _REQUIRED]
-    table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
-    for _, cells in table.rows:
-        cells |= {name: unescape_formulas(cells[name]) for name in _TEXT_COLUMNS if name in cells}
-    return table
-
-
-def _read_json(path: Path) -> CsvTable:
-    """Return the decisions of a JSON file as cells of text; the first one is row 1."""
-    try:
-        with open_regular(path) as stream:
-            items = json.loads(stream.read())["decisions"]
-        rows = [{str(name): _cell(value) for name, value in item.items()} for item in items]
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
-    except PathopatchError:  # a child of ValueError
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputCorruptError(
-            f"not JSON of decisions: {error!r}", place=str(path), remedy="export them again, or use CSV"
-        ) from error
-    table = CsvTable(path, list(dict.fromkeys(name for cells in rows for name in cells)), list(enumerate(rows, 1)))
-    if rows:
-        table.check_header(_REQUIRED, (*COLUMNS, *_LATE_COLUMNS), f"use {', '.join(COLUMNS)}")
-    return table
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)
 
 
 class _Parser:

@@ -16,7 +16,7 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups.decisions.annotations import current_regions, region_files
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision, apply_decisions, decision_summary
 from pathopatch.groups.decisions.region import region_polygon
-from pathopatch.groups.decisions.table import decisions_csv, decisions_json, read_decisions
+from pathopatch.groups.decisions.table import decisions_csv, read_decisions
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.labels import find_regions
 from pathopatch.review.decisions import DecisionLog
@@ -87,16 +87,14 @@ def test_a_region_is_drawn_relabelled_removed_and_comes_back_by_undo(tmp_path: P
         ]
 
 
-@pytest.mark.parametrize("name", ["review.csv", "review.json"])
-def test_regions_come_back_from_an_export(tmp_path: Path, name: str) -> None:
+def test_regions_come_back_from_an_export(tmp_path: Path) -> None:
     with DecisionLog(tmp_path / "review.sqlite") as log:
         log.record(region(comment="glands"), revision=0)
         log.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=1)
         rows = log.rows()
-        text = decisions_csv(rows) if name.endswith("csv") else decisions_json(rows)
-        (tmp_path / name).write_bytes(text.encode())
+        (tmp_path / "review.csv").write_bytes(decisions_csv(rows).encode())
         with DecisionLog(tmp_path / "other.sqlite") as other:
-            assert other.merge(read_decisions(tmp_path / name)) == 2
+            assert other.merge(read_decisions(tmp_path / "review.csv")) == 2
             assert other.rows() == rows
 
 

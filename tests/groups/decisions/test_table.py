@@ -1,10 +1,9 @@
-"""Decisions leave as CSV and JSON and come back as they were; mistakes in a file are told with row and column."""
+"""Decisions leave as CSV and come back as they were; mistakes in a file are told with row and column."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pathopatch.core.csv_table import escape_formulas, unescape_formulas
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, TableError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, TableError
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision
-from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, decisions_json, read_decisions
+from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, read_decisions
 from pathopatch.review.decisions import DecisionLog
 
 
@@ -47,10 +46,8 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["review.csv", "review.json"])
-def test_a_file_comes_back_as_the_log_it_was_made_of(log: DecisionLog, tmp_path: Path, name: str) -> None:
-    text = decisions_csv(log.rows()) if name.endswith("csv") else decisions_json(log.rows())
-    read = read_decisions(written(tmp_path / name, text))
+def test_a_file_comes_back_as_the_log_it_was_made_of(log: DecisionLog, tmp_path: Path) -> None:
+    read = read_decisions(written(tmp_path / "review.csv", decisions_csv(log.rows())))
     assert [replace(row, revision=0) for row in log.rows()] == read
     with DecisionLog(tmp_path / "other.sqlite") as other:
         assert other.merge(read) == 7
@@ -76,9 +73,6 @@ def test_the_csv_has_every_decision_and_whether_it_stands(log: DecisionLog) -> N
     assert rows[0]["threshold"] == "0.30000000000000004"
     assert rows[2]["reason"] == "'=cmd|' /C calc'!A0"
     assert rows[2]["reviewer"] == "'-Bo"
-    decisions = json.loads(decisions_json(log.rows()))["decisions"]
-    assert decisions[2]["reason"] == "=cmd|' /C calc'!A0"
-    assert [row["stands"] for row in decisions] == [row["stands"] == "true" for row in rows]
 
 
 TEXT = st.one_of(
@@ -98,7 +92,6 @@ def test_any_text_and_threshold_come_back_and_no_cell_begins_a_formula(
                    made="2026-01-01T00:00:00.000000Z", threshold=threshold)  # fmt: skip
     text = decisions_csv([row])
     assert read_decisions(written(tmp_path / "a.csv", text)) == [row]
-    assert read_decisions(written(tmp_path / "a.json", decisions_json([row]))) == [row]
     starts = ("=", "+", "-", "@")
     for cells in csv.reader(io.StringIO(text, newline="")):
         assert not any(cell.startswith((*starts, "\t", "\r")) for cell in cells)
@@ -192,11 +185,6 @@ def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path: Path) -> None:
         ("a.csv", b"slide_id,verdict,reviewer\ns1,accept\n", TableError, "INPUT_CORRUPT: row 2, 2 cells"),
         ("a.csv", b'slide_id,verdict,reviewer\ns1,accept,"Ada\n', TableError, "INPUT_CORRUPT: not a CSV file"),
         ("a.csv", b"slide_id,verdict,reviewer\ns1,accept,\x81\n", TableError, "INPUT_CORRUPT: not a CSV file"),
-        ("a.json", b"[1]", InputCorruptError, "not JSON of decisions"),
-        ("a.json", b'{"decisions": [3]}', InputCorruptError, "not JSON of decisions"),
-        ("a.json", b'{"decisions": [{"slide_id": "s1"}]}', TableError, "'verdict', value '': the column is missing"),
-        ("a.json", b'{"decisions": [{"slide_id": "s1", "verdict": "accept", "reviewer": ""}]}',
-         TableError, "row 1, column 'reviewer'"),
     ],
 )  # fmt: skip
 def test_what_is_no_file_of_decisions_is_refused(
