@@ -111,7 +111,7 @@ def tile_patches(
             table_path,
             stamp=stamp,
             force=force,
-            is_whole=lambda: is_whole(store_path, table_path, config, force=force),
+            is_whole=lambda: is_whole(store_path, table_path, force=force),
             status=SlideStatus(out, name, STAGE),
         ) as output,
     ):

@@ -150,7 +150,9 @@ def tile_slide(
             stamp=stamp,
             force=force,
             refuse=partial(refuse_other_slide, slide, stamp),
-            is_whole=lambda: is_whole(store_path, table_path, config, force=force),
+            is_whole=lambda: (
+                is_whole(store_path, table_path, force=force) and not (force and lacks_pixels(store_path, config))
+            ),
             require_unchanged=slide.require_unchanged,
             status=SlideStatus(out, slide_id, STAGE),
         ) as output:
@@ -166,7 +168,8 @@ def tile_slide(
             warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
             record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
             with atomic_path(store_path) as temporary:
-                measured = _write_store(temporary, slide, config, analysis, table, record, stated, progress)
+                tumor_mask = _tumor_masks(stated, analysis.grid, table) if stated.has_tumor_mask else None
+                measured = _write_store(temporary, slide, config, analysis, table, record, tumor_mask, progress)
                 output.require_unchanged()
             store = PatchStore(store_path)
             warnings = store.attributes["warnings"]
@@ -211,6 +214,12 @@ def _table(
     )
 
 
+def _tumor_masks(stated: SlideLabels, grid: Grid, table: pd.DataFrame) -> Callable[[int], NDArray[np.bool_]]:
+    """Return a function that returns the tumour pixels of a row of the table, (P, P)."""
+    x, y, fractions = (table[name].tolist() for name in ("x", "y", "tumor_fraction"))
+    return lambda row: stated.tumor_mask(x[row], y[row], grid, fraction=fractions[row])
+
+
 def _write_store(
     path: Path,
     slide: Slide,
@@ -218,12 +227,12 @@ def _write_store(
     analysis: SlideAnalysis,
     table: pd.DataFrame,
     record: Mapping[str, Any],
-    stated: SlideLabels,
+    tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
 
-    The `table` comes from `_table`; a warning of tumour without tissue joins those of the `record`.
+    The `table` is that of `_table`; a warning of tumour without tissue joins those of the `record`.
     """
     grid, tissue = analysis.grid, analysis.tissue
     origins = grid.origins()
@@ -233,7 +242,7 @@ def _write_store(
         channels=len(slide.channels),
         patch_px=config.patch_px,
         dtype=slide.dtype,
-        masks=("tissue", "tumor") if stated.has_tumor_mask else ("tissue",),
+        masks=("tissue",) if tumor_mask is None else ("tissue", "tumor"),
         with_patches=config.store == "zarr",
     )
     writer.write_overview(
@@ -245,16 +254,10 @@ def _write_store(
         windows=analysis.windows,
     )
 
-    tumor_fractions = table["tumor_fraction"].tolist()
-
     # Asked per row and only if needed: the masks of all patches together would not fit into memory.
     def scanned(row: int) -> NDArray[np.bool_] | None:
         x, y = origins[row].tolist()
         return tissue.scanned_mask(x, y, grid.downsample, grid.inside(x, y))
-
-    def tumor_mask(row: int) -> NDArray[np.bool_]:
-        x, y = origins[row].tolist()
-        return stated.tumor_mask(x, y, grid, fraction=tumor_fractions[row])
 
     measured = store_and_measure(
         writer,
@@ -265,7 +268,7 @@ def _write_store(
         polarities=tissue.polarities,
         inside=lambda row: grid.inside(*origins[row].tolist()),
         scanned=scanned,
-        tumor_mask=tumor_mask if stated.has_tumor_mask else None,
+        tumor_mask=tumor_mask,
         progress=progress,
     )
     x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
@@ -385,7 +388,9 @@ def is_finished(
     stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
     refuse = partial(refuse_other_slide, slide, stamp)
     is_current = is_up_to_date(store_path, table_path, stamp=stamp, force=force, refuse=refuse)
-    return is_current and is_whole(store_path, table_path, config, force=force)
+    if not is_current or not is_whole(store_path, table_path, force=force):
+        return False
+    return not (force and lacks_pixels(store_path, config))
 
 
 def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
@@ -399,11 +404,8 @@ def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: 
         require_same_source(store_source(store_path), slide.source, slide_id=store_path.stem, place=store_path)
 
 
-def is_whole(store_path: Path, table_path: Path, config: TileConfig, *, force: bool) -> bool:
-    """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`.
-
-    With `force` it must hold pixels too, where the configuration keeps them: they may have been removed to free space.
-    """
+def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
+    """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`."""
     try:
         store, table = PatchStore(store_path), read_table(table_path)
         store.check_files()
@@ -411,9 +413,12 @@ def is_whole(store_path: Path, table_path: Path, config: TileConfig, *, force: b
         if force:
             return False
         raise
-    if force and config.store == "zarr" and not store.has_patches:
-        return False
     return bool((table["pixels_checksum"] == store.pixels_checksum).all())
+
+
+def lacks_pixels(store_path: Path, config: TileConfig) -> bool:
+    """Return whether the store's pixels were removed to free space."""
+    return config.store == "zarr" and not PatchStore(store_path).has_patches
 
 
 def tile_stamp(
@@ -438,13 +443,7 @@ def tile_stamp(
     }
     inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
     # Two pages of one file have the same fingerprint of the file: only their pixels differ.
-    digest = hashlib.sha256()
-    width, height = slide.size
-    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
-    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
-        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
-            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
-    inputs["pixels"] = digest.hexdigest()
+    inputs["pixels"] = _probe(slide)
     for role, path in (source.paths if source is not None else {}).items():
         inputs[role] = fingerprint_file(path)
     if tissue_mask is not None:
@@ -457,6 +456,17 @@ def tiled_content(attributes: Mapping[str, Any]) -> str:
     inputs = attributes["stamp"]["inputs"]
     files = [inputs[f"slide {index}"] for index in range(sum(name.startswith("slide ") for name in inputs))]
     return fingerprint(files) if files else ""
+
+
+def _probe(slide: Slide) -> str:
+    """Return a fingerprint of scattered pixels."""
+    digest = hashlib.sha256()
+    width, height = slide.size
+    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
+    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
+        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
+            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
+    return digest.hexdigest()
 
 
 def is_tiled(work: Path, slide_id: str) -> bool:
