@@ -126,7 +126,7 @@ def test_a_review_is_exported_as_csv_and_no_other_file_is_replaced(
     assert typed("export", "review", tmp_path) == 0
     assert [row.verdict for row in read_decisions(Path("review.csv"))] == ["accept", "reject"]
     assert typed("export", "review", tmp_path, "-o", "review.xlsx") == 1
-    assert "neither CSV nor JSON" in capsys.readouterr().err
+    assert "not a CSV file: review.xlsx" in capsys.readouterr().err
 
 
 def test_a_folder_for_qupath_is_named_with_what_to_do_next_and_what_is_left_out(

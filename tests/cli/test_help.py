@@ -75,7 +75,7 @@ RAISED_BY = {
     "patches/import_list.py": ["tile"],
     "patches/patch_import.py": ["tile"],
     "review/": ["review"],
-    "stages/batch/tasks.py": ["check", "encode", "export ome-zarr", "info", "predict", "tile"],
+    "stages/batch/tasks.py": ["check", "encode", "info", "predict", "tile"],
     "stages/encode.py": ["encode"],
     "stages/feature_tissue.py": ["audit"],
     "stages/predict": ["predict"],

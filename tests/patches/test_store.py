@@ -160,17 +160,12 @@ def test_masks_come_back_in_any_order_also_of_a_store_without_pixels(
     assert (array.shards[0], array.chunks) == (min(n, 256), (1, side, -(-side // 8)))
 
 
-def test_masks_that_nobody_stated_are_missing_and_an_earlier_store_is_stale(tmp_path: Path) -> None:
+def test_masks_that_nobody_stated_are_missing(tmp_path: Path) -> None:
     write_masked(tmp_path / "s.zarr", 3, 8, ("tissue",))
     store = PatchStore(tmp_path / "s.zarr")
     assert (store.has_masks("tissue"), store.has_masks("tumor")) == (True, False)
     with pytest.raises(InputMissingError, match="slide s: no tumor masks"):
         store.masks([0], "tumor")
-    earlier = PatchStore(write(tmp_path / "earlier.zarr", drawn(3, "uint8")))
-    assert not earlier.has_masks("tissue")
-    for kind in ("tissue", "tumor"):
-        with pytest.raises(StaleArtefactError, match="slide earlier: .*pathopatch tile MANIFEST -o WORK --force"):
-            earlier.masks([0], kind)
 
 
 def test_another_mask_makes_another_store_and_both_are_in_the_checksums(tmp_path: Path) -> None:
