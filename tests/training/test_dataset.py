@@ -1,7 +1,6 @@
 """Loading: each patch has the pixels of its own id, scaled by its slide's window, in memory or read when needed."""
 
 import pickle
-import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from made_slides import write_channel
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError, StaleArtefactError
+from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
 from pathopatch.models.forward import area_weights
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_slide
@@ -129,20 +128,6 @@ def test_masks_of_another_side_are_resampled_by_area_and_cut_at_half(tmp_path, i
     small = patches.tissue.read(slice(None))
     assert small.shape == (len(patches), input_px, input_px)
     np.testing.assert_array_equal(small[is_clear], share[is_clear] > 0.5)
-
-
-def test_masks_of_an_earlier_versions_store_are_refused(tmp_path):
-    groups = write_work(tmp_path)
-    store = tmp_path / "slides" / "slide-val.zarr"
-    attributes = zarr.open_group(store, mode="r+").attrs
-    kept = {name: mark for name, mark in attributes["checksums"].items() if "_masks/" not in name}
-    attributes["checksums"] = kept
-    for kind in MASKS:
-        shutil.rmtree(store / f"{kind}_masks")
-    for kind in MASKS:
-        with pytest.raises(StaleArtefactError, match="slide-val: .*tile MANIFEST -o WORK --force"):
-            load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), masks=(kind,))
-    assert len(load_patches(tmp_path, groups, input_px=16, splits=("val",)))
 
 
 def test_a_patch_is_resampled_by_area(tmp_path):
