@@ -53,7 +53,15 @@ def find_regions(
     ModalityMismatchError
         Every outline is outside the slide.
     """
-    _require_known_classes(outlines, config)
+    counts = Counter(outlines.names)
+    # A forgotten tumour class would become non-tumour.
+    if unmapped := sorted(set(counts) - {*config.tumor, *config.non_tumor, *config.holes, *config.ignored}):
+        listed = ", ".join(f"{name!r} ({counts[name]})" for name in sorted(counts))
+        raise InputUnsupportedError(
+            f"annotation classes without a meaning: {', '.join(map(repr, unmapped))}; in the file are {listed}",
+            place=outlines.place,
+            remedy="name each in tumor, non_tumor, holes or ignored under [tile.labels.annotations] of the study file",
+        )
     warnings = outlines.skipped_text()
     # Ignored outlines go first: they may be anywhere, also outside the slide.
     used = outlines.without(config.ignored)
@@ -75,18 +83,6 @@ def find_regions(
         labelled=None if config.labelled == "whole-slide" else shapely.union_all([tumor, non_tumor, holes]),
         warnings=tuple(warnings),
     )
-
-
-def _require_known_classes(outlines: Outlines, config: AnnotationConfig) -> None:
-    """Refuse classes that the configuration does not list: a forgotten tumour class would become non-tumour."""
-    counts = Counter(outlines.names)
-    if unmapped := sorted(set(counts) - {*config.tumor, *config.non_tumor, *config.holes, *config.ignored}):
-        listed = ", ".join(f"{name!r} ({counts[name]})" for name in sorted(counts))
-        raise InputUnsupportedError(
-            f"annotation classes without a meaning: {', '.join(map(repr, unmapped))}; in the file are {listed}",
-            place=outlines.place,
-            remedy="name each in tumor, non_tumor, holes or ignored under [tile.labels.annotations] of the study file",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

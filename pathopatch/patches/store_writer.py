@@ -249,7 +249,12 @@ class ShardedArray:
     def _write_shard(self) -> tuple[Path, str]:
         path = self._path.joinpath(self.name, "c", str(self._shards), *["0"] * (len(self._shape) - 1))
         path.parent.mkdir(parents=True)
-        content = _encode_shard(self._chunks, self._shard)
+        # Codec `sharding_indexed`: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
+        index = np.full((self._shard, 2), _ABSENT, "<u8")  # (place, size) of each chunk, bytes
+        size = np.array([len(chunk) for chunk in self._chunks], np.int64)
+        index[: len(size), 0] = np.cumsum(size) - size
+        index[: len(size), 1] = size
+        content = b"".join([*self._chunks, _with_checksum(index.tobytes())])
         path.write_bytes(content)
         self._shards, self._chunks = self._shards + 1, []
         return path, bytes_checksum(content)
@@ -281,20 +286,6 @@ def bytes_checksum(content: bytes) -> str:
     """Return size and CRC-32 of a file's content, such as ``1024:0a1b2c3d``."""
     # Not CRC-32C: bytes that are followed by their own checksum have the same one whatever they are.
     return f"{len(content)}:{zlib.crc32(content):08x}"
-
-
-def _encode_shard(chunks: Sequence[bytes], capacity: int) -> bytes:
-    """Return a shard of Zarr v3 (codec `sharding_indexed`) of encoded chunks along one axis; it may hold `capacity`.
-
-    References
-    ----------
-    https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
-    """
-    index = np.full((capacity, 2), _ABSENT, "<u8")  # (place, size) of each chunk, bytes
-    size = np.array([len(chunk) for chunk in chunks], np.int64)
-    index[: len(chunks), 0] = np.cumsum(size) - size
-    index[: len(chunks), 1] = size
-    return b"".join([*chunks, _with_checksum(index.tobytes())])
 
 
 def _with_checksum(content: bytes) -> bytes:

@@ -6,7 +6,6 @@ another row; then the one before that counts again.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -88,7 +87,8 @@ class Decision:
             region_polygon(self.region)
         if not self.reviewer.strip():
             raise _refused("reviewer", self.reviewer, "nobody is named", "name who decides")
-        if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
+        is_number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        if self.threshold is not None and not (is_number and 0 <= self.threshold <= 1):
             raise _refused("threshold", self.threshold, "no probability", "give a number from 0 to 1, or nothing")
 
     @property
@@ -164,10 +164,6 @@ def content_key(row: RecordedDecision) -> tuple[object, ...]:
 def utc_text(moment: datetime) -> str:
     """Return a time, given with its zone, in UTC to the microsecond: text sorts as time does."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _refused(column: str, value: object, message: str, remedy: str) -> InputUnsupportedError:

@@ -339,8 +339,11 @@ def _fractions_by_bands(
         # Patches of one row share their band, which is decoded once.
         for top in np.unique(y).tolist():
             rows, down = _cover(top, top + extent, slide_size[1], height)
-            sums, largest = _column_sums(mask, rows, down)  # (2, width)
-            highest = max(highest, largest)
+            sums = np.zeros((2, width))
+            for part, band in _bands(mask, rows):
+                weight = down[part.start - rows.start : part.stop - rows.start]
+                highest = max(highest, float(band.max()))
+                sums += [weight @ (band > limit) for limit in (0, _HALF_UINT8)]
             for index in np.flatnonzero(y == top).tolist():
                 columns, across = _cover(x[index], x[index] + extent, slide_size[0], width)
                 if across.size and down.size:
@@ -357,13 +360,3 @@ def _bands(mask: Slide, rows: slice) -> Iterator[tuple[slice, NDArray[Any]]]:
     for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
         yield slice(start, stop), _largest_colour(mask.read_region(0, start, width, stop - start), mask.paths[0])
-
-
-def _column_sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Return each column's sum of set pixels weighted by `down`, shape (2 limits, width), and the largest value."""
-    sums, largest = np.zeros((2, mask.size[0])), 0.0
-    for part, band in _bands(mask, rows):
-        weight = down[part.start - rows.start : part.stop - rows.start]
-        largest = max(largest, float(band.max()))
-        sums += [weight @ (band > limit) for limit in (0, _HALF_UINT8)]
-    return sums, largest
