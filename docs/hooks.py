@@ -85,7 +85,6 @@ def settings_page() -> str:
     ]
     parts += _tables("", settings.SettingsConfig)
     parts.append(_table("Options of `pathopatch encode`", settings.EncodeConfig))
-    parts.append(_table("Options of `pathopatch mil`", settings.SlideLevelConfig))
     return "\n".join(parts)
 
 

@@ -28,7 +28,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Review and export": (predicting.review, predicting.report, upkeep.index),
     "Data": (cohort.manifest, slides.check, slides.tile, slides.tissue, encoding.encode),
     "Audit": (training.groups, training.audit),
-    "Train and study": (training.run, training.train, training.tune, training.evaluate, training.mil, training.demo),
+    "Train and study": (training.run, training.train, training.tune, training.evaluate, training.demo),
     "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
 }
 """The commands of each panel of `pathopatch --help`."""

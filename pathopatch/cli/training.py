@@ -1,9 +1,9 @@
-"""Commands to train and evaluate: groups, audit, train, tune, evaluate, mil; and all stages at once: run, demo."""
+"""Commands to train and evaluate: groups, audit, train, tune, evaluate; and all stages at once: run, demo."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -84,7 +84,8 @@ def audit(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="With --features: CSV with slide_id, x, y, label; optional patient_id, split, tissue_fraction.",
+            help="With --features: CSV with slide_id, x, y, label; optional patient_id, split, tissue_fraction, "
+            "slide_label. Or labels of slides alone: slide_id, slide_label; optional patient_id, split.",
             show_default=False,
         ),
     ] = None,
@@ -149,8 +150,11 @@ def audit(
         raise typer.BadParameter("--threshold and --config go with --composed")
     from pathopatch.features.cohort import is_feature_cohort
     from pathopatch.stages.audit import audit_text
+    from pathopatch.stages.slide_label_audit import slide_labels_text
 
     print(audit_text(work, force=force))
+    if text := slide_labels_text(work):
+        print("\n" + text)
     if is_feature_cohort(work):
         from pathopatch.stages.feature_audit import measure_robustness, robustness_text
 
@@ -322,61 +326,6 @@ def evaluate(
             work, run, EvaluateConfig(), device=device, runtime=runtime or "auto", force=force, progress=progress
         )
     print(comparison_table(work))
-
-
-def mil(
-    work: Work,
-    pooling: Annotated[
-        list[str] | None,
-        typer.Option(help="attention, mean, top-k or area; repeat for several. Default: all that can be had."),
-    ] = None,
-    features: Annotated[
-        str | None, typer.Option(help="Folder of WORK/features, or of feature files elsewhere. Default: the only one.")
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="CSV of slide_id, slide_label, patient_id and split. Default: slide_label of the manifest."),
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Run whose patch predictions top-k and area pool. Default: the only one.")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Predict by a stored model, WORK/slide_level/NAME/models/attention, and train nothing."),
-    ] = None,
-    folds: Annotated[
-        int,
-        typer.Option(min=1, help="Cross-validation by patient and slide label; from 3 on. Default: as groups says."),
-    ] = 1,
-    top_k: Annotated[int | None, typer.Option(min=1, help="top-k: patches whose mean is taken. Default: 10.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and of the patches drawn.")] = 0,
-    name: Annotated[
-        str | None, typer.Option(help="Folder below slide_level/. Default: the encoder and the seed.")
-    ] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
-    """Classify slides by their label (multiple-instance learning on features), and say what tissue area alone tells."""
-    from pathopatch.core.config import SlideLevelConfig
-    from pathopatch.core.files import read_json
-    from pathopatch.evaluation.slide_level import slide_level_text
-    from pathopatch.stages.slide_level import classify_slides
-
-    if model is not None and (pooling or run is not None or folds > 1 or top_k is not None):
-        raise typer.BadParameter("--model goes without --pooling, --run, --folds and --top-k")
-    config = with_options(
-        SlideLevelConfig(), pooling=tuple(pooling) if pooling else None, folds=folds, top_k=top_k, seed=seed
-    )
-    shared: dict[str, Any] = {"features": features, "labels": labels, "name": name, "force": force}
-    with progress_bars(quiet) as progress:
-        if model is not None:
-            from pathopatch.stages.slide_level_predict import predict_slides
-
-            folder = predict_slides(work, model, **shared, progress=progress)
-        else:
-            folder = classify_slides(work, config, run=run, **shared, progress=progress)
-    print(slide_level_text(read_json(folder / "results.json")))
-    print(f"\nresults: {folder}")
 
 
 def run(

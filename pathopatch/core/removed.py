@@ -4,6 +4,7 @@ from __future__ import annotations
 
 COMMANDS: dict[str, str] = {
     "export ome-zarr": "convert the slide with Bio-Formats (bfconvert) or QuPath; pathopatch itself reads it as it is",
+    "mil": "train on labels of slides with STAMP, which reads the same features; audit --features measures the shortcut",
 }
 """Remedies by command, such as ``export openvino``."""
 SETTINGS: dict[str, str] = {}

@@ -13,7 +13,7 @@ _OUTPUTS = (
     "slides.parquet", "groups.parquet", "features.json", "review.sqlite",
     "status/*.json", "status/*.parquet", "status/locks/*.lock",
     "slides/*.zarr", "patches/*.parquet", "predictions/*.parquet", "heatmaps/*/heatmap.json", "heatmaps/*/overlay.png",
-    "runs/*/*.json", "evaluations/*/metrics.json", "slide_level/*/results.json",
+    "runs/*/*.json", "evaluations/*/metrics.json",
 )  # fmt: skip
 """Each stage leaves at least one of these."""
 
@@ -129,10 +129,6 @@ class WorkFolder:
     def external_evaluation(self, name: str) -> Path:
         """Folder of the evaluation of a bundle that was trained elsewhere."""
         return inside(self.root, "evaluations", name)
-
-    def slide_level(self, name: str) -> Path:
-        """Folder of the results of classification at slide level."""
-        return inside(self.root, "slide_level", name)
 
     def fold(self, number: int) -> Path:
         """Work folder of one fold of a cross-validation, ``folds/<number>``."""

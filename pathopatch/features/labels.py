@@ -1,4 +1,4 @@
-"""Read labels of patches from a CSV file and join them to patches by slide and level-0 position."""
+"""Read labels of patches or of slides from a CSV file; join those of patches by slide and level-0 position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.csv_table import CsvTable
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.core.patients import patient_problems
+from pathopatch.core.patients import id_key, patient_problems
 from pathopatch.core.text import pluralize
 from pathopatch.features.label_cells import (
     LABELS,
@@ -25,6 +25,7 @@ from pathopatch.features.label_cells import (
 
 _REQUIRED = ("slide_id", "x", "y", "label")
 _OPTIONAL = ("patient_id", "split", "tissue_fraction", "slide_label")
+_OF_SLIDES = ("patient_id", "split")  # optional columns of labels of slides
 _KEY = ["slide_id", "x", "y"]
 _EXAMPLES = 3  # keys that a message names
 
@@ -56,8 +57,7 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
         raise InputUnsupportedError(
             "labels without positions are of whole slides",
             place=str(path),
-            remedy="add columns x and y, level-0 px of each patch's top-left corner; labels of slides are for "
-            "pathopatch mil",
+            remedy="add columns x and y, level-0 px of each patch's top-left corner",
         )
     if attribute is not None and table.header and attribute not in table.header:
         raise InputMissingError(
@@ -119,6 +119,34 @@ def _check_rows_together(table: CsvTable, labels: pd.DataFrame, row: Sequence[in
                           "the rows of the slide differ in it", "give all its rows one label")  # fmt: skip
     rows_of = zip(first["patient_id"], first["split"], first["row"].astype(int), strict=True)
     table.problems += patient_problems((str(patient), str(split), int(number)) for patient, split, number in rows_of)
+
+
+def are_of_slides(path: Path) -> bool:
+    """Return whether a CSV file labels whole slides: it has slide_label, and no positions of patches."""
+    header = read_label_table(path, item="slide", required=("slide_id",), optional=()).header
+    return "slide_label" in header and not {"x", "y"} & set(header)
+
+
+def read_slide_labels(path: Path) -> pd.DataFrame:
+    """Return the labels of slides, a row per slide: slide_id, patient_id, split, slide_label (int64: 1, 0, -1).
+
+    The CSV file is UTF-8. Its columns are slide_id, the name of the feature file; slide_label (1, 0; -1 or empty:
+    none); optional patient_id (in all rows or none; without it the slide's id) and split (train, val, test or empty);
+    and any others. TableError names every problem of the file, each with row, column, value and remedy.
+    """
+    table = read_label_table(path, item="slide", required=("slide_id", "slide_label"), optional=_OF_SLIDES)
+    cells = label_cells(table, optional=_OF_SLIDES)
+    note_problems(table, cells, shared_checks(cells, ["slide_label"]))
+    rows = [number for number, _ in table.rows]
+    for place in np.flatnonzero(cells["slide_id"].map(id_key).duplicated() & (cells["slide_id"] != "")).tolist():
+        slide_id = str(cells["slide_id"].iloc[place])
+        table.add_problem(
+            "DUPLICATE_ID", rows[place], "slide_id", slide_id, "the slide is listed twice", "list each slide once"
+        )
+    table.problems += patient_problems(zip(cells["patient_id"], cells["split"], rows, strict=True))
+    table.raise_problems()
+    labels = cells[["slide_id", "patient_id", "split", "slide_label"]]
+    return labels.assign(patient_id=patients(cells), slide_label=labels["slide_label"].map(LABELS).astype(np.int64))
 
 
 def slides_in_several_splits(labels: pd.DataFrame) -> dict[str, str]:

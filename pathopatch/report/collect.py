@@ -65,7 +65,6 @@ class Study:
     folds: pd.DataFrame | None  # folds.csv of a cross-validation
     dependence: pd.DataFrame | None  # see `pathopatch.evaluation.tissue_dependence`: a row per run and label
     external_validations: Mapping[str, Mapping[str, Any]]  # metrics.json of models of other studies, evaluated here
-    slide_levels: Mapping[str, Mapping[str, Any]]  # results.json of classification at slide level
     decisions: Sequence[RecordedDecision]  # of reviewers, also withdrawn ones
     heatmap_fingerprints: Mapping[str, str]  # of the present heatmap of each slide with a decision
     heatmaps: Mapping[str, Mapping[str, Any]]  # by slide: what its heatmap.json says of the model, see `_heatmaps`
@@ -150,7 +149,6 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         sweeps={run: sweep for run, sweep in sweeps.items() if len(sweep)},
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
         external_validations=_external_validations(work),
-        slide_levels={path.parent.name: read_json(path) for path in sorted(work.glob("slide_level/*/results.json"))},
         decisions=decisions,
         heatmap_fingerprints=_heatmap_fingerprints(work, {row.slide_id for row in decisions}),
         heatmaps=heatmaps,
@@ -298,7 +296,6 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         **{f"runs/{path.parent.name}": read_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": read_stamp(WorkFolder(work).evaluation(run) / "metrics.json") for run in runs},
         **{f"evaluations/{p.parent.name}": read_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},
-        **{f"slide_level/{p.parent.name}": read_stamp(p) for p in sorted(work.glob("slide_level/*/results.json"))},
         **{f"predictions/{path.name}": read_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
     stamps = {place: stamp for place, stamp in by_place.items() if stamp is not None}

@@ -35,7 +35,6 @@ from pathopatch.report.answer import answer
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.composed import composed
 from pathopatch.report.features import features
-from pathopatch.report.slide_level import slide_level
 from pathopatch.report.tissue import (
     TissueFacts,
     read_tissue_facts,
@@ -216,7 +215,6 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
         "calibration": models.calibration(study),
         "ablation": models.ablation(study),
         "external_validation": models.external_validation(study),
-        "slide_level": slide_level(study),
         "training": models.training(study),
         "searches": models.searches(study),
         "slides": cohort.slides(study),

@@ -12,15 +12,18 @@ from typing import Any, Unpack
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.config import GroupsConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import read_cohort, read_patches
 from pathopatch.features.confounder import cohort_indices
+from pathopatch.features.labels import are_of_slides
 from pathopatch.features.robustness import MOST_PATCHES
 from pathopatch.report import write_report
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import ImportedFeatures, ImportOptions, import_features
+from pathopatch.stages.slide_label_audit import audit_slide_labels, slide_labels_text
 
 _SEED = 0
 
@@ -34,15 +37,24 @@ def audit_features(
 ) -> str:
     """Audit feature files for the tissue-area shortcut, or for that of another attribute; return the result as text.
 
-    Arguments and errors as of `pathopatch.stages.import_features.import_features` and of `form_groups`.
+    Labels of whole slides are audited alone, without groups and a report. Arguments and errors as of
+    `pathopatch.stages.import_features.import_features` and of `form_groups`.
     """
+    if are_of_slides(labels):
+        if options.get("slides") or options.get("attribute"):
+            raise InputUnsupportedError(
+                "labels of whole slides go without --slides and --attribute",
+                place=str(labels),
+                remedy="leave both out, or give labels of patches: slide_id, x, y, label",
+            )
+        return audit_slide_labels(folder, labels, layout=options.get("layout", "auto"))
     force = options.get("force", False)
     imported = import_features(work, folder, labels, **options)
     form_groups(work, config, force=force)
     result = measure_robustness(work, force=force)
     page = write_report(work)
-    parts = (_imported_text(work, imported), audit_text(work), robustness_text(result), f"report: {page}")
-    return "\n\n".join(parts)
+    parts = (_imported_text(work, imported), audit_text(work), slide_labels_text(work), robustness_text(result))
+    return "\n\n".join([*filter(None, parts), f"report: {page}"])
 
 
 def _imported_text(work: Path, imported: ImportedFeatures) -> str:

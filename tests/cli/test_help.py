@@ -63,7 +63,6 @@ def test_every_command_stands_in_one_of_the_panels() -> None:
 PROGRAMS = [" ".join(names) for names, command in COMMANDS.items() if not hasattr(command, "commands")]
 RAISED_BY = {
     "evaluation/external_validation.py": ["evaluate"],
-    "features/bags.py": ["mil"],
     "features/encoder": ["encode", "predict"],
     "groups/attribute.py": ["train", "tune", "audit"],
     "heatmaps/features.py": ["predict"],
@@ -79,7 +78,6 @@ RAISED_BY = {
     "stages/encode.py": ["encode"],
     "stages/feature_tissue.py": ["audit"],
     "stages/predict": ["predict"],
-    "stages/slide_level.py": ["mil"],
 }
 """Commands that reach the messages of modules, by how their paths begin; all others may be read after any command."""
 ELSEWHERE = {"models/export/write.py", "features/readers/trident.py", "review/viewer.py"}

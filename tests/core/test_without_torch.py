@@ -31,7 +31,6 @@ TRAINING = {
     "pathopatch.features.encoder_network",
     "pathopatch.features.encoder_runtime",
     "pathopatch.features.patch_encoder",
-    "pathopatch.models.attention_pooling",
     "pathopatch.models.export",
     "pathopatch.models.export.network",
     "pathopatch.models.export.torchscript",
@@ -41,7 +40,6 @@ TRAINING = {
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
-    "pathopatch.models.slide_bundle",
     "pathopatch.models.torchscript_archive",
     "pathopatch.stages.encode",
     "pathopatch.stages.export_int8",
@@ -57,7 +55,6 @@ TRAINING = {
     "pathopatch.training.run",
     "pathopatch.training.search",
     "pathopatch.training.selection",
-    "pathopatch.training.slide_level",
     "pathopatch.training.tune",
 }
 IMPORT_ALL = """

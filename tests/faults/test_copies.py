@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import SlideLevelConfig, TileConfig
+from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import LabelConflictError, PathopatchError, SplitLeakageError, TableError
 from pathopatch.evaluation.external_validation import leakage_warnings
 from pathopatch.evaluation.predicting import require_unseen
+from pathopatch.features.labels import read_slide_labels
 from pathopatch.features.slide_features import Encoder, SlideFeatures, row_sketch, same_rows
-from pathopatch.features.slide_labels import read_slide_labels
 from pathopatch.features.store import write_slide_features
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.import_list import read_list
@@ -29,7 +29,7 @@ from pathopatch.patches.patch_import import tile_patches
 from pathopatch.stages.batch.slide_table import write_slides
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.import_features import import_features
-from pathopatch.stages.slide_level import classify_slides
+from pathopatch.stages.slide_label_audit import audit_slide_labels
 from pathopatch.stages.tile import tile_cohort
 from pathopatch.training.data_summary import bundle_marks
 
@@ -198,16 +198,15 @@ def test_a_set_of_ready_patches_is_no_slide_and_may_be_in_every_split(tmp_path: 
 
 
 @pytest.mark.parametrize(("label", "error"), [(0, SplitLeakageError), (1, LabelConflictError)])
-def test_slides_are_not_classified_with_a_copy_among_them(
+def test_labels_of_slides_are_not_audited_with_a_copy_among_them(
     label: int, error: type[PathopatchError], tmp_path: Path
 ) -> None:
     features, path = made_cohort(tmp_path, slides=12)
     shutil.copy(features / "S00.h5", features / "S90.h5")
     lines = [f"S{number:02d},{number % 2},P{number:02d}" for number in range(12)]
     path.write_text("\n".join(["slide_id,slide_label,patient_id", *lines, f"S90,{label},P90"]) + "\n")
-    config = SlideLevelConfig.model_validate({"folds": 3, "epochs": 1, "pooling": ("mean",), "bootstrap": 20})
     with pytest.raises(error, match="S00 and S90"):
-        classify_slides(tmp_path / "work", config, features=str(features), labels=path)
+        audit_slide_labels(features, path)
 
 
 def write_patches(folder: Path, *rows: str) -> Path:

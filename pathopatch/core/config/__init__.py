@@ -5,7 +5,6 @@ Configurations are read from TOML, checked once, and stored as JSON beside the r
 
 from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction, PatchLimits, parse, tables_of
 from pathopatch.core.config.encoding import EncodeConfig, Pooling
-from pathopatch.core.config.slide_level import SlideLevelConfig, SlidePooling
 from pathopatch.core.config.slides import (
     UNCERTAIN_BELOW,
     AnnotationConfig,
@@ -59,8 +58,6 @@ __all__ = [
     "ReadyConfig",
     "RegistrationConfig",
     "SettingsConfig",
-    "SlideLevelConfig",
-    "SlidePooling",
     "SplitsConfig",
     "StudyConfig",
     "TileConfig",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pathopatch.core.errors import TableError
-from pathopatch.features.slide_labels import read_slide_labels
+from pathopatch.features.labels import are_of_slides, read_slide_labels
 
 
 def write(folder: Path, text: str) -> Path:
@@ -27,7 +27,7 @@ def test_labels_are_1_or_0_and_what_is_open_stays_open(tmp_path: Path) -> None:
     table = read_slide_labels(write(tmp_path, text))
     assert table.to_dict("list") == {
         "slide_id": ["s1", "s2", "s3"],
-        "patient_id": ["", "", ""],
+        "patient_id": ["s1", "s2", "s3"],
         "split": ["", "", ""],
         "slide_label": [1, 0, -1],
     }
@@ -53,3 +53,11 @@ def test_every_problem_of_the_labels_is_listed(tmp_path: Path) -> None:
 def test_a_file_without_rows_or_columns_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, "slide_id,slide_label\n") == [("INPUT_MISSING", None, "slide_id")]
     assert problems(tmp_path, "slide_id,label\ns1,1\n") == [("INPUT_MISSING", None, "slide_label")]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [("slide_id,slide_label", True), ("slide_id,x,y,label,slide_label", False), ("slide_id,label", False)],
+)
+def test_labels_of_slides_are_those_without_positions(tmp_path: Path, header: str, *, expected: bool) -> None:
+    assert are_of_slides(write(tmp_path, f"{header}\n")) is expected
