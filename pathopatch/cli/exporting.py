@@ -43,29 +43,6 @@ def export_onnx(
     print(export.export_model(bundle, out, kind="onnx", force=force))
 
 
-def export_openvino(
-    bundle: Bundle,
-    out: Folder = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in int8; needs --calibrate and the extra `int8`.")
-    ] = False,
-    calibrate: Annotated[Path | None, typer.Option(help="Work folder whose training patches calibrate int8.")] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
-    """Write a model for OpenVINO: patches in [0, 1] to probabilities; in int8 only if no group loses accuracy."""
-    from pathopatch.stages import export
-
-    if int8 != (calibrate is not None):
-        raise typer.BadParameter("--int8 and --calibrate go together")
-    if calibrate is not None:
-        from pathopatch.stages.export_int8 import export_int8
-
-        print(export_int8(bundle, calibrate, out, force=force))
-    else:
-        print(export.export_model(bundle, out, kind="openvino", force=force))
-
-
 def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model of 8-bit RGB slides for wsinfer and QuPath's wsinfer extension."""
     from pathopatch.stages import export

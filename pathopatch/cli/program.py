@@ -35,7 +35,6 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
 _EXPORTS: dict[str, Callable[..., Any]] = {
     "torchscript": exporting.export_torchscript,
     "onnx": exporting.export_onnx,
-    "openvino": exporting.export_openvino,
     "wsinfer": exporting.export_wsinfer,
     "qupath": exporting.export_qupath,
     "review": exporting.export_review,

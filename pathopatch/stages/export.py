@@ -157,7 +157,7 @@ def export_model(
     bundle: Path,
     path: Path | None = None,
     *,
-    kind: Literal["torchscript", "onnx", "openvino", "wsinfer"],
+    kind: Literal["torchscript", "onnx", "wsinfer"],
     force: bool = False,
 ) -> Path:
     """Write a model in another format; return its folder, ``<run>-<kind>`` if None. Errors are `models.export`'s."""

@@ -42,7 +42,6 @@ TRAINING = {
     "pathopatch.models.runtime.torch_runtime",
     "pathopatch.models.torchscript_archive",
     "pathopatch.stages.encode",
-    "pathopatch.stages.export_int8",
     "pathopatch.stages.predict_encoded",
     "pathopatch.training.array_heads",
     "pathopatch.training.augment",

@@ -13,7 +13,6 @@ References
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,18 +21,17 @@ from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.models.bundle import SPEC, WEIGHTS, read_spec
 from pathopatch.models.card import decision_text, intensity_text, model_card, scale_text
-from pathopatch.models.export import openvino_ir
 from pathopatch.models.export.network import ExportedNetwork, probe
 from pathopatch.models.export.torchscript import torchscript_bytes
 from pathopatch.models.loading import load_network
 from pathopatch.models.onnx_graph import export_program
 from pathopatch.models.spec import BundleSpec
 
-Format = Literal["torchscript", "onnx", "openvino", "wsinfer"]
+Format = Literal["torchscript", "onnx", "wsinfer"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 EXPORT_VERSION = 1  # of the format of an export
 _METADATA, _README = "export.json", "README.md"
-_NETWORK = {"torchscript": "model.pt", "onnx": "model.onnx", "openvino": "model.xml", "wsinfer": "torchscript_model.pt"}
+_NETWORK = {"torchscript": "model.pt", "onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 _BYTE = (0.0, 255.0)
 # Pillow's number of its Hamming filter. On H&E it came closest to our area means at factors of 1.1 to 2.5 that are not
 # whole: 0.4 to 2.0 grey values on average, against 1.8 to 2.9 for its box filter and 0.5 to 2.1 for the default.
@@ -73,30 +71,6 @@ _ONNX = """# {method} as ONNX
 Patches of another shape are refused. Values outside [0, 1] are not refused, and give wrong probabilities.
 """
 
-_OPENVINO = """# {method} for OpenVINO
-
-`model.xml` and `model.bin` belong together.
-
-{takes}
-
-    import openvino
-
-    model = openvino.compile_model("model.xml", "CPU")
-    probability = model(patches)[0][:, 1]  # of {second}
-
-Patches of another shape are refused. Values outside [0, 1] are not refused, and give wrong probabilities. On processors
-with bfloat16 OpenVINO uses it unless INFERENCE_PRECISION_HINT says f32.
-{int8}
-"""
-
-_INT8 = """
-## int8
-
-The network computes in int8, calibrated on {calibrated} patches. Accuracy in percent by group, on {judged} patches:
-
-{table}
-"""
-
 _WSINFER = """# {method} for wsinfer and QuPath
 
     wsinfer run --wsi-dir SLIDES --results-dir OUT --config config.json --model-path torchscript_model.pt
@@ -115,26 +89,10 @@ Differences from `pathopatch predict`:
 - **The grid.** The patches lie on the other program's grid, inside its own tissue mask; beyond the slide's edge they
   are filled with black.
 """
-_TEXTS = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "openvino": _OPENVINO, "wsinfer": _WSINFER}
+_TEXTS = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "wsinfer": _WSINFER}
 
 
-@dataclass(frozen=True)
-class Int8:
-    """A network in int8 and what it was made of and judged by.
-
-    Parameters
-    ----------
-    model : openvino.Model
-        The network.
-    facts : dict
-        ``calibrated``, ``judged`` (numbers of patches), ``table`` (Markdown), and a fingerprint of the patches.
-    """
-
-    model: Any
-    facts: dict[str, Any]
-
-
-def export_model(bundle: Path, path: Path, *, kind: Format, int8: Int8 | None = None, force: bool = False) -> bool:
+def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False) -> bool:
     """Write a bundle's model for another program; return False if the same export exists already.
 
     Parameters
@@ -145,8 +103,6 @@ def export_model(bundle: Path, path: Path, *, kind: Format, int8: Int8 | None = 
         Folder to write: the network, ``export.json`` and ``README.md``, for wsinfer also ``config.json``.
     kind : str
         One of `FORMATS`.
-    int8 : Int8, optional
-        For ``openvino``: the network to write in place of the bundle's.
     force : bool
         Replace an export of another model or format.
 
@@ -167,13 +123,13 @@ def export_model(bundle: Path, path: Path, *, kind: Format, int8: Int8 | None = 
         _require_wsinfers_model(spec)
     stamp = Stamp(
         stage=f"export {kind}",
-        settings={"version": EXPORT_VERSION, **({} if int8 is None else {"int8": int8.facts})},
+        settings={"version": EXPORT_VERSION},
         inputs={name: fingerprint_file(bundle / name) for name in (WEIGHTS, SPEC)},
     )
     with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
         if output.is_current:
             return False
-        _write(bundle, path, spec, kind, stamp, int8)
+        _write(bundle, path, spec, kind, stamp)
     return True
 
 
@@ -205,25 +161,17 @@ def require_exportable(spec: BundleSpec) -> None:
         )
 
 
-def _write(bundle: Path, path: Path, spec: BundleSpec, kind: Format, stamp: Stamp, int8: Int8 | None) -> None:
+def _write(bundle: Path, path: Path, spec: BundleSpec, kind: Format, stamp: Stamp) -> None:
     """Write an export's folder."""
     metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()}
-    stored = json.dumps(metadata, sort_keys=True)
-    if kind == "openvino":
-        model = openvino_ir.convert(onnx_bytes(bundle, spec)) if int8 is None else int8.model
-    else:
-        content = _network_bytes(bundle, spec, kind, stored)
+    content = _network_bytes(bundle, spec, kind, json.dumps(metadata, sort_keys=True))
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
-        if kind == "openvino":
-            openvino_ir.save(model, temporary, metadata=stored)
-        else:
-            (temporary / _NETWORK[kind]).write_bytes(content)
+        (temporary / _NETWORK[kind]).write_bytes(content)
         if kind == "wsinfer":
             write_json(temporary / "config.json", _wsinfer_config(spec))
         write_json(temporary / _METADATA, metadata)
-        text = _readme(spec, kind, "" if int8 is None else _INT8.format(**int8.facts))
-        (temporary / _README).write_text(text, encoding="utf-8")
+        (temporary / _README).write_text(_readme(spec, kind), encoding="utf-8")
 
 
 def _network_bytes(bundle: Path, spec: BundleSpec, kind: Format, stored: str) -> bytes:
@@ -290,7 +238,7 @@ def _metadata(spec: BundleSpec, kind: Format) -> dict[str, Any]:
     }
 
 
-def _readme(spec: BundleSpec, kind: Format, int8: str) -> str:
+def _readme(spec: BundleSpec, kind: Format) -> str:
     """Return the README of an export: its use, then the model card."""
     decision = f"A patch counts as {decision_text(spec)}."
     takes = _TAKES.format(
@@ -312,7 +260,6 @@ def _readme(spec: BundleSpec, kind: Format, int8: str) -> str:
         input_px=spec.input_px,
         second=spec.class_names[1],
         decision=decision,
-        int8=int8,
     )
     below = "" if kind == "wsinfer" else f"\n{decision}\n"  # wsinfer's text holds it already
     return f"{text}{below}\n{model_card(spec)}"
