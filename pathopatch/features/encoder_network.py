@@ -15,7 +15,8 @@ from pathopatch.core.config import Pooling
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
 from pathopatch.features.encoders import ENCODERS, LITE0, EncoderEntry, poolings_of
 from pathopatch.features.slide_features import Encoder
-from pathopatch.models.networks import BATCH_COUNTER, build_network, read_weights, timm_arguments, weights_path
+from pathopatch.models.networks import BATCH_COUNTER, build_network, timm_arguments, weights_path
+from pathopatch.models.weights import read_weights
 
 CHANNELS = 3
 _NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")  # in a folder, the first counts

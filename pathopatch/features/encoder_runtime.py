@@ -12,8 +12,8 @@ from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError, OutOfMemoryError
 from pathopatch.models.device import full_float32
-from pathopatch.models.memory import largest_fitting, release
 from pathopatch.models.runtime import openvino_runtime, patches_per_pass
+from pathopatch.models.runtime.torch_runtime import largest_fitting, release
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

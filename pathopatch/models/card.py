@@ -116,8 +116,8 @@ def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
     return facts
 
 
-def encoder_text(spec: BundleSpec) -> str:
-    """Return in words what made the features that a head takes: all that is known of it."""
+def _encoder_text(spec: BundleSpec) -> str:
+    """Return all that is known of the encoder of a head."""
     facts = {name: value for name, value in (spec.encoder or {}).items() if name not in ("name", "dim")}
     name = (spec.encoder or {}).get("name", "of unknown name")
     return "; ".join([str(name), *(f"{key} {_listed(value)}" for key, value in sorted(facts.items()))])
@@ -131,7 +131,7 @@ def _inputs_text(spec: BundleSpec) -> str:
     """Return the rows of the table about network and input."""
     if spec.encoder is not None:
         return _FEATURES.format(
-            architecture=spec.architecture, dim=len(spec.mean), dtype=spec.dtype, encoder=encoder_text(spec)
+            architecture=spec.architecture, dim=len(spec.mean), dtype=spec.dtype, encoder=_encoder_text(spec)
         )
     return _PATCHES.format(
         architecture=spec.architecture,

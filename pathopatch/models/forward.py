@@ -188,9 +188,3 @@ def resize_area(patches: NDArray[np.float32], side_px: int) -> NDArray[np.float3
     for plane, target in zip(planes, resized, strict=True):
         cv2.resize(plane, (side_px, side_px), dst=target, interpolation=cv2.INTER_AREA)
     return resized.reshape(n, channels, side_px, side_px)
-
-
-def area_weights(from_px: int, to_px: int) -> NDArray[np.float32]:
-    """Return `resize_area` along one side as a matrix m (to_px, from_px): m @ x @ m.T resizes a plane x."""
-    identity = np.eye(from_px, dtype=np.float32)
-    return np.asarray(cv2.resize(identity, (from_px, to_px), interpolation=cv2.INTER_AREA), dtype=np.float32)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
@@ -13,8 +16,7 @@ from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models.bundle import ARCHIVE, GRAPH, INTO_BUNDLE, WEIGHTS, check_bundles, checked_bundle, first_of
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.heads import head_shapes
-from pathopatch.models.runtime import Precision, Runtime, pick_precision
+from pathopatch.models.runtime import Precision, Runtime, probe_patches
 from pathopatch.models.spec import BundleSpec
 from pathopatch.models.weights import file_sha256, require_finite
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 RuntimeName = Literal["auto", "openvino", "torch"]
+_PRECISIONS = ("auto", "float32", "bfloat16")
+_PROBABILITY_TOLERANCE = 0.01  # largest difference of a probability from float32 at which ``auto`` takes bfloat16
 # What constructors of networks raise for numbers that do not go together.
 _NETWORK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -40,8 +44,11 @@ def load_model(
     ----------
     folder : Path or str
         The bundle.
-    device, precision : str
-        See `pick_device` and `pick_precision`.
+    device : str
+        As `pick_device` takes it.
+    precision : str
+        ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device has it
+        in hardware and probabilities stay within 0.01.
     runtime : str
         ``openvino`` (processors), ``torch``, or ``auto``: torch on a GPU and for a bundle without ``model.onnx``, else
         OpenVINO. A head on features needs neither: NumPy runs it unless torch is asked for.
@@ -128,7 +135,7 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
 
 
 def _open_head(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]) -> Runtime:
-    from pathopatch.models.runtime.numpy_runtime import NumPyRuntime
+    from pathopatch.models.runtime.numpy_runtime import NumPyRuntime, head_shapes
 
     try:
         _refuse_other_shapes(shapes, head_shapes(spec.architecture, len(spec.mean), len(spec.class_names)))
@@ -157,14 +164,7 @@ def _open_openvino(folder: Path, spec: BundleSpec, precision: str, threads: int 
     if precision == "auto" and (chosen_before := read_cached(choice)) is not None:
         precision = chosen_before.decode()
     try:
-        network = pick_precision(
-            open_in,
-            requested=precision,
-            is_native=is_bfloat16_native(),
-            channels=spec.input_channels,
-            input_px=spec.input_px,
-            temperature=spec.temperature,
-        )
+        network = pick_precision(open_in, spec, requested=precision, is_native=is_bfloat16_native())
     except RuntimeError as error:
         raise CheckpointIncompatibleError(
             f"OpenVINO cannot run {GRAPH}: {error}", place=str(folder), remedy="use --runtime torch"
@@ -181,19 +181,59 @@ def _open_torch(network: nn.Module, spec: BundleSpec, device: str, precision: st
     chosen_device = pick_device(device)
     return pick_precision(
         lambda chosen: TorchRuntime(network, device=chosen_device, precision=chosen, threads=threads),
+        spec,
         requested=precision,
         # Where a processor has it, plain bfloat16 rounds too much.
         is_native=chosen_device.type == "cuda" and is_bfloat16_native(chosen_device),
-        channels=spec.input_channels,
-        input_px=spec.input_px,
-        temperature=spec.temperature,
     )
+
+
+def pick_precision(
+    open_in: Callable[[Precision], Runtime], spec: BundleSpec, *, requested: str, is_native: bool
+) -> Runtime:
+    """Return a network ready to predict in the precision that was requested, or in the faster one that is near.
+
+    ``auto`` takes bfloat16 if the device has it in hardware (`is_native`) and no probability of a fixed set of patches
+    differs from that of float32 by more than 0.01. So the choice depends on network and machine alone, never on the
+    slide. `open_in` raises RuntimeError where the network cannot compute in a precision.
+    """
+    if requested not in _PRECISIONS:
+        raise InputUnsupportedError(
+            f"no precision {requested!r}", place="[predict] precision", remedy="use 'auto', 'float32' or 'bfloat16'"
+        )
+    if requested == "bfloat16":
+        return open_in("bfloat16")
+    full = open_in("float32")
+    if requested == "float32" or not is_native:
+        return full
+    try:
+        short = open_in("bfloat16")
+        probe = probe_patches(spec.input_channels, spec.input_px)
+        exact, near = (_probabilities(network.logits(probe), spec.temperature) for network in (full, short))
+    except RuntimeError:  # an operation of this network has no form for bfloat16, or refuses to mix types
+        return full
+    return short if np.abs(exact - near).max() <= _PROBABILITY_TOLERANCE else full  # NaN is not <=
+
+
+def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    z = logits.astype(np.float64) / temperature
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]], *, device: str = "cpu") -> nn.Module:
     """Return a network with the weights of its bundle; one from TorchScript on the device where it will run."""
     if spec.torchscript is not None:
-        return _open_torchscript(folder, spec, device)
+        from pathopatch.models.device import pick_device
+        from pathopatch.models.torchscript_archive import open_archive
+
+        if file_sha256(folder / ARCHIVE) != spec.torchscript.sha256:
+            raise InputCorruptError(
+                f"{ARCHIVE} is not the one that the bundle was made with",
+                place=str(folder / ARCHIVE),
+                remedy="copy the bundle again, or import the model again",
+            )
+        return open_archive(folder / ARCHIVE, spec, device=pick_device(device))
     from safetensors.torch import load_file
 
     from pathopatch.models.networks import build_network, network_shapes
@@ -212,20 +252,6 @@ def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]
     except _NETWORK_ERRORS as error:
         raise _other_weights(spec, folder, error) from error
     return network
-
-
-def _open_torchscript(folder: Path, spec: BundleSpec, device: str) -> nn.Module:
-    from pathopatch.models.device import pick_device
-    from pathopatch.models.torchscript_archive import open_archive
-
-    assert spec.torchscript is not None
-    if file_sha256(folder / ARCHIVE) != spec.torchscript.sha256:
-        raise InputCorruptError(
-            f"{ARCHIVE} is not the one that the bundle was made with",
-            place=str(folder / ARCHIVE),
-            remedy="copy the bundle again, or import the model again",
-        )
-    return open_archive(folder / ARCHIVE, spec, device=pick_device(device))
 
 
 def _other_weights(spec: BundleSpec, folder: Path, error: Exception) -> CheckpointIncompatibleError:

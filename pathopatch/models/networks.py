@@ -1,4 +1,14 @@
-"""Build networks: our own small ones or any of timm's, for any number of channels, optionally with known weights."""
+"""Build networks: our own small ones or any of timm's, for any number of channels, optionally with known weights.
+
+A masked network sees tissue alone: no weight, statistic or mean reads a pixel that is not tissue. Zero padding,
+normalisation over all pixels, pooling over glass and the mean over the whole field tell an ordinary network how much
+tissue there is. Here, pixels outside the mask are 0, statistics and means are over the tissue.
+
+References
+----------
+Aniraj et al., "Masking Strategies for Background Bias Removal in Computer Vision Models", ICCV Workshops 2023,
+arXiv:2308.12127: masked input, masked features. Normalisation over the tissue is this package's.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
 
 from pathopatch.core.config import HEAD_NETWORKS
-from pathopatch.core.errors import (
-    CheckpointIncompatibleError,
-    InputCorruptError,
-    InputMissingError,
-    InputUnsupportedError,
-)
-from pathopatch.core.input_files import require_regular
-from pathopatch.models.heads import HIDDEN
-from pathopatch.models.masked import MaskedGroupNorm, MaskNormalised, halved, mean_over, split_mask
-from pathopatch.models.torch_file import read_torch_file
+from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.models.runtime.numpy_runtime import HIDDEN
+from pathopatch.models.weights import read_weights
 
 _SMALL, _MLP = "small-groupnorm", "mlp-100"
 _LITE0 = "tf_efficientnet_lite0"
 _WIDTHS = (32, 64, 128, 128)  # 0.07 s per training step of 64 patches of 64 px on one thread, channels last
 BATCH_COUNTER = "num_batches_tracked"
 _HIDDEN = 100
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
-"""Keys under which publishers store the tensors, outer ones first; of two networks, the averaged one or the teacher."""
+_LEAST = 1e-6  # a patch without tissue has statistics of 0, not NaN
 
 
 class SmallGroupNorm(nn.Module):
     """A four-stage convolutional network with GroupNorm, for training from scratch, of any input size from 8 px.
 
-    With `is_masked` it sees tissue alone, see `pathopatch.models.masked`; the last channel of its input is the mask.
+    With `is_masked` it sees tissue alone; the last channel of its input is the mask.
     """
 
     def __init__(self, channels: int, n_classes: int, *, is_masked: bool = False) -> None:
@@ -131,6 +132,96 @@ class MLPHead(nn.Module):
         return logits
 
 
+class MaskNormalised(nn.Module):
+    """One of timm's networks with masked input and the mean over tissue in place of its pooling.
+
+    Parameters
+    ----------
+    network : nn.Module
+        A convolutional network, whose features are (N, D, h, w), or a vision transformer, whose features are (N, T, D)
+        with its square of patch tokens last. Its batch norms should be frozen: their statistics are over all pixels.
+
+    Raises
+    ------
+    InputUnsupportedError
+        A network whose features have another form; MLPs have none.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        if not (hasattr(network, "forward_features") and hasattr(network, "forward_head")):
+            raise InputUnsupportedError(
+                f"{type(network).__name__} has no features by position to take a mean of",
+                place="[train] mask",
+                remedy="use small-groupnorm or one of timm's networks, or set mask = 'none'",
+            )
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of patches (N, C + 1, H, W), whose last channel is the tissue mask, 0 or 1."""
+        network: Any = self.network
+        pixels, mask = split_mask(x)
+        features: Tensor = network.forward_features(pixels * mask)
+        # Features that are alike everywhere pass any kind of pooling unchanged.
+        if features.ndim == 4 and getattr(network, "output_fmt", "NCHW") == "NHWC":  # Swin
+            features = features.permute(0, 3, 1, 2)
+            mean = mean_over(features, _shrunk(mask, *features.shape[2:])).expand_as(features).permute(0, 2, 3, 1)
+        elif features.ndim == 4:
+            mean = mean_over(features, _shrunk(mask, *features.shape[2:])).expand_as(features)
+        else:
+            prefix = int(getattr(network, "num_prefix_tokens", 0))
+            side = round((features.shape[1] - prefix) ** 0.5)
+            weight = _shrunk(mask, side, side).flatten(2).transpose(1, 2)  # (N, side * side, 1)
+            tokens = features[:, prefix:]
+            mean = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(_LEAST)
+            mean = mean.expand_as(features)
+        logits: Tensor = network.forward_head(mean)
+        return logits
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group norm by the mean and variance of weighted positions."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        """Return normalised features (N, D, h, w) by weights (N, 1, h, w) in [0, 1]."""
+        pixels, share = x.flatten(2), weight.flatten(2).transpose(1, 2)  # (N, D, h * w), (N, h * w, 1)
+        total = share.sum(1, keepdim=True).clamp_min(_LEAST)  # (N, 1, 1)
+        mean = self._over_groups(pixels @ share / total)  # (N, D, 1)
+        # Around the mean: the mean square less the squared mean would lose digits.
+        variance = self._over_groups((pixels - mean).square() @ share / total)
+        scale = torch.rsqrt(variance + self.eps) * self.weight[:, None]
+        return x * scale.unsqueeze(3) + (self.bias[:, None] - mean * scale).unsqueeze(3)
+
+    def _over_groups(self, values: Tensor) -> Tensor:
+        """Return values (N, D, 1) averaged over the channels of each group."""
+        grouped = values.view(values.shape[0], self.num_groups, -1)  # `len` would be traced as a constant
+        return grouped.mean(2, keepdim=True).expand_as(grouped).reshape_as(values)
+
+
+def split_mask(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return pixels (N, C, H, W) and mask (N, 1, H, W), 0 or 1, of a masked network's input."""
+    # Augmentation and resampling leave shares of pixels in the mask.
+    return x[:, :-1], (x[:, -1:] > 0.5).to(x.dtype)
+
+
+def mean_over(features: Tensor, weight: Tensor) -> Tensor:
+    """Return the mean of features (N, D, h, w) by weights (N, 1, h, w), as (N, D, 1, 1); 0 without any weight."""
+    total = weight.sum((2, 3), keepdim=True).clamp_min(_LEAST)
+    return (features * weight).sum((2, 3), keepdim=True) / total
+
+
+def halved(weight: Tensor) -> Tensor:
+    """Return weights (N, 1, h, w) of half the size, rounded up: the share of tissue of each position."""
+    return avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
+
+
+def _shrunk(mask: Tensor, height: int, width: int) -> Tensor:
+    """Return the share of tissue (N, 1, height, width) of each position of a mask (N, 1, H, W)."""
+    if mask.shape[2] % height == 0 and mask.shape[3] % width == 0:
+        return avg_pool2d(mask, (mask.shape[2] // height, mask.shape[3] // width))
+    return interpolate(mask, size=(height, width), mode="area")
+
+
 _HEADS = {HEAD_NETWORKS["linear"]: LinearHead, HEAD_NETWORKS["mlp"]: MLPHead}
 
 
@@ -162,7 +253,7 @@ def build_network(
     input_px : int, optional
         Side of the input, for networks of one size: ``mlp-100`` and some of timm's.
     is_masked : bool
-        Whether it sees tissue alone, see `pathopatch.models.masked`: its input has the mask as a further channel.
+        Whether it sees tissue alone: its input has the mask as a further channel.
     timm_args : mapping of str to Any, optional
         Further arguments of ``timm.create_model``; layers by name, see `timm_arguments`.
 
@@ -241,28 +332,10 @@ def timm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: layers[value] if name.endswith("_layer") else value for name, value in arguments.items()}
 
 
-def network_shapes(
-    architecture: str,
-    channels: int,
-    *,
-    n_classes: int = 2,
-    input_px: int | None = None,
-    is_masked: bool = False,
-    timm_args: Mapping[str, Any] | None = None,
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's weights and buffers by name, without taking memory for them.
-
-    Arguments and errors are those of `build_network`.
-    """
+def network_shapes(architecture: str, channels: int, **form: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights and buffers of a network of `build_network`, without taking memory for them."""
     with torch.device("meta"):
-        network = build_network(
-            architecture,
-            channels,
-            n_classes=n_classes,
-            input_px=input_px,
-            is_masked=is_masked,
-            timm_args=timm_args,
-        )
+        network = build_network(architecture, channels, **form)
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
@@ -285,33 +358,6 @@ def freeze_batchnorm(network: nn.Module) -> None:
 def has_batchnorm(network: nn.Module) -> bool:
     """Return whether any layer is a BatchNorm."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file of weights by name, on the processor; no code of the file is run.
-
-    Safetensors, or a pickle of tensors, which may lie one or more levels below a key such as ``state_dict``.
-    CheckpointIncompatibleError if it holds no dictionary of tensors; else as `read_torch_file`.
-    """
-    require_regular(path)
-    if not path.is_file():
-        raise InputMissingError(f"no file of weights {path.name}", place=str(path), remedy="check the path")
-    if path.suffix == ".safetensors":
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise InputCorruptError(
-                f"not readable weights: {error}", place=str(path), remedy="fetch the file again"
-            ) from error
-    raw = read_torch_file(path)
-    for key in _WRAPPERS:
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
-            raw = raw[key]
-    if not isinstance(raw, Mapping) or not all(isinstance(value, Tensor) for value in raw.values()):
-        raise CheckpointIncompatibleError(
-            "not a dictionary of tensors by name", place=str(path), remedy="store the network's state_dict()"
-        )
-    return dict(raw)
 
 
 def weights_path(pretrained: str | Path, architecture: str) -> Path:

@@ -26,7 +26,7 @@ import torch
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
-from pathopatch.models import masked, networks
+from pathopatch.models import networks
 from pathopatch.models.runtime import probe_patches
 from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
@@ -232,10 +232,9 @@ def _graph_of(
 ) -> bytes:
     """Return the graph of any network of an architecture, without weights: networks differ in these alone."""
     # To trace a network takes seconds, once for all runs of a study.
-    code = [fingerprint_file(Path(file)) for file in (networks.__file__, masked.__file__)]
     made_by = [version(name) for name in ("torch", "timm", "onnx", "onnxscript")]
     form = [architecture, channels, n_classes, input_px, is_masked, *([dict(timm_args)] if timm_args else [])]
-    name = f"graph-{fingerprint([*form, *made_by, *code])}"
+    name = f"graph-{fingerprint([*form, *made_by, fingerprint_file(Path(networks.__file__))])}"
     if (kept := read_cached(name)) is not None:
         return kept
     with torch.random.fork_rng(devices=()):  # the weights are random, and are not kept

@@ -296,14 +296,7 @@ def check_features(spec: BundleSpec, encoder: Mapping[str, Any] | None, *, place
             place=place,
             remedy="use a model that was trained on the same kind of data",
         )
-    return check_encoder(spec.encoder, encoder, place=place)
-
-
-def check_encoder(trained: Mapping[str, Any], encoder: Mapping[str, Any], *, place: str = "") -> list[str]:
-    """Refuse features of another encoder than the one of training; return warnings about what is not known.
-
-    Both as `Encoder.to_dict` returns them. CheckpointIncompatibleError names each known fact that differs.
-    """
+    trained = spec.encoder
     # The precision of a forward pass changes features by its rounding alone.
     known = (trained.keys() & encoder.keys()) - {"precision"}
     # As text: a file stores tuples as lists. Without channels the slides were RGB: that too is known.

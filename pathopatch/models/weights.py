@@ -1,18 +1,35 @@
-"""The weights of a bundle as they are stored: their places, their fingerprint, and whether they are finite."""
+"""Read files of weights, those of bundles and those that PyTorch wrote, without running code of theirs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from pathopatch.core.errors import CheckpointIncompatibleError, NonFiniteError
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    CheckpointUnsafeError,
+    InputCorruptError,
+    InputMissingError,
+    InputTooLargeError,
+    NonFiniteError,
+)
+from pathopatch.core.input_files import require_regular
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DTYPES = ("F32", "I64")  # by the names of safetensors
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
+"""Keys under which publishers store the tensors, outer ones first; of two networks, the averaged one or the teacher."""
 
 
 def weights_fingerprint(tensors: Iterable[tuple[str, bytes | memoryview]]) -> str:
@@ -78,3 +95,85 @@ def _tensors(weights: Path) -> Iterator[tuple[str, bytes]]:
         for name, (start, size) in sorted(places.items()):
             stream.seek(start)
             yield name, stream.read(size)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights by name, on the processor; no code of the file is run.
+
+    Safetensors, or a pickle of tensors, which may lie one or more levels below a key such as ``state_dict``.
+    CheckpointIncompatibleError if it holds no dictionary of tensors; else as `read_torch_file`.
+    """
+    from safetensors.torch import load_file
+    from torch import Tensor
+
+    require_regular(path)
+    if not path.is_file():
+        raise InputMissingError(f"no file of weights {path.name}", place=str(path), remedy="check the path")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise InputCorruptError(
+                f"not readable weights: {error}", place=str(path), remedy="fetch the file again"
+            ) from error
+    raw = read_torch_file(path)
+    for key in _WRAPPERS:
+        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
+            raw = raw[key]
+    if not isinstance(raw, Mapping) or not all(isinstance(value, Tensor) for value in raw.values()):
+        raise CheckpointIncompatibleError(
+            "not a dictionary of tensors by name", place=str(path), remedy="store the network's state_dict()"
+        )
+    return dict(raw)
+
+
+def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
+    """Return what a file holds, on the processor.
+
+    `mapped` leaves the tensors in the file until they are used, where its format allows it.
+
+    Raises
+    ------
+    InputMissingError, InputCorruptError
+        There is no such file, or it cannot be read.
+    InputTooLargeError
+        It inflates, as no file that PyTorch writes.
+    CheckpointUnsafeError
+        It is a pickle of more than tensors.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # weights_only refuses what is unsafe
+            is_archive = zipfile.is_zipfile(path)
+            if is_archive:
+                _require_unpacked(path)
+            is_mapped = mapped and is_archive
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except FileNotFoundError as error:
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointUnsafeError(
+            "the file holds more than tensors, and reading it could run code; nothing was run",
+            place=str(path),
+            remedy="store weights as safetensors, and features as HDF5, npz or a plain tensor",
+        ) from error
+    except InputTooLargeError:
+        raise
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InputCorruptError(
+            f"not a readable file of tensors: {error}", place=str(path), remedy="copy or fetch the file again"
+        ) from error
+
+
+def _require_unpacked(path: Path) -> None:
+    """Refuse an archive whose tensors are packed, and may inflate to a thousand times its size."""
+    with zipfile.ZipFile(path) as archive:
+        inflated_bytes = sum(entry.file_size for entry in archive.infolist())
+    if inflated_bytes > path.stat().st_size:
+        raise InputTooLargeError(
+            f"it inflates from {path.stat().st_size} to {inflated_bytes} bytes",
+            place=str(path),
+            remedy="store it again by torch.save, which packs nothing",
+        )

@@ -160,8 +160,8 @@ def export_model(
     kind: Literal["torchscript", "onnx", "wsinfer"],
     force: bool = False,
 ) -> Path:
-    """Write a model in another format; return its folder, ``<run>-<kind>`` if None. Errors are `models.export`'s."""
-    from pathopatch.models.export import export_model as write
+    """Write a model in another format; return its folder, ``<run>-<kind>`` if None. Errors as of `export.write`."""
+    from pathopatch.models.export.write import export_model as write
 
     path = default_folder(bundle, kind) if path is None else path
     write(bundle, path, kind=kind, force=force)

@@ -26,8 +26,8 @@ from pathopatch.core.prefetch import prefetch_results
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Batches, Phase, steps_in_all
 from pathopatch.models.forward import append_mask
-from pathopatch.models.memory import largest_fitting, release
 from pathopatch.models.networks import freeze_batchnorm
+from pathopatch.models.runtime.torch_runtime import largest_fitting, release
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, EventFiles, LossMeans, State
 from pathopatch.training.dataset import PatchSet

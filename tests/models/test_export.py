@@ -5,6 +5,7 @@ import json
 import warnings
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from torchvision import transforms
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
 from pathopatch.models.bundle import save_bundle
-from pathopatch.models.export import FORMATS, export_model
 from pathopatch.models.export import torchscript as recording
+from pathopatch.models.export.write import Format, export_model
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, class_names
 
+FORMATS = get_args(Format)
 MULTIMODAL = {"channels": ("CARS", "TPEF"), "dtype": "uint16", "mean": (0.2, 0.4), "std": (0.3, 0.2)}
 
 

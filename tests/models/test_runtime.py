@@ -12,9 +12,9 @@ from pathopatch.models import loading
 from pathopatch.models.bundle import GRAPH, WEIGHTS, read_spec, save_bundle
 from pathopatch.models.device import pick_device
 from pathopatch.models.forward import Ensemble
-from pathopatch.models.loading import load_model, load_network
+from pathopatch.models.loading import load_model, load_network, pick_precision
 from pathopatch.models.networks import build_network
-from pathopatch.models.runtime import patches_per_pass, pick_precision, probe_patches
+from pathopatch.models.runtime import patches_per_pass, probe_patches
 from pathopatch.models.runtime.torch_runtime import TorchRuntime, predict_logits
 from pathopatch.models.spec import BundleSpec, class_names
 
@@ -272,11 +272,9 @@ def test_bfloat16_is_taken_only_where_probabilities_agree(off, picked):
 def _picked(off, *, requested="auto", is_native=True, temperature=1.0):
     return pick_precision(
         lambda precision: _Fixed(precision, off),
+        _spec(px=8, temperature=temperature),
         requested=requested,
         is_native=is_native,
-        channels=1,
-        input_px=4,
-        temperature=temperature,
     )
 
 
@@ -293,9 +291,7 @@ def test_a_network_that_refuses_bfloat16_is_predicted_in_float32():
                 raise RuntimeError("no such type")
             return super().logits(x)
 
-    ready = pick_precision(
-        lambda precision: Stubborn(precision, 0.0), requested="auto", is_native=True, channels=1, input_px=4
-    )
+    ready = pick_precision(lambda precision: Stubborn(precision, 0.0), _spec(px=8), requested="auto", is_native=True)
     assert ready.precision == "float32"
 
 

@@ -23,7 +23,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.features.readers.h5 import as_features
 from pathopatch.features.readers.stored_size import require_stored
-from pathopatch.models.torch_file import read_torch_file
+from pathopatch.models.weights import read_torch_file
 
 _SAFE = "store the features as HDF5, npz or a plain tensor"
 

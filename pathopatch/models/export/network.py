@@ -7,39 +7,32 @@ patches of ``patch_px`` at the model's mpp and scale them to [0, 1].
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, softmax
 
-from pathopatch.models.forward import area_weights
 from pathopatch.models.spec import BundleSpec
 
 
 class ExportedNetwork(nn.Module):
     """A float32 copy of a model's network on the processor, in evaluation mode, for patches as they are cut.
 
-    It takes ``scaled`` patches in [0, 1], standardised here, or ``standardised`` ones. It gives ``probabilities``, or
-    ``logits``: divided by the temperature, so that their softmax is the probability.
+    It takes patches in [0, 1] and gives probabilities. For wsinfer it takes standardised patches and gives logits,
+    divided by the temperature, so that their softmax is the probability.
     """
 
-    def __init__(
-        self,
-        spec: BundleSpec,
-        network: nn.Module,
-        *,
-        takes: Literal["scaled", "standardised"] = "scaled",
-        gives: Literal["probabilities", "logits"] = "probabilities",
-    ) -> None:
+    def __init__(self, spec: BundleSpec, network: nn.Module, *, is_wsinfer: bool = False) -> None:
         super().__init__()
         plain = copy.deepcopy(network).to("cpu", torch.float32)
         self.network = plain.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         self.resize = _AreaResize(spec.patch_px, spec.input_px)
         self.temperature = spec.temperature
-        self.gives_probabilities = gives == "probabilities"
-        self.standardises = takes == "scaled"
-        if self.standardises:
+        self.is_wsinfer = is_wsinfer
+        if not is_wsinfer:
             self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32)[None, :, None, None])
             self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32)[None, :, None, None])
         self.requires_grad_(False)
@@ -48,10 +41,10 @@ class ExportedNetwork(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Return probabilities or logits (N, K) of patches (N, C, patch_px, patch_px)."""
         x = self.resize(patches)  # (N, C, input_px, input_px)
-        if self.standardises:
+        if not self.is_wsinfer:
             x = (x - self.mean) / self.std
         logits: Tensor = self.network(x) / self.temperature  # (N, K)
-        return softmax(logits, dim=1) if self.gives_probabilities else logits
+        return logits if self.is_wsinfer else softmax(logits, dim=1)
 
 
 class _AreaResize(nn.Module):
@@ -72,6 +65,12 @@ class _AreaResize(nn.Module):
         if self.factor:
             return avg_pool2d(x, self.factor)  # the same mean at a tenth of the work of two matrix products
         return self.weights @ x @ self.weights.T
+
+
+def area_weights(from_px: int, to_px: int) -> NDArray[np.float32]:
+    """Return `resize_area` along one side as a matrix m (to_px, from_px): m @ x @ m.T resizes a plane x."""
+    identity = np.eye(from_px, dtype=np.float32)
+    return np.asarray(cv2.resize(identity, (from_px, to_px), interpolation=cv2.INTER_AREA), dtype=np.float32)
 
 
 def probe(spec: BundleSpec, n: int) -> Tensor:

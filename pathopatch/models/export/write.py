@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
@@ -28,8 +28,7 @@ from pathopatch.models.onnx_graph import export_program
 from pathopatch.models.spec import BundleSpec
 
 Format = Literal["torchscript", "onnx", "wsinfer"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-EXPORT_VERSION = 1  # of the format of an export
+_VERSION = 1  # of the format of an export
 _METADATA, _README = "export.json", "README.md"
 _NETWORK = {"torchscript": "model.pt", "onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 _BYTE = (0.0, 255.0)
@@ -95,16 +94,8 @@ _TEXTS = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "wsinfer": _WSINFER}
 def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False) -> bool:
     """Write a bundle's model for another program; return False if the same export exists already.
 
-    Parameters
-    ----------
-    bundle : Path
-        The model bundle.
-    path : Path
-        Folder to write: the network, ``export.json`` and ``README.md``, for wsinfer also ``config.json``.
-    kind : str
-        One of `FORMATS`.
-    force : bool
-        Replace an export of another model or format.
+    The folder `path` gets the network, ``export.json`` and ``README.md``, for wsinfer also ``config.json``. `force`
+    replaces an export of another model or format.
 
     Raises
     ------
@@ -118,22 +109,30 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
         No space is left; an earlier export is untouched.
     """
     spec = read_spec(bundle)
-    require_exportable(spec)
+    _require_exportable(spec)
     if kind == "wsinfer":
         _require_wsinfers_model(spec)
     stamp = Stamp(
         stage=f"export {kind}",
-        settings={"version": EXPORT_VERSION},
+        settings={"version": _VERSION},
         inputs={name: fingerprint_file(bundle / name) for name in (WEIGHTS, SPEC)},
     )
     with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
         if output.is_current:
             return False
-        _write(bundle, path, spec, kind, stamp)
+        metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()}
+        content = _network_bytes(bundle, spec, kind, json.dumps(metadata, sort_keys=True))
+        with atomic_path(path) as temporary:
+            temporary.mkdir(parents=True)
+            (temporary / _NETWORK[kind]).write_bytes(content)
+            if kind == "wsinfer":
+                write_json(temporary / "config.json", _wsinfer_config(spec))
+            write_json(temporary / _METADATA, metadata)
+            (temporary / _README).write_text(_readme(spec, kind), encoding="utf-8")
     return True
 
 
-def require_exportable(spec: BundleSpec) -> None:
+def _require_exportable(spec: BundleSpec) -> None:
     """Refuse a model that takes something else than patches alone, or whose network is a program of others."""
     if spec.torchscript is not None:
         raise InputUnsupportedError(
@@ -161,32 +160,15 @@ def require_exportable(spec: BundleSpec) -> None:
         )
 
 
-def _write(bundle: Path, path: Path, spec: BundleSpec, kind: Format, stamp: Stamp) -> None:
-    """Write an export's folder."""
-    metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()}
-    content = _network_bytes(bundle, spec, kind, json.dumps(metadata, sort_keys=True))
-    with atomic_path(path) as temporary:
-        temporary.mkdir(parents=True)
-        (temporary / _NETWORK[kind]).write_bytes(content)
-        if kind == "wsinfer":
-            write_json(temporary / "config.json", _wsinfer_config(spec))
-        write_json(temporary / _METADATA, metadata)
-        (temporary / _README).write_text(_readme(spec, kind), encoding="utf-8")
-
-
 def _network_bytes(bundle: Path, spec: BundleSpec, kind: Format, stored: str) -> bytes:
-    """Return the file of a network; `stored` is kept in it."""
+    """Return the file of a network, equal bytes for equal models; `stored` is kept in it."""
+    network = ExportedNetwork(spec, load_network(bundle), is_wsinfer=kind == "wsinfer")
     if kind == "onnx":
-        return onnx_bytes(bundle, spec, metadata=stored)
-    is_wsinfer = kind == "wsinfer"
-    network = ExportedNetwork(
-        spec,
-        load_network(bundle),
-        takes="standardised" if is_wsinfer else "scaled",
-        gives="logits" if is_wsinfer else "probabilities",
-    )
+        model = export_program(network, probe(spec, 2), "probabilities", optimize=True)
+        model.metadata_props.add(key="pathopatch", value=stored)
+        return bytes(model.SerializeToString(deterministic=True))
     # No checks for wsinfer: its --speedup tries patches of 224 px first, and its patches have one side anyway.
-    return torchscript_bytes(network, spec, metadata=stored, checks=not is_wsinfer)
+    return torchscript_bytes(network, spec, metadata=stored, checks=kind != "wsinfer")
 
 
 def _stamp_of_export(bundle: Path, path: Path) -> Stamp | None:
@@ -305,11 +287,3 @@ def _wsinfer_config(spec: BundleSpec) -> dict[str, Any]:
             {"name": "Normalize", "arguments": {"mean": list(spec.mean), "std": list(spec.std)}},
         ],
     }
-
-
-def onnx_bytes(bundle: Path, spec: BundleSpec, *, metadata: str = "") -> bytes:
-    """Return a network as ONNX: input ``patches``, output ``probabilities``, of any number of patches; equal bytes."""
-    network = ExportedNetwork(spec, load_network(bundle))
-    model = export_program(network, probe(spec, 2), "probabilities", optimize=True)
-    model.metadata_props.add(key="pathopatch", value=metadata)
-    return bytes(model.SerializeToString(deterministic=True))

@@ -10,12 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.core.errors import CheckpointIncompatibleError
 
 Precision = Literal["float32", "bfloat16"]
-PRECISIONS = ("auto", "float32", "bfloat16")
-
-_PROBABILITY_TOLERANCE = 0.01  # largest difference of a probability from float32 at which ``auto`` takes bfloat16
 _PASS_PIXELS = 2 * 256**2
 _MOST_PER_PASS = 4096  # of features, which have one pixel
 _PROBE_PATCHES = 24
@@ -28,89 +25,21 @@ _COARSE_PX = 4  # side of a smooth patch before it is enlarged
 
 
 class Runtime(Protocol):
-    """A trained network that is ready to predict.
-
-    Attributes
-    ----------
-    name, version : str
-        ``openvino`` or ``torch``, and the version of that package.
-    precision : str
-        ``float32`` or ``bfloat16``; logits are float32 in both.
-    patches_per_pass : int
-        Patches of a forward pass: fewer take as long.
-    weights : str
-        Fingerprint of all weights. It depends on their names and values alone, not on the runtime.
-    """
+    """A trained network that is ready to predict; `name` and `version` are of the package that runs it."""
 
     name: str
     version: str
-    precision: Precision
-    patches_per_pass: int
+    precision: Precision  # logits are float32 in both
+    patches_per_pass: int  # fewer take as long
 
     @property
     def weights(self) -> str:
-        """See above."""
+        """Fingerprint of all weights by their names and values, equal for all runtimes."""
         ...
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px), N from 0."""
         ...
-
-
-def pick_precision(
-    open_in: Callable[[Precision], Runtime],
-    *,
-    requested: str,
-    is_native: bool,
-    channels: int,
-    input_px: int,
-    temperature: float = 1.0,
-) -> Runtime:
-    """Return a network ready to predict in the precision that was requested, or in the faster one that is near.
-
-    ``auto`` takes bfloat16 if the device has it in hardware and no probability of a fixed set of patches differs from
-    that of float32 by more than 0.01. So the choice depends on network and machine alone, never on the slide.
-
-    Parameters
-    ----------
-    open_in : callable
-        Returns the network in a precision. RuntimeError: it cannot compute in it.
-    requested : str
-        ``auto``, ``float32`` or ``bfloat16``.
-    is_native : bool
-        Whether the device multiplies bfloat16 in hardware; emulated, it is slower than float32.
-    channels, input_px : int
-        Of the network's input.
-    temperature : float
-        By which logits are divided before they become probabilities.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Another precision was requested.
-    """
-    if requested not in PRECISIONS:
-        raise InputUnsupportedError(
-            f"no precision {requested!r}", place="[predict] precision", remedy="use 'auto', 'float32' or 'bfloat16'"
-        )
-    if requested == "bfloat16":
-        return open_in("bfloat16")
-    full = open_in("float32")
-    if requested == "float32" or not is_native:
-        return full
-    try:
-        short = open_in("bfloat16")
-        probe = probe_patches(channels, input_px)
-        exact, near = (_probabilities(network.logits(probe), temperature) for network in (full, short))
-    except RuntimeError:  # an operation of this network has no form for bfloat16, or refuses to mix types
-        return full
-    return short if np.abs(exact - near).max() <= _PROBABILITY_TOLERANCE else full  # NaN is not <=
-
-
-def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    z = logits.astype(np.float64) / temperature
-    powers = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def require_function(

@@ -9,10 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from pathopatch.core.config import HEAD_NETWORKS
 from pathopatch.models.runtime import Precision
 from pathopatch.models.weights import file_fingerprint
 
+HIDDEN = 256
+"""Units of the hidden layer of the head ``mlp``."""
 _ROWS = 4096  # of features at a time
+
+
+def head_shapes(architecture: str, dim: int, n_classes: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a head's weights by name; ValueError for what is no head."""
+    if architecture not in HEAD_NETWORKS.values():
+        raise ValueError(f"a head on features is {' or '.join(HEAD_NETWORKS.values())}")
+    hidden, width = {}, dim
+    if architecture == HEAD_NETWORKS["mlp"]:
+        hidden, width = {"hidden.weight": (HIDDEN, dim), "hidden.bias": (HIDDEN,)}, HIDDEN
+    return {"classifier.weight": (n_classes, width), "classifier.bias": (n_classes,), **hidden}
 
 
 class NumPyRuntime:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
+import traceback
+from collections.abc import Callable
 from functools import cached_property
 from itertools import chain
 
@@ -13,7 +16,6 @@ from torch import Tensor, nn
 
 from pathopatch.core.errors import OutOfMemoryError
 from pathopatch.models.device import full_float32
-from pathopatch.models.memory import release
 from pathopatch.models.runtime import Precision, patches_per_pass
 from pathopatch.models.weights import weights_fingerprint
 
@@ -117,3 +119,29 @@ def _logits(network: nn.Module, x: Tensor, like: Tensor, batch: int) -> NDArray[
         ]
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
+
+
+def largest_fitting(run: Callable[[int], object], most: int) -> int:
+    """Return the largest n below `most` for which ``run(n)`` finds enough memory, by bisection; 0 if none does.
+
+    `run` tries n samples and keeps nothing; `most` samples are known not to fit.
+    """
+    fitting, too_many = 0, most
+    while too_many - fitting > 1:
+        count = (fitting + too_many) // 2
+        try:
+            run(count)
+            fitting = count
+        except torch.OutOfMemoryError as error:
+            release(error)
+            too_many = count
+    return fitting
+
+
+def release(error: torch.OutOfMemoryError) -> None:
+    """Free what the calls that ran out of memory still hold."""
+    # The frames of a traceback keep their variables: here the activations of the whole batch.
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
