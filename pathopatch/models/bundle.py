@@ -109,13 +109,7 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors, sorted by name, as a safetensors file with the permissions of any new file there.
-
-    Raises
-    ------
-    OSError
-        As of any file that cannot be written.
-    """
+    """Write tensors, sorted by name, as a safetensors file with the permissions of any new file there; OSError."""
     from safetensors.torch import save_file
 
     # safetensors writes under a name of its own, which only its user may read and which a killed process leaves:

@@ -8,18 +8,18 @@ from typing import Any
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides.resample import EXACT_READ_FACTOR
 
-_CARD = """# Patch classifier: {method}
+_CARD = """# Patch classifier: {spec.method}
 
 Classifies each patch of a slide as {classes}. **For research only; not for diagnosis.**
 
 | | |
 |---|---|
 {inputs}
-| blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
-| not scanned | patches of which less than {min_scanned:g} was scanned are not predicted |
+| blank glass | below a tissue share of {spec.min_tissue:g} nothing is predicted |
+| not scanned | patches of which less than {spec.min_scanned:g} was scanned are not predicted |
 | decision | {decision} |
 | runs by | {runtimes} |
-| temperature | {temperature:g} |
+| temperature | {spec.temperature:g} |
 | trained by | {parameters} |
 
 ## Data
@@ -31,14 +31,14 @@ Classifies each patch of a slide as {classes}. **For research only; not for diag
 ## Limits
 {limits}
 """
-_PATCHES = """| network | {architecture}, input {input_px} px{mask} |
-| channels, in order | {channels} ({dtype}) |
+_PATCHES = """| network | {spec.architecture}, input {spec.input_px} px{mask} |
+| channels, in order | {channels} ({spec.dtype}) |
 | background | {background} |
-| patch | {patch_px} px, step {stride_px} px, {scale} |
+| patch | {spec.patch_px} px, step {spec.stride_px} px, {scale} |
 | read from | {level} |
 | intensity | {intensity} |"""
-_FEATURES = """| network | {architecture}, a head on features |
-| features | {dim} values per patch ({dtype}) |
+_FEATURES = """| network | {spec.architecture}, a head on features |
+| features | {dim} values per patch ({spec.dtype}) |
 | encoder | {encoder} |"""
 _OTHER_FEATURES = """The model needs features of that encoder, with that pooling and input size, of patches
 cut as in its training. Features of another encoder of the same length give meaningless numbers without an error."""
@@ -73,16 +73,15 @@ _FINGERPRINTS = ("groups", "patches", "config")
 
 def model_card(spec: BundleSpec) -> str:
     """Return the model card in Markdown; values that the bundle lacks are stated to be unknown."""
-    is_binary = len(spec.class_names) == 2
+    runtimes = "torch alone: there is no model.onnx" if spec.onnx is None else "OpenVINO (model.onnx) or torch"
+    if spec.encoder is not None:
+        runtimes = "NumPy or torch"
     return _CARD.format(
-        method=spec.method,
-        classes=" or ".join(reversed(spec.class_names)) if is_binary else ", ".join(spec.class_names),
+        spec=spec,
+        classes=_classes_text(spec),
         decision=decision_text(spec),
         inputs=_inputs_text(spec),
-        min_tissue=spec.min_tissue,
-        min_scanned=spec.min_scanned,
-        runtimes=_runtimes_text(spec),
-        temperature=spec.temperature,
+        runtimes=runtimes,
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
         data=_data(spec),
         validation=_validation(spec),
@@ -92,10 +91,15 @@ def model_card(spec: BundleSpec) -> str:
 
 def classifier_text(spec: BundleSpec) -> str:
     """Return in a few words what a model takes and what it tells apart."""
-    classes = " or ".join(reversed(spec.class_names)) if len(spec.class_names) == 2 else ", ".join(spec.class_names)
     if spec.encoder is not None:
-        return f"{classes} by {len(spec.mean)} features of {spec.encoder.get('name') or 'an unnamed encoder'}"
-    return f"{classes} by {', '.join(spec.channels)}, {spec.patch_px} px at {scale_text(spec)}"
+        source = f"{len(spec.mean)} features of {spec.encoder.get('name') or 'an unnamed encoder'}"
+    else:
+        source = f"{', '.join(spec.channels)}, {spec.patch_px} px at {scale_text(spec)}"
+    return f"{_classes_text(spec)} by {source}"
+
+
+def _classes_text(spec: BundleSpec) -> str:
+    return " or ".join(reversed(spec.class_names)) if len(spec.class_names) == 2 else ", ".join(spec.class_names)
 
 
 def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
@@ -116,42 +120,34 @@ def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
     return facts
 
 
-def _encoder_text(spec: BundleSpec) -> str:
+def _encoder_text(encoder: Mapping[str, Any]) -> str:
     """Return all that is known of the encoder of a head."""
-    facts = {name: value for name, value in (spec.encoder or {}).items() if name not in ("name", "dim")}
-    name = (spec.encoder or {}).get("name", "of unknown name")
-    return "; ".join([str(name), *(f"{key} {_listed(value)}" for key, value in sorted(facts.items()))])
-
-
-def _listed(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    parts = [str(encoder.get("name", "of unknown name"))]
+    for key, value in sorted(encoder.items()):
+        if key not in ("name", "dim"):
+            parts.append(f"{key} {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+    return "; ".join(parts)
 
 
 def _inputs_text(spec: BundleSpec) -> str:
     """Return the rows of the table about network and input."""
     if spec.encoder is not None:
-        return _FEATURES.format(
-            architecture=spec.architecture, dim=len(spec.mean), dtype=spec.dtype, encoder=_encoder_text(spec)
+        return _FEATURES.format(spec=spec, dim=len(spec.mean), encoder=_encoder_text(spec.encoder))
+    level = "the finest level"
+    if spec.mpp is not None:
+        level = (
+            f"the slide's finest level of {spec.mpp / EXACT_READ_FACTOR:g} to {spec.mpp:g} um/px; where it has none, "
+            "its coarsest finer one; each px is the mean of the area that it covers"
         )
     return _PATCHES.format(
-        architecture=spec.architecture,
-        input_px=spec.input_px,
+        spec=spec,
         mask="" if spec.mask == "none" else "; it needs the tissue mask of each patch, and sees tissue alone",
         channels=", ".join(spec.channels),
-        dtype=spec.dtype,
         background="dark or bright" if spec.background == "auto" else spec.background,
-        patch_px=spec.patch_px,
-        stride_px=spec.stride_px,
         scale=scale_text(spec),
-        level=_level_text(spec),
+        level=level,
         intensity=intensity_text(spec),
     )
-
-
-def _runtimes_text(spec: BundleSpec) -> str:
-    if spec.encoder is not None:
-        return "NumPy or torch"
-    return "torch alone: there is no model.onnx" if spec.onnx is None else "OpenVINO (model.onnx) or torch"
 
 
 def _imported(spec: BundleSpec) -> str:
@@ -180,17 +176,6 @@ def decision_text(spec: BundleSpec) -> str:
 def scale_text(spec: BundleSpec) -> str:
     """Return the scale of the patches in words."""
     return "unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px"
-
-
-def _level_text(spec: BundleSpec) -> str:
-    """Return in words from which level of a slide patches are read."""
-    if spec.mpp is None:
-        return "the finest level"
-    least = spec.mpp / EXACT_READ_FACTOR
-    return (
-        f"the slide's finest level of {least:g} to {spec.mpp:g} um/px; where it has none, its coarsest finer one; "
-        "each px is the mean of the area that it covers"
-    )
 
 
 def intensity_text(spec: BundleSpec) -> str:

@@ -49,12 +49,8 @@ def export_program(
 ) -> onnx.ModelProto:
     """Return a network in evaluation mode as ONNX, for any number of patches; `patches` (N, C, H, W) are to trace it.
 
-    With `optimize` weights are folded into each other, and lose their names.
-
-    Raises
-    ------
-    InputUnsupportedError
-        ONNX cannot hold the network.
+    With `optimize` weights are folded into each other, and lose their names. InputUnsupportedError if ONNX cannot hold
+    the network.
     """
     import onnx
 
@@ -93,23 +89,8 @@ def write_graph(path: Path, weights: Path, spec: BundleSpec, network: nn.Module)
     """Write the network of a bundle as an ONNX graph, compare its logits with torch's, and return its facts.
 
     It takes ``patches``, standardised float32 (N, C, input_px, input_px), and gives ``logits`` (N, K). Equal models
-    give equal bytes.
-
-    Parameters
-    ----------
-    path : Path
-        The graph to write.
-    weights : Path
-        The safetensors file beside it, with the weights of the network.
-    spec : BundleSpec
-        Names the architecture and its input.
-    network : nn.Module
-        As `build_network` made it for them.
-
-    Raises
-    ------
-    InputUnsupportedError
-        ONNX cannot hold the network, or its graph has other logits.
+    give equal bytes. `weights` is the bundle's safetensors file, beside `path`. InputUnsupportedError if ONNX cannot
+    hold the network, or its graph has other logits.
     """
     import onnx
 

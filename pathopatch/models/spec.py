@@ -32,28 +32,17 @@ if TYPE_CHECKING:
 
 BUNDLE_VERSION = 1
 _ADJUSTABLE = {  # may change after training without making the weights wrong
-    "decision_threshold",
-    "area_slope",
-    "decision_chosen_for",
-    "temperature",
-    "group_metrics",
-    "data",
-    "training",
-    "parameters",
-    "package_version",
-    "min_tissue",
-    "min_scanned",
-    "seen",
-    "onnx",
-}
+    "decision_threshold", "area_slope", "decision_chosen_for", "temperature", "group_metrics", "data", "training",
+    "parameters", "package_version", "min_tissue", "min_scanned", "seen", "onnx",
+}  # fmt: skip
 # Bounds of what a bundle may claim, since it may come from a stranger: far beyond any microscope and any of timm's.
 _MOST_CHANNELS, _MOST_CLASSES = 1024, 1000
 _MOST_FEATURES = 2**16  # values per patch of an encoder; the largest known has 4,608
 _MOST_VALUES = 2**27  # of a patch: half a GiB as float32
 # What members of an ensemble may differ in: everything that a slide is not cut or scaled by.
 _MEMBERS_OWN = {
-    *("architecture", "timm_args", "torchscript", "input_px", "mean", "std", "mask", "method", "schema_version"),
-}
+    "architecture", "timm_args", "torchscript", "input_px", "mean", "std", "mask", "method", "schema_version",
+}  # fmt: skip
 
 
 def class_names(n_classes: int) -> tuple[str, ...]:
@@ -178,7 +167,9 @@ class BundleSpec(Config):
             if self.patch_px < LEAST_PX:
                 raise ValueError(f"patches of {self.patch_px} px, {LEAST_PX} at least")
         else:
-            n, item = _feature_dim(self.encoder), "features"
+            n, item = self.encoder.get("dim"), "features"
+            if not (isinstance(n, int) and 1 <= n <= _MOST_FEATURES):
+                raise ValueError(f"an encoder of {n!r} values, from 1 to {_MOST_FEATURES}")
             if self.channels or self.patch_px > 1 or self.input_px > 1 or self.mask != "none":
                 raise ValueError("features have no channels, no mask, and one pixel")
         if not n == len(self.mean) == len(self.std):
@@ -212,14 +203,6 @@ class BundleSpec(Config):
         """Return the settings that the weights depend on, as plain values. They must never be edited."""
         # Bundles from before there were arguments have none.
         return self.model_dump(mode="json", exclude=_ADJUSTABLE | (set() if self.timm_args else {"timm_args"}))
-
-
-def _feature_dim(encoder: dict[str, Any]) -> int:
-    """Return the number of values per patch of an encoder; ValueError unless it is one."""
-    dim = encoder.get("dim")
-    if not (isinstance(dim, int) and 1 <= dim <= _MOST_FEATURES):
-        raise ValueError(f"an encoder of {dim!r} values, from 1 to {_MOST_FEATURES}")
-    return dim
 
 
 def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:

@@ -43,7 +43,14 @@ def weights_fingerprint(tensors: Iterable[tuple[str, bytes | memoryview]]) -> st
 
 def file_fingerprint(weights: Path) -> str:
     """Return `weights_fingerprint` of a safetensors file, whose header was checked before."""
-    return weights_fingerprint(_tensors(weights))
+
+    def tensors() -> Iterator[tuple[str, bytes]]:
+        with weights.open("rb") as stream:
+            for name, (start, size) in sorted(tensor_places(weights).items()):
+                stream.seek(start)
+                yield name, stream.read(size)
+
+    return weights_fingerprint(tensors())
 
 
 def file_sha256(path: Path) -> str:
@@ -87,14 +94,6 @@ def tensor_places(weights: Path) -> dict[str, tuple[int, int]]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
-
-
-def _tensors(weights: Path) -> Iterator[tuple[str, bytes]]:
-    places = tensor_places(weights)
-    with weights.open("rb") as stream:
-        for name, (start, size) in sorted(places.items()):
-            stream.seek(start)
-            yield name, stream.read(size)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -147,8 +146,15 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # weights_only refuses what is unsafe
             is_archive = zipfile.is_zipfile(path)
-            if is_archive:
-                _require_unpacked(path)
+            if is_archive:  # packed tensors may inflate to a thousand times the size of the file
+                with zipfile.ZipFile(path) as archive:
+                    inflated_bytes = sum(entry.file_size for entry in archive.infolist())
+                if inflated_bytes > path.stat().st_size:
+                    raise InputTooLargeError(
+                        f"it inflates from {path.stat().st_size} to {inflated_bytes} bytes",
+                        place=str(path),
+                        remedy="store it again by torch.save, which packs nothing",
+                    )
             is_mapped = mapped and is_archive
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except FileNotFoundError as error:
@@ -165,15 +171,3 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
         raise InputCorruptError(
             f"not a readable file of tensors: {error}", place=str(path), remedy="copy or fetch the file again"
         ) from error
-
-
-def _require_unpacked(path: Path) -> None:
-    """Refuse an archive whose tensors are packed, and may inflate to a thousand times its size."""
-    with zipfile.ZipFile(path) as archive:
-        inflated_bytes = sum(entry.file_size for entry in archive.infolist())
-    if inflated_bytes > path.stat().st_size:
-        raise InputTooLargeError(
-            f"it inflates from {path.stat().st_size} to {inflated_bytes} bytes",
-            place=str(path),
-            remedy="store it again by torch.save, which packs nothing",
-        )

@@ -24,7 +24,7 @@ from pathopatch.models.weights import file_sha256
 
 NETWORK, DESCRIPTION = "torchscript_model.pt", "config.json"
 METHOD = "imported from wsinfer"
-_TUMOR = ("tumor", "tumour", "cancer", "carcinoma", "malignant")
+_TUMOR = {"tumor", "tumour", "cancer", "carcinoma", "malignant"}
 _NEGATION = {"no", "non", "not", "without", "benign", "normal"}
 _STEPS = (["Resize", "ToTensor", "Normalize"], ["ToTensor", "Normalize"], ["Resize", "ToTensor"], ["ToTensor"])
 _BILINEAR = 2  # torchvision's default, by Pillow's number
@@ -115,6 +115,7 @@ def read_wsinfer(folder: Path, *, tumor_classes: Sequence[str] = (), made_by: st
         )
     described = parse(_Description, read_json(folder / DESCRIPTION), place=place)
     chosen = _chosen(described.class_names, tumor_classes, place)
+    rest = " or ".join(name for number, name in enumerate(described.class_names) if number not in chosen)
     resize = next((step.arguments for step in described.transform if isinstance(step, _Resize)), None)
     normalize = next(
         (step.arguments for step in described.transform if isinstance(step, _Normalize)), _NormalizeArguments()
@@ -131,7 +132,7 @@ def read_wsinfer(folder: Path, *, tumor_classes: Sequence[str] = (), made_by: st
         input_px=described.patch_size_pixels,  # the network's own resizing is a part of it
         mean=normalize.mean,
         std=normalize.std,
-        class_names=_names(described.class_names, chosen),
+        class_names=(rest or class_names(2)[0], " or ".join(described.class_names[number] for number in chosen)),
         method=METHOD,
         parameters={
             "network": described.architecture,
@@ -153,7 +154,10 @@ def _chosen(names: Sequence[str], tumor_classes: Sequence[str], place: str) -> t
     remedy = f"name them by --tumor-class; the model has {', '.join(names)}"
     if unknown := [name for name in tumor_classes if name not in names]:
         raise CheckpointIncompatibleError(f"no class {', '.join(unknown)}", place=place, remedy=remedy)
-    wanted = tumor_classes or ([name for name in names if _says_tumor(name)] if len(names) > 1 else names)
+    words_of = {name: set(re.findall(r"[a-z]+", name.lower())) for name in names}
+    # ``Tumor`` says that it is tumour, ``non-tumour`` does not.
+    tumors = [name for name, words in words_of.items() if words & _TUMOR and not words & _NEGATION]
+    wanted = tumor_classes or (tumors if len(names) > 1 else names)
     if not tumor_classes and len(wanted) != 1:
         raise CheckpointIncompatibleError(
             f"{len(wanted)} of the classes are named as tumour, one is due",
@@ -164,15 +168,3 @@ def _chosen(names: Sequence[str], tumor_classes: Sequence[str], place: str) -> t
     if len(names) > 1 and len(chosen) == len(names):
         raise CheckpointIncompatibleError("every class is named as tumour", place=place, remedy=remedy)
     return chosen
-
-
-def _says_tumor(name: str) -> bool:
-    """Return whether the name of a class says that it is tumour: ``Tumor``, not ``non-tumour``."""
-    words = re.findall(r"[a-z]+", name.lower())
-    return any(word in _TUMOR for word in words) and not _NEGATION & set(words)
-
-
-def _names(names: Sequence[str], chosen: Sequence[int]) -> tuple[str, str]:
-    """Return the names of the bundle's two classes."""
-    rest = [name for number, name in enumerate(names) if number not in chosen]
-    return " or ".join(rest) or class_names(2)[0], " or ".join(names[number] for number in chosen)

@@ -29,7 +29,7 @@ def head_shapes(architecture: str, dim: int, n_classes: int) -> dict[str, tuple[
 
 
 class NumPyRuntime:
-    """The heads ``linear`` and ``mlp-head`` of a bundle's checked weights; see `pathopatch.models.runtime.Runtime`."""
+    """The heads ``linear`` and ``mlp-head`` of a bundle's checked weights."""
 
     name = "numpy"
     version = str(np.__version__)

@@ -21,20 +21,10 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "a
 
 
 class OpenVINORuntime:
-    """A compiled network; see `pathopatch.models.runtime.Runtime`.
+    """``model.onnx`` of a bundle, compiled, with the weights that it refers to; both as `graph` states.
 
-    Each pass has the same number of patches, the last one padded, so that a logit depends on its patch alone.
-
-    Parameters
-    ----------
-    path, weights_path : Path
-        ``model.onnx`` of a bundle and the weights that it refers to, both as `graph` states.
-    graph : OnnxGraph
-        Their facts.
-    precision : str
-        ``float32`` or ``bfloat16``.
-    threads : int, optional
-        One for each core that this process may use by default.
+    Each pass has the same number of patches, the last one padded, so that a logit depends on its patch alone. By
+    default there is a thread for each core that this process may use.
     """
 
     name = "openvino"

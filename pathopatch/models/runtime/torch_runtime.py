@@ -23,18 +23,9 @@ _PATCHES_ON_GPU = 256
 
 
 class TorchRuntime:
-    """A copy of a network in evaluation mode, channels last; see `pathopatch.models.runtime.Runtime`.
+    """A copy of a network in evaluation mode, channels last; `network` itself is kept as it is.
 
-    Parameters
-    ----------
-    network : nn.Module
-        It is not changed; kept as it is in the attribute of this name.
-    device : torch.device, optional
-        The processor by default.
-    precision : str
-        ``float32`` or ``bfloat16``.
-    threads : int, optional
-        On a processor; torch's own number by default.
+    It runs on the processor by default, there with torch's own number of threads unless `threads` says another.
     """
 
     name = "torch"
