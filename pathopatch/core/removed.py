@@ -5,7 +5,7 @@ from __future__ import annotations
 COMMANDS: dict[str, str] = {
     "export ome-zarr": "convert the slide with Bio-Formats (bfconvert) or QuPath; pathopatch itself reads it as it is",
     "export openvino": "write ONNX with export onnx, which OpenVINO reads; it computes in float32 or bfloat16",
-    "mil": "train on labels of slides with STAMP, which reads the same features; audit --features measures the shortcut",
+    "mil": "train on labels of slides with STAMP, which reads the same features; see also audit --features",
 }
 """Remedies by command, such as ``export openvino``."""
 SETTINGS: dict[str, str] = {}

@@ -9,9 +9,8 @@ from torch import nn
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import OutOfMemoryError, with_code
 from pathopatch.features.encoder_runtime import TorchFeatures
-from pathopatch.models.runtime.torch_runtime import largest_fitting
 from pathopatch.models.networks import build_network
-from pathopatch.models.runtime.torch_runtime import TorchRuntime, predict_logits
+from pathopatch.models.runtime.torch_runtime import TorchRuntime, largest_fitting, predict_logits
 from pathopatch.training import fit
 from pathopatch.training.fit import fit_arrays
 

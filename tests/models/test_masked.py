@@ -9,8 +9,14 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
-from pathopatch.models.networks import MaskedGroupNorm, MaskNormalised, mean_over
-from pathopatch.models.networks import build_network, classifier_of, has_batchnorm
+from pathopatch.models.networks import (
+    MaskedGroupNorm,
+    MaskNormalised,
+    build_network,
+    classifier_of,
+    has_batchnorm,
+    mean_over,
+)
 from pathopatch.models.spec import BundleSpec
 
 SIZES = {
