@@ -238,16 +238,10 @@ def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]
 
     from pathopatch.models.networks import build_network, network_shapes
 
-    form: dict[str, Any] = {
-        "n_classes": len(spec.class_names),
-        "input_px": spec.input_px,
-        "is_masked": spec.mask == "normalise",
-        "timm_args": spec.timm_args,
-    }
     try:
         # A small bundle may name a network of billions of weights: nothing is allocated for one that does not fit.
-        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.mean), **form))
-        network = build_network(spec.architecture, len(spec.mean), **form)
+        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.mean), **spec.form))
+        network = build_network(spec.architecture, len(spec.mean), **spec.form)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except _NETWORK_ERRORS as error:
         raise _other_weights(spec, folder, error) from error

@@ -12,6 +12,7 @@ arXiv:2308.12127: masked input, masked features. Normalisation over the tissue i
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,79 +83,41 @@ class SmallGroupNorm(nn.Module):
         return mean_over(features, weight).flatten(1)
 
 
-class MLP100(nn.Module):
-    """Three fully connected layers with 100 hidden units and ReLU, on flattened patches of one side.
+def _mlp_100(channels: int, n_classes: int, input_px: int) -> nn.Module:
+    """Return three fully connected layers with 100 hidden units and ReLU, on flattened patches of one side.
 
     The network of GERNE's experiments on Colored MNIST (Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236).
     """
-
-    def __init__(self, channels: int, n_classes: int, input_px: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels * input_px**2, _HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Linear(_HIDDEN, _HIDDEN),
-            nn.ReLU(inplace=True),
-        )
-        self.classifier = nn.Linear(_HIDDEN, n_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits of shape (N, K) of float32 patches of shape (N, C, input_px, input_px)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits
+    features = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(channels * input_px**2, _HIDDEN),
+        nn.ReLU(inplace=True),
+        nn.Linear(_HIDDEN, _HIDDEN),
+        nn.ReLU(inplace=True),
+    )
+    return nn.Sequential(OrderedDict(features=features, classifier=nn.Linear(_HIDDEN, n_classes)))
 
 
-class LinearHead(nn.Module):
-    """One linear layer on the features of an encoder."""
-
-    def __init__(self, dim: int, n_classes: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(dim, n_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, K) of float32 features (N, D, 1, 1)."""
-        logits: Tensor = self.classifier(x.flatten(1))
-        return logits
-
-
-class MLPHead(nn.Module):
-    """One hidden layer with ReLU on the features of an encoder."""
-
-    def __init__(self, dim: int, n_classes: int) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(dim, HIDDEN)
-        self.classifier = nn.Linear(HIDDEN, n_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, K) of float32 features (N, D, 1, 1)."""
-        logits: Tensor = self.classifier(self.hidden(x.flatten(1)).relu())
-        return logits
+def _head(architecture: str, dim: int, n_classes: int) -> nn.Module:
+    """Return a linear layer on features (N, D, 1, 1) of an encoder, behind a hidden one with ReLU in an ``mlp-head``."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    if architecture == HEAD_NETWORKS["mlp"]:
+        layers |= {"hidden": nn.Linear(dim, HIDDEN), "relu": nn.ReLU()}
+        dim = HIDDEN
+    layers["classifier"] = nn.Linear(dim, n_classes)
+    return nn.Sequential(layers)
 
 
 class MaskNormalised(nn.Module):
     """One of timm's networks with masked input and the mean over tissue in place of its pooling.
 
-    Parameters
-    ----------
-    network : nn.Module
-        A convolutional network, whose features are (N, D, h, w), or a vision transformer, whose features are (N, T, D)
-        with its square of patch tokens last. Its batch norms should be frozen: their statistics are over all pixels.
-
-    Raises
-    ------
-    InputUnsupportedError
-        A network whose features have another form; MLPs have none.
+    It is a convolutional network, whose features are (N, D, h, w), or a vision transformer, whose features are
+    (N, T, D) with its square of patch tokens last. Its batch norms should be frozen: their statistics are over all
+    pixels.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        if not (hasattr(network, "forward_features") and hasattr(network, "forward_head")):
-            raise InputUnsupportedError(
-                f"{type(network).__name__} has no features by position to take a mean of",
-                place="[train] mask",
-                remedy="use small-groupnorm or one of timm's networks, or set mask = 'none'",
-            )
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,9 +185,6 @@ def _shrunk(mask: Tensor, height: int, width: int) -> Tensor:
     return interpolate(mask, size=(height, width), mode="area")
 
 
-_HEADS = {HEAD_NETWORKS["linear"]: LinearHead, HEAD_NETWORKS["mlp"]: MLPHead}
-
-
 def build_network(
     architecture: str,
     channels: int,
@@ -269,12 +229,12 @@ def build_network(
     CheckpointIncompatibleError
         The weights belong to another architecture.
     """
-    if timm_args and architecture in (_SMALL, _MLP, *_HEADS):
+    if timm_args and architecture in (_SMALL, _MLP, *HEAD_NETWORKS.values()):
         raise InputUnsupportedError(
             f"{architecture!r} takes no arguments", place="[train] timm_args", remedy="leave them out"
         )
-    if architecture in _HEADS:
-        return _HEADS[architecture](channels, n_classes)
+    if architecture in HEAD_NETWORKS.values():
+        return _head(architecture, channels, n_classes)
     if architecture == _SMALL:
         network: nn.Module = SmallGroupNorm(channels, n_classes, is_masked=is_masked)
         first_conv, classifier = "features.0", "classifier"
@@ -283,7 +243,7 @@ def build_network(
             raise InputUnsupportedError(
                 f"{_MLP!r} without a size", place="[train] input_px", remedy="give the patches' side"
             )
-        network = MLP100(channels, n_classes, input_px)
+        network = _mlp_100(channels, n_classes, input_px)
         first_conv, classifier = "features.1", "classifier"
     else:
         import timm  # takes longer than everything else before the first patch; our own networks do not need it
@@ -313,7 +273,15 @@ def build_network(
         path = weights_path(pretrained, architecture)
         adapted = _adapted(read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
         network.load_state_dict(adapted, strict=False)
-    return MaskNormalised(network) if is_masked and architecture != _SMALL else network
+    if not is_masked or architecture == _SMALL:
+        return network
+    if not (hasattr(network, "forward_features") and hasattr(network, "forward_head")):
+        raise InputUnsupportedError(
+            f"{architecture} has no features by position to take a mean of",
+            place="[train] mask",
+            remedy="use small-groupnorm or one of timm's networks, or set mask = 'none'",
+        )
+    return MaskNormalised(network)
 
 
 def timm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -343,9 +311,8 @@ def classifier_of(network: nn.Module) -> nn.Module:
     """Return the last layer of a network from `build_network`: the head."""
     if isinstance(network, MaskNormalised):
         return classifier_of(network.network)
-    if isinstance(network, SmallGroupNorm | MLP100 | LinearHead | MLPHead):
-        return network.classifier
-    return network.get_submodule(_timm_name(network, "classifier"))
+    is_of_timm = hasattr(network, "pretrained_cfg")
+    return network.get_submodule(_timm_name(network, "classifier") if is_of_timm else "classifier")
 
 
 def freeze_batchnorm(network: nn.Module) -> None:

@@ -15,10 +15,9 @@ import hashlib
 import io
 import math
 import warnings
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -96,16 +95,7 @@ def write_graph(path: Path, weights: Path, spec: BundleSpec, network: nn.Module)
 
     if spec.torchscript is None:
         model = onnx.ModelProto()
-        model.ParseFromString(
-            _graph_of(
-                spec.architecture,
-                len(spec.channels),
-                len(spec.class_names),
-                spec.input_px,
-                spec.mask != "none",
-                spec.timm_args,
-            )
-        )
+        model.ParseFromString(_graph_of(spec))
         places = tensor_places(weights)
     else:
         model = _graph_of_program(network, spec)
@@ -208,21 +198,17 @@ def _require_equal_logits(path: Path, weights: Path, graph: OnnxGraph, network: 
         )
 
 
-def _graph_of(
-    architecture: str, channels: int, n_classes: int, input_px: int, is_masked: bool, timm_args: Mapping[str, Any]
-) -> bytes:
-    """Return the graph of any network of an architecture, without weights: networks differ in these alone."""
+def _graph_of(spec: BundleSpec) -> bytes:
+    """Return the graph of any network of a spec's architecture, without weights: networks differ in these alone."""
     # To trace a network takes seconds, once for all runs of a study.
     made_by = [version(name) for name in ("torch", "timm", "onnx", "onnxscript")]
-    form = [architecture, channels, n_classes, input_px, is_masked, *([dict(timm_args)] if timm_args else [])]
-    name = f"graph-{fingerprint([*form, *made_by, fingerprint_file(Path(networks.__file__))])}"
+    form = [spec.architecture, len(spec.channels), spec.form, fingerprint_file(Path(networks.__file__))]
+    name = f"graph-{fingerprint([*form, *made_by])}"
     if (kept := read_cached(name)) is not None:
         return kept
     with torch.random.fork_rng(devices=()):  # the weights are random, and are not kept
-        network = networks.build_network(
-            architecture, channels, n_classes=n_classes, input_px=input_px, is_masked=is_masked, timm_args=timm_args
-        )
-    model = export_program(network.eval(), torch.zeros(2, channels + is_masked, input_px, input_px), OUTPUT)
+        network = networks.build_network(spec.architecture, len(spec.channels), **spec.form)
+    model = export_program(network.eval(), torch.zeros(2, *spec.input_shape), OUTPUT)
     names = set(network.state_dict())
     for tensor in model.graph.initializer:
         if tensor.name in names:

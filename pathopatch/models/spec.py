@@ -192,6 +192,16 @@ class BundleSpec(Config):
         return self.input_channels, self.input_px, self.input_px
 
     @property
+    def form(self) -> dict[str, Any]:
+        """Arguments of `build_network` beside the architecture and the number of channels."""
+        return {
+            "n_classes": len(self.class_names),
+            "input_px": self.input_px,
+            "is_masked": self.mask == "normalise",
+            "timm_args": self.timm_args,
+        }
+
+    @property
     def decision_probability(self) -> float | None:
         """Probability above which a patch counts as the second of two classes; None for more classes."""
         if len(self.class_names) != 2:
