@@ -99,7 +99,7 @@ def _mlp_100(channels: int, n_classes: int, input_px: int) -> nn.Module:
 
 
 def _head(architecture: str, dim: int, n_classes: int) -> nn.Module:
-    """Return a linear layer on features (N, D, 1, 1) of an encoder, behind a hidden one with ReLU in an ``mlp-head``."""
+    """Return a linear layer on features (N, D, 1, 1) of an encoder; an ``mlp-head`` has a hidden layer before it."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     if architecture == HEAD_NETWORKS["mlp"]:
         layers |= {"hidden": nn.Linear(dim, HIDDEN), "relu": nn.ReLU()}

@@ -174,7 +174,7 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
         raise InputCorruptError(
             f"not a readable TorchScript archive: {_cause(error)}", place=str(path), remedy="fetch the file again"
         ) from error
-    for kind in _operators(program.inlined_graph):
+    for kind in (node.kind() for node in _nodes(program.inlined_graph)):
         if kind.partition("::")[0] not in _NAMESPACES or kind in (*_FILE_OPERATORS, *_OPEN_CALLS):
             raise CheckpointUnsafeError(
                 f"its program calls {kind}; only arithmetic is run",
@@ -227,33 +227,28 @@ def _pickle(path: Path) -> CheckpointUnsafeError:
     )
 
 
-def _operators(graph: Any) -> Iterator[str]:
-    """Yield the operators of a graph, such as ``aten::relu``, and of all blocks and graphs within it."""
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph, and of all blocks and graphs within it."""
     for node in graph.nodes():
-        yield node.kind()
+        yield node
         for block in node.blocks():
-            yield from _operators(block)
+            yield from _nodes(block)
         # A function that is called by torch.jit.fork is no block: its graph is an attribute.
         for name in node.attributeNames():
             if node.kindOf(name) == "g":
-                yield from _operators(node.g(name))
+                yield from _nodes(node.g(name))
             elif node.kindOf(name) == "gs":
                 for within in node.gs(name):
-                    yield from _operators(within)
+                    yield from _nodes(within)
 
 
-def _constants(program: nn.Module) -> Iterator[Tensor]:
+def _constants(program: Any) -> Iterator[Tensor]:
     """Yield the tensors in the code of a program, of more than one value; those of a frozen program are its weights."""
-
-    def within(graph: Any) -> Iterator[Tensor]:
-        for node in graph.nodes():
-            if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
-                yield node.t("value")
-            for block in node.blocks():
-                yield from within(block)
-
-    graph: Any = program.inlined_graph
-    yield from (tensor for tensor in within(graph) if tensor.numel() > 1 and tensor.dtype == torch.float32)
+    for node in _nodes(program.inlined_graph):
+        if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
+            tensor = node.t("value")
+            if tensor.numel() > 1 and tensor.dtype == torch.float32:
+                yield tensor
 
 
 def _outputs(
