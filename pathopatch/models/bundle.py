@@ -51,6 +51,7 @@ _LOCATION = b"location"
 _IN_WEIGHTS = b"\x0a\x08" + _LOCATION + b"\x12" + bytes([len(WEIGHTS)]) + WEIGHTS.encode()
 _MOST_HEADER_BYTES = 2**24  # a network of a thousand layers needs 200 kB
 _MOST_LEVELS = 32  # of nested values
+_NO_HEADER = "not the header of a bundle's weights"
 _SHOWN_LINES = 5  # of an error's text
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors passes it on
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
@@ -132,6 +133,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         remove(folder)
 
 
+def incompatible(problem: str, place: Path) -> CheckpointIncompatibleError:
+    """Return the error that a bundle, or a part of it, is not one that can be used."""
+    return CheckpointIncompatibleError(
+        problem, place=str(place), remedy="copy all files of the bundle again, or train again"
+    )
+
+
 def first_of(lines: Sequence[str]) -> str:
     """Return the first lines of an error as one text, and how many there are beside."""
     more = [f"and {len(lines) - _SHOWN_LINES} more"] if len(lines) > _SHOWN_LINES else []
@@ -169,11 +177,7 @@ def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec
         if stated.get(name) != trained.get(name)
     ]
     if differences:
-        raise CheckpointIncompatibleError(
-            f"{SPEC} does not fit {WEIGHTS}: {first_of(differences)}",
-            place=str(folder),
-            remedy="restore both files of the bundle together, or train again",
-        )
+        raise incompatible(f"{SPEC} does not fit {WEIGHTS}: {first_of(differences)}", folder)
     if spec.torchscript is not None and not (folder / ARCHIVE).is_file():
         raise InputMissingError(f"no {ARCHIVE}", place=str(folder), remedy="copy the bundle again")
     if with_graph and spec.onnx is not None:
@@ -185,11 +189,8 @@ def _check_graph(path: Path, spec: BundleSpec, stated: OnnxGraph) -> None:
     """Refuse a graph that is missing, is another one than ``model.json`` names, or takes weights from other files."""
     made_for = stated.architecture, stated.input_shape, stated.classes
     if (due := (spec.architecture, spec.input_shape, len(spec.class_names))) != made_for:
-        raise CheckpointIncompatibleError(
-            f"{GRAPH} was made for {made_for}, {SPEC} names {due} (architecture, input, classes)",
-            place=str(path.parent),
-            remedy="copy the bundle again, or train again",
-        )
+        problem = f"{GRAPH} was made for {made_for}, {SPEC} names {due} (architecture, input, classes)"
+        raise incompatible(problem, path.parent)
     if not path.is_file():
         raise InputMissingError(f"no {GRAPH}", place=str(path.parent), remedy="copy the bundle again")
     size = path.stat().st_size
@@ -220,33 +221,23 @@ def _read_header(weights: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ..
     if size < 8 or size < 8 + header_bytes <= 8 + _MOST_HEADER_BYTES:
         raise _cut_off(weights, f"{size} bytes, its header has {header_bytes}")
     if header_bytes > _MOST_HEADER_BYTES:
-        raise _other_header(weights, f"it has {header_bytes} bytes, {_MOST_HEADER_BYTES} at most")
+        raise incompatible(f"{_NO_HEADER}: it has {header_bytes} bytes, {_MOST_HEADER_BYTES} at most", weights)
     try:
         with safe_open(weights, framework="numpy") as stream:
             contract = json.loads((stream.metadata() or {}).get(_HEADER) or "{}")
             shapes = {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        if "incomplete" in str(error):  # the header is whole, the tensors are not
+    except (SafetensorError, ValueError, RecursionError) as error:
+        if isinstance(error, SafetensorError) and "incomplete" in str(error):  # the header is whole, the tensors are not
             raise _cut_off(weights, str(error)) from error
-        raise _other_header(weights, str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise _other_header(weights, str(error)) from error
+        raise incompatible(f"{_NO_HEADER}: {error}", weights) from error
     if not isinstance(contract, dict) or _is_deeper(contract, _MOST_LEVELS):
-        raise _other_header(weights, "its contract is no JSON object, or nested too deeply")
+        raise incompatible(f"{_NO_HEADER}: its contract is no JSON object, or nested too deeply", weights)
     return contract, shapes
 
 
 def _cut_off(weights: Path, problem: str) -> InputCorruptError:
     return InputCorruptError(
         f"weights cut off or damaged: {problem}",
-        place=str(weights),
-        remedy="copy the bundle again, or train again",
-    )
-
-
-def _other_header(weights: Path, problem: str) -> CheckpointIncompatibleError:
-    return CheckpointIncompatibleError(
-        f"not the header of a bundle's weights: {problem}",
         place=str(weights),
         remedy="copy the bundle again, or train again",
     )
@@ -277,9 +268,7 @@ def read_spec(folder: Path) -> BundleSpec:
             f"no file {SPEC}", place=place, remedy="give the folder of a model bundle, such as WORK/runs/NAME/model"
         ) from error
     except InputCorruptError as error:
-        raise CheckpointIncompatibleError(
-            error.message, place=place, remedy="restore the file, or train again"
-        ) from error
+        raise incompatible(error.message, folder / SPEC) from error
     version = raw.get("schema_version")
     if version != BUNDLE_VERSION:
         raise CheckpointIncompatibleError(
@@ -288,9 +277,7 @@ def read_spec(folder: Path) -> BundleSpec:
             remedy="run pathopatch train WORK --force to make it anew, or use the version of pathopatch that wrote it",
         )
     if _is_deeper(raw, _MOST_LEVELS):
-        raise CheckpointIncompatibleError(
-            "not a valid bundle: nested too deeply", place=place, remedy="restore the file, or train again"
-        )
+        raise incompatible("not a valid bundle: nested too deeply", folder / SPEC)
     try:
         return BundleSpec.model_validate(raw)
     except ValidationError as error:
@@ -298,9 +285,7 @@ def read_spec(folder: Path) -> BundleSpec:
             f"{'.'.join(str(part) for part in item['loc']) or 'bundle'}: {item['msg']}"
             for item in error.errors(include_url=False)
         ]
-        raise CheckpointIncompatibleError(
-            f"not a valid bundle: {first_of(lines)}", place=place, remedy="restore the file, or train again"
-        ) from error
+        raise incompatible(f"not a valid bundle: {first_of(lines)}", folder / SPEC) from error
 
 
 def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:

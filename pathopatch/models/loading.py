@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
-from pathopatch.models.bundle import ARCHIVE, GRAPH, INTO_BUNDLE, WEIGHTS, check_bundles, checked_bundle, first_of
+from pathopatch.models.bundle import (
+    ARCHIVE,
+    GRAPH,
+    INTO_BUNDLE,
+    WEIGHTS,
+    check_bundles,
+    checked_bundle,
+    first_of,
+    incompatible,
+)
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime import Precision, Runtime, probe_patches
@@ -140,7 +149,7 @@ def _open_head(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, .
     try:
         _refuse_other_shapes(shapes, head_shapes(spec.architecture, len(spec.mean), len(spec.class_names)))
     except ValueError as error:
-        raise _other_weights(spec, folder, error) from error
+        raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
     return NumPyRuntime(folder / WEIGHTS)
 
 
@@ -244,16 +253,8 @@ def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]
         network = build_network(spec.architecture, len(spec.mean), **spec.form)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except _NETWORK_ERRORS as error:
-        raise _other_weights(spec, folder, error) from error
+        raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
     return network
-
-
-def _other_weights(spec: BundleSpec, folder: Path, error: Exception) -> CheckpointIncompatibleError:
-    return CheckpointIncompatibleError(
-        f"the weights are not those of {spec.architecture!r}: {error}",
-        place=str(folder),
-        remedy="restore the bundle's files together, or train again",
-    )
 
 
 def _refuse_other_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
