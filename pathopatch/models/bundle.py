@@ -227,7 +227,7 @@ def _read_header(weights: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ..
             contract = json.loads((stream.metadata() or {}).get(_HEADER) or "{}")
             shapes = {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, RecursionError) as error:
-        if isinstance(error, SafetensorError) and "incomplete" in str(error):  # the header is whole, the tensors are not
+        if isinstance(error, SafetensorError) and "incomplete" in str(error):  # the header alone is whole
             raise _cut_off(weights, str(error)) from error
         raise incompatible(f"{_NO_HEADER}: {error}", weights) from error
     if not isinstance(contract, dict) or _is_deeper(contract, _MOST_LEVELS):

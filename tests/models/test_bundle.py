@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_model import made_spec
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -22,28 +23,18 @@ from pathopatch.core.errors import (
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.loading import load_model, load_network
 from pathopatch.models.networks import build_network
-from pathopatch.models.spec import BundleSpec, check_slide, class_names
+from pathopatch.models.spec import check_slide, class_names
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 
 
 def _spec(**changes):
     values = {
-        "architecture": "small-groupnorm",
-        "channels": CHANNELS,
-        "dtype": "uint16",
-        "background": "dark",
-        "patch_px": 32,
-        "stride_px": 32,
-        "mpp": 0.5,
-        "input_px": 16,
-        "mean": (0.1, 0.2, 0.3),
-        "std": (0.5, 0.25, 0.125),
-        "method": "gerne",
-        "decision_threshold": 0.25,
+        "channels": CHANNELS, "dtype": "uint16", "background": "dark", "patch_px": 32, "input_px": 16,
+        "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.125), "method": "gerne", "decision_threshold": 0.25,
         "group_metrics": {"wga": 0.75},
-    }
-    return BundleSpec(**{**values, **changes})
+    }  # fmt: skip
+    return made_spec(**(values | changes))
 
 
 def _network():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from made_model import made_spec
 
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import model_card
@@ -43,24 +44,12 @@ METRICS = {
 
 def _spec(**changes) -> BundleSpec:
     values = {
-        "architecture": "small-groupnorm",
-        "channels": ("CARS", "SHG"),
-        "dtype": "uint16",
-        "patch_px": 16,
-        "stride_px": 16,
-        "mpp": 0.5,
-        "input_px": 16,
-        "mean": (0.1, 0.2),
-        "std": (0.5, 0.25),
-        "method": "gerne",
-        "decision_threshold": 2.0,
-        "decision_chosen_for": "wga",
-        "temperature": 4.0,
-        "group_metrics": METRICS,
+        "channels": ("CARS", "SHG"), "dtype": "uint16", "mean": (0.1, 0.2), "std": (0.5, 0.25), "method": "gerne",
+        "decision_threshold": 2.0, "decision_chosen_for": "wga", "temperature": 4.0, "group_metrics": METRICS,
         "data": {"trained": TRAINED, "validated": VALIDATED},
         "training": {"groups": "0123456789abcdef0123", "patches": "f" * 64, "train_slides": "aa,bb"},
-    }
-    return BundleSpec(**{**values, **changes})
+    }  # fmt: skip
+    return made_spec(**(values | changes))
 
 
 def _rows(card: str) -> list[str]:

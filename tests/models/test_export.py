@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from made_model import made_spec
 from PIL import Image
 from torchvision import transforms
 
@@ -27,21 +28,10 @@ MULTIMODAL = {"channels": ("CARS", "TPEF"), "dtype": "uint16", "mean": (0.2, 0.4
 
 def _spec(**changes) -> BundleSpec:
     values = {
-        "architecture": "small-groupnorm",
-        "channels": ("R", "G", "B"),
-        "dtype": "uint8",
-        "patch_px": 32,
-        "stride_px": 32,
-        "mpp": 0.5,
-        "input_px": 32,
-        "mean": (0.7, 0.4, 0.6),
-        "std": (0.2, 0.25, 0.125),
-        "method": "gerne",
-        "temperature": 1.7,
-        "decision_threshold": 0.85,
-        "decision_chosen_for": "wga",
-    }
-    return BundleSpec(**{**values, **changes})
+        "mean": (0.7, 0.4, 0.6), "std": (0.2, 0.25, 0.125), "method": "gerne", "temperature": 1.7,
+        "decision_threshold": 0.85, "decision_chosen_for": "wga", "stride_px": 32, "input_px": 32, "patch_px": 32,
+    }  # fmt: skip
+    return made_spec(**(values | changes))
 
 
 def _bundle(folder: Path, spec: BundleSpec) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_model import made_spec
 
 from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.models.bundle import save_bundle
@@ -19,11 +20,9 @@ from pathopatch.models.spec import BundleSpec, SeenRange
 
 
 def spec(**changed: Any) -> BundleSpec:
-    values = {
-        "architecture": "small-groupnorm", "channels": ("A", "B"), "dtype": "uint16", "patch_px": 16, "stride_px": 16,
-        "mpp": 0.5, "input_px": 16, "mean": (0.3, 0.4), "std": (0.2, 0.1), "method": "gerne",
-    }  # fmt: skip
-    return BundleSpec(**(values | changed))
+    return made_spec(
+        16, ("A", "B"), **({"dtype": "uint16", "mean": (0.3, 0.4), "std": (0.2, 0.1), "method": "gerne"} | changed)
+    )
 
 
 def member(seed: int = 0, **changed: Any) -> PatchClassifier:

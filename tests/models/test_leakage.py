@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from made_model import made_spec
 
 from pathopatch.models.leakage import leakage, leakage_warning
 from pathopatch.models.spec import BundleSpec
@@ -11,11 +12,7 @@ TRAIN, VAL, OTHER = (letter * 64 for letter in "abc")
 
 
 def spec(data: dict[str, object] | None = None, **training: str) -> BundleSpec:
-    return BundleSpec(
-        architecture="small-groupnorm", channels=("R", "G", "B"), dtype="uint8", patch_px=16, stride_px=16, mpp=0.5,
-        input_px=16, mean=(0.5,) * 3, std=(0.2,) * 3, method="erm", data=data or {},
-        training={name: text[:16] for name, text in training.items()},
-    )  # fmt: skip
+    return made_spec(data=data or {}, training={name: text[:16] for name, text in training.items()})
 
 
 LISTED = spec(train_slides=TRAIN, val_slides=VAL)

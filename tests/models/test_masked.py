@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from made_model import made_spec
 from torch.nn.functional import pad
 
 from pathopatch.core.errors import InputUnsupportedError
@@ -17,7 +18,6 @@ from pathopatch.models.networks import (
     has_batchnorm,
     mean_over,
 )
-from pathopatch.models.spec import BundleSpec
 
 SIZES = {
     "small-groupnorm": 48,
@@ -116,10 +116,7 @@ def test_batch_norms_are_found():
 
 def _bundle(folder, name="small-groupnorm"):
     side = SIZES[name]
-    spec = BundleSpec(
-        architecture=name, channels=("A", "B", "C"), dtype="uint8", patch_px=2 * side, stride_px=side, mpp=0.5,
-        input_px=side, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), method="intervene", mask="normalise",
-    )  # fmt: skip
+    spec = made_spec(2 * side, architecture=name, input_px=side, method="intervene", mask="normalise")
     save_bundle(folder, _network(name), spec)
     return load_model(folder, device="cpu")
 

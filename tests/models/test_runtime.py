@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from made_model import made_spec
 from torch import nn
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, NonFiniteError
@@ -16,7 +17,7 @@ from pathopatch.models.loading import load_model, load_network, pick_precision
 from pathopatch.models.networks import build_network
 from pathopatch.models.runtime import patches_per_pass, probe_patches
 from pathopatch.models.runtime.torch_runtime import TorchRuntime, predict_logits
-from pathopatch.models.spec import BundleSpec, class_names
+from pathopatch.models.spec import class_names
 
 ARCHITECTURES = [
     ("small-groupnorm", 16),
@@ -30,19 +31,7 @@ ALL_CHANNELS = ("small-groupnorm", "resnet18")  # larger networks take long to b
 
 
 def _spec(architecture="small-groupnorm", px=16, channels=3, **changes):
-    values = {
-        "architecture": architecture,
-        "channels": tuple(f"c{number}" for number in range(channels)),
-        "dtype": "uint8",
-        "patch_px": px,
-        "stride_px": px,
-        "mpp": 0.5,
-        "input_px": px,
-        "mean": (0.4,) * channels,
-        "std": (0.2,) * channels,
-        "method": "erm",
-    }
-    return BundleSpec(**(values | changes))
+    return made_spec(px, tuple(f"c{number}" for number in range(channels)), architecture=architecture, **changes)
 
 
 def _network(spec):
@@ -85,7 +74,7 @@ def test_all_runtimes_give_the_same_logits_in_order(tmp_path, architecture, px, 
     folder = _stored(tmp_path / "model", spec)
     n = patches_per_pass(px) + 3  # a whole pass and a padded one
     patches = np.random.default_rng(0).random((n, channels, px, px), dtype=np.float32)
-    x = ((patches - 0.4) / 0.2).astype(np.float32)
+    x = ((patches - 0.5) / 0.2).astype(np.float32)
     expected = predict_logits(_network(spec), torch.from_numpy(x))
     for runtime in ("openvino", "torch"):
         model = load_model(folder, device="cpu", precision="float32", runtime=runtime)
