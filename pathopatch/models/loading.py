@@ -56,8 +56,8 @@ def load_model(
     device : str
         As `pick_device` takes it.
     precision : str
-        ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device has it
-        in hardware and probabilities stay within 0.01.
+        ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device has it in hardware and probabilities stay
+        within 0.01.
     runtime : str
         ``openvino`` (processors), ``torch``, or ``auto``: torch on a GPU and for a bundle without ``model.onnx``, else
         OpenVINO. A head on features needs neither: NumPy runs it unless torch is asked for.
