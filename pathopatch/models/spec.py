@@ -167,9 +167,10 @@ class BundleSpec(Config):
             if self.patch_px < LEAST_PX:
                 raise ValueError(f"patches of {self.patch_px} px, {LEAST_PX} at least")
         else:
-            n, item = self.encoder.get("dim"), "features"
-            if not (isinstance(n, int) and 1 <= n <= _MOST_FEATURES):
-                raise ValueError(f"an encoder of {n!r} values, from 1 to {_MOST_FEATURES}")
+            dim = self.encoder.get("dim")
+            if not (isinstance(dim, int) and 1 <= dim <= _MOST_FEATURES):
+                raise ValueError(f"an encoder of {dim!r} values, from 1 to {_MOST_FEATURES}")
+            n, item = dim, "features"
             if self.channels or self.patch_px > 1 or self.input_px > 1 or self.mask != "none":
                 raise ValueError("features have no channels, no mask, and one pixel")
         if not n == len(self.mean) == len(self.std):

@@ -20,9 +20,8 @@ from pathopatch.models.spec import BundleSpec, SeenRange
 
 
 def spec(**changed: Any) -> BundleSpec:
-    return made_spec(
-        16, ("A", "B"), **({"dtype": "uint16", "mean": (0.3, 0.4), "std": (0.2, 0.1), "method": "gerne"} | changed)
-    )
+    values = {"channels": ("A", "B"), "mean": (0.3, 0.4), "std": (0.2, 0.1), "method": "gerne"}
+    return made_spec(**(values | changed))
 
 
 def member(seed: int = 0, **changed: Any) -> PatchClassifier:
