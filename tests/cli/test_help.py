@@ -76,6 +76,7 @@ RAISED_BY = {
     "review/": ["review"],
     "stages/batch/tasks.py": ["check", "encode", "info", "predict", "tile"],
     "stages/encode.py": ["encode"],
+    "stages/feature_audit.py": ["audit"],
     "stages/feature_tissue.py": ["audit"],
     "stages/predict": ["predict"],
 }
