@@ -19,7 +19,7 @@ from pathopatch.core.config import GroupsConfig, PredictConfig, StudyConfig, Til
 from pathopatch.demo.quick import PICTURE, run_quick
 from pathopatch.demo.slides import CHANNELS, CohortSpec, make_cohort
 from pathopatch.demo.study import TRAIN
-from pathopatch.report.audit_plots import shortcut_strength
+from pathopatch.report.forest_plots import shortcut_strength
 from pathopatch.slides.composite import Picture, compose
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.study import run_study

@@ -40,11 +40,9 @@ def ablation(
 ) -> list[dict[str, Any]]:
     """Return the losses of WGA, GBA and AUROC, a row per channel and threshold; none where there is one channel.
 
-    `table` has the columns label, logit, ``logit without <channel>`` and ``group@<threshold>``; `patient`, (N,), is the
-    unit that is resampled; the other arguments are as for `evaluate_logits`. A row has, for `wga`, `gba` and `auroc`,
-    the value with all channels (``wga``), without this one (``wga_without``) and the loss (``wga_lost``, positive where
-    the channel helped) with its paired 95 % interval (``_low``, ``_high``). NaN with an empty group, intervals with
-    fewer than two patients.
+    `table` has the columns label, logit, ``logit without <channel>`` and ``group@<threshold>``; `patient` is (N,). A
+    row has, for `wga`, `gba` and `auroc`, the value with all channels (``wga``), without this one (``wga_without``) and
+    the loss (``wga_lost``, positive where the channel helped) with its paired 95 % interval (``_low``, ``_high``).
     """
     label = table["label"].to_numpy(dtype=np.int64)
     margin = table["logit"].to_numpy(dtype=np.float64)
@@ -53,8 +51,8 @@ def ablation(
     for name in (str(name) for name in table.columns if str(name).startswith(WITHOUT)):
         blanked = table[name].to_numpy(dtype=np.float64)
         # Paired: each resample gives both, so what the patients have in common cancels.
-        lost_area = _difference(auroc_of(margin, label), auroc_of(blanked, label))
-        ends = bootstrap_by_patient(lost_area, patient, resamples=resamples, seed=seed)
+        areas = auroc_of(margin, label), auroc_of(blanked, label)
+        ends = bootstrap_by_patient(_difference(*areas), patient, resamples=resamples, seed=seed)
         auroc_lost = _lost("auroc", auroc(margin, label), auroc(blanked, label), *ends)
         for attribute in threshold_attributes(table):
             group = attribute.groups_in(table)
@@ -80,8 +78,4 @@ def _difference(
 
 def _lost(name: str, value: float, without: float, low: float, high: float) -> dict[str, float]:
     """Return one measure's five columns."""
-    return {
-        name: value,
-        f"{name}_without": without,
-        **with_ends(f"{name}_lost", value - without, low, high),
-    }
+    return {name: value, f"{name}_without": without, **with_ends(f"{name}_lost", value - without, low, high)}

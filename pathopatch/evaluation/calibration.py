@@ -44,13 +44,11 @@ def reliability(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return how well predicted probabilities of tumour and the share of tumour agree, from arrays (N,).
+    """Return how well predicted probabilities of tumour and the share of tumour (label 1) agree, from arrays (N,).
 
-    `label` is 1 for tumour and 0 for non-tumour, `patient` the unit that is resampled; `seed` is also that of the
-    labels drawn for `ece_if_calibrated`, the mean error of a perfectly calibrated model with as many independent
-    patches: chance alone. Beside it there are `n`, `patients`, `mean_probability`, `tumor_share`, `ece`, `brier`,
-    `nll`; and `bins`: for each of ten `low`, `high`, `n`, `mean_probability`, `tumor_share`. `ece` and the bins'
-    `tumor_share` have intervals (``_low``, ``_high``). NaN where there are no patches or too few patients.
+    `ece_if_calibrated` is the mean error of a perfectly calibrated model with as many independent patches: chance
+    alone. `bins` has for each of ten `low`, `high`, `n`, `mean_probability`, `tumor_share`. `ece` and the bins'
+    `tumor_share` have intervals by patient (``_low``, ``_high``). NaN without patches or with too few patients.
     """
     # A probability of 1 belongs to the last bin.
     place = np.minimum((probability * _N_BINS).astype(np.int64), _N_BINS - 1)
@@ -107,10 +105,9 @@ def calibration(
 ) -> dict[str, Any]:
     """Return the calibration of some predictions, ``before`` the temperature and, unless it is 1, ``after`` it.
 
-    `table` has the columns label, logit (tumour minus non-tumour), probability (after the temperature) and
-    ``group@<threshold>``; `patient` is (N,), `n_values` is A, and group = A label + attribute. Each kind has ``all``
-    (see `reliability`) and per threshold ``attributes`` (`reliability` of the patches of each attribute value: little
-    and much tissue) and ``groups`` (`confidence` of each group).
+    `table` has label, logit (tumour minus non-tumour), probability (after the temperature) and ``group@<threshold>``;
+    `patient` is (N,), group = `n_values` label + attribute. Each kind has ``all`` and per threshold ``attributes``, see
+    `reliability`, and ``groups``, see `confidence`.
     """
     label = table["label"].to_numpy(dtype=np.int64)
     after = table["probability"].to_numpy(dtype=np.float64)

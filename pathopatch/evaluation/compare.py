@@ -30,7 +30,7 @@ from pathopatch.evaluation.reference import (
     reference_run,
     unequal_budgets_text,
 )
-from pathopatch.evaluation.run_settings import describe_runs, run_settings, settings_note
+from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings, settings_note
 from pathopatch.evaluation.tissue_dependence import dependence_comparison, rows_at_training_attribute
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import training_label
@@ -76,7 +76,7 @@ def compare(
         smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``;
         biased_average, wga_at_zero, wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and ``_high``),
         ``n_g``, ``patients_g``; reference (the ERM run), ``gain_wga`` and ``gain_g`` with ``_low`` and ``_high``;
-        sweep, in words the range of WGA, and of its gain over the ERM run of the training attribute, over all tissue
+        sweep, a text of the range of WGA, and of its gain over the ERM run of the training attribute, over all tissue
         thresholds. NaN where something is missing.
 
     Raises
@@ -230,8 +230,10 @@ def comparison_table(work: Path) -> str:
     unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
     lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
-    lines.append(f"tau: {meaning}. Groups: {_numbered(first)}.")
-    lines += [f"Groups by bins: {_numbered(attribute)}." for attribute in bins]
+    titles: list[tuple[str, GroupingAttribute]] = [(f"tau: {meaning}. Groups", first)]
+    for title, by in (*titles, *(("Groups by bins", each) for each in bins)):
+        names = "; ".join(f"{number} {group}" for number, group in enumerate(by.group_names))
+        lines.append(f"{title}: {names}.")
     return "\n".join(lines)
 
 
@@ -264,9 +266,7 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
 
 def _about(work: Path, name: str) -> dict[str, Any]:
     """Return the settings that a run is compared by; a bundle from elsewhere has none and is its own method."""
-    path = WorkFolder(work).run(name) / "config.json"
-    raw = read_json(path) if path.is_file() else {}
-    raw = raw.get("config", raw)
+    raw = read_config(WorkFolder(work).run(name))
     return {
         "method": str(raw.get("method", name)),
         "seed": int(raw.get("seed", 0)),
@@ -279,22 +279,13 @@ def _about(work: Path, name: str) -> dict[str, Any]:
 def _text_row(row: pd.Series[Any]) -> str:
     """Return one run's line of the text table, after its tau."""
 
-    def percent(name: str) -> str:
-        return f"{100 * row[name]:.1f}" if np.isfinite(row[name]) else "-"
+    def text(name: str, form: str = ".1f", scale: float = 100) -> str:
+        return f"{scale * row[name]:{form}}" if np.isfinite(row[name]) else "-"
 
-    def count(name: str) -> str:
-        return f"{row[name]:.0f}" if np.isfinite(row[name]) else "-"
-
-    interval = f"{percent('wga')} [{percent('wga_low')}, {percent('wga_high')}]"
+    interval = f"{text('wga')} [{text('wga_low')}, {text('wga_high')}]"
     groups = [name for name in row.index if re.fullmatch(r"accuracy_\d+", str(name)) and np.isfinite(row[name])]
-    accuracies = " ".join(f"{percent(name):>5}" for name in groups)
-    auroc = f"{row['auroc']:.3f}" if np.isfinite(row["auroc"]) else "-"
+    accuracies = " ".join(f"{text(name):>5}" for name in groups)
     return (
-        f"{row['run']:<26} {interval:<22} {percent('gba'):>5} {percent('average'):>5} {auroc:>6}  "
-        f"{accuracies:<24} {count('trials'):>6} {count('search_steps'):>7}"
+        f"{row['run']:<26} {interval:<22} {text('gba'):>5} {text('average'):>5} {text('auroc', '.3f', 1):>6}  "
+        f"{accuracies:<24} {text('trials', '.0f', 1):>6} {text('search_steps', '.0f', 1):>7}"
     )
-
-
-def _numbered(attribute: GroupingAttribute) -> str:
-    """Return the groups with their numbers: ``0 non-tumour, little tissue; …``."""
-    return "; ".join(f"{number} {name}" for number, name in enumerate(attribute.group_names))

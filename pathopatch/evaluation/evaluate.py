@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, read_json
+from pathopatch.core.files import atomic_path
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import ablation
 from pathopatch.evaluation.calibration import calibration, calibration_tables
 from pathopatch.evaluation.group_scores import evaluate_logits, group_shares, sweep_thresholds
 from pathopatch.evaluation.predicting import drop_learnt_patches, predict_patches, require_unseen
+from pathopatch.evaluation.run_settings import read_config
 from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
 from pathopatch.models.loading import load_model
@@ -63,7 +64,7 @@ def evaluate_run(
     InputMissingError
         Groups, model or run are missing, or none of the splits has labelled patches.
     StaleArtefactError
-        Another evaluation stands there and `force` is off.
+        There is another evaluation, and `force` is off.
     SplitLeakageError
         The run was trained on slides of one of these splits: the groups were divided anew since.
     """
@@ -81,7 +82,7 @@ def evaluate_run(
         groups = read_table(WorkFolder(work).groups)
         model = load_model(model_folder, device=device, runtime=runtime)
         # A split that was trained on may be evaluated by name; any other must be new to the model.
-        trained = _train_splits(work, run_name)
+        trained = tuple(read_config(out.parent).get("train_splits", ("train",)))
         require_unseen(work, groups, model.spec, sorted(set(splits) - set(trained)), place=out.parent)
         predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
         predictions = drop_learnt_patches(out.parent, predictions)
@@ -134,23 +135,11 @@ def evaluate_predictions(
 ) -> dict[str, Any]:
     """Return all numbers on some predictions: by split and threshold, and the dependence on tissue.
 
-    Parameters
-    ----------
-    predictions : DataFrame
-        Columns patch_id, split, label, tissue_fraction, ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit
-        (tumour minus non-tumour), probability, and ``logit without <channel>`` where channels were taken away; one row
-        per labelled patch that has a group.
-    groups : DataFrame
-        The groups table: the patient of each patch, and the group shares of the training splits.
-    decision_threshold : float
-        On the logit.
-
-    Returns
-    -------
-    dict
-        `decision_threshold`, `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `evaluate_logits`
-        returns, `bins`: cuts -> the same, empty without bins, `tissue_dependence`, `calibration`, `ablation`: what the
-        functions of these names return}.
+    `predictions` has a row per labelled patch that has a group: patch_id, split, label, tissue_fraction,
+    ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit (tumour minus non-tumour), probability, and
+    ``logit without <channel>`` where channels were taken away. The result has `decision_threshold` (on the logit),
+    `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts ->
+    the same, `tissue_dependence`, `calibration`, `ablation`: what the functions of these names return}.
 
     Raises
     ------
@@ -256,12 +245,3 @@ def split_table(numbers: dict[str, Any], name: str) -> pd.DataFrame:
     """Return the rows that `evaluate_predictions` has under a name, of all splits."""
     splits = numbers["splits"].items()
     return pd.DataFrame([{"split": split, **row} for split, content in splits for row in content[name]])
-
-
-def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
-    """Return the splits that a run was trained on, from its configuration if it has one."""
-    path = WorkFolder(work).run(run_name) / "config.json"
-    if not path.is_file():
-        return ("train",)
-    raw = read_json(path)
-    return tuple(raw.get("config", raw).get("train_splits", ("train",)))

@@ -18,16 +18,16 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_ta
 from pathopatch.core.config import EvaluateConfig, IntensityConfig
 from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.core.files import inside, read_json
-from pathopatch.core.text import patches_and_patients
+from pathopatch.core.text import patches_and_patients, pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
-from pathopatch.evaluation.glass import glass_text, predict_glass
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
 from pathopatch.features.cohort import is_feature_cohort, read_cohort
-from pathopatch.groups import threshold_attributes
-from pathopatch.groups.attribute import label_names
+from pathopatch.groups import bins_attributes, threshold_attributes
+from pathopatch.groups.attribute import label_names, scanned_enough
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import read_spec
+from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
 from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec, check_features
@@ -38,8 +38,11 @@ from pathopatch.training.dataset import Source, common_source
 from pathopatch.training.feature_data import feature_source
 
 FOLDER = "evaluations"
-_ALL = "all"  # the split that stands for all labelled patches together
+_ALL = "all"  # the split of all labelled patches together
 _NO_LABELS = "give the slides a tumor_mask or annotations in the manifest, or choose another --split"
+_BLANK_BELOW = 0.01  # tissue fraction, as for `pathopatch groups`
+_MOST_GLASS = 1000  # patches: the share called positive is then known to 3 percentage points
+_GLASS = "glass"  # the split of blank patches
 _MEASURES = (("wga", "WGA"), ("gba", "GBA"), ("average", "average"))
 
 
@@ -74,7 +77,7 @@ def evaluate_bundle(
     CheckpointIncompatibleError
         The patches are not what the model was trained on; every difference is named.
     StaleArtefactError
-        Another evaluation stands there and `force` is off.
+        There is another evaluation, and `force` is off.
     """
     config = config or EvaluateConfig()
     out = inside(work, FOLDER, name or bundle_name(bundle))
@@ -115,7 +118,7 @@ def evaluate_bundle(
                 resamples=config.bootstrap,
                 seed=config.seed,
             )
-        glass = predict_glass(work, groups, model)
+        glass = _predict_glass(work, groups, model)
         numbers = {"bundle": _about(spec, out.name), "warnings": warnings, "glass": glass, **numbers}
         write_evaluation(out, predictions, groups, numbers, output, config=config)
     return out
@@ -196,8 +199,43 @@ def leakage_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[s
     return warnings
 
 
+def _predict_glass(work: Path, groups: pd.DataFrame, model: PatchClassifier) -> dict[str, Any]:
+    """Return how a model predicts the blank patches of a cohort, 1000 at most, evenly over the groups table.
+
+    A model that calls glass tumour has learnt something else than tumour, and no accuracy by group tells, since blank
+    patches have no group. ``positive`` is the share above the decision threshold, ``probability`` the mean; NaN without
+    blank patches.
+    """
+    # What fills unscanned parts of a slide is not glass.
+    blank = groups[(groups["tissue_fraction"] < _BLANK_BELOW) & scanned_enough(groups, 1.0)]
+    if blank.empty:
+        return {"patches": 0, "slides": 0, "positive": float("nan"), "probability": float("nan")}
+    blank = blank.iloc[np.unique(np.linspace(0, len(blank) - 1, _MOST_GLASS).round().astype(np.int64))]
+    columns = [attribute.group_column for attribute in (*threshold_attributes(groups), *bins_attributes(groups))]
+    # A label and a group that mean nothing: without them a patch is not predicted.
+    rows = blank.assign(split=_GLASS, label=0, **dict.fromkeys(columns, 0))
+    predictions = predict_patches(work, rows, model, splits=(_GLASS,))
+    return {
+        "patches": len(predictions),
+        "slides": int(blank["slide_id"].nunique()),
+        "positive": float((predictions["logit"] > model.spec.decision_threshold).mean()),
+        "probability": float(predictions["probability"].mean()),
+    }
+
+
+def glass_text(glass: dict[str, Any], name: str) -> str:
+    """Return the numbers on blank glass as a sentence; `name` is the positive class."""
+    if not glass["patches"]:
+        return "No patch is blank glass, so calls on glass are not known."
+    patches, slides = pluralize(glass["patches"], "patch"), pluralize(glass["slides"], "slide")
+    return (
+        f"Blank glass ({patches} of {slides}, tissue below {100 * _BLANK_BELOW:g} %): {100 * glass['positive']:.1f} % "
+        f"are called {name}, mean probability {glass['probability']:.3f}."
+    )
+
+
 def external_validation_text(folder: Path) -> str:
-    """Return the evaluation in a folder of `evaluate_bundle` in words and tables, for a terminal."""
+    """Return the evaluation in a folder of `evaluate_bundle` as text for a terminal."""
     numbers = read_json(folder / "metrics.json")
     groups = read_table(folder.parents[1] / "groups.parquet")
     attributes = {attribute.label: attribute for attribute in threshold_attributes(groups)}

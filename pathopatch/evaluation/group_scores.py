@@ -7,6 +7,7 @@ minimum or mean of the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.core.text import patches_and_patients
+from pathopatch.core.text import patches_and_patients, pluralize
 from pathopatch.groups import TissueThreshold
 from pathopatch.groups.group_sizes import SMALL_CELL
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
@@ -25,8 +26,10 @@ from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interva
 
 SMALL_GROUP = SMALL_CELL
 """Patches below which the accuracy of a group is to be read with care."""
+LEAST_PATCHES, LEAST_PATIENTS = SMALL_GROUP, 5
+"""Numbers of fewer are grey in all tables, and never a headline."""
 
-_LEAST_PATIENTS = 2  # one patient in a group gives no information on how patients differ
+_LEAST_TO_RESAMPLE = 2  # patients: one patient in a group gives no information on how patients differ
 
 
 def evaluate_logits(
@@ -48,23 +51,19 @@ def evaluate_logits(
     margin : ndarray of float, shape (N,)
         Logit of tumour minus logit of non-tumour; tumour is predicted above `decision_threshold`.
     label, attribute : ndarray of int, shape (N,)
-        1 tumour, 0 non-tumour; 1 large tissue, 0 little tissue, or 0 to A - 1.
+        1 tumour, 0 non-tumour; 1 large tissue, 0 little tissue, or 0 to `n_values` - 1.
     patient : ndarray, shape (N,)
-        Patient of each patch: the unit that is resampled.
+        The unit that is resampled.
     train_shares : ndarray of float, shape (2 A,), optional
         Share of each group in the training data, for the biased average; without it that is NaN.
-    n_values : int
-        A, at least 2.
-    resamples, seed : int
-        Resamplings of patients behind each interval, 0 for none, and their seed.
 
     Returns
     -------
     dict
-        `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (2 A dicts: group, label, attribute,
-        n, patients, correct, accuracy, low, high), `wga`, `gba`, `average`, `auroc` (dicts of value, low, high),
-        `biased_average` and `wga_at_zero` (WGA at a decision threshold of 0). Intervals are NaN with fewer than two
-        patients; a resample without one of the groups does not count for WGA and GBA.
+        `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`, `average`,
+        `auroc` (dicts of value, low, high), `biased_average` and `wga_at_zero` (at a decision threshold of 0).
+        Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and
+        GBA.
 
     Raises
     ------
@@ -150,8 +149,40 @@ def with_ends(name: str, value: float | None, low: float | None, high: float | N
 
 
 def null_to_nan(value: float | None) -> float:
-    """Return a number of a JSON file, where null stands for NaN."""
+    """Return a number of a JSON file, where null is NaN."""
     return float("nan") if value is None else float(value)
+
+
+def too_few(n: float | None, patients: float | None = None, unit: str = "patch") -> str:
+    """Return why a number is grey, such as ``only 23 patches of 2 patients``; empty if enough lies behind it.
+
+    Parameters
+    ----------
+    n : float, optional
+        Patches, or what `unit` names, that the number was measured on. None or NaN: unknown, which greys nothing.
+    patients : float, optional
+        Patients that these come from; likewise.
+    unit : str
+        What `n` counts, in the singular.
+
+    Examples
+    --------
+    >>> too_few(49, 12)
+    'only 49 patches'
+    >>> too_few(50, 4)
+    'only 4 patients'
+    >>> too_few(50, 5)
+    ''
+    """
+    if n == 0:
+        return f"no {unit}"
+    amounts = [(n, LEAST_PATCHES, unit), (patients, LEAST_PATIENTS, "patient")]
+    short = [
+        pluralize(int(amount), noun)
+        for amount, least, noun in amounts
+        if amount is not None and math.isfinite(amount) and amount < least
+    ]
+    return f"only {' of '.join(short)}" if short else ""
 
 
 def group_shares(group: NDArray[np.integer[Any]], *, n_groups: int = 4) -> NDArray[np.float64]:
@@ -210,9 +241,8 @@ def sweep_thresholds(
     """Return the accuracy on the four groups at tissue thresholds from 0.05 to 0.95, at one decision threshold.
 
     `predictions`, of one split, has label, tissue_fraction and logit; patches of unknown fraction are left out.
-    `patient` is (N,). A row per threshold: threshold; ``n_g``, ``patients_g`` and ``accuracy_g`` for g = 2 y + a of 0
-    to 3; wga, wga_low, wga_high, gba; smallest_group_n; is_measured; note, which names the groups that are too small.
-    WGA and GBA are NaN where a group is empty, the interval wherever a group is too small.
+    `patient` is (N,). A row per threshold; WGA and GBA are NaN where a group is empty, the interval wherever one is too
+    small.
     """
     fraction = predictions["tissue_fraction"].to_numpy(np.float64)
     # Patches with an attribute of their own may come without a tissue fraction.
@@ -233,7 +263,7 @@ def _sweep_row(
 ) -> dict[str, Any]:
     """Return one threshold's numbers from the counts by patient and group, shape (P, 4)."""
     accuracy, size, patients = pooled_accuracy(hits, n), n.sum(axis=0), (n > 0).sum(axis=0)
-    is_small = (size < config.least_per_group) | (patients < _LEAST_PATIENTS)
+    is_small = (size < config.least_per_group) | (patients < _LEAST_TO_RESAMPLE)
     wga = with_interval(hits, n, np.min, resamples=0 if is_small.any() else config.bootstrap, seed=config.seed)
     small = [int(g) for g in np.flatnonzero(is_small)]
     note = [f"group {g} ({names[g]}): {patches_and_patients(size[g], patients[g])}" for g in small]
@@ -250,7 +280,7 @@ def _sweep_row(
 
 
 def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None, *, reference_name: str = "") -> str:
-    """Return in words the range of WGA, and of its gain over a reference, over the thresholds that can be measured.
+    """Describe the range of WGA, and of its gain over a reference, over the thresholds that can be measured.
 
     `reference` is the sweep of the run that this one is compared with, on the same patches. For instance ``0.1 to 0.85:
     WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain over erm-t0.25-s0 +8.1 (at 0.85) to +20.3 (at 0.15), above 0 at 16 of 16

@@ -1,7 +1,7 @@
 """Pool the folds of a cross-validation: each patch is tested once, by a model that never saw its patient.
 
 Each prediction is taken less the decision threshold of its own model, so that one threshold, 0, serves for all folds;
-the pooled AUROC is of these margins. Intervals resample patients. The numbers of each fold stand beside the pooled
+the pooled AUROC is of these margins. Intervals resample patients. The numbers of each fold are beside the pooled
 ones. Models of different folds share training patients, so their scatter is no standard error.
 """
 

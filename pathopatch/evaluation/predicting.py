@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
-from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
+from pathopatch.evaluation.run_settings import read_config
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import STRUCTURES, TRAINED
@@ -96,9 +96,8 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
 
 def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
     """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from."""
-    settings, learnt = folder / "config.json", folder / LEARNT
-    raw = read_json(settings) if settings.is_file() else {}
-    if "val" in raw.get("train_splits", ()):
+    learnt = folder / LEARNT
+    if "val" in read_config(folder).get("train_splits", ()):
         is_learnt = predictions["split"] == "val"
     elif learnt.is_file():
         names = pd.read_csv(learnt, dtype=str, keep_default_na=False)["patch_id"]

@@ -19,8 +19,7 @@ from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.methods import NAMES, steps_in_all
-from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, with_ends
-from pathopatch.evaluation.sample_size import too_few
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, too_few, with_ends
 from pathopatch.groups import GroupingAttribute
 from pathopatch.metrics.bootstrap import interval, ratio
 from pathopatch.training.phase_data import phases_of
@@ -110,7 +109,7 @@ def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
 
 
 def _too_few_in(row: Mapping[Any, Any]) -> str:
-    """Return the first group of a comparison's row that is too small to claim anything, in words; "" if none is."""
+    """Name the first group of a comparison's row that is too small to claim anything; "" if none is."""
     for group in range(n_groups_of(row)):
         if reason := too_few(row[f"n_{group}"], row[f"patients_{group}"]):
             return f"{reason} in group {group}"
@@ -147,9 +146,9 @@ def paired_gains(
 ) -> dict[str, float]:
     """Return the gain in WGA and in each group's accuracy over a reference, with paired 95 % intervals.
 
-    `right` and `reference_right`, (N,), say whether either model predicted each patch right; `group` is A y + a, from
-    0; `n_groups` is 2 A. The columns are ``gain_wga``, ``gain_0`` and so on, each with ``_low`` and ``_high``; NaN for
-    an empty group, and for an interval from fewer than two patients.
+    `right` and `reference_right`, (N,), say whether either model predicted each patch right; `group` is A y + a. The
+    columns are ``gain_wga``, ``gain_0`` and so on, each with ``_low`` and ``_high``; NaN for an empty group, and for an
+    interval from fewer than two patients.
     """
     hits, n = patient_counts(right, group, patient, n_groups=n_groups)
     reference_hits, _ = patient_counts(reference_right, group, patient, n_groups=n_groups)
@@ -210,7 +209,7 @@ def total_budget(budgets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def unequal_budgets_text(searches: Sequence[str], references: Sequence[str]) -> str:
-    """Return in words that searches differ, or that some runs have no ERM of the same budget; "" if all is equal.
+    """Note that searches differ, or that some runs have no ERM of the same budget; "" if all is equal.
 
     `references` are the ERM runs that each run is compared with; empty where there is none.
     """

@@ -19,8 +19,14 @@ from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.groups.attribute import training_label
 
-_DIGITS = 12  # of a key, and of a fingerprint of data in words
+_DIGITS = 12  # of a key, and of a fingerprint of data in a text
 _SEARCH = "tune."
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return ``config.json`` in the folder of a run; empty for a bundle from elsewhere, which has none."""
+    path = run / "config.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def run_settings(work: Path, name: str) -> dict[str, Any]:
@@ -33,9 +39,7 @@ def run_settings(work: Path, name: str) -> dict[str, Any]:
     paths = [run / "run.json", *sorted(work.glob(f"{FOLDS}/*/runs/{name}/run.json"))]
     stamps = [stamp for stamp in map(read_stamp, paths) if stamp is not None]
     if not stamps:  # of a bundle from elsewhere
-        path = run / "config.json"
-        raw = read_json(path) if path.is_file() else {}
-        return {key: value for key, value in _flat(raw.get("config", raw)) if key not in NO_EFFECT}
+        return {key: value for key, value in _flat(read_config(run)) if key not in NO_EFFECT}
     settings = _joined([dict(_flat(stamp.settings)) for stamp in stamps])
     settings = {key.removeprefix("train."): value for key, value in settings.items()}
     settings["search"] = any(key.startswith(_SEARCH) for key in settings)
@@ -67,7 +71,7 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     -------
     DataFrame
         Indexed by run. settings_key: equal in runs that may be averaged over seeds. variant: what differs from other
-        runs of the same method and training attribute, in words; empty if nothing. rerun_of: the run of equal
+        runs of the same method and training attribute, as text; empty if nothing. rerun_of: the run of equal
         settings and seed that it repeats, the first by name; else empty.
     """
     keys = {run: _key(run, settings) for run, settings in settings_of.items()}
@@ -123,6 +127,6 @@ def _text(value: Any) -> str:
 
 
 def settings_note(variant: str, rerun_of: str) -> str:
-    """Return a run's variant, and which run it repeats, in words; empty where there is neither."""
+    """Return a run's variant, and which run it repeats, as text; empty where there is neither."""
     repeats = f"repeats {rerun_of}, and counts once with it in means over seeds" if rerun_of else ""
     return "; ".join(text for text in (variant, repeats) if text)

@@ -53,12 +53,11 @@ def tissue_dependence(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return, for label 0 and 1, how the predicted probability depends on the tissue fraction.
+    """Return, for label 0 and 1, how the predicted probability of tumour depends on the tissue fraction.
 
-    `probability` (of tumour) and `tissue_fraction` are in [0, 1], `label` is 1 for tumour and 0 for non-tumour,
-    `patient` is the unit that is resampled; all are (N,). A row has `label`, `n`, `patients`, and `slope` and
-    `spearman` with their 95 % intervals by patient (``_low``, ``_high``). NaN: a slope without two different fractions,
-    an interval from fewer than two patients.
+    All arguments are (N,). A row has `label`, `n`, `patients`, and `slope` and `spearman` with their 95 % intervals by
+    patient (``_low``, ``_high``). NaN: a slope without two different fractions, an interval from fewer than two
+    patients.
     """
     rows = []
     for class_label in (0, 1):

@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import capitalize_first
-from pathopatch.evaluation.group_scores import SMALL_GROUP
+from pathopatch.evaluation.group_scores import SMALL_GROUP, too_few
 from pathopatch.evaluation.reference import ERM_METHODS, gain_verdict, n_groups_of
-from pathopatch.evaluation.sample_size import too_few
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import verdict_text
 from pathopatch.report.answer_picture import answer_picture
-from pathopatch.report.cohort import patients_in_several_splits, slide_problems
+from pathopatch.report.cohort_section import patients_in_several_splits, slide_problems
 from pathopatch.report.collect import Study
 from pathopatch.report.models import runs_to_show
 from pathopatch.report.results import group_problems, preferred, rows_at, smallest_of
@@ -31,6 +30,7 @@ def answer(study: Study) -> dict[str, Any]:
         "shared_patients": patients_in_several_splits(study.slides) if len(study.slides) else [],
         "card": cards[0] if cards else None,
         "further": cards[1:],
+        "worst_groups": [_worst_group_row(card, model) for card in cards for model in card["models"]],
         "picture": picture,
         "pictures": {picture["file"]: picture.pop("png")} if picture else {},
         "verdict": None if study.audit is None else verdict_text(study.audit),
@@ -78,7 +78,11 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
         "n": first["n"],
         "patients": first["patients"],
     }
-    return {**card, "outcome": _outcome(best, reference)}
+    if best is None:
+        return card | {"outcome": "not chosen"}
+    # A plain run that is not shown here, such as one of another threshold, is no comparison on this page.
+    is_alone = reference is None and best["reference"] != best["run"]
+    return card | {"outcome": gain_verdict({**best, "reference": ""} if is_alone else best)}
 
 
 def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -94,13 +98,17 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _outcome(best: Mapping[Any, Any] | None, reference: Mapping[Any, Any] | None) -> str:
-    """Return in a word what came out; the template puts it in a sentence."""
-    if best is None:
-        return "not chosen"
-    # A plain run that is not shown here, such as one of another threshold, is no comparison on this page.
-    is_alone = reference is None and best["reference"] != best["run"]
-    return gain_verdict({**best, "reference": ""} if is_alone else best)
+def _worst_group_row(card: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's worst group at one threshold as a row, with its gain where it is the preferred one."""
+    best = card["best"]
+    has_gain = model["run"] == best["run"] and best["reference"] not in ("", best["run"])
+    return {
+        **model,
+        **{name: card[name] for name in ("by", "smallest_n", "fewest_patients")},
+        "model": f"{'plain' if model['is_plain'] else 'debiased'}: {model['run']}",
+        "worst": model["worst"] and model["worst"]["name"],
+        **{f"gain_wga{end}": best[f"gain_wga{end}"] if has_gain else None for end in ("", "_low", "_high")},
+    }
 
 
 def _limits(study: Study) -> dict[str, Any]:

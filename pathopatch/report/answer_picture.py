@@ -9,25 +9,22 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from pathopatch.core.errors import PathopatchError
 from pathopatch.groups import TissueThreshold
 from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.patches.picture import INK, PAPER, font
 from pathopatch.patches.store import PatchStore
-from pathopatch.report.accuracy_plot import group_accuracies
 from pathopatch.report.collect import Study
-from pathopatch.report.composed import captioned_row
+from pathopatch.report.composed import captioned_row, sheet_of, view_of
+from pathopatch.report.forest_plots import group_accuracies
 from pathopatch.report.repair_picture import repair_picture
 from pathopatch.report.results import rows_at
 from pathopatch.slides.composite import Picture, compose
 
 _MOST_PATCHES = 5  # of each kind; more in a row are too small to read
-_VIEW_PX, _HEAD_PX, _TEXT_PX, _GAP_PX = 216, 34, 17, 12
 
 
 def answer_picture(study: Study, plain: str, debiased: str) -> dict[str, Any]:
@@ -69,7 +66,10 @@ def _on_a_slide(study: Study, calls: Mapping[str, pd.DataFrame]) -> dict[str, An
         store = PatchStore(study.stores[slide])
         if not store.has_overview or store.attributes["stride_px"] < store.attributes["patch_px"]:
             continue
-        tables = {title: _of_slide(store, table, str(slide)) for title, table in _titled(calls).items()}
+        tables = {
+            f"{kind} training ({run})": _of_slide(store, table, str(slide))
+            for kind, (run, table) in zip(("Plain", "Debiased"), calls.items(), strict=True)
+        }
         png = repair_picture(
             store,
             tables,
@@ -85,14 +85,6 @@ def _on_a_slide(study: Study, calls: Mapping[str, pd.DataFrame]) -> dict[str, An
             "n": len(next(iter(tables.values()))),
         }
     return {}
-
-
-def _titled(calls: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the tables by what a reader calls the models, the plain one first."""
-    return {
-        f"{kind} training ({run})": table
-        for kind, (run, table) in zip(("Plain", "Debiased"), calls.items(), strict=True)
-    }
 
 
 def _of_slide(store: PatchStore, calls: pd.DataFrame, slide: str) -> pd.DataFrame:
@@ -115,14 +107,8 @@ def _patches_apart(study: Study, calls: Mapping[str, pd.DataFrame]) -> dict[str,
         ]
     except PathopatchError:  # pixels are gone or were never stored: the report goes on without them
         return {}
-    width = max(row.shape[1] for row in rows)
-    sheet = Image.new("RGB", (width, sum(row.shape[0] for row in rows)), PAPER)
-    top = 0
-    for row in rows:
-        sheet.paste(Image.fromarray(row), (0, top))
-        top += row.shape[0]
     stream = io.BytesIO()
-    sheet.save(stream, format="PNG")
+    Image.fromarray(sheet_of(rows)).save(stream, format="PNG")
     counts = {f"only_{kind}": len(table) for kind, table in apart.items()}
     return {"kind": "patches", "file": "answer.png", "png": stream.getvalue(), "n": len(plain), **counts}
 
@@ -134,11 +120,7 @@ def _row(study: Study, heading: str, table: pd.DataFrame) -> Picture:
     chosen = table.iloc[np.linspace(0, len(table) - 1, min(len(table), _MOST_PATCHES)).astype(int)]
     cells: list[tuple[Picture | None, str]] = [_cell(study, row) for row in chosen.reset_index().to_dict("records")]
     cells += [(None, "")] * (_MOST_PATCHES - len(cells))
-    views = captioned_row(cells)
-    sheet = Image.new("RGB", (views.shape[1], _HEAD_PX + views.shape[0]), PAPER)
-    ImageDraw.Draw(sheet).text((_GAP_PX, 6), heading, fill=INK, font=font(_TEXT_PX))
-    sheet.paste(Image.fromarray(views), (0, _HEAD_PX))
-    return np.asarray(sheet)
+    return sheet_of([captioned_row(cells)], [heading])
 
 
 def _cell(study: Study, row: Mapping[Any, Any]) -> tuple[Picture, str]:
@@ -148,8 +130,7 @@ def _cell(study: Study, row: Mapping[Any, Any]) -> tuple[Picture, str]:
     store = PatchStore(study.stores[row["slide_id"]])
     pixels = store.read(store.rows([row["patch_id"]]))[0]
     picture = compose(pixels, store.windows, is_rgb=store.attributes["is_rgb"])
-    method = cv2.INTER_AREA if picture.shape[0] > _VIEW_PX else cv2.INTER_CUBIC
-    view: Picture = np.asarray(cv2.resize(picture, (_VIEW_PX, _VIEW_PX), interpolation=method), np.uint8)
+    view = view_of(picture)
     store.close()
     attribute = study.attribute
     if attribute.is_patch_attribute:

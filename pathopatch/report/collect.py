@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,18 +150,16 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
         external_validations=_external_validations(work),
         decisions=decisions,
-        heatmap_fingerprints=_heatmap_fingerprints(work, {row.slide_id for row in decisions}),
+        heatmap_fingerprints={
+            name: fingerprint(stamp.to_dict())[:16]
+            for name in {row.slide_id for row in decisions}
+            if (stamp := read_stamp(folder.heatmap(name) / FACTS)) is not None
+        },
         heatmaps=heatmaps,
         models={
             name: read_model_record(work, name) for name in sorted({facts["model"] for facts in heatmaps.values()})
         },
     )
-
-
-def _heatmap_fingerprints(work: Path, slides: Iterable[str]) -> dict[str, str]:
-    """Return the fingerprint of each slide's heatmap; slides without a heatmap are left out."""
-    stamps = {name: read_stamp(WorkFolder(work).heatmap(name) / "heatmap.json") for name in slides}
-    return {name: fingerprint(stamp.to_dict())[:16] for name, stamp in stamps.items() if stamp is not None}
 
 
 def _heatmaps(work: Path) -> dict[str, dict[str, Any]]:

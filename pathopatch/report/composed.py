@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -30,21 +30,35 @@ def composed(study: Study) -> dict[str, Any]:
     check = study.composed
     if check is None:
         return {}
-    labels = check["labels"]
-    sheet = study.composed_sheet
+    labels, sheet = check["labels"], study.composed_sheet
+    patients = check["units"] if check["unit"] == "patient" else None
     return {
         "verdict": verdict_text(check),
         "is_warning": check["verdict"] == WARNS,
         "findings": findings(check, labels),
         "rule": leak_rule(),
         **{name: check[name] for name in ("unit", "units", "copies", "growth")},
-        "controls": [{"name": CONTROL_NAMES[name], **row} for name, row in check["controls"].items()],
+        "controls": [
+            {
+                "name": CONTROL_NAMES[name],
+                **_with_ends("composed", row["composed"]),
+                **_with_ends("natural", row["natural"]),
+                "leak": "leak" if row["is_leak"] else "no",
+                **{"n": check["copies"], "patients": patients, "n_natural": None, "patients_natural": patients},
+            }
+            for name, row in check["controls"].items()
+        ],
         "compared": [
             {
                 "side": side_text(side["is_much"], check["threshold"]),
                 "label": labels[y],
                 **row,
-                **{name: side["detected_by"][name]["classes"][y] for name in DETECTORS},
+                **{
+                    key: value
+                    for name in DETECTORS
+                    for key, value in _with_ends(name, side["detected_by"][name]["classes"][y]).items()
+                },
+                "patients": patients,
             }
             for side in check["check"]
             for y, row in enumerate(side["classes"])
@@ -53,36 +67,30 @@ def composed(study: Study) -> dict[str, Any]:
     }
 
 
+def _with_ends(name: str, auroc: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Return an AUROC and its interval under a name; None where it was not measured."""
+    keys = {"": "auroc", "_low": "low", "_high": "high"}
+    return {f"{name}{end}": None if auroc is None else auroc[key] for end, key in keys.items()}
+
+
 def composed_sheet(intervention: Intervention, labels: Sequence[str], *, threshold: float) -> Picture:
     """Return a picture of composed patches of each class, with little and with much tissue, RGB uint8.
 
     A row has the base, its mask, the composed patch, its mask, and the natural patch of the class whose area is
     nearest. Brightness is that of the slide's intensity window.
     """
-    rows = [
-        _row(intervention, y, number, labels[y])
-        for y in range(intervention.n_classes)
-        for number in _numbers_to_show(intervention, y, threshold)
-    ]
-    height, width = rows[0].shape[:2]
+    rows = []
+    for y in range(intervention.n_classes):
+        per_side = max(1, _ROWS // (2 * intervention.n_classes))
+        count = min(_LOOKED_AT, len(intervention.bases[y]))
+        is_much = np.array([intervention.copy(y, number)[1].mean() >= threshold for number in range(count)])
+        # Half below the threshold, half from it on, of bases that follow each other.
+        for side in (False, True):
+            rows += [
+                _row(intervention, y, int(number), labels[y]) for number in np.flatnonzero(is_much == side)[:per_side]
+            ]
     heading = [f"Composed training patches, growth {intervention.growth}. Research use only.", *_key(intervention)]
-    top = _GAP_PX + len(heading) * _LINE_PX + _GAP_PX
-    sheet = Image.new("RGB", (width, top + len(rows) * height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for line, text in enumerate(heading):
-        place = (_GAP_PX, _GAP_PX + line * _LINE_PX)
-        draw.text(place, shortened(text, width - 2 * _GAP_PX, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
-    for number, row in enumerate(rows):
-        sheet.paste(Image.fromarray(row), (0, top + number * height))
-    return np.asarray(sheet)
-
-
-def _numbers_to_show(intervention: Intervention, y: int, threshold: float) -> list[int]:
-    """Return copies of a class: half below the threshold, half from it on, of bases that follow each other."""
-    per_side = max(1, _ROWS // (2 * intervention.n_classes))
-    count = min(_LOOKED_AT, len(intervention.bases[y]))
-    is_much = np.array([intervention.copy(y, number)[1].mean() >= threshold for number in range(count)])
-    return [int(number) for side in (False, True) for number in np.flatnonzero(is_much == side)[:per_side]]
+    return sheet_of(rows, heading)
 
 
 def _row(intervention: Intervention, y: int, number: int, label: str) -> Picture:
@@ -116,8 +124,7 @@ def _view(intervention: Intervention, pixels: NDArray[np.floating], tissue: NDAr
     scaled = np.clip(pixels.astype(np.float32), 0, 1) * 255
     windows = np.tile([0.0, 255.0], (len(pixels), 1))
     picture = compose(np.rint(scaled), windows, is_rgb=intervention.data.is_rgb)
-    method = cv2.INTER_AREA if picture.shape[0] > _VIEW_PX else cv2.INTER_CUBIC
-    view: Picture = np.asarray(cv2.resize(picture, (_VIEW_PX, _VIEW_PX), interpolation=method), np.uint8)
+    view = view_of(picture)
     if tissue is None:
         return view
     is_bright = intervention.data.is_rgb if source is None else source.background == "bright" or source.is_rgb
@@ -133,6 +140,27 @@ def _key(intervention: Intervention) -> list[str]:
         colors = (COLOR_NAMES[color] for color in channel_colors(len(source.channels)))
         lines.append(", ".join(f"{color}: {name}" for color, name in zip(colors, source.channels, strict=True)))
     return lines
+
+
+def view_of(picture: Picture) -> Picture:
+    """Return a square patch at the size that `captioned_row` shows."""
+    method = cv2.INTER_AREA if picture.shape[0] > _VIEW_PX else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (_VIEW_PX, _VIEW_PX), interpolation=method), np.uint8)
+
+
+def sheet_of(rows: Sequence[Picture], heading: Sequence[str] = ()) -> Picture:
+    """Return pictures one below the other, below lines of text."""
+    top = 2 * _GAP_PX + len(heading) * _LINE_PX if heading else 0
+    width = max(row.shape[1] for row in rows)
+    sheet = Image.new("RGB", (width, top + sum(row.shape[0] for row in rows)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for line, text in enumerate(heading):
+        place = (_GAP_PX, _GAP_PX + line * _LINE_PX)
+        draw.text(place, shortened(text, width - 2 * _GAP_PX, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
+    for row in rows:
+        sheet.paste(Image.fromarray(row), (0, top))
+        top += row.shape[0]
+    return np.asarray(sheet)
 
 
 def captioned_row(cells: Sequence[tuple[Picture | None, str]]) -> Picture:

@@ -61,7 +61,7 @@ class GroupAudit:
         """
         import numpy as np
 
-        from pathopatch.report.audit_plots import draw_auroc, draw_gap, shortcut_height_in
+        from pathopatch.report.forest_plots import draw_auroc, draw_gap, shortcut_height_in
         from pathopatch.report.plots import WIDTH_IN
 
         settings = self._plotted()
@@ -84,7 +84,7 @@ class GroupAudit:
     def _repr_html_(self) -> str:
         from PIL import Image
 
-        from pathopatch.report.audit_plots import shortcut_strength
+        from pathopatch.report.forest_plots import shortcut_strength
 
         picture = Image.open(io.BytesIO(shortcut_strength(**self._plotted())))
         picture.thumbnail((_CARD_PX, _CARD_PX))
@@ -99,7 +99,7 @@ class GroupAudit:
         return card("Audit", facts, picture=picture)
 
     def _plotted(self) -> dict[str, Any]:
-        """Return the arguments of `pathopatch.report.audit_plots.shortcut_strength`."""
+        """Return the arguments of `pathopatch.report.forest_plots.shortcut_strength`."""
         is_own = "attribute_only" in self.numbers
         return {
             "alone": distinct_results(self.numbers),

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from pathopatch.evaluation.glass import glass_text
+from pathopatch.evaluation.external_validation import glass_text
+from pathopatch.evaluation.group_scores import with_ends
 from pathopatch.evaluation.reference import ERM_METHODS
 from pathopatch.evaluation.run_settings import settings_note
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
-from pathopatch.report import audit_plots
+from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.plots import probability_by_fraction, search_trials, training_histories
-from pathopatch.report.results import in_order, method_text, preferred, rows_at, smallest_of_validation
+from pathopatch.report.forest_plots import ablation as ablation_plot
+from pathopatch.report.forest_plots import dependence as dependence_plot
+from pathopatch.report.plots import probability_by_fraction, reliability, training_histories
+from pathopatch.report.results import in_order, method_text, preferred, rows_at
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -32,7 +34,6 @@ _SETTINGS = (
     "c",
     "beta",
 )
-_SEARCHED_SETTINGS = ("learning_rate", "weight_decay", "c", "beta", "s", "t", "biased_lr_scale")
 _EXTRAPOLATION_SETTINGS = ("c", "beta")
 # gerne-auto also extrapolates, but with both settings fixed.
 _EXTRAPOLATION_METHODS = ("gerne", "gerne-unknown")
@@ -71,18 +72,18 @@ def dependence(study: Study) -> dict[str, Any]:
         return {}
     split, runs, labels = study.split, runs_to_show(study), study.attribute.label_names
     predictions = {run: study.predictions[run].loc[lambda table: table["split"] == split] for run in runs}
-    pictures = {"probability_by_tissue.png": probability_by_fraction(predictions, labels=labels)}
     by_label = [] if study.dependence is None else study.dependence.to_dict("records")
-    if by_label:
-        pictures["dependence.png"] = audit_plots.dependence(by_label, labels=labels)
+    in_table = {run: place for place, run in enumerate(in_order(study.comparison, "trained_threshold")["run"].unique())}
     return {
         "runs_shown": runs,
         "runs": [
-            {"run": run, "by_label": study.evaluations[run]["splits"][split]["tissue_dependence"]}
-            for run in in_order(study.comparison, "trained_threshold")["run"].drop_duplicates()
+            {**row, "within": labels[row["label"]]}
+            for row in sorted(by_label, key=lambda row: (in_table[row["run"]], row["label"]))
         ],
-        "changes": [row for row in by_label if pd.notna(row["slope_change"])],
-        "pictures": pictures,
+        "pictures": {
+            "probability_by_tissue.png": probability_by_fraction(predictions, labels=labels),
+            "dependence.png": dependence_plot(by_label, labels=labels),
+        },
     }
 
 
@@ -107,12 +108,14 @@ def _ablation_rows(run: str, content: Mapping[str, Any], key: str) -> list[dict[
     if not losses:
         return []
     scores = content["thresholds"][key]
-    sizes = {
-        **{name: scores[name] for name in ("n", "patients")},
-        "smallest_n": scores["smallest_group_n"],
-        "fewest_patients": min(group["patients"] for group in scores["groups"]),
-    }
+    sizes = {**{name: scores[name] for name in ("n", "patients")}, **_smallest_of(scores)}
     return [{"run": run, **row, **sizes} for row in losses]
+
+
+def _smallest_of(scores: Mapping[str, Any]) -> dict[str, int]:
+    """Return patches of the smallest group of an evaluation, and patients of the group with the fewest."""
+    fewest_patients = min(group["patients"] for group in scores["groups"])
+    return {"smallest_n": scores["smallest_group_n"], "fewest_patients": fewest_patients}
 
 
 def _calibration(
@@ -125,7 +128,7 @@ def _calibration(
         kinds = content["calibration"]
         for kind, numbers in kinds.items():
             at = numbers["thresholds"][attribute.key]
-            model = {"run": run, "kind": kind if len(kinds) > 1 else ""}
+            model = {"model": f"{run}, {kind} its temperature" if len(kinds) > 1 else run}
             scopes += [
                 {**model, **row, "scope": scope}
                 for scope, row in zip(("all", *attribute.value_names), (numbers["all"], *at["attributes"]), strict=True)
@@ -137,7 +140,7 @@ def _calibration(
     # The bundle applies the temperature, so the diagram shows the probabilities after it.
     kinds_of = {run: content["calibration"] for run, content in contents.items()}
     in_use = {run: kinds.get("after", kinds["before"]) for run, kinds in kinds_of.items()}
-    diagram = audit_plots.reliability(
+    diagram = reliability(
         {run: numbers["thresholds"][attribute.key]["attributes"] for run, numbers in in_use.items()},
         names=attribute.value_names,
         tumor=attribute.label_names[1],
@@ -155,7 +158,7 @@ def _calibration(
 
 
 def _ablation(rows: Sequence[Mapping[str, Any]], by: str, file: str) -> dict[str, Any]:
-    return {"file": file, "rows": rows, "by": by, "pictures": {file: audit_plots.ablation(rows)}}
+    return {"file": file, "rows": rows, "by": by, "pictures": {file: ablation_plot(rows)}}
 
 
 def external_validation(study: Study) -> dict[str, Any]:
@@ -174,17 +177,15 @@ def external_validation(study: Study) -> dict[str, Any]:
                 "name": name,
                 "about": numbers["bundle"],
                 "warnings": numbers["warnings"],
-                "glass": _glass(numbers),
+                # An evaluation of an earlier version has no blank glass.
+                "glass": glass_text(numbers["glass"], numbers["bundle"]["positive_class"])
+                if "glass" in numbers
+                else "",
                 "attributes": _external_attributes(numbers["splits"], study.attribute),
                 "splits": splits,
             }
         )
     return {"models": models, "pictures": pictures} if models else {}
-
-
-def _glass(numbers: Mapping[str, Any]) -> str:
-    """Return a model's calls on blank glass in words; empty for an evaluation of an earlier version."""
-    return glass_text(numbers["glass"], numbers["bundle"]["positive_class"]) if "glass" in numbers else ""
 
 
 def _external_attributes(
@@ -198,15 +199,17 @@ def _external_attributes(
     return [
         {
             "by": by.description,
-            "groups": by.group_names,
-            "rows": [
-                {"split": split, **accuracies}
-                for split, content in splits.items()
-                if (accuracies := content[kind][by.key])
+            "rows": [{"split": split, **scores, **_smallest_of(scores)} for split, scores in at.items()],
+            "groups": [
+                {**group, "split": split, "name": f"{group['group']} {by.group_names[group['group']]}", **ends}
+                for split, scores in at.items()
+                for group in scores["groups"]
+                for ends in [with_ends("accuracy", group["accuracy"], group["low"], group["high"])]
             ],
         }
         for kind, attributes in (("thresholds", by_threshold), ("bins", by_bins))
         for by in attributes
+        for at in [{split: content[kind][by.key] for split, content in splits.items() if content[kind][by.key]}]
     ]
 
 
@@ -221,8 +224,12 @@ def _external_split(
         "split": split,
         "auroc": accuracies["auroc"],
         **{name: accuracies[name] for name in ("n", "patients")},
-        "fraction_only": content["fraction_only"],
-        "by_label": content["tissue_dependence"],
+        **{f"{name}_fraction": content["fraction_only"][name] for name in ("n", "patients")},
+        **{f"fraction_auroc{end}": content["fraction_only"][f"auroc{end}"] for end in ("", "_low", "_high")},
+        "dependence": [
+            {"split": split, "within": attribute.label_names[row["label"]], **row}
+            for row in content["tissue_dependence"]
+        ],
         "calibration": _calibration({name: content}, attribute, f"{stem}_reliability.png"),
         "ablation": _ablation(without, attribute.description, f"{stem}_ablation.png") if without else None,
     }
@@ -235,18 +242,28 @@ def training(study: Study) -> dict[str, Any]:
     panels = _history_panels(study)
     return {
         "n_histories": sum(map(len, panels.values())),
-        "settings": [name.replace("_", " ") for name in _SETTINGS],
+        "n_searches": len(study.trials),
         "runs": [
             {
                 "run": run,
-                "settings": [_setting_text(study.configs[run], name) for name in _SETTINGS],
+                **{name: _setting_text(study.configs[run], name) for name in _SETTINGS},
                 "note": settings_note(*map(str, study.run_variants.loc[run, ["variant", "rerun_of"]])),
-                "decision_threshold": study.evaluations.get(run, {}).get("decision_threshold"),
+                "decision": "of each fold"
+                if study.folds is not None
+                else signed(study.evaluations.get(run, {}).get("decision_threshold"), 3),
             }
             for run in _runs_in_order(study, study.configs)
         ],
         "pictures": {"histories.png": training_histories(panels)} if panels else {},
     }
+
+
+def searches_table(study: Study) -> pd.DataFrame:
+    """Return ``searches.csv``: every trial of the runs whose settings were searched; empty where there is none."""
+    tables = [study.trials[run].assign(run=run) for run in _runs_in_order(study, study.trials)]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": []})
+    table.insert(0, "run", table.pop("run"))
+    return table
 
 
 def _runs_in_order(study: Study, runs: Mapping[str, Any]) -> list[str]:
@@ -285,32 +302,6 @@ def _setting_text(config: Mapping[str, Any], name: str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def searches(study: Study) -> dict[str, Any]:
-    """Return the trials of each run whose settings were searched."""
-    if not study.trials:
-        return {}
-    runs = _runs_in_order(study, study.trials)
-    searched = []
-    for run in runs:
-        trials = study.trials[run]
-        settings = [name for name in _SEARCHED_SETTINGS if name in trials and trials[name].notna().any()]
-        if "s" not in settings:
-            # Without s the method does not extrapolate, so c and beta are mere defaults.
-            settings = [name for name in settings if name not in _EXTRAPOLATION_SETTINGS]
-        searched.append(
-            {
-                "run": run,
-                "trials": trials.to_dict("records"),
-                **smallest_of_validation(study, f"{study.configs.get(run, {}).get('threshold', math.nan):g}"),
-                "settings": settings,
-                "steps": int(trials["steps"].sum()),
-                "pruned": int((trials["state"] == "pruned").sum()),
-            }
-        )
-    picture = search_trials({run: study.trials[run] for run in runs})
-    return {"runs": searched, "pictures": {"searches.png": picture}}
-
-
 def provenance(study: Study) -> dict[str, Any]:
     """Return the configuration and version behind every artefact; artefacts of equal ones share a row."""
     if not study.stamps:
@@ -327,7 +318,11 @@ def provenance(study: Study) -> dict[str, Any]:
         "encoder_sha256": encoder.get("weights_sha256"),
         "mixed_stages": [stage for stage in ("tile", "predict") if configs_of.get(stage, 0) > 1],
         "rows": [
-            {**dict(zip(keys, key, strict=True)), "place": rows["place"].iloc[0], "n_more": len(rows) - 1}
+            {
+                **dict(zip(keys, key, strict=True)),
+                "artefact": rows["place"].iloc[0] + (f" and {len(rows) - 1} more" if len(rows) > 1 else ""),
+                "hash": rows["config"].iloc[0][:16] or "none",
+            }
             for key, rows in frame.groupby(keys, sort=False)
         ],
     }

@@ -6,7 +6,6 @@ out. All text is escaped, and unknown numbers become a dash.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,6 @@ from typing import Any
 
 import cv2
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from pathopatch.core.artefacts import read_stamp
 from pathopatch.core.config import EvaluateConfig
@@ -26,15 +24,16 @@ from pathopatch.core.progress import Progress
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.evaluation.sample_size import LEAST_PATCHES, LEAST_PATIENTS, too_few
+from pathopatch.evaluation.group_scores import LEAST_PATCHES, LEAST_PATIENTS, SMALL_GROUP, too_few
+from pathopatch.groups.audit import audit_tables
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.groups.group_sizes import FEW_PATIENTS
-from pathopatch.report import cohort, models, predictions, results
+from pathopatch.report import cohort_section, models, predictions, results
 from pathopatch.report.answer import answer
+from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.composed import composed
-from pathopatch.report.features import features
+from pathopatch.report.model_card import card_html
 from pathopatch.report.tissue import (
     TissueFacts,
     read_tissue_facts,
@@ -43,8 +42,6 @@ from pathopatch.report.tissue import (
     write_tissue_pictures,
 )
 
-DASH = "–"
-MINUS = "\N{MINUS SIGN}"
 _THUMBNAIL_PX = 900
 # They made the page. Those of training are named where a run is: whoever only predicts has no torch.
 _LIBRARIES = ("numpy", "pandas", "matplotlib")
@@ -70,7 +67,7 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
     InputMissingError
         There is no such folder, or nothing of this package in it.
     InputUnsupportedError
-        Something else than a report stands at ``report``.
+        There is something else than a report at ``report``.
     InputCorruptError
         An artefact is there but cannot be read.
     StaleArtefactError
@@ -93,12 +90,8 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
         for section in content.values():
             for name, picture in section.get("pictures", {}).items():
                 write_bytes(folder / name, picture)
-        if study.comparison is not None:
-            study.comparison.to_csv(folder / "comparison.csv", index=False, lineterminator="\n")
+        _write_tables(study, folder)
         _write_cards(study, folder)
-        table = predictions.predictions_table(study)
-        if len(table):
-            table.to_csv(folder / "predictions.csv", index=False, lineterminator="\n", float_format="%.9g")
         if study.decisions:
             write_bytes(folder / "decisions.csv", decisions_csv(study.decisions).encode())
         write_bytes(folder / "index.html", _page(study, content).encode())
@@ -139,7 +132,7 @@ def write_contact_sheet(
         Work folder that `tile` wrote to.
     out : Path, optional
         PNG file of the contact sheet; default: ``tissue/contact-sheet.png``. Of more than 60 slides, further sheets
-        stand beside it with a number.
+        are beside it, with a number in their names.
     force : bool
         Also replace outlines that a person changed.
     progress : callable, optional
@@ -192,34 +185,34 @@ def write_contact_sheet(
 
 
 def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[TissueFacts]) -> dict[str, dict[str, Any]]:
-    """Return the data of each template in ``templates/sections``; empty where there is none to show."""
-    shared = {
+    """Return the data of each template in ``templates/sections`` that has something to show."""
+    content = {
+        "glossary": {"terms": True},
         "predicted": predictions.predicted(study),
-        "gallery": cohort.gallery(study, thumbnails),
-        "review": cohort.review(study),
+        "gallery": predictions.gallery(study, thumbnails),
+        "review": predictions.review(study),
         "provenance": models.provenance(study),
     }
     if predictions.has_predictions_only(study):
-        return {"predictions_answer": predictions.predictions_answer(study, thumbnails), **shared}
-    return {
-        "answer": answer(study),
-        "cohort": cohort.cohort(study),
-        "features": features(study),
-        "tissue": {"slides": tissue} if tissue else {},
-        "audit": cohort.audit(study),
-        "composed": composed(study),
-        "results": results.results(study),
-        "folds": results.folds(study),
-        "sweep": results.sweep(study),
-        "dependence": models.dependence(study),
-        "calibration": models.calibration(study),
-        "ablation": models.ablation(study),
-        "external_validation": models.external_validation(study),
-        "training": models.training(study),
-        "searches": models.searches(study),
-        "slides": cohort.slides(study),
-        **shared,
-    }
+        content |= {"predictions_answer": predictions.predictions_answer(study, thumbnails)}
+    else:
+        content |= {
+            "answer": answer(study),
+            "cohort": cohort_section.cohort(study),
+            "features": cohort_section.features(study),
+            "slides": cohort_section.slides(study),
+            "tissue": {"slides": tissue} if tissue else {},
+            "audit": cohort_section.audit(study),
+            "results": results.results(study),
+            "sweep": results.sweep(study),
+            "dependence": models.dependence(study),
+            "calibration": models.calibration(study),
+            "ablation": models.ablation(study),
+            "external_validation": models.external_validation(study),
+            "training": models.training(study),
+            "composed": composed(study),
+        }
+    return {name: data for name, data in content.items() if data}
 
 
 def _page(study: Study, content: Mapping[str, Any]) -> str:
@@ -234,7 +227,7 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         has_predictions_only=predictions_only,
         summary=models.summary(study),
         content=content,
-        group_key=cohort.group_key(study.attribute),
+        group_key=cohort_section.group_key(study.attribute),
         is_own=study.attribute.is_patch_attribute,
         labels=study.attribute.label_names,
         is_cross_validation=study.folds is not None,
@@ -246,11 +239,29 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
     )
 
 
+def _write_tables(study: Study, folder: Path) -> None:
+    """Write the tables for other programs beside the page; those without rows are left out."""
+    has_sweep = study.audit is not None and study.audit["whole"]["n"] > 0
+    tables = {
+        "audit_sweep": audit_tables(study.audit)["sweep"] if has_sweep and study.audit is not None else None,
+        "comparison": study.comparison,
+        "folds": results.folds_table(study),
+        "searches": models.searches_table(study),
+        "predictions": predictions.predictions_table(study),
+    }
+    for name, table in tables.items():
+        if table is not None and len(table):
+            form = "%.9g" if name == "predictions" else None
+            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format=form)
+
+
 def _write_cards(study: Study, folder: Path) -> None:
     """Write the card of each model behind the predictions, so that the page's links work wherever it is mailed."""
     for model in predictions.models(study):
         for member in model["members"]:
-            write_bytes(folder / member["file"], member["card"].encode())
+            title = f"Model card: {member['name'] or 'a model without a name'}"
+            page = render("model_card.html.j2", title=title, card=card_html(member["card"]))
+            write_bytes(folder / member["file"], page.encode())
 
 
 def _write_thumbnails(study: Study, folder: Path) -> dict[str, str]:
@@ -285,58 +296,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, number, signed, points, count, significant, interval, capitalize_first, pluralize)
+    filters = (cell, percent, number, signed, points, capitalize_first, pluralize)
     environment.filters |= {function.__name__: function for function in filters}
-    environment.globals |= {"too_few": too_few, "least_patches": LEAST_PATCHES, "least_patients": LEAST_PATIENTS}
+    environment.globals |= {"col": Column, "cols": columns, "too_few": too_few}
+    environment.globals |= {"least_patches": LEAST_PATCHES, "least_patients": LEAST_PATIENTS}
     return environment
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share in [0, 1] in percent."""
-    return number(None if value is None else 100 * value, digits)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with a fixed number of decimals."""
-    return DASH if _is_unknown(value) else f"{value:.{digits}f}"
-
-
-def count(value: float | None) -> str:
-    """Return a whole number, which pandas may hold as a float."""
-    return number(value, 0)
-
-
-def significant(value: float | None) -> str:
-    """Return a number with three significant digits."""
-    return DASH if _is_unknown(value) else f"{value:.3g}"
-
-
-def signed(value: float | None, digits: int = 2) -> str:
-    """Return a number with its sign, a true minus, and no sign on zero."""
-    if _is_unknown(value):
-        return DASH
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
-
-
-def points(value: float | None) -> str:
-    """Return a difference of shares in percentage points, with its sign."""
-    return signed(None if value is None else 100 * value, 1)
-
-
-def interval(row: Mapping[str, Any], name: str = "value", unit: str = "percent") -> Markup:
-    """Return a row's number with its confidence interval beneath it, formatted by the function named `unit`.
-
-    The ends are ``<name>_low`` and ``<name>_high`` or else ``low`` and ``high``.
-    """
-    text_of = {"percent": percent, "number": number, "points": points, "signed": signed}[unit]
-    prefix = f"{name}_" if f"{name}_low" in row else ""
-    value, low, high = (text_of(row[key]) for key in (name, f"{prefix}low", f"{prefix}high"))
-    if value == DASH:
-        return escape(value)
-    ends = "no interval" if low == DASH else f"[{low}, {high}]"
-    return Markup('{}<span class="interval">{}</span>').format(value, ends)
-
-
-def _is_unknown(value: float | None) -> bool:
-    return value is None or not math.isfinite(value)

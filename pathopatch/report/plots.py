@@ -1,4 +1,4 @@
-"""Draw the plots of the report, as PNG bytes: group sizes, accuracies, training curves, threshold sweeps, searches.
+"""Draw the plots of the report, as PNG bytes: group sizes, accuracies, training curves, threshold sweeps.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
 number beside the colour. Probabilities have the colours of the heatmaps. Equal tables give equal bytes: no dates, no
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.tissue_dependence import rank_correlation, slope
@@ -32,18 +32,23 @@ GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")
 INK, MUTED = "#1b1f23", "#4a5158"
 WIDTH_IN = 10.0
-_FAINT, _GRID = "#9aa1a8", "#dfe3e6"
+FAINT, _GRID = "#9aa1a8", "#dfe3e6"
+# Little and much tissue come first; an attribute of the patches' own may have more values. They have Okabe-Ito colours
+# of their own (purple little, green much) and differ in their marks too.
+_VALUE_STYLES = (
+    ("#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#E69F00", "#0072B2", MUTED),
+    ("o", "s", "^", "D", "v", "P", "X"),
+)
+_FEW = 10  # patches in a bin of a reliability diagram; with fewer its mark is hollow
 _LINE_COLORS = (MUTED, "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#E69F00", "#0072B2")
-_DASHED = (0, (4, 3))
+DASHED = (0, (4, 3))
 # The font that comes with matplotlib, so that pictures are the same everywhere.
 _FONT = "DejaVu Sans"
 _DPI = 144
 _MOST_POINTS = 1500  # in one scatter panel; more only hide each other
-_SWEEP_COLUMNS, _SEARCH_COLUMNS = 2, 3
+_SWEEP_COLUMNS = 2
 _TITLE_LETTERS = 22  # of 9 pt, in a line over a column of 2 inches
 _HALF_STEP = 0.025  # of the thresholds of a sweep
-# Shift of WGA and GBA to either side, as a share of the axis, so that their intervals do not hide each other.
-_SHIFT = 0.006
 BY_TISSUE = TissueThreshold(0.25)
 
 
@@ -87,7 +92,7 @@ def style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "", title_p
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_FAINT)
+        spine.set_color(FAINT)
     axes.set(**limits)
 
 
@@ -123,7 +128,7 @@ def fraction_by_label(
             axes.stairs(share, edges, fill=True, alpha=0.28, color=color)
             axes.stairs(share, edges, color=color, linewidth=1.8, label=name)
         for threshold in thresholds:
-            axes.axvline(threshold, color=INK, linewidth=1, linestyle=_DASHED)
+            axes.axvline(threshold, color=INK, linewidth=1, linestyle=DASHED)
             top = axes.get_xaxis_transform()
             axes.text(threshold, 1.0, f" {threshold:g}", transform=top, fontsize=8, va="top", color=INK)
         y = "share of the label's patches" if axes is panels[0] else ""
@@ -205,25 +210,6 @@ def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.
         axes.plot(x, y, "D", color="white", markeredgecolor=INK, markersize=5, markeredgewidth=1.2)
 
 
-def alpha_sweep(sweep: Mapping[str, Iterable[Mapping[str, Any]]], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
-    """Draw the share of patches with much tissue within each label over all thresholds, a panel per split.
-
-    `sweep` is split -> steps of ``threshold`` and ``alpha`` (2 x 2, rows label; None for a label without patches).
-    """
-    figure, (panels,) = new_figure(WIDTH_IN, 2.7, 1, len(sweep), sharey=True)
-    for axes, (split, steps) in zip(panels, sweep.items(), strict=True):
-        for label, color in enumerate(LABEL_COLORS):
-            points = [(step["threshold"], step["alpha"][label][1]) for step in steps if step["alpha"][label]]
-            if points:
-                x, y = np.array(points).T
-                axes.plot(x, y, color=color, linewidth=2, label=escape_formula(f"{label} {labels[label]}"))
-        y = "share with much tissue" if axes is panels[0] else ""
-        style_axes(axes, title=split, x="tissue threshold", y=y, xlim=(0, 1), ylim=(0, 1.05))
-        percent_axis(axes)
-        axes.legend(fontsize=8.5, frameon=False, loc="upper right")
-    return png(figure)
-
-
 def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]]) -> bytes:
     """Draw validation accuracies and, beneath them, the training loss; a column per setting, a line per seed.
 
@@ -300,7 +286,7 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
         _sweep_lines(axes, lines, colors)
         attribute = Attribute.from_label(trained)
         for cut in attribute.edges if attribute else ():
-            axes.axvline(cut, color=INK, linewidth=1, linestyle=_DASHED)
+            axes.axvline(cut, color=INK, linewidth=1, linestyle=DASHED)
         at = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
         y = "" if place % columns else "worst-group accuracy"
         x_ends = SWEEP_THRESHOLDS[0] - _HALF_STEP, SWEEP_THRESHOLDS[-1] + _HALF_STEP
@@ -331,51 +317,72 @@ def _sweep_lines(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors
             axes.fill_between(mean.index, low, high, color=colors[method], alpha=0.12, linewidth=0)
 
 
-def search_trials(searches: Mapping[str, pd.DataFrame]) -> bytes:
-    """Draw validation WGA and GBA of each trial against s, else the learning rate; a panel per run.
-
-    `searches` is run -> its ``trials.csv``.
-    """
-    columns = min(_SEARCH_COLUMNS, len(searches))
-    n_rows = -(-len(searches) // columns)
-    width_in = WIDTH_IN if columns > 1 else 5.5
-    figure, panels = new_figure(width_in, 0.3 + 2.9 * n_rows, n_rows, columns, sharey=True)
-    for axes in panels.flat[len(searches) :]:
-        axes.set_visible(False)
-    for place, (axes, (run, trials)) in enumerate(zip(panels.flat, searches.items(), strict=False)):
-        _search_panel(axes, run, trials, y="" if place % columns else "validation")
+def robustness(indices: Mapping[str, Any]) -> bytes:
+    """Draw RI over the number of neighbours; the mark is the number that it is stated at, with its interval."""
+    figure, ((axes,),) = new_figure(0.6 * WIDTH_IN, 3.0)
+    curve = {int(k): value for k, value in indices["curve"].items() if value is not None}
+    axes.plot(list(curve), list(curve.values()), color=INK, linewidth=1.8)
+    if indices["ri_low"] is not None:
+        axes.vlines(indices["k"], indices["ri_low"], indices["ri_high"], color=INK, linewidth=2.4)
+    axes.plot(indices["k"], indices["ri"], "o", color=INK, markersize=7.5, markeredgecolor="white")
+    if indices["ri_random"] is not None:
+        axes.axhline(indices["ri_random"], color=MUTED, linewidth=1, linestyle=DASHED)
+    axes.set_xscale("log")
+    ticks = [k for k in (1, 3, 5, 9, 21, 61, 201) if k in curve]
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.minorticks_off()
+    style_axes(axes, title="Robustness index", x="nearest neighbours k", y="RI", ylim=(-0.03, 1.03))
     return png(figure)
 
 
-def _search_panel(axes: Axes, run: str, trials: pd.DataFrame, *, y: str) -> None:
-    by_s = "s" in trials and trials["s"].notna().any()
-    x_name = "s" if by_s else "learning_rate"
-    axis = "s = c (beta + 1)" if by_s else "learning rate (no s in this method)"
-    style_axes(axes, title=run, x=axis, y=y, title_pt=9, ylim=(-0.03, 1.03))
-    if not by_s:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-    ended = trials[trials["state"] == "complete"]
-    won = ended["won"].to_numpy(dtype=bool)
-    at = ended[x_name].to_numpy(dtype=float)
-    for side, name, label, color, marker in ((-1, "gba", "GBA", "#0072B2", "s"), (1, "wga", "WGA", "#D55E00", "o")):
-        x = (
-            at + side * _SHIFT * max(float(np.ptp(at)) if len(at) else 0.0, 0.5)
-            if by_s
-            else at * (1 + 5 * side * _SHIFT)
+def reliability(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Sequence[str], tumor: str = LABEL_NAMES[1]
+) -> bytes:
+    """Draw reliability diagrams, a column per run: share of tumour against probability, and patches in each bin.
+
+    `runs` is run -> result of `pathopatch.evaluation.calibration.reliability` for each value of the attribute; `names`
+    are these values.
+    """
+    width_in = WIDTH_IN if len(runs) > 1 else 6.0
+    figure, panels = new_figure(width_in, 5.0, 2, len(runs), sharex=True, sharey="row", height_ratios=[3, 1])
+    for column, (run, by_attribute) in enumerate(runs.items()):
+        upper, lower = panels[:, column]
+        upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
+        for number, curve in enumerate(by_attribute):
+            color, mark = (style[number % len(style)] for style in _VALUE_STYLES)
+            _reliability_line(upper, [row for row in curve["bins"] if row["n"]], color=color, mark=mark)
+            edges = [row["low"] for row in curve["bins"]] + [1.0]
+            lower.stairs([row["n"] for row in curve["bins"]], edges, color=color, linewidth=1.6)
+        style_axes(upper, title=run, y="" if column else f"share that is {tumor}", title_pt=9)
+        errors = "\n".join(
+            f"{name}: error {100 * curve['ece']:.0f} % ({100 * curve['ece_if_calibrated']:.0f} % by chance)"
+            for name, curve in zip(names, by_attribute, strict=True)
+            if curve["n"]
         )
-        value, low, high = (ended[f"{name}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
-        axes.vlines(x, low, high, color=color, linewidth=1.3, alpha=0.55)
-        style: dict[str, Any] = {"color": color, "markersize": 6.5, "markeredgewidth": 1.4}
-        axes.plot(x[~won], value[~won], marker, markerfacecolor="white", label=None if won.any() else label, **style)
-        axes.plot(x[won], value[won], marker, markerfacecolor=color, label=label, **style)
-    pruned = trials[trials["state"] == "pruned"]
-    if len(pruned):
-        axes.plot(pruned[x_name], pruned["value"], "x", color=MUTED, markersize=6, label="pruned")
-    if by_s:
-        axes.axvline(1, color=_FAINT, linewidth=1, linestyle=_DASHED, zorder=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-    percent_axis(axes)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+        upper.text(0.02, 1.06, escape_formula(errors), fontsize=7.5, va="bottom", color=INK)
+        # Above the diagram there is room for a line of text per value of the attribute.
+        upper.set_ylim(-0.03, 1.1 + 0.08 * len(names))
+        upper.set_yticks(np.linspace(0, 1, 6))
+        percent_axis(upper)
+        style_axes(lower, x=f"predicted probability of {tumor}", y="" if column else "patches")
+        lower.set_xlim(0, 1)
+        lower.yaxis.set_major_formatter("{x:.0f}")
+    for number, name in enumerate(names):
+        color, mark = (style[number % len(style)] for style in _VALUE_STYLES)
+        panels[0, 0].plot([], [], marker=mark, color=color, label=escape_formula(name), linewidth=1.6)
+    figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=min(len(names), 4))
+    return png(figure)
+
+
+def _reliability_line(axes: Axes, bins: Sequence[Mapping[str, Any]], *, color: str, mark: str) -> None:
+    """Draw the share of tumour over the probability; marks of bins with few patches are hollow."""
+    if not bins:
+        return
+    x, y = ([row[name] for row in bins] for name in ("mean_probability", "tumor_share"))
+    axes.plot(x, y, color=color, linewidth=1.4)
+    for row in bins:
+        low, high = row["tumor_share_low"], row["tumor_share_high"]
+        if low is not None and np.isfinite(low):
+            axes.vlines(row["mean_probability"], low, high, color=color, linewidth=1.2, alpha=0.7)
+        face = color if row["n"] >= _FEW else "white"
+        axes.plot(row["mean_probability"], row["tumor_share"], mark, color=color, markerfacecolor=face, markersize=5.5)

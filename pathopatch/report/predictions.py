@@ -1,4 +1,4 @@
-"""Collect what the report shows of predicted slides: the answer, the models behind it, the numbers of each slide."""
+"""Collect what the report shows of predicted slides: the answer, models, numbers, heatmaps and reviewers' decisions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from pathopatch.core.csv_table import escape_formulas
+from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.summary import share_of_tissue
 from pathopatch.models.leakage import leakage_warning
-from pathopatch.report.cohort import predicted_slides, slide_decisions, slide_problems, verdict_counts
+from pathopatch.report.cohort_section import one_row_a_slide, slide_problems
 from pathopatch.report.collect import Study
 
 _COUNTS = ("patches", "predicted", "tumour")
@@ -26,13 +28,16 @@ _SUMMARY = (
     "lowest_margin",
 )
 _FLAG_SHARES = ("flagged_share", *(f"flag_{name}" for name in FLAGS))
+_STATES = {"failed": "FAILED", "done_empty": "EMPTY: no tissue", "running": "NOT FINISHED"}
+_LEAKED = Markup(", <strong>model was {} it</strong>")
+_VERDICT_NAMES = {"accept": "accepted", "reject": "rejected", "flag": "flagged"}
 _MOST_PICTURES = 3
 
 
 def has_predictions_only(study: Study) -> bool:
     """Return whether a folder holds predictions and no part of a study."""
     has_study = study.groups is not None or study.configs or study.stores or study.external_validations
-    return not has_study and bool(predicted_slides(study)) and not study.slides["tile_state"].any()
+    return not has_study and bool(_predicted_slides(study)) and not study.slides["tile_state"].any()
 
 
 def predictions_answer(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def predictions_answer(study: Study, thumbnails: Mapping[str, str]) -> dict[str,
 
     `thumbnails` names the picture file of each readable overlay.
     """
-    rows = predicted_slides(study)
+    rows = _predicted_slides(study)
     done = [row for row in rows if row["predict_state"] == "done"]
     summaries = [row["predict_summary"] for row in done]
     shares = {row["slide_id"]: row["predict_summary"].get("positive_share") for row in done}
@@ -72,7 +77,7 @@ def predictions_answer(study: Study, thumbnails: Mapping[str, str]) -> dict[str,
         "overlays": [{"slide_id": slide, "file": thumbnails[slide], "share": shares[slide]} for slide in pictured],
         "n_flagged": sum(share > 0 for share in flagged),
         "most_flagged": max(flagged, default=None),
-        "verdicts": verdict_counts(study),
+        "verdicts": _verdict_counts(study),
     }
 
 
@@ -88,7 +93,7 @@ def models(study: Study) -> list[dict[str, Any]]:
         members = [dict(member) for member in study.models[fingerprint].get("members", ())]
         for member in members:
             n_cards += 1
-            member["file"] = f"model-card-{n_cards}.md"
+            member["file"] = f"model-card-{n_cards}.html"
         facts = of_model[fingerprint]
         described.append(
             {
@@ -107,29 +112,89 @@ def models(study: Study) -> list[dict[str, Any]]:
 
 def predicted(study: Study) -> dict[str, Any]:
     """Return the summary and the flags of every predicted slide."""
-    rows, decisions = predicted_slides(study), slide_decisions(study)
+    rows, decisions = _predicted_slides(study), _slide_decisions(study)
     if not rows:
         return {}
     return {
         "models": models(study),
-        "flags": FLAGS,
         "slides": [
             {
-                **row,
-                "is_leaked": bool(leakage_warning(row["predict_leakage"])),
-                "verdict": decisions[row["slide_id"]].verdict if row["slide_id"] in decisions else None,
+                "slide_id": row["slide_id"],
+                "patient_id": row["patient_id"],
+                "state": _STATES.get(row["predict_state"], row["predict_state"])
+                + (_LEAKED.format(row["predict_leakage"]) if leakage_warning(row["predict_leakage"]) else ""),
+                "decision": _verdict_name(decisions.get(row["slide_id"])),
                 # Failed and empty slides have neither counts nor a summary; their cells become dashes.
-                "counts": {name: row["predict_counts"].get(name) for name in _COUNTS},
-                "summary": {name: row["predict_summary"].get(name) for name in (*_SUMMARY, *_FLAG_SHARES)},
+                **{name: row["predict_summary"].get(name) for name in (*_SUMMARY, *_FLAG_SHARES)},
+                "n": row["predict_counts"].get("predicted"),
+                "patients": None,
+                "tumour": row["predict_counts"].get("tumour"),
             }
             for row in rows
         ],
     }
 
 
+def _verdict_name(decision: RecordedDecision | None) -> str:
+    return "" if decision is None else _VERDICT_NAMES[decision.verdict]
+
+
+def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
+    """Return the heatmap of every predicted slide; `thumbnails` names the picture file of each readable overlay."""
+    if not study.overlays:
+        return {}
+    rows = {row["slide_id"]: row for row in study.slides.to_dict("records")}
+    decisions = _slide_decisions(study)
+    slides = [
+        {
+            "slide_id": slide_id,
+            "file": file,
+            "split": rows.get(slide_id, {}).get("split", ""),
+            "counts": rows.get(slide_id, {}).get("predict_counts", {}),
+            **{
+                name: rows.get(slide_id, {}).get("predict_summary", {}).get(name)
+                for name in ("positive_share", "flagged_share")
+            },
+            "decision": _verdict_name(decisions.get(slide_id)),
+            "reviewer": getattr(decisions.get(slide_id), "reviewer", ""),
+        }
+        for slide_id, file in thumbnails.items()
+    ]
+    return {"slides": slides, "unreadable": [name for name in study.overlays if name not in thumbnails]}
+
+
+def review(study: Study) -> dict[str, Any]:
+    """Return the current decision on each slide, and the decisions that the groups were formed by."""
+    decisions = _slide_decisions(study)
+    labels = Counter((row.slide_id, row.verdict) for row in current_decisions(study.decisions) if row.kind == "patch")
+    # Only groups that were formed with decisions have this entry.
+    applied = (study.audit or {}).get("decided")
+    if applied is None and not study.decisions:
+        return {}
+    fingerprints = study.heatmap_fingerprints
+    return {
+        "applied": None if applied is None else decision_summary(applied),
+        "n_changed_test_labels": (applied or {}).get("labels_changed", {}).get("test", 0),
+        "has_decisions": bool(study.decisions),
+        "outdated": sorted(name for name, row in decisions.items() if row.fingerprint != fingerprints.get(name, "")),
+        "verdicts": _verdict_counts(study),
+        "n_relabelled": sum(labels.values()),
+        "n_reviewers": len({row.reviewer for row in study.decisions}),
+        "slides": [
+            {
+                "slide_id": name,
+                "decision": _verdict_name(decisions.get(name)),
+                **{key: getattr(decisions.get(name), key, "") for key in ("reviewer", "reason", "comment")},
+                **{verdict: labels[name, verdict] for verdict in PATCH_VERDICTS},
+            }
+            for name in sorted({*decisions, *(slide_id for slide_id, _ in labels)})
+        ],
+    }
+
+
 def predictions_table(study: Study) -> pd.DataFrame:
     """Return ``predictions.csv``: a row per predicted slide; empty where there is none."""
-    rows, decisions = predicted_slides(study), slide_decisions(study)
+    rows, decisions = _predicted_slides(study), _slide_decisions(study)
     names = list(dict.fromkeys(name for row in rows for name in row["predict_summary"]))
     table = [
         {
@@ -145,3 +210,21 @@ def predictions_table(study: Study) -> pd.DataFrame:
         for row in rows
     ]
     return pd.DataFrame(table).astype(dict.fromkeys(_COUNTS, "Int64")) if table else pd.DataFrame()
+
+
+def _predicted_slides(study: Study) -> list[dict[Any, Any]]:
+    """Return the row of each slide whose prediction was tried."""
+    return [row for row in one_row_a_slide(study) if row["predict_state"]]
+
+
+def _slide_decisions(study: Study) -> dict[str, RecordedDecision]:
+    """Return the current decision on each slide."""
+    return {row.slide_id: row for row in current_decisions(study.decisions) if row.kind == "slide"}
+
+
+def _verdict_counts(study: Study) -> dict[str, int]:
+    """Return the number of slides with each verdict, and of predicted slides without one."""
+    decisions = _slide_decisions(study)
+    verdicts = Counter(decision.verdict for decision in decisions.values())
+    n_undecided = sum(row["slide_id"] not in decisions for row in _predicted_slides(study))
+    return {**{name: verdicts[name] for name in ("accept", "reject", "flag")}, "undecided": n_undecided}

@@ -33,7 +33,7 @@ _MARK: dict[str, Any] = {"markeredgewidth": 2.2, "fillstyle": "none", "path_effe
 
 
 def error_lines(calls: pd.DataFrame, threshold: float) -> tuple[str, str]:
-    """Return in words how often tumour was called where there is none, and missed.
+    """Count false alarms and missed tumour, as two lines of text.
 
     `calls` has label (1 for tumour), tissue_fraction and is_called (tumour); from `threshold` on a patch holds much
     tissue.
@@ -75,7 +75,9 @@ def repair_picture(
     figure, (panels,) = new_figure(_WIDTH_IN, _HEIGHT_IN, 1, 1 + len(calls))
     first = next(iter(calls.values()))
     tumour = _on_grid(store, first, first["label"] == 1, step_px)
-    _show(panels[0], outlined(slide, _enlarged(np.nan_to_num(tumour) > 0, slide)), title)
+    is_tumour = np.nan_to_num(tumour) > 0
+    rows, columns = (np.arange(side) * n // side for side, n in zip(slide.shape[:2], is_tumour.shape, strict=True))
+    _show(panels[0], outlined(slide, is_tumour[rows][:, columns]), title)
     names = () if is_rgb else zip(channels, channel_colors(len(channels)), strict=True)
     colors = ", ".join(f"{name} {COLOR_NAMES[color]}" for name, color in names)
     panels[0].set_xlabel(f"{colors}\noutlined: tumour".strip(), fontsize=_TEXT_PT, color=INK)
@@ -97,12 +99,6 @@ def _on_grid(store: PatchStore, table: pd.DataFrame, values: pd.Series[Any], ste
     places = (np.rint(table[axis].to_numpy() / step_px).astype(int) for axis in ("y", "x"))
     grid[tuple(places)] = values.to_numpy(np.float64)
     return grid
-
-
-def _enlarged(cells: NDArray[np.bool_], view: Picture) -> NDArray[np.bool_]:
-    """Return cells (ny, nx) at the size of a picture of the same area, (h, w)."""
-    rows, columns = (np.arange(side) * count // side for side, count in zip(view.shape[:2], cells.shape, strict=True))
-    return np.asarray(cells[rows][:, columns], np.bool_)
 
 
 def _show(axes: Axes, picture: Picture, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Collect what the report shows of the evaluated runs: results by group, folds and thresholds."""
+"""Collect what the report shows of the evaluated runs: results by group and over all tissue thresholds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import capitalize_first
+from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.evaluation.compare import summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.evaluation.reference import n_groups_of
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.group_sizes import FEW_PATIENTS
-from pathopatch.report.accuracy_plot import group_accuracies
-from pathopatch.report.cohort import group_key
+from pathopatch.report.cells import signed, with_sd
+from pathopatch.report.cohort_section import group_key
 from pathopatch.report.collect import Study
+from pathopatch.report.forest_plots import group_accuracies
 from pathopatch.report.plots import wga_sweep
 
 # From the baselines to the methods that know the groups; unknown methods come last.
@@ -76,9 +77,8 @@ def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dic
         return []
     row = rows.iloc[0]
     names = [f"{group} ({name})" for group, name in enumerate(attribute.group_names)]
-    sizes = [int(row[f"n_{group}"]) for group in range(len(names))]
-    fewest_patients = min(int(row[f"patients_{group}"]) for group in range(len(names)))
-    smallest = min(sizes)
+    sizes, patients = zip(*_group_sizes(row), strict=True)
+    smallest, fewest_patients = min(sizes), min(patients)
     is_small = 0 < smallest < SMALL_GROUP
     return [
         {
@@ -91,21 +91,18 @@ def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dic
     ]
 
 
+def _group_sizes(row: Mapping[Any, Any] | pd.Series[Any]) -> list[tuple[int, int]]:
+    """Return patches and patients of each group of a comparison's row."""
+    return [(int(row[f"n_{group}"]), int(row[f"patients_{group}"])) for group in range(n_groups_of(pd.Series(row)))]
+
+
 def smallest_of(row: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, int]:
     """Return patches of the smallest group of a comparison's row, and patients of the group with the fewest.
 
     What is measured over all groups, such as WGA, rests on no more than these.
     """
-    n_groups = n_groups_of(pd.Series(row))
-    least = {name: min(int(row[f"{name}_{group}"]) for group in range(n_groups)) for name in ("n", "patients")}
-    return {"smallest_n": least["n"], "fewest_patients": least["patients"]}
-
-
-def smallest_of_validation(study: Study, key: str) -> dict[str, int | None]:
-    """Return the same of the validation split, by the audit at a threshold; None where it says nothing of it."""
-    cells = {} if study.audit is None else study.audit["thresholds"].get(key, {}).get("val", {})
-    least = {name: min(map(min, cells[name])) if cells else None for name in ("counts", "patients")}
-    return {"smallest_val_n": least["counts"], "fewest_val_patients": least["patients"]}
+    sizes, patients = zip(*_group_sizes(row), strict=True)
+    return {"smallest_n": min(sizes), "fewest_patients": min(patients)}
 
 
 def results(study: Study) -> dict[str, Any]:
@@ -115,7 +112,10 @@ def results(study: Study) -> dict[str, Any]:
         return {}
     rows_of: dict[TissueThreshold | PatchAttribute | TissueBins, pd.DataFrame]
     rows_of = {by: rows_at(study, by.tau) for by in study.attributes}
-    rows_of |= {bins: _rows_by_bins(table, bins) for bins in study.bins}
+    for bins in study.bins:
+        rows = table[table["attribute"] == bins.label]
+        trained_here = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == bins.label]
+        rows_of[bins] = in_order(rows if trained_here.empty else trained_here)
     attributes, pictures = [], {}
     for attribute, rows in rows_of.items():
         if rows.empty:
@@ -124,7 +124,17 @@ def results(study: Study) -> dict[str, Any]:
         if not isinstance(attribute, TissueBins):
             file = f"accuracies_{attribute.key}.png"
             n_others = int((table["threshold"] == attribute.tau).sum()) - len(rows)
-        records = rows.to_dict("records")
+        validation = {} if study.audit is None else study.audit["thresholds"].get(attribute.key, {}).get("val", {})
+        least = {name: min(map(min, validation[name])) if validation else None for name in ("counts", "patients")}
+        sizes = {**smallest_of(rows.iloc[0]), "n_val": least["counts"], "patients_val": least["patients"]}
+        records = [
+            {
+                **row,
+                **sizes,
+                "decision_text": signed(row["decision_threshold"]) if study.folds is None else "of each fold",
+            }
+            for row in rows.to_dict("records")
+        ]
         attributes.append(
             {
                 "by": attribute.description,
@@ -133,9 +143,7 @@ def results(study: Study) -> dict[str, Any]:
                 # Bins have groups of their own, so they need a key of their own.
                 "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
                 "problems": group_problems(rows, attribute),
-                "n_groups": n_groups_of(rows.iloc[0]),
-                **smallest_of(rows.iloc[0]),
-                **smallest_of_validation(study, attribute.key),
+                "sizes": [f"n = {n}, {pluralize(patients, 'patient')}" for n, patients in _group_sizes(records[0])],
                 "rows": records,
                 "gains": [row for row in records if row["reference"] not in ("", row["run"])],
                 "file": file,
@@ -156,13 +164,6 @@ def results(study: Study) -> dict[str, Any]:
     }
 
 
-def _rows_by_bins(comparison: pd.DataFrame, bins: TissueBins) -> pd.DataFrame:
-    """Return the comparison by bins of the tissue fraction: runs trained on them (all runs, if none was)."""
-    rows = comparison[comparison["attribute"] == bins.label]
-    trained_here = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == bins.label]
-    return in_order(rows if trained_here.empty else trained_here)
-
-
 def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return mean and standard deviation over seeds of each setting; nothing where each has one seed."""
     means = summarise(comparison[comparison["threshold"].isin(study.thresholds)])
@@ -177,59 +178,34 @@ def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
     # All runs are evaluated on the same patches, so any row of a threshold has their numbers.
     one = {row["threshold"]: row for row in comparison[comparison["threshold"].notna()].to_dict("records")}
     return [
-        {
-            **row,
-            "method": method_text(row["method"], row["variant"]),
-            **smallest_of(own := one.get(row["threshold"], comparison.iloc[0])),
-            "n": own["n"],
-            "patients": own["patients"],
-        }
+        _seeds_row(row, one.get(row["threshold"], comparison.iloc[0]))
         for row in in_order(means, "threshold").to_dict("records")
     ]
 
 
-def folds(study: Study) -> dict[str, Any]:
-    """Return the WGA of each run in each fold beside the pooled one, for every attribute."""
-    if study.folds is None or study.comparison is None:
-        return {}
-    shown = {attribute.label: attribute.phrase for attribute in study.attributes}
-    shown |= {bins.label: f"by {bins.label}" for bins in study.bins}
+def _seeds_row(row: Mapping[Any, Any], sizes: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, Any]:
+    """Return the numbers of one setting over its seeds; `sizes` is a row of the comparison at its threshold."""
+    trained = row["trained_attribute"]
+    method = method_text(row["method"], row["variant"])
+    forms = {"wga": "percent", "gba": "percent", "average": "percent", "auroc": "number", "gain_wga": "points"}
     return {
-        "attributes": [
-            _over_folds(shown[str(name)], rows, study.comparison[study.comparison["attribute"] == name])
-            for name, rows in study.folds.groupby("attribute", sort=False)
-            if name in shown
-        ]
+        **row,
+        "method": method,
+        "name": f"{row['threshold']:g}, {method}" + ("" if trained in ("", row["attribute"]) else f" on {trained}"),
+        **{name: with_sd(row[f"{name}_mean"], row[f"{name}_sd"], form) for name, form in forms.items()},
+        **smallest_of(sizes),
+        **{name: sizes[name] for name in ("n", "patients")},
     }
 
 
-def _over_folds(at: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, Any]:
-    """Return one attribute's results: a row per run, a column per fold."""
-    numbers = sorted(set(rows["fold"]))
-    sizes = rows.drop_duplicates("fold").set_index("fold")
-    wga_pooled = pooled.set_index("run")["wga"]
-    return {
-        "at": at,
-        **smallest_of(pooled.iloc[0]),
-        **{name: pooled.iloc[0][name] for name in ("n", "patients")},
-        "folds": [
-            {"number": number, "patients": sizes["patients"][number], "smallest": sizes["smallest_group_n"][number]}
-            for number in numbers
-        ],
-        "runs": [
-            {
-                "run": run,
-                "wga_by_fold": [wga[number] for number in numbers],
-                "wga_mean": wga.mean(),
-                "wga_sd": wga.std(),
-                "wga_pooled": wga_pooled.get(run),
-                "auroc_mean": auroc.mean(),
-                "auroc_sd": auroc.std(),
-            }
-            for run, of_run in rows.set_index("fold").groupby("run", sort=False)
-            for wga, auroc in [(of_run["wga"], of_run["auroc"])]
-        ],
-    }
+def folds_table(study: Study) -> pd.DataFrame:
+    """Return ``folds.csv``: each run in each fold, with mean and standard deviation over the folds; else empty."""
+    if study.folds is None:
+        return pd.DataFrame()
+    by_run = study.folds.groupby(["attribute", "run"])
+    over = {f"{name}_mean": by_run[name].transform("mean") for name in ("wga", "auroc")}
+    over |= {f"{name}_sd": by_run[name].transform("std") for name in ("wga", "auroc")}
+    return study.folds.assign(**over)
 
 
 def sweep(study: Study) -> dict[str, Any]:

@@ -17,8 +17,12 @@ from torch import nn
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, PredictConfig, TileConfig
 from pathopatch.core.files import read_json
-from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
-from pathopatch.evaluation.glass import glass_text, predict_glass
+from pathopatch.evaluation.external_validation import (
+    _predict_glass,
+    evaluate_bundle,
+    external_validation_text,
+    glass_text,
+)
 from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.models.loading import load_model
 from pathopatch.report import write_report
@@ -121,7 +125,7 @@ def test_glass_gets_a_probability_if_all_patches_are_asked_for(work: Path, bundl
 def test_a_cohort_without_glass_has_no_share_of_it(work: Path, bundles: dict[str, Path]) -> None:
     groups = read_table(work / "groups.parquet")
     model = load_model(bundles["likes-glass"], device="cpu", precision="float32")
-    glass = predict_glass(work, groups[groups["tissue_fraction"] > 0.01], model)
+    glass = _predict_glass(work, groups[groups["tissue_fraction"] > 0.01], model)
     assert (glass["patches"], np.isnan(glass["positive"])) == (0, True)
     assert "not known" in glass_text(glass, "Tumor")
 
@@ -129,10 +133,10 @@ def test_a_cohort_without_glass_has_no_share_of_it(work: Path, bundles: dict[str
 def test_unlabelled_glass_counts_and_many_patches_are_sampled(
     work: Path, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathopatch.evaluation.glass._MOST", 5)
+    monkeypatch.setattr("pathopatch.evaluation.external_validation._MOST_GLASS", 5)
     groups = read_table(work / "groups.parquet").assign(label=-1)
     model = load_model(bundles["likes-glass"], device="cpu", precision="float32")
-    assert predict_glass(work, groups, model)["patches"] == 5
+    assert _predict_glass(work, groups, model)["patches"] == 5
     pd.testing.assert_frame_equal(groups, read_table(work / "groups.parquet").assign(label=-1))
 
 

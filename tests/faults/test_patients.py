@@ -18,7 +18,7 @@ from pathopatch.groups.assign import assign_folds, assign_splits
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.patches.import_list import read_list
-from pathopatch.report.cohort import patients_in_several_splits
+from pathopatch.report.cohort_section import patients_in_several_splits
 from pathopatch.report.collect import patients_in
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.groups import form_groups

@@ -241,7 +241,6 @@ def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, stud
     write_json(folder / "groups" / "audit.json", audit(named, (0.25, 0.5), resamples=40))
     page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
     for part in (
-        "slope within waterbird",
         "alpha landbird, %",
         "a value that speaks more for waterbird",
         "are waterbird",

@@ -9,7 +9,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from pathopatch.core.text import capitalize_first
-from pathopatch.report.page import count, interval, percent, points, render, signed
+from pathopatch.report.cells import count, interval, percent, points, signed
+from pathopatch.report.page import render
 
 NAN = float("nan")
 
@@ -27,9 +28,12 @@ def test_shares_are_percent_and_unknown_ones_a_dash() -> None:
 
 
 def test_an_interval_stands_beneath_its_number() -> None:
-    row = {"wga": 0.5, "wga_low": 0.25, "wga_high": 0.75, "value": 0.5, "low": None, "high": None, "gba": None}
+    row = {"wga": 0.5, "wga_low": 0.25, "wga_high": 0.75, "gba": None, "gba_low": None, "gba_high": None}
     assert interval(row, "wga") == '50.0<span class="interval">[25.0, 75.0]</span>'
-    assert interval(row) == '50.0<span class="interval">no interval</span>'
+    assert (
+        interval({"wga": {"value": 0.5, "low": None, "high": None}}, "wga")
+        == '50.0<span class="interval">no interval</span>'
+    )
     assert interval(row, "gba") == "–"
 
 

@@ -7,17 +7,16 @@ import io
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from made_trials import trials_of
 from PIL import Image
 
 from pathopatch.evaluation.calibration import reliability
-from pathopatch.report import audit_plots
+from pathopatch.report import plots
+from pathopatch.report.forest_plots import shortcut_strength
 from pathopatch.report.plots import (
     GROUP_COLORS,
     _steps,
     group_counts,
     probability_by_fraction,
-    search_trials,
     training_histories,
 )
 
@@ -63,11 +62,10 @@ def test_a_second_phase_follows_a_shorter_first_one_without_a_gap() -> None:
     assert _steps(history).tolist() == [5, 10, 30, 50]
 
 
-def test_a_split_of_one_label_and_an_empty_cell_are_drawn_as_such() -> None:
+def test_a_split_of_one_label_is_drawn_as_such() -> None:
     unknown = {"auroc": None, "auroc_low": None, "auroc_high": None, "n": 4, "patients": 1}
-    step = {"threshold": 0.5, "gap": None, "gap_low": None, "gap_high": None, "counts": [[0, 0], [1, 3]]}
-    assert pixels(audit_plots.shortcut_strength({"test": unknown}, {"test": [step]}, least_effect=0.05)).size
-    assert pixels(audit_plots.sweep_counts({"test": [step]})).size
+    step = {"threshold": 0.5, "gap": None, "gap_low": None, "gap_high": None}
+    assert pixels(shortcut_strength({"test": unknown}, {"test": [step]}, least_effect=0.05)).size
 
 
 def test_reliability_without_patches_of_one_kind_is_drawn_without_its_line() -> None:
@@ -79,15 +77,6 @@ def test_reliability_without_patches_of_one_kind_is_drawn_without_its_line() -> 
     def pinks(content: bytes) -> int:
         return int((np.abs(pixels(content).astype(int) - pink).sum(axis=2) < 12).sum())
 
-    both = pinks(audit_plots.reliability({"run": [some, other]}, names=("little", "much")))
-    without = pinks(audit_plots.reliability({"run": [none, other]}, names=("little", "much")))
+    both = pinks(plots.reliability({"run": [some, other]}, names=("little", "much")))
+    without = pinks(plots.reliability({"run": [none, other]}, names=("little", "much")))
     assert without < both
-
-
-def test_the_picture_of_a_search_is_repeatable_and_shows_each_trial() -> None:
-    searches = {"gerne-t0.25-s0": trials_of(8, s=True), "erm-t0.25-s0": trials_of(3, s=False)}
-    first = search_trials(searches)
-    assert first == search_trials(searches)
-    fewer = search_trials({name: trials[trials["trial"] != 1] for name, trials in searches.items()})
-    shown, without = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (first, fewer))
-    assert (np.abs(shown - without).sum(axis=2) > 0).sum() > 100

@@ -191,8 +191,11 @@ def test_a_second_evaluation_is_equal_and_the_report_shows_the_folds(folded: Pat
     assert "gerne-b0.3_0.6-s0" in comparison_table(folded)
     bare = shutil.copytree(folded, tmp_path / "work", ignore=shutil.ignore_patterns("patches", "slides"))
     page = write_report(bare, evaluate=QUICK).read_text(encoding="utf-8")
-    assert "fold 3" in page
-    assert "Worst-group accuracy on each fold's test patients at tissue threshold 0.25" in page
+    assert 'href="folds.csv"' in page
+    folds, beside = (pd.read_csv(path / "folds.csv", dtype={"attribute": str}) for path in (folded, bare / "report"))
+    pd.testing.assert_frame_equal(beside[list(folds)], folds)
+    of_run = beside[(beside["run"] == "erm-t0.25-s0") & (beside["attribute"] == "0.25")]
+    assert of_run["wga_mean"].tolist() == pytest.approx([of_run["wga"].mean()] * 3)
     assert "uses the labels of the patients that it is tested on" in page
     assert "each was trained once with the given settings" not in page  # one was searched, fold by fold
 

@@ -1,29 +1,39 @@
-"""Collect what the report shows of the slides: cohort, audit of the groups, heatmaps, and reviewers' decisions."""
+"""Collect what the report shows of the data: the cohort, its features, each slide, and the audit of the groups."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from pathopatch.core.patients import patient_key
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import audited_attributes, distinct_results, verdict_text
-from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
-from pathopatch.report import audit_plots
+from pathopatch.report.cells import percent
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.plots import alpha_sweep, fraction_by_label, group_colors, group_counts
+from pathopatch.report.forest_plots import expected_intervals, shortcut_strength
+from pathopatch.report.plots import fraction_by_label, group_colors, group_counts, robustness
 from pathopatch.slides.manifest import SPLITS
 
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor")
+_STATES = {"failed": "FAILED", "done_empty": "EMPTY: no tissue"}
+_ENCODER_FACTS = {
+    "name": "Encoder",
+    "dim": "Values per patch",
+    "pooling": "Pooling",
+    "input_px": "Input side, px",
+    "crop": "Crop",
+    "precision": "Precision",
+}
 
 
 def slide_problems(study: Study) -> list[dict[str, Any]]:
     """Return failed slides, slides without tissue, and slides with warnings, each kind with the slides' names."""
-    slides = _one_row_a_slide(study)
+    slides = one_row_a_slide(study)
     problems = [
         {
             "kind": f"{stage} {state}",
@@ -90,14 +100,39 @@ def slides(study: Study) -> dict[str, Any]:
         return {}
     windows = [
         {"slide_id": row["slide_id"], "channel": channel, "low": low, "high": high}
-        for row in _one_row_a_slide(study)
+        for row in one_row_a_slide(study)
         for channel, (low, high) in zip(row["channels"], row["windows"], strict=False)
     ]
     return {
-        "slides": study.slides.to_dict("records"),
+        "slides": [
+            {
+                **row,
+                "channel_names": ", ".join(row["channels"]),
+                **{stage: _STATES.get(row[f"{stage}_state"], row[f"{stage}_state"]) for stage in ("tile", "predict")},
+            }
+            for row in study.slides.to_dict("records")
+        ],
         # Ready patches come without an overview, so their tissue mask has no confidence.
         "has_confidence": bool(study.slides["tissue_confidence"].notna().any()),
         "windows": windows,
+    }
+
+
+def features(study: Study) -> dict[str, Any]:
+    """Return layout, encoder and notes of a cohort of features, and its robustness indices; empty for slides."""
+    feature_cohort, indices = study.features, study.robustness
+    if feature_cohort is None:
+        return {}
+    known = {"name": "not named in its files", **feature_cohort["encoder"]}
+    is_known = indices is not None and indices["ri"] is not None
+    return {
+        "layout": feature_cohort["layout"],
+        "facts": [(text, known[name]) for name, text in _ENCODER_FACTS.items() if name in known],
+        "notes": feature_cohort["notes"],
+        "indices": None if indices is None else {**indices, "n": indices["patches"], "patients": None},
+        "has_indices": is_known,
+        "by": "attribute" if indices is not None and indices["confounder"] == "attribute" else "amount of tissue",
+        "pictures": {"robustness.png": robustness(indices)} if is_known and indices is not None else {},
     }
 
 
@@ -114,23 +149,22 @@ def audit(study: Study) -> dict[str, Any]:
     splits = _splits_with_patches(study) or list(next(iter(thresholds.values()), {}))
     auroc_by_split = distinct_results(audited)
     least_effect = audited["verdict"]["least_effect"]
-    expected = [_expected(by_split, attributes[key]) for key, by_split in thresholds.items()]
+    # Of tissue, the share with little tissue is 1 - alpha, so it is left out.
+    first = 0 if is_own else 1
+    where = {(key, split): split if is_own else f"{key}, {split}" for key in thresholds for split in thresholds[key]}
+    expected = {key: _expected(by_split, attributes[key]) for key, by_split in thresholds.items()}
     pictures = {
         "group_counts.png": group_counts(thresholds, splits, attribute=attribute),
-        "shortcut.png": audit_plots.shortcut_strength(
+        "shortcut.png": shortcut_strength(
             auroc_by_split,
             audited["sweep"],
             least_effect=least_effect,
             title=f"{'Own attribute' if is_own else 'Tissue fraction'} alone",
             labels=attribute.label_names,
         ),
-        **{case["file"]: case.pop("picture") for case in expected},
+        **{case["file"]: case.pop("picture") for case in expected.values()},
     }
     has_tissue = audited["whole"]["n"] > 0  # patches that brought an attribute may have no tissue fraction
-    if has_tissue:
-        pictures["alpha_sweep.png"] = alpha_sweep(audited["sweep"], labels=attribute.label_names)
-    if not is_own:
-        pictures["sweep_counts.png"] = audit_plots.sweep_counts(audited["sweep"])
     return {
         "verdict": verdict_text(audited),
         "is_flagged": audited["verdict"]["is_flagged"],
@@ -139,73 +173,38 @@ def audit(study: Study) -> dict[str, Any]:
         "has_tissue": has_tissue,
         "labels": attribute.label_names,
         "attribute_values": attribute.value_names,
-        "fraction_only": [{"split": split, **numbers} for split, numbers in audited["fraction_only"].items()],
+        "fraction_only": [
+            {
+                "split": split,
+                **numbers,
+                "cut": ""
+                if numbers["threshold"] is None
+                else f"{'at least' if numbers['larger_is_tumor'] else 'below'} {numbers['threshold']:.3g}",
+            }
+            for split, numbers in audited["fraction_only"].items()
+        ],
         "group_key": group_key(attribute),
         "splits": splits,
-        "cells": [
-            {"where": split if is_own else f"{threshold}, {split}", **_cells(by_split[split], attribute)}
-            for threshold, by_split in thresholds.items()
-            for split in by_split
-        ],
+        "cells": [{"where": place, **_cells(thresholds[key][split], first)} for (key, split), place in where.items()],
         "first_split": next(iter(audited["sweep"])),
-        "expected": expected,
+        "expected": list(expected.values()),
+        "measurable": [
+            {
+                **row,
+                "where": where[key, split],
+                "name": f"{row['group']} {attributes[key].group_names[row['group']]}",
+                "half_width_text": "" if row["half_width"] is None else f"± {percent(row['half_width'], 0)}",
+                "reasons_text": "; ".join(row["reasons"]) or "large enough",
+            }
+            for key, case in expected.items()
+            for split, cells in case["by_split"].items()
+            for row in cells["cells"]
+        ],
         "pictures": pictures,
     }
 
 
-def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    """Return the heatmap of every predicted slide; `thumbnails` names the picture file of each readable overlay."""
-    if not study.overlays:
-        return {}
-    rows = {row["slide_id"]: row for row in study.slides.to_dict("records")}
-    decisions = slide_decisions(study)
-    slides = [
-        {
-            "slide_id": slide_id,
-            "file": file,
-            "split": rows.get(slide_id, {}).get("split", ""),
-            "counts": rows.get(slide_id, {}).get("predict_counts", {}),
-            **{
-                name: rows.get(slide_id, {}).get("predict_summary", {}).get(name)
-                for name in ("positive_share", "flagged_share")
-            },
-            "decision": decisions.get(slide_id),
-        }
-        for slide_id, file in thumbnails.items()
-    ]
-    return {"slides": slides, "unreadable": [name for name in study.overlays if name not in thumbnails]}
-
-
-def review(study: Study) -> dict[str, Any]:
-    """Return the current decision on each slide, and the decisions that the groups were formed by."""
-    decisions = slide_decisions(study)
-    labels = Counter((row.slide_id, row.verdict) for row in current_decisions(study.decisions) if row.kind == "patch")
-    # Only groups that were formed with decisions have this entry.
-    applied = (study.audit or {}).get("decided")
-    if applied is None and not study.decisions:
-        return {}
-    fingerprints = study.heatmap_fingerprints
-    return {
-        "applied": None if applied is None else decision_summary(applied),
-        "n_changed_test_labels": (applied or {}).get("labels_changed", {}).get("test", 0),
-        "has_decisions": bool(study.decisions),
-        "outdated": sorted(name for name, row in decisions.items() if row.fingerprint != fingerprints.get(name, "")),
-        "verdicts": verdict_counts(study),
-        "n_relabelled": sum(labels.values()),
-        "n_reviewers": len({row.reviewer for row in study.decisions}),
-        "patch_verdicts": PATCH_VERDICTS,
-        "slides": [
-            {
-                "slide_id": name,
-                "decision": decisions.get(name),
-                "labels": [labels[name, verdict] for verdict in PATCH_VERDICTS],
-            }
-            for name in sorted({*decisions, *(slide_id for slide_id, _ in labels)})
-        ],
-    }
-
-
-def _one_row_a_slide(study: Study) -> list[dict[Any, Any]]:
+def one_row_a_slide(study: Study) -> list[dict[Any, Any]]:
     """Return the slides without the further rows of sets of ready patches, which have a row per split."""
     return [] if study.slides.empty else study.slides.drop_duplicates("slide_id").to_dict("records")
 
@@ -223,7 +222,7 @@ def _split_tallies(split: str, part: pd.DataFrame) -> dict[str, Any]:
     scanned = part["scanned"].astype(float)
     tissue = (part["tissue_share"].astype(float) * scanned).sum()
     return {
-        "split": split,
+        "name": split or "no split yet",
         "slides": len(part),
         "patients": patients_in(part),
         **{name: int(part[name].astype(float).sum()) for name in _TALLIES},
@@ -245,18 +244,17 @@ def _scanner_facts(study: Study) -> dict[str, str]:
     }
 
 
-def _cells(cells: Mapping[str, Any], attribute: GroupingAttribute) -> dict[str, Any]:
-    """Return patches and patients of each group, and each label's alpha, of one split."""
-    # Of tissue, the share with little tissue is 1 - alpha, so it is left out.
-    first = 0 if attribute.is_patch_attribute else 1
-    return {
-        "groups": [
-            {"n": n, "patients": patients}
-            for counts, people in zip(cells["counts"], cells["patients"], strict=True)
-            for n, patients in zip(counts, people, strict=True)
-        ],
-        "alphas": [(shares or [None])[first:] for shares in cells["alpha"]],
-    }
+def _cells(cells: Mapping[str, Any], first: int) -> dict[str, Any]:
+    """Return patches and patients of each group, and each label's alpha from attribute value `first` on, as a row."""
+    sizes = zip(np.ravel(cells["counts"]).tolist(), np.ravel(cells["patients"]).tolist(), strict=True)
+    row: dict[str, Any] = {}
+    for group, (n, patients) in enumerate(sizes):
+        people = pluralize(patients, "patient")
+        row |= {f"n_{group}": n, f"patients_{group}": patients}
+        row[f"group_{group}"] = Markup('{}<span class="interval">{}</span>').format(n, people)
+    for label, shares in enumerate(cells["alpha"]):
+        row[f"alpha_{label}"] = " / ".join(map(percent, (shares or [None])[first:]))
+    return row
 
 
 def _expected(by_split: Mapping[str, Any], attribute: GroupingAttribute) -> dict[str, Any]:
@@ -267,35 +265,9 @@ def _expected(by_split: Mapping[str, Any], attribute: GroupingAttribute) -> dict
     first = next(iter(expected.values()))
     return {
         "file": f"expected_{attribute.key}.png",
-        "picture": audit_plots.expected_intervals(expected, attribute=attribute),
+        "picture": expected_intervals(expected, attribute=attribute),
         "by": attribute.description,
         "accuracy": first["accuracy"],
         "correlation": first["correlation"],
-        "cells": [
-            {
-                **cell,
-                "where": split if attribute.is_patch_attribute else f"{attribute.key}, {split}",
-                "name": attribute.group_names[cell["group"]],
-            }
-            for split, cells in expected.items()
-            for cell in cells["cells"]
-        ],
+        "by_split": expected,
     }
-
-
-def predicted_slides(study: Study) -> list[dict[Any, Any]]:
-    """Return the row of each slide whose prediction was tried."""
-    return [row for row in _one_row_a_slide(study) if row["predict_state"]]
-
-
-def slide_decisions(study: Study) -> dict[str, RecordedDecision]:
-    """Return the current decision on each slide."""
-    return {row.slide_id: row for row in current_decisions(study.decisions) if row.kind == "slide"}
-
-
-def verdict_counts(study: Study) -> dict[str, int]:
-    """Return the number of slides with each verdict, and of predicted slides without one."""
-    decisions = slide_decisions(study)
-    verdicts = Counter(decision.verdict for decision in decisions.values())
-    n_undecided = sum(row["slide_id"] not in decisions for row in predicted_slides(study))
-    return {**{name: verdicts[name] for name in ("accept", "reject", "flag")}, "undecided": n_undecided}
