@@ -249,9 +249,10 @@ def review(
     from pathopatch.review import viewer
 
     viewer.require()
-    from pathopatch.review.app import create_app, create_server, listen
-    from pathopatch.review.cohort import open_review
+    from pathopatch.review.app import create_app
+    from pathopatch.review.reviewed_cohort import open_review
     from pathopatch.review.security import access_for
+    from pathopatch.review.server import create_server, listen
 
     who = _user() if reviewer is None else reviewer
     with (

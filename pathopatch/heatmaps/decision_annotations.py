@@ -1,10 +1,10 @@
-"""Write reviewers' decisions on a slide as annotations for QuPath."""
+"""Write reviewers' decisions on a slide as annotations for QuPath, and the regions that they drew for `tile`."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,22 +54,20 @@ def annotations_of(
     `patch_px`, cut at `slide_size`, (width, height). All in level-0 px. Patches beyond the slide are left out, and
     so are regions that were removed.
     """
-    annotations = []
-    for row in current_decisions(decisions):
-        if row.verdict == REMOVED:
-            continue
-        outline = _outline(row, patch_px, slide_size, bounds)
-        if not outline.is_empty:
-            annotations.append(
-                Annotation(
-                    key=row.region or ("slide" if row.x is None else f"{row.x},{row.y}"),
-                    verdict=row.verdict,
-                    name=f"{row.verdict} ({row.reviewer})",
-                    outline=outline,
-                    metadata=_metadata(row),
-                )
-            )
-    return annotations
+    rows = [row for row in current_decisions(decisions) if row.verdict != REMOVED]
+    annotations = [_annotation(row, _outline(row, patch_px, slide_size, bounds)) for row in rows]
+    return [annotation for annotation in annotations if not annotation.outline.is_empty]
+
+
+def _annotation(row: RecordedDecision, outline: Any) -> Annotation:
+    """Return a decision with its outline."""
+    return Annotation(
+        key=row.region or ("slide" if row.x is None else f"{row.x},{row.y}"),
+        verdict=row.verdict,
+        name=f"{row.verdict} ({row.reviewer})",
+        outline=outline,
+        metadata=_metadata(row),
+    )
 
 
 def _outline(
@@ -104,29 +102,50 @@ def write_annotations(path: Path, annotations: Iterable[Annotation], *, slide_id
 
     `origin` is the corner of the slide's bounds (x, y), level-0 px, which is subtracted.
     """
+    write_features(path, _features(annotations, slide_id=slide_id, origin=origin))
+
+
+def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tuple[int, int]]) -> dict[str, str]:
+    """Return the text of ``<slide_id>.geojson`` by its name, for each slide with regions, as `tile` reads annotations.
+
+    The classes are those of the annotations for QuPath. `origin_of` maps a slide id to the corner of the slide's
+    bounds (x, y), level-0 px, which is subtracted.
+    """
+    by_slide: dict[str, list[Annotation]] = {}
+    for row in current_decisions(rows):
+        if row.region and row.verdict != REMOVED:
+            by_slide.setdefault(row.slide_id, []).append(_annotation(row, region_polygon(row.region)))
+    lines = {
+        slide_id: ",\n".join(_features(by_slide[slide_id], slide_id=slide_id, origin=origin_of(slide_id)))
+        for slide_id in sorted(by_slide)
+    }
+    return {
+        f"{slide_id}.geojson": f'{{"type": "FeatureCollection", "features": [\n{text}\n]}}\n'
+        for slide_id, text in lines.items()
+    }
+
+
+def _features(annotations: Iterable[Annotation], *, slide_id: str, origin: tuple[int, int]) -> Iterator[str]:
+    """Yield each annotation as a locked GeoJSON feature in the frame of QuPath."""
     make_id = id_maker(_DECISIONS, "review", slide_id)
-
-    def features() -> Iterator[str]:
-        for annotation in annotations:
-            class_name, color = _CLASSES[annotation.verdict]
-            rings = [shapely.get_coordinates(r) for r in (annotation.outline.exterior, *annotation.outline.interiors)]
-            yield _to_json(
-                {
-                    "type": "Feature",
-                    "id": make_id(annotation.key),
-                    "geometry": {
-                        "type": "Polygon",
-                        "coordinates": [(ring - origin).round().astype(int).tolist() for ring in rings],
-                    },
-                    "properties": {
-                        "objectType": "annotation",
-                        "isLocked": True,
-                        "name": annotation.name,
-                        "classification": {"name": class_name, "color": color},
-                        "measurements": {},
-                        "metadata": annotation.metadata,
-                    },
-                }
-            )
-
-    write_features(path, features())
+    for annotation in annotations:
+        class_name, color = _CLASSES[annotation.verdict]
+        rings = [shapely.get_coordinates(r) for r in (annotation.outline.exterior, *annotation.outline.interiors)]
+        yield _to_json(
+            {
+                "type": "Feature",
+                "id": make_id(annotation.key),
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [(ring - origin).round().astype(int).tolist() for ring in rings],
+                },
+                "properties": {
+                    "objectType": "annotation",
+                    "isLocked": True,
+                    "name": annotation.name,
+                    "classification": {"name": class_name, "color": color},
+                    "measurements": {},
+                    "metadata": annotation.metadata,
+                },
+            }
+        )

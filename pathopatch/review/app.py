@@ -5,35 +5,38 @@ What encodes slides is imported by the first request for one, so that the page i
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import importlib
-import logging
 import re
-import socket
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
-import uvicorn
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, InternalError, PathopatchError
-from pathopatch.review import decision_routes, pages, slide_routes
-from pathopatch.review.cohort import Review
-from pathopatch.review.connections import LimitedConnection
-from pathopatch.review.http import json_answer, review_of
+from pathopatch.review import decision_routes, slide_routes
+from pathopatch.review.http import json_answer, revalidated, review_of, slide_id_of
+from pathopatch.review.reviewed_cohort import Review
 from pathopatch.review.security import Access, Guard, error_response
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
-_log = logging.getLogger("uvicorn.error")
-_BACKLOG = 128  # connections that wait to be accepted
-_SHUTDOWN_S = 3  # time for answers under way when the page ends
+STATIC = Path(__file__).parent / "static"
+_MEDIA_TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 
 
 def create_app(review: Review, access: Access) -> ASGIApp:
@@ -45,92 +48,62 @@ def create_app(review: Review, access: Access) -> ASGIApp:
     # A redirect would name a host: `//elsewhere/` must not become one.
     app.router.redirect_slashes = False
     app.state.review = review
-    app.state.files = pages.static_files()
+    app.state.files = _static_files()
     return Guard(app, access)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that accepts connections at a host and port; port 0 is a free one.
+class _StaticFile(NamedTuple):
+    """A file of the page, as it is sent."""
 
-    Raises
-    ------
-    InputUnsupportedError
-        The port is in use or reserved, or the host is not this machine.
-    """
-    # Bound before the server starts, so that the printed address is the right one and answers at once.
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise InputUnsupportedError(
-            f"cannot listen: {error}", place=f"{host}:{port}", remedy="choose another --port, or --host 127.0.0.1"
-        ) from error
-    return listener
+    body: bytes
+    media_type: str
+    etag: str
 
 
-class _Server(uvicorn.Server):
-    """A server that takes connections one by one, and says once that one failed."""
-
-    _has_failed = False
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to answer."""
-        asyncio.get_running_loop().set_exception_handler(self._connection_failed)
-        await super().startup(sockets=sockets)
-        for listener in sockets or ():
-            listener.listen(_BACKLOG)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End, a little before which those are cut off who do not read their answers."""
-        asyncio.get_running_loop().call_later(_SHUTDOWN_S, self._cut_off)
-        await super().shutdown(sockets=sockets)
-
-    def _cut_off(self) -> None:
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, LimitedConnection):
-                connection.transport.abort()
-
-    def _connection_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if isinstance(context.get("exception"), OSError):
-            if not self._has_failed:
-                _log.error("a connection failed, others are not told: %s", context["exception"])
-            self._has_failed = True
-        elif not self.should_exit:  # else what waited to be accepted finds no socket
-            loop.default_exception_handler(context)
+async def _page_of_cohort(request: Request) -> Response:
+    """Return the table of slides."""
+    return _page(request, "cohort.html")
 
 
-def create_server(app: ASGIApp) -> uvicorn.Server:
-    """Return a server, whose ``run(sockets=[listener])`` answers until SIGINT, SIGTERM or ``should_exit``."""
+async def _page_of_agreement(request: Request) -> Response:
+    """Return the comparison of two reviewers."""
+    return _page(request, "agreement.html")
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(asyncio.CancelledError):  # at the end; uvicorn would write a traceback for each
-            await app(scope, receive, send)
 
-    return _Server(
-        uvicorn.Config(
-            answer,
-            loop="asyncio",
-            http=LimitedConnection,
-            # So many connections asyncio takes at once; where files are short, each that it cannot take makes it try
-            # for as many more a second later: within three seconds 30,000 tracebacks.
-            backlog=1,
-            ws="none",
-            lifespan="off",
-            log_level="error",  # it warns of each connection that sends no HTTP
-            # Addresses may contain a token, or name a patient.
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_SHUTDOWN_S + 1,
-        )
-    )
+def _page_of_slide(request: Request) -> Response:
+    """Return the page of one slide; its script reads the id from the address."""
+    address = f"/api/slides/{quote(slide_id_of(request), safe='')}"
+    answer = _page(request, "slide.html")
+    # The browser fetches these while it still loads the scripts that need them.
+    preloads = (f"<{target}>; rel=preload; as=fetch; crossorigin" for target in (address, f"{address}/values"))
+    answer.headers["Link"] = ", ".join(preloads)
+    return answer
+
+
+async def _static(request: Request) -> Response:
+    """Return a script, a style, a licence, or the icon of the browser's tab; 304 if the browser has it."""
+    file: _StaticFile | None = request.app.state.files.get(request.path_params.get("name", "favicon.svg"))
+    if file is None:
+        raise InputMissingError("there is no such page", remedy="go on from /")
+    return revalidated(request, file.etag, lambda: file.body, file.media_type)
+
+
+def _static_files() -> dict[str, _StaticFile]:
+    """Return the page's files by their address below /static/."""
+    # Read once: half a megabyte. A request can then reach no other file, whatever its address.
+    files = {}
+    for path in STATIC.rglob("*"):
+        if path.suffix in _MEDIA_TYPES and path.is_file():
+            body = path.read_bytes()
+            etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+            files[path.relative_to(STATIC).as_posix()] = _StaticFile(body, _MEDIA_TYPES[path.suffix], etag)
+    return files
+
+
+def _page(request: Request, name: str) -> Response:
+    """Return an HTML page. The browser does not keep it: its address names a slide."""
+    page: _StaticFile = request.app.state.files[name]
+    return Response(page.body, media_type=page.media_type)
 
 
 async def _ready(_request: Request) -> Response:
@@ -139,7 +112,7 @@ async def _ready(_request: Request) -> Response:
 
 
 def _cohort(request: Request) -> Response:
-    """Return one row per slide, with the decision that stands."""
+    """Return one row per slide, with its current decision."""
     review = review_of(request)
     verdicts = review.decisions.last()
     rows = [row | {"decision": verdicts.get(row["slide_id"])} for row in review.cohort.rows()]
@@ -161,11 +134,13 @@ def _cohort(request: Request) -> Response:
 
 
 def _model_card(request: Request) -> Response:
-    """Return the card of a model, as text."""
+    """Return the card of a model, as a page."""
+    from pathopatch.report.model_card import card_html
+
     fingerprint: str = request.path_params["fingerprint"]
     if not re.fullmatch("[0-9a-f]{16}", fingerprint):
         raise InputMissingError("there is no such model", remedy="go on from /")
-    return PlainTextResponse(review_of(request).cohort.card(fingerprint))
+    return HTMLResponse(_CARD_PAGE.format(card_html(review_of(request).cohort.card(fingerprint))))
 
 
 def _import_for_slides() -> None:
@@ -174,14 +149,20 @@ def _import_for_slides() -> None:
         importlib.import_module(module)
 
 
+_CARD_PAGE = Markup(
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Model card · pathopatch review</title>'
+    '<link rel="icon" href="/favicon.ico"><link rel="stylesheet" href="/static/review.css"></head>'
+    '<body class="card-page"><header><a class="back" href="/">← Cohort</a><h1>Model card</h1>'
+    '<p class="research">Research use only</p></header><main>{}</main></body></html>'
+)
 _SLIDE = "/api/slides/{slide_id}"
 ROUTES = (
-    Route("/", pages.page_of_cohort),
-    Route("/agreement", pages.page_of_agreement),
-    Route("/slides/{slide_id}", pages.page_of_slide),
+    Route("/", _page_of_cohort),
+    Route("/agreement", _page_of_agreement),
+    Route("/slides/{slide_id}", _page_of_slide),
     Route("/models/{fingerprint}", _model_card),
-    Route("/static/{name:path}", pages.static),
-    Route("/favicon.ico", pages.static),
+    Route("/static/{name:path}", _static),
+    Route("/favicon.ico", _static),
     Route("/ready", _ready),
     Route("/api/cohort", _cohort),
     Route(_SLIDE, slide_routes.facts),

@@ -17,10 +17,12 @@ from starlette.responses import FileResponse, Response
 
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
+from pathopatch.groups.decisions.agreement import agreement_summary, pairs_csv
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.region import region_polygon
-from pathopatch.review.cohort import Review
+from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
+from pathopatch.review.reviewed_cohort import Review
 
 
 class DecisionRequest(Config):
@@ -92,28 +94,14 @@ def qupath(request: Request) -> Response:
 
 def agreement(request: Request) -> Response:
     """Return how reviewers agree, and what they differ in."""
-    from pathopatch.groups.decisions.agreement import agreement_summary
-
     review = review_of(request)
     return json_answer(agreement_summary(review.decisions.rows()) | {"folder": review.cohort.out.resolve().name})
 
 
-def _decisions_csv(review: Review) -> str:
-    from pathopatch.groups.decisions.table import decisions_csv
-
-    return decisions_csv(review.decisions.rows())
-
-
-def _agreement_csv(review: Review) -> str:
-    from pathopatch.groups.decisions.agreement import pairs_csv
-
-    return pairs_csv(review.decisions.rows())
-
-
 def _regions_zip(review: Review) -> bytes:
     """Return an archive with one GeoJSON per slide; equal regions give equal bytes."""
-    from pathopatch.groups.decisions.annotations import region_files
-    from pathopatch.review.slide import bounds_origin
+    from pathopatch.heatmaps.decision_annotations import region_files
+    from pathopatch.review.reviewed_slide import bounds_origin
 
     files = region_files(review.decisions.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))
     if not files:
@@ -126,8 +114,8 @@ def _regions_zip(review: Review) -> bytes:
 
 
 _EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
-    "decisions.csv": ("review.csv", "text/csv", _decisions_csv),
-    "agreement.csv": ("agreement.csv", "text/csv", _agreement_csv),
+    "decisions.csv": ("review.csv", "text/csv", lambda review: decisions_csv(review.decisions.rows())),
+    "agreement.csv": ("agreement.csv", "text/csv", lambda review: pairs_csv(review.decisions.rows())),
     "regions.zip": ("regions.zip", "application/zip", _regions_zip),
 }
 """By address: the file's name, its type, and what makes it."""

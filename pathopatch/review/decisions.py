@@ -79,9 +79,9 @@ class SlideState:
 
     slide_id: str
     revision: int = 0  # the number of its rows; a reviewer who decides must have seen this one
-    decision: RecordedDecision | None = None  # the verdict on the whole slide that stands
-    patches: tuple[RecordedDecision, ...] = ()  # the labels of patches that stand, oldest first
-    regions: tuple[RecordedDecision, ...] = ()  # the verdicts on regions that stand, oldest first; removals too
+    decision: RecordedDecision | None = None  # the current verdict on the whole slide
+    patches: tuple[RecordedDecision, ...] = ()  # the current labels of patches, oldest first
+    regions: tuple[RecordedDecision, ...] = ()  # the current verdicts on regions, oldest first; removals too
     history: tuple[RecordedDecision, ...] = ()  # all rows, newest first
     fingerprint: str | None = None  # of the current heatmap; None where that is unknown
 
@@ -251,7 +251,7 @@ class DecisionLog:
         return self._state(slide_id, self._read(_OF_SLIDE, slide_id))
 
     def last(self) -> dict[str, dict[str, Any]]:
-        """Return by slide the verdict that stands, as JSON values with ``outdated``; one query for all slides."""
+        """Return by slide the current verdict, as JSON values with ``outdated``; one query for all slides."""
         return {row.slide_id: _with_outdated(row, self._fingerprint(row.slide_id)) for row in self._read(_LAST)}
 
     def _state(self, slide_id: str, rows: Sequence[RecordedDecision]) -> SlideState:

@@ -15,9 +15,9 @@ from starlette.responses import Response
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import json_text
-from pathopatch.review.cohort import Review
+from pathopatch.review.reviewed_cohort import Review
+from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.review.security import MAX_BODY_BYTES, body_too_large
-from pathopatch.review.slide import ReviewedSlide
 
 T = TypeVar("T", bound=Config)
 

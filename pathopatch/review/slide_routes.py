@@ -17,7 +17,7 @@ from pathopatch.review.http import (
     slide_id_of,
     slide_of,
 )
-from pathopatch.review.slide import ReviewedSlide
+from pathopatch.review.reviewed_slide import ReviewedSlide
 
 
 def facts(request: Request) -> Response:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps.overlay import ORIGIN, view_size
-from pathopatch.review.slide import ReviewedSlide
+from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.slides.composite import Picture, compose
 from pathopatch.slides.resample import level_for, resized
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.colors import HEAT_COLORS, MAP_OPACITY, ground_of
-from pathopatch.review.slide import Patches, ReviewedSlide
+from pathopatch.review.reviewed_slide import Patches, ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
 from pathopatch.slides.composite import COLOR_NAMES, channel_colors
 

@@ -72,8 +72,8 @@ def export_regions(out: Path, folder: Path | None = None, *, force: bool = False
     InputUnsupportedError
         Something else than exported regions stands at `folder`.
     """
-    from pathopatch.groups.decisions.annotations import region_files
-    from pathopatch.review.slide import bounds_origin
+    from pathopatch.heatmaps.decision_annotations import region_files
+    from pathopatch.review.reviewed_slide import bounds_origin
 
     folder = Path("regions") if folder is None else folder
     files = region_files(_decisions(out), lambda slide_id: bounds_origin(out, slide_id))

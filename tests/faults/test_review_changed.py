@@ -16,10 +16,10 @@ from made_review import write_facts
 from review_page import answering, predicted
 
 from pathopatch.core.errors import InputChangedError, InputUnsupportedError, PathopatchError
-from pathopatch.review import slide as slides
-from pathopatch.review.cohort import open_cohort
+from pathopatch.review import reviewed_slide as slides
+from pathopatch.review.reviewed_cohort import open_cohort
+from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.review.security import Access
-from pathopatch.review.slide import ReviewedSlide
 from pathopatch.review.tiles import patch_image
 from pathopatch.slides import open_slide
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from review_page import DECISIONS, Page, answering, predicted
 
-from pathopatch.review import connections, viewer
-from pathopatch.review.app import create_server
+from pathopatch.review import server as review_server
+from pathopatch.review import viewer
 from pathopatch.review.security import Access
+from pathopatch.review.server import create_server
 
 pytestmark = [pytest.mark.fault("local-user"), pytest.mark.slow]
 
@@ -138,14 +139,14 @@ def test_answers_that_nobody_reads_are_not_told_by_tracebacks(out: Path, is_rese
 def test_connections_held_and_taken_at_once_leave_files_to_open() -> None:
     """One process may open 256 files or more."""
     server = create_server(lambda *_: None)  # type: ignore[arg-type]
-    assert connections.MAX_CONNECTIONS + server.config.backlog < 256
+    assert review_server.MAX_CONNECTIONS + server.config.backlog < 256
 
 
 @pytest.mark.parametrize("half", HALVES, ids=["nothing", "half a header", "half a body"])
 def test_a_request_that_does_not_arrive_in_time_is_given_up(
     page: Page, half: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "REQUEST_S", 0.5)
+    monkeypatch.setattr(review_server, "REQUEST_S", 0.5)
     with half_open(page, half, 1) as (connection,):
         assert not is_closed(connection)
         time.sleep(1)
@@ -153,7 +154,7 @@ def test_a_request_that_does_not_arrive_in_time_is_given_up(
 
 
 def test_a_second_request_must_arrive_in_time_too(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REQUEST_S", 0.5)
+    monkeypatch.setattr(review_server, "REQUEST_S", 0.5)
     whole = b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with half_open(page, whole + whole + whole[:20], 1) as (connection,):
         time.sleep(1.2)
@@ -163,6 +164,6 @@ def test_a_second_request_must_arrive_in_time_too(page: Page, monkeypatch: pytes
 
 
 def test_an_answer_may_take_longer_than_a_request(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REQUEST_S", 0.3)
+    monkeypatch.setattr(review_server, "REQUEST_S", 0.3)
     monkeypatch.setattr("pathopatch.review.values.slide_facts", lambda _slide: time.sleep(1) or {})
     assert page.ask("/api/slides/a").status == 200

@@ -26,7 +26,7 @@ from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
-from pathopatch.review.cohort import ReviewedCohort
+from pathopatch.review.reviewed_cohort import ReviewedCohort
 from pathopatch.slides import open_slide
 from pathopatch.stages.predict_features import predict_features
 

@@ -15,7 +15,7 @@ from pathopatch.core.config import IntensityConfig, PredictConfig
 from pathopatch.core.files import read_json
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.report import write_report
-from pathopatch.review.cohort import open_cohort
+from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.summaries import CohortTables

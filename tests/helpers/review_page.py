@@ -15,9 +15,10 @@ import made_slides as made
 from made_model import write_model
 
 from pathopatch.core.config import PredictConfig
-from pathopatch.review.app import create_app, create_server, listen
-from pathopatch.review.cohort import open_review
+from pathopatch.review.app import create_app
+from pathopatch.review.reviewed_cohort import open_review
 from pathopatch.review.security import Access
+from pathopatch.review.server import create_server, listen
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}

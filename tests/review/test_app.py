@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from review_page import Page, answering, predicted
 
-from pathopatch.review.pages import STATIC
+from pathopatch.review.app import STATIC
 from pathopatch.review.security import Access
 
 
@@ -55,3 +55,13 @@ def test_the_colours_of_channels_are_those_of_the_pictures(page: Page) -> None:
         {"name": "green", "css": "#00ff00"},
         {"name": "blue", "css": "#0000ff"},
     ]
+
+
+def test_the_card_of_a_model_is_a_page(page: Page) -> None:
+    model = page.ask("/api/cohort").json["model"]
+    assert model["has_card"]
+    answer = page.ask(f"/models/{model['fingerprint']}")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    text = answer.body.decode()
+    assert "<h2>Patch classifier: " in text
+    assert "style=" not in text  # the page's policy allows no style of its own

@@ -21,8 +21,8 @@ from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.stitch import inside_share
 from pathopatch.report.collect import read_study
 from pathopatch.report.predictions import predictions_table
-from pathopatch.review import cohort as cohorts
-from pathopatch.review.cohort import open_cohort
+from pathopatch.review import reviewed_cohort as cohorts
+from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.slides.manifest import pseudonymize
 from pathopatch.stages.predict import predict_cohort, slides_to_predict

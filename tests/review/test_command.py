@@ -19,7 +19,7 @@ from review_page import DECISIONS, WRITE, Page, predicted
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.review import viewer
-from pathopatch.review.app import listen
+from pathopatch.review.server import listen
 
 needs_viewer = pytest.mark.skipif(
     not viewer.is_installed() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
@@ -199,7 +199,7 @@ def test_neither_torch_nor_what_trains_is_loaded_to_show_a_slide(out: Path) -> N
 import sys
 from pathlib import Path
 from pathopatch.review.app import create_app
-from pathopatch.review.cohort import open_review
+from pathopatch.review.reviewed_cohort import open_review
 from pathopatch.review.security import Access
 from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.review.tiles import thumbnail, tile

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.review.cohort import open_cohort
-from pathopatch.review.slide import Patches
+from pathopatch.review.reviewed_cohort import open_cohort
+from pathopatch.review.reviewed_slide import Patches
 from pathopatch.review.values import KINDS, available_kinds, gallery
 
 PROBABILITY = np.array([0.875, 0.5625, 0.125, 0.25, 0.625, 0.75])

@@ -14,7 +14,7 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups import assign_groups
 from pathopatch.heatmaps import FLAGS
 from pathopatch.patches.grid import Grid
-from pathopatch.review.slide import ByteCache, Patches, join_patches
+from pathopatch.review.reviewed_slide import ByteCache, Patches, join_patches
 
 GRID = Grid(width=64, height=32, downsample=2.0, patch_px=8, stride_px=8)  # 4 x 2 patches of 16 level-0 px
 X, Y = [0, 32, 16, 48], [0, 0, 16, 16]

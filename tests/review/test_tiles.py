@@ -15,9 +15,9 @@ from made_review import MODALITIES, SHIFT, Folders, bright_image, dark_image, wr
 from PIL import Image
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.review import cohort as cohorts
+from pathopatch.review import reviewed_cohort as cohorts
 from pathopatch.review import tiles
-from pathopatch.review.cohort import ReviewedSlide, open_cohort
+from pathopatch.review.reviewed_cohort import ReviewedSlide, open_cohort
 from pathopatch.review.tiles import level_size, max_level, patch_image, thumbnail, tile, tile_pixels
 from pathopatch.slides import open_slide
 

@@ -19,7 +19,7 @@ from made_slides import write_aperio
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.status import read_status
 from pathopatch.heatmaps import FLAGS
-from pathopatch.review.cohort import ReviewedSlide, open_cohort
+from pathopatch.review.reviewed_cohort import ReviewedSlide, open_cohort
 from pathopatch.review.values import patch_facts, round_on_decided_side, slide_facts, slide_values
 
 TYPES = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "int8": "<i1"}

@@ -40,7 +40,7 @@ from pathopatch.patches.import_list import common_spec, read_image, read_list, r
 from pathopatch.patches.patch_import import tile_patches
 from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
-from pathopatch.review.cohort import open_cohort
+from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.evaluate import evaluate_runs

@@ -13,10 +13,16 @@ import shapely
 
 from pathopatch.core.config import AnnotationConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.groups.decisions.annotations import current_regions, region_files
-from pathopatch.groups.decisions.decision import Decision, RecordedDecision, apply_decisions, decision_summary
+from pathopatch.groups.decisions.decision import (
+    Decision,
+    RecordedDecision,
+    apply_decisions,
+    current_decisions,
+    decision_summary,
+)
 from pathopatch.groups.decisions.region import region_polygon
 from pathopatch.groups.decisions.table import decisions_csv, read_decisions
+from pathopatch.heatmaps.decision_annotations import region_files
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.labels import find_regions
 from pathopatch.review.decisions import DecisionLog
@@ -69,7 +75,7 @@ def test_a_region_is_drawn_relabelled_removed_and_comes_back_by_undo(tmp_path: P
         log.record(region(), revision=0)
         log.record(region(TRIANGLE, "non-tumour"), revision=1)
         log.record(region(SQUARE, "non-tumour", reviewer="Bo"), revision=2)
-        assert [(row.region, row.verdict) for row in current_regions(log.rows())] == [
+        assert [(row.region, row.verdict) for row in current_decisions(log.rows())] == [
             (TRIANGLE, "non-tumour"),
             (SQUARE, "non-tumour"),
         ]
@@ -79,9 +85,9 @@ def test_a_region_is_drawn_relabelled_removed_and_comes_back_by_undo(tmp_path: P
         assert (state["decision"], state["patches"], log.last()) == (None, [], {})
         assert [row["stands"] for row in state["history"]] == [True, True, False, False]
         log.undo("s1", "Ada", 4)  # the removal
-        assert [row.region for row in current_regions(log.rows())] == [TRIANGLE, SQUARE]
+        assert [row.region for row in current_decisions(log.rows())] == [TRIANGLE, SQUARE]
         log.undo("s1", "Bo", 5)  # the other class
-        assert [(row.region, row.verdict) for row in current_regions(log.rows())] == [
+        assert [(row.region, row.verdict) for row in current_decisions(log.rows())] == [
             (SQUARE, "tumour"),
             (TRIANGLE, "non-tumour"),
         ]
@@ -122,7 +128,7 @@ def test_tile_reads_a_region_at_its_place_whatever_the_bounds(tmp_path: Path) ->
     assert list(files) == ["s1.geojson"]
     path = tmp_path / "s1.geojson"
     path.write_text(files["s1.geojson"], encoding="utf-8")
-    config = AnnotationConfig(tumor=("tumour",), non_tumor=("non-tumour",))
+    config = AnnotationConfig(tumor=("tumour (reviewer)",), non_tumor=("non-tumour (reviewer)",))
     found = find_regions(read_annotations(path), config, slide_size=(1000, 1000), bounds_origin=(30, 50))
     assert found.warnings == ()
     assert shapely.equals(found.tumor, region_polygon(SQUARE))

@@ -31,7 +31,7 @@ from pathopatch.core.files import read_json, temporary_path, write_json
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.report import write_report
-from pathopatch.review.cohort import open_cohort
+from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.predict import predict_cohort, slides_to_predict

@@ -17,10 +17,17 @@ from pathopatch.core.status import FINISHED, listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.model_record import read_model_record
 from pathopatch.heatmaps.slide_places import SlidePlaces
 from pathopatch.review.decisions import DecisionLog
-from pathopatch.review.models import describe_model, model_card, with_distinct_names
-from pathopatch.review.slide import ByteCache, ReviewedSlide, heatmap_fingerprint, read_facts
+from pathopatch.review.reviewed_slide import (
+    ByteCache,
+    ReviewedSlide,
+    describe_model,
+    heatmap_fingerprint,
+    read_facts,
+    with_distinct_names,
+)
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.slide_paths import valid_slide_id
 
@@ -119,9 +126,10 @@ class ReviewedCohort:
 
     def card(self, fingerprint: str) -> str:
         """Return the card of a model of this run or of the one beside; InputMissingError if there is none."""
-        for run in (self, self.beside):
-            if run is not None and (text := model_card(run.out, fingerprint)):
-                return text
+        for run in filter(None, (self, self.beside)):
+            members = read_model_record(run.out, fingerprint).get("members", [])
+            if cards := [str(member["card"]) for member in members if member.get("card")]:
+                return "\n\n---\n\n".join(cards)
         raise InputMissingError("there is no card of this model", remedy="predict again, which writes it beside")
 
     def close(self) -> None:
@@ -308,7 +316,7 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
     if not entry and not facts:
         return None
     state = entry.get("state") or ("done" if facts["counts"]["predicted"] else "done_empty")
-    # Numbers of an earlier run must not stand beside the failure of a later one.
+    # Numbers of an earlier run must not be shown beside the failure of a later one.
     numbers = {**facts, **entry} if state in FINISHED else {}
     counts, summary = numbers.get("counts", {}), numbers.get("summary", {})
     tissue_mm2 = summary.get("tissue_mm2")

@@ -23,16 +23,18 @@ from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.attribute import scanned_enough, threshold_attributes, tissue_bin
 from pathopatch.heatmaps import FACTS, FLAGS
+from pathopatch.heatmaps.model_record import read_model_record
 from pathopatch.heatmaps.pyramids import HeatmapFile, read_ome_tiff
 from pathopatch.heatmaps.stitch import cell_positions, nearest_cells
 from pathopatch.patches.grid import Grid
-from pathopatch.review.models import FINGERPRINT_DIGITS, describe_model, with_distinct_names
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide
 
 _CACHE_BYTES = 256 * 2**20  # about 20,000 tiles: several slides looked at closely
 _REST = 20  # the time between two looks at an OME-Zarr's files, by that of one
+_FINGERPRINT_DIGITS, _SHOWN_DIGITS = 16, 8
+_MOST_NAMES = 2  # of an ensemble; more would fill the page
 _TAU = 0.25  # tissue threshold of the groups where there is no groups table
 
 
@@ -274,7 +276,7 @@ class ReviewedSlide:
         return aligned(slide, tuple((int(x), int(y)) for x, y in self.facts["offsets_px"]), background)
 
     def _difference(self, slide: Slide) -> str:
-        """Return in words how a slide differs from the predicted one; empty if it does not."""
+        """Describe how a slide differs from the predicted one; empty if it does not."""
         geometries = (slide.size, slide.channels), (self.size, self.channels)
         if geometries[0] != geometries[1]:
             return " against ".join(f"{w}x{h} px of {', '.join(names)}" for (w, h), names in geometries)
@@ -284,7 +286,36 @@ class ReviewedSlide:
 
 def heatmap_fingerprint(facts: Mapping[str, Any]) -> str:
     """Return 16 digits of the fingerprint of a heatmap's stamp: decisions refer to a heatmap by it."""
-    return fingerprint(facts["stamp"])[:FINGERPRINT_DIGITS]
+    return fingerprint(facts["stamp"])[:_FINGERPRINT_DIGITS]
+
+
+def describe_model(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return name, method and fingerprint of the model that made a heatmap, and whether it has a card.
+
+    `facts` is the content of ``heatmap.json`` in the folder of predictions `out`. Without a record the name has the
+    first digits of the fingerprint.
+    """
+    fingerprint = str(facts["stamp"]["inputs"]["model"])[:_FINGERPRINT_DIGITS]
+    method = str(facts.get("method", ""))
+    members = read_model_record(out, fingerprint).get("members", [])
+    names = [str(member["name"]) for member in members]
+    name = f"model {fingerprint[:_SHOWN_DIGITS]}"
+    if all(names) and names:  # a bundle in a folder "model" of no run has none
+        name = " + ".join(names) if len(names) <= _MOST_NAMES else f"ensemble of {len(names)}"
+    return {
+        "name": f"{name} ({method})" if method else name,
+        "method": method,
+        "fingerprint": fingerprint,
+        "has_card": any(member.get("card") for member in members),
+    }
+
+
+def with_distinct_names(first: dict[str, Any], second: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return two descriptions, with digits of the fingerprints where the names are equal."""
+    if first["name"] != second["name"]:
+        return first, second
+    one, other = (each | {"name": f"{each['name']}, {each['fingerprint'][:_SHOWN_DIGITS]}"} for each in (first, second))
+    return one, other
 
 
 def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
