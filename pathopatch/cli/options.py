@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
-from pathopatch.core.method_names import METHOD_NAMES, RANK_METHODS
+from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.core.text import parse_number
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ Method = Annotated[
 ]
 TrainDevice = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Bins = Annotated[str, typer.Option(help="Cuts of an attribute of several bins, such as 0.3,0.5.")]
-Rank = Annotated[
-    bool, typer.Option("--rank", help=f"Draw by the rank of the tissue fraction: {', '.join(RANK_METHODS)}.")
-]
 SelectAt = Annotated[float | None, typer.Option(help="Select by WGA at this threshold. Default: as trained.")]
 Intervene = Annotated[
     str | None,

@@ -15,7 +15,6 @@ from pathopatch.cli.options import (
     Intervene,
     Method,
     Quiet,
-    Rank,
     Runtime,
     SelectAt,
     SlideMpp,
@@ -167,20 +166,15 @@ def train(
     head: Head = None,
     threshold: Threshold = None,
     bins: Bins = "",
-    rank: Rank = False,
     select_at: SelectAt = None,
     c: Annotated[float | None, typer.Option(help="gerne: how far the less biased batch goes, in (0, 1].")] = None,
     beta: Annotated[float | None, typer.Option(help="gerne: extrapolation, inside the bounds.")] = None,
-    s: Annotated[float | None, typer.Option(help="oversample: c (beta + 1) of the shares drawn.")] = None,
     t: Annotated[float | None, typer.Option(help="gerne-unknown: hard share of each class, in (0, 1).")] = None,
     intervene: Intervene = None,
     mask: Annotated[str | None, typer.Option(help="normalise: the network sees tissue alone. Default: none.")] = None,
     sensitivity: Annotated[
         float | None, typer.Option(help="Decision threshold at this share of tumour found, in place of the best WGA.")
     ] = None,
-    threshold_by_area: Annotated[
-        bool, typer.Option("--threshold-by-area", help="Decision threshold that depends on the tissue fraction.")
-    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and augmentation. Default: 0.")] = None,
     device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
@@ -203,16 +197,13 @@ def train(
         head=head,
         threshold=threshold,
         bins=cuts(bins),
-        attribute="rank" if rank else None,
         select_at=select_at,
         c=c,
         beta=beta,
-        s=s,
         t=t,
         intervene=intervene,
         mask=mask,
         sensitivity=sensitivity,
-        threshold_by_area=threshold_by_area or None,
         seed=seed,
         device=device,
         name=name,
@@ -239,16 +230,12 @@ def tune(
     head: Head = None,
     threshold: Threshold = None,
     bins: Bins = "",
-    rank: Rank = False,
     select_at: SelectAt = None,
     objective: Annotated[str | None, typer.Option(help="What validation selects by: wga or gba. Default: wga.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, equal for every method. Default: 8.")] = None,
     budget_steps: Annotated[
         int | None, typer.Option(min=1, help="In place of --trials: training steps that all trials may take together.")
     ] = None,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="End trials early that are among the worst quarter at equal steps.")
-    ] = False,
     workers: Annotated[
         int,
         typer.Option(min=1, help="Processes. The same command started again beside a running one helps it, too."),
@@ -271,10 +258,10 @@ def tune(
     base = (study and study.tune) or TuneConfig()
     if trials:
         base = base.model_copy(update={"budget_steps": None})
-    search = with_options(base, objective=objective, trials=trials, budget_steps=budget_steps, prune=prune or None)
+    search = with_options(base, objective=objective, trials=trials, budget_steps=budget_steps)
     settings = with_options(
         _train_settings(config), method=method, head=head, threshold=threshold, seed=seed, device=device, name=name,
-        steps=steps, bins=cuts(bins), attribute="rank" if rank else None, select_at=select_at,
+        steps=steps, bins=cuts(bins), select_at=select_at,
     )  # fmt: skip
     if not quiet:
         from pathopatch.training.feature_data import cohort_settings

@@ -22,6 +22,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pathopatch.core import removed
 from pathopatch.core.errors import (
     DuplicateIdError,
     InputChangedError,
@@ -103,7 +104,10 @@ class Stamp:
     def from_dict(cls, raw: Mapping[str, Any]) -> Stamp:
         """Return the stamp that `to_dict` wrote."""
         names = ("stage", "settings", "inputs", "schema_version", "package_version")
-        return cls(**{name: raw[name] for name in names if name in raw})
+        stamp = {name: raw[name] for name in names if name in raw}
+        if stamp.get("stage") in ("train", "tune"):
+            stamp["settings"] = removed.without_former_defaults(stamp.get("settings", {}))
+        return cls(**stamp)
 
     def differences(self, other: Stamp) -> list[str]:
         """Return in words what differs between this stamp and an earlier one; empty if they are equal."""

@@ -13,18 +13,20 @@ MethodName = Literal[
     "erm-balanced",
     "reweight",
     "resample",
-    "oversample",
     "groupdro",
     "gerne",
     "gerne-unknown",
     "jtt",
     "dfr",
-    "gerne-auto",
     "intervene",
     "auto",
 ]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 COMPOSING_METHODS: tuple[MethodName, ...] = ("intervene", "auto")
 """Methods that compose patches of another tissue area, which features do not allow."""
-RANK_METHODS: tuple[MethodName, ...] = ("resample", "gerne", "gerne-auto")
-"""Methods that can also draw by the rank of a measurement, such as the tissue fraction."""
+REMOVED_METHODS = {
+    "oversample": "train gerne with c = 1 and beta = s - 1, which has the same expected gradient",
+    "gerne-auto": "train gerne, by default at c = 0.5 and beta = 1; at 0.316 times the learning rate it takes the same "
+    "steps",
+}
+"""What to use in place of methods of earlier versions."""

@@ -4,11 +4,11 @@ Usable alone on any PyTorch data set: it needs labels, attributes and per-sample
 package but its errors and the names of methods. The first open implementation of GERNE [1]_ that we know of.
 
 - `gerne`: the arithmetic of the method (group shares, extrapolated shares, bounds of beta);
-- `samplers`, `rank_sampler`: which samples make up each step, the last by a measurement's rank;
+- `samplers`: which samples make up each step;
 - `objectives`: one loss from a step's per-sample losses; it needs torch and is imported by its own name;
 - `pseudo`: attributes guessed from a biased model, if none are known;
 - `interventions`: training patches composed to another tissue area; it needs OpenCV and is imported by its own name;
-- `phases`: the parts of a method; `methods`: twelve methods by name, from ``erm`` to ``intervene``.
+- `phases`: the parts of a method; `methods`: the methods by name, from ``erm`` to ``intervene``.
 
 References
 ----------
@@ -29,6 +29,6 @@ A training loop with both halves of a GERNE batch in one forward pass::
         optimizer.step()
 """
 
-from pathopatch.debias import gerne, methods, phases, pseudo, rank_sampler, samplers
+from pathopatch.debias import gerne, methods, phases, pseudo, samplers
 
-__all__ = ["gerne", "methods", "phases", "pseudo", "rank_sampler", "samplers"]
+__all__ = ["gerne", "methods", "phases", "pseudo", "samplers"]

@@ -163,16 +163,6 @@ def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
         )
 
 
-def check_s(alpha: npt.ArrayLike, s: float) -> None:
-    """Raise BetaOutOfBoundsError, with the bounds, for an s = c (beta + 1) at which a share leaves [0, 1]."""
-    low, high = (1.0 + beta for beta in beta_bounds(alpha, 1.0))  # at c = 1, s is beta + 1
-    if not (math.isfinite(s) and low <= s <= high):
-        raise BetaOutOfBoundsError(
-            f"s = {s:g} is outside [{low:.6g}, {high:.6g}], the bounds for these groups",
-            remedy="Choose s inside the bounds; at 1 the groups are balanced.",
-        )
-
-
 def balancing_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the weights (K, A) that make uniform draws group-balanced, 1 / (K A_y p(y, a)); 0 in empty cells.
 

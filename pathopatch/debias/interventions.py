@@ -44,7 +44,7 @@ from pathopatch.debias.layers import (
 )
 
 Labels = Literal["presence", "share", "class"]
-Growth = Literal["many", "one", "own"]
+Growth = Literal["many", "own"]
 
 MOST_PIECES = 16
 _LEAST_AREA = 0.05  # share of the patch: smaller targets and pieces show too little to classify
@@ -202,10 +202,9 @@ def compose(
         What the label means. "presence": class 1 holds tumour, anywhere in its tissue unless a mask tells where; it may
         be grown with tissue of both classes, class 0 never with tumour. "share": class 1 holds a least share of tumour;
         needs tumour masks. "class": K classes. In the last two, donors are of the base's class.
-    growth : {"many", "one", "own"}
-        "many": up to 16 small pieces of different donors. "one": the first donor with as much tissue as the target, or
-        the one with most, in pieces as large as it has. "own": the patch's own tissue, mirrored at its border. Only
-        "many" obeys the plan's sizes of pieces; with the others they are larger in classes with more tissue.
+    growth : {"many", "own"}
+        "many": up to 16 small pieces of different donors. "own": the patch's own tissue, mirrored at its border. Only
+        "many" obeys the plan's sizes of pieces; with "own" they are larger in classes with more tissue.
     least_tumor_px : int, optional
         Pixels of tumour that a base of class 1 with a tumour mask keeps, or all if it has fewer. Default: 16 for
         "presence", all for "share".
@@ -258,8 +257,6 @@ def compose(
             source._replace(tissue=shared_tissue(source.tissue, masks, rng))
             for source, masks in zip(sources, others[1:], strict=True)
         ]
-    if growth == "one" and sources:
-        sources = [max(sources, key=lambda source: min(goal_px, int(np.count_nonzero(source.tissue))))]
     supply = itertools.cycle(sources)
     for number, planned in enumerate(drawn.pieces if sources else ()):
         missing_px = goal_px - canvas.area_px
@@ -309,8 +306,7 @@ def _placed(layer: Layer, number: int, uncovered: Mask, growth: Growth, rng: np.
     """Return a layer turned and moved for piece `number`, over some of the `uncovered` pixels (H, W)."""
     if growth == "own" and number < _MIRRORED:
         return mirror(layer, rng)
-    turned = turn_at_random(layer, rng)
-    return turned if growth == "one" and number == 0 else move_to_free(turned, uncovered, rng)
+    return move_to_free(turn_at_random(layer, rng), uncovered, rng)
 
 
 def _tumor_to_keep(base: Patch, labels: Labels, least_px: int | None) -> tuple[Mask | None, int]:

@@ -13,7 +13,6 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -22,14 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.method_names import METHOD_NAMES
+from pathopatch.core.method_names import METHOD_NAMES, REMOVED_METHODS
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
 from pathopatch.debias.phases import Batches, MakeSampler, Phase, steps_in_all
-from pathopatch.debias.rank_sampler import RankBalancedBatchSampler, RankGerneBatchSampler, rank_alpha
 from pathopatch.debias.samplers import (
     ClassBalancedBatchSampler,
-    ExtrapolatedBatchSampler,
     GerneBatchSampler,
     GroupBalancedBatchSampler,
     UniformBatchSampler,
@@ -55,14 +52,11 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Searched = Literal["extrapolation", "s", "t", "biased_lr_scale"]
+Searched = Literal["extrapolation", "t", "biased_lr_scale"]
 """What a search tries beside learning rate and weight decay. ``extrapolation`` is the pair of c and beta, so that
 s = c (beta + 1); the others are parameters of the same name."""
 NAMES = METHOD_NAMES
-# gerne-auto: of two independent halves of a batch, one counts (1 + beta) = 2 times and the other -beta = -1 times. So
-# the variance of the gradient is 2 * (2**2 + 1) = 10 times that of the whole batch's mean; steps are shorter by its
-# root.
-_AUTO_LR_SCALE = 10**-0.5
+_BIASED_DECAY_SCALE = 2.0  # gerne-unknown: twice the weight decay for the biased model, as in the paper
 
 
 def method(
@@ -71,10 +65,8 @@ def method(
     c: float = 0.5,
     beta: float = 1.0,
     eta: float = 0.01,
-    s: float = 1.25,
     t: float = 0.1,
     biased_lr_scale: float = 1.0,
-    biased_weight_decay_scale: float = 2.0,
     biased_select: Literal["cba", "last"] = "cba",
     upweight: float = 20.0,
     identify_share: float = 0.25,
@@ -92,13 +84,11 @@ def method(
         s = c (beta + 1) = 1. The bounds of beta depend on the data and are checked when the sampler is made.
     eta : float
         groupdro: step size of the group weights, above 0.
-    s : float
-        oversample: c (beta + 1) of the shares that are drawn; its bounds are checked when the sampler is made.
     t : float
         gerne-unknown: hard share of each class, in (0, 1).
-    biased_lr_scale, biased_weight_decay_scale : float
-        gerne-unknown: factors on learning rate and weight decay of the biased model. The paper has 0.1 and 2; at 0.1
-        the biased model was under-trained where it was measured, so the first needs tuning.
+    biased_lr_scale : float
+        gerne-unknown: factor on the learning rate of the biased model. The paper has 0.1, at which it was under-trained
+        where it was measured, so this needs tuning.
     biased_select : {"cba", "last"}
         gerne-unknown: which checkpoint of the biased model is kept.
     upweight, identify_share : float
@@ -120,7 +110,9 @@ def method(
     """
     given = locals()
     if name not in METHODS:
-        raise InputUnsupportedError(f"method {name!r}", remedy=f"Use one of {', '.join(NAMES)}.")
+        raise InputUnsupportedError(
+            f"method {name!r}", remedy=REMOVED_METHODS.get(name, f"Use one of {', '.join(NAMES)}.")
+        )
     # Each method receives only the parameters in its signature, so that others cannot change it.
     return METHODS[name](**{parameter: given[parameter] for parameter in parameters_of(name)})
 
@@ -134,7 +126,7 @@ def searched_parameters(name: str) -> tuple[Searched, ...]:
     """Return which of a method's own parameters a search tries; the method's signature decides."""
     own = parameters_of(name)
     pair: tuple[Searched, ...] = ("extrapolation",) if {"c", "beta"} <= set(own) else ()
-    single: tuple[Searched, ...] = ("s", "t", "biased_lr_scale")
+    single: tuple[Searched, ...] = ("t", "biased_lr_scale")
     return pair + tuple(parameter for parameter in single if parameter in own)
 
 
@@ -180,28 +172,14 @@ def reweight() -> tuple[Phase, ...]:
 def resample() -> tuple[Phase, ...]:
     """Return group-balanced resampling: beta = 0, c = 1 in eq. 8 of arXiv:2503.13236.
 
-    Sampler: `GroupBalancedBatchSampler`, by rank `RankBalancedBatchSampler`. Objective: `Mean`.
+    Sampler: `GroupBalancedBatchSampler`. Objective: `Mean`.
 
     References
     ----------
     Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy", CLeaR 2022, arXiv:2110.14503
     (there RWG).
     """
-    return (Phase(sampler=GroupBalancedBatchSampler, objective=_mean, rank_sampler=RankBalancedBatchSampler),)
-
-
-def oversample(*, s: float) -> tuple[Phase, ...]:
-    """Return draws with p_ext(a|y) = alpha + s (1/A - alpha), s possibly above 1, without extrapolating.
-
-    Sampler: `ExtrapolatedBatchSampler`. Objective: `Mean`. The expected step is that of GERNE at c (beta + 1) = s.
-
-    References
-    ----------
-    The shares are eq. 8 of Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236.
-    """
-    if not math.isfinite(s):
-        raise InputUnsupportedError(f"s = {s}", remedy="Use a finite number.")
-    return (Phase(sampler=partial(ExtrapolatedBatchSampler, s=s), objective=_mean),)
+    return (Phase(sampler=GroupBalancedBatchSampler, objective=_mean),)
 
 
 def groupdro(*, eta: float) -> tuple[Phase, ...]:
@@ -221,8 +199,7 @@ def groupdro(*, eta: float) -> tuple[Phase, ...]:
 def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
     """Return gradient extrapolation with known attributes.
 
-    Sampler: `GerneBatchSampler`, by rank `RankGerneBatchSampler`, half of the samples in each half. Objective:
-    `GradientExtrapolation`.
+    Sampler: `GerneBatchSampler`, half of the samples in each half. Objective: `GradientExtrapolation`.
 
     References
     ----------
@@ -232,13 +209,7 @@ def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
     shares.check_c(c)
     if not math.isfinite(beta):
         raise InputUnsupportedError(f"beta = {beta}", remedy="Use a number inside gerne.beta_bounds.")
-    return (
-        Phase(
-            sampler=partial(_gerne_sampler, c=c, beta=beta),
-            objective=partial(_extrapolation, beta=beta),
-            rank_sampler=partial(_gerne_sampler, c=c, beta=beta, is_by_rank=True),
-        ),
-    )
+    return (Phase(sampler=partial(_gerne_sampler, c=c, beta=beta), objective=partial(_extrapolation, beta=beta)),)
 
 
 def gerne_unknown(
@@ -247,7 +218,6 @@ def gerne_unknown(
     beta: float,
     t: float,
     biased_lr_scale: float,
-    biased_weight_decay_scale: float,
     biased_select: Literal["cba", "last"],
 ) -> tuple[Phase, ...]:
     """Return gradient extrapolation with unknown attributes: a biased model, its pseudo-groups, then a new model.
@@ -269,7 +239,7 @@ def gerne_unknown(
         sampler=_class_balanced_by_label,
         objective=_mean,
         lr_scale=_above_zero("biased_lr_scale", biased_lr_scale),
-        weight_decay_scale=_above_zero("biased_weight_decay_scale", biased_weight_decay_scale),
+        weight_decay_scale=_BIASED_DECAY_SCALE,
         select_by=biased_select,
         needs_val_attribute=t > 0.5,
     )
@@ -325,21 +295,6 @@ def dfr(*, refit_share: float, refit_lr_scale: float) -> tuple[Phase, ...]:
     return Phase(sampler=UniformBatchSampler, objective=_mean), refit
 
 
-def gerne_auto() -> tuple[Phase, ...]:
-    """Return gradient extrapolation with nothing to tune: c = 0.5, beta = 1, so that p_ext = 1/A.
-
-    Sampler: `GerneBatchSampler`, whose halves are drawn independently. Objective: `GradientExtrapolation`. Steps are
-    shorter than those of other methods by the square root of 10, since its gradient's variance is 10 times as large. It
-    relies on the loop's defaults: a moving average of the weights, without which its noise makes it worse than
-    resampling, and a checkpoint and decision threshold picked by validation.
-
-    References
-    ----------
-    Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236, Algorithm 1 at c (beta + 1) = 1; the rest is this package's.
-    """
-    return tuple(replace(phase, lr_scale=_AUTO_LR_SCALE) for phase in gerne(c=0.5, beta=1.0))
-
-
 def intervene() -> tuple[Phase, ...]:
     """Return training on composed patches alone, whose tissue area says nothing about the class; no group is needed.
 
@@ -372,13 +327,11 @@ METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyT
         "erm-balanced": erm_balanced,
         "reweight": reweight,
         "resample": resample,
-        "oversample": oversample,
         "groupdro": groupdro,
         "gerne": gerne,
         "gerne-unknown": gerne_unknown,
         "jtt": jtt,
         "dfr": dfr,
-        "gerne-auto": gerne_auto,
         "intervene": intervene,
         "auto": auto,
     }
@@ -463,22 +416,16 @@ def _gerne_sampler(
     batch_per_class: int,
     steps: int,
     seed: int,
-    is_by_rank: bool = False,
-) -> GerneBatchSampler | RankGerneBatchSampler:
+) -> GerneBatchSampler:
     """Return GERNE's batches, half of `batch_per_class` in each half; refuse a beta outside the data's bounds."""
     # All methods see K * batch_per_class samples per step, both halves together.
     if batch_per_class % 2:
         raise InputUnsupportedError(
             f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
         )
-    make = RankGerneBatchSampler if is_by_rank else GerneBatchSampler
-    batches = make(label, attribute, batch_per_class=batch_per_class // 2, c=c, steps=steps, seed=seed)
-    if is_by_rank:
-        alpha = rank_alpha(label, attribute)
-    else:
-        counts = shares.cell_counts(label, attribute)
-        alpha = counts / counts.sum(axis=1, keepdims=True)
-    shares.check_beta(alpha, c, beta)
+    batches = GerneBatchSampler(label, attribute, batch_per_class=batch_per_class // 2, c=c, steps=steps, seed=seed)
+    counts = shares.cell_counts(label, attribute)
+    shares.check_beta(counts / counts.sum(axis=1, keepdims=True), c, beta)
     return batches
 
 

@@ -58,7 +58,6 @@ class Phase:
 
     sampler: MakeSampler
     objective: Callable[[npt.NDArray[np.int64]], nn.Module]
-    rank_sampler: MakeSampler | None = None  # with a measurement as the attribute, if the method has such a form
     # Split whose patches are drawn. "val" is one half of validation, by which no phase of the method selects anything.
     split: Literal["train", "val"] = "train"
     trainable: Literal["all", "head"] = "all"  # with "head", all before the last layer runs as in prediction

@@ -26,7 +26,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ import numpy.typing as npt
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
 
-# What a generator is for is part of its seed. `rank_sampler` continues with 3, so that no two generators coincide.
+# What a generator is for is part of its seed, so that no two coincide.
 _PHASE, _PERMUTATION, _ORDER = 0, 1, 2
 # The stream is part of the seed too, so that the two halves of GERNE differ even at equal shares.
 _BIASED, _LESS_BIASED = 0, 1
@@ -44,26 +44,13 @@ Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-class Stream(Protocol):
-    """An endless stream of samples of each class."""
-
-    def take(self, start: int, stop: int) -> Indices:
-        """Return the samples at positions [start, stop) of every class."""
-
-    def in_units(self, unit: int) -> Stream:
-        """Return the same stream with `unit` samples per turn of a cell, or raise."""
-
-    def shares(self, size: int) -> Floats:
-        """Return the long-run share (size,) of each sample in the stream; their sum is 1."""
-
-
 class BatchSampler:
     """Batches of indices, each the concatenation of one part per stream.
 
     `per_class` is the number of samples of each class that a stream gives to a step; `seed`, from 0, orders each part.
     """
 
-    def __init__(self, streams: Sequence[Stream], *, per_class: int, steps: int, seed: int) -> None:
+    def __init__(self, streams: Sequence[ClassStream], *, per_class: int, steps: int, seed: int) -> None:
         self._streams, self._per_class, self._steps, self._seed = tuple(streams), per_class, steps, seed
 
     def batch(self, step: int) -> list[int]:
@@ -145,14 +132,14 @@ class GerneBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, c: float, steps: int, seed: int
     ) -> None:
-        check_sizes(batch_per_class, steps, seed)
+        _check_sizes(batch_per_class, steps, seed)
         gerne.check_c(c)
         counts = gerne.cell_counts(label, attribute)
         gerne.check_cells(counts)
-        cells = members(label, attribute, counts)
+        cells = _members(label, attribute, counts)
         streams = [
             ClassStream(cells, counts.tolist(), seed=seed, stream=_BIASED),
-            ClassStream(cells, extrapolated_weights(counts, c), seed=seed, stream=_LESS_BIASED),
+            ClassStream(cells, _less_biased_weights(counts, c), seed=seed, stream=_LESS_BIASED),
         ]
         super().__init__(streams, per_class=batch_per_class, steps=steps, seed=seed)
 
@@ -166,11 +153,11 @@ class GroupBalancedBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
     ) -> None:
-        check_sizes(batch_per_class, steps, seed)
+        _check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
         gerne.check_cells(counts)
         weights = (counts > 0).astype(np.int64).tolist()
-        stream = ClassStream(members(label, attribute, counts), weights, seed=seed, stream=_BIASED)
+        stream = ClassStream(_members(label, attribute, counts), weights, seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=batch_per_class, steps=steps, seed=seed)
 
 
@@ -184,10 +171,10 @@ class ClassBalancedBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
     ) -> None:
-        check_sizes(batch_per_class, steps, seed)
+        _check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
         gerne.check_cells(counts.sum(axis=1, keepdims=True))
-        stream = ClassStream(members(label, attribute, counts), counts.tolist(), seed=seed, stream=_BIASED)
+        stream = ClassStream(_members(label, attribute, counts), counts.tolist(), seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=batch_per_class, steps=steps, seed=seed)
 
 
@@ -202,42 +189,12 @@ class UniformBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
     ) -> None:
-        check_sizes(batch_per_class, steps, seed)
+        _check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
         # One class with one cell of all samples: its permutations are the epochs.
         everything = np.arange(counts.sum(), dtype=np.int64)
         stream = ClassStream([[everything]], [[1]], seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=len(counts) * batch_per_class, steps=steps, seed=seed)
-
-
-class ExtrapolatedBatchSampler(BatchSampler):
-    """Batches with equal classes and p(a|y) = p_ext = alpha + s (1/A - alpha) in each, eq. 8 of [1]_, by drawing.
-
-    GERNE follows these shares in expectation; here they are drawn. s = c (beta + 1), taken as the decimal number it is
-    written as: 0 is class-balanced ERM, 1 group-balanced, and above 1 the minority is drawn more often than the
-    majority. Other parameters and errors are those of `GroupBalancedBatchSampler`.
-
-    Raises
-    ------
-    BetaOutOfBoundsError
-        A share outside [0, 1] at this s; the message states the bounds.
-
-    References
-    ----------
-    .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236.
-    """
-
-    def __init__(
-        self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, s: float, steps: int, seed: int
-    ) -> None:
-        check_sizes(batch_per_class, steps, seed)
-        counts = gerne.cell_counts(label, attribute)
-        gerne.check_cells(counts)
-        gerne.check_s(counts / counts.sum(axis=1, keepdims=True), s)
-        stream = ClassStream(
-            members(label, attribute, counts), extrapolated_weights(counts, s), seed=seed, stream=_BIASED
-        )
-        super().__init__([stream], per_class=batch_per_class, steps=steps, seed=seed)
 
 
 class UpweightedBatchSampler(BatchSampler):
@@ -270,7 +227,7 @@ class UpweightedBatchSampler(BatchSampler):
         steps: int,
         seed: int,
     ) -> None:
-        check_sizes(batch_per_class, steps, seed)
+        _check_sizes(batch_per_class, steps, seed)
         check_upweight(upweight)
         counts = gerne.cell_counts(label, attribute)
         ratio = Fraction(repr(float(upweight)))
@@ -278,7 +235,7 @@ class UpweightedBatchSampler(BatchSampler):
             n * (ratio.numerator if a == 1 else ratio.denominator) for row in counts.tolist() for a, n in enumerate(row)
         ]
         # One class of all cells: classes keep the data's shares, as in the paper.
-        cells = [cell for row in members(label, attribute, counts) for cell in row]
+        cells = [cell for row in _members(label, attribute, counts) for cell in row]
         stream = ClassStream([cells], [weights], seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=len(counts) * batch_per_class, steps=steps, seed=seed)
 
@@ -416,7 +373,7 @@ class CellSequence:
             heapq.heappush(self._waiting, (self._start(cell, turn + 1), cell, turn + 1))
 
 
-def members(label: npt.ArrayLike, attribute: npt.ArrayLike, counts: Indices) -> list[list[Indices]]:
+def _members(label: npt.ArrayLike, attribute: npt.ArrayLike, counts: Indices) -> list[list[Indices]]:
     """Return the indices of the samples of each cell, ``[y][a]``; `counts` is that of `gerne.cell_counts`."""
     n_classes, n_attributes = counts.shape
     group = np.asarray(label, dtype=np.int64) * n_attributes + np.asarray(attribute, dtype=np.int64)
@@ -425,20 +382,19 @@ def members(label: npt.ArrayLike, attribute: npt.ArrayLike, counts: Indices) -> 
     return [parts[y * n_attributes : (y + 1) * n_attributes] for y in range(n_classes)]
 
 
-def extrapolated_weights(counts: Indices, s: float) -> list[list[int]]:
-    """Return (1 - s) n/N_y + s/A_y of the non-empty cells as exact integers, up to a factor per class."""
+def _less_biased_weights(counts: Indices, c: float) -> list[list[int]]:
+    """Return (1 - c) n/N_y + c/A_y of the non-empty cells as exact integers, up to a factor per class."""
     # Integers, so that the quotas have a finite period: 0.3 is taken as 3/10, not as its binary value.
-    ratio = Fraction(repr(float(s)))
+    ratio = Fraction(repr(float(c)))
     weights = []
     for row in counts.tolist():
         total, n_present = sum(row), sum(n > 0 for n in row)
         uniform, natural = ratio.numerator * total, (ratio.denominator - ratio.numerator) * n_present
-        # At the largest s allowed, the largest cell may come out a rounding error below 0.
-        weights.append([max(0, natural * n + uniform) if n else 0 for n in row])
+        weights.append([natural * n + uniform if n else 0 for n in row])
     return weights
 
 
-def check_sizes(batch_per_class: int, steps: int, seed: int) -> None:
+def _check_sizes(batch_per_class: int, steps: int, seed: int) -> None:
     """Refuse sizes below 1 and a negative seed."""
     for name, value, least in (("batch_per_class", batch_per_class, 1), ("steps", steps, 1), ("seed", seed, 0)):
         if value < least:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core import artefacts, files
+from pathopatch.core import artefacts, files, removed
 from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, TrainConfig, TuneConfig
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.progress import Progress
@@ -36,7 +36,6 @@ from pathopatch.stages.train import require_training, train_many
 
 THRESHOLDS = (0.25, 0.5)
 METHODS: tuple[MethodName, ...] = ("erm", "erm-balanced", "resample", "groupdro", "gerne")
-UNTUNED: tuple[MethodName, ...] = ("gerne-auto",)  # has no hyperparameter to tune, so it is trained once
 TOUR_METHODS: tuple[MethodName, ...] = ("erm", "erm-balanced", "resample", "gerne")
 ERM: tuple[MethodName, MethodName] = ("erm", "erm-balanced")  # METHOD 6: claims are made against the better one
 TOUR_TRIALS = 2
@@ -117,10 +116,8 @@ def _run_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progre
     """Tune every method at every threshold on one seed's cohort, train some again twice as long; return the table."""
     study = _make_study(work, seed=seed, methods=METHODS, trials=STUDY_TRIALS, jobs=jobs, progress=progress)
     runs = _tune_runs(study, force=force, progress=progress)
-    untuned = study_runs(study.model_copy(update={"methods": UNTUNED}))
     longer = [config for config in map(_twice_as_long, runs) if config.method in CLAIM_METHODS]
-    for configs in (untuned, longer):
-        runs += train_many(work, configs, None, jobs=study.jobs, force=force, progress=progress)
+    runs += train_many(work, longer, None, jobs=study.jobs, force=force, progress=progress)
     evaluate_runs(work, None, study.evaluate, force=force, progress=progress)
     table = compare(work, config=study.evaluate)
     write_report(work)
@@ -138,7 +135,7 @@ def _tune_runs(study: StudyConfig, *, force: bool, progress: Progress | None) ->
 
 def _twice_as_long(run: Path) -> TrainConfig:
     """Return a tuned run's settings with twice its steps."""
-    config = TrainConfig.model_validate(files.read_json(run / "config.json"))
+    config = TrainConfig.model_validate(removed.without_former_defaults(files.read_json(run / "config.json")))
     return config.model_copy(update={"steps": 2 * config.steps, "name": "twice"})
 
 
@@ -173,16 +170,11 @@ def _summary(table: pd.DataFrame) -> str:
             f"tau {tau:g}, {steps:g} steps, percent, mean (sd) of {part['cohort'].nunique()} seeds, test split"
         )
         lines.append(f"  {'method':<14}{'WGA':>12}{'GBA':>12}{'biased avg':>12}   groups 0 to 3")
-        rows_by_name: dict[str, pd.DataFrame] = {name: part[part["method"] == name] for name in METHODS + UNTUNED}
+        rows_by_name: dict[str, pd.DataFrame] = {name: part[part["method"] == name] for name in METHODS}
         rows_by_name["ERM (better)"] = _better_erm(part)
         lines += [_line(name, rows) for name, rows in rows_by_name.items() if len(rows)]
         gain = _per_seed(rows_by_name["gerne"], "wga") - _per_seed(rows_by_name["ERM (better)"], "wga")
         lines.append(f"  gerne over ERM, WGA: {100 * gain.mean():+.1f} ({', '.join(f'{100 * x:+.1f}' for x in gain)})")
-        if len(untuned := rows_by_name[UNTUNED[0]]):
-            tuned_wga = {name: _per_seed(rows_by_name[name], "wga").mean() for name in METHODS}
-            best = max(tuned_wga, key=lambda name: tuned_wga[name])
-            gap = 100 * (_per_seed(untuned, "wga").mean() - tuned_wga[best])
-            lines.append(f"  {UNTUNED[0]}, trained once, less {best}, the best of the searched, WGA: {gap:+.1f}")
         lines.append("")
     return "\n".join(lines)
 

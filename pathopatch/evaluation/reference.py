@@ -22,7 +22,7 @@ from pathopatch.debias.methods import NAMES, steps_in_all
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, too_few, with_ends
 from pathopatch.groups import GroupingAttribute
 from pathopatch.metrics.bootstrap import interval, ratio
-from pathopatch.training.phase_data import phases_of
+from pathopatch.training.phase_data import own_settings, phases_of
 
 ERM_METHODS = ("erm", "erm-balanced")
 SEARCH_FILE = "search.json"
@@ -193,7 +193,8 @@ def _steps_of_all_phases(config: Mapping[str, Any]) -> float:
     # A bundle from elsewhere may name a method that is unknown here, so its phases are unknown too.
     if config.get("method") not in NAMES:
         return config.get("steps", float("nan"))  # type: ignore[no-any-return]
-    train = TrainConfig.model_validate({key: config[key] for key in config if key in TrainConfig.model_fields})
+    read = ("method", "steps", *own_settings(config["method"]).values())  # earlier versions stored others, now gone
+    train = TrainConfig.model_validate({key: config[key] for key in read if key in config})
     return steps_in_all(phases_of(train), train.steps)
 
 

@@ -7,7 +7,6 @@ from pathopatch.groups.attribute import Attribute as Attribute
 from pathopatch.groups.attribute import GroupingAttribute as GroupingAttribute
 from pathopatch.groups.attribute import PatchAttribute as PatchAttribute
 from pathopatch.groups.attribute import TissueBins as TissueBins
-from pathopatch.groups.attribute import TissueRank as TissueRank
 from pathopatch.groups.attribute import TissueThreshold as TissueThreshold
 from pathopatch.groups.attribute import attribute_in as attribute_in
 from pathopatch.groups.attribute import bins_attributes as bins_attributes

@@ -25,7 +25,7 @@ SCANNED = "scanned_fraction"
 """Column of a patch table: the share of the patch's part on the slide that was scanned."""
 LABEL_NAME_COLUMN = "label_name"
 """Column that holds what the patches' labels are called, where that is not tumour and non-tumour."""
-_GROUP, _ATTRIBUTE, _BIN, _BINS, _RANK = "group@", "attribute@", "bin@", "bins ", "rank"
+_GROUP, _ATTRIBUTE, _BIN, _BINS = "group@", "attribute@", "bin@", "bins "
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Attribute(ABC):
     Attributes
     ----------
     label : str
-        Its name in the tables of a comparison: ``0.25``, ``bins 0.3,0.5``, ``rank``.
+        Its name in the tables of a comparison: ``0.25``, ``bins 0.3,0.5``.
     edges : tuple of float
         Its cuts of the tissue fraction, rising; none where there are no cuts.
     """
@@ -50,8 +50,6 @@ class Attribute(ABC):
     @staticmethod
     def from_dict(settings: Mapping[str, Any]) -> Attribute | None:
         """Return what the settings of a training run draw by; None where they do not say."""
-        if settings.get("attribute", "groups") == _RANK:
-            return TissueRank()
         if bins := settings.get("bins", ()):
             return TissueBins(tuple(bins))
         return TissueThreshold(settings["threshold"]) if "threshold" in settings else None
@@ -63,21 +61,8 @@ class Attribute(ABC):
         try:
             values = tuple(float(edge) for edge in edges.split(","))
         except ValueError:
-            return TissueRank() if edges == _RANK else None
+            return None
         return TissueBins(values) if text.startswith(_BINS) else TissueThreshold(values[0])
-
-
-@dataclass(frozen=True)
-class TissueRank(Attribute):
-    """The rank of the tissue fraction among the patches of one label; it forms no groups."""
-
-    def __post_init__(self) -> None:
-        # A frozen class refuses assignments, so derived fields are set through its dictionary.
-        vars(self).update(label=_RANK, edges=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return ``{"attribute": "rank"}``."""
-        return {"attribute": _RANK}
 
 
 @dataclass(frozen=True)
@@ -356,12 +341,12 @@ def _how_to_form(present: str, groups: pd.DataFrame, wanted: str) -> str:
 
 
 def training_label(settings: Mapping[str, Any]) -> str:
-    """Return what a run draws by, such as ``rank, selected at 0.25``, from the settings in its ``config.json``.
+    """Return what a run draws by, such as ``bins 0.3,0.5, selected at 0.5``, from the settings in its ``config.json``.
 
     It names what the run is selected at where that differs, and is empty where the settings do not say.
     """
     attribute, selected = Attribute.from_dict(settings), settings.get("select_at")
-    if isinstance(attribute, TissueRank):  # a rank forms no groups, so a threshold always selects
-        selected = selected or settings["threshold"]
     label = "" if attribute is None else attribute.label
+    if "attribute" in settings and settings["attribute"] != "groups":  # a run of an earlier version, by ranks
+        label, selected = settings["attribute"], selected or settings["threshold"]
     return label if selected is None else f"{label}, selected at {selected:g}"

@@ -35,7 +35,6 @@ _SETTINGS = (
     "beta",
 )
 _EXTRAPOLATION_SETTINGS = ("c", "beta")
-# gerne-auto also extrapolates, but with both settings fixed.
 _EXTRAPOLATION_METHODS = ("gerne", "gerne-unknown")
 
 

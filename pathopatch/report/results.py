@@ -25,13 +25,11 @@ _METHODS_IN_ORDER = (
     "erm-balanced",
     "reweight",
     "resample",
-    "oversample",
     "groupdro",
     "jtt",
     "dfr",
     "gerne-unknown",
     "gerne",
-    "gerne-auto",
     "intervene",
     "auto",
 )

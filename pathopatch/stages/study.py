@@ -10,7 +10,6 @@ from typing import Any, Literal
 from pathopatch.core import artefacts, files
 from pathopatch.core.config import StudyConfig, TrainConfig, load_study
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
-from pathopatch.core.method_names import RANK_METHODS
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
@@ -104,25 +103,23 @@ def tile_study(
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
-    """Return the training configuration of each method, attribute (thresholds, bins, rank) and seed of a study.
+    """Return the training configuration of each method, attribute (thresholds, bins) and seed of a study.
 
     Raises
     ------
     InputUnsupportedError
         [train] says what to draw by, which a study says elsewhere: its runs would have the same name.
     """
-    if study.train.bins or study.train.attribute != "groups":
+    if study.train.bins:
         raise InputUnsupportedError(
-            "[train] sets bins or attribute, and a study draws by each of its own attributes",
+            "[train] sets bins, and a study draws by each of its own attributes",
             place="[train]",
-            remedy="set [groups] bins, and attributes = ['bins'] or ['rank'] beside methods",
+            remedy="set [groups] bins, and attributes = ['bins'] beside methods",
         )
     threads = 1 if study.jobs > 1 else study.train.threads
-    taus = [{"threshold": tau} for tau in study.groups.thresholds]
     by: dict[str, list[dict[str, Any]]] = {
-        "thresholds": taus,
+        "thresholds": [{"threshold": tau} for tau in study.groups.thresholds],
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
-        "rank": [{"attribute": "rank", **tau} for tau in taus],
     }
     runs = [
         study.train.model_copy(update={"method": method, "seed": seed, "threads": threads, **settings})
@@ -130,7 +127,6 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         for kind in study.attributes
         for settings in by[kind]
         for method in study.methods
-        if kind != "rank" or method in RANK_METHODS
     ]
     if study.features is None:
         return runs

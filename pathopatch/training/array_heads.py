@@ -120,12 +120,6 @@ def fit_head(
     """
     given = {"method": method, "head": head, "seed": seed, **settings}
     config = head_settings(parse(TrainConfig, given, place="fit_head"))
-    if config.threshold_by_area or config.attribute == "rank":
-        raise InputUnsupportedError(
-            "threshold_by_area and attribute = 'rank' need the tissue fraction, and arrays have none",
-            place="fit_head",
-            remedy="leave them out, or train in a work folder of features",
-        )
     data = _as_patches(features, label, attribute, patient)
     selects = np.asarray(val)
     if selects.shape != (len(data),) or selects.dtype != np.bool_:

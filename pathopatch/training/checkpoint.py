@@ -1,4 +1,4 @@
-"""Record a run while it goes: its whole state in a checkpoint, its mean losses, and event files for TensorBoard.
+"""Record a run while it goes: its whole state in a checkpoint, and its mean losses.
 
 A checkpoint is one file that is replaced in one step: tensors as safetensors, the rest as JSON in the header, so that
 the two can never disagree.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, disk_errors, remove
+from pathopatch.core.files import atomic_path
 from pathopatch.models.bundle import write_tensors
 
 CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
 _HEADER = "pathopatch"
 _PLAIN = ("phase", "step", "history", "best", "report")  # parts of the state that are JSON
-EVENTS = "tensorboard"
 _PARTS = ("loss_biased", "loss_less_biased")  # the two terms of GERNE's extrapolated loss
 
 
@@ -171,45 +168,3 @@ def copied(value: Tensor) -> Tensor:
     """Return a copy on the processor, in plain layout, that shares no memory."""
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
-
-class EventFiles:
-    """Event files in ``tensorboard/`` of a run's folder, one point per evaluation; nothing where `folder` is None.
-
-    Event files hold times, so equal runs do not leave equal ones.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        # Checked now: a run of hours must not fail at its first evaluation.
-        if folder is not None and find_spec("tensorboard") is None:
-            raise InputUnsupportedError(
-                "[train] tensorboard is true, and the package tensorboard is not installed",
-                place="[train] tensorboard",
-                remedy="pip install tensorboard, or set [train] tensorboard = false: history.csv is written anyway",
-            )
-        self._folder = folder
-        self._writer: Any = None
-
-    def clear(self) -> None:
-        """Remove the files of earlier runs."""
-        if self._folder is not None:
-            remove(self._folder / EVENTS)
-
-    def add(self, row: Mapping[str, Any], *, step: int) -> None:
-        """Write the numbers of a row of ``history.csv``; `step` counts over all phases."""
-        if self._folder is None:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        with disk_errors(self._folder):
-            if self._writer is None:
-                # A resumed run repeats the evaluations after its checkpoint: their earlier points are purged.
-                self._writer = SummaryWriter(str(self._folder / EVENTS), purge_step=step)
-            for name, value in row.items():
-                if name not in ("phase", "step") and isinstance(value, int | float):
-                    self._writer.add_scalar(name, value, step)
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Write what is buffered."""
-        if self._writer is not None:
-            self._writer.close()

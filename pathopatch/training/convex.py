@@ -42,7 +42,6 @@ from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.loop import Run, evaluate
-from pathopatch.training.phase_data import phase_batches
 
 Floats = NDArray[np.float64]
 
@@ -250,7 +249,8 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     if state.step >= run.config.steps:
         return  # of a checkpoint
     network = state.network
-    sampler = phase_batches(phase, data, run.config, steps=1, seed=run.config.seed + state.phase)
+    sizes = {"batch_per_class": run.config.batch_per_class, "steps": 1, "seed": run.config.seed + state.phase}
+    sampler = phase.sampler(data.label, data.attribute, **sizes)
     expected_shares = getattr(sampler, "expected_shares", None)
     if expected_shares is None:
         raise InputUnsupportedError(

@@ -55,10 +55,10 @@ def summarize_data(
             bins = None
         validated = _summarize_splits(groups, ("val",), stored.column, bins, drawn, len(class_names))
         summary |= {"validated": validated} if validated["patches"] else {}
-    drawn_by = ["drawn by the rank of the tissue fraction"] if config.attribute == "rank" else []
+    drawn_by = ""
     if config.select_at is not None:
-        drawn_by.append(f"selected {attribute_in(groups, config.select_at, option='--select-at').phrase}")
-    optional = {"drawn_by": ", ".join(drawn_by), "learnt_from_val": learnt_from_val}
+        drawn_by = f"selected {attribute_in(groups, config.select_at, option='--select-at').phrase}"
+    optional = {"drawn_by": drawn_by, "learnt_from_val": learnt_from_val}
     return summary | {name: value for name, value in optional.items() if value}
 
 

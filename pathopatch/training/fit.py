@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
 from pathopatch.models.networks import build_network, classifier_of, has_batchnorm
 from pathopatch.training import checkpoint
-from pathopatch.training.checkpoint import CheckpointFolder, EventFiles, State
+from pathopatch.training.checkpoint import CheckpointFolder, State
 from pathopatch.training.convex import solve_phase
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup
@@ -56,8 +55,7 @@ class TrainingResult:
     std: tuple[float, ...]
     step: int  # of the last phase whose weights were selected
     history: tuple[dict[str, Any], ...]  # one row per evaluation
-    decision_threshold: float  # on z1 - z0, less `area_slope` times the tissue fraction
-    area_slope: float
+    decision_threshold: float  # on z1 - z0
     decision_chosen_for: str  # "none", "wga", or "sensitivity 0.95"
     temperature: float  # divides the logits before they become probabilities
     # Measures on all validation patches that no phase learnt from, at that threshold and at 0; may be empty.
@@ -72,9 +70,9 @@ class TrainingResult:
         return logits_of(self.network, patches, np.arange(len(patches)), standardize)
 
     def margins(self, patches: PatchSet) -> NDArray[np.float64]:
-        """Return z1 - z0 (N,) of patches, less the slope over their area: class 1 is above the decision threshold."""
+        """Return z1 - z0 (N,) of patches: class 1 is above the decision threshold."""
         logits = self.logits(patches)
-        return np.asarray(logits[:, 1] - logits[:, 0] - self.area_slope * patches.tissue_fraction, dtype=np.float64)
+        return np.asarray(logits[:, 1] - logits[:, 0], dtype=np.float64)
 
 
 def fit_arrays(
@@ -147,18 +145,11 @@ def fit_arrays(
             UserWarning,
             stacklevel=2,
         )
-    if config.pair_weight and not intervenes(phases, config):
-        raise InputUnsupportedError(
-            "pairs of a patch and its composed copy, and no patch is composed",
-            place="[train] pair_weight",
-            remedy="set [train] intervene, or train the method intervene",
-        )
     check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
     processes = ProcessGroup.current()
     device = processes.device(config.device)
     dtype = training_dtype(config.precision, device)
-    events = EventFiles(checkpoints.folder if checkpoints and config.tensorboard and processes.is_first else None)
-    with reproducible(config.threads, device), closing(events):
+    with reproducible(config.threads, device):
         mean, std = _standardisation(train, config)
         # Pretrained statistics are of millions of images, those of our batches of a few dozen patches.
         is_pretrained, is_masked = str(config.pretrained) != "none", config.mask != "none"
@@ -180,7 +171,6 @@ def fit_arrays(
             steps=config.steps,
             processes=processes,
             checkpoints=checkpoints,
-            events=events,
             progress=progress,
         )
         state = _run_phases(run, channels=len(mean))
@@ -192,7 +182,6 @@ def fit_arrays(
                 run.val,
                 tune_threshold=config.tune_threshold,
                 sensitivity=config.sensitivity,
-                by_area=config.threshold_by_area,
             )
     held_out = validation.held_out
     return TrainingResult(
@@ -202,7 +191,6 @@ def fit_arrays(
         step=state.best["step"],
         history=tuple(state.history),
         decision_threshold=decision.threshold,
-        area_slope=decision.area_slope,
         decision_chosen_for=decision.chosen_for,
         temperature=decision.temperature,
         validation=decision.validation | ({"is_composed": True} if is_composed else {}),
@@ -229,8 +217,6 @@ def _run_phases(run: Run, *, channels: int) -> State:
     """Run all phases, from the checkpoint if there is one; return the final state, its network the selected one."""
     network = _new_network(run, channels)
     header = checkpoint.read_header(run.checkpoints)
-    if not header:
-        run.events.clear()
     history: list[dict[str, Any]] = []
     for number, phase in enumerate(run.phases):
         if header and number < header["phase"]:

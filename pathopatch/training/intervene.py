@@ -43,7 +43,6 @@ class ComposedDraws:
 
     places: NDArray[np.int64]  # (m,): positions in the batch
     copies: NDArray[np.int64]  # (m,): number of the copy of the class at that position
-    pairs: NDArray[np.int64]  # (p, 2): positions of a patch and its copy, or of two copies of it; empty if not paired
 
 
 class Intervention:
@@ -60,10 +59,8 @@ class Intervention:
     threshold : float, optional
         Of the tissue fraction. Where it gives the patches' attribute, composed patches have that of their new area;
         else that of the patch whose place they take.
-    growth : {"many", "one", "own"}
+    growth : {"many", "own"}
         See `compose`.
-    is_paired : bool
-        Compose of patches that are in the batch too, where it has some; otherwise two copies of each.
 
     Attributes
     ----------
@@ -89,7 +86,6 @@ class Intervention:
         seed: int,
         threshold: float | None = None,
         growth: Growth = "many",
-        is_paired: bool = False,
     ) -> None:
         if data.tissue is None:
             raise InputUnsupportedError(
@@ -117,7 +113,6 @@ class Intervention:
         ]
         # Of the bases, which are balanced: natural fractions would make sizes of parts and pieces tell the class.
         self._fractions = [self.area[bases] for bases in self.bases]
-        self._copies = _copies_by_base(self.bases) if is_paired else None
         self._kept: dict[tuple[int, int], tuple[NDArray[np.float16], NDArray[np.bool_]]] = {}
         self._lock = threading.Lock()
 
@@ -132,31 +127,7 @@ class Intervention:
             places += rng.permutation(members)[:count].tolist()
         chosen = np.array(sorted(places), dtype=np.int64)
         copies = rng.integers(COPIES_PER_CLASS, size=len(chosen))
-        pairs = self._pair(chosen, copies, np.asarray(indices), rng)
-        return ComposedDraws(chosen, copies, np.array(pairs, dtype=np.int64).reshape(-1, 2))
-
-    def _pair(
-        self, chosen: NDArray[np.int64], copies: NDArray[np.int64], indices: NDArray[np.int64], rng: np.random.Generator
-    ) -> list[tuple[int, int]]:
-        """Return pairs of positions; `copies` of the `chosen` positions are changed to those of their partners."""
-        if self._copies is None:
-            return []
-        pairs: list[tuple[int, int]] = []
-        natural = np.setdiff1d(np.arange(len(indices)), chosen)
-        for y, of_base in enumerate(self._copies):
-            rows = np.flatnonzero(self.data.label[indices[chosen]] == y)
-            partners = [place for place in natural.tolist() if int(indices[place]) in of_base]  # of this class
-            for number, row in enumerate(rows.tolist()):
-                if partners:
-                    partner = partners[number % len(partners)]
-                    copies[row] = rng.choice(of_base[int(indices[partner])])
-                    pairs.append((partner, int(chosen[row])))
-                elif number % 2:
-                    first = int(rows[number - 1])
-                    twins = of_base[int(self.bases[y][copies[first]])]
-                    copies[row] = rng.choice(twins)
-                    pairs.append((int(chosen[first]), int(chosen[row])))
-        return pairs
+        return ComposedDraws(chosen, copies)
 
     def apply(
         self, x: NDArray[np.float32], own: NDArray[np.int64], indices: Sequence[int], drawn: ComposedDraws
@@ -353,17 +324,6 @@ def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
     )
 
 
-def _copies_by_base(bases: Sequence[NDArray[np.int64]]) -> list[dict[int, list[int]]]:
-    """Return for each class the numbers of the copies of each base."""
-    by_class: list[dict[int, list[int]]] = []
-    for of_class in bases:
-        copies: dict[int, list[int]] = {}
-        for number, base in enumerate(of_class.tolist()):
-            copies.setdefault(base, []).append(number)
-        by_class.append(copies)
-    return by_class
-
-
 def intervenes(phases: Sequence[Phase], config: TrainConfig) -> bool:
     """Return whether any phase composes patches, for which masks are loaded."""
     return config.intervene is not None or any(phase.intervene_share is not None for phase in phases)
@@ -379,7 +339,6 @@ def phase_intervention(phase: Phase, number: int, data: PatchSet, config: TrainC
         seed=mixed_seed(config.seed, number),
         threshold=config.threshold,
         growth=config.intervene_growth,
-        is_paired=config.pair_weight > 0,
     )
 
 

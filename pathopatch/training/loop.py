@@ -29,19 +29,18 @@ from pathopatch.models.forward import append_mask
 from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.models.runtime.torch_runtime import largest_fitting, release
 from pathopatch.training import checkpoint
-from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, EventFiles, LossMeans, State
+from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, LossMeans, State
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup, shard_indices
 from pathopatch.training.intervene import Intervention, phase_intervention
 from pathopatch.training.optimise import (
-    compiled,
     evaluation_steps,
     overflows_always,
     rate_factor,
     take_step,
     update_average,
 )
-from pathopatch.training.phase_data import ValidationSplit, phase_batches
+from pathopatch.training.phase_data import ValidationSplit
 from pathopatch.training.seeds import mixed_seed
 from pathopatch.training.selection import (
     BATCH,
@@ -70,7 +69,6 @@ class Batch:
     own_indices: list[int]  # samples of this process
     group: NDArray[np.int64]  # (B,): of each sample of the whole batch, as it is after an intervention
     x: Tensor  # float32 (b, C, H, W): those samples, augmented and standardised, on the device; with the mask, C + 1
-    pairs: NDArray[np.int64]  # (p, 2): positions in the batch of a patch and its composed copy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +88,6 @@ class Run:
     steps: int  # of [train] steps; each phase takes its own share of them
     processes: ProcessGroup
     checkpoints: CheckpointFolder | None
-    events: EventFiles
     progress: StepCallback | None
     shown: dict[str, float] = field(default_factory=dict)  # latest validation measures, for the progress bar
 
@@ -112,11 +109,10 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     n_attributes = gerne.cell_counts(data.label, data.attribute).shape[1]
     label = torch.tensor(data.label, device=run.device)  # (N,)
     # Seeds differ between phases: otherwise the second phase would meet the batches of the first again.
-    sampler = phase_batches(phase, data, config, steps=config.steps, seed=config.seed + state.phase)
+    sizes = {"batch_per_class": config.batch_per_class, "steps": config.steps, "seed": config.seed + state.phase}
+    sampler = phase.sampler(data.label, data.attribute, **sizes)
     # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
     sampler = with_cell_unit(sampler, config.cell_unit or run.processes.world)
-    # Only the forward pass is compiled: the weights keep the names that checkpoints and bundles store.
-    forward = compiled(state.network, run.device) if config.compile else state.network
     evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
     own_rank = [] if run.processes.is_first else [run.processes.rank]  # each process drops other units
     for batch in load_batches(
@@ -139,7 +135,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         if run.has_frozen_batchnorm:
             freeze_batchnorm(state.network)
         try:
-            total_value = _learn(run, phase, state, data, batch, forward, label)
+            total_value = _learn(run, phase, state, data, batch, label)
         except torch.OutOfMemoryError as error:
             release(error)
             raise _memory_error(run, state, batch, label) from error
@@ -159,24 +155,13 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
             run.progress(run.steps_done(state), steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
 
 
-def _learn(
-    run: Run,
-    phase: Phase,
-    state: State,
-    data: PatchSet,
-    batch: Batch,
-    forward: Callable[[Tensor], Tensor],
-    label: Tensor,
-) -> float:
+def _learn(run: Run, phase: Phase, state: State, data: PatchSet, batch: Batch, label: Tensor) -> float:
     """Take a step on a batch and return its objective; `label` (N,) is that of all samples, on the device."""
     config = run.config
-    logits, own_loss = _losses(run, forward, batch.x, label[batch.own_indices])
+    own_loss = _losses(run, state.network, batch.x, label[batch.own_indices])
     loss = run.processes.gather(own_loss, batch.places)  # (B,)
     # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
     total = state.objective(loss, torch.from_numpy(batch.group).to(run.device))
-    if len(batch.pairs):
-        whole = run.processes.gather(logits.float(), batch.places)  # (B, K)
-        total = total + config.pair_weight * pair_difference(whole, batch.pairs)
 
     # Checked before the step: the weights must not be touched by a gradient that is not finite.
     total_value = float(total.detach())
@@ -185,9 +170,7 @@ def _learn(
         raise _divergence_error(run, data, batch, state, f"the loss is {total_value}", bad)
 
     rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
-    take_step(
-        total, state.optimizer, rate=rate, clip_norm=config.clip_norm, scaler=state.scaler, processes=run.processes
-    )
+    take_step(total, state.optimizer, rate=rate, scaler=state.scaler, processes=run.processes)
     run.processes.average_buffers(state.network)  # before the average copies them
     if state.average is not state.network:
         update_average(state.average, state.network, batch.step)
@@ -195,14 +178,14 @@ def _learn(
     return total_value
 
 
-def _losses(run: Run, forward: Callable[[Tensor], Tensor], x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits (b, K) and the loss (b,) of samples."""
+def _losses(run: Run, network: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+    """Return the loss (b,) of each sample."""
     # One pass over the whole batch, whatever streams it is made of. With BatchNorm in training mode two passes
     # would each use statistics that match neither each other's nor the stored ones.
     with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
-        logits = forward(x)
+        logits = network(x)
     # One loss per sample, in float32: the objective weights the samples, not the loss function.
-    return logits, cross_entropy(logits.float(), label, reduction="none")
+    return cross_entropy(logits.float(), label, reduction="none")
 
 
 def _memory_error(run: Run, state: State, batch: Batch, label: Tensor) -> OutOfMemoryError:
@@ -214,8 +197,7 @@ def _memory_error(run: Run, state: State, batch: Batch, label: Tensor) -> OutOfM
     def learn(count: int) -> None:
         # The optimiser's first step allocates up to two numbers for each weight.
         reserved = [] if state.optimizer.state else [torch.empty_like(weight) for weight in weights * 2]
-        # A compiled network would be compiled once more for each size.
-        torch.autograd.backward(_losses(run, state.network, batch.x[:count], own_label[:count])[1].mean())
+        torch.autograd.backward(_losses(run, state.network, batch.x[:count], own_label[:count]).mean())
         state.optimizer.zero_grad()
         del reserved
 
@@ -264,32 +246,22 @@ def load_batches(
             places = shard_indices(group[indices], parts=parts, world=processes.world)
         own_indices = [indices[place] for place in places[processes.rank]]
         pixels = torch.from_numpy(data.stored(own_indices)).float().numpy()  # NumPy takes 17 times as long
-        groups, pairs = group[indices], np.empty((0, 2), dtype=np.int64)
+        groups = group[indices]
         if standardize.has_mask:
             assert data.tissue is not None
             pixels = append_mask(pixels, data.tissue.read(own_indices))
         if intervention is not None:
             drawn = intervention.draw(indices, step)
             intervention.apply(pixels, places[processes.rank], indices, drawn)
-            groups, pairs = n_attributes * data.label[indices] + intervention.attributes(indices, drawn), drawn.pairs
+            groups = n_attributes * data.label[indices] + intervention.attributes(indices, drawn)
         x = torch.from_numpy(pixels)
         if augment is not None:
             x = augment(x, places[processes.rank], len(indices), step)
         # Pinned memory is copied to the GPU while this thread reads on.
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-        return Batch(step, indices, places, own_indices, groups, standardize.in_place(x), pairs)
+        return Batch(step, indices, places, own_indices, groups, standardize.in_place(x))
 
     return prefetch_results(make, steps, ahead=max(ahead, loaders) if ahead else 0, threads=loaders)
-
-
-def pair_difference(logits: Tensor, pairs: NDArray[np.int64]) -> Tensor:
-    """Return the mean squared difference of a patch and its copy: of z1 - z0 where there are two classes.
-
-    `logits` are (B, K), `pairs` (p, 2) places of both. For K classes it is twice that of the centred logits.
-    """
-    centred = logits - logits.mean(dim=1, keepdim=True)
-    first, second = (centred[torch.from_numpy(side).to(logits.device)] for side in pairs.T)
-    return 2 * (first - second).square().sum(dim=1).mean()
 
 
 def with_cell_unit(sampler: Batches, unit: int) -> Batches:
@@ -327,7 +299,6 @@ def evaluate(run: Run, phase: Phase, state: State) -> bool:
         state.best = {"step": state.step, "score": new_score}
         state.best_weights = {k: checkpoint.copied(v) for k, v in state.average.state_dict().items()}
     state.losses = LossMeans()
-    run.events.add(row, step=run.steps_done(state))
     return True
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from shutil import which
 
 import torch
 from torch import Tensor, nn
@@ -61,18 +59,6 @@ def overflows_always(scaler: torch.amp.GradScaler | None) -> bool:
     return scaler is not None and scaler.get_scale() < _LEAST_SCALE
 
 
-def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a network's forward pass, compiled at its first call."""
-    if device.type == "cpu" and not any(which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name):
-        raise InputUnsupportedError(
-            "no C++ compiler to compile the network with",
-            place="[train] compile",
-            remedy="install g++, or set [train] compile = false",
-        )
-    forward: Callable[[Tensor], Tensor] = torch.compile(network)
-    return forward
-
-
 def build_optimizer(weights: Sequence[nn.Parameter], config: TrainConfig, *, rate: float) -> torch.optim.Optimizer:
     """Return the configured optimiser of some weights, at learning rate `rate`."""
     if config.optimizer == "sgd":
@@ -100,14 +86,13 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     *,
     rate: float,
-    clip_norm: float | None,
     scaler: torch.amp.GradScaler | None,
     processes: ProcessGroup,
 ) -> None:
     """Take one gradient step of the objective of the whole batch.
 
-    A gradient whose norm over all weights exceeds `clip_norm` is shortened to it. With a `scaler`, a step whose scaled
-    gradient overflows is left out, and the scale is lowered. Each process holds the gradient through its own samples.
+    With a `scaler`, a step whose scaled gradient overflows is left out, and the scale is lowered. Each process holds
+    the gradient through its own samples.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -115,10 +100,6 @@ def take_step(
     optimizer.zero_grad()
     torch.autograd.backward(total if scaler is None else scaler.scale(total))
     processes.sum_gradients(weights)
-    if clip_norm is not None:
-        if scaler is not None:
-            scaler.unscale_(optimizer)  # the norm is that of the true gradient
-        nn.utils.clip_grad_norm_(weights, clip_norm)
     if scaler is None:
         optimizer.step()
     else:

@@ -16,10 +16,8 @@ from pathopatch.core import artefacts
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.work_folder import FOLDS, WorkFolder
-from pathopatch.debias import gerne
-from pathopatch.debias.methods import NAMES, Batches, Phase, method, parameters_of
+from pathopatch.debias.methods import NAMES, Phase, method, parameters_of
 from pathopatch.debias.pseudo import minority_found
-from pathopatch.debias.rank_sampler import rank_alpha
 from pathopatch.groups import attribute_in, threshold_attributes
 from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
 from pathopatch.training.dataset import PatchSet
@@ -61,7 +59,12 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 def own_parameters(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that only the configured method reads, under the method's names for them."""
-    return {name: getattr(config, _SETTINGS.get(name, name)) for name in parameters_of(config.method)}
+    return {name: getattr(config, setting) for name, setting in own_settings(config.method).items()}
+
+
+def own_settings(name: str) -> dict[str, str]:
+    """Return the parameters of the method of a name, and the settings that hold them."""
+    return {parameter: _SETTINGS.get(parameter, parameter) for parameter in parameters_of(name)}
 
 
 def needs_groups(phase: Phase) -> bool:
@@ -126,7 +129,8 @@ def check_phases(
             patches = phase_data(phase, train, validation).patches
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a warning is given when the phase begins
-                phase_batches(phase, patches, config, steps=1, seed=config.seed)
+                sizes = {"batch_per_class": config.batch_per_class, "steps": 1, "seed": config.seed}
+                phase.sampler(patches.label, patches.attribute, **sizes)
     if config.sensitivity is None:
         return
     if n_classes > 2 or validation.select is None:
@@ -176,27 +180,6 @@ def phase_data(
     minority = minority_found(attribute, patches.label, patches.attribute)
     report |= {f"pseudo_{name}": None if np.isnan(value) else value for name, value in minority.items()}
     return PhaseData(patches.with_attribute(attribute), report)
-
-
-def phase_batches(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int, seed: int) -> Batches:
-    """Return the batches of a phase: by the patches' attribute, or by the rank of their tissue fraction."""
-    sizes = {"batch_per_class": config.batch_per_class, "steps": steps, "seed": seed}
-    if config.attribute != "rank":
-        return phase.sampler(data.label, data.attribute, **sizes)
-    if phase.rank_sampler is None:
-        raise InputUnsupportedError(
-            f"method {config.method!r} does not draw by rank",
-            place="[train] attribute",
-            remedy="train resample or gerne, or by a threshold or bins",
-        )
-    return phase.rank_sampler(data.label, data.tissue_fraction, **sizes)
-
-
-def attribute_shares(data: PatchSet, config: TrainConfig) -> NDArray[np.float64]:
-    """Return p(a|y) (K, A) of the training patches, which bounds beta; by rank, over bins of equal pooled counts."""
-    if config.attribute == "rank":
-        return rank_alpha(data.label, data.tissue_fraction)
-    return gerne.alpha(data.label, data.attribute)
 
 
 def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
@@ -274,8 +257,7 @@ def _needed_splits(config: TrainConfig) -> Mapping[float, Sequence[tuple[str, ..
     """Return by threshold the sets of splits that need every group."""
     phases = [phase for phase in phases_of(config) if needs_groups(phase)]
     needed: dict[float, list[tuple[str, ...]]] = {}
-    is_by_threshold = config.attribute == "groups" and not config.bins
-    if is_by_threshold and any(phase.split == "train" for phase in phases):
+    if not config.bins and any(phase.split == "train" for phase in phases):
         needed.setdefault(config.threshold, []).append(config.train_splits)
     reads_validation = config.select != "last" or any(phase.split == "val" for phase in phases)
     if phases and reads_validation and not (config.bins and config.select_at is None):

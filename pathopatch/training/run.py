@@ -2,8 +2,7 @@
 
 ``runs/<run>/`` holds ``config.json``, ``history.csv``, ``checkpoint.safetensors``, ``model/`` (the bundle) and
 ``log.json`` (times, which differ between equal runs). A method that learns from validation patches leaves
-``learnt_from_val.csv``, and [train] tensorboard leaves ``tensorboard/``. ``run.json`` with the stamp is written last: a
-run without it is not finished.
+``learnt_from_val.csv``. ``run.json`` with the stamp is written last: a run without it is not finished.
 """
 
 from __future__ import annotations
@@ -101,7 +100,6 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
     # Of the groups only what the run reads: a further threshold, or a change in the test split, makes no run stale.
     names = [attribute_in(groups, config.threshold, bins=config.bins).column]
     names += [] if config.select_at is None else [attribute_in(groups, config.select_at, option="--select-at").column]
-    names += ["tissue_fraction"] if config.attribute == "rank" else []
     is_used = groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[names[0]] >= 0)
     used = groups[is_used]
     read = used[["patch_id", "split", "label", *dict.fromkeys(names)]]
@@ -133,7 +131,7 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
 
 
 def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> JoinedBins | None:
-    """Return the bins that a run draws by, small ones joined; None for a run that draws by a threshold or by rank."""
+    """Return the bins that a run draws by, small ones joined; None for a run that draws by a threshold."""
     if not config.bins:
         return None
     # A bin must be large enough in every set that draws or selects by it.
@@ -181,7 +179,6 @@ def write_run(
     picked = {
         "step": result.step,
         "decision_threshold": result.decision_threshold,
-        "area_slope": result.area_slope,
         "temperature": result.temperature,
         "validation": result.validation,
     }
@@ -209,10 +206,10 @@ def _bundle_spec(
     if config.head != "linear":  # solved without steps
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
-    if config.attribute != "groups" or config.bins or config.select_at is not None:
-        own_names = {"attribute", "select_at"} | ({"bins", "least_per_bin"} if config.bins else set())
+    if config.bins or config.select_at is not None:
+        own_names = {"select_at"} | ({"bins", "least_per_bin"} if config.bins else set())
         parameters |= config.model_dump(mode="json", include=own_names)
-    composed = ("intervene", "intervene_growth", "pair_weight")
+    composed = ("intervene", "intervene_growth")
     if intervenes(phases_of(config), config):
         parameters |= {name: value for name in composed if (value := getattr(config, name)) is not None}
     labels = label_names(groups) if result.n_classes == 2 else class_names(result.n_classes)
@@ -237,7 +234,6 @@ def _bundle_spec(
         **known_limits(_audit(work)),
         class_names=labels,
         decision_threshold=result.decision_threshold,
-        area_slope=result.area_slope,
         decision_chosen_for=result.decision_chosen_for,
         temperature=result.temperature,
         method=config.method,

@@ -25,7 +25,6 @@ import optuna
 import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from optuna.pruners import NopPruner, PercentilePruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -37,14 +36,12 @@ from pathopatch.core.text import pluralize
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import searched_parameters, steps_in_all
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.phase_data import attribute_shares, phases_of
+from pathopatch.training.phase_data import phases_of
 from pathopatch.training.seeds import mixed_seed
 
 WAVE = 4
 """Trials that choose without each other's results and may run side by side; a trial knows all earlier waves."""
 _RANDOM_TRIALS = 5  # before the sampler learns from those that are done
-_KEPT_PERCENT = 75.0  # a trial is pruned only below three quarters of the others: a WGA of few patches is noisy
-_WARM_UP = 1 / 3  # of a trial's evaluations: early on a WGA of 0 says nothing
 _TWO_VALUES_S = 2.0
 FOLDER, JOURNAL = "search", "trials.journal"
 NUMBER, DIVERGED = "trial", "diverged"
@@ -56,23 +53,15 @@ MEASURES = tuple(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low
 class SearchPlan:
     """The budget of a search."""
 
-    trials: int  # that run to their end; with a budget and pruning there may be more, of fewer steps
+    trials: int
     steps_each: int  # training steps of a trial, all phases of the method together
-    budget_steps: int | None = None  # for all trials together; None: what that number of trials takes
+    budget_steps: int | None = None  # for all trials together, that the user allowed
     is_solved: bool = False  # a linear head, whose trials take no steps
 
     @property
     def offered(self) -> str:
         """The budget in words; a comparison must give every method the same."""
         return pluralize(self.trials, "trial") if self.budget_steps is None else f"{self.budget_steps} steps"
-
-    def allows(self, number: int, earlier: Sequence[FrozenTrial]) -> bool:
-        """Return whether the budget pays for a trial, given those of earlier waves."""
-        if self.budget_steps is None:
-            return number < self.trials
-        taken = sum(int(trial.user_attrs["steps"]) for trial in earlier)
-        # The own wave is counted in full: what pruning saves there is not known to all of its trials.
-        return taken + (number % WAVE + 1) * self.steps_each <= self.budget_steps
 
     def __str__(self) -> str:
         if self.is_solved:
@@ -144,22 +133,20 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
         ranges = {name: bounds for name, bounds in ranges.items() if name not in ("learning_rate", "biased_lr_scale")}
         ranges["weight_decay"] = search.penalties
         c_values = (max(c_values),)
-    # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
-    shares = None if "t" in own else attribute_shares(train, config)
     points: list[dict[str, float]] = []
     if "extrapolation" in own:
+        # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
+        shares = None if "t" in own else gerne.alpha(train.label, train.attribute)
         points = [{"c": c, "beta": s / c - 1} for c in c_values for s in search.s_values if _is_inside(shares, c, s)]
-    elif "s" in own:
-        points = [{"s": s} for s in search.s_values if _is_inside(shares, 1.0, s)]
 
-    def rank(point: Mapping[str, float]) -> tuple[bool, float, float, float]:
+    def order(point: Mapping[str, float]) -> tuple[bool, float, float, float]:
         # From s = 1 outwards. Of equal distances the larger c first: its smaller beta amplifies the noise of the
         # batches less. Last what does not extrapolate (beta = 0), and what the first trial has already tried.
         is_tried = all(getattr(config, name, None) == value for name, value in point.items())
-        c, beta = point.get("c", 1.0), point.get("beta", point.get("s", 1.0) - 1)
-        return (beta == 0 and "c" in point) or is_tried, round(abs(c * (beta + 1) - 1), 9), -c, beta
+        c, beta = point["c"], point["beta"]
+        return beta == 0 or is_tried, round(abs(c * (beta + 1) - 1), 9), -c, beta
 
-    return SearchSpace(ranges, tuple(sorted(points, key=rank)))
+    return SearchSpace(ranges, tuple(sorted(points, key=order)))
 
 
 def _is_inside(shares: NDArray[np.float64] | None, c: float, s: float) -> bool:
@@ -185,9 +172,7 @@ def ask_trial(
     # A sampler and a study of its own for each trial: one shared by processes would sample by what happens to be
     # finished, and its random state would depend on who asked before.
     sampler = optuna.samplers.TPESampler(seed=mixed_seed(config.seed, number) % 2**32, n_startup_trials=_RANDOM_TRIALS)
-    warm_up = round(_WARM_UP * min(config.steps, config.evaluations))
-    pruner = PercentilePruner(_KEPT_PERCENT, n_startup_trials=WAVE, n_warmup_steps=warm_up)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner if search.prune else NopPruner())
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(earlier)
     if 1 <= number <= len(space.grid):
         study.enqueue_trial({"grid": space.grid_names[number - 1]})
@@ -229,7 +214,7 @@ def _cut_torn_line(journal: Path) -> None:
 
 def finished_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     """Return the finished trials by their number in the search."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     finished: dict[int, FrozenTrial] = {}
     for trial in trials:
         finished.setdefault(trial.user_attrs[NUMBER], trial)
@@ -286,8 +271,7 @@ def remove_checkpoints(folder: Path, study: optuna.Study) -> None:
 
 def best_trial(finished: dict[int, FrozenTrial]) -> FrozenTrial | None:
     """Return the trial with the best value; of equals that of the higher GBA, then the first; None if none is good."""
-    # A pruned trial never wins, whatever it had reached: its value is that of fewer steps.
-    good = [t for t in finished.values() if t.state == TrialState.COMPLETE and DIVERGED not in t.user_attrs]
+    good = [t for t in finished.values() if DIVERGED not in t.user_attrs]
     return max(good, key=lambda t: (t.value or 0.0, t.user_attrs["picked_gba"], -t.user_attrs[NUMBER]), default=None)
 
 
@@ -309,14 +293,14 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
     trial; learning_rate, weight_decay, c, beta, and what else was searched; s = c (beta + 1), NaN where it is not
     searched; ``value``, by which trials are compared; ``wga`` and ``gba`` of the picked weights on all validation
     patches at decision threshold 0, with their 95 % intervals (NaN for trials that did not end); ``picked_gba``, which
-    settles ties of the value; ``step``, at which the weights were picked; ``steps``, taken; ``state``: complete, pruned
-    or diverged; ``won``.
+    settles ties of the value; ``step``, at which the weights were picked; ``steps``, taken; ``state``: complete or
+    diverged; ``won``.
     """
     best = winning_trial(study).user_attrs[NUMBER]
     rows: list[dict[str, Any]] = []
     for number, trial in finished_trials(study).items():
         attributes = trial.user_attrs
-        state = "diverged" if DIVERGED in attributes else trial.state.name.lower()
+        state = "diverged" if DIVERGED in attributes else "complete"
         row = {"trial": number, **attributes["settings"], "s": attributes.get("s"), "value": trial.value}
         row |= {name: attributes.get(name, math.nan) for name in (*MEASURES, "picked_gba", "step")}
         rows.append(row | {"steps": attributes["steps"], "state": state, "won": number == best})

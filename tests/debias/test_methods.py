@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
+from pathopatch.core.method_names import REMOVED_METHODS
 from pathopatch.debias import methods
 from pathopatch.debias.gerne import cell_counts
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
@@ -25,7 +26,7 @@ COUNTS = np.array([[40, 8], [6, 26]])
 MANY = np.array([[30, 4, 2], [3, 40, 5], [2, 6, 20], [9, 1, 3]])  # 4 classes, 3 attribute values
 every_shape = pytest.mark.parametrize("counts", [COUNTS, MANY], ids=["2x2", "4x3"])
 SIZES = {"batch_per_class": 6, "steps": 12, "seed": 0}
-BALANCE_GROUPS = ["reweight", "resample", "oversample", "groupdro", "gerne", "dfr", "gerne-auto"]
+BALANCE_GROUPS = ["reweight", "resample", "groupdro", "gerne", "dfr"]
 
 
 def samples(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +65,7 @@ def test_every_method_trains_a_linear_network_at_equal_batch_size(name: str, cou
     x, y = torch.from_numpy(features + rng.normal(0, 0.3, features.shape)).float(), torch.from_numpy(label)
     network = nn.Linear(x.shape[1], n_classes)
     before = cross_entropy(network(x), y).item()
-    for phase in methods.method(name, s=1.1):
+    for phase in methods.method(name):
         own = relabelled(phase, label, attribute)
         of_own = cell_counts(label, own)
         group = torch.from_numpy(of_own.shape[1] * label + own)
@@ -148,13 +149,11 @@ def test_every_method_says_its_sampler_its_objective_and_its_paper(name: str) ->
         ("erm-balanced", [Mean]),
         ("reweight", [GroupWeighted]),
         ("resample", [Mean]),
-        ("oversample", [Mean]),
         ("groupdro", [GroupDRO]),
         ("gerne", [GradientExtrapolation]),
         ("gerne-unknown", [Mean, GradientExtrapolation]),
         ("jtt", [Mean, Mean]),
         ("dfr", [Mean, Mean]),
-        ("gerne-auto", [GradientExtrapolation]),
     ],
 )
 def test_each_name_has_its_objectives(name: str, kinds: list[type[nn.Module]]) -> None:
@@ -162,7 +161,7 @@ def test_each_name_has_its_objectives(name: str, kinds: list[type[nn.Module]]) -
     assert [type(objective) for objective in objectives] == kinds
     last = objectives[-1]
     if isinstance(last, GradientExtrapolation):
-        assert last.beta.item() == (1.0 if name == "gerne-auto" else 0.25)  # nothing moves the automatic one
+        assert last.beta.item() == 0.25
     if isinstance(last, GroupDRO):
         assert (last.eta, len(last.q)) == (0.5, 4)
 
@@ -176,14 +175,12 @@ def test_each_name_has_its_objectives(name: str, kinds: list[type[nn.Module]]) -
         ("erm-balanced", [40 / 96, 8 / 96, 6 / 64, 26 / 64]),
         ("resample", [0.25] * 4),
         ("groupdro", [0.25] * 4),
-        # 5/6 + 1.5 (1/2 - 5/6) = 1/3 of class 0; 3/16 + 1.5 (1/2 - 3/16) = 21/32 of class 1
-        ("oversample", [1 / 6, 2 / 6, 21 / 64, 11 / 64]),
         # the errors are the 8 and 6 of the minority, each worth 3: of 80 + 2 * 14
         ("jtt", [40 / 108, 24 / 108, 18 / 108, 26 / 108]),
     ],
 )
 def test_each_name_has_its_shares(name: str, expected: list[float]) -> None:
-    phase = methods.method(name, s=1.5, upweight=3.0)[-1]
+    phase = methods.method(name, upweight=3.0)[-1]
     own = relabelled(phase, LABEL, ATTRIBUTE)
     indices = np.concatenate(list(phase.sampler(LABEL, own, batch_per_class=8, steps=60, seed=0)))
     group = np.bincount(2 * LABEL[indices] + ATTRIBUTE[indices], minlength=4)
@@ -201,25 +198,15 @@ def test_reweight_and_resample_have_the_same_expected_loss() -> None:
     torch.testing.assert_close(by_weight, by_drawing, rtol=0, atol=1e-12)
 
 
-def test_oversampling_draws_what_gerne_follows_in_expectation() -> None:
-    # (1 + beta) x less biased half - beta x biased half, over a period of both: the shares of s = c (beta + 1)
-    (gerne,), (over,) = methods.method("gerne", c=0.5, beta=2.0), methods.method("oversample", s=1.5)
+def test_gerne_follows_the_extrapolated_shares_in_expectation() -> None:
+    # (1 + beta) x less biased half - beta x biased half, over a period of both: the shares of s = c (beta + 1) = 1.5
+    (gerne,) = methods.method("gerne", c=0.5, beta=2.0)
     halves = np.array(
         [np.split(np.array(b), 2) for b in gerne.sampler(LABEL, ATTRIBUTE, batch_per_class=24, steps=16, seed=0)]
     )
     biased, less = (np.bincount((2 * LABEL + ATTRIBUTE)[halves[:, k].ravel()], minlength=4) / 384 for k in (0, 1))
-    drawn_over = np.concatenate(list(over.sampler(LABEL, ATTRIBUTE, batch_per_class=24, steps=16, seed=0)))
-    shares = np.bincount((2 * LABEL + ATTRIBUTE)[drawn_over], minlength=4) / 768
-    np.testing.assert_allclose(3 * less - 2 * biased, shares, atol=1e-12)
-
-
-def test_gerne_auto_shortens_steps_by_the_growth_of_its_noise() -> None:
-    batch = np.random.default_rng(0).normal(size=(100_000, 64))  # gradients of single samples
-    half = batch[:, :32].mean(axis=1), batch[:, 32:].mean(axis=1)
-    extrapolated = 2 * half[0] - half[1]  # beta = 1
-    (phase,) = methods.method("gerne-auto")
-    assert phase.lr_scale == pytest.approx(batch.mean(axis=1).std() / extrapolated.std(), rel=0.02)
-    assert methods.method("gerne")[0].lr_scale == 1
+    # 5/6 + 1.5 (1/2 - 5/6) = 1/3 of class 0; 3/16 + 1.5 (1/2 - 3/16) = 21/32 of class 1
+    np.testing.assert_allclose(3 * less - 2 * biased, [1 / 6, 2 / 6, 21 / 64, 11 / 64], atol=1e-12)
 
 
 def test_beta_outside_the_bounds_of_pseudo_groups_is_refused_at_once() -> None:
@@ -228,9 +215,8 @@ def test_beta_outside_the_bounds_of_pseudo_groups_is_refused_at_once() -> None:
         methods.method("gerne-unknown", c=1.0, beta=9.0, t=0.1)
 
 
-@pytest.mark.parametrize("name", ["gerne", "gerne-auto"])
-def test_gerne_gives_half_of_the_samples_of_each_class_to_each_half(name: str) -> None:
-    (phase,) = methods.method(name, c=0.5)
+def test_gerne_gives_half_of_the_samples_of_each_class_to_each_half() -> None:
+    (phase,) = methods.method("gerne", c=0.5)
     drawn_by_half = [
         np.split(np.array(b), 2) for b in phase.sampler(LABEL, ATTRIBUTE, batch_per_class=12, steps=16, seed=0)
     ]
@@ -246,17 +232,13 @@ def test_gerne_refuses_an_odd_number_of_samples_a_class() -> None:
         phase.sampler(LABEL, ATTRIBUTE, batch_per_class=7, steps=1, seed=0)
 
 
-def test_gerne_refuses_beta_and_oversample_s_outside_the_bounds() -> None:
-    # largest alpha 40/48: the bound is (5/6) / (.5 * (1/3)) - 1 = 4, and of s = c (beta + 1) 2.5
+def test_gerne_refuses_beta_outside_the_bounds() -> None:
+    # largest alpha 40/48: the bound is (5/6) / (.5 * (1/3)) - 1 = 4
     (inside,), (outside,) = methods.method("gerne", beta=3.99), methods.method("gerne", beta=4.01)
     assert len(inside.sampler(LABEL, ATTRIBUTE, **SIZES)) == 12
     with pytest.raises(BetaOutOfBoundsError, match="4]"):
         outside.sampler(LABEL, ATTRIBUTE, **SIZES)
-    (at,), (beyond,) = methods.method("oversample", s=2.5), methods.method("oversample", s=2.51)
-    drawn_at = np.concatenate(list(at.sampler(LABEL, ATTRIBUTE, **SIZES)))
-    assert not ((LABEL == 0) & (ATTRIBUTE == 0))[drawn_at].any()  # at the bound the largest cell is never drawn
-    with pytest.raises(BetaOutOfBoundsError, match=r"s = 2\.51 is outside \[-0\.5, 2\.5\]"):
-        beyond.sampler(LABEL, ATTRIBUTE, **SIZES)
+
 
 
 def test_second_models_start_anew_but_dfr_continues_the_first() -> None:
@@ -309,7 +291,6 @@ def test_the_defaults_of_methods_and_of_the_configuration_agree() -> None:
         {"c": 0.0},
         {"beta": float("nan")},
         {"name": "groupdro", "eta": 0.0},
-        {"name": "oversample", "s": float("inf")},
         {"name": "gerne-unknown", "t": 1.0},
         {"name": "gerne-unknown", "biased_lr_scale": 0.0},
         {"name": "gerne-unknown", "c": 1.5},
@@ -334,3 +315,9 @@ def test_auto_balances_groups_and_where_one_is_empty_classes() -> None:
     indices = np.concatenate([empty.batch(step) for step in range(50)])
     assert np.bincount(label[indices]).tolist() == [800, 800]
     assert phase.intervene_share == "auto"
+
+
+@pytest.mark.parametrize("name", REMOVED_METHODS)
+def test_a_removed_method_names_what_to_use(name: str) -> None:
+    with pytest.raises(InputUnsupportedError, match="train gerne"):
+        methods.method(name)

@@ -64,7 +64,7 @@ except PathopatchError as error:
 
 
 _TRAINING = """
-import json, sys, threading, warnings
+import json, sys, warnings
 from pathlib import Path
 import pandas as pd, torch
 sys.path.insert(0, sys.argv[3])
@@ -75,11 +75,8 @@ from pathopatch.core.files import write_csv
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.fit import fit_arrays
 
-threading.excepthook = lambda _: None  # tensorboard's thread prints what it passes on
 out = Path(sys.argv[2])
-config = TrainConfig(
-    input_px=16, batch_per_class=4, threads=1, steps=2, evaluations=2, device="cpu", tensorboard=True
-)
+config = TrainConfig(input_px=16, batch_per_class=4, threads=1, steps=2, evaluations=2, device="cpu")
 train, val = toy([[20, 6], [6, 20]], seed=0), toy([[6, 6], [6, 6]], seed=1)
 said = {}
 for room in map(int, sys.argv[4].split(",")):

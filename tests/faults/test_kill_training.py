@@ -38,7 +38,7 @@ METHODS: dict[str, tuple[Phase, ...] | None] = {
     ),
 }
 # Evaluations after steps 2 and 4, a checkpoint between: what is summed since the last one must be taken up again too.
-SETTINGS = {"steps": STEPS, "evaluations": 2, "checkpoint_every": 3, "clip_norm": 0.5, "schedule": "cosine"}
+SETTINGS = {"steps": STEPS, "evaluations": 2, "checkpoint_every": 3, "schedule": "cosine"}
 
 
 def _train(folder: Path, name: str, fault: str) -> None:

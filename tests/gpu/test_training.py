@@ -100,15 +100,6 @@ def test_patches_and_weights_lie_channels_last(device, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_takes_the_steps_of_the_plain_one(device, monkeypatch):
-    if device == "cpu":  # traced as ever, without a minute of C++
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    patches = toy([[12, 12], [12, 12]], seed=0)
-    settings = {**PLAIN, "steps": 3, "learning_rate": 0.01, "device": device}
-    assert _distance(_train(patches, **settings, compile=True), _train(patches, **settings)) <= 1e-5
-
-
-@pytest.mark.slow
 def test_two_processes_by_gloo_share_one_device_and_equal_one(device, tmp_path):
     # Five steps: with AVX-512, rounding flips the sign of an activation, or a maximum, at the seventh.
     settings = {**PLAIN, "steps": 5, "learning_rate": 0.01, "threads": 1, "cell_unit": 2, "device": device}

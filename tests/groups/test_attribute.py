@@ -8,7 +8,6 @@ from pathopatch.groups import (
     Attribute,
     PatchAttribute,
     TissueBins,
-    TissueRank,
     TissueThreshold,
     assign_groups,
     attribute_in,
@@ -53,7 +52,7 @@ def test_an_attribute_of_the_patches_ignores_the_tissue():
     assert PatchAttribute(("ink",), 0.5).value_names == ("ink", "(no other)")
 
 
-@pytest.mark.parametrize("attribute", [TissueThreshold(0.25), TissueBins((0.3, 0.5)), TissueRank()])
+@pytest.mark.parametrize("attribute", [TissueThreshold(0.25), TissueBins((0.3, 0.5))])
 def test_settings_and_label_give_the_attribute_back(attribute):
     assert Attribute.from_dict({"threshold": 0.5, **attribute.to_dict()}) == attribute
     assert Attribute.from_label(attribute.label) == attribute

@@ -129,7 +129,6 @@ def test_a_folder_without_digits_is_refused(tmp_path: Path) -> None:
 
 
 MAIN = {"tables": ["tab10"], "percents": [0.5, 1], "seeds": [0, 1, 2], "methods": ["erm", "resample", "gerne"]}
-PAIRED = {"tables": ["tab10"], "percents": [0.5], "averages": [True], "methods": ["resample", "gerne-auto"]}
 
 
 @pytest.mark.real
@@ -172,30 +171,10 @@ def test_other_protocols_colours_and_last_weights_are_not_in_main_tables() -> No
     assert "| erm | 20.0 (1) |  |" in list(tables.main_tables(rows, MAIN))
 
 
-def test_gerne_auto_is_judged_by_the_protocol_that_the_demand_names() -> None:
-    rows = [_row("gerne-auto", seed, 80.0) for seed in range(6)]
-    rows += [_row("gerne-auto", seed, 82.0, protocol="decayed") for seed in range(3)]
-    rows += [_row("resample", seed, 81.5, protocol="decayed") for seed in range(3)]
-    lines = list(tables.main_tables(rows, MAIN))
-    assert "| gerne-auto | 0.5 % | 81 | 80 (6 seeds) | **missed** |" in lines
-    assert "| gerne-auto less resample | 0.5 % | 0 |  | not measured |" in lines
-    assert "| gerne-auto, protocol 'decayed' | 0.5 % | 81 | 82 (3 seeds) | met |" in lines
-    assert "| gerne-auto less resample, protocol 'decayed' | 0.5 % | 0 | 0.5 (3 seeds) | met |" in lines
-
-
-def test_the_paired_difference_is_taken_seed_by_seed_with_its_t_interval() -> None:
-    rows = [_row("resample", seed, 80.0 + seed) for seed in range(4)]
-    rows += [_row("gerne-auto", seed, 80.0 + seed + gain) for seed, gain in enumerate((1.0, 2.0, 3.0))]
-    rows += [_row("gerne-auto", 3, 99.0, protocol="shifted")]
-    line = list(tables.paired_table(rows, PAIRED))[-1]
-    # gains 1, 2, 3: mean 2, sd 1, t of 2 degrees 4.303, half width 4.303 / sqrt 3 = 2.48
-    assert line == "| tab10 | averaged | 81.5 ± 1.3 (4) | 83.0 ± 2.0 | +2.0 (-0.5 to +4.5) | 3 of 3 |"
-
-
 def test_only_what_lies_between_the_marks_of_the_readme_is_rewritten(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
-    tables.write_tables(readme, [_row("erm", 0, 20.0)], {"main": MAIN, "paired": [PAIRED]})
+    tables.write_tables(readme, [_row("erm", 0, 20.0)], {"main": MAIN})
     text = readme.read_text()
     assert text.startswith(f"before\n{tables.BEGIN}\n")
     assert text.endswith(f"{tables.END}\nafter\n")

@@ -62,7 +62,6 @@ def test_a_patient_on_both_sides_is_refused(arrays):
         ({"features": np.zeros((600, 4))}, "float64"),
         ({"val": np.arange(600)}, "val of shape"),
         ({"method": "intervene"}, "cannot be composed"),
-        ({"attribute": np.zeros(600, int), "threshold_by_area": True}, "need the tissue fraction"),
         ({"architecture": "resnet18"}, "give head or architecture"),
     ],
 )

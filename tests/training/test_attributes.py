@@ -1,4 +1,4 @@
-"""Runs draw by a threshold, by bins or by rank, and are selected by what they draw by or at a threshold."""
+"""Runs draw by a threshold or by bins, and are selected by what they draw by or at a threshold."""
 
 import numpy as np
 import pytest
@@ -44,17 +44,15 @@ def small(**changes):
         ({}, "gerne-t0.25-s0"),
         ({"bins": CUTS}, "gerne-b0.3_0.6-s0"),
         ({"bins": CUTS, "select_at": 0.5, "name": "x"}, "gerne-b0.3_0.6-at0.5-s0-x"),
-        ({"attribute": "rank", "threshold": 0.5}, "gerne-r0.5-s0"),
     ],
 )
 def test_a_runs_name_says_what_it_draws_by(settings, name):
     assert TrainConfig(**settings).run_name == name
 
 
-def test_bins_and_rank_exclude_each_other_and_bins_rise():
-    for raw, reason in (({"bins": CUTS, "attribute": "rank"}, "not both"), ({"bins": (0.6, 0.3)}, "must rise")):
-        with pytest.raises(InputUnsupportedError, match=reason):
-            parse(TrainConfig, raw, place="test")
+def test_bins_rise():
+    with pytest.raises(InputUnsupportedError, match="must rise"):
+        parse(TrainConfig, {"bins": (0.6, 0.3)}, place="test")
 
 
 def test_patches_have_the_bin_that_their_fraction_says(tmp_path):
@@ -86,7 +84,7 @@ def test_selection_at_a_threshold_leaves_the_bins_to_training(tmp_path):
     np.testing.assert_array_equal(val.attribute, val.tissue_fraction >= 0.5)
 
 
-@pytest.mark.parametrize("settings", [{"bins": CUTS}, {"bins": CUTS, "select_at": 0.5}, {"attribute": "rank"}])
+@pytest.mark.parametrize("settings", [{"bins": CUTS}, {"bins": CUTS, "select_at": 0.5}])
 def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path, settings):
     groups = graded_work(tmp_path)
     run = fit(tmp_path, small(**settings))
@@ -103,16 +101,8 @@ def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path, se
             assert by_bins[f"n_{3 * y + a}"] == ((test["label"] == y) & (test["bin@0.3,0.6"] == a)).sum()
     assert by_bins["wga"] == min(by_bins[f"accuracy_{g}"] for g in range(6))
     selected = ", selected at 0.5" if "select_at" in settings else ""
-    attribute_text = f"bins 0.3,0.6{selected}" if "bins" in settings else "rank, selected at 0.25"
-    assert set(mine["trained_attribute"]) == {attribute_text}
-    settings_kept = read_json(run / "model" / "model.json")["parameters"]
-    assert settings_kept["attribute"] == settings.get("attribute", "groups")
-
-
-def test_other_methods_do_not_draw_by_rank(tmp_path):
-    graded_work(tmp_path)
-    with pytest.raises(InputUnsupportedError, match="'erm' does not draw by rank"):
-        fit(tmp_path, small(method="erm", attribute="rank"))
+    assert set(mine["trained_attribute"]) == {f"bins 0.3,0.6{selected}"}
+    assert read_json(run / "model" / "model.json")["parameters"]["bins"] == list(CUTS)
 
 
 def test_an_attribute_of_five_values_trains_and_is_evaluated_by_ten_groups(tmp_path):
@@ -129,26 +119,24 @@ def test_an_attribute_of_five_values_trains_and_is_evaluated_by_ten_groups(tmp_p
     assert row["sweep"] == ""  # the tissue forms no groups here
 
 
-def test_a_study_trains_at_each_threshold_by_bins_and_by_rank():
+def test_a_study_trains_at_each_threshold_and_by_bins():
     study = StudyConfig(
         manifest="m.csv",
         work="w",
         groups=GroupsConfig(thresholds=(0.25, 0.5), bins=CUTS),
         methods=("erm", "gerne"),
-        attributes=("thresholds", "bins", "rank"),
     )
     names = [config.run_name for config in study_runs(study)]
     assert names == [
         "erm-t0.25-s0", "gerne-t0.25-s0", "erm-t0.5-s0", "gerne-t0.5-s0",
-        "erm-b0.3_0.6-s0", "gerne-b0.3_0.6-s0", "gerne-r0.25-s0", "gerne-r0.5-s0",
+        "erm-b0.3_0.6-s0", "gerne-b0.3_0.6-s0",
     ]  # fmt: skip
-    plain = study.model_copy(update={"groups": GroupsConfig(), "attributes": ("thresholds", "bins")})
+    plain = study.model_copy(update={"groups": GroupsConfig()})
     assert len(study_runs(plain)) == 4
 
 
-@pytest.mark.parametrize("drawn_by", [{"bins": CUTS}, {"attribute": "rank"}])
-def test_a_study_refuses_the_drawing_attribute_in_its_train_table(tmp_path, drawn_by):
-    study = StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path / "work", train=TrainConfig(**drawn_by))
+def test_a_study_refuses_the_drawing_attribute_in_its_train_table(tmp_path):
+    study = StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path / "work", train=TrainConfig(bins=CUTS))
     with pytest.raises(InputUnsupportedError, match="each of its own attributes"):
         run_study(study)
     assert not study.work.exists()  # said before anything was made

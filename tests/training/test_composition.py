@@ -152,17 +152,17 @@ def test_a_trace_in_one_class_is_found_and_in_both_is_not(name: str, edit: Edit)
 
 
 @pytest.mark.slow
-def test_pieces_of_one_donor_are_larger_where_there_is_more_tissue() -> None:
+def test_pieces_of_own_tissue_are_larger_where_there_is_more_tissue() -> None:
     data = cohort(ranges=((0.1, 0.3), (0.7, 0.95)))
     leaks = {
         growth: controls_of(Intervention(data, share=1, seed=0, growth=growth))["pieces"]  # type: ignore[arg-type]
-        for growth in ("many", "one")
+        for growth in ("many", "own")
     }
-    assert leaks["one"]["is_leak"]
-    for growth, remedy in (("one", 'Set [train] intervene_growth = "many"'), ("many", "Look at the contact sheet")):
-        check = {"growth": growth, "unit": "patient", "controls": {"pieces": leaks["one"]}}
+    assert leaks["own"]["is_leak"]
+    for growth, remedy in (("own", 'Set [train] intervene_growth = "many"'), ("many", "Look at the contact sheet")):
+        check = {"growth": growth, "unit": "patient", "controls": {"pieces": leaks["own"]}}
         assert remedy in leak_findings(check)[0]
-    assert leaks["one"]["composed"]["auroc"] > leaks["many"]["composed"]["auroc"] + 0.1
+    assert leaks["own"]["composed"]["auroc"] > leaks["many"]["composed"]["auroc"] + 0.1
 
 
 @pytest.mark.slow

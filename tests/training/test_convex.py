@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression as Reference
 
 from pathopatch.core.errors import NonFiniteError
-from pathopatch.debias.gerne import cell_counts
+from pathopatch.debias.gerne import cell_counts, extrapolated
 from pathopatch.debias.methods import method
 from pathopatch.debias.objectives import GroupDRO
 from pathopatch.training.convex import LogisticRegression
@@ -99,17 +99,19 @@ def test_resampling_weights_equal_reweighted_erm():
     by_hand = 1 / (counts[label, attribute] * 4)
     np.testing.assert_allclose(_weights("resample", label, attribute), by_hand)
     np.testing.assert_allclose(_weights("reweight", label, attribute), by_hand)
-    np.testing.assert_allclose(_weights("gerne-auto", label, attribute), by_hand)
+    np.testing.assert_allclose(_weights("gerne", label, attribute), by_hand)
 
 
-def test_gerne_weights_equal_oversampling_at_the_same_s():
+def test_gerne_weights_follow_the_extrapolated_shares():
     _, label, attribute = _made()
-    gerne = _weights("gerne", label, attribute, c=0.5, beta=1.3)
-    np.testing.assert_allclose(gerne, _weights("oversample", label, attribute, s=1.15))
-    assert gerne.min() > 0
+    counts = cell_counts(label, attribute)
+    shares = extrapolated(counts / counts.sum(axis=1, keepdims=True), 0.5, 1.3)
+    weights = _weights("gerne", label, attribute, c=0.5, beta=1.3)
+    np.testing.assert_allclose(weights, (shares / counts)[label, attribute] / 2)
+    assert weights.min() > 0
 
 
-@pytest.mark.parametrize("name", ["erm", "erm-balanced", "resample", "oversample", "jtt", "gerne-unknown", "dfr"])
+@pytest.mark.parametrize("name", ["erm", "erm-balanced", "resample", "gerne", "jtt", "gerne-unknown", "dfr"])
 def test_expected_shares_are_those_of_many_batches(name):
     _, label, attribute = _made(n=60)
     for phase in method(name):
@@ -118,17 +120,6 @@ def test_expected_shares_are_those_of_many_batches(name):
         parts = drawn.reshape(800, sampler.parts, -1).transpose(1, 0, 2).reshape(sampler.parts, -1)
         share = np.stack([np.bincount(part, minlength=60) / len(part) for part in parts])
         np.testing.assert_allclose(sampler.expected_shares(60), share, atol=2e-4)
-
-
-@pytest.mark.parametrize("name", ["resample", "gerne"])
-def test_expected_shares_by_rank_are_those_of_many_batches(name):
-    _, label, attribute = _made(n=60)
-    value = attribute + np.random.default_rng(3).random(60)
-    sampler = method(name)[0].rank_sampler(label, value, batch_per_class=10, steps=800, seed=0)
-    drawn = np.stack([sampler.batch(step) for step in range(800)])
-    parts = drawn.reshape(800, sampler.parts, -1).transpose(1, 0, 2).reshape(sampler.parts, -1)
-    share = np.stack([np.bincount(part, minlength=60) / len(part) for part in parts])
-    np.testing.assert_allclose(sampler.expected_shares(60), share, atol=5e-4)
 
 
 def test_group_dro_levels_the_groups_it_weights_and_no_group_is_worse():

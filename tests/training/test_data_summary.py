@@ -105,12 +105,6 @@ def test_where_a_threshold_selects_validation_is_counted_at_it():
     assert summary["drawn_by"] == "selected at tissue threshold 0.5"
 
 
-def test_a_run_by_rank_says_so_and_is_counted_at_its_threshold():
-    summary = _described(_groups(), threshold=0.25, attribute="rank")
-    assert summary["drawn_by"] == "drawn by the rank of the tissue fraction"
-    assert summary["trained"]["counts"] == [[1, 1], [0, 3]]
-
-
 def test_an_own_attribute_and_a_third_class_have_names_and_rows():
     rows = [*ROWS[:4], ("b", "p", "train", 2, 0.9), *ROWS[7:]]
     groups = _groups(rows, attribute=["red", "blue", "blue", "blue", "red", "red", "red", "red"])

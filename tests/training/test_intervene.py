@@ -20,7 +20,6 @@ from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet, Source
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_share, composed_validation
-from pathopatch.training.loop import pair_difference
 from pathopatch.training.patch_masks import PatchMasks
 
 SIDE = 16
@@ -123,58 +122,9 @@ def test_an_attribute_that_is_not_the_area_stays() -> None:
     np.testing.assert_array_equal(intervention.attributes(list(range(20)), drawn), flipped.attribute[:20])
 
 
-@pytest.mark.parametrize("share", [0.4, 1])
-def test_pairs_are_a_patch_of_the_batch_and_its_copy_or_two_copies_of_one(share: float) -> None:
-    intervention = Intervention(TRAIN, share=share, seed=0, is_paired=True)
-    indices = np.concatenate([np.flatnonzero(TRAIN.label == y)[:8] for y in (0, 1)]).tolist()
-    for step in range(20):
-        drawn = intervention.draw(indices, step)
-        copy_at = dict(zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True))
-
-        def base(place: int, copy_at: dict[int, int] = copy_at) -> int:
-            label = int(TRAIN.label[indices[place]])
-            return int(intervention.bases[label][copy_at[place]]) if place in copy_at else indices[place]
-
-        assert len(drawn.pairs) == (len(copy_at) if share < 1 else len(copy_at) // 2)
-        for first, second in drawn.pairs.tolist():
-            assert base(first) == base(second)
-            assert second in copy_at
-            assert (first in copy_at) == (share == 1)
-            assert TRAIN.label[indices[first]] == TRAIN.label[indices[second]]
-
-
-def test_the_pairs_term_is_the_mean_squared_difference_of_the_margins() -> None:
-    logits = torch.tensor([[0.0, 1.0], [2.0, 2.5], [0.0, -1.0]], requires_grad=True)
-    value = pair_difference(logits, np.array([[0, 1], [2, 0]]))
-    assert value.item() == pytest.approx(((1 - 0.5) ** 2 + (-1 - 1) ** 2) / 2)
-
-
-@pytest.mark.slow
-def test_pairs_draw_the_logits_of_copies_together() -> None:
-    settings = config(method="intervene", intervene=None, steps=160, learning_rate=3e-3, average_weights=False)
-    spread = []
-    for weight in (0.0, 3.0):
-        result = fit_arrays(TRAIN, VAL, settings.model_copy(update={"pair_weight": weight, "select": "last"}))
-        intervention = Intervention(TRAIN, share=1, seed=0, is_paired=True)
-        assert intervention._copies is not None
-        twins = [numbers[:2] for numbers in intervention._copies[0].values() if len(numbers) > 1]
-        x = np.stack([intervention.copy(0, number)[0] for pair in twins for number in pair]).astype(np.float32)
-        mean, std = (np.array(values, np.float32)[:, None, None] for values in (result.mean, result.std))
-        with torch.inference_mode():
-            logits = result.network(torch.from_numpy((x - mean) / std))
-        margin = (logits[:, 1] - logits[:, 0]).view(-1, 2)
-        spread.append(float((margin[:, 0] - margin[:, 1]).square().mean()))
-    assert spread[1] < 0.1 * spread[0]
-
-
-def test_pairs_without_an_intervention_are_refused() -> None:
-    with pytest.raises(InputUnsupportedError, match="no patch is composed"):
-        fit_arrays(TRAIN, VAL, config(intervene=None, pair_weight=0.1))
-
-
 def test_a_masked_network_trains_on_masks_that_move_with_their_patches() -> None:
     with_masks = masked([[20, 20], [20, 20]], seed=1)
-    settings = config(method="intervene", intervene=None, mask="normalise", pair_weight=0.1)
+    settings = config(method="intervene", intervene=None, mask="normalise")
     result = fit_arrays(TRAIN, with_masks, settings)
     # Other values outside the tissue do not change the logits, so the mask reached the network.
     assert with_masks.tissue is not None
@@ -198,14 +148,14 @@ def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any)
         if done == 5:
             raise Killed
 
-    settings = config(method=name, pair_weight=0.1 if name in ("resample", "intervene") else 0.0)
+    settings = config(method=name)
     undisturbed = fit_arrays(TRAIN, VAL, settings)
     with pytest.raises(Killed):
         fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"), progress=kill)
     resumed = fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"))
     assert all(map(torch.equal, weights(resumed), weights(undisturbed)))
     if name != "intervene":
-        natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None, "pair_weight": 0.0}))
+        natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None}))
         assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True))
 
 

@@ -62,7 +62,7 @@ def test_batches_made_ahead_are_those_made_when_due():
     assert np.isfinite(one.history[-1]["loss"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "resample", "intervene": 0.5, "pair_weight": 0.1}])
+@pytest.mark.parametrize("changes", [{}, {"method": "resample", "intervene": 0.5}])
 def test_batches_of_several_loaders_are_those_of_one(changes):
     patches = toy([[20, 6], [6, 20]], seed=0)
     settings = {**SMALL, "steps": 30, "augment": {"rotate_degrees": 20, "photons": 50}, **changes}

@@ -269,7 +269,7 @@ def test_pseudo_attributes_follow_from_numbers_that_all_processes_share(monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "steps"), [("reweight", 180), ("oversample", 80), ("gerne-unknown", 120), ("jtt", 120), ("dfr", 120)]
+    ("name", "steps"), [("reweight", 180), ("gerne-unknown", 120), ("jtt", 120), ("dfr", 120)]
 )
 def test_debiasing_methods_undo_a_shortcut_that_erm_takes(name, steps):
     train, val = toy([[190, 10], [10, 190]], seed=0), toy([[60, 60], [60, 60]], seed=1)
@@ -395,4 +395,4 @@ def test_of_several_runs_those_without_their_groups_are_named(tmp_path: Path) ->
 
 def test_which_methods_need_groups_follows_from_their_samplers():
     names = {name for name in NAMES if any(needs_groups(phase) for phase in method(name))}
-    assert names == {"reweight", "resample", "oversample", "groupdro", "gerne", "dfr", "gerne-auto"}
+    assert names == {"reweight", "resample", "groupdro", "gerne", "dfr"}

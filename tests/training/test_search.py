@@ -1,4 +1,4 @@
-"""Search space and winner of trials: equal numbers, beta inside its bounds, pruning at equal steps, budgets."""
+"""Search space and winner of trials: equal numbers, beta inside its bounds, budgets."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def search_arrays(
         return trials.winner()
 
 
-def done(number: int, value: float, *, gba: float = 0.5, steps: int = 4, **more: Any) -> FrozenTrial:
-    attributes = {"trial": number, "settings": {}, "picked_gba": gba, "steps": steps}
-    return create_trial(state=more.pop("state", TrialState.COMPLETE), value=value, user_attrs=attributes, **more)
+def done(number: int, value: float, *, gba: float = 0.5) -> FrozenTrial:
+    attributes = {"trial": number, "settings": {}, "picked_gba": gba, "steps": 4}
+    return create_trial(value=value, user_attrs=attributes)
 
 
 def pairs_of(space: SearchSpace) -> list[tuple[float, float]]:
@@ -89,12 +89,9 @@ def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> 
 
 
 def test_a_method_searches_what_it_declares_and_nothing_else() -> None:
-    for name in ("erm", "resample", "gerne-auto"):
+    for name in ("erm", "resample", "auto"):
         space = search_space(TRAIN, config_of(method=name), TuneConfig())
         assert (space.grid, list(space.ranges)) == ((), ["learning_rate", "weight_decay"])
-    only_s = search_space(TRAIN, config_of(method="oversample"), TuneConfig())
-    assert [point["s"] for point in only_s.grid] == [1.0, 0.9, 1.1, 0.75, 0.5, 1.5, 1.25]  # 1.25 is the first trial
-    assert "t" not in only_s.ranges
     # alpha of the real groups is .83: p_ext would allow s up to 2.5; pseudo-groups of unknown shares only up to 2
     wide = TuneConfig(s_values=(1.0, 2.0, 2.2), c_values=(1.0,))
     assert pairs_of(search_space(TRAIN, config_of(), wide)) == [(1.0, 2.0), (1.0, 2.2), (1.0, 1.0)]
@@ -152,15 +149,6 @@ def test_of_equal_values_the_higher_gba_wins_then_the_first_trial() -> None:
     assert winning_trial(study).user_attrs["trial"] == 1
 
 
-def test_a_pruned_trial_never_wins() -> None:
-    study = optuna.create_study(direction="maximize")
-    study.add_trial(done(0, 0.9, state=TrialState.PRUNED))
-    with pytest.raises(NonFiniteError):
-        winning_trial(study)
-    study.add_trial(done(1, 0.1))
-    assert winning_trial(study).user_attrs["trial"] == 1
-
-
 def test_a_diverged_trial_counts_and_loses_and_all_diverged_are_an_error() -> None:
     study = optuna.create_study(direction="maximize")
     with pytest.raises(NonFiniteError, match="every trial diverged"):
@@ -174,61 +162,10 @@ def test_a_diverged_trial_counts_and_loses_and_all_diverged_are_an_error() -> No
     assert [trial.value for trial in study.trials] == [0.0, 0.0]
 
 
-def scripted(curves: dict[int, list[float]]) -> Any:
-    """A training whose validation WGA at each evaluation is written down; trials come in the order of their numbers."""
-    calls = iter(range(1000))
-
-    def fit(train: Any, val: Any, config: TrainConfig, *, checkpoints: Any, progress: Any) -> TrainingResult:
-        curve = curves[next(calls)]
-        for step, value in enumerate(curve, 1):
-            progress(step, len(curve), {"val_wga": value, "val_gba": value})
-        history = [{"phase": k // 6, "step": k % 6 + 1, "val_wga": v, "val_gba": v} for k, v in enumerate(curve)]
-        picked = int(np.argmax(curve[-6:]))
-        return TrainingResult(
-            network=None, mean=(0.0,), std=(1.0,), step=picked + 1, history=tuple(history), decision_threshold=0.0,
-            area_slope=0.0, decision_chosen_for="wga", temperature=1.0, validation={}, n_classes=2,
-        )  # type: ignore[arg-type]  # fmt: skip
-
-    return fit
-
-
-GOOD, BAD = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8], [0.1, 0.1, 0.1, 0.1, 0.1, 0.95]
-
-
-@pytest.fixture
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune_module, "_measure_result", lambda *_: {})
-
-
-def pruned_search(monkeypatch: pytest.MonkeyPatch, curves: list[list[float]], search: TuneConfig) -> pd.DataFrame:
-    monkeypatch.setattr(tune_module, "fit_arrays", scripted(dict(enumerate(curves))))
-    study = optuna.create_study(direction="maximize")
-    search_arrays(TRAIN, VAL, config_of(method="erm", steps=6, evaluations=6), search, study=study)
-    return trial_table(study)
-
-
-@pytest.mark.usefixtures("_no_network")
-def test_pruning_compares_at_equal_steps_with_the_finished_waves(monkeypatch: pytest.MonkeyPatch) -> None:
-    curves = [GOOD, GOOD, GOOD, BAD, GOOD, BAD]
-    table = pruned_search(monkeypatch, curves, TuneConfig(trials=6, prune=True))
-    assert table["state"].tolist() == ["complete"] * 5 + ["pruned"]  # BAD in the first wave has nobody to lose against
-    # warm-up: a third of six evaluations; at the third one .1 is below three quarters of (.5, .5, .5, .1)
-    assert table["steps"].tolist() == [6] * 5 + [3]
-    assert table.loc[3, "won"]  # its last evaluation, .95
-    off = pruned_search(monkeypatch, curves, TuneConfig(trials=6))
-    assert off["steps"].tolist() == [6] * 6
-
-
-@pytest.mark.usefixtures("_no_network")
-def test_a_slow_starter_among_slow_starters_is_not_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pruned_search(monkeypatch, [BAD, BAD, BAD, BAD, BAD], TuneConfig(trials=5, prune=True))
-    assert set(table["state"]) == {"complete"}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_can_be_searched_and_its_steps_are_all_its_phases(name: str) -> None:
     study = optuna.create_study(direction="maximize")
-    config, search = config_of(method=name), TuneConfig(trials=2, prune=True, bootstrap=20)
+    config, search = config_of(method=name), TuneConfig(trials=2, bootstrap=20)
     if name == "jtt":  # whose first model makes no error to speak of in a single step
         config = config_of(method=name, jtt_identify_share=0.5)
     steps: list[int] = []
@@ -250,26 +187,6 @@ def test_without_known_attributes_the_worst_class_is_measured() -> None:
     )
     best = trial_table(study).query("won").iloc[0]
     assert best["wga"] == fitted.validation["wga_at_zero"]
-
-
-@pytest.mark.usefixtures("_no_network")
-def test_only_the_last_phase_of_a_method_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    two_phases = [[*GOOD, *GOOD]] * 4 + [[*BAD, *GOOD], [*GOOD, *BAD]]
-    table = pruned_search(monkeypatch, two_phases, TuneConfig(trials=6, prune=True))
-    assert table["state"].tolist() == ["complete"] * 5 + ["pruned"]
-    assert table.loc[5, "steps"] == 6 + 3
-
-
-@pytest.mark.usefixtures("_no_network")
-def test_the_budget_spends_the_steps_that_pruned_trials_save(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    curves = [GOOD, GOOD, GOOD, GOOD, BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, GOOD]
-    whole = pruned_search(monkeypatch, curves, TuneConfig(budget_steps=8 * 6 + 5))
-    assert len(whole) == 8  # five steps are too few for a ninth
-    saved = pruned_search(monkeypatch, curves, TuneConfig(budget_steps=8 * 6 + 5, prune=True))
-    assert saved["steps"].tolist() == [6, 6, 6, 6, 3, 3, 3, 3, 6, 6]  # 53 - 36 steps are left: two more of 6
-    assert saved["steps"].sum() <= 53
 
 
 def test_the_plan_counts_steps_and_refuses_less_than_one_trial() -> None:
@@ -315,7 +232,7 @@ def test_a_torn_last_line_of_the_journal_costs_that_trial_only(tmp_path: Any) ->
 
 
 def test_optuna_itself_reads_the_journal(tmp_path: Any) -> None:
-    open_study(tmp_path, name="s").add_trial(done(0, 0.5, intermediate_values={0: 0.1, 1: 0.5}))
+    open_study(tmp_path, name="s").add_trial(done(0, 0.5))
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "trials.journal"))
     study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
-    assert study.best_trial.intermediate_values == {0: 0.1, 1: 0.5}
+    assert study.best_trial.value == 0.5

@@ -48,30 +48,6 @@ def test_the_threshold_of_the_best_wga_and_what_zero_would_give():
     assert (choice.validation["wga"], choice.validation["wga_at_zero"]) == (1.0, 0.0)
 
 
-def test_a_threshold_by_area_separates_what_no_single_one_does():
-    rng = np.random.default_rng(0)
-    many = VAL.rows(np.zeros(400, dtype=np.int64))
-    label, area = np.arange(400) % 2, rng.uniform(0, 1, 400)
-    many = replace(many, label=label, tissue_fraction=area, attribute=(area >= 0.5).astype(np.int64))
-    margin = 2 * label + 6 * area + rng.normal(0, 0.3, 400) + 1
-    logits = np.stack([np.zeros(400), margin], axis=1)
-    line, constant = (choose_threshold(logits, many, tune_threshold=True, by_area=by_area) for by_area in (True, False))
-    assert constant.area_slope == 0
-    assert constant.validation["wga"] < 0.6
-    assert line.validation["wga"] > 0.97
-    assert line.area_slope == pytest.approx(6, abs=0.6)
-    assert line.threshold == pytest.approx(2, abs=0.3)
-    rest = margin - line.area_slope * area - line.threshold
-    assert ((rest > 0) == label).mean() > 0.97
-
-
-def test_a_line_that_gains_nothing_stays_flat():
-    choice = choose_threshold(LOGITS, FOUR, tune_threshold=True, by_area=True)
-    assert (choice.threshold, choice.area_slope) == (2.5, 0.0)
-    with pytest.raises(ValidationError, match="threshold_by_area is tuned"):
-        _config(threshold_by_area=True, sensitivity=0.9)
-
-
 def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
     eight = VAL.rows(np.tile(np.arange(4), 2))
     of_two = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))

@@ -97,7 +97,7 @@ def test_the_winner_is_stored_as_the_run_and_test_is_never_loaded(
     assert np.isclose(stored.learning_rate, best["learning_rate"])
     assert np.isclose(stored.beta, best["beta"])
     assert read_json(folder / "search.json") == {
-        "diverged": 0, "objective": "wga", "offered": "3 trials", "pruned": 0, "steps": 12, "steps_each": 4,
+        "diverged": 0, "objective": "wga", "offered": "3 trials", "steps": 12, "steps_each": 4,
         "trials": 3,
     }  # fmt: skip
 

@@ -66,7 +66,7 @@ def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
 def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
     """Return what is wrong with a key; what replaces a removed one, and which keys are most like an unknown one."""
     key = _key(kind, item["loc"])
-    *tables, last = map(str, item["loc"]) if item["loc"] else ("",)
+    *tables, last = [str(part) for part in item["loc"] if not isinstance(part, int)] or [""]  # without places in a list
     for name in tables:
         kind = tables_of(kind).get(name, kind)
     owner = f"{kind.__name__}.{last}"

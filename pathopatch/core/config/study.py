@@ -126,10 +126,8 @@ class StudyConfig(SettingsConfig):
     """Slides for which the best run draws heatmaps."""
     jobs: int = Field(default=1, ge=1)
     """Training runs side by side, each with cores / jobs threads."""
-    attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
-    """What the methods are trained by: each threshold of `[groups]`, its bins if it has any, and, where a method has
-    such a form, the rank of the tissue fraction.
-    """
+    attributes: tuple[Literal["thresholds", "bins"], ...] = Field(default=("thresholds", "bins"), min_length=1)
+    """What the methods are trained by: each threshold of `[groups]`, and its bins if it has any."""
 
     @model_validator(mode="after")
     def _a_fold_predicts_what_it_tests(self) -> StudyConfig:

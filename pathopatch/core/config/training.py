@@ -108,9 +108,7 @@ TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_k
 HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
 """Architecture of each head."""
 _LEAST_PX = 8  # of patches; features are patches of one pixel
-NO_EFFECT = {
-    "device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "loaders", "tensorboard",
-}  # fmt: skip
+NO_EFFECT = {"device", "threads", "cache_gib", "name", "checkpoint_every", "prefetch", "loaders"}
 """Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
 
@@ -159,8 +157,6 @@ class TrainConfig(Config):
     """Keep an exponential moving average of the weights; GERNE's steps are noisy."""
     tune_threshold: bool = True
     """Choose one decision threshold on validation, for the best WGA."""
-    threshold_by_area: bool = False
-    """The decision threshold may rise or fall with the tissue fraction."""
     select: Literal["wga", "gba", "last"] = "wga"
     """Measure by which the checkpoint is chosen; last uses no validation."""
     evaluations: int = Field(default=12, ge=1)
@@ -181,14 +177,10 @@ class TrainConfig(Config):
     """Patches at `input_px` are held in memory up to this, GiB."""
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
     """Ending of the run's folder name."""
-    s: float = 1.25
-    """oversample: c (beta + 1) of the shares drawn. The default is inside the bounds of up to five values."""
     t: float = Field(default=0.1, gt=0, lt=1)
     """gerne-unknown: hard share of each class; to be tuned."""
     biased_lr_scale: float = Field(default=1.0, gt=0)
     """gerne-unknown: learning rate of the biased model as a multiple; the paper's tenth was under-trained."""
-    biased_weight_decay_scale: float = Field(default=2.0, gt=0)
-    """gerne-unknown: weight decay of the biased model as a multiple, as in the paper."""
     biased_select: Literal["cba", "last"] = "cba"
     """gerne-unknown: cba takes the biased model with the best accuracy by class, as the paper does. Use last where
     validation is balanced: there cba prefers the least biased one.
@@ -203,8 +195,6 @@ class TrainConfig(Config):
     """dfr: learning rate of the last layer alone, as a multiple; suits adamw, with sgd use 1."""
     sensitivity: float | None = Field(default=None, gt=0, le=1)
     """The decision threshold finds this share of tumour on validation. None: it has the highest WGA."""
-    attribute: Literal["groups", "rank"] = "groups"
-    """What samples are drawn by: the groups at `threshold`, or the rank of the tissue fraction within the class."""
     bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Cuts of an attribute of several bins, in place of `threshold`."""
     least_per_bin: int = Field(default=10, ge=0)
@@ -215,10 +205,8 @@ class TrainConfig(Config):
     """Select by WGA at this threshold. None: as drawn."""
     intervene: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of each class's draws that are composed to another tissue area. auto: by the size of the smallest group."""
-    intervene_growth: Literal["many", "one", "own"] = "many"
-    """Tissue that is added: many small pieces, one donor, or the patch's own tissue mirrored."""
-    pair_weight: float = Field(default=0.0, ge=0)
-    """Weight of the squared difference of logits between a patch and its composed copy."""
+    intervene_growth: Literal["many", "own"] = "many"
+    """Tissue that is added: many small pieces of other patches, or the patch's own tissue mirrored."""
     mask: Literal["none", "normalise"] = "none"
     """normalise: the network sees tissue alone. Its bundle needs the mask, which predict measures."""
 
@@ -229,11 +217,9 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _one_attribute(self) -> TrainConfig:
+    def _bins_rise(self) -> TrainConfig:
         if list(self.bins) != sorted(set(self.bins)):
             raise ValueError("bins must rise")
-        if self.bins and self.attribute == "rank":
-            raise ValueError("give bins or attribute = 'rank', not both")
         return self
 
     @model_validator(mode="after")
@@ -246,20 +232,16 @@ class TrainConfig(Config):
             raise ValueError(f"a head takes features, and {self.architecture} takes patches: give head or architecture")
         if str(self.pretrained) != "none":
             raise ValueError("a head on features has no pretrained weights")
-        if self.method in COMPOSING_METHODS or self.intervene is not None or self.pair_weight:
+        if self.method in COMPOSING_METHODS or self.intervene is not None:
             raise ValueError("features of an encoder cannot be composed to another tissue area: that needs patches")
         if self.mask != "none":
             raise ValueError("features of an encoder cannot be masked: mask needs patches")
         return self
 
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the whole gradient. None: not clipped."""
     schedule: Literal["constant", "cosine"] = "constant"
     """constant or cosine. The averaged weights do what a falling rate does."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps in which the rate rises, in each phase."""
-    compile: bool = False
-    """Use `torch.compile`: the start takes a minute longer, so it is for long runs; needs a C++ compiler."""
     cell_unit: int | None = Field(default=None, ge=1)
     """Samples of a cell come in multiples of this. None: of the number of processes."""
     checkpoint_every: int | None = Field(default=None, ge=1)
@@ -268,8 +250,6 @@ class TrainConfig(Config):
     """Batches that are made ahead, at least one by each loader; 0: each is made when it is due."""
     loaders: int | None = Field(default=None, ge=1)
     """Threads that make batches ahead. None: 4 on GPUs, 1 on processors, whose cores the network needs."""
-    tensorboard: bool = False
-    """Write event files too; needs the extra `tensorboard`."""
 
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
@@ -277,8 +257,6 @@ class TrainConfig(Config):
             raise ValueError("training on val needs select = 'last' and tune_threshold = false")
         if self.sensitivity is not None and not self.tune_threshold:
             raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
-        if self.threshold_by_area and (self.sensitivity is not None or not self.tune_threshold):
-            raise ValueError("threshold_by_area is tuned for the worst group: it needs tune_threshold, no sensitivity")
         return self
 
     @property
@@ -296,11 +274,11 @@ class TrainConfig(Config):
 
     @property
     def _drawn_by(self) -> str:
-        """``t0.25``; of bins ``b0.3_0.5``, by rank ``r0.25``; then ``-at0.5`` where that selects."""
+        """``t0.25``; of bins ``b0.3_0.5``; then ``-at0.5`` where that selects."""
         selected = "" if self.select_at is None else f"-at{self.select_at:g}"
         if self.bins:
             return "b" + "_".join(f"{cut:g}" for cut in self.bins) + selected
-        return f"{'r' if self.attribute == 'rank' else 't'}{self.threshold:g}{selected}"
+        return f"t{self.threshold:g}{selected}"
 
 
 class TuneConfig(Config):
@@ -322,13 +300,11 @@ class TuneConfig(Config):
     objective: Literal["wga", "gba"] = "wga"
     """Measure on validation by which trials are compared."""
     budget_steps: int | None = Field(default=None, ge=1)
-    """Steps of all trials of a run together, pruned ones included, in place of `trials`. None: as many as they need."""
+    """Steps that all trials of a run may take together, in place of `trials`."""
     t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
     """Range of the hard share of gerne-unknown. The true share is not known: from 1 in 500 to a half."""
     biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)
     """Range of `biased_lr_scale`; the paper's tenth was under-trained where measured."""
-    prune: bool = False
-    """End a trial that is among the worst quarter at equal steps. Off: what is slow to learn may be best in the end."""
     bootstrap: int = Field(default=1000, ge=0)
     """Resamplings of patients behind the interval of each trial."""
 
