@@ -143,5 +143,4 @@ def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.D
             blanked = without_channel(batch, number, model.spec.mean[number])
             columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked, tissue))
     logits = {name: np.concatenate(parts).astype(np.float64) for name, parts in columns.items()}  # (N, 2) each
-    by_area = model.spec.area_slope * patches.tissue_fraction
-    return pd.DataFrame({name: z[:, 1] - z[:, 0] - by_area for name, z in logits.items()}, index=patches.patch_id)
+    return pd.DataFrame({name: z[:, 1] - z[:, 0] for name, z in logits.items()}, index=patches.patch_id)

@@ -129,12 +129,6 @@ def predict_features_to(
 
     def predict() -> tuple[Prediction, list[str]]:
         tissue, scanned = _tissue_fractions(features, slide, grid)
-        if np.isnan(tissue).any() and any(member.spec.area_slope for member in model.members):
-            raise InputUnsupportedError(
-                "the model's threshold depends on the tissue fraction, which is not known",
-                place=str(features.path),
-                remedy="name the folder of the slides with --slides, on which it is measured",
-            )
         analysis = _analysis(sheet, grid, is_blank=slide is None)
         columns, rows = _columns(features, model, tissue, scanned, config)
         prediction = FeaturePrediction(
@@ -317,7 +311,7 @@ def _columns(
     limits = patch_limits(model.spec, config)
     # Patches of unknown tissue are predicted.
     rows = np.flatnonzero(~(tissue < limits["min_tissue"]) & (scanned >= limits["min_scanned"]))
-    parts = [_forward(features.features[part], model, tissue[part]) for part in _parts(rows)]
+    parts = [_forward(features.features[part], model) for part in _parts(rows)]
     logit, probability, spread = (np.concatenate(values) for values in zip(*parts, strict=True))
     if not np.isfinite(logit).all():
         raise NonFiniteError(
@@ -343,14 +337,13 @@ def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 def _forward(
-    features: NDArray[Any], model: Ensemble, tissue: NDArray[np.float64]
+    features: NDArray[Any], model: Ensemble
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return logit, probability and spread of some features (n, D)."""
     if not len(features):
         return np.empty(0), np.empty(0), np.empty(0)
     patches = features[:, :, None, None].astype(np.float32)
-    # Without a slope over the area its value does not count, and NaN would.
-    output = model.forward([member.standardised(patches) for member in model.members], np.nan_to_num(tissue))
+    output = model.forward([member.standardised(patches) for member in model.members])
     return output.logit, output.probability, output.spread
 
 

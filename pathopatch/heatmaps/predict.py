@@ -140,7 +140,7 @@ def predict_patches(
     ahead = max(2, _AHEAD // _batch_size(ensemble, config))
     with closing(batches), closing(prefetch_items(batches, ahead=ahead)) as ready:
         for batch in ready:
-            output = ensemble.forward(batch.x, tissue[batch.measured["row"]], tta=config.tta)
+            output = ensemble.forward(batch.x, tta=config.tta)
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
                 parts[name].append(values)

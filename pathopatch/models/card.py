@@ -166,9 +166,8 @@ def decision_text(spec: BundleSpec) -> str:
     """Return in words how a patch is classified."""
     if spec.decision_probability is None:
         return "the class of the largest logit"
-    by_area = f", less {spec.area_slope:.4g} times the tissue fraction," if spec.area_slope else ""
     return (
-        f"{spec.class_names[1]} if the logit{by_area} exceeds {spec.decision_threshold:.4g} "
+        f"{spec.class_names[1]} if the logit exceeds {spec.decision_threshold:.4g} "
         f"(chosen for: {spec.decision_chosen_for}), that is a probability above {spec.decision_probability:.4g}"
     )
 

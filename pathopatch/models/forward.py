@@ -140,13 +140,11 @@ class Ensemble:
     def _repr_html_(self) -> str:
         return "".join(member._repr_html_() for member in self.members)
 
-    def forward(
-        self, inputs: Sequence[NDArray[np.float32]], tissue_fraction: NDArray[np.float64], *, tta: bool = False
-    ) -> EnsembleOutput:
+    def forward(self, inputs: Sequence[NDArray[np.float32]], *, tta: bool = False) -> EnsembleOutput:
         """Return the prediction of all members.
 
-        `inputs` are what `PatchClassifier.standardised` returns, one per member; `tissue_fraction` (N,) is that of the
-        patches. With `tta` (test-time augmentation) a logit is the mean over the eight symmetries of the square.
+        `inputs` are what `PatchClassifier.standardised` returns, one per member. With `tta` (test-time augmentation) a
+        logit is the mean over the eight symmetries of the square.
         """
         margins = np.empty((len(self.members), len(inputs[0])))  # (M, N): z1 - z0 of each patch
         for row, member, x in zip(margins, self.members, inputs, strict=True):
@@ -155,7 +153,7 @@ class Ensemble:
                 rotated = (np.rot90(x, k, (2, 3)) for k in range(4))
                 views = [view for turned in rotated for view in (turned, np.flip(turned, 3))]
             logits = np.mean([member.runtime.logits(view).astype(np.float64) for view in views], axis=0)
-            row[:] = logits[:, 1] - logits[:, 0] - member.spec.area_slope * tissue_fraction
+            row[:] = logits[:, 1] - logits[:, 0]
         # Calibrate before averaging: otherwise an overconfident member, with large logits, would dominate the mean.
         calibrated = margins / np.array([[member.spec.temperature] for member in self.members])
         logit = calibrated.mean(axis=0)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BUNDLE_VERSION = 1
 _ADJUSTABLE = {  # may change after training without making the weights wrong
-    "decision_threshold", "area_slope", "decision_chosen_for", "temperature", "group_metrics", "data", "training",
+    "decision_threshold", "decision_chosen_for", "temperature", "group_metrics", "data", "training",
     "parameters", "package_version", "min_tissue", "min_scanned", "seen", "onnx",
 }  # fmt: skip
 # Bounds of what a bundle may claim, since it may come from a stranger: far beyond any microscope and any of timm's.
@@ -143,8 +143,7 @@ class BundleSpec(Config):
     class_names: tuple[str, ...] = Field(
         default=("non-tumour", "tumour"), min_length=2, max_length=_MOST_CLASSES
     )  # as the logits
-    decision_threshold: float = 0.0  # on the logit: z1 - z0, less `area_slope` times the tissue fraction
-    area_slope: float = 0.0  # so that the threshold on z1 - z0 depends on the area
+    decision_threshold: float = 0.0  # on the logit: z1 - z0
     # "none": 0, the larger logit; of validation "wga": worst-group accuracy, "sensitivity 0.95": that share of class 1
     decision_chosen_for: str = "none"
     temperature: float = Field(default=1.0, gt=0)
@@ -157,6 +156,16 @@ class BundleSpec(Config):
     onnx: OnnxGraph | None = None  # None: torch alone can run the network
     torchscript: TorchScriptSpec | None = None  # None: `architecture` names the network
     seen: SeenRange | None = None  # appearance of the training patches; None: unknown
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_area_slope(cls, raw: Any) -> Any:
+        # Bundles of earlier versions state it.
+        if not isinstance(raw, dict) or "area_slope" not in raw:
+            return raw
+        if raw["area_slope"] != 0:
+            raise ValueError("its threshold depends on the tissue area, as an earlier version allowed: train it again")
+        return {name: value for name, value in raw.items() if name != "area_slope"}
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> BundleSpec:
@@ -329,7 +338,6 @@ def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
     joint = {
         "background": next((spec.background for spec in specs if spec.background != "auto"), "auto"),
         # Each threshold is on its member's logit, the joint one on the mean of the logits over their temperatures.
-        "area_slope": 0.0,  # members' logits have lost theirs
         "decision_threshold": float(np.mean([spec.decision_threshold / spec.temperature for spec in specs])),
         "decision_chosen_for": ", ".join(dict.fromkeys(spec.decision_chosen_for for spec in specs)),
         "temperature": 1.0,

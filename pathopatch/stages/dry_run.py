@@ -322,7 +322,7 @@ def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
             scaled = scale(batch.patches, analysis.windows)
             tissue = unpack_masks(batch.tissue_mask, analysis.grid.patch_px)
             inputs = [member.standardised(scaled, tissue) for member in network.members]
-            network.forward(inputs, batch.tissue_fraction, tta=config.tta)
+            network.forward(inputs, tta=config.tta)
         return 0
 
     return work

@@ -87,7 +87,7 @@ def glass_probability(bundle: Path) -> float:
 
     model = load_model(bundle, device="cpu", precision="float32")
     glass = np.full((1, len(model.spec.channels), model.spec.patch_px, model.spec.patch_px), _GLASS, np.float32)
-    return float(Ensemble([model]).forward([model.standardised(glass)], np.zeros(1)).probability[0])
+    return float(Ensemble([model]).forward([model.standardised(glass)]).probability[0])
 
 
 def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:

@@ -25,7 +25,6 @@ class TwoChannels:
         channels=("CARS", "SHG"),
         mean=(0.5, 0.4),
         mask="none",
-        area_slope=0.0,
     )
 
     def predict_logits(self, batch: np.ndarray, tissue: None) -> np.ndarray:

@@ -67,7 +67,6 @@ class FakeModel:
         mean=(0.5,),
         training={},
         mask="none",
-        area_slope=0.0,
     )
     calls = 0
 
@@ -109,13 +108,6 @@ def test_predictions_hold_only_labelled_patches_with_tissue_and_join_by_id(work:
     assert set(table["split"]) == {"val", "test"}
     assert table["logit"].to_numpy() == pytest.approx(4 * (table["tissue_fraction"] - 0.5).to_numpy(), abs=1e-6)
     assert table["probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(-table["logit"] / 2)).to_numpy())
-
-
-def test_a_threshold_by_area_is_taken_from_the_logits(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeModel.spec, "area_slope", 3.0)
-    table = read_table(evaluate_run(work, "erm", config=QUICK) / "predictions.parquet")
-    expected = 4 * (table["tissue_fraction"] - 0.5) - 3 * table["tissue_fraction"]
-    assert table["logit"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-6)
 
 
 def test_the_group_csv_has_a_row_per_split_threshold_and_group(work: Path) -> None:

@@ -236,16 +236,6 @@ def test_features_without_scale_side_or_coordinates_are_refused(tmp_path: Path, 
         predict_features_to(features_of(), model, out, config=PredictConfig(tta=True))
 
 
-def test_a_threshold_by_area_needs_tissue_fractions(tmp_path: Path) -> None:
-    model = Ensemble([load_model(write_head(tmp_path / "sloped", area_slope=2.0))])
-    with pytest.raises(InputUnsupportedError, match="depends on the tissue fraction"):
-        predict_features_to(features_of(), model, tmp_path / "out", config=PredictConfig())
-    tissue = np.array([0.1, 0.5, 0.9, 1.0], np.float32)
-    predict_features_to(features_of(tissue_fraction=tissue), model, tmp_path / "out", config=PredictConfig())
-    table = read_table(tmp_path / "out" / "predictions" / "A.parquet")
-    np.testing.assert_allclose(table["logit"], logits("A") - 2 * tissue, rtol=1e-5)
-
-
 @pytest.mark.slow
 def test_the_slides_are_drawn_measured_and_shown_in_review(
     tmp_path: Path, head: Path, typed: Callable[..., int]

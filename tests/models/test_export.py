@@ -330,15 +330,11 @@ def test_a_bundle_whose_files_contradict_each_other_is_not_exported(tmp_path):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [({"mask": "normalise"}, "needs the tissue mask"), ({"area_slope": 0.5}, "depends on the tissue fraction")],
-)
 @pytest.mark.parametrize("kind", FORMATS)
-def test_models_that_need_the_tissue_are_refused_with_the_reason(tmp_path, kind, changes, reason):
+def test_models_that_need_the_tissue_mask_are_refused(tmp_path, kind):
     bundle = _bundle(tmp_path / "model", _spec())
     path = bundle / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(InputUnsupportedError, match=reason):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mask": "normalise"}))
+    with pytest.raises(InputUnsupportedError, match="needs the tissue mask"):
         export_model(bundle, tmp_path / "out", kind=kind)
     assert not (tmp_path / "out").exists()

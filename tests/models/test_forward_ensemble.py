@@ -30,11 +30,10 @@ def member(seed: int = 0, **changed: Any) -> PatchClassifier:
 
 
 PATCHES = np.random.default_rng(0).random((5, 2, 16, 16), dtype=np.float32)
-FRACTION = np.array([0.0, 0.2, 0.5, 0.8, 1.0])
 
 
 def predicted(ensemble: Ensemble, x: np.ndarray = PATCHES, *, tta: bool = False) -> EnsembleOutput:
-    return ensemble.forward([model.standardised(x) for model in ensemble.members], FRACTION, tta=tta)
+    return ensemble.forward([model.standardised(x) for model in ensemble.members], tta=tta)
 
 
 def margin(model: PatchClassifier, x: np.ndarray = PATCHES) -> np.ndarray:
@@ -140,12 +139,3 @@ def test_bundles_are_loaded_as_members(tmp_path: Path) -> None:
         save_bundle(tmp_path / str(seed), build_network("small-groupnorm", 2), spec())
     ensemble = load_ensemble([tmp_path / "0", tmp_path / "1"], device="cpu", precision="float32")
     assert np.isfinite(predicted(ensemble).spread).all()
-
-
-def test_a_threshold_by_area_is_taken_from_each_members_logit() -> None:
-    models = [member(0, temperature=2.0, area_slope=1.5), member(1, temperature=0.5)]
-    output = predicted(Ensemble(models))
-    calibrated = np.stack([(margin(models[0]) - 1.5 * FRACTION) / 2.0, margin(models[1]) / 0.5])
-    np.testing.assert_allclose(output.logit, calibrated.mean(axis=0), rtol=1e-5)
-    assert Ensemble(models).spec.area_slope == 0
-    np.testing.assert_allclose(predicted(Ensemble(models[:1])).logit, margin(models[0]) - 1.5 * FRACTION, rtol=1e-5)

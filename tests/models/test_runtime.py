@@ -129,7 +129,7 @@ def test_the_mean_over_eight_views_is_the_same_by_every_runtime(bundle):
     logits = []
     for name in ("openvino", "torch"):
         model = load_model(bundle, device="cpu", precision="float32", runtime=name)
-        logits.append(Ensemble([model]).forward([model.standardised(patches)], np.ones(3), tta=True).logit)
+        logits.append(Ensemble([model]).forward([model.standardised(patches)], tta=True).logit)
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
 
 

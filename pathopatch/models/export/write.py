@@ -152,12 +152,6 @@ def _require_exportable(spec: BundleSpec) -> None:
             place="bundle",
             remedy="export a model trained with mask = 'none'; predict with pathopatch where masks are measured",
         )
-    if spec.area_slope:
-        raise InputUnsupportedError(
-            "the model's threshold depends on the tissue fraction, which exports do not measure",
-            place="bundle",
-            remedy="export a model trained without threshold_by_area",
-        )
 
 
 def _network_bytes(bundle: Path, spec: BundleSpec, kind: Format, stored: str) -> bytes:
