@@ -233,9 +233,6 @@ def tune(
     select_at: SelectAt = None,
     objective: Annotated[str | None, typer.Option(help="What validation selects by: wga or gba. Default: wga.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, equal for every method. Default: 8.")] = None,
-    budget_steps: Annotated[
-        int | None, typer.Option(min=1, help="In place of --trials: training steps that all trials may take together.")
-    ] = None,
     workers: Annotated[
         int,
         typer.Option(min=1, help="Processes. The same command started again beside a running one helps it, too."),
@@ -252,13 +249,9 @@ def tune(
     from pathopatch.core.config import TuneConfig, load_settings
     from pathopatch.stages.train import train_run
 
-    if trials and budget_steps:
-        raise typer.BadParameter("give --trials or --budget-steps, one of the two")
     study = load_settings(config, reads=("train", "tune")) if config else None
     base = (study and study.tune) or TuneConfig()
-    if trials:
-        base = base.model_copy(update={"budget_steps": None})
-    search = with_options(base, objective=objective, trials=trials, budget_steps=budget_steps)
+    search = with_options(base, objective=objective, trials=trials)
     settings = with_options(
         _train_settings(config), method=method, head=head, threshold=threshold, seed=seed, device=device, name=name,
         steps=steps, bins=cuts(bins), select_at=select_at,

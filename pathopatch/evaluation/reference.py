@@ -170,8 +170,8 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
     """Return the budget of a run, from its configuration (empty for a bundle from elsewhere) and ``search.json``.
 
     ``steps`` and ``batch_per_class`` of the training that is kept; ``trials`` of the search that it won (1 without a
-    search); ``search_steps``, of all trials in all phases of the method, pruned ones included; ``search``, the offer,
-    such as "8 trials" or "4800 steps", "none" without a search. NaN and "" where unknown.
+    search); ``search_steps``, of all trials in all phases of the method; ``search``, the offer, such as "8 trials",
+    "none" without a search. NaN and "" where unknown.
     """
     unknown = float("nan")
     budget: dict[str, Any] = {

@@ -49,64 +49,38 @@ NUMBER, DIVERGED = "trial", "diverged"
 MEASURES = tuple(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high"))
 
 
-@dataclass(frozen=True)
-class SearchPlan:
-    """The budget of a search."""
-
-    trials: int
-    steps_each: int  # training steps of a trial, all phases of the method together
-    budget_steps: int | None = None  # for all trials together, that the user allowed
-    is_solved: bool = False  # a linear head, whose trials take no steps
-
-    @property
-    def offered(self) -> str:
-        """The budget in words; a comparison must give every method the same."""
-        return pluralize(self.trials, "trial") if self.budget_steps is None else f"{self.budget_steps} steps"
-
-    def __str__(self) -> str:
-        if self.is_solved:
-            return f"{pluralize(self.trials, 'trial')}, each solved to convergence"
-        total = f"{pluralize(self.trials, 'trial')} x {self.steps_each} steps = {self.trials * self.steps_each} steps"
-        return total if self.budget_steps is None else f"{total}, of a budget of {self.budget_steps}"
-
-
-def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
-    """Return how many trials and steps the search of a method may take; refuse one that cannot be run."""
+def check_search(config: TrainConfig) -> None:
+    """Refuse a search whose trials would be compared by patches that they are trained on."""
     if "val" in config.train_splits:
         raise InputUnsupportedError(
             "trials are compared by the split 'val', and train_splits holds it",
             place="[train] train_splits",
             remedy="search without it, then train the winner's settings on both",
         )
-    steps_each, is_solved = steps_in_all(phases_of(config), config.steps), config.head == "linear"
-    if search.budget_steps is None:
-        return SearchPlan(search.trials, steps_each, is_solved=is_solved)
-    if is_solved:
-        raise InputUnsupportedError(
-            "[tune] budget_steps counts training steps, and a linear head is solved without",
-            place="[tune] budget_steps",
-            remedy="set [tune] trials in its place, or train the head 'mlp'",
-        )
-    if search.budget_steps < steps_each:
-        raise InputUnsupportedError(
-            f"[tune] budget_steps = {search.budget_steps}, but one trial of {config.method} takes {steps_each}",
-            place="[tune] budget_steps",
-            remedy="raise [tune] budget_steps, or lower [train] steps",
-        )
-    return SearchPlan(search.budget_steps // steps_each, steps_each, search.budget_steps)
 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
-    """Return in words how many trials and steps the search of each run may take, one line a kind of run."""
+    """Return in words how many trials and steps the search of each run takes, one line a kind of run."""
     runs: dict[str, list[str]] = {}
+    trials = pluralize(search.trials, "trial")
     for config in configs:
-        runs.setdefault(str(search_plan(config, search)), []).append(config.method)
+        check_search(config)
+        steps = steps_of_trial(config)
+        cost = f"{trials} x {steps} steps = {search.trials * steps} steps"
+        runs.setdefault(f"{trials}, each solved to convergence" if config.head == "linear" else cost, []).append(
+            config.method
+        )
     return "\n".join(
-        f"search: {plan}"
+        f"search: {cost}"
         + (f" for each of {len(methods)} runs" if len(methods) > 1 else "")
         + f" ({', '.join(dict.fromkeys(methods))})"
-        for plan, methods in runs.items()
+        for cost, methods in runs.items()
     )
+
+
+def steps_of_trial(config: TrainConfig) -> int:
+    """Return the training steps of a trial, all phases of the method together."""
+    return steps_in_all(phases_of(config), config.steps)
 
 
 @dataclass(frozen=True)

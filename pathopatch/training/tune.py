@@ -22,6 +22,7 @@ from pathopatch.core.artefacts import artefact, fingerprint, is_up_to_date
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import NonFiniteError, PathopatchError
 from pathopatch.core.files import write_csv, write_json
+from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import SPAWN, follow_parent
 from pathopatch.debias.methods import searched_parameters
@@ -39,17 +40,17 @@ from pathopatch.training.search import (
     DIVERGED,
     FOLDER,
     NUMBER,
-    SearchPlan,
     ask_trial,
     best_trial,
+    check_search,
     earlier_waves,
     finished_trials,
     open_study,
     record_trial,
     remove_checkpoints,
     search_lock,
-    search_plan,
     search_space,
+    steps_of_trial,
     trial_folder,
     trial_lock,
     trial_table,
@@ -82,7 +83,7 @@ def tune(
     config : TrainConfig
         Everything that is not searched, and the settings of the first trial.
     search : TuneConfig
-        Number of trials or of steps, and ranges.
+        Number of trials, and ranges.
     workers : int
         Processes, this one among them; with several each has one thread, if `config` says no other number.
     progress : StepCallback, optional
@@ -95,11 +96,11 @@ def tune(
     NonFiniteError
         Every trial diverged.
     PathopatchError
-        As `fit`, and a budget that does not pay for one trial.
+        As `fit`.
     """
     config = cohort_settings(work, config)
-    plan = search_plan(config, search)
-    helpers = 0 if is_helper else min(workers, plan.trials) - 1
+    check_search(config)
+    helpers = 0 if is_helper else min(workers, search.trials) - 1
     folder = WorkFolder(work).run(config.run_name)
     place = folder / FOLDER
     groups = artefacts.read_table(WorkFolder(work).groups)
@@ -128,25 +129,21 @@ def tune(
             return folder
         best, result = trials.winner()
         write_csv(folder / TRIALS, trial_table(study))
-        write_json(folder / SEARCH, _search_facts(study, plan, search))
+        finished = finished_trials(study).values()
+        facts = {
+            "offered": pluralize(search.trials, "trial"),
+            "objective": search.objective,
+            "trials": len(finished),
+            "steps_each": steps_of_trial(config),
+            "steps": sum(int(trial.user_attrs["steps"]) for trial in finished),  # of diverged trials too
+            "diverged": sum(DIVERGED in trial.user_attrs for trial in finished),
+        }
+        write_json(folder / SEARCH, facts)
         # The run keeps the user's thread count: that of the search depends on the number of workers.
         best = best.model_copy(update={"threads": config.threads})
         write_run(work, folder, result, best, made, train=train, seconds=time.perf_counter() - start)
         remove_checkpoints(place, study)
     return folder
-
-
-def _search_facts(study: optuna.Study, plan: SearchPlan, search: TuneConfig) -> dict[str, Any]:
-    """Return the budget and the cost of a search, for comparisons."""
-    trials = finished_trials(study).values()
-    return {
-        "offered": plan.offered,
-        "objective": search.objective,
-        "trials": len(trials),
-        "steps_each": plan.steps_each,
-        "steps": sum(int(trial.user_attrs["steps"]) for trial in trials),  # of diverged trials too
-        "diverged": sum(DIVERGED in trial.user_attrs for trial in trials),
-    }
 
 
 @contextmanager
@@ -190,9 +187,10 @@ class TrialRunner:
         folder: Path,
         progress: StepCallback | None = None,
     ) -> None:
+        check_search(config)
         self.train, self.val, self.search, self.study, self.folder = train, val, search, study, folder
         self.config = config.model_copy(update={"select": search.objective})
-        self.plan, self._progress = search_plan(config, search), progress
+        self._progress = progress
         self._best: tuple[int, TrainingResult] | None = None  # the best trial so far, if this process ran it
 
     def run_all(self) -> None:
@@ -220,11 +218,12 @@ class TrialRunner:
 
     def due(self) -> list[int]:
         """Return the numbers of trials that may be run by now and are not finished; none when the search is over."""
-        finished, due, number = finished_trials(self.study), list[int](), 0
-        while number < self.plan.trials and earlier_waves(number, finished) is not None:
-            due += [] if number in finished else [number]
-            number += 1
-        return due
+        finished = finished_trials(self.study)
+        return [
+            number
+            for number in range(self.search.trials)
+            if number not in finished and earlier_waves(number, finished) is not None
+        ]
 
     def _checkpoints(self, number: int, settings: TrainConfig) -> CheckpointFolder:
         """Return where a trial keeps its checkpoint."""
@@ -240,18 +239,25 @@ class TrialRunner:
         trial, settings = ask_trial(number, earlier, self.config, self.search, space)
         checkpoints = self._checkpoints(number, settings)
         measure = f"val_{self.search.objective}"
-        monitor = _TrialMonitor(len(finished), self.plan.trials, self._progress)
+        steps_done = 0
+
+        def count(step: int, total: int, metrics: dict[str, float]) -> None:
+            nonlocal steps_done
+            steps_done = step
+            if self._progress:
+                self._progress(len(finished) * total + step, self.search.trials * total, metrics)
+
         attributes: dict[str, Any] = {NUMBER: number, **_searched_settings(settings)}
         result: TrainingResult | None = None
         value = 0.0
         try:
-            result = fit_arrays(self.train, self.val, settings, checkpoints=checkpoints, progress=monitor)
+            result = fit_arrays(self.train, self.val, settings, checkpoints=checkpoints, progress=count)
         except NonFiniteError as error:
-            attributes |= {DIVERGED: str(error), "steps": monitor.steps}
+            attributes |= {DIVERGED: str(error), "steps": steps_done}
         else:
             picked = next(row for row in reversed(result.history) if row["step"] == result.step)
             value = picked[measure]
-            attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": self.plan.steps_each}
+            attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": steps_of_trial(settings)}
             attributes |= _measure_result(result, self.val, settings, self.search)
         record = create_trial(
             value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes
@@ -260,20 +266,6 @@ class TrialRunner:
         best = best_trial(finished_trials(self.study))
         if result is not None and best is not None and best.user_attrs[NUMBER] == number:
             self._best = (number, result)
-
-
-class _TrialMonitor:
-    """Step callback of a trial: counts its steps, and shows them among those of all trials."""
-
-    def __init__(self, finished: int, trials: int, progress: StepCallback | None) -> None:
-        self.steps = 0
-        self._finished, self._trials, self._progress = finished, trials, progress
-
-    def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
-        """Count a step."""
-        self.steps = step
-        if self._progress:
-            self._progress(self._finished * total + step, self._trials * total, metrics)
 
 
 def _searched_settings(config: TrainConfig) -> dict[str, Any]:

@@ -104,11 +104,6 @@ def test_the_search_of_a_linear_head_tries_each_s_once_and_no_rate(work):
     assert (table["steps"] == 1).all()
 
 
-def test_a_budget_of_steps_is_refused_for_a_linear_head(work):
-    with pytest.raises(InputUnsupportedError, match="a linear head is solved without"):
-        tune(work, TrainConfig(), TuneConfig(budget_steps=100))
-
-
 def test_a_bundle_states_its_encoder_and_refuses_another(work, model, tmp_path):
     folder, loaded = model
     assert loaded.spec.encoder == {"dim": DIM, "name": "uni_v1"}

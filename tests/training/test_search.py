@@ -1,4 +1,4 @@
-"""Search space and winner of trials: equal numbers, beta inside its bounds, budgets."""
+"""Search space and winner of trials: equal numbers, beta inside its bounds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pathopatch.training.search import (
     earlier_waves,
     finished_trials,
     open_study,
-    search_plan,
     search_space,
     search_text,
+    steps_of_trial,
     trial_table,
     winning_trial,
 )
@@ -173,7 +173,7 @@ def test_every_method_can_be_searched_and_its_steps_are_all_its_phases(name: str
     table = trial_table(study)
     assert set(table["state"]) == {"complete"}
     assert set(steps) == {table["steps"].sum()}
-    assert table["steps"].tolist() == [search_plan(config, search).steps_each] * 2
+    assert table["steps"].tolist() == [steps_of_trial(config)] * 2
     if name == "gerne-unknown":
         assert table["t"].nunique() == table["biased_lr_scale"].nunique() == 2
 
@@ -189,15 +189,11 @@ def test_without_known_attributes_the_worst_class_is_measured() -> None:
     assert best["wga"] == fitted.validation["wga_at_zero"]
 
 
-def test_the_plan_counts_steps_and_refuses_less_than_one_trial() -> None:
-    assert str(search_plan(config_of(steps=600), TuneConfig())) == "8 trials x 600 steps = 4800 steps"
-    budget = search_plan(config_of(steps=600), TuneConfig(budget_steps=2000))
-    assert (budget.trials, budget.offered) == (3, "2000 steps")
-    assert str(budget) == "3 trials x 600 steps = 1800 steps, of a budget of 2000"
-    with pytest.raises(InputUnsupportedError, match="budget_steps = 599, but one trial of gerne takes 600"):
-        search_plan(config_of(steps=600), TuneConfig(budget_steps=599))
+def test_the_text_counts_trials_and_steps_of_each_kind_of_run() -> None:
     runs = [config_of(method=name, steps=600) for name in ("erm", "gerne", "erm")]
     assert search_text(runs, SEARCH) == "search: 3 trials x 600 steps = 1800 steps for each of 3 runs (erm, gerne)"
+    two_phases = [config_of(method="gerne-unknown", steps=600)]
+    assert search_text(two_phases, SEARCH) == "search: 3 trials x 1200 steps = 3600 steps (gerne-unknown)"
 
 
 def test_trials_are_never_compared_by_patches_that_they_are_trained_on() -> None:

@@ -166,10 +166,9 @@ def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: P
         "threads = 1\n[tune]\nbootstrap = 20\n"
     )
     command = ["tune", str(tmp_path), "--config", str(tmp_path / "s.toml")]
-    assert CliRunner().invoke(app, [*command, "--trials", "2", "--budget-steps", "8"]).exit_code == 2
-    done = CliRunner().invoke(app, [*command, "--budget-steps", "17", "--workers", "2", "--objective", "gba"])
+    done = CliRunner().invoke(app, [*command, "--trials", "4", "--workers", "2", "--objective", "gba"])
     assert done.exit_code == 0, done.output
-    assert "search: 4 trials x 4 steps = 16 steps, of a budget of 17 (gerne)" in done.stderr
+    assert "search: 4 trials x 4 steps = 16 steps (gerne)" in done.stderr
     folder = tmp_path / "runs" / "gerne-t0.25-s0"
     assert read_json(folder / "search.json")["objective"] == "gba"
     assert len(pd.read_csv(folder / "trials.csv")) == 4

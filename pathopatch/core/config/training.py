@@ -282,7 +282,7 @@ class TrainConfig(Config):
 
 
 class TuneConfig(Config):
-    """How runs are searched: the same number of trials, or the same number of training steps, for every method."""
+    """How runs are searched: with the same number of trials for every method."""
 
     trials: int = Field(default=8, ge=1)
     """Trials of each run; every method gets as many."""
@@ -299,8 +299,6 @@ class TuneConfig(Config):
     separate their few patches only where the penalty is strong."""
     objective: Literal["wga", "gba"] = "wga"
     """Measure on validation by which trials are compared."""
-    budget_steps: int | None = Field(default=None, ge=1)
-    """Steps that all trials of a run may take together, in place of `trials`."""
     t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
     """Range of the hard share of gerne-unknown. The true share is not known: from 1 in 500 to a half."""
     biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)
