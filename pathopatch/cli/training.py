@@ -257,7 +257,7 @@ def tune(
         steps=steps, bins=cuts(bins), select_at=select_at,
     )  # fmt: skip
     if not quiet:
-        from pathopatch.training.feature_data import cohort_settings
+        from pathopatch.training.run import cohort_settings
         from pathopatch.training.search import search_text
 
         say(search_text([cohort_settings(work, settings)], search))

@@ -34,8 +34,8 @@ from pathopatch.models.spec import BundleSpec, check_features
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.data_summary import encoded_slide_marks, slide_marks, slide_structures
-from pathopatch.training.dataset import Source, common_source
-from pathopatch.training.feature_data import feature_source
+from pathopatch.training.dataset import Source, common_source, feature_source
+
 
 FOLDER = "evaluations"
 _ALL = "all"  # the split of all labelled patches together

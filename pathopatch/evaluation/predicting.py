@@ -21,8 +21,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.slides.structure import marks_alike, structure_mark
 from pathopatch.training.data_summary import slide_marks, slide_structures
-from pathopatch.training.dataset import PatchSet, load_patches
-from pathopatch.training.feature_data import load_features
+from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.phase_data import LEARNT
 
 _BATCH = 256  # patches read and predicted at a time

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import StudyConfig, TrainConfig, load_study
+from pathopatch.core.config import StudyConfig, TrainConfig, head_settings, load_study
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -128,11 +128,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         for settings in by[kind]
         for method in study.methods
     ]
-    if study.features is None:
-        return runs
-    from pathopatch.training.feature_data import head_settings
-
-    return [head_settings(run) for run in runs]
+    return runs if study.features is None else [head_settings(run) for run in runs]
 
 
 def predict_split(

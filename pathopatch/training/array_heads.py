@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.core.config import TrainConfig, TuneConfig, parse
+from pathopatch.core.config import TrainConfig, TuneConfig, head_settings, parse
 from pathopatch.core.errors import InputUnsupportedError, SplitLeakageError
 from pathopatch.core.patients import patient_key
 from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.feature_data import head_settings
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.search import open_study
 from pathopatch.training.selection import accuracies_with_intervals
@@ -138,21 +137,15 @@ def fit_head(
         )
     train, held_out = data.rows(~selects), data.rows(selects)
     if trials > 1:
-        config, result = _searched(train, held_out, config, TuneConfig(trials=trials))
+        with TemporaryDirectory(prefix="pathopatch-") as name:
+            study = open_study(Path(name), name="head")
+            search = TuneConfig(trials=trials)
+            runner = TrialRunner(train, held_out, config, search, study=study, folder=Path(name))
+            runner.run_all()
+            config, result = runner.winner()
     else:
         result = fit_arrays(train, held_out, config)
     return FittedHead(threshold=result.decision_threshold, validation=result.validation, settings=config, result=result)
-
-
-def _searched(
-    train: PatchSet, val: PatchSet, config: TrainConfig, search: TuneConfig
-) -> tuple[TrainConfig, TrainingResult]:
-    """Return the settings and the result of the best trial."""
-    with TemporaryDirectory(prefix="pathopatch-") as name:
-        folder = Path(name)
-        trials = TrialRunner(train, val, config, search, study=open_study(folder, name="head"), folder=folder)
-        trials.run_all()
-        return trials.winner()
 
 
 def _as_patches(

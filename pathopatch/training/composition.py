@@ -92,7 +92,9 @@ def check_composition(
     """
     composed, on_target = measure_copies(intervention, copies)
     unit, name = resampling_unit(intervention.data)
-    natural = measure_natural(intervention, _some_of_each_class(intervention, copies, seed))
+    rng = np.random.default_rng(seed)
+    some = np.concatenate([rng.permutation(usable)[:copies] for usable in intervention.usable])
+    natural = measure_natural(intervention, some)
     controls = leak_controls(composed, unit, natural=natural, seed=seed)
     check = composition_check(intervention, composed, unit, threshold=threshold, seed=seed)
     is_warning = any(row["is_leak"] for row in controls.values()) or any(side["is_warning"] for side in check)
@@ -139,31 +141,16 @@ def check_run(train: PatchSet, config: TrainConfig) -> dict[str, Any] | None:
 def leak_controls(
     composed: MeasuredPatches, unit: NDArray[Any], *, natural: MeasuredPatches | None = None, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Return how well the traces of the edit tell the class: of the area, the mask's shape, rim, background and pieces.
+    """Return how well each trace of the edit tells the class of copies: by control ``is_leak``, ``composed``, ``natural``.
 
     Two classes are told by the area itself; everything else, and more classes, by a random forest on units that it did
-    not learn from. A control leaks where its 95 % interval lies wholly above 0.55, or, of the area itself, wholly below
-    0.45. A forest below 0.5 only says that it learnt nothing.
-
-    A leak need not come from the edit. Rim and background are ground of the base, so that stain, scanner and faint
-    tissue beside the mask are in them too: compare the numbers of natural patches. Features are simple means and
-    shapes, so that a network may see what they do not. Donors are not held out: with few patches of a class, what is
-    found may be the donors' own look.
-
-    Parameters
-    ----------
-    composed : MeasuredPatches
-        From `measure_copies`.
-    unit : ndarray, shape (N,)
-        What is held out and resampled, of each training patch: see `resampling_unit`.
-    natural : MeasuredPatches, optional
-        To compare; they have no pieces.
-
-    Returns
-    -------
-    dict
-        By control: ``is_leak``, ``composed`` and ``natural``, each ``auroc``, ``low``, ``high`` (None where unknown).
+    not learn from: `unit` (N,) of each training patch, see `resampling_unit`. A control leaks where its 95 % interval
+    lies wholly above 0.55, or, of the area itself, wholly below 0.45: a forest below 0.5 only learnt nothing.
     """
+    # A leak need not come from the edit. Rim and background are ground of the base, so that stain, scanner and faint
+    # tissue beside the mask are in them too: hence the numbers of natural patches, which have no pieces. Features are
+    # simple means and shapes, so that a network may see what they do not. Donors are not held out: with few patches of
+    # a class, what is found may be the donors' own look.
     controls: dict[str, dict[str, Any]] = {}
     for name in CONTROLS:
         result = _class_auroc(composed, name, unit, seed)
@@ -190,32 +177,14 @@ def composition_check(
     texture of the tissue. Patches are matched in steps of a tenth of the area, in all classes alike, and a unit is
     never on both sides of a fold.
 
-    That composed patches can be told is no fault. If they can in one class only, the look of composed patches, or of
-    natural ones, stands for a class: a side is a warning where the interval of the difference between the classes lies
-    wholly above 0.05 and the larger AUROC is above 0.6. Two classes that are told equally well pass, although each may
-    be told by something else, and so does what only a network sees. Where both are near 1 a difference cannot show.
-    Where a class has fewer than 20 natural patches, nothing can show how they would look.
-
-    A warning is a reason to look, no proof: of 29 made cohorts of 12 patients without any trace, controls and check
-    together warned of 5. The intervals do not hold how a forest varies with the patches that it learns from.
-
-    Parameters
-    ----------
-    intervention, composed : Intervention, MeasuredPatches
-        And its copies, from `measure_copies`.
-    unit : ndarray, shape (N,)
-        As for `leak_controls`.
-    threshold : float
-        Of the tissue area, in (0, 1).
-
-    Returns
-    -------
-    list of dict
-        Of each side: ``is_much``; ``classes``, of each ``natural`` (patches that there are) and ``n`` (compared, of
-        each kind); ``is_warning``; ``detected_by``: by "outline" and "texture" the same ``is_warning``, ``classes``, of
-        each ``auroc``, ``low``, ``high``, and ``difference`` (highest minus lowest of a class) with ``auroc``, ``low``,
-        ``high`` and the two ``classes``; None where it cannot be told.
+    Of each side: ``is_much``; ``classes``, of each ``natural`` (patches that there are) and ``n`` (compared, of each
+    kind); ``is_warning``; ``detected_by``: by "outline" and "texture" what `_detection` returns.
     """
+    # That composed patches can be told is no fault. If they can in one class only, the look of composed patches, or of
+    # natural ones, stands for a class. Two classes that are told equally well pass, although each may be told by
+    # something else, and so does what only a network sees. Where both are near 1 a difference cannot show. A warning is
+    # a reason to look, no proof: of 29 made cohorts of 12 patients without any trace, controls and check together
+    # warned of 5. The intervals do not hold how a forest varies with the patches that it learns from.
     sides = []
     for is_much in (False, True):
         rng = np.random.default_rng([seed, int(is_much)])
@@ -311,8 +280,13 @@ def _natural_or_composed(
 
 
 def _detection(scored: dict[int, _Scored], n_classes: int, *, is_comparable: bool, seed: int) -> dict[str, Any]:
-    """Return how well composed patches are told from natural ones, by class, and the difference if comparable."""
-    classes: list[dict[str, Any]] = [_unknown() for _ in range(n_classes)]
+    """Return how well composed patches are told from natural ones, and the difference between the classes if comparable.
+
+    ``classes``, of each ``auroc``, ``low``, ``high``; ``difference``, highest minus lowest of a class, with the two
+    ``classes``, or None; ``is_warning``: the interval of the difference lies wholly above 0.05, the larger AUROC above
+    0.6.
+    """
+    classes: list[dict[str, Any]] = [{"auroc": None, "low": None, "high": None} for _ in range(n_classes)]
     for y, part in scored.items():
         classes[y] = _with_interval([auroc_of(part.score, part.is_composed)], part.unit, seed)
     ranked = sorted(scored, key=lambda y: classes[y]["auroc"])
@@ -421,10 +395,6 @@ def _with_interval(
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
-def _unknown() -> dict[str, Any]:
-    return {"auroc": None, "low": None, "high": None}
-
-
 def _features(pixels: NDArray[np.floating], tissue: NDArray[np.bool_]) -> dict[str, Floats]:
     return {
         "area": np.array([tissue.mean()]),
@@ -438,9 +408,3 @@ def _features(pixels: NDArray[np.floating], tissue: NDArray[np.bool_]) -> dict[s
 def _joined(measured: Sequence[dict[str, Floats]], label_and_base: NDArray[np.int64]) -> MeasuredPatches:
     numbers = {name: np.stack([row[name] for row in measured]) for name in measured[0]}
     return MeasuredPatches(label_and_base[:, 0], label_and_base[:, 1], numbers["area"][:, 0], numbers)
-
-
-def _some_of_each_class(intervention: Intervention, count: int, seed: int) -> NDArray[np.int64]:
-    """Return up to `count` random patches of each class that can be composed."""
-    rng = np.random.default_rng(seed)
-    return np.concatenate([rng.permutation(usable)[:count] for usable in intervention.usable])

@@ -1,11 +1,11 @@
-"""Load the labelled patches of a split: scaled by their slide's window, at the network's input size."""
+"""Load the labelled patches of a split: pixels scaled by their slide's window, or features as patches of one pixel.
+
+Features of D values are patches of D channels and one pixel. So samplers, objectives, search, selection and decision
+thresholds are the same as on patches.
+"""
 
 from __future__ import annotations
 
-import math
-import sys
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,17 +19,15 @@ from numpy.typing import NDArray
 from pathopatch.core.config import TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError, StaleArtefactError
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.features.cohort import FeatureCohort, read_cohort, read_patches
 from pathopatch.groups import attribute_in
-from pathopatch.models.forward import resize_area
-from pathopatch.patches.intensity import scale
-from pathopatch.patches.mask_bits import MaskKind, pack_masks, resize_masks
+from pathopatch.patches.mask_bits import MaskKind, pack_masks, resize_masks, unpack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
-from pathopatch.training.patch_masks import PatchMasks
+from pathopatch.training.stored_patches import StoredPatches
 
 _CHUNK = 256  # patches read at a time, about one shard
 _GIB = 2**30
-_OPEN_SLIDES = 16  # files of three channels each stay far below the usual limit of 1024
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,33 @@ class Source:
     def is_rgb(self) -> bool:
         """Whether the channels are brightfield colour."""
         return self.channels == ("R", "G", "B") and self.dtype == "uint8"
+
+
+@dataclass(frozen=True, eq=False)
+class PatchMasks:
+    """Masks of N patches, of one kind. They take N * input_px**2 / 8 bytes of memory: 2.3 kB each at 136 px.
+
+    Parameters
+    ----------
+    bits : ndarray of uint8, shape (N, input_px, ceil(input_px / 8))
+        As `pack_masks` returns them.
+    input_px : int
+        Side of a mask.
+    """
+
+    bits: NDArray[np.uint8]
+    input_px: int
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def read(self, index: Any) -> NDArray[np.bool_]:
+        """Return masks, bool of shape (n, input_px, input_px), by indices or a slice."""
+        return unpack_masks(self.bits[index], self.input_px)
+
+    def rows(self, index: NDArray[np.int64]) -> PatchMasks:
+        """Return the masks of some of the patches."""
+        return PatchMasks(self.bits[index], self.input_px)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +197,7 @@ def load_patches(
     NonFiniteError
         Some patches hold NaN; they are named.
     """
-    rows, attribute = chosen_rows(groups, splits, threshold=threshold, bins=bins)
+    rows, attribute = _chosen_rows(groups, splits, threshold=threshold, bins=bins)
     patch_id = rows["patch_id"].to_numpy(dtype=str)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
     stores = [PatchStore(WorkFolder(work).tiled.store(name)) for name in slide_ids]
@@ -202,7 +227,37 @@ def load_patches(
     )
 
 
-def chosen_rows(
+def load_features(
+    work: Path,
+    groups: pd.DataFrame,
+    *,
+    splits: Sequence[str],
+    threshold: float | None = None,
+    bins: Sequence[float] = (),
+) -> PatchSet:
+    """Return the labelled patches of some splits with x of shape (N, D, 1, 1), in the type that the files have.
+
+    Arguments are those of `load_patches`, errors those of `read_patches`.
+    """
+    rows, attribute = _chosen_rows(groups, splits, threshold=threshold, bins=bins)
+    x = read_patches(work, rows)
+    return PatchSet(
+        x=x[:, :, None, None],
+        label=np.array(rows["label"], np.int64),  # a copy: torch takes no array that is read-only
+        attribute=attribute,
+        tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
+        patient=rows["patient_id"].to_numpy(dtype=str),
+        patch_id=rows["patch_id"].to_numpy(dtype=str),
+        source=feature_source(read_cohort(work), str(x.dtype)) if len(rows) else None,
+    )
+
+
+def feature_source(cohort: FeatureCohort, dtype: str) -> Source:
+    """Return what a model on features states about them."""
+    return Source(channels=(), dtype=dtype, patch_px=1, stride_px=1, mpp=None, encoder=cohort.encoder)
+
+
+def _chosen_rows(
     groups: pd.DataFrame, splits: Sequence[str], *, threshold: float | None = None, bins: Sequence[float] = ()
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Return the labelled rows of some splits and their attribute (N,); arguments as of `load_patches`."""
@@ -336,99 +391,3 @@ def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
             place=names,
             remedy="exclude or repair their slide, then tile it again",
         )
-
-
-class StoredPatches:
-    """Patches that are read from their stores when they are needed; any thread or process may read.
-
-    `slide` and `row` (N,) name the store of each patch and its row in it; `input_px` is the side after resampling.
-    """
-
-    def __init__(
-        self, stores: Sequence[PatchStore], slide: NDArray[np.int64], row: NDArray[np.int64], *, input_px: int
-    ) -> None:
-        self._stores = tuple(stores)
-        self._slide, self._row, self._input_px = slide, row, input_px
-        self._open_slides, self._memory = _OpenSlides(), _BatchMemory()
-
-    def __len__(self) -> int:
-        return len(self._row)
-
-    def rows(self, index: NDArray[np.int64]) -> StoredPatches:
-        """Return some of the patches, read from the same stores."""
-        return StoredPatches(self._stores, self._slide[index], self._row[index], input_px=self._input_px)
-
-    def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return several patches, float32 of shape (n, C, input_px, input_px); one read per slide."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        slides = self._slide[chosen]
-        x: NDArray[np.float32] | None = None
-        for number in np.unique(slides):
-            store = self._stores[number]
-            places = np.flatnonzero(slides == number)
-            pixels, windows = store.read(self._row[chosen[places]]), store.windows  # (n, C, p, p)
-            if x is None:
-                x = self._memory.array((len(chosen), pixels.shape[1], self._input_px, self._input_px))
-            if pixels.shape[2:] == x.shape[2:]:
-                for place, patch in zip(places, pixels, strict=True):  # one by one: each fits into the cache
-                    scale(patch, windows, out=x[place])
-            else:
-                x[places] = resize_area(scale(pixels, windows), self._input_px)
-            for least_recent in self._open_slides.note(int(number)):
-                self._stores[least_recent].close()
-        if x is None:
-            raise IndexError("no patch indices were given")
-        return x
-
-    def __getitem__(self, index: Any) -> NDArray[np.float32]:
-        """Return patches by a slice or an array of indices, or one patch (C, input_px, input_px) by its index."""
-        if isinstance(index, int | np.integer):
-            patch: NDArray[np.float32] = self.__getitems__([int(index)])[0]
-            return patch
-        return self.__getitems__(np.arange(len(self))[index])
-
-
-class _BatchMemory:
-    """Memory for batches, used again once nobody holds an earlier batch."""
-
-    # Touching new memory takes as long as scaling the pixels. CPython counts who holds an array; an interpreter that
-    # counts more, or not at all, only gets new memory each time.
-    _MOST = 3  # a batch that is learnt from, one that waits, one that is being read
-    _OWN = 3  # holders of an array while it is looked at: the list, the variable, the argument
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._arrays: list[NDArray[np.float32]] = []
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _BatchMemory, ()
-
-    def array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return an array of a shape, its content arbitrary."""
-        size = math.prod(shape)
-        with self._lock:
-            for array in self._arrays:
-                if array.size >= size and sys.getrefcount(array) <= self._OWN:
-                    return array[:size].reshape(shape)
-            new = np.empty(size, np.float32)
-            self._arrays = [new, *self._arrays[: self._MOST - 1]]
-            return new.reshape(shape)
-
-
-class _OpenSlides:
-    """The slides read last: only a few stay open, since each holds files and decoded tiles."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._numbers: OrderedDict[int, None] = OrderedDict()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _OpenSlides, ()  # another process has opened nothing yet
-
-    def note(self, number: int) -> list[int]:
-        """Note that a slide was read; return those to close."""
-        with self._lock:
-            self._numbers[number] = None
-            self._numbers.move_to_end(number)
-            excess = len(self._numbers) - _OPEN_SLIDES
-            return [self._numbers.popitem(last=False)[0] for _ in range(max(0, excess))]

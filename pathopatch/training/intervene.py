@@ -21,8 +21,7 @@ from pathopatch.debias import gerne
 from pathopatch.debias.interventions import Composition, Growth, Labels, Patch, compose, intervention_share, plan
 from pathopatch.debias.phases import Phase
 from pathopatch.patches.mask_bits import pack_masks
-from pathopatch.training.dataset import PatchSet
-from pathopatch.training.patch_masks import PatchMasks
+from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.seeds import mixed_seed
 
 COPIES_PER_CLASS = 3000

@@ -19,9 +19,11 @@ import torch
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
-from pathopatch.core.config import NO_EFFECT, IntensityConfig, TissueConfig, TrainConfig, known_limits
+from pathopatch.core.config import NO_EFFECT, IntensityConfig, TissueConfig, TrainConfig, head_settings, known_limits
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.features.cohort import is_feature_cohort
 from pathopatch.groups.assign import JoinedBins, join_small_bins
 from pathopatch.groups.attribute import attribute_in, label_names
 from pathopatch.groups.audit import verdict_text
@@ -32,9 +34,8 @@ from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
 from pathopatch.training.composition import check_run
 from pathopatch.training.composition_text import leak_findings
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
-from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.distributed import ProcessGroup, process_group
-from pathopatch.training.feature_data import cohort_settings, load_features
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
@@ -88,6 +89,22 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
                 write_run(work, folder, result, config, made, train=train, seconds=seconds, composition=composition)
             processes.barrier()
     return folder
+
+
+def cohort_settings(work: Path, config: TrainConfig) -> TrainConfig:
+    """Return the settings of a run in a work folder: those of a head where its patches are features.
+
+    InputUnsupportedError for a head in a work folder of patches, and for settings that features do not allow.
+    """
+    if is_feature_cohort(work):
+        return head_settings(config)
+    if config.head is not None:
+        raise InputUnsupportedError(
+            f"head = {config.head!r} takes features of an encoder, and the work folder holds patches",
+            place="[train] head",
+            remedy="leave it out, or make a work folder of features: pathopatch audit --features DIR --labels CSV",
+        )
+    return config
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
@@ -212,6 +229,8 @@ def _bundle_spec(
     composed = ("intervene", "intervene_growth")
     if intervenes(phases_of(config), config):
         parameters |= {name: value for name in composed if (value := getattr(config, name)) is not None}
+    path = WorkFolder(work).audit
+    audit = read_json(path) if path.is_file() else {}  # its verdict is for whoever uses the model elsewhere
     labels = label_names(groups) if result.n_classes == 2 else class_names(result.n_classes)
     return BundleSpec(
         package_version=stamp.package_version,
@@ -231,7 +250,7 @@ def _bundle_spec(
         align=source.align,
         mean=result.mean,
         std=result.std,
-        **known_limits(_audit(work)),
+        **known_limits(audit),
         class_names=labels,
         decision_threshold=result.decision_threshold,
         decision_chosen_for=result.decision_chosen_for,
@@ -240,18 +259,8 @@ def _bundle_spec(
         parameters=parameters,
         group_metrics=result.validation,
         data=summarize_data(groups, config, bins=bins, class_names=labels, learnt_from_val=len(result.learnt_from_val))
-        | _audit_verdict(work),
+        | ({"audit": verdict_text(audit)} if "verdict" in audit else {}),
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups, config.train_splits),
         seen=None if source.encoder is not None else appearance_range(work, groups, train),
     )
 
-
-def _audit_verdict(work: Path) -> dict[str, str]:
-    """Return the audit's verdict on the data as ``audit``, for whoever uses the model elsewhere; empty if unknown."""
-    audit = _audit(work)
-    return {"audit": verdict_text(audit)} if "verdict" in audit else {}
-
-
-def _audit(work: Path) -> dict[str, Any]:
-    path = WorkFolder(work).audit
-    return read_json(path) if path.is_file() else {}

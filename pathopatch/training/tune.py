@@ -30,12 +30,11 @@ from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.models.device import pick_device
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.feature_data import cohort_settings
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import reproducible
 from pathopatch.training.phase_data import phases_of, require_groups, split_validation
-from pathopatch.training.run import RUN, begin_run, load_sets, run_stamp, settings_of, write_run
+from pathopatch.training.run import RUN, begin_run, cohort_settings, load_sets, run_stamp, settings_of, write_run
 from pathopatch.training.search import (
     DIVERGED,
     FOLDER,

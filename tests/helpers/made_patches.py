@@ -13,8 +13,7 @@ from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
-from pathopatch.training.dataset import PatchSet
-from pathopatch.training.patch_masks import PatchMasks
+from pathopatch.training.dataset import PatchMasks, PatchSet
 
 CHANNELS = ("CARS", "SHG")
 

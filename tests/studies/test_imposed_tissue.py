@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.training.dataset import PatchSet
-from pathopatch.training.patch_masks import PatchMasks
+from pathopatch.training.dataset import PatchMasks, PatchSet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines" / "imposed-tissue"))
 cells, cohort, controls, crops, render, settings, table = (

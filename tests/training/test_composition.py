@@ -31,9 +31,8 @@ from pathopatch.training.composition import (
     resampling_unit,
 )
 from pathopatch.training.composition_text import composition_text, findings, leak_findings
-from pathopatch.training.dataset import PatchSet
+from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.intervene import Intervention
-from pathopatch.training.patch_masks import PatchMasks
 from pathopatch.training.seeds import mixed_seed
 
 SIDE, LABELS = 32, ("non-tumour", "tumour")

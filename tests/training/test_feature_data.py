@@ -12,7 +12,9 @@ from pathopatch.core.errors import InputChangedError, InputUnsupportedError, Sta
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
-from pathopatch.training.feature_data import cohort_settings, head_settings, load_features
+from pathopatch.core.config import head_settings
+from pathopatch.training.dataset import load_features
+from pathopatch.training.run import cohort_settings
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pathopatch.evaluation.external_validation import evaluate_bundle
 from pathopatch.models.loading import load_model
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
-from pathopatch.training.feature_data import load_features
+from pathopatch.training.dataset import load_features
 from pathopatch.training.run import fit
 from pathopatch.training.tune import tune
 

@@ -17,10 +17,9 @@ from pathopatch.debias.methods import method
 from pathopatch.metrics import auroc
 from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.checkpoint import CheckpointFolder
-from pathopatch.training.dataset import PatchSet, Source
+from pathopatch.training.dataset import PatchMasks, PatchSet, Source
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_share, composed_validation
-from pathopatch.training.patch_masks import PatchMasks
 
 SIDE = 16
 

@@ -33,6 +33,7 @@ from pathopatch.core.config.training import (
     TimmArguments,
     TrainConfig,
     TuneConfig,
+    head_settings,
     known_limits,
 )
 
@@ -66,6 +67,7 @@ __all__ = [
     "TrainConfig",
     "UNCERTAIN_BELOW",
     "TuneConfig",
+    "head_settings",
     "known_limits",
     "load_settings",
     "load_study",

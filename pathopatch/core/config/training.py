@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pathopatch.core.config.base import MOST_PX, Config, Fraction, PatchLimits
+from pathopatch.core.config.base import MOST_PX, Config, Fraction, PatchLimits, parse
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
@@ -313,3 +313,16 @@ class TuneConfig(Config):
             if not 0 < low <= high:
                 raise ValueError(f"{name} must rise and be above 0: it is searched on a logarithmic scale")
         return self
+
+
+def head_settings(config: TrainConfig) -> TrainConfig:
+    """Return the settings of a run on features; of settings that it has returned before, the same.
+
+    InputUnsupportedError for settings that features do not allow, such as an architecture or an intervention.
+    """
+    head = config.head or "linear"
+    config = parse(TrainConfig, {**config.model_dump(), "head": head}, place="[train]")
+    fixed = {"architecture": HEAD_NETWORKS[head], "input_px": 1, "augment": False}
+    if head == "linear":  # solved to convergence at once
+        fixed |= {"steps": 1, "evaluations": 1, "average_weights": False}
+    return config.model_copy(update=fixed)

@@ -19,9 +19,8 @@ from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig, parse
 from pathopatch.groups.attribute import tissue_bin
-from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.dataset import PatchMasks, PatchSet, load_patches
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.patch_masks import PatchMasks
 
 CEILING = "ceiling"
 """Not a method: erm on training crops with equal numbers of both sizes, so without the shortcut."""
