@@ -46,7 +46,6 @@ Method = Annotated[
 ]
 TrainDevice = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Bins = Annotated[str, typer.Option(help="Cuts of an attribute of several bins, such as 0.3,0.5.")]
-SelectAt = Annotated[float | None, typer.Option(help="Select by WGA at this threshold. Default: as trained.")]
 Intervene = Annotated[
     str | None,
     typer.Option(help="Share of each class's patches composed to another tissue area, in (0, 1], or auto."),

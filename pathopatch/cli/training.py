@@ -16,7 +16,6 @@ from pathopatch.cli.options import (
     Method,
     Quiet,
     Runtime,
-    SelectAt,
     SlideMpp,
     Threshold,
     TrainDevice,
@@ -166,7 +165,6 @@ def train(
     head: Head = None,
     threshold: Threshold = None,
     bins: Bins = "",
-    select_at: SelectAt = None,
     c: Annotated[float | None, typer.Option(help="gerne: how far the less biased batch goes, in (0, 1].")] = None,
     beta: Annotated[float | None, typer.Option(help="gerne: extrapolation, inside the bounds.")] = None,
     t: Annotated[float | None, typer.Option(help="gerne-unknown: hard share of each class, in (0, 1).")] = None,
@@ -197,7 +195,6 @@ def train(
         head=head,
         threshold=threshold,
         bins=cuts(bins),
-        select_at=select_at,
         c=c,
         beta=beta,
         t=t,
@@ -230,7 +227,6 @@ def tune(
     head: Head = None,
     threshold: Threshold = None,
     bins: Bins = "",
-    select_at: SelectAt = None,
     objective: Annotated[str | None, typer.Option(help="What validation selects by: wga or gba. Default: wga.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, equal for every method. Default: 8.")] = None,
     workers: Annotated[
@@ -254,7 +250,7 @@ def tune(
     search = with_options(base, objective=objective, trials=trials)
     settings = with_options(
         _train_settings(config), method=method, head=head, threshold=threshold, seed=seed, device=device, name=name,
-        steps=steps, bins=cuts(bins), select_at=select_at,
+        steps=steps, bins=cuts(bins),
     )  # fmt: skip
     if not quiet:
         from pathopatch.training.run import cohort_settings

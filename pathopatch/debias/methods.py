@@ -24,8 +24,9 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.method_names import METHOD_NAMES, REMOVED_METHODS
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
-from pathopatch.debias.phases import Batches, MakeSampler, Phase, steps_in_all
+from pathopatch.debias.phases import MakeSampler, Phase, steps_in_all
 from pathopatch.debias.samplers import (
+    BatchSampler,
     ClassBalancedBatchSampler,
     GerneBatchSampler,
     GroupBalancedBatchSampler,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "NAMES",
-    "Batches",
     "MakeSampler",
     "Phase",
     "Searched",
@@ -400,7 +400,7 @@ def _class_balanced_by_label(
 
 def _balanced_as_far_as_possible(
     label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
-) -> Batches:
+) -> BatchSampler:
     """Return group-balanced batches, or class-balanced ones where a group is empty."""
     has_all_groups = bool((shares.cell_counts(label, attribute) > 0).all())
     sampler = GroupBalancedBatchSampler if has_all_groups else _class_balanced_by_label

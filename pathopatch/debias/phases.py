@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from pathopatch.debias.samplers import BatchSampler
+
 if TYPE_CHECKING:
     from torch import nn
-
-
-class Batches(Protocol):
-    """Batches of a sampler: lists of indices, in order or by step."""
-
-    def batch(self, step: int) -> list[int]:
-        """Return the indices of one step."""
-
-    def __iter__(self) -> Iterator[list[int]]: ...
-
-    def __len__(self) -> int: ...
 
 
 class MakeSampler(Protocol):
@@ -29,7 +20,7 @@ class MakeSampler(Protocol):
 
     def __call__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
-    ) -> Batches:
+    ) -> BatchSampler:
         """Return the batches for these labels and attributes."""
 
 
@@ -50,7 +41,7 @@ class Phase:
     Parameters
     ----------
     sampler : callable
-        ``(label, attribute, *, batch_per_class, steps, seed)`` to an iterable of index lists with ``.batch(step)``.
+        ``(label, attribute, *, batch_per_class, steps, seed)`` to a `BatchSampler`.
     objective : callable
         ``counts``, the samples of each cell as ndarray of int64 of shape (K, A), to a module with
         ``forward(loss, group)``; groups are numbered A y + a.

@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, pad
 
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.errors import NonFiniteError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, steps_in_all
 from pathopatch.debias.objectives import GroupDRO
@@ -251,14 +251,7 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     network = state.network
     sizes = {"batch_per_class": run.config.batch_per_class, "steps": 1, "seed": run.config.seed + state.phase}
     sampler = phase.sampler(data.label, data.attribute, **sizes)
-    expected_shares = getattr(sampler, "expected_shares", None)
-    if expected_shares is None:
-        raise InputUnsupportedError(
-            f"{type(sampler).__name__} does not say how often it draws each sample",
-            place="[train] head",
-            remedy="give it a method expected_shares, or train the head 'mlp'",
-        )
-    shares = expected_shares(len(data))
+    shares = sampler.expected_shares(len(data))
     group = gerne.cell_counts(data.label, data.attribute).shape[1] * data.label + data.attribute
     mean, std = (values.flatten().double().cpu().numpy() for values in (run.standardize.mean, run.standardize.std))
     # Pseudo-attributes make another set of the same features.

@@ -41,8 +41,8 @@ def summarize_data(
 ) -> dict[str, Any]:
     """Return slides, patients, patches and group sizes of the data for training and for selection.
 
-    ``trained`` and, where there is validation, ``validated`` are of `_summarize_splits`. ``drawn_by`` says in words
-    what else the run draws or is selected by; ``learnt_from_val`` stands where it is above 0.
+    ``trained`` and, where there is validation, ``validated`` are of `_summarize_splits`; ``learnt_from_val`` is there
+    where it is above 0.
     """
     stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
     drawn = stored if bins is None else TissueBins(bins.kept)
@@ -50,16 +50,9 @@ def summarize_data(
         "trained": _summarize_splits(groups, config.train_splits, stored.column, bins, drawn, len(class_names))
     }
     if "val" not in config.train_splits:
-        if config.select_at is not None:
-            stored = drawn = attribute_in(groups, config.select_at, option="--select-at")
-            bins = None
         validated = _summarize_splits(groups, ("val",), stored.column, bins, drawn, len(class_names))
         summary |= {"validated": validated} if validated["patches"] else {}
-    drawn_by = ""
-    if config.select_at is not None:
-        drawn_by = f"selected {attribute_in(groups, config.select_at, option='--select-at').phrase}"
-    optional = {"drawn_by": drawn_by, "learnt_from_val": learnt_from_val}
-    return summary | {name: value for name, value in optional.items() if value}
+    return summary | ({"learnt_from_val": learnt_from_val} if learnt_from_val else {})
 
 
 def _summarize_splits(

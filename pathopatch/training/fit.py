@@ -122,7 +122,7 @@ def fit_arrays(
         )
     # Everything that can be refused is refused here: a later phase may begin hours after the first step.
     validation = split_validation(val, phases, seed=config.seed)
-    n_classes, n_attributes = table_shape(train, val)
+    n_classes, _ = table_shape(train, val)
     is_composed = intervenes(phases, config) and config.select != "last" and lacks_a_group(validation.select)
     if is_composed:
         assert validation.select is not None
@@ -132,8 +132,7 @@ def fit_arrays(
             validation.select,
             needs_groups=any(needs_groups(phase) for phase in phases),
             needs_attribute=any(phase.needs_val_attribute for phase in phases),
-            # With select_at, validation is grouped by another attribute than training.
-            shape=(n_classes, n_attributes if config.select_at is None else table_shape(val)[1]),
+            shape=table_shape(train, val),
         )
     check_phases(phases, train, validation, config, n_classes=n_classes)
     if intervenes(phases, config) and (validation.select is None or not config.tune_threshold):

@@ -295,9 +295,10 @@ def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
     InputUnsupportedError
         The attribute of the patches is not their area at a threshold.
     """
-    threshold = config.threshold if config.select_at is None else config.select_at
     seed = mixed_seed(config.seed, _VALIDATION)
-    intervention = Intervention(val, share=1, seed=seed, threshold=threshold, growth=config.intervene_growth)
+    intervention = Intervention(
+        val, share=1, seed=seed, threshold=config.threshold, growth=config.intervene_growth
+    )
     if not intervention.is_by_area:
         raise InputUnsupportedError(
             "the groups of validation are not by tissue area, so that no copy has the group that is missing",
@@ -314,7 +315,7 @@ def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
         val.rows(base),
         x=np.stack([pixels for pixels, _ in copies]),
         label=label,
-        attribute=(area >= threshold).astype(np.int64),
+        attribute=(area >= config.threshold).astype(np.int64),
         tissue_fraction=area,
         patch_id=np.array([f"{name}#{number}" for number, name in enumerate(val.patch_id[base].tolist())]),
         tissue=PatchMasks(pack_masks(tissue), tissue.shape[2]),

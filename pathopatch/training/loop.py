@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError, OutOfMemoryError
+from pathopatch.core.errors import NonFiniteError, OutOfMemoryError
 from pathopatch.core.files import fault_point, write_json
 from pathopatch.core.prefetch import prefetch_results
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import Batches, Phase, steps_in_all
+from pathopatch.debias.methods import Phase, steps_in_all
+from pathopatch.debias.samplers import BatchSampler
 from pathopatch.models.forward import append_mask
 from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.models.runtime.torch_runtime import largest_fitting, release
@@ -45,7 +46,6 @@ from pathopatch.training.seeds import mixed_seed
 from pathopatch.training.selection import (
     BATCH,
     Standardizer,
-    is_better,
     logits_of,
     sample_each_group,
     score,
@@ -101,18 +101,17 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     # albumentations takes a second to import: commands that do not train must not wait for it.
     from pathopatch.training.augment import Augmentation
 
-    config, augment = run.config, None
+    config, seed = run.config, mixed_seed(run.config.seed, state.phase)
+    augment = None
     if rules := config.augmentation:
-        augment = Augmentation(
-            rules, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb, has_mask=run.standardize.has_mask
-        )
+        augment = Augmentation(rules, seed=seed, is_rgb=data.is_rgb, has_mask=run.standardize.has_mask)
     n_attributes = gerne.cell_counts(data.label, data.attribute).shape[1]
     label = torch.tensor(data.label, device=run.device)  # (N,)
     # Seeds differ between phases: otherwise the second phase would meet the batches of the first again.
     sizes = {"batch_per_class": config.batch_per_class, "steps": config.steps, "seed": config.seed + state.phase}
     sampler = phase.sampler(data.label, data.attribute, **sizes)
     # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
-    sampler = with_cell_unit(sampler, config.cell_unit or run.processes.world)
+    sampler = sampler.in_units(config.cell_unit or run.processes.world)
     evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
     own_rank = [] if run.processes.is_first else [run.processes.rank]  # each process drops other units
     for batch in load_batches(
@@ -216,7 +215,7 @@ def _memory_error(run: Run, state: State, batch: Batch, label: Tensor) -> OutOfM
 
 
 def load_batches(
-    sampler: Batches,
+    sampler: BatchSampler,
     data: PatchSet,
     steps: Iterable[int],
     *,
@@ -233,7 +232,6 @@ def load_batches(
     `loaders` threads make them, up to `ahead` before they are due, or as many as there are threads.
     """
     device = standardize.mean.device
-    parts = int(getattr(sampler, "parts", 1))
     group = n_attributes * data.label + data.attribute  # (N,)
     drawing = threading.Lock()  # a sampler keeps what it drew last
 
@@ -243,7 +241,7 @@ def load_batches(
         if processes.world == 1:
             places = np.arange(len(indices), dtype=np.int64)[None]
         else:
-            places = shard_indices(group[indices], parts=parts, world=processes.world)
+            places = shard_indices(group[indices], parts=sampler.parts, world=processes.world)
         own_indices = [indices[place] for place in places[processes.rank]]
         pixels = torch.from_numpy(data.stored(own_indices)).float().numpy()  # NumPy takes 17 times as long
         groups = group[indices]
@@ -264,21 +262,6 @@ def load_batches(
     return prefetch_results(make, steps, ahead=max(ahead, loaders) if ahead else 0, threads=loaders)
 
 
-def with_cell_unit(sampler: Batches, unit: int) -> Batches:
-    """Return a sampler that draws the samples of a cell in multiples of `unit`."""
-    if unit == 1:
-        return sampler
-    in_units = getattr(sampler, "in_units", None)
-    if in_units is None:
-        raise InputUnsupportedError(
-            f"{type(sampler).__name__} does not draw in units of {unit}",
-            place="[train] cell_unit",
-            remedy="give it a method in_units, or set [train] cell_unit = 1",
-        )
-    unit_sampler: Batches = in_units(unit)
-    return unit_sampler
-
-
 def evaluate(run: Run, phase: Phase, state: State) -> bool:
     """Measure the average on validation and keep it if it is the best so far; False if a logit is not finite."""
     # A phase that only prepares the next one, such as the biased model of gerne-unknown, has its own rule.
@@ -295,7 +278,7 @@ def evaluate(run: Run, phase: Phase, state: State) -> bool:
     row |= {"val_wga": measures.get("wga"), "val_gba": measures.get("gba")} | state.report
     state.history = [*state.history, row]
     new_score = [float(state.step)] if rule == "last" else score(measures, rule)
-    if is_better(new_score, state.best.get("score")):
+    if not state.best or new_score > state.best["score"]:  # of equals the first stays
         state.best = {"step": state.step, "score": new_score}
         state.best_weights = {k: checkpoint.copied(v) for k, v in state.average.state_dict().items()}
     state.losses = LossMeans()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pathopatch.core import artefacts
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.method_names import COMPOSING_METHODS
 from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.debias.methods import NAMES, Phase, method, parameters_of
 from pathopatch.debias.pseudo import minority_found
@@ -111,19 +112,12 @@ def check_phases(
     phases: Sequence[Phase], train: PatchSet, validation: ValidationSplit, config: TrainConfig, *, n_classes: int
 ) -> None:
     """Refuse before the first step what would fail in a later phase or at the decision threshold."""
-    if any(phase.split == "val" for phase in phases):
-        if "val" in config.train_splits:
-            raise InputUnsupportedError(
-                f"{config.method} learns from held-out patches of the split 'val', which is trained on",
-                place="[train] train_splits",
-                remedy="leave 'val' out of [train] train_splits, or train another method",
-            )
-        if config.select_at is not None and (config.bins or config.select_at != config.threshold):
-            raise InputUnsupportedError(
-                f"{config.method} draws from validation by the attribute that selects, and select_at is another",
-                place="[train] select_at",
-                remedy=f"leave [train] select_at out, or train {config.method} at threshold {config.select_at:g}",
-            )
+    if "val" in config.train_splits and any(phase.split == "val" for phase in phases):
+        raise InputUnsupportedError(
+            f"{config.method} learns from held-out patches of the split 'val', which is trained on",
+            place="[train] train_splits",
+            remedy="leave 'val' out of [train] train_splits, or train another method",
+        )
     for phase in phases[1:]:
         if phase.relabel is None:  # pseudo-attributes exist only after the phase before
             patches = phase_data(phase, train, validation).patches
@@ -194,40 +188,36 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
             place=f"{fold}split 'val'",
             remedy="give patients the split 'val', or train another method",
         )
-    if threshold_attributes(groups)[0].n_values > 2:
+    if config.bins or threshold_attributes(groups)[0].n_values > 2:
         return
-    for threshold, needed in _needed_splits(config).items():
-        attribute = attribute_in(groups, threshold)
-        for splits in needed:
-            part = groups[groups["split"].isin(list(splits))]
-            group = attribute.groups_in(part)
-            if (group < 0).all():
-                continue  # a split without any labelled patch has an error of its own
-            if not empty_groups(groups, attribute, splits):
-                if learns_from_val and config.select != "last" and splits == ("val",):
-                    _require_two_each(group[group >= 0], config.method, place=f"{fold}split 'val'")
-                continue
+    phases = [phase for phase in phases_of(config) if needs_groups(phase)]
+    needed = [config.train_splits] if any(phase.split == "train" for phase in phases) else []
+    if phases and (config.select != "last" or learns_from_val):
+        needed.append(("val",))
+    for splits in needed:
+        attribute = attribute_in(groups, config.threshold)
+        group = attribute.groups_in(groups[groups["split"].isin(list(splits))])
+        if (group < 0).all():
+            continue  # a split without any labelled patch has an error of its own
+        if empty_groups(groups, attribute, splits):
             error = empty_groups_error(groups, attribute, splits, needed)
-            composing = ("intervene", "auto")
-            others = [name for name in NAMES if name not in composing and not any(map(needs_groups, method(name)))]
+            others = [
+                name for name in NAMES if name not in COMPOSING_METHODS and not any(map(needs_groups, method(name)))
+            ]
             raise GroupEmptyError(
                 f"{config.method} needs every group, and {error.message}",
                 place=f"{fold}{error.place}",
-                remedy=f"{error.remedy}. Or train {' or '.join(composing)}, which compose patches of any area from "
-                f"those that are there, or another method that needs no groups: {', '.join(others)}",
+                remedy=f"{error.remedy}. Or train {' or '.join(COMPOSING_METHODS)}, which compose patches of any area "
+                f"from those that are there, or another method that needs no groups: {', '.join(others)}",
             )
-
-
-def _require_two_each(group: NDArray[np.int64], name: str, *, place: str) -> None:
-    """Refuse validation patches (N,) with a single one of some group, for the method of that name."""
-    counts = np.bincount(group)
-    if (counts == 1).any():
-        raise GroupEmptyError(
-            f"{name} learns from half of each group of validation and selects by the other half, and a group has a "
-            f"single patch (groups of {', '.join(map(str, counts))})",
-            place=place,
-            remedy="move patients to validation, set [train] select = 'last', or train another method",
-        )
+        counts = np.bincount(group[group >= 0])
+        if learns_from_val and config.select != "last" and splits == ("val",) and (counts == 1).any():
+            raise GroupEmptyError(
+                f"{config.method} learns from half of each group of validation and selects by the other half, and a "
+                f"group has a single patch (groups of {', '.join(map(str, counts))})",
+                place=f"{fold}split 'val'",
+                remedy="move patients to validation, set [train] select = 'last', or train another method",
+            )
 
 
 def runs_with_groups(
@@ -252,15 +242,3 @@ def runs_with_groups(
         raise next(iter(refused.values()))
     return left, refused
 
-
-def _needed_splits(config: TrainConfig) -> Mapping[float, Sequence[tuple[str, ...]]]:
-    """Return by threshold the sets of splits that need every group."""
-    phases = [phase for phase in phases_of(config) if needs_groups(phase)]
-    needed: dict[float, list[tuple[str, ...]]] = {}
-    if not config.bins and any(phase.split == "train" for phase in phases):
-        needed.setdefault(config.threshold, []).append(config.train_splits)
-    reads_validation = config.select != "last" or any(phase.split == "val" for phase in phases)
-    if phases and reads_validation and not (config.bins and config.select_at is None):
-        threshold = config.threshold if config.select_at is None else config.select_at
-        needed.setdefault(threshold, []).append(("val",))
-    return needed

@@ -115,11 +115,10 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: str, settings: Any) -> Stamp:
     """Return the stamp of a run (``train`` or ``tune``), with `settings` as its configuration."""
     # Of the groups only what the run reads: a further threshold, or a change in the test split, makes no run stale.
-    names = [attribute_in(groups, config.threshold, bins=config.bins).column]
-    names += [] if config.select_at is None else [attribute_in(groups, config.select_at, option="--select-at").column]
-    is_used = groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[names[0]] >= 0)
+    column = attribute_in(groups, config.threshold, bins=config.bins).column
+    is_used = groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[column] >= 0)
     used = groups[is_used]
-    read = used[["patch_id", "split", "label", *dict.fromkeys(names)]]
+    read = used[["patch_id", "split", "label", column]]
     content = fingerprint({column: read[column].tolist() for column in read.columns})
     tables = {
         slide: artefacts.fingerprint_file(WorkFolder(work).tiled.patches(slide))
@@ -129,21 +128,20 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
 
 
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
-    """Return the training patches, by the attribute that the run draws by, and ``val`` by the one that selects."""
-    train_by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
-    val_by = train_by if config.select_at is None else {"threshold": config.select_at}
+    """Return the training patches and ``val``, by the attribute that the run draws and selects by."""
+    by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
     if config.head is not None:
-        train = load_features(work, groups, splits=config.train_splits, **train_by)
-        val = load_features(work, groups, splits=("val",), **val_by)
+        train = load_features(work, groups, splits=config.train_splits, **by)
+        val = load_features(work, groups, splits=("val",), **by)
     else:
         masks: tuple[MaskKind, ...] = () if config.mask == "none" else ("tissue",)
         masks = ("tissue", "tumor") if intervenes(phases_of(config), config) else masks
         load = partial(load_patches, work, groups, input_px=config.input_px, masks=masks)
-        train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, **train_by)
-        val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **val_by)
+        train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, **by)
+        val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **by)
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))
-        val = val.with_attribute(bins.join(val.attribute)) if config.select_at is None else val
+        val = val.with_attribute(bins.join(val.attribute))
     return train, val if len(val) else None
 
 
@@ -152,7 +150,7 @@ def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> JoinedBins | None:
     if not config.bins:
         return None
     # A bin must be large enough in every set that draws or selects by it.
-    selects = [] if config.select == "last" or config.select_at is not None else [("val",)]
+    selects = [] if config.select == "last" else [("val",)]
     return join_small_bins(groups, config.bins, splits=[config.train_splits, *selects], least=config.least_per_bin)
 
 
@@ -223,9 +221,8 @@ def _bundle_spec(
     if config.head != "linear":  # solved without steps
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
-    if config.bins or config.select_at is not None:
-        own_names = {"select_at"} | ({"bins", "least_per_bin"} if config.bins else set())
-        parameters |= config.model_dump(mode="json", include=own_names)
+    if config.bins:
+        parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
     composed = ("intervene", "intervene_growth")
     if intervenes(phases_of(config), config):
         parameters |= {name: value for name in composed if (value := getattr(config, name)) is not None}

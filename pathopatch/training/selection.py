@@ -129,11 +129,6 @@ def score(measures: dict[str, float], rule: str) -> list[float]:
     return [measures[rule], measures["gba"]]
 
 
-def is_better(new: list[float], best: list[float] | None) -> bool:
-    """Return whether an evaluation replaces the best so far; of equals the first stays."""
-    return best is None or new > best
-
-
 def check_validation(
     val: PatchSet | None, *, needs_groups: bool, needs_attribute: bool = False, shape: tuple[int, int] = (2, 2)
 ) -> None:

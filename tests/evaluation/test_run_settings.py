@@ -14,7 +14,7 @@ from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.training.run import settings_of
 
 SETTINGS = settings_of(TrainConfig())
-OTHER = {"threshold": 0.9, "bins": [0.9], "select_at": 0.9}  # of which labels are made; of others any value serves
+OTHER = {"threshold": 0.9, "bins": [0.9]}  # of which labels are made; of others any value serves
 
 
 def write_stamp(folder: Path, run: str, *, tune: TuneConfig | None = None, patches: str = "p", **settings: Any) -> None:
@@ -38,7 +38,7 @@ def test_every_setting_but_the_seed_is_in_the_key(name: str) -> None:
     other = SETTINGS | {name: OTHER.get(name, "another value")}
     rows = describe_runs({"a": SETTINGS | {"seed": 0}, "b": other | {"seed": 1}})
     assert rows["settings_key"].nunique() == 2
-    if name not in ("method", "threshold", "bins", "attribute", "select_at"):  # which tables show anyhow
+    if name not in ("method", "threshold", "bins"):  # which tables show anyhow
         assert rows["variant"].nunique() == 2
 
 

@@ -1,4 +1,4 @@
-"""Runs draw by a threshold or by bins, and are selected by what they draw by or at a threshold."""
+"""Runs draw by a threshold or by bins, and are selected by what they draw by."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def small(**changes):
     [
         ({}, "gerne-t0.25-s0"),
         ({"bins": CUTS}, "gerne-b0.3_0.6-s0"),
-        ({"bins": CUTS, "select_at": 0.5, "name": "x"}, "gerne-b0.3_0.6-at0.5-s0-x"),
+        ({"bins": CUTS, "name": "x"}, "gerne-b0.3_0.6-s0-x"),
     ],
 )
 def test_a_runs_name_says_what_it_draws_by(settings, name):
@@ -77,18 +77,10 @@ def test_small_bins_are_joined_alike_in_training_and_validation(tmp_path):
     assert np.sum(bins["counts"]["train"]) == len(train)
 
 
-def test_selection_at_a_threshold_leaves_the_bins_to_training(tmp_path):
+def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path):
     groups = graded_work(tmp_path)
-    train, val = load_sets(tmp_path, groups, small(bins=CUTS, select_at=0.5))
-    assert set(train.attribute) == {0, 1, 2}
-    np.testing.assert_array_equal(val.attribute, val.tissue_fraction >= 0.5)
-
-
-@pytest.mark.parametrize("settings", [{"bins": CUTS}, {"bins": CUTS, "select_at": 0.5}])
-def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path, settings):
-    groups = graded_work(tmp_path)
-    run = fit(tmp_path, small(**settings))
-    tuned = tune(tmp_path, small(**settings, name="tuned"), TuneConfig(trials=2))
+    run = fit(tmp_path, small(bins=CUTS))
+    tuned = tune(tmp_path, small(bins=CUTS, name="tuned"), TuneConfig(trials=2))
     for folder in (run, tuned):
         evaluate_run(tmp_path, folder.name, config=EvaluateConfig(bootstrap=0))
     table = comparison(tmp_path, config=EvaluateConfig(bootstrap=0))
@@ -100,8 +92,7 @@ def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path, se
         for a in (0, 1, 2):
             assert by_bins[f"n_{3 * y + a}"] == ((test["label"] == y) & (test["bin@0.3,0.6"] == a)).sum()
     assert by_bins["wga"] == min(by_bins[f"accuracy_{g}"] for g in range(6))
-    selected = ", selected at 0.5" if "select_at" in settings else ""
-    assert set(mine["trained_attribute"]) == {f"bins 0.3,0.6{selected}"}
+    assert set(mine["trained_attribute"]) == {"bins 0.3,0.6"}
     assert read_json(run / "model" / "model.json")["parameters"]["bins"] == list(CUTS)
 
 

@@ -97,14 +97,6 @@ def test_three_bins_are_three_columns():
     assert summary["validated"]["counts"] == [[1, 0, 0], [0, 0, 1]]
 
 
-def test_where_a_threshold_selects_validation_is_counted_at_it():
-    groups = _groups()
-    summary = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0), select_at=0.5)
-    assert summary["validated"]["by"] == "at tissue threshold 0.5"
-    assert summary["validated"]["counts"] == [[1, 0], [0, 1]]
-    assert summary["drawn_by"] == "selected at tissue threshold 0.5"
-
-
 def test_an_own_attribute_and_a_third_class_have_names_and_rows():
     rows = [*ROWS[:4], ("b", "p", "train", 2, 0.9), *ROWS[7:]]
     groups = _groups(rows, attribute=["red", "blue", "blue", "blue", "red", "red", "red", "red"])

@@ -47,13 +47,6 @@ def test_fewer_values_in_validation_select_by_the_groups_that_are_there():
     assert fitted.validation["n of label 2, attribute 1"] == 6
 
 
-def test_an_empty_group_at_select_at_is_refused_whatever_the_bins():
-    bins = toy([[6, 6, 6], [6, 6, 6]], seed=0, side=8)
-    lacking = toy([[6, 6], [0, 6]], seed=0, side=8)
-    with pytest.raises(GroupEmptyError, match=r"in validation, no sample in \(label 1, attribute 0\)"):
-        fit_arrays(bins, lacking, _config(method="gerne", select_at=0.5))
-
-
 def test_a_class_that_only_training_has_cannot_be_selected_by():
     with pytest.raises(GroupEmptyError, match="in validation"):
         fit_arrays(TRAIN, toy([[6] * 4, [6] * 4], seed=0, side=8), _config(method="erm"))

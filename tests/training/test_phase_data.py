@@ -240,12 +240,10 @@ def test_an_impossible_second_phase_of_dfr_is_refused_before_the_first():
         fit_arrays(TRAIN, None, _config(method="dfr", select="last"), progress=_never)
 
 
-def test_dfr_refuses_training_on_val_and_another_selecting_attribute():
+def test_dfr_refuses_training_on_val():
     on_both = _config(method="dfr", select="last", tune_threshold=False, train_splits=("train", "val"))
     with pytest.raises(InputUnsupportedError, match=r"held-out .*train_splits"):
         fit_arrays(TRAIN, VAL, on_both, progress=_never)
-    with pytest.raises(InputUnsupportedError, match=r"leave \[train\] select_at out, or train dfr at threshold 0.5"):
-        fit_arrays(TRAIN, VAL, _config(method="dfr", select_at=0.5), progress=_never)
 
 
 @pytest.mark.parametrize("name", ["erm", "gerne-unknown", "jtt"])
@@ -356,9 +354,8 @@ def test_a_method_that_learns_from_validation_needs_two_of_each_group() -> None:
 
 def test_runs_need_the_groups_that_they_draw_and_select_by() -> None:
     require_groups(graded(), TrainConfig(method="gerne", bins=(0.3, 0.6)))
-    with pytest.raises(GroupEmptyError, match="tissue threshold 0.9") as caught:
-        require_groups(graded(), TrainConfig(method="gerne", select_at=0.9))
-    assert caught.value.place == "split val"
+    with pytest.raises(GroupEmptyError, match="tissue threshold 0.9"):
+        require_groups(graded(), TrainConfig(method="gerne", threshold=0.9))
 
 
 def test_an_own_attribute_of_one_value_has_no_threshold_to_choose() -> None:

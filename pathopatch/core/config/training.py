@@ -201,8 +201,6 @@ class TrainConfig(Config):
     """Least patches of each label in train and val; below it a bin joins its neighbour. Fewer are learnt by heart, and
     their accuracy is known to 16 points only.
     """
-    select_at: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Select by WGA at this threshold. None: as drawn."""
     intervene: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of each class's draws that are composed to another tissue area. auto: by the size of the smallest group."""
     intervene_growth: Literal["many", "own"] = "many"
@@ -270,15 +268,8 @@ class TrainConfig(Config):
     def run_name(self) -> str:
         """Folder name of this run under ``runs/``."""
         tail = f"-{self.name}" if self.name else ""
-        return f"{self.method}-{self._drawn_by}-s{self.seed}{tail}"
-
-    @property
-    def _drawn_by(self) -> str:
-        """``t0.25``; of bins ``b0.3_0.5``; then ``-at0.5`` where that selects."""
-        selected = "" if self.select_at is None else f"-at{self.select_at:g}"
-        if self.bins:
-            return "b" + "_".join(f"{cut:g}" for cut in self.bins) + selected
-        return f"t{self.threshold:g}{selected}"
+        drawn_by = "b" + "_".join(f"{cut:g}" for cut in self.bins) if self.bins else f"t{self.threshold:g}"
+        return f"{self.method}-{drawn_by}-s{self.seed}{tail}"
 
 
 class TuneConfig(Config):
