@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +34,6 @@ _GROUNDS = 20  # of a slide's emptiest patches, one gives its ground
 _CHUNK = 1024
 _COPY, _DRAW, _BASES, _VALIDATION, _GROUND, _OTHERS = 0, 1, 2, 3, 4, 5  # what a generator is for is part of its seed
 _VALIDATION_COPIES = 600  # of each class, in place of validation patches
-
-
-@dataclass(frozen=True, eq=False)
-class ComposedDraws:
-    """What of a batch is composed."""
-
-    places: NDArray[np.int64]  # (m,): positions in the batch
-    copies: NDArray[np.int64]  # (m,): number of the copy of the class at that position
 
 
 class Intervention:
@@ -115,8 +107,8 @@ class Intervention:
         self._kept: dict[tuple[int, int], tuple[NDArray[np.float16], NDArray[np.bool_]]] = {}
         self._lock = threading.Lock()
 
-    def draw(self, indices: Sequence[int], step: int) -> ComposedDraws:
-        """Return what of a whole batch, samples `indices`, is composed at a step."""
+    def draw(self, indices: Sequence[int], step: int) -> dict[int, int]:
+        """Return what of a whole batch, samples `indices`, is composed at a step: by position the copy of its class."""
         rng = np.random.default_rng([self._seed, _DRAW, step])
         label = self.data.label[np.asarray(indices)]
         places: list[int] = []
@@ -124,29 +116,27 @@ class Intervention:
             members = np.flatnonzero(label == y)
             count = int(self._share * len(members) + rng.uniform())  # the share is met in the mean
             places += rng.permutation(members)[:count].tolist()
-        chosen = np.array(sorted(places), dtype=np.int64)
-        copies = rng.integers(COPIES_PER_CLASS, size=len(chosen))
-        return ComposedDraws(chosen, copies)
+        return dict(zip(sorted(places), rng.integers(COPIES_PER_CLASS, size=len(places)).tolist(), strict=True))
 
     def apply(
-        self, x: NDArray[np.float32], own: NDArray[np.int64], indices: Sequence[int], drawn: ComposedDraws
+        self, x: NDArray[np.float32], own: NDArray[np.int64], indices: Sequence[int], drawn: Mapping[int, int]
     ) -> None:
         """Put the composed patches among those of this process, `x` (n, C, H, W), at the positions `own` (n,).
 
         With a further channel `x` has the masks of the patches last, which are put there too.
         """
         row = {place: number for number, place in enumerate(own.tolist())}
-        for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
+        for place, copy in drawn.items():
             if place in row:
                 pixels, tissue = self.copy(int(self.data.label[indices[place]]), copy)
                 x[row[place], : len(pixels)] = pixels
                 x[row[place], len(pixels) :] = tissue
 
-    def attributes(self, indices: Sequence[int], drawn: ComposedDraws) -> NDArray[np.int64]:
+    def attributes(self, indices: Sequence[int], drawn: Mapping[int, int]) -> NDArray[np.int64]:
         """Return the attribute of each sample of a batch, (B,), composed ones by their new area."""
         attribute: NDArray[np.int64] = self.data.attribute[np.asarray(indices)].copy()
         if self._threshold is not None:
-            for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
+            for place, copy in drawn.items():
                 tissue = self.copy(int(self.data.label[indices[place]]), copy)[1]
                 attribute[place] = int(tissue.mean() >= self._threshold)
         return attribute
