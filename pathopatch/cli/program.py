@@ -16,10 +16,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Annotated, Any
 
-import typer
+import typer.core
 
 from pathopatch.cli import cohort, encoding, exporting, predicting, slides, training, upkeep
 from pathopatch.cli.output import interrupt_note, say
+from pathopatch.core import removed
 from pathopatch.core.version import __version__
 
 _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -49,8 +50,24 @@ _HELP = (
     "Research use only, not for diagnosis."
 )
 
+
+class _Commands(typer.core.TyperGroup):
+    """A group of commands that says what to use in place of a removed one, or of a removed option."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if ctx.parent is None else f"{ctx.info_name} {args[0]}"
+        if name in removed.COMMANDS:
+            ctx.fail(f"{name} was removed: {removed.COMMANDS[name]}")
+        for argument in args[1:]:
+            option = argument.partition("=")[0]
+            if option.startswith("--") and (key := f"{name} {option[2:]}") in removed.OPTIONS:
+                ctx.fail(f"{name} {option} was removed: {removed.OPTIONS[key]}")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="pathopatch",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -76,7 +93,9 @@ for panel, commands in _COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 
-exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
+exports = typer.Typer(
+    cls=_Commands, help="Write what was read or found in other programs' formats.", no_args_is_help=True
+)
 for name, command in _EXPORTS.items():
     exports.command(name)(command)
 app.add_typer(exports, name="export", rich_help_panel="Review and export")

@@ -129,3 +129,8 @@ def test_a_removed_setting_or_value_says_what_to_use(tmp_path: Path, monkeypatch
         load_study(study(tmp_path, text + "old = 1\n"))
     with pytest.raises(InputUnsupportedError, match=r"\[tile.tissue\] method = 'sobel' was removed: use otsu"):
         load_study(study(tmp_path, text + "method = 'sobel'\n"))
+    plain = 'manifest = "m"\nwork = "w"\n'
+    with pytest.raises(InputUnsupportedError, match="'gerne-auto' was removed: train gerne"):
+        load_study(study(tmp_path, plain + 'methods = ["erm", "gerne-auto"]\n'))
+    with pytest.raises(InputUnsupportedError, match="'rank' was removed: set bins"):
+        load_study(study(tmp_path, plain + 'attributes = ["thresholds", "rank"]\n'))

@@ -1,0 +1,37 @@
+"""What was removed is refused as wrong usage, with what to use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pathopatch.core import removed
+
+Type = Callable[..., int]
+
+
+@pytest.mark.parametrize(("name", "typed_as"), [("old", ["old", "--help"]), ("export old", ["export", "old", "x"])])
+def test_a_removed_command_says_what_to_use(
+    typed: Type,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    typed_as: list[str],
+) -> None:
+    monkeypatch.setitem(removed.COMMANDS, name, "use predict")
+    assert typed(*typed_as) == 2
+    assert f"{name} was removed: use predict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed_as", [["train", "work", "--rank"], ["tune", "work", "--budget-steps=800"]])
+def test_a_removed_option_says_what_to_use(
+    typed: Type, capsys: pytest.CaptureFixture[str], typed_as: list[str]
+) -> None:
+    assert typed(*typed_as) == 2
+    assert f"{typed_as[0]} {typed_as[2].partition('=')[0]} was removed: " in capsys.readouterr().err
+
+
+def test_a_removed_method_says_what_to_use(typed: Type, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("train", "work", "--method", "oversample") != 0
+    assert "method = 'oversample' was removed: train gerne" in capsys.readouterr().err
