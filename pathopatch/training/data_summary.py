@@ -141,12 +141,7 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     `rows` (slide_id, patient_id) are of the groups table of `work`. Keys are the slide or ``<set>, patient <patient>``;
     slides without a row in ``slides.parquet`` are left out.
     """
-    path = WorkFolder(work).tiled.slides
-    slides = read_table(path) if path.is_file() else pd.DataFrame()
-    if "fingerprint" not in slides:
-        return {}
-    by_slide = slides.set_index("slide_id")
-    marks = {}
+    by_slide, marks = _slides_with(work, "fingerprint"), {}
     for slide, patient in rows[["slide_id", "patient_id"]].drop_duplicates().itertuples(index=False):
         if slide not in by_slide.index:
             continue
@@ -162,22 +157,21 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
 
 def encoded_slide_marks(work: Path, slide_ids: Collection[str]) -> dict[str, str]:
     """Return the mark of the slide itself for each slide of features, as far as `encode` stored what it is."""
-    path = WorkFolder(work).tiled.slides
-    slides = read_table(path) if path.is_file() else pd.DataFrame()
-    if "slide_content" not in slides:
-        return {}
-    contents = slides.set_index("slide_id")["slide_content"].astype(str)
+    contents = _slides_with(work, "slide_content")["slide_content"].astype(str)
     return {name: contents[name][:MARK_DIGITS] for name in slide_ids if contents.get(name)}
 
 
 def slide_structures(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     """Return the structure of each slide behind some patches, as `slide_marks`; empty of work folders without any."""
+    structures = _slides_with(work, "structure")["structure"]
+    return structures[structures.index.isin(rows["slide_id"])].fillna("").to_dict()
+
+
+def _slides_with(work: Path, column: str) -> pd.DataFrame:
+    """Return ``slides.parquet`` by slide; without rows where it has no such column, or is not there."""
     path = WorkFolder(work).tiled.slides
     slides = read_table(path) if path.is_file() else pd.DataFrame()
-    if "structure" not in slides:
-        return {}
-    known = slides[slides["slide_id"].isin(rows["slide_id"])]
-    return dict(zip(known["slide_id"], known["structure"].fillna(""), strict=True))
+    return slides.set_index("slide_id") if column in slides else pd.DataFrame({column: []})
 
 
 def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
