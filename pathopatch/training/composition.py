@@ -181,7 +181,7 @@ def composition_check(
     kind); ``is_warning``; ``detected_by``: by "outline" and "texture" what `_detection` returns.
     """
     # That composed patches can be told is no fault. If they can in one class only, the look of composed patches, or of
-    # natural ones, stands for a class. Two classes that are told equally well pass, although each may be told by
+    # natural ones, means a class. Two classes that are told equally well pass, although each may be told by
     # something else, and so does what only a network sees. Where both are near 1 a difference cannot show. A warning is
     # a reason to look, no proof: of 29 made cohorts of 12 patients without any trace, controls and check together
     # warned of 5. The intervals do not hold how a forest varies with the patches that it learns from.

@@ -1,4 +1,4 @@
-"""Put a check of composed patches in words and tables, for a terminal, the report and a warning of `train`."""
+"""Format a check of composed patches as text and tables, for a terminal, the report and a warning of `train`."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _row(name: str, cells: Iterable[str], mark: str = "") -> str:
 
 
 def side_text(is_much: bool, threshold: float) -> str:
-    """Return an amount of tissue in words, such as: much tissue, from 0.25 on."""
+    """Return the text of an amount of tissue, such as: much tissue, from 0.25 on."""
     return f"{_SIDES[is_much]}, {f'from {threshold:g} on' if is_much else f'below {threshold:g}'}"
 
 
@@ -149,5 +149,5 @@ def interval_text(result: Mapping[str, Any]) -> str:
 
 
 def leak_rule() -> str:
-    """Return when a control counts as a leak, in words."""
+    """Return the rule by which a control counts as a leak."""
     return f"interval wholly above {0.5 + LEAST_EFFECT:g}, of the area also wholly below {0.5 - LEAST_EFFECT:g}"

@@ -115,7 +115,7 @@ class PatchSet:
 
     @property
     def slide(self) -> NDArray[np.str_]:
-        """Slide of each patch, (N,), by its identifier; a patch that names none stands for itself."""
+        """Slide of each patch, (N,), by its identifier; a patch that names none is its own."""
         return np.array([name.rpartition("@")[0] or name for name in self.patch_id.tolist()])
 
     @property

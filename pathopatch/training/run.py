@@ -55,7 +55,7 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
     Raises
     ------
     StaleArtefactError
-        A finished run of other settings or inputs stands there and `force` is off.
+        There is a finished run of other settings or inputs, and `force` is off.
     InputMissingError
         Groups or patches are missing.
     GroupEmptyError
@@ -185,7 +185,7 @@ def write_run(
     write_csv(folder / "history.csv", pd.DataFrame(list(result.history)))
     if result.learnt_from_val:
         write_csv(folder / LEARNT, pd.DataFrame({"patch_id": result.learnt_from_val}))
-    # What differs between equal runs stands in a file of its own: all others are equal to the byte.
+    # What differs between equal runs has a file of its own: all others are equal to the byte.
     device = ProcessGroup.current().device(config.device)
     log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": str(device)}
     if config.head != "linear":  # solved in float64

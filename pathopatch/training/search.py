@@ -1,11 +1,11 @@
 """Choose the settings of a search's trials, store the finished ones, and share the next ones among processes.
 
-The first trial is the configuration as it stands. The others vary learning rate, weight decay and the method's own
+The first trial is the configuration itself. The others vary learning rate, weight decay and the method's own
 settings. c and s = c (beta + 1) are tried inside the bounds of beta, from s = 1 outwards, so that a search of few
 trials covers the middle of the grid. The settings of a trial are a function of the seed, its number, and the results
 of the trials of earlier waves, never of which process runs it, or when.
 
-Finished trials stand in Optuna's journal, one line each, written in one piece. A process that runs a trial holds a lock
+Optuna's journal holds the finished trials, one line each, written in one piece. A process that runs a trial holds a lock
 on its number, which the operating system releases when the process ends, however it ends. So no trial is run twice at
 a time, none is lost, and the trial of a killed process is free at once. A network drive must support locks: NFS does.
 """
@@ -60,7 +60,7 @@ def check_search(config: TrainConfig) -> None:
 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
-    """Return in words how many trials and steps the search of each run takes, one line a kind of run."""
+    """Return the trials and steps of the search of each run as text, one line a kind of run."""
     runs: dict[str, list[str]] = {}
     trials = pluralize(search.trials, "trial")
     for config in configs:
