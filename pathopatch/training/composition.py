@@ -141,7 +141,7 @@ def check_run(train: PatchSet, config: TrainConfig) -> dict[str, Any] | None:
 def leak_controls(
     composed: MeasuredPatches, unit: NDArray[Any], *, natural: MeasuredPatches | None = None, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Return how well each trace of the edit tells the class of copies: by control ``is_leak``, ``composed``, ``natural``.
+    """Return how well each trace of the edit tells the class: by control ``is_leak``, ``composed`` and ``natural``.
 
     Two classes are told by the area itself; everything else, and more classes, by a random forest on units that it did
     not learn from: `unit` (N,) of each training patch, see `resampling_unit`. A control leaks where its 95 % interval
@@ -280,7 +280,7 @@ def _natural_or_composed(
 
 
 def _detection(scored: dict[int, _Scored], n_classes: int, *, is_comparable: bool, seed: int) -> dict[str, Any]:
-    """Return how well composed patches are told from natural ones, and the difference between the classes if comparable.
+    """Return how well composed patches are told from natural ones, and the difference of the classes if comparable.
 
     ``classes``, of each ``auroc``, ``low``, ``high``; ``difference``, highest minus lowest of a class, with the two
     ``classes``, or None; ``is_warning``: the interval of the difference lies wholly above 0.05, the larger AUROC above
