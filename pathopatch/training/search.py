@@ -5,9 +5,10 @@ settings. c and s = c (beta + 1) are tried inside the bounds of beta, from s = 1
 trials covers the middle of the grid. The settings of a trial are a function of the seed, its number, and the results
 of the trials of earlier waves, never of which process runs it, or when.
 
-Optuna's journal holds the finished trials, one line each, written in one piece. While a process
-runs a trial it holds a lock on its number, which the operating system releases when the process ends, however it ends. So no trial is run twice at
-a time, none is lost, and the trial of a killed process is free at once. A network drive must support locks: NFS does.
+Optuna's journal holds the finished trials, one line each, written in one piece. While a process runs a
+trial it holds a lock on its number, which the operating system releases when the process ends, however it ends. So no
+trial is run twice at a time, none is lost, and the trial of a killed process is free at once. A network drive must
+support locks: NFS does.
 """
 
 from __future__ import annotations
