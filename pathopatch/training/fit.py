@@ -64,10 +64,16 @@ class TrainingResult:
     has_mask: bool = False  # whether the network takes the tissue mask as its last channel
     learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
 
-    def logits(self, patches: PatchSet) -> NDArray[np.float64]:
-        """Return the logits (N, K) of patches at the network's input size, with masks where it takes them."""
-        standardize = Standardizer.of(self.mean, self.std, torch.device("cpu"), has_mask=self.has_mask)
-        return logits_of(self.network, patches, np.arange(len(patches)), standardize)
+    def logits(
+        self, patches: PatchSet, index: NDArray[np.int64] | None = None, *, device: torch.device | None = None
+    ) -> NDArray[np.float64]:
+        """Return the logits (N, K) of patches, or of those at `index`, computed on a device (default: the processor)."""
+        device = device or torch.device("cpu")
+        standardize = Standardizer(self.mean, self.std, device, has_mask=self.has_mask)
+        index = np.arange(len(patches)) if index is None else index
+        logits = logits_of(self.network.to(device), patches, index, standardize)
+        self.network.cpu()
+        return logits
 
     def margins(self, patches: PatchSet) -> NDArray[np.float64]:
         """Return z1 - z0 (N,) of patches: class 1 is above the decision threshold."""
@@ -122,7 +128,7 @@ def fit_arrays(
         )
     # Everything that can be refused is refused here: a later phase may begin hours after the first step.
     validation = split_validation(val, phases, seed=config.seed)
-    n_classes, _ = table_shape(train, val)
+    n_classes, n_attributes = table_shape(train, val)
     is_composed = intervenes(phases, config) and config.select != "last" and lacks_a_group(validation.select)
     if is_composed:
         assert validation.select is not None
@@ -132,7 +138,7 @@ def fit_arrays(
             validation.select,
             needs_groups=any(needs_groups(phase) for phase in phases),
             needs_attribute=any(phase.needs_val_attribute for phase in phases),
-            shape=table_shape(train, val),
+            shape=(n_classes, n_attributes),
         )
     check_phases(phases, train, validation, config, n_classes=n_classes)
     if intervenes(phases, config) and (validation.select is None or not config.tune_threshold):
@@ -159,7 +165,7 @@ def fit_arrays(
             validation=validation,
             device=device,
             dtype=dtype,
-            standardize=Standardizer.of(mean, std, device, has_mask=is_masked),
+            standardize=Standardizer(mean, std, device, has_mask=is_masked),
             has_frozen_batchnorm=(
                 is_pretrained or config.freeze == "backbone"
                 if config.freeze_batchnorm is None

@@ -257,7 +257,7 @@ def load_batches(
             x = augment(x, places[processes.rank], len(indices), step)
         # Pinned memory is copied to the GPU while this thread reads on.
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-        return Batch(step, indices, places, own_indices, groups, standardize.in_place(x))
+        return Batch(step, indices, places, own_indices, groups, standardize(x))
 
     return prefetch_results(make, steps, ahead=max(ahead, loaders) if ahead else 0, threads=loaders)
 

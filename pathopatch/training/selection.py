@@ -30,33 +30,22 @@ temperature would then be 0."""
 _RESAMPLES = 1000  # draws of patients behind an interval: its ends are then good to about a point
 
 
-@dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Standardise patches in [0, 1] by the mean and std of the training set, each float32 (C, 1, 1) on the device.
+    """Standardise patches in [0, 1] by the mean and std of each channel of the training set.
 
     With `has_mask`, patches have the tissue mask as a further channel, whose mean is 0 and whose std is 1.
     """
 
-    mean: Tensor
-    std: Tensor
-    has_mask: bool = False
-
-    @classmethod
-    def of(
-        cls, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, *, has_mask: bool = False
-    ) -> Standardizer:
-        """Return it for values per channel."""
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, *, has_mask: bool = False
+    ) -> None:
         if has_mask:
             mean, std = (*mean, 0.0), (*std, 1.0)
-        mean_std = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]  # (2, C, 1, 1)
-        return cls(mean_std[0], mean_std[1], has_mask)
+        self.mean, self.std = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]
+        self.has_mask = has_mask
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return standardised patches (N, C, H, W), channels last in memory."""
-        return self.in_place(x.clone())
-
-    def in_place(self, x: Tensor) -> Tensor:
-        """Standardise patches that nobody else needs: changing them saves new memory."""
+        """Standardise patches (N, C, H, W), which nobody else may need, in place; return them channels last."""
         return x.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
 
 
@@ -98,7 +87,7 @@ def logits_of(
             assert patches.tissue is not None
             pixels = append_mask(pixels, patches.tissue.read(part))
         x = torch.from_numpy(pixels).to(standardize.mean.device)
-        parts.append(predict_logits(network, standardize(x), batch=BATCH))
+        parts.append(predict_logits(network, standardize(x.clone()), batch=BATCH))
     return np.concatenate(parts).astype(np.float64)
 
 

@@ -55,7 +55,7 @@ from pathopatch.training.search import (
     trial_table,
     winning_trial,
 )
-from pathopatch.training.selection import Standardizer, accuracies_with_intervals, is_known, logits_of
+from pathopatch.training.selection import accuracies_with_intervals, is_known
 
 TRIALS, SEARCH = "trials.csv", "search.json"
 _GRACE_S = 60.0  # in which a helping process sees that all trials are finished
@@ -284,13 +284,10 @@ def _measure_result(
     val = split_validation(val, phases_of(config), seed=config.seed).select
     assert val is not None  # selection needed it
     device = pick_device(config.device)
-    network = result.network.to(device)
-    standardize = Standardizer.of(result.mean, result.std, device, has_mask=result.has_mask)
     # Where no attribute is known, the groups are the classes; where some are, only those patches count.
     index = np.flatnonzero(is_known(val.attribute))
     with reproducible(config.threads, device):  # the same numbers whichever process of a search measures
-        predicted = predicted_class(logits_of(network, val, index, standardize))
-    network.cpu()
+        predicted = predicted_class(result.logits(val, index, device=device))
     label, attribute = val.label[index], np.maximum(val.attribute[index], 0)
     return accuracies_with_intervals(
         predicted == label,
