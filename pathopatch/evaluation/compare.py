@@ -71,7 +71,7 @@ def compare(
     DataFrame
         run, method, seed, settings_key, variant, rerun_of (see `describe_runs`), steps, batch_per_class, trials,
         search_steps, search (see `budget_of`), trained_threshold
-        (NaN of a run trained on bins), trained_attribute (``0.25``, ``bins 0.3,0.5``, ``rank, selected at 0.25``),
+        (NaN of a run trained on bins), trained_attribute (``0.25``, ``bins 0.3,0.5``),
         threshold (NaN of bins), attribute (by which the row is evaluated, the same words), split, n, patients,
         smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``;
         biased_average, wga_at_zero, wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and ``_high``),

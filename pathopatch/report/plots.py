@@ -269,7 +269,7 @@ def _steps(history: pd.DataFrame) -> pd.Series[float]:
 def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> bytes:
     """Draw WGA against the evaluation threshold; a panel per training attribute, a line per method.
 
-    `panels` is training attribute (``0.25``, ``bins 0.3,0.5``, ``rank``) -> method, with what its settings differ in
+    `panels` is training attribute (``0.25``, ``bins 0.3,0.5``) -> method, with what its settings differ in
     -> sweeps of its seeds.
     """
     methods = list(dict.fromkeys(name for lines in panels.values() for name in lines))

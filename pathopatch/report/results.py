@@ -40,7 +40,7 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
     if study.comparison is None:
         return pd.DataFrame()
     rows = study.comparison[study.comparison["threshold"] == threshold]
-    # Runs trained on bins or ranks have no threshold of their own and are shown at each.
+    # Runs trained on bins have no threshold of their own and are shown at each.
     trained_here = rows[rows["trained_threshold"].isna() | (rows["trained_threshold"] == threshold)]
     # An attribute of the patches' own gives the same groups at all thresholds: all runs belong together.
     return in_order(rows if trained_here.empty or study.attribute.is_patch_attribute else trained_here)
