@@ -36,7 +36,6 @@ from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.data_summary import encoded_slide_marks, slide_marks, slide_structures
 from pathopatch.training.dataset import Source, common_source, feature_source
 
-
 FOLDER = "evaluations"
 _ALL = "all"  # the split of all labelled patches together
 _NO_LABELS = "give the slides a tumor_mask or annotations in the manifest, or choose another --split"

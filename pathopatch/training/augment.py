@@ -4,8 +4,8 @@ Which transforms make sense depends on the kind of channel. Geometry suits all. 
 laser scanning microscope does to each channel by itself; on brightfield RGB independent channels would be other stains.
 Stain and colour suit brightfield RGB alone: on CARS, TPEF or SHG they have no meaning, and are refused.
 
-albumentations gives the arithmetic of single patches. Its pipelines cost 0.14 ms a patch before a pixel is touched: 9 ms
-in place of 3 for 64 patches of 64 px, beside a training step of 63 ms. At 224 px they differ little.
+albumentations gives the arithmetic of single patches. Its pipelines cost 0.14 ms a patch before a pixel is touched:
+9 ms in place of 3 for 64 patches of 64 px, beside a training step of 63 ms. At 224 px they differ little.
 """
 
 from __future__ import annotations

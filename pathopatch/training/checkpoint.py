@@ -167,4 +167,3 @@ def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def copied(value: Tensor) -> Tensor:
     """Return a copy on the processor, in plain layout, that shares no memory."""
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-

@@ -67,7 +67,7 @@ class TrainingResult:
     def logits(
         self, patches: PatchSet, index: NDArray[np.int64] | None = None, *, device: torch.device | None = None
     ) -> NDArray[np.float64]:
-        """Return the logits (N, K) of patches, or of those at `index`, computed on a device (default: the processor)."""
+        """Return the logits (N, K) of patches, or of those at `index`; the default device is the processor."""
         device = device or torch.device("cpu")
         standardize = Standardizer(self.mean, self.std, device, has_mask=self.has_mask)
         index = np.arange(len(patches)) if index is None else index

@@ -286,9 +286,7 @@ def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
         The attribute of the patches is not their area at a threshold.
     """
     seed = mixed_seed(config.seed, _VALIDATION)
-    intervention = Intervention(
-        val, share=1, seed=seed, threshold=config.threshold, growth=config.intervene_growth
-    )
+    intervention = Intervention(val, share=1, seed=seed, threshold=config.threshold, growth=config.intervene_growth)
     if not intervention.is_by_area:
         raise InputUnsupportedError(
             "the groups of validation are not by tissue area, so that no copy has the group that is missing",

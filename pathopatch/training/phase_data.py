@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,4 +241,3 @@ def runs_with_groups(
     if not left:
         raise next(iter(refused.values()))
     return left, refused
-

@@ -260,4 +260,3 @@ def _bundle_spec(
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups, config.train_splits),
         seen=None if source.encoder is not None else appearance_range(work, groups, train),
     )
-

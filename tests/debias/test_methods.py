@@ -240,7 +240,6 @@ def test_gerne_refuses_beta_outside_the_bounds() -> None:
         outside.sampler(LABEL, ATTRIBUTE, **SIZES)
 
 
-
 def test_second_models_start_anew_but_dfr_continues_the_first() -> None:
     for name, anew in (("gerne-unknown", True), ("jtt", True), ("dfr", False)):
         first, second = methods.method(name)

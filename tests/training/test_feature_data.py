@@ -7,12 +7,11 @@ from feature_work import DIM, write_features
 from made_patches import write_work
 
 from pathopatch.core import artefacts
-from pathopatch.core.config import GroupsConfig, TrainConfig
+from pathopatch.core.config import GroupsConfig, TrainConfig, head_settings
 from pathopatch.core.errors import InputChangedError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
-from pathopatch.core.config import head_settings
 from pathopatch.training.dataset import load_features
 from pathopatch.training.run import cohort_settings
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import optuna
-import pandas as pd
 import pytest
 from made_patches import toy
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
 
 from pathopatch.core.config import TrainConfig, TuneConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
