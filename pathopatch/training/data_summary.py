@@ -164,7 +164,7 @@ def encoded_slide_marks(work: Path, slide_ids: Collection[str]) -> dict[str, str
 def slide_structures(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     """Return the structure of each slide behind some patches, as `slide_marks`; empty of work folders without any."""
     structures = _slides_with(work, "structure")["structure"].fillna("")
-    return {str(name): structures[name] for name in structures.index.intersection(rows["slide_id"])}
+    return {str(name): structures[name] for name in structures.index.intersection(rows["slide_id"].unique().tolist())}
 
 
 def _slides_with(work: Path, column: str) -> pd.DataFrame:
