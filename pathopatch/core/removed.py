@@ -40,16 +40,16 @@ VALUES: dict[str, str] = {
 }
 """Remedies by configuration, key and value, such as ``TrainConfig.intervene_growth=one``."""
 OPTIONS: dict[str, str] = {
-    "train --rank": _RANK,
-    "train --s": SETTINGS["TrainConfig.s"],
-    "train --select-at": SETTINGS["TrainConfig.select_at"],
-    "train --threshold-by-area": SETTINGS["TrainConfig.threshold_by_area"],
-    "tune --rank": _RANK,
-    "tune --select-at": SETTINGS["TrainConfig.select_at"],
-    "tune --budget-steps": SETTINGS["TuneConfig.budget_steps"],
-    "tune --prune": SETTINGS["TuneConfig.prune"],
+    "train rank": _RANK,
+    "train s": SETTINGS["TrainConfig.s"],
+    "train select-at": SETTINGS["TrainConfig.select_at"],
+    "train threshold-by-area": SETTINGS["TrainConfig.threshold_by_area"],
+    "tune rank": _RANK,
+    "tune select-at": SETTINGS["TrainConfig.select_at"],
+    "tune budget-steps": SETTINGS["TuneConfig.budget_steps"],
+    "tune prune": SETTINGS["TuneConfig.prune"],
 }
-"""Remedies by command and option."""
+"""Remedies by command and option without its dashes, such as ``train rank``."""
 
 _FORMER_DEFAULTS: dict[str, Any] = {
     "attribute": "groups",
