@@ -11,8 +11,7 @@ from typing import Any
 
 import shapely
 
-from pathopatch.groups.decisions.decision import REMOVED, RecordedDecision, current_decisions
-from pathopatch.groups.decisions.region import region_polygon
+from pathopatch.groups.decisions.decision import REMOVED, RecordedDecision, current_decisions, region_polygon
 from pathopatch.heatmaps.patch_exports import id_maker, write_features
 
 # Other names than the model's classes: exported together with its regions, a reviewer's label stays one.

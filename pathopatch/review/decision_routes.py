@@ -18,8 +18,7 @@ from starlette.responses import FileResponse, Response
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
 from pathopatch.groups.decisions.agreement import agreement_summary, pairs_csv
-from pathopatch.groups.decisions.decision import Decision
-from pathopatch.groups.decisions.region import region_polygon
+from pathopatch.groups.decisions.decision import Decision, region_polygon
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
 from pathopatch.review.reviewed_cohort import Review

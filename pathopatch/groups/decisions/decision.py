@@ -6,17 +6,18 @@ another row; then the one before that counts again.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.text import pluralize
-from pathopatch.groups.decisions.region import region_polygon
 from pathopatch.slides.slide_paths import valid_slide_id
 
 SLIDE_VERDICTS = ("accept", "reject", "flag")
@@ -34,6 +35,8 @@ _MAX_CHARACTERS = {
     "region": 32_000,  # cells of a spreadsheet hold 32,767
 }
 _SQLITE_MAX_INTEGER = 2**63 - 1
+_WKT = re.compile(r"POLYGON \(\((\d{1,8} \d{1,8}(?:, \d{1,8} \d{1,8}){3,})\)\)", re.ASCII)
+_FORM = "write POLYGON ((x y, x y, x y, x y)) in whole level-0 px, the first point again at the end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +167,41 @@ def content_key(row: RecordedDecision) -> tuple[object, ...]:
 def utc_text(moment: datetime) -> str:
     """Return a time, given with its zone, in UTC to the microsecond: text sorts as time does."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+@lru_cache(maxsize=4096)  # every reading of a log checks its rows
+def region_polygon(text: str) -> Any:
+    """Return the shapely Polygon of a region, level-0 px of the whole slide.
+
+    The text is ``POLYGON ((x y, ...))``: one closed ring of whole numbers that does not cross or touch itself.
+
+    Raises
+    ------
+    InputUnsupportedError
+        It is no such ring; ``place`` is "region".
+    """
+    import shapely
+
+    form = _WKT.fullmatch(text)
+    if form is None:
+        raise _no_region(f"no outline of at least three points: {text[:40]!r}", _FORM)
+    points = [tuple(map(int, point.split())) for point in form[1].split(", ")]
+    if points[0] != points[-1]:
+        raise _no_region("the outline is not closed", _FORM)
+    if len(set(points)) < 3:
+        raise _no_region("an outline of fewer than three places", "draw a larger region")
+    polygon = shapely.Polygon(points)
+    if not shapely.is_valid(polygon):
+        place = re.search(r"\[(\S+) (\S+)\]", shapely.is_valid_reason(polygon))
+        near = f" near {float(place[1]):.0f}, {float(place[2]):.0f} px" if place else ""
+        raise _no_region(
+            f"the outline crosses or touches itself{near}", "draw it again without crossing, or draw two regions"
+        )
+    return polygon
+
+
+def _no_region(message: str, remedy: str) -> InputUnsupportedError:
+    return InputUnsupportedError(message, place="region", remedy=remedy)
 
 
 def _refused(column: str, value: object, message: str, remedy: str) -> InputUnsupportedError:

@@ -19,8 +19,8 @@ from pathopatch.groups.decisions.decision import (
     apply_decisions,
     current_decisions,
     decision_summary,
+    region_polygon,
 )
-from pathopatch.groups.decisions.region import region_polygon
 from pathopatch.groups.decisions.table import decisions_csv, read_decisions
 from pathopatch.heatmaps.decision_annotations import region_files
 from pathopatch.patches.annotations.outlines import read_annotations
