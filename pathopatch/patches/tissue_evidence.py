@@ -113,7 +113,16 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     if not overview.specimen.any():
         return Evidence(channels=channels, is_empty=True)
     if set(channels) <= set(overview.levels):
-        glass: Glass | None = _stated_glass(overview, channels)
+        stated = np.array([overview.levels[channel] for channel in channels])
+        if stated.min() <= 0:
+            raise InputUnsupportedError(
+                f"a background level of {stated.min():g} for a channel that is bright where there is no tissue",
+                place="[tile.tissue] background_level",
+                remedy="give the level of glass, which is above 0",
+            )
+        glass: Glass | None = Glass(
+            level=stated, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan, may_be_uneven=True
+        )
     elif overview.is_flat and overview.is_colour and pixels.dtype == np.uint8:
         return _image_set_evidence(overview, channels)
     elif overview.is_colour and len(channels) == len(overview.pixels):
@@ -202,18 +211,6 @@ def _bright_threshold(values: NDArray[np.float32], glass: Glass) -> float | None
     is_apart = glass.valley is not None or split is not None
     least_share = _LEAST_TISSUE if is_apart else _LEAST_PALE
     return threshold if np.count_nonzero(values > threshold) >= least_share * values.size else None
-
-
-def _stated_glass(overview: Overview, channels: tuple[int, ...]) -> Glass:
-    """Return the glass that the configuration states for all of these channels."""
-    level = np.array([overview.levels[channel] for channel in channels])
-    if level.min() <= 0:
-        raise InputUnsupportedError(
-            f"a background level of {level.min():g} for a channel that is bright where there is no tissue",
-            place="[tile.tissue] background_level",
-            remedy="give the level of glass, which is above 0",
-        )
-    return Glass(level=level, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan, may_be_uneven=True)
 
 
 def _dark_evidence(overview: Overview, channel: int) -> Evidence:

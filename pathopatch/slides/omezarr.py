@@ -58,7 +58,7 @@ class OmeZarrSlide(Slide):
         names = self._image.channels
         self._planes = plane_slice(path, names, plane)
         self._guards = [_InflationGuard(array) for array in self._image.arrays]
-        self._absent = [self._absent_chunks(array) for array in self._image.arrays]
+        self._absent = [self._absent_planes(array) for array in self._image.arrays]
         shares = [f"{chunks.mean():.1%} of level {level}" for level, chunks in enumerate(self._absent) if chunks.any()]
         note = (
             f"chunks are absent, {', '.join(shares)}: they are taken as not scanned; "
@@ -93,7 +93,7 @@ class OmeZarrSlide(Slide):
         ordered = pixels.transpose([read_axes.index(axis) for axis in "cyx"])  # (C, H, W)
         return np.ascontiguousarray(ordered, dtype=self.dtype), self._opacity(left, top, width, height, level)
 
-    def _absent_chunks(self, array: ZarrArray) -> NDArray[np.bool_]:
+    def _absent_planes(self, array: ZarrArray) -> NDArray[np.bool_]:
         """Return which chunks of the chosen planes have no file, (C, rows, columns)."""
         axes, is_absent = self._image.axes, _absent_chunks(array)
         # All other axes have length 1.
