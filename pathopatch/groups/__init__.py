@@ -3,7 +3,6 @@
 from pathopatch.groups.assign import assign_groups as assign_groups
 from pathopatch.groups.assign import assign_splits as assign_splits
 from pathopatch.groups.assign import given_splits as given_splits
-from pathopatch.groups.attribute import Attribute as Attribute
 from pathopatch.groups.attribute import GroupingAttribute as GroupingAttribute
 from pathopatch.groups.attribute import PatchAttribute as PatchAttribute
 from pathopatch.groups.attribute import TissueBins as TissueBins

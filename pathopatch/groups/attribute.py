@@ -29,44 +29,7 @@ _GROUP, _ATTRIBUTE, _BIN, _BINS = "group@", "attribute@", "bin@", "bins "
 
 
 @dataclass(frozen=True)
-class Attribute(ABC):
-    """What a run draws its patches by.
-
-    Attributes
-    ----------
-    label : str
-        Its name in the tables of a comparison: ``0.25``, ``bins 0.3,0.5``.
-    edges : tuple of float
-        Its cuts of the tissue fraction, rising; none where there are no cuts.
-    """
-
-    label: str = field(init=False, repr=False, compare=False)
-    edges: tuple[float, ...] = field(init=False, repr=False, compare=False)
-
-    @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as the settings of a training run state it."""
-
-    @staticmethod
-    def from_dict(settings: Mapping[str, Any]) -> Attribute | None:
-        """Return what the settings of a training run draw by; None where they do not say."""
-        if bins := settings.get("bins", ()):
-            return TissueBins(tuple(bins))
-        return TissueThreshold(settings["threshold"]) if "threshold" in settings else None
-
-    @staticmethod
-    def from_label(text: str) -> Attribute | None:
-        """Return the attribute of a label, of which ``, selected at …`` is ignored; None of another text."""
-        edges = text.removeprefix(_BINS).split(", ")[0]
-        try:
-            values = tuple(float(edge) for edge in edges.split(","))
-        except ValueError:
-            return None
-        return TissueBins(values) if text.startswith(_BINS) else TissueThreshold(values[0])
-
-
-@dataclass(frozen=True)
-class GroupingAttribute(Attribute):
+class GroupingAttribute(ABC):
     """An attribute of A values, which forms the 2 A groups g = A label + value.
 
     Parameters
@@ -76,6 +39,10 @@ class GroupingAttribute(Attribute):
     """
 
     label_names: tuple[str, ...] = field(default=LABEL_NAMES, kw_only=True)
+    # Its name in the tables of a comparison: 0.25, or bins 0.3,0.5.
+    label: str = field(init=False, repr=False, compare=False)
+    # Its cuts of the tissue fraction, rising; none where there are no cuts.
+    edges: tuple[float, ...] = field(init=False, repr=False, compare=False)
     # Suffix of its columns, and its key in JSON: 0.25, or 0.3,0.5.
     key: str = field(init=False, repr=False, compare=False)
     # Names of the A values, in their order; at least two.
@@ -105,7 +72,29 @@ class GroupingAttribute(Attribute):
             "column": f"{_ATTRIBUTE}{key}",
             "group_column": f"{_GROUP}{key}",
         }
+        # A frozen class refuses assignments, so the fields are set through its dictionary.
         vars(self).update(derived | others)
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the settings of a training run state it."""
+
+    @staticmethod
+    def from_dict(settings: Mapping[str, Any]) -> GroupingAttribute | None:
+        """Return what the settings of a training run draw by; None where they do not say."""
+        if bins := settings.get("bins", ()):
+            return TissueBins(tuple(bins))
+        return TissueThreshold(settings["threshold"]) if "threshold" in settings else None
+
+    @staticmethod
+    def from_label(text: str) -> GroupingAttribute | None:
+        """Return the attribute of a label, of which ``, selected at …`` is ignored; None of another text."""
+        edges = text.removeprefix(_BINS).split(", ")[0]
+        try:
+            values = tuple(float(edge) for edge in edges.split(","))
+        except ValueError:
+            return None
+        return TissueBins(values) if text.startswith(_BINS) else TissueThreshold(values[0])
 
     def values(self, patches: pd.DataFrame, *, min_tissue: float) -> NDArray[np.int64]:
         """Return the value of each row of a patch table, shape (N,): 0 to A - 1, or -1 for blank and unknown."""
@@ -345,7 +334,7 @@ def training_label(settings: Mapping[str, Any]) -> str:
 
     It names what the run is selected at where that differs, and is empty where the settings do not say.
     """
-    attribute, selected = Attribute.from_dict(settings), settings.get("select_at")
+    attribute, selected = GroupingAttribute.from_dict(settings), settings.get("select_at")
     label = "" if attribute is None else attribute.label
     if "attribute" in settings and settings["attribute"] != "groups":  # a run of an earlier version, by ranks
         label, selected = settings["attribute"], selected or settings["threshold"]

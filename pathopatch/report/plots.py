@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.tissue_dependence import rank_correlation, slope
-from pathopatch.groups import Attribute, GroupingAttribute, TissueThreshold, threshold_attributes
+from pathopatch.groups import GroupingAttribute, TissueThreshold, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.heatmaps.colors import opaque_colors
@@ -284,7 +284,7 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
         axes.set_visible(False)
     for place, (axes, (trained, lines)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
         _sweep_lines(axes, lines, colors)
-        attribute = Attribute.from_label(trained)
+        attribute = GroupingAttribute.from_label(trained)
         for cut in attribute.edges if attribute else ():
             axes.axvline(cut, color=INK, linewidth=1, linestyle=DASHED)
         at = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"

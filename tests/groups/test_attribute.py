@@ -5,7 +5,7 @@ import pytest
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.groups import (
-    Attribute,
+    GroupingAttribute,
     PatchAttribute,
     TissueBins,
     TissueThreshold,
@@ -54,14 +54,14 @@ def test_an_attribute_of_the_patches_ignores_the_tissue():
 
 @pytest.mark.parametrize("attribute", [TissueThreshold(0.25), TissueBins((0.3, 0.5))])
 def test_settings_and_label_give_the_attribute_back(attribute):
-    assert Attribute.from_dict({"threshold": 0.5, **attribute.to_dict()}) == attribute
-    assert Attribute.from_label(attribute.label) == attribute
-    assert Attribute.from_label(f"{attribute.label}, selected at 0.5") == attribute
+    assert GroupingAttribute.from_dict({"threshold": 0.5, **attribute.to_dict()}) == attribute
+    assert GroupingAttribute.from_label(attribute.label) == attribute
+    assert GroupingAttribute.from_label(f"{attribute.label}, selected at 0.5") == attribute
 
 
 def test_settings_without_a_threshold_have_no_attribute():
-    assert Attribute.from_dict({}) is None
-    assert Attribute.from_label("another cohort") is None
+    assert GroupingAttribute.from_dict({}) is None
+    assert GroupingAttribute.from_label("another cohort") is None
     assert training_label({}) == ""
 
 
