@@ -9,11 +9,9 @@ import html
 import json
 import re
 import xml.etree.ElementTree as etree
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import griffe
 import typer
 from markdown import Extension, Markdown
 from markdown.extensions.toc import slugify
@@ -26,7 +24,7 @@ from typer.cli import get_docs_for_click
 
 from pathopatch.cli.program import app
 from pathopatch.core import config as settings
-from pathopatch.core.config import Config, tables_of
+from pathopatch.core.config import Config, field_docs, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GLOSSARY = "glossary.md"
@@ -85,28 +83,8 @@ def settings_page() -> str:
     ]
     parts += _tables("", settings.SettingsConfig)
     parts.append(_table("Options of `pathopatch encode`", settings.EncodeConfig))
+    parts.append(_table("Options of each run over many slides", settings.BatchOptions))
     return "\n".join(parts)
-
-
-def reasons(kind: type[Config]) -> dict[str, str]:
-    """Return the docstring below each field of a configuration, inherited ones included."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__[: kind.__mro__.index(Config)]):
-        found |= _fields(base.__module__)[base.__name__]
-    return found
-
-
-@cache
-def _fields(module: str) -> dict[str, dict[str, str]]:
-    """Return the docstrings of the fields of each class in a module: class -> field -> text."""
-    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-    classes = griffe.visit(module, filepath=path, code=path.read_text(encoding="utf-8")).classes
-    return {
-        name: {
-            field: " ".join(item.docstring.value.split()) for field, item in kind.attributes.items() if item.docstring
-        }
-        for name, kind in classes.items()
-    }
 
 
 def _tables(prefix: str, kind: type[Config]) -> list[str]:
@@ -120,7 +98,7 @@ def _tables(prefix: str, kind: type[Config]) -> list[str]:
 def _table(title: str, kind: type[Config]) -> str:
     """Return one configuration as a heading, its first line, and a table."""
     schema = kind.model_json_schema()
-    why, inner = reasons(kind), tables_of(kind)
+    why, inner = field_docs(kind), tables_of(kind)
     lines = [f"## {title}\n", f"{(kind.__doc__ or '').splitlines()[0]}\n"]
     lines += ["| setting | default | values | meaning |", "|---|---|---|---|"]
     for name, field in schema["properties"].items():

@@ -1,93 +1,209 @@
-"""Define the options that several commands share, and how they enter the configuration."""
+"""Make the options of commands, and their help, from the fields of settings; options that several commands share."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
 
-from pathopatch.core.method_names import METHOD_NAMES
+from pathopatch.core.config import BatchOptions, Config, SettingsConfig, field_docs, load_settings, parse, tables_of
 from pathopatch.core.text import parse_number
-
-if TYPE_CHECKING:
-    from pathopatch.core.config import Config
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made with other settings or inputs.")]
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
 Manifest = Annotated[Path, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
-Settings = Annotated[
-    Path | None, typer.Option("--config", help="TOML of a study, or of settings alone, for what has no option here.")
-]
-Threshold = Annotated[
-    float | None, typer.Option(help="Threshold of the tissue fraction that forms the groups. Default: 0.25.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Runtime = Annotated[
-    str | None,
-    typer.Option(help="What runs the network: openvino (processors), torch, or auto (default): torch on GPUs alone."),
-]
-WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
-Timeout = Annotated[
-    float | None, typer.Option(min=1, help="Give up a slide that takes more seconds, in a process of its own.")
-]
-MemoryGb = Annotated[
-    float | None, typer.Option(min=0.1, help="Give up a slide for which a process of its own holds more GB.")
-]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Only the slides that failed before.")]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
 SlideMpp = Annotated[float | None, typer.Option(help="The slides' own um per px, where their files state none.")]
-Method = Annotated[
-    str | None,
-    typer.Option(help=f"{', '.join(METHOD_NAMES)}. Default: gerne."),
+SlideId = Annotated[str | None, typer.Option(help="Id of a single slide. Default: the file's stem.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Runtime = Annotated[
+    str, typer.Option(help="What runs the network: openvino (processors), torch, or auto: torch on GPUs alone.")
 ]
-TrainDevice = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
-Bins = Annotated[str, typer.Option(help="Cuts of an attribute of several bins, such as 0.3,0.5.")]
-Intervene = Annotated[
-    str | None,
-    typer.Option(help="Share of each class's patches composed to another tissue area, in (0, 1], or auto."),
-]
-Head = Annotated[
-    str | None, typer.Option(help="On features: linear (default), solved to convergence, or mlp with a hidden layer.")
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse all where a file is missing, in place of failing its slide alone.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
+ConfigFile = Annotated[Path | None, "read by `with_settings`"]
+"""The option ``--config`` of a command with `Fields`, whose tables the file may have."""
 
 
-def cuts(text: str) -> tuple[float, ...] | None:
-    """Return the numbers of a list such as 0.3,0.5; None if it is empty."""
-    try:
-        return tuple(parse_number(part) for part in text.split(",")) if text else None
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no list of numbers") from error
+class Fields:
+    """The fields of a configuration that a command takes as options; a dotted path is of a table within it.
+
+    Annotates a parameter of a command, ``settings: Annotated[TrainConfig, Fields("method seed", limit="clip_norm")]``:
+    ``--method``, ``--seed`` and ``--limit``. `with_settings` makes the options and gives the command a `TrainConfig`.
+    """
+
+    def __init__(self, names: str = "", **paths: str) -> None:
+        self.paths = {path.rpartition(".")[2]: path for path in names.split()} | paths
 
 
-class Limits(TypedDict):
-    """Limits of a slide, as stages take them."""
-
-    limit_s: float | None
-    limit_bytes: float | None
+Batch = Annotated[BatchOptions, Fields("workers memory_gb retry_failed dry_run quiet force", timeout="timeout_s")]
+_TABLES: dict[type[Config], str] = {kind: name for name, kind in tables_of(SettingsConfig).items()}
+_TABLES[BatchOptions] = "batch"
 
 
-def limits(timeout: float | None, memory_gb: float | None) -> Limits:
-    """Return the limits of a slide."""
-    return {"limit_s": timeout, "limit_bytes": memory_gb and 1e9 * memory_gb}
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that has an option for each of its `Fields` in place of the parameters that they annotate.
+
+    Such a parameter gets the values of the options that are typed, else those of the file of the command's ``config``,
+    else the defaults.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    fields = {name: extra for name, hint in hints.items() for extra in get_args(hint) if isinstance(extra, Fields)}
+    kinds: dict[str, type[Config]] = {name: get_args(hints[name])[0] for name in fields}
+    tables = [_TABLES[kind] for kind in kinds.values() if kind in _TABLES]
+    listed = " or ".join(f"\\[{table}]" for table in tables)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in fields:
+            parameters += [_option(kinds[name], option, path) for option, path in fields[name].paths.items()]
+            continue
+        annotation = hints[name]
+        if annotation == ConfigFile:
+            help_text = f"TOML of a study, or of {listed} alone, for what has no option here."
+            annotation = Annotated[Path | None, typer.Option("--config", help=help_text)]
+        parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def run(**typed: Any) -> None:
+        file = typed.get("config")
+        read = None if file is None else load_settings(file, reads=tables)
+        for name, kind in kinds.items():
+            values = {path: _value(kind, path, typed.pop(option)) for option, path in fields[name].paths.items()}
+            given = {path: value for path, value in values.items() if value is not None}
+            base = read and getattr(read, _TABLES.get(kind, ""), None)
+            typed[name] = with_options(kind, base, given)
+        command(**typed)
+
+    del run.__wrapped__  # typer would read the parameters of the command itself
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
-def require_no_limits(timeout: float | None, memory_gb: float | None) -> None:
-    """Refuse limits in a dry run, which opens all slides in its own process and could not give one up."""
-    if timeout or memory_gb:
-        raise typer.BadParameter("--dry-run obeys no --timeout and no --memory-gb: leave them out")
+def with_options(kind: type[Config], base: Config | None, given: Mapping[str, object]) -> Any:
+    """Return a configuration with values by dotted path in place of those of `base`, or of the defaults."""
+    raw = {} if base is None else {name: getattr(base, name) for name in type(base).model_fields}
+    for path, value in given.items():
+        table, _, rest = path.partition(".")
+        if rest:
+            inner = tables_of(kind)[table]
+            raw[table] = with_options(inner, raw.get(table), {rest: value})
+        else:
+            raw[path] = value
+    return parse(kind, raw, place="command line")
 
 
-def with_options(config: Config, **values: object) -> Any:
-    """Return a configuration with the given options in place of its own; None leaves a value as it is."""
-    from pathopatch.core.config import parse
+def _option(kind: type[Config], option: str, path: str) -> inspect.Parameter:
+    """Return the parameter that typer makes the option of a field of."""
+    field, doc = _field(kind, path)
+    types = list(_types(field.annotation))
+    name = f"--{option.replace('_', '-')}"
+    annotation: Any
+    default: Any = inspect.Parameter.empty if field.is_required() else None
+    if types == [bool]:
+        names = [name, "-q"] if option == "quiet" else [name]
+        annotation, default = Annotated[bool, typer.Option(*names, help=_help(field, doc))], False
+    elif types == [tuple]:
+        annotation = Annotated[list[str] | None, typer.Option(name, help=_help(field, doc))]
+    else:
+        plain = types[0] if types in ([int], [float], [Path]) else str
+        limits = {
+            word: getattr(item, bound)
+            for item in field.metadata
+            for bound, word in (("ge", "min"), ("le", "max"))
+            if plain in (int, float) and hasattr(item, bound)
+        }
+        annotation = Annotated[
+            plain if field.is_required() else plain | None, typer.Option(name, help=_help(field, doc), **limits)
+        ]
+    return inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-    given = {key: value for key, value in values.items() if value is not None}
-    return parse(type(config), {**config.model_dump(), **given}, place="command line")
+
+def _field(kind: type[Config], path: str) -> tuple[FieldInfo, str]:
+    """Return a field by its dotted path, and the docstring below it."""
+    *tables, name = path.split(".")
+    kind = reduce(lambda outer, table: tables_of(outer)[table], tables, kind)
+    return kind.model_fields[name], field_docs(kind)[name]
+
+
+def _help(field: FieldInfo, doc: str) -> str:
+    """Return the help of an option: the docstring, the values that it does not name, and the default."""
+    text = doc.replace("None: ", "Default: ")
+    values = list(_literals(field.annotation))
+    if not all(value in text for value in values):
+        text += f" One of {', '.join(values)}."
+    default = field.get_default()
+    is_plain = field.is_required() or default is None or isinstance(default, bool) or default in ("", ())
+    if "Default: " not in text and not is_plain:
+        text += f" Default: {', '.join(map(str, default)) if isinstance(default, tuple) else default}."
+    return text.replace("[", "\\[")  # a style to rich
+
+
+def _types(annotation: Any) -> Iterator[type]:
+    """Yield the types of an annotation without None: `str` for the values of a Literal, `tuple` for any tuple."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _types(part)
+    elif origin is Annotated:
+        yield from _types(get_args(annotation)[0])
+    elif annotation is not NoneType:
+        yield str if origin is Literal else origin or annotation
+
+
+def _literals(annotation: Any) -> Iterator[str]:
+    """Yield the texts that an annotation allows alone."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) is not tuple:
+        for part in get_args(annotation):
+            yield from _literals(part)
+
+
+def _value(kind: type[Config], path: str, typed: Any) -> Any:
+    """Return what was typed for a field: None for nothing, the parts of a list, which are separated by commas."""
+    if not isinstance(typed, list):
+        return None if typed is False else typed
+    field, _ = _field(kind, path)
+    parts = [part.strip() for text in typed for part in text.split(",")]
+    (items,) = [part for part in (field.annotation, *get_args(field.annotation)) if get_origin(part) is tuple]
+    if float in _types(get_args(items)[0]):
+        try:
+            return [parse_number(part) for part in parts] or None
+        except ValueError as error:
+            raise typer.BadParameter(f"{','.join(parts)!r} is no list of numbers") from error
+    return parts or None
+
+
+def batch_arguments(batch: BatchOptions) -> dict[str, Any]:
+    """Return the arguments by which stages take what `batch` says of many slides."""
+    return {
+        "workers": batch.workers,
+        "limit_s": batch.timeout_s,
+        "limit_bytes": batch.limit_bytes,
+        "only_failed": batch.retry_failed,
+        "force": batch.force,
+    }
+
+
+def typed_options(context: typer.Context, *names: str) -> list[str]:
+    """Return those of some parameters that were typed, as options."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    typed = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    return [f"--{name.replace('_', '-')}" for name in typed]
+
+
+def refuse(context: typer.Context, reason: str, *names: str) -> None:
+    """Refuse options that were typed beside others with which they do not go."""
+    if typed := typed_options(context, *names):
+        raise typer.BadParameter(f"{' and '.join(typed)}: {reason}")
+
+
+def refuse_limits(context: typer.Context) -> None:
+    """Refuse limits in a dry run."""
+    refuse(context, "a dry run opens all slides in its own process and could not give one up", "timeout", "memory_gb")

@@ -14,6 +14,7 @@ from pathopatch.cli.progress_lines import ProgressLines
 from pathopatch.core.errors import Remark, merged, shared_text
 
 if TYPE_CHECKING:
+    from pathopatch.core.config import BatchOptions
     from pathopatch.core.errors import PathopatchError
     from pathopatch.core.input_files import LeftOut
     from pathopatch.core.progress import Progress
@@ -86,12 +87,19 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         yield advance
 
 
-def finish(outcomes: Sequence[Outcome], *, untrained: Mapping[str, PathopatchError] | None = None) -> None:
+def finish(
+    outcomes: Sequence[Outcome],
+    batch: BatchOptions | None = None,
+    *,
+    untrained: Mapping[str, PathopatchError] | None = None,
+) -> None:
     """Print what became of the slides, and of runs that were not trained, and exit with the batch's code."""
     from collections import Counter
 
     from pathopatch.stages.batch.run import exit_code, states_by_slide
 
+    if batch is not None and batch.retry_failed and not outcomes:
+        say("no slide failed before: there is nothing to retry")
     say_failures(outcomes)
     warnings = [(outcome.slide_id, warning) for outcome in outcomes for warning in outcome.warnings]
     empty = "too little tissue found, its outputs are empty (done_empty)"

@@ -8,29 +8,24 @@ import shlex
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pathopatch.cli.options import (
-    DryRun,
+    Batch,
+    ConfigFile,
+    Fields,
     Force,
-    MemoryGb,
     Quiet,
-    RetryFailed,
-    Runtime,
-    Settings,
+    SlideId,
     SlideMpp,
-    Strict,
-    Timeout,
-    TrainDevice,
     Work,
-    Workers,
-    limits,
-    require_no_limits,
-    with_options,
+    batch_arguments,
+    refuse_limits,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
+from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
@@ -41,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def predict(
+    context: typer.Context,
     source: Annotated[
         list[str] | None,
         typer.Argument(
@@ -71,73 +67,28 @@ def predict(
         Path | None,
         typer.Option(help="With a head on features: weights of its encoder, by which slides are encoded first."),
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="With --weights: um per px of the patches. Default: the encoder's.")
-    ] = None,
     slide_mpp: SlideMpp = None,
-    slide_id: Annotated[str | None, typer.Option(help="Id of a single slide; default: the file's stem.")] = None,
-    stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: the bundle's.")] = None,
-    all_patches: Annotated[bool, typer.Option("--all", help="Predict patches without tissue too.")] = False,
-    min_tissue: Annotated[float | None, typer.Option(help="Least tissue fraction; default: the bundle's.")] = None,
-    max_bad_tiles: Annotated[
-        float | None,
-        typer.Option(help="Share of a slide's area that may be undecodable, such as 0.02; its patches have no value."),
-    ] = None,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Mean over the eight flips and quarter turns of each patch.")
-    ] = False,
-    deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="Name neither files nor patients: slides are called by their content.")
-    ] = False,
-    device: TrainDevice = None,
-    runtime: Runtime = None,
-    settings: Settings = None,
-    workers: Workers = 1,
-    timeout: Timeout = None,
-    memory_gb: MemoryGb = None,
-    retry_failed: RetryFailed = False,
-    strict: Strict = False,
-    no_totals: Annotated[
-        bool, typer.Option("--no-totals", help="Leave cohort.csv and patients.csv to a later `pathopatch index`.")
-    ] = False,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    force: Force = False,
+    slide_id: SlideId = None,
+    config: ConfigFile = None,
+    *,
+    settings: Annotated[PredictConfig, Fields("max_bad_tiles deidentify device")],
+    batch: Batch,
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
-    from pathopatch.core.config import PredictConfig, load_settings
     from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph
     from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.predict import predict_cohort
     from pathopatch.stages.predict_features import takes_features
     from pathopatch.stages.predict_folder import find_cohort
 
-    if mpp is not None and weights is None:
-        raise typer.BadParameter(
-            "--mpp is a target, and the model states its own: --slide-mpp states the slides' um/px"
-        )
     sources, models, out = _what_to_predict(source, model, out, example=example)
-    config = with_options(
-        PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
-        all_patches=all_patches or None,
-        min_tissue=min_tissue,
-        max_bad_tiles=max_bad_tiles,
-        stride_px=stride_px,
-        device=device,
-        runtime=runtime,
-        tta=tta or None,
-        deidentify=deidentify or None,
-    )
-    shared: dict[str, Any] = {
-        "slide_mpp": slide_mpp, "workers": workers, "only_failed": retry_failed, "totals": not no_totals,
-        "force": force, **limits(timeout, memory_gb),
-    }  # fmt: skip
+    shared = {"slide_mpp": slide_mpp, "totals": batch.totals, **batch_arguments(batch)}
     is_head = takes_features(models)
     if slides is not None and not (is_head and weights is None):
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
     if weights is not None and not is_head:
         raise typer.BadParameter("--weights goes with a head on features, and the model takes slides")
-    if is_head and dry_run:
+    if is_head and batch.dry_run:
         raise typer.BadParameter("a head on features goes without --dry-run")
     if is_head and weights is None and slide_id is not None:
         raise typer.BadParameter("features go without --slide-id: their files name the slides")
@@ -146,40 +97,44 @@ def predict(
     if is_head and weights is None:
         from pathopatch.stages.predict_features import predict_features
 
-        with progress_bars(quiet) as progress:
+        with progress_bars(batch.quiet) as progress:
             outcomes = predict_features(
-                Path(sources[0]), models, out, config, slides=slides, **shared, progress=progress
+                Path(sources[0]), models, out, settings, slides=slides, **shared, progress=progress
             )
-        _finish_predictions(out, outcomes, quiet=quiet)
+        _finish_predictions(out, outcomes, batch)
         return
-    with progress_bars(quiet) as progress:
-        found = find_cohort(sources, models, out=out, slide_id=slide_id, strict=strict, progress=progress)
+    with progress_bars(batch.quiet) as progress:
+        found = find_cohort(sources, models, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
     say_left_out(found.left_out)
     cohort = found.rows
     if weights is not None:
         from pathopatch.stages.predict_encoded import predict_encoded
 
-        with progress_bars(quiet) as progress:
-            predicted = predict_encoded(cohort, models, weights, out, config, mpp=mpp, **shared, progress=progress)
+        with progress_bars(batch.quiet) as progress:
+            predicted = predict_encoded(
+                cohort, models, weights, out, settings, mpp=settings.encoder_mpp, **shared, progress=progress
+            )
         for note in predicted.notes:
             say(note)
-        _finish_predictions(out, predicted.outcomes, quiet=quiet)
+        _finish_predictions(out, predicted.outcomes, batch)
         return
-    for bundle in bundles_without_graph(models) if config.runtime == "auto" else ():
+    for bundle in bundles_without_graph(models) if settings.runtime == "auto" else ():
         say(f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}")
-    if config.deidentify:
+    if settings.deidentify:
         named, cohort = cohort, pseudonymize(cohort)
         for before, after in zip(named, cohort, strict=True):
             say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
-    if dry_run:
-        require_no_limits(timeout, memory_gb)
+    if batch.dry_run:
+        refuse_limits(context)
         from pathopatch.stages.dry_run import predict_plan
 
-        show_plan(predict_plan(cohort, models, config, slide_mpp=slide_mpp, out=out, force=force), workers)
+        show_plan(
+            predict_plan(cohort, models, settings, slide_mpp=slide_mpp, out=out, force=batch.force), batch.workers
+        )
         return
-    with progress_bars(quiet) as progress:
-        outcomes = predict_cohort(cohort, models, out, config, **shared, progress=progress)
-    _finish_predictions(out, outcomes, quiet=quiet)
+    with progress_bars(batch.quiet) as progress:
+        outcomes = predict_cohort(cohort, models, out, settings, **shared, progress=progress)
+    _finish_predictions(out, outcomes, batch)
 
 
 def _what_to_predict(
@@ -191,26 +146,26 @@ def _what_to_predict(
     if example:
         if source or model:
             raise typer.BadParameter("--example brings its own slide and model: leave SLIDE and --model out")
-        from pathopatch.demo.example import MANIFEST, MODEL
+        from pathopatch.demo import EXAMPLE_MANIFEST, EXAMPLE_MODEL
 
-        return [str(MANIFEST)], [MODEL], out or Path("pathopatch-example")
+        return [str(EXAMPLE_MANIFEST)], [EXAMPLE_MODEL], out or Path("pathopatch-example")
     if not (source and model and out):
         raise typer.BadParameter("name a SLIDE, --model and --out, or try --example")
     return source, [bundle_folder(path) for path in model], out
 
 
-def _finish_predictions(out: Path, outcomes: Sequence[Outcome], *, quiet: bool) -> None:
+def _finish_predictions(out: Path, outcomes: Sequence[Outcome], batch: BatchOptions) -> None:
     """Print the overlays and the commands that come next, and exit as the outcomes say."""
     overlays = [
         WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"
     ]
     for overlay in overlays:
         print(overlay)
-    if overlays and not quiet:
+    if overlays and not batch.quiet:
         folder = shlex.quote(str(out))
         say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
         say(f"      pathopatch report {folder}   (one folder to mail or archive)")
-    finish(outcomes)
+    finish(outcomes, batch)
 
 
 def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer.core
 
 from pathopatch.cli import cohort, encoding, exporting, predicting, slides, training, upkeep
+from pathopatch.cli.options import with_settings
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core import removed
 from pathopatch.core.version import __version__
@@ -28,7 +29,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Review and export": (predicting.review, predicting.report, upkeep.index),
     "Data": (cohort.manifest, slides.check, slides.tile, slides.tissue, encoding.encode),
     "Audit": (training.groups, training.audit),
-    "Train and study": (training.run, training.train, training.tune, training.evaluate, training.demo),
+    "Train and study": (training.run, training.train, training.evaluate, training.demo),
     "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
 }
 """The commands of each panel of `pathopatch --help`."""
@@ -91,13 +92,16 @@ def _program(
 
 for panel, commands in _COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel)(with_settings(command))
+app.command(
+    "tune", rich_help_panel="Train and study", help="Another name of `train --trials N`, for one more release."
+)(with_settings(training.train))
 
 exports = typer.Typer(
     cls=_Commands, help="Write what was read or found in other programs' formats.", no_args_is_help=True
 )
 for name, command in _EXPORTS.items():
-    exports.command(name)(command)
+    exports.command(name)(with_settings(command))
 app.add_typer(exports, name="export", rich_help_panel="Review and export")
 
 imports = typer.Typer(help="Take over models from other programs' formats.", no_args_is_help=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pathopatch.core.progress import WITHIN_SLIDE
+from pathopatch.core.text import duration
 
 _SECONDS_BETWEEN = 60.0
 
@@ -75,12 +76,3 @@ class ProgressLines:
             parts.append(f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute")
             parts.append(f"about {duration((stage.total - stage.done) / rate)} left")
         self._write(", ".join([*parts, note] if note else parts))
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words, such as ``3 min 12 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

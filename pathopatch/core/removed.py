@@ -1,4 +1,4 @@
-"""Commands, settings and values of earlier versions that are gone, each with what to use instead."""
+"""Commands, options, settings and values of earlier versions that are gone, each with what to use instead."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ VALUES: dict[str, str] = {
     **{f"StudyConfig.methods={name}": remedy for name, remedy in REMOVED_METHODS.items()},
 }
 """Remedies by configuration, key and value, such as ``TrainConfig.intervene_growth=one``."""
+_MOVED: dict[str, tuple[str, str]] = {
+    "predict all": ("predict", "all_patches = true"),
+    "predict min-tissue": ("predict", "min_tissue = 0.05"),
+    "predict runtime": ("predict", 'runtime = "torch"'),
+    "predict stride-px": ("predict", "stride_px = 128"),
+    "predict tta": ("predict", "tta = true"),
+    "predict no-totals": ("batch", "totals = false"),
+    "predict strict": ("batch", "strict = true"),
+    "tile strict": ("batch", "strict = true"),
+}
+"""Options that are settings of a file: its table, and an example of the line."""
 OPTIONS: dict[str, str] = {
     "train rank": _RANK,
     "train s": SETTINGS["TrainConfig.s"],
@@ -48,6 +59,8 @@ OPTIONS: dict[str, str] = {
     "tune select-at": SETTINGS["TrainConfig.select_at"],
     "tune budget-steps": SETTINGS["TuneConfig.budget_steps"],
     "tune prune": SETTINGS["TuneConfig.prune"],
+    "predict mpp": "--slide-mpp states um/px of slides; an encoder's is encoder_mpp under [predict] of --config",
+    **{option: f"write {line} under [{table}] of a file for --config" for option, (table, line) in _MOVED.items()},
 }
 """Remedies by command and option without its dashes, such as ``train rank``."""
 

@@ -1,4 +1,4 @@
-"""Read numbers, format them with their nouns, and begin sentences."""
+"""Read numbers, format them with their nouns, format durations, and begin sentences."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def patches_and_patients(patches: int, patients: int) -> str:
 def capitalize_first(text: str) -> str:
     """Return a text that can begin a sentence; `str.capitalize` would also lower the other letters."""
     return text[0].upper() + text[1:]
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, such as ``3 min 12 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

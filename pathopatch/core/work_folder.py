@@ -11,7 +11,7 @@ from pathopatch.core.files import inside
 FOLDS = "folds"
 _OUTPUTS = (
     "slides.parquet", "groups.parquet", "features.json", "review.sqlite",
-    "status/*.json", "status/*.parquet", "status/locks/*.lock",
+    "status/*.json", "status/locks/*.lock",
     "slides/*.zarr", "patches/*.parquet", "predictions/*.parquet", "heatmaps/*/heatmap.json", "heatmaps/*/overlay.png",
     "runs/*/*.json", "evaluations/*/metrics.json",
 )  # fmt: skip

@@ -1,1 +1,9 @@
-"""The demo: synthetic slides of known truth, and the study that runs on them."""
+"""The demo: synthetic slides of known truth, the study on them, and the example that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EXAMPLE = Path(__file__).with_name("example_data")
+"""A small made slide and the debiased model of the quick demo, by `make example`."""
+EXAMPLE_MANIFEST, EXAMPLE_MODEL = EXAMPLE / "manifest.csv", EXAMPLE / "model"

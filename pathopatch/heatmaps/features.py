@@ -376,8 +376,8 @@ def _decision_probability(spec: BundleSpec) -> float:
 def refuse_settings(config: PredictConfig) -> None:
     """Refuse settings that need pixels, with InputUnsupportedError."""
     asked = {
-        "--tta": config.tta,
-        "--stride-px": config.stride_px is not None,
+        "tta": config.tta,
+        "stride_px": config.stride_px is not None,
         "--deidentify": config.deidentify,
         "--max-bad-tiles": bool(config.max_bad_tiles),
     }

@@ -122,17 +122,17 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
     """Return whether OpenVINO runs a network, and refuse what cannot be done."""
     if runtime not in get_args(RuntimeName):
         raise InputUnsupportedError(
-            f"no runtime {runtime!r}", place="--runtime", remedy="use 'auto', 'openvino' or 'torch'"
+            f"no runtime {runtime!r}", place="runtime", remedy="use 'auto', 'openvino' or 'torch'"
         )
     if runtime == "openvino" and device not in ("auto", "cpu"):
         raise InputUnsupportedError(
-            f"OpenVINO runs on processors, not on {device!r}", place="--runtime", remedy="use torch, or --device cpu"
+            f"OpenVINO runs on processors, not on {device!r}", place="runtime", remedy="use torch, or --device cpu"
         )
     if runtime == "openvino" and spec.onnx is None:
         raise InputUnsupportedError(
             f"the bundle has no {GRAPH}, which OpenVINO runs",
-            place="--runtime",
-            remedy=f"write it: {INTO_BUNDLE}; or use --runtime torch",
+            place="runtime",
+            remedy=f"write it: {INTO_BUNDLE}; or use the runtime torch",
         )
     if runtime == "auto" and device == "auto" and has_cuda_driver():
         # An installation for prediction has no torch, and uses the processor.
@@ -176,7 +176,7 @@ def _open_openvino(folder: Path, spec: BundleSpec, precision: str, threads: int 
         network = pick_precision(open_in, spec, requested=precision, is_native=is_bfloat16_native())
     except RuntimeError as error:
         raise CheckpointIncompatibleError(
-            f"OpenVINO cannot run {GRAPH}: {error}", place=str(folder), remedy="use --runtime torch"
+            f"OpenVINO cannot run {GRAPH}: {error}", place=str(folder), remedy="use the runtime torch"
         ) from error
     if precision == "auto":
         write_cached(choice, network.precision.encode())

@@ -79,7 +79,7 @@ def export_program(
             raise InputUnsupportedError(
                 f"the network cannot be written as ONNX: {error}",
                 place="architecture",
-                remedy="predict with --runtime torch, or train another architecture",
+                remedy="predict with the runtime torch of [predict], or train another architecture",
             ) from error
     return model
 
@@ -194,7 +194,7 @@ def _require_equal_logits(path: Path, weights: Path, graph: OnnxGraph, network: 
         raise InputUnsupportedError(
             f"OpenVINO cannot run {graph.architecture} as ONNX: {problem}",
             place="architecture",
-            remedy="predict with --runtime torch",
+            remedy="predict with the runtime torch of [predict]",
         )
 
 

@@ -413,7 +413,7 @@ def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
     if stride_px > spec.patch_px:
         raise InputUnsupportedError(
             f"stride of {stride_px} px, patches have {spec.patch_px}",
-            place="--stride-px",
+            place="[predict] stride_px",
             remedy=f"give at most {spec.patch_px}, so that the patches cover the slide",
         )
     return TileConfig(

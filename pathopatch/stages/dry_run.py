@@ -22,7 +22,7 @@ import pandas as pd
 from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.text import pluralize
+from pathopatch.core.text import duration, pluralize
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.batch.tasks import Outcome, label_source, open_row
 from pathopatch.stages.predict import require_unmixed
@@ -167,9 +167,11 @@ class Plan:
         processes = pluralize(workers, "process")
         totals = (
             f"{pluralize(len(self.table), 'slide')}, {pluralize(int(sums['patches']), 'patch')}, "
-            f"{sums['gigabytes']:.3g} GB of pixels, about {minutes:.2g} min with {processes}"
+            f"{sums['gigabytes']:.3g} GB of pixels, about {duration(60 * minutes)} with {processes}"
         )
-        shown = self.table.to_string(index=False, float_format=lambda value: f"{value:.3g}")
+        times = [duration(60 * value) for value in self.table["minutes"]]
+        columns = self.table.drop(columns="minutes").assign(time=times)
+        shown = columns.to_string(index=False, float_format=lambda value: f"{value:.3g}")
         return "\n".join(line for line in (shown, totals, done, self.basis) if line)
 
 

@@ -13,7 +13,6 @@ from pathopatch.core.config import EncodeConfig, TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import inside, write_csv
 from pathopatch.core.progress import Progress
-from pathopatch.core.status import compact_status
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
@@ -96,7 +95,6 @@ def encode_cohort(
         outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
     folder = WorkFolder(out).encoded(encoder_key(known), "slide").parent
     remove_stale_files(folder)
-    compact_status(out)
     stored = [slide for slide in slides if isinstance(slide, str)]
     labels = _write_labels(tiled, stored, out, config) if tiled and stored else None
     return Encoded(outcomes=outcomes, folder=folder, labels=labels, notes=(*encoder.notes, *notes))
@@ -148,8 +146,8 @@ def encoder_tiling(encoder: LoadedEncoder, mpp: float | None, tiling: TileConfig
     if mpp is None:
         raise InputMissingError(
             f"{encoder.encoder.name} was made for no scale of its own",
-            place="--mpp",
-            remedy="state um/px of the patches, such as --mpp 0.5",
+            place="mpp",
+            remedy="state um/px of the patches: encode --mpp 0.5, or encoder_mpp = 0.5 under [predict]",
         )
     return (tiling or TileConfig()).model_copy(update={"patch_px": encoder.patch_px, "stride_px": None, "mpp": mpp})
 

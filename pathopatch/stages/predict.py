@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.progress import Progress
-from pathopatch.core.status import compact_status, read_status
+from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, is_manifest, pseudonymize, read_manifest
 from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, slide_id_from_text, valid_slide_id
@@ -105,7 +105,6 @@ def predict_tasks(
         ):
             outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
     remove_stale_files(out)
-    compact_status(out)
     return outcomes
 
 

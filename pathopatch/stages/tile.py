@@ -11,7 +11,6 @@ import pandas as pd
 from pathopatch.core.config import ReadyConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import Progress
-from pathopatch.core.status import compact_status
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
@@ -91,7 +90,6 @@ def tile_cohort(
         succeeded = [task for task in opened if outcomes[task.slide_id].state != "failed"]
         outcomes |= _tile_again_by_cohort_levels(succeeded, [row.slide_id for row in rows], processes, progress)
     remove_stale_files(work)
-    compact_status(work)
     return [outcomes[task.slide_id] for task in tasks]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 import tifffile
 
+from pathopatch import demo
 from pathopatch.core.files import write_bytes, write_csv
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.demo import example, quick
+from pathopatch.demo import quick
 from pathopatch.demo.slides import CHANNELS, make_cohort
 from pathopatch.slides.manifest import read_manifest
 
@@ -62,11 +63,11 @@ def write_slide(folder: Path, work: Path) -> None:
 def main(work: Path) -> None:
     """Make the example in the package's folder; `work` holds the demo."""
     print(quick.run_quick(work))
-    example.FOLDER.mkdir(exist_ok=True)
-    write_slide(example.FOLDER, work / "example")
-    shutil.rmtree(example.MODEL, ignore_errors=True)
-    shutil.copytree(WorkFolder(work).model("auto-t0.5-s0"), example.MODEL)
-    print(f"{sum(path.stat().st_size for path in example.FOLDER.rglob('*') if path.is_file()) / 1e6:.2f} MB")
+    demo.EXAMPLE.mkdir(exist_ok=True)
+    write_slide(demo.EXAMPLE, work / "example")
+    shutil.rmtree(demo.EXAMPLE_MODEL, ignore_errors=True)
+    shutil.copytree(WorkFolder(work).model("auto-t0.5-s0"), demo.EXAMPLE_MODEL)
+    print(f"{sum(path.stat().st_size for path in demo.EXAMPLE.rglob('*') if path.is_file()) / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

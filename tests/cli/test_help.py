@@ -48,9 +48,22 @@ def test_help_shows_every_text_whole(names: tuple[str, ...]) -> None:
 
 
 def test_help_names_the_tables_of_a_settings_file() -> None:
-    assert "table [tile] holds" in shown("tile")
-    assert "table [train] holds" in shown("train")
-    assert "tables [train] and [tune] hold" in shown("tune")
+    assert "of [tile] or [ready] or [batch] alone" in shown("tile")
+    assert "of [train] or [tune] or [batch] alone" in shown("train")
+
+
+def test_the_help_of_an_option_is_that_of_its_setting() -> None:
+    text = shown("train")
+    assert "--learning-rate <float> Learning rate at the start. Default: 0.001." in text
+    assert "One of erm, erm-balanced," in text
+    assert "[x>=1] Give up a slide that takes more seconds, in a process of its own. Default: never." in shown(
+        "predict"
+    )
+
+
+def test_predict_has_few_options() -> None:
+    options = [parameter for parameter in COMMANDS["predict",].params if parameter.param_type_name == "option"]
+    assert len(options) - 1 <= 18  # without --help
 
 
 def test_every_command_stands_in_one_of_the_panels() -> None:
@@ -81,8 +94,8 @@ RAISED_BY = {
     "stages/predict": ["predict"],
 }
 """Commands that reach the messages of modules, by how their paths begin; all others may be read after any command."""
-ELSEWHERE = {"models/export/write.py", "features/readers/trident.py", "review/viewer.py"}
-"""Modules that name options of other programs."""
+ELSEWHERE = {"core/removed.py", "models/export/write.py", "features/readers/trident.py", "review/viewer.py"}
+"""Modules that name options of other programs, or that are gone."""
 
 
 def messages(path: Path) -> Iterator[str]:

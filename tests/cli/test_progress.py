@@ -17,7 +17,8 @@ from PIL import Image
 
 from pathopatch import cli
 from pathopatch.cli.output import progress_bars
-from pathopatch.cli.progress_lines import ProgressLines, duration
+from pathopatch.cli.progress_lines import ProgressLines
+from pathopatch.core.text import duration
 
 
 class Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,15 @@ def test_a_removed_command_says_what_to_use(
     assert f"{name} was removed: use predict" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("typed_as", [["train", "work", "--rank"], ["tune", "work", "--budget-steps=800"]])
+@pytest.mark.parametrize(
+    "typed_as",
+    [
+        ["train", "work", "--rank"],
+        ["tune", "work", "--budget-steps=800"],
+        ["predict", "a.tif", "--tta"],
+        ["predict", "a.tif", "--mpp", "1"],
+    ],
+)
 def test_a_removed_option_says_what_to_use(
     typed: Type, capsys: pytest.CaptureFixture[str], typed_as: list[str]
 ) -> None:
@@ -35,3 +44,17 @@ def test_a_removed_option_says_what_to_use(
 def test_a_removed_method_says_what_to_use(typed: Type, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("train", "work", "--method", "oversample") != 0
     assert "method = 'oversample' was removed: train gerne" in capsys.readouterr().err
+
+
+def test_tune_is_another_name_of_train(
+    typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(
+        "pathopatch.stages.train.train_run", lambda *arguments, **_: given.append(arguments) or tmp_path
+    )
+    assert typed("tune", tmp_path, "--trials", 3, "-q") == 0
+    assert "tune is another name of `train --trials N`" in capsys.readouterr().err
+    assert typed("train", tmp_path, "--trials", 3, "-q") == 0
+    assert given[0] == given[1]
+    assert capsys.readouterr().err == ""

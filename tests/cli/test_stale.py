@@ -84,13 +84,17 @@ def test_a_study_names_the_setting(
         ("tile cohort/manifest.csv -o work --patch-px 96 --stride-px 48", "stride_px was None, is 48"),
         ("groups work --threshold 0.5 --min-tissue 0.2", "min_tissue was 0.01, is 0.2"),
         ("train work --config study.toml --method erm --threshold 0.5 --learning-rate 0.5", "learning_rate was 0.001"),
-        ("predict cohort/manifest.csv --model work/runs/erm-t0.5-s0/model -o work --tta", "tta was False, is True"),
+        (
+            "predict cohort/manifest.csv --model work/runs/erm-t0.5-s0/model -o work --config tta.toml",
+            "tta was False, is True",
+        ),
     ],
 )
 def test_a_command_names_the_setting(
     command: str, words: str, folder: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
+    Path("tta.toml").write_text("[predict]\ntta = true\n")
     assert words in refused(*command.split())
 
 

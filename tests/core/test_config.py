@@ -134,3 +134,31 @@ def test_a_removed_setting_or_value_says_what_to_use(tmp_path: Path, monkeypatch
         load_study(study(tmp_path, plain + 'methods = ["erm", "gerne-auto"]\n'))
     with pytest.raises(InputUnsupportedError, match="'rank' was removed: set bins"):
         load_study(study(tmp_path, plain + 'attributes = ["thresholds", "rank"]\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "remedy"),
+    [
+        ('manifest = "m"\n', "work: Field required", "add what is missing"),
+        ('manifest = "m"\nwork = "w"\n[tile]\npatch = 4\n', "did you mean patch_px?", "correct or remove the keys"),
+        (
+            'manifest = "m"\nwork = "w"\n[train]\nmethod = "gern"\n',
+            "did you mean gerne",
+            "give values that are allowed",
+        ),
+    ],
+)
+def test_a_refused_configuration_says_what_to_do_about_each_mistake(
+    tmp_path: Path, text: str, message: str, remedy: str
+) -> None:
+    with pytest.raises(InputUnsupportedError) as caught:
+        load_study(study(tmp_path, text))
+    assert message in caught.value.message
+    assert "got {" not in caught.value.message
+    assert caught.value.remedy == remedy
+
+
+def test_how_the_work_is_shared_is_not_stored_with_a_study() -> None:
+    stored = StudyConfig(manifest=Path("m.csv"), work=Path("w")).model_dump(mode="json")
+    assert "batch" not in stored
+    assert "encoder_mpp" not in stored["predict"]

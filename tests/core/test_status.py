@@ -1,20 +1,16 @@
-"""A slide's status is the same whether it lies in a file of its own or in a chunk of many."""
+"""The state of every slide in a file of its own, and the table over all of them."""
 
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from spoilt_status import CONTENTS
 
 from pathopatch.core import status as statuses
-from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.errors import StaleArtefactError
 from pathopatch.core.files import read_json
 
 DONE = {
@@ -36,51 +32,23 @@ def all_read(out: Path) -> dict[str, dict[str, object]]:
     return {slide_id: statuses.read_status(out, slide_id) for slide_id in statuses.slide_ids(out)}
 
 
-def test_rolled_statuses_read_as_the_files_did_and_the_files_are_gone(tmp_path: Path) -> None:
-    fill(tmp_path, 12)
-    before = all_read(tmp_path)
-    assert len(before) == 12
-    assert before["s005"] == {"tile": {"state": "done", "seconds": "1.50"}, "predict": FAILED}
-    table = statuses.StatusTable(tmp_path, ("state", "code", "tissue_mm2", "predicted", "warnings")).read()
-    chunk = statuses.compact_status(tmp_path, at_least=12)
-    assert chunk == tmp_path / "status" / "chunk-000001.parquet"
-    assert not list(tmp_path.glob("status/*.json"))
-    assert all_read(tmp_path) == before
-    again = statuses.StatusTable(tmp_path, ("state", "code", "tissue_mm2", "predicted", "warnings")).read()
-    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+def test_a_status_keeps_the_entries_of_the_other_stages(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    assert all_read(tmp_path) == {
+        "s000": {"tile": {"state": "done", "seconds": "1.50"}, "predict": FAILED},
+        "s001": {"tile": {"state": "done", "seconds": "1.50"}, "predict": DONE},
+    }
     assert statuses.read_status(tmp_path, "elsewhere") == {}
 
 
-def test_too_few_are_left_as_they_are(tmp_path: Path) -> None:
-    fill(tmp_path, 5)
-    assert statuses.compact_status(tmp_path, at_least=6) is None
-    assert len(list(tmp_path.glob("status/*.json"))) == 5
-
-
-def test_a_slide_that_somebody_is_at_or_whose_file_is_damaged_stays(tmp_path: Path) -> None:
-    fill(tmp_path, 6)
-    statuses.update_status(tmp_path, "s001", "predict", {"state": "running"})
-    (tmp_path / "status" / "s002.json").write_text("{")
-    statuses.compact_status(tmp_path, at_least=4)
-    assert sorted(path.stem for path in tmp_path.glob("status/*.json")) == ["s001", "s002"]
-    assert statuses.read_status(tmp_path, "s002") == {}  # and not what an earlier chunk might say
-    assert statuses.slide_ids(tmp_path) == [f"s{number:03d}" for number in range(6)]
-
-
-def test_what_is_written_later_stands_before_what_was_rolled(tmp_path: Path) -> None:
-    fill(tmp_path, 6)
-    statuses.compact_status(tmp_path, at_least=1)
-    statuses.update_status(tmp_path, "s000", "predict", DONE)
-    assert statuses.read_status(tmp_path, "s000") == {"tile": {"state": "done", "seconds": "1.50"}, "predict": DONE}
-    for is_rolled in (False, True):
-        if is_rolled:
-            statuses.compact_status(tmp_path, at_least=1)
-        table = statuses.StatusTable(tmp_path).read().set_index(["slide_id", "stage"])["state"]
-        assert len(table) == 12
-        assert table["s000", "predict"] == "done"
-        assert table["s005", "predict"] == "failed"
-        assert statuses.read_status(tmp_path, "s000")["predict"] == DONE
-    assert len(statuses.chunks(tmp_path)) == 2
+def test_the_table_has_a_row_for_each_slide_and_stage(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    table = statuses.StatusTable(tmp_path, ("state", "code", "tissue_mm2", "predicted", "warnings")).read()
+    assert table[["slide_id", "stage", "state"]].to_numpy().tolist() == [
+        ["s000", "predict", "failed"], ["s000", "tile", "done"], ["s001", "predict", "done"], ["s001", "tile", "done"],
+    ]  # fmt: skip
+    assert table.iloc[0][["code", "tissue_mm2"]].isna().tolist() == [False, True]
+    assert table.iloc[2][["tissue_mm2", "predicted", "warnings"]].tolist() == [0.1 + 0.2, 3, "a; b"]
 
 
 def test_a_table_that_is_read_again_sees_what_was_written_since(tmp_path: Path) -> None:
@@ -90,65 +58,27 @@ def test_a_table_that_is_read_again_sees_what_was_written_since(tmp_path: Path) 
     statuses.update_status(tmp_path, "s000", "predict", DONE)
     fill(tmp_path, 1, first=3)
     assert table.read()["state"].tolist() == ["done"] * 8
-    statuses.compact_status(tmp_path, at_least=1)
+    (tmp_path / "status" / "s001.json").unlink()
     fill(tmp_path, 1, first=5)
-    assert table.read()["state"].tolist() == ["done"] * 8 + ["failed", "done"]
+    assert table.read()["state"].tolist() == ["done"] * 6 + ["failed", "done"]
 
 
-def test_a_damaged_status_chunk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    fill(tmp_path, 3)
-    chunk = statuses.compact_status(tmp_path, at_least=1)
-    assert chunk is not None
-    chunk.write_bytes(chunk.read_bytes()[:100])
-    for read in (
-        lambda: statuses.read_status(tmp_path, "s001"),
-        lambda: statuses.slide_ids(tmp_path),
-        lambda: statuses.StatusTable(tmp_path).read(),
-    ):
-        with pytest.raises(InputCorruptError, match=r"chunk-000001\.parquet"):
-            read()
-
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pathopatch.core import status as statuses
-count, unlink = int(sys.argv[2]), Path.unlink
-def killing(path, **options):
-    global count
-    if path.suffix == ".json":
-        count -= 1
-        if count < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    unlink(path, **options)
-Path.unlink = killing
-statuses.compact_status(Path(sys.argv[1]), at_least=1)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("files", [0, 1, 4])
-def test_a_kill_while_files_go_loses_none_and_doubles_none(tmp_path: Path, files: int) -> None:
-    fill(tmp_path, 5)
-    before = all_read(tmp_path)
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path), str(files)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob("status/*.json"))) == 5 - files
-    assert all_read(tmp_path) == before
-    assert len(statuses.StatusTable(tmp_path).read()) == 10
-    statuses.compact_status(tmp_path, at_least=1)
-    assert all_read(tmp_path) == before
+def test_a_table_of_statuses_of_a_version_in_development_is_refused_not_ignored(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    (tmp_path / "status" / "chunk-000001.parquet").touch()
+    for read in (statuses.slide_ids, lambda out: statuses.StatusTable(out).read()):
+        with pytest.raises(StaleArtefactError, match=r"chunk-000001\.parquet"):
+            read(tmp_path)
 
 
 def _write_many(out: Path, first: int) -> None:
     for number in range(first, first + 40):
         statuses.update_status(out, f"s{number:03d}", "predict", DONE)
-        if number % 7 == 0:
-            statuses.compact_status(out, at_least=5)
+        statuses.update_status(out, "shared", f"stage {first}", DONE)
 
 
 @pytest.mark.slow
-def test_processes_that_write_and_roll_at_a_time_lose_nothing(tmp_path: Path) -> None:
+def test_processes_that_write_at_a_time_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=_write_many, args=(tmp_path, first)) for first in (0, 40, 80)]
     for process in others:
@@ -156,9 +86,8 @@ def test_processes_that_write_and_roll_at_a_time_lose_nothing(tmp_path: Path) ->
     for process in others:
         process.join(60)
         assert process.exitcode == 0
-    assert statuses.slide_ids(tmp_path) == [f"s{number:03d}" for number in range(120)]
-    assert all(status == {"predict": DONE} for status in all_read(tmp_path).values())
-    assert len(statuses.chunks(tmp_path)) > 2
+    assert statuses.slide_ids(tmp_path) == [*sorted(f"s{number:03d}" for number in range(120)), "shared"]
+    assert statuses.read_status(tmp_path, "shared") == {f"stage {first}": DONE for first in (0, 40, 80)}
     assert not list(tmp_path.glob("status/*tmp*"))
     assert all(read_json(path) for path in tmp_path.glob("status/*.json"))
 

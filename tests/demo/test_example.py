@@ -14,7 +14,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 from pathopatch.core import artefacts
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.demo.example import FOLDER, MANIFEST, MODEL
+from pathopatch.demo import EXAMPLE, EXAMPLE_MANIFEST, EXAMPLE_MODEL
 from pathopatch.demo.slides import CHANNELS, make_cohort
 from pathopatch.models.bundle import read_spec
 
@@ -40,21 +40,21 @@ def test_the_wheel_holds_every_file_of_the_example() -> None:
 
 
 def test_the_example_is_small_and_has_card_and_licence() -> None:
-    files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert {path.relative_to(FOLDER).as_posix() for path in files} == FILES
+    files = [path for path in EXAMPLE.rglob("*") if path.is_file()]
+    assert {path.relative_to(EXAMPLE).as_posix() for path in files} == FILES
     assert sum(path.stat().st_size for path in files) <= 1_500_000
-    assert "Licence: Apache-2.0" in (FOLDER / "README.md").read_text()
-    assert "For research only" in (MODEL / "README.md").read_text()
-    assert (read_spec(MODEL).method, read_spec(MODEL).onnx is not None) == ("auto", True)
+    assert "Licence: Apache-2.0" in (EXAMPLE / "README.md").read_text()
+    assert "For research only" in (EXAMPLE_MODEL / "README.md").read_text()
+    assert (read_spec(EXAMPLE_MODEL).method, read_spec(EXAMPLE_MODEL).onnx is not None) == ("auto", True)
 
 
 def test_the_examples_slide_is_the_one_that_its_maker_draws(truth: Path) -> None:
     for channel in CHANNELS:
-        packaged = tifffile.imread(FOLDER / f"example_{channel}.tif").astype(np.int64)
+        packaged = tifffile.imread(EXAMPLE / f"example_{channel}.tif").astype(np.int64)
         made = tifffile.imread(truth / "slides" / f"test-01_{channel}.tif")
         # Sums of floats may round otherwise on another processor.
         assert np.abs(packaged - made).max() <= 1
-    assert read_spec(MODEL).mpp == pytest.approx(float(pd.read_csv(MANIFEST)["mpp"][0]))
+    assert read_spec(EXAMPLE_MODEL).mpp == pytest.approx(float(pd.read_csv(EXAMPLE_MANIFEST)["mpp"][0]))
 
 
 def test_predict_example_calls_nine_of_ten_patches_right(
@@ -68,7 +68,7 @@ def test_predict_example_calls_nine_of_ten_patches_right(
     predicted = artefacts.read_table(WorkFolder(tmp_path).predictions("example")).set_index(["x", "y"])
     known = pd.read_csv(truth / "truth.csv").query("split == 'test' and size != 'blank'").set_index(["x", "y"])
     assert len(predicted) == len(known)
-    is_called = predicted["logit"] > read_spec(MODEL).decision_threshold
+    is_called = predicted["logit"] > read_spec(EXAMPLE_MODEL).decision_threshold
     assert (is_called == (known["label"].reindex(predicted.index) == 1)).mean() >= 0.9
 
 

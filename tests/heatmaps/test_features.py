@@ -232,7 +232,7 @@ def test_features_without_scale_side_or_coordinates_are_refused(tmp_path: Path, 
         predict_features_to(features_of(mpp=None), model, out, config=config)
     with pytest.raises(InputUnsupportedError, match="without coordinates"):
         predict_features_to(features_of(x=None, y=None), model, out, config=config)
-    with pytest.raises(InputUnsupportedError, match="--tta"):
+    with pytest.raises(InputUnsupportedError, match="without tta"):
         predict_features_to(features_of(), model, out, config=PredictConfig(tta=True))
 
 
@@ -246,8 +246,9 @@ def test_the_slides_are_drawn_measured_and_shown_in_review(
     (tmp_path / "slides").mkdir()
     write_rgb_pyramid(tmp_path / "slides" / "A.tif", pixels, levels=3, mpp=0.5)
     out = tmp_path / "out"
-    arguments = ("predict", folder, "--model", head, "-o", out, "--slides", tmp_path / "slides", "--all", "--quiet")
-    assert typed(*arguments) == 0
+    arguments = ("predict", folder, "--model", head, "-o", out, "--slides", tmp_path / "slides", "--quiet")
+    (tmp_path / "all.toml").write_text("[predict]\nall_patches = true\n")
+    assert typed(*arguments, "--config", tmp_path / "all.toml") == 0
     table = read_table(out / "predictions" / "A.parquet")
     np.testing.assert_allclose(table["tissue_fraction"], [1.0, 0.5, 1.0, 0.0], atol=0.02)
     reviewed = ReviewedCohort(out).open("A")

@@ -78,7 +78,7 @@ def test_a_study_on_features_refuses_settings_of_slides(study, text, reason):
 def test_the_commands_train_the_head_that_is_named(study, typed, capsys):
     run_study(load_study(study), until="groups")
     work = study.parent / "work"
-    assert typed("tune", work, "--method", "erm", "--head", "linear", "--trials", 2) == 0
+    assert typed("train", work, "--method", "erm", "--head", "linear", "--trials", 2) == 0
     assert "2 trials, each solved to convergence" in capsys.readouterr().err
     assert typed("train", work, "--method", "erm", "--head", "mlp", "--steps", 3, "--name", "mlp") == 0
     assert json.loads((work / "runs" / "erm-t0.25-s0-mlp" / "config.json").read_text())["head"] == "mlp"

@@ -514,9 +514,9 @@ def test_predictions_at_an_unknown_scale_carry_a_warning_everywhere(tmp_path: Pa
     bundle = train_run(work, TRAIN) / "model"
     assert read_spec(bundle).mpp == mpp
     made.write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)
-    outcome = CliRunner().invoke(
-        app, ["predict", str(tmp_path / "s.tif"), "--model", str(bundle), "-o", str(out), "--quiet", "--all"]
-    )
+    (tmp_path / "all.toml").write_text("[predict]\nall_patches = true\n")
+    typed = ["predict", tmp_path / "s.tif", "--model", bundle, "-o", out, "--quiet", "--config", tmp_path / "all.toml"]
+    outcome = CliRunner().invoke(app, list(map(str, typed)))
     assert outcome.exit_code == 0, outcome.output
     cohort = open_cohort(out)
     page = Page(write_report(out))

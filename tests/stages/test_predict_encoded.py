@@ -68,7 +68,8 @@ def test_a_head_predicts_a_slide_as_it_predicts_its_features(
     tmp_path: Path, slide: Path, encoder: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     head, out, by_steps = write_head(tmp_path / "head", encoder), tmp_path / "out", tmp_path / "steps"
-    options = ("--weights", encoder, "--mpp", 0.5, "--device", "cpu", "--quiet")
+    (tmp_path / "mpp.toml").write_text("[predict]\nencoder_mpp = 0.5\n")
+    options = ("--weights", encoder, "--config", tmp_path / "mpp.toml", "--device", "cpu", "--quiet")
     assert typed("predict", slide, "--model", head, "-o", out, *options) == 0
     assert capsys.readouterr().out.splitlines()[0] == str(out / "heatmaps" / "slide" / "overlay.png")
     config = EncodeConfig(
@@ -138,7 +139,7 @@ def test_weights_of_an_encoder_that_only_another_tool_has_are_refused(
 def test_what_needs_pixels_or_a_scale_is_refused_before_a_slide_is_opened(tmp_path: Path, encoder: Path) -> None:
     head, out = write_head(tmp_path / "head", encoder), tmp_path / "out"
     cohort = [replace(row, source="nowhere.tif") for row in slides_to_predict(str(tmp_path / "a.tif"))]
-    with pytest.raises(InputUnsupportedError, match="without --tta"):
+    with pytest.raises(InputUnsupportedError, match="without tta"):
         predict_encoded(cohort, head, encoder, out, PredictConfig(device="cpu", tta=True), mpp=0.5)
     with pytest.raises(InputMissingError, match="made for no scale"):
         predict_encoded(cohort, head, encoder, out, PredictConfig(device="cpu"))

@@ -147,4 +147,5 @@ def test_a_folder_is_predicted_and_its_outputs_are_not_slides(
     assert "--slide-mpp" in capsys.readouterr().err
     (place / "m.csv").write_text("slide_id;patient_id;path\na;a;in/a.tif\ngone;gone;in/gone.tif\n")
     assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q") == 3
-    assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q", "--strict") == 1
+    (place / "strict.toml").write_text("[batch]\nstrict = true\n")
+    assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q", "--config", "strict.toml") == 1

@@ -85,7 +85,7 @@ def test_from_the_published_folder_to_the_report_by_the_command_line(
         "threads = 1\naugment = false\nlearning_rate = 3e-3\n[tune]\nbootstrap = 50\n"
     )
     for method in ("erm-balanced", "gerne"):
-        invoke("tune", work, "--method", method, "--threshold", 0.5, "--config", tmp_path / "small.toml",
+        invoke("train", work, "--method", method, "--threshold", 0.5, "--config", tmp_path / "small.toml",
                "--steps", 40, "--trials", 2, "--quiet")  # fmt: skip
     compared = invoke("evaluate", work, "--quiet")
     assert "Groups: 0 landbird, land; 1 landbird, water; 2 waterbird, land; 3 waterbird, water." in compared

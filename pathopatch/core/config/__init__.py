@@ -3,74 +3,41 @@
 Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
 """
 
-from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction, PatchLimits, parse, tables_of
-from pathopatch.core.config.encoding import EncodeConfig, Pooling
-from pathopatch.core.config.slides import (
-    UNCERTAIN_BELOW,
-    AnnotationConfig,
-    IntensityConfig,
-    LabelConfig,
-    ReadyConfig,
-    RegistrationConfig,
-    TileConfig,
-    TissueConfig,
-)
-from pathopatch.core.config.study import (
-    EvaluateConfig,
-    FlagsConfig,
-    PredictConfig,
-    SettingsConfig,
-    StudyConfig,
-    load_settings,
-    load_study,
-)
-from pathopatch.core.config.training import (
-    HEAD_NETWORKS,
-    NO_EFFECT,
-    AugmentConfig,
-    GroupsConfig,
-    SplitsConfig,
-    TimmArguments,
-    TrainConfig,
-    TuneConfig,
-    head_settings,
-    known_limits,
-)
-
-__all__ = [
-    "AnnotationConfig",
-    "AugmentConfig",
-    "Config",
-    "EncodeConfig",
-    "EvaluateConfig",
-    "FlagsConfig",
-    "Fraction",
-    "GroupsConfig",
-    "HEAD_NETWORKS",
-    "IntensityConfig",
-    "LabelConfig",
-    "LEAST_PX",
-    "MOST_PX",
-    "MPP_RANGE",
-    "NO_EFFECT",
-    "PatchLimits",
-    "Pooling",
-    "PredictConfig",
-    "ReadyConfig",
-    "RegistrationConfig",
-    "SettingsConfig",
-    "SplitsConfig",
-    "StudyConfig",
-    "TileConfig",
-    "TimmArguments",
-    "TissueConfig",
-    "TrainConfig",
-    "UNCERTAIN_BELOW",
-    "TuneConfig",
-    "head_settings",
-    "known_limits",
-    "load_settings",
-    "load_study",
-    "parse",
-    "tables_of",
-]
+from pathopatch.core.config.base import LEAST_PX as LEAST_PX
+from pathopatch.core.config.base import MOST_PX as MOST_PX
+from pathopatch.core.config.base import MPP_RANGE as MPP_RANGE
+from pathopatch.core.config.base import Config as Config
+from pathopatch.core.config.base import Fraction as Fraction
+from pathopatch.core.config.base import PatchLimits as PatchLimits
+from pathopatch.core.config.base import field_docs as field_docs
+from pathopatch.core.config.base import parse as parse
+from pathopatch.core.config.base import tables_of as tables_of
+from pathopatch.core.config.encoding import EncodeConfig as EncodeConfig
+from pathopatch.core.config.encoding import Pooling as Pooling
+from pathopatch.core.config.slides import UNCERTAIN_BELOW as UNCERTAIN_BELOW
+from pathopatch.core.config.slides import AnnotationConfig as AnnotationConfig
+from pathopatch.core.config.slides import IntensityConfig as IntensityConfig
+from pathopatch.core.config.slides import LabelConfig as LabelConfig
+from pathopatch.core.config.slides import ReadyConfig as ReadyConfig
+from pathopatch.core.config.slides import RegistrationConfig as RegistrationConfig
+from pathopatch.core.config.slides import TileConfig as TileConfig
+from pathopatch.core.config.slides import TissueConfig as TissueConfig
+from pathopatch.core.config.study import BatchConfig as BatchConfig
+from pathopatch.core.config.study import BatchOptions as BatchOptions
+from pathopatch.core.config.study import EvaluateConfig as EvaluateConfig
+from pathopatch.core.config.study import FlagsConfig as FlagsConfig
+from pathopatch.core.config.study import PredictConfig as PredictConfig
+from pathopatch.core.config.study import SettingsConfig as SettingsConfig
+from pathopatch.core.config.study import StudyConfig as StudyConfig
+from pathopatch.core.config.study import load_settings as load_settings
+from pathopatch.core.config.study import load_study as load_study
+from pathopatch.core.config.training import HEAD_NETWORKS as HEAD_NETWORKS
+from pathopatch.core.config.training import NO_EFFECT as NO_EFFECT
+from pathopatch.core.config.training import AugmentConfig as AugmentConfig
+from pathopatch.core.config.training import GroupsConfig as GroupsConfig
+from pathopatch.core.config.training import SplitsConfig as SplitsConfig
+from pathopatch.core.config.training import TimmArguments as TimmArguments
+from pathopatch.core.config.training import TrainConfig as TrainConfig
+from pathopatch.core.config.training import TuneConfig as TuneConfig
+from pathopatch.core.config.training import head_settings as head_settings
+from pathopatch.core.config.training import known_limits as known_limits

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +24,8 @@ LEAST_PX, MOST_PX = 8, 4096
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")
+_REMEDIES = {"missing": "add what is missing", "extra_forbidden": "correct or remove the keys"}
+"""By pydantic's type of an error."""
 
 
 class PatchLimits(TypedDict):
@@ -45,11 +52,12 @@ def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [_complaint(kind, item) for item in error.errors(include_url=False)]
+        items = error.errors(include_url=False)
+        remedies = {_REMEDIES.get(item["type"], "give values that are allowed") for item in items}
         raise InputUnsupportedError(
-            "configuration refused: " + "; ".join(lines),
+            "configuration refused: " + "; ".join(_complaint(kind, item) for item in items),
             place=place,
-            remedy="correct or remove these keys",
+            remedy=" and ".join(sorted(remedies)),
         ) from error
 
 
@@ -63,6 +71,28 @@ def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
     }
 
 
+def field_docs(kind: type[Config]) -> dict[str, str]:
+    """Return the docstring below each field of a configuration, inherited ones included."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__[: kind.__mro__.index(Config)]):
+        docs |= _docs_of_classes(inspect.getfile(base))[base.__name__]
+    return docs
+
+
+@cache
+def _docs_of_classes(path: str) -> dict[str, dict[str, str]]:
+    """Return the docstrings of the fields of each class in a module, by class and field."""
+    docs: dict[str, dict[str, str]] = {}
+    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            docs[node.name] = fields = {}
+            for item, below in zip(node.body, node.body[1:], strict=False):
+                match item, below:
+                    case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                        fields[name] = " ".join(text.split())
+    return docs
+
+
 def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
     """Return what is wrong with a key; what replaces a removed one, and which keys are most like an unknown one."""
     key = _key(kind, item["loc"])
@@ -73,11 +103,19 @@ def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
     if item["type"] != "extra_forbidden":
         if (value := f"{owner}={item.get('input')}") in removed.VALUES:
             return f"{key} = {item.get('input')!r} was removed: {removed.VALUES[value]}"
-        return f"{key}: {item['msg']} (got {item.get('input')!r})"
+        if item["type"] == "missing":
+            return f"{key}: {item['msg']}"
+        allowed = re.findall("'(.*?)'", str(item.get("ctx", {}).get("expected", "")))
+        return f"{key}: {item['msg']} (got {item.get('input')!r}{_did_you_mean(item.get('input'), allowed)})"
     if owner in removed.SETTINGS:
         return f"{key} was removed: {removed.SETTINGS[owner]}"
-    close = difflib.get_close_matches(last.casefold(), list(kind.model_fields), n=2)
-    return f"{key}: unknown key" + (f", did you mean {' or '.join(close)}?" if close else "")
+    return f"{key}: unknown key{_did_you_mean(last, kind.model_fields)}"
+
+
+def _did_you_mean(given: object, known: Iterable[str]) -> str:
+    """Return the most similar known words as a question; empty if none is similar."""
+    close = difflib.get_close_matches(str(given).casefold(), list(known), n=2)
+    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 def _key(kind: type[Config], place: Sequence[int | str]) -> str:

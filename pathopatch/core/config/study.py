@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import Config, Fraction, parse, tables_of
+from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
 from pathopatch.core.config.training import GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
@@ -70,6 +70,41 @@ class PredictConfig(Config):
     """auto: bfloat16 where the processor has it and it moves no probability of test patches by more than 0.01."""
     threads: int | None = Field(default=None, ge=1)
     """Processor threads. None: all cores."""
+    encoder_mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1], exclude=True)
+    """Scale at which slides are encoded for a head on features, um/px. None: the encoder's."""
+
+
+class BatchConfig(Config):
+    """How the work on many slides is shared, and when a slide is given up."""
+
+    workers: int = Field(default=1, ge=1)
+    """Worker processes, one slide at a time in each."""
+    timeout_s: float | None = Field(default=None, ge=1)
+    """Give up a slide that takes more seconds, in a process of its own. None: never."""
+    memory_gb: float | None = Field(default=None, ge=0.1)
+    """Give up a slide for which a process of its own holds more GB. None: never."""
+    strict: bool = False
+    """Refuse all where a file is missing, in place of failing its slide alone."""
+    totals: bool = True
+    """Write cohort.csv and patients.csv; false leaves them to a later `pathopatch index`."""
+
+    @property
+    def limit_bytes(self) -> float | None:
+        """Resident memory that a process may hold for a slide."""
+        return self.memory_gb and 1e9 * self.memory_gb
+
+
+class BatchOptions(BatchConfig):
+    """How one run over many slides goes: what a file may say of every run, and what is typed for this one."""
+
+    retry_failed: bool = False
+    """Only the slides that failed before."""
+    dry_run: bool = False
+    """Only say what there is to do, and how long it takes."""
+    quiet: bool = False
+    """No progress, results only."""
+    force: bool = False
+    """Redo outputs that were made with other settings or inputs."""
 
 
 class SettingsConfig(Config):
@@ -91,6 +126,8 @@ class SettingsConfig(Config):
     """How slides are predicted."""
     splits: SplitsConfig = SplitsConfig()
     """How the cohort is divided."""
+    batch: BatchConfig = Field(default=BatchConfig(), exclude=True)  # without effect on results: not stored with them
+    """How the work on slides is shared."""
 
 
 class StudyConfig(SettingsConfig):

@@ -200,8 +200,8 @@ def status_summary(out: Path) -> StatusSummary:
     ------
     InputMissingError
         Nothing was worked on there.
-    InputCorruptError
-        Compacted statuses cannot be read.
+    StaleArtefactError
+        As `slide_ids` of `pathopatch.core.status`.
     """
     table = StatusTable(out, _COLUMNS).read()
     if table.empty:

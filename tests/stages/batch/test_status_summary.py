@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pathopatch.core.status import compact_status, update_status
+from pathopatch.core.status import update_status
 from pathopatch.core.version import __version__
 
 DONE = {"state": "done", "counts": {"patches": 30, "predicted": 20, "tumour": 4}, "seconds": "1.25"}
@@ -19,14 +19,11 @@ def fill(out: Path, done: int, failed: int = 0) -> None:
         update_status(out, f"s{number:03d}", "predict", DONE if number < done else FAILED)
 
 
-@pytest.mark.parametrize("is_rolled", [False, True])
 def test_few_slides_are_listed_with_totals_and_errors(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], is_rolled: bool
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path, 2, 1)
     update_status(tmp_path, "s009", "tile", {"state": "running"})
-    if is_rolled:
-        compact_status(tmp_path, at_least=1)
     assert typed("status", tmp_path) == 3
     output = capsys.readouterr().out
     assert [line.split()[:3] for line in output.splitlines()[1:3]] == [
@@ -75,16 +72,13 @@ def test_its_exit_code_is_that_of_a_run(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("is_rolled", [False, True])
 def test_slides_whose_tissue_is_uncertain_are_counted_and_named(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], is_rolled: bool
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for slide, confidence in (("a", 0.49), ("b", 0.5), ("c", 0.1), ("old", None)):
         confidence_entry = {} if confidence is None else {"tissue_confidence": confidence}
         update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **confidence_entry})
         update_status(tmp_path, slide, "predict", DONE)
-    if is_rolled:
-        compact_status(tmp_path, at_least=1)
     assert typed("status", tmp_path) == 0
     assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in capsys.readouterr().out
 

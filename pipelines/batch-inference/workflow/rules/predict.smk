@@ -5,15 +5,19 @@ rule split:
         config["manifest"],
     output:
         expand(OUT + "/parts/{part}.csv", part=PARTS),
+        settings=OUT + "/parts/settings.toml",
     params:
         out=shlex.quote(OUT),
+        settings=shlex.quote(config["settings"]) if config["settings"] else "",
     shell:
         "pathopatch check {input:q} -o {params.out} --slides-per-part {config[slides_per_job]}"
+        " && printf '[batch]\\ntotals = false\\n' | cat - {params.settings} > {output.settings:q}"
 
 
 rule predict:
     input:
         manifest=OUT + "/parts/{part}.csv",
+        settings=OUT + "/parts/settings.toml",
         models=expand("{model}/model.json", model=config["models"]),
     output:
         touch(OUT + "/parts/{part}.done"),
@@ -28,5 +32,5 @@ rule predict:
         mem_mb=int(config["memory_gb"] * 1000),
     shell:
         "code=0; pathopatch predict {input.manifest:q} {params.models} -o {params.out}"
-        " --workers {threads} --timeout {config[timeout_s]} --memory-gb {params.memory_gb} --no-totals --quiet"
+        " --workers {threads} --timeout {config[timeout_s]} --memory-gb {params.memory_gb} --config {input.settings:q} --quiet"
         " {config[options]} > {log:q} 2>&1 || code=$?; test $code -eq 0 -o $code -eq 3"

@@ -8,12 +8,12 @@ rule run:
     log:
         WORK + "/jobs/{run}.{share}.txt",
     params:
-        command="tune" if SEARCHES else "train",
+        search=search_option(),
         work=shlex.quote(WORK),
         options=lambda wildcards: RUNS[wildcards.run],
     threads: config["threads"]
     resources:
         mem_mb=int(config["memory_gb"] * 1000),
     shell:
-        "OMP_NUM_THREADS={threads} pathopatch {params.command} {params.work} --config {input.study:q} {params.options}"
+        "OMP_NUM_THREADS={threads} pathopatch train {params.work} --config {input.study:q} {params.search} {params.options}"
         " --quiet > {log:q} 2>&1"

@@ -1,0 +1,34 @@
+"""The public names of the package, each of which `pathopatch` loads from its module on first use."""
+
+from pathopatch import debias as debias
+from pathopatch import features as features
+from pathopatch import metrics as metrics
+from pathopatch.core.config import AugmentConfig as AugmentConfig
+from pathopatch.core.config import EvaluateConfig as EvaluateConfig
+from pathopatch.core.config import FlagsConfig as FlagsConfig
+from pathopatch.core.config import GroupsConfig as GroupsConfig
+from pathopatch.core.config import IntensityConfig as IntensityConfig
+from pathopatch.core.config import LabelConfig as LabelConfig
+from pathopatch.core.config import PredictConfig as PredictConfig
+from pathopatch.core.config import ReadyConfig as ReadyConfig
+from pathopatch.core.config import RegistrationConfig as RegistrationConfig
+from pathopatch.core.config import SplitsConfig as SplitsConfig
+from pathopatch.core.config import StudyConfig as StudyConfig
+from pathopatch.core.config import TileConfig as TileConfig
+from pathopatch.core.config import TissueConfig as TissueConfig
+from pathopatch.core.config import TrainConfig as TrainConfig
+from pathopatch.core.config import TuneConfig as TuneConfig
+from pathopatch.core.config import load_study as load_study
+from pathopatch.core.version import __version__ as __version__
+from pathopatch.groups import assign_groups as assign_groups
+from pathopatch.heatmaps.prediction import SlidePrediction as SlidePrediction
+from pathopatch.heatmaps.prediction import predict_slide as predict_slide
+from pathopatch.heatmaps.prediction import read_prediction as read_prediction
+from pathopatch.models.loading import load_ensemble as load_ensemble
+from pathopatch.models.loading import load_model as load_model
+from pathopatch.patches.tile import tile_slide as tile_slide
+from pathopatch.report import write_report as write_report
+from pathopatch.report.group_audit import GroupAudit as GroupAudit
+from pathopatch.report.group_audit import audit_groups as audit_groups
+from pathopatch.slides import open_slide as open_slide
+from pathopatch.stages.study import run_study as run_study
