@@ -124,7 +124,6 @@ def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path,
         ["tissue", work],
         ["groups", work],
         ["audit", work],
-        ["export", "ome-zarr", tmp_path / "s0" / "cars.tif", "--out", tmp_path / "slide.ome.zarr"],
     ]
     done = without_torch(RUN_SEVERAL, json.dumps(commands, default=str))
     assert done.returncode == 0, done.stderr
