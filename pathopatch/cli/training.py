@@ -163,17 +163,14 @@ def train(
     from pathopatch.stages.train import train_run
     from pathopatch.training.distributed import is_first_process
 
-    config: ConfigFile = None,
-    *,
-    settings: Annotated[
-        TrainConfig,
-        Fields(
-            "method head threshold bins c beta t intervene mask sensitivity"
-            " steps learning_rate pretrained seed device name"
-        ),
-    ],
-    search: Annotated[TuneConfig, Fields("trials objective")],
-    batch: Annotated[BatchOptions, Fields("workers quiet force")],
+    is_tune = context.info_name == "tune"
+    if is_tune:
+        say("tune is another name of `train --trials N`, and goes in the next release")
+    is_search, is_first = is_tune or bool(typed_options(context, "trials")), is_first_process()
+    if not is_search:
+        refuse(context, "it is of a search: give --trials", "objective", "workers")
+    elif not batch.quiet:
+        from pathopatch.training.run import cohort_settings
         from pathopatch.training.search import search_text
 
         say(search_text([cohort_settings(work, settings)], search))

@@ -8,7 +8,7 @@ rule run:
     log:
         WORK + "/jobs/{run}.{share}.txt",
     params:
-        search=search_option(),
+        search="" if SEARCH is None else f"--trials {SEARCH.get('trials', 8)}",
         work=shlex.quote(WORK),
         options=lambda wildcards: RUNS[wildcards.run],
     threads: config["threads"]
