@@ -90,7 +90,7 @@ def model_card(spec: BundleSpec) -> str:
 
 
 def classifier_text(spec: BundleSpec) -> str:
-    """Return in a few words what a model takes and what it tells apart."""
+    """Describe in one line what a model takes and what it tells apart."""
     if spec.encoder is not None:
         source = f"{len(spec.mean)} features of {spec.encoder.get('name') or 'an unnamed encoder'}"
     else:
@@ -163,7 +163,7 @@ def _imported(spec: BundleSpec) -> str:
 
 
 def decision_text(spec: BundleSpec) -> str:
-    """Return in words how a patch is classified."""
+    """Describe how a patch is classified."""
     if spec.decision_probability is None:
         return "the class of the largest logit"
     return (
@@ -173,12 +173,12 @@ def decision_text(spec: BundleSpec) -> str:
 
 
 def scale_text(spec: BundleSpec) -> str:
-    """Return the scale of the patches in words."""
+    """Describe the scale of the patches."""
     return "unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px"
 
 
 def intensity_text(spec: BundleSpec) -> str:
-    """Return in words how intensities are scaled to [0, 1]."""
+    """Describe how intensities are scaled to [0, 1]."""
     rule = spec.intensity
     is_rgb = spec.channels == ("R", "G", "B") and spec.dtype == "uint8"
     windows = {name: rule.windows[name] for name in spec.channels if name in rule.windows}

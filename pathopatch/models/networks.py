@@ -202,14 +202,10 @@ def build_network(
     architecture : str
         ``small-groupnorm`` (any size from 8 px), ``mlp-100``, or the name of a timm network; ``linear`` or ``mlp-head``
         on features, whose values are the channels of patches of one pixel.
-    channels : int
-        Input channels, any number from 1.
     pretrained : str or Path
-        ``none``; ``efficientnet-lite0`` (the weights of the extra `pretrained`); or a file of weights, safetensors or
-        ``.pt``/``.pth``. Nothing is downloaded. For other than three channels the first convolution is adapted as timm
-        does; a classifier of another size, or one that the file lacks, starts at 0.
-    n_classes : int
-        Outputs.
+        ``none``; ``efficientnet-lite0`` (the weights of the extra `pretrained`); or a file, see `read_weights`. For
+        other than three channels the first convolution is adapted as timm does; a classifier of another size, or one
+        that the file lacks, starts at 0.
     input_px : int, optional
         Side of the input, for networks of one size: ``mlp-100`` and some of timm's.
     is_masked : bool
@@ -222,10 +218,6 @@ def build_network(
     InputUnsupportedError
         The architecture is unknown or cannot be masked, ``mlp-100`` has no size, or the extra `pretrained` is not
         installed.
-    InputMissingError, InputCorruptError
-        The file of weights does not exist or cannot be read.
-    CheckpointUnsafeError
-        The file of weights is a pickle of more than tensors.
     CheckpointIncompatibleError
         The weights belong to another architecture.
     """

@@ -60,15 +60,7 @@ def file_sha256(path: Path) -> str:
 
 
 def require_finite(weights: Path) -> None:
-    """Refuse a safetensors file with a weight that is NaN or infinite, or of a type that no bundle has.
-
-    Raises
-    ------
-    NonFiniteError
-        The first tensor with such a weight is named.
-    CheckpointIncompatibleError
-        A tensor is neither float32 nor int64, as counters of batches are.
-    """
+    """Refuse weights that are NaN or infinite, or neither float32 nor int64, as counters of batches are."""
     with safe_open(weights, framework="numpy") as stream:
         for name in stream.keys():  # noqa: SIM118
             if (dtype := stream.get_slice(name).get_dtype()) not in _DTYPES:
@@ -127,9 +119,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
-    """Return what a file holds, on the processor.
-
-    `mapped` leaves the tensors in the file until they are used, where its format allows it.
+    """Return what a file of PyTorch holds, on the processor; `mapped` leaves tensors in the file until they are used.
 
     Raises
     ------

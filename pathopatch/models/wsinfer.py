@@ -28,8 +28,6 @@ _TUMOR = {"tumor", "tumour", "cancer", "carcinoma", "malignant"}
 _NEGATION = {"no", "non", "not", "without", "benign", "normal"}
 _STEPS = (["Resize", "ToTensor", "Normalize"], ["ToTensor", "Normalize"], ["Resize", "ToTensor"], ["ToTensor"])
 _BILINEAR = 2  # torchvision's default, by Pillow's number
-
-
 _Side = Annotated[int, Field(ge=1, le=MOST_PX)]
 _Positive = Annotated[float, Field(gt=0)]
 

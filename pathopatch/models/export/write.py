@@ -134,24 +134,17 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
 
 def _require_exportable(spec: BundleSpec) -> None:
     """Refuse a model that takes something else than patches alone, or whose network is a program of others."""
-    if spec.torchscript is not None:
-        raise InputUnsupportedError(
-            "the model was imported as TorchScript, which cannot be recorded again",
-            place="bundle",
-            remedy="give other programs the folder that it was imported from",
-        )
-    if spec.encoder is not None:
-        raise InputUnsupportedError(
-            "the model takes features of an encoder, and exports take patches",
-            place="bundle",
-            remedy="predict feature files with pathopatch, or call predict_logits of load_model",
-        )
-    if spec.mask != "none":
-        raise InputUnsupportedError(
-            "the model needs the tissue mask of each patch, and exports take patches alone",
-            place="bundle",
-            remedy="export a model trained with mask = 'none'; predict with pathopatch where masks are measured",
-        )
+    refusals = (
+        (spec.torchscript is not None, "the model was imported as TorchScript, which cannot be recorded again",
+         "give other programs the folder that it was imported from"),
+        (spec.encoder is not None, "the model takes features of an encoder, and exports take patches",
+         "predict feature files with pathopatch, or call predict_logits of load_model"),
+        (spec.mask != "none", "the model needs the tissue mask of each patch, and exports take patches alone",
+         "export a model trained with mask = 'none'; predict with pathopatch where masks are measured"),
+    )  # fmt: skip
+    for is_refused, problem, remedy in refusals:
+        if is_refused:
+            raise InputUnsupportedError(problem, place="bundle", remedy=remedy)
 
 
 def _network_bytes(bundle: Path, spec: BundleSpec, kind: Format, stored: str) -> bytes:

@@ -48,13 +48,13 @@ class NumPyRuntime:
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of standardised features (N, D, 1, 1), N from 0."""
         features = x.reshape(len(x), -1)
-        parts = [self._logits(features[start : start + _ROWS]) for start in range(0, max(1, len(x)), _ROWS)]
+        parts = []
+        for start in range(0, max(1, len(x)), _ROWS):
+            part = features[start : start + _ROWS]
+            if "hidden.weight" in self._tensors:
+                part = np.maximum(self._layer("hidden", part), 0)
+            parts.append(self._layer("classifier", part))
         return np.concatenate(parts)
-
-    def _logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        if "hidden.weight" in self._tensors:
-            x = np.maximum(self._layer("hidden", x), 0)
-        return self._layer("classifier", x)
 
     def _layer(self, name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         layer: NDArray[np.float32] = x @ self._tensors[f"{name}.weight"].T + self._tensors[f"{name}.bias"]
