@@ -24,7 +24,7 @@ from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.pyramids import CHANNELS
 from pathopatch.heatmaps.stitch import Cells, coverage, stitch
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.spec import SeenRange, check_slide, patch_limits, tiling_of
+from pathopatch.models.spec import TrainingRange, check_slide, patch_limits, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.mask_bits import unpack_masks
@@ -197,7 +197,7 @@ def flags(
     probability: NDArray[np.float64],
     spread: NDArray[np.float64],
     decision_probability: float,
-    seen: SeenRange | None,
+    seen: TrainingRange | None,
     config: FlagsConfig,
 ) -> dict[str, BooleanArray]:
     """Return for each of `FLAGS` the patches that have it, (N,); missing where it cannot be decided.
@@ -225,7 +225,7 @@ def flags(
     return {name: BooleanArray(has & is_known, ~is_known) for name, (has, is_known) in raised.items()}
 
 
-def least_sharpness(tissue_fraction: NDArray[np.float64], seen: SeenRange) -> NDArray[np.float64]:
+def least_sharpness(tissue_fraction: NDArray[np.float64], seen: TrainingRange) -> NDArray[np.float64]:
     """Return the least sharpness, (N,), of training patches with as much tissue; NaN where none had so little."""
     if seen.sharpness_by_tissue is None:  # one least sharpness for all patches
         return np.full(len(tissue_fraction), np.nan if seen.sharpness is None else seen.sharpness)

@@ -52,7 +52,7 @@ def class_names(n_classes: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(n_classes))
 
 
-class SeenRange(Config):
+class TrainingRange(Config):
     """Ranges of the training patches' values that contain all but 2 in 1000 patches.
 
     Sharpness is that of `pathopatch.patches.intensity.sharpness`, which grows with the tissue of a patch.
@@ -64,7 +64,7 @@ class SeenRange(Config):
     sharpness_by_tissue: tuple[tuple[float, float], ...] | None = None
 
     @model_validator(mode="after")
-    def _tissue_rises(self) -> SeenRange:
+    def _tissue_rises(self) -> TrainingRange:
         starts = [start for start, _ in self.sharpness_by_tissue or ()]
         if starts != sorted(set(starts)):
             raise ValueError(f"sharpness_by_tissue from {starts}: must rise")
@@ -155,7 +155,7 @@ class BundleSpec(Config):
     training: dict[str, str] = {}  # fingerprints of what it was trained on
     onnx: OnnxGraph | None = None  # None: torch alone can run the network
     torchscript: TorchScriptSpec | None = None  # None: `architecture` names the network
-    seen: SeenRange | None = None  # appearance of the training patches; None: unknown
+    seen: TrainingRange | None = None  # appearance of the training patches; None: unknown
 
     @model_validator(mode="before")
     @classmethod
@@ -367,14 +367,14 @@ def _refuse_differences(one: BundleSpec, other: BundleSpec) -> None:
         )
 
 
-def _seen_by_any(ranges: Sequence[SeenRange | None]) -> SeenRange | None:
+def _seen_by_any(ranges: Sequence[TrainingRange | None]) -> TrainingRange | None:
     """Return the range that contains those of all members; None if a member has none."""
     known = [seen for seen in ranges if seen is not None]
     if len(known) < len(ranges):
         return None
     ends = np.array([seen.mean for seen in known])  # (M, C, 2)
     least = [seen.sharpness for seen in known if seen.sharpness is not None]
-    return SeenRange(
+    return TrainingRange(
         mean=tuple(zip(ends[:, :, 0].min(axis=0).tolist(), ends[:, :, 1].max(axis=0).tolist(), strict=True)),
         sharpness=min(least) if len(least) == len(known) else None,
         sharpness_by_tissue=_least_of_any([seen.sharpness_by_tissue for seen in known]),

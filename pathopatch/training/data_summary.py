@@ -20,7 +20,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.assign import JoinedBins
 from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED
-from pathopatch.models.spec import SeenRange
+from pathopatch.models.spec import TrainingRange
 from pathopatch.slides.structure import structure_mark
 from pathopatch.training.dataset import PatchSet
 
@@ -80,7 +80,7 @@ def _summarize_splits(
     }
 
 
-def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> SeenRange:
+def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> TrainingRange:
     """Return the ranges of channel means and sharpness in training, which flag patches of other slides as unlike."""
     starts = range(0, len(train), _CHUNK)
     means = np.concatenate([train.read(slice(at, at + _CHUNK)).mean(axis=(2, 3)) for at in starts])  # (N, C)
@@ -88,10 +88,10 @@ def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> SeenR
     mean = tuple((float(low), float(high)) for low, high in ends)
     table = _sharpness_table(work, groups, train)
     if table is None:
-        return SeenRange(mean=mean)
+        return TrainingRange(mean=mean)
     tissue, sharpness = table.to_numpy(np.float64).T
     by_tissue = least_sharpness_by_tissue(tissue, sharpness)
-    return SeenRange(mean=mean, sharpness=_low_percentile(sharpness), sharpness_by_tissue=by_tissue)
+    return TrainingRange(mean=mean, sharpness=_low_percentile(sharpness), sharpness_by_tissue=by_tissue)
 
 
 def least_sharpness_by_tissue(

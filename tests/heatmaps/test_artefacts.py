@@ -32,7 +32,7 @@ from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec, SeenRange
+from pathopatch.models.spec import BundleSpec, TrainingRange
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.slides import open_slide
 
@@ -274,7 +274,7 @@ def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):
         ({}, {"tta": True}),
         ({}, {"deidentify": True}),
         ({}, {"flags": FlagsConfig(spread=0.2)}),
-        ({"seen": SeenRange(mean=((0.0, 1.0),))}, {}),
+        ({"seen": TrainingRange(mean=((0.0, 1.0),))}, {}),
     ],
 )
 def test_other_settings_stop_unless_forced(tmp_path, slide, changed_model, changed_config):

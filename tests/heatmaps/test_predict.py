@@ -17,7 +17,7 @@ from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec, SeenRange, tiling_of
+from pathopatch.models.spec import BundleSpec, TrainingRange, tiling_of
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
@@ -396,7 +396,7 @@ def test_evaluate_and_predict_agree_on_the_same_patches(tmp_path, mpp):
 
 def test_a_patch_unlike_those_of_training_is_flagged(tmp_path):
     with painted_slide(tmp_path / "a.tif", glass_with_tissue(16)) as slide:
-        seen = SeenRange(mean=((0.0, 0.9),))  # patch (0, 0) has 1, patch (0, 1) about 0.47
+        seen = TrainingRange(mean=((0.0, 0.9),))  # patch (0, 0) has 1, patch (0, 1) about 0.47
         table = predict_table(slide, mean_model(seen=seen)).set_index("patch_id")
     assert table["flag_out_of_range"].to_dict() == {"a@0,0": True, "a@16,0": False}
 

@@ -11,9 +11,9 @@ import pytest
 from pathopatch.core.config import FlagsConfig
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.predict import flags
-from pathopatch.models.spec import SeenRange
+from pathopatch.models.spec import TrainingRange
 
-SEEN = SeenRange(mean=((0.2, 0.6), (0.1, 0.5)), sharpness=0.01)
+SEEN = TrainingRange(mean=((0.2, 0.6), (0.1, 0.5)), sharpness=0.01)
 
 
 BY_TISSUE = SEEN.model_copy(update={"sharpness_by_tissue": ((0.05, 0.001), (0.5, 0.01))})
@@ -78,4 +78,4 @@ def test_a_bundle_that_does_not_know_tissue_compares_with_all_patches() -> None:
 def test_an_unknown_flag_is_missing_and_counts_as_not_raised() -> None:
     flagged = raised(seen=None, spread=np.nan)
     assert {name for name, value in flagged.items() if value is None} == {"blurred", "out_of_range", "uncertain"}
-    assert raised(seen=SeenRange(mean=SEEN.mean))["blurred"] is None
+    assert raised(seen=TrainingRange(mean=SEEN.mean))["blurred"] is None

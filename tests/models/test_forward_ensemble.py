@@ -16,7 +16,7 @@ from pathopatch.models.forward import Ensemble, EnsembleOutput, PatchClassifier
 from pathopatch.models.loading import load_ensemble
 from pathopatch.models.networks import build_network
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec, SeenRange
+from pathopatch.models.spec import BundleSpec, TrainingRange
 
 
 def spec(**changed: Any) -> BundleSpec:
@@ -101,16 +101,16 @@ def test_members_for_both_and_bright_backgrounds_need_bright_slides() -> None:
 
 
 def test_a_patch_is_out_of_range_only_if_no_member_saw_such() -> None:
-    one = SeenRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness=0.02)
-    other = SeenRange(mean=((0.2, 0.7), (0.1, 0.3)), sharpness=0.01)
+    one = TrainingRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness=0.02)
+    other = TrainingRange(mean=((0.2, 0.7), (0.1, 0.3)), sharpness=0.01)
     joint = Ensemble([member(seen=one), member(seen=other)]).spec.seen
-    assert joint == SeenRange(mean=((0.1, 0.7), (0.1, 0.4)), sharpness=0.01)
+    assert joint == TrainingRange(mean=((0.1, 0.7), (0.1, 0.4)), sharpness=0.01)
     assert Ensemble([member(seen=one), member()]).spec.seen is None
 
 
 def test_least_sharpness_is_known_where_all_members_saw_as_much_tissue() -> None:
-    one = SeenRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness_by_tissue=((0.01, 0.1), (0.5, 0.4)))
-    other = SeenRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness_by_tissue=((0.1, 0.2), (0.7, 0.3)))
+    one = TrainingRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness_by_tissue=((0.01, 0.1), (0.5, 0.4)))
+    other = TrainingRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness_by_tissue=((0.1, 0.2), (0.7, 0.3)))
     joint = Ensemble([member(seen=one), member(seen=other)]).spec.seen
     assert joint is not None
     assert joint.sharpness_by_tissue == ((0.1, 0.1), (0.5, 0.2), (0.7, 0.3))

@@ -15,7 +15,7 @@ from pathopatch.groups import assign_groups
 from pathopatch.groups.assign import join_small_bins
 from pathopatch.heatmaps.predict import least_sharpness
 from pathopatch.models.loading import load_model
-from pathopatch.models.spec import SeenRange
+from pathopatch.models.spec import TrainingRange
 from pathopatch.patches.intensity import sharpness
 from pathopatch.training.data_summary import appearance_range, least_sharpness_by_tissue, summarize_data
 from pathopatch.training.dataset import load_patches
@@ -194,10 +194,10 @@ def test_little_tissue_is_not_taken_for_blur_nor_blur_for_little_tissue() -> Non
     trained = np.array([sharpness(made_patch(share, seed)) for seed, share in enumerate(tissue)])
     bins = least_sharpness_by_tissue(tissue, trained)
     assert bins is not None
-    new = SeenRange(mean=((0.0, 1.0),), sharpness=float(np.percentile(trained, 0.1)), sharpness_by_tissue=bins)
+    new = TrainingRange(mean=((0.0, 1.0),), sharpness=float(np.percentile(trained, 0.1)), sharpness_by_tissue=bins)
     shares = np.linspace(0.06, 1, 95)
     limit = least_sharpness(shares, new)
-    old = least_sharpness(shares, SeenRange(mean=new.mean, sharpness=new.sharpness))
+    old = least_sharpness(shares, TrainingRange(mean=new.mean, sharpness=new.sharpness))
     in_focus = np.array([sharpness(made_patch(share, 10_000 + n)) for n, share in enumerate(shares)])
     blurred = np.array([sharpness(made_patch(share, 10_000 + n, blur_px=0.6)) for n, share in enumerate(shares)])
     assert (in_focus < limit).mean() <= 0.02
@@ -210,5 +210,5 @@ def test_tissue_bins_of_few_patches_are_joined_with_the_next() -> None:
     least = np.concatenate([np.full(300, 1.0), np.full(10, 3.0), np.full(300, 6.0), np.full(5, 5.0)])
     assert least_sharpness_by_tissue(tissue, least) == ((0.02, 1.0), (0.2, 3.0))
     assert least_sharpness_by_tissue(np.append(tissue, np.nan), np.append(least, 1.0)) is None
-    seen = SeenRange(mean=((0.0, 1.0),), sharpness_by_tissue=((0.02, 1.0), (0.2, 3.0)))
+    seen = TrainingRange(mean=((0.0, 1.0),), sharpness_by_tissue=((0.02, 1.0), (0.2, 3.0)))
     assert np.array_equal(least_sharpness(np.array([0.01, 0.02, 0.2]), seen), [np.nan, 1.0, 3.0], equal_nan=True)
