@@ -34,11 +34,17 @@ VALUES: dict[str, str] = {
     "StudyConfig.attributes=rank": _RANK,
     "TissueConfig.combine=maximum": "use each, or name the channels that count in [tile.tissue] channels",
     "TissueConfig.method=triangle": "use otsu, or fixed with a fixed_threshold",
+    "EncodeConfig.encoder=.onnx": "export the network as TorchScript: torch.jit.trace(network, x).save('encoder.pt')",
     "TrainConfig.intervene_growth=one": "use many, or own",
     **{f"TrainConfig.method={name}": remedy for name, remedy in REMOVED_METHODS.items()},
     **{f"StudyConfig.methods={name}": remedy for name, remedy in REMOVED_METHODS.items()},
 }
 """Remedies by configuration, key and value, such as ``TrainConfig.intervene_growth=one``."""
+LAYOUTS: dict[str, str] = dict.fromkeys(
+    ("lazyslide", "slideflow", "atlaspatch", "mussel"),
+    "write tables from these files by the ten lines of Python in docs/how-to/other-features.md, and name their folder",
+)
+"""Remedies by layout of feature files."""
 _MOVED: dict[str, tuple[str, str]] = {
     "predict all": ("predict", "all_patches = true"),
     "predict min-tissue": ("predict", "min_tissue = 0.05"),

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathopatch.features.array_audit import audit as audit
+    from pathopatch.features.arrays import audit as audit
     from pathopatch.features.arrays import read as read
 
 # Heads are trained by a layer above this one, so that their module is named here and not imported.
 _HOMES = {
-    "audit": "pathopatch.features.array_audit",
+    "audit": "pathopatch.features.arrays",
     "fit_head": "pathopatch.training.array_heads",
     "read": "pathopatch.features.arrays",
 }

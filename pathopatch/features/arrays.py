@@ -1,4 +1,4 @@
-"""Features of several slides as plain arrays, for notebooks and other code."""
+"""Features of several slides as plain arrays, for notebooks and other code: read them, audit them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.features.readers import open_features
-from pathopatch.features.slide_features import Encoder, SlideFeatures
+from pathopatch.features.slide_features import Encoder
+
+_THRESHOLDS = (0.25, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,12 +46,10 @@ def read(path: Path | str, *, layout: str = "auto", mpp: float | None = None) ->
     layout : str
         The tool; by default it is recognised.
     mpp : float, optional
-        Level-0 um/px of every slide, for files that have centres of patches. Micrometres stay such without it.
+        Level-0 um/px of every slide. Micrometres stay such without it.
 
     Raises
     ------
-    MppMissingError
-        The files have centres of patches, and nobody states um/px.
     InputUnsupportedError
         Some slides have coordinates and others do not, or see `open_features`.
     PathopatchError
@@ -63,7 +63,8 @@ def read(path: Path | str, *, layout: str = "auto", mpp: float | None = None) ->
     ((100000, 1536), 'TCGA-02-0001')
     """
     folder = open_features(Path(path), layout=layout)
-    slides = [_in_one_frame(folder.read(slide_id), mpp) for slide_id in folder.slide_ids]
+    slides = [folder.read(slide_id) for slide_id in folder.slide_ids]
+    slides = [slide if slide.unit == "um" and not (mpp or slide.mpp) else slide.in_level0_px(mpp) for slide in slides]
     first = slides[0]
     if any((slide.unit, slide.x is None) != (first.unit, first.x is None) for slide in slides):
         raise InputUnsupportedError(
@@ -85,11 +86,98 @@ def read(path: Path | str, *, layout: str = "auto", mpp: float | None = None) ->
     )
 
 
-def _in_one_frame(slide: SlideFeatures, mpp: float | None) -> SlideFeatures:
-    needs_mpp = slide.unit == "um" and not slide.is_centre
-    return slide if needs_mpp and mpp is None and slide.mpp is None else slide.in_level0_px(mpp)
-
-
 def _joined(arrays: list[NDArray[Any] | None]) -> NDArray[Any] | None:
     known = [array for array in arrays if array is not None]
     return np.concatenate(known) if len(known) == len(arrays) else None
+
+
+def audit(
+    features: ArrayLike,
+    label: ArrayLike,
+    tissue: ArrayLike,
+    *,
+    patient: ArrayLike | None = None,
+    slide: ArrayLike | None = None,
+) -> dict[str, Any]:
+    """Return whether tissue area alone tells the label, and whether features follow it more than the label.
+
+    Parameters
+    ----------
+    features : array_like of float, shape (N, D)
+        One vector per patch.
+    label : array_like of int, shape (N,)
+        1 tumour, 0 non-tumour, -1 not labelled.
+    tissue : array_like of float, shape (N,)
+        Tissue fraction in [0, 1]; NaN where unknown.
+    patient, slide : array_like, shape (N,), optional
+        At least one of them; the other is taken for a missing one. Patients are the unit of all intervals; neighbours
+        of the same slide do not count.
+
+    Returns
+    -------
+    dict
+        ``verdict``, a text; ``is_flagged``; ``audit``, what `pathopatch.groups.audit` returns at the thresholds 0.25
+        and 0.5; ``robustness``, what `pathopatch.features.robustness.cohort_indices` returns.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Lengths differ, a label or a tissue fraction is out of range, or neither patient nor slide is given.
+    NonFiniteError
+        Features are NaN or infinite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> label, patient = np.arange(800) % 2, np.arange(800) // 40
+    >>> tissue = np.clip(0.5 + 0.3 * label + rng.normal(0, 0.1, 800), 0, 1)
+    >>> audit(rng.normal(size=(800, 4)), label, tissue, patient=patient)["is_flagged"]
+    True
+    """
+    import pandas as pd
+
+    from pathopatch.features.robustness import cohort_indices
+    from pathopatch.groups import assign_groups, verdict_text
+    from pathopatch.groups import audit as audit_groups
+
+    vectors = np.asarray(features)
+    columns = {
+        "label": np.asarray(label),
+        "tissue_fraction": np.asarray(tissue, np.float64),
+        "patient_id": np.asarray(slide if patient is None else patient),
+        "slide_id": np.asarray(patient if slide is None else slide),
+    }
+    _check(vectors, columns, has_unit=patient is not None or slide is not None)
+    patches = pd.DataFrame(columns).astype({"label": np.int64, "patient_id": str, "slide_id": str})
+    groups = assign_groups(patches.assign(patch_id=np.arange(len(patches))), _THRESHOLDS)
+    numbers = audit_groups(groups, _THRESHOLDS)
+    return {
+        "verdict": verdict_text(numbers),
+        "is_flagged": numbers["verdict"]["is_flagged"],
+        "audit": numbers,
+        "robustness": cohort_indices(groups, lambda rows: vectors[rows]),
+    }
+
+
+def _check(features: Any, columns: dict[str, Any], *, has_unit: bool) -> None:
+    """Raise if arrays do not fit each other or hold values out of range."""
+    if not has_unit:
+        raise InputUnsupportedError(
+            "neither patients nor slides are given",
+            remedy="give patient or slide: patches of one patient resemble each other, and intervals must know it",
+        )
+    shapes = {"features": features.shape[:1], **{name: values.shape for name, values in columns.items()}}
+    if features.ndim != 2 or len(set(shapes.values())) > 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in (shapes | {"features": features.shape}).items())
+        raise InputUnsupportedError(
+            f"arrays of the shapes {found}", remedy="give features (N, D) and N values of all else"
+        )
+    if not np.isfinite(features).all():
+        raise NonFiniteError("features are NaN or infinite", remedy="leave those patches out")
+    if not np.isin(columns["label"], (-1, 0, 1)).all():
+        raise InputUnsupportedError(
+            "labels other than 1, 0 and -1", remedy="give 1 tumour, 0 non-tumour, -1 unlabelled"
+        )
+    known = columns["tissue_fraction"][~np.isnan(columns["tissue_fraction"])]
+    if ((known < 0) | (known > 1)).any():
+        raise InputUnsupportedError("tissue fractions outside 0 to 1", remedy="give shares, not percent")

@@ -6,7 +6,6 @@ patch in its slide's file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from pathopatch.core.errors import InputChangedError, StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.readers import open_features
-from pathopatch.features.readers.folder import SlideFolder
 from pathopatch.features.slide_features import Encoder
 
 FEATURE_ROW = "feature_row"
@@ -51,31 +49,6 @@ def read_cohort(work: Path) -> FeatureCohort:
     return FeatureCohort.model_validate({name: value for name, value in values.items() if name != "stamp"})
 
 
-def read_rows(
-    cohort: FeatureCohort, rows: Mapping[str, NDArray[np.int64]], *, folder: SlideFolder | None = None
-) -> dict[str, NDArray[np.floating]]:
-    """Return the features (n, D) of some rows of some slides, as they are stored.
-
-    `folder` are the cohort's files, opened; to find them in a large folder takes longer than to read one slide.
-
-    Raises
-    ------
-    InputChangedError
-        A file is not the one that the work folder was made from.
-    """
-    folder = folder or open_features(cohort.folder, layout=cohort.layout)
-    found = {}
-    for slide_id, index in rows.items():
-        if folder.fingerprint(slide_id) != cohort.files[slide_id]:
-            raise InputChangedError(
-                f"the features of {slide_id}, or their coordinates, are not those that the work folder was made from",
-                place=str(folder.file(slide_id)),
-                remedy="run pathopatch audit --features again with --force",
-            )
-        found[slide_id] = folder.read(slide_id).features[index]
-    return found
-
-
 def read_patches(work: Path, patches: pd.DataFrame) -> NDArray[np.floating]:
     """Return the features (n, D) of n patches of a work folder; float16 where all their files hold it, else float32.
 
@@ -84,17 +57,25 @@ def read_patches(work: Path, patches: pd.DataFrame) -> NDArray[np.floating]:
     Raises
     ------
     InputChangedError
-        As `read_rows`.
+        A file is not the one that the work folder was made from.
     StaleArtefactError
         A patch is in no patch table.
     """
     cohort = read_cohort(work)
     features: NDArray[np.floating] = np.empty((len(patches), cohort.dim), np.float16)
-    folder = open_features(cohort.folder, layout=cohort.layout) if len(patches) else None
+    if patches.empty:
+        return features
+    folder = open_features(cohort.folder, layout=cohort.layout)
     # One slide at a time: all at once would hold the features twice.
     for name, places in patches.groupby("slide_id").indices.items():
-        rows = _feature_rows(work, str(name), patches["patch_id"].iloc[places])
-        part = read_rows(cohort, {str(name): rows}, folder=folder)[str(name)]
+        slide_id = str(name)
+        if folder.fingerprint(slide_id) != cohort.files[slide_id]:
+            raise InputChangedError(
+                f"the features of {slide_id}, or their coordinates, are not those that the work folder was made from",
+                place=str(folder.file(slide_id)),
+                remedy="run pathopatch audit --features again with --force",
+            )
+        part = folder.read(slide_id).features[_feature_rows(work, slide_id, patches["patch_id"].iloc[places])]
         if part.dtype != features.dtype and features.dtype == np.float16:
             features = features.astype(np.float32)  # one file is reason enough: its values may exceed float16
         features[places] = part

@@ -31,9 +31,8 @@ from pathopatch.core.prefetch import prefetch_items
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.patch_encoder import PatchEncoder
 from pathopatch.features.readers.h5 import load_h5py, open_h5
-from pathopatch.features.readers.own import ATTRIBUTE
+from pathopatch.features.readers.pathopatch_h5 import ATTRIBUTE, write_slide_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
-from pathopatch.features.store import encoder_key, write_slide_features
 from pathopatch.groups.attribute import scanned_enough
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
 from pathopatch.patches.intensity import scale
@@ -178,7 +177,7 @@ def encode_patches(
         A feature is NaN or infinite; the slide's files changed meanwhile; no space was left: the earlier file is
         untouched.
     """
-    key, slide_id = encoder_key(encoder), source.slide_id
+    key, slide_id = encoder.key, source.slide_id
     path = WorkFolder(out).encoded(key, slide_id)
     settings = {
         "encoder": encoder.to_dict(),

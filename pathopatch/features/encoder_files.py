@@ -1,9 +1,8 @@
-"""Load encoders from files that hold their whole network: TorchScript, ONNX, a folder of transformers."""
+"""Load encoders from files that hold their whole network: TorchScript, and folders of transformers."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathopatch.core import removed
 from pathopatch.core.config import EncodeConfig, Pooling
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
-    InputCorruptError,
     InputMissingError,
-    InputTooLargeError,
     InputUnsupportedError,
 )
 from pathopatch.core.files import read_json
@@ -27,32 +25,31 @@ from pathopatch.core.input_files import require_regular
 from pathopatch.features.encoder_network import CHANNELS, LoadedEncoder, PooledEncoder
 from pathopatch.features.encoders import ENCODERS, crop_text
 from pathopatch.features.slide_features import Encoder
-from pathopatch.models.runtime import FUNCTION_PATCHES, openvino_runtime, require_function
 from pathopatch.models.torchscript_archive import load_program, program_outputs
 from pathopatch.models.weights import file_sha256
 
-_ONNX, _TORCHSCRIPT = (".onnx",), (".pt", ".pth", ".ts", ".torchscript")
+_TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
+_ONNX = ".onnx"  # named to be refused with what to use instead
 _WEIGHTS = (".safetensors", ".bin")
-_MOST_VALUES = 2**30  # of one value within a network: the attention of 4,096 tokens has a quarter of them per patch
 _STATED = ("input_px", "mean", "std")
 _TOKEN_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "cls+mean", "tissue-mean")
 
 
 def is_own_file(encoder: str) -> bool:
     """Return whether an encoder is given by the path of its own file or folder, not by a name of the table."""
-    return encoder not in ENCODERS and (Path(encoder).suffix in (*_ONNX, *_TORCHSCRIPT) or Path(encoder).exists())
+    return encoder not in ENCODERS and (holds_network(Path(encoder)) or Path(encoder).exists())
 
 
 def holds_network(path: Path) -> bool:
     """Return whether a file or folder is of a kind that holds a whole network, not weights alone."""
-    return path.is_dir() or path.suffix in (*_ONNX, *_TORCHSCRIPT)
+    return path.is_dir() or path.suffix in (_ONNX, *_TORCHSCRIPT)
 
 
 def load_file(config: EncodeConfig) -> LoadedEncoder:
     """Return the encoder in a file or folder.
 
-    TorchScript and ONNX are programs of their own operations: no Python code of the file is run, and programs that read
-    or write files are refused.
+    TorchScript is a program of its own operations: no Python code of the file is run, and programs that read or write
+    files are refused.
 
     Raises
     ------
@@ -61,8 +58,6 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
     InputUnsupportedError, InputCorruptError, CheckpointUnsafeError, CheckpointIncompatibleError
         It is of another kind, cannot be read, could run code, or gives no vector per patch, or one that is no function
         of the patch alone.
-    InputTooLargeError
-        A value within the network has more than 2^30 numbers.
     """
     path = Path(config.encoder)
     require_regular(path)
@@ -74,40 +69,29 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
         )
     if path.is_dir():
         return _load_transformers(path, config)
+    if path.suffix == _ONNX:
+        raise InputUnsupportedError(
+            "encoders are no longer read from ONNX",
+            place=str(path),
+            remedy=removed.VALUES["EncodeConfig.encoder=.onnx"],
+        )
+    if path.suffix not in _TORCHSCRIPT:
+        raise InputUnsupportedError(
+            f"{path.name} is no encoder",
+            place="--encoder",
+            remedy=f"give TorchScript ({', '.join(_TORCHSCRIPT)}), or a name and --weights",
+        )
+    return _load_torchscript(path, config)
+
+
+def _load_torchscript(path: Path, config: EncodeConfig) -> LoadedEncoder:
+    """Return the encoder in a TorchScript archive."""
     if config.pooling is not None:
         raise InputUnsupportedError(
             f"{path.name} pools by itself", place="--pooling", remedy="leave encode --pooling out"
         )
     _require_stated({name: getattr(config, name) for name in _STATED}, path)
     assert config.input_px is not None
-    if path.suffix in _ONNX:
-        network, dim = _read_onnx(path, config.input_px)
-        files = [path, *_external_data(path)]
-    elif path.suffix in _TORCHSCRIPT:
-        network, dim = _read_torchscript(path, config.input_px)
-        files = [path]
-    else:
-        raise InputUnsupportedError(
-            f"{path.name} is no encoder",
-            place="--encoder",
-            remedy=f"give TorchScript ({', '.join(_TORCHSCRIPT)}), ONNX (.onnx), or a name and --weights",
-        )
-    encoder = Encoder(
-        name=path.stem,
-        dim=dim,
-        input_px=config.input_px,
-        mean=config.mean,
-        std=config.std,
-        crop=crop_text(None, config.input_px),
-        weights_sha256=_sha256(files),
-    )
-    return LoadedEncoder(
-        network=network, encoder=encoder, resize_px=config.input_px, mpp=None, patch_px=config.input_px
-    )
-
-
-def _read_torchscript(path: Path, input_px: int) -> tuple[nn.Module, int]:
-    """Return a TorchScript network and the number of values it gives per patch."""
     is_script = zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist())
     if not is_script:
         raise CheckpointIncompatibleError(
@@ -118,69 +102,28 @@ def _read_torchscript(path: Path, input_px: int) -> tuple[nn.Module, int]:
     network = load_program(path, torch.device("cpu")).eval()
     outputs = program_outputs(
         network,
-        (CHANNELS, input_px, input_px),
+        (CHANNELS, config.input_px, config.input_px),
         place=path,
         remedy="look at encode --input-px, and export the network in evaluation mode (network.eval())",
     )
-    return network, _dim_of(outputs.shape, path)
-
-
-def _read_onnx(path: Path, input_px: int) -> tuple[Any, int]:
-    """Return a network of OpenVINO and the number of values it gives per patch."""
-    shape = (FUNCTION_PATCHES, CHANNELS, input_px, input_px)
-    try:
-        network = openvino_runtime.read_network(path)
-        network.reshape(list(shape))
-        dim = _dim_of(tuple(network.output(0).get_shape()), path)
-        _refuse_giants(network, path)
-        # In float32 always: bfloat16 rounds a hundred times as much as outputs may differ.
-        compiled = openvino_runtime.compile_network(network, shape, "float32", openvino_runtime.cores())
-        require_function(openvino_runtime.FixedBatch(compiled, shape), CHANNELS, input_px, place=str(path))
-    except RuntimeError as error:
-        raise InputCorruptError(
-            f"no ONNX network from ({CHANNELS}, {input_px}, {input_px}) to one vector: {error}",
-            place=str(path),
-            remedy="look whether the file is whole, and at encode --input-px",
-        ) from error
-    return network, dim
-
-
-def _refuse_giants(network: Any, path: Path) -> None:
-    """Refuse a network with a value of a size that no machine holds, which a small file can ask for."""
-    for node in network.get_ordered_ops():
-        for output in node.outputs():
-            shape = output.get_partial_shape()
-            if shape.is_static and (count := math.prod(output.get_shape())) > _MOST_VALUES:
-                raise InputTooLargeError(
-                    f"{node.get_type_name()} {node.get_friendly_name()!r} gives {count:,} values, "
-                    f"{_MOST_VALUES:,} at most",
-                    place=str(path),
-                    remedy="look at encode --input-px, or give another encoder",
-                )
-
-
-def _external_data(path: Path) -> list[Path]:
-    """Return the files in which an ONNX file keeps its weights, sorted; none where it holds them itself."""
-    import onnx
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    graph = onnx.load(path, load_external_data=False).graph
-    constants = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
-    places = {
-        ExternalDataInfo(tensor).location for tensor in (*graph.initializer, *constants) if uses_external_data(tensor)
-    }
-    return [path.parent / place for place in sorted(places)]
-
-
-def _dim_of(shape: Sequence[int], path: Path) -> int:
-    """Return D of an output shape (N, D)."""
-    if len(shape) != 2:
+    if outputs.ndim != 2:
         raise CheckpointIncompatibleError(
-            f"{path.name} gives an output of shape {tuple(shape[1:])} per patch, one vector is needed: (D,)",
+            f"{path.name} gives an output of shape {outputs.shape[1:]} per patch, one vector is needed: (D,)",
             place=str(path),
             remedy="export the network with its pooling",
         )
-    return int(shape[1])
+    encoder = Encoder(
+        name=path.stem,
+        dim=outputs.shape[1],
+        input_px=config.input_px,
+        mean=config.mean,
+        std=config.std,
+        crop=crop_text(None, config.input_px),
+        weights_sha256=file_sha256(path),
+    )
+    return LoadedEncoder(
+        network=network, encoder=encoder, resize_px=config.input_px, mpp=None, patch_px=config.input_px
+    )
 
 
 class _Tokens(nn.Module):
@@ -213,8 +156,6 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         raise InputMissingError(
             f"no config.json in {folder.name}", place=str(folder), remedy="name the folder that the model was saved to"
         )
-    for path in folder.iterdir():
-        require_regular(path)
     _refuse_other_files(folder)
     try:
         model, report = AutoModel.from_pretrained(
@@ -228,7 +169,7 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         raise CheckpointIncompatibleError(
             f"transformers cannot build it without code of its own: {error}",
             place=str(folder),
-            remedy="give the encoder as TorchScript or ONNX",
+            remedy="give the encoder as TorchScript",
         ) from error
     if missing := [name for name in report["missing_keys"] if not name.startswith("pooler.")]:
         raise CheckpointIncompatibleError(
@@ -245,8 +186,9 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
     )
     network = network.eval().requires_grad_(False)
     shape = CHANNELS + (pooling == "tissue-mean"), form["input_px"], form["input_px"]
-    program_outputs(network, shape, place=folder, remedy="look at encode --input-px, or give the encoder as ONNX")
-    files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
+    program_outputs(
+        network, shape, place=folder, remedy="look at encode --input-px, or give the encoder as TorchScript"
+    )
     encoder = Encoder(
         name=folder.resolve().name,
         dim=int(model.config.hidden_size) * (2 if pooling == "cls+mean" else 1),
@@ -255,19 +197,17 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         mean=form["mean"],
         std=form["std"],
         crop=crop_text(form["resize_px"], form["input_px"]),
-        weights_sha256=_sha256(files),
+        weights_sha256=_sha256(sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)),
     )
     return LoadedEncoder(
-        network=network,
-        encoder=encoder,
-        resize_px=form["resize_px"],
-        mpp=None,
-        patch_px=form["resize_px"],
+        network=network, encoder=encoder, resize_px=form["resize_px"], mpp=None, patch_px=form["resize_px"]
     )
 
 
 def _refuse_other_files(folder: Path) -> None:
     """Refuse a folder of transformers that takes weights from elsewhere: it could name any file of this machine."""
+    for path in folder.iterdir():
+        require_regular(path)
     if (folder / "adapter_config.json").is_file():
         raise _unsafe(folder / "adapter_config.json", "it adapts a model that lies elsewhere")
     if _names_timm(read_json(folder / "config.json")):
@@ -291,7 +231,7 @@ def _names_timm(config: object) -> bool:
 
 def _unsafe(path: Path, problem: str) -> CheckpointUnsafeError:
     return CheckpointUnsafeError(
-        f"{problem}; nothing was read", place=str(path), remedy="give the encoder as TorchScript or ONNX"
+        f"{problem}; nothing was read", place=str(path), remedy="give the encoder as TorchScript"
     )
 
 

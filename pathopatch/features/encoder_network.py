@@ -1,9 +1,9 @@
-"""Build the network of an encoder, load its weights strictly, and pool its tokens to one vector per patch."""
+"""Build an encoder of the table, load its weights strictly, and pool its tokens to one vector per patch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,12 +11,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pathopatch.core.config import Pooling
+from pathopatch.core.config import EncodeConfig, Pooling
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
-from pathopatch.features.encoders import ENCODERS, LITE0, EncoderEntry, poolings_of
+from pathopatch.features.encoders import (
+    ENCODERS,
+    LITE0,
+    EncoderEntry,
+    encoder_entry,
+    pooled_dim,
+    poolings_of,
+    twins_of,
+)
 from pathopatch.features.slide_features import Encoder
 from pathopatch.models.networks import BATCH_COUNTER, build_network, timm_arguments, weights_path
-from pathopatch.models.weights import read_weights
+from pathopatch.models.weights import file_sha256, read_weights
 
 CHANNELS = 3
 _NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")  # in a folder, the first counts
@@ -77,7 +85,7 @@ class PooledEncoder(nn.Module):
 class LoadedEncoder:
     """The network of an encoder, not yet on a device."""
 
-    network: Any  # nn.Module, or openvino.Model; None where it was loaded in another process
+    network: Any  # nn.Module; None where it was loaded in another process
     encoder: Encoder  # but for the precision
     resize_px: int  # side of patches before the centre of the input's side is cut out
     mpp: float | None  # um/px for which it was made; None: for no scale
@@ -90,10 +98,47 @@ class LoadedEncoder:
         return self.encoder.pooling == "tissue-mean"
 
 
-def load_encoder(entry: EncoderEntry, weights: Path | None, pooling: Pooling) -> PooledEncoder:
-    """Return an encoder of the table with its weights, in float32 on the processor, in evaluation mode.
+def load_entry(config: EncodeConfig) -> LoadedEncoder:
+    """Return an encoder of the table with its weights; errors as of `find_weights` and `load_encoder`."""
+    entry = encoder_entry(config.encoder)
+    stated = [name for name in ("input_px", "mean", "std") if getattr(config, name) is not None]
+    if stated:
+        raise InputUnsupportedError(
+            f"{entry.name} has its own {', '.join(stated)}",
+            place="--" + stated[0].replace("_", "-"),
+            remedy="leave it out: these options are for a file",
+        )
+    pooling = config.pooling or entry.pooling
+    weights = find_weights(config.weights, entry)
+    network = load_encoder(entry, weights, pooling)
+    notes = [f"{entry.name}: weights of {entry.source}, licence: {entry.licence}"]
+    if twins := twins_of(entry.name):
+        notes.append(
+            f"the weights of {', '.join(twins)} have the same shapes: nothing but their file's name tells them from "
+            f"those of {entry.name}"
+        )
+    mean, std = entry.norm
+    return LoadedEncoder(
+        network=network,
+        encoder=Encoder(
+            name=entry.name,
+            dim=pooled_dim(entry, pooling),
+            pooling=pooling,
+            input_px=entry.input_px,
+            mean=mean,
+            std=std,
+            crop=entry.crop,
+            weights_sha256=file_sha256(weights),
+        ),
+        resize_px=entry.resize_px or entry.input_px,
+        mpp=entry.mpp,
+        patch_px=entry.patch_px,
+        notes=tuple(notes),
+    )
 
-    `weights` is a file from `find_weights`; None for the encoder whose weights are a package.
+
+def load_encoder(entry: EncoderEntry, weights: Path, pooling: Pooling) -> PooledEncoder:
+    """Return an encoder of the table with the weights of a file, in float32 on the processor, in evaluation mode.
 
     Raises
     ------
@@ -110,9 +155,9 @@ def load_encoder(entry: EncoderEntry, weights: Path | None, pooling: Pooling) ->
             place="--pooling",
             remedy=f"use one of {', '.join(poolings_of(entry))}",
         )
-    tensors = {} if weights is None else read_weights(weights)
-    if weights is None or (entry.name == LITE0 and _PACKAGE_STEM in tensors):
-        network = build_network(entry.architecture, CHANNELS, pretrained=weights or LITE0)
+    tensors = read_weights(weights)
+    if entry.name == LITE0 and _PACKAGE_STEM in tensors:
+        network = build_network(entry.architecture, CHANNELS, pretrained=weights)
     else:
         network = _with_weights(entry, tensors, place=str(weights))
     if entry.architecture.startswith("vit"):
@@ -127,14 +172,14 @@ def load_encoder(entry: EncoderEntry, weights: Path | None, pooling: Pooling) ->
     return PooledEncoder(network, pooling, **form).eval().requires_grad_(False)
 
 
-def find_weights(place: Path | None, entry: EncoderEntry) -> Path | None:
-    """Return the file of weights at a place, which is a file or a folder; None for weights that are a package.
+def find_weights(place: Path | None, entry: EncoderEntry) -> Path:
+    """Return the file of weights at a place, which is a file or a folder; where none is given, those of a package.
 
     InputMissingError if nothing is given or there, InputUnsupportedError if a folder holds several files.
     """
     if place is None:
         if entry.name == LITE0:
-            return None
+            return weights_path(LITE0, entry.architecture)
         raise InputMissingError(
             f"the weights of {entry.name} are not given, and nothing is downloaded",
             place="--weights",
@@ -159,33 +204,29 @@ def find_weights(place: Path | None, entry: EncoderEntry) -> Path | None:
     return files[0]
 
 
-def weights_file(entry: EncoderEntry, weights: Path | None) -> Path:
-    """Return the file that weights are read from, also those that are a package."""
-    return weights_path(LITE0, entry.architecture) if weights is None else weights
-
-
 def plain_names(weights: Mapping[str, Tensor], *, dropped: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """Return the tensors of a publisher's file under timm's names.
 
     What wraps the network is taken off, heads that only training needs are left out, DINOv2's own names are replaced.
     Nothing is resampled. `dropped` are the beginnings of further tensors to leave out.
     """
-    named = {name: value for name, value in weights.items() if not _TRAINING_ONLY.search(name)}
-    for prefix in _WRAPPED:
-        named = {name.removeprefix(prefix): value for name, value in named.items()}
-    named = {name: value for name, value in named.items() if not name.startswith(dropped)} if dropped else named
-    renamed = dict(_timm_names(named))
+    named: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if _TRAINING_ONLY.search(name):
+            continue
+        for prefix in _WRAPPED:
+            name = name.removeprefix(prefix)
+        if not dropped or not name.startswith(dropped):
+            name = _CHUNKED_BLOCK.sub(r"blocks.\1.", name)
+            named[name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")] = value
     if "register_tokens" in named:  # timm adds no position to registers, and that of the class token at once
         position = named["pos_embed"]
-        renamed |= {"cls_token": named["cls_token"] + position[:, :1], "pos_embed": position[:, 1:]}
-    return renamed
-
-
-def _timm_names(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, value in weights.items():
-        name = _CHUNKED_BLOCK.sub(r"blocks.\1.", name)
-        name = name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
-        yield "reg_token" if name == "register_tokens" else name, value
+        named |= {
+            "reg_token": named.pop("register_tokens"),
+            "cls_token": named["cls_token"] + position[:, :1],
+            "pos_embed": position[:, 1:],
+        }
+    return named
 
 
 def _with_weights(entry: EncoderEntry, weights: Mapping[str, Tensor], *, place: str) -> nn.Module:
@@ -194,11 +235,12 @@ def _with_weights(entry: EncoderEntry, weights: Mapping[str, Tensor], *, place: 
     # Without memory of its own, the network takes the file's tensors: the largest are of 4.5 GB.
     with torch.device("meta"):
         network = _headless(entry)
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    shapes = _shapes(network.state_dict())
     for name in shapes:
         if name.endswith(BATCH_COUNTER):  # old files lack it, and no prediction reads it
             named.setdefault(name, torch.zeros((), dtype=torch.int64))
-    _require_equal_shapes(entry, {name: tuple(value.shape) for name, value in named.items()}, shapes, place=place)
+    if _shapes(named) != shapes:
+        raise _other_weights(entry, _shapes(named), shapes, place=place)
     if any(name not in shapes for name, _ in network.named_buffers()):  # computed when the network is built
         network = _headless(entry)
     network.load_state_dict(named, strict=True, assign=True)
@@ -213,29 +255,28 @@ def _headless(entry: EncoderEntry) -> nn.Module:
     return network
 
 
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
 def encoder_shapes(entry: EncoderEntry) -> dict[str, tuple[int, ...]]:
     """Return the shapes of an encoder's tensors by name, without taking memory for them."""
     with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in _headless(entry).state_dict().items()}
+        return _shapes(_headless(entry).state_dict())
 
 
-def _require_equal_shapes(
+def _other_weights(
     entry: EncoderEntry, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, place: str
-) -> None:
-    """Refuse tensors that are not exactly the expected ones."""
-    if shapes == expected:
-        return
+) -> CheckpointIncompatibleError:
+    """Return the error that tensors are not exactly the expected ones: the first of each kind, and whose they are."""
+    different = (name for name in expected if shapes.get(name, expected[name]) != expected[name])
     differences = [
         *[f"first missing tensor {name!r}" for name in expected if name not in shapes][:1],
         *[f"first surplus tensor {name!r}" for name in shapes if name not in expected][:1],
-        *[
-            f"{name!r} is {shapes[name]}, {expected[name]} expected"
-            for name in expected
-            if shapes.get(name, expected[name]) != expected[name]
-        ][:1],
+        *[f"{name!r} is {shapes[name]}, {expected[name]} expected" for name in different][:1],
     ]
     others = [other.name for other in ENCODERS.values() if other is not entry and encoder_shapes(other) == shapes]
-    raise CheckpointIncompatibleError(
+    return CheckpointIncompatibleError(
         f"the weights are not those of {entry.name}: {'; '.join(differences)}",
         place=place,
         remedy=f"they fit encode --encoder {' or '.join(others)}" if others else "give the file of this encoder",

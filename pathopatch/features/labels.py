@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.csv_table import CsvTable
+from pathopatch.core.csv_table import CsvTable, read_csv_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.patients import id_key, patient_problems
 from pathopatch.core.text import pluralize
-from pathopatch.features.label_cells import (
-    LABELS,
-    Check,
-    label_cells,
-    note_problems,
-    patients,
-    read_label_table,
-    shared_checks,
-)
+from pathopatch.slides.manifest import SPLITS
+from pathopatch.slides.slide_paths import ID_REMEDY, valid_slide_id
 
 _REQUIRED = ("slide_id", "x", "y", "label")
 _OPTIONAL = ("patient_id", "split", "tissue_fraction", "slide_label")
 _OF_SLIDES = ("patient_id", "split")  # optional columns of labels of slides
+_NUMBERS = ("x", "y", "tissue_fraction")
+_LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}  # numbers of labels by their text; -1: no label
 _KEY = ["slide_id", "x", "y"]
 _EXAMPLES = 3  # keys that a message names
 
@@ -52,7 +48,7 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
     TableError
         Every problem of the file, each with row, column, value and remedy.
     """
-    table = read_label_table(path, item="patch", required=_REQUIRED, optional=_OPTIONAL)
+    table = _read_table(path, item="patch", required=_REQUIRED, optional=_OPTIONAL)
     if table.header and not {"x", "y"} & set(table.header):
         raise InputUnsupportedError(
             "labels without positions are of whole slides",
@@ -65,65 +61,50 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
             place=str(path),
             remedy="name one of these with audit --attribute, or add the column",
         )
-    cells = label_cells(table, optional=_OPTIONAL)
-    labels = _checked(table, cells)
-    if attribute is not None:
-        labels["attribute"] = cells[attribute]
-    table.raise_problems()
-    return labels
-
-
-def _checked(table: CsvTable, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the typed columns; every problem is noted in the table."""
-    x, y, fraction = (
-        pd.to_numeric(cells[name], errors="coerce").to_numpy(np.float64) for name in ("x", "y", "tissue_fraction")
-    )
-    is_fraction_given = bool((cells["tissue_fraction"] != "").any())
-    checks: list[Check] = [
-        *shared_checks(cells, ["label", "slide_label"]),
+    cells = _cells(table, optional=_OPTIONAL)
+    x, y, fraction = (pd.to_numeric(cells[name], errors="coerce").to_numpy(np.float64) for name in _NUMBERS)
+    is_fraction_given = (cells["tissue_fraction"] != "").any()
+    of_patches = [
         ("x", np.isfinite(x), "not a number", "write level-0 px"),
         ("y", np.isfinite(y), "not a number", "write level-0 px"),
         ("tissue_fraction", (not is_fraction_given) | ((fraction >= 0) & (fraction <= 1)), "not in [0, 1]",
          "give a number from 0 to 1 in every row, or in none"),
     ]  # fmt: skip
-    note_problems(table, cells, checks)
+    _check(table, cells, ["label", "slide_label"], of_patches)
+    table.raise_problems()
     labels = pd.DataFrame(
         {
             "slide_id": cells["slide_id"],
-            "x": rounded_px(np.where(np.isfinite(x), x, 0)),
-            "y": rounded_px(np.where(np.isfinite(y), y, 0)),
-            "label": cells["label"].map(LABELS).fillna(-1).astype(np.int64),
-            "patient_id": patients(cells),
+            "x": rounded_px(x),
+            "y": rounded_px(y),
+            "label": cells["label"].map(_LABELS).astype(np.int64),
+            "patient_id": _patients(cells),
             "split": cells["split"],
             "tissue_fraction": fraction,
-            "slide_label": cells["slide_label"].map(LABELS).fillna(-1).astype(np.int64),
+            "slide_label": cells["slide_label"].map(_LABELS).astype(np.int64),
         }
     )
-    if not table.problems:
-        _check_rows_together(table, labels, [number for number, _ in table.rows])
-    return labels
+    _check_rows_together(table, labels.assign(row=[number for number, _ in table.rows]))
+    table.raise_problems()
+    return labels if attribute is None else labels.assign(attribute=cells[attribute])
 
 
-def _check_rows_together(table: CsvTable, labels: pd.DataFrame, row: Sequence[int]) -> None:
+def _check_rows_together(table: CsvTable, labels: pd.DataFrame) -> None:
     """Note patches that are listed twice, slides of two labels, and patients of two splits."""
-    for place in np.flatnonzero(labels.duplicated(_KEY)).tolist():
-        key = labels[_KEY].iloc[place]
-        table.add_problem("DUPLICATE_ID", row[place], "slide_id", str(key["slide_id"]),
-                          f"the patch at {key['x']}, {key['y']} is listed twice", "list each patch once",
-                          str(key["x"]), str(key["y"]))  # fmt: skip
-    first = labels.assign(row=list(row)).drop_duplicates(["slide_id", "patient_id", "split"])
-    labels_of = labels.assign(row=list(row)).drop_duplicates(["slide_id", "slide_label"])
-    for place in np.flatnonzero(labels_of.duplicated("slide_id")).tolist():
-        slide_id = str(labels_of["slide_id"].iloc[place])
-        table.add_problem("INPUT_UNSUPPORTED", int(labels_of["row"].iloc[place]), "slide_label", slide_id,
-                          "the rows of the slide differ in it", "give all its rows one label")  # fmt: skip
-    rows_of = zip(first["patient_id"], first["split"], first["row"].astype(int), strict=True)
-    table.problems += patient_problems((str(patient), str(split), int(number)) for patient, split, number in rows_of)
+    for slide_id, x, y, row in labels.loc[labels.duplicated(_KEY), [*_KEY, "row"]].itertuples(index=False):
+        table.add_problem("DUPLICATE_ID", row, "slide_id", slide_id, f"the patch at {x}, {y} is listed twice",
+                          "list each patch once", str(x), str(y))  # fmt: skip
+    labels_of = labels.drop_duplicates(["slide_id", "slide_label"])
+    for slide_id, row in labels_of.loc[labels_of.duplicated("slide_id"), ["slide_id", "row"]].itertuples(index=False):
+        table.add_problem("INPUT_UNSUPPORTED", row, "slide_label", slide_id, "the rows of the slide differ in it",
+                          "give all its rows one label")  # fmt: skip
+    splits_of = labels.drop_duplicates(["slide_id", "patient_id", "split"])
+    table.problems += patient_problems(zip(splits_of["patient_id"], splits_of["split"], splits_of["row"], strict=True))
 
 
 def are_of_slides(path: Path) -> bool:
     """Return whether a CSV file labels whole slides: it has slide_label, and no positions of patches."""
-    header = read_label_table(path, item="slide", required=("slide_id",), optional=()).header
+    header = _read_table(path, item="slide", required=("slide_id",), optional=()).header
     return "slide_label" in header and not {"x", "y"} & set(header)
 
 
@@ -134,9 +115,9 @@ def read_slide_labels(path: Path) -> pd.DataFrame:
     none); optional patient_id (in all rows or none; without it the slide's id) and split (train, val, test or empty);
     and any others. TableError names every problem of the file, each with row, column, value and remedy.
     """
-    table = read_label_table(path, item="slide", required=("slide_id", "slide_label"), optional=_OF_SLIDES)
-    cells = label_cells(table, optional=_OF_SLIDES)
-    note_problems(table, cells, shared_checks(cells, ["slide_label"]))
+    table = _read_table(path, item="slide", required=("slide_id", "slide_label"), optional=_OF_SLIDES)
+    cells = _cells(table, optional=_OF_SLIDES)
+    _check(table, cells, ["slide_label"])
     rows = [number for number, _ in table.rows]
     for place in np.flatnonzero(cells["slide_id"].map(id_key).duplicated() & (cells["slide_id"] != "")).tolist():
         slide_id = str(cells["slide_id"].iloc[place])
@@ -146,11 +127,63 @@ def read_slide_labels(path: Path) -> pd.DataFrame:
     table.problems += patient_problems(zip(cells["patient_id"], cells["split"], rows, strict=True))
     table.raise_problems()
     labels = cells[["slide_id", "patient_id", "split", "slide_label"]]
-    return labels.assign(patient_id=patients(cells), slide_label=labels["slide_label"].map(LABELS).astype(np.int64))
+    return labels.assign(patient_id=_patients(cells), slide_label=labels["slide_label"].map(_LABELS).astype(np.int64))
+
+
+def _read_table(path: Path, *, item: str, required: Sequence[str], optional: Sequence[str]) -> CsvTable:
+    """Return the table of a CSV file of labels with a row per `item`; errors as of `read_csv_table`."""
+    # Columns of the user's own are welcome: any may be the attribute of a later audit.
+    others = ("any column of your own", ".+")
+    table = read_csv_table(
+        path, kind="labels", item=item, required=required, optional=optional, pattern=others, numbers=_NUMBERS
+    )
+    if not table.rows and not table.problems:
+        table.add_problem("INPUT_MISSING", None, "slide_id", "", "no rows", f"write one row per {item}")
+    return table
+
+
+def _cells(table: CsvTable, *, optional: Sequence[str]) -> pd.DataFrame:
+    """Return the cells as text without spaces around it, "" in optional columns that are missing, splits in lower case.
+
+    TableError if the table as a whole has problems: rows can only be checked where each was read in full.
+    """
+    table.raise_problems()
+    rows = pd.DataFrame([row for _, row in table.rows], dtype=str)
+    cells: pd.DataFrame = rows.apply(lambda column: column.str.strip())
+    cells = cells.assign(**{name: "" for name in optional if name not in cells})
+    return cells.assign(split=cells["split"].str.casefold())
+
+
+def _patients(cells: pd.DataFrame) -> pd.Series[str]:
+    """Return the patient of each row: the slide itself where none is written."""
+    return cells["patient_id"].where(cells["patient_id"] != "", cells["slide_id"])
+
+
+def _check(
+    table: CsvTable, cells: pd.DataFrame, labels: Sequence[str], more: Iterable[tuple[str, Any, str, str]] = ()
+) -> None:
+    """Note each row that is wrong in its slide, patient, split or a column of labels, or by `more` checks.
+
+    A check is a column, whether each row is right in it (n,), and the message and the remedy where it is not.
+    """
+    is_patient_given = (cells["patient_id"] != "").any()
+    checks = [
+        ("slide_id", cells["slide_id"] != "", "no slide", "write the slide's id: the name of its feature file"),
+        *((name, cells[name].isin(list(_LABELS)), "not a label", "write 1, 0, or nothing") for name in labels),
+        ("patient_id", (cells["patient_id"] != "") == is_patient_given, "no patient",
+         "name the patient in every row, or in none"),
+        ("patient_id", _patients(cells).map(valid_slide_id), "not an allowed id", ID_REMEDY),
+        ("split", cells["split"].isin(["", *SPLITS]), "not a split", "write train, val, test or nothing"),
+        *more,
+    ]  # fmt: skip
+    row = [number for number, _ in table.rows]
+    for column, is_right, message, remedy in checks:
+        for place in np.flatnonzero(~np.asarray(is_right, np.bool_)).tolist():
+            table.add_problem("INPUT_UNSUPPORTED", row[place], column, str(cells[column].iloc[place]), message, remedy)
 
 
 def slides_in_several_splits(labels: pd.DataFrame) -> dict[str, str]:
-    """Return by slide which of its patients is in which split, in words, where the labels put it into several."""
+    """Return a text by slide that the labels put into several splits: its patients, each with its split."""
     in_split = labels.drop_duplicates(["slide_id", "split"])
     parted = in_split[in_split["slide_id"].duplicated(keep=False)]
     pairs = zip(parted["patient_id"].tolist(), parted["split"].tolist(), strict=True)
@@ -170,7 +203,7 @@ def rounded_px(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def join_labels(patches: pd.DataFrame, labels: pd.DataFrame, *, place: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the patches with the columns of their labels, and what did not match, in words.
+    """Return the patches with the columns of their labels, and texts on what did not match.
 
     `patches` has the columns slide_id, x, y (int64, level-0 px), no two alike. They keep their order, with label -1 and
     NaN or "" in the other columns where there is no label. Patient, split and slide_label are those of the slide, also

@@ -1,23 +1,29 @@
-"""Open an encoder by name, file or folder, and turn patches into features: resize, standardise, run, pool."""
+"""Open an encoder by name, file or folder, and turn patches into features: resize, standardise, run, pool.
+
+OpenVINO runs the network on processors where it can, else torch does.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pathopatch.core.config import EncodeConfig
-from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, OutOfMemoryError
 from pathopatch.features.encoder_files import is_own_file, load_file
-from pathopatch.features.encoder_network import CHANNELS, LoadedEncoder, find_weights, load_encoder, weights_file
-from pathopatch.features.encoder_runtime import FeatureRuntime, open_runtime
-from pathopatch.features.encoders import encoder_entry, pooled_dim, twins_of
-from pathopatch.features.slide_features import Encoder
-from pathopatch.models.device import pick_device
+from pathopatch.features.encoder_network import CHANNELS, LoadedEncoder, load_entry
+from pathopatch.models.device import full_float32, pick_device
 from pathopatch.models.forward import resize_area
-from pathopatch.models.weights import file_sha256
+from pathopatch.models.runtime import openvino_runtime, patches_per_pass
+from pathopatch.models.runtime.torch_runtime import largest_fitting, release
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class PatchEncoder:
@@ -26,7 +32,6 @@ class PatchEncoder:
     def __init__(self, loaded: LoadedEncoder, runtime: FeatureRuntime, *, precision: str) -> None:
         self.encoder = replace(loaded.encoder, precision=precision)
         self.takes_tissue = loaded.takes_tissue
-        self.notes = loaded.notes
         self.computed_by = f"{runtime.name} {runtime.version}"
         self._runtime = runtime
         self._resize_px = loaded.resize_px
@@ -70,15 +75,85 @@ class PatchEncoder:
         return resized[:, :, start : start + side, start : start + side]
 
 
+class TorchFeatures:
+    """A network run by torch, in automatic mixed precision where that is not float32, as publishers do."""
+
+    name = "torch"
+    version = str(torch.__version__)
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: str, threads: int | None) -> None:
+        self._network = network.to(device).eval()
+        self._device = device
+        self._dtype = _DTYPES[precision]
+        self._threads = threads
+
+    def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return features (N, D) of standardised patches (N, C, H, W).
+
+        OutOfMemoryError names the batch that would fit.
+        """
+        before = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        try:
+            return self._pass(x)
+        except torch.OutOfMemoryError as error:
+            release(error)
+            fitting = largest_fitting(lambda count: self._pass(x[:count]), len(x))
+            raise OutOfMemoryError(
+                f"{len(x)} patches do not fit the memory of {self._device}",
+                place="--batch",
+                remedy=f"use encode --batch {fitting}" if fitting else "not even one fits: use a processor (cpu)",
+            ) from error
+        finally:
+            torch.set_num_threads(before)
+
+    def _pass(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        is_mixed = self._dtype is not torch.float32
+        mixed = torch.autocast(self._device.type, self._dtype, enabled=is_mixed)
+        with torch.inference_mode(), full_float32, mixed:
+            output = self._network(torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
+        features: NDArray[np.float32] = output.float().cpu().numpy()
+        return features
+
+
+class OpenVINOFeatures:
+    """A network run by OpenVINO on a processor; its weights are shared. RuntimeError where it lacks an operation."""
+
+    name = "openvino"
+
+    def __init__(self, network: nn.Module, channels: int, input_px: int, precision: str, threads: int | None) -> None:
+        import openvino
+        from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure
+
+        self.version = openvino_runtime.version()
+        shape = patches_per_pass(input_px), channels, input_px, input_px
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # torch warns that tracing is old, and that shapes become constants
+            try:
+                converted = openvino.convert_model(network, example_input=torch.zeros(1, *shape[1:]))
+            except (GeneralFailure, NotImplementedFailure, OpConversionFailure) as error:  # no RuntimeErrors
+                raise RuntimeError(str(error)) from error
+        compiled = openvino_runtime.compile_network(converted, shape, precision, threads or openvino_runtime.cores())
+        self._pass = openvino_runtime.FixedBatch(compiled, shape)
+
+    def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return features (N, D) of standardised patches (N, C, H, W)."""
+        return self._pass(x)
+
+
+FeatureRuntime = TorchFeatures | OpenVINOFeatures
+"""Both have `features`, and the `name` and `version` of the package that runs them."""
+
+
 def load(config: EncodeConfig) -> LoadedEncoder:
     """Return the encoder that a configuration names, with its weights, in float32 on the processor.
 
     InputUnsupportedError if there is no such encoder or pooling, or an option does not go with it; else as `load_file`
-    and `load_encoder`.
+    and `load_entry`.
     """
-    loaded = load_file(config) if is_own_file(config.encoder) else _load_entry(config)
-    encoder = replace(loaded.encoder, channels=config.channels)
-    return replace(loaded, encoder=encoder)
+    loaded = load_file(config) if is_own_file(config.encoder) else load_entry(config)
+    return replace(loaded, encoder=replace(loaded.encoder, channels=config.channels))
 
 
 def open_patch_encoder(loaded: LoadedEncoder, *, device: str, precision: str, threads: int | None) -> PatchEncoder:
@@ -94,40 +169,22 @@ def open_patch_encoder(loaded: LoadedEncoder, *, device: str, precision: str, th
     return PatchEncoder(loaded, runtime, precision=precision)
 
 
-def _load_entry(config: EncodeConfig) -> LoadedEncoder:
-    """Return an encoder of the table."""
-    entry = encoder_entry(config.encoder)
-    stated = [name for name in ("input_px", "mean", "std") if getattr(config, name) is not None]
-    if stated:
+def open_runtime(
+    network: nn.Module, *, channels: int, input_px: int, device: torch.device, precision: str, threads: int | None
+) -> FeatureRuntime:
+    """Return a network from (N, channels, input_px, input_px) to (N, D), ready to run.
+
+    `precision` is ``float32``, ``bfloat16``, or on a GPU ``float16``; `threads` those of a processor, by default one
+    for each core. InputUnsupportedError for float16 on a processor.
+    """
+    if device.type != "cpu":
+        return TorchFeatures(network, device, precision, threads)
+    if precision == "float16":
         raise InputUnsupportedError(
-            f"{entry.name} has its own {', '.join(stated)}",
-            place="--" + stated[0].replace("_", "-"),
-            remedy="leave it out: these options are for a file",
+            "float16 on a processor", place="--precision", remedy="use float32, or bfloat16 where the processor has it"
         )
-    pooling = config.pooling or entry.pooling
-    weights = find_weights(config.weights, entry)
-    network = load_encoder(entry, weights, pooling)
-    notes = [f"{entry.name}: weights of {entry.source}, licence: {entry.licence}"]
-    if twins := twins_of(entry.name):
-        notes.append(
-            f"the weights of {', '.join(twins)} have the same shapes: nothing but their file's name tells them from "
-            f"those of {entry.name}"
-        )
-    mean, std = entry.norm
-    return LoadedEncoder(
-        network=network,
-        encoder=Encoder(
-            name=entry.name,
-            dim=pooled_dim(entry, pooling),
-            pooling=pooling,
-            input_px=entry.input_px,
-            mean=mean,
-            std=std,
-            crop=entry.crop,
-            weights_sha256=file_sha256(weights_file(entry, weights)),
-        ),
-        resize_px=entry.resize_px or entry.input_px,
-        mpp=entry.mpp,
-        patch_px=entry.patch_px,
-        notes=tuple(notes),
-    )
+    try:
+        return OpenVINOFeatures(network, channels, input_px, precision, threads)
+    except RuntimeError as error:
+        warnings.warn(f"OpenVINO cannot run this encoder, torch does: {error}", UserWarning, stacklevel=2)
+        return TorchFeatures(network, device, precision, threads)

@@ -1,7 +1,7 @@
 """Measure whether neighbours in feature space share the label or the confounder: RI, MaRI and CRoMa.
 
 The indices were defined for the medical centre as the confounder. Here it is the tissue fraction (its lowest against
-its highest third) or any attribute. Neighbours of the same slide never count. numpy only.
+its highest third) or any attribute. Neighbours of the same slide never count.
 
 Types of a neighbour: SO has the same label and another value of the confounder, OS another label and the same value.
 
@@ -12,13 +12,15 @@ RI: arXiv 2507.17845. MaRI and CRoMa: arXiv 2607.25497.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from pathopatch.groups.attribute import threshold_attributes
 from pathopatch.metrics.bootstrap import interval, ratio, resampled, sums_by_patient
 
 K_CANDIDATES = (1, 3, 5, 7, 9, 11, 15, 21, 31, 41, 61, 81, 101, 151, 201)
@@ -28,6 +30,51 @@ MOST_PATCHES = 8_000
 _M = 5  # neighbours of each type behind CRoMa
 _TAIL = 0.1  # share of patches in the mean of the worst
 _BLOCK_VALUES = 2**24  # distances held at a time (64 MB of float32)
+
+
+def cohort_indices(
+    groups: pd.DataFrame, features_of: Callable[[NDArray[np.int64]], NDArray[Any]], *, seed: int = 0
+) -> dict[str, Any]:
+    """Return the robustness indices of a cohort's features: what `robustness_indices` returns, and of which patches.
+
+    `groups` is what `assign_groups` returns; patches without a group are left out. `features_of` returns the features
+    (n, D) of some rows of it, rising. ``confounder`` is ``tissue``, its lowest against its highest third, or
+    ``attribute``, the patches' own; ``values`` names its values; ``eligible`` counts the patches that could be drawn.
+    """
+    attribute = threshold_attributes(groups)[0]
+    label, is_grouped = groups["label"].to_numpy(np.int64), attribute.groups_in(groups) >= 0
+    if attribute.is_patch_attribute:
+        confounder = np.where(is_grouped, attribute.values(groups, min_tissue=0), -1)
+        kind, names = "attribute", list(attribute.value_names)
+    else:
+        fraction = groups["tissue_fraction"].to_numpy(np.float64)
+        confounder = tissue_thirds(np.where(is_grouped, fraction, np.nan))
+        kind, names = "tissue", [_range_text(fraction[confounder == third]) for third in (0, 1)]
+    drawn = draw_patches(label, confounder, most=MOST_PATCHES, seed=seed)
+    indices = robustness_indices(
+        features_of(drawn),
+        label[drawn],
+        confounder[drawn],
+        _units(groups)[drawn],
+        patient=groups["patient_id"].to_numpy(dtype=str)[drawn],
+        seed=seed,
+    )
+    return {"confounder": kind, "values": names, "eligible": int((confounder >= 0).sum()), **indices}
+
+
+def _units(groups: pd.DataFrame) -> NDArray[np.str_]:
+    """Return the slide of each patch, within which neighbours do not count; in one of several patients, the patient.
+
+    A tissue microarray, or a set of ready patches, may be the only slide: without this no neighbour would be left.
+    """
+    slide, patient = groups["slide_id"].astype(str), groups["patient_id"].astype(str)
+    has_several = groups.groupby("slide_id")["patient_id"].transform("nunique") > 1
+    return slide.where(~has_several, slide + "/" + patient).to_numpy(dtype=str)
+
+
+def _range_text(fraction: NDArray[np.float64]) -> str:
+    """Return the range of the tissue fractions of a third, such as ``tissue 0.02 to 0.31``."""
+    return f"tissue {fraction.min():.2f} to {fraction.max():.2f}" if fraction.size else "no patch"
 
 
 def tissue_thirds(fraction: ArrayLike) -> NDArray[np.int64]:
@@ -77,22 +124,11 @@ def robustness_indices(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the robustness indices of some patches' features.
+    """Return the robustness indices of features (N, D); float16 is computed in float32.
 
-    Parameters
-    ----------
-    features : ndarray of float16, float32 or float64, shape (N, D)
-        float16 is computed in float32.
-    label, confounder : ndarray of int64, shape (N,)
-        Label 0 or 1; the confounder's value, from 0.
-    slide : array_like, shape (N,)
-        Neighbours of the same slide are left out.
-    patient : array_like, shape (N,), optional
-        Unit that is resampled for the interval of RI. Default: the slide.
-    k_candidates : sequence of int
-        The number of neighbours k is the one with the best balanced accuracy of predicting the label by them.
-    resamples, seed : int
-        Resamples of patients behind the interval, and their seed.
+    `label` is 0 or 1, `confounder` its value from 0, (N,) each. Neighbours of the same `slide` are left out. The number
+    of neighbours k is the one with the best balanced accuracy of predicting the label by them. Patients, by default
+    slides, are resampled for the interval of RI.
 
     Returns
     -------
@@ -121,7 +157,8 @@ def robustness_indices(
     by_patient = sums_by_patient(sums, slide if patient is None else patient)
     draws = resampled(by_patient, resamples=resamples, seed=seed)
     low, high = interval(ratio(draws[:, 0], draws.sum(axis=1)))
-    tau = _median(near.distance[:, :k][(near.is_so | near.is_os)[:, :k]])
+    typed = near.distance[:, :k][(near.is_so | near.is_os)[:, :k]]
+    tau = float(np.median(typed)) if typed.size else None
     return {
         "patches": n,
         "k": k,
@@ -270,10 +307,6 @@ def _unknown(n: int) -> dict[str, Any]:
 
 def _share(so: float, os: float) -> float | None:
     return _known(float(ratio(so, so + os)))
-
-
-def _median(values: NDArray[np.floating]) -> float | None:
-    return float(np.median(values)) if values.size else None
 
 
 def _known(value: float) -> float | None:

@@ -1,8 +1,10 @@
-"""Features of one slide's patches, and what is known about them."""
+"""Features of one slide's patches, with their places, scale and encoder."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ _SAME_SHARE = 0.75  # of the marks: slides also share rows of pure white or blac
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """What made a set of features. What its files do not say is None: it is never guessed.
+    """The encoder of a set of features. Facts that its files do not state are None: they are never guessed.
 
     A name is not a representation: two tools write other vectors under the name of one encoder, with another pooling
     or input size.
@@ -37,6 +39,13 @@ class Encoder:
     precision: str | None = None  # of the forward pass, such as "float32"
     weights_sha256: str | None = None
     channels: tuple[str, ...] | None = None  # of the slide that were given as red, green and blue; None: RGB slides
+
+    @property
+    def key(self) -> str:
+        """Folder's name for features of this encoder: its name, and a hash of all that is known of it."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", self.name or "encoder").strip("._-")[:64] or "encoder"
+        known = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known, as plain values."""
@@ -60,13 +69,11 @@ class SlideFeatures:
     encoder: Encoder
     path: Path  # the file with the features
     companions: tuple[Path, ...] = ()  # the other files that were read, such as those of the coordinates
-    # (N,): top-left corner of each patch, in `unit`, from the corner of the scan; its centre where `is_centre`
+    # (N,): top-left corner of each patch, in `unit`, from the corner of the scan
     x: NDArray[np.float64] | None = None  # None: the file has no coordinates
     y: NDArray[np.float64] | None = None
-    side: float | None = None  # of a patch, in `unit`; None where the file does not say
-    side_um: float | None = None  # the same in micrometres, where the file says so
+    side: float | None = None  # of a patch, in `unit`; None where the file does not state it
     unit: Literal["px", "um"] = "px"  # level-0 pixels, or micrometres where the file has no level-0 scale
-    is_centre: bool = False  # the tool stores centres of patches; `in_level0_px` returns corners
     mpp: float | None = None  # level-0 um/px
     tissue_fraction: NDArray[np.float32] | None = None  # (N,), where the tool stored it
     scanned_fraction: NDArray[np.float32] | None = None  # (N,), as ours does of slides not scanned everywhere
@@ -89,43 +96,28 @@ class SlideFeatures:
             )
 
     def in_level0_px(self, mpp: float | None = None) -> SlideFeatures:
-        """Return them with `x`, `y` as top-left corners and `side` in level-0 pixels.
+        """Return them with `x`, `y` and `side` in level-0 pixels.
 
         `mpp` is the slide's level-0 um/px, which is used only where the file has none of its own; a note says so where
-        they differ. MppMissingError if the coordinates are micrometres or centres, and there is none;
-        InputUnsupportedError if centres have no side.
+        they differ. MppMissingError if the coordinates are micrometres, and there is none.
         """
         if self.mpp and mpp and not mpp_agrees(self.mpp, mpp):
             both = f"um/px: {self.mpp:g} of the feature file counts for the patches, though the slide has {mpp:g}"
             return replace(self, notes=(*self.notes, both)).in_level0_px()
         scale = self.mpp or mpp
-        side = self._side_px(scale)
-        if self.x is None or self.y is None or (self.unit == "px" and not self.is_centre):
-            return replace(self, side=side, unit="px", is_centre=False, mpp=scale)
-        if scale is None:
+        if self.unit == "px":
+            return replace(self, mpp=scale)
+        if scale is None and self.x is not None:
             raise MppMissingError(
-                f"the coordinates of {self.slide_id} are "
-                + ("centres of patches" if self.is_centre else "micrometres"),
+                f"the coordinates of {self.slide_id} are micrometres",
                 place=str(self.path),
                 remedy="name the folder of the slides, or state um/px of level 0",
             )
-        if self.is_centre and side is None:
-            raise InputUnsupportedError(
-                f"the coordinates of {self.slide_id} are centres of patches, and the side of a patch is not known",
-                place=str(self.path),
-                remedy="write a table with the top-left corner of each patch",
-            )
-        px_per_unit = 1 / scale if self.unit == "um" else 1.0
-        to_corner = (side or 0.0) / 2 if self.is_centre else 0.0
-        x, y = self.x * px_per_unit - to_corner, self.y * px_per_unit - to_corner
-        return replace(self, x=x, y=y, side=side, unit="px", is_centre=False, mpp=scale)
-
-    def _side_px(self, mpp: float | None) -> float | None:
-        """Return the side in level-0 px, None where it is not known."""
-        if self.unit == "px" and self.side is not None:
-            return self.side
-        side_um = self.side if self.unit == "um" and self.side is not None else self.side_um
-        return side_um / mpp if side_um is not None and mpp is not None else None
+        side = self.side / scale if self.side is not None and scale is not None else None
+        if self.x is None or self.y is None or scale is None:
+            return replace(self, side=side, unit="px", mpp=scale)
+        px_per_um = 1 / scale
+        return replace(self, x=self.x * px_per_um, y=self.y * px_per_um, side=side, unit="px", mpp=scale)
 
 
 def row_sketch(features: NDArray[Any]) -> frozenset[str]:

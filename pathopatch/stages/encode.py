@@ -17,7 +17,6 @@ from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
 from pathopatch.features.encode import STAGE, with_enough_tissue
-from pathopatch.features.store import encoder_key
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import is_tiled
 from pathopatch.slides.manifest import SlideRow
@@ -93,7 +92,7 @@ def encode_cohort(
         logged(out, STAGE, progress_counter(STAGE, len(tasks), progress), slides=len(tasks)) as on_done,
     ):
         outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
-    folder = WorkFolder(out).encoded(encoder_key(known), "slide").parent
+    folder = WorkFolder(out).encoded(known.key, "slide").parent
     remove_stale_files(folder)
     stored = [slide for slide in slides if isinstance(slide, str)]
     labels = _write_labels(tiled, stored, out, config) if tiled and stored else None

@@ -16,9 +16,8 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import read_cohort, read_patches
-from pathopatch.features.confounder import cohort_indices
 from pathopatch.features.labels import are_of_slides
-from pathopatch.features.robustness import MOST_PATCHES
+from pathopatch.features.robustness import MOST_PATCHES, cohort_indices
 from pathopatch.report import write_report
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.groups import form_groups
@@ -58,7 +57,7 @@ def audit_features(
 
 
 def _imported_text(work: Path, imported: ImportedFeatures) -> str:
-    """Return what was imported, and what a reader of the audit must know."""
+    """Return a text on the import, with all notes."""
     cohort = read_cohort(work)
     encoder = cohort.encoder.get("name", "an encoder that its files do not name")
     head = (
@@ -88,7 +87,7 @@ def measure_robustness(work: Path, *, force: bool = False) -> Mapping[str, Any]:
 
 
 def robustness_text(result: Mapping[str, Any]) -> str:
-    """Return the robustness indices in words, for a terminal."""
+    """Return the robustness indices as text for a terminal."""
     by = "attribute" if result["confounder"] == "attribute" else "amount of tissue"
     drawn, eligible = result["patches"], result["eligible"]
     of = f"{drawn} patches" if drawn == eligible else f"{drawn} of {eligible} patches, drawn at random"

@@ -45,7 +45,7 @@ from pathopatch.stages.feature_tissue import MeasuredTissue, tissue_fractions
 
 _STAGE = "features"
 _CHECKSUM_DIGITS = 16
-_LEAST_SAID = 0.01  # least tissue of all patches from which on it is said that patches had been left out
+_LEAST_SAID = 0.01  # least tissue of all patches from which a note states that patches were left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ def _in_px(slide: SlideFeatures, path: Path | None, slide_mpp: float | None) -> 
             remedy="keep the tool's files of coordinates beside its features",
         )
     mpp = slide_mpp
-    is_scale_needed = slide.unit == "um" or slide.is_centre or slide.side is None
+    is_scale_needed = slide.unit == "um" or slide.side is None
     if slide.mpp is None and path is not None and is_scale_needed:
         with open_slide(path) as opened:
             mpp = opened.mpp if opened.has_mpp else slide_mpp
@@ -238,7 +238,7 @@ def _in_px(slide: SlideFeatures, path: Path | None, slide_mpp: float | None) -> 
 
 
 def _patches_of(described: Sequence[SlideFeatures]) -> tuple[pd.DataFrame, list[str]]:
-    """Return all patches (slide_id, x, y, feature_row), the first of each place, and what was left out, in words."""
+    """Return all patches (slide_id, x, y, feature_row), the first of each place, and a note on those left out."""
     tables = []
     for slide in described:
         assert slide.x is not None
@@ -338,7 +338,7 @@ def _status(table: pd.DataFrame, measured: MeasuredTissue | None) -> dict[str, A
 
 
 def _slides_row(slide: SlideFeatures, part: pd.DataFrame, mark: str) -> dict[str, Any]:
-    """Return a slide's row of ``slides.parquet``; what its feature file does not say is empty."""
+    """Return a slide's row of ``slides.parquet``; facts that its feature file does not state are empty."""
     width, height = slide.size_px or (None, None)
     first = None if part.empty else part.iloc[0]
     # Of several patients the patch table alone tells them and their splits.

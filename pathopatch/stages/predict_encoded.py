@@ -11,7 +11,6 @@ from pathopatch.core.config import EncodeConfig, PredictConfig, parse
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.features.store import encoder_key
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import EncodeTask, Outcome
 from pathopatch.stages.encode import described_encoder, encoder_tiling, with_devices
@@ -45,7 +44,7 @@ def predict_encoded(
     """Encode each slide into ``features/<encoder key>/`` of `out`, and predict it from its features.
 
     `model` is the bundle of a head on features, or several, whose probabilities are averaged. `weights` is the file or
-    folder of its encoder's weights; for TorchScript, ONNX and transformers that of the encoder itself. `mpp` is um per
+    folder of its encoder's weights; for TorchScript and transformers that of the encoder itself. `mpp` is um per
     px of the patches, by default the encoder's own. All else is as for `predict_cohort`.
 
     Raises
@@ -71,7 +70,7 @@ def predict_encoded(
     tasks = [
         PredictEncodedTask(
             EncodeTask(row, None, tiling, encoding, out, force, slide_mpp),
-            WorkFolder(out).encoded(encoder_key(known), row.slide_id),
+            WorkFolder(out).encoded(known.key, row.slide_id),
             models,
             config,
         )

@@ -29,7 +29,6 @@ TRAINING = {
     "pathopatch.features.encode",
     "pathopatch.features.encoder_files",
     "pathopatch.features.encoder_network",
-    "pathopatch.features.encoder_runtime",
     "pathopatch.features.patch_encoder",
     "pathopatch.models.export.network",
     "pathopatch.models.export.torchscript",

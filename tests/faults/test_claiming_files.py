@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import made_features
 import numpy as np
 import openpyxl
 import pyarrow as pa
 import pytest
 import torch
-import zarr
 from malformed_slides import bounded
 from pyarrow import parquet
 
@@ -142,14 +140,6 @@ def wide_csv(folder: Path) -> None:
     (folder / "A.csv").write_text(",".join(f"f{number}" for number in range(MILLION)) + "\n" + "1," * MILLION + "1\n")
 
 
-def lazyslide(folder: Path, name: str) -> None:
-    made_features.lazyslide(folder, slides=("A",))
-    (store,) = folder.rglob("A.zarr")
-    (array,) = (path for path in store.glob(f"tables/*/{name}"))
-    shape = (ROWS, made_features.DIM) if name == "X" else (ROWS,)
-    zarr.create_array(array, shape=shape, chunks=(1024, *shape[1:]), dtype="f4", overwrite=True)
-
-
 CLAIMS: dict[str, Callable[[Path], None]] = {
     "HDF5 features": lambda folder: h5(folder, features=ROWS, coords=ROWS),
     "HDF5 features without coordinates": lambda folder: h5(folder, features=ROWS),
@@ -160,8 +150,6 @@ CLAIMS: dict[str, Callable[[Path], None]] = {
     "an expanded tensor": expanded,
     "Parquet that repeats one row": repeating_parquet,
     "CSV of a million columns": wide_csv,
-    "LazySlide's features": lambda folder: lazyslide(folder, "X"),
-    "LazySlide's ids": lambda folder: lazyslide(folder, "obs/tile_id"),
 }
 
 

@@ -21,8 +21,8 @@ from pathopatch.core.errors import LabelConflictError, PathopatchError, SplitLea
 from pathopatch.evaluation.external_validation import leakage_warnings
 from pathopatch.evaluation.predicting import require_unseen
 from pathopatch.features.labels import read_slide_labels
+from pathopatch.features.readers.pathopatch_h5 import write_slide_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures, row_sketch, same_rows
-from pathopatch.features.store import write_slide_features
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.import_list import read_list
 from pathopatch.patches.patch_import import tile_patches

@@ -155,16 +155,6 @@ def test_numbers_of_chunks_that_are_parted_by_a_path_are_corrupt(version: str, t
         open_slide(image)
 
 
-def test_a_link_that_leads_out_of_a_store_of_features_is_refused(tmp_path: Path, outside: Path) -> None:
-    made_features.lazyslide(tmp_path / "cohort", slides=("A",))
-    chunk = next(path for path in (tmp_path / "cohort").rglob("X/c/**/*") if path.is_file())
-    chunk.unlink()
-    chunk.symlink_to(outside / "marker.bin")
-    with opened_files(outside) as names, pytest.raises(InputUnsupportedError, match="X/c/.* leads outside"):
-        open_features(tmp_path / "cohort")
-    assert names == []
-
-
 def write_mirax(folder: Path, index: str) -> Path:
     """Write as much of a MIRAX slide as makes OpenSlide open the files that it names."""
     (folder / "slide").mkdir(parents=True)

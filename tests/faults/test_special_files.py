@@ -145,7 +145,7 @@ READERS = [
     (".geojson", read_annotations), (".geojson.gz", read_annotations), (".xml", read_annotations),
     (".png", read_mask), (".tif", open_slide), (".svs", open_slide), (".png", open_slide), (".h5", open_features),
     (".npz", open_features), (".pt", read_weights), (".safetensors", read_weights), (".pt", read_program),
-    (".pt", read_encoder), (".onnx", read_encoder),
+    (".pt", read_encoder),
 ]  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import pathopatch
-from pathopatch.core.errors import MppMissingError
 from pathopatch.features.arrays import read
 
 
@@ -39,11 +38,6 @@ def test_micrometres_stay_until_um_per_px_is_stated(tmp_path: Path) -> None:
     folder = made_features.stamp(tmp_path)
     assert (read(folder).unit, read(folder).side[0]) == ("um", 256.0)
     assert (read(folder, mpp=0.25).unit, read(folder, mpp=0.25).side[0]) == ("px", 1024.0)
-
-
-def test_centres_are_refused_without_um_per_px(tmp_path: Path) -> None:
-    with pytest.raises(MppMissingError, match="centres"):
-        read(made_features.slideflow(tmp_path))
 
 
 def test_read_is_reached_from_the_package() -> None:

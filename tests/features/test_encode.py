@@ -18,8 +18,7 @@ from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.encode import _require_finite, channel_index
 from pathopatch.features.encoder_network import LoadedEncoder
-from pathopatch.features.encoder_runtime import FeatureRuntime
-from pathopatch.features.patch_encoder import PatchEncoder
+from pathopatch.features.patch_encoder import FeatureRuntime, PatchEncoder
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder
 from pathopatch.stages.encode import Encoded, encode_cohort

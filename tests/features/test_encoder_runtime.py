@@ -7,7 +7,7 @@ from scipy.special import j0
 
 from pathopatch.core.errors import OutOfMemoryError
 from pathopatch.features.encoder_network import PooledEncoder
-from pathopatch.features.encoder_runtime import OpenVINOFeatures, TorchFeatures, open_runtime
+from pathopatch.features.patch_encoder import OpenVINOFeatures, TorchFeatures, open_runtime
 from pathopatch.models.networks import build_network
 
 CPU = torch.device("cpu")

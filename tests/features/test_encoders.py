@@ -23,7 +23,6 @@ from pathopatch.features.encoder_network import (
     plain_names,
 )
 from pathopatch.features.encoders import ENCODERS, EncoderEntry, encoder_entry, pooled_dim, poolings_of, twins_of
-from pathopatch.models.networks import weights_path
 
 FINGERPRINTS = {  # position embedding, registers, blocks, width of the first layer of an MLP: of the publishers' files
     "uni": ((1, 197, 1024), 0, 24, 4096),
@@ -148,13 +147,6 @@ def test_missing_batch_counters_of_old_files_are_accepted(tmp_path):
     weights = timm.create_model("resnet50", num_classes=0).state_dict()
     save_file({k: v for k, v in weights.items() if "num_batches" not in k}, tmp_path / "old.safetensors")
     load_encoder(ENCODERS["retccl"], tmp_path / "old.safetensors", "mean")
-
-
-def test_the_packages_own_file_gives_the_same_network_as_the_package():
-    entry = ENCODERS["efficientnet-lite0"]
-    path = weights_path("efficientnet-lite0", entry.architecture)
-    one, other = (load_encoder(entry, weights, "mean").state_dict() for weights in (None, path))
-    assert all(torch.equal(one[name], other[name]) for name in one if "classifier" not in name)
 
 
 def test_everyone_can_run_efficientnet_lite0():

@@ -30,8 +30,7 @@ from inputs import Inputs  # noqa: E402 - found through the line above
 from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig, TrainConfig  # noqa: E402
 from pathopatch.features.encode import compute_features, slide_patches  # noqa: E402
 from pathopatch.features.encoder_network import LoadedEncoder, PooledEncoder  # noqa: E402
-from pathopatch.features.encoder_runtime import TorchFeatures  # noqa: E402
-from pathopatch.features.patch_encoder import PatchEncoder  # noqa: E402
+from pathopatch.features.patch_encoder import PatchEncoder, TorchFeatures  # noqa: E402
 from pathopatch.features.slide_features import Encoder  # noqa: E402
 from pathopatch.heatmaps.prediction import predict_slide  # noqa: E402
 from pathopatch.models.bundle import save_bundle  # noqa: E402

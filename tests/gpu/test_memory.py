@@ -8,7 +8,7 @@ from torch import nn
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import OutOfMemoryError, with_code
-from pathopatch.features.encoder_runtime import TorchFeatures
+from pathopatch.features.patch_encoder import TorchFeatures
 from pathopatch.models.networks import build_network
 from pathopatch.models.runtime.torch_runtime import TorchRuntime, largest_fitting, predict_logits
 from pathopatch.training import fit

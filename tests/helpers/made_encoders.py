@@ -5,10 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 
 class MeanColour(torch.nn.Module):
@@ -61,40 +58,4 @@ def write_torchscript(path: Path, network: torch.nn.Module | None = None) -> Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is old, and this package reads it
         torch.jit.save(torch.jit.script(network or MeanColour()), path)
-    return path
-
-
-def write_onnx(path: Path) -> Path:
-    """Write the means as ONNX, for patches of any size."""
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["patches"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["features"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "mean",
-        [helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 3])],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
-
-
-def write_onnx_with(path: Path, *nodes: onnx.NodeProto, **constants: np.ndarray) -> Path:
-    """Write the means as ONNX; `nodes` make `features` of `means` and of constants."""
-    model = onnx.load(write_onnx(path))
-    model.graph.node[1].output[0] = "means"
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    onnx.save(model, path)
-    return path
-
-
-def write_onnx_beside(path: Path, weights: str, scale: float) -> Path:
-    """Write the means times `scale` as ONNX; the scale lies in the file `weights` beside it."""
-    model = onnx.load(write_onnx(path))
-    model.graph.node[1].output[0] = "means"
-    model.graph.node.append(helper.make_node("Mul", ["means", "scale"], ["features"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 3), scale, np.float32), "scale"))
-    onnx.save_model(model, path, save_as_external_data=True, location=weights, size_threshold=0)
     return path

@@ -160,120 +160,6 @@ def slide2vec_npz(folder: Path) -> Path:
     return slide2vec(folder, kind="npz")
 
 
-def slideflow(folder: Path, *, slides: Sequence[str] = SLIDES, tile_um: float | str = SIDE * MPP) -> Path:
-    """Write ``BAGS/SLIDE.pt``, and the centres of the patches in ``SLIDE.index.npz``."""
-    for slide_id in slides:
-        _save(folder / f"{slide_id}.pt", vectors(slide_id))
-        np.savez(folder / f"{slide_id}.index.npz", XY[slide_id] + SIDE // 2)
-    config = {
-        "extractor": {"class": "slideflow.model.extractors.retccl.RetCCLFeatures", "kwargs": {"center_crop": True}},
-        "normalizer": None, "num_features": DIM, "tile_px": 256, "tile_um": tile_um,
-    }  # fmt: skip
-    (folder / "bags_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def atlaspatch(folder: Path, *, slides: Sequence[str] = SLIDES, encoders: Sequence[str] = ("uni_v2",)) -> Path:
-    """Write ``patches/SLIDE.h5`` with five columns of coordinates and a dataset an encoder."""
-    for slide_id in slides:
-        path = folder / "patches" / f"{slide_id}.h5"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        count = len(XY[slide_id])
-        with h5py.File(path, "w") as file:
-            file["coords"] = np.column_stack([XY[slide_id], np.tile([256, 256, 1], (count, 1))]).astype(np.int32)
-            file["passports"] = np.array([b"x"] * count, "S160")
-            for encoder in encoders:
-                file[f"features/{encoder}"] = vectors(slide_id)
-                file[f"features/{encoder}"].attrs.update({"name": encoder, "embedding_dim": DIM})
-            file.attrs.update(
-                {
-                    "patch_size": 256, "patch_size_level0": SIDE, "level0_magnification": 20, "overlap": 0,
-                    "target_magnification": 10, "level0_width": SIZE_PX[0], "level0_height": SIZE_PX[1],
-                    "wsi_path": "/elsewhere/A.svs", "num_patches": count, "passport_version": 2,
-                }
-            )  # fmt: skip
-    return folder
-
-
-def mussel(folder: Path, *, slides: Sequence[str] = SLIDES, features: Any = None, **attributes: Any) -> Path:
-    """Write ``SLIDE.features.h5`` with Mussel's attributes."""
-    known = {
-        "patch_size": SIDE, "step_size": SIDE, "patch_size_to_resize_to_for_desired_mpp": 256, "patch_level": 0,
-        "mpp": 1.0, "native_mpp": 0.25, "mpp_is_fallback": False, "level_dim": np.array(SIZE_PX), "overlap": 0.0,
-        "min_tissue_proportion": 0.1, "seg_model": "None", "max_tiles": -1,
-    }  # fmt: skip
-    for slide_id in slides:
-        with h5py.File(folder / f"{slide_id}.features.h5", "w") as file:
-            values = vectors(slide_id) if features is None else features
-            file.create_dataset("features", data=values, chunks=True, compression="gzip", shuffle=True)
-            file.create_dataset("coords", data=XY[slide_id], chunks=True, compression="gzip", shuffle=True)
-            file["coords"].attrs.update(known | {"name": slide_id} | attributes)
-    return folder
-
-
-def lazyslide(
-    folder: Path, *, slides: Sequence[str] = SLIDES, encoders: Sequence[str] = ("uni",), zarr_format: int = 3
-) -> Path:
-    """Write ``SLIDE.zarr`` as SpatialData does: tables by anndata, shapes as Parquet, attributes on the root."""
-    import zarr
-    from pyarrow import Table, parquet
-    from shapely import box, to_wkb
-
-    for slide_id in slides:
-        root = zarr.open_group(folder / f"{slide_id}.zarr", mode="w", zarr_format=zarr_format)
-        root.attrs.update(
-            {
-                "spatialdata_attrs": {"version": "0.2"},
-                "slide_properties": {"mpp": MPP, "level_downsample": [1.0]},
-                "tile_spec": {
-                    "tiles": {
-                        "height": 256, "width": 256, "stride_height": 256, "stride_width": 256, "mpp": 1.0,
-                        "ops_level": 0, "ops_downsample": 2.0, "base_level": 0, "base_downsample": 2.0,
-                        "tissue_name": "tissues",
-                    }
-                },
-            }
-        )  # fmt: skip
-        place = Path(str(folder / f"{slide_id}.zarr")) / "shapes" / "tiles"
-        root.require_group("shapes/tiles")
-        boxes = [to_wkb(box(x, y, x + SIDE, y + SIDE)) for x, y in XY[slide_id].tolist()]
-        ids = np.arange(len(boxes))
-        shapes = {"tile_id": ids[::-1], "geometry": boxes[::-1]}  # not in the order of the table
-        parquet.write_table(Table.from_pydict(shapes), place / "shapes.parquet")
-        for encoder in encoders:
-            anndata_table(root, f"tables/{encoder}_tiles", vectors(slide_id), ids)
-    return folder
-
-
-def anndata_table(root: Any, name: str, features: np.ndarray, ids: np.ndarray) -> None:
-    """Write a table in the layout of anndata 0.12, which needs an older pandas and so is not installed here."""
-    table = root.require_group(name)
-    table.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    for part in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
-        table.create_group(part).attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-    _anndata_array(table, "X", features)
-    columns = {"obs": ["tile_id", "library_id"], "var": []}
-    for part, count in (("obs", len(features)), ("var", features.shape[1])):
-        frame = {"encoding-type": "dataframe", "encoding-version": "0.2.0"}
-        table.create_group(part).attrs.update({"column-order": columns[part], "_index": "_index", **frame})
-        _anndata_array(table[part], "_index", np.arange(count).astype(str))
-    _anndata_array(table["obs"], "tile_id", ids)
-    library = table["obs"].create_group("library_id")
-    library.attrs.update({"ordered": False, "encoding-type": "categorical", "encoding-version": "0.2.0"})
-    _anndata_array(library, "categories", np.array(["tiles"]))
-    _anndata_array(library, "codes", np.zeros(len(ids), np.int8))
-
-
-def _anndata_array(group: Any, name: str, values: np.ndarray) -> None:
-    kind = "string-array" if values.dtype.kind == "U" else "array"
-    if kind == "string-array":
-        array = group.create_array(name, shape=values.shape, dtype=str)
-        array[:] = values.astype(object)
-    else:
-        array = group.create_array(name, data=values)
-    array.attrs.update({"encoding-type": kind, "encoding-version": "0.2.0"})
-
-
 def lists(folder: Path) -> Path:
     """Write one Parquet table of both slides, a list a row."""
     frame = table_columns()
@@ -313,8 +199,8 @@ def table_columns() -> pd.DataFrame:
 
 def own(folder: Path) -> Path:
     """Write our own store."""
+    from pathopatch.features.readers.pathopatch_h5 import write_slide_features
     from pathopatch.features.slide_features import Encoder, SlideFeatures
-    from pathopatch.features.store import write_slide_features
 
     for slide_id in SLIDES:
         x, y = XY[slide_id].T.astype(np.float64)
@@ -335,10 +221,6 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "stamp": ("stamp", stamp),
     "slide2vec": ("slide2vec", slide2vec),
     "slide2vec, npz": ("slide2vec", slide2vec_npz),
-    "slideflow": ("slideflow", slideflow),
-    "atlaspatch": ("atlaspatch", atlaspatch),
-    "mussel": ("mussel", mussel),
-    "lazyslide": ("lazyslide", lazyslide),
     "table, lists": ("table", lists),
     "table, numbered": ("table", numbered),
     "table, npz": ("table", arrays),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,9 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
-from pathopatch.features.cohort import read_cohort, read_patches, read_rows
+from pathopatch.features.cohort import read_cohort, read_patches
 from pathopatch.features.readers import open_features
-from pathopatch.features.slide_features import Encoder, SlideFeatures
-from pathopatch.features.store import write_slide_features
+from pathopatch.features.readers.pathopatch_h5 import write_slide_features
 from pathopatch.patches.tile import COLUMNS, is_tiled
 from pathopatch.report import write_report
 from pathopatch.report.collect import read_study
@@ -74,9 +73,7 @@ def test_patch_tables_lead_to_the_rows_of_the_feature_files(audited: tuple[Path,
     assert table["patch_id"].iloc[9] == f"S03@{SIDE_PX},{SIDE_PX}"
     assert set(table["patient_id"]) == {"P03"}
     source = open_features(folder / "20x_256px_0px_overlap").read("S03")
-    rows = table["feature_row"].to_numpy()[[5, 2]]
-    read = read_rows(read_cohort(folder / "work"), {"S03": rows})["S03"]
-    assert np.array_equal(read, source.features[[5, 2]])
+    assert np.array_equal(read_patches(folder / "work", table.iloc[[5, 2]]), source.features[[5, 2]])
 
 
 def test_the_report_shows_layout_notes_and_indices(audited: tuple[Path, str]) -> None:
@@ -195,60 +192,14 @@ def test_stored_tissue_comes_before_that_of_the_labels(tmp_path: Path) -> None:
     assert "every patch has at least 40 % tissue: there is less nowhere, or such patches were left out before" in notes
 
 
-@pytest.mark.parametrize("tool", sorted(made_features.WRITERS))
-def test_every_layout_gives_the_same_labelled_patches(tool: str, tmp_path: Path) -> None:
-    (tmp_path / "files").mkdir()
-    folder = made_features.WRITERS[tool][1](tmp_path / "files")
-    before = contents(tmp_path / "files")
-    rows = [(name, x, y, (x + y) // SIDE_PX % 2, 0.5) for name in "AB" for x, y in made_features.XY[name]]
-    table = pd.DataFrame(rows, columns=["slide_id", "x", "y", "label", "tissue_fraction"])
-    labels = tmp_path / "labels-of-patches.csv"
-    table.to_csv(labels, index=False)
-    work = tmp_path / "work"
-    result = import_features(work, folder, labels, slide_mpp=made_features.MPP)
-    assert (result.slides, result.patches, result.labelled) == (2, 6, 6)
-    patches = read_table(work / "patches" / "A.parquet").set_index("patch_id")
-    of_a = table[table["slide_id"] == "A"]
-    patches = patches.loc[[f"A@{x},{y}" for x, y in zip(of_a["x"], of_a["y"], strict=True)]]
-    assert patches["label"].tolist() == of_a["label"].tolist()
-    read = read_rows(read_cohort(work), {"A": patches["feature_row"].to_numpy()})["A"]
-    np.testing.assert_array_equal(read, made_features.vectors("A"))
-    assert contents(tmp_path / "files") == before
-
-
-@dataclass
-class Micrometres:
-    """Features whose coordinates are micrometres, 128 um apart; one patch stands twice."""
-
-    path: Path
-    layout: str = "stamp"
-    slide_ids: tuple[str, ...] = ("A",)
-
-    def file(self, slide_id: str) -> Path:
-        return self.path / f"{slide_id}.h5"
-
-    def fingerprint(self, slide_id: str) -> str:
-        return f"made {slide_id}"
-
-    def read(self, slide_id: str, *, with_features: bool = True) -> SlideFeatures:
-        x = np.array([0.0, 128.0, 256.0, 128.0])
-        return SlideFeatures(
-            slide_id=slide_id,
-            features=np.zeros((4, 3 if with_features else 0), np.float16),
-            encoder=Encoder(dim=3),
-            path=self.file(slide_id),
-            x=x,
-            y=np.zeros(4),
-            side=128.0,
-            unit="um",
-        )
-
-
 @pytest.fixture
-def micrometres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Return a function that writes labels; `import_features` then sees features in micrometres."""
-    (tmp_path / "A.h5").touch()
-    monkeypatch.setattr("pathopatch.stages.import_features.open_features", lambda path, **_: Micrometres(path))
+def micrometres(tmp_path: Path) -> Callable[[str], Path]:
+    """Write features of STAMP, 128 um apart, one patch twice; return a function that writes labels."""
+    (tmp_path / "features").mkdir()
+    with h5py.File(tmp_path / "features" / "A.h5", "w") as file:
+        file["feats"] = np.zeros((4, 3), np.float16)
+        file["coords"] = np.array([[0, 0], [128, 0], [256, 0], [128, 0]], np.float32)
+        file.attrs.update(unit="um", tile_size_um=128.0, feat_type="tile")
 
     def write(rows: str) -> Path:
         path = tmp_path / "labels.csv"
@@ -261,12 +212,12 @@ def micrometres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 def test_micrometres_need_a_scale(micrometres: Callable[[str], Path], tmp_path: Path) -> None:
     labels = micrometres("A,0,0,1,0.5\nA,512,0,0,0.5\n")
     with pytest.raises(MppMissingError):
-        import_features(tmp_path / "work", tmp_path, labels)
-    result = import_features(tmp_path / "work", tmp_path, labels, slide_mpp=0.25)
+        import_features(tmp_path / "work", tmp_path / "features", labels)
+    result = import_features(tmp_path / "work", tmp_path / "features", labels, slide_mpp=0.25)
     table = read_table(tmp_path / "work" / "patches" / "A.parquet")
     assert table["x"].tolist() == [0, 512, 1024]
     assert table["label"].tolist() == [1, 0, -1]
-    assert table["feature_row"].tolist() == [0, 1, 2]
+    assert table["feature_row"].tolist() == [0, 1, 3]
     assert "1 patch left out: an earlier one is at the same place" in result.notes
     assert read_table(tmp_path / "work" / "slides.parquet")["side_px"].tolist() == [512.0]
 
@@ -275,7 +226,7 @@ def test_the_scale_of_the_slide_comes_before_a_stated_one(micrometres: Callable[
     (tmp_path / "slides").mkdir()
     made.write_rgb_pyramid(tmp_path / "slides" / "A.tif", np.full((3, 256, 768), 255, np.uint8), mpp=0.5)
     labels = micrometres("A,0,0,1,0.5\nA,256,0,0,0.5\n")
-    import_features(tmp_path / "work", tmp_path, labels, slides=tmp_path / "slides", slide_mpp=0.25)
+    import_features(tmp_path / "work", tmp_path / "features", labels, slides=tmp_path / "slides", slide_mpp=0.25)
     assert read_table(tmp_path / "work" / "patches" / "A.parquet")["x"].tolist() == [0, 256, 512]
 
 
@@ -298,7 +249,7 @@ def test_features_that_changed_are_refused(tmp_path: Path) -> None:
     import_features(tmp_path / "work", features, labels)
     (features / "S00.h5").write_bytes((features / "S01.h5").read_bytes())
     with pytest.raises(InputChangedError, match="S00"):
-        read_rows(read_cohort(tmp_path / "work"), {"S00": np.array([0])})
+        read_patches(tmp_path / "work", read_table(tmp_path / "work" / "patches" / "S00.parquet"))
 
 
 def _spoil_clam(folder: Path) -> None:
@@ -312,14 +263,7 @@ def _spoil_slide2vec(folder: Path) -> None:
     np.savez_compressed(npz, **(changed | {"tissue_fractions": changed["tissue_fractions"][::-1]}))
 
 
-def _spoil_slideflow(folder: Path) -> None:
-    (index,) = folder.rglob("A.index.npz")
-    np.savez(index, made_features.XY["A"][::-1] + made_features.SIDE // 2)
-
-
-@pytest.mark.parametrize(
-    ("tool", "spoil"), [("clam", _spoil_clam), ("slide2vec", _spoil_slide2vec), ("slideflow", _spoil_slideflow)]
-)
+@pytest.mark.parametrize(("tool", "spoil"), [("clam", _spoil_clam), ("slide2vec", _spoil_slide2vec)])
 def test_a_changed_file_of_coordinates_makes_the_cohort_stale(
     tmp_path: Path, tool: str, spoil: Callable[[Path], None]
 ) -> None:
@@ -333,7 +277,7 @@ def test_a_changed_file_of_coordinates_makes_the_cohort_stale(
     import_features(work, folder, labels, slide_mpp=made_features.MPP)
     spoil(tmp_path / "files")
     with pytest.raises(InputChangedError, match="or their coordinates"):
-        read_rows(read_cohort(work), {"A": np.array([0])})
+        read_patches(work, read_table(work / "patches" / "A.parquet"))
     with pytest.raises(StaleArtefactError):
         import_features(work, folder, labels, slide_mpp=made_features.MPP)
 

@@ -13,7 +13,7 @@ from made_feature_cohort import made_cohort, write_trident
 from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.features.readers import open_features
-from pathopatch.features.store import write_slide_features
+from pathopatch.features.readers.pathopatch_h5 import write_slide_features
 from pathopatch.stages.feature_audit import audit_features
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features

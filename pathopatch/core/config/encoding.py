@@ -23,7 +23,7 @@ class EncodeConfig(Config):
     """How patches are encoded."""
 
     encoder: str
-    """Name of a known encoder, a TorchScript or ONNX file, or a folder of `transformers`."""
+    """Name of a known encoder, a TorchScript file, or a folder of `transformers`."""
     weights: Path | None = None
     """File or folder with the weights of a known encoder. Nothing is downloaded."""
     pooling: Pooling | None = None

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from pathopatch.core import removed
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import log_left_out, require_regular, walk_files
-from pathopatch.features.readers import (
-    atlaspatch,
-    clam,
-    lazyslide,
-    mussel,
-    own,
-    slide2vec,
-    slideflow,
-    stamp,
-    table,
-    trident,
-)
-from pathopatch.features.readers.folder import Candidate, Layout, SlideFile, SlideFolder
+from pathopatch.features.readers import clam, pathopatch_h5, slide2vec, stamp, table, trident
+from pathopatch.features.readers.folder import Candidate, FeatureFile, Layout, SlideFolder
 from pathopatch.features.readers.h5 import h5_contents
 
 # The first that recognises a file has it: CLAM's files have the fewest marks.
-_MODULES = (own, trident, stamp, mussel, atlaspatch, slide2vec, slideflow, lazyslide, clam, table)
+_MODULES = (pathopatch_h5, trident, stamp, slide2vec, clam, table)
 LAYOUTS = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
 """By the names that `open_features` takes."""
 _H5 = (".h5", ".hdf5")
@@ -38,8 +28,7 @@ def open_features(path: Path, *, layout: str = "auto") -> SlideFolder:
     Parameters
     ----------
     path : Path
-        A folder with features of one tool and one encoder, at any depth; or one file. Where files hold several
-        encoders, ``FOLDER/ENCODER``.
+        A folder with features of one tool and one encoder, at any depth; or one file.
     layout : str
         ``auto``, or a name of `LAYOUTS`.
 
@@ -48,23 +37,21 @@ def open_features(path: Path, *, layout: str = "auto") -> SlideFolder:
     InputMissingError
         There is no such place, or no features in it.
     InputUnsupportedError
-        Several tools or several encoders: the message names them. Or the layout is unknown.
+        Several tools or several encoders: the message names them. Or the layout is unknown, or is no longer read.
     InputCorruptError
         A file is cut off or damaged.
     DuplicateIdError
         Two files are of one slide.
     """
     path = Path(path).absolute()
+    if layout in removed.LAYOUTS:
+        raise _not_read(layout, path)
     if layout != "auto" and layout not in LAYOUTS:
         raise InputUnsupportedError(f"no layout {layout!r}", place=str(path), remedy=f"use auto, {', '.join(LAYOUTS)}")
     require_regular(path)
-    place = path if path.exists() else path.parent
-    if not place.exists():
+    if not path.exists():
         raise InputMissingError(f"no file or folder {path}", place=str(path), remedy="check the path")
-    found = _find(place, list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]])
-    if place != path:
-        found = {name: [file for file in files if _is_named(file, path.name)] for name, files in found.items()}
-    found = {name: files for name, files in found.items() if files}
+    found = _find(path, layout)
     if not found:
         raise InputMissingError(
             f"no features of patches in {path.name}",
@@ -79,24 +66,28 @@ def open_features(path: Path, *, layout: str = "auto") -> SlideFolder:
             remedy=f"name the folder of one of them, or state the layout: {', '.join(found)}",
         )
     ((name, files),) = found.items()
-    return SlideFolder(LAYOUTS[name], path, _one_group(files, path))
+    groups = sorted({file.group for file in files})
+    if len(groups) > 1:
+        shown = ", ".join(map(str, groups[:_SHOWN])) + (", …" if len(groups) > _SHOWN else "")
+        raise InputUnsupportedError(
+            f"{len(groups)} sets of features: {shown}", place=str(path), remedy="name one of them"
+        )
+    return SlideFolder(LAYOUTS[name], path, files)
 
 
-def _is_named(file: SlideFile, name: str) -> bool:
-    """Return whether features of a file that holds several are those of this name or encoder."""
-    return bool(file.key) and name in (file.key, file.encoder_name)
-
-
-def _find(place: Path, layouts: Sequence[Layout]) -> dict[str, list[SlideFile]]:
+def _find(place: Path, layout: str) -> dict[str, list[FeatureFile]]:
     """Return the files of features below a place, by layout."""
-    found: dict[str, list[SlideFile]] = defaultdict(list)
+    layouts: list[Layout] = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
+    found: dict[str, list[FeatureFile]] = defaultdict(list)
     root = place if place.is_dir() else place.parent
     for path in _paths(place):
         contents = h5_contents(path) if path.suffix.lower() in _H5 else None
         candidate = Candidate(path=path, root=root, h5=contents)
-        for layout in layouts:
-            if files := layout.slide_files(candidate):
-                found[layout.name] += files
+        if layout == "auto" and (unread := _removed_layout(candidate)):
+            raise _not_read(unread, path)
+        for reader in layouts:
+            if files := reader.slide_files(candidate):
+                found[reader.name] += files
                 break
     return found
 
@@ -112,10 +103,23 @@ def _paths(place: Path) -> Iterator[Path]:
         yield from (folder / name for name in names if Path(name).suffix.lower() in _FORMATS)
 
 
-def _one_group(files: Sequence[SlideFile], path: Path) -> Sequence[SlideFile]:
-    """Return the files if all are of one set of features."""
-    groups = sorted({file.group for file in files})
-    if len(groups) == 1:
-        return files
-    shown = ", ".join(map(str, groups[:_SHOWN])) + (", …" if len(groups) > _SHOWN else "")
-    raise InputUnsupportedError(f"{len(groups)} sets of features: {shown}", place=str(path), remedy="name one of them")
+def _removed_layout(candidate: Candidate) -> str | None:
+    """Return the layout of a file that is no longer read: as one of `LAYOUTS` its patches would be misplaced."""
+    path, contents = candidate.path, candidate.h5
+    if path.suffix == ".zarr":
+        return "lazyslide" if (path / "tables").is_dir() else None
+    if path.suffix == ".pt":
+        marks = (path.with_name(f"{path.stem}.index.npz"), path.with_name("bags_config.json"))
+        return "slideflow" if any(mark.is_file() for mark in marks) else None
+    if contents is None:
+        return None
+    if contents.shapes.get("coords", ())[1:] == (5,):  # x, y, width and height as read, level
+        return "atlaspatch"
+    is_mussel = "patch_size_to_resize_to_for_desired_mpp" in contents.of_dataset.get("coords", {})
+    return "mussel" if is_mussel else None
+
+
+def _not_read(layout: str, place: Path) -> InputUnsupportedError:
+    return InputUnsupportedError(
+        f"features of the layout {layout} are no longer read", place=str(place), remedy=removed.LAYOUTS[layout]
+    )

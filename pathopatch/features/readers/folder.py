@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +20,10 @@ from pathopatch.core.errors import (
     NonFiniteError,
 )
 from pathopatch.features.readers.h5 import H5Contents
-from pathopatch.features.slide_features import SlideFeatures
+from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, slide_id_from_path
 
-_FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".csv", ".zarr", ".pt", ".pth")
+_FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".csv", ".pt", ".pth")
 """Where a slide has the same features twice, the first of these is read: it holds most, or needs least to be read."""
 _SHOWN = 5  # rows named in a message
 _BLOCK_VALUES = 2**18  # features checked at a time: the mask stays in the cache of a core
@@ -31,7 +31,7 @@ _BLOCK_VALUES = 2**18  # features checked at a time: the mask stays in the cache
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A file below the folder that was named, or a Zarr store there."""
+    """A file below the folder that was named."""
 
     path: Path
     root: Path  # the folder that was named
@@ -39,25 +39,34 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlideFile:
+class FeatureFile:
     """Where one slide's features are."""
 
     slide_id: str
     path: Path
-    group: Path  # its set of features: a folder, or FOLDER/ENCODER where files hold several encoders
+    group: Path  # its set of features: a folder
     key: str = ""  # name of the features inside the file
     companion: Path | None = None  # file with the coordinates, where it is another
-    encoder_name: str | None = None  # where a folder or the name of the features says it
+    encoder_name: str | None = None  # where a folder is named after it
     shared: Any = None  # what several slides of one file share
+
+    def slide(
+        self, features: NDArray[Any], encoder: Encoder, xy: NDArray[np.float64] | None, **known: Any
+    ) -> SlideFeatures:
+        """Return features (N, D) of patches at `xy` (N, 2), and what else of `SlideFeatures` is known."""
+        x, y = (None, None) if xy is None else (xy[:, 0], xy[:, 1])
+        return SlideFeatures(
+            slide_id=self.slide_id, path=self.path, features=features, encoder=encoder, x=x, y=y, **known
+        )
 
 
 class Layout(NamedTuple):
     """How one tool writes features."""
 
     name: str
-    slide_files: Callable[[Candidate], list[SlideFile]]  # none where the file is not of this layout
-    read: Callable[[SlideFile, bool], SlideFeatures]  # without features if the second argument is False
-    companions: Callable[[SlideFile], Sequence[Path]] = lambda slide: [slide.companion] if slide.companion else []
+    slide_files: Callable[[Candidate], list[FeatureFile]]  # none where the file is not of this layout
+    read: Callable[[FeatureFile, bool], SlideFeatures]  # without features if the second argument is False
+    companions: Callable[[FeatureFile], Sequence[Path]] = lambda slide: [slide.companion] if slide.companion else []
     """The other files that `read` takes something from, such as coordinates."""
 
 
@@ -66,18 +75,15 @@ def slide_id_from_stem(stem: str) -> str:
     return slide_id_from_path(stem if Path(stem).suffix.lower() in SLIDE_SUFFIXES else f"{stem}.h5")
 
 
-@dataclass(frozen=True)
 class SlideFolder:
-    """Feature files of one tool and one encoder, a slide each. They are never changed."""
+    """Feature files of one tool and one encoder, a slide each. They are never changed.
 
-    kind: Layout
-    path: Path
-    files: Sequence[SlideFile]
-    _by_id: dict[str, SlideFile] = field(init=False, repr=False)
+    `layout` is the tool's name, as `open_features` takes it; `slide_ids` are sorted.
+    """
 
-    def __post_init__(self) -> None:
-        by_id: dict[str, SlideFile] = {}
-        for file in sorted(self.files, key=lambda file: (_FORMATS.index(file.path.suffix.lower()), str(file.path))):
+    def __init__(self, kind: Layout, path: Path, files: Sequence[FeatureFile]) -> None:
+        by_id: dict[str, FeatureFile] = {}
+        for file in sorted(files, key=lambda file: (_FORMATS.index(file.path.suffix.lower()), str(file.path))):
             other = by_id.setdefault(file.slide_id, file)
             is_twice_the_same = other.path.stem == file.path.stem and other.path.suffix != file.path.suffix
             if other is not file and not is_twice_the_same:
@@ -86,17 +92,11 @@ class SlideFolder:
                     place=str(file.path),
                     remedy="name the folder of one of them, or rename one slide",
                 )
-        object.__setattr__(self, "_by_id", dict(sorted(by_id.items())))
-
-    @property
-    def layout(self) -> str:
-        """Name of the tool, as `open_features` takes it."""
-        return self.kind.name
-
-    @property
-    def slide_ids(self) -> tuple[str, ...]:
-        """Ids of the slides, sorted."""
-        return tuple(self._by_id)
+        self.kind = kind
+        self.path = path
+        self.layout = kind.name
+        self.slide_ids = tuple(sorted(by_id))
+        self._by_id = {slide_id: by_id[slide_id] for slide_id in self.slide_ids}
 
     @cached_property
     def _first(self) -> SlideFeatures | None:
@@ -135,7 +135,7 @@ class SlideFolder:
         check_slide(slide)
         return slide
 
-    def _file(self, slide_id: str) -> SlideFile:
+    def _file(self, slide_id: str) -> FeatureFile:
         if slide_id not in self._by_id:
             raise InputMissingError(
                 f"no features of the slide {slide_id}",
@@ -152,6 +152,7 @@ def files_fingerprint(paths: Sequence[Path]) -> str:
 
 
 def _require_one_encoder(slide: SlideFeatures, first: SlideFeatures) -> None:
+    """Refuse a slide whose encoder is not that of the first slide."""
     now, before = slide.encoder.to_dict(), first.encoder.to_dict()
     for name in sorted({*now, *before}):
         if now.get(name) != before.get(name):
@@ -176,7 +177,12 @@ def check_slide(slide: SlideFeatures) -> None:
             )
         if values is not None:
             _require_none(~np.isfinite(values), slide, f"NaN or infinity as {name}", NonFiniteError)
-    _require_none(_not_finite_rows(slide.features), slide, "NaN or infinity among the features", NonFiniteError)
+    is_bad = np.zeros(len(slide), np.bool_)
+    rows = max(1, _BLOCK_VALUES // max(1, slide.features.shape[1]))
+    for start in range(0, len(slide), rows):
+        block = slice(start, start + rows)
+        is_bad[block] = ~np.isfinite(slide.features[block]).all(axis=1)
+    _require_none(is_bad, slide, "NaN or infinity among the features", NonFiniteError)
     if slide.tissue_fraction is not None:
         is_outside = (slide.tissue_fraction < 0) | (slide.tissue_fraction > 1)
         _require_none(is_outside, slide, "tissue fractions outside 0 to 1", InputCorruptError)
@@ -185,16 +191,6 @@ def check_slide(slide: SlideFeatures) -> None:
         width, height = slide.size_px
         is_outside = (slide.x + side < 0) | (slide.y + side < 0) | (slide.x >= width) | (slide.y >= height)
         _require_none(is_outside, slide, f"patches outside the slide of {width} x {height} px", InputCorruptError)
-
-
-def _not_finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which rows hold NaN or infinity, shape (N,)."""
-    is_bad = np.zeros(len(features), np.bool_)
-    rows = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
-    for start in range(0, len(features), rows):
-        block = features[start : start + rows]
-        is_bad[start : start + rows] = ~np.isfinite(block).all(axis=1)
-    return is_bad
 
 
 def _require_none(

@@ -1,7 +1,8 @@
-"""Open HDF5 files of features: what is in them, their arrays, and what HDF5 complains about."""
+"""Open HDF5 files of features: their contents, arrays and attributes, and no file that they lead to."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.text import parse_number
-from pathopatch.features.readers.stored_size import require_stored_dataset
+from pathopatch.features.readers.vectors import as_features, require_stored, rows_and_dim
 
 _COMPLAINTS = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises for files that are cut or damaged
 _SHOWN = 3  # files named in a message
@@ -24,7 +25,7 @@ class H5Contents:
     """Shapes and attributes of an HDF5 file."""
 
     attributes: Mapping[str, Any]  # of the file
-    shapes: Mapping[str, tuple[int, ...]]  # of each dataset, by its path in the file
+    shapes: Mapping[str, tuple[int, ...]]  # of each dataset
     of_dataset: Mapping[str, Mapping[str, Any]]  # attributes of each dataset
 
     def has_vectors(self, name: str) -> bool:
@@ -97,14 +98,9 @@ def _refuse_other_files(file: Any, h5py: Any) -> None:
 
 
 def h5_contents(path: Path) -> H5Contents:
-    """Return shapes and attributes of an HDF5 file, down to one group; errors as `open_h5`."""
+    """Return shapes and attributes of an HDF5 file, without those in groups; errors as `open_h5`."""
     with open_h5(path) as file:
-        datasets: dict[str, Any] = {}
-        for name, item in file.items():
-            if hasattr(item, "shape"):
-                datasets[name] = item
-            else:
-                datasets |= {f"{name}/{below}": value for below, value in item.items() if hasattr(value, "shape")}
+        datasets = {name: item for name, item in file.items() if hasattr(item, "shape")}
         return H5Contents(
             attributes=_plain(file.attrs),
             shapes={name: tuple(item.shape) for name, item in datasets.items()},
@@ -112,7 +108,7 @@ def h5_contents(path: Path) -> H5Contents:
         )
 
 
-def read_vectors(file: Any, name: str, with_features: bool) -> tuple[NDArray[Any], int]:
+def read_dataset(file: Any, name: str, with_features: bool) -> tuple[NDArray[Any], int]:
     """Return a dataset of features (N, D) as float16 or float32, and D; D is 0 for a slide without patches.
 
     Without features the array is (N, 0). InputUnsupportedError for other shapes and types; InputTooLargeError as of
@@ -123,33 +119,21 @@ def read_vectors(file: Any, name: str, with_features: bool) -> tuple[NDArray[Any
     if dataset.shape[0:1] == (0,):
         dim = dataset.shape[1] if len(dataset.shape) == 2 else 0
         return np.empty((0, dim if with_features else 0), np.float32), dim
-    if len(dataset.shape) != 2:
-        raise InputUnsupportedError(
-            f"{name} has the shape {dataset.shape}: one vector of a slide, not one per patch",
-            place=file.filename,
-            remedy="use the features of the patches",
-        )
-    count, dim = dataset.shape
+    count, dim = rows_and_dim(name, dataset.shape, file.filename)
     return (as_features(dataset[()], file.filename) if with_features else np.empty((count, 0), np.float32)), dim
 
 
-def as_features(values: NDArray[Any], place: str) -> NDArray[Any]:
-    """Return features as float16 where they are stored so, else as float32; InputUnsupportedError for whole numbers."""
-    if values.dtype.kind == "V" and values.dtype.itemsize == 2:
-        # numpy has no bfloat16, and h5py returns its two bytes: the upper half of a float32.
-        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    if values.dtype.kind != "f":
-        raise InputUnsupportedError(
-            f"features of the type {values.dtype}", place=place, remedy="store them as float16 or float32"
-        )
-    return values if values.dtype == np.float16 else values.astype(np.float32, copy=False)
-
-
-def read_coordinates(file: Any, name: str = "coords") -> NDArray[np.float64]:
-    """Return the first two columns of a dataset of coordinates, shape (N, 2); (0, 2) where it has no rows."""
-    require_stored_dataset(file[name])
-    values = np.asarray(file[name][()], np.float64)
+def read_coordinates(file: Any) -> NDArray[np.float64]:
+    """Return the first two columns of the dataset ``coords``, shape (N, 2); (0, 2) where it has no rows."""
+    require_stored_dataset(file["coords"])
+    values = np.asarray(file["coords"][()], np.float64)
     return values[:, :2] if values.ndim == 2 and values.shape[1] >= 2 else np.empty((0, 2), np.float64)
+
+
+def require_stored_dataset(dataset: Any) -> None:
+    """Refuse a dataset as `require_stored`."""
+    claimed_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+    require_stored(dataset.name, claimed_bytes, dataset.id.get_storage_size(), Path(dataset.file.filename))
 
 
 def number(attributes: Mapping[str, Any], name: str) -> float | None:
@@ -164,8 +148,7 @@ def number(attributes: Mapping[str, Any], name: str) -> float | None:
 
 def pair(attributes: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     """Return an attribute of two positive numbers; None where it is missing or none."""
-    values = np.ravel(attributes.get(name, []))
-    numbers = [number({name: value}, name) for value in values]
+    numbers = [number({name: value}, name) for value in np.ravel(attributes.get(name, []))]
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
         return None
     return numbers[0], numbers[1]
@@ -185,7 +168,5 @@ def text(attributes: Mapping[str, Any], name: str) -> str | None:
 
 def _plain(attributes: Any) -> dict[str, Any]:
     """Return attributes as numpy's and Python's values, bytes as text."""
-    values = dict(attributes.items())
-    return {
-        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in values.items()
-    }
+    values = attributes.items()
+    return {name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in values}

@@ -1,151 +1,109 @@
 """Features of slide2vec on patches of hs2p: ``OUT/tile_embeddings/SLIDE.pt`` or ``.npz``.
 
-The coordinates and tissue fractions are in ``OUT/tiles/SLIDE.coordinates.npz``, what is known of the slide beside them.
+Coordinates and tissue fractions are in ``OUT/tiles/SLIDE.coordinates.npz``, facts about the slide in a file beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.core.files import read_json
-from pathopatch.features.readers.folder import Candidate, Layout, SlideFile, slide_id_from_stem
-from pathopatch.features.readers.h5 import as_features, number, text, width_height
-from pathopatch.features.readers.tensors import npz_shapes, read_npz, read_tensor
+from pathopatch.features.readers.folder import Candidate, FeatureFile, Layout, slide_id_from_stem
+from pathopatch.features.readers.h5 import number, text, width_height
+from pathopatch.features.readers.vectors import read_npz, read_vectors
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
-_META = ".meta.json"
-_FOLDER = "tile_embeddings"
-_NPZ = ".coordinates.npz"
+_META, _NPZ, _FOLDER = ".meta.json", ".coordinates.npz", "tile_embeddings"
 _TISSUE = "tissue"  # hs2p's name for tiles of all tissue
 
 
-def slide_files(candidate: Candidate) -> list[SlideFile]:
-    """Return the slide of a file whose description says that it holds embeddings of tiles."""
+def slide_files(candidate: Candidate) -> list[FeatureFile]:
+    """Return the slide of a file that is described as embeddings of tiles."""
     path = candidate.path
-    about = path.with_name(f"{path.stem}{_META}")
-    if path.suffix not in (".pt", ".npz") or not about.is_file():
+    if path.suffix not in (".pt", ".npz") or not _description(path).is_file():
         return []
-    if read_json(about).get("artifact_type") != _FOLDER:
+    if read_json(_description(path)).get("artifact_type") != _FOLDER:
         return []
-    return [SlideFile(slide_id=slide_id_from_stem(path.stem), path=path, group=path.parent, companion=about)]
+    return [FeatureFile(slide_id=slide_id_from_stem(path.stem), path=path, group=path.parent)]
 
 
-def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
+def read(file: FeatureFile, with_features: bool) -> SlideFeatures:
     """Return a slide's features."""
-    assert slide.companion is not None  # noqa: S101  # `slide_files` found it
-    about = read_json(slide.companion)
-    features, dim, tile_index = _read_features(slide.path, with_features)
-    npz = _coordinates_file(slide.path, about)
+    about, npz = read_json(_description(file.path)), _coordinates_file(file)
+    features, dim = read_vectors(file.path, with_features)
     tiles = read_npz(npz, ("x", "y", "tile_index", "tissue_fractions"))
-    if "x" not in tiles or "y" not in tiles:
+    x, y = tiles.get("x"), tiles.get("y")
+    if x is None or y is None or x.ndim != 1 or x.shape != y.shape:
         raise InputUnsupportedError("no x and y in hs2p's coordinates", place=str(npz), remedy="run hs2p again")
-    if tile_index is not None:
-        rows = _rows_of(tile_index, tiles.get("tile_index", np.arange(len(tiles["x"]))), slide.path)
+    if file.path.suffix == ".npz" and "tile_index" in (index := read_npz(file.path, ("tile_index",))):
+        row_of = {tile: row for row, tile in enumerate(tiles.get("tile_index", np.arange(len(x))).tolist())}
+        rows = [row_of.get(tile, -1) for tile in index["tile_index"].tolist()]
+        if -1 in rows:
+            raise InputCorruptError(
+                f"{rows.count(-1)} of {len(rows)} tiles are not among hs2p's coordinates",
+                place=str(file.path),
+                remedy="extract the features of this slide again",
+            )
         tiles = {name: values[rows] for name, values in tiles.items()}
-    known = _slide_facts(npz)
-    about_slide, about_tiles = known.get("slide", {}), known.get("tiling", {})
-    input_px = number(about, "encoder_input_size_px")
+    sections = read_json(_description(npz)) if _description(npz).is_file() else {}
+    slide, tiling, artifact = (
+        section if isinstance(section := sections.get(name), dict) else {} for name in ("slide", "tiling", "artifact")
+    )
     # Where tiles were drawn for a class of annotations, hs2p stores the fraction of that class under the same name.
-    annotation = text(known.get("artifact", {}), "annotation")
-    is_tissue = annotation in (None, _TISSUE)
-    fractions = tiles.get("tissue_fractions") if is_tissue else None
-    return SlideFeatures(
-        slide_id=slide.slide_id,
-        features=features,
-        encoder=Encoder(
-            dim=dim, name=text(about, "encoder_name"), input_px=None if input_px is None else int(input_px)
-        ),
-        path=slide.path,
-        x=tiles["x"].astype(np.float64),
-        y=tiles["y"].astype(np.float64),
-        side=number(about_tiles, "tile_size_lv0") or number(about, "tile_size_lv0"),
-        mpp=number(about_slide, "base_spacing_um"),
+    annotation = text(artifact, "annotation")
+    fractions = tiles.get("tissue_fractions") if annotation in (None, _TISSUE) else None
+    input_px = number(about, "encoder_input_size_px")
+    return file.slide(
+        features,
+        Encoder(dim=dim, name=text(about, "encoder_name"), input_px=None if input_px is None else int(input_px)),
+        np.column_stack([tiles["x"], tiles["y"]]).astype(np.float64),
+        side=number(tiling, "tile_size_lv0") or number(about, "tile_size_lv0"),
+        mpp=number(slide, "base_spacing_um"),
         tissue_fraction=None if fractions is None else fractions.astype(np.float32),
-        size_px=width_height(about_slide, "dimensions"),
-        notes=_notes(about_tiles, None if is_tissue else annotation),
+        size_px=width_height(slide, "dimensions"),
+        notes=_notes(tiling.get("min_tissue_fraction"), None if annotation == _TISSUE else annotation),
     )
 
 
-def _read_features(path: Path, with_features: bool) -> tuple[NDArray[Any], int, NDArray[Any] | None]:
-    """Return the features, their number per patch, and the number of each row's tile where it is stored."""
-    if path.suffix == ".pt":
-        features, dim = read_tensor(path, with_features)
-        return features, dim, None
-    shape = npz_shapes(path).get("features")
-    if shape is None or len(shape) != 2:
-        raise InputUnsupportedError(
-            f"features of the shape {shape}, not one vector per patch",
-            place=str(path),
-            remedy="use the features of the patches",
-        )
-    arrays = read_npz(path, ("features", "tile_index") if with_features else ("tile_index",))
-    features = as_features(arrays["features"], str(path)) if with_features else np.empty((shape[0], 0), np.float32)
-    return features, shape[1], arrays.get("tile_index")
+def _description(path: Path) -> Path:
+    return path.with_name(f"{path.stem}{_META}")
 
 
-def _rows_of(tile_index: NDArray[Any], known: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    """Return the row in hs2p's file of each tile, by the numbers of the tiles there."""
-    row_of = {number: row for row, number in enumerate(known.tolist())}
-    rows = [row_of.get(number) for number in tile_index.tolist()]
-    if None in rows:
-        raise InputCorruptError(
-            f"{rows.count(None)} of {len(rows)} tiles are not among hs2p's coordinates",
-            place=str(path),
-            remedy="extract the features of this slide again",
-        )
-    return np.array(rows, np.int64)
-
-
-def _coordinates_file(path: Path, about: Mapping[str, Any]) -> Path:
-    """Return hs2p's file of coordinates: where the description says, or where slide2vec writes it."""
-    stated = text(about, "coordinates_npz_path")
-    folders = [folder for folder in path.parents if folder.name == _FOLDER]
-    usual = [folder.parent / "tiles" / path.parent.relative_to(folder) / f"{path.stem}{_NPZ}" for folder in folders[:1]]
-    places = [*([Path(stated)] if stated else []), *usual]
+def _coordinates_file(file: FeatureFile) -> Path:
+    """Return hs2p's file of coordinates, at the place that is stated or where slide2vec writes it."""
+    stated = text(read_json(_description(file.path)), "coordinates_npz_path")
+    folders = [folder for folder in file.path.parents if folder.name == _FOLDER][:1]
+    usual = [folder.parent / "tiles" / file.path.parent.relative_to(folder) for folder in folders]
+    places = [*([Path(stated)] if stated else []), *(folder / f"{file.path.stem}{_NPZ}" for folder in usual)]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise InputMissingError(
-            f"no coordinates of the slide {path.stem}: neither of {', '.join(map(str, places))} is there",
-            place=str(path),
+            f"no coordinates of the slide {file.path.stem}: neither of {', '.join(map(str, places))} is there",
+            place=str(file.path),
             remedy="copy the folder tiles beside the folder tile_embeddings",
         )
     return found
 
 
-def _companions(slide: SlideFile) -> list[Path]:
+def _companions(file: FeatureFile) -> list[Path]:
     """Return the description of the features, and hs2p's coordinates and description."""
-    assert slide.companion is not None  # noqa: S101  # `slide_files` found it
-    npz = _coordinates_file(slide.path, read_json(slide.companion))
-    return [path for path in (slide.companion, npz, _description(npz)) if path.is_file()]
+    npz = _coordinates_file(file)
+    return [path for path in (_description(file.path), npz, _description(npz)) if path.is_file()]
 
 
-def _description(npz: Path) -> Path:
-    return npz.with_name(npz.name.removesuffix(".npz") + _META)
-
-
-def _slide_facts(npz: Path) -> dict[str, Any]:
-    """Return the sections of what hs2p says of the slide and its tiles; none where that file is missing."""
-    about = _description(npz)
-    sections = read_json(about) if about.is_file() else {}
-    return {name: section for name, section in sections.items() if isinstance(section, dict)}
-
-
-def _notes(about_tiles: Mapping[str, Any], annotation: str | None) -> tuple[str, ...]:
+def _notes(share: Any, annotation: str | None) -> tuple[str, ...]:
     """Return what hs2p left out; `annotation` is the class that tiles were drawn for, if not all tissue."""
     what = "tissue" if annotation is None else f"of the class {annotation}"
-    share = about_tiles.get("min_tissue_fraction")
     if share == 0:
         left_out = f"hs2p left out no tiles for having little {what}"
-    elif not isinstance(share, int | float):
-        left_out = f"hs2p leaves out tiles with little {what}; the files do not say below which fraction"
-    else:
+    elif isinstance(share, int | float):
         left_out = f"hs2p left out tiles with less than {100 * share:g} % {what}"
+    else:
+        left_out = f"hs2p leaves out tiles with little {what}; the files do not say below which fraction"
     if annotation is None:
         return (left_out,)
     return (left_out, f"hs2p's fractions are those of the class {annotation}, not of tissue")

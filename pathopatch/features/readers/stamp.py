@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.features.readers.folder import Candidate, Layout, SlideFile, slide_id_from_stem
-from pathopatch.features.readers.h5 import number, open_h5, read_coordinates, read_vectors, text
+from pathopatch.features.readers.folder import Candidate, FeatureFile, Layout, slide_id_from_stem
+from pathopatch.features.readers.h5 import number, open_h5, read_coordinates, read_dataset, text
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
 _NAMES = ("feats", "patch_embeddings")  # the second in multiplex files, which have no coordinates
@@ -20,7 +20,7 @@ NOTE = "STAMP left out patches as bright as glass (240 of 255 in the thumbnail) 
 OLD = "STAMP's file states no unit: its stride of 224 was taken for 256 um, as STAMP itself does"
 
 
-def slide_files(candidate: Candidate) -> list[SlideFile]:
+def slide_files(candidate: Candidate) -> list[FeatureFile]:
     """Return the slide of a file with STAMP's features of patches; not of slides or patients."""
     path, contents = candidate.path, candidate.h5
     if contents is None or contents.attributes.get("feat_type", "tile") != "tile":
@@ -28,59 +28,40 @@ def slide_files(candidate: Candidate) -> list[SlideFile]:
     name = next((name for name in _NAMES if contents.has_vectors(name)), None)
     if name is None or (name == "feats" and "coords" not in contents.shapes):
         return []
+    # STAMP names a folder after the extractor; the folders below are those of the slides.
     extractor = text(contents.attributes, "extractor")
-    group = _extractor_folder(path, candidate.root, extractor)
-    return [SlideFile(slide_id=slide_id_from_stem(path.stem), path=path, group=group, key=name)]
+    groups = (folder for folder in path.parents if extractor and f"{folder.name}-".startswith(f"{extractor}-"))
+    group = next(groups, candidate.root)
+    return [FeatureFile(slide_id=slide_id_from_stem(path.stem), path=path, group=group, key=name)]
 
 
-def _extractor_folder(path: Path, root: Path, extractor: str | None) -> Path:
-    """Return the folder that STAMP named after the extractor; the folders below are those of the slides."""
-    for folder in path.parents:
-        if extractor is not None and (folder.name == extractor or folder.name.startswith(f"{extractor}-")):
-            return folder
-    return root
-
-
-def read(slide: SlideFile, with_features: bool) -> SlideFeatures:
+def read(file: FeatureFile, with_features: bool) -> SlideFeatures:
     """Return a slide's features, by y, then x: STAMP writes rows as its threads end."""
-    with open_h5(slide.path) as file:
-        attributes = dict(file.attrs)
-        features, dim = read_vectors(file, slide.key, with_features)
-        xy = read_coordinates(file) if "coords" in file else None
+    with open_h5(file.path) as opened:
+        attributes = dict(opened.attrs)
+        features, dim = read_dataset(opened, file.key, with_features)
+        xy = read_coordinates(opened) if "coords" in opened else None
     tile_px = number(attributes, "tile_size_px")
     encoder = Encoder(dim=dim, name=text(attributes, "extractor"), input_px=None if tile_px is None else int(tile_px))
     if xy is None:
-        return SlideFeatures(
-            slide_id=slide.slide_id, features=features, encoder=encoder, path=slide.path, unit="um", notes=(NOTE,)
-        )
-    side_um, um_per_unit = _scale(attributes, xy, slide.path)
+        return file.slide(features, encoder, None, unit="um", notes=(NOTE,))
+    side_um, um_per_unit = _scale(attributes, xy, file.path)
     order = np.lexsort((xy[:, 0], xy[:, 1]))
+    features = features[order] if len(order) == len(features) else features
+    notes = (NOTE,) if um_per_unit == 1 else (NOTE, OLD)
     xy = xy[order] * um_per_unit
-    return SlideFeatures(
-        slide_id=slide.slide_id,
-        features=features[order] if len(order) == len(features) else features,
-        encoder=encoder,
-        path=slide.path,
-        x=xy[:, 0],
-        y=xy[:, 1],
-        side=side_um,
-        side_um=side_um,
-        unit="um",
-        notes=(NOTE,) if um_per_unit == 1 else (NOTE, OLD),
-    )
+    return file.slide(features, encoder, xy, side=side_um, unit="um", notes=notes)
 
 
 def _scale(attributes: Mapping[str, Any], xy: NDArray[np.float64], path: Path) -> tuple[float | None, float]:
     """Return the side of a patch in um, and um per unit of the coordinates."""
-    side = number(attributes, "tile_size_um")  # since version 2.1
-    tile_size = number(attributes, "tile_size")
-    if side is not None:
-        return side, 1.0
-    if attributes.get("unit") == "um":  # version 2.0
-        return tile_size, 1.0
+    side, tile_size = number(attributes, "tile_size_um"), number(attributes, "tile_size")
+    if side is not None or attributes.get("unit") == "um":  # since version 2.1; version 2.0
+        return side or tile_size, 1.0
     if not len(xy):
         return None, 1.0
-    stride = tile_size or _stride(xy)
+    steps = np.concatenate([np.diff(np.unique(axis)) for axis in xy.T])
+    stride = tile_size or (float(steps.min()) if len(steps) else None)
     if stride is None or round(stride) != _OLD_PX:
         raise InputUnsupportedError(
             f"STAMP's coordinates have no unit, and a stride of {stride}",
@@ -88,12 +69,6 @@ def _scale(attributes: Mapping[str, Any], xy: NDArray[np.float64], path: Path) -
             remedy="extract the features again with STAMP 2 or later",
         )
     return _OLD_UM, _OLD_UM / _OLD_PX
-
-
-def _stride(xy: NDArray[np.float64]) -> float | None:
-    """Return the smallest step between columns or rows of patches."""
-    steps = np.concatenate([np.diff(np.unique(axis)) for axis in xy.T])
-    return float(steps.min()) if len(steps) else None
 
 
 LAYOUT = Layout("stamp", slide_files, read)

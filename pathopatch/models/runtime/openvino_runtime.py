@@ -127,14 +127,9 @@ def cores() -> int:
 
 
 def compile_network(model: Any, shape: tuple[int, ...], precision: str, threads: int) -> Any:
-    """Return a network that was read or converted, compiled for inputs of one shape; nothing is kept in the cache."""
+    """Return a converted network, compiled for inputs of one shape; nothing is kept in the cache."""
     model.reshape(list(shape))
     return _core().compile_model(model, _DEVICE, _settings(precision, threads))
-
-
-def read_network(path: Path) -> Any:
-    """Return a network from an ONNX or OpenVINO file, not yet compiled."""
-    return _core().read_model(path)
 
 
 def _settings(precision: str, threads: int) -> dict[str, Any]:

@@ -40,7 +40,6 @@ def test_features_and_corners_are_those_that_were_written(layout: str, folder: P
     assert (slide.slide_id, slide.side, slide.encoder.dim) == (slide_id, made_features.SIDE, made_features.DIM)
     assert slide.features.dtype in (np.float16, np.float32)
     assert slide.unit == "px"
-    assert not slide.is_centre
 
 
 def test_without_features_all_else_is_as_it_is(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Read features that PyTorch or numpy wrote, without running code of the file."""
+"""Read features that PyTorch or NumPy wrote, without running code of the file or taking memory for mere claims."""
 
 from __future__ import annotations
 
@@ -21,19 +21,62 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     PathopatchError,
 )
-from pathopatch.features.readers.h5 import as_features
-from pathopatch.features.readers.stored_size import require_stored
 from pathopatch.models.weights import read_torch_file
 
 _SAFE = "store the features as HDF5, npz or a plain tensor"
+# Features are packed to a fifth at best, regular positions to a hundredth: 64 MiB are those of four million patches.
+_MOST_RATIO, _SPARE_BYTES = 100, 64 * 2**20
 
 
-def read_tensor(path: Path, with_features: bool) -> tuple[NDArray[Any], int]:
-    """Return the features (N, D) of a tensor, and D; (N, 0) without features.
+def require_stored(name: str, claimed_bytes: int, stored_bytes: int, path: Path) -> None:
+    """Refuse an array of a file that claims over a hundred times what is stored of it: InputTooLargeError."""
+    stored_bytes = min(stored_bytes, path.stat().st_size)
+    if claimed_bytes > max(_SPARE_BYTES, _MOST_RATIO * stored_bytes):
+        raise InputTooLargeError(
+            f"{name} claims {claimed_bytes} bytes, and {stored_bytes} are stored",
+            place=str(path),
+            remedy="copy the file again, or extract the features of this slide again",
+        )
 
-    InputUnsupportedError if PyTorch is not installed, or the file does not hold one tensor (N, D); else as
-    `read_torch_file` and `require_stored`.
+
+def as_features(values: NDArray[Any], place: str) -> NDArray[Any]:
+    """Return features as float16 where they are stored so, else as float32; InputUnsupportedError for whole numbers."""
+    if values.dtype.kind == "V" and values.dtype.itemsize == 2:
+        # numpy has no bfloat16, and h5py returns its two bytes: the upper half of a float32.
+        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if values.dtype.kind != "f":
+        raise InputUnsupportedError(
+            f"features of the type {values.dtype}", place=place, remedy="store them as float16 or float32"
+        )
+    return values if values.dtype == np.float16 else values.astype(np.float32, copy=False)
+
+
+def rows_and_dim(what: str, shape: tuple[int, ...] | None, place: str) -> tuple[int, int]:
+    """Return N and D of features; InputUnsupportedError if they are not (N, D)."""
+    if shape is None or len(shape) != 2:
+        raise InputUnsupportedError(
+            f"{what} of the shape {shape}, not one vector per patch",
+            place=place,
+            remedy="use the features of the patches",
+        )
+    return shape[0], shape[1]
+
+
+def read_vectors(path: Path, with_features: bool) -> tuple[NDArray[Any], int]:
+    """Return the features (N, D) of a tensor or an npz file, and D; (N, 0) without features.
+
+    InputUnsupportedError if they are not (N, D), or a tensor is read without PyTorch; InputTooLargeError as of
+    `require_stored`; else as `read_torch_file` and `read_npz`.
     """
+    if path.suffix != ".npz":
+        return _read_tensor(path, with_features)
+    count, dim = rows_and_dim("features", npz_shapes(path, ("features",)).get("features"), str(path))
+    if not with_features:
+        return np.empty((count, 0), np.float32), dim
+    return as_features(read_npz(path, ("features",))["features"], str(path)), dim
+
+
+def _read_tensor(path: Path, with_features: bool) -> tuple[NDArray[Any], int]:
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -49,17 +92,11 @@ def read_tensor(path: Path, with_features: bool) -> tuple[NDArray[Any], int]:
         )
     if tensor.ndim == 1 and not tensor.numel():
         return np.empty((0, 0), np.float32), 0
-    if tensor.ndim != 2:
-        raise InputUnsupportedError(
-            f"a tensor of the shape {tuple(tensor.shape)}, not one vector per patch",
-            place=str(path),
-            remedy="use the features of the patches",
-        )
+    count, dim = rows_and_dim("a tensor", tuple(tensor.shape), str(path))
     if tensor.layout != torch.strided or tensor.device.type != "cpu":
         raise InputUnsupportedError("a tensor without its values, or a sparse one", place=str(path), remedy=_SAFE)
     # An expanded tensor repeats one row without storing it again.
     require_stored("the tensor", tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes(), path)
-    count, dim = tensor.shape
     if not with_features:
         return np.empty((count, 0), np.float32), dim
     if tensor.dtype == torch.bfloat16:  # numpy has none
@@ -67,11 +104,8 @@ def read_tensor(path: Path, with_features: bool) -> tuple[NDArray[Any], int]:
     return as_features(tensor.numpy(), str(path)).copy(), dim
 
 
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Return those arrays of an npz file that it holds.
-
-    CheckpointUnsafeError if an array is pickled; InputMissingError, InputCorruptError if the file cannot be read.
-    """
+def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return those arrays of an npz file that it holds; CheckpointUnsafeError if one is pickled; see `npz_shapes`."""
     try:
         npz_shapes(path, names)  # refuses what claims too much
         # Opened here: numpy does not close a file that turns out to be damaged.
@@ -79,16 +113,23 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
             return {name: arrays[name] for name in names if name in arrays.files}
     except PathopatchError:
         raise
-    except ValueError as error:
-        if "pickle" in str(error):
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        # The last two: a single array in place of several.
+        if isinstance(error, ValueError) and "pickle" in str(error):
             raise CheckpointUnsafeError(
                 "an array of the file is pickled, and reading it could run code; nothing was run",
                 place=str(path),
                 remedy=_SAFE,
             ) from error
-        raise InputCorruptError(f"not a readable npz: {error}", place=str(path), remedy="copy it again") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, AttributeError, TypeError) as error:
-        # The last two: a single array in place of several.
         raise InputCorruptError(f"not a readable npz: {error}", place=str(path), remedy="copy it again") from error
 
 

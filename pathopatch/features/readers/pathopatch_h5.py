@@ -1,11 +1,9 @@
-"""Write features of a slide to one HDF5 file, so that TRIDENT's readers and ours read it."""
+"""Features that ``pathopatch encode`` writes: an HDF5 file a slide in TRIDENT's layout, with further facts."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +11,53 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, json_text
-from pathopatch.features.readers.folder import check_slide
-from pathopatch.features.readers.h5 import load_h5py
-from pathopatch.features.readers.own import ATTRIBUTE
+from pathopatch.features.readers import trident
+from pathopatch.features.readers.folder import Candidate, FeatureFile, Layout, check_slide
+from pathopatch.features.readers.h5 import load_h5py, open_h5, require_stored_dataset
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
+ATTRIBUTE = "pathopatch"
+"""Of the file: JSON with the encoder, um/px, the side of a patch and the stamp."""
+_FRACTIONS = ("tissue_fraction", "scanned_fraction")
 _MAGNIFICATION_BINS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5))
 """TRIDENT's: below which um/px a scan counts as having which magnification."""
+
+
+def slide_files(candidate: Candidate) -> list[FeatureFile]:
+    """Return the slide of a file with our attribute."""
+    if candidate.h5 is None or ATTRIBUTE not in candidate.h5.attributes:
+        return []
+    path = candidate.path
+    # Encode names the file by the slide's id, which may end like the name of a slide file.
+    return [FeatureFile(slide_id=path.stem, path=path, group=path.parent)]
+
+
+def read(file: FeatureFile, with_features: bool) -> SlideFeatures:
+    """Return a slide's features."""
+    plain = trident.read(file, with_features)
+    with open_h5(file.path) as opened:
+        datasets = {name: opened[name] for name in _FRACTIONS if name in opened}
+        for dataset in datasets.values():
+            require_stored_dataset(dataset)
+        fractions = {name: np.asarray(dataset[()], np.float32) for name, dataset in datasets.items()}
+        about = opened.attrs[ATTRIBUTE]
+    try:
+        known = json.loads(about)
+        encoder, notes = Encoder.from_dict(known["encoder"]), tuple(known["notes"])
+        facts: dict[str, Any] = {"mpp": known["mpp"], "side": known["side_px"], **fractions}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputCorruptError(
+            f"the attribute {ATTRIBUTE} is not what encode writes: {error}",
+            place=str(file.path),
+            remedy="remove the file and run pathopatch encode again",
+        ) from error
+    content = known.get("slide", "")  # files of earlier versions have none
+    return replace(plain, encoder=encoder, notes=notes, slide_content=content, **facts)
+
+
+LAYOUT = Layout("pathopatch", slide_files, read)
 
 
 def write_slide_features(
@@ -46,7 +82,7 @@ def write_slide_features(
         Features or coordinates are NaN or infinite.
     """
     h5py = load_h5py(path)
-    if slide.x is None or slide.y is None or slide.side is None or slide.unit != "px" or slide.is_centre:
+    if slide.x is None or slide.y is None or slide.side is None or slide.unit != "px":
         raise InputUnsupportedError(
             f"the patches of {slide.slide_id} have no place in level-0 pixels",
             place=str(path),
@@ -57,7 +93,7 @@ def write_slide_features(
         "encoder": slide.encoder.to_dict(),
         "mpp": slide.mpp,
         "side_px": slide.side,
-        "side_um": slide.side * slide.mpp if slide.mpp is not None else slide.side_um,
+        "side_um": slide.side * slide.mpp if slide.mpp is not None else None,
         "notes": list(slide.notes),
         "stamp": dict(stamp),
     }
@@ -69,17 +105,15 @@ def write_slide_features(
         features.attrs.update({"name": slide.slide_id, "encoder": slide.encoder.name or "None"})
         xy = np.rint(np.column_stack([slide.x, slide.y])).astype(np.int64)
         coords = file.create_dataset("coords", data=xy, track_times=False)
-        coords.attrs.update(_trident_attributes(slide, patch_px, overlap_px))
-        fractions = {"tissue_fraction": slide.tissue_fraction, "scanned_fraction": slide.scanned_fraction}
-        for name, values in fractions.items():
-            if values is not None:
+        coords.attrs.update(_trident_attributes(slide, patch_px or round(slide.side), overlap_px))
+        for name in _FRACTIONS:
+            if (values := getattr(slide, name)) is not None:
                 file.create_dataset(name, data=np.asarray(values, np.float32), track_times=False)
 
 
-def _trident_attributes(slide: SlideFeatures, patch_px: int | None, overlap_px: int) -> dict[str, Any]:
+def _trident_attributes(slide: SlideFeatures, patch_px: int, overlap_px: int) -> dict[str, Any]:
     """Return the attributes of `coords` that TRIDENT writes, as far as they are known."""
     side = round(slide.side or 0)
-    patch_px = patch_px or side
     attributes: dict[str, Any] = {
         "name": slide.slide_id,
         "patch_size": patch_px,
@@ -94,10 +128,3 @@ def _trident_attributes(slide: SlideFeatures, patch_px: int | None, overlap_px: 
     if slide.size_px is not None:
         attributes |= {"level0_width": slide.size_px[0], "level0_height": slide.size_px[1]}
     return attributes
-
-
-def encoder_key(encoder: Encoder) -> str:
-    """Return a folder's name for features of an encoder: its name, and a hash of all that is known of it."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", encoder.name or "encoder").strip("._-")[:64] or "encoder"
-    known = json.dumps(encoder.to_dict(), sort_keys=True, separators=(",", ":"))
-    return f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"

@@ -1,0 +1,87 @@
+"""Files of tools that are no longer read: refused by name, and the page's lines write a table from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import zarr
+from made_features import MPP, SIDE, SIZE_PX, XY, vectors
+from pyarrow import Table, parquet
+from shapely import box, to_wkb
+
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.removed import LAYOUTS
+from pathopatch.features.readers import open_features
+
+PAGE = (Path(__file__).parents[3] / "docs" / "how-to" / "other-features.md").read_text(encoding="utf-8")
+
+
+def lazyslide(folder: Path) -> None:
+    root = zarr.open_group(folder / "lazyslide" / "A.zarr", mode="w")
+    root.attrs["tile_spec"] = {"tiles": {"width": 256, "base_downsample": 2.0}}
+    root.create_array("tables/uni_tiles/X", data=vectors("A"))
+    root.create_array("tables/uni_tiles/obs/tile_id", data=np.arange(4))
+    shapes = folder / "lazyslide" / "A.zarr" / "shapes" / "tiles"
+    shapes.mkdir(parents=True)
+    boxes = [to_wkb(box(x, y, x + SIDE, y + SIDE)) for x, y in XY["A"].tolist()]
+    reversed_rows = {"tile_id": np.arange(4)[::-1], "geometry": boxes[::-1]}
+    parquet.write_table(Table.from_pydict(reversed_rows), shapes / "shapes.parquet")
+
+
+def slideflow(folder: Path) -> None:
+    (folder / "bags").mkdir()
+    torch.save(torch.from_numpy(vectors("A")), folder / "bags" / "A.pt")
+    np.savez(folder / "bags" / "A.index.npz", XY["A"] + SIDE // 2)
+    (folder / "bags" / "bags_config.json").write_text(json.dumps({"tile_um": SIDE * MPP}))
+
+
+def atlaspatch(folder: Path) -> None:
+    (folder / "atlaspatch" / "patches").mkdir(parents=True)
+    with h5py.File(folder / "atlaspatch" / "patches" / "A.h5", "w") as file:
+        file["coords"] = np.column_stack([XY["A"], np.tile([256, 256, 1], (4, 1))]).astype(np.int32)
+        file["features/uni_v2"] = vectors("A")
+        file.attrs["patch_size_level0"] = SIDE
+
+
+def mussel(folder: Path) -> None:
+    (folder / "mussel").mkdir()
+    with h5py.File(folder / "mussel" / "A.features.h5", "w") as file:
+        file["features"], file["coords"] = vectors("A"), XY["A"]
+        known = {"patch_size": SIDE, "patch_size_to_resize_to_for_desired_mpp": 256, "level_dim": np.array(SIZE_PX)}
+        file["coords"].attrs.update(known)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "lazyslide": lazyslide, "slideflow": slideflow, "atlaspatch": atlaspatch, "mussel": mussel,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_what_is_no_longer_read_is_refused_with_the_page(layout: str, tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path)
+    for stated in ("auto", layout):
+        with pytest.raises(InputUnsupportedError, match=layout) as refused:
+            open_features(tmp_path, layout=stated)
+        assert "docs/how-to/other-features.md" in (refused.value.remedy or "")
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_the_lines_of_the_page_write_a_table_of_the_same_patches(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS[layout](tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(rf"^## {layout}$.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE | re.IGNORECASE)
+    assert len(code.splitlines()) <= 14
+    exec(compile(code, "docs/how-to/other-features.md", "exec"), {})  # the page's own example
+    slide = open_features(tmp_path / "table").read("A")
+    np.testing.assert_array_equal(slide.features, vectors("A"))
+    np.testing.assert_array_equal(np.column_stack([slide.x, slide.y]), XY["A"])
+    assert slide.side == SIDE
