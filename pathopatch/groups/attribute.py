@@ -287,11 +287,9 @@ def bins_attributes(groups: pd.DataFrame) -> tuple[TissueBins, ...]:
 
 
 def attribute_in(
-    groups: pd.DataFrame, threshold: float, *, bins: Sequence[float] = (), option: str = "--threshold"
+    groups: pd.DataFrame, threshold: float, *, bins: Sequence[float] = ()
 ) -> TissueThreshold | TissueBins | PatchAttribute:
     """Return the attribute of some bins if any are named, else that at a threshold, as a groups table holds it.
-
-    `option` is what chose the threshold, for messages.
 
     Raises
     ------
@@ -316,7 +314,7 @@ def attribute_in(
         raise InputMissingError(
             f"no groups at threshold {at.key}; there are some at {', '.join(stored) or 'none'}",
             place="groups.parquet",
-            remedy=_how_to_form(nearest and f"{option} {nearest}", groups, f"--threshold {at.key}"),
+            remedy=_how_to_form(nearest and f"--threshold {nearest}", groups, f"--threshold {at.key}"),
         )
     names_of_own = patch_attribute_names(groups)
     return PatchAttribute(names_of_own, threshold, label_names=labels) if names_of_own else at

@@ -96,8 +96,6 @@ def test_what_a_table_lacks_is_refused_with_what_it_has():
         attribute_in(table, 0.7)
     command = "pathopatch groups WORK --threshold 0.5 --threshold 0.85"
     assert error.value.remedy == f"use --threshold 0.85, or form these too: {command} --threshold 0.7 --force"
-    with pytest.raises(InputMissingError, match="use --select-at 0.5, or"):
-        attribute_in(table, 0.25, option="--select-at")
     with pytest.raises(InputMissingError, match="bins cut at 0.1,0.2; there are some at 0.3,0.5") as error:
         attribute_in(table, 0.25, bins=(0.1, 0.2))
     assert error.value.remedy == f"use train --bins 0.3,0.5, or form these too: {command} --bins 0.1,0.2 --force"
