@@ -93,7 +93,7 @@ class Patch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CompositionPlan:
     """What is drawn of a sample before it is composed; areas are shares of the patch."""
 
     target: float  # area of the composed tissue
@@ -128,7 +128,9 @@ def intervention_share(n_min: int) -> float:
     return max(0.5, 1.0 - n_min / 100)
 
 
-def plan(fractions: Sequence[npt.ArrayLike], *, label: int, fraction: float, rng: np.random.Generator) -> Plan:
+def plan(
+    fractions: Sequence[npt.ArrayLike], *, label: int, fraction: float, rng: np.random.Generator
+) -> CompositionPlan:
     """Draw target, kept area and sizes of pieces of one sample, by the same law for all classes.
 
     The target is the tissue fraction of a random patch of a random class. Sizes are bounded by L, the least fraction
@@ -165,7 +167,7 @@ def plan(fractions: Sequence[npt.ArrayLike], *, label: int, fraction: float, rng
     target, least = max(target, _LEAST_AREA), max(min(fraction, *others, 1.0), _LEAST_AREA)
     keep = min(target * rng.uniform(0.4, 1), least * rng.uniform(0.5, 1), rng.uniform(0.10, 0.45))
     pieces = least * rng.uniform(0.4, 1, MOST_PIECES)
-    return Plan(
+    return CompositionPlan(
         target=target,
         keep=max(keep, _LEAST_AREA),
         pieces=tuple(pieces.tolist()),
@@ -176,7 +178,7 @@ def plan(fractions: Sequence[npt.ArrayLike], *, label: int, fraction: float, rng
 def compose(
     base: Patch,
     donors: Sequence[Patch],
-    drawn: Plan,
+    drawn: CompositionPlan,
     *,
     rng: np.random.Generator,
     labels: Labels = "presence",
@@ -194,7 +196,7 @@ def compose(
     donors : sequence of Patch
         Of the base's size and channels, taken in this order and again from the first: place those of the base's slide
         first. One with too little tissue for a piece is passed over. Not used with growth "own".
-    drawn : Plan
+    drawn : CompositionPlan
         From `plan`.
     rng : numpy.random.Generator
         Draws shapes, turns, places and noise; continue with that of `plan`.

@@ -37,7 +37,7 @@ from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.slides.background import Polarity
-from pathopatch.slides.omezarr_export import OME_VERSION, compressor, image_attributes, multiscales
+from pathopatch.slides.omezarr_attributes import OME_VERSION, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256

@@ -18,7 +18,7 @@ _OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "models", "status")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Leftover:
     """One file or folder that may go, or must stay, and why."""
 
     path: Path
@@ -27,7 +27,7 @@ class Finding:
     reason: str
 
 
-def find(out: Path, *, store: bool = False, force: bool = False) -> list[Finding]:
+def find(out: Path, *, store: bool = False, force: bool = False) -> list[Leftover]:
     """Return what may be removed from a work folder, and what looks like it and must stay.
 
     With `store`, also the pixels of slides that are tiled to the end, which can be read from the slides again. With
@@ -46,7 +46,7 @@ def find(out: Path, *, store: bool = False, force: bool = False) -> list[Finding
     return findings
 
 
-def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Finding]:
+def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Leftover]:
     """Remove what `find` says may go; return its findings.
 
     Raises
@@ -66,13 +66,13 @@ def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Findin
     return findings
 
 
-def cached_files(*, remove: bool = False) -> list[Finding]:
+def cached_files(*, remove: bool = False) -> list[Leftover]:
     """Return what is kept in the user's cache folder, which is made again when it is needed; with `remove` it goes."""
     files = user_cache.files()
     if remove:
         for path, _, _ in files:
             path.unlink(missing_ok=True)
-    return [Finding(path=path, bytes=size, goes=True, reason="a compiled network") for path, size, _ in files]
+    return [Leftover(path=path, bytes=size, goes=True, reason="a compiled network") for path, size, _ in files]
 
 
 def remove_stale_files(out: Path) -> None:
@@ -100,7 +100,7 @@ def _temporary_files(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if owner(Path(name)) is None)
 
 
-def _left_over(path: Path, force: bool) -> Finding:
+def _left_over(path: Path, force: bool) -> Leftover:
     """Return whether a temporary file may go."""
     writer = owner(path)
     state, pid = ("unknown", None) if writer is None else (writer.state, writer.pid)
@@ -109,7 +109,7 @@ def _left_over(path: Path, force: bool) -> Finding:
         "running": f"process {pid} is writing it",
         "unknown": "its process cannot be asked" + ("" if pid is None else f" (process {pid} of another machine)"),
     }[state]
-    return Finding(
+    return Leftover(
         path=path,
         bytes=0 if path.is_symlink() else content_bytes(path),
         goes=state == "dead" or (state == "unknown" and force),
@@ -117,7 +117,7 @@ def _left_over(path: Path, force: bool) -> Finding:
     )
 
 
-def _pixels(out: Path, path: Path, force: bool) -> Finding:
+def _pixels(out: Path, path: Path, force: bool) -> Leftover:
     """Return whether the pixels of a store may go."""
     from pathopatch.patches.store import PatchStore
     from pathopatch.patches.tile import is_tiled
@@ -130,4 +130,4 @@ def _pixels(out: Path, path: Path, force: bool) -> Finding:
             goes, reason = True, f"pixels of slide {slide_id}, which are read from the slide again"
         except (PathopatchError, OSError) as error:
             goes, reason = force, f"pixels of slide {slide_id}, which cannot be read from the slide again: {error}"
-    return Finding(path=path, bytes=content_bytes(path), goes=goes, reason=reason)
+    return Leftover(path=path, bytes=content_bytes(path), goes=goes, reason=reason)

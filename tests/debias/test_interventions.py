@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.debias.inpainting import inpaint
-from pathopatch.debias.interventions import Composition, Patch, Plan, compose, intervention_share, plan
+from pathopatch.debias.interventions import Composition, CompositionPlan, Patch, compose, intervention_share, plan
 from pathopatch.debias.layers import Layer, cut_tissue, mirror, move_to_free, shared_tissue
 
 GLASS, NOISE = 0.9, 0.01
@@ -41,12 +41,14 @@ def made_patch(
     return Patch(pixels=pixels.astype(np.float32), tissue=tissue, label=label, tumor=tumor)
 
 
-def made_plan(target: float, keep: float = 0.1, *, rim_px: float = 1.2, pieces: int = 16) -> Plan:
+def made_plan(target: float, keep: float = 0.1, *, rim_px: float = 1.2, pieces: int = 16) -> CompositionPlan:
     """A plan with pieces of 0.06 of the patch; a single one is as large as needed."""
-    return Plan(target=target, keep=keep, pieces=(0.06,) * pieces, rim_px=rim_px)
+    return CompositionPlan(target=target, keep=keep, pieces=(0.06,) * pieces, rim_px=rim_px)
 
 
-def composed(base: Patch, donors: list[Patch], drawn: Plan, seed: int = 0, **settings: object) -> Composition:
+def composed(
+    base: Patch, donors: list[Patch], drawn: CompositionPlan, seed: int = 0, **settings: object
+) -> Composition:
     return compose(base, donors, drawn, rng=np.random.default_rng(seed), **settings)
 
 
