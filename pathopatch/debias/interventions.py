@@ -298,17 +298,14 @@ def _layer_with(
     """
     tries: list[tuple[int, Layer, Mask]] = []
     while len(tries) < _TRIES and (not tries or tries[-1][0] < count):
-        layer = _placed(next(supply), number, uncovered, growth, rng)
+        layer = next(supply)
+        if growth == "own" and number < _MIRRORED:
+            layer = mirror(layer, rng)
+        else:
+            layer = move_to_free(turn_at_random(layer, rng), uncovered, rng)
         free = layer.tissue & uncovered
         tries.append((int(np.count_nonzero(free)), layer, free))
     return max(tries, key=lambda tried: tried[0])[1:]
-
-
-def _placed(layer: Layer, number: int, uncovered: Mask, growth: Growth, rng: np.random.Generator) -> Layer:
-    """Return a layer turned and moved for piece `number`, over some of the `uncovered` pixels (H, W)."""
-    if growth == "own" and number < _MIRRORED:
-        return mirror(layer, rng)
-    return move_to_free(turn_at_random(layer, rng), uncovered, rng)
 
 
 def _tumor_to_keep(base: Patch, labels: Labels, least_px: int | None) -> tuple[Mask | None, int]:
