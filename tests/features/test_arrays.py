@@ -1,3 +1,7 @@
+"""Features as arrays: read, and audited."""
+
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
@@ -5,8 +9,11 @@ from pathlib import Path
 import made_features
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import pathopatch
+from pathopatch import features
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.features.arrays import read
 
 
@@ -52,3 +59,66 @@ def test_importing_features_loads_neither_torch_nor_h5py() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+N, PER_PATIENT = 800, 40
+
+
+def cohort(seed: int, *, shift: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Features, labels and tissue fractions of 20 patients; `shift` is the tumour's extra tissue, in deviations."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, N)
+    of_patient = np.repeat(rng.normal(0, 0.3, N // PER_PATIENT), PER_PATIENT)  # some patients hold more tissue
+    tissue = np.clip(0.5 + 0.12 * (rng.normal(size=N) + of_patient + shift * label), 0, 1)
+    return rng.normal(size=(N, 4)), label, tissue
+
+
+PATIENT = np.arange(N) // PER_PATIENT
+SHIFT_OF_AUROC_75 = 0.954 * 1.044  # the normal distance 2^0.5 * 0.674 of an AUROC of 0.75, times the spread of tissue
+
+
+@pytest.mark.slow
+def test_a_planted_shortcut_of_auroc_75_is_always_found() -> None:
+    results = [features.audit(*cohort(seed, shift=SHIFT_OF_AUROC_75), patient=PATIENT) for seed in range(20)]
+    assert [result["is_flagged"] for result in results] == [True] * 20
+    assert np.mean([result["audit"]["whole"]["auroc"] for result in results]) == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_clean_cohort_is_flagged_at_most_once_in_20() -> None:
+    results = [features.audit(*cohort(seed, shift=0.0), patient=PATIENT) for seed in range(20)]
+    assert sum(result["is_flagged"] for result in results) <= 1
+
+
+def test_audit_of_arrays_says_its_verdict_and_indices() -> None:
+    vectors, label, tissue = cohort(0, shift=3.0)
+    vectors[:, 0] += 9 * tissue
+    result = features.audit(vectors, label, tissue, patient=PATIENT)
+    assert result["verdict"].startswith("SHORTCUT. In all labelled patches the tissue fraction alone")
+    assert result["robustness"]["patches"] < N  # the middle third is left out
+    assert result["robustness"]["confounder"] == "tissue"
+
+
+def test_slides_stand_in_for_patients() -> None:
+    data = cohort(0, shift=1.0)
+    assert features.audit(*data, slide=PATIENT) == features.audit(*data, patient=PATIENT, slide=PATIENT)
+
+
+def test_audit_needs_patients_or_slides() -> None:
+    with pytest.raises(InputUnsupportedError, match="neither patients nor slides"):
+        features.audit(*cohort(0, shift=0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda v, y, t: (v[:-1], y, t), "shapes features"),
+        (lambda v, y, t: (v[:, 0], y, t), "shapes features"),
+        (lambda v, y, t: (v, y + 1, t), "labels other than"),
+        (lambda v, y, t: (v, y, 100 * t), "outside 0 to 1"),
+        (lambda v, y, t: (v * np.nan, y, t), "NaN or infinite"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change: object, expected: str) -> None:
+    with pytest.raises((InputUnsupportedError, NonFiniteError), match=expected):
+        features.audit(*change(*cohort(0, shift=0.0)), patient=PATIENT)  # type: ignore[operator]
