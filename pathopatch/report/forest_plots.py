@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -212,7 +213,8 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> bytes:
     panels: dict[str, list[tuple[str, int, list[float]]]] = {}
     for row in rows:
         for kind, (name, *_) in enumerate(_MEASURES):
-            ends = [100 * row[f"{name}_lost{end}"] for end in ("", "_low", "_high")]
+            known = [row[f"{name}_lost{end}"] for end in ("", "_low", "_high")]
+            ends = [math.nan if value is None else 100 * value for value in known]
             panels.setdefault(f"lost without {row['channel']}, points", []).append((row["run"], kind, ends))
     return _by_run(panels, [measure[1:] for measure in _MEASURES], step=0.26)
 

@@ -84,12 +84,12 @@ def test_regions_are_exported_for_tile_and_no_other_folder_is_replaced(
         assert typed("export", "regions", tmp_path) == 0
         assert capsys.readouterr().out == "regions\n"
         outlines = read_annotations(tmp_path / "regions" / "s1.geojson")
-        assert (outlines.names, outlines.shapes[0].bounds) == (("tumour",), (10, 10, 30, 30))
+        assert (outlines.names, outlines.shapes[0].bounds) == (("tumour (reviewer)",), (10, 10, 30, 30))
         assert typed("export", "regions", tmp_path) == 1
         assert "STALE_ARTEFACT" in capsys.readouterr().err
         decisions.record(Decision(slide_id="s1", verdict="non-tumour", reviewer="Ada", region=SQUARE), revision=2)
     assert typed("export", "regions", tmp_path, "--force") == 0
-    assert read_annotations(tmp_path / "regions" / "s1.geojson").names == ("non-tumour",)
+    assert read_annotations(tmp_path / "regions" / "s1.geojson").names == ("non-tumour (reviewer)",)
     (tmp_path / "regions" / "mine.txt").write_text("kept")
     assert typed("export", "regions", tmp_path, "--force") == 1
     assert "INPUT_UNSUPPORTED" in capsys.readouterr().err
