@@ -21,7 +21,8 @@ from pathopatch.demo.slides import CHANNELS, CohortSpec, make_cohort
 from pathopatch.demo.study import TRAIN
 from pathopatch.report.forest_plots import shortcut_strength
 from pathopatch.slides.composite import Picture, compose
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.study import run_study
 
 IMAGES = Path(__file__).parent / "images"

@@ -89,21 +89,18 @@ def export_agreement(
 def export_qupath(
     out: Predictions,
     folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: qupath.")] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="Where slides lie that were moved, de-identified or predicted from features.")
-    ] = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Write a folder from which QuPath makes a project: slides, heatmaps and what reviewers decided."""
+    """Write GeoJSON for QuPath, a folder per slide: patches, positive regions and what reviewers decided."""
     from pathopatch.stages import export
 
     with progress_bars(quiet) as progress:
-        written = export.export_qupath(out, folder, manifest=manifest, force=force, progress=progress)
+        written = export.export_qupath(out, folder, force=force, progress=progress)
     say_warnings(written.notes.items())
     if not quiet:
-        say(f"{pluralize(written.slides, 'slide')}; next, in QuPath: Automate > Script editor, File > Open:")
-        say(f"{written.path / 'make_project.groovy'}, Run > Run; {written.path / 'README.txt'} has the steps")
+        slides = pluralize(written.slides, "slide")
+        say(f"{slides}; next, in QuPath: open a slide, and drag the files of its folder onto it")
     print(written.path)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathopatch.core.errors import PathopatchError
     from pathopatch.core.input_files import LeftOut
     from pathopatch.core.progress import Progress
-    from pathopatch.stages.batch.tasks import Outcome
+    from pathopatch.core.task import Outcome
     from pathopatch.stages.dry_run import Plan
 
 

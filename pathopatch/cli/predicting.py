@@ -31,8 +31,8 @@ from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
+    from pathopatch.core.task import Outcome
     from pathopatch.review.decisions import DecisionLog
-    from pathopatch.stages.batch.tasks import Outcome
 
 
 def predict(
@@ -75,11 +75,10 @@ def predict(
     batch: Batch,
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
-    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph
+    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph, check_bundles
     from pathopatch.slides.manifest import pseudonymize
+    from pathopatch.stages.find_slides import features_to_predict, find_cohort, takes_features
     from pathopatch.stages.predict import predict_cohort
-    from pathopatch.stages.predict_features import takes_features
-    from pathopatch.stages.predict_folder import find_cohort
 
     sources, models, out = _what_to_predict(source, model, out, example=example)
     shared = {"slide_mpp": slide_mpp, "totals": batch.totals, **batch_arguments(batch)}
@@ -95,28 +94,26 @@ def predict(
     if is_head and weights is None and len(sources) > 1:
         raise typer.BadParameter("name one folder or file of features")
     if is_head and weights is None:
-        from pathopatch.stages.predict_features import predict_features
-
+        features = features_to_predict(Path(sources[0]), slides=slides)
         with progress_bars(batch.quiet) as progress:
-            outcomes = predict_features(
-                Path(sources[0]), models, out, settings, slides=slides, **shared, progress=progress
-            )
+            outcomes = predict_cohort(features, models, out, settings, **shared, progress=progress)
         _finish_predictions(out, outcomes, batch)
         return
+    check_bundles(models)  # before every file of a large folder is opened
     with progress_bars(batch.quiet) as progress:
-        found = find_cohort(sources, models, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
+        found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
     say_left_out(found.left_out)
     cohort = found.rows
     if weights is not None:
-        from pathopatch.stages.predict_encoded import predict_encoded
+        from pathopatch.stages.encoder import encoder_of_head
 
+        limits = {"limit_s": batch.timeout_s, "limit_bytes": batch.limit_bytes}
+        encoder = encoder_of_head(models, weights, settings, mpp=settings.encoder_mpp, workers=batch.workers, **limits)
         with progress_bars(batch.quiet) as progress:
-            predicted = predict_encoded(
-                cohort, models, weights, out, settings, mpp=settings.encoder_mpp, **shared, progress=progress
-            )
-        for note in predicted.notes:
+            outcomes = predict_cohort(cohort, models, out, settings, encoder=encoder, **shared, progress=progress)
+        for note in encoder.notes:
             say(note)
-        _finish_predictions(out, predicted.outcomes, batch)
+        _finish_predictions(out, outcomes, batch)
         return
     for bundle in bundles_without_graph(models) if settings.runtime == "auto" else ():
         say(f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}")
@@ -126,11 +123,10 @@ def predict(
             say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
     if batch.dry_run:
         refuse_limits(context)
-        from pathopatch.stages.dry_run import predict_plan
+        from pathopatch.stages.predict import predict_plan
 
-        show_plan(
-            predict_plan(cohort, models, settings, slide_mpp=slide_mpp, out=out, force=batch.force), batch.workers
-        )
+        plan = predict_plan(cohort, models, out, settings, slide_mpp=slide_mpp, force=batch.force)
+        show_plan(plan, batch.workers)
         return
     with progress_bars(batch.quiet) as progress:
         outcomes = predict_cohort(cohort, models, out, settings, **shared, progress=progress)

@@ -99,8 +99,8 @@ def info(
     tiling: Annotated[TileConfig, Fields("mpp", warn_shift_um="registration.warn_um")],
 ) -> None:
     """Say what a slide is, and draw it with its tissue outlined."""
+    from pathopatch.stages.find_slides import slides_to_predict
     from pathopatch.stages.info import describe_row
-    from pathopatch.stages.predict import slides_to_predict
 
     (row,) = slides_to_predict(source, slide_id=slide_id, is_slide=True)
     if background not in (None, "auto"):  # as the manifest's column says it, so that `check` says the same
@@ -155,9 +155,9 @@ def tile(
     tiling = tiling if mpp is None else with_options(TileConfig, tiling, {"mpp": mpp})
     if batch.dry_run:
         refuse_limits(context)
-        from pathopatch.stages.dry_run import tile_plan
+        from pathopatch.stages.tile import tile_plan
 
-        plan = tile_plan(manifest, tiling, slide_mpp=slide_mpp, out=out, strict=batch.strict, force=batch.force)
+        plan = tile_plan(manifest, out, tiling, slide_mpp=slide_mpp, strict=batch.strict, force=batch.force)
         show_plan(plan, batch.workers)
         return
     with progress_bars(batch.quiet) as progress:

@@ -28,7 +28,7 @@ from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.audit import audit_text
-from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.study import run_study, study_runs, tile_study

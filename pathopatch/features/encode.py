@@ -9,152 +9,66 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import (
-    SlideStatus,
-    Stamp,
-    artefact,
-    content_fingerprint,
-    fingerprint_file,
-    read_table,
-)
-from pathopatch.core.config import EncodeConfig, TileConfig
+from pathopatch.core.artefacts import Stamp
+from pathopatch.core.config import EncodeConfig
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
-from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.prefetch import prefetch_items
+from pathopatch.core.task import Outcome, SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.patch_encoder import PatchEncoder
 from pathopatch.features.readers.h5 import load_h5py, open_h5
 from pathopatch.features.readers.pathopatch_h5 import ATTRIBUTE, write_slide_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
-from pathopatch.groups.attribute import scanned_enough
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
+from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.mask_bits import unpack_masks
-from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import tile_stamp, tiled_content
-from pathopatch.slides import Slide
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pathopatch.patches.source import FromSlide, FromStore
 
 STAGE = "encode"
 _AHEAD = 2  # batches that are read while the network computes
 _NAMED = 5  # patches in a message
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodeResult:
-    """The outcome of encoding a slide."""
-
-    slide_id: str
-    patches: int
-    state: Literal["done", "done_empty", "current"]  # done_empty: no patch with enough tissue
-    warnings: tuple[str, ...] = ()
+PixelSource = FromSlide | FromStore
+"""Patches with pixels: what an encoder takes."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Batch:
-    """Patches for the encoder: n of them."""
+def feature_outputs(
+    source: PixelSource, encoder: Encoder, out: Path, config: EncodeConfig, *, force: bool = False
+) -> SlideOutputs:
+    """Return what `encode_patches` makes of a slide's patches."""
+    load_h5py(out)  # without it the features could not be written: said before they are computed
 
-    patches: NDArray[np.float32]  # (n, 3, p, p), in [0, 1]
-    tissue: NDArray[np.bool_] | None  # (n, p, p); None where the encoder does not take it
-    origins: NDArray[np.int64]  # (n, 2): x, y, level-0 px
-    tissue_fraction: NDArray[np.float64]  # (n,)
-    scanned_fraction: NDArray[np.float64]  # (n,)
-    done: int  # positions of the grid that are read so far
+    def make_stamp() -> Stamp:
+        patches = source.stamp
+        settings = {
+            "encoder": encoder.to_dict(),
+            "min_tissue": config.min_tissue,
+            "min_scanned": config.min_scanned,
+            "patches": patches.settings,
+        }
+        return Stamp(stage=STAGE, settings=settings, inputs=patches.inputs)
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PatchSource:
-    """Where the patches of a slide come from.
-
-    `batches` reads them, `batch` at a time, and is called only where there is something to do.
-    """
-
-    slide_id: str
-    positions: int  # of the grid, with and without tissue
-    side_px: float  # of a patch, level-0 px
-    patch_px: int  # the same as it is cut
-    overlap_px: int  # of neighbouring patches, in the same pixels
-    mpp: float | None  # of level 0
-    size_px: tuple[int, int] | None
-    content: str  # `content_fingerprint` of the slide's files; "" of ready patches
-    stamp: Stamp  # of the patches alone
-    batches: Callable[[], Iterator[_Batch]]
-    require_unchanged: Callable[[], None] = lambda: None
-    warnings: list[str]  # may grow while the patches are read
-
-
-def slide_patches(
-    slide: Slide, slide_id: str, tiling: TileConfig, config: EncodeConfig, *, tissue_mask: Path | None = None
-) -> PatchSource:
-    """Return the patches of a slide, cut as `tiling` says; errors as of `grid_of` and `channel_index`."""
-    grid = grid_of(slide, tiling)
-    index = channel_index(slide.channels, config.channels, is_rgb=slide.is_rgb, place=str(slide.paths[0]))
-    warnings = list(slide.notes)
-
-    def batches() -> Iterator[_Batch]:
-        analysis = analyse_slide(slide, tiling, tissue_mask=tissue_mask)
-        warnings.extend(analysis.warnings(slide.mpp, tiling.registration.warn_um))
-        return _slide_batches(slide, analysis, index, config)
-
-    return PatchSource(
-        slide_id=slide_id,
-        positions=grid.nx * grid.ny,
-        side_px=grid.extent,
-        patch_px=grid.patch_px,
-        overlap_px=grid.patch_px - grid.stride_px,
-        mpp=slide.mpp if slide.has_mpp else None,
-        size_px=slide.size,
-        content=content_fingerprint(slide.paths),
-        stamp=tile_stamp(slide, tiling, slide_id, "", None, tissue_mask),
-        batches=batches,
-        require_unchanged=slide.require_unchanged,
-        warnings=warnings,
+    return SlideOutputs(
+        out=out,
+        slide_id=source.slide_id,
+        stage=STAGE,
+        parts=(WorkFolder(out).encoded(encoder.key, source.slide_id),),
+        make_stamp=make_stamp,
+        force=force,
+        require_unchanged=source.require_unchanged,
+        stamp_of=_read_stamp,
     )
-
-
-def stored_patches(work: Path, slide_id: str, config: EncodeConfig) -> PatchSource:
-    """Return the patches of a tiled slide, from its store; errors as of `PatchStore` and `channel_index`."""
-    store, table_path = PatchStore(WorkFolder(work).store(slide_id)), WorkFolder(work).patches(slide_id)
-    stored = store.attributes
-    index = channel_index(stored["channels"], config.channels, is_rgb=stored["is_rgb"], place=str(store.path))
-
-    def batches() -> Iterator[_Batch]:
-        table = read_table(table_path)
-        table = table[with_enough_tissue(table, config)]
-        return _stored_batches(store, table, index, config)
-
-    mpp = stored["mpp"]
-    return PatchSource(
-        slide_id=slide_id,
-        positions=len(store),
-        side_px=stored["patch_px"] * stored["downsample"],
-        patch_px=stored["patch_px"],
-        overlap_px=stored["patch_px"] - stored["stride_px"],
-        mpp=mpp,
-        size_px=None if stored.get("is_ready_set") else (stored["size_px"][0], stored["size_px"][1]),
-        content=tiled_content(stored),
-        stamp=Stamp(stage="tile", inputs={"pixels": store.pixels_checksum, "patches": fingerprint_file(table_path)}),
-        batches=batches,
-        warnings=[],
-    )
-
-
-def with_enough_tissue(table: pd.DataFrame, config: EncodeConfig) -> pd.Series[bool]:
-    """Return which rows of a patch table are encoded."""
-    return (table["tissue_fraction"] >= config.min_tissue) & scanned_enough(table, config.min_scanned)
 
 
 def encode_patches(
-    source: PatchSource,
+    source: PixelSource,
     encoder: Encoder,
     open_encoder: Callable[[], PatchEncoder],
     out: Path,
@@ -162,7 +76,7 @@ def encode_patches(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
-) -> EncodeResult:
+) -> Outcome:
     """Write the features of a slide's patches and its status, unless they are up to date.
 
     `open_encoder` returns the encoder ready to use; it takes seconds, and is called only where there is something to
@@ -171,59 +85,54 @@ def encode_patches(
 
     Raises
     ------
+    ChannelMismatchError
+        As `channel_index`.
     StaleArtefactError
         The features there were made of other patches or settings, and `force` is off.
     NonFiniteError, InputChangedError, DiskFullError
         A feature is NaN or infinite; the slide's files changed meanwhile; no space was left: the earlier file is
         untouched.
     """
-    key, slide_id = encoder.key, source.slide_id
-    path = WorkFolder(out).encoded(key, slide_id)
-    settings = {
-        "encoder": encoder.to_dict(),
-        "min_tissue": config.min_tissue,
-        "min_scanned": config.min_scanned,
-        "patches": source.stamp.settings,
-    }
-    stamp = Stamp(stage=STAGE, settings=settings, inputs=source.stamp.inputs)
-    with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
-        earlier = _read_earlier(path)
-        with artefact(
-            path,
-            stamp=stamp,
-            force=force,
-            existing=[earlier and earlier[0]],
-            require_unchanged=source.require_unchanged,
-            status=SlideStatus(out, slide_id, STAGE),
-        ) as output:
-            patches = earlier[1] if earlier else 0
-            entry: dict[str, Any] = {"encoder": key, "warnings": source.warnings}
-            if not output.is_current:
-                ready = open_encoder()
-                features = compute_features(source, ready, config, progress)
-                output.require_unchanged()
-                px, overlap_px = source.patch_px, source.overlap_px
-                write_slide_features(path, features, stamp.to_dict(), patch_px=px, overlap_px=overlap_px)
-                patches = len(features)
-                entry["computed_by"] = ready.computed_by
-            state: Literal["done", "done_empty"] = "done" if patches else "done_empty"
-            output.record({"state": state, "patches": patches, **entry})
-    return EncodeResult(
-        slide_id=slide_id,
-        patches=patches,
+    source_channels(source, config)  # refused before anything is looked at
+    outputs = feature_outputs(source, encoder, out, config, force=force)
+    (path,) = outputs.parts
+    with outputs.made() as output:
+        entry: dict[str, Any] = {"encoder": path.parent.name, "warnings": source.warnings}
+        if output.is_current:
+            with open_h5(path) as file:
+                patches = len(file["features"])
+        else:
+            ready = open_encoder()
+            features = compute_features(source, ready, config, progress)
+            output.require_unchanged()
+            patch_px, overlap_px = source.grid.patch_px, source.grid.patch_px - source.grid.stride_px
+            write_slide_features(path, features, output.stamp.to_dict(), patch_px=patch_px, overlap_px=overlap_px)
+            patches = len(features)
+            entry["computed_by"] = ready.computed_by
+        state = "done" if patches else "done_empty"
+        output.record({"state": state, "patches": patches, **entry})
+    return Outcome(
+        slide_id=source.slide_id,
         state="current" if output.is_current else state,
+        counts={"patches": patches},
         warnings=tuple(source.warnings),
     )
 
 
-def _read_earlier(path: Path) -> tuple[Stamp, int] | None:
-    """Return the stamp and the number of patches of an earlier file; None if there is none to read."""
-    load_h5py(path)  # without it the features could not be written: said before they are computed
+def _read_stamp(path: Path) -> Stamp | None:
+    """Return the stamp of an earlier file; None if there is none to read, or its features cannot be read."""
     try:
         with open_h5(path) as file:
-            return Stamp.from_dict(json.loads(file.attrs[ATTRIBUTE])["stamp"]), len(file["features"])
+            len(file["features"])
+            return Stamp.from_dict(json.loads(file.attrs[ATTRIBUTE])["stamp"])
     except (OSError, KeyError, ValueError, TypeError):
         return None
+
+
+def source_channels(source: PixelSource, config: EncodeConfig) -> list[int]:
+    """Return the indices of a source's channels for an encoder, see `channel_index`."""
+    place = source.slide.paths[0] if isinstance(source, FromSlide) else source.store.path
+    return channel_index(source.channels, config.channels, is_rgb=source.is_rgb, place=str(place))
 
 
 def channel_index(
@@ -251,40 +160,8 @@ def channel_index(
     return [number_of[name.casefold()] for name in chosen]
 
 
-def _slide_batches(slide: Slide, analysis: SlideAnalysis, index: list[int], config: EncodeConfig) -> Iterator[_Batch]:
-    grid = analysis.grid
-    origins = grid.origins()
-    parts = iterate_patches(
-        slide, analysis, min_tissue=config.min_tissue, min_scanned=config.min_scanned, batch_size=config.batch
-    )
-    for part in parts:
-        yield _Batch(
-            patches=scale(part.patches[:, index], analysis.windows[index]),
-            tissue=unpack_masks(part.tissue_mask, grid.patch_px) if config.pooling == "tissue-mean" else None,
-            origins=origins[part.rows],
-            tissue_fraction=part.tissue_fraction,
-            scanned_fraction=part.scanned_fraction,
-            done=int(part.rows[-1]) + 1,
-        )
-
-
-def _stored_batches(store: PatchStore, table: Any, index: list[int], config: EncodeConfig) -> Iterator[_Batch]:
-    rows = store.rows(table["patch_id"].tolist())
-    fractions, scanned = (table[name].to_numpy(np.float64) for name in ("tissue_fraction", "scanned_fraction"))
-    for start in range(0, len(rows), config.batch):
-        part = slice(start, start + config.batch)
-        yield _Batch(
-            patches=scale(store.read(rows[part])[:, index], store.windows[index]),
-            tissue=store.masks(rows[part], "tissue") if config.pooling == "tissue-mean" else None,
-            origins=store.origins[rows[part]],
-            tissue_fraction=fractions[part],
-            scanned_fraction=scanned[part],
-            done=int(rows[part][-1]) + 1,
-        )
-
-
 def compute_features(
-    source: PatchSource,
+    source: PixelSource,
     encoder: PatchEncoder,
     config: EncodeConfig,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
@@ -293,26 +170,31 @@ def compute_features(
 
     A thread reads and prepares the next batches while the network computes.
     """
+    index, origins, total = source_channels(source, config), source.origins, len(source.origins)
+    takes_tissue = config.pooling == "tissue-mean"
 
-    def prepared() -> Iterator[tuple[_Batch, NDArray[np.float32]]]:
-        for batch in source.batches():
-            yield batch, encoder.prepare(batch.patches, batch.tissue)
+    def prepared() -> Iterator[tuple[PatchBatch, NDArray[np.float32]]]:
+        for batch in source.batches(
+            config.batch, min_tissue=config.min_tissue, min_scanned=config.min_scanned, with_masks=takes_tissue
+        ):
+            tissue = unpack_masks(batch.tissue_mask, source.grid.patch_px) if takes_tissue else None
+            yield batch, encoder.prepare(scale(batch.patches[:, index], source.windows[index]), tissue)
 
     # A slide without tissue has no batch, so each begins with an empty part of its shape.
     features: list[NDArray[Any]] = [np.empty((0, encoder.encoder.dim), encoder.dtype)]
-    origins, fractions, scanned = [np.empty((0, 2), np.int64)], [np.empty(0)], [np.empty(0)]
-    progress(0, source.positions)
+    rows, fractions, scanned = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
+    progress(0, total)
     with closing(prefetch_items(prepared(), ahead=_AHEAD)) as ready:
         for batch, x in ready:
             values = encoder.encode(x)
-            _require_finite(values, batch.origins, source.slide_id)
+            _require_finite(values, origins[batch.rows], source.slide_id)
             features.append(values)
-            origins.append(batch.origins)
+            rows.append(batch.rows)
             fractions.append(batch.tissue_fraction)
             scanned.append(batch.scanned_fraction)
-            progress(batch.done, source.positions)
-    progress(source.positions, source.positions)
-    x, y = np.concatenate(origins).astype(np.float64).T
+            progress(int(batch.rows[-1]) + 1, total)
+    progress(total, total)
+    x, y = origins[np.concatenate(rows)].astype(np.float64).T
     share = np.concatenate(scanned)
     return SlideFeatures(
         slide_id=source.slide_id,
@@ -321,12 +203,12 @@ def compute_features(
         path=Path(),
         x=x,
         y=y,
-        side=source.side_px,
+        side=source.grid.extent,
         mpp=source.mpp,
         tissue_fraction=np.concatenate(fractions).astype(np.float32),
         scanned_fraction=None if (share == 1).all() else share.astype(np.float32),
         size_px=source.size_px,
-        slide_content=source.content,
+        slide_content=next(iter(source.contents), ""),
         notes=(f"patches with less than {100 * config.min_tissue:g} % tissue were left out",)
         if config.min_tissue
         else (),

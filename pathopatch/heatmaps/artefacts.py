@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,11 @@ import numpy as np
 
 from pathopatch.core.artefacts import (
     Artefact,
-    SlideStatus,
     Stamp,
-    artefact,
-    content_fingerprints,
     damages,
     file_marks,
     fingerprint,
     fingerprint_file,
-    is_up_to_date,
     read_stamp,
     require_same_source,
     write_tables,
@@ -36,24 +32,25 @@ from pathopatch.core.artefacts import (
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, json_text, read_json, write_json
-from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import FINISHED, read_status, update_status
+from pathopatch.core.task import Outcome, SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.colors import ground_of
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
-from pathopatch.heatmaps.predict import DEFAULTS, Prediction, predict_patches
+from pathopatch.heatmaps.predict import DEFAULTS, DrawnSource, Prediction, predict_patches
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
 from pathopatch.heatmaps.stitch import Cells
 from pathopatch.heatmaps.summary import summary
 from pathopatch.models.bundle import joint_fingerprint
-from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.forward import Ensemble
 from pathopatch.models.leakage import TRAINED, leakage, leakage_warning
-from pathopatch.models.spec import BundleSpec, check_slide, patch_limits, tiling_of
-from pathopatch.patches.analysis import read_level
+from pathopatch.models.spec import BundleSpec, patch_limits
 from pathopatch.patches.picture import write_png
-from pathopatch.slides import Slide, in_order, tolerant
+from pathopatch.patches.source import FromSlide
+from pathopatch.slides import Slide
 from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.slide_paths import ID_REMEDY, split_fragment, valid_slide_id
 
@@ -67,32 +64,20 @@ EXPORTS = (
 _MARKS, _OWN = "outputs", "fingerprint"  # in the facts: marks of all other files by name, and a mark of the facts
 _TABLE = "predictions"  # the table's name there
 _PROBES, _PROBE_PX = 6, 32  # per axis
+_NO_TISSUE = "the tissue fractions are not known: no area of tissue is stated"
 _OVERVIEW_PX = 1536  # longest side of the picture: as large as a screen shows at once
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictResult:
-    """The result for one slide."""
-
-    slide_id: str
-    state: str  # "done", "done_empty" (no patch with tissue), or "current" (outputs were up to date)
-    counts: Mapping[str, int]  # patches of the grid, predicted, tumour (above the threshold), unreadable
-    summary: Mapping[str, float | None]  # see `pathopatch.heatmaps.summary`
-    warnings: tuple[str, ...]
-
-
-def predict_to(
-    slide: Slide,
-    model: PatchClassifier | Ensemble,
+def write_prediction(
+    source: DrawnSource,
+    ensemble: Ensemble,
     out: Path,
     *,
-    slide_id: str,
     patient_id: str = "",
-    tissue_mask: Path | None = None,
     config: PredictConfig = DEFAULTS,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> PredictResult:
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Outcome:
     """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status, unless up to date.
 
     A second process waits for the first one, and then finds its outputs. Damaged outputs are made again with a warning.
@@ -108,142 +93,104 @@ def predict_to(
         The slide's files changed while they were read.
     DiskFullError
         No space was left; earlier outputs are untouched.
-    ChannelMismatchError, CheckpointIncompatibleError, MppMissingError, InputCorruptError, NonFiniteError
+    InputCorruptError, NonFiniteError
         As `predict_slide`.
     """
+    slide_id = source.slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"{slide_id!r} is no slide id", place="slide_id", remedy=ID_REMEDY)
-    ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
-    spec = ensemble.spec
-    slide = in_order(slide, spec.channels)
-    if config.max_bad_tiles:
-        slide = tolerant(slide, config.max_bad_tiles)
+    known_as = _known_as(source, ensemble)
+    leaks = [warning] if (warning := leakage_warning(known_as)) else []
+    about = {} if config.deidentify else {"source": source.source, "patient_id": patient_id}
+    outputs, damaged = prediction_outputs(source, ensemble, out, config, force=force, known_as=known_as, about=about)
+    facts_path, table_path = outputs.parts
+    folder = facts_path.parent
+    with outputs.made() as output:
+        if output.is_current:
+            return _reuse_existing(out, slide_id, folder, about, output)
+        prediction = predict_patches(source, ensemble, config, progress=progress)
+        # All is written under temporary names. The table takes its place first, then the folder, the status last:
+        # on a full disk the earlier outputs stay as they were.
+        with atomic_path(folder) as temporary, atomic_path(table_path) as table:
+            write_tables(table, prediction.tables(), output.stamp)
+            temporary.mkdir()
+            facts = _write_folder(
+                temporary,
+                table,
+                ensemble,
+                prediction,
+                output.stamp,
+                drawn_name="" if config.deidentify else slide_id,
+                known_as=known_as,
+                warnings=[*leaks, *source.warnings, *_tissue_warnings(prediction)],
+            )
+            output.require_unchanged()
+        output.record(_status_entry(facts, about))
+        outcome = _outcome(slide_id, facts)
+        if damaged:  # told once: what is there now is whole
+            notice = f"the outputs were damaged and are made again: {'; '.join(damaged)}"
+            outcome = replace(outcome, warnings=(*outcome.warnings, notice))
+        return outcome
 
-    def predict() -> tuple[Prediction, list[str]]:
-        prediction = predict_patches(slide, ensemble, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-        warnings = prediction.analysis.warnings(slide.mpp, tiling_of(spec, config).registration.warn_um)
-        unreadable, patches = prediction.unreadable, len(prediction.tissue_fraction)
-        if unreadable:
-            share = f"{unreadable} of {patches} patches ({unreadable / patches:.1%})"
-            warnings.append(f"{share} cannot be decoded and have no value")
-        return prediction, warnings
 
-    return write_outputs(
-        slide,
-        ensemble,
-        out,
-        slide_id=slide_id,
-        warnings=[*slide.notes, *check_slide(spec, slide)],
-        make_stamp=lambda: _stamp(slide, ensemble, config, tissue_mask),
-        predict=predict,
-        fingerprints=content_fingerprints(slide.paths),
-        structure=slide.structure if any(TRAINED in member.spec.training for member in ensemble.members) else "",
-        about={} if config.deidentify else {"source": slide.source, "patient_id": patient_id},
-        drawn_name="" if config.deidentify else slide_id,
-        force=force,
-    )
-
-
-def write_outputs(
-    slide: Slide,
+def prediction_outputs(
+    source: DrawnSource,
     ensemble: Ensemble,
     out: Path,
+    config: PredictConfig,
     *,
-    slide_id: str,
-    warnings: Sequence[str],
-    make_stamp: Callable[[], Stamp],
-    predict: Callable[[], tuple[Prediction, list[str]]],
-    fingerprints: Collection[str],
-    structure: str = "",
-    about: Mapping[str, Any],
-    drawn_name: str,
     force: bool = False,
-) -> PredictResult:
-    """Write the outputs of a slide, unless they are up to date; errors as of `predict_to`.
+    known_as: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> tuple[SlideOutputs, list[str]]:
+    """Return what `write_prediction` makes, and a list that tells what of it is damaged once that was looked at.
 
-    `make_stamp` is called with the slide locked. `predict` returns the prediction, and warnings about it beside
-    `warnings`, those about slide and model. By `fingerprints` and `structure` a model may know the slide,
-    see `pathopatch.models.leakage`. `about` is for the slide's status: its patient and its place. `drawn_name` is the
-    slide's name in the picture; "" for none.
+    `known_as` is a word of `pathopatch.models.leakage`: outputs that lack its warning count as damaged. `about` is for
+    the slide's status.
     """
-    known_as = leakage([member.spec for member in ensemble.members], fingerprints, structure=structure)
-    leaks = [warning] if (warning := leakage_warning(known_as)) else []
-    folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
-    with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
-        stamp = make_stamp()
-        damaged = [f"{path.name} cannot be read" for path in (folder / FACTS, table_path) if _is_unreadable(path)]
+    folder, table_path = WorkFolder(out).heatmap(source.slide_id), WorkFolder(out).predictions(source.slide_id)
+    parts, damaged = (folder / FACTS, table_path), list[str]()
 
-        def is_whole() -> bool:
-            damaged.extend(heatmap_damages(folder, table_path))
-            if leaks and not damaged and read_json(folder / FACTS).get("leakage") != known_as:
-                damaged.append(f"they do not say that {leaks[0]}")
-            return not damaged
+    def make_stamp() -> Stamp:
+        damaged.extend(f"{path.name} cannot be read" for path in parts if path.exists() and read_stamp(path) is None)
+        return _stamp(source, ensemble, config)
 
-        with artefact(
-            folder / FACTS,
-            table_path,
-            stamp=stamp,
-            force=force,
-            refuse=partial(_refuse_other_slide, out, slide, stamp),
-            is_whole=is_whole,
-            require_unchanged=slide.require_unchanged,
-            status=SlideStatus(out, slide_id, STAGE, about=about),
-        ) as outputs:
-            if outputs.is_current:
-                return _reuse_existing(out, slide_id, folder, about, outputs)
-            prediction, further = predict()
-            # All is written under temporary names. The table takes its place first, then the folder, the status last:
-            # on a full disk the earlier outputs stay as they were.
-            with atomic_path(folder) as temporary, atomic_path(table_path) as table:
-                write_tables(table, prediction.tables(), stamp)
-                temporary.mkdir()
-                facts = _write_folder(
-                    temporary,
-                    table,
-                    slide,
-                    ensemble,
-                    prediction,
-                    stamp,
-                    drawn_name=drawn_name,
-                    known_as=known_as,
-                    warnings=[*leaks, *warnings, *further],
-                )
-                outputs.require_unchanged()
-            outputs.record(_status_entry(facts, about))
-            result = _result(slide_id, facts)
-            if damaged:  # told once: what is there now is whole
-                notice = f"the outputs were damaged and are made again: {'; '.join(damaged)}"
-                result = replace(result, warnings=(*result.warnings, notice))
-            return result
+    def is_whole() -> bool:
+        damaged.extend(heatmap_damages(folder, table_path))
+        warning = leakage_warning(known_as)
+        if warning and not damaged and read_json(folder / FACTS).get("leakage") != known_as:
+            damaged.append(f"they do not say that {warning}")
+        return not damaged
+
+    outputs = SlideOutputs(
+        out=out,
+        slide_id=source.slide_id,
+        stage=STAGE,
+        parts=parts,
+        make_stamp=make_stamp,
+        force=force,
+        refuse=partial(_refuse_other_slide, out, source),
+        is_whole=is_whole,
+        require_unchanged=source.require_unchanged,
+        about=about or {},
+    )
+    return outputs, damaged
 
 
-def is_predicted(
-    slide: Slide,
-    model: PatchClassifier | Ensemble,
-    out: Path,
-    *,
-    slide_id: str,
-    tissue_mask: Path | None = None,
-    config: PredictConfig = DEFAULTS,
-    force: bool = False,
-) -> bool:
-    """Return whether `predict_to` would find its own finished outputs and do nothing; arguments and errors as there."""
-    ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
-    slide = in_order(slide, ensemble.spec.channels)
-    if config.max_bad_tiles:
-        slide = tolerant(slide, config.max_bad_tiles)
-    facts_path, table_path = WorkFolder(out).heatmap(slide_id) / FACTS, WorkFolder(out).predictions(slide_id)
-    if not facts_path.is_file():  # first, since a stamp reads pixels of the slide
-        return False
-    stamp = _stamp(slide, ensemble, config, tissue_mask)
-    refuse = partial(_refuse_other_slide, out, slide, stamp)
-    is_current = is_up_to_date(facts_path, table_path, stamp=stamp, force=force, refuse=refuse)
-    return is_current and not heatmap_damages(facts_path.parent, table_path)
+def _known_as(source: DrawnSource, ensemble: Ensemble) -> str:
+    """Return what the models have to do with a slide, a word of `pathopatch.models.leakage`."""
+    specs, structure = [member.spec for member in ensemble.members], ""
+    if isinstance(source, FromSlide) and any(TRAINED in spec.training for spec in specs):
+        structure = source.slide.structure
+    return leakage(specs, source.contents, structure=structure)
 
 
-def _is_unreadable(path: Path) -> bool:
-    """Return whether a part of a slide's outputs is there and has no stamp that can be read."""
-    return path.exists() and read_stamp(path) is None
+def _tissue_warnings(prediction: Prediction) -> list[str]:
+    """Return warnings of patches that cannot be decoded, and of tissue that is not known."""
+    patches, unreadable = len(prediction.tissue_fraction), prediction.unreadable
+    if unreadable:
+        return [f"{unreadable} of {patches} patches ({unreadable / patches:.1%}) cannot be decoded and have no value"]
+    return [_NO_TISSUE] if patches and np.isnan(prediction.tissue_fraction).all() else []
 
 
 def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] = EXPORTS) -> list[str]:
@@ -255,38 +202,40 @@ def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] = 
     return damages({name: folder / name for name in exports} | {_TABLE: table_path}, facts[_MARKS])
 
 
-def _refuse_other_slide(out: Path, slide: Slide, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
+def _refuse_other_slide(out: Path, source: DrawnSource, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
     """Refuse to replace outputs of another slide with the same id."""
     if stamp.inputs["slide"] != existing.inputs.get("slide"):
-        slide_id = facts_path.parent.name
-        source = read_status(out, slide_id).get(STAGE, {}).get("source")
-        require_same_source(source, slide.source, slide_id=slide_id, place=facts_path.parent)
+        before = read_status(out, source.slide_id).get(STAGE, {}).get("source")
+        require_same_source(before, source.source, slide_id=source.slide_id, place=facts_path.parent)
 
 
-def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
+def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp:
     """Return the stamp of everything that the outputs depend on; batch size, device and threads are not part of it."""
     settings: dict[str, Any] = {
         "all_patches": config.all_patches,
         **patch_limits(model.spec, config),
-        "tiling": tiling_of(model.spec, config),
+        "flags": config.flags,
+    }
+    model_mark = joint_fingerprint([(member.spec, member.runtime.weights) for member in model.members])
+    if isinstance(source, FromFeatures):
+        inputs = {"slide": source.files, "model": model_mark}
+        if source.slide is not None:
+            inputs["picture"] = _slide_fingerprint(source.slide)
+        return Stamp(stage=STAGE, settings=settings | {"mpp": source.mpp}, inputs=inputs)
+    settings |= {
+        "tiling": source.tiling,
         "precision": model.precision,
         "tta": config.tta,
         "deidentify": config.deidentify,
-        "flags": config.flags,
         "max_bad_tiles": config.max_bad_tiles,
     }
-    inputs = {"slide": slide_fingerprint(slide), "model": model_fingerprint(model)}
-    if tissue_mask is not None:
-        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
+    inputs = {"slide": _slide_fingerprint(source.slide), "model": model_mark}
+    if source.tissue_mask is not None:
+        inputs["tissue_mask"] = fingerprint_file(source.tissue_mask)
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
 
 
-def model_fingerprint(model: Ensemble) -> str:
-    """Return a fingerprint of the models, whatever runs them."""
-    return joint_fingerprint([(member.spec, member.runtime.weights) for member in model.members])
-
-
-def slide_fingerprint(slide: Slide) -> str:
+def _slide_fingerprint(slide: Slide) -> str:
     """Return a fingerprint of a slide's files, of the pages or planes chosen of them, and of some of its pixels."""
     digest = hashlib.sha256()
     # The fingerprint of a large file has samples of its bytes only, so some pixels are read too.
@@ -306,10 +255,8 @@ def slide_fingerprint(slide: Slide) -> str:
     return fingerprint(pixels)
 
 
-def _reuse_existing(
-    out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], outputs: Artefact
-) -> PredictResult:
-    """Return the result of existing outputs, and bring the slide's status up to date."""
+def _reuse_existing(out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], outputs: Artefact) -> Outcome:
+    """Return the outcome of existing outputs, and bring the slide's status up to date."""
     facts = read_json(folder / FACTS)
     entry = read_status(out, slide_id).get(STAGE, {})
     current = {name: value for name, value in about.items() if value}
@@ -318,14 +265,14 @@ def _reuse_existing(
         outputs.record(_status_entry(facts, about))
     elif any(entry.get(name) != value for name, value in current.items()):
         update_status(out, slide_id, STAGE, {**entry, **current})
-    return replace(_result(slide_id, facts), state="current")
+    return replace(_outcome(slide_id, facts), state="current")
 
 
-def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
-    """Return the result that a slide's ``heatmap.json`` tells."""
+def _outcome(slide_id: str, facts: Mapping[str, Any]) -> Outcome:
+    """Return the outcome that a slide's ``heatmap.json`` tells."""
     entry = _status_entry(facts, {})
-    values = {name: entry[name] for name in ("state", "counts", "summary")}
-    return PredictResult(slide_id=slide_id, warnings=tuple(entry["warnings"]), **values)
+    warnings = tuple(entry["warnings"])
+    return Outcome(slide_id=slide_id, state=entry["state"], counts=entry["counts"], warnings=warnings)
 
 
 def _status_entry(facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,7 +286,6 @@ def _status_entry(facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
 def _write_folder(
     folder: Path,
     table: Path,
-    slide: Slide,
     model: Ensemble,
     prediction: Prediction,
     stamp: Stamp,
@@ -353,41 +299,42 @@ def _write_folder(
     `table` is the finished table, whose mark stands there too. `drawn_name` is the slide's name in the picture; "" for
     none. `known_as` is a word of `pathopatch.models.leakage`.
     """
-    spec, slide_id, analysis = model.spec, prediction.slide_id, prediction.analysis
-    threshold, grid = prediction.decision_probability, analysis.grid
+    spec, slide_id, canvas = model.spec, prediction.slide_id, prediction.canvas
+    threshold, grid, mpp = prediction.decision_probability, prediction.grid, canvas.mpp
     cells, channels = prediction.maps()
     maps = dict(zip(channels, cells, strict=True))
     probability, shown = maps["probability"], cells.astype(np.float32)
-    cell_um = round(grid.stride * slide.mpp, 9)
-    height, width = analysis.overview.shape[1:]
-    over_um = slide.mpp * slide.size[0] / width, slide.mpp * slide.size[1] / height
+    cell_um = round(grid.stride * mpp, 9)
+    height, width = canvas.overview.shape[1:]
+    over_um = mpp * canvas.size_px[0] / width, mpp * canvas.size_px[1] / height
     image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": slide_id}
     write_ome_tiff(folder / HEATMAP, shown, **image)
     write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
-    write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um, ground=ground_of(slide.background))
-    write_png(folder / "overlay.png", _overlay(slide, prediction, maps, drawn_name, spec, known_as))
+    ground = ground_of(canvas.slide_background)
+    write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um, ground=ground)
+    write_png(folder / "overlay.png", _overlay(prediction, maps, drawn_name, spec, known_as))
     regions = positive_regions(
         probability,
         decision_probability=threshold,
         cell_px=grid.stride,
-        mpp=slide.mpp,
-        slide_size=slide.size,
+        mpp=mpp,
+        slide_size=canvas.size_px,
         scanned=maps.get("scanned_fraction", 1.0),
     )
     # Ids of this model's objects: QuPath replaces them when the same model's files are imported again.
-    identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": slide.bounds[:2]}
+    identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": canvas.bounds_px[:2]}
     write_regions(folder / "regions.geojson.gz", regions, class_name=spec.class_names[1], **identity)
     write_tiles(
         folder / "patches.geojson.gz",
         prediction.tables(),
         class_names=spec.class_names,
         decision_threshold=spec.decision_threshold,
-        slide_size=slide.size,
+        slide_size=canvas.size_px,
         **identity,
     )
     write_wsinfer_csv(folder / "patches.csv", prediction.tables(), class_names=spec.class_names)
     facts = {
-        **_facts(slide, prediction, spec, stamp),
+        **_facts(prediction, spec, stamp),
         "computed_by": model.computed_by,  # for information: it makes nothing stale
         "map_channels": list(channels),
         "counts": {
@@ -396,7 +343,7 @@ def _write_folder(
             "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
             "unreadable": prediction.unreadable,
         },
-        "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=slide.mpp),
+        "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
         "leakage": known_as,
         "warnings": list(warnings),
         _MARKS: file_marks({name: folder / name for name in EXPORTS} | {_TABLE: table}),
@@ -407,26 +354,23 @@ def _write_folder(
     return plain
 
 
-def _overlay(
-    slide: Slide, prediction: Prediction, maps: Mapping[str, Cells], name: str, spec: BundleSpec, known_as: str
-) -> Picture:
+def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, spec: BundleSpec, known_as: str) -> Picture:
     """Return the picture of the map on the slide."""
-    analysis = prediction.analysis
-    overview = shrunk(analysis.overview, _OVERVIEW_PX)
-    scale_y, scale_x = slide.size[1] / overview.shape[1], slide.size[0] / overview.shape[2]
-    stride = analysis.grid.stride
+    canvas, stride = prediction.canvas, prediction.grid.stride
+    overview = shrunk(canvas.overview, _OVERVIEW_PX)
+    scale_y, scale_x = canvas.size_px[1] / overview.shape[1], canvas.size_px[0] / overview.shape[2]
     return render(
-        compose(overview, analysis.windows, is_rgb=slide.is_rgb),
+        compose(overview, canvas.windows, is_rgb=canvas.is_rgb),
         maps["probability"],
-        ground=ground_of(analysis.background),
+        ground=ground_of(canvas.background),
         unreadable=prediction.unreadable_cells(maps["tissue_fraction"]),
         cell_px=(stride / scale_y, stride / scale_x),
-        um_per_px=slide.mpp * scale_x,
+        um_per_px=canvas.mpp * scale_x,
         legend=Legend(
             threshold=prediction.decision_probability,
             name=name,
             class_name=spec.class_names[1],
-            channels=() if slide.is_rgb else slide.channels,
+            channels=() if canvas.is_rgb else canvas.channels,
             warnings=tuple(
                 ["model's scale: unknown"] * (spec.mpp is None and spec.encoder is None)
                 + [f"model was {known_as}", "this very slide"] * bool(leakage_warning(known_as))
@@ -435,24 +379,24 @@ def _overlay(
     )
 
 
-def _facts(slide: Slide, prediction: Prediction, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
+def _facts(prediction: Prediction, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
     """Return the facts that a reader of the heatmap needs besides its cells."""
-    analysis, grid = prediction.analysis, prediction.analysis.grid
+    canvas, grid = prediction.canvas, prediction.grid
     return {
         "slide_id": prediction.slide_id,
-        "size_px": list(slide.size),
-        "bounds_px": list(slide.bounds),
-        "mpp": slide.mpp,
+        "size_px": list(canvas.size_px),
+        "bounds_px": list(canvas.bounds_px),
+        "mpp": canvas.mpp,
         "model_mpp": spec.mpp,
-        "channels": list(slide.channels),
-        "dtype": str(slide.dtype),
-        "files": [fingerprint_file(path) for path in slide.paths],
+        "channels": list(canvas.channels),
+        "dtype": canvas.dtype,
+        "files": [fingerprint_file(path) for path in canvas.paths],
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "downsample": grid.downsample,
-        **read_level(slide, grid.downsample),
+        **canvas.read_level,
         "cell_px": grid.stride,
-        "cell_um": round(grid.stride * slide.mpp, 9),
+        "cell_um": round(grid.stride * canvas.mpp, 9),
         "cells": [grid.nx, grid.ny],
         "placement": prediction.placement,
         "class_names": list(spec.class_names),
@@ -460,10 +404,10 @@ def _facts(slide: Slide, prediction: Prediction, spec: BundleSpec, stamp: Stamp)
         "decision_threshold": spec.decision_threshold,
         "decision_probability": prediction.decision_probability,
         "temperature": spec.temperature,
-        "background": analysis.background,
-        "tissue_threshold": analysis.tissue.threshold,
-        "intensity_windows": analysis.windows.tolist(),
-        "shifts": [shift.to_dict() for shift in analysis.shifts],
-        "offsets_px": [list(offset) for offset in analysis.offsets],
+        "background": canvas.background,
+        "tissue_threshold": canvas.tissue_threshold,
+        "intensity_windows": canvas.windows.tolist(),
+        "shifts": [shift.to_dict() for shift in canvas.shifts],
+        "offsets_px": [list(offset) for offset in canvas.offsets],
         "stamp": stamp.to_dict(),
     }

@@ -5,7 +5,7 @@ Geometry, tissue and intensity rule are those of the model's bundle, through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -18,23 +18,28 @@ from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 
 from pathopatch.core.config import FlagsConfig, PredictConfig
-from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
+from pathopatch.features.slide_features import SlideFeatures
+from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.pyramids import CHANNELS
-from pathopatch.heatmaps.stitch import Cells, coverage, stitch
-from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.spec import TrainingRange, check_slide, patch_limits, tiling_of
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
+from pathopatch.heatmaps.stitch import Cells, coverage, mean_of_nearest, stitch
+from pathopatch.models.forward import Ensemble
+from pathopatch.models.spec import BundleSpec, TrainingRange, check_features, check_slide, patch_limits, tiling_of
+from pathopatch.patches.analysis import PatchBatch
+from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.mask_bits import unpack_masks
-from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
+from pathopatch.patches.source import Canvas, FromSlide
+from pathopatch.slides import Slide, in_order, tolerant
 
 DEFAULTS = PredictConfig()
 _AHEAD = 128  # patches that are read ahead: the network never waits, and few are in memory
 # Scaled pixels of a batch. Reading 64 patches of 256 px at a time took half as long again: from 32 MiB on the C library
 # takes fresh memory from the system for each array, which clears it page by page.
 _BATCH_BYTES = 16 * 2**20
+_FEATURES_AT_ONCE = 4096
 _ROWS_AT_ONCE = 65536  # of the table; a slide may have a million
 
 _COLUMNS = {
@@ -46,50 +51,66 @@ _COLUMNS = {
 _PREDICTED = ("logit", "probability", "spread", "saturated_fraction", "sharpness")
 
 
+DrawnSource = FromSlide | FromFeatures
+"""Patches of a slide that maps can be drawn of."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """The predictions of a slide's patches: N positions of the grid, of which M are predicted."""
+    """The predictions of a slide's patches: N places, of which M are predicted."""
 
     slide_id: str
-    analysis: SlideAnalysis  # grid, tissue and intensity windows
-    tissue_fraction: NDArray[np.float64]  # (N,), row by row of the grid, in [0, 1]; NaN if it cannot be decoded
+    grid: Grid
+    canvas: Canvas
+    places: NDArray[np.int64]  # (N, 2): of all patches, in the order of the source, level-0 px
+    tissue_fraction: NDArray[np.float64]  # (N,), in [0, 1]; NaN if it cannot be decoded or is not known
     scanned_fraction: NDArray[np.float64]  # (N,), of each patch's part on the slide, in [0, 1]
     origins: NDArray[np.int64]  # (M, 2), in that order, level-0 px
     columns: dict[str, NDArray[Any] | BooleanArray]  # (M,) each, by the table's names; flags may be missing
     decision_probability: float  # above it a patch is of the second of two classes
-    unreadable: int  # grid positions whose pixels cannot be decoded
+    unreadable: int  # patches whose pixels cannot be decoded
     placement: Literal["grid", "nearest"] = "grid"  # nearest: patches lie on no common grid, and count in the next cell
 
     def maps(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """Return the maps (C, ny, nx) and their names; spread and scanned fraction only where they tell something."""
-        grid = self.analysis.grid
-        x, y = self.origins.T
-        probability, spread = np.asarray(self.columns["probability"]), np.asarray(self.columns["spread"])
-        tissue, scanned = self.tissue_maps(partial(stitch, grid, *grid.origins().T))
-        maps = [stitch(grid, x, y, probability), tissue, coverage(grid, x, y, probability)]
-        return with_optional_maps(maps, stitch(grid, x, y, spread), scanned)
+        grid, (x, y) = self.grid, self.origins.T
+        on_grid = self.placement == "grid"
+        of_predicted = partial(stitch if on_grid else mean_of_nearest, grid, x, y)
+        probability, spread = (of_predicted(np.asarray(self.columns[name])) for name in ("probability", "spread"))
+        tissue, scanned = self._tissue_maps()
+        covered = coverage(grid, x, y, self.columns["probability"]) if on_grid else np.isfinite(probability) * 1.0
+        further = {"spread": spread} if np.isfinite(spread).any() else {}
+        further |= {} if (scanned == 1).all() else {"scanned_fraction": scanned}
+        return np.stack([probability, tissue, covered, *further.values()]), (*CHANNELS, *further)
 
-    def tissue_maps(self, place: Callable[[NDArray[np.float64]], Cells]) -> tuple[Cells, Cells]:
-        """Return the maps of the tissue fraction and the scanned fraction, (ny, nx) each, as `place` places values.
+    def _tissue_maps(self) -> tuple[Cells, Cells]:
+        """Return the maps of the tissue fraction and the scanned fraction, (ny, nx) each.
 
-        Their product times a cell's area is the area of its tissue.
+        Their product times a cell's area is the area of its tissue. Where there is no patch, there is no tissue.
         """
+        x, y = self.places.T
+        place = partial(stitch if self.placement == "grid" else mean_of_nearest, self.grid, x, y)
         if (self.scanned_fraction == 1).all():
             tissue = place(self.tissue_fraction)
-            return tissue, np.ones(tissue.shape)
-        # A mean over patches by their scanned area, 0 where nothing was scanned.
-        area = place(self.tissue_fraction * self.scanned_fraction)
-        of_known = place(np.where(np.isnan(self.tissue_fraction), np.nan, self.scanned_fraction))
-        tissue = np.divide(area, of_known, out=np.where(of_known == 0, 0.0, np.nan), where=of_known > 0)
-        return tissue, place(self.scanned_fraction)
+            scanned = np.ones(tissue.shape)
+        else:
+            # A mean over patches by their scanned area, 0 where nothing was scanned.
+            area = place(self.tissue_fraction * self.scanned_fraction)
+            of_known = place(np.where(np.isnan(self.tissue_fraction), np.nan, self.scanned_fraction))
+            tissue = np.divide(area, of_known, out=np.where(of_known == 0, 0.0, np.nan), where=of_known > 0)
+            scanned = place(self.scanned_fraction)
+        is_tissue_known = not len(self.places) or bool(np.isfinite(self.tissue_fraction).any())
+        if is_tissue_known and np.isnan(tissue).any():
+            tissue[np.isnan(place(np.ones(len(self.places))))] = 0.0
+        return tissue, scanned
 
     def unreadable_cells(self, tissue: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which cells of a map of the tissue (ny, nx) cannot be decoded."""
-        return np.isnan(tissue)  # that of every other cell is known
+        return np.isnan(tissue) & (self.unreadable > 0)  # of features, the tissue may be unknown
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts, at least one; columns as `predict_slide` returns them."""
-        span_px = self.analysis.grid.span_px
+        span_px = self.grid.span_px
         for start in range(0, max(1, len(self.origins)), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             origins = self.origins[rows]
@@ -101,41 +122,62 @@ class Prediction:
             yield pd.DataFrame({name: columns[name] for name in _COLUMNS}, index=range(len(origins))).astype(_COLUMNS)
 
 
-def with_optional_maps(maps: Sequence[Cells], spread: Cells, scanned: Cells) -> tuple[Cells, tuple[str, ...]]:
-    """Return the maps of `CHANNELS` and those that tell something, stacked (C, ny, nx), and their names.
-
-    The `spread` is that of an ensemble, the `scanned` fraction of a slide that was not scanned everywhere.
-    """
-    further = {"spread": spread} if np.isfinite(spread).any() else {}
-    further |= {} if (scanned == 1).all() else {"scanned_fraction": scanned}
-    return np.stack([*maps, *further.values()]), (*CHANNELS, *further)
-
-
-def predict_patches(
-    slide: Slide,
-    model: PatchClassifier | Ensemble,
-    slide_id: str,
-    config: PredictConfig,
-    *,
-    tissue_mask: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Prediction:
-    """Return the predictions of a slide's patches and the tissue of all; arguments and errors as `predict_slide`."""
-    ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
-    spec = ensemble.spec
+def slide_source(
+    slide: Slide, spec: BundleSpec, slide_id: str, config: PredictConfig, *, tissue_mask: Path | None = None
+) -> FromSlide:
+    """Return the patches of a slide as a model takes them; errors as of `check_slide`, `tiling_of` and `grid_of`."""
     slide = in_order(slide, spec.channels)
     if config.max_bad_tiles:
         slide = tolerant(slide, config.max_bad_tiles)
-    check_slide(spec, slide)
-    analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
-    origins = analysis.grid.origins()  # (N, 2)
+    warnings = check_slide(spec, slide)
+    source = FromSlide(slide, slide_id, tiling_of(spec, config), tissue_mask=tissue_mask)
+    source.warnings += warnings
+    return source
+
+
+def feature_source(
+    features: SlideFeatures, spec: BundleSpec, config: PredictConfig, *, slide: Slide | None = None
+) -> FromFeatures:
+    """Return the patches behind features, see `FromFeatures`; errors as of that, and of `check_features`.
+
+    InputUnsupportedError for settings that need pixels: ``tta``, ``deidentify``, ``stride_px``, ``max_bad_tiles``.
+    """
+    warnings = check_features(spec, features.encoder.to_dict(), place=str(features.path))
+    refuse_pixel_settings(config)
+    source = FromFeatures(features, slide=slide)
+    source.warnings[:0] = warnings
+    return source
+
+
+def refuse_pixel_settings(config: PredictConfig) -> None:
+    """Refuse settings that need pixels, with InputUnsupportedError."""
+    asked = {
+        "tta": config.tta,
+        "stride_px": config.stride_px is not None,
+        "--deidentify": config.deidentify,
+        "--max-bad-tiles": bool(config.max_bad_tiles),
+    }
+    if names := [name for name, is_asked in asked.items() if is_asked]:
+        raise InputUnsupportedError(
+            f"features are predicted without {', '.join(names)}", place=names[0], remedy="leave it out"
+        )
+
+
+def predict_patches(
+    source: DrawnSource,
+    ensemble: Ensemble,
+    config: PredictConfig,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Prediction:
+    """Return the predictions of a slide's patches and the tissue of all; errors as `predict_slide`."""
+    spec, origins = ensemble.spec, source.origins
     tissue, scanned = np.zeros(len(origins)), np.ones(len(origins))
     # A slide without tissue has no batch, so each column begins with an empty part of its shape.
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in _PREDICTED}
-    parts |= {"row": [np.empty(0, np.int64)], "mean": [np.empty((0, len(spec.channels)))]}
-    batches = _batches(slide, analysis, ensemble, config, tissue, scanned)
-    report: Callable[[int, int], None] = progress or (lambda _done, _all: None)
-    report(0, len(origins))
+    parts |= {"row": [np.empty(0, np.int64)], "mean": [np.empty((0, max(1, len(spec.channels))))]}
+    batches = _batches(source, ensemble, config, tissue=tissue, scanned=scanned)
+    progress(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
     ahead = max(2, _AHEAD // _batch_size(ensemble, config))
     with closing(batches), closing(prefetch_items(batches, ahead=ahead)) as ready:
@@ -144,24 +186,22 @@ def predict_patches(
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
                 parts[name].append(values)
-            report(batch.done, len(origins))
-    report(len(origins), len(origins))
+            progress(int(batch.measured["row"][-1]) + 1, len(origins))
+    progress(len(origins), len(origins))
     columns: dict[str, Any] = {name: np.concatenate(values) for name, values in parts.items()}
     # Known only now: which tiles of the file cannot be decoded turns out while they are read.
-    if isinstance(slide, TolerantSlide):
-        # Aligned channels are read beside the patch too, by the largest shift.
-        margin = max((abs(shift) for offset in analysis.offsets for shift in offset), default=0)
-        is_lost = slide.is_lost(origins - margin, analysis.grid.extent + 2 * margin)
+    is_lost = source.undecodable()
+    if is_lost.any():
         tissue[is_lost] = np.nan
         is_kept = ~is_lost[columns["row"]]
         columns = {name: values[is_kept] for name, values in columns.items()}
     rows, mean = columns.pop("row"), columns.pop("mean")
     is_bad = ~np.isfinite(columns["logit"])
     if is_bad.any():
-        names = [f"{slide_id}@{x},{y}" for x, y in origins[rows[is_bad]][:5].tolist()]
+        names = [f"{source.slide_id}@{x},{y}" for x, y in origins[rows[is_bad]][:5].tolist()]
         raise NonFiniteError(
             f"{int(is_bad.sum())} logits are NaN or infinite: {', '.join(names)}{' …' if is_bad.sum() > 5 else ''}",
-            place=slide_id,
+            place=source.slide_id,
             remedy="look for NaN pixels in the slide and for NaN weights in the model",
         )
     threshold = spec.decision_probability
@@ -177,15 +217,26 @@ def predict_patches(
     columns |= {"tissue_fraction": tissue[rows], "scanned_fraction": scanned[rows]}
     columns |= {f"flag_{name}": flag for name, flag in raised.items()}
     return Prediction(
-        slide_id=slide_id,
-        analysis=analysis,
+        slide_id=source.slide_id,
+        grid=source.grid,
+        canvas=source.canvas,
+        places=origins,
         tissue_fraction=tissue,
         scanned_fraction=scanned,
         origins=origins[rows],
         columns=columns,
         decision_probability=threshold,
-        unreadable=int(np.count_nonzero(np.isnan(tissue))),
+        unreadable=int(is_lost.sum()),
+        placement=source.placement,
     )
+
+
+def try_prediction(source: FromSlide, ensemble: Ensemble, config: PredictConfig, rows: NDArray[np.int64]) -> int:
+    """Predict some patches, (n,) of the source's, as a dry run does; no bytes are kept."""
+    fractions = {"tissue": np.zeros(len(rows)), "scanned": np.ones(len(rows))}
+    for batch in _batches(source, ensemble, config, **fractions, rows=rows):
+        ensemble.forward(batch.x, tta=config.tta)
+    return 0
 
 
 def flags(
@@ -203,24 +254,25 @@ def flags(
     """Return for each of `FLAGS` the patches that have it, (N,); missing where it cannot be decided.
 
     All arrays are (N,), shares and probabilities in [0, 1], but `mean`, (N, C): the mean of each channel, scaled to
-    [0, 1]. `spread` is NaN for a single model. `seen` is the range of the training patches; without it ``out_of_range``
-    and ``blurred`` are missing. `config` has the limits.
+    [0, 1]. `spread` is NaN for a single model, and what is measured on pixels is NaN without them. `seen` is the range
+    of the training patches; without it ``out_of_range`` and ``blurred`` are missing. `config` has the limits.
     """
-    never, always = np.zeros(len(sharpness), np.bool_), np.ones(len(sharpness), np.bool_)
+    never = np.zeros(len(sharpness), np.bool_)
     raised = {  # whether a patch has the flag, and whether that is known
-        "low_tissue": (tissue_fraction < config.low_tissue, always),
-        "saturated": (saturated_fraction > config.saturated, always),
+        "low_tissue": (tissue_fraction < config.low_tissue, np.isfinite(tissue_fraction)),
+        "saturated": (saturated_fraction > config.saturated, np.isfinite(saturated_fraction)),
         "blurred": (never, never),
         "out_of_range": (never, never),
-        "near_threshold": (np.abs(probability - decision_probability) <= config.near_threshold, always),
+        "near_threshold": (np.abs(probability - decision_probability) <= config.near_threshold, ~never),
         "uncertain": (spread > config.spread, np.isfinite(spread)),
     }
     if seen is not None:
         low, high = np.array(seen.mean).T  # (C,) each
-        raised["out_of_range"] = ((mean < low) | (mean > high)).any(axis=1), always
+        is_known = np.asarray(np.isfinite(mean).all(axis=1))
+        raised["out_of_range"] = ((mean < low) | (mean > high)).any(axis=1), is_known
         # Little tissue is smooth on any slide, so sharpness is compared with patches of as much tissue.
         least = least_sharpness(tissue_fraction, seen)
-        raised["blurred"] = sharpness < least, np.isfinite(least)
+        raised["blurred"] = sharpness < least, np.isfinite(least) & np.isfinite(sharpness)
     # Cleared below the mask, so that equal flags have equal bytes.
     return {name: BooleanArray(has & is_known, ~is_known) for name, (has, is_known) in raised.items()}
 
@@ -236,58 +288,55 @@ def least_sharpness(tissue_fraction: NDArray[np.float64], seen: TrainingRange) -
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Patches for the network: what each member takes, values by name, and the grid positions read so far."""
+    """Patches for the network: what each member takes, and values by name, among them the patches' rows."""
 
     x: list[NDArray[np.float32]]
     measured: dict[str, NDArray[Any]]
-    done: int
 
 
 def _batch_size(ensemble: Ensemble, config: PredictConfig) -> int:
     """Return how many patches make a batch: whole passes of the network if possible, `config.batch` at most."""
     spec = ensemble.spec
+    if spec.encoder is not None:
+        return _FEATURES_AT_ONCE
     size = min(config.batch, max(1, _BATCH_BYTES // (4 * len(spec.channels) * spec.patch_px**2)))
     return size - size % ensemble.members[0].runtime.patches_per_pass or size
 
 
 def _batches(
-    slide: Slide,
-    analysis: SlideAnalysis,
+    source: DrawnSource,
     ensemble: Ensemble,
     config: PredictConfig,
+    *,
     tissue: NDArray[np.float64],
     scanned: NDArray[np.float64],
+    rows: NDArray[np.int64] | None = None,
 ) -> Generator[_Batch]:
-    """Yield the patches to predict in batches across the rows of the grid; fill in `tissue` and `scanned`, (N,)."""
-    limits = patch_limits(ensemble.spec, config)
-    prepare = partial(_prepared, origins=analysis.grid.origins(), slide=slide, analysis=analysis, ensemble=ensemble)
-    size = _batch_size(ensemble, config)
-    for part in iterate_patches(slide, analysis, **limits, batch_size=size, fractions_out=tissue, scanned_out=scanned):
-        yield prepare(part.rows, part.patches, part.tissue_mask, done=int(part.rows[-1]) + 1)
+    """Yield the patches to predict in batches, in the order of the source; fill in `tissue` and `scanned`, (N,).
 
-
-def _prepared(
-    rows: NDArray[np.int64],
-    patches: NDArray[np.generic],
-    masks: NDArray[np.uint8],
-    *,
-    origins: NDArray[np.int64],
-    slide: Slide,
-    analysis: SlideAnalysis,
-    ensemble: Ensemble,
-    done: int,
-) -> _Batch:
-    """Return patches (n, C, P, P), source units, as a batch: measured, scaled, and as each member takes them.
-
-    `masks` are the bits of their tissue, see `pack_masks`.
+    With `rows`, (n,), of a slide's patches those alone.
     """
-    grid = analysis.grid
-    sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
+    limits, size = patch_limits(ensemble.spec, config), _batch_size(ensemble, config)
+    if isinstance(source, FromFeatures):
+        for part in source.batches(size, **limits, fractions_out=tissue, scanned_out=scanned):
+            unknown, values = np.full(len(part.rows), np.nan), part.patches.astype(np.float32)
+            measured = {"row": part.rows, "saturated_fraction": unknown, "sharpness": unknown, "mean": unknown[:, None]}
+            yield _Batch([member.standardised(values) for member in ensemble.members], measured)
+        return
+    origins = source.origins if rows is None else source.origins[rows]
+    for part in source.batches(size, rows=rows, **limits, fractions_out=tissue, scanned_out=scanned):
+        yield _prepared(part, origins[part.rows], source, ensemble)
+
+
+def _prepared(part: PatchBatch, origins: NDArray[np.int64], source: FromSlide, ensemble: Ensemble) -> _Batch:
+    """Return patches at some origins, (n, 2), as a batch: measured, scaled, and as each member takes them."""
+    grid, analysis, patches = source.grid, source.analysis, part.patches
+    sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (source.slide.mpp * grid.downsample)
     scaled = np.empty(patches.shape, np.float32)
-    saturated, sharp = np.empty((2, len(rows)))
+    saturated, sharp = np.empty((2, len(patches)))
     means = np.empty(patches.shape[:2], np.float32)
     # Patch by patch, which the processor's cache holds.
-    for number, (x, y) in enumerate(origins[rows].tolist()):
+    for number, (x, y) in enumerate(origins.tolist()):
         means[number] = scale(patches[number], analysis.windows, out=scaled[number]).mean(axis=(1, 2))
         # Only what lies on the slide is measured; the overhang is filled with glass.
         width, height = grid.inside(x, y)
@@ -298,11 +347,6 @@ def _prepared(
             scanned=partial(analysis.tissue.scanned_mask, x, y, grid.downsample, (width, height)),
         )
         sharp[number] = sharpness(scaled[number, :, :height, :width], factor=sharpness_factor)
-    values = {
-        "row": rows,
-        "saturated_fraction": saturated,
-        "sharpness": sharp,
-        "mean": means.astype(np.float64),
-    }
-    inside = unpack_masks(masks, grid.patch_px) if ensemble.takes_masks else None
-    return _Batch([member.standardised(scaled, inside) for member in ensemble.members], values, done)
+    values = {"row": part.rows, "saturated_fraction": saturated, "sharpness": sharp, "mean": means.astype(np.float64)}
+    inside = unpack_masks(part.tissue_mask, grid.patch_px) if ensemble.takes_masks else None
+    return _Batch([member.standardised(scaled, inside) for member in ensemble.members], values)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import content_fingerprints, read_table
+from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.core.files import read_json
@@ -23,7 +23,7 @@ from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.artefacts import HEATMAP, heatmap_damages
 from pathopatch.heatmaps.colors import ground_of
 from pathopatch.heatmaps.overlay import blend
-from pathopatch.heatmaps.predict import DEFAULTS, predict_patches
+from pathopatch.heatmaps.predict import DEFAULTS, predict_patches, slide_source
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.leakage import leakage, leakage_warning
@@ -264,22 +264,23 @@ def predict_slide(
     with _opened_slide(slide) as opened:
         identity = slide_id_from_path(opened.paths[0]) if slide_id is None else slide_id
         mask = None if tissue_mask is None else Path(tissue_mask)
-        prediction = predict_patches(opened, ensemble, identity, config, tissue_mask=mask)
-        analysis, spec = prediction.analysis, ensemble.spec
+        source = slide_source(opened, ensemble.spec, identity, config, tissue_mask=mask)
+        prediction = predict_patches(source, ensemble, config)
+        canvas, spec = prediction.canvas, ensemble.spec
         cells, names = prediction.maps()
         return SlidePrediction(
             slide_id=identity,
             table=pd.concat(prediction.tables(), ignore_index=True),
             maps=dict(zip(names, cells, strict=True)),
-            cell_px=analysis.grid.stride,
-            size_px=opened.size,
-            mpp=opened.mpp,
+            cell_px=prediction.grid.stride,
+            size_px=canvas.size_px,
+            mpp=canvas.mpp,
             class_names=spec.class_names,
             decision_threshold=spec.decision_threshold,
             decision_probability=prediction.decision_probability,
-            picture=compose(shrunk(analysis.overview, _PICTURE_PX), analysis.windows, is_rgb=opened.is_rgb),
-            background=opened.background,
-            leakage=leakage([member.spec for member in ensemble.members], content_fingerprints(opened.paths)),
+            picture=compose(shrunk(canvas.overview, _PICTURE_PX), canvas.windows, is_rgb=canvas.is_rgb),
+            background=canvas.slide_background,
+            leakage=leakage([member.spec for member in ensemble.members], source.contents),
         )
 
 

@@ -40,7 +40,7 @@ def summary(
     of predicted patches with any flag, each ``flag_<reason>`` that of the patches for which the flag is known. Numbers
     of tissue are None where no cell's tissue is known.
     """
-    grid, probability, tissue = prediction.analysis.grid, maps["probability"], maps["tissue_fraction"]
+    grid, probability, tissue = prediction.grid, maps["probability"], maps["tissue_fraction"]
     scanned = np.nan_to_num(maps.get("scanned_fraction", np.ones_like(tissue)))
     scanned_mm2 = scanned * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
     tissue_mm2 = np.nan_to_num(tissue) * scanned_mm2

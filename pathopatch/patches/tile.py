@@ -8,11 +8,11 @@ A kill at any point leaves nothing, or artefacts without a common stamp. The lat
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +22,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import (
     Artefact,
-    SlideStatus,
     Stamp,
-    artefact,
-    fingerprint,
-    fingerprint_file,
-    is_up_to_date,
+    content_bytes,
     read_stamp,
     read_table,
     require_same_source,
@@ -35,13 +31,15 @@ from pathopatch.core.artefacts import (
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
-from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import is_recorded_done
+from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
+from pathopatch.patches.analysis import SlideAnalysis, read_level
 from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
+from pathopatch.patches.mask_bits import MaskKind
+from pathopatch.patches.source import FromSlide, tile_stamp
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.patches.tissue import TissueModel
@@ -49,8 +47,6 @@ from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
 from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, valid_slide_id
 
-_PROBES = 8  # samples of pixels per axis
-_PROBE_PX = 16  # side of a sample
 COLUMNS = (
     "patch_id", "slide_id", "patient_id", "x", "y", "tissue_fraction", "scanned_fraction", "tumor_fraction",
     "labelled_fraction", "label", "saturated_fraction", "sharpness", "pixels_checksum",
@@ -131,56 +127,95 @@ def tile_slide(
     DiskFullError
         No space is left.
     """
-    out, tissue_mask = Path(out), None if tissue_mask is None else Path(tissue_mask)
+    out = Path(out)
     slide_id = slide_id_from_path(slide.paths[0]) if slide_id is None else slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"slide id {slide_id!r}", remedy=ID_REMEDY)
     patient_id = slide_id if patient_id is None else patient_id
-    store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
-    with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
-        # A later plain run must not lose the levels that an earlier run took from the cohort.
-        if cohort_levels is None:
-            cohort_levels = {} if force else store_levels(store_path)
-        levels = {name: cohort_levels[name] for name in cohort_levels if name not in config.tissue.background_level}
-        config = with_cohort_levels(config, levels)
-        stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
-        with artefact(
-            store_path,
-            table_path,
-            stamp=stamp,
-            force=force,
-            refuse=partial(refuse_other_slide, slide, stamp),
-            is_whole=lambda: (
-                is_whole(store_path, table_path, force=force) and not (force and lacks_pixels(store_path, config))
-            ),
-            require_unchanged=slide.require_unchanged,
-            status=SlideStatus(out, slide_id, STAGE),
-        ) as output:
-            if output.is_current:
-                return current_result(out, slide_id, table_path, store_path, output)
-            analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
-            # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
-            bounds_origin = slide.bounds[:2]
-            stated = SlideLabels(
-                labels, slide_size=slide.size, bounds_origin=bounds_origin, config=config.labels, grid=analysis.grid
-            )
-            table = _table(config, analysis, slide_id, patient_id, stated)
-            warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
-            record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
-            with atomic_path(store_path) as temporary:
-                tumor_mask = _tumor_masks(stated, analysis.grid, table) if stated.has_tumor_mask else None
-                measured = _write_store(temporary, slide, config, analysis, table, record, tumor_mask, progress)
-                output.require_unchanged()
-            store = PatchStore(store_path)
-            warnings = store.attributes["warnings"]
-            table = table.assign(**measured, pixels_checksum=store.pixels_checksum)[list(COLUMNS)]
-            # The table comes last: with the store's stamp in it, both are complete.
-            output.write_table(table_path, table)
-            entry = status_entry(table, store.attributes)
-            output.record(entry)
+    outputs, source_of = tile_outputs(
+        slide,
+        config,
+        out,
+        slide_id=slide_id,
+        patient_id=patient_id,
+        labels=labels,
+        tissue_mask=None if tissue_mask is None else Path(tissue_mask),
+        cohort_levels=cohort_levels,
+        force=force,
+    )
+    store_path, table_path = outputs.parts
+    with outputs.made() as output:
+        if output.is_current:
+            return current_result(out, slide_id, table_path, store_path, output)
+        source, levels = source_of()
+        analysis = source.analysis
+        # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
+        stated = SlideLabels(
+            labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source.grid
+        )
+        table = _table(config, analysis, slide_id, patient_id, stated)
+        record = {"slide_id": slide_id, "warnings": [], "cohort_levels": levels, "stamp": output.stamp.to_dict()}
+        with atomic_path(store_path) as temporary:
+            tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
+            measured = _write_store(temporary, source, table, record, tumor_mask, progress)
+            output.require_unchanged()
+        store = PatchStore(store_path)
+        table = table.assign(**measured, pixels_checksum=store.pixels_checksum)[list(COLUMNS)]
+        # The table comes last: with the store's stamp in it, both are complete.
+        output.write_table(table_path, table)
+        entry = status_entry(table, store.attributes)
+        output.record(entry)
     if entry["state"] == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
-    return TileResult(slide_id=slide_id, patches=len(table), state=entry["state"], warnings=tuple(warnings))
+    warnings = tuple(store.attributes["warnings"])
+    return TileResult(slide_id=slide_id, patches=len(table), state=entry["state"], warnings=warnings)
+
+
+def tile_outputs(
+    slide: Slide,
+    config: TileConfig,
+    out: Path,
+    *,
+    slide_id: str,
+    patient_id: str,
+    labels: LabelSource | None = None,
+    tissue_mask: Path | None = None,
+    cohort_levels: Mapping[str, float] | None = None,
+    force: bool = False,
+) -> tuple[SlideOutputs, Callable[[], tuple[FromSlide, dict[str, float]]]]:
+    """Return what `tile_slide` makes, given the same arguments, and a function that returns what it is made of.
+
+    These are the patches, and the background levels that they take from the cohort. The function, like `make_stamp`, is
+    called with the slide locked: it reads an earlier store.
+    """
+    store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
+
+    @cache
+    def source_of() -> tuple[FromSlide, dict[str, float]]:
+        # A later plain run must not lose the levels that an earlier run took from the cohort.
+        earlier = {} if force else store_levels(store_path)
+        from_cohort = earlier if cohort_levels is None else cohort_levels
+        levels = {name: from_cohort[name] for name in from_cohort if name not in config.tissue.background_level}
+        return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=tissue_mask), levels
+
+    def make_stamp() -> Stamp:
+        return tile_stamp(slide, source_of()[0].tiling, slide_id, patient_id, labels, tissue_mask)
+
+    def holds() -> bool:
+        return is_whole(store_path, table_path, force=force) and not (force and lacks_pixels(store_path, config))
+
+    outputs = SlideOutputs(
+        out=out,
+        slide_id=slide_id,
+        stage=STAGE,
+        parts=(store_path, table_path),
+        make_stamp=make_stamp,
+        force=force,
+        refuse=partial(refuse_other_slide, slide),
+        is_whole=holds,
+        require_unchanged=slide.require_unchanged,
+    )
+    return outputs, source_of
 
 
 def current_result(out: Path, slide_id: str, table_path: Path, store_path: Path, output: Artefact) -> TileResult:
@@ -222,9 +257,7 @@ def _tumor_masks(stated: SlideLabels, grid: Grid, table: pd.DataFrame) -> Callab
 
 def _write_store(
     path: Path,
-    slide: Slide,
-    config: TileConfig,
-    analysis: SlideAnalysis,
+    source: FromSlide,
     table: pd.DataFrame,
     record: Mapping[str, Any],
     tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
@@ -232,50 +265,78 @@ def _write_store(
 ) -> dict[str, NDArray[np.float64]]:
     """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
 
-    The `table` is that of `_table`; a warning of tumour without tissue joins those of the `record`.
+    The `table` is that of `_table`; a warning of tumour without tissue joins those of the source.
     """
-    grid, tissue = analysis.grid, analysis.tissue
-    origins = grid.origins()
-    writer = StoreWriter(
-        path,
-        origins=origins,
-        channels=len(slide.channels),
-        patch_px=config.patch_px,
-        dtype=slide.dtype,
-        masks=("tissue",) if tumor_mask is None else ("tissue", "tumor"),
-        with_patches=config.store == "zarr",
-    )
+    slide, tissue = source.slide, source.analysis.tissue
+    writer = _writer(path, source, source.origins, masks=("tissue",) if tumor_mask is None else ("tissue", "tumor"))
     writer.write_overview(
-        analysis.overview,
+        source.analysis.overview,
         tissue.mask,
         unscanned=tissue.unscanned,
         channels=slide.channels,
         um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
-        windows=analysis.windows,
+        windows=source.windows,
     )
+    measured = _store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress)
+    x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
+    on_glass = tumor_on_glass(x, y, label, measured["tissue_fraction"], extent=source.grid.extent)
+    warnings = [*source.warnings, *on_glass]
+    writer.finish({**_attributes(slide, source.tiling, source.analysis), **record, "warnings": warnings})
+    return measured
+
+
+def try_tiling(source: FromSlide, rows: NDArray[np.int64]) -> int:
+    """Store and measure some patches, (n,) of the source's, in a temporary folder; return the bytes of their pixels."""
+    with tempfile.TemporaryDirectory(prefix="pathopatch-probe-") as folder:
+        path = Path(folder) / "probe.zarr"
+        writer = _writer(path, source, source.origins[rows], masks=("tissue",))
+        _store_and_measure(writer, source, rows=rows)
+        writer.finish({})
+        return content_bytes(path / "patches") if (path / "patches").is_dir() else 0
+
+
+def _writer(path: Path, source: FromSlide, origins: NDArray[np.int64], *, masks: tuple[MaskKind, ...]) -> StoreWriter:
+    """Return a writer for the patches of a slide at some origins, (n, 2)."""
+    return StoreWriter(
+        path,
+        origins=origins,
+        channels=len(source.channels),
+        patch_px=source.grid.patch_px,
+        dtype=source.slide.dtype,
+        masks=masks,
+        with_patches=source.tiling.store == "zarr",
+    )
+
+
+def _store_and_measure(
+    writer: StoreWriter,
+    source: FromSlide,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    tumor_mask: Callable[[int], NDArray[np.bool_]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Store the patches of a slide, by default all, and return their measured columns, see `store_and_measure`."""
+    grid, tissue = source.grid, source.analysis.tissue
+    origins = source.origins if rows is None else source.origins[rows]
 
     # Asked per row and only if needed: the masks of all patches together would not fit into memory.
     def scanned(row: int) -> NDArray[np.bool_] | None:
         x, y = origins[row].tolist()
         return tissue.scanned_mask(x, y, grid.downsample, grid.inside(x, y))
 
-    measured = store_and_measure(
+    return store_and_measure(
         writer,
-        iterate_patches(slide, analysis),
+        source.batches(rows=rows),
         len(origins),
-        windows=analysis.windows,
-        sharpness_factor=config.intensity.sharpness_mpp / (slide.mpp * grid.downsample),
+        windows=source.windows,
+        sharpness_factor=source.tiling.intensity.sharpness_mpp / (source.slide.mpp * grid.downsample),
         polarities=tissue.polarities,
         inside=lambda row: grid.inside(*origins[row].tolist()),
         scanned=scanned,
         tumor_mask=tumor_mask,
         progress=progress,
     )
-    x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
-    on_glass = tumor_on_glass(x, y, label, measured["tissue_fraction"], extent=grid.extent)
-    warnings = [*record["warnings"], *on_glass]
-    writer.finish({**_attributes(slide, config, analysis), **record, "warnings": warnings})
-    return measured
 
 
 def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> dict[str, Any]:
@@ -360,39 +421,6 @@ def status_entry(table: pd.DataFrame, attributes: Mapping[str, Any]) -> dict[str
     }
 
 
-def is_finished(
-    slide: Slide,
-    config: TileConfig,
-    out: Path,
-    *,
-    slide_id: str,
-    patient_id: str,
-    labels: LabelSource | None = None,
-    tissue_mask: Path | None = None,
-    force: bool = False,
-) -> bool:
-    """Return whether `tile_slide` would do nothing, given the same arguments.
-
-    Raises
-    ------
-    StaleArtefactError, DuplicateIdError
-        What is there was made otherwise, or of another slide, and `force` is off.
-    InputMissingError
-        A mask or annotation file is not there.
-    """
-    store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
-    # Without a store there is nothing to compare, and making the stamp would read the slide in vain.
-    if read_stamp(store_path) is None:
-        return False
-    config = with_cohort_levels(config, {} if force else store_levels(store_path))
-    stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
-    refuse = partial(refuse_other_slide, slide, stamp)
-    is_current = is_up_to_date(store_path, table_path, stamp=stamp, force=force, refuse=refuse)
-    if not is_current or not is_whole(store_path, table_path, force=force):
-        return False
-    return not (force and lacks_pixels(store_path, config))
-
-
 def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
     """Raise DuplicateIdError if the existing store is of another slide with the same id."""
 
@@ -419,54 +447,6 @@ def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
 def lacks_pixels(store_path: Path, config: TileConfig) -> bool:
     """Return whether the store's pixels were removed to free space."""
     return config.store == "zarr" and not PatchStore(store_path).has_patches
-
-
-def tile_stamp(
-    slide: Slide,
-    config: TileConfig,
-    slide_id: str,
-    patient_id: str,
-    source: LabelSource | None,
-    tissue_mask: Path | None,
-) -> Stamp:
-    """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs."""
-    settings = {
-        **config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
-        "slide": {
-            "id": slide_id,
-            "patient_id": patient_id,
-            "channels": slide.channels,
-            "mpp": slide.mpp,
-            "background": slide.background,
-            "whole_slide_non_tumor": source is not None and source.whole_slide_non_tumor,
-        },
-    }
-    inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
-    # Two pages of one file have the same fingerprint of the file: only their pixels differ.
-    inputs["pixels"] = _probe(slide)
-    for role, path in (source.paths if source is not None else {}).items():
-        inputs[role] = fingerprint_file(path)
-    if tissue_mask is not None:
-        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
-    return Stamp(stage=STAGE, settings=settings, inputs=inputs)
-
-
-def tiled_content(attributes: Mapping[str, Any]) -> str:
-    """Return the `content_fingerprint` of a tiled slide from its store's attributes; "" of ready patches."""
-    inputs = attributes["stamp"]["inputs"]
-    files = [inputs[f"slide {index}"] for index in range(sum(name.startswith("slide ") for name in inputs))]
-    return fingerprint(files) if files else ""
-
-
-def _probe(slide: Slide) -> str:
-    """Return a fingerprint of scattered pixels."""
-    digest = hashlib.sha256()
-    width, height = slide.size
-    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
-    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
-        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
-            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
-    return digest.hexdigest()
 
 
 def is_tiled(work: Path, slide_id: str) -> bool:

@@ -74,15 +74,15 @@ def export(request: Request) -> Response:
 
 
 def qupath(request: Request) -> Response:
-    """Return an archive of the folder from which QuPath makes a project, with the decisions so far."""
-    from pathopatch.heatmaps.qupath_project import write_qupath_folder
+    """Return an archive of the folder for QuPath, with the decisions so far."""
+    from pathopatch.heatmaps.qupath import write_qupath_folder
 
     cohort = review_of(request).cohort
     temporary = tempfile.TemporaryDirectory(prefix="pathopatch-qupath-")
     with ExitStack() as unless_sent:
         unless_sent.callback(temporary.cleanup)
         folder, archive = Path(temporary.name) / "qupath", Path(temporary.name) / "qupath.zip"
-        write_qupath_folder(cohort.out, folder, rows=cohort.manifest_rows)
+        write_qupath_folder(cohort.out, folder)
         with zipfile.ZipFile(archive, "w") as target:  # stored: what is large is compressed already
             for path in sorted(folder.rglob("*")):
                 target.write(path, path.relative_to(folder.parent))

@@ -18,7 +18,6 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.model_record import read_model_record
-from pathopatch.heatmaps.slide_places import SlidePlaces
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.review.reviewed_slide import (
     ByteCache,
@@ -28,6 +27,7 @@ from pathopatch.review.reviewed_slide import (
     read_facts,
     with_distinct_names,
 )
+from pathopatch.review.slide_places import SlidePlaces
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.slide_paths import valid_slide_id
 

@@ -20,11 +20,12 @@ from pathopatch.stages.batch.slide_table import (
     SLIDE_COLUMNS,
     SLIDE_LABEL,
     STRUCTURE,
+    label_source,
+    open_row,
     open_slides,
     slide_facts,
     write_slides,
 )
-from pathopatch.stages.batch.tasks import label_source, open_row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EncodeConfig, TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import inside, write_csv
 from pathopatch.core.progress import Progress
+from pathopatch.core.task import Outcome, SlideTask
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
-from pathopatch.features.encode import STAGE, with_enough_tissue
+from pathopatch.features.encode import STAGE, PixelSource
+from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import is_tiled
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.resolution import mpp_agrees
-from pathopatch.stages.batch.run import (
-    failed_before,
-    logged,
-    progress_counter,
-    run_limited,
-    run_slides,
-    workers_for,
-)
-from pathopatch.stages.batch.tasks import EncodeTask, Outcome, loaded_encoder
+from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
+from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.clean import remove_stale_files
-from pathopatch.stages.predict import slides_to_predict
-
-if TYPE_CHECKING:
-    from pathopatch.features.encoder_network import LoadedEncoder
+from pathopatch.stages.encoder import encode_source, prepare_encoder
+from pathopatch.stages.find_slides import slides_to_predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,84 +65,60 @@ def encode_cohort(
     PathopatchError if the encoder, its weights, the devices or the source are refused, before any slide is opened.
     """
     # Here rather than in the processes: what is wrong with the command is one error, not one per slide.
-    config = with_devices(config, workers)
-    encoder = described_encoder(config, limit_s=limit_s, limit_bytes=limit_bytes)
-    mpp = config.mpp or encoder.mpp
-    known = replace(encoder.encoder, precision=config.precision)
+    encoder = prepare_encoder(config, workers=workers, limit_s=limit_s, limit_bytes=limit_bytes)
     tiled = _tiled_folder(source)
-    slides, notes = ([], []) if tiled is None else _tiled_slides(tiled, mpp, encoder.patch_px)
+    slides, notes = ([], []) if tiled is None else _tiled_slides(tiled, encoder.mpp, encoder.patch_px)
     out = out or tiled
     if out is None:
         raise InputMissingError("no folder for the features", place="--out", remedy="give -o WORK")
     if tiled is None:
         slides = list(slides_to_predict(source, slide_id=slide_id))
     are_cut = any(isinstance(slide, SlideRow) for slide in slides)
-    tiling = encoder_tiling(encoder, config.mpp, tiling) if are_cut else TileConfig()
-    tasks = [EncodeTask(slide, tiled, tiling, config, out, force, slide_mpp) for slide in slides]
+    tiling = encoder.tiling(tiling) if are_cut else TileConfig()
+    tasks = [_encode_task(slide, tiled, tiling, encoder.config, out, force, slide_mpp) for slide in slides]
     tasks = failed_before(tasks) if only_failed else tasks
-    count = max(workers, len(config.devices))
+    count = max(workers, len(encoder.config.devices))
     with (
         workers_for(tasks, count, limit_s=limit_s, limit_bytes=limit_bytes) as processes,
         logged(out, STAGE, progress_counter(STAGE, len(tasks), progress), slides=len(tasks)) as on_done,
     ):
         outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
-    folder = WorkFolder(out).encoded(known.key, "slide").parent
+    folder = encoder.file(out, "slide").parent
     remove_stale_files(folder)
     stored = [slide for slide in slides if isinstance(slide, str)]
     labels = _write_labels(tiled, stored, out, config) if tiled and stored else None
     return Encoded(outcomes=outcomes, folder=folder, labels=labels, notes=(*encoder.notes, *notes))
 
 
-def described_encoder(config: EncodeConfig, *, limit_s: float | None, limit_bytes: float | None) -> LoadedEncoder:
-    """Return the encoder of a configuration, in a process of its own where it is a file and there is a limit.
-
-    Such a file may be a program that does not end. The encoder comes without its network then.
-    """
-    from pathopatch.features.encoder_files import is_own_file
-
-    if not is_own_file(config.encoder) or (limit_s is None and limit_bytes is None):
-        return loaded_encoder(config)
-    return run_limited(
-        partial(_without_network, config),
-        place=config.encoder,
-        what="to load and try the encoder",
-        limit_s=limit_s,
-        limit_bytes=limit_bytes,
-    )
-
-
-def _without_network(config: EncodeConfig) -> LoadedEncoder:
-    return replace(loaded_encoder(config), network=None)
-
-
-def with_devices(config: EncodeConfig, workers: int) -> EncodeConfig:
-    """Return a configuration with devices, precision and threads as they will be in `workers` processes."""
-    from pathopatch.models.device import pick_device
-    from pathopatch.models.runtime.openvino_runtime import cores
-
-    names = [f"cuda:{name}" if name.isdecimal() else name for name in config.devices]
-    devices = tuple(str(pick_device(name)) for name in names)
-    is_gpu = all(not name.startswith("cpu") for name in devices)
-    precision = config.precision
-    if precision == "auto":
-        precision = "float16" if is_gpu else "float32"
-    threads = config.threads or max(1, cores() // max(workers, len(devices)))
-    return config.model_copy(update={"devices": devices, "precision": precision, "threads": threads})
-
-
-def encoder_tiling(encoder: LoadedEncoder, mpp: float | None, tiling: TileConfig | None = None) -> TileConfig:
-    """Return how slides are cut for an encoder: its patches, at `mpp` (um/px) or its own; else as `tiling` says.
-
-    InputMissingError if neither states um/px.
-    """
-    mpp = mpp or encoder.mpp
-    if mpp is None:
-        raise InputMissingError(
-            f"{encoder.encoder.name} was made for no scale of its own",
-            place="mpp",
-            remedy="state um/px of the patches: encode --mpp 0.5, or encoder_mpp = 0.5 under [predict]",
+def _encode_task(
+    slide: SlideRow | str,
+    tiled: Path | None,
+    tiling: TileConfig,
+    config: EncodeConfig,
+    out: Path,
+    force: bool,
+    slide_mpp: float | None,
+) -> SlideTask[PixelSource]:
+    """Return the task of a row of a manifest, cut as `tiling` says, or of a slide of a tiled work folder by its id."""
+    write = partial(encode_source, config=config, out=out, force=force)
+    if isinstance(slide, str):
+        assert tiled is not None
+        return SlideTask(
+            slide_id=slide, stage=STAGE, out=out, open=partial(_stored, tiled, slide), write=write, force=force
         )
-    return (tiling or TileConfig()).model_copy(update={"patch_px": encoder.patch_px, "stride_px": None, "mpp": mpp})
+    opened = partial(_cut, slide, tiling, slide_mpp)
+    return SlideTask(slide_id=slide.slide_id, stage=STAGE, out=out, open=opened, write=write, force=force)
+
+
+@contextmanager
+def _stored(tiled: Path, slide_id: str) -> Iterator[FromStore]:
+    yield FromStore(tiled, slide_id)
+
+
+@contextmanager
+def _cut(row: SlideRow, tiling: TileConfig, slide_mpp: float | None) -> Iterator[FromSlide]:
+    with open_row(row, fallback_mpp=slide_mpp) as slide:
+        yield FromSlide(slide, row.slide_id, tiling, tissue_mask=row.tissue_mask)
 
 
 def _tiled_folder(source: str) -> Path | None:
@@ -227,8 +197,8 @@ def _write_labels(work: Path, slide_ids: Sequence[str], out: Path, config: Encod
     slides = read_table(WorkFolder(work).slides).set_index("slide_id")
     tables = []
     for slide_id in slide_ids:
-        table = read_table(WorkFolder(work).patches(slide_id))
-        table = table[(table["label"] >= 0) & with_enough_tissue(table, config)]
+        table = FromStore(work, slide_id).table(min_tissue=config.min_tissue, min_scanned=config.min_scanned)
+        table = table[table["label"] >= 0]
         split = table["split"] if "split" in table else str(slides.at[slide_id, "split"])
         tables.append(table[["slide_id", "x", "y", "label", "patient_id"]].assign(split=split))
     labels = pd.concat(tables, ignore_index=True)

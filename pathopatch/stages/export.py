@@ -11,7 +11,7 @@ from pathopatch.core.progress import Progress
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
-    from pathopatch.heatmaps.qupath_project import QupathFolder
+    from pathopatch.heatmaps.qupath import QupathFolder
 
 _MODEL = "model"  # what a run calls its bundle: the run's name says more
 
@@ -121,20 +121,13 @@ def export_qupath(
     out: Path,
     path: Path | None = None,
     *,
-    manifest: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> QupathFolder:
-    """Write a folder from which QuPath makes a project of predicted slides, ``qupath`` if `path` is None.
+    """Write predicted slides and decisions for QuPath, into ``qupath`` if `path` is None; see `write_qupath_folder`."""
+    from pathopatch.heatmaps.qupath import write_qupath_folder
 
-    Slides lie where `manifest` says, else where they were predicted. Errors are those of `write_qupath_folder` and of
-    `read_manifest`.
-    """
-    from pathopatch.heatmaps.qupath_project import write_qupath_folder
-    from pathopatch.slides.manifest import read_manifest
-
-    rows = () if manifest is None else read_manifest(manifest).included
-    return write_qupath_folder(out, Path("qupath") if path is None else path, rows=rows, force=force, progress=progress)
+    return write_qupath_folder(out, Path("qupath") if path is None else path, force=force, progress=progress)
 
 
 def add_graph(bundle: Path) -> Path:

@@ -28,7 +28,7 @@ from pathopatch.patches.analysis import analyse_slide
 from pathopatch.patches.background_levels import SlideLevels, cohort_levels, slide_levels, with_cohort_levels
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import Failure, each_slide
-from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.check import mixed_backgrounds
 
 

@@ -10,7 +10,7 @@ from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
 from pathopatch.core.files import atomic_path
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.batch.slide_table import open_row
 
 if TYPE_CHECKING:
     from pathopatch.patches.describe import Description

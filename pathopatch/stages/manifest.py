@@ -14,7 +14,7 @@ from pathopatch.core.input_files import LeftOut
 from pathopatch.core.progress import Progress
 from pathopatch.slides.discovery import FoundSlide, discover, why_none
 from pathopatch.slides.manifest import SlideRow, read_manifest, write_rows
-from pathopatch.stages.batch.tasks import label_source
+from pathopatch.stages.batch.slide_table import label_source
 
 _MASKS = ("tumor_mask", "labelled_mask", "annotations", "tissue_mask")
 

@@ -1,44 +1,52 @@
-"""Predict one slide or a cohort: the command `predict`."""
+"""Predict slides, from pixels or from features: the command `predict`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import read_status
+from pathopatch.core.task import Outcome, SlidePlan, SlideTask, Within
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.slides.manifest import PSEUDONYM, SlideRow, is_manifest, pseudonymize, read_manifest
-from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, slide_id_from_text, valid_slide_id
+from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
 from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
-from pathopatch.stages.batch.tasks import Outcome, PredictTask, SlideTask
+from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.clean import remove_stale_files
+from pathopatch.stages.find_slides import SlideFeaturesRow
 
+if TYPE_CHECKING:
+    from pathopatch.features.source import FromFeatures
+    from pathopatch.models.forward import Ensemble
+    from pathopatch.patches.source import FromSlide
+    from pathopatch.slides import Slide
+    from pathopatch.stages.dry_run import Plan
+    from pathopatch.stages.encoder import PreparedEncoder
 
-class BatchOptions(TypedDict, total=False):
-    """Arguments of `predict_tasks` that a caller may leave out."""
-
-    workers: int
-    limit_s: float | None
-    limit_bytes: float | None
-    only_failed: bool
-    totals: bool
-    progress: Progress | None
+STAGE = "predict"
 
 
 def predict_cohort(
-    cohort: Sequence[SlideRow],
+    cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow],
     model: Path | Sequence[Path],
     out: Path,
     config: PredictConfig,
     *,
+    encoder: PreparedEncoder | None = None,
     slide_mpp: float | None = None,
     force: bool = False,
-    **batch: Unpack[BatchOptions],
+    workers: int = 1,
+    limit_s: float | None = None,
+    limit_bytes: float | None = None,
+    only_failed: bool = False,
+    totals: bool = True,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return the outcome of each slide.
 
@@ -47,10 +55,13 @@ def predict_cohort(
 
     Parameters
     ----------
-    cohort : sequence of SlideRow
-        See `slides_to_predict`.
+    cohort : sequence of SlideRow or SlideFeaturesRow
+        See `slides_to_predict` and `features_to_predict`.
     model : Path or sequence of Path
         Folder of a bundle, or several, whose probabilities are averaged.
+    encoder : PreparedEncoder, optional
+        Of a head on features, see `encoder_of_head`: each slide is encoded into ``features/<encoder key>/`` of `out`,
+        and predicted from its features.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
 
@@ -61,25 +72,7 @@ def predict_cohort(
     """
     models = (model,) if isinstance(model, Path) else tuple(model)
     require_unmixed(out, deidentify=config.deidentify)
-    rows = pseudonymize(cohort) if config.deidentify else cohort  # rows with pseudonyms keep them
-    tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
-    return predict_tasks(tasks, models, out, config, **batch)
-
-
-def predict_tasks(
-    tasks: Sequence[SlideTask],
-    models: Sequence[Path],
-    out: Path,
-    config: PredictConfig,
-    *,
-    workers: int = 1,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
-    only_failed: bool = False,
-    totals: bool = True,
-    progress: Progress | None = None,
-) -> list[Outcome]:
-    """Run tasks of one slide each, from pixels or from features; arguments and errors as of `predict_cohort`."""
+    tasks = predict_tasks(cohort, models, out, config, encoder=encoder, slide_mpp=slide_mpp, force=force)
     tasks = failed_before(tasks) if only_failed else tasks
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
@@ -92,54 +85,172 @@ def predict_tasks(
         spec = check_bundles(models)
         if spec.encoder is None:
             tiling_of(spec, config)
+        else:
+            from pathopatch.heatmaps.predict import refuse_pixel_settings
+
+            refuse_pixel_settings(config)
         if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
             from pathopatch.models.device import pick_device
 
             pick_device(config.device)
         with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
             write_model_record(out, models)
-        counter = progress_counter("predict", len(tasks), progress)
+        counter = progress_counter(STAGE, len(tasks), progress)
         with (
             keep_cohort_tables(out, counter) if totals else nullcontext(counter) as on_counted,
-            logged(out, "predict", on_counted, slides=len(tasks), deidentified=config.deidentify) as on_done,
+            logged(out, STAGE, on_counted, slides=len(tasks), deidentified=config.deidentify) as on_done,
         ):
             outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
     remove_stale_files(out)
     return outcomes
 
 
-def slides_to_predict(
-    source: str, *, slide_id: str | None = None, is_slide: bool = False, strict: bool = False
-) -> list[SlideRow]:
-    """Return the rows that a command line's SLIDE or MANIFEST names: a ``.csv``, a path, or ``CARS=a.tif,TPEF=b.tif``.
+def predict_plan(
+    cohort: Sequence[SlideRow],
+    models: Sequence[Path],
+    out: Path,
+    config: PredictConfig,
+    *,
+    slide_mpp: float | None = None,
+    force: bool = False,
+) -> Plan:
+    """Return what `predict_cohort` would do with slides, and what it would cost; the gigabytes are read, not kept."""
+    from pathopatch.models.bundle import check_bundles
+    from pathopatch.models.spec import tiling_of
+    from pathopatch.stages.dry_run import plan_tasks
 
-    The id of a single slide is its file's stem, or what the stems of its files share, unless `slide_id` is given. With
-    `is_slide`, `source` is no manifest. With `strict`, a missing file is an error of the manifest, not of its slide.
+    require_unmixed(out, deidentify=config.deidentify)
+    tiling_of(check_bundles(models), config)
+    return plan_tasks(predict_tasks(cohort, tuple(models), out, config, slide_mpp=slide_mpp, force=force))
 
-    Raises
-    ------
-    InputUnsupportedError
-        The id is invalid, or was given for a manifest, which names its own slides.
-    TableError, InputMissingError
-        As `read_manifest`.
-    """
-    from pathopatch.slides import parse_source
-    from pathopatch.slides.discovery_files import set_name
 
-    if not is_slide and is_manifest(source):
-        if slide_id is not None:
-            raise InputUnsupportedError(
-                f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
-            )
-        return list(read_manifest(Path(source), strict=strict).included)
-    parsed = parse_source(source)
-    identity = slide_id or (
-        slide_id_from_text(set_name(parsed)) if isinstance(parsed, dict) else slide_id_from_path(parsed)
-    )
-    if not valid_slide_id(identity):
-        raise InputUnsupportedError(f"{identity!r} is no slide id", place="--slide-id", remedy=ID_REMEDY)
-    texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
-    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
+def predict_tasks(
+    cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow],
+    models: tuple[Path, ...],
+    out: Path,
+    config: PredictConfig,
+    *,
+    encoder: PreparedEncoder | None = None,
+    slide_mpp: float | None = None,
+    force: bool = False,
+) -> list[SlideTask[Any]]:
+    """Return the task of each slide; de-identified slides are called by their content."""
+    if config.deidentify:
+        cohort = pseudonymize([row for row in cohort if isinstance(row, SlideRow)])  # rows with pseudonyms keep them
+    work = _Work(models, config, out, force, slide_mpp, encoder)
+    return [
+        SlideTask(
+            slide_id=row.slide_id,
+            stage=STAGE,
+            out=out,
+            open=partial(work.opened, row),
+            write=partial(work.predict, row),
+            plan=partial(work.plan, row),
+            force=force,
+            deidentified=config.deidentify,
+            about={} if config.deidentify else {"patient_id": row.patient_id},  # for the tables of the cohort
+        )
+        for row in cohort
+    ]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the command does with each of its slides."""
+
+    models: tuple[Path, ...]
+    config: PredictConfig
+    out: Path
+    force: bool
+    slide_mpp: float | None
+    encoder: PreparedEncoder | None
+
+    def opened(self, row: SlideRow | SlideFeaturesRow) -> AbstractContextManager[Slide | None]:
+        """Open the slide, with the channels in the order of the model; None of features whose slide is not at hand."""
+        from pathopatch.models.bundle import check_bundles
+
+        slide = row if isinstance(row, SlideRow) else row.slide
+        if slide is None:
+            return nullcontext()
+        spec = check_bundles(self.models)
+        order = slide.channel_order if spec.encoder is not None else spec.channels
+        return open_row(replace(slide, channel_order=order), fallback_mpp=self.slide_mpp)
+
+    def predict(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None, progress: Within) -> Outcome:
+        """Predict the slide, from its features if there are any or an encoder makes them."""
+        from pathopatch.heatmaps.artefacts import write_prediction
+
+        warnings: tuple[str, ...] = ()
+        if isinstance(row, SlideRow) and self.encoder is not None:
+            row, warnings = self._encoded(row, slide, progress)
+        source = self._pixels(row, slide) if isinstance(row, SlideRow) else self._features(row, slide)
+        # Only now the network is loaded: a slide that is refused is told of at once.
+        outcome = write_prediction(
+            source,
+            _loaded_models(self.models, self.config),
+            self.out,
+            patient_id=row.patient_id,
+            config=self.config,
+            force=self.force,
+            progress=progress,
+        )
+        return replace(outcome, warnings=tuple(dict.fromkeys([*warnings, *outcome.warnings])))
+
+    def plan(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None) -> SlidePlan:
+        """Return what a dry run needs of a slide that is predicted from its pixels."""
+        from pathopatch.heatmaps.artefacts import prediction_outputs
+        from pathopatch.heatmaps.predict import try_prediction
+
+        assert isinstance(row, SlideRow)
+        source = self._pixels(row, slide)
+        network = _loaded_models(self.models, self.config)
+        outputs, _ = prediction_outputs(source, network, self.out, self.config, force=self.force)
+        return SlidePlan(outputs=outputs, source=source, work=partial(try_prediction, source, network, self.config))
+
+    def _pixels(self, row: SlideRow, slide: Slide | None) -> FromSlide:
+        from pathopatch.heatmaps.predict import slide_source
+        from pathopatch.models.bundle import check_bundles
+
+        assert slide is not None
+        spec = check_bundles(self.models)
+        return slide_source(slide, spec, row.slide_id, self.config, tissue_mask=row.tissue_mask)
+
+    def _features(self, row: SlideFeaturesRow, slide: Slide | None) -> FromFeatures:
+        from pathopatch.heatmaps.predict import feature_source
+        from pathopatch.models.bundle import check_bundles
+
+        mpp = slide.mpp if slide is not None and slide.has_mpp else self.slide_mpp
+        features = row.features.read(row.slide_id).in_level0_px(mpp)
+        return feature_source(features, check_bundles(self.models), self.config, slide=slide)
+
+    def _encoded(
+        self, row: SlideRow, slide: Slide | None, progress: Within
+    ) -> tuple[SlideFeaturesRow, tuple[str, ...]]:
+        """Encode the slide, and return its features and the warnings about them."""
+        from pathopatch.features.readers import open_features
+        from pathopatch.patches.source import FromSlide
+        from pathopatch.stages.encoder import encode_source
+
+        assert slide is not None
+        assert self.encoder is not None
+        source = FromSlide(slide, row.slide_id, self.encoder.tiling(), tissue_mask=row.tissue_mask)
+        outcome = encode_source(source, progress, config=self.encoder.config, out=self.out, force=self.force)
+        features = open_features(self.encoder.file(self.out, row.slide_id))
+        return SlideFeaturesRow(slide_id=row.slide_id, features=features, slide=row), outcome.warnings
+
+
+def _loaded_models(models: tuple[Path, ...], config: PredictConfig) -> Ensemble:
+    """Return the models of some bundles, which are loaded once for all slides, unless their files change."""
+    written_ns = tuple(file.stat().st_mtime_ns for folder in models for file in sorted(folder.glob("*")))
+    return _loaded(models, config, written_ns)
+
+
+@lru_cache(maxsize=1)
+def _loaded(models: tuple[Path, ...], config: PredictConfig, written: tuple[int, ...]) -> Ensemble:
+    from pathopatch.models.loading import load_ensemble
+
+    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}
+    return load_ensemble(models, **options)
 
 
 def require_unmixed(out: Path, *, deidentify: bool) -> None:

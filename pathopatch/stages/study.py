@@ -11,12 +11,12 @@ from pathopatch.core import artefacts, files
 from pathopatch.core.config import StudyConfig, TrainConfig, head_settings, load_study
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.progress import Progress
+from pathopatch.core.task import Outcome
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.groups.group_sizes import empty_groups
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import read_manifest
-from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.predict import predict_cohort

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pathopatch.core.config import ReadyConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import Progress
+from pathopatch.core.task import Outcome, SlidePlan, SlideTask, Within
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import fail, failed_before, logged, progress_counter, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import (
+    label_source,
+    open_row,
     open_slides,
     require_no_features,
     with_finished,
     write_slides,
 )
-from pathopatch.stages.batch.tasks import Outcome, TileTask
 from pathopatch.stages.check import copied_slides, mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
+from pathopatch.stages.dry_run import Plan, plan_tasks
+
+if TYPE_CHECKING:
+    from pathopatch.slides import Slide
+
+STAGE = "tile"
 
 
 def tile_cohort(
@@ -66,31 +76,105 @@ def tile_cohort(
     """
     require_no_features(work)
     rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path, strict=strict).included]
-    tasks = [TileTask(row, config, work, force) for row in rows]
+    tasks = [tile_task(row, config, work, force=force) for row in rows]
     tasks = failed_before(tasks) if only_failed else tasks
     selected = {task.slide_id for task in tasks}
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
-            require_one_mpp(table, config)
-            problems = mixed_backgrounds(rows, table) if config.tissue.background == "auto" else []
-            if problems := [*problems, *copied_slides(rows, table)]:
-                raise TableError(problems, place=str(manifest_path))
+            _refuse_mixed(table, rows, config, manifest_path)
             write_slides(work, with_finished(work, table, failures), force=force)
             rows = _with_known_facts(rows, table)
-        with logged(work, "tile", progress_counter("tile", len(tasks), progress), slides=len(tasks)) as on_done:
+        with logged(work, STAGE, progress_counter(STAGE, len(tasks), progress), slides=len(tasks)) as on_done:
             outcomes = {
                 task.slide_id: fail(task, failures[task.slide_id]) for task in tasks if task.slide_id in failures
             }
             for outcome in outcomes.values():
                 on_done(outcome)
-            opened = [TileTask(row, config, work, force) for row in rows if row.slide_id in selected - failures.keys()]
-            tiled = run_slides(opened, workers=processes, on_done=on_done, progress=progress)
+            opened = [row for row in rows if row.slide_id in selected - failures.keys()]
+            tiling = [tile_task(row, config, work, force=force) for row in opened]
+            tiled = run_slides(tiling, workers=processes, on_done=on_done, progress=progress)
             outcomes |= {outcome.slide_id: outcome for outcome in tiled}
-        succeeded = [task for task in opened if outcomes[task.slide_id].state != "failed"]
-        outcomes |= _tile_again_by_cohort_levels(succeeded, [row.slide_id for row in rows], processes, progress)
+        succeeded = [row for row in opened if outcomes[row.slide_id].state != "failed"]
+        every_id = [row.slide_id for row in rows]
+        outcomes |= _tile_again_by_cohort_levels(succeeded, every_id, config, work, processes, progress)
     remove_stale_files(work)
     return [outcomes[task.slide_id] for task in tasks]
+
+
+def tile_plan(
+    manifest_path: Path,
+    work: Path,
+    config: TileConfig,
+    *,
+    slide_mpp: float | None = None,
+    strict: bool = False,
+    force: bool = False,
+) -> Plan:
+    """Return what `tile_cohort` would do, and what it would cost; arguments and errors as there."""
+    require_no_features(work)
+    rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path, strict=strict).included]
+    table, failures = open_slides(rows)
+    if len(table):
+        _refuse_mixed(table, rows, config, manifest_path)
+        rows = _with_known_facts(rows, table)
+    tasks = [tile_task(row, config, work, force=force) for row in rows]
+    return plan_tasks(tasks, {slide_id: failure.error for slide_id, failure in failures.items()})
+
+
+def tile_task(
+    row: SlideRow,
+    config: TileConfig,
+    work: Path,
+    *,
+    force: bool = False,
+    cohort_levels: Mapping[str, float] | None = None,
+) -> SlideTask[Slide]:
+    """Return the task of one slide, by background levels of its cohort once these are known."""
+    made: dict[str, Any] = {"config": config, "out": work, "force": force}
+    return SlideTask(
+        slide_id=row.slide_id,
+        stage=STAGE,
+        out=work,
+        open=partial(open_row, row),
+        write=partial(_tile, row, cohort_levels=cohort_levels, **made),
+        plan=partial(_plan, row, **made),
+        force=force,
+    )
+
+
+def _tile(row: SlideRow, slide: Slide, progress: Within, **made: Any) -> Outcome:
+    """Tile the slide."""
+    from pathopatch.patches.tile import tile_slide
+
+    result = tile_slide(slide, progress=progress, **_about(row), **made)
+    counts = {"patches": result.patches}
+    return Outcome(slide_id=row.slide_id, state=result.state, counts=counts, warnings=result.warnings)
+
+
+def _plan(row: SlideRow, slide: Slide, *, config: TileConfig, **made: Any) -> SlidePlan:
+    """Return what a dry run needs of the slide."""
+    from pathopatch.patches.tile import tile_outputs, try_tiling
+
+    outputs, source_of = tile_outputs(slide, config, **_about(row), **made)
+    source, _ = source_of()
+    return SlidePlan(
+        outputs=outputs, source=source, work=partial(try_tiling, source), keeps_pixels=config.store == "zarr"
+    )
+
+
+def _about(row: SlideRow) -> dict[str, Any]:
+    """Return what the manifest says of a slide, as arguments of `tile_slide`."""
+    labels, patient_id = label_source(row), row.patient_id
+    return {"slide_id": row.slide_id, "patient_id": patient_id, "labels": labels, "tissue_mask": row.tissue_mask}
+
+
+def _refuse_mixed(table: pd.DataFrame, rows: Sequence[SlideRow], config: TileConfig, manifest_path: Path) -> None:
+    """Refuse slides that do not go together: of several scales or backgrounds, or copies of one another."""
+    require_one_mpp(table, config)
+    problems = mixed_backgrounds(rows, table) if config.tissue.background == "auto" else []
+    if problems := [*problems, *copied_slides(rows, table)]:
+        raise TableError(problems, place=str(manifest_path))
 
 
 def _with_known_facts(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[SlideRow]:
@@ -101,19 +185,26 @@ def _with_known_facts(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Sli
 
 
 def _tile_again_by_cohort_levels(
-    tasks: Sequence[TileTask], cohort: Sequence[str], workers: Workers, progress: Progress | None
+    rows: Sequence[SlideRow],
+    cohort: Sequence[str],
+    config: TileConfig,
+    work: Path,
+    workers: Workers,
+    progress: Progress | None,
 ) -> dict[str, Outcome]:
     """Tile again the slides that show no background, by the background level that other slides of the cohort show."""
     from pathopatch.patches.background_levels import find_background_levels
 
-    levels = find_background_levels(tasks[0].out, [task.slide_id for task in tasks], cohort) if tasks else {}
+    levels = find_background_levels(work, [row.slide_id for row in rows], cohort) if rows else {}
     again = [
-        replace(task, cohort_levels=levels[task.slide_id], force=True) for task in tasks if task.slide_id in levels
+        tile_task(row, config, work, force=True, cohort_levels=levels[row.slide_id])
+        for row in rows
+        if row.slide_id in levels
     ]
     if not again:
         return {}
     counter = progress_counter("tile again", len(again), progress)
-    with logged(again[0].out, "tile", counter, slides=len(again)) as on_done:
+    with logged(work, STAGE, counter, slides=len(again)) as on_done:
         outcomes = run_slides(again, workers=workers, on_done=on_done, progress=progress)
     return {outcome.slide_id: outcome for outcome in outcomes}
 

@@ -22,8 +22,10 @@ from predicting import ARCHITECTURE, write_bundle
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps import artefacts, predict
+from pathopatch.heatmaps.predict import slide_source
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.loading import load_model
+from pathopatch.patches import source
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import open_slide
 from pathopatch.slides.segments import PageReader
@@ -33,7 +35,7 @@ _REPEATS = 3
 # A stage that another one calls does not count for that one.
 _STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "decode": ((PageReader, "_decoded"),),
-    "tissue": ((predict, "analyse_slide"), (TissueModel, "patch_mask"), (TissueModel, "scanned_mask")),
+    "tissue": ((source, "analyse_slide"), (TissueModel, "patch_mask"), (TissueModel, "scanned_mask")),
     "scale": ((predict, "scale"), (PatchClassifier, "standardised")),
     "measure": ((predict, "_prepared"), (predict, "saturated_fraction"), (predict, "sharpness")),
     "forward": ((Ensemble, "forward"),),
@@ -79,7 +81,8 @@ def _stages(path: Path, ensemble: Ensemble, out: Path) -> dict[str, float]:
 
     def work() -> None:
         with open_slide(path, mpp=0.5, background="bright") as slide:
-            result = artefacts.predict_to(slide, ensemble, out, slide_id="made", config=PredictConfig())
+            patches_of_slide = slide_source(slide, ensemble.spec, "made", PredictConfig())
+            result = artefacts.write_prediction(patches_of_slide, ensemble, out)
         assert result.counts["predicted"] == _ACROSS**2
 
     with ExitStack() as patches:

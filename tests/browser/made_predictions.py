@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from made_prediction import predict_to
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, read_table, write_tables
@@ -17,7 +18,6 @@ from pathopatch.core.config import PredictConfig
 from pathopatch.core.files import write_json
 from pathopatch.core.status import read_status, update_status
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.pyramids import write_ome_tiff
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.networks import build_network

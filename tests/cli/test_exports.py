@@ -139,14 +139,11 @@ def test_a_folder_for_qupath_is_named_with_what_to_do_next_and_what_is_left_out(
     assert typed("export", "qupath", "out") == 0
     told = capsys.readouterr()
     assert told.out == "qupath\n"
-    assert "warning: a: where it lies is unknown" in told.err
     assert "next, in QuPath" in told.err
-    assert "make_project.groovy" in told.err
-    (tmp_path / "a.svs").write_bytes(b"pixels")
-    (tmp_path / "cohort.csv").write_text("slide_id,patient_id,path\na,p,a.svs\n")
-    assert typed("export", "qupath", "out", "--manifest", "cohort.csv", "-q") == 1
+    write_heatmap(tmp_path / "out", "b")
+    (tmp_path / "out" / "heatmaps" / "b" / "patches.geojson.gz").unlink()
+    (tmp_path / "out" / "heatmaps" / "a" / "heatmap.json").write_text("{")
+    assert typed("export", "qupath", "out", "-q") == 1
     assert "STALE_ARTEFACT" in capsys.readouterr().err
-    assert typed("export", "qupath", "out", "--manifest", "cohort.csv", "-q", "--force") == 0
-    assert capsys.readouterr() == ("qupath\n", "")
-    (slide,) = json.loads(Path("qupath", "slides.json").read_text())["slides"]
-    assert slide["files"][0]["absolute"] == str(tmp_path / "a.svs")
+    assert typed("export", "qupath", "out", "-q", "--force") == 0
+    assert "warning: b: the heatmap lacks patches.geojson.gz" in capsys.readouterr().err

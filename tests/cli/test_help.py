@@ -78,8 +78,8 @@ RAISED_BY = {
     "evaluation/external_validation.py": ["evaluate"],
     "features/encoder": ["encode", "predict"],
     "groups/attribute.py": ["train", "tune", "audit"],
-    "heatmaps/features.py": ["predict"],
-    "heatmaps/qupath_slides.py": ["export qupath", "review"],
+    "features/source.py": ["predict"],
+    "heatmaps/predict.py": ["predict"],
     "models/loading.py": ["evaluate", "predict"],
     "models/runtime/": ["evaluate", "predict", "train", "tune"],
     "models/wsinfer.py": ["import wsinfer"],
@@ -87,11 +87,13 @@ RAISED_BY = {
     "patches/import_list.py": ["tile"],
     "patches/patch_import.py": ["tile"],
     "review/": ["review"],
-    "stages/batch/tasks.py": ["check", "encode", "info", "predict", "tile"],
+    "stages/batch/slide_table.py": ["check", "encode", "info", "predict", "tile"],
     "stages/encode.py": ["encode"],
+    "stages/encoder.py": ["encode", "predict"],
     "stages/feature_audit.py": ["audit"],
     "stages/feature_tissue.py": ["audit"],
-    "stages/predict": ["predict"],
+    "stages/find_slides.py": ["predict"],
+    "stages/predict.py": ["predict"],
 }
 """Commands that reach the messages of modules, by how their paths begin; all others may be read after any command."""
 ELSEWHERE = {"core/removed.py", "models/export/write.py", "features/readers/trident.py", "review/viewer.py"}

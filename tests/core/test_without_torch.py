@@ -38,7 +38,7 @@ TRAINING = {
     "pathopatch.models.runtime.torch_runtime",
     "pathopatch.models.torchscript_archive",
     "pathopatch.stages.encode",
-    "pathopatch.stages.predict_encoded",
+    "pathopatch.stages.encoder",
     "pathopatch.training.array_heads",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",

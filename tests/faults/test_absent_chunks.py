@@ -14,11 +14,11 @@ from made_omezarr import write_omezarr
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.task import Outcome
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import Slide, TolerantSlide, aligned, open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.predict import predict_cohort
 
 pytestmark = pytest.mark.fault("absent-chunks")

@@ -38,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", after: int = 0) -> None:
     """Run a stage over the slides; `fault` is for all its processes, `after` so many slides it kills itself."""
     from pathopatch.core.config import PredictConfig, TileConfig
-    from pathopatch.stages.predict import predict_cohort, slides_to_predict
+    from pathopatch.stages.find_slides import slides_to_predict
+    from pathopatch.stages.predict import predict_cohort
     from pathopatch.stages.tile import tile_cohort
 
     if fault:

@@ -20,12 +20,13 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputChangedError, InputCorruptError
 from pathopatch.core.files import file_state
+from pathopatch.core.task import Outcome
 from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.open import OpenSlideSlide
-from pathopatch.stages.batch.slide_table import slide_facts
-from pathopatch.stages.batch.tasks import Outcome, open_row
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.batch.slide_table import open_row, slide_facts
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
 pytestmark = pytest.mark.fault("changed")

@@ -12,11 +12,13 @@ from pathlib import Path
 import made_slides as made
 import pytest
 from made_model import write_model
+from made_prediction import outputs_of, predict_to
 
 from pathopatch.core import files
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.heatmaps.artefacts import EXPORTS, PredictResult, is_predicted, predict_to
+from pathopatch.core.task import Outcome
+from pathopatch.heatmaps.artefacts import EXPORTS
 from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
 
@@ -84,14 +86,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(folder: Path, out: Path) -> PredictResult:
+def predict(folder: Path, out: Path) -> Outcome:
     with open_slide(folder / "s.tif") as slide:
         return predict_to(slide, load_model(folder / "model"), out, slide_id="s", config=CONFIG)
 
 
 def is_current(folder: Path, out: Path) -> bool:
     with open_slide(folder / "s.tif") as slide:
-        return is_predicted(slide, load_model(folder / "model"), out, slide_id="s", config=CONFIG)
+        return outputs_of(slide, load_model(folder / "model"), out, slide_id="s", config=CONFIG).are_current()
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -21,8 +21,8 @@ from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import artefacts
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.slides.manifest import SlideRow, pseudonym, pseudonymize
-from pathopatch.stages.dry_run import predict_plan
-from pathopatch.stages.predict import predict_cohort, require_unmixed, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort, predict_plan, require_unmixed
 
 pytestmark = pytest.mark.fault("patient-data")
 

@@ -22,11 +22,11 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.status import read_status
+from pathopatch.core.task import Outcome
 from pathopatch.patches.tile import is_tiled
 from pathopatch.slides import open_slide
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.stages.batch.run import exit_code
-from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.tile import tile_cohort
 
 Row = dict[str, str]

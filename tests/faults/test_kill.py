@@ -30,8 +30,9 @@ def tile(folder: Path, out: Path, force: bool) -> None:
 
 
 def predict(folder: Path, out: Path, force: bool) -> None:
+    from made_prediction import predict_to
+
     from pathopatch.core.config import PredictConfig
-    from pathopatch.heatmaps.artefacts import predict_to
     from pathopatch.models.loading import load_model
     from pathopatch.slides import open_slide
 

@@ -22,7 +22,8 @@ POINTS = ("chunk", "rename", "renamed")
 
 def predict(folder: Path, out: Path, order: tuple[str, ...], fault: str) -> None:
     from pathopatch.core.config import PredictConfig
-    from pathopatch.stages.predict import predict_cohort, slides_to_predict
+    from pathopatch.stages.find_slides import slides_to_predict
+    from pathopatch.stages.predict import predict_cohort
 
     if fault:
         os.environ[FAULT_VARIABLE] = fault

@@ -19,7 +19,8 @@ from pathopatch.patches.tile import tile_slide
 from pathopatch.report import write_report
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.indexing import write_index
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
 Row = dict[str, str]

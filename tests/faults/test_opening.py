@@ -20,7 +20,8 @@ from pathopatch.core.progress import WITHIN_SLIDE
 from pathopatch.core.status import read_status
 from pathopatch.stages.batch.run import workers_for
 from pathopatch.stages.check import check_manifest
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
 CONFIG = TileConfig(patch_px=32)

@@ -22,13 +22,14 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import write_json
+from pathopatch.core.task import Outcome
 from pathopatch.models.bundle import read_spec
 from pathopatch.patches.tile import tile_slide
 from pathopatch.report.collect import read_study
 from pathopatch.slides import open_slide
-from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
 CONFIG = TileConfig(patch_px=16)

@@ -16,8 +16,9 @@ from PIL import Image
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
+from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.info import describe_row
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
 pytestmark = pytest.mark.fault("patient-data")

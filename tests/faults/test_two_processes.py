@@ -21,10 +21,12 @@ from pathopatch.core import status as statuses
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.locks import SLOTS, folder_lock, is_locked, slide_lock
 from pathopatch.core.status import read_status, update_status
+from pathopatch.core.task import SlideTask
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import run_slides
-from pathopatch.stages.batch.tasks import PredictTask, SlideTask, TileTask
 from pathopatch.stages.clean import find
+from pathopatch.stages.predict import predict_tasks
+from pathopatch.stages.tile import tile_task
 
 pytestmark = pytest.mark.fault("two-processes")
 
@@ -42,9 +44,10 @@ def slide(folder: Path, number: int = 0) -> SlideRow:
 
 def task(stage: str, row: SlideRow, folder: Path, *, force: bool = False) -> SlideTask:
     if stage == "tile":
-        return TileTask(row, TileConfig(patch_px=16), folder / "out", force)
+        return tile_task(row, TileConfig(patch_px=16), folder / "out", force=force)
     config = PredictConfig(device="cpu", precision="float32", threads=1)
-    return PredictTask(row, (folder / "model",), config, folder / "out", force)
+    (task,) = predict_tasks([row], (folder / "model",), folder / "out", config, force=force)
+    return task
 
 
 STAGES = sorted(SLIDES)

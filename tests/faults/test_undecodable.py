@@ -17,12 +17,12 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.files import read_json
+from pathopatch.core.task import Outcome
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.slides import TolerantSlide, open_slide
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.dry_run import Plan, predict_plan
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.dry_run import Plan
+from pathopatch.stages.predict import predict_cohort, predict_plan
 
 pytestmark = pytest.mark.fault("corrupt-tile")
 
@@ -123,7 +123,7 @@ def test_a_dry_run_says_of_it_what_predicting_will(kind: str, tmp_path: Path) ->
 
     def planned(share: float) -> Plan:
         config = CONFIG.model_copy(update={"max_bad_tiles": share})
-        return predict_plan([row(tmp_path / name)], [tmp_path / "model"], config, out=tmp_path / "out-a")
+        return predict_plan([row(tmp_path / name)], [tmp_path / "model"], tmp_path / "out-a", config)
 
     (refused,) = planned(0.05).failed
     assert (refused.code, len(planned(0.05).table)) == ("INPUT_CORRUPT", 0)

@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("benchmarks",
 from inputs import Inputs  # noqa: E402 - found through the line above
 
 from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig, TrainConfig  # noqa: E402
-from pathopatch.features.encode import compute_features, slide_patches  # noqa: E402
+from pathopatch.features.encode import compute_features  # noqa: E402
 from pathopatch.features.encoder_network import LoadedEncoder, PooledEncoder  # noqa: E402
 from pathopatch.features.patch_encoder import PatchEncoder, TorchFeatures  # noqa: E402
 from pathopatch.features.slide_features import Encoder  # noqa: E402
@@ -38,6 +38,7 @@ from pathopatch.models.device import full_float32  # noqa: E402
 from pathopatch.models.loading import load_model  # noqa: E402
 from pathopatch.models.networks import build_network  # noqa: E402
 from pathopatch.models.spec import BundleSpec  # noqa: E402
+from pathopatch.patches.source import FromSlide  # noqa: E402
 from pathopatch.slides import open_slide  # noqa: E402
 from pathopatch.training import loop  # noqa: E402
 from pathopatch.training.dataset import PatchSet  # noqa: E402
@@ -317,7 +318,7 @@ def encode(device: torch.device, sizes: Sizes) -> Iterator[Row]:
         path = Inputs(Path(folder), sizes.px * sizes.across).rgb_pyramid(sizes.px * sizes.across)
         with open_slide(path, mpp=MPP, background="bright") as slide:
             tiling = TileConfig(patch_px=sizes.px, stride_px=sizes.px, mpp=MPP)
-            source = slide_patches(slide, "slide", tiling, config)
+            source = FromSlide(slide, "slide", tiling)
             start = time.perf_counter()
             count = len(compute_features(source, ready, config).features)
             speed = count / (time.perf_counter() - start)

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from made_prediction import predict_to
 from PIL import Image
 from shapely.geometry import box, shape
 
@@ -27,7 +28,6 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.heatmaps import artefacts, overlay
-from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
@@ -173,7 +173,8 @@ def test_every_file_calls_tumour_what_lies_above_the_models_own_threshold(
     chosen = model(decision_threshold=threshold, temperature=2.0)  # of the logits 1 and -1
     result = predict_to(slide, chosen, tmp_path, slide_id="s1")
     assert result.counts["tumour"] == called
-    assert result.summary["positive_mm2"] == pytest.approx(called * (16 * 0.5 / 1000) ** 2)
+    summary = read_json(tmp_path / "heatmaps" / "s1" / "heatmap.json")["summary"]
+    assert summary["positive_mm2"] == pytest.approx(called * (16 * 0.5 / 1000) ** 2)
     assert drawn[0].threshold == pytest.approx(1 / (1 + np.exp(-threshold / 2)))
     for name, due in (
         ("patches", ["tumour"] * called + ["non-tumour"] * (2 - called)),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_prediction import predict_features_to
 from made_slides import write_rgb_pyramid
 
 from pathopatch.core.artefacts import content_fingerprint, read_table
@@ -19,7 +20,7 @@ from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupported
 from pathopatch.core.files import read_json
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
-from pathopatch.heatmaps.features import grid_of_patches, predict_features_to
+from pathopatch.features.source import grid_of_patches
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import Ensemble
@@ -28,7 +29,8 @@ from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.review.reviewed_cohort import ReviewedCohort
 from pathopatch.slides import open_slide
-from pathopatch.stages.predict_features import predict_features
+from pathopatch.stages.find_slides import features_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 DIM, SIDE = made_features.DIM, made_features.SIDE
 WEIGHT = np.linspace(-0.4, 0.6, DIM, dtype=np.float32)
@@ -113,7 +115,7 @@ def test_features_and_slides_that_a_head_knows_are_told(tmp_path: Path, head: Pa
     write_head(head, training={"train_slides": of_file, "val_slides": of_slide})
     for slides, words in ((None, ["trained on", ""]), (tmp_path / "slides", ["trained on", "selected on"])):
         out = tmp_path / f"out-{slides is None}"
-        predict_features(folder, head, out, PredictConfig(), slides=slides, slide_mpp=0.5)
+        predict_cohort(features_to_predict(folder, slides=slides), head, out, PredictConfig(), slide_mpp=0.5)
         assert pd.read_csv(out / "cohort.csv")["leakage"].fillna("").tolist() == words
 
 
@@ -126,16 +128,16 @@ def test_a_scale_of_the_slide_that_the_feature_file_contradicts_is_said() -> Non
 def test_the_second_time_nothing_is_written_again(tmp_path: Path, head: Path) -> None:
     folder = made_features.trident(tmp_path)
     for states in (["done", "done"], ["current", "current"]):
-        outcomes = predict_features(folder, head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
+        outcomes = predict_cohort(features_to_predict(folder), head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
         assert [outcome.state for outcome in outcomes] == states
 
 
 def test_a_head_on_other_features_leaves_what_is_finished(tmp_path: Path, head: Path) -> None:
     folder = made_features.trident(tmp_path)
-    predict_features(folder, head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
+    predict_cohort(features_to_predict(folder), head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
     before = (tmp_path / "out" / "cohort.csv").read_bytes()
     other = write_head(tmp_path / "other", encoder={"dim": DIM, "name": "virchow2"})
-    outcomes = predict_features(folder, other, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
+    outcomes = predict_cohort(features_to_predict(folder), other, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
     assert {outcome.code for outcome in outcomes} == {"CHECKPOINT_INCOMPATIBLE"}
     assert (tmp_path / "out" / "cohort.csv").read_bytes() == before
 
@@ -179,7 +181,8 @@ def test_patches_below_the_least_tissue_are_not_predicted_unless_asked_for(tmp_p
     result = predict_features_to(features, model, tmp_path / "out", config=PredictConfig())
     assert (result.counts["patches"], result.counts["predicted"]) == (4, 3)
     # Patches of 512 px of 0.5 um: 0.065536 mm2 each.
-    assert result.summary["tissue_mm2"] == pytest.approx((0.005 + 0.5 + 0.9 + 1.0) * 0.065536, rel=1e-6)
+    summary = read_json(tmp_path / "out" / "heatmaps" / "A" / "heatmap.json")["summary"]
+    assert summary["tissue_mm2"] == pytest.approx((0.005 + 0.5 + 0.9 + 1.0) * 0.065536, rel=1e-6)
     every = predict_features_to(features, model, tmp_path / "all", config=PredictConfig(all_patches=True))
     assert every.counts["predicted"] == 4
 

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from made_prediction import predict_to
 from PIL import Image
 
 from pathopatch.core.artefacts import content_fingerprint
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.prediction import SlidePrediction, predict_slide, read_prediction
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from made_prediction import predict_to
 
 from pathopatch.core.config import GroupsConfig, PredictConfig, TileConfig
 from pathopatch.core.files import read_json
-from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime

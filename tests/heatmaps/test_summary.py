@@ -27,7 +27,7 @@ def numbers(
     is_predicted = np.isfinite(probability)
     none = np.zeros(is_predicted.sum(), bool)
     columns = {"probability": probability[is_predicted], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
-    prediction: Any = SimpleNamespace(analysis=SimpleNamespace(grid=GRID), columns=columns)
+    prediction: Any = SimpleNamespace(grid=GRID, columns=columns)
     regions = positive_regions(
         probability,
         decision_probability=0.5,

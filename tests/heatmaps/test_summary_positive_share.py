@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from made_prediction import predict_to
 from read_page import Page
 from test_artefacts import GLASS, TISSUE, TUMOUR, model
 
 from pathopatch.core.config import IntensityConfig, PredictConfig
 from pathopatch.core.files import read_json
-from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts

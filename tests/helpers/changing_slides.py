@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pathopatch.core.task import Outcome, SlideTask
 from pathopatch.slides import Slide
 from pathopatch.stages.batch.run import attempt
-from pathopatch.stages.batch.tasks import Outcome, SlideTask
 
 
 def overwritten(path: Path) -> None:

@@ -20,7 +20,8 @@ from pathopatch.groups import assign_groups
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.slides import Slide
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 SHIFT = (12, -5)  # of TPEF against CARS, level-0 px

@@ -19,7 +19,8 @@ from pathopatch.review.app import create_app
 from pathopatch.review.reviewed_cohort import open_review
 from pathopatch.review.security import Access
 from pathopatch.review.server import create_server, listen
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}
 DECISIONS = "/api/slides/a/decisions"

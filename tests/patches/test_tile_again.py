@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import atomic_path, read_json
-from pathopatch.patches import tile as tile_module
+from pathopatch.patches import source as source_module
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import tile_slide
+from pathopatch.patches.tile import tile_outputs, tile_slide
 
 Make = Callable[..., Any]
 Discs = NDArray[np.bool_]
@@ -54,7 +55,7 @@ def test_a_second_run_reads_no_patch_and_changes_no_file(
     slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
     tile_slide(slide, CONFIG, out)
     before = (files(out), (out / "status" / "slide.json").read_bytes())
-    monkeypatch.setattr(tile_module, "analyse_slide", lambda *_: pytest.fail("analysed again"))
+    monkeypatch.setattr(source_module, "analyse_slide", lambda *_: pytest.fail("analysed again"))
     assert tile_slide(slide, CONFIG, out).state == "current"
     assert (files(out), (out / "status" / "slide.json").read_bytes()) == before
 
@@ -127,6 +128,18 @@ def test_a_store_of_another_table_is_made_again(make_slide: Make, two_discs: Dis
         (tmp_path / "other" / "slides" / "slide.zarr").rename(temporary)
     assert tile_slide(slide, CONFIG, out).state == "done"
     assert PatchStore(out / "slides" / "slide.zarr").attributes["patch_px"] == 32
+
+
+def test_pixels_that_were_removed_are_not_current_with_force(
+    make_slide: Make, two_discs: Discs, tmp_path: Path
+) -> None:
+    slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
+    tile_slide(slide, CONFIG, out)
+    names: dict[str, Any] = {"slide_id": "slide", "patient_id": "slide"}
+    assert tile_outputs(slide, CONFIG, out, **names)[0].are_current()
+    shutil.rmtree(out / "slides" / "slide.zarr" / "patches")
+    assert tile_outputs(slide, CONFIG, out, **names)[0].are_current()
+    assert not tile_outputs(slide, CONFIG, out, **names, force=True)[0].are_current()
 
 
 def test_a_page_of_the_same_file_is_another_slide(

@@ -24,7 +24,8 @@ from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.stages.batch.summaries import CohortTables, status_summary
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 HOSTILE = "=cmd() <script>alert(1)</script>"
 

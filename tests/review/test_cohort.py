@@ -25,7 +25,8 @@ from pathopatch.review import reviewed_cohort as cohorts
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.slides.manifest import pseudonymize
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 
 @pytest.fixture

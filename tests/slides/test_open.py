@@ -24,7 +24,8 @@ from pathopatch.slides import Slide, in_order, open_slide, parse_source
 from pathopatch.slides import open as slides_open
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 CHANNELS = made.noise(3, 50, 60, np.uint16)
 APERIO_WIDTH, APERIO_HEIGHT = 403, 301  # odd at the level below, too

@@ -22,12 +22,12 @@ from pathopatch.core import artefacts
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError, TableError
 from pathopatch.core.status import read_status
+from pathopatch.core.task import Outcome
 from pathopatch.slides import image_file
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE, write_slides
-from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.check import check_manifest
+from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.info import describe_row
-from pathopatch.stages.predict import slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 SQUARES = np.repeat(np.repeat(np.random.default_rng(0).random((30, 40)) > 0.7, 10, 0), 10, 1)

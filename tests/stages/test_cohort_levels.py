@@ -17,9 +17,8 @@ from pathopatch.core.config import TileConfig
 from pathopatch.core.status import read_status, update_status
 from pathopatch.features.cohort import read_cohort
 from pathopatch.patches.store import store_levels
-from pathopatch.stages.dry_run import tile_plan
 from pathopatch.stages.import_features import import_features
-from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.tile import tile_cohort, tile_plan
 
 SIDE = 256
 CONFIG = TileConfig(patch_px=64)
@@ -93,7 +92,7 @@ def test_a_dry_run_knows_the_levels_that_were_taken(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     manifest, work = cohort(tmp_path, slides), tmp_path / "work"
     tile_cohort(manifest, work, CONFIG)
-    plan = tile_plan(manifest, CONFIG, out=work)
+    plan = tile_plan(manifest, work, CONFIG)
     assert (len(plan.finished), len(plan.table), plan.failed) == (3, 0, ())
 
 

@@ -9,21 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_prediction import predict_to
 from made_slides import disc_image, write_channel
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.text import duration
-from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages import dry_run
-from pathopatch.stages import dry_run as plan
-from pathopatch.stages.batch.tasks import open_row
-from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.batch.slide_table import open_row
+from pathopatch.stages.predict import predict_plan
+from pathopatch.stages.tile import tile_cohort, tile_plan
 
 
 def cohort(folder: Path, *, mpp: tuple[float, ...] = (0.5, 0.5), broken: bool = False) -> Path:
@@ -45,7 +45,7 @@ def test_a_plan_counts_what_tiling_makes_and_writes_nothing(tmp_path: Path, stor
     manifest = cohort(tmp_path)
     config = TileConfig(patch_px=32, store=store)
     files = sorted(tmp_path.rglob("*"))
-    planned = plan.tile_plan(manifest, config)
+    planned = tile_plan(manifest, tmp_path / "out", config)
     assert sorted(tmp_path.rglob("*")) == files
     assert planned.table["patches"].tolist() == [5 * 4, 9 * 4]
     stored = 32 * 32 * 2 * np.array([20, 36]) / 1e9
@@ -64,16 +64,16 @@ def test_finished_slides_are_counted_apart_and_stale_ones_fail(tmp_path: Path) -
     manifest.write_text(both[: both.index("s1")])
     tile_cohort(manifest, out, config)
     manifest.write_text(both)
-    planned = plan.tile_plan(manifest, config, out=out)
+    planned = tile_plan(manifest, out, config)
     assert (planned.table["slide_id"].tolist(), planned.finished["slide_id"].tolist()) == (["s1"], ["s0"])
     assert "1 slide, 36 patches" in planned.text()
     assert "slides finished already, not counted: 1\n" in planned.text()
     other = config.model_copy(update={"stride_px": 16})
-    stale = plan.tile_plan(manifest, other, out=out)
+    stale = tile_plan(manifest, out, other)
     assert [(outcome.slide_id, outcome.code) for outcome in stale.failed] == [("s0", "STALE_ARTEFACT")]
-    assert plan.tile_plan(manifest, other, out=out, force=True).table["slide_id"].tolist() == ["s0", "s1"]
+    assert tile_plan(manifest, out, other, force=True).table["slide_id"].tolist() == ["s0", "s1"]
     tile_cohort(manifest, out, config)
-    nothing_left = plan.tile_plan(manifest, config, out=out)
+    nothing_left = tile_plan(manifest, out, config)
     assert (nothing_left.text(), nothing_left.exit_code) == ("slides finished already, not counted: 2", 0)
 
 
@@ -82,10 +82,10 @@ def test_a_finished_slide_whose_store_is_damaged_fails_in_the_plan(tmp_path: Pat
     manifest, config, out = cohort(tmp_path), TileConfig(patch_px=32), tmp_path / "out"
     tile_cohort(manifest, out, config)
     (out / "slides" / "s0.zarr" / "patches" / "c" / "0" / "0" / "0" / "0").unlink()
-    planned = plan.tile_plan(manifest, config, out=out)
+    planned = tile_plan(manifest, out, config)
     assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("s0", "INPUT_CORRUPT")]
     assert planned.finished["slide_id"].tolist() == ["s1"]
-    assert plan.tile_plan(manifest, config, out=out, force=True).table["slide_id"].tolist() == ["s0"]
+    assert tile_plan(manifest, out, config, force=True).table["slide_id"].tolist() == ["s0"]
 
 
 def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypa
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\ns,p,s.tif\n")
     config = TileConfig(patch_px=64)
     monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=time.process_time))  # however busy the machine is
-    estimate_s = 60 * plan.tile_plan(tmp_path / "m.csv", config).table["minutes"][0]
+    estimate_s = 60 * tile_plan(tmp_path / "m.csv", tmp_path / "out", config).table["minutes"][0]
     start = time.process_time()
     tile_cohort(tmp_path / "m.csv", tmp_path / "out", config)
     taken = time.process_time() - start
@@ -102,23 +102,23 @@ def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypa
 
 
 def test_a_bad_slide_is_listed_with_its_code_and_the_others_planned(tmp_path: Path) -> None:
-    planned = plan.tile_plan(cohort(tmp_path, broken=True), TileConfig(patch_px=32))
+    planned = tile_plan(cohort(tmp_path, broken=True), tmp_path / "out", TileConfig(patch_px=32))
     assert planned.table["slide_id"].tolist() == ["s0", "s1"]
     assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("cut", "INPUT_CORRUPT")]
     assert planned.exit_code == 3
     assert "2 slides, 56 patches, 0.000115 GB of pixels" in planned.text(2)
-    none = plan.tile_plan(cohort(tmp_path), TileConfig(patch_px=32, mpp=0.2))  # finer than both
+    none = tile_plan(cohort(tmp_path), tmp_path / "out", TileConfig(patch_px=32, mpp=0.2))  # finer than both
     assert (len(none.table), none.exit_code) == (0, 1)
     assert {outcome.code for outcome in none.failed} == {"INPUT_UNSUPPORTED"}
 
 
 def test_slides_of_different_scale_need_a_target(tmp_path: Path) -> None:
     with pytest.raises(InputUnsupportedError, match="s0 has 0.5, s1 has 0.6"):
-        plan.tile_plan(cohort(tmp_path, mpp=(0.5, 0.6)), TileConfig(patch_px=32))
+        tile_plan(cohort(tmp_path, mpp=(0.5, 0.6)), tmp_path / "out", TileConfig(patch_px=32))
 
 
 def test_the_time_grows_with_patches_and_shrinks_with_processes(tmp_path: Path) -> None:
-    planned = plan.tile_plan(cohort(tmp_path), TileConfig(patch_px=32))
+    planned = tile_plan(cohort(tmp_path), tmp_path / "out", TileConfig(patch_px=32))
     short, long = planned.table["minutes"]
     assert 1.75 * short < long < 2.05 * short  # 36 against 20 patches, twice the overview
     assert f"about {duration(60 * (short + long))} with 1 process" in planned.text(1)
@@ -152,14 +152,14 @@ def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(
     write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))
     manifest.write_text(manifest.read_text() + "s1,p1,s1.tif\n")
     rows = read_manifest(manifest).included
-    planned = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig())
+    planned = predict_plan(rows, [tmp_path / "model"], tmp_path / "out", PredictConfig())
     assert planned.table["patches"].tolist() == [9 * 7]
     assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("s1", "CHANNEL_MISMATCH")]
     assert planned.exit_code == 3
     assert not (tmp_path / "model").exists()
     with open_row(rows[0]) as slide:
         predict_to(slide, model, tmp_path / "out", slide_id="s0")
-    again = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig(), out=tmp_path / "out")
+    again = predict_plan(rows, [tmp_path / "model"], tmp_path / "out", PredictConfig())
     assert (len(again.table), again.finished["slide_id"].tolist(), again.exit_code) == (0, ["s0"], 3)
-    other = plan.predict_plan(rows[:1], [tmp_path / "model"], PredictConfig(stride_px=32), out=tmp_path / "out")
+    other = predict_plan(rows[:1], [tmp_path / "model"], tmp_path / "out", PredictConfig(stride_px=32))
     assert [outcome.code for outcome in other.failed] == ["STALE_ARTEFACT"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +17,19 @@ from pathopatch.core.artefacts import content_fingerprint, read_table
 from pathopatch.core.config import EncodeConfig, PredictConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
 from pathopatch.core.status import read_status
+from pathopatch.core.task import Outcome
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.models.weights import file_sha256
+from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.encode import encode_cohort
-from pathopatch.stages.predict import slides_to_predict
-from pathopatch.stages.predict_encoded import predict_encoded
-from pathopatch.stages.predict_features import predict_features
+from pathopatch.stages.encoder import encoder_of_head
+from pathopatch.stages.find_slides import features_to_predict, slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 PX = 32
+CONFIG = PredictConfig(device="cpu")
 WEIGHT = np.array([3.0, -5.0, 2.0], np.float32)
 
 
@@ -63,6 +66,19 @@ def write_head(folder: Path, encoder: Path, *, marks: dict[str, str] | None = No
     return folder
 
 
+def predict_encoded(
+    cohort: Sequence[SlideRow],
+    head: Path,
+    weights: Path,
+    out: Path,
+    config: PredictConfig = CONFIG,
+    *,
+    mpp: float | None = None,
+) -> list[Outcome]:
+    encoder = encoder_of_head(head, weights, config, mpp=mpp)
+    return predict_cohort(cohort, head, out, config, encoder=encoder)
+
+
 @pytest.mark.slow
 def test_a_head_predicts_a_slide_as_it_predicts_its_features(
     tmp_path: Path, slide: Path, encoder: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
@@ -76,7 +92,7 @@ def test_a_head_predicts_a_slide_as_it_predicts_its_features(
         encoder=str(encoder), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, devices=("cpu",), threads=1
     )
     encoded = encode_cohort(str(slide), config, tmp_path / "work")
-    predict_features(encoded.folder, head, by_steps, PredictConfig(device="cpu"), slides=slide.parent)
+    predict_cohort(features_to_predict(encoded.folder, slides=slide.parent), head, by_steps, CONFIG)
     one, other = (read_table(folder / "predictions" / "slide.parquet") for folder in (out, by_steps))
     assert len(one) > 3
     np.testing.assert_allclose(one["logit"], other["logit"], atol=1e-5)
@@ -95,17 +111,15 @@ def test_a_slide_that_the_head_was_trained_on_is_told_under_another_name(
 ) -> None:
     head = write_head(tmp_path / "head", encoder, marks={"train_slides": content_fingerprint([slide])[:16]})
     cohort = slides_to_predict(str(slide.rename(tmp_path / "renamed.tif")))
-    (outcome,) = predict_encoded(cohort, head, encoder, tmp_path / "out", PredictConfig(device="cpu"), mpp=0.5).outcomes
+    (outcome,) = predict_encoded(cohort, head, encoder, tmp_path / "out", mpp=0.5)
     assert "the model was trained on this slide" in outcome.warnings[0]
 
 
 @pytest.mark.slow
 def test_a_slide_that_is_encoded_and_predicted_is_left_as_it_is(tmp_path: Path, slide: Path, encoder: Path) -> None:
     head, cohort = write_head(tmp_path / "head", encoder), slides_to_predict(str(slide))
-    states = [
-        predict_encoded(cohort, head, encoder, tmp_path / "out", PredictConfig(device="cpu"), mpp=0.5) for _ in range(2)
-    ]
-    assert [result.outcomes[0].state for result in states] == ["done", "current"]
+    states = [predict_encoded(cohort, head, encoder, tmp_path / "out", mpp=0.5) for _ in range(2)]
+    assert [outcome.state for (outcome,) in states] == ["done", "current"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +136,7 @@ def test_another_encoder_than_the_heads_is_refused(
 ) -> None:
     head = write_head(tmp_path / "head", encoder, **stated)
     with pytest.raises(CheckpointIncompatibleError, match=message):
-        predict_encoded(slides_to_predict(str(slide)), head, encoder, tmp_path / "out", PredictConfig(device="cpu"))
+        predict_encoded(slides_to_predict(str(slide)), head, encoder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -133,7 +147,7 @@ def test_weights_of_an_encoder_that_only_another_tool_has_are_refused(
     weights = tmp_path / "model.safetensors"
     weights.touch()
     with pytest.raises(CheckpointIncompatibleError, match="'uni_v2', which pathopatch encode does not know"):
-        predict_encoded(slides_to_predict(str(slide)), head, weights, tmp_path / "out", PredictConfig(device="cpu"))
+        predict_encoded(slides_to_predict(str(slide)), head, weights, tmp_path / "out")
 
 
 def test_what_needs_pixels_or_a_scale_is_refused_before_a_slide_is_opened(tmp_path: Path, encoder: Path) -> None:
@@ -142,6 +156,6 @@ def test_what_needs_pixels_or_a_scale_is_refused_before_a_slide_is_opened(tmp_pa
     with pytest.raises(InputUnsupportedError, match="without tta"):
         predict_encoded(cohort, head, encoder, out, PredictConfig(device="cpu", tta=True), mpp=0.5)
     with pytest.raises(InputMissingError, match="made for no scale"):
-        predict_encoded(cohort, head, encoder, out, PredictConfig(device="cpu"))
+        predict_encoded(cohort, head, encoder, out)
     with pytest.raises(InputMissingError, match="no file none.pt"):
-        predict_encoded(cohort, head, tmp_path / "none.pt", out, PredictConfig(device="cpu"))
+        predict_encoded(cohort, head, tmp_path / "none.pt", out)

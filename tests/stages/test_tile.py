@@ -11,9 +11,9 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.batch.slide_table import open_row
+from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.predict import slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 

@@ -37,13 +37,13 @@ from pathopatch.core.files import disk_errors, inside
 from pathopatch.core.locks import is_locked, slide_lock
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import FINISHED, is_recorded_done, read_status, update_status
+from pathopatch.core.task import HasSlideId, Outcome, SlideTask
 from pathopatch.core.version import __version__
 from pathopatch.core.workers import WorkerDied, Workers
-from pathopatch.stages.batch.tasks import HasSlideId, Outcome, SlideTask
 
 R = TypeVar("R")
 S = TypeVar("S", bound=HasSlideId)
-T = TypeVar("T", bound=SlideTask)
+T = TypeVar("T", bound=SlideTask[Any])
 
 GOOD_STATES = (*FINISHED, "current")
 LOGS = "logs"
@@ -65,7 +65,7 @@ class Failure:
 
 
 def workers_for(
-    tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None, limit_bytes: float | None = None
+    tasks: Sequence[SlideTask[Any]], workers: int, *, limit_s: float | None = None, limit_bytes: float | None = None
 ) -> Workers:
     """Return processes for tasks, no more than there are slides to work on; enter them before they are used.
 
@@ -84,7 +84,7 @@ def failed_before(tasks: Sequence[T]) -> list[T]:
     return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
 
 
-def _is_finished(task: SlideTask) -> bool:
+def _is_finished(task: SlideTask[Any]) -> bool:
     """Return whether a slide's status says done; if its output still holds, only its stage can tell."""
     try:
         return is_recorded_done(task.out, task.slide_id, task.stage)
@@ -107,7 +107,7 @@ def _prepare(stage: str, workers: int) -> None:
 
 
 def run_slides(
-    tasks: Sequence[SlideTask],
+    tasks: Sequence[SlideTask[Any]],
     *,
     workers: int | Workers = 1,
     on_done: Callable[[Outcome], None] | None = None,
@@ -123,7 +123,7 @@ def run_slides(
             return run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
     work = partial(attempt, progress=None if workers.count else progress)
     outcomes: dict[str, Outcome] = {}
-    taken: list[SlideTask] = []
+    taken: list[SlideTask[Any]] = []
     for waits, part in ((False, tasks), (True, taken)):
         for task, result in each_slide(partial(work, waits=waits), part, workers):
             if result is None:
@@ -193,14 +193,14 @@ def guarded(work: Callable[[S], R], item: S) -> R | Failure:
     return Failure(error=error, seconds=time.time() - started, trace=trace)
 
 
-def attempt(task: SlideTask, *, waits: bool, progress: Progress | None) -> Outcome | None:
+def attempt(task: SlideTask[Any], *, waits: bool, progress: Progress | None) -> Outcome | None:
     """Run a task; None if another process is at its slide and this one is not to wait for it."""
     if not waits and is_locked(task.out, slide_lock(task.slide_id, task.stage)):
         return None
     return task.run(progress)
 
 
-def fail(task: SlideTask, failure: Failure) -> Outcome:
+def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
     """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status.
 
     What is there from an earlier run is still of the slide that the status named, and it goes on saying so.
@@ -235,9 +235,13 @@ def fail(task: SlideTask, failure: Failure) -> Outcome:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """Return the exit code of a batch, see `exit_code_of`."""
+    return exit_code_of(sum(outcome.state in GOOD_STATES for outcome in outcomes), len(outcomes))
+
+
+def exit_code_of(good: int, total: int) -> int:
     """Return 0 when every slide is done, 3 when some failed, 1 when none succeeded."""
-    good = sum(outcome.state in GOOD_STATES for outcome in outcomes)
-    if good == len(outcomes):
+    if good == total:
         return 0
     return 3 if good else 1
 

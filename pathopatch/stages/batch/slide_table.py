@@ -18,11 +18,11 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import Failure, each_slide
-from pathopatch.stages.batch.tasks import open_row
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pathopatch.patches.labels import LabelSource
     from pathopatch.slides import Slide
 
 SLIDE_COLUMNS = (
@@ -36,6 +36,41 @@ SLIDE_LABEL = "slide_label"
 
 STRUCTURE = "structure"
 """Column of a cohort that a manifest lists: what a slide shows, see `pathopatch.slides.structure`."""
+
+
+def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
+    """Return the slide of a manifest row; the caller closes it.
+
+    `fallback_mpp` (um per px) is the slide's own where neither its file nor the manifest states one. A note tells where
+    it contradicts them.
+    """
+    from pathopatch.slides import in_order, open_slide
+    from pathopatch.slides.resolution import mpp_agrees
+
+    slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+    fallback_mpp = row.fallback_mpp if fallback_mpp is None else fallback_mpp
+    if not slide.has_mpp and fallback_mpp is not None:
+        slide.close()
+        slide = open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
+    ordered = in_order(slide, row.channel_order)
+    if ordered is not slide:
+        slide.close()
+    if fallback_mpp is not None and not mpp_agrees(ordered.mpp, fallback_mpp):
+        by = "the file" if row.mpp is None else "the manifest"
+        ordered.add_note(f"um/px: {ordered.mpp:g} counts, as {by} says; --slide-mpp {fallback_mpp:g} is not used")
+    return ordered
+
+
+def label_source(row: SlideRow) -> LabelSource:
+    """Return where a manifest row's labels come from."""
+    from pathopatch.patches.labels import LabelSource
+
+    return LabelSource(
+        tumor_mask=row.tumor_mask,
+        whole_slide_non_tumor=row.whole_slide_non_tumor,
+        labelled_mask=row.labelled_mask,
+        annotations=row.annotations,
+    )
 
 
 def open_slides(

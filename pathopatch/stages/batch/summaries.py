@@ -22,9 +22,10 @@ from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, m
 from pathopatch.core.locks import folder_lock
 from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable
 from pathopatch.heatmaps.summary import SUMMARY, share_of_tissue
+from pathopatch.stages.batch.run import exit_code_of
 
 if TYPE_CHECKING:
-    from pathopatch.stages.batch.tasks import Outcome
+    from pathopatch.core.task import Outcome
 
 COUNTS = ("patches", "predicted", "tumour", "unreadable")
 COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "leakage", "warnings")
@@ -166,10 +167,7 @@ class StatusSummary:
     @property
     def exit_code(self) -> int:
         """As of a run: 0 when every slide is done, 3 when some are not, 1 when none is."""
-        good = int(self.counts[list(FINISHED)].to_numpy().sum())
-        if good == len(self.table):
-            return 0
-        return 3 if good else 1
+        return exit_code_of(int(self.counts[list(FINISHED)].to_numpy().sum()), len(self.table))
 
     def text(self, *, all_slides: bool = False) -> str:
         """Return table and totals in words; of many slides those that are not done, unless all are asked for."""

@@ -14,12 +14,12 @@ from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import read_status, update_status
+from pathopatch.core.task import Outcome
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import exit_code, run_slides, workers_for
-from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.predict import predict_cohort
 
 

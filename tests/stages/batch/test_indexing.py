@@ -19,7 +19,8 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.status import update_status
 from pathopatch.stages.batch import indexing
 from pathopatch.stages.batch.indexing import write_index
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 NAMES = ("one", "two", "three")

@@ -28,13 +28,14 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.core.files import read_json, temporary_path, write_json
+from pathopatch.core.task import Outcome
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts
-from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}

@@ -8,9 +8,9 @@ from typing import IO, Any
 
 import pytest
 
+from pathopatch.core.task import Outcome
 from pathopatch.stages.batch import run
 from pathopatch.stages.batch.run import logged
-from pathopatch.stages.batch.tasks import Outcome
 
 DONE = Outcome(slide_id="a", state="done", counts={"patches": 4}, warnings=("thin /data/a.svs",))
 FAILED = Outcome(slide_id="b", state="failed", code="INPUT_CORRUPT", message='cut: /data/b.svs\n"x"')

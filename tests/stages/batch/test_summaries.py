@@ -10,8 +10,8 @@ import pytest
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import update_status
+from pathopatch.core.task import Outcome
 from pathopatch.stages.batch.summaries import COHORT, PATIENTS, CohortTables, keep_cohort_tables
-from pathopatch.stages.batch.tasks import Outcome
 
 
 def add(out: Path, slide_id: str, patient: str, state: str = "done", **summary: Any) -> None:

@@ -18,7 +18,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 from pathopatch.models.bundle import bundle_folder
-from pathopatch.stages.predict_folder import Cohort, find_cohort
+from pathopatch.stages.find_slides import Cohort, find_cohort
 
 Type = Callable[..., int]
 
@@ -42,7 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def find(*sources: str, **options: object) -> Cohort:
-    return find_cohort(sources, [Path("runs/erm/model")], **options)  # type: ignore[arg-type]
+    return find_cohort(sources, **options)  # type: ignore[arg-type]
 
 
 def ids(cohort: Cohort) -> list[str]:

@@ -1,0 +1,157 @@
+"""One stage's work on one slide: the task that a worker process runs, and the outputs that it makes unless they exist.
+
+Every stage goes the same way: lock the slide, compare stamps, read batches of patches, write under temporary names,
+and record the slide's status last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core import artefacts
+from pathopatch.core.artefacts import Artefact, SlideStatus, Stamp, artefact, read_stamp
+from pathopatch.core.locks import folder_lock, slide_lock
+from pathopatch.core.progress import WITHIN_SLIDE, Progress
+
+S = TypeVar("S")
+
+Within = Callable[[int, int], None]
+"""Called with (grid positions done, all)."""
+
+
+class HasSlideId(Protocol):
+    """Something that belongs to one slide, such as a row of the manifest."""
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one slide: a state (done, done_empty, current, failed), its counts and warnings, or its error."""
+
+    slide_id: str
+    state: str
+    code: str = ""
+    message: str = ""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideTask(Generic[S]):
+    """One slide's work in one stage; picklable, if its functions are, so that it can go to a worker process."""
+
+    slide_id: str
+    stage: str  # the key in the slide's status file
+    out: Path  # the work folder
+    open: Callable[[], AbstractContextManager[S]]  # the slide, or what there is of it
+    write: Callable[[S, Within], Outcome]  # the stage's work: makes the outputs, unless they are current
+    plan: Callable[[S], SlidePlan] | None = None  # what a dry run needs in place of `write`
+    force: bool = False  # whether stale outputs are redone
+    deidentified: bool = False  # whether nothing that is written may name a file
+    about: Mapping[str, Any] = field(default_factory=dict)  # recorded in the slide's status, whatever the outcome
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Open the slide, do the work on it, and return what became of it."""
+
+        def within(done: int, total: int) -> None:
+            if progress is not None:
+                progress(WITHIN_SLIDE, done, total, self.slide_id)
+
+        with self.open() as opened:
+            return self.write(opened, within)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideOutputs:
+    """What a stage writes of one slide: its parts, what they are made of, and how to tell whether they are whole.
+
+    Parameters
+    ----------
+    parts : tuple of Path
+        Files or folders with one and the same stamp; the first has it only when all are written.
+    make_stamp : callable
+        Returns the stamp; called with the slide locked.
+    refuse : callable, optional
+        Called with the new stamp, the existing one and its place where they differ; may raise, as `is_up_to_date` says.
+    is_whole : callable, optional
+        Asked where the stamps agree: False makes the outputs anew.
+    require_unchanged : callable, optional
+        Raises InputChangedError if inputs changed, see `artefact`.
+    stamp_of : callable, optional
+        Reads the stamp of a part, where `read_stamp` cannot.
+    about : mapping, optional
+        Recorded in the slide's status from the beginning.
+    """
+
+    out: Path
+    slide_id: str
+    stage: str
+    parts: tuple[Path, ...]
+    make_stamp: Callable[[], Stamp]
+    force: bool = False
+    refuse: Callable[[Stamp, Stamp, Path], None] | None = None
+    is_whole: Callable[[], bool] = lambda: True
+    require_unchanged: Callable[[], None] = lambda: None
+    stamp_of: Callable[[Path], Stamp | None] = read_stamp
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def are_current(self) -> bool:
+        """Return whether the work would find its own finished outputs and do nothing; nothing is written or locked.
+
+        StaleArtefactError or DuplicateIdError if the work would be refused.
+        """
+        existing = [self.stamp_of(path) for path in self.parts]
+        if existing[0] is None:  # first, since making a stamp reads pixels of the slide
+            return False
+        stamp = self.make_stamp()
+        refuse = self._refusal(stamp)
+        is_up_to_date = artefacts.is_up_to_date(
+            *self.parts, stamp=stamp, force=self.force, existing=existing, refuse=refuse
+        )
+        return is_up_to_date and self.is_whole()
+
+    @contextmanager
+    def made(self) -> Iterator[Artefact]:
+        """Hold the slide's lock and yield the outputs in the making; a second process waits for the first one.
+
+        Errors are those of `artefact` and `folder_lock`.
+        """
+        lock, waiting_for = slide_lock(self.slide_id, self.stage), f"slide {self.slide_id} ({self.stage})"
+        with folder_lock(self.out, lock, waiting_for=waiting_for):
+            stamp = self.make_stamp()
+            with artefact(
+                *self.parts,
+                stamp=stamp,
+                force=self.force,
+                existing=[self.stamp_of(path) for path in self.parts],
+                refuse=self._refusal(stamp),
+                is_whole=self.is_whole,
+                require_unchanged=self.require_unchanged,
+                status=SlideStatus(self.out, self.slide_id, self.stage, about=self.about),
+            ) as output:
+                yield output
+
+    def _refusal(self, stamp: Stamp) -> Callable[[Stamp, Path], None] | None:
+        refuse = self.refuse
+        return None if refuse is None else lambda existing, place: refuse(stamp, existing, place)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidePlan:
+    """What a task would do: its outputs, the patches that it would read, and the work on some of them."""
+
+    outputs: SlideOutputs
+    source: Any  # a `pathopatch.patches.source.FromSlide`
+    work: Callable[[NDArray[np.int64]], int]  # on patches of these rows; returns the bytes that are kept of them
+    keeps_pixels: bool = True

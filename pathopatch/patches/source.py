@@ -1,0 +1,359 @@
+"""The patches of one slide, wherever they come from: cut from the slide, or read from a tiled slide's store.
+
+`pathopatch.features.source` has the same protocol over a feature file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import (
+    Stamp,
+    content_fingerprints,
+    fingerprint,
+    fingerprint_file,
+    read_table,
+)
+from pathopatch.core.config import TileConfig
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches, read_level
+from pathopatch.patches.grid import Grid
+from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.mask_bits import pack_masks
+from pathopatch.patches.store import STAGE, PatchStore
+from pathopatch.slides import Shift, Slide, TolerantSlide
+from pathopatch.slides.background import Background
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PROBES = 8  # samples of pixels per axis
+_PROBE_PX = 16  # side of a sample
+_STORED_AT_ONCE = 256  # patches, about one shard
+
+
+class PatchSource(Protocol):
+    """One slide's patches: N places, with and without tissue. Nothing is read before it is asked for."""
+
+    slide_id: str
+    grid: Grid
+    warnings: list[str]  # may grow while the patches are read
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per level-0 px; None where it is unknown."""
+        ...
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of the slide, level-0 px; None of patches that are no slide's."""
+        ...
+
+    @property
+    def origins(self) -> NDArray[np.int64]:
+        """(x, y) of each patch, level-0 px, int64 of shape (N, 2)."""
+        ...
+
+    @property
+    def contents(self) -> list[str]:
+        """Fingerprints of the slide's content, by which a model may know it; none where it is not known."""
+        ...
+
+    @property
+    def stamp(self) -> Stamp:
+        """What the patches depend on: a source that is opened again on the same files has the same."""
+        ...
+
+    def batches(
+        self,
+        batch_size: int | None = None,
+        *,
+        min_tissue: float = 0.0,
+        min_scanned: float = 0.0,
+        fractions_out: NDArray[np.float64] | None = None,
+        scanned_out: NDArray[np.float64] | None = None,
+        with_masks: bool = True,
+    ) -> Iterator[PatchBatch]:
+        """Yield the patches with so much tissue and scanned area, in the order of `origins`; as `iterate_patches`.
+
+        Without `with_masks` a source may leave the tissue masks empty.
+        """
+        ...
+
+    def require_unchanged(self) -> None:
+        """Raise InputChangedError if files that were read have changed since."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Canvas:
+    """What outputs state of a slide, and the picture that maps are drawn on; lengths in level-0 px."""
+
+    size_px: tuple[int, int]  # width, height
+    bounds_px: tuple[int, int, int, int]  # x, y, width, height of the scanned part
+    mpp: float  # um per level-0 px
+    channels: tuple[str, ...]
+    dtype: str
+    is_rgb: bool
+    overview: NDArray[np.generic]  # (C, h, w): the whole slide, source units
+    windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
+    background: Background  # as it was found or is stated in the settings
+    slide_background: Background  # as the slide's file or the manifest states it, or as it was guessed
+    tissue_threshold: float | None
+    shifts: tuple[Shift, ...]  # see `SlideAnalysis`
+    offsets: tuple[tuple[int, int], ...]
+    read_level: dict[str, int | float]  # see `read_level`
+    paths: tuple[Path, ...]  # the files that were read
+
+
+def draw_canvas(slide: Slide, analysis: SlideAnalysis, downsample: float) -> Canvas:
+    """Return the canvas of a slide whose patches have `downsample` level-0 px per px."""
+    return Canvas(
+        size_px=slide.size,
+        bounds_px=slide.bounds,
+        mpp=slide.mpp,
+        channels=slide.channels,
+        dtype=str(slide.dtype),
+        is_rgb=slide.is_rgb,
+        overview=analysis.overview,
+        windows=analysis.windows,
+        background=analysis.background,
+        slide_background=slide.background,
+        tissue_threshold=analysis.tissue.threshold,
+        shifts=analysis.shifts,
+        offsets=analysis.offsets,
+        read_level=read_level(slide, downsample),
+        paths=slide.paths,
+    )
+
+
+class FromSlide:
+    """The patches of an open slide, cut as a configuration says.
+
+    Raises
+    ------
+    MppMissingError, InputUnsupportedError
+        As `grid_of`; `analysis` and `batches` raise as `analyse_slide` and `iterate_patches`.
+    """
+
+    placement: Literal["grid"] = "grid"  # the patches lie on the grid
+
+    def __init__(self, slide: Slide, slide_id: str, tiling: TileConfig, *, tissue_mask: Path | None = None) -> None:
+        self.slide, self.slide_id, self.tiling, self.tissue_mask = slide, slide_id, tiling, tissue_mask
+        self.grid = grid_of(slide, tiling)
+        self.warnings = list(slide.notes)
+        self.channels, self.is_rgb = slide.channels, slide.is_rgb
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per level-0 px; None where it is unknown."""
+        return self.slide.mpp if self.slide.has_mpp else None
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the slide, level-0 px."""
+        return self.slide.size
+
+    @cached_property
+    def origins(self) -> NDArray[np.int64]:
+        """(x, y) of each patch of the grid, level-0 px, int64 of shape (N, 2)."""
+        return self.grid.origins()
+
+    @property
+    def stamp(self) -> Stamp:
+        """The stamp of a tiled slide without labels and patient; pixels of the slide are read."""
+        return tile_stamp(self.slide, self.tiling, self.slide_id, "", None, self.tissue_mask)
+
+    @property
+    def contents(self) -> list[str]:
+        """The `content_fingerprints` of the slide's files, by which a model may know it."""
+        return content_fingerprints(self.slide.paths)
+
+    @cached_property
+    def analysis(self) -> SlideAnalysis:
+        """Tissue, windows and overview; the slide is read, and what is uncertain joins the warnings."""
+        analysis = analyse_slide(self.slide, self.tiling, tissue_mask=self.tissue_mask)
+        self.warnings += analysis.warnings(self.slide.mpp, self.tiling.registration.warn_um)
+        return analysis
+
+    @property
+    def windows(self) -> NDArray[np.float64]:
+        """Intensities that become 0 and 1, shape (C, 2), source units."""
+        return self.analysis.windows
+
+    def batches(
+        self,
+        batch_size: int | None = None,
+        *,
+        min_tissue: float = 0.0,
+        min_scanned: float = 0.0,
+        fractions_out: NDArray[np.float64] | None = None,
+        scanned_out: NDArray[np.float64] | None = None,
+        with_masks: bool = True,
+        rows: NDArray[np.int64] | None = None,
+    ) -> Iterator[PatchBatch]:
+        """Yield patches, see `PatchSource.batches`; with `rows`, (n,), those of `origins` alone, numbered from 0."""
+        del with_masks  # each patch's fraction is the mean of its mask
+        return iterate_patches(
+            self.slide,
+            self.analysis,
+            origins=self.origins if rows is None else self.origins[rows],
+            min_tissue=min_tissue,
+            min_scanned=min_scanned,
+            batch_size=batch_size,
+            fractions_out=fractions_out,
+            scanned_out=scanned_out,
+        )
+
+    @property
+    def source(self) -> str | dict[str, str]:
+        """Where the slide lies, see `Slide.source`."""
+        return self.slide.source
+
+    @property
+    def canvas(self) -> Canvas:
+        """What outputs state of the slide, and its picture."""
+        return draw_canvas(self.slide, self.analysis, self.grid.downsample)
+
+    def undecodable(self) -> NDArray[np.bool_]:
+        """Return which patches, (N,), overlap what could not be decoded so far, of a slide that tolerates it."""
+        if not isinstance(self.slide, TolerantSlide):
+            return np.zeros(len(self.origins), np.bool_)
+        # Aligned channels are read beside the patch too, by the largest shift.
+        margin = max((abs(shift) for offset in self.analysis.offsets for shift in offset), default=0)
+        return self.slide.is_lost(self.origins - margin, self.grid.extent + 2 * margin)
+
+    def require_unchanged(self) -> None:
+        """Raise InputChangedError if the slide's files have changed since it was opened."""
+        self.slide.require_unchanged()
+
+
+class FromStore:
+    """The patches of a tiled slide, from its store; errors as of `PatchStore`."""
+
+    def __init__(self, work: Path, slide_id: str) -> None:
+        self.slide_id, self.warnings = slide_id, list[str]()
+        self.store = PatchStore(WorkFolder(work).store(slide_id))
+        self._table_path = WorkFolder(work).patches(slide_id)
+        stored = self.store.attributes
+        sides = {name: stored[name] for name in ("downsample", "patch_px", "stride_px")}
+        self.grid = Grid(width=stored["size_px"][0], height=stored["size_px"][1], **sides)
+        self.channels, self.is_rgb = tuple(stored["channels"]), bool(stored["is_rgb"])
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per level-0 px; None where it is unknown."""
+        mpp: float | None = self.store.attributes["mpp"]
+        return mpp
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of the slide, level-0 px; None of ready patches, which have no slide."""
+        return None if self.store.attributes.get("is_ready_set") else (self.grid.width, self.grid.height)
+
+    @property
+    def origins(self) -> NDArray[np.int64]:
+        """(x, y) of each patch, level-0 px, int64 of shape (N, 2)."""
+        return self.store.origins
+
+    @property
+    def stamp(self) -> Stamp:
+        """Checksums of the stored pixels and of the patch table."""
+        inputs = {"pixels": self.store.pixels_checksum, "patches": fingerprint_file(self._table_path)}
+        return Stamp(stage=STAGE, inputs=inputs)
+
+    @property
+    def contents(self) -> list[str]:
+        """The `content_fingerprint` of the files that were tiled; none of ready patches."""
+        inputs = self.store.attributes["stamp"]["inputs"]
+        files = [inputs[f"slide {index}"] for index in range(sum(name.startswith("slide ") for name in inputs))]
+        return [fingerprint(files)] if files else []
+
+    @property
+    def windows(self) -> NDArray[np.float64]:
+        """Intensities that become 0 and 1, shape (C, 2), source units."""
+        return self.store.windows
+
+    def table(self, *, min_tissue: float = 0.0, min_scanned: float = 0.0) -> pd.DataFrame:
+        """Return the rows of the patch table that have so much tissue and scanned area."""
+        table = read_table(self._table_path)
+        return table[(table["tissue_fraction"] >= min_tissue) & ~(table["scanned_fraction"] < min_scanned)]
+
+    def batches(
+        self,
+        batch_size: int | None = None,
+        *,
+        min_tissue: float = 0.0,
+        min_scanned: float = 0.0,
+        fractions_out: NDArray[np.float64] | None = None,
+        scanned_out: NDArray[np.float64] | None = None,
+        with_masks: bool = True,
+    ) -> Iterator[PatchBatch]:
+        """Yield stored patches, see `PatchSource.batches`; the fractions are those that tiling measured."""
+        if fractions_out is not None or scanned_out is not None:
+            table = self.table()
+            every = self.store.rows(table["patch_id"].tolist())
+            for out, name in ((fractions_out, "tissue_fraction"), (scanned_out, "scanned_fraction")):
+                if out is not None:
+                    out[every] = table[name]
+        table = self.table(min_tissue=min_tissue, min_scanned=min_scanned)
+        rows = self.store.rows(table["patch_id"].tolist())
+        tissue, scanned = (table[name].to_numpy(np.float64) for name in ("tissue_fraction", "scanned_fraction"))
+        step = batch_size or _STORED_AT_ONCE
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            patches, none = self.store.read(rows[part]), np.empty((len(rows[part]), 0, 0), np.uint8)
+            masks = pack_masks(self.store.masks(rows[part], "tissue")) if with_masks else none
+            yield PatchBatch(rows[part], patches, tissue[part], scanned[part], masks)
+
+    def require_unchanged(self) -> None:
+        """Do nothing: a store is written once, and each of its chunks is checked as it is read."""
+
+
+def tile_stamp(
+    slide: Slide,
+    config: TileConfig,
+    slide_id: str,
+    patient_id: str,
+    source: LabelSource | None,
+    tissue_mask: Path | None,
+) -> Stamp:
+    """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs."""
+    settings = {
+        **config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
+        "slide": {
+            "id": slide_id,
+            "patient_id": patient_id,
+            "channels": slide.channels,
+            "mpp": slide.mpp,
+            "background": slide.background,
+            "whole_slide_non_tumor": source is not None and source.whole_slide_non_tumor,
+        },
+    }
+    inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
+    # Two pages of one file have the same fingerprint of the file: only their pixels differ.
+    inputs["pixels"] = _probe(slide)
+    for role, path in (source.paths if source is not None else {}).items():
+        inputs[role] = fingerprint_file(path)
+    if tissue_mask is not None:
+        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
+    return Stamp(stage=STAGE, settings=settings, inputs=inputs)
+
+
+def _probe(slide: Slide) -> str:
+    """Return a fingerprint of scattered pixels."""
+    digest = hashlib.sha256()
+    width, height = slide.size
+    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
+    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
+        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
+            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,203 @@
+"""Prepare an encoder for a command: load it, try it, and open it once in each process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig, parse
+from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
+from pathopatch.core.task import Outcome, Within
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.workers import worker_number
+from pathopatch.features.encode import PixelSource, encode_patches
+from pathopatch.features.slide_features import Encoder
+from pathopatch.stages.batch.run import run_limited
+
+if TYPE_CHECKING:
+    from pathopatch.features.encoder_network import LoadedEncoder
+    from pathopatch.features.patch_encoder import PatchEncoder
+    from pathopatch.models.spec import BundleSpec
+
+
+def encode_source(source: PixelSource, progress: Within, *, config: EncodeConfig, out: Path, force: bool) -> Outcome:
+    """Write the features of a slide's patches, by the device of this process; errors as of `encode_patches`."""
+    device = config.devices[worker_number() % len(config.devices)]
+    encoder = replace(_loaded(config).encoder, precision=config.precision)
+    opened = partial(_opened, config, device)
+    return encode_patches(source, encoder, opened, out, config, force=force, progress=progress)
+
+
+@lru_cache(maxsize=1)
+def _loaded(config: EncodeConfig) -> LoadedEncoder:
+    """Return the encoder of a configuration with its weights, which a process reads once."""
+    from pathopatch.features import patch_encoder
+
+    return patch_encoder.load(config)
+
+
+@lru_cache(maxsize=1)
+def _opened(config: EncodeConfig, device: str) -> PatchEncoder:
+    """Return the encoder of a configuration on a device, which a process opens once for all its slides."""
+    from pathopatch.features import patch_encoder
+
+    loaded = _loaded(config)
+    return patch_encoder.open_patch_encoder(loaded, device=device, precision=config.precision, threads=config.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedEncoder:
+    """An encoder that was loaded and tried: how each process opens it, and how slides are cut for it."""
+
+    config: EncodeConfig  # devices, precision and threads are no longer "auto"
+    encoder: Encoder
+    patch_px: int  # side of a patch at `mpp`
+    mpp: float | None  # um/px of the patches: as it was made for, unless another scale is asked for
+    notes: tuple[str, ...]  # what a user must know of it
+
+    def tiling(self, rules: TileConfig | None = None) -> TileConfig:
+        """Return how slides are cut: its patches, at its scale; else as `rules` say.
+
+        InputMissingError if it has no scale of its own, and none was asked for.
+        """
+        if self.mpp is None:
+            raise InputMissingError(
+                f"{self.encoder.name} was made for no scale of its own",
+                place="mpp",
+                remedy="state um/px of the patches: encode --mpp 0.5, or encoder_mpp = 0.5 under [predict]",
+            )
+        return (rules or TileConfig()).model_copy(
+            update={"patch_px": self.patch_px, "stride_px": None, "mpp": self.mpp}
+        )
+
+    def file(self, out: Path, slide_id: str) -> Path:
+        """Return the file of a slide's features in a work folder."""
+        return WorkFolder(out).encoded(self.encoder.key, slide_id)
+
+
+def prepare_encoder(
+    config: EncodeConfig, *, workers: int = 1, limit_s: float | None = None, limit_bytes: float | None = None
+) -> PreparedEncoder:
+    """Load and try the encoder of a configuration, for `workers` processes; PathopatchError if it is refused.
+
+    One that is a file may be a program that does not end: with a limit it is tried in a process of its own.
+    """
+    from pathopatch.features.encoder_files import is_own_file
+
+    config = _with_devices(config, workers)
+    if not is_own_file(config.encoder) or (limit_s is None and limit_bytes is None):
+        loaded = _loaded(config)
+    else:
+        loaded = run_limited(
+            partial(_without_network, config),
+            place=config.encoder,
+            what="to load and try the encoder",
+            limit_s=limit_s,
+            limit_bytes=limit_bytes,
+        )
+    return PreparedEncoder(
+        config=config,
+        encoder=replace(loaded.encoder, precision=config.precision),
+        patch_px=loaded.patch_px,
+        mpp=config.mpp or loaded.mpp,
+        notes=loaded.notes,
+    )
+
+
+def _without_network(config: EncodeConfig) -> LoadedEncoder:
+    return replace(_loaded(config), network=None)
+
+
+def _with_devices(config: EncodeConfig, workers: int) -> EncodeConfig:
+    """Return a configuration with devices, precision and threads as they will be in `workers` processes."""
+    from pathopatch.models.device import pick_device
+    from pathopatch.models.runtime.openvino_runtime import cores
+
+    names = [f"cuda:{name}" if name.isdecimal() else name for name in config.devices]
+    devices = tuple(str(pick_device(name)) for name in names)
+    is_gpu = all(not name.startswith("cpu") for name in devices)
+    precision = config.precision
+    if precision == "auto":
+        precision = "float16" if is_gpu else "float32"
+    threads = config.threads or max(1, cores() // max(workers, len(devices)))
+    return config.model_copy(update={"devices": devices, "precision": precision, "threads": threads})
+
+
+def encoder_of_head(
+    model: Path | Sequence[Path],
+    weights: Path,
+    config: PredictConfig,
+    *,
+    mpp: float | None = None,
+    workers: int = 1,
+    limit_s: float | None = None,
+    limit_bytes: float | None = None,
+) -> PreparedEncoder:
+    """Return the encoder of the features that a head was trained on, for `predict_cohort`.
+
+    `weights` is the file or folder of its weights; for TorchScript and transformers that of the encoder itself.
+    `mpp` is um per px of the patches, by default the encoder's own.
+
+    Raises
+    ------
+    CheckpointIncompatibleError
+        The encoder is not the one that the head was trained on, or the head does not say which that is.
+    PathopatchError
+        The encoder, its weights, the bundles or the settings are refused, before any slide is opened.
+    """
+    from pathopatch.heatmaps.predict import refuse_pixel_settings
+    from pathopatch.models.bundle import check_bundles
+    from pathopatch.models.spec import check_features
+
+    refuse_pixel_settings(config)
+    spec = check_bundles((model,) if isinstance(model, Path) else tuple(model))
+    encoding = _encoding(spec, weights, config, mpp=mpp)
+    prepared = prepare_encoder(encoding, workers=workers, limit_s=limit_s, limit_bytes=limit_bytes)
+    check_features(spec, prepared.encoder.to_dict(), place=str(weights))
+    prepared.tiling()  # refused here, not slide by slide
+    return prepared
+
+
+def _encoding(spec: BundleSpec, weights: Path, config: PredictConfig, *, mpp: float | None) -> EncodeConfig:
+    """Return how slides are encoded for a head: by the encoder of its features, with weights from a place.
+
+    CheckpointIncompatibleError if the head does not say which encoder that is, or only the tool that made its features
+    has it; InputMissingError if there is nothing at `weights`.
+    """
+    from pathopatch.features.encoder_files import holds_network
+    from pathopatch.features.encoders import ENCODERS, crop_text
+    from pathopatch.models.spec import patch_limits
+
+    stated: dict[str, Any] = dict(spec.encoder or {})
+    name = stated.get("name")
+    if not weights.exists():
+        raise InputMissingError(
+            f"no file {weights.name}", place="--weights", remedy=f"give the weights of {name or 'the encoder'}"
+        )
+    values = {
+        **patch_limits(spec, config),
+        "devices": (config.device,),
+        "threads": config.threads,
+        "mpp": mpp,
+        "channels": stated.get("channels"),
+    }
+    if name in ENCODERS:
+        values |= {"encoder": name, "weights": weights, "pooling": stated.get("pooling")}
+    elif name is not None and holds_network(weights) and {"input_px", "mean", "std"} <= stated.keys():
+        values |= {"encoder": str(weights)}
+        if weights.is_dir():
+            values |= {"pooling": stated.get("pooling")}
+        if stated.get("crop") == crop_text(None, stated["input_px"]):  # else the folder itself says how it crops
+            values |= {key: stated[key] for key in ("input_px", "mean", "std")}
+    else:
+        raise CheckpointIncompatibleError(
+            f"the head takes features of {name!r}, which pathopatch encode does not know by that name"
+            if name is not None
+            else "the head does not say of which encoder its features are",
+            place="--weights",
+            remedy="make the features by the tool of the training features, and predict these",
+        )
+    return parse(EncodeConfig, values, place="--weights")

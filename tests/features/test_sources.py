@@ -1,0 +1,259 @@
+"""The contract of every patch source: a slide, a tiled slide's store, and a feature file give the same patches.
+
+Stages that read them leave nothing behind that a kill at any batch could spoil.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pytest
+import torch
+from fresh_process import FRESH
+from made_encoders import write_torchscript
+from made_model import write_model
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig
+from pathopatch.core.status import read_status
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.features.readers import open_features
+from pathopatch.features.source import FromFeatures
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
+from pathopatch.patches.analysis import PatchBatch
+from pathopatch.patches.source import FromSlide, FromStore, PatchSource
+from pathopatch.slides import open_slide
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages.encode import encode_cohort
+from pathopatch.stages.find_slides import features_to_predict
+from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.tile import tile_cohort
+
+PX = 16
+KINDS = ("slide", "store", "features")
+TILING = TileConfig(patch_px=PX, mpp=0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide of 30 patches, tiled in ``tiled``, all of them encoded by their mean colours in ``encoded``."""
+    folder = tmp_path_factory.mktemp("sources")
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    image[:, :, ::7] -= 5
+    made.write_rgb_pyramid(folder / "slide.tif", image, levels=1)
+    (folder / "cohort.csv").write_text("slide_id,patient_id,path\nslide,p,slide.tif\n")
+    tile_cohort(folder / "cohort.csv", folder / "tiled", TILING)
+    write_torchscript(folder / "mean.pt")
+    encode_cohort(str(folder / "slide.tif"), encoding(folder), folder / "encoded")
+    write_model(folder / "model")
+    spec = BundleSpec(
+        architecture="linear", channels=(), encoder={"dim": 3}, dtype="float32", patch_px=1, stride_px=1, input_px=1,
+        mean=(0.5,) * 3, std=(1.0,) * 3, method="erm",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    save_bundle(folder / "head", build_network("linear", 3, n_classes=2, input_px=1), spec)
+    return folder
+
+
+def encoding(folder: Path) -> EncodeConfig:
+    return EncodeConfig(
+        encoder=str(folder / "mean.pt"), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, devices=("cpu",),
+        threads=1, min_tissue=0.0, batch=4,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def opened(folder: Path) -> Iterator[Callable[[str], PatchSource]]:
+    """Open a source of a kind."""
+    (encoded,) = (folder / "encoded" / "features").iterdir()
+    with open_slide(folder / "slide.tif") as slide:
+        sources: dict[str, Callable[[], PatchSource]] = {
+            "slide": lambda: FromSlide(slide, "slide", TILING),
+            "store": lambda: FromStore(folder / "tiled", "slide"),
+            "features": lambda: FromFeatures(open_features(encoded).read("slide").in_level0_px()),
+        }
+        yield lambda kind: sources[kind]()
+
+
+def joined(batches: Iterator[PatchBatch]) -> PatchBatch:
+    return PatchBatch(*(np.concatenate(part) for part in zip(*batches, strict=True)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_places_and_fractions_are_those_that_tiling_writes(
+    kind: str, folder: Path, opened: Callable[[str], PatchSource]
+) -> None:
+    table, source = read_table(WorkFolder(folder / "tiled").patches("slide")), opened(kind)
+    np.testing.assert_array_equal(source.origins, table[["x", "y"]])
+    assert (source.slide_id, source.mpp, source.size_px) == ("slide", 0.5, (96, 80))
+    assert (source.grid.extent, source.grid.stride) == (PX, PX)
+    tissue, scanned = np.full((2, len(table)), -1.0)
+    batch = joined(source.batches(fractions_out=tissue, scanned_out=scanned))
+    np.testing.assert_array_equal(batch.rows, np.arange(len(table)))
+    for values in (tissue, batch.tissue_fraction):
+        np.testing.assert_allclose(values, table["tissue_fraction"], atol=1e-7)  # a feature file has float32
+    for values in (scanned, batch.scanned_fraction):
+        np.testing.assert_array_equal(values, table["scanned_fraction"])
+
+
+def test_a_slide_and_its_store_give_equal_patches_and_features_are_made_of_them(
+    opened: Callable[[str], PatchSource],
+) -> None:
+    slide, store, features = (joined(opened(kind).batches()) for kind in KINDS)
+    np.testing.assert_array_equal(slide.patches, store.patches)
+    np.testing.assert_array_equal(slide.tissue_mask, store.tissue_mask)
+    np.testing.assert_allclose(features.patches[:, :, 0, 0], slide.patches.mean(axis=(2, 3)) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_batches_changes_no_patch(kind: str, opened: Callable[[str], PatchSource]) -> None:
+    whole = joined(opened(kind).batches())
+    for size in (1, 7, 1000):
+        batches = list(opened(kind).batches(size))
+        assert [len(batch.rows) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+        for one, other in zip(joined(iter(batches)), whole, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patches_with_less_tissue_are_left_out_and_the_fractions_of_all_are_told(
+    kind: str, opened: Callable[[str], PatchSource]
+) -> None:
+    whole = joined(opened(kind).batches())
+    tissue = np.full(len(whole.rows), -1.0)
+    some = joined(opened(kind).batches(min_tissue=0.5, fractions_out=tissue))
+    np.testing.assert_array_equal(some.rows, np.flatnonzero(whole.tissue_fraction >= 0.5))
+    assert 0 < len(some.rows) < len(whole.rows)
+    np.testing.assert_array_equal(tissue[some.rows], some.tissue_fraction)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_opened_again_has_the_same_stamp_and_no_other_source_has_it(
+    kind: str, opened: Callable[[str], PatchSource]
+) -> None:
+    assert opened(kind).stamp == opened(kind).stamp
+    assert all(opened(kind).stamp != opened(other).stamp for other in KINDS if other != kind)
+    opened(kind).require_unchanged()
+
+
+def tile(folder: Path, out: Path) -> None:
+    tile_cohort(folder / "cohort.csv", out, TILING)
+
+
+def encode_slide(folder: Path, out: Path) -> None:
+    encode_cohort(str(folder / "slide.tif"), encoding(folder), out)
+
+
+def encode_store(folder: Path, out: Path) -> None:
+    encode_cohort(str(folder / "tiled"), encoding(folder), out)
+
+
+def predict(folder: Path, out: Path) -> None:
+    row = SlideRow(row=1, slide_id="slide", patient_id="p", source=str(folder / "slide.tif"))
+    config = PredictConfig(device="cpu", precision="float32", threads=1, batch=4, all_patches=True)
+    predict_cohort([row], folder / "model", out, config)
+
+
+def predict_features(folder: Path, out: Path) -> None:
+    (encoded,) = (folder / "encoded" / "features").iterdir()
+    config = PredictConfig(device="cpu", precision="float32", threads=1, all_patches=True)
+    predict_cohort(features_to_predict(encoded), folder / "head", out, config)
+
+
+STAGES: dict[str, tuple[Callable[[Path, Path], None], type]] = {
+    "tile": (tile, FromSlide),
+    "encode a slide": (encode_slide, FromSlide),
+    "encode a store": (encode_store, FromStore),
+    "predict": (predict, FromSlide),
+    "predict features": (predict_features, FromFeatures),
+}
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    """Every finished file but status and logs, which hold times."""
+    files = (path for path in out.rglob("*") if path.is_file() and ".tmp-" not in str(path))
+    names = {str(path.relative_to(out)): path for path in files}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(("status", "logs"))}
+
+
+def broken_off(source: type, number: int, end: Callable[[], None]) -> Any:
+    """Return the `batches` of a kind of source, two patches at a time, which end otherwise before a batch."""
+    whole = source.batches  # type: ignore[attr-defined]
+
+    def batches(self: Any, batch_size: int | None = None, **options: Any) -> Iterator[PatchBatch]:
+        for count, batch in enumerate(whole(self, 2, **options)):
+            if count == number:
+                end()
+            yield batch
+
+    return batches
+
+
+class BrokenOffError(Exception):
+    """What a disk or a network raises that nobody foresaw."""
+
+
+def fail() -> None:
+    raise BrokenOffError
+
+
+@pytest.mark.slow
+@pytest.mark.fault("kill")
+@pytest.mark.parametrize("name", STAGES)
+def test_an_exception_in_any_batch_leaves_a_rerun_with_equal_outputs(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, source = STAGES[name]
+    with monkeypatch.context() as patched:
+        patched.setattr(source, "batches", broken_off(source, -1, fail))
+        stage(folder, tmp_path / "undisturbed")
+    expected = outputs(tmp_path / "undisturbed")
+    for number in (0, 1, 5, 14):
+        out = tmp_path / str(number)
+        with monkeypatch.context() as patched:
+            patched.setattr(source, "batches", broken_off(source, number, fail))
+            stage(folder, out)
+        stage_name = name.split()[0]
+        assert read_status(out, "slide")[stage_name]["state"] == "failed"
+        assert not any(WorkFolder(out).slides.parent.glob("**/.tmp-*")), "temporary files are left"
+        with monkeypatch.context() as patched:
+            patched.setattr(source, "batches", broken_off(source, -1, fail))
+            stage(folder, out)
+        assert read_status(out, "slide")[stage_name]["state"] == "done"
+        assert outputs(out) == expected
+
+
+def _killed(name: str, folder: Path, out: Path, number: int) -> None:
+    stage, source = STAGES[name]
+    kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    source.batches = broken_off(source, number, kill)  # type: ignore[attr-defined]
+    stage(folder, out)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("kill")
+@pytest.mark.parametrize("name", STAGES)
+def test_a_kill_in_any_batch_leaves_a_rerun_with_equal_outputs(name: str, folder: Path, tmp_path: Path) -> None:
+    def run(out: Path, number: int) -> int | None:
+        process = FRESH.Process(target=_killed, args=(name, folder, out, number))
+        process.start()
+        process.join(120)
+        return process.exitcode
+
+    assert run(tmp_path / "undisturbed", -1) == 0
+    expected = outputs(tmp_path / "undisturbed")
+    for number in (0, 7, 14):
+        out = tmp_path / str(number)
+        assert run(out, number) == -signal.SIGKILL
+        assert read_status(out, "slide")[name.split()[0]]["state"] == "running"
+        assert run(out, -1) == 0
+        assert read_status(out, "slide")[name.split()[0]]["state"] == "done"
+        assert outputs(out) == expected
