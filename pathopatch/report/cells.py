@@ -52,7 +52,8 @@ def cell(row: Mapping[Any, Any], column: Column) -> Markup:
     else:
         text = escape(_formatted(value, column.form))
     n, patients = _SIZES.get(column.sizes) or (f"n_{column.sizes}", f"patients_{column.sizes}")
-    reason = too_few(row[n], row[patients]) if column.sizes else ""
+    # A number that is not there needs no reason, unless it is that there are no patches.
+    reason = too_few(row[n], row[patients]) if column.sizes and (text != DASH or not row[n]) else ""
     if reason and column.sizes == "smallest":
         reason = f"smallest group: {reason}"
     classes = " ".join(["few"] * bool(reason) + ["text"] * column.is_text)

@@ -71,14 +71,12 @@ def dependence(study: Study) -> dict[str, Any]:
         return {}
     split, runs, labels = study.split, runs_to_show(study), study.attribute.label_names
     predictions = {run: study.predictions[run].loc[lambda table: table["split"] == split] for run in runs}
+    table = {run: place for place, run in enumerate(in_order(study.comparison, "trained_threshold")["run"].unique())}
     by_label = [] if study.dependence is None else study.dependence.to_dict("records")
-    in_table = {run: place for place, run in enumerate(in_order(study.comparison, "trained_threshold")["run"].unique())}
+    by_label.sort(key=lambda row: (table[row["run"]], row["label"]))
     return {
         "runs_shown": runs,
-        "runs": [
-            {**row, "within": labels[row["label"]]}
-            for row in sorted(by_label, key=lambda row: (in_table[row["run"]], row["label"]))
-        ],
+        "runs": [{**row, "within": labels[row["label"]]} for row in by_label],
         "pictures": {
             "probability_by_tissue.png": probability_by_fraction(predictions, labels=labels),
             "dependence.png": dependence_plot(by_label, labels=labels),
