@@ -63,7 +63,6 @@ def read_list(source: Path) -> pd.DataFrame:
     not labelled), patient_id. Optional: split, tissue_fraction (all rows or none), attribute (any values; empty:
     unknown), label_name (one name per label), tumor_mask (path of the patch's tumour as a mask, see `read_mask`; all
     rows or none). Paths are relative to the file; ``${NAME}`` is replaced from the environment.
-    A TableError lists all problems.
 
     Returns
     -------
@@ -71,6 +70,7 @@ def read_list(source: Path) -> pd.DataFrame:
         file (absolute), path (as written), label (1, 0, -1), patient_id, split ("" where open), tissue_fraction (NaN
         where not given), and attribute, label_name and tumor_mask (str; its path absolute) if the list has them; in
         the order of the list.
+    A TableError lists all problems, each with row, column, value and remedy.
     """
     if source.is_dir() and not (source / LIST_NAME).is_file():
         place, cells = source, _read_folder(source)

@@ -15,6 +15,7 @@ import openslide
 from pathopatch.core.errors import ChannelMismatchError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.input_files import open_regular, require_regular
 from pathopatch.slides.background import Background
+from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, OpenedFile, checked_tiff, corrupt, unsupported
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
@@ -135,8 +136,8 @@ def _open_file(source: Path | str, **options: Unpack[SlideOptions]) -> Slide:
     path = Path(fragment.path)
     is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
     adapter = _adapter(path, is_chosen=is_chosen)
-    if adapter is TiffSlide:
-        return TiffSlide(path, choice=fragment, **options)
+    if adapter in (TiffSlide, CziSlide):
+        return adapter(path, choice=fragment, **options)
     if is_chosen:
         what = f"{path.name} has no pages to choose from"
         raise unsupported(path, what, "leave #page=, #z= and #t= out; #plane= chooses a channel")
@@ -154,14 +155,17 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     # By the first bytes, not by the name, which may be wrong.
     with open_regular(path) as stream:
-        first_bytes = stream.read(len(TIFF_SIGNATURES[0]))
-    if first_bytes in TIFF_SIGNATURES:
+        first_bytes = stream.read(len(CZI_SIGNATURE))
+    if first_bytes[:4] in TIFF_SIGNATURES:
         return OpenSlideSlide if not is_chosen and _is_for_openslide(path) else TiffSlide
+    if first_bytes == CZI_SIGNATURE:
+        return CziSlide
     suffix = path.suffix.lower()
     if SUFFIXES.get(suffix, "tiff") != "tiff":
         return JpegPngSlide
-    if suffix in _TIFF_SUFFIXES:
-        flaw = "does not begin as a TIFF" if first_bytes else "is empty"
+    if suffix in (*_TIFF_SUFFIXES, ".czi"):
+        kind = "CZI file" if suffix == ".czi" else "TIFF"
+        flaw = f"does not begin as a {kind}" if first_bytes else "is empty"
         raise corrupt(path, f"it is named {path.suffix} and {flaw}")
     if openslide.OpenSlide.detect_format(path) is not None:
         return OpenSlideSlide

@@ -102,7 +102,7 @@ class SlideFile(ABC):
     @property
     def source(self) -> str | dict[str, str]:
         """Absolute path with its fragment, or one per channel name: `open_slide` opens this slide again from it."""
-        # The TIFF adapter keeps what was chosen in a `Fragment`, others in arguments of their own.
+        # TIFF and CZI adapters keep what was chosen in a `Fragment`, others in arguments of their own.
         choice = self._arguments.get("choice")
         chosen = self._arguments if choice is None else vars(choice)
         words = [f"{name}={chosen[name]}" for name in ("page", "plane", "z", "t") if chosen.get(name) is not None]

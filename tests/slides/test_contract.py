@@ -143,6 +143,16 @@ def turned(orientation: int, *, levels: int = 1) -> Callable[[Path], Reference]:
     return write
 
 
+def czi_mosaic(channels: int, dtype: type[np.generic], names: tuple[str, ...]) -> Callable[[Path], Reference]:
+    def write(folder: Path) -> Reference:
+        image = made.noise(channels, HEIGHT, WIDTH, dtype)
+        tiles = {(x - 70, y + 30): image[:, y : y + 80, x : x + 130] for y in (0, 80, 160) for x in (0, 130, 260)}
+        made.write_czi(folder / "a.czi", tiles, names=names)
+        return Reference(open_slide(folder / "a.czi"), [image])
+
+    return write
+
+
 def png(channels: int, dtype: type[np.generic]) -> Callable[[Path], Reference]:
     def write(folder: Path) -> Reference:
         image = made.noise(channels, HEIGHT, WIDTH, dtype)
@@ -184,6 +194,9 @@ READERS = {
     "upside down, pyramid": turned(3, levels=2),
     "turned left": turned(8),
     "turned right, pyramid": turned(6, levels=2),
+    "CZI, colour": czi_mosaic(3, np.uint8, ()),
+    "CZI, fluorescence": czi_mosaic(2, np.uint16, ("DAPI", "FITC")),
+    "CZI, float": czi_mosaic(1, np.float32, ("SHG",)),
     "PNG": png(3, np.uint8),
     "PNG, grey of 16 bits": png(1, np.uint16),
     "JPEG": jpeg,
