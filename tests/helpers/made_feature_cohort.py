@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
+from made_features import trident_file
 from numpy.typing import NDArray
 
 SIDE_PX = 512
@@ -58,17 +59,6 @@ def write_trident(
     columns: int = 8,
 ) -> None:
     """Write features of a slide of `rows` times `columns` patches as TRIDENT does."""
-    with h5py.File(path, "w") as file:
-        file["features"] = features
-        file["features"].attrs.update(name=path.stem, encoder="uni_v2")
-        file["coords"] = coords.astype(np.int64)
-        file["coords"].attrs.update(
-            patch_size=256,
-            patch_size_level0=side,
-            level0_magnification=40,
-            target_magnification=20,
-            overlap=0,
-            level0_width=columns * side,
-            level0_height=rows * side,
-            name=path.stem,
-        )
+    trident_file(path, features, coords.astype(np.int64), name=path.stem, encoder="uni_v2")
+    with h5py.File(path, "r+") as file:
+        file["coords"].attrs.update(patch_size_level0=side, level0_width=columns * side, level0_height=rows * side)

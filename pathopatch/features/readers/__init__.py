@@ -106,8 +106,8 @@ def _paths(place: Path) -> Iterator[Path]:
 def _removed_layout(candidate: Candidate) -> str | None:
     """Return the layout of a file that is no longer read: as one of `LAYOUTS` its patches would be misplaced."""
     path, contents = candidate.path, candidate.h5
-    if path.suffix == ".zarr":
-        return "lazyslide" if (path / "tables").is_dir() else None
+    if path.suffix == ".zarr":  # SpatialData; slides in OME-Zarr may have tables, and no shapes
+        return "lazyslide" if all((path / name).is_dir() for name in ("shapes", "tables")) else None
     if path.suffix == ".pt":
         marks = (path.with_name(f"{path.stem}.index.npz"), path.with_name("bags_config.json"))
         return "slideflow" if any(mark.is_file() for mark in marks) else None

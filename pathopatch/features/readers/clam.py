@@ -25,12 +25,9 @@ NO_COORDINATES = "these features have no coordinates: CLAM's patches/SLIDE.h5 wa
 
 
 def slide_files(candidate: Candidate) -> list[FeatureFile]:
-    """Return the slide of a file with features and coordinates that have no attributes, or of a tensor.
-
-    Tensors count in a folder ``pt_files``, and in the very folder that was named: elsewhere they may be anything.
-    """
+    """Return the slide of a file with features and coordinates that have no attributes, or of a tensor."""
     path, contents = candidate.path, candidate.h5
-    if path.suffix in _TENSORS:
+    if path.suffix in _TENSORS:  # in other folders than these, tensors may be anything
         is_ours = path.parent.name == "pt_files" or path.parent == candidate.root
     else:
         is_ours = contents is not None and contents.has_vectors("features") and "coords" in contents.shapes

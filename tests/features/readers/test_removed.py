@@ -85,3 +85,9 @@ def test_the_lines_of_the_page_write_a_table_of_the_same_patches(
     np.testing.assert_array_equal(slide.features, vectors("A"))
     np.testing.assert_array_equal(np.column_stack([slide.x, slide.y]), XY["A"])
     assert slide.side == SIDE
+
+
+def test_a_slide_in_ome_zarr_with_tables_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "A.zarr" / "tables").mkdir(parents=True)
+    np.savez(tmp_path / "A.npz", features=vectors("A"))
+    assert open_features(tmp_path).layout == "table"
