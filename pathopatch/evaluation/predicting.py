@@ -42,7 +42,11 @@ def predict_patches(
         rows = labelled[labelled["split"] == split]
         if rows.empty:
             continue
-        patches = _load(work, rows, model.spec, split)
+        if model.spec.encoder is not None:
+            patches = load_features(work, rows, splits=(split,))
+        else:
+            masks: tuple[MaskKind, ...] = () if model.spec.mask == "none" else ("tissue",)
+            patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,), masks=masks)
         margins = _margins(model, patches, ablate=ablate).loc[rows["patch_id"]].reset_index(drop=True)
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
         table["logit"] = margins["logit"]
@@ -50,14 +54,6 @@ def predict_patches(
         table["probability"] = 0.5 * (1 + np.tanh(0.5 * margins["logit"] / model.spec.temperature))
         tables.append(pd.concat([table, margins.drop(columns="logit")], axis=1))
     return pd.concat(tables, ignore_index=True)
-
-
-def _load(work: Path, rows: pd.DataFrame, spec: BundleSpec, split: str) -> PatchSet:
-    """Return the labelled patches of a split as a model takes them."""
-    if spec.encoder is not None:
-        return load_features(work, rows, splits=(split,))
-    masks: tuple[MaskKind, ...] = () if spec.mask == "none" else ("tissue",)
-    return load_patches(work, rows, input_px=spec.input_px, splits=(split,), masks=masks)
 
 
 def labelled_rows(groups: pd.DataFrame, splits: Sequence[str], *, remedy: str) -> pd.DataFrame:

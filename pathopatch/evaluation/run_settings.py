@@ -78,7 +78,8 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     first: dict[tuple[str, Any], str] = {}
     for run in sorted(settings_of):
         first.setdefault((keys[run], settings_of[run].get("seed")), run)
-    labels = {run: _label(settings) for run, settings in settings_of.items()}
+    # What tables show of a run's settings: method and training attribute.
+    labels = {run: (each.get("method"), training_label(each) if each else "") for run, each in settings_of.items()}
     rows = []
     for run, settings in settings_of.items():
         alike = [settings_of[other] for other in settings_of if settings and labels[other] == labels[run]]
@@ -98,11 +99,6 @@ def _key(run: str, settings: Mapping[str, Any]) -> str:
     # Nothing is known of a run without settings, so it is like no other.
     known = {name: value for name, value in settings.items() if name != "seed"} or {"run": run}
     return fingerprint(known)[:_DIGITS]
-
-
-def _label(settings: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return what tables show of a run's settings: method and training attribute."""
-    return settings.get("method"), training_label(settings) if settings else ""
 
 
 def _variant(settings: Mapping[str, Any], alike: list[Mapping[str, Any]]) -> str:

@@ -388,12 +388,10 @@ def _append(log: sqlite3.Connection, decision: Decision, *, made: str = "") -> R
     else:
         values["made"] = now = utc_text(datetime.now(UTC))
         # A clock that was set back, or once was ahead, must neither turn the order round nor date what follows.
-        values["sorted_as"] = "" if latest is None or now > latest else _just_after(latest)
+        is_behind = latest is not None and now <= latest
+        just_after = datetime.fromisoformat(latest) + timedelta(microseconds=1) if is_behind else None
+        values["sorted_as"] = "" if just_after is None else utc_text(just_after)
     row = RecordedDecision(**values)
     row_id = log.execute(_INSERT, row.to_dict()).lastrowid
     assert row_id is not None  # an INSERT has one
     return replace(row, id=row_id)
-
-
-def _just_after(time: str) -> str:
-    return utc_text(datetime.fromisoformat(time) + timedelta(microseconds=1))
