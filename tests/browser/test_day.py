@@ -128,7 +128,7 @@ def test_a_reviewers_day_from_the_table_to_the_exports(folder, visit, tmp_path):
     with zipfile.ZipFile(regions) as archive:
         assert archive.namelist() == [f"{MODALITIES}.geojson"]
         archive.extractall(tmp_path)
-    config = AnnotationConfig(tumor=("tumour",), non_tumor=("non-tumour",))
+    config = AnnotationConfig(tumor=("tumour (reviewer)",), non_tumor=("non-tumour (reviewer)",))
     found = find_regions(read_annotations(tmp_path / f"{MODALITIES}.geojson"), config, slide_size=(width, height))
     assert found.tumor.area == pytest.approx(0.5 * 0.3 * width * 0.3 * height, rel=0.02)
     with zipfile.ZipFile(qupath) as archive:
