@@ -44,15 +44,11 @@ def write_cached(name: str, value: bytes) -> None:
         temporary = folder / f"{name}.{os.getpid()}"
         temporary.write_bytes(hashlib.sha256(value).digest() + value)
         temporary.replace(folder / name)
-        _trim()
-
-
-def _trim() -> None:
-    kept = 0
-    for path, size, _ in sorted(files(), key=lambda file: file[2], reverse=True):
-        kept += size
-        if kept > MOST_BYTES:
-            path.unlink(missing_ok=True)
+        kept = 0
+        for path, size, _ in sorted(files(), key=lambda file: file[2], reverse=True):
+            kept += size
+            if kept > MOST_BYTES:
+                path.unlink(missing_ok=True)
 
 
 def files() -> list[tuple[Path, int, int]]:

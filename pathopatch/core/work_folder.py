@@ -126,10 +126,6 @@ class WorkFolder:
         """Folder of a training run's evaluation."""
         return inside(self.root, "runs", run, "evaluation")
 
-    def external_evaluation(self, name: str) -> Path:
-        """Folder of the evaluation of a bundle that was trained elsewhere."""
-        return inside(self.root, "evaluations", name)
-
     def fold(self, number: int) -> Path:
         """Work folder of one fold of a cross-validation, ``folds/<number>``."""
         return inside(self.root, FOLDS, str(number))
