@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from made_model import write_model
 from typer.testing import CliRunner
 
 from pathopatch.cli import app
@@ -64,7 +65,8 @@ def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.M
     monkeypatch.setattr(
         "pathopatch.stages.predict.predict_cohort", lambda *arguments, **_: given.append(arguments[3]) or []
     )
-    typed = ["predict", str(tmp_path / "a.tif"), "--model", "m", "-o", str(tmp_path), "--config", str(path), "--quiet"]
+    model = str(write_model(tmp_path / "m"))
+    typed = ["predict", str(tmp_path / "a.tif"), "--model", model, "-o", str(tmp_path), "--config", str(path), "-q"]
     for extra in ((), ("--device", "cpu")):
         CliRunner().invoke(app, [*typed, *extra], catch_exceptions=False)
     first, second = given

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import mean
-from types import ModuleType
 
 import pytest
 from doc_pages import DOCS, PAGES, ROOT, page_name, sentences, word_count
@@ -49,9 +48,9 @@ def test_prose_is_told_from_code_tables_and_headings(tmp_path: Path) -> None:
     assert sentences(page) == ["One code word.", "Two more, a link.", "item"]
 
 
-def test_the_reasons_of_settings_are_short(hooks: ModuleType) -> None:
+def test_the_reasons_of_settings_are_short() -> None:
     kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Config)]
-    texts = [text for kind in kinds if kind is not Config for text in hooks.reasons(kind).values()]
+    texts = [text for kind in kinds if kind is not Config for text in config.field_docs(kind).values()]
     assert not too_long([part for text in texts for part in text.split(". ")])
 
 
