@@ -301,9 +301,11 @@ def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
 
 def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]]) -> str:
     """Return a fingerprint of models, each given as its spec and the fingerprint of its weights, whatever runs them."""
+    # Specs had an `area_slope`: without it all predictions by earlier bundles would count as another model's.
+    facts = [{**spec.model_dump(mode="json"), "onnx": None, "area_slope": 0.0} for spec, _ in members]
     digests = [
-        hashlib.sha256(f"{fingerprint(spec.model_copy(update={'onnx': None}))}{weights}".encode()).hexdigest()
-        for spec, weights in members
+        hashlib.sha256(f"{fingerprint(fact)}{weights}".encode()).hexdigest()
+        for fact, (_, weights) in zip(facts, members, strict=True)
     ]
     return digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pathopatch.core import status
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import update_status
 from pathopatch.core.task import Outcome
@@ -89,16 +90,16 @@ def test_cohort_tables_are_written_each_minute_or_less_often_if_slow(
 
 def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    honest = CohortTables._entries
+    honest = status.listed_status
 
-    def counted(tables: CohortTables, path: Path) -> dict[str, Any]:
-        read.append(path.stem)
-        return honest(tables, path)
+    def counted(out: Path, slide_id: str) -> dict[str, Any]:
+        read.append(slide_id)
+        return honest(out, slide_id)
 
     add(tmp_path, "a", "A", tissue_mm2=1.0)
     add(tmp_path, "b", "A", tissue_mm2=1.0)
     tables = CohortTables(tmp_path)
-    monkeypatch.setattr(CohortTables, "_entries", counted)
+    monkeypatch.setattr(status, "listed_status", counted)
     tables.write()
     add(tmp_path, "b", "A", tissue_mm2=3.0)
     tables.write()
