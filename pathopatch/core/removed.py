@@ -57,6 +57,7 @@ _MOVED: dict[str, tuple[str, str]] = {
 }
 """Options that are settings of a file: its table, and an example of the line."""
 OPTIONS: dict[str, str] = {
+    "export qupath manifest": "leave it out: QuPath lays the files onto the slide that is open",
     "train rank": _RANK,
     "train s": SETTINGS["TrainConfig.s"],
     "train select-at": SETTINGS["TrainConfig.select_at"],

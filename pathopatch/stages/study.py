@@ -99,7 +99,10 @@ def tile_study(
     if study.patches is not None:
         return import_patches(study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress)
     assert study.manifest is not None  # the configuration has one of the two
-    return tile_cohort(study.manifest, study.work, study.tile, workers=workers, force=force, progress=progress)
+    return tile_cohort(
+        study.manifest, study.work, study.tile, workers=workers, limit_s=study.batch.timeout_s,
+        limit_bytes=study.batch.limit_bytes, strict=study.batch.strict, force=force, progress=progress,
+    )  # fmt: skip
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
@@ -152,8 +155,9 @@ def predict_split(
         run = _preferred(part, study.groups.thresholds) if is_choice else runs[0].run_name
         model = WorkFolder(part).model(run)
         outcomes += predict_cohort(
-            cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress
-        )
+            cohort, model, study.work, study.predict, workers=workers, limit_s=study.batch.timeout_s,
+            limit_bytes=study.batch.limit_bytes, totals=study.batch.totals, force=force, progress=progress,
+        )  # fmt: skip
     return outcomes
 
 

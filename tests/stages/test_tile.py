@@ -6,14 +6,15 @@ import pytest
 import tifffile
 from made_slides import write_channel, write_rgb_pyramid
 
-from pathopatch.core.config import GroupsConfig, TileConfig, TissueConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.config import BatchConfig, GroupsConfig, StudyConfig, TileConfig, TissueConfig
+from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.groups import form_groups
+from pathopatch.stages.study import tile_study
 from pathopatch.stages.tile import tile_cohort
 
 
@@ -138,3 +139,14 @@ def test_a_tiled_slide_stays_in_the_cohort_while_its_file_is_gone(tmp_path: Path
     assert [(outcome.state, outcome.code) for outcome in outcomes] == [("current", ""), ("failed", "INPUT_MISSING")]
     assert {path: path.read_bytes() for path in before} == before
     assert set(form_groups(work, GroupsConfig())["slide_id"]) == {"a", "b"}
+
+
+def test_a_study_follows_each_setting_of_its_batch(tmp_path: Path) -> None:
+    write_rgb_pyramid(tmp_path / "a.tif", np.full((3, 96, 96), 200, np.uint8), levels=1)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("slide_id,patient_id,path\na,a,a.tif\nb,b,absent.tif\n")
+    given = {"manifest": manifest, "work": tmp_path / "w"}
+    with pytest.raises(TableError):
+        tile_study(StudyConfig(**given, batch=BatchConfig(strict=True)))
+    states = tile_study(StudyConfig(**given, batch=BatchConfig(memory_gb=0.1)))  # less than any process holds
+    assert [outcome.code for outcome in states] == ["OUT_OF_MEMORY", "INPUT_MISSING"]
