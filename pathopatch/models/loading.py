@@ -122,16 +122,20 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
     """Return whether OpenVINO runs a network, and refuse what cannot be done."""
     if runtime not in get_args(RuntimeName):
         raise InputUnsupportedError(
-            f"no runtime {runtime!r}", place="runtime", remedy="use 'auto', 'openvino' or 'torch'"
+            f"no runtime {runtime!r}",
+            place="[predict] runtime",
+            remedy="use 'auto', 'openvino' or 'torch'",
         )
     if runtime == "openvino" and device not in ("auto", "cpu"):
         raise InputUnsupportedError(
-            f"OpenVINO runs on processors, not on {device!r}", place="runtime", remedy="use torch, or --device cpu"
+            f"OpenVINO runs on processors, not on {device!r}",
+            place="[predict] runtime",
+            remedy="use torch, or --device cpu",
         )
     if runtime == "openvino" and spec.onnx is None:
         raise InputUnsupportedError(
             f"the bundle has no {GRAPH}, which OpenVINO runs",
-            place="runtime",
+            place="[predict] runtime",
             remedy=f"write it: {INTO_BUNDLE}; or use the runtime torch",
         )
     if runtime == "auto" and device == "auto" and has_cuda_driver():

@@ -66,7 +66,7 @@ class PreparedEncoder:
         if self.mpp is None:
             raise InputMissingError(
                 f"{self.encoder.name} was made for no scale of its own",
-                place="mpp",
+                place="[predict] encoder_mpp",
                 remedy="state um/px of the patches: encode --mpp 0.5, or encoder_mpp = 0.5 under [predict]",
             )
         return (rules or TileConfig()).model_copy(

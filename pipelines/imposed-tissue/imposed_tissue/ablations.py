@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.debias import interventions, layers
-from pathopatch.debias.interventions import Plan
+from pathopatch.debias.interventions import CompositionPlan
 from pathopatch.training import intervene
 
 _ALL = 1.0
 
 
-def _without_growth(drawn: Plan, own: float) -> Plan:
+def _without_growth(drawn: CompositionPlan, own: float) -> CompositionPlan:
     """Cut only: the target is at most the base's own area."""
     area = min(drawn.target, own)
     return replace(drawn, target=area, keep=area, pieces=())
 
 
-def _without_cut(drawn: Plan, own: float) -> Plan:
+def _without_cut(drawn: CompositionPlan, own: float) -> CompositionPlan:
     """Grow only: all tissue of the base stays."""
     return replace(drawn, target=max(drawn.target, own), keep=own)
 
 
-def _unequal_pieces(drawn: Plan, own: float) -> Plan:
+def _unequal_pieces(drawn: CompositionPlan, own: float) -> CompositionPlan:
     """Keep as much as base and target allow, and grow by pieces as large as there are: other sizes in each class."""
     return replace(drawn, keep=min(drawn.target, own), pieces=(_ALL,) * len(drawn.pieces))
 
@@ -45,7 +45,7 @@ def _island_field(seed: tuple[int, int], shape: tuple[int, ...], rng: np.random.
     return np.asarray((noise + rng.uniform(3.0, 6.0) * hill) * max(shape) / 8, dtype=np.float64)
 
 
-PLANS: Mapping[str, Callable[[Plan, float], Plan]] = {
+PLANS: Mapping[str, Callable[[CompositionPlan, float], CompositionPlan]] = {
     "no growth": _without_growth,
     "no cut": _without_cut,
     "unequal pieces": _unequal_pieces,
@@ -63,7 +63,7 @@ def changed(name: str | None) -> Iterator[None]:
         yield
     elif name in PLANS:
 
-        def plan(fractions: Sequence[Any], *, label: int, fraction: float, rng: np.random.Generator) -> Plan:
+        def plan(fractions: Sequence[Any], *, label: int, fraction: float, rng: np.random.Generator) -> CompositionPlan:
             drawn = interventions.plan(fractions, label=label, fraction=fraction, rng=rng)
             return PLANS[name](drawn, fraction)
 
