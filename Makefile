@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo example check test lint bench gpu gpu-wheels docs wheelhouse clean
+.PHONY: demo example check test test-slow lint bench gpu gpu-wheels docs wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -24,7 +24,7 @@ example: $(READY)
 	$(BIN)/python pipelines/example/make_example.py demo-work/example
 
 # A process of tests has one core: its threads would spin against those of the others, which doubles some tests' time.
-check test: export OMP_NUM_THREADS = 1
+check test test-slow: export OMP_NUM_THREADS = 1
 
 # The loop of every minute. mypy's daemon keeps what it knows; the first run takes longer.
 check: $(READY)
@@ -34,8 +34,12 @@ check: $(READY)
 	$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
 	$(BIN)/python -m pytest --quick -q -n 2
 
+# What a change can break, and the rest: tests that take long, such as kills at every point, Slurm and whole studies.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile --no-loadscope-reorder
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -25,8 +25,26 @@ _LONG = (
 
 
 _NOT_QUICK = ("slow", "browser", "slurm", "gpu", "real")
-_QUICK = ("core", "debias", "groups", "metrics", "patches")
-"""Folders of tests that `--quick` collects: the others start servers, browsers or processes, or run whole studies."""
+_QUICK = {
+    "": ("test_budget",),
+    "cli": ("test_removed", "test_training"),
+    "core": ("test_artefacts", "test_config", "test_errors"),
+    "debias": ("test_gerne", "test_methods"),
+    "demo": ("test_slides",),
+    "evaluation": ("test_group_scores", "test_run_settings"),
+    "features": ("test_labels", "test_robustness"),
+    "groups": ("test_assign", "test_audit"),
+    "heatmaps": ("test_predict_flags", "test_stitch"),
+    "metrics": ("test_accuracy", "test_bootstrap"),
+    "models": ("test_heads", "test_networks"),
+    "patches": ("test_intensity", "test_tissue"),
+    "report": ("test_page_format", "test_tissue"),
+    "review": ("test_decisions",),
+    "slides": ("test_manifest", "test_tiff"),
+    "stages": ("test_folds", "test_tile"),
+    "training": ("test_augment", "test_convex"),
+}
+"""Modules of tests that `--quick` collects, by folder: quick ones of every folder of the package."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,9 +53,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With `--quick`, import no file that would not be run: importing all of them takes longer than the tests."""
-    if not config.getoption("quick") or collection_path.parent != Path(__file__).parent:
+    tests = Path(__file__).parent
+    if not config.getoption("quick") or collection_path == tests:
         return None
-    return True if collection_path.name not in _QUICK else None
+    if collection_path.is_dir():
+        return None if collection_path.parent == tests and collection_path.name in _QUICK else True
+    folder = "" if collection_path.parent == tests else collection_path.parent.name
+    return None if collection_path.stem in _QUICK.get(folder, ()) else True
 
 
 @pytest.hookimpl(tryfirst=True)

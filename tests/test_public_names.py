@@ -26,7 +26,6 @@ def test_every_public_name_is_there_and_listed() -> None:
         pathopatch.predict_slides  # noqa: B018
 
 
-@pytest.mark.slow
 def test_the_import_loads_the_standard_library_alone() -> None:
     code = "import pathopatch, json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)

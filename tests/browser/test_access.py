@@ -23,6 +23,7 @@ def barriers(page, axe):
     ]
 
 
+@pytest.mark.slow
 def test_axe_finds_no_barrier_in_the_cohort(address, visit, axe):
     page = visit(address).cohort()
     assert barriers(page, axe) == []

@@ -103,6 +103,7 @@ def test_a_second_reviewer_sees_the_first_decision_and_loses_nothing(folder, vis
         expect(second.standing()).to_contain_text("B. Reader")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("foreign-undo")
 def test_undo_leaves_a_colleagues_decision_and_says_so(folder, own, visit):
     first = visit(own)
@@ -117,6 +118,7 @@ def test_undo_leaves_a_colleagues_decision_and_says_so(folder, own, visit):
         expect(second.standing()).to_have_attribute("data-verdict", "accept")
 
 
+@pytest.mark.slow
 def test_a_rejection_says_why(own, visit):
     page = visit(own).slide(MODALITIES)
     page.locator("[data-does=reject]").click()
@@ -125,6 +127,7 @@ def test_a_rejection_says_why(own, visit):
     expect(page.locator("#standing")).to_have_attribute("data-verdict", "none")
 
 
+@pytest.mark.slow
 def test_a_script_in_a_comment_is_a_text(own, visit):
     window = visit(own)
     page = window.slide(MODALITIES)
@@ -151,6 +154,7 @@ def test_the_next_unreviewed_slide_is_one_nobody_decided_on(own, visit):
     window.settled()
 
 
+@pytest.mark.slow
 def test_a_decision_on_a_page_whose_log_was_removed_is_not_saved(folder, own, visit):
     window = visit(own, expected=("409",))
     page = window.slide(MODALITIES)

@@ -30,6 +30,7 @@ def page(labelled, visit):
     return window
 
 
+@pytest.mark.slow
 def test_groups_are_those_of_the_labels(labelled, page):
     _, _, groups, _ = labelled
     page.page.get_by_label("Group").check()

@@ -22,6 +22,7 @@ def revision(window, number):
     expect(window.standing()).to_have_attribute("data-revision", str(number))
 
 
+@pytest.mark.slow
 def test_a_note_is_added_to_an_accepted_slide_and_undone_alone(own, visit):
     window = visit(own)
     page = window.slide(MODALITIES)
@@ -38,6 +39,7 @@ def test_a_note_is_added_to_an_accepted_slide_and_undone_alone(own, visit):
     expect(page.locator("#comment")).to_have_value("")
 
 
+@pytest.mark.slow
 def test_a_note_that_was_written_first_goes_with_the_decision(own, visit):
     window = visit(own)
     page = window.slide(MODALITIES)
@@ -53,6 +55,7 @@ def test_a_note_that_was_written_first_goes_with_the_decision(own, visit):
     expect(page.locator("#comment")).to_have_value("thin section")
 
 
+@pytest.mark.slow
 def test_enter_in_the_note_of_a_rejection_saves_the_rejection(own, visit):
     window = visit(own)
     page = window.slide(MODALITIES)

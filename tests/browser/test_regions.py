@@ -124,6 +124,7 @@ def test_keys_close_take_back_and_stop_an_outline(folder, own, visit):
     expect(items(page)).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_an_outline_that_crosses_itself_is_refused_and_can_be_mended(folder, own, visit):
     window = visit(own, reduced_motion="reduce", expected=("400",))
     page = window.slide(MODALITIES)

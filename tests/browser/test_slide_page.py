@@ -18,7 +18,6 @@ def alpha(window, place, of):
     assert window.heat_at(*place)[3] == pytest.approx(of * 255, abs=1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_counted_positive_patches_are_the_tables(predicted, address, visit, slide_id):
     window = visit(address)
@@ -35,7 +34,6 @@ def test_counted_positive_patches_are_the_tables(predicted, address, visit, slid
     assert window.positives() == facts["counts"]["tumour"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, address, visit, slide_id):
     page = visit(address).slide(slide_id)
@@ -74,7 +72,6 @@ def test_the_browsers_sum_at_the_models_threshold_is_the_recorded_share(predicte
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_a_cell_has_the_colour_of_its_probability_or_none(predicted, address, visit, slide_id):
     window = visit(address)
@@ -177,6 +174,7 @@ def test_the_other_run_is_one_key_away(predicted, address, visit):
     assert window.positives() == facts_of(predicted.out, SLIDES[0])["counts"]["tumour"]
 
 
+@pytest.mark.slow
 def test_a_slide_that_run_b_lacks_has_the_reason_among_its_warnings(predicted, folder, tmp_path, visit):
     other = shutil.copytree(predicted.beside, tmp_path / "other", ignore=shutil.ignore_patterns("review.sqlite*"))
     shutil.rmtree(other / "heatmaps" / SLIDES[0])
@@ -203,6 +201,7 @@ def test_the_difference_is_run_a_minus_run_b(predicted, address, visit):
         assert (red > blue) == (value > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_a_clicked_patch_tells_what_its_row_of_the_table_says(predicted, address, visit, slide_id):
     window = visit(address)
@@ -276,7 +275,6 @@ def test_a_channel_that_is_off_is_not_in_the_picture(predicted, address, visit):
     assert any("channels=TPEF,SHG" in url for url in window.requested)
 
 
-@pytest.mark.slow
 def test_what_was_set_stays_from_slide_to_slide_but_not_the_threshold(predicted, address, visit):
     window = visit(address)
     page = window.slide(SLIDES[0])

@@ -113,6 +113,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_study_leaves_every_artefact(study: Path) -> None:
     for name in ("slides.parquet", "groups.parquet", "groups/audit.json", "comparison.csv", "cohort.csv", "study.json"):
         assert (study / name).is_file(), name
@@ -154,6 +155,7 @@ def test_two_runs_of_tile_and_predict_give_equal_bytes(study: Path, slides: Path
     assert {name: one[name] for name in one.keys() - times} == {name: two[name] for name in two.keys() - times}
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_unless_forced(tiled: Path, slides: Path) -> None:
     done = run("tile", slides, "-o", tiled, "--patch-px", 16, "--quiet", code=1)
     assert done.stderr.count("STALE_ARTEFACT") == 1
@@ -273,6 +275,7 @@ def test_help_answers_in_under_a_second() -> None:
     assert min(seconds) < 1
 
 
+@pytest.mark.slow
 def test_the_doctor_lists_versions_device_precision_and_openslide() -> None:
     output = run("doctor").stdout
     for word in ("OpenVINO", "torch", "instruction sets", "bfloat16", "OpenSlide"):
@@ -353,7 +356,6 @@ def work(**_):
 }
 
 
-@pytest.mark.slow
 @pytest.mark.fault("sigterm")
 @pytest.mark.parametrize("where", LOST)
 def test_sigterm_ends_the_process_wherever_it_arrives(where: str) -> None:
@@ -393,6 +395,7 @@ def test_closed_streams_take_no_files_place_and_change_no_output(slides: Path, t
     assert ("INPUT_MISSING" in failed.stderr) == (closed == ">&-")
 
 
+@pytest.mark.slow
 def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(tiled: Path, tmp_path: Path) -> None:
     work = Path(shutil.copytree(tiled, tmp_path / "work"))
     (work / "patches" / "s0.parquet").unlink()
@@ -408,6 +411,7 @@ def test_an_output_folder_that_is_a_file_is_named_so(slides: Path, tmp_path: Pat
     assert "INTERNAL" not in done.stderr
 
 
+@pytest.mark.slow
 def test_options_of_tile_override_the_study_file(slides: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(

@@ -19,7 +19,6 @@ from pathopatch.review.decisions import DecisionLog
 Type = Callable[..., int]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "files"),
     [

@@ -76,7 +76,6 @@ def test_every_table_and_key_that_a_message_names_exists() -> None:
     assert unknown == []
 
 
-@pytest.mark.slow
 def test_no_message_names_a_key_with_dots() -> None:
     pairs = {f"{full.split('.')[-1]}.{key}" for full, kind in TABLES.items() for key in kind.model_fields}
     dotted = re.compile(r"\b(" + "|".join(re.escape(pair) for pair in sorted(pairs)) + r")\b(?!\.)")
@@ -85,7 +84,6 @@ def test_no_message_names_a_key_with_dots() -> None:
     assert dotted_texts == []
 
 
-@pytest.mark.slow
 def test_a_place_that_is_a_key_says_its_table() -> None:
     """Errors of `debias` name arguments, which is all that it knows of; a few keys are columns or files too."""
     others = {"channels", "patches", "architecture", "labels", "tissue", "tile", "groups", "slides", "background"}

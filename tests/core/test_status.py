@@ -77,7 +77,6 @@ def _write_many(out: Path, first: int) -> None:
         statuses.update_status(out, "shared", f"stage {first}", DONE)
 
 
-@pytest.mark.slow
 def test_processes_that_write_at_a_time_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=_write_many, args=(tmp_path, first)) for first in (0, 40, 80)]

@@ -143,7 +143,6 @@ def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path,
     assert (work / "report" / "index.html").is_file()
 
 
-@pytest.mark.slow
 def test_patches_are_loaded_without_torch(tmp_path: Path, without_torch: WithoutTorch) -> None:
     write_work(tmp_path)
     code = """
@@ -162,7 +161,6 @@ for cache_gib in (1, 0):  # in memory, and read when they are needed
     assert done.stdout.splitlines() == ["ndarray 2 2 16 16 float32", "StoredPatches 2 2 16 16 float32"], done.stderr
 
 
-@pytest.mark.slow
 def test_the_steps_of_every_method_are_counted_without_torch(without_torch: WithoutTorch) -> None:
     code = """
 from pathopatch.core.config import TrainConfig

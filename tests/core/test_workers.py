@@ -39,7 +39,6 @@ def logged(log: Path) -> list[tuple[str, int]]:
     return [(name, int(pid)) for name, pid in (line.split() for line in log.read_text().splitlines())]
 
 
-@pytest.mark.slow
 @pytest.mark.fault("native-crash")
 def test_a_process_that_dies_costs_its_own_piece_which_is_tried_once_more(tmp_path: Path) -> None:
     names = ["a", "dies", "b", "c"]
@@ -61,7 +60,6 @@ def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"hangs": 1, "a": 1}
 
 
-@pytest.mark.slow
 @pytest.mark.fault("memory")
 def test_a_piece_that_takes_too_much_memory_is_given_up_once_and_for_all(tmp_path: Path) -> None:
     with Workers(2, limit_bytes=500_000_000) as workers:
@@ -70,7 +68,6 @@ def test_a_piece_that_takes_too_much_memory_is_given_up_once_and_for_all(tmp_pat
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"grows": 1, "a": 1, "b": 1}
 
 
-@pytest.mark.slow
 def test_processes_live_through_several_lists_and_end_with_the_block(tmp_path: Path) -> None:
     with Workers(2) as workers:
         for _ in range(2):
@@ -104,7 +101,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 @pytest.mark.fault("parent-killed")
 def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script, log = tmp_path / "parent.py", tmp_path / "log"

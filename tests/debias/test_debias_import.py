@@ -37,7 +37,6 @@ def test_debias_loads_numpy_and_its_objectives_torch_and_no_more(statement: str,
     assert not ours & heavy
 
 
-@pytest.mark.slow
 def test_debias_imports_only_errors_and_names_of_methods_from_the_package() -> None:
     code = "import pathopatch.debias, sys\nprint(*(name for name in sys.modules if name.startswith('pathopatch.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -123,7 +123,6 @@ def test_uniform_batches_visit_every_sample_once_an_epoch() -> None:
     assert parts[:10] != parts[10:20]
 
 
-@pytest.mark.slow
 @every_data
 def test_within_a_cell_samples_come_from_reshuffled_permutations(data: tuple) -> None:
     y, a = data

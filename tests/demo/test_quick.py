@@ -60,7 +60,6 @@ def test_the_quick_demo_ends_with_its_picture_and_the_next_command(work: Path) -
     assert f"next: pathopatch review '{work / 'predicted' / 'auto'}'" in lines
 
 
-@pytest.mark.slow
 def test_the_quick_demo_prints_the_accuracies_of_the_comparison(work: Path) -> None:
     scores = pd.read_csv(WorkFolder(work).comparison).set_index("method")
     lines = (work / "printed.txt").read_text().splitlines()
@@ -70,7 +69,6 @@ def test_the_quick_demo_prints_the_accuracies_of_the_comparison(work: Path) -> N
         assert line.split()[-2:] == wanted
 
 
-@pytest.mark.slow
 def test_both_methods_predict_both_test_slides(work: Path) -> None:
     for method in ("erm", "auto"):
         out = WorkFolder(work / "predicted" / method)
@@ -78,7 +76,6 @@ def test_both_methods_predict_both_test_slides(work: Path) -> None:
             assert (out.heatmap(slide) / "overlay.png").is_file()
 
 
-@pytest.mark.slow
 def test_the_picture_marks_a_false_alarm_where_it_is(work: Path) -> None:
     store = PatchStore(WorkFolder(work).store("test-01"))
     truth = artefacts.read_table(WorkFolder(work).groups, slide_id="test-01")

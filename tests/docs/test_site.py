@@ -65,7 +65,6 @@ def test_every_link_and_picture_of_the_site_is_there(site: dict[Path, _Page]) ->
     assert not dead
 
 
-@pytest.mark.slow
 def test_the_site_loads_nothing_from_the_network(site: dict[Path, _Page]) -> None:
     assert not [link for page in site.values() for link in page.loads if urlsplit(link).scheme not in ("", "data")]
     root = min(site, key=lambda path: len(path.parts)).parent
@@ -74,7 +73,6 @@ def test_the_site_loads_nothing_from_the_network(site: dict[Path, _Page]) -> Non
     assert not [style for style in styles if re.search(r"@import|url\((?!data:)['\"]?https?:", style)]
 
 
-@pytest.mark.slow
 def test_pages_link_their_terms_to_the_glossary(site: dict[Path, _Page]) -> None:
     (page,) = [page for path, page in site.items() if path.match("understand/worst-group-accuracy.html")]
     links = [link for link in page.links if "glossary.html#" in link]
@@ -82,7 +80,6 @@ def test_pages_link_their_terms_to_the_glossary(site: dict[Path, _Page]) -> None
     assert len(links) == len(set(links))
 
 
-@pytest.mark.slow
 def test_the_python_page_documents_every_public_name(site: dict[Path, _Page]) -> None:
     (page,) = [page for path, page in site.items() if path.match("reference/python.html")]
     public = {name: getattr(pathopatch, name) for name in pathopatch.__all__}

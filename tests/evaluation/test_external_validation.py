@@ -221,7 +221,6 @@ def test_another_model_of_the_same_name_needs_force(outside: Path, bundle: Path)
         evaluate_bundle(outside, bundle, splits=["test"], config=QUICK, device="cpu")
 
 
-@pytest.mark.slow
 @pytest.mark.fault("exchanged-store")
 def test_force_judges_the_same_model_again(outside: Path, bundle: Path) -> None:
     numbers = evaluate_bundle(outside, bundle, config=QUICK, device="cpu") / "metrics.json"

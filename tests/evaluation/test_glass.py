@@ -93,7 +93,6 @@ def bundles(work: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {name: folder / name for name in signs}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sign", "share"), [("likes-glass", -1, 1.0), ("likes-tissue", 1, 0.0)])
 def test_the_audit_says_which_way_a_model_follows_the_tissue_area(
     work: Path, bundles: dict[str, Path], name: str, sign: int, share: float
@@ -140,6 +139,7 @@ def test_unlabelled_glass_counts_and_many_patches_are_sampled(
     pd.testing.assert_frame_equal(groups, read_table(work / "groups.parquet").assign(label=-1))
 
 
+@pytest.mark.slow
 def test_the_import_says_what_glass_is_called(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

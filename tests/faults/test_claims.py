@@ -39,7 +39,6 @@ def test_a_description_that_counts_the_planes_that_are_there_is_read(tmp_path: P
         assert len(slide.channels) == 3
 
 
-@pytest.mark.slow
 def test_a_tiff_of_more_channels_than_any_microscope_has_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, np.zeros((1025, 8, 8), np.uint8), metadata={"axes": "CYX"}, photometric="minisblack")

@@ -127,7 +127,6 @@ def other_digit(path: Path) -> None:
     path.write_text(path.read_text().replace('"cell_px": 16', '"cell_px": 17'))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [(name, empty) for name in (*EXPORTS, "heatmap.json", "predictions")]

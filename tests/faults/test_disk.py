@@ -144,7 +144,6 @@ def inside_namespace(folder: Path, mount: str, script: str, *arguments: str) -> 
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
 @pytest.mark.fault("disk-full")
 @pytest.mark.parametrize(("room", "last"), [(0, "stopped"), (100_000, "failed")])
 def test_a_full_disk_is_an_error_keeps_the_rest_and_a_rerun_works(room: int, last: str, folder: Path) -> None:

@@ -189,7 +189,6 @@ def test_a_spoilt_file_is_read_or_refused(kind: str, how: list[Change], tmp_path
     read_or_refused(lambda: read(path))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @made_up
 @given(leaf=leaves, of_array=st.booleans(), data=st.none() | changes)

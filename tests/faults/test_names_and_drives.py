@@ -105,7 +105,6 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.fault("drives-and-names")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_odd_names_and_failing_drives_are_never_internal(
@@ -161,7 +160,6 @@ except PathopatchError as error:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.fault("drives-and-names")
 def test_a_file_larger_than_allowed_is_said_and_leaves_the_earlier_one(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a", b"old")
@@ -204,7 +202,6 @@ with atomic_path(Path(sys.argv[1]) / "runs" / "r" / "checkpoint.safetensors") as
 """
 
 
-@pytest.mark.slow
 @pytest.mark.fault("kill-checkpoint")
 def test_what_a_kill_in_a_checkpoint_leaves_is_removed_by_clean(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)

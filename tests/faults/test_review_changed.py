@@ -56,7 +56,6 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", CHANGES)
 def test_a_slide_that_changes_while_the_page_is_open_goes_from_its_map(how: str, tmp_path: Path) -> None:
     out = predicted(tmp_path)
@@ -76,7 +75,6 @@ def test_a_slide_that_changes_while_the_page_is_open_goes_from_its_map(how: str,
         assert page.decide().status == 201
 
 
-@pytest.mark.slow
 def test_a_slide_copied_anew_is_shown_as_before(tmp_path: Path) -> None:
     slide = open_cohort(predicted(tmp_path)).open("a")
     before = patch_image(slide, 32, 32)
@@ -88,7 +86,6 @@ def test_a_slide_copied_anew_is_shown_as_before(tmp_path: Path) -> None:
         patch_image(slide, 32, 32)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", CHANGES)
 def test_what_is_read_while_the_slide_changes_is_not_shown(how: str, tmp_path: Path) -> None:
     slide = open_cohort(predicted(tmp_path)).open("a")

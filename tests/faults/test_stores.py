@@ -95,7 +95,6 @@ def refused(read: Callable[[], object], chunk: str, slide: str = "a") -> None:
         read()
 
 
-@pytest.mark.slow
 @pytest.mark.fault("damaged-store")
 def test_each_of_300_flipped_bits_of_a_shard_is_refused(work: Path) -> None:
     for _ in flipped_bits(store_of(work) / SHARD):
@@ -103,7 +102,6 @@ def test_each_of_300_flipped_bits_of_a_shard_is_refused(work: Path) -> None:
         refused(lambda store=store: store.read(np.arange(len(store))), SHARD)  # type: ignore[misc]
 
 
-@pytest.mark.slow
 @pytest.mark.fault("damaged-store")
 @pytest.mark.parametrize("array", ARRAYS)
 def test_each_flipped_bit_of_overview_mask_and_origins_is_refused(array: str, work: Path) -> None:
@@ -138,7 +136,6 @@ def test_missing_masks_are_refused_and_not_taken_as_those_of_an_earlier_version(
         refused(partial(store.masks, [0], kind), f"{kind}_masks/c/0/0/0")
 
 
-@pytest.mark.slow
 @pytest.mark.fault("damaged-store")
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
 def test_a_forked_process_refuses_a_damaged_chunk_too(damage: str, work: Path) -> None:
@@ -161,7 +158,6 @@ def test_a_forked_process_refuses_a_damaged_chunk_too(damage: str, work: Path) -
     process.join()
 
 
-@pytest.mark.slow
 @pytest.mark.fault("damaged-store")
 @pytest.mark.parametrize(
     "chunk",
@@ -285,7 +281,6 @@ QUICK = EvaluateConfig(bootstrap=5)
 RUN = TrainConfig(method="erm", input_px=16, steps=2, batch_per_class=4, evaluations=1, augment=False)
 
 
-@pytest.mark.slow
 @pytest.mark.fault("exchanged-store", "damaged-store")
 @pytest.mark.parametrize("cache_gib", [1.5, 1e-9], ids=["in memory", "read when needed"])
 @pytest.mark.parametrize("damage", ["exchanged", "missing", "flipped"])
@@ -310,7 +305,6 @@ def test_train_and_evaluate_refuse_a_damaged_or_exchanged_store(
         evaluate_run(work, RUN.run_name, config=QUICK, device="cpu", force=True)
 
 
-@pytest.mark.slow
 @pytest.mark.fault("exchanged-store")
 def test_groups_without_a_checksum_of_the_pixels_are_refused(trained: Path, tmp_path: Path) -> None:
     from pathopatch.core.artefacts import read_table
@@ -321,7 +315,6 @@ def test_groups_without_a_checksum_of_the_pixels_are_refused(trained: Path, tmp_
         load_patches(trained / "work", groups, input_px=16, splits=("train",))
 
 
-@pytest.mark.slow
 @pytest.mark.fault("exchanged-store")
 def test_evaluate_with_force_does_the_same_evaluation_again(trained: Path, tmp_path: Path) -> None:
     work = shutil.copytree(trained / "work", tmp_path / "work")

@@ -51,7 +51,6 @@ def test_read_is_reached_from_the_package() -> None:
     assert pathopatch.features.read is read
 
 
-@pytest.mark.slow
 def test_importing_features_loads_neither_torch_nor_h5py() -> None:
     code = (
         "import sys, pathopatch; pathopatch.features.read; pathopatch.features.readers.LAYOUTS; "
@@ -77,14 +76,12 @@ PATIENT = np.arange(N) // PER_PATIENT
 SHIFT_OF_AUROC_75 = 0.954 * 1.044  # the normal distance 2^0.5 * 0.674 of an AUROC of 0.75, times the spread of tissue
 
 
-@pytest.mark.slow
 def test_a_planted_shortcut_of_auroc_75_is_always_found() -> None:
     results = [features.audit(*cohort(seed, shift=SHIFT_OF_AUROC_75), patient=PATIENT) for seed in range(20)]
     assert [result["is_flagged"] for result in results] == [True] * 20
     assert np.mean([result["audit"]["whole"]["auroc"] for result in results]) == pytest.approx(0.75, abs=0.01)
 
 
-@pytest.mark.slow
 def test_a_clean_cohort_is_flagged_at_most_once_in_20() -> None:
     results = [features.audit(*cohort(seed, shift=0.0), patient=PATIENT) for seed in range(20)]
     assert sum(result["is_flagged"] for result in results) <= 1

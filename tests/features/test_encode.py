@@ -181,6 +181,7 @@ def test_ready_patches_of_unknown_scale_are_encoded_with_a_note(config, tmp_path
     assert pd.read_csv(encoded.labels)["patient_id"].tolist() == ["p0", "p1", "p2", "p3"]
 
 
+@pytest.mark.slow
 def test_a_finished_slide_is_left_as_it_is_and_other_settings_are_stale(config, slide, tmp_path):
     encoded = encode_cohort(str(slide), config, tmp_path / "work")
     path = encoded.folder / "slide.h5"

@@ -86,7 +86,6 @@ def test_a_vision_transformer_has_its_publishers_tensors(name):
     assert not any(key.startswith(("head.", "fc_norm.")) for key in shapes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FINGERPRINTS)
 def test_random_weights_load_strictly_and_pool_as_published(name, tmp_path):
     entry = shallow(name)
@@ -127,7 +126,6 @@ def test_a_resnet_drops_its_classifier_and_nothing_else(tmp_path):
         load_encoder(entry, tmp_path / "more.pth", "mean")
 
 
-@pytest.mark.slow
 def test_layer3_is_the_third_stage_that_timm_gives(tmp_path):
     torch.manual_seed(0)
     whole = timm.create_model("resnet50", num_classes=0).eval()
@@ -174,7 +172,6 @@ def _raw(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
-@pytest.mark.slow
 def test_the_first_missing_and_the_first_surplus_tensor_are_named(tmp_path):
     entry = shallow("kaiko-s16")
     weights = _raw(write_random(entry, tmp_path / "w.safetensors"))
@@ -201,7 +198,6 @@ def test_a_pickle_of_more_than_tensors_is_refused(tmp_path):
         load_encoder(ENCODERS["uni"], tmp_path / "w.bin", "cls")
 
 
-@pytest.mark.slow
 def test_twins_are_the_encoders_of_equal_tensors():
     shapes = {name: encoder_shapes(entry) for name, entry in ENCODERS.items()}
     for name in ENCODERS:

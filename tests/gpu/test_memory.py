@@ -45,6 +45,7 @@ def _config(device, batch_per_class, **more):
     return TrainConfig(**small, tune_threshold=False, device=device, batch_per_class=batch_per_class, threads=1, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "most"), [(0, 1), (0, 8), (1, 8), (7, 8), (37, 100)])
 def test_bisection_finds_the_largest_count_that_fits(limit, most):
     def run(count):
@@ -54,6 +55,7 @@ def test_bisection_finds_the_largest_count_that_fits(limit, most):
     assert largest_fitting(run, most) == limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["erm", "gerne"])
 def test_a_step_that_does_not_fit_names_the_largest_batch_that_does(device, short_memory, monkeypatch, method):
     plain_network = fit.build_network
@@ -69,6 +71,7 @@ def test_a_step_that_does_not_fit_names_the_largest_batch_that_does(device, shor
     fit_arrays(patches, None, _config(device, named, method=method))
 
 
+@pytest.mark.slow
 def test_a_network_of_which_no_batch_fits_says_what_else_to_do(monkeypatch):
     def full(*args, **form):
         network = plain_network(*args, **form)
@@ -81,6 +84,7 @@ def test_a_network_of_which_no_batch_fits_says_what_else_to_do(monkeypatch):
         fit_arrays(toy([[12, 12], [12, 12]], seed=0, side=SIDE["cpu"]), None, _config("cpu", 8))
 
 
+@pytest.mark.slow
 def test_forward_passes_halve_until_they_fit_and_keep_the_order(device, short_memory):
     torch.manual_seed(0)
     network = build_network("small-groupnorm", 2).to(device)
@@ -94,6 +98,7 @@ def test_forward_passes_halve_until_they_fit_and_keep_the_order(device, short_me
         assert sizes == [40, 20, 10, *[5] * 8]
 
 
+@pytest.mark.slow
 def test_a_patch_that_does_not_fit_alone_is_refused(device):
     class Full(nn.Module):
         def __init__(self):
@@ -108,6 +113,7 @@ def test_a_patch_that_does_not_fit_alone_is_refused(device):
         runtime.logits(np.zeros((3, 3, 8, 8), np.float32))
 
 
+@pytest.mark.slow
 def test_encoding_names_the_largest_batch_that_fits(device, short_memory):
     network = short_memory(build_network("small-groupnorm", 2), 5)
     count = 12 if device == "cpu" else 4096

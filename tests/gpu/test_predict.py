@@ -18,7 +18,6 @@ from pathopatch.slides import open_slide
 CPU = torch.device("cpu")
 
 
-@pytest.mark.slow
 def test_a_predicted_slide_is_that_of_the_processor(device, tmp_path, two_discs):
     write_rgb_pyramid(tmp_path / "slide.tif", h_and_e(two_discs), mpp=0.5, levels=1)
     folder = write_model(tmp_path / "model")

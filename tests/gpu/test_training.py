@@ -110,7 +110,6 @@ def test_two_processes_by_gloo_share_one_device_and_equal_one(device, tmp_path):
             assert (weights[name] - value).abs().max() <= (1e-6 if device == "cpu" else 1e-4), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_GPU)])
 def test_torchrun_gives_two_processes_a_gpu_each_or_lets_them_share(device, tmp_path):
     write_work(tmp_path)

@@ -54,12 +54,10 @@ def verdicts(auroc: float) -> list[bool]:
     return [audit(cohort, [0.25], resamples=300)["verdict"]["is_flagged"] for cohort in cohorts]
 
 
-@pytest.mark.slow
 def test_a_shortcut_planted_at_0_75_is_flagged_in_20_of_20_cohorts() -> None:
     assert sum(verdicts(0.75)) == 20
 
 
-@pytest.mark.slow
 def test_a_cohort_without_one_is_flagged_in_at_most_1_of_20() -> None:
     assert sum(verdicts(0.5)) <= 1
 

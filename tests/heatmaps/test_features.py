@@ -103,6 +103,7 @@ def test_a_folder_of_features_becomes_tables_maps_and_a_cohort(
     assert cohort["warnings"].str.contains("tissue fractions are not known").all()
 
 
+@pytest.mark.slow
 def test_features_and_slides_that_a_head_knows_are_told(tmp_path: Path, head: Path) -> None:
     folder = made_features.trident(tmp_path)
     width, height = made_features.SIZE_PX

@@ -68,7 +68,6 @@ def test_bio_formats_does_not_pass_a_copy_with_a_broken_description(bio_formats,
         _check_bio_formats(bio_formats, heatmap)
 
 
-@pytest.mark.slow
 def test_bio_formats_does_not_pass_a_copy_of_which_one_number_differs(bio_formats, heatmap):
     cells = _cells()
     cells[3, 149, 130] = np.nextafter(cells[3, 149, 130], np.float32(2))

@@ -248,7 +248,6 @@ def test_a_slide_that_does_not_fit_is_refused_with_both_sides(slide, error, mess
         check_slide(_spec(), slide)
 
 
-@pytest.mark.slow
 def test_a_bundle_keeps_the_arguments_that_timm_built_it_with(tmp_path):
     args = {"depth": 1, "embed_dim": 32, "num_heads": 2, "mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
     spec = _spec(architecture="vit_tiny_patch16_224", input_px=32, timm_args=args)

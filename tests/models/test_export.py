@@ -116,6 +116,7 @@ def test_torchscript_and_onnx_give_our_probabilities(tmp_path, kind, changes):
     np.testing.assert_allclose(_run(tmp_path / "out", patches[:1]), expected[:1], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224"])
 def test_networks_of_timm_can_be_recorded_for_any_number_of_patches(tmp_path, architecture):
     spec = _spec(architecture=architecture)
@@ -201,6 +202,7 @@ def test_windows_of_other_channels_do_not_matter_to_wsinfer(tmp_path):
     assert export_model(_bundle(tmp_path / "model", spec), tmp_path / "out", kind="wsinfer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_export_json_gives_the_threshold_as_probability_and_the_model(tmp_path, kind):
     bundle = _bundle(tmp_path / "model", _spec())
@@ -216,7 +218,6 @@ def test_export_json_gives_the_threshold_as_probability_and_the_model(tmp_path, 
     assert (bundle / "README.md").read_text() in readme
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_equal_models_give_equal_bytes_without_local_paths(tmp_path, kind):
     contents = []

@@ -63,6 +63,7 @@ def bundle(tmp_path_factory):
     return _stored(tmp_path_factory.mktemp("bundle") / "model", _spec())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "px", "channels"),
     [(name, px, n) for name, px in ARCHITECTURES for n in ((1, 2, 3, 5) if name in ALL_CHANNELS else (3, 5))],
@@ -85,6 +86,7 @@ def test_all_runtimes_give_the_same_logits_in_order(tmp_path, architecture, px, 
         assert model.predict_logits(patches[:0]).shape == (0, len(spec.class_names))
 
 
+@pytest.mark.slow
 def test_a_masked_network_runs_by_every_runtime(tmp_path):
     folder = _stored(tmp_path / "model", _spec(px=32, mask="normalise"))
     rng = np.random.default_rng(0)

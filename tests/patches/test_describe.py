@@ -42,7 +42,6 @@ def test_a_slide_is_described_by_its_facts_and_its_tissue(make_slide: Make, two_
     assert description.warnings == ()
 
 
-@pytest.mark.slow
 def test_the_command_says_from_which_level_a_target_scale_is_read(tmp_path: Path) -> None:
     path, picture = tmp_path / "s.tif", str(tmp_path / "s.png")
     made.write_rgb_pyramid(path, made.noise(3, 300, 300, np.uint8), mpp=0.5, levels=4)

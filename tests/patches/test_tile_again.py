@@ -89,7 +89,6 @@ def test_stale_artefacts_stop_a_run_unless_forced(
     assert files(out) != before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", ["store", "table", "status"])
 @pytest.mark.parametrize("force", [False, True])
 def test_a_run_killed_anywhere_is_unfinished_and_a_rerun_completes_it(

@@ -49,6 +49,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_wheelhouse_without_torch_predicts_where_there_is_no_route(place: Path, unshare: str) -> None:
     folder = os.environ.get("PATHOPATCH_REAL_DATA")
     real_slide = next(Path(folder).rglob("CMU-1-Small-Region.svs")) if folder else None

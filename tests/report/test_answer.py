@@ -65,6 +65,7 @@ def test_the_worst_group_is_named_with_its_patches_and_patients() -> None:
     assert plain["wga"] == 0.4
 
 
+@pytest.mark.slow
 def test_a_number_of_too_few_is_no_headline(work: Path) -> None:
     source = write_report(work, evaluate=EvaluateConfig(bootstrap=0)).read_text()
     headline = source.split('<p class="headline">')[1].split("</p>")[0]
@@ -73,6 +74,7 @@ def test_a_number_of_too_few_is_no_headline(work: Path) -> None:
     assert '<div class="duel">' not in source
 
 
+@pytest.mark.slow
 def test_hashes_stand_in_the_last_section_alone(work: Path) -> None:
     path = write_report(work, evaluate=EvaluateConfig(bootstrap=0))
     ids = Page(path).ids
@@ -125,7 +127,6 @@ def study_of(work: Path, *, plain_right: int, debiased_right: int, drop: int = 0
     )
 
 
-@pytest.mark.slow
 def test_the_slide_with_most_labelled_patches_is_shown_whoever_is_right(tiled: Path) -> None:
     picture = answer_picture(study_of(tiled, plain_right=4, debiased_right=16, drop=1), "erm", "gerne")
     assert (picture["kind"], picture["slide"], picture["n"]) == ("slide", "b", 16)

@@ -19,6 +19,7 @@ def page(work: Path) -> Page:
     return Page(write_report(work, evaluate=QUICK))
 
 
+@pytest.mark.slow
 def test_the_verdict_stands_first_in_the_audit_and_with_its_rule(work: Path, page: Page) -> None:
     whole = read_json(work / "groups" / "audit.json")["fraction_only"]["train"]
     auroc_text = (

@@ -40,7 +40,6 @@ def check() -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_the_report_shows_the_check_and_the_sheet_where_they_are(tmp_path: Path) -> None:
     work = tmp_path / "work"
     WorkFolder(work).store("unfinished").mkdir(parents=True)

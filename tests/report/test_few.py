@@ -47,6 +47,7 @@ def test_a_cell_of_too_few_is_grey_and_says_why(n: int, patients: int, is_grey: 
     assert "77.7" in text
 
 
+@pytest.mark.slow
 def test_the_cells_of_a_small_group_are_grey_and_no_others(work: Path) -> None:
     source = write_report(work, evaluate=EvaluateConfig(bootstrap=0)).read_text()
     for table in re.findall(r"<table>\s*<caption>\s*Accuracy, test split.*?</table>", source, re.S):

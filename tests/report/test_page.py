@@ -33,6 +33,7 @@ def page(work: Path) -> Page:
     return Page(write_report(work, evaluate=QUICK))
 
 
+@pytest.mark.slow
 def test_the_page_says_the_numbers_of_every_run(work: Path, page: Page) -> None:
     for path in work.glob("runs/*/evaluation/metrics.json"):
         numbers = read_json(path)

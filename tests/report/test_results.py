@@ -36,6 +36,7 @@ def study(mixed: Path) -> Study:
     return read_study(mixed, evaluate=EvaluateConfig(bootstrap=0))
 
 
+@pytest.mark.slow
 def test_the_table_over_seeds_has_a_row_for_each_setting(study: Study) -> None:
     rows = {row["method"]: row for row in results.results(study)["seeds"] if row["threshold"] == 0.25}
     assert {name: rows[name]["runs"] for name in ("erm", "gerne", UNMASKED, MASKED)} == {
@@ -60,6 +61,7 @@ def test_curves_of_seeds_are_drawn_by_setting(study: Study) -> None:
     assert {name: len(lines[name]) for name in ("erm", UNMASKED, MASKED)} == {"erm": 2, UNMASKED: 1, MASKED: 1}
 
 
+@pytest.mark.slow
 def test_the_page_names_what_differs_and_which_run_repeats_another(mixed: Path) -> None:
     page = write_report(mixed, evaluate=QUICK).read_text()
     over_seeds = page.split("<h3>Over seeds</h3>")[1].split("</p>")[0]

@@ -77,7 +77,6 @@ def replace_by_an_older_copy(log: Path, older: bytes) -> None:
     log.write_bytes(older)
 
 
-@pytest.mark.slow
 @pytest.mark.fault("review-log")
 @needs_viewer
 @pytest.mark.parametrize(
@@ -130,7 +129,6 @@ def page_at(address: str) -> Page:
     return Page(page.port, cookie=opened.headers["set-cookie"].split(";")[0])
 
 
-@pytest.mark.slow
 @pytest.mark.fault("local-user")
 @needs_viewer
 def test_another_local_user_needs_the_printed_address(out: Path) -> None:

@@ -243,7 +243,6 @@ def test_a_slide_that_is_gone_has_no_tiles_and_says_so(folders: Folders) -> None
             ask()
 
 
-@pytest.mark.slow
 def test_threads_on_two_slides_get_the_tiles_that_one_gets(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cohorts, "_OPEN_SLIDES", 1)  # slides are opened and closed under each other's hands
     places = [(name, level, column, row) for name in ("bright", "dark") for level, n in ((0, 1), (1, 2), (2, 3), (3, 5))

@@ -223,7 +223,6 @@ def _total(slide: Slide, queue: multiprocessing.Queue[int]) -> None:
     queue.put(int(slide.read_region(0, 0, 300, 200).astype(np.int64).sum()))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.svs", "a.tif"])
 def test_a_spawned_process_opens_its_own_handle(name: str, tmp_path: Path) -> None:
     write = made.write_aperio if name.endswith("svs") else made.write_rgb_pyramid

@@ -89,7 +89,6 @@ def test_blank_and_dark_slides_are_like_none() -> None:
     assert not marks_alike("", "")
 
 
-@pytest.mark.slow
 def test_ten_thousand_structures_are_compared_in_ten_seconds() -> None:
     rng = np.random.default_rng(0)
     structures = [structure_of(rng.integers(0, 256, (1, 32, 32)).astype(np.uint8)) for _ in range(9_999)]
@@ -99,6 +98,7 @@ def test_ten_thousand_structures_are_compared_in_ten_seconds() -> None:
     assert time.perf_counter() - began < 10
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_no_two_real_slides_are_alike_and_each_is_alike_its_jpeg(real_data: Path, tmp_path: Path) -> None:
     files = sorted((real_data / "tumor_masks").glob("*/images/*"))

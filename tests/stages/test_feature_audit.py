@@ -56,7 +56,6 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, audit_features(folder / "work", features, labels, HALVES)
 
 
-@pytest.mark.slow
 def test_audit_of_features_finds_a_planted_shortcut(audited: tuple[Path, str]) -> None:
     folder, text = audited
     assert "Features of uni_v2 (8 values, layout trident): 480 patches of 12 slides, 480 labelled." in text
@@ -142,7 +141,6 @@ def test_nothing_about_tissue_is_an_error_that_names_three_ways(tmp_path: Path) 
     assert not (tmp_path / "other" / "features.json").exists()
 
 
-@pytest.mark.slow
 def test_an_attribute_is_audited_in_place_of_tissue(tmp_path: Path) -> None:
     _, labels = made_cohort(tmp_path, tissue="")
     table = pd.read_csv(labels)
@@ -393,7 +391,6 @@ def test_patients_of_one_slide_have_splits_and_neighbours(tmp_path: Path) -> Non
     assert dict(zip(slides["split"], slides["patients"], strict=True)) == {"test": 2, "train": 8, "val": 2}
 
 
-@pytest.mark.slow
 def test_command_audits_features_and_refuses_what_does_not_fit(
     typed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

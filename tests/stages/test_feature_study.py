@@ -32,7 +32,6 @@ def study(tmp_path):
     return path
 
 
-@pytest.mark.slow
 def test_a_study_on_features_compares_its_methods_without_slides(study):
     run_study(load_study(study), until="evaluate")
     table = pd.read_csv(study.parent / "work" / "comparison.csv")
@@ -42,7 +41,6 @@ def test_a_study_on_features_compares_its_methods_without_slides(study):
     assert config["head"] == "linear"
 
 
-@pytest.mark.slow
 def test_a_study_without_validation_leaves_out_the_method_that_learns_there(study):
     labels = pd.read_csv(study.parent / "labels.csv")
     labels.assign(split=labels["split"].replace("val", "train")).to_csv(study.parent / "labels.csv", index=False)
@@ -74,7 +72,6 @@ def test_a_study_on_features_refuses_settings_of_slides(study, text, reason):
         load_study(study)
 
 
-@pytest.mark.slow
 def test_the_commands_train_the_head_that_is_named(study, typed, capsys):
     run_study(load_study(study), until="groups")
     work = study.parent / "work"

@@ -114,7 +114,6 @@ def test_a_run_stands_for_its_bundle(place: Path) -> None:
     assert bundle_folder(Path("runs")) == Path("runs")
 
 
-@pytest.mark.slow
 def test_slides_that_do_not_fit_are_in_the_tables_and_the_report(
     place: Path, typed: Type, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,7 +130,6 @@ def test_slides_that_do_not_fit_are_in_the_tables_and_the_report(
     assert "2 channels (CARS, SHG) of uint16, the model was trained on 3" in Path("out/report/index.html").read_text()
 
 
-@pytest.mark.slow
 def test_a_folder_is_predicted_and_its_outputs_are_not_slides(
     place: Path, typed: Type, capsys: pytest.CaptureFixture[str]
 ) -> None:

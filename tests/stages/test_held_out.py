@@ -100,6 +100,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
+@pytest.mark.slow
 def test_permuted_labels_of_the_test_fold_change_no_choice_in_it(folded: Path, tmp_path: Path) -> None:
     for number in ("1", "2", "3"):
         copy = tmp_path / number
@@ -169,7 +170,6 @@ def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> 
         evaluate_runs(copy, config=QUICK)
 
 
-@pytest.mark.slow
 @pytest.mark.fault("exchanged-store")
 def test_force_pools_the_same_folds_again(folded: Path, tmp_path: Path) -> None:
     copy, run = shutil.copytree(folded, tmp_path / "work"), "erm-t0.25-s0"
@@ -218,7 +218,6 @@ def test_pooled_calibration_is_of_the_models_own_logits_with_intervals(folded: P
     assert calibration["all"]["ece_low"] is not None
 
 
-@pytest.mark.slow
 def test_one_run_that_is_judged_anew_leaves_the_folds_of_the_others(folded: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folded, tmp_path / "work")
     evaluate_runs(copy, ["erm-t0.25-s0"], QUICK)

@@ -135,7 +135,6 @@ def our_probability(bundle: Path, patches: np.ndarray, *, runtime: str = "auto")
     return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
 
 
-@pytest.mark.slow
 def test_an_exported_bundle_imported_again_has_the_same_logits(tmp_path: Path) -> None:
     bundle = write_model(tmp_path / "model")
     export_model(bundle, tmp_path / "wsinfer", kind="wsinfer")
@@ -212,7 +211,6 @@ def test_chosen_classes_have_the_sum_of_their_probabilities(
     np.testing.assert_allclose(our_probability(tmp_path / "bundle", images()), expected, atol=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "n", "end"),
     [

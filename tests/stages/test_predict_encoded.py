@@ -105,7 +105,6 @@ def test_a_head_predicts_a_slide_as_it_predicts_its_features(
     assert (out / "cohort.csv").is_file()
 
 
-@pytest.mark.slow
 def test_a_slide_that_the_head_was_trained_on_is_told_under_another_name(
     tmp_path: Path, slide: Path, encoder: Path
 ) -> None:
@@ -115,7 +114,6 @@ def test_a_slide_that_the_head_was_trained_on_is_told_under_another_name(
     assert "the model was trained on this slide" in outcome.warnings[0]
 
 
-@pytest.mark.slow
 def test_a_slide_that_is_encoded_and_predicted_is_left_as_it_is(tmp_path: Path, slide: Path, encoder: Path) -> None:
     head, cohort = write_head(tmp_path / "head", encoder), slides_to_predict(str(slide))
     states = [predict_encoded(cohort, head, encoder, tmp_path / "out", mpp=0.5) for _ in range(2)]

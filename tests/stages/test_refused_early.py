@@ -75,7 +75,6 @@ def test_a_refusal_by_slide_manifest_or_model_json_loads_no_runtime(
     assert code in output
 
 
-@pytest.mark.slow
 def test_a_slide_that_the_model_takes_is_predicted_by_openvino_alone(inputs: Path, tmp_path: Path) -> None:
     model = inputs / "model"
     status, output, loaded = typed("predict", inputs / "good.tif", "--model", model, "-o", tmp_path, "--quiet")

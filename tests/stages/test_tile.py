@@ -7,7 +7,7 @@ import tifffile
 from made_slides import write_channel, write_rgb_pyramid
 
 from pathopatch.core.config import BatchConfig, GroupsConfig, StudyConfig, TileConfig, TissueConfig
-from pathopatch.core.errors import InputUnsupportedError, TableError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
@@ -141,12 +141,9 @@ def test_a_tiled_slide_stays_in_the_cohort_while_its_file_is_gone(tmp_path: Path
     assert set(form_groups(work, GroupsConfig())["slide_id"]) == {"a", "b"}
 
 
-def test_a_study_follows_each_setting_of_its_batch(tmp_path: Path) -> None:
-    write_rgb_pyramid(tmp_path / "a.tif", np.full((3, 96, 96), 200, np.uint8), levels=1)
-    manifest = tmp_path / "m.csv"
-    manifest.write_text("slide_id,patient_id,path\na,a,a.tif\nb,b,absent.tif\n")
-    given = {"manifest": manifest, "work": tmp_path / "w"}
-    with pytest.raises(TableError):
-        tile_study(StudyConfig(**given, batch=BatchConfig(strict=True)))
-    states = tile_study(StudyConfig(**given, batch=BatchConfig(memory_gb=0.1)))  # less than any process holds
-    assert [outcome.code for outcome in states] == ["OUT_OF_MEMORY", "INPUT_MISSING"]
+def test_a_study_follows_each_setting_of_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr("pathopatch.stages.study.tile_cohort", lambda *_, **arguments: given.update(arguments))
+    batch = BatchConfig(timeout_s=5, memory_gb=2, strict=True)
+    tile_study(StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path, batch=batch))
+    assert (given["limit_s"], given["limit_bytes"], given["strict"]) == (5, 2e9, True)

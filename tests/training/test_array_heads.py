@@ -16,7 +16,6 @@ def arrays():
     return {"features": x, "label": label, "attribute": tissue >= 0.25, "val": is_val}
 
 
-@pytest.mark.slow
 def test_the_readme_s_use_of_arrays(arrays):
     x, label, is_val = arrays["features"], arrays["label"], arrays["val"]
     has_much_tissue = arrays["attribute"]

@@ -183,7 +183,6 @@ def test_patches_of_any_number_of_channels_keep_their_shape(channels):
     )
 
 
-@pytest.mark.slow
 def test_albumentations_is_imported_by_training_alone():
     code = "import sys, pathopatch.training; sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

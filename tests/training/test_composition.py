@@ -329,7 +329,6 @@ def settings(**changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({"method": "erm", "input_px": SIDE, "threshold": 0.5, "intervene": 0.5} | changes)
 
 
-@pytest.mark.slow
 def test_a_run_measures_the_copies_that_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     data, seen = cohort(), []
     monkeypatch.setattr("pathopatch.training.composition._COPIES_OF_A_RUN", 40)

@@ -45,6 +45,7 @@ def _outcome(folder, name, rank):
     return json.loads((folder / f"{name}-{rank}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in JOBS if name != "diverges"])
 def test_two_processes_equal_one(together, name):
     patches, val = toy([[30, 8], [8, 30]], seed=0), toy([[150, 150], [150, 150]], seed=1)

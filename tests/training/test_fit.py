@@ -53,7 +53,6 @@ def test_every_method_trains_and_the_same_seed_gives_the_same_weights(name):
     assert not _equal(first.network, fit_arrays(TRAIN, VAL, _config(method=name, steps=3, seed=1)).network)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -269,7 +268,6 @@ def test_an_empty_validation_group_stops_gerne_but_not_erm():
     assert fitted.validation["n of label 0, attribute 1"] == 0
 
 
-@pytest.mark.slow
 def test_gerne_undoes_a_shortcut_that_erm_takes():
     train = toy([[190, 10], [10, 190]], seed=0)
     val = toy([[50, 50], [50, 50]], seed=1)

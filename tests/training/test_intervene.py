@@ -136,7 +136,6 @@ def test_batch_norms_over_all_pixels_are_refused_for_a_masked_network() -> None:
         fit_arrays(TRAIN, VAL, config(architecture="resnet18", mask="normalise", input_px=32))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["erm", "resample", "groupdro", "gerne", "intervene"])
 def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any) -> None:
     class Killed(Exception):

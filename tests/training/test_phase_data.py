@@ -265,7 +265,6 @@ def test_pseudo_attributes_follow_from_numbers_that_all_processes_share(monkeypa
     assert shared.count(len(TRAIN)) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), [("reweight", 180), ("gerne-unknown", 120), ("jtt", 120), ("dfr", 120)])
 def test_debiasing_methods_undo_a_shortcut_that_erm_takes(name, steps):
     train, val = toy([[190, 10], [10, 190]], seed=0), toy([[60, 60], [60, 60]], seed=1)

@@ -63,7 +63,6 @@ def test_dots_in_the_name_of_a_slide_stay(tmp_path: Path) -> None:
     assert open_features(folder).slide_ids == ("TCGA-02-0001-01Z.5f2e-11",)
 
 
-@pytest.mark.slow  # loads torch to write tensors
 def test_both_halves_are_one_slide_and_no_torch_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_features.clam_tensors(tmp_path)
     folder = made_features.clam(tmp_path)

@@ -62,7 +62,6 @@ def _hashes(folder: Path) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
 def test_files_cut_short_end_in_an_error_with_a_code(folder: Path, tmp_path: Path) -> None:
     wrong = []
     of_both = (path for path in tmp_path.rglob("*") if path.is_file())

@@ -81,7 +81,6 @@ TEXT = st.one_of(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.fault("escaped")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 @given(reason=TEXT, comment=TEXT, reviewer=TEXT.filter(str.strip), threshold=st.none() | st.floats(0, 1))
@@ -237,7 +236,6 @@ def test_an_import_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> Non
         assert decisions.rows() == []
 
 
-@pytest.mark.slow
 def test_decisions_need_no_web_server() -> None:
     code = (
         "import sys; import pathopatch.review.decisions, pathopatch.groups.decisions.table; "

@@ -56,7 +56,6 @@ def test_an_overhanging_patch_counts_only_what_is_on_the_slide() -> None:
     assert fractions(at(10), at(0), 8.0).tolist() == [0.0]
 
 
-@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(1.0, 30.0))
 def test_side_by_side_patches_hold_the_mask_together(w: int, h: int, seed: int, extent: float) -> None:

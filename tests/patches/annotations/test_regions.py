@@ -350,7 +350,6 @@ def test_the_fractions_of_patches_follow_the_outlines_exactly(tmp_path: Path) ->
     assert labelled == pytest.approx([1, (36.5 * 64 + 27.5 * 50) / 64**2, 22.5 * 50 / 64**2], abs=1e-12)
 
 
-@pytest.mark.slow
 def test_10000_patches_and_an_outline_of_50000_points_take_seconds(tmp_path: Path) -> None:
     angle = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
     reach = 12_000 * (0.8 + 0.2 * np.sin(200 * angle))

@@ -59,7 +59,6 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) ->
     assert "ZeroDivisionError" in read_status(tmp_path, "c")["tile"]["trace"]
 
 
-@pytest.mark.slow
 def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> None:
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "abort"), FakeTask("c", tmp_path)]
     outcomes = run_slides(tasks, workers=2)
