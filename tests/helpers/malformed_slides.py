@@ -39,7 +39,7 @@ LARGE_TILES = ("JPEG", "progressive JPEG", "JPEG 2000", "PNG", "WebP", "lossy We
 
 @contextmanager
 def bounded(most_s: float = 2) -> Iterator[None]:
-    """At most 2 s of the processor, and 1 GiB of memory more than at any time before."""
+    """At most so many seconds of the processor, and 1 GiB of memory more than at any time before."""
     seconds, most = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert time.process_time() - seconds < most_s
