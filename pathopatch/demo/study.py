@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core import artefacts, files, removed
 from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, TrainConfig, TuneConfig
+from pathopatch.core.mask_bits import unpack_masks
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -24,7 +25,6 @@ from pathopatch.evaluation.compare import compare, comparison_table
 from pathopatch.groups import attribute_in
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import analyse_slide, iterate_patches
-from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.audit import audit_text

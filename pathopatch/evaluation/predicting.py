@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
+from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.evaluation.run_settings import read_config
@@ -18,7 +19,6 @@ from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import STRUCTURES, TRAINED
 from pathopatch.models.spec import BundleSpec
-from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.slides.structure import marks_alike, structure_mark
 from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import PatchSet, load_features, load_patches

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import EncodeConfig
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
+from pathopatch.core.mask_bits import unpack_masks
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.core.task import Outcome, SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
@@ -27,7 +28,6 @@ from pathopatch.features.readers.pathopatch_h5 import ATTRIBUTE, write_slide_fea
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.intensity import scale
-from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.patches.source import FromSlide, FromStore
 
 STAGE = "encode"

@@ -19,6 +19,7 @@ from pandas.arrays import BooleanArray
 
 from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.mask_bits import unpack_masks
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.source import FromFeatures
@@ -30,7 +31,6 @@ from pathopatch.models.spec import BundleSpec, TrainingRange, check_features, ch
 from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
-from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.patches.source import Canvas, FromSlide
 from pathopatch.slides import Slide, in_order, tolerant
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.core.html import card
+from pathopatch.core.mask_bits import resize_masks
 from pathopatch.core.text import pluralize
 from pathopatch.models.card import bundle_facts, classifier_text
 from pathopatch.models.runtime import Runtime
 from pathopatch.models.spec import BundleSpec, joint_spec
-from pathopatch.patches.mask_bits import resize_masks
 
 
 class PatchClassifier:

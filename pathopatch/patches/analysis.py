@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
-from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.patches.tissue import TissueModel, doubt_misplaced, nearest_part, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned

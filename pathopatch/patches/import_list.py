@@ -30,9 +30,9 @@ from pathopatch.core.errors import (
     TableError,
 )
 from pathopatch.core.input_files import log_left_out, walk_files
+from pathopatch.core.mask_bits import resize_masks
 from pathopatch.core.patients import Listed, copy_problems, patient_problems
 from pathopatch.patches.annotations.masks import read_mask, require_proportions
-from pathopatch.patches.mask_bits import resize_masks
 from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
 from pathopatch.slides.manifest import SPLITS

@@ -24,6 +24,7 @@ from pathopatch.core.config import ReadyConfig, TileConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.locks import folder_lock, slide_lock
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.core.patients import invented_patients_note
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
@@ -40,7 +41,6 @@ from pathopatch.patches.import_list import (
     read_pixels,
     read_tumor_mask,
 )
-from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids
 from pathopatch.patches.store_writer import SHARD_PATCHES, StoreWriter, store_and_measure
 from pathopatch.patches.tile import (

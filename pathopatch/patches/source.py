@@ -23,11 +23,11 @@ from pathopatch.core.artefacts import (
     read_table,
 )
 from pathopatch.core.config import TileConfig
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches, read_level
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
-from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.patches.store import STAGE, PatchStore
 from pathopatch.slides import Shift, Slide, TolerantSlide
 from pathopatch.slides.background import Background

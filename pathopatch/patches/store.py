@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.core.artefacts import Stamp, fingerprint_file, require_schema
 from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.core.mask_bits import MaskKind, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.mask_bits import MaskKind, unpack_masks
 from pathopatch.patches.store_writer import file_checksum, mask_array_name, stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pathopatch.core.files import fault_point
+from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
-from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.omezarr_attributes import OME_VERSION, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized

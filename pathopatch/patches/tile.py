@@ -31,6 +31,7 @@ from pathopatch.core.artefacts import (
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
+from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
@@ -38,7 +39,6 @@ from pathopatch.patches.analysis import SlideAnalysis, read_level
 from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
-from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.patches.source import FromSlide, tile_stamp
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure

@@ -28,12 +28,12 @@ from pathopatch.evaluation.group_scores import LEAST_PATCHES, LEAST_PATIENTS, SM
 from pathopatch.groups.audit import audit_tables
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.groups.group_sizes import FEW_PATIENTS
+from pathopatch.heatmaps.model_card import card_html
 from pathopatch.report import cohort_section, models, predictions, results
 from pathopatch.report.answer import answer
 from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.composed import composed
-from pathopatch.report.model_card import card_html
 from pathopatch.report.tissue import (
     TissueFacts,
     read_tissue_facts,

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError, StaleArtefactError
+from pathopatch.core.mask_bits import MaskKind, pack_masks, resize_masks, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import FeatureCohort, read_cohort, read_patches
 from pathopatch.groups import attribute_in
-from pathopatch.patches.mask_bits import MaskKind, pack_masks, resize_masks, unpack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.stored_patches import StoredPatches

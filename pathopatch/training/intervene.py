@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NoTissueError
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.debias import gerne
 from pathopatch.debias.interventions import Composition, Growth, Labels, Patch, compose, intervention_share, plan
 from pathopatch.debias.phases import Phase
-from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.seeds import mixed_seed
 

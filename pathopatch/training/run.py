@@ -22,6 +22,7 @@ from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
 from pathopatch.core.config import NO_EFFECT, IntensityConfig, TissueConfig, TrainConfig, head_settings, known_limits
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json, write_csv, write_json
+from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
 from pathopatch.groups.assign import JoinedBins, join_small_bins
@@ -29,7 +30,6 @@ from pathopatch.groups.attribute import attribute_in, label_names
 from pathopatch.groups.audit import verdict_text
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
-from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
 from pathopatch.training.composition import check_run
 from pathopatch.training.composition_text import leak_findings

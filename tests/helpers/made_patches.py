@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, write_table
-from pathopatch.patches.mask_bits import MaskKind, pack_masks
+from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.training.dataset import PatchMasks, PatchSet

@@ -11,7 +11,7 @@ import tensorstore
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from pathopatch.patches.mask_bits import pack_masks
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.patches.store_writer import ShardedArray, file_checksum, mask_array
 from pathopatch.slides.omezarr_attributes import compressor
 

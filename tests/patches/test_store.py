@@ -15,7 +15,7 @@ from ome_zarr.reader import Reader
 
 from pathopatch.core.artefacts import Stamp, read_stamp
 from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
-from pathopatch.patches.mask_bits import MaskKind, pack_masks
+from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter, shard_patches
 

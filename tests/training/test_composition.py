@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pathopatch.core.config import TrainConfig
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.debias.interventions import Composition
-from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.composition import (
     PASSES,
     UNKNOWN,

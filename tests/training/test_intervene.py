@@ -12,10 +12,10 @@ from made_patches import toy
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NoTissueError
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.debias.interventions import Composition, Patch, compose, plan
 from pathopatch.debias.methods import method
 from pathopatch.metrics import auroc
-from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchMasks, PatchSet, Source
 from pathopatch.training.fit import fit_arrays

@@ -18,10 +18,10 @@ import shapely
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, ModalityMismatchError
+from pathopatch.core.mask_bits import pack_masks, unpack_masks
 from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.patches.annotations.polygons import rasterize
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.mask_bits import pack_masks, unpack_masks
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.image_file import MAX_PIXELS, raster
 from pathopatch.slides.manifest import ANNOTATION_SUFFIXES

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pathopatch.patches.mask_bits import pack_masks, resize_masks, unpack_masks
+from pathopatch.core.mask_bits import pack_masks, resize_masks, unpack_masks
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 1), (2, 7, 7), (4, 8, 8), (1, 9, 17), (0, 4, 4)])
