@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import SlideStatus, Stamp, artefact, fingerprint, fingerprint_file
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
 from pathopatch.core.config import ReadyConfig, TileConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, TableError
-from pathopatch.core.files import atomic_path
-from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.core.patients import invented_patients_note
+from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import PatchBatch
@@ -42,24 +42,24 @@ from pathopatch.patches.import_list import (
     read_tumor_mask,
 )
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids
-from pathopatch.patches.store_writer import SHARD_PATCHES, StoreWriter, store_and_measure
+from pathopatch.patches.store_writer import SHARD_PATCHES
 from pathopatch.patches.tile import (
-    COLUMNS,
+    EXTRA_COLUMNS,
+    Measured,
     TileResult,
-    common_attributes,
-    current_result,
+    Work,
     is_whole,
-    status_entry,
+    make_tiles,
+    store_and_measure,
+    store_attributes,
+    store_writer,
 )
-from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides.background import guess_polarities, parse_background
 from pathopatch.slides.resample import resized
 from pathopatch.slides.slide_paths import slide_id_from_path
 
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
-EXTRA_COLUMNS = ("split", "attribute", "label_name", "path")
-"""Columns of a set's patch table after those of a slide's; attribute and label_name only if the list has them."""
 
 
 def tile_patches(
@@ -103,34 +103,34 @@ def tile_patches(
     config = parse(TileConfig, {**config.model_dump(), "mpp": mpp}, place="[ready]")
     fingerprints = [fingerprint_file(file) for file in files]
     stamp = _stamp(listed, config, name, fingerprints, ready)
-    store_path, table_path = WorkFolder(out).store(name), WorkFolder(out).patches(name)
-    with (
-        folder_lock(out, slide_lock(name, STAGE), waiting_for=f"the set {name}"),
-        artefact(
-            store_path,
-            table_path,
-            stamp=stamp,
-            force=force,
-            is_whole=lambda: is_whole(store_path, table_path, force=force),
-            status=SlideStatus(out, name, STAGE),
-        ) as output,
-    ):
-        if output.is_current:
-            result = replace(current_result(out, name, table_path, store_path, output), warnings=warnings)
-        else:
-            sheet = _analyse_set(files, spec, config)
-            if problems := list(find_copies(listed, sheet.marks)):
-                raise TableError(problems, place=str(source))
-            tumor_masks = [Path(mask) for mask in listed.get("tumor_mask", ())]
-            with atomic_path(store_path) as temporary:
-                record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
-                measured = _write_store(temporary, sheet, config, record, tumor_masks, progress)
-            store = PatchStore(store_path)
-            table = _table(listed, sheet, measured, name, store)
-            output.write_table(table_path, table)
-            entry = status_entry(table, store.attributes)
-            output.record(entry)
-            result = TileResult(slide_id=name, patches=len(table), state=entry["state"], warnings=warnings)
+    parts = WorkFolder(out).store(name), WorkFolder(out).patches(name)
+    outputs = SlideOutputs(
+        out=out,
+        slide_id=name,
+        stage=STAGE,
+        parts=parts,
+        make_stamp=lambda: stamp,
+        force=force,
+        is_whole=lambda: is_whole(*parts, force=force),
+    )
+
+    def prepare(stamp: Stamp) -> Work:
+        images = FromImages(files, spec, config)
+        if problems := list(find_copies(listed, images.marks)):
+            raise TableError(problems, place=str(source))
+        masks = [Path(mask) for mask in listed.get("tumor_mask", ())]
+        tumor_mask = (lambda row: read_tumor_mask(masks[row], files[row], spec)) if masks else None
+
+        def write(store_path: Path) -> Measured:
+            writer = store_writer(store_path, images, with_tumor=bool(masks))
+            measured = store_and_measure(writer, images, tumor_mask=tumor_mask, progress=progress)
+            record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
+            writer.finish({"is_ready_set": True, **store_attributes(images), **record})
+            return measured
+
+        return write, partial(_table, listed, images.origins, name)
+
+    result = replace(make_tiles(outputs, prepare), warnings=warnings)
     return result, _slides_row(source, listed, spec, config, result, fingerprint(fingerprints))
 
 
@@ -146,26 +146,58 @@ def _patch_mpp(spec: ImageSpec, ready: ReadyConfig | None) -> tuple[float | None
     return None, (f"the patches' scale is unknown: {why}; models trained on them take slides at any scale; {remedy}",)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _SetAnalysis:
-    """A set's tissue model and intensity windows, found on all its patches at once."""
+class FromImages:
+    """The patches of a set: its tissue model and intensity windows, found on all its images at low resolution."""
 
-    files: tuple[Path, ...]  # in the order of the list
-    spec: ImageSpec
-    grid: Grid  # the sheet: as many columns as rows, or more; the last places may be empty
-    tissue: TissueModel  # its overview is the patches one below the other, P px of height each
-    windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
-    marks: tuple[str, ...]  # of each patch's pixels, whatever its file's format
+    def __init__(self, files: Sequence[Path], spec: ImageSpec, tiling: TileConfig) -> None:
+        self.files, self.spec, self.tiling, self.mpp = files, spec, tiling, tiling.mpp
+        self.channels, self.dtype, self.is_rgb = spec.channels, np.dtype(spec.dtype), spec.is_rgb
+        # A sheet of as many columns as rows, or more; the last places may be empty.
+        self.grid = _sheet_grid(len(files), spec.width)
+        self.origins = self.grid.origins()[: len(files)]
+        self.marks: list[str] = []  # of each patch's pixels, whatever its file's format
+        side = spec.width
+        small = max(1, min(side, _SHEET_PX // self.grid.nx))
+        strip = np.empty((len(spec.channels), len(files) * small, small), self.dtype)
+        for number, file in enumerate(files):
+            pixels = read_pixels(file)
+            shape = f"{pixels.dtype} {pixels.shape}".encode()
+            self.marks.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest())
+            strip[:, number * small : (number + 1) * small] = resized(fitted(pixels, spec), (small, small))
+        polarities = guess_polarities(strip, is_colour=spec.is_colour)
+        if tiling.tissue.background != "auto":
+            stated = parse_background(tiling.tissue.background, spec.channels, place="[tile.tissue] background")
+            polarities = tuple(polarity or guess for polarity, guess in zip(stated, polarities, strict=True))
+        # Its overview is the patches one below the other, P px of height each.
+        self.tissue = fit_tissue(
+            strip,
+            polarities=polarities,
+            is_colour=spec.is_colour,
+            # Neighbours on the sheet are unrelated, so specks and holes across their borders mean nothing.
+            config=tiling.tissue.model_copy(update={"min_speck_um2": 0.0, "max_hole_um2": 0.0}),
+            scale_x=side / small,
+            scale_y=side / small,
+            mpp=1.0,  # of no effect: nothing is cleaned by its area
+            channels=spec.channels,
+            is_flat=True,
+        )
+        self.windows = intensity.windows(
+            strip,
+            self.tissue.mask != 0,
+            rule=tiling.intensity,
+            is_rgb_uint8=spec.is_rgb,
+            polarities=polarities,
+            channels=spec.channels,
+        )
 
-    def patches(self) -> Iterator[PatchBatch]:
-        """Yield the patches one by one, as `iterate_patches` does."""
+    def batches(self, rows: NDArray[np.int64] | None = None) -> Iterator[PatchBatch]:
+        """Yield the patches one by one, as `iterate_patches` does; with `rows`, (n,), those alone, numbered from 0."""
         side = self.spec.width
-        for number, file in enumerate(self.files):
-            patch = read_image(file, self.spec)
-            mask = self.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
-            yield PatchBatch(
-                np.array([number]), patch[None], np.array([mask.mean()]), np.ones(1), pack_masks(mask[None])
-            )
+        for number, row in enumerate(range(len(self.files)) if rows is None else rows.tolist()):
+            patch = read_image(self.files[row], self.spec)
+            mask = self.tissue.patch_mask(patch, 0, row * side, 1.0, (side, side))
+            fraction = np.array([mask.mean()])
+            yield PatchBatch(np.array([number]), patch[None], fraction, np.ones(1), pack_masks(mask[None]))
 
 
 def _sheet_grid(count: int, side: int) -> Grid:
@@ -175,104 +207,14 @@ def _sheet_grid(count: int, side: int) -> Grid:
     return Grid(**size, downsample=1.0, patch_px=side, stride_px=side)
 
 
-def _analyse_set(files: Sequence[Path], spec: ImageSpec, config: TileConfig) -> _SetAnalysis:
-    """Find a set's tissue model and intensity windows on all its patches at low resolution."""
-    side, grid = spec.width, _sheet_grid(len(files), spec.width)
-    small = max(1, min(side, _SHEET_PX // grid.nx))
-    strip = np.empty((len(spec.channels), len(files) * small, small), np.dtype(spec.dtype))
-    marks = []
-    for number, file in enumerate(files):
-        pixels = read_pixels(file)
-        shape = f"{pixels.dtype} {pixels.shape}".encode()
-        marks.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest())
-        strip[:, number * small : (number + 1) * small] = resized(fitted(pixels, spec), (small, small))
-    polarities = guess_polarities(strip, is_colour=spec.is_colour)
-    if config.tissue.background != "auto":
-        stated = parse_background(config.tissue.background, spec.channels, place="[tile.tissue] background")
-        polarities = tuple(polarity or guess for polarity, guess in zip(stated, polarities, strict=True))
-    tissue = fit_tissue(
-        strip,
-        polarities=polarities,
-        is_colour=spec.is_colour,
-        # Neighbours on the sheet are unrelated, so specks and holes across their borders mean nothing.
-        config=config.tissue.model_copy(update={"min_speck_um2": 0.0, "max_hole_um2": 0.0}),
-        scale_x=side / small,
-        scale_y=side / small,
-        mpp=1.0,  # of no effect: nothing is cleaned by its area
-        channels=spec.channels,
-        is_flat=True,
-    )
-    windows = intensity.windows(
-        strip,
-        tissue.mask != 0,
-        rule=config.intensity,
-        is_rgb_uint8=spec.is_rgb,
-        polarities=polarities,
-        channels=spec.channels,
-    )
-    return _SetAnalysis(files=tuple(files), spec=spec, grid=grid, tissue=tissue, windows=windows, marks=tuple(marks))
-
-
-def _write_store(
-    path: Path,
-    sheet: _SetAnalysis,
-    config: TileConfig,
-    record: Mapping[str, Any],
-    tumor_masks: Sequence[Path],
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, NDArray[np.float64]]:
-    """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
-
-    `tumor_masks` are the files of all patches, or empty.
-    """
-    spec, origins = sheet.spec, sheet.grid.origins()[: len(sheet.files)]
-    writer = StoreWriter(
-        path,
-        origins=origins,
-        channels=len(spec.channels),
-        patch_px=spec.width,
-        dtype=np.dtype(spec.dtype),
-        masks=("tissue", "tumor") if tumor_masks else ("tissue",),
-    )
-
-    def tumor_mask(row: int) -> NDArray[np.bool_]:
-        return read_tumor_mask(tumor_masks[row], sheet.files[row], spec)
-
-    # At an unknown scale, sharpness is measured at the patches' own.
-    sharpness_factor = 1.0 if config.mpp is None else config.intensity.sharpness_mpp / config.mpp
-    measured = store_and_measure(
-        writer,
-        sheet.patches(),
-        len(origins),
-        windows=sheet.windows,
-        sharpness_factor=sharpness_factor,
-        polarities=sheet.tissue.polarities,
-        tumor_mask=tumor_mask if tumor_masks else None,
-        progress=progress,
-    )
-    attributes = common_attributes(
-        sheet.grid,
-        sheet.tissue,
-        sheet.windows,
-        config,
-        channels=spec.channels,
-        dtype=spec.dtype,
-        mpp=config.mpp,
-        is_rgb=spec.is_rgb,
-    )
-    writer.finish({"is_ready_set": True, **attributes, **record})
-    return measured
-
-
 def _table(
     listed: pd.DataFrame,
-    sheet: _SetAnalysis,
-    measured: dict[str, NDArray[np.float64]],
+    origins: NDArray[np.int64],
     name: str,
     store: PatchStore,
+    measured: Measured,
 ) -> pd.DataFrame:
     """Return the patch table: a slide's columns, then `EXTRA_COLUMNS`."""
-    origins = sheet.grid.origins()[: len(listed)]
     x, y = origins.T
     # Without masks a label says whether there is tumour, not how much.
     tumor_fraction: Any = np.nan
@@ -282,21 +224,22 @@ def _table(
         tumor_fraction = np.concatenate([store.masks(part, "tumor").mean(axis=(1, 2)) for part in parts])
     label = listed["label"].to_numpy(np.int64)
     stated = listed["tissue_fraction"].to_numpy(np.float64)
-    columns = {
-        "patch_id": patch_ids(name, origins),
-        "slide_id": name,
-        "patient_id": listed["patient_id"],
-        "x": x,
-        "y": y,
-        **measured,
-        "tissue_fraction": np.where(np.isnan(stated), measured["tissue_fraction"], stated),
-        "tumor_fraction": tumor_fraction,
-        "labelled_fraction": (label >= 0).astype(np.float64),
-        "label": label,
-        "pixels_checksum": store.pixels_checksum,
-        **{column: listed[column] for column in EXTRA_COLUMNS if column in listed},
-    }
-    return pd.DataFrame(columns)[[*COLUMNS, *(column for column in EXTRA_COLUMNS if column in listed)]]
+    return pd.DataFrame(
+        {
+            "patch_id": patch_ids(name, origins),
+            "slide_id": name,
+            "patient_id": listed["patient_id"],
+            "x": x,
+            "y": y,
+            **measured,
+            "tissue_fraction": np.where(np.isnan(stated), measured["tissue_fraction"], stated),
+            "tumor_fraction": tumor_fraction,
+            "labelled_fraction": (label >= 0).astype(np.float64),
+            "label": label,
+            "pixels_checksum": store.pixels_checksum,
+            **{column: listed[column] for column in EXTRA_COLUMNS if column in listed},
+        }
+    )
 
 
 def _stamp(

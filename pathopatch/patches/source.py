@@ -29,6 +29,7 @@ from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import STAGE, PatchStore
+from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import Shift, Slide, TolerantSlide
 from pathopatch.slides.background import Background
 
@@ -150,7 +151,7 @@ class FromSlide:
         self.slide, self.slide_id, self.tiling, self.tissue_mask = slide, slide_id, tiling, tissue_mask
         self.grid = grid_of(slide, tiling)
         self.warnings = list(slide.notes)
-        self.channels, self.is_rgb = slide.channels, slide.is_rgb
+        self.channels, self.dtype, self.is_rgb = slide.channels, slide.dtype, slide.is_rgb
 
     @property
     def mpp(self) -> float | None:
@@ -183,6 +184,11 @@ class FromSlide:
         analysis = analyse_slide(self.slide, self.tiling, tissue_mask=self.tissue_mask)
         self.warnings += analysis.warnings(self.slide.mpp, self.tiling.registration.warn_um)
         return analysis
+
+    @property
+    def tissue(self) -> TissueModel:
+        """What tells tissue from background; the slide is read."""
+        return self.analysis.tissue
 
     @property
     def windows(self) -> NDArray[np.float64]:

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,12 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pathopatch.core.files import fault_point
-from pathopatch.core.mask_bits import MaskKind, pack_masks
-from pathopatch.patches.analysis import PatchBatch
-from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
-from pathopatch.slides.background import Polarity
+from pathopatch.core.mask_bits import MaskKind
 from pathopatch.slides.omezarr_attributes import OME_VERSION, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256
 SHARD_BYTES = 100_000_000
-MEASURED_COLUMNS = ("tissue_fraction", "scanned_fraction", "saturated_fraction", "sharpness")
-"""Columns of the patch table that need the patch's pixels."""
 _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
 _CHECKSUM_DIGITS = 16
@@ -328,44 +322,3 @@ def _write_pyramid(
             return downsamples
         size = (max(1, w // 2), max(1, h // 2))
         pixels = resized(pixels, size, interpolation=interpolation)
-
-
-def store_and_measure(
-    writer: StoreWriter,
-    batches: Iterable[PatchBatch],
-    count: int,
-    *,
-    windows: NDArray[np.float64],
-    sharpness_factor: float = 1.0,
-    polarities: Sequence[Polarity],
-    inside: Callable[[int], tuple[int, int]] | None = None,
-    scanned: Callable[[int], NDArray[np.bool_] | None] | None = None,
-    tumor_mask: Callable[[int], NDArray[np.bool_]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """Append patches to a store, which the caller finishes, and return the `MEASURED_COLUMNS`, shape (N,) each.
-
-    The `batches` are in the order of the rows, as `iterate_patches` yields them, of N = `count` patches. `windows`,
-    (C, 2), are the intensities that become 0 and 1, source units. Of a row, `inside` returns the (width, height) of its
-    part on the slide, px, and `scanned` the scanned pixels of that part, (height, width), or None for all; by default
-    the whole patch was scanned. `tumor_mask` returns a row's tumour pixels, (P, P); without it the store has no such
-    masks. `progress` is called with (patches done, patches in all).
-    """
-    columns = {name: np.zeros(count) for name in MEASURED_COLUMNS}
-    for rows, patches, tissue_fraction, scanned_fraction, tissue_mask in batches:
-        masks: dict[MaskKind, NDArray[np.uint8]] = {"tissue": tissue_mask}
-        if tumor_mask is not None:
-            masks["tumor"] = np.stack([pack_masks(tumor_mask(row)) for row in rows.tolist()])
-        writer.append(patches, masks)
-        columns["tissue_fraction"][rows] = tissue_fraction
-        columns["scanned_fraction"][rows] = scanned_fraction
-        for row, patch in zip(rows.tolist(), patches, strict=True):
-            width, height = (None, None) if inside is None else inside(row)
-            part = patch[:, :height, :width]
-            columns["saturated_fraction"][row] = saturated_fraction(
-                part, windows, polarities=polarities, scanned=None if scanned is None else partial(scanned, row)
-            )
-            columns["sharpness"][row] = sharpness(scale(part, windows), factor=sharpness_factor)
-        if progress is not None:
-            progress(int(rows[-1]) + 1, count)
-    return columns

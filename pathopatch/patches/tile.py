@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import (
-    Artefact,
     Stamp,
     content_bytes,
     read_stamp,
@@ -31,21 +30,24 @@ from pathopatch.core.artefacts import (
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
-from pathopatch.core.mask_bits import MaskKind
+from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, read_level
 from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
+from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
 from pathopatch.patches.source import FromSlide, tile_stamp
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
-from pathopatch.patches.store_writer import StoreWriter, store_and_measure
-from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
 from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, valid_slide_id
+
+if TYPE_CHECKING:
+    from pathopatch.patches.patch_import import FromImages
 
 COLUMNS = (
     "patch_id", "slide_id", "patient_id", "x", "y", "tissue_fraction", "scanned_fraction", "tumor_fraction",
@@ -63,7 +65,17 @@ tissue_fraction count scanned pixels only.
 sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
 pixels_checksum: hash of all pixels and masks of the store, the same for all its patches.
 """
+EXTRA_COLUMNS = ("split", "attribute", "label_name", "path")
+"""Columns of a set's patch table after those of a slide's; attribute and label_name only if the list has them."""
+MEASURED_COLUMNS = ("tissue_fraction", "scanned_fraction", "saturated_fraction", "sharpness")
+"""Columns of the patch table that need the patch's pixels."""
 _log = logging.getLogger(__name__)
+
+
+Measured = dict[str, NDArray[np.float64]]
+"""The `MEASURED_COLUMNS`, shape (N,) each."""
+Work = tuple[Callable[[Path], Measured], Callable[[PatchStore, Measured], pd.DataFrame]]
+"""How a store is filled, and how the patch table follows from the finished store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +155,8 @@ def tile_slide(
         cohort_levels=cohort_levels,
         force=force,
     )
-    store_path, table_path = outputs.parts
-    with outputs.made() as output:
-        if output.is_current:
-            return current_result(out, slide_id, table_path, store_path, output)
+
+    def prepare(stamp: Stamp) -> Work:
         source, levels = source_of()
         analysis = source.analysis
         # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
@@ -154,21 +164,45 @@ def tile_slide(
             labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source.grid
         )
         table = _table(config, analysis, slide_id, patient_id, stated)
-        record = {"slide_id": slide_id, "warnings": [], "cohort_levels": levels, "stamp": output.stamp.to_dict()}
-        with atomic_path(store_path) as temporary:
-            tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
-            measured = _write_store(temporary, source, table, record, tumor_mask, progress)
-            output.require_unchanged()
-        store = PatchStore(store_path)
-        table = table.assign(**measured, pixels_checksum=store.pixels_checksum)[list(COLUMNS)]
-        # The table comes last: with the store's stamp in it, both are complete.
-        output.write_table(table_path, table)
-        entry = status_entry(table, store.attributes)
-        output.record(entry)
-    if entry["state"] == "done_empty":
-        _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
-    warnings = tuple(store.attributes["warnings"])
-    return TileResult(slide_id=slide_id, patches=len(table), state=entry["state"], warnings=warnings)
+        record = {"slide_id": slide_id, "warnings": [], "cohort_levels": levels, "stamp": stamp.to_dict()}
+        tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
+        write = partial(
+            _write_store, source=source, table=table, record=record, tumor_mask=tumor_mask, progress=progress
+        )
+        return write, lambda store, measured: table.assign(**measured, pixels_checksum=store.pixels_checksum)
+
+    result = make_tiles(outputs, prepare)
+    if result.state == "done_empty":
+        _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, result.patches)
+    return result
+
+
+def make_tiles(outputs: SlideOutputs, prepare: Callable[[Stamp], Work]) -> TileResult:
+    """Make a store and its patch table, unless they are current, and record the status."""
+    store_path, table_path = outputs.parts
+    with outputs.made() as output:
+        if output.is_current:
+            table = read_table(table_path)
+        else:
+            write, table_of = prepare(output.stamp)
+            with atomic_path(store_path) as temporary:
+                measured = write(temporary)
+                output.require_unchanged()
+            table = table_of(PatchStore(store_path), measured)
+            table = table[[*COLUMNS, *(name for name in EXTRA_COLUMNS if name in table)]]
+            # The table comes last: with the store's stamp in it, both are complete.
+            output.write_table(table_path, table)
+        attributes = PatchStore(store_path).attributes
+        entry = _status_entry(table, attributes)
+        # An earlier process may have been killed between the table and the status.
+        if not (output.is_current and is_recorded_done(outputs.out, outputs.slide_id, STAGE)):
+            output.record(entry)
+    return TileResult(
+        slide_id=outputs.slide_id,
+        patches=len(table),
+        state="current" if output.is_current else entry["state"],
+        warnings=tuple(attributes["warnings"]),
+    )
 
 
 def tile_outputs(
@@ -218,16 +252,6 @@ def tile_outputs(
     return outputs, source_of
 
 
-def current_result(out: Path, slide_id: str, table_path: Path, store_path: Path, output: Artefact) -> TileResult:
-    """Return the result of current artefacts."""
-    table, attributes = read_table(table_path), PatchStore(store_path).attributes
-    # An earlier process may have been killed between the table and the status.
-    if not is_recorded_done(out, slide_id, STAGE):
-        output.record(status_entry(table, attributes))
-    warnings = tuple(attributes["warnings"])
-    return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=warnings)
-
-
 def _table(
     config: TileConfig, analysis: SlideAnalysis, slide_id: str, patient_id: str, stated: SlideLabels
 ) -> pd.DataFrame:
@@ -262,13 +286,13 @@ def _write_store(
     record: Mapping[str, Any],
     tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, NDArray[np.float64]]:
+) -> Measured:
     """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
 
-    The `table` is that of `_table`; a warning of tumour without tissue joins those of the source.
+    A warning of tumour without tissue joins those of the source.
     """
-    slide, tissue = source.slide, source.analysis.tissue
-    writer = _writer(path, source, source.origins, masks=("tissue",) if tumor_mask is None else ("tissue", "tumor"))
+    slide, tissue = source.slide, source.tissue
+    writer = store_writer(path, source, with_tumor=tumor_mask is not None)
     writer.write_overview(
         source.analysis.overview,
         tissue.mask,
@@ -277,11 +301,11 @@ def _write_store(
         um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
         windows=source.windows,
     )
-    measured = _store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress)
+    measured = store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress)
     x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
     on_glass = tumor_on_glass(x, y, label, measured["tissue_fraction"], extent=source.grid.extent)
     warnings = [*source.warnings, *on_glass]
-    writer.finish({**_attributes(slide, source.tiling, source.analysis), **record, "warnings": warnings})
+    writer.finish({**_slide_attributes(source), **record, "warnings": warnings})
     return measured
 
 
@@ -289,69 +313,72 @@ def try_tiling(source: FromSlide, rows: NDArray[np.int64]) -> int:
     """Store and measure some patches, (n,) of the source's, in a temporary folder; return the bytes of their pixels."""
     with tempfile.TemporaryDirectory(prefix="pathopatch-probe-") as folder:
         path = Path(folder) / "probe.zarr"
-        writer = _writer(path, source, source.origins[rows], masks=("tissue",))
-        _store_and_measure(writer, source, rows=rows)
+        writer = store_writer(path, source, rows=rows)
+        store_and_measure(writer, source, rows=rows)
         writer.finish({})
         return content_bytes(path / "patches") if (path / "patches").is_dir() else 0
 
 
-def _writer(path: Path, source: FromSlide, origins: NDArray[np.int64], *, masks: tuple[MaskKind, ...]) -> StoreWriter:
-    """Return a writer for the patches of a slide at some origins, (n, 2)."""
+def store_writer(
+    path: Path, source: FromSlide | FromImages, *, rows: NDArray[np.int64] | None = None, with_tumor: bool = False
+) -> StoreWriter:
+    """Return a writer for the patches of a source, or for some `rows` of them, (n,)."""
     return StoreWriter(
         path,
-        origins=origins,
+        origins=source.origins if rows is None else source.origins[rows],
         channels=len(source.channels),
         patch_px=source.grid.patch_px,
-        dtype=source.slide.dtype,
-        masks=masks,
+        dtype=source.dtype,
+        masks=("tissue", "tumor") if with_tumor else ("tissue",),
         with_patches=source.tiling.store == "zarr",
     )
 
 
-def _store_and_measure(
+def store_and_measure(
     writer: StoreWriter,
-    source: FromSlide,
+    source: FromSlide | FromImages,
     *,
     rows: NDArray[np.int64] | None = None,
     tumor_mask: Callable[[int], NDArray[np.bool_]] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """Store the patches of a slide, by default all, and return their measured columns, see `store_and_measure`."""
-    grid, tissue = source.grid, source.analysis.tissue
+) -> Measured:
+    """Append patches to a store, which the caller finishes, and return the `MEASURED_COLUMNS`, shape (N,) each.
+
+    They are all patches of the source, or some `rows` of them, (N,). `tumor_mask` returns a row's tumour pixels,
+    (P, P); without it the store has no such masks. `progress` is called with (patches done, patches in all).
+    """
+    grid, tissue, windows = source.grid, source.tissue, source.windows
     origins = source.origins if rows is None else source.origins[rows]
+    # At an unknown scale, sharpness is measured at the patches' own.
+    sharpness_mpp = source.tiling.intensity.sharpness_mpp
+    sharpness_factor = 1.0 if source.mpp is None else sharpness_mpp / (source.mpp * grid.downsample)
+    columns = {name: np.zeros(len(origins)) for name in MEASURED_COLUMNS}
+    for numbers, patches, tissue_fraction, scanned_fraction, tissue_mask in source.batches(rows=rows):
+        masks: dict[MaskKind, NDArray[np.uint8]] = {"tissue": tissue_mask}
+        if tumor_mask is not None:
+            masks["tumor"] = np.stack([pack_masks(tumor_mask(number)) for number in numbers.tolist()])
+        writer.append(patches, masks)
+        columns["tissue_fraction"][numbers] = tissue_fraction
+        columns["scanned_fraction"][numbers] = scanned_fraction
+        for number, patch in zip(numbers.tolist(), patches, strict=True):
+            x, y = origins[number].tolist()
+            width, height = inside = grid.inside(x, y)
+            part = patch[:, :height, :width]
+            # Asked per patch and only if needed: the masks of all patches together would not fit into memory.
+            scanned = partial(tissue.scanned_mask, x, y, grid.downsample, inside)
+            columns["saturated_fraction"][number] = saturated_fraction(
+                part, windows, polarities=tissue.polarities, scanned=scanned
+            )
+            columns["sharpness"][number] = sharpness(scale(part, windows), factor=sharpness_factor)
+        if progress is not None:
+            progress(int(numbers[-1]) + 1, len(origins))
+    return columns
 
-    # Asked per row and only if needed: the masks of all patches together would not fit into memory.
-    def scanned(row: int) -> NDArray[np.bool_] | None:
-        x, y = origins[row].tolist()
-        return tissue.scanned_mask(x, y, grid.downsample, grid.inside(x, y))
 
-    return store_and_measure(
-        writer,
-        source.batches(rows=rows),
-        len(origins),
-        windows=source.windows,
-        sharpness_factor=source.tiling.intensity.sharpness_mpp / (source.slide.mpp * grid.downsample),
-        polarities=tissue.polarities,
-        inside=lambda row: grid.inside(*origins[row].tolist()),
-        scanned=scanned,
-        tumor_mask=tumor_mask,
-        progress=progress,
-    )
-
-
-def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> dict[str, Any]:
-    """Return the store's attributes: all that a reader of the patches needs."""
-    grid, tissue = analysis.grid, analysis.tissue
-    attributes = common_attributes(
-        grid,
-        tissue,
-        analysis.windows,
-        config,
-        channels=slide.channels,
-        dtype=str(slide.dtype),
-        mpp=slide.mpp,
-        is_rgb=slide.is_rgb,
-    )
+def _slide_attributes(source: FromSlide) -> dict[str, Any]:
+    """Return the attributes of a slide's store: all that a reader of the patches needs."""
+    slide, analysis, tissue = source.slide, source.analysis, source.tissue
+    attributes = store_attributes(source)
     attributes["tissue"] |= {
         "is_supplied": tissue.is_supplied,
         "ink_share": tissue.ink_share,
@@ -360,32 +387,23 @@ def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> di
     }
     return attributes | {
         "source": source_record(slide),
-        **read_level(slide, grid.downsample),
+        **read_level(slide, source.grid.downsample),
         "fill": analysis.fill.tolist(),
         # A store without pixels needs the offsets to read the same patches again, see `SourcePatches`.
         "registration": {
-            "align": config.registration.align,
+            "align": source.tiling.registration.align,
             "shifts": [shift.to_dict() for shift in analysis.shifts],
             "offsets_px": [list(offset) for offset in analysis.offsets],
         },
     }
 
 
-def common_attributes(
-    grid: Grid,
-    tissue: TissueModel,
-    windows: NDArray[np.float64],
-    config: TileConfig,
-    *,
-    channels: Sequence[str],
-    dtype: str,
-    mpp: float | None,
-    is_rgb: bool,
-) -> dict[str, Any]:
+def store_attributes(source: FromSlide | FromImages) -> dict[str, Any]:
     """Return the attributes that the stores of slides and of imported patches have in common."""
+    grid, tissue, mpp = source.grid, source.tissue, source.mpp
     return {
-        "channels": list(channels),
-        "dtype": dtype,
+        "channels": list(source.channels),
+        "dtype": str(source.dtype),
         "size_px": [grid.width, grid.height],
         "mpp": mpp,
         "target_mpp": None if mpp is None else mpp * grid.downsample,
@@ -393,12 +411,12 @@ def common_attributes(
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "grid": [grid.nx, grid.ny],
-        "is_rgb": is_rgb,
-        "background": background_text(channels, tissue.polarities),
-        "windows": windows.tolist(),
-        "intensity": config.intensity.model_dump(mode="json"),
+        "is_rgb": source.is_rgb,
+        "background": background_text(source.channels, tissue.polarities),
+        "windows": source.windows.tolist(),
+        "intensity": source.tiling.intensity.model_dump(mode="json"),
         "tissue": {
-            **config.tissue.model_dump(mode="json"),
+            **source.tiling.tissue.model_dump(mode="json"),
             "threshold": tissue.threshold,
             "windows": tissue.windows.tolist(),
             "scale": [tissue.scale_x, tissue.scale_y],
@@ -408,7 +426,7 @@ def common_attributes(
     }
 
 
-def status_entry(table: pd.DataFrame, attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _status_entry(table: pd.DataFrame, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stage's status from the patch table and the store's attributes."""
     return {
         "state": "done" if (table["tissue_fraction"] > 0).any() else "done_empty",
