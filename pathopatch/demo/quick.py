@@ -18,7 +18,6 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation.compare import compare
 from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.models.bundle import read_spec
 from pathopatch.patches.store import PatchStore
 from pathopatch.report.repair_picture import repair_picture
 from pathopatch.slides.manifest import read_manifest
@@ -55,7 +54,7 @@ def run_quick(
     slide = rows[0].slide_id
     picture = repair_picture(
         PatchStore(WorkFolder(work).store(slide)),
-        {TITLES[method]: _calls(work, method, name, slide) for method, name in names.items()},
+        {TITLES[method]: _calls(work, method, slide) for method in names},
         threshold=THRESHOLD,
         title=f"Made slide {slide}",
         caption=f"Much tissue: {100 * THRESHOLD:.0f} % of the patch or more. {_worst_groups(scores)}",
@@ -80,14 +79,14 @@ def _make_study(work: Path, *, seed: int, jobs: int, force: bool, progress: Prog
     )
 
 
-def _calls(work: Path, method: str, run: str, slide: str) -> pd.DataFrame:
+def _calls(work: Path, method: str, slide: str) -> pd.DataFrame:
     """Return a predicted slide's patches with their true label, and whether the model calls them tumour."""
     predicted = artefacts.read_table(WorkFolder(work / "predicted" / method).predictions(slide))
     groups = artefacts.read_table(WorkFolder(work).groups, slide_id=slide)
     truth = groups[["patch_id", "label"]]
-    spec = read_spec(WorkFolder(work).model(run))
+    facts = files.read_json(WorkFolder(work / "predicted" / method).heatmap(slide) / "heatmap.json")
     table = predicted.merge(truth, on="patch_id", how="inner", validate="one_to_one")
-    return table.assign(is_called=table["logit"] > spec.decision_threshold)
+    return table.assign(is_called=table["logit"] > facts["decision_threshold"])
 
 
 def _scores(comparison: pd.DataFrame, names: Mapping[MethodName, str]) -> dict[str, dict[str, float]]:

@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
-from pathopatch.core.config import EvaluateConfig, IntensityConfig
+from pathopatch.core.config import EvaluateConfig, IntensityConfig, mpp_agrees
 from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.core.files import inside, read_json
 from pathopatch.core.text import patches_and_patients, pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
-from pathopatch.features.cohort import is_feature_cohort, read_cohort
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import label_names, scanned_enough
 from pathopatch.groups.shortcut import fraction_only
@@ -32,7 +31,6 @@ from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
 from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec, check_features
 from pathopatch.patches.store import PatchStore
-from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.data_summary import encoded_slide_marks, slide_marks, slide_structures
 from pathopatch.training.dataset import Source, common_source, feature_source
 
@@ -96,10 +94,9 @@ def evaluate_bundle(
         rows = labelled_rows(groups, evaluated_splits, remedy=_NO_LABELS)
         # Patches that do not fit are refused before the network is loaded.
         slides = sorted(set(rows["slide_id"].astype(str)))
-        if is_feature_cohort(work):
-            source: Source | None = feature_source(read_cohort(work), spec.dtype)
-        else:
-            source = common_source([PatchStore(WorkFolder(work).tiled.store(slide)) for slide in slides])
+        source = feature_source(work, spec.dtype) or common_source(
+            [PatchStore(WorkFolder(work).tiled.store(slide)) for slide in slides]
+        )
         assert source is not None  # there are rows, so there are slides
         warnings = check_patches(spec, source, place=str(bundle))
         warnings += _rule_warnings(spec, work, label_names(groups)) + leakage_warnings(spec, work, rows)

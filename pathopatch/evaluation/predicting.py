@@ -17,9 +17,8 @@ from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.evaluation.run_settings import read_config
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
-from pathopatch.models.leakage import STRUCTURES, TRAINED
+from pathopatch.models.leakage import STRUCTURES, TRAINED, is_listed, structure_marks
 from pathopatch.models.spec import BundleSpec
-from pathopatch.slides.structure import marks_alike, structure_mark
 from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.phase_data import LEARNT
@@ -76,10 +75,10 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
     """
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0)]
     trained = set(spec.training.get(TRAINED, "").split(","))
-    root, structures = WorkFolder(work).tiled.root, spec.training.get(STRUCTURES[TRAINED], "").split(",")
+    root, structures = WorkFolder(work).tiled.root, spec.training.get(STRUCTURES[TRAINED], "")
     by_file = {name for name, mark in slide_marks(root, rows).items() if mark in trained}
-    shown = {name: structure_mark(structure) for name, structure in slide_structures(root, rows).items()}
-    by_structure = {name for name, own in shown.items() if any(marks_alike(own, mark) for mark in structures)}
+    shown = structure_marks(slide_structures(root, rows))
+    by_structure = {name for name, mark in shown.items() if is_listed(mark, structures)}
     if leaked := sorted(by_file | by_structure):
         raise SplitLeakageError(
             f"the run was trained on slides or patients that are in split {' or '.join(splits)} by now: {len(leaked)}, "

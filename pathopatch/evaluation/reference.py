@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.debias.methods import NAMES, steps_in_all
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, too_few, with_ends
 from pathopatch.groups import GroupingAttribute
 from pathopatch.metrics.bootstrap import interval, ratio
-from pathopatch.training.phase_data import own_settings, phases_of
+from pathopatch.training.phase_data import steps_of_all_phases
 
 ERM_METHODS = ("erm", "erm-balanced")
 SEARCH_FILE = "search.json"
@@ -178,7 +177,7 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
         "steps": config.get("steps", unknown),
         "batch_per_class": config.get("batch_per_class", unknown),
         "trials": 1 if config else unknown,
-        "search_steps": _steps_of_all_phases(config),
+        "search_steps": steps_of_all_phases(config),
         "search": _NO_SEARCH if config else "",
     }
     path = WorkFolder(work).run(name) / SEARCH_FILE
@@ -186,16 +185,6 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
         search = read_json(path)
         budget |= {"trials": search["trials"], "search_steps": search["steps"], "search": search["offered"]}
     return budget
-
-
-def _steps_of_all_phases(config: Mapping[str, Any]) -> float:
-    """Return the steps of one training, all phases of its method together; NaN where unknown."""
-    # A bundle from elsewhere may name a method that is unknown here, so its phases are unknown too.
-    if config.get("method") not in NAMES:
-        return config.get("steps", float("nan"))  # type: ignore[no-any-return]
-    read = ("method", "steps", *own_settings(config["method"]).values())  # earlier versions stored others, now gone
-    train = TrainConfig.model_validate({key: config[key] for key in read if key in config})
-    return steps_in_all(phases_of(train), train.steps)
 
 
 def total_budget(budgets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.core.config import mpp_agrees
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
-from pathopatch.slides.resolution import mpp_agrees
 
 _SKETCH = 64
 _SAME_SHARE = 0.75  # of the marks: slides also share rows of pure white or black

@@ -363,7 +363,8 @@ def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, spec:
         compose(overview, canvas.windows, is_rgb=canvas.is_rgb),
         maps["probability"],
         ground=ground_of(canvas.background),
-        unreadable=prediction.unreadable_cells(maps["tissue_fraction"]),
+        unreadable=np.isnan(maps["tissue_fraction"])
+        & (prediction.unreadable > 0),  # of features, tissue may be unknown
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=canvas.mpp * scale_x,
         legend=Legend(

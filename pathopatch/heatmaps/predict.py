@@ -104,10 +104,6 @@ class Prediction:
             tissue[np.isnan(place(np.ones(len(self.places))))] = 0.0
         return tissue, scanned
 
-    def unreadable_cells(self, tissue: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return which cells of a map of the tissue (ny, nx) cannot be decoded."""
-        return np.isnan(tissue) & (self.unreadable > 0)  # of features, the tissue may be unknown
-
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts, at least one; columns as `predict_slide` returns them."""
         span_px = self.grid.span_px

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -63,7 +62,8 @@ def summary(
         _mean(is_flagged),
         *(_mean(flag[~flag.isna()].to_numpy(np.bool_)) for flag in raised),
     )
-    return {name: None if value is None else _rounded(value) for name, value in zip(SUMMARY, values, strict=True)}
+    # Nine significant digits are more than any area here is known to.
+    return {name: None if value is None else float(f"{value:.9g}") for name, value in zip(SUMMARY, values, strict=True)}
 
 
 def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | None:
@@ -79,8 +79,3 @@ def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | No
 def _mean(values: NDArray[np.generic]) -> float | None:
     """Return the mean; None for no values."""
     return None if len(values) == 0 else float(values.mean(dtype=np.float64))
-
-
-def _rounded(value: float) -> float:
-    """Return a number rounded to nine significant digits, more than any area here is known to."""
-    return value if value == 0 else round(value, 8 - math.floor(math.log10(abs(value))))

@@ -8,7 +8,7 @@ the same patient has other marks: missing ones prove nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pathopatch.slides.structure import marks_alike, structure_mark
@@ -23,6 +23,16 @@ STRUCTURES = {TRAINED: "train_structures", VALIDATED: "val_structures"}
 MARK_DIGITS = 16
 TRAINED_ON, SELECTED_ON, NOT_KNOWN = "trained on", "selected on", "not known"
 """What a model may have to do with a slide; the last one where its bundle lists no slides."""
+
+
+def structure_marks(structures: Mapping[str, str]) -> dict[str, str]:
+    """Return the mark of each slide's structure, by slide; without those of which no structure is known."""
+    return {slide: mark for slide, structure in structures.items() if (mark := structure_mark(structure))}
+
+
+def is_listed(mark: str, listed: str) -> bool:
+    """Return whether a structure is alike one of those whose marks a bundle lists, separated by commas."""
+    return any(marks_alike(mark, other) for other in listed.split(","))
 
 
 def leakage(specs: Sequence[BundleSpec], fingerprints: Collection[str], *, structure: str = "") -> str:
@@ -41,7 +51,7 @@ def _leakage(spec: BundleSpec, marks: Collection[str], shown: str) -> str:
     for key, word in ((TRAINED, TRAINED_ON), (VALIDATED, selected)):
         if not set(spec.training.get(key, "").split(",")).isdisjoint(marks):
             return word
-        if any(marks_alike(shown, mark) for mark in spec.training.get(STRUCTURES[key], "").split(",")):
+        if is_listed(shown, spec.training.get(STRUCTURES[key], "")):
             return word
     return "" if TRAINED in spec.training else NOT_KNOWN
 

@@ -15,6 +15,7 @@ from pathopatch.core.config import (
     LEAST_PX,
     MOST_PX,
     MPP_RANGE,
+    MPP_TOLERANCE,
     Config,
     IntensityConfig,
     PatchLimits,
@@ -25,7 +26,6 @@ from pathopatch.core.config import (
     TissueConfig,
 )
 from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
-from pathopatch.slides.resolution import MPP_TOLERANCE
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
+from pathopatch.core.config import MPP_TOLERANCE, UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.patches.annotations.masks import read_tissue_mask
@@ -25,7 +25,6 @@ from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.registration import measure_shifts, whole_offsets
 from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
-from pathopatch.slides.resolution import MPP_TOLERANCE
 
 _BAND_PX = 2048  # side of the regions in which a whole slide is read
 _BATCH_PATCHES = 256

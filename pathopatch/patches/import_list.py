@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file
-from pathopatch.core.config import MOST_PX, ReadyConfig
+from pathopatch.core.config import MOST_PX, ReadyConfig, mpp_agrees
 from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import (
     ChannelMismatchError,
@@ -37,7 +37,7 @@ from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
 from pathopatch.slides.manifest import SPLITS
 from pathopatch.slides.resample import resized
-from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
+from pathopatch.slides.resolution import ALPHA_NOTE
 from pathopatch.slides.slide_paths import ID_REMEDY, expand_variables, valid_slide_id
 
 LIST_NAME = "patches.csv"

@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.config import IntensityConfig
+from pathopatch.core.config import MPP_TOLERANCE, IntensityConfig
 from pathopatch.slides.background import Polarity
-from pathopatch.slides.resolution import MPP_TOLERANCE
 
 
 def windows(

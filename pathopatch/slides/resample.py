@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.slides.resolution import MPP_TOLERANCE
+from pathopatch.core.config import MPP_TOLERANCE
 
 Pixels = NDArray[np.generic]
 """Pixels of a slide, (C, H, W) in the source's type."""

@@ -11,14 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.core.config import MPP_RANGE
+from pathopatch.core.config import MPP_RANGE, MPP_TOLERANCE
 from pathopatch.core.text import parse_number
 
-MPP_TOLERANCE = 0.02
-"""Relative difference up to which two mpp values count as one scale.
-
-0.499 um/px is as good as 0.5. Resampling one to the other would blur an image for a difference that no network sees.
-"""
 RGB = ("R", "G", "B")
 DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int8", "int16", "float32", "float64"))
 """Sample types that a slide may have."""
@@ -63,12 +58,6 @@ class SlideFacts:
     bounds: tuple[int, int, int, int] | None = None  # x, y, width, height, level-0 px
     notes: tuple[str, ...] = ()  # what was chosen or assumed in reading the file, for a person to check
     file_of: tuple[int, ...] = ()  # index of each channel's file; () if all are of one
-
-
-def mpp_agrees(*mpps: float) -> bool:
-    """Return whether scales, um/px, count as one: the coarsest is at most `MPP_TOLERANCE` above the finest."""
-    # Written with "not", so that NaN, an unknown scale, contradicts nothing.
-    return not max(mpps) > (1 + MPP_TOLERANCE) * min(mpps)
 
 
 def resolution(x: float | str | None, y: float | str | None, *, source: str) -> Resolution:

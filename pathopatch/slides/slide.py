@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from pathopatch.core.config import MPP_TOLERANCE
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError
 from pathopatch.core.html import THUMBNAIL_PX, card
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
@@ -23,7 +24,6 @@ from pathopatch.slides.resample import (
     shrink,
     shrink_in_bands,
 )
-from pathopatch.slides.resolution import MPP_TOLERANCE
 from pathopatch.slides.slide_file import SlideFile
 from pathopatch.slides.structure import structure_of
 from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned

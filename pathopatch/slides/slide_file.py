@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import changed
+from pathopatch.core.config import mpp_agrees
 from pathopatch.core.errors import ChannelMismatchError, MppMissingError
 from pathopatch.slides.background import Background, Polarity, parse_background
 from pathopatch.slides.integrity import OpenedFile, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity
-from pathopatch.slides.resolution import RGB, SlideFacts, mpp_agrees, resolution
+from pathopatch.slides.resolution import RGB, SlideFacts, resolution
 
 
 class SlideOptions(TypedDict, total=False):

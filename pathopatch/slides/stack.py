@@ -9,10 +9,11 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.core.config import MPP_TOLERANCE
 from pathopatch.core.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
 from pathopatch.slides.resample import PixelsAndOpacity
-from pathopatch.slides.resolution import MPP_TOLERANCE, SlideFacts
+from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions
 

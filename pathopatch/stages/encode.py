@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import EncodeConfig, TileConfig
+from pathopatch.core.config import EncodeConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import inside, write_csv
 from pathopatch.core.progress import Progress
@@ -23,7 +23,6 @@ from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import is_tiled
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.clean import remove_stale_files

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pathopatch.core.config import ReadyConfig, TileConfig
+from pathopatch.core.config import ReadyConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import Progress
 from pathopatch.core.task import Outcome, SlidePlan, SlideTask, Within
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import fail, failed_before, logged, progress_counter, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import (
     label_source,

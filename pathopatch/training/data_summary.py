@@ -19,9 +19,8 @@ from pathopatch.core.patients import patient_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.assign import JoinedBins
-from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED
+from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED, structure_marks
 from pathopatch.models.spec import TrainingRange
-from pathopatch.slides.structure import structure_mark
 from pathopatch.training.dataset import PatchSet
 
 _MOST_MARKS = 4096  # a bundle stays small; beyond this number it holds none
@@ -182,7 +181,7 @@ def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]
     for key, chosen in parts.items():
         rows = labelled[chosen]
         of_files = {*slide_marks(work, rows).values(), *encoded_slide_marks(work, set(rows["slide_id"])).values()}
-        of_structures = set(map(structure_mark, slide_structures(work, rows).values())) - {""}
+        of_structures = set(structure_marks(slide_structures(work, rows)).values())
         for name, marks in ((key, of_files), (STRUCTURES[key], of_structures)):
             if 0 < len(marks) <= _MOST_MARKS:
                 stored[name] = ",".join(sorted(marks))

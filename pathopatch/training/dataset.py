@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.config import TissueConfig
+from pathopatch.core.config import TissueConfig, mpp_agrees
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError, StaleArtefactError
 from pathopatch.core.mask_bits import MaskKind, pack_masks, resize_masks, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.features.cohort import FeatureCohort, read_cohort, read_patches
+from pathopatch.features.cohort import is_feature_cohort, read_cohort, read_patches
 from pathopatch.groups import attribute_in
 from pathopatch.patches.store import PatchStore
-from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.stored_patches import StoredPatches
 
 _CHUNK = 256  # patches read at a time, about one shard
@@ -248,13 +247,16 @@ def load_features(
         tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
         patient=rows["patient_id"].to_numpy(dtype=str),
         patch_id=rows["patch_id"].to_numpy(dtype=str),
-        source=feature_source(read_cohort(work), str(x.dtype)) if len(rows) else None,
+        source=feature_source(work, str(x.dtype)) if len(rows) else None,
     )
 
 
-def feature_source(cohort: FeatureCohort, dtype: str) -> Source:
-    """Return what a model on features states about them."""
-    return Source(channels=(), dtype=dtype, patch_px=1, stride_px=1, mpp=None, encoder=cohort.encoder)
+def feature_source(work: Path, dtype: str) -> Source | None:
+    """Return what a model on the features of a work folder states about them; None where its patches are pixels."""
+    if not is_feature_cohort(work):
+        return None
+    encoder = read_cohort(work).encoder
+    return Source(channels=(), dtype=dtype, patch_px=1, stride_px=1, mpp=None, encoder=encoder)
 
 
 def _chosen_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.method_names import COMPOSING_METHODS
 from pathopatch.core.work_folder import FOLDS, WorkFolder
-from pathopatch.debias.methods import NAMES, Phase, method, parameters_of
+from pathopatch.debias.methods import NAMES, Phase, method, parameters_of, steps_in_all
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.groups import attribute_in, threshold_attributes
 from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
@@ -66,6 +66,16 @@ def own_parameters(config: TrainConfig) -> dict[str, Any]:
 def own_settings(name: str) -> dict[str, str]:
     """Return the parameters of the method of a name, and the settings that hold them."""
     return {parameter: _SETTINGS.get(parameter, parameter) for parameter in parameters_of(name)}
+
+
+def steps_of_all_phases(config: Mapping[str, Any]) -> float:
+    """Return the steps of one training, all phases of its method together; NaN where unknown."""
+    # A bundle from elsewhere may name a method that is unknown here, so its phases are unknown too.
+    if config.get("method") not in NAMES:
+        return config.get("steps", float("nan"))  # type: ignore[no-any-return]
+    read = ("method", "steps", *own_settings(config["method"]).values())  # earlier versions stored others, now gone
+    train = TrainConfig.model_validate({key: config[key] for key in read if key in config})
+    return steps_in_all(phases_of(train), train.steps)
 
 
 def needs_groups(phase: Phase) -> bool:

@@ -6,10 +6,12 @@ Configurations are read from TOML, checked once, and stored as JSON beside the r
 from pathopatch.core.config.base import LEAST_PX as LEAST_PX
 from pathopatch.core.config.base import MOST_PX as MOST_PX
 from pathopatch.core.config.base import MPP_RANGE as MPP_RANGE
+from pathopatch.core.config.base import MPP_TOLERANCE as MPP_TOLERANCE
 from pathopatch.core.config.base import Config as Config
 from pathopatch.core.config.base import Fraction as Fraction
 from pathopatch.core.config.base import PatchLimits as PatchLimits
 from pathopatch.core.config.base import field_docs as field_docs
+from pathopatch.core.config.base import mpp_agrees as mpp_agrees
 from pathopatch.core.config.base import parse as parse
 from pathopatch.core.config.base import tables_of as tables_of
 from pathopatch.core.config.encoding import EncodeConfig as EncodeConfig

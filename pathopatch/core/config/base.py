@@ -19,6 +19,12 @@ from pathopatch.core.errors import InputUnsupportedError
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel outside this range are taken for a mistake in the file or the manifest."""
 
+MPP_TOLERANCE = 0.02
+"""Relative difference up to which two mpp values count as one scale.
+
+0.499 um/px is as good as 0.5. Resampling one to the other would blur an image for a difference that no network sees.
+"""
+
 LEAST_PX, MOST_PX = 8, 4096
 """Smallest and largest side of a patch; others are a mistake."""
 
@@ -26,6 +32,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")
 _REMEDIES = {"missing": "add what is missing", "extra_forbidden": "correct or remove the keys"}
 """By pydantic's type of an error."""
+
+
+def mpp_agrees(*mpps: float) -> bool:
+    """Return whether scales, um/px, count as one: the coarsest is at most `MPP_TOLERANCE` above the finest."""
+    # Written with "not", so that NaN, an unknown scale, contradicts nothing.
+    return not max(mpps) > (1 + MPP_TOLERANCE) * min(mpps)
 
 
 class PatchLimits(TypedDict):

@@ -44,8 +44,8 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     `fallback_mpp` (um per px) is the slide's own where neither its file nor the manifest states one. A note tells where
     it contradicts them.
     """
+    from pathopatch.core.config import mpp_agrees
     from pathopatch.slides import in_order, open_slide
-    from pathopatch.slides.resolution import mpp_agrees
 
     slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
     fallback_mpp = row.fallback_mpp if fallback_mpp is None else fallback_mpp
