@@ -90,9 +90,8 @@ def draw_overlay(work: Path) -> None:
 def draw_audit(work: Path) -> None:
     """Take over a plot of the report."""
     audit = json.loads((work / "groups" / "audit.json").read_text(encoding="utf-8"))
-    effect = audit["verdict"]["least_effect"]
     plot = work / "audit.png"
-    plot.write_bytes(shortcut_strength(audit["fraction_only"], audit["sweep"], least_effect=effect))
+    plot.write_bytes(shortcut_strength(audit))
     picture = Image.open(plot).convert("RGB")
     picture.thumbnail((1100, 1100))
     picture.save(IMAGES / "audit.webp", quality=_QUALITY, method=6)

@@ -175,10 +175,6 @@ def tile(
 
 def tissue(
     work: Work,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="PNG file of the contact sheet. Default: WORK/tissue/contact-sheet.png."),
-    ] = None,
     quiet: Quiet = False,
     force: Annotated[bool, typer.Option("--force", help="Also replace outlines that somebody changed.")] = False,
 ) -> None:
@@ -186,10 +182,8 @@ def tissue(
     from pathopatch.report import write_contact_sheet
 
     with progress_bars(quiet) as progress:
-        written = write_contact_sheet(work, out, force=force, progress=progress)
+        written = write_contact_sheet(work, force=force, progress=progress)
     print(written.page)
-    for path in written.sheets:
-        print(path)
     for slide in written.first:
         say(f"look at: {slide.slide_id}: {'; '.join(slide.reasons)}")
     for path in written.kept:

@@ -19,7 +19,7 @@ from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation.compare import compare
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.patches.store import PatchStore
-from pathopatch.report.repair_picture import repair_picture
+from pathopatch.report.answer_picture import repair_picture
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.study import run_study, study_runs

@@ -1,47 +1,84 @@
-"""Draw what the answer of a study looks like: a slide with both models' maps, else single patches, else accuracies.
+"""Draw what the answer of a study looks like: a slide with both models' maps, else the accuracies by group.
 
-Which slide and which patches are shown does not depend on who is right, or the picture would flatter a model.
+Which slide is shown does not depend on who is right, or the picture would flatter a model.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
 
-from pathopatch.core.errors import PathopatchError
 from pathopatch.groups import TissueThreshold
 from pathopatch.groups.attribute import LABEL_NAMES
+from pathopatch.heatmaps.colors import blended, ground_of
+from pathopatch.heatmaps.overlay import blend
+from pathopatch.patches.picture import outlined
 from pathopatch.patches.store import PatchStore
 from pathopatch.report.collect import Study
-from pathopatch.report.composed import captioned_row, sheet_of, view_of
 from pathopatch.report.forest_plots import group_accuracies
-from pathopatch.report.repair_picture import repair_picture
+from pathopatch.report.plots import INK, MUTED, new_figure, png
 from pathopatch.report.results import rows_at
-from pathopatch.slides.composite import Picture, compose
+from pathopatch.slides.background import Polarity
+from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose, shrunk
 
-_MOST_PATCHES = 5  # of each kind; more in a row are too small to read
+_WIDTH_IN, _HEIGHT_IN = 15.0, 6.3
+_TITLE_PT, _TEXT_PT = 13, 10.5
+_OVERVIEW_PX = 1500  # longest side; a panel has fewer
+_MARK_PT, _PANEL_PT = 9, 300.0  # largest size of a mark, and the width of a panel, which the marks of a row share
+_ALARM, _MISSED = "#FF3B30", "#FFFFFF"  # both stand out from the map and from dark glass
+_RIM = withStroke(linewidth=4, foreground="black")  # and the rim from paper
+_MARK: dict[str, Any] = {"markeredgewidth": 2.2, "fillstyle": "none", "path_effects": [_RIM]}
 
 
 def answer_picture(study: Study, plain: str, debiased: str) -> dict[str, Any]:
     """Return a picture of two runs as ``png``, its ``file``, its ``kind`` and what its caption needs.
 
-    ``slide``: the slide of the split with the most labelled patches. ``patches``: patches that one run alone calls
-    right. ``groups``: the accuracies by group, where there are no pixels to show, or one of the runs is missing ("").
+    ``slide``: the slide of the split with the most labelled patches. ``groups``: the accuracies by group, where no
+    slide can be shown, or one of the runs is missing ("").
     """
-    if plain and debiased:
-        calls = {run: _calls(study, run) for run in (plain, debiased)}
-        for draw in (_on_a_slide, _patches_apart):
-            if picture := draw(study, calls):
-                return picture
+    if plain and debiased and (picture := _on_a_slide(study, plain, debiased)):
+        return picture
     rows = rows_at(study, study.thresholds[0])
     shown = rows[rows["run"].isin([plain, debiased])]
     png = group_accuracies(shown if len(shown) else rows, attribute=study.attribute)
     return {"kind": "groups", "file": "answer.png", "png": png}
+
+
+def _on_a_slide(study: Study, plain: str, debiased: str) -> dict[str, Any]:
+    """Return the slide and both maps; empty where no slide of the split has an overview and a grid without overlap."""
+    attribute = study.attribute
+    if not isinstance(attribute, TissueThreshold) or attribute.label_names != LABEL_NAMES:
+        return {}
+    calls = {
+        f"Plain training ({plain})": _calls(study, plain),
+        f"Debiased training ({debiased})": _calls(study, debiased),
+    }
+    counts = next(iter(calls.values()))["slide_id"].value_counts()
+    for slide in sorted(counts.index, key=lambda name: (-counts[name], name)):
+        if slide not in study.stores:
+            continue
+        store = PatchStore(study.stores[slide])
+        if not store.has_overview or store.attributes["stride_px"] < store.attributes["patch_px"]:
+            continue
+        png = repair_picture(
+            store,
+            {title: _of_slide(store, table, str(slide)) for title, table in calls.items()},
+            threshold=attribute.tau,
+            title=f"Slide {slide}",
+            caption=f"Much tissue: {attribute.tau:g} of the patch or more.",
+        )
+        return {"kind": "slide", "file": "answer.png", "png": png, "slide": slide, "n": int(counts[slide])}
+    return {}
 
 
 def _calls(study: Study, run: str) -> pd.DataFrame:
@@ -54,39 +91,6 @@ def _calls(study: Study, run: str) -> pd.DataFrame:
     return table.assign(slide_id=slide_of.reindex(table.index), is_called=is_called)
 
 
-def _on_a_slide(study: Study, calls: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Return the slide and both maps; empty where no slide of the split has an overview and a grid without overlap."""
-    attribute = study.attribute
-    if not isinstance(attribute, TissueThreshold) or attribute.label_names != LABEL_NAMES:
-        return {}
-    counts = next(iter(calls.values()))["slide_id"].value_counts()
-    for slide in sorted(counts.index, key=lambda name: (-counts[name], name)):
-        if slide not in study.stores:
-            continue
-        store = PatchStore(study.stores[slide])
-        if not store.has_overview or store.attributes["stride_px"] < store.attributes["patch_px"]:
-            continue
-        tables = {
-            f"{kind} training ({run})": _of_slide(store, table, str(slide))
-            for kind, (run, table) in zip(("Plain", "Debiased"), calls.items(), strict=True)
-        }
-        png = repair_picture(
-            store,
-            tables,
-            threshold=attribute.tau,
-            title=f"Slide {slide}",
-            caption=f"Much tissue: {attribute.tau:g} of the patch or more.",
-        )
-        return {
-            "kind": "slide",
-            "file": "answer.png",
-            "png": png,
-            "slide": slide,
-            "n": len(next(iter(tables.values()))),
-        }
-    return {}
-
-
 def _of_slide(store: PatchStore, calls: pd.DataFrame, slide: str) -> pd.DataFrame:
     """Return the rows of a slide with the place of each patch, level-0 px."""
     own = calls[calls["slide_id"] == slide]
@@ -94,45 +98,100 @@ def _of_slide(store: PatchStore, calls: pd.DataFrame, slide: str) -> pd.DataFram
     return own.assign(x=origins[:, 0], y=origins[:, 1])
 
 
-def _patches_apart(study: Study, calls: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Return patches that one of the runs alone calls right; empty where no pixels can be read."""
-    plain, debiased = calls.values()
-    debiased = debiased.reindex(plain.index)
-    is_right = [table["is_called"] == (table["label"] == 1) for table in (plain, debiased)]
-    apart = {"debiased": plain[~is_right[0] & is_right[1]], "plain": plain[is_right[0] & ~is_right[1]]}
-    try:
-        rows = [
-            _row(study, f"Only {kind} training is right: {len(table)} of {len(plain)} patches", table)
-            for kind, table in apart.items()
-        ]
-    except PathopatchError:  # pixels are gone or were never stored: the report goes on without them
-        return {}
-    stream = io.BytesIO()
-    Image.fromarray(sheet_of(rows)).save(stream, format="PNG")
-    counts = {f"only_{kind}": len(table) for kind, table in apart.items()}
-    return {"kind": "patches", "file": "answer.png", "png": stream.getvalue(), "n": len(plain), **counts}
+def error_lines(calls: pd.DataFrame, threshold: float) -> tuple[str, str]:
+    """Count false alarms and missed tumour, as two lines of text.
+
+    `calls` has label (1 for tumour), tissue_fraction and is_called (tumour); from `threshold` on a patch holds much
+    tissue.
+    """
+    is_tumour, is_full = calls["label"] == 1, calls["tissue_fraction"] >= threshold
+    is_wrong = is_tumour != calls["is_called"]
+
+    def share(is_meant: pd.Series[bool]) -> str:
+        return f"{int((is_wrong & is_meant).sum())} of {int(is_meant.sum())}"
+
+    return (
+        f"false alarms: {share(~is_tumour)} healthy ({share(~is_tumour & is_full)} with much tissue)",
+        f"missed: {share(is_tumour)} tumour ({share(is_tumour & ~is_full)} with little tissue)",
+    )
 
 
-def _row(study: Study, heading: str, table: pd.DataFrame) -> Picture:
-    """Return some patches of a table side by side, evenly over their names, below a heading."""
-    # Sorted and evenly spaced: neither chance nor taste chooses.
-    table = table.sort_index()
-    chosen = table.iloc[np.linspace(0, len(table) - 1, min(len(table), _MOST_PATCHES)).astype(int)]
-    cells: list[tuple[Picture | None, str]] = [_cell(study, row) for row in chosen.reset_index().to_dict("records")]
-    cells += [(None, "")] * (_MOST_PATCHES - len(cells))
-    return sheet_of([captioned_row(cells)], [heading])
+def repair_picture(
+    store: PatchStore, calls: Mapping[str, pd.DataFrame], *, threshold: float, title: str, caption: str
+) -> bytes:
+    """Return a PNG: the slide with its tumour outlined, then a panel for each model.
+
+    Parameters
+    ----------
+    store : PatchStore
+        The tiled slide, on a grid without overlap.
+    calls : mapping of str to DataFrame
+        By the panel's title: a row for each patch with x, y (level-0 px), probability, label, tissue_fraction and
+        is_called; label and is_called say tumour.
+    threshold : float
+        Tissue fraction from which a patch holds much tissue.
+    title, caption : str
+        Above the slide, and one line below the panels.
+    """
+    is_rgb, channels = store.attributes["is_rgb"], store.attributes["channels"]
+    slide = compose(shrunk(store.overview(), _OVERVIEW_PX), store.windows, is_rgb=is_rgb)
+    scale = slide.shape[1] / store.attributes["size_px"][0]
+    step_px = store.attributes["stride_px"] * store.attributes["downsample"]
+    ground = ground_of(store.attributes["background"])
+    figure, (panels,) = new_figure(_WIDTH_IN, _HEIGHT_IN, 1, 1 + len(calls))
+    first = next(iter(calls.values()))
+    tumour = _on_grid(store, first, first["label"] == 1, step_px)
+    is_tumour = np.nan_to_num(tumour) > 0
+    rows, columns = (np.arange(side) * n // side for side, n in zip(slide.shape[:2], is_tumour.shape, strict=True))
+    _show(panels[0], outlined(slide, is_tumour[rows][:, columns]), title)
+    names = () if is_rgb else zip(channels, channel_colors(len(channels)), strict=True)
+    colors = ", ".join(f"{name} {COLOR_NAMES[color]}" for name, color in names)
+    panels[0].set_xlabel(f"{colors}\noutlined: tumour".strip(), fontsize=_TEXT_PT, color=INK)
+    mark_pt = min(_MARK_PT, 0.8 * _PANEL_PT / tumour.shape[1])
+    for axes, (model, table) in zip(panels[1:], calls.items(), strict=True):
+        probability = _on_grid(store, table, table["probability"], step_px)
+        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale), ground), model)
+        _mark_errors(axes, table, scale, step_px, mark_pt)
+        axes.set_xlabel("\n".join(error_lines(table, threshold)), fontsize=_TEXT_PT, color=INK)
+    _add_keys(figure, panels[-1], slide, ground)
+    figure.supxlabel(f"{caption} Research use only.", fontsize=_TEXT_PT, color=MUTED)
+    return png(figure)
 
 
-def _cell(study: Study, row: Mapping[Any, Any]) -> tuple[Picture, str]:
-    """Return a patch and its label, with its tissue or its own attribute."""
-    if row["slide_id"] not in study.stores:
-        raise PathopatchError(f"no store of {row['slide_id']}")
-    store = PatchStore(study.stores[row["slide_id"]])
-    pixels = store.read(store.rows([row["patch_id"]]))[0]
-    picture = compose(pixels, store.windows, is_rgb=store.attributes["is_rgb"])
-    view = view_of(picture)
-    store.close()
-    attribute = study.attribute
-    if attribute.is_patch_attribute:
-        return view, attribute.group_names[int(attribute.groups_in(pd.DataFrame([row]))[0])]
-    return view, f"{attribute.label_names[int(row['label'])]}, {100 * row['tissue_fraction']:.0f} % tissue"
+def _on_grid(store: PatchStore, table: pd.DataFrame, values: pd.Series[Any], step_px: float) -> NDArray[np.float64]:
+    """Return values of patches on the slide's grid (ny, nx); NaN where there is no patch in the table."""
+    columns, rows = (np.rint(np.asarray(part) / step_px).astype(int) for part in store.origins.T)
+    grid = np.full((rows.max() + 1, columns.max() + 1), np.nan)
+    places = (np.rint(table[axis].to_numpy() / step_px).astype(int) for axis in ("y", "x"))
+    grid[tuple(places)] = values.to_numpy(np.float64)
+    return grid
+
+
+def _show(axes: Axes, picture: Picture, title: str) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title, fontsize=_TITLE_PT, color=INK, loc="left")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _mark_errors(axes: Axes, table: pd.DataFrame, scale: float, step_px: float, mark_pt: float) -> None:
+    """Mark false alarms by crosses and missed tumour by rings."""
+    is_tumour = table["label"] == 1
+    for is_error, marker, color in (
+        (~is_tumour & table["is_called"], "x", _ALARM),
+        (is_tumour & ~table["is_called"], "o", _MISSED),
+    ):
+        x, y = ((table.loc[is_error, axis] + step_px / 2) * scale for axis in ("x", "y"))
+        axes.plot(x, y, marker, color=color, markersize=mark_pt, **_MARK)
+
+
+def _add_keys(figure: Figure, axes: Axes, slide: Picture, ground: Polarity) -> None:
+    """Add the colour bar, in the colours that the map has on the slide, and the key of the marks."""
+    shades = blended(np.median(slide.reshape(-1, 3), axis=0), np.linspace(0, 1, 256), ground)
+    bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(shades / 255)), ax=axes, shrink=0.8)
+    bar.set_label("tumour probability", fontsize=_TEXT_PT, color=INK)
+    marks = [
+        Line2D([], [], linestyle="", marker=marker, color=color, label=label, markersize=_MARK_PT, **_MARK)
+        for marker, color, label in (("x", _ALARM, "false alarm"), ("o", _MISSED, "missed tumour"))
+    ]
+    figure.legend(handles=marks, loc="upper right", ncols=2, fontsize=_TEXT_PT, frameon=False)

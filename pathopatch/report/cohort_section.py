@@ -12,11 +12,11 @@ from markupsafe import Markup
 from pathopatch.core.patients import patient_key
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
-from pathopatch.groups.audit import audited_attributes, distinct_results, verdict_text
+from pathopatch.groups.audit import audited_attributes, verdict_text
 from pathopatch.report.cells import percent
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.forest_plots import expected_intervals, shortcut_strength
-from pathopatch.report.plots import fraction_by_label, group_colors, group_counts, robustness
+from pathopatch.report.forest_plots import shortcut_strength
+from pathopatch.report.plots import fraction_by_label, group_colors
 from pathopatch.slides.manifest import SPLITS
 
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor")
@@ -132,7 +132,6 @@ def features(study: Study) -> dict[str, Any]:
         "indices": None if indices is None else {**indices, "n": indices["patches"], "patients": None},
         "has_indices": is_known,
         "by": "attribute" if indices is not None and indices["confounder"] == "attribute" else "amount of tissue",
-        "pictures": {"robustness.png": robustness(indices)} if is_known and indices is not None else {},
     }
 
 
@@ -146,29 +145,17 @@ def audit(study: Study) -> dict[str, Any]:
     if is_own:  # all thresholds give the same groups, so one is shown
         attributes = {attribute.key: attribute}
     thresholds = {key: audited["thresholds"][key] for key in attributes}
-    splits = _splits_with_patches(study) or list(next(iter(thresholds.values()), {}))
-    auroc_by_split = distinct_results(audited)
-    least_effect = audited["verdict"]["least_effect"]
     # Of tissue, the share with little tissue is 1 - alpha, so it is left out.
     first = 0 if is_own else 1
     where = {(key, split): split if is_own else f"{key}, {split}" for key in thresholds for split in thresholds[key]}
-    expected = {key: _expected(by_split, attributes[key]) for key, by_split in thresholds.items()}
-    pictures = {
-        "group_counts.png": group_counts(thresholds, splits, attribute=attribute),
-        "shortcut.png": shortcut_strength(
-            auroc_by_split,
-            audited["sweep"],
-            least_effect=least_effect,
-            title=f"{'Own attribute' if is_own else 'Tissue fraction'} alone",
-            labels=attribute.label_names,
-        ),
-        **{case["file"]: case.pop("picture") for case in expected.values()},
-    }
+    # Models are evaluated on the other splits; the training split is shown where there is no other.
+    judged = [split for split in where if split[1] != "train"] or list(where)
+    expected = {(key, split): thresholds[key][split]["expected"] for key, split in judged}
     has_tissue = audited["whole"]["n"] > 0  # patches that brought an attribute may have no tissue fraction
     return {
         "verdict": verdict_text(audited),
         "is_flagged": audited["verdict"]["is_flagged"],
-        "least_effect": least_effect,
+        "least_effect": audited["verdict"]["least_effect"],
         "is_own": is_own,
         "has_tissue": has_tissue,
         "labels": attribute.label_names,
@@ -184,23 +171,26 @@ def audit(study: Study) -> dict[str, Any]:
             for split, numbers in audited["fraction_only"].items()
         ],
         "group_key": group_key(attribute),
-        "splits": splits,
         "cells": [{"where": place, **_cells(thresholds[key][split], first)} for (key, split), place in where.items()],
         "first_split": next(iter(audited["sweep"])),
-        "expected": list(expected.values()),
+        "assumed": next(iter(expected.values())),
+        "lowest": [
+            {"where": where[place], **case["wga"]}
+            for place, case in expected.items()
+            if case["wga"]["mean"] is not None
+        ],
         "measurable": [
             {
                 **row,
-                "where": where[key, split],
-                "name": f"{row['group']} {attributes[key].group_names[row['group']]}",
+                "where": where[place],
+                "name": f"{row['group']} {attributes[place[0]].group_names[row['group']]}",
                 "half_width_text": "" if row["half_width"] is None else f"± {percent(row['half_width'], 0)}",
                 "reasons_text": "; ".join(row["reasons"]) or "large enough",
             }
-            for key, case in expected.items()
-            for split, cells in case["by_split"].items()
-            for row in cells["cells"]
+            for place, case in expected.items()
+            for row in case["cells"]
         ],
-        "pictures": pictures,
+        "pictures": {"shortcut.png": shortcut_strength(audited)},
     }
 
 
@@ -255,19 +245,3 @@ def _cells(cells: Mapping[str, Any], first: int) -> dict[str, Any]:
     for label, shares in enumerate(cells["alpha"]):
         row[f"alpha_{label}"] = " / ".join(map(percent, (shares or [None])[first:]))
     return row
-
-
-def _expected(by_split: Mapping[str, Any], attribute: GroupingAttribute) -> dict[str, Any]:
-    """Return the intervals to expect of each group at one threshold, with their picture."""
-    # Models are evaluated on the other splits; the training split is shown where there is no other.
-    splits = [split for split in by_split if split != "train"] or list(by_split)
-    expected = {split: by_split[split]["expected"] for split in splits}
-    first = next(iter(expected.values()))
-    return {
-        "file": f"expected_{attribute.key}.png",
-        "picture": expected_intervals(expected, attribute=attribute),
-        "by": attribute.description,
-        "accuracy": first["accuracy"],
-        "correlation": first["correlation"],
-        "by_split": expected,
-    }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from pathopatch.core.text import pluralize
-from pathopatch.patches.picture import FAINT, INK, PAPER, font, mask_under, outlined, shortened
+from pathopatch.patches.picture import mask_under, outlined
 from pathopatch.report.collect import Study
+from pathopatch.report.plots import INK, WIDTH_IN, escape_formula, new_figure, png
 from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose
 from pathopatch.training.composition import DETECTORS, WARNS
 from pathopatch.training.composition_text import CONTROL_NAMES, findings, leak_rule, side_text, verdict_text
@@ -21,7 +22,7 @@ from pathopatch.training.intervene import Intervention
 _LOOKED_AT = 200  # copies of each class that rows are chosen from
 _ROWS = 8
 _SIMILAR = 0.1  # most difference of tissue area to the natural patch shown beside a composed one
-_VIEW_PX, _GAP_PX, _TEXT_PX, _LINE_PX = 216, 12, 15, 22
+_VIEW_PX = 216
 _BRIGHT_OUTLINE, _DARK_OUTLINE = (0, 160, 60), (255, 225, 0)  # RGB; the thin line must show on stain, and on signal
 
 
@@ -73,49 +74,62 @@ def _with_ends(name: str, auroc: Mapping[str, Any] | None) -> dict[str, float | 
     return {f"{name}{end}": None if auroc is None else auroc[key] for end, key in keys.items()}
 
 
-def composed_sheet(intervention: Intervention, labels: Sequence[str], *, threshold: float) -> Picture:
-    """Return a picture of composed patches of each class, with little and with much tissue, RGB uint8.
+def composed_sheet(intervention: Intervention, labels: Sequence[str], *, threshold: float) -> bytes:
+    """Return a PNG of composed patches of each class, with little and with much tissue, see `_row`.
 
-    A row has the base, its mask, the composed patch, its mask, and the natural patch of the class whose area is
-    nearest. Brightness is that of the slide's intensity window.
+    Brightness is that of the slide's intensity window.
     """
+    rows = _rows(intervention, labels, threshold)
+    figure, panels = new_figure(WIDTH_IN, 1 + 2.1 * len(rows), len(rows), len(rows[0]))
+    heading = [f"Composed training patches, growth {intervention.growth}. Research use only.", *_key(intervention)]
+    figure.suptitle(escape_formula("\n".join(heading)), fontsize=9, color=INK, ha="left", x=0.01)
+    for axes, (view, caption) in zip(panels.flat, chain(*rows), strict=True):
+        axes.set(xticks=[], yticks=[], box_aspect=1)
+        axes.set_xlabel(escape_formula(caption), fontsize=7, color=INK)
+        if view is not None:
+            axes.imshow(view, interpolation="nearest")
+    return png(figure)
+
+
+def _rows(
+    intervention: Intervention, labels: Sequence[str], threshold: float
+) -> list[list[tuple[Picture | None, str]]]:
+    """Return the rows of the sheet, each class half below the threshold and half from it on."""
     rows = []
     for y in range(intervention.n_classes):
         per_side = max(1, _ROWS // (2 * intervention.n_classes))
         count = min(_LOOKED_AT, len(intervention.bases[y]))
         is_much = np.array([intervention.copy(y, number)[1].mean() >= threshold for number in range(count)])
-        # Half below the threshold, half from it on, of bases that follow each other.
-        for side in (False, True):
+        for side in (False, True):  # of bases that follow each other
             rows += [
                 _row(intervention, y, int(number), labels[y]) for number in np.flatnonzero(is_much == side)[:per_side]
             ]
-    heading = [f"Composed training patches, growth {intervention.growth}. Research use only.", *_key(intervention)]
-    return sheet_of(rows, heading)
+    return rows
 
 
-def _row(intervention: Intervention, y: int, number: int, label: str) -> Picture:
-    """Return a row of the sheet: a copy, its base, and a natural patch to compare with."""
+def _row(intervention: Intervention, y: int, number: int, label: str) -> list[tuple[Picture | None, str]]:
+    """Return pictures and captions: base, mask, composed patch, its mask, and the natural patch of nearest area."""
     data, base = intervention.data, int(intervention.bases[y][number])
     assert data.tissue is not None
     made = intervention.compose(y, number)
+    pixels, tissue = data.read([base])[0], data.tissue.read([base])[0]
     others = intervention.usable[y][intervention.usable[y] != base]
     distance = np.abs(intervention.area[others] - made.tissue.mean())
-    cells: list[tuple[Picture | None, str]] = []
-    pixels, tissue = data.read([base])[0], data.tissue.read([base])[0]
-    area = f"{tissue.mean():.0%}"
-    cells += [
-        (_view(intervention, pixels), f"{label}: base, {area}"),
-        (_view(intervention, pixels, tissue), "its mask"),
-    ]
-    caption = f"composed, {made.tissue.mean():.0%}, +{pluralize(len(made.piece_px) - 1, 'piece')}"
-    cells += [(_view(intervention, made.pixels), caption), (_view(intervention, made.pixels, made.tissue), "its mask")]
+    natural: tuple[Picture | None, str] = None, "no natural of this area"
     if len(others) and distance.min() <= _SIMILAR:
         nearest = int(others[distance.argmin()])
         view = _view(intervention, data.read([nearest])[0])
-        cells.append((view, f"natural {label}, {intervention.area[nearest]:.0%}"))
-    else:
-        cells.append((None, "no natural of this area"))
-    return captioned_row(cells)
+        natural = view, f"natural {label}, {intervention.area[nearest]:.0%}"
+    return [
+        (_view(intervention, pixels), f"{label}: base, {tissue.mean():.0%}"),
+        (_view(intervention, pixels, tissue), "its mask"),
+        (
+            _view(intervention, made.pixels),
+            f"composed, {made.tissue.mean():.0%}, +{pluralize(len(made.piece_px) - 1, 'piece')}",
+        ),
+        (_view(intervention, made.pixels, made.tissue), "its mask"),
+        natural,
+    ]
 
 
 def _view(intervention: Intervention, pixels: NDArray[np.floating], tissue: NDArray[np.bool_] | None = None) -> Picture:
@@ -124,7 +138,8 @@ def _view(intervention: Intervention, pixels: NDArray[np.floating], tissue: NDAr
     scaled = np.clip(pixels.astype(np.float32), 0, 1) * 255
     windows = np.tile([0.0, 255.0], (len(pixels), 1))
     picture = compose(np.rint(scaled), windows, is_rgb=intervention.data.is_rgb)
-    view = view_of(picture)
+    method = cv2.INTER_AREA if picture.shape[0] > _VIEW_PX else cv2.INTER_CUBIC
+    view: Picture = np.asarray(cv2.resize(picture, (_VIEW_PX, _VIEW_PX), interpolation=method), np.uint8)
     if tissue is None:
         return view
     is_bright = intervention.data.is_rgb if source is None else source.background == "bright" or source.is_rgb
@@ -140,39 +155,3 @@ def _key(intervention: Intervention) -> list[str]:
         colors = (COLOR_NAMES[color] for color in channel_colors(len(source.channels)))
         lines.append(", ".join(f"{color}: {name}" for color, name in zip(colors, source.channels, strict=True)))
     return lines
-
-
-def view_of(picture: Picture) -> Picture:
-    """Return a square patch at the size that `captioned_row` shows."""
-    method = cv2.INTER_AREA if picture.shape[0] > _VIEW_PX else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, (_VIEW_PX, _VIEW_PX), interpolation=method), np.uint8)
-
-
-def sheet_of(rows: Sequence[Picture], heading: Sequence[str] = ()) -> Picture:
-    """Return pictures one below the other, below lines of text."""
-    top = 2 * _GAP_PX + len(heading) * _LINE_PX if heading else 0
-    width = max(row.shape[1] for row in rows)
-    sheet = Image.new("RGB", (width, top + sum(row.shape[0] for row in rows)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for line, text in enumerate(heading):
-        place = (_GAP_PX, _GAP_PX + line * _LINE_PX)
-        draw.text(place, shortened(text, width - 2 * _GAP_PX, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
-    for row in rows:
-        sheet.paste(Image.fromarray(row), (0, top))
-        top += row.shape[0]
-    return np.asarray(sheet)
-
-
-def captioned_row(cells: Sequence[tuple[Picture | None, str]]) -> Picture:
-    """Return square pictures of 216 px side by side with their captions beneath; an empty frame where there is none."""
-    width = _GAP_PX + len(cells) * (_VIEW_PX + _GAP_PX)
-    row = Image.new("RGB", (width, _VIEW_PX + _LINE_PX + _GAP_PX), PAPER)
-    draw = ImageDraw.Draw(row)
-    for number, (view, caption) in enumerate(cells):
-        left = _GAP_PX + number * (_VIEW_PX + _GAP_PX)
-        if view is None:
-            draw.rectangle((left, 0, left + _VIEW_PX - 1, _VIEW_PX - 1), outline=FAINT)
-        else:
-            row.paste(Image.fromarray(view), (left, 0))
-        draw.text((left, _VIEW_PX + 2), shortened(caption, _VIEW_PX, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
-    return np.asarray(row)

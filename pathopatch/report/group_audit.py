@@ -16,8 +16,7 @@ from pathopatch.core.html import card
 from pathopatch.core.text import patches_and_patients
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import audit, audit_tables, format_audit, threshold_attributes, verdict_text
-from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.groups.audit import distinct_results, shortcut_results
+from pathopatch.groups.audit import shortcut_results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,18 +60,16 @@ class GroupAudit:
         """
         import numpy as np
 
-        from pathopatch.report.forest_plots import draw_auroc, draw_gap, shortcut_height_in
+        from pathopatch.report.forest_plots import draw_shortcut, shortcut_height_in
         from pathopatch.report.plots import WIDTH_IN
 
-        settings = self._plotted()
         if axes is None:
             import matplotlib.pyplot as plt  # here: it chooses a backend, and notebooks show its figures by themselves
 
-            size = WIDTH_IN, shortcut_height_in(settings["alone"])
+            size = WIDTH_IN, shortcut_height_in(self.numbers)
             _, axes = plt.subplots(1, 2, figsize=size, layout="constrained")
         left, right = axes
-        draw_auroc(left, settings["alone"], least_effect=settings["least_effect"], title=settings["title"])
-        draw_gap(right, settings["sweep"], labels=settings["labels"])
+        draw_shortcut(left, right, self.numbers)
         return np.array([left, right])
 
     def __str__(self) -> str:
@@ -86,7 +83,7 @@ class GroupAudit:
 
         from pathopatch.report.forest_plots import shortcut_strength
 
-        picture = Image.open(io.BytesIO(shortcut_strength(**self._plotted())))
+        picture = Image.open(io.BytesIO(shortcut_strength(self.numbers)))
         picture.thumbnail((_CARD_PX, _CARD_PX))
         facts = [("verdict", self.verdict)]
         for key, by_split in self.numbers["thresholds"].items():
@@ -97,17 +94,6 @@ class GroupAudit:
                 text = f"{patches_and_patients(total, patients)}; smallest group {smallest}"
                 facts.append((f"threshold {key}, {split}", text))
         return card("Audit", facts, picture=picture)
-
-    def _plotted(self) -> dict[str, Any]:
-        """Return the arguments of `pathopatch.report.forest_plots.shortcut_strength`."""
-        is_own = "attribute_only" in self.numbers
-        return {
-            "alone": distinct_results(self.numbers),
-            "sweep": self.numbers["sweep"],
-            "least_effect": self.numbers["verdict"]["least_effect"],
-            "title": f"{'Own attribute' if is_own else 'Tissue fraction'} alone",
-            "labels": self.numbers.get("label_names", LABEL_NAMES),
-        }
 
 
 def audit_groups(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,6 @@ from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.forest_plots import ablation as ablation_plot
-from pathopatch.report.forest_plots import dependence as dependence_plot
 from pathopatch.report.plots import probability_by_fraction, reliability, training_histories
 from pathopatch.report.results import in_order, method_text, preferred, rows_at
 
@@ -77,10 +75,7 @@ def dependence(study: Study) -> dict[str, Any]:
     return {
         "runs_shown": runs,
         "runs": [{**row, "within": labels[row["label"]]} for row in by_label],
-        "pictures": {
-            "probability_by_tissue.png": probability_by_fraction(predictions, labels=labels),
-            "dependence.png": dependence_plot(by_label, labels=labels),
-        },
+        "pictures": {"probability_by_tissue.png": probability_by_fraction(predictions, labels=labels)},
     }
 
 
@@ -96,7 +91,7 @@ def ablation(study: Study) -> dict[str, Any]:
     """Return the loss of some runs without each channel, at the first threshold."""
     contents = {run: study.evaluations[run]["splits"].get(study.split, {}) for run in runs_to_show(study)}
     rows = [row for run, content in contents.items() for row in _ablation_rows(run, content, study.attribute.key)]
-    return _ablation(rows, study.attribute.description, "ablation.png") if rows else {}
+    return {"rows": rows, "by": study.attribute.description} if rows else {}
 
 
 def _ablation_rows(run: str, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -154,10 +149,6 @@ def _calibration(
     }
 
 
-def _ablation(rows: Sequence[Mapping[str, Any]], by: str, file: str) -> dict[str, Any]:
-    return {"file": file, "rows": rows, "by": by, "pictures": {file: ablation_plot(rows)}}
-
-
 def external_validation(study: Study) -> dict[str, Any]:
     """Return the results of models of other studies on this cohort."""
     pictures: dict[str, bytes] = {}
@@ -168,7 +159,7 @@ def external_validation(study: Study) -> dict[str, Any]:
             for place, (split, content) in enumerate(numbers["splits"].items(), 1)
         ]
         for split in splits:
-            pictures |= split["calibration"]["pictures"] | (split["ablation"] or {}).get("pictures", {})
+            pictures |= split["calibration"]["pictures"]
         models.append(
             {
                 "name": name,
@@ -228,7 +219,7 @@ def _external_split(
             for row in content["tissue_dependence"]
         ],
         "calibration": _calibration({name: content}, attribute, f"{stem}_reliability.png"),
-        "ablation": _ablation(without, attribute.description, f"{stem}_ablation.png") if without else None,
+        "ablation": {"rows": without, "by": attribute.description} if without else None,
     }
 
 

@@ -38,7 +38,6 @@ from pathopatch.report.tissue import (
     TissueFacts,
     read_tissue_facts,
     write_outlines,
-    write_sheets,
     write_tissue_pictures,
 )
 
@@ -110,29 +109,23 @@ def _require_own(out: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ContactSheet:
-    """The files that `write_contact_sheet` wrote."""
+    """What `write_contact_sheet` wrote."""
 
     page: Path  # tissue/index.html
-    sheets: tuple[Path, ...]  # PNG files
     first: tuple[TissueFacts, ...]  # slides to check first, worst first
     kept: tuple[Path, ...]  # outlines that a person changed after they were written; they were left as they are
     without_overview: tuple[str, ...]  # sets of ready patches, which cannot be drawn
 
 
-def write_contact_sheet(
-    work: Path, out: Path | None = None, *, force: bool = False, progress: Progress | None = None
-) -> ContactSheet:
+def write_contact_sheet(work: Path, *, force: bool = False, progress: Progress | None = None) -> ContactSheet:
     """Draw all tiled slides with their tissue outlined, worst first, to be checked before training: ``tissue/``.
 
-    A page, the sheet as PNG, and the outline of each slide for QuPath. An outline that a person changed is kept.
+    A page with all pictures, and the outline of each slide for QuPath. An outline that a person changed is kept.
 
     Parameters
     ----------
     work : Path
         Work folder that `tile` wrote to.
-    out : Path, optional
-        PNG file of the contact sheet; default: ``tissue/contact-sheet.png``. Of more than 60 slides, further sheets
-        are beside it, with a number in their names.
     force : bool
         Also replace outlines that a person changed.
     progress : callable, optional
@@ -142,17 +135,12 @@ def write_contact_sheet(
     ------
     InputMissingError
         No slide is tiled, or only ready patches are, which have no overview.
-    InputUnsupportedError
-        `out` is not called ``.png``.
     InputCorruptError, StaleArtefactError
         A store cannot be read, or is of another schema.
     DiskFullError
         No space was left.
     """
     folder = inside(work, "tissue")
-    sheet = folder / "contact-sheet.png" if out is None else out
-    if sheet.suffix.lower() != ".png":
-        raise InputUnsupportedError(f"a sheet {sheet.name!r}", place="--out", remedy="give the name of a PNG file")
     tiled = WorkFolder(work).tiled
     stores = {path.stem: path for path in sorted(tiled.root.glob("slides/*.zarr")) if read_stamp(path) is not None}
     if not stores:
@@ -167,17 +155,13 @@ def write_contact_sheet(
             remedy="look at the patches themselves; the contact sheet is for slides",
         )
     with atomic_path(folder / "pictures") as pictures:
-        write_tissue_pictures(stores, facts, pictures)
-    name = work.resolve().name
-    sheets = write_sheets(stores, facts, sheet, title=name, progress=progress)
+        write_tissue_pictures(stores, facts, pictures, progress=progress)
     outlines, kept = write_outlines(tiled.slides, stores, facts, folder, force=force)
-    page = render(
-        "contact_sheet.html.j2", title=f"Tissue: {name}", slides=facts, outlines=outlines, without_overview=without
-    )
+    title = f"Tissue: {work.resolve().name}"
+    page = render("contact_sheet.html.j2", title=title, slides=facts, outlines=outlines, without_overview=without)
     write_bytes(folder / "index.html", page.encode())
     return ContactSheet(
         page=folder / "index.html",
-        sheets=sheets,
         first=tuple(slide for slide in facts if slide.reasons),
         kept=kept,
         without_overview=without,

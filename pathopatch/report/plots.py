@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.tissue_dependence import rank_correlation, slope
-from pathopatch.groups import GroupingAttribute, TissueThreshold, threshold_attributes
+from pathopatch.groups import GroupingAttribute, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.heatmaps.colors import opaque_colors
@@ -49,7 +49,6 @@ _MOST_POINTS = 1500  # in one scatter panel; more only hide each other
 _SWEEP_COLUMNS = 2
 _TITLE_LETTERS = 22  # of 9 pt, in a line over a column of 2 inches
 _HALF_STEP = 0.025  # of the thresholds of a sweep
-BY_TISSUE = TissueThreshold(0.25)
 
 
 def group_colors(n: int) -> tuple[str, ...]:
@@ -137,30 +136,6 @@ def fraction_by_label(
         percent_axis(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-    return png(figure)
-
-
-def group_counts(
-    counts: Mapping[str, Mapping[str, Any]], splits: Sequence[str], *, attribute: GroupingAttribute = BY_TISSUE
-) -> bytes:
-    """Draw the patches in each group as bars, a row per threshold, a column per split.
-
-    `counts` is threshold -> split -> ``counts``, 2 x A numbers (rows label, columns attribute).
-    """
-    thresholds = sorted(counts, key=float)
-    names = [f"{number}  {name}" for number, name in enumerate(attribute.group_names)]
-    height_in = 0.5 + (0.45 + 0.3 * len(names)) * len(thresholds)
-    figure, panels = new_figure(WIDTH_IN, height_in, len(thresholds), len(splits), sharey=True)
-    for row, threshold in zip(panels, thresholds, strict=True):
-        for axes, split in zip(row, splits, strict=True):
-            n = np.asarray(counts[threshold][split]["counts"]).reshape(-1)
-            axes.barh(range(len(names)), n, color=group_colors(len(names)), height=0.66)
-            for place, value in enumerate(n.tolist()):
-                axes.text(value + 0.02 * max(n.max(), 1), place, f"{value}", va="center", fontsize=9, color=INK)
-            title = split if attribute.is_patch_attribute else f"{split}, threshold {threshold}"
-            style_axes(axes, title=title, x="patches" if row is panels[-1] else "")
-            axes.set_xlim(0, max(n.max(), 1) * 1.2)
-            name_rows(axes, names, margin=0.6)
     return png(figure)
 
 
@@ -315,24 +290,6 @@ def _sweep_lines(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors
         if len(seeds) > 1:
             low, high = (getattr(values, end)(axis=1).where(~is_small) for end in ("min", "max"))
             axes.fill_between(mean.index, low, high, color=colors[method], alpha=0.12, linewidth=0)
-
-
-def robustness(indices: Mapping[str, Any]) -> bytes:
-    """Draw RI over the number of neighbours; the mark is the number that it is stated at, with its interval."""
-    figure, ((axes,),) = new_figure(0.6 * WIDTH_IN, 3.0)
-    curve = {int(k): value for k, value in indices["curve"].items() if value is not None}
-    axes.plot(list(curve), list(curve.values()), color=INK, linewidth=1.8)
-    if indices["ri_low"] is not None:
-        axes.vlines(indices["k"], indices["ri_low"], indices["ri_high"], color=INK, linewidth=2.4)
-    axes.plot(indices["k"], indices["ri"], "o", color=INK, markersize=7.5, markeredgecolor="white")
-    if indices["ri_random"] is not None:
-        axes.axhline(indices["ri_random"], color=MUTED, linewidth=1, linestyle=DASHED)
-    axes.set_xscale("log")
-    ticks = [k for k in (1, 3, 5, 9, 21, 61, 201) if k in curve]
-    axes.set_xticks(ticks, [str(k) for k in ticks])
-    axes.minorticks_off()
-    style_axes(axes, title="Robustness index", x="nearest neighbours k", y="RI", ylim=(-0.03, 1.03))
-    return png(figure)
 
 
 def reliability(

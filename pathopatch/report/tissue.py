@@ -1,10 +1,9 @@
-"""Describe and draw the tissue of tiled slides: which to check first, a contact sheet, and outlines for QuPath."""
+"""Describe and draw the tissue of tiled slides: which to check first, pictures, and outlines for QuPath."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import UNCERTAIN_BELOW
-from pathopatch.core.files import atomic_path, inside, read_json, write_bytes, write_json
+from pathopatch.core.files import inside, read_json, write_bytes, write_json
 from pathopatch.core.progress import Progress
-from pathopatch.core.text import pluralize
 from pathopatch.patches.annotations.polygons import tissue_geojson
-from pathopatch.patches.picture import FAINT, INK, PAPER, font, hatched, mask_under, outlined, shortened, write_png
+from pathopatch.patches.picture import hatched, mask_under, outlined
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tissue import EVERY_PIXEL
 from pathopatch.slides.composite import Picture, compose, shrunk
@@ -36,11 +33,6 @@ _OUTLIER_LIMIT = 3.5  # robust z-score, as Iglewicz and Hoaglin recommend
 _LEAST_SLIDES = 8  # the median of fewer slides describes no cohort
 # Of shares and levels in [0, 1]: in a cohort of equal slides a tiny difference is no outlier.
 _LEAST_SPREAD = 0.02
-_SLIDES_A_SHEET, _COLUMNS = 60, 6
-_PICTURE_PX, _FRAME_PX, _GAP_PX = 300, 6, 16
-_TEXT_PX, _LINE_PX = 18, 24
-_REASON_PX, _REASON_LINE_PX, _REASON_LINES, _REASON_LETTERS = 14, 18, 3, 42
-_ALARM = (190, 30, 30)  # RGB of the frame and reasons of a slide to check first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +151,9 @@ def _background_level(
     return float(np.mean(levels)) if levels else math.nan
 
 
-def tissue_picture(store: PatchStore, *, longest_px: int = _LONGEST_PX) -> Picture:
+def _tissue_picture(store: PatchStore) -> Picture:
     """Return a slide's overview with its tissue outlined and unscanned parts hatched, RGB uint8 (h, w, 3)."""
-    picture = compose(shrunk(store.overview(), longest_px), store.windows, is_rgb=store.attributes["is_rgb"])
+    picture = compose(shrunk(store.overview(), _LONGEST_PX), store.windows, is_rgb=store.attributes["is_rgb"])
     unscanned = store.unscanned()
     if unscanned is not None:
         picture = hatched(picture, mask_under(picture, unscanned))
@@ -169,83 +161,17 @@ def tissue_picture(store: PatchStore, *, longest_px: int = _LONGEST_PX) -> Pictu
     return outlined(picture, mask_under(picture, store.tissue()), colors=[color])
 
 
-def write_tissue_pictures(stores: Mapping[str, Path], facts: Sequence[TissueFacts], folder: Path) -> None:
+def write_tissue_pictures(
+    stores: Mapping[str, Path], facts: Sequence[TissueFacts], folder: Path, *, progress: Progress | None = None
+) -> None:
     """Write ``<slide>.jpg`` into a folder for each slide."""
-    for slide in facts:
-        picture = cv2.cvtColor(tissue_picture(PatchStore(stores[slide.slide_id])), cv2.COLOR_RGB2BGR)
-        write_bytes(folder / f"{slide.slide_id}.jpg", cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
-
-
-def write_sheets(
-    stores: Mapping[str, Path], facts: Sequence[TissueFacts], path: Path, *, title: str, progress: Progress | None
-) -> tuple[Path, ...]:
-    """Write the contact sheet, 60 slides each, remove further old sheets, and return the files."""
-    n_sheets = -(-len(facts) // _SLIDES_A_SHEET)
-    paths = [path, *(path.with_stem(f"{path.stem}-{number}") for number in range(2, n_sheets + 1))]
     if progress:
         progress("tissue", 0, len(facts))
-    for number, place in enumerate(paths):
-        start = number * _SLIDES_A_SHEET
-        cells = []
-        for done, slide in enumerate(facts[start : start + _SLIDES_A_SHEET], start + 1):
-            cells.append(_cell(PatchStore(stores[slide.slide_id]), slide))
-            if progress:
-                progress("tissue", done, len(facts), slide.slide_id)
-        heading = f"{title}: tissue of {pluralize(len(facts), 'slide')}, worst first"
-        heading += f", sheet {number + 1} of {n_sheets}" if n_sheets > 1 else ""
-        with atomic_path(place) as temporary:
-            write_png(temporary, _joined(cells, heading))
-    # Sheets of an earlier, larger cohort would be taken for this one's.
-    number = n_sheets + 1
-    while (old := path.with_stem(f"{path.stem}-{number}")).is_file():
-        old.unlink()
-        number += 1
-    return tuple(paths)
-
-
-def _cell(store: PatchStore, facts: TissueFacts) -> Picture:
-    """Return a slide's picture with its id, tissue share and confidence; with reasons, in a red frame."""
-    view = tissue_picture(store, longest_px=_PICTURE_PX)
-    factor = max(1, _PICTURE_PX // max(view.shape[:2]))
-    # Whole pixels are repeated, so that a one-pixel outline stays sharp.
-    view = view.repeat(factor, axis=0).repeat(factor, axis=1)
-    height, width = view.shape[:2]
-    box = _PICTURE_PX + 2 * _FRAME_PX
-    cell = Image.new("RGB", (box, box + 2 * _LINE_PX + _REASON_LINES * _REASON_LINE_PX), PAPER)
-    left, top = (box - width) // 2, (box - height) // 2
-    cell.paste(Image.fromarray(view), (left, top))
-    draw = ImageDraw.Draw(cell)
-    draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
-    if facts.reasons:
-        draw.rectangle((0, 0, box - 1, box - 1), outline=_ALARM, width=_FRAME_PX - 2)
-    share = f"tissue {facts.share:.1%}"
-    share += "" if facts.confidence is None else f", confidence {facts.confidence:.2f}"
-    for number, text in enumerate((facts.slide_id, share)):
-        at = (0, box + number * _LINE_PX)
-        draw.text(at, shortened(text, box, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
-    lines = textwrap.wrap("; ".join(facts.reasons), _REASON_LETTERS, max_lines=_REASON_LINES, placeholder="…")
-    for number, text in enumerate(lines):
-        at = (0, box + 2 * _LINE_PX + number * _REASON_LINE_PX)
-        draw.text(at, shortened(text, box, _REASON_PX), fill=_ALARM, font=font(_REASON_PX))
-    return np.asarray(cell)
-
-
-def _joined(cells: Sequence[Picture], heading: str) -> Picture:
-    """Return the cells row by row on one sheet, below a heading and a key."""
-    height, width = cells[0].shape[:2]
-    columns = min(_COLUMNS, max(len(cells), 3))  # the heading needs the width of three cells
-    rows, top = -(-len(cells) // columns), 2 * _GAP_PX + 2 * _LINE_PX
-    size = (_GAP_PX + columns * (width + _GAP_PX), top + rows * (height + _GAP_PX))
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    key = "Outlined: taken for tissue. Grey stripes: not scanned. Red frame: look at this first. Research use only."
-    for number, text in enumerate((heading, key)):
-        at = (_GAP_PX, _GAP_PX + number * _LINE_PX)
-        draw.text(at, shortened(text, size[0] - 2 * _GAP_PX, _TEXT_PX), fill=INK, font=font(_TEXT_PX))
-    for number, cell in enumerate(cells):
-        row, column = divmod(number, columns)
-        sheet.paste(Image.fromarray(cell), (_GAP_PX + column * (width + _GAP_PX), top + row * (height + _GAP_PX)))
-    return np.asarray(sheet)
+    for done, slide in enumerate(facts, 1):
+        picture = cv2.cvtColor(_tissue_picture(PatchStore(stores[slide.slide_id])), cv2.COLOR_RGB2BGR)
+        write_bytes(folder / f"{slide.slide_id}.jpg", cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
+        if progress:
+            progress("tissue", done, len(facts), slide.slide_id)
 
 
 def write_outlines(

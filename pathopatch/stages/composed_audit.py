@@ -35,7 +35,6 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
     StaleArtefactError
         A check of other settings or inputs stands there and `force` is off.
     """
-    from pathopatch.patches.picture import write_png
     from pathopatch.report.composed import composed_sheet
     from pathopatch.training.composition import VERSION, check_composition
     from pathopatch.training.intervene import first_intervention
@@ -61,8 +60,7 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
         assert intervention is not None  # every method has a phase on training patches
         labels = _labels(groups, intervention.n_classes)
         check = check_composition(intervention, threshold=config.threshold, copies=_COPIES, seed=config.seed)
-        with files.atomic_path(folder.composed_sheet) as temporary:
-            write_png(temporary, composed_sheet(intervention, labels, threshold=config.threshold))
+        files.write_bytes(folder.composed_sheet, composed_sheet(intervention, labels, threshold=config.threshold))
         made.write_json(folder.composed, check | {"labels": labels})
     return files.read_json(folder.composed)
 

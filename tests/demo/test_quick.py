@@ -15,7 +15,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo import quick
 from pathopatch.demo.slides import CohortSpec
 from pathopatch.patches.store import PatchStore
-from pathopatch.report.repair_picture import error_lines, repair_picture
+from pathopatch.report.answer_picture import error_lines, repair_picture
 
 ALARM = (255, 59, 48)
 

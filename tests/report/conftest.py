@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_study import make_study
+from made_study import QUICK, make_study
+from read_page import Page
+
+from pathopatch.report import write_report
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +20,8 @@ def study_writer() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_study(tmp_path_factory.mktemp("studies") / "made-up")
+
+
+@pytest.fixture(scope="session")
+def page(work: Path) -> Page:
+    return Page(write_report(work, evaluate=QUICK))

@@ -131,13 +131,3 @@ def test_the_slide_with_most_labelled_patches_is_shown_whoever_is_right(tiled: P
     picture = answer_picture(study_of(tiled, plain_right=4, debiased_right=16, drop=1), "erm", "gerne")
     assert (picture["kind"], picture["slide"], picture["n"]) == ("slide", "b", 16)
     assert answer_picture(study_of(tiled, plain_right=16, debiased_right=0), "erm", "gerne")["slide"] == "a"
-
-
-def test_without_an_overview_patches_that_one_model_alone_calls_right_are_shown(
-    tiled: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(PatchStore, "has_overview", False)
-    # Of 16 patches the plain model calls 0 to 9 right, the debiased one 4 to 15.
-    picture = answer_picture(study_of(tiled, plain_right=10, debiased_right=12), "erm", "gerne")
-    assert picture["kind"] == "patches"
-    assert (picture["only_plain"], picture["only_debiased"], picture["n"]) == (2 * 4, 2 * 6, 2 * 16)

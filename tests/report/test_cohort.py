@@ -9,14 +9,8 @@ from read_page import Page
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json
-from pathopatch.report import write_report
 
 QUICK = EvaluateConfig(bootstrap=40)
-
-
-@pytest.fixture(scope="module")
-def page(work: Path) -> Page:
-    return Page(write_report(work, evaluate=QUICK))
 
 
 @pytest.mark.slow

@@ -18,14 +18,13 @@ import zarr
 from read_page import Page
 
 from pathopatch.core.config import EvaluateConfig, TileConfig
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.patches.picture import hatched, mask_under
+from pathopatch.core.errors import InputMissingError
+from pathopatch.patches.picture import mask_under
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import write_array
 from pathopatch.report import write_contact_sheet, write_report
 from pathopatch.stages.tile import import_patches, tile_cohort
 
-ALARM = (30, 30, 190)  # BGR
 CONFIG = TileConfig(patch_px=32, store="none")
 
 
@@ -112,29 +111,6 @@ def test_outlines_are_visible_and_unscanned_parts_are_hatched(work: Path) -> Non
     assert dark[65:115, 5:75].max() < 20  # scanned ground stays black
 
 
-def test_the_sheet_frames_in_red_what_is_to_be_looked_at(work: Path) -> None:
-    (path,) = write_contact_sheet(work).sheets
-    sheet = cv2.imread(str(path))
-    is_red = (sheet == ALARM).all(axis=2)
-    columns = [is_red[:, 16 + n * 328 : 16 + n * 328 + 312].sum() for n in range(3)]
-    assert columns[0] > 4000  # dark, blank: four sides of 312 px, 4 px wide
-    assert columns[1] > 4000
-    assert columns[2] == 0  # bright
-
-
-def test_of_more_than_sixty_slides_each_sheet_has_sixty(work: Path, tmp_path: Path) -> None:
-    for number in range(61):
-        shutil.copytree(work / "slides" / "bright.zarr", work / "slides" / f"s{number:02d}.zarr")
-    sheets = write_contact_sheet(work, tmp_path / "all.png").sheets
-    assert [path.name for path in sheets] == ["all.png", "all-2.png"]
-    first, second = (cv2.imread(str(path)).shape[0] for path in sheets)
-    assert first > 9 * second / 2  # ten rows and one
-    for number in range(61):
-        shutil.rmtree(work / "slides" / f"s{number:02d}.zarr")
-    assert [path.name for path in write_contact_sheet(work, tmp_path / "all.png").sheets] == ["all.png"]
-    assert not (tmp_path / "all-2.png").exists()
-
-
 def test_equal_stores_give_equal_bytes(work: Path) -> None:
     def content() -> dict[str, bytes]:
         write_contact_sheet(work)
@@ -212,17 +188,15 @@ def test_ready_patches_without_an_overview_are_named(tmp_path: Path, typed: Call
     assert "set: ready patches have no overview" in capsys.readouterr().err
 
 
-def test_no_tiled_slide_and_a_sheet_that_is_no_png_are_refused(tmp_path: Path, work: Path) -> None:
+def test_a_folder_without_a_tiled_slide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="no slide is tiled"):
         write_contact_sheet(tmp_path / "empty")
-    with pytest.raises(InputUnsupportedError, match=r"sheet\.jpg"):
-        write_contact_sheet(work, tmp_path / "sheet.jpg")
 
 
 def test_the_command_says_what_to_look_at(work: Path, typed: Callable[..., int], capsys: Any) -> None:
-    assert typed("tissue", work, "-o", work / "sheet.png", "--quiet") == 0
+    assert typed("tissue", work, "--quiet") == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines() == [str(work / "tissue" / "index.html"), str(work / "sheet.png")]
+    assert printed.out.splitlines() == [str(work / "tissue" / "index.html")]
     assert printed.err.splitlines() == [
         "look at: dark: uncertain, confidence 0.31; two thresholds are 12 % apart",
         "look at: blank: no tissue was found",
@@ -239,16 +213,6 @@ def test_the_report_lists_uncertain_slides_first_and_their_confidence(work: Path
 def test_a_report_says_how_sure_the_tissue_of_each_slide_is(tmp_path: Path) -> None:
     page = Page(write_report(tile_slides(tmp_path), evaluate=EvaluateConfig(bootstrap=20)))
     assert "confidence 0.90" in page.text
-
-
-def test_stripes_take_the_place_of_pixels_and_of_no_others() -> None:
-    view = np.full((8, 8, 3), 255, np.uint8)
-    where = np.zeros((8, 8), bool)
-    where[:, :4] = True
-    drawn = hatched(view, where)
-    assert drawn[0, :, 0].tolist() == [95, 95, 95, 95, 255, 255, 255, 255]
-    assert drawn[3, :4, 0].tolist() == [95, 165, 165, 165]
-    assert (view == 255).all()
 
 
 def test_a_picture_pixel_is_tissue_by_more_than_half_of_the_mask_below_it() -> None:

@@ -21,11 +21,6 @@ NONE = EvaluateConfig(bootstrap=0)
 QUICK = EvaluateConfig(bootstrap=40)
 
 
-@pytest.fixture(scope="module")
-def page(work: Path) -> Page:
-    return Page(write_report(work, evaluate=QUICK))
-
-
 @pytest.mark.slow
 def test_calibration_is_shown_before_and_after_the_temperature(work: Path, page: Page) -> None:
     calibration = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"][

@@ -28,11 +28,6 @@ from pathopatch.stages.tile import tile_cohort
 QUICK = EvaluateConfig(bootstrap=40)
 
 
-@pytest.fixture(scope="session")
-def page(work: Path) -> Page:
-    return Page(write_report(work, evaluate=QUICK))
-
-
 @pytest.mark.slow
 def test_the_page_says_the_numbers_of_every_run(work: Path, page: Page) -> None:
     for path in work.glob("runs/*/evaluation/metrics.json"):

@@ -13,27 +13,14 @@ from pathopatch.evaluation.calibration import reliability
 from pathopatch.report import plots
 from pathopatch.report.forest_plots import shortcut_strength
 from pathopatch.report.plots import (
-    GROUP_COLORS,
     _steps,
-    group_counts,
     probability_by_fraction,
     training_histories,
 )
 
-COUNTS = {"0.25": {"train": {"counts": [[90, 10], [20, 80]]}}}
-
 
 def pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def test_bars_are_as_long_as_the_groups_are_large() -> None:
-    picture = pixels(group_counts(COUNTS, ["train"]))
-    widths = []
-    for color in GROUP_COLORS:
-        rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-        widths.append(int((picture == rgb).all(axis=2).sum(axis=1).max()))
-    assert np.allclose(np.array(widths) / widths[0], [1, 10 / 90, 20 / 90, 80 / 90], atol=0.02)
 
 
 def test_probabilities_have_the_heatmaps_colours_whatever_is_set() -> None:
@@ -65,7 +52,8 @@ def test_a_second_phase_follows_a_shorter_first_one_without_a_gap() -> None:
 def test_a_split_of_one_label_is_drawn_as_such() -> None:
     unknown = {"auroc": None, "auroc_low": None, "auroc_high": None, "n": 4, "patients": 1}
     step = {"threshold": 0.5, "gap": None, "gap_low": None, "gap_high": None}
-    assert pixels(shortcut_strength({"test": unknown}, {"test": [step]}, least_effect=0.05)).size
+    audit = {"fraction_only": {"test": unknown}, "whole": unknown, "sweep": {"test": [step]}}
+    assert pixels(shortcut_strength(audit | {"verdict": {"least_effect": 0.05}})).size
 
 
 def test_reliability_without_patches_of_one_kind_is_drawn_without_its_line() -> None:
