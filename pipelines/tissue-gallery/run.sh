@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draw what is taken for tissue on every real slide: one contact sheet a cohort, OUT/COHORT/tissue/contact-sheet.png.
+# Draw what is taken for tissue on every real slide: one contact sheet a cohort, OUT/COHORT/tissue/index.html.
 # Usage: PATHOPATCH_REAL_DATA=FOLDER run.sh OUT
 set -euo pipefail
 manifests=$(cd "$(dirname "$0")/../../data_manifests" && pwd)

@@ -80,7 +80,7 @@ def test_the_report_shows_layout_notes_and_indices(audited: tuple[Path, str]) ->
     page = (folder / "work" / "report" / "index.html").read_text()
     assert "uni_v2" in page
     assert "Tissue fractions are given in the labels." in page
-    assert "robustness.png" in page
+    assert "CRoMa, worst tenth" in page
     before = contents(folder / "work" / "report")
     assert write_report(folder / "work").is_file()
     assert contents(folder / "work" / "report") == before
