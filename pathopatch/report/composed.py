@@ -15,8 +15,7 @@ from pathopatch.patches.picture import mask_under, outlined
 from pathopatch.report.collect import Study
 from pathopatch.report.plots import INK, WIDTH_IN, escape_formula, new_figure, png
 from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose
-from pathopatch.training.composition import DETECTORS, WARNS
-from pathopatch.training.composition_text import CONTROL_NAMES, findings, leak_rule, side_text, verdict_text
+from pathopatch.training.composition import CONTROL_NAMES, has_leak, leak_findings, leak_rule, verdict_text
 from pathopatch.training.intervene import Intervention
 
 _LOOKED_AT = 200  # copies of each class that rows are chosen from
@@ -27,16 +26,16 @@ _BRIGHT_OUTLINE, _DARK_OUTLINE = (0, 160, 60), (255, 225, 0)  # RGB; the thin li
 
 
 def composed(study: Study) -> dict[str, Any]:
-    """Return the check of composed patches: verdict, leak controls, comparison with natural patches, and the sheet."""
+    """Return the check of composed patches: verdict, leak controls, and the sheet."""
     check = study.composed
     if check is None:
         return {}
-    labels, sheet = check["labels"], study.composed_sheet
+    sheet = study.composed_sheet
     patients = check["units"] if check["unit"] == "patient" else None
     return {
         "verdict": verdict_text(check),
-        "is_warning": check["verdict"] == WARNS,
-        "findings": findings(check, labels),
+        "is_warning": has_leak(check),
+        "findings": leak_findings(check),
         "rule": leak_rule(),
         **{name: check[name] for name in ("unit", "units", "copies", "growth")},
         "controls": [
@@ -48,21 +47,6 @@ def composed(study: Study) -> dict[str, Any]:
                 **{"n": check["copies"], "patients": patients, "n_natural": None, "patients_natural": patients},
             }
             for name, row in check["controls"].items()
-        ],
-        "compared": [
-            {
-                "side": side_text(side["is_much"], check["threshold"]),
-                "label": labels[y],
-                **row,
-                **{
-                    key: value
-                    for name in DETECTORS
-                    for key, value in _with_ends(name, side["detected_by"][name]["classes"][y]).items()
-                },
-                "patients": patients,
-            }
-            for side in check["check"]
-            for y, row in enumerate(side["classes"])
         ],
         "pictures": {} if sheet is None else {"composed.png": sheet.read_bytes()},
     }

@@ -59,18 +59,18 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
         intervention = first_intervention(phases_of(config), train, config)
         assert intervention is not None  # every method has a phase on training patches
         labels = _labels(groups, intervention.n_classes)
-        check = check_composition(intervention, threshold=config.threshold, copies=_COPIES, seed=config.seed)
+        check = check_composition(intervention, copies=_COPIES, seed=config.seed)
         files.write_bytes(folder.composed_sheet, composed_sheet(intervention, labels, threshold=config.threshold))
-        made.write_json(folder.composed, check | {"labels": labels})
+        about = {"version": VERSION, "threshold": config.threshold, "labels": labels}
+        made.write_json(folder.composed, about | check)
     return files.read_json(folder.composed)
 
 
 def composed_audit_text(work: Path, config: TrainConfig, *, force: bool = False) -> str:
     """Return the check of composed patches as text and tables."""
-    from pathopatch.training.composition_text import composition_text
+    from pathopatch.training.composition import composition_text
 
-    check = audit_composed(work, config, force=force)
-    return composition_text(check, check["labels"])
+    return composition_text(audit_composed(work, config, force=force))
 
 
 def _labels(groups: Any, n_classes: int) -> list[str]:

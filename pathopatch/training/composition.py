@@ -1,50 +1,56 @@
-"""Check composed patches before a model learns from them: what of the edit tells the class, and composed from natural.
+"""Check composed patches before a model learns from them: find what of the edit tells the class.
 
 An intervention composes patches so that their tissue area says nothing about the class. If its traces say something
-instead, they are the next shortcut. `leak_controls` looks for the class in the edit, `composition_check` for patches
-that look composed in one class alone. All results are plain values for JSON.
+instead, they are the next shortcut. All results are plain values for JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TrainConfig
+from pathopatch.core.text import pluralize
 from pathopatch.metrics.bootstrap import IntArray, auroc_of, bootstrap_by_patient
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.intervene import Intervention, first_intervention
-from pathopatch.training.mask_features import background, mask_shape, rim, texture
 from pathopatch.training.phase_data import phases_of
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
-CONTROLS = ("area", "shape", "rim", "background", "pieces")
-WARNS, PASSES, UNKNOWN = "warns", "passes", "cannot be told"
-VERSION = 2
+CONTROL_NAMES = {
+    "area": "tissue area",
+    "shape": "shape of the mask",
+    "rim": "rim of 2 px around the tissue",
+    "background": "background",
+    "pieces": "size of the pieces",
+}
+VERSION = 3
 """Of what a check holds; one of another version is made anew."""
 
-LEAST_EFFECT = 0.05
-"""Distance of a leak's AUROC from 0.5, as in the audit of the tissue fraction, and of two classes' AUROC."""
-LEAST_DETECTION = 0.6
-"""AUROC from which composed patches count as told from natural ones."""
-LEAST_PATCHES = 20
-"""Natural patches of a class and an amount of tissue, below which nothing is said about them."""
+_LEAST_EFFECT = 0.05  # distance of a leak's AUROC from 0.5, as in the audit of the tissue fraction
 _LEAST_UNITS, _LEAST_UNITS_OF_A_CLASS = 5, 3
 _COPIES_OF_A_RUN = 200
-_MOST_COMPARED = 200  # patches of a class and kind on one side of the threshold
-_AREA_STEPS = (*np.linspace(0.1, 0.9, 9).tolist(), 0.99)  # full patches are alone: they show no background
-_STEPS = len(_AREA_STEPS) + 1
-# By which composed patches are told from natural ones. Outlines alone often tell them perfectly in every class, beside
-# which a difference in the tissue could not be seen: each has a forest of its own.
-DETECTORS = {"outline": ("shape", "rim", "background"), "texture": ("texture",)}
+_RIM_PX = 2
+_SQUARE = np.ones((3, 3), np.uint8)
 _FOLDS, _TREES, _LEAF = 5, 60, 5
 _CHUNK = 256
 _RESAMPLES = 500
+_NAME_WIDTH = max(map(len, CONTROL_NAMES.values()))
+_REMEDIES = {
+    "area": "Donors of a class hold too little tissue for the target area: add patches with more tissue of that class.",
+    "shape": "Look at the contact sheet, and try another [train] intervene_growth.",
+    "rim": "Look whether the masks follow the tissue equally well in both classes.",
+    "background": "Look whether slides or stains differ between the classes, and augment the colours.",
+    "pieces": "Look at the contact sheet: tissue of a class may lie in smaller parts, or bases must keep more of it.",
+}
+_REMEDY_OF_PIECES = 'Set [train] intervene_growth = "many", which alone has one law of sizes for all classes.'
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,37 +59,29 @@ class MeasuredPatches:
 
     label: NDArray[np.int64]  # (n,)
     base: NDArray[np.int64]  # (n,): the patch, or that which a copy was composed of
-    area: Floats  # (n,), share of the patch
     numbers: dict[str, Floats]
-
-    def rows(self, index: NDArray[np.int64]) -> MeasuredPatches:
-        """Return some of the patches."""
-        numbers = {name: values[index] for name, values in self.numbers.items()}
-        return MeasuredPatches(self.label[index], self.base[index], self.area[index], numbers)
 
 
 def check_composition(
-    intervention: Intervention, *, threshold: float, copies: int = 600, seed: int = 0
+    intervention: Intervention, *, copies: int = 600, seed: int = 0, has_natural: bool = True
 ) -> dict[str, Any]:
-    """Return leak controls and composition check of an intervention, and the verdict on both.
+    """Return how well each trace of an intervention tells the class.
 
     Parameters
     ----------
     intervention : Intervention
-    threshold : float
-        Of the tissue area: composed and natural patches are compared below it, and from it on.
     copies : int
         Composed copies of each class, and natural patches at most.
     seed : int
         Of forests, resamples and what is compared.
+    has_natural : bool
+        Whether natural patches are measured, too, to compare with.
 
     Returns
     -------
     dict
-        ``version``, ``growth``, ``threshold``, ``copies``, ``on_target`` (share of the copies that reach their area, by
-        class), ``unit`` and ``units``, ``controls``, ``check`` and ``verdict``: "warns" where a control leaks or the
-        classes differ in the check, else "cannot be told" where natural patches of similar area are missing, else
-        "passes".
+        ``growth``, ``copies``, ``on_target`` (share of the copies that reach their area, by class), ``unit`` and
+        ``units``, and ``controls``, see `leak_controls`.
 
     Raises
     ------
@@ -92,50 +90,29 @@ def check_composition(
     """
     composed, on_target = measure_copies(intervention, copies)
     unit, name = resampling_unit(intervention.data)
-    rng = np.random.default_rng(seed)
-    some = np.concatenate([rng.permutation(usable)[:copies] for usable in intervention.usable])
-    natural = measure_natural(intervention, some)
-    controls = leak_controls(composed, unit, natural=natural, seed=seed)
-    check = composition_check(intervention, composed, unit, threshold=threshold, seed=seed)
-    is_warning = any(row["is_leak"] for row in controls.values()) or any(side["is_warning"] for side in check)
-    is_complete = all(
-        row["n"] and part["difference"]
-        for side in check
-        for row in side["classes"]
-        for part in side["detected_by"].values()
-    )
+    natural = None
+    if has_natural:
+        rng = np.random.default_rng(seed)
+        some = np.concatenate([rng.permutation(usable)[:copies] for usable in intervention.usable])
+        natural = measure_natural(intervention, some)
     return {
-        "version": VERSION,
         "growth": intervention.growth,
-        "threshold": threshold,
         "copies": copies,
         "on_target": on_target,
         "unit": name,
         "units": len(np.unique(unit)),
-        "controls": controls,
-        "check": check,
-        "verdict": WARNS if is_warning else PASSES if is_complete else UNKNOWN,
+        "controls": leak_controls(composed, unit, natural=natural, seed=seed),
     }
 
 
 def check_run(train: PatchSet, config: TrainConfig) -> dict[str, Any] | None:
-    """Return the leak controls of the patches that a run composes; None if it composes none.
+    """Return the check of the patches that a run composes; None if it composes none.
 
     It takes a few seconds: only the first 200 copies of each class are measured, and no natural patch.
     """
     if (intervention := first_intervention(phases_of(config), train, config)) is None:
         return None
-    composed, on_target = measure_copies(intervention, _COPIES_OF_A_RUN)
-    unit, name = resampling_unit(train)
-    controls = leak_controls(composed, unit, seed=config.seed)
-    return {
-        "growth": intervention.growth,
-        "copies": _COPIES_OF_A_RUN,
-        "on_target": on_target,
-        "unit": name,
-        "units": len(np.unique(unit)),
-        "controls": controls,
-    }
+    return check_composition(intervention, copies=_COPIES_OF_A_RUN, seed=config.seed, has_natural=False)
 
 
 def leak_controls(
@@ -152,7 +129,7 @@ def leak_controls(
     # simple means and shapes, so that a network may see what they do not. Donors are not held out: with few patches of
     # a class, what is found may be the donors' own look.
     controls: dict[str, dict[str, Any]] = {}
-    for name in CONTROLS:
+    for name in CONTROL_NAMES:
         result = _class_auroc(composed, name, unit, seed)
         is_known = natural is not None and name in natural.numbers
         controls[name] = {
@@ -161,62 +138,6 @@ def leak_controls(
             "is_leak": _is_leak(result, is_directed=not _is_one_number(composed, name)),
         }
     return controls
-
-
-def composition_check(
-    intervention: Intervention,
-    composed: MeasuredPatches,
-    unit: NDArray[Any],
-    *,
-    threshold: float,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Return how well composed patches are told from natural ones of the same class and area, with little and much.
-
-    For each class and side of the threshold one random forest sees the outline (shape, rim and background), another the
-    texture of the tissue. Patches are matched in steps of a tenth of the area, in all classes alike, and a unit is
-    never on both sides of a fold.
-
-    Of each side: ``is_much``; ``classes``, of each ``natural`` (patches that there are) and ``n`` (compared, of each
-    kind); ``is_warning``; ``detected_by``: by "outline" and "texture" what `_detection` returns.
-    """
-    # That composed patches can be told is no fault. If they can in one class only, the look of composed patches, or of
-    # natural ones, means a class. Two classes that are told equally well pass, although each may be told by
-    # something else, and so does what only a network sees. Where both are near 1 a difference cannot show. A warning is
-    # a reason to look, no proof: of 29 made cohorts of 12 patients without any trace, controls and check together
-    # warned of 5. The intervals do not hold how a forest varies with the patches that it learns from.
-    sides = []
-    for is_much in (False, True):
-        rng = np.random.default_rng([seed, int(is_much)])
-        is_here = (composed.area >= threshold) == is_much
-        copies = [np.flatnonzero(is_here & (composed.label == y)) for y in range(intervention.n_classes)]
-        natural = [usable[(intervention.area[usable] >= threshold) == is_much] for usable in intervention.usable]
-        areas = {
-            y: (composed.area[copies[y]], intervention.area[members])
-            for y, members in enumerate(natural)
-            if len(members) >= LEAST_PATCHES
-        }
-        matched, is_shared = _matched(areas, rng)
-        pairs = {
-            y: (measure_natural(intervention, natural[y][of_natural]), composed.rows(copies[y][of_copies]))
-            for y, (of_copies, of_natural) in matched.items()
-        }
-        detected_by = {}
-        for name, features in DETECTORS.items():
-            scored = {y: _natural_or_composed(*pair, features, unit, seed) for y, pair in pairs.items()}
-            detected_by[name] = _detection(scored, intervention.n_classes, is_comparable=is_shared, seed=seed)
-        sides.append(
-            {
-                "is_much": is_much,
-                "classes": [
-                    {"natural": len(members), "n": len(pairs[y][0].label) if y in pairs else 0}
-                    for y, members in enumerate(natural)
-                ],
-                "detected_by": detected_by,
-                "is_warning": any(part["is_warning"] for part in detected_by.values()),
-            }
-        )
-    return sides
 
 
 def measure_copies(intervention: Intervention, copies: int) -> tuple[MeasuredPatches, list[float]]:
@@ -261,85 +182,22 @@ def resampling_unit(data: PatchSet) -> tuple[NDArray[Any], str]:
     return data.patch_id, "patch"
 
 
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """Natural and composed patches of a class, and how composed each looks to a forest that did not learn from it."""
-
-    score: Floats
-    is_composed: NDArray[np.int64]
-    unit: NDArray[Any]
-
-
-def _natural_or_composed(
-    natural: MeasuredPatches, composed: MeasuredPatches, features: Sequence[str], unit: NDArray[Any], seed: int
-) -> _Scored:
-    values = [np.concatenate([part.numbers[name] for name in features], axis=1) for part in (natural, composed)]
-    is_composed = np.repeat([0, 1], [len(natural.label), len(composed.label)])
-    units = unit[np.concatenate([natural.base, composed.base])]
-    return _Scored(_held_out(np.concatenate(values), is_composed, units, seed)[:, 1], is_composed, units)
-
-
-def _detection(scored: dict[int, _Scored], n_classes: int, *, is_comparable: bool, seed: int) -> dict[str, Any]:
-    """Return how well composed patches are told from natural ones, and the difference of the classes if comparable.
-
-    ``classes``, of each ``auroc``, ``low``, ``high``; ``difference``, highest minus lowest of a class, with the two
-    ``classes``, or None; ``is_warning``: the interval of the difference lies wholly above 0.05, the larger AUROC above
-    0.6.
-    """
-    classes: list[dict[str, Any]] = [{"auroc": None, "low": None, "high": None} for _ in range(n_classes)]
-    for y, part in scored.items():
-        classes[y] = _with_interval([auroc_of(part.score, part.is_composed)], part.unit, seed)
-    ranked = sorted(scored, key=lambda y: classes[y]["auroc"])
-    if len(ranked) < 2 or not is_comparable:
-        return {"classes": classes, "difference": None, "is_warning": False}
-    low, high = scored[ranked[0]], scored[ranked[-1]]
-    units = np.concatenate([low.unit, high.unit])  # of both together: a unit has patches of both classes
-    statistics = [auroc_of(part.score, part.is_composed) for part in (low, high)]
-
-    def difference(index: IntArray) -> float:
-        is_high = index >= len(low.unit)
-        return statistics[1](index[is_high] - len(low.unit)) - statistics[0](index[~is_high])
-
-    gap: dict[str, Any] = _with_interval([difference], units, seed) | {"classes": [ranked[0], ranked[-1]]}
-    is_sure = gap["low"] is not None and gap["low"] > LEAST_EFFECT
-    is_warning = is_sure and classes[ranked[-1]]["auroc"] > LEAST_DETECTION
-    return {"classes": classes, "difference": gap, "is_warning": is_warning}
-
-
-def _matched(
-    areas: dict[int, tuple[Floats, Floats]], rng: np.random.Generator
-) -> tuple[dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]], bool]:
-    """Return rows of copies and of natural patches of each class, equally many in every step of the area.
-
-    All classes have the same areas where that leaves 20 patches, which is the second value; else each is matched for
-    itself. Those of fewer than 20 are left out.
-    """
-    step = {y: [np.digitize(values, _AREA_STEPS) for values in pair] for y, pair in areas.items()}
-    counts = {y: np.stack([np.bincount(own, minlength=_STEPS) for own in pair]).min(axis=0) for y, pair in step.items()}
-    shared = np.min(list(counts.values()), axis=0) if counts else np.zeros(_STEPS, np.int64)
-    is_shared = bool(shared.sum() >= LEAST_PATCHES)
-    chosen = {}
-    for y, pair in step.items():
-        n = shared if is_shared else counts[y]
-        if n.sum() < LEAST_PATCHES:
-            continue
-        n = n if n.sum() <= _MOST_COMPARED else n * _MOST_COMPARED // n.sum()
-        copies, natural = (
-            np.concatenate([rng.permutation(np.flatnonzero(own == number))[: n[number]] for number in range(_STEPS)])
-            for own in pair
-        )
-        chosen[y] = copies, natural
-    return chosen, is_shared
-
-
 def _class_auroc(patches: MeasuredPatches, name: str, unit: NDArray[Any], seed: int) -> dict[str, float | None]:
     """Return the AUROC of the class by one control, with its interval; of more than two classes the mean over them."""
     units, classes = unit[patches.base], np.unique(patches.label)
     if _is_one_number(patches, name):
-        return _with_interval([auroc_of(patches.area, patches.label == classes[-1])], units, seed)
-    score = _held_out(patches.numbers[name], patches.label, units, seed)
-    shown = range(1, len(classes)) if len(classes) == 2 else range(len(classes))
-    return _with_interval([auroc_of(score[:, k], patches.label == classes[k]) for k in shown], units, seed)
+        scores = {1: patches.numbers[name][:, 0]}
+    else:
+        of_class = _held_out(patches.numbers[name], patches.label, units, seed)
+        scores = {k: of_class[:, k] for k in (range(1, 2) if len(classes) == 2 else range(len(classes)))}
+    statistics = [auroc_of(score, patches.label == classes[k]) for k, score in scores.items()]
+
+    def mean(index: IntArray) -> float:
+        return float(np.mean([statistic(index) for statistic in statistics]))
+
+    low, high = bootstrap_by_patient(mean, units, resamples=_RESAMPLES, seed=seed)
+    values = {"auroc": mean(np.arange(len(units))), "low": low, "high": high}
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _is_one_number(patches: MeasuredPatches, name: str) -> bool:
@@ -351,7 +209,7 @@ def _is_leak(result: dict[str, float | None], *, is_directed: bool) -> bool:
     low, high = result["low"], result["high"]
     if low is None or high is None:
         return False
-    return low > 0.5 + LEAST_EFFECT or (high < 0.5 - LEAST_EFFECT and not is_directed)
+    return low > 0.5 + _LEAST_EFFECT or (high < 0.5 - _LEAST_EFFECT and not is_directed)
 
 
 def _held_out(values: Floats, label: NDArray[np.int64], unit: NDArray[Any], seed: int) -> Floats:
@@ -382,29 +240,103 @@ def _folds(unit: NDArray[np.int64], label: NDArray[np.int64], seed: int) -> NDAr
     return fold[unit]
 
 
-def _with_interval(
-    statistics: Sequence[Callable[[IntArray], float]], unit: NDArray[Any], seed: int
-) -> dict[str, float | None]:
-    """Return the mean of some statistics of all patches, and its 95 % interval by unit."""
-
-    def mean(index: IntArray) -> float:
-        return float(np.mean([statistic(index) for statistic in statistics]))
-
-    low, high = bootstrap_by_patient(mean, unit, resamples=_RESAMPLES, seed=seed)
-    values = {"auroc": mean(np.arange(len(unit))), "low": low, "high": high}
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
-
-
-def _features(pixels: NDArray[np.floating], tissue: NDArray[np.bool_]) -> dict[str, Floats]:
+def _features(pixels: NDArray[np.floating], tissue: Mask) -> dict[str, Floats]:
+    """Measure pixels (C, H, W) by a mask (H, W). What no pixel gives, such as the ground of a full patch, is NaN."""
+    near = np.asarray(cv2.dilate(tissue.astype(np.uint8), _SQUARE, iterations=_RIM_PX) != 0, np.bool_)
     return {
         "area": np.array([tissue.mean()]),
-        "shape": mask_shape(tissue),
-        "rim": rim(pixels, tissue),
-        "background": background(pixels, tissue),
-        "texture": texture(pixels, tissue),
+        "shape": _mask_shape(tissue),
+        "rim": _mean_and_sd(pixels, near & ~tissue),
+        "background": _mean_and_sd(pixels, ~near),
     }
+
+
+def _mask_shape(tissue: Mask) -> Floats:
+    """Return outline length by the root of the area, pieces, largest piece, border cover and solidity, (5,).
+
+    The largest piece is a share of the tissue, border cover that of the patch's border pixels. Solidity is the area by
+    that of the convex hull.
+    """
+    area = np.count_nonzero(tissue)
+    if not area:
+        return np.full(5, np.nan)
+    edges = np.count_nonzero(tissue[1:] != tissue[:-1]) + np.count_nonzero(tissue[:, 1:] != tissue[:, :-1])
+    labelled = tissue.astype(np.uint8)
+    count, _, statistics, _ = cv2.connectedComponentsWithStats(labelled, connectivity=8)
+    border = np.concatenate([tissue[0], tissue[-1], tissue[1:-1, 0], tissue[1:-1, -1]])
+    hull = cv2.convexHull(np.argwhere(tissue)[:, ::-1].astype(np.int32))
+    filled = cv2.fillConvexPoly(np.zeros_like(labelled), hull, 1)
+    largest = statistics[1:, cv2.CC_STAT_AREA].max() / area
+    return np.array([edges / np.sqrt(area), count - 1, largest, border.mean(), area / max(area, filled.sum())])
+
+
+def _mean_and_sd(pixels: NDArray[np.floating], where: Mask) -> Floats:
+    """Return the means of all channels, then their standard deviations, (2 C,)."""
+    if not where.any():
+        return np.full(2 * len(pixels), np.nan)
+    chosen = np.asarray(pixels)[:, where].astype(np.float64)
+    return np.concatenate([chosen.mean(axis=1), chosen.std(axis=1)])
 
 
 def _joined(measured: Sequence[dict[str, Floats]], label_and_base: NDArray[np.int64]) -> MeasuredPatches:
     numbers = {name: np.stack([row[name] for row in measured]) for name in measured[0]}
-    return MeasuredPatches(label_and_base[:, 0], label_and_base[:, 1], numbers["area"][:, 0], numbers)
+    return MeasuredPatches(label_and_base[:, 0], label_and_base[:, 1], numbers)
+
+
+def has_leak(check: Mapping[str, Any]) -> bool:
+    """Return whether a control leaks."""
+    return any(row["is_leak"] for row in check["controls"].values())
+
+
+def verdict_text(check: Mapping[str, Any]) -> str:
+    """Return the verdict in one sentence."""
+    if has_leak(check):
+        return "WARNING. Composed patches can tell the class by more than their tissue; see below."
+    return "No shortcut by composing is shown. A network may still see what these simple numbers do not."
+
+
+def leak_findings(check: Mapping[str, Any]) -> list[str]:
+    """Return a paragraph for each control that leaks: how sure that is, and what to do."""
+    texts = []
+    for name, row in check["controls"].items():
+        if not row["is_leak"]:
+            continue
+        text = f"The {CONTROL_NAMES[name]} of composed patches tells the class: AUROC {_interval_text(row['composed'])}"
+        text += f", 95 % interval by {check['unit']}. "
+        natural = row["natural"]
+        if natural is not None and natural["high"] is not None:
+            text += f"In natural patches, whose areas differ as well, it is {_interval_text(natural)}"
+            is_added = natural["high"] < row["composed"]["low"]
+            text += ": the edit adds to it. " if is_added else ", so it need not come from the edit. "
+        is_by_growth = name == "pieces" and check["growth"] != "many"
+        texts.append(text + (_REMEDY_OF_PIECES if is_by_growth else _REMEDIES[name]))
+    return texts
+
+
+def composition_text(check: Mapping[str, Any]) -> str:
+    """Return the verdict, what it rests on and what to do, as text and a table."""
+    lines = [
+        verdict_text(check),
+        "",
+        f"How well the edit tells the class, {pluralize(check['copies'], 'composed patch')} of each "
+        f"(AUROC with 95 % interval by {check['unit']}, {check['units']} of them; 0.5 is chance):",
+        f"  {'':<{_NAME_WIDTH}} {'composed':<20} natural",
+    ]
+    for name, row in check["controls"].items():
+        cells = [_interval_text(row[kind]) if row[kind] else "" for kind in ("composed", "natural")]
+        mark = "  LEAK" if row["is_leak"] else ""
+        lines.append(f"  {CONTROL_NAMES[name]:<{_NAME_WIDTH}} {cells[0]:<20} {cells[1]:<20}{mark}".rstrip())
+    return "\n".join([*lines, *(line for text in leak_findings(check) for line in ("", text))])
+
+
+def _interval_text(result: Mapping[str, Any]) -> str:
+    """Return an AUROC with its interval where there is one."""
+    if result["auroc"] is None:
+        return "cannot be told"
+    ends = "" if result["low"] is None else f" [{result['low']:.2f}, {result['high']:.2f}]"
+    return f"{result['auroc']:.2f}{ends}"
+
+
+def leak_rule() -> str:
+    """Return the rule by which a control counts as a leak."""
+    return f"interval wholly above {0.5 + _LEAST_EFFECT:g}, of the area also wholly below {0.5 - _LEAST_EFFECT:g}"

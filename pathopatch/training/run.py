@@ -31,8 +31,7 @@ from pathopatch.groups.audit import verdict_text
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
-from pathopatch.training.composition import check_run
-from pathopatch.training.composition_text import leak_findings
+from pathopatch.training.composition import check_run, leak_findings
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.distributed import ProcessGroup, process_group

@@ -14,7 +14,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json
 from pathopatch.stages.composed_audit import audit_composed
-from pathopatch.training.composition import CONTROLS
+from pathopatch.training.composition import CONTROL_NAMES
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_the_command_prints_and_leaves_the_check_and_its_sheet(
     assert typed("audit", work, "--composed", "--config", settings) == 0
     shown = capsys.readouterr().out
     check = read_json(work / "groups" / "composed.json")
-    assert set(check["controls"]) == set(CONTROLS)
+    assert set(check["controls"]) == set(CONTROL_NAMES)
     assert check["labels"] == ["non-tumour", "tumour"]
     assert (check["copies"], check["threshold"], check["growth"]) == (40, 0.25, "many")
     composed = check["controls"]["shape"]["composed"]
