@@ -50,6 +50,7 @@ _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pi
 _MAX_PLANES = 2**16
 _MAX_PADDED_PX = 2**24
 _MAX_CHANNELS = 1024
+_NDPI_TAG = 65420  # in directories of Hamamatsu's NDPI, which keep the high halves of their offsets elsewhere
 _MAX_TILE_PX = 2**26  # of one tile, where the whole image has no more; scanners write tiles of at most 2**22
 
 
@@ -103,10 +104,9 @@ def checked_tiff(path: Path) -> Iterator[Any]:
     """
     with ExitStack() as stack:
         try:
-            _refuse_endless(path)
+            _check_directories(path)
             # Never the other files that OME-XML may name: they are not checked.
             tiff: Any = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
-            _check_chain(tiff, path)
             if "<!ENTITY" in tiff.pages[0].description:
                 raise corrupt(path, "its description defines XML entities, which no microscope writes")
             for page in tiff.pages:
@@ -146,8 +146,11 @@ def refuse_channels(path: Path, count: int) -> None:
         raise too_large(path, f"{count} channels", f"choose one with #plane=, or write at most {_MAX_CHANNELS}")
 
 
-def _refuse_endless(path: Path) -> None:
-    """Refuse directories that end past the file, or lead to an earlier one: libraries go round for minutes."""
+def _check_directories(path: Path) -> None:
+    """Refuse directories that lead to an earlier one, and those that, or whose tags' values, lie past the file's end.
+
+    Libraries go round the first for minutes, and leave out the others.
+    """
     size = path.stat().st_size
     with path.open("rb") as stream:
         signature = stream.read(4)
@@ -156,58 +159,35 @@ def _refuse_endless(path: Path) -> None:
         # A classic file beyond 4 GiB, such as NDPI writes, keeps the high halves of its offsets elsewhere.
         if not is_big and size > 2**32:
             return
-        count_format, tag_bytes, offset_format = ("Q", 20, "Q") if is_big else ("H", 12, "I")
-        count_format, offset_format = order + count_format, order + offset_format
+        tag_bytes, in_entry = (20, 8) if is_big else (12, 4)  # values up to so many bytes are in the entry itself
+        count_format, offset_format = (order + "Q",) * 2 if is_big else (order + "H", order + "I")
         stream.seek(8 if is_big else 4)
         visited: set[int] = set()
         while True:
             try:
-                (offset,) = struct.unpack(offset_format, stream.read(struct.calcsize(offset_format)))
+                (offset,) = struct.unpack(offset_format, stream.read(in_entry))
                 if offset in visited:
                     raise corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
+                if offset == 0 and visited:
+                    return
                 if not 0 < offset < size:
-                    return  # `_check_chain` reports one past the end
+                    what = f"truncated: a directory should stand at byte {offset} of {size}"
+                    raise corrupt(path, what if offset else "no image in the file")
                 visited.add(offset)
                 stream.seek(offset)
                 (count,) = struct.unpack(count_format, stream.read(struct.calcsize(count_format)))
             except struct.error as error:
                 raise corrupt(path, f"truncated: its directories end past byte {size}") from error
             # tifffile would take the last bytes of the file for the next offset, and could go round for ever.
-            end = stream.tell() + count * tag_bytes + struct.calcsize(offset_format)
+            end = stream.tell() + count * tag_bytes + in_entry
             if end > size:
                 raise corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
-            stream.seek(end - struct.calcsize(offset_format))
-
-
-def _check_chain(tiff: Any, path: Path) -> None:
-    """Check that the directories, and the values of their tags, lie inside the file: libraries leave out the others."""
-    stream, form, size = tiff.filehandle, tiff.tiff, tiff.filehandle.size
-    offsets = [page.offset for page in tiff.pages]
-    if not offsets:
-        raise corrupt(path, "no image in the file")
-    following = 0
-    for offset in offsets:
-        stream.seek(offset)
-        (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))
-        end = offset + form.tagnosize + count * form.tagsize + form.offsetsize
-        if end > size:
-            raise corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
-        entries = stream.read(count * form.tagsize)
-        # NDPI keeps the high halves of its offsets elsewhere.
-        for start in range(0, 0 if tiff.is_ndpi else len(entries), form.tagsize):
-            entry = entries[start : start + form.tagsize]
-            code, kind = struct.unpack(form.byteorder + "HH", entry[:4])
-            (values,) = struct.unpack(form.offsetformat, entry[4 : 4 + form.offsetsize])
-            value_bytes = values * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, ""))
-            # Up to this many bytes are in the entry itself.
-            if value_bytes > form.tagoffsetthreshold:
-                (position,) = struct.unpack(form.offsetformat, entry[4 + form.offsetsize :][: form.offsetsize])
-                if position + value_bytes > size:
+            form = f"{order}HH{offset_format[1]}{in_entry}s"
+            tags = list(struct.iter_unpack(form, stream.read(count * tag_bytes)))
+            for code, kind, values, place in () if any(tag[0] == _NDPI_TAG for tag in tags) else tags:
+                value_bytes = values * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, ""))
+                if value_bytes > in_entry and struct.unpack(offset_format, place)[0] + value_bytes > size:
                     raise corrupt(path, f"truncated: the value of tag {code} lies past byte {size}")
-        stream.seek(end - form.offsetsize)
-        (following,) = struct.unpack(form.offsetformat, stream.read(form.offsetsize))
-    if following and following not in offsets:
-        raise corrupt(path, f"truncated: the next directory should stand at byte {following} of {size}")
 
 
 def _check_page(page: Any, size: int, path: Path) -> None:
