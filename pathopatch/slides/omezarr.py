@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import product
@@ -25,7 +25,7 @@ from zarr.storage import LocalStore
 
 from pathopatch.core.files import refuse_links_outside
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
-from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, read_image_metadata
+from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, files_below, read_image_metadata
 from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
@@ -217,7 +217,7 @@ class ZarrReader:
 def _absent_chunks(array: ZarrArray) -> NDArray[np.bool_]:
     """Return which chunks have no file, one entry a chunk along each axis; of a sharded array, which shards."""
     is_absent = np.ones([-(-n // stored) for n, stored in zip(array.shape, array.stored, strict=True)], np.bool_)
-    for name in _names_below(array.folder):
+    for name, _ in files_below(array.folder):
         # "c/0/1/2", "c.0.1.2", "0/1/2" or "0.1.2", as the format and its separator have it.
         index = re.split(r"[/.]", name.removeprefix("c/").removeprefix("c."))
         if len(index) == is_absent.ndim and all(n.isascii() and n.isdigit() for n in index):
@@ -244,23 +244,12 @@ class _InflationGuard:
             return
         bounds = [(part.start, part.stop) if isinstance(part, slice) else (part, part + 1) for part in selection]
         spans = [range(low // n, -(-high // n)) for (low, high), n in zip(bounds, self._array.stored, strict=True)]
-        prefix, separator = self._array.key
         for index in product(*spans):
             if index in self._passed:
                 continue
-            name = prefix + separator.join(map(str, index))
+            name = self._array.file_name(index)
             with suppress(FileNotFoundError), (self._array.folder / name).open("rb") as stream:
                 announced = int.from_bytes(stream.read(8)[4:], "little")
                 if announced > self._due_bytes:
                     raise ValueError(f"chunk {name} announces {announced} bytes, {self._due_bytes} are due")
             self._passed.add(index)
-
-
-def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
-    """Yield the path in a folder of each file below it."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _names_below(Path(entry.path), f"{prefix}{entry.name}/")
-            else:
-                yield prefix + entry.name

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
-from pathopatch.core.errors import InputMissingError
-from pathopatch.slides.integrity import corrupt, refuse_channels, too_large, unsupported
+from pathopatch.core.errors import InputMissingError, PathopatchError
+from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, refuse_channels, too_large, unsupported
 from pathopatch.slides.resample import is_same_field, nominal_downsample
 from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, resolution, um_per
 
@@ -33,10 +34,11 @@ _HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty ima
 _SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
 _TRANSFORMS = "coordinateTransformations"
 _SCALE = "the OME-Zarr scale"
-_CODECS = {
-    "zarr": {"blosc", "bz2", "gzip", "zlib", "zstd"},
-    "zarr3": {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"},
-}
+_CODECS = (
+    {"blosc", "bz2", "gzip", "zlib", "zstd"},
+    {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"},
+)
+"""Codecs that tensorstore decodes, of Zarr v2 and v3."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class ZarrArray:
     chunks: tuple[int, ...]  # of a sharded array, those inside the shards
     stored: tuple[int, ...]  # along them, the pixels of one file: of a sharded array those of a shard
     dtype: np.dtype[np.generic]  # native byte order
-    is_blosc: bool = False  # each file is one block of Blosc
-    key: tuple[str, str] = ("c/", "/")  # what a file's name begins with, and what parts its numbers
+    file_name: Callable[[tuple[int, ...]], str]  # of the chunk or shard of an index
+    is_blosc: bool  # each file is one block of Blosc
 
 
 @dataclass(frozen=True)
@@ -251,95 +253,53 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
     if not isinstance(path, str) or not (folder / path).resolve().is_relative_to(folder.resolve()):
         raise corrupt(folder, f"a level's path is {path!r}")
     place = folder / path
+    is_v3 = (place / "zarr.json").is_file()
+    if not is_v3 and not (place / ".zarray").is_file():
+        raise corrupt(folder, f"level {path!r} is listed and not there")
+    stated = _read_object(place / ("zarr.json" if is_v3 else ".zarray"))
+    if filters := stated.get("filters"):
+        raise unsupported(place, f"filters {filters!r}", "write the image without filters")
+    metadata: ArrayV3Metadata | ArrayV2Metadata
     try:
-        if (place / "zarr.json").is_file():
-            array = _array_v3(place, _read_object(place / "zarr.json"))
-        elif (place / ".zarray").is_file():
-            array = _array_v2(place, _read_object(place / ".zarray"))
-        else:
-            raise corrupt(folder, f"level {path!r} is listed and not there")
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        codecs = _codecs(place, stated, is_v3=is_v3)
+        # Version 0.4 may state an empty list of filters, of which zarr-python warns.
+        metadata = (
+            ArrayV3Metadata.from_dict(stated) if is_v3 else ArrayV2Metadata.from_dict({**stated, "filters": None})
+        )
+        array = ZarrArray(
+            place,
+            "zarr3" if is_v3 else "zarr",
+            metadata.shape,
+            metadata.chunks,
+            metadata.shards or metadata.chunks,
+            metadata.dtype.to_native_dtype().newbyteorder("="),
+            metadata.encode_chunk_key,
+            is_blosc=codecs[-1:] == ["blosc"],
+        )
+    except PathopatchError:
+        raise
+    except (*DECODING_ERRORS, AttributeError) as error:
         raise corrupt(place, f"its array's metadata cannot be read: {error!r}") from error
-    if not len(array.shape) == len(array.chunks) == len(array.stored):
-        raise corrupt(place, f"chunks {array.chunks} for a shape {array.shape}")
+    if min(*array.shape, *array.stored) < 1 or not len(array.shape) == len(array.chunks) == len(array.stored):
+        raise corrupt(place, f"chunks {array.stored} for a shape {array.shape}")
+    if array.dtype not in DTYPES:
+        allowed = ", ".join(dtype.name for dtype in DTYPES)
+        raise unsupported(place, f"samples are {array.dtype.name}", f"convert them to one of {allowed}")
     _check_claim(array)
     return array
 
 
-def _array_v3(place: Path, metadata: dict[str, Any]) -> ZarrArray:
-    chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    codecs = list(metadata["codecs"])
-    for codec in metadata["codecs"]:
-        # The grid of a sharded array is that of its shards; the chunks that are decoded lie inside them.
-        if codec["name"] == "sharding_indexed":
-            chunks = codec["configuration"]["chunk_shape"]
-            codecs += codec["configuration"]["codecs"]
-    _check_codecs(place, "zarr3", [codec["name"] for codec in codecs])
-    shape, dtype = _sizes(place, metadata["shape"]), _dtype(place, metadata["data_type"])
-    stored = _sizes(place, metadata["chunk_grid"]["configuration"]["chunk_shape"])
-    encoding = metadata.get("chunk_key_encoding", {"name": "default"})
-    is_default = encoding["name"] == "default"
-    separator = _separator(place, encoding.get("configuration", {}).get("separator", "/" if is_default else "."))
-    return ZarrArray(
-        place,
-        "zarr3",
-        shape,
-        _sizes(place, chunks),
-        stored,
-        dtype,
-        is_blosc=metadata["codecs"][-1]["name"] == "blosc",
-        key=(f"c{separator}" if is_default else "", separator),
-    )
-
-
-def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
-    if metadata.get("filters"):
-        raise unsupported(place, f"filters {metadata['filters']!r}", "write the image without filters")
-    if metadata.get("compressor") is not None:
-        _check_codecs(place, "zarr", [metadata["compressor"]["id"]])
-    shape, chunks = _sizes(place, metadata["shape"]), _sizes(place, metadata["chunks"])
-    return ZarrArray(
-        place,
-        "zarr",
-        shape,
-        chunks,
-        chunks,
-        _dtype(place, metadata["dtype"]),
-        is_blosc=(metadata.get("compressor") or {}).get("id") == "blosc",
-        key=("", _separator(place, metadata.get("dimension_separator", "."))),
-    )
-
-
-def _separator(place: Path, value: Any) -> str:
-    """Return what parts the numbers in the names of chunks; a longer text could lead out of the folder."""
-    if value not in ("/", "."):
-        raise corrupt(place, f"the numbers of its chunks are parted by {value!r}")
-    return str(value)
-
-
-def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:
-    """Refuse codecs that are not read."""
-    if unknown := sorted(set(names) - _CODECS[driver]):
-        allowed = ", ".join(sorted(_CODECS[driver]))
+def _codecs(place: Path, stated: dict[str, Any], *, is_v3: bool) -> list[str]:
+    """Return the names of an array's codecs, those inside shards first; refuse those that are not read."""
+    if is_v3:
+        inner = [codec["configuration"]["codecs"] for codec in stated["codecs"] if codec["name"] == "sharding_indexed"]
+        names = [codec["name"] for codec in chain(*inner, stated["codecs"])]
+    else:
+        names = [stated["compressor"]["id"]] if stated.get("compressor") else []
+    if unknown := sorted(set(names) - _CODECS[is_v3]):
+        allowed = ", ".join(sorted(_CODECS[is_v3]))
         raise unsupported(place, f"compressed by {', '.join(unknown)}", f"write it with codecs of {allowed}")
-
-
-def _sizes(place: Path, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(type(n) is int and n >= 1 for n in values):
-        raise corrupt(place, f"a shape of {values!r}")
-    return tuple(values)
-
-
-def _dtype(place: Path, name: Any) -> np.dtype[np.generic]:
-    """Return a sample type, native byte order."""
-    # Only text names a type here: NumPy takes None for float64.
-    if isinstance(name, str):
-        with suppress(TypeError):
-            dtype = np.dtype(name).newbyteorder("=")
-            if dtype in DTYPES:
-                return dtype
-    allowed = ", ".join(dtype.name for dtype in DTYPES)
-    raise unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
+    return names
 
 
 def _check_claim(array: ZarrArray) -> None:
@@ -360,22 +320,22 @@ def _check_claim(array: ZarrArray) -> None:
         return
     stored = 0
     # Stops as soon as enough bytes are seen: a slide may have one file per chunk.
-    for size in _file_sizes(array.folder):
-        stored += size
+    for _, file in files_below(array.folder):
+        stored += file.stat().st_size
         if claimed <= _MAX_COMPRESSION * stored:
             return
     what = f"{shape} px ({claimed} bytes) are claimed by a folder of {stored} bytes"
     raise too_large(array.folder, what, "copy the folder again from its source, or leave it out")
 
 
-def _file_sizes(folder: Path) -> Iterator[int]:
-    """Yield the size of each file below a folder."""
+def files_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield each file below a folder, with its path in it."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _file_sizes(Path(entry.path))
+            if entry.is_dir():
+                yield from files_below(Path(entry.path), f"{prefix}{entry.name}/")
             else:
-                yield entry.stat().st_size
+                yield prefix + entry.name, entry
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_an_omezarr_of_too_many_channels_or_tiny_chunks_is_refused(
 
 def test_an_omezarr_of_chunks_of_fewer_axes_than_its_shape_is_corrupt(tmp_path: Path) -> None:
     path = write_chunk_shape(tmp_path / "a.zarr", (3, 64, 64), (64, 64))
-    with pytest.raises(InputCorruptError, match=r"chunks \(64, 64\) for a shape \(3, 64, 64\)"):
+    with pytest.raises(InputCorruptError):
         open_slide(path)
 
 

@@ -151,7 +151,7 @@ def test_numbers_of_chunks_that_are_parted_by_a_path_are_corrupt(version: str, t
     else:
         metadata["dimension_separator"] = "/../../"
     path.write_text(json.dumps(metadata))
-    with pytest.raises(InputCorruptError, match="are parted by '/../../'"):
+    with pytest.raises(InputCorruptError):
         open_slide(image)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import made_slides as made
@@ -81,18 +80,14 @@ def test_an_unscanned_surround_does_not_decide(tmp_path: Path) -> None:
         assert (slide.read_region(0, 0, 50, 50) == 255).all()
 
 
-def test_a_stated_polarity_survives_pickling(tmp_path: Path) -> None:
-    made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), np.uint16))
-    slide = open_slide(tmp_path / "a.tif", background="bright")
-    assert pickle.loads(pickle.dumps(slide)).background_values.tolist() == [65535]
-
-
 @pytest.mark.parametrize(
     ("dtype", "values", "background", "value"),
     [(np.float32, (0.25, 1.5), "bright", 1.5), (np.float64, (-3.5, 2.0), "dark", -3.5), (np.float32, (1, 2), "dark", 0),
-     (np.int16, (-700, 900), "dark", -700), (np.int16, (100, 900), "dark", 0)],
+     (np.int16, (-700, 900), "dark", -700), (np.int16, (100, 900), "dark", 0), (np.uint8, (0, 0), "bright", 255),
+     (np.uint16, (0, 9), "bright", 65535), (np.uint16, (7, 9), "dark", 0), (np.int16, (0, 0), "bright", 32767),
+     (np.float32, (0, 0), "bright", 0)],
 )  # fmt: skip
-def test_the_background_values_is_looked_up_where_the_type_does_not_tell(
+def test_the_background_value_is_of_the_type_or_looked_up_where_it_does_not_tell(
     dtype: type[np.generic], values: tuple[float, float], background: str, value: float, tmp_path: Path
 ) -> None:
     plane = np.full((30, 30), values[0], dtype)
@@ -101,24 +96,6 @@ def test_the_background_values_is_looked_up_where_the_type_does_not_tell(
     slide = open_slide(tmp_path / "a.tif", background=background)  # type: ignore[arg-type]
     assert slide.background_values.tolist() == [value]
     assert (slide.read_region(-5, 0, 5, 30) == value).all()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "background", "value"),
-    [(np.uint8, "bright", 255), (np.uint16, "bright", 65535), (np.int16, "bright", 32767), (np.float32, "bright", 0),
-     (np.uint16, "dark", 0)],
-)  # fmt: skip
-def test_the_background_values_follows_type_and_polarity(
-    dtype: type[np.generic], background: str, value: int, tmp_path: Path
-) -> None:
-    made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), dtype))
-    assert open_slide(tmp_path / "a.tif", background=background).background_values.tolist() == [value]  # type: ignore[arg-type]
-
-
-def test_another_word_is_refused(tmp_path: Path) -> None:
-    made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), np.uint8))
-    with pytest.raises(InputUnsupportedError, match="grey"):
-        open_slide(tmp_path / "a.tif", background="grey")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

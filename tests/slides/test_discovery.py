@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from made_omezarr import write_omezarr
 
-from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides.discovery import Discovery, discover
 
 Make = Callable[..., Path]
@@ -133,11 +132,6 @@ def test_a_mask_in_a_folder_of_another_kind_is_not_paired(make: Make) -> None:
     assert list(reasons(discover([make("a/s1.tif", "b/s1_mask.png")]))) == ["s1_mask.png"]
 
 
-def test_a_set_of_channels_has_masks_too(make: Make) -> None:
-    (slide,) = discover([make("s1_cars.tif", "s1_shg.tif", "s1_mask.png")]).slides
-    assert slide.row.tumor_mask is not None
-
-
 def test_what_is_beside_a_slide_and_of_no_use_is_left_out_by_reason(make: Make) -> None:
     root = make(
         "s1.tif", "s1_mask.png", "s1_tumor.tif", "s1.geojson", "s1.jpg", "s1_label.png", "s9_mask.png", "s8.xml"
@@ -246,8 +240,3 @@ def test_a_pattern_names_channels_slides_and_patients(make: Make) -> None:
     assert [slide.row.patient_id for slide in found.slides] == ["p1", "p2"]
     assert found.slides[1].row.tumor_mask is not None
     assert reasons(found) == {"odd.tif": "its name does not follow the pattern"}
-
-
-def test_a_pattern_without_a_slide_is_refused(make: Make) -> None:
-    with pytest.raises(InputUnsupportedError, match=r"write \{slide\} once"):
-        discover([make("a.tif")], pattern="{channel}.tif")

@@ -9,7 +9,6 @@ from pathopatch.slides.discovery_files import (
     mask_role,
     patient_in,
     pattern_regex,
-    picture_of,
     set_name,
     stem_of,
 )
@@ -63,10 +62,6 @@ def test_a_channel_stands_alone_in_any_case(stem: str, expected: tuple[str, str]
 )
 def test_words_at_the_end_tell_a_mask(stem: str, expected: tuple[str, str] | None) -> None:
     assert mask_role(stem) == expected
-
-
-def test_words_at_the_end_tell_a_picture_of_a_slide() -> None:
-    assert [picture_of(stem) for stem in ("s01_thumbnail", "s01 label", "label_1", "s01")] == ["s01", "s01", None, None]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import made_slides as made
@@ -15,7 +14,6 @@ import tifffile
 
 from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides import open_slide
-from pathopatch.slides.integrity import checked_tiff
 from pathopatch.slides.tiff import TiffSlide
 
 
@@ -25,27 +23,6 @@ def ome(path: Path) -> None:
             pixels = made.noise(1, 256 >> level, 256 >> level, np.uint16)[0]
             options = {"subifds": 2} if level == 0 else {"subfiletype": 1}
             writer.write(pixels, tile=(64, 64), compression="zstd", **options)
-
-
-WRITERS: dict[str, Callable[[Path], object]] = {
-    "rgb.tif": lambda path: made.write_rgb_pyramid(path, made.noise(3, 200, 300, np.uint8)),
-    "jpeg.tif": lambda path: made.write_rgb_pyramid(path, made.noise(3, 200, 300, np.uint8), compression="jpeg"),
-    "scan.svs": lambda path: made.write_aperio(path, made.noise(3, 208, 304, np.uint8)),
-    "scan.scn": lambda path: made.write_scn(path, made.noise(3, 100, 100, np.uint8), (9, 9), (200, 200)),
-    "plain.tif": lambda path: made.write_channel(path, made.noise(1, 200, 300, np.uint16)[0]),
-    "tiles.tif": lambda path: made.write_channel(path, made.noise(1, 200, 300, np.uint16)[0], tile_px=64),
-    "ome.tif": ome,
-}
-
-
-@pytest.mark.parametrize("percent", [30, 60, 95, 99.9])
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_truncated_file_is_refused_when_opened(name: str, percent: float, tmp_path: Path) -> None:
-    WRITERS[name](tmp_path / name)
-    open_slide(tmp_path / name).close()
-    cut = made.write_truncated(tmp_path / name, percent, tmp_path / f"cut-{name}")
-    with pytest.raises(InputCorruptError, match="INPUT_CORRUPT"):
-        open_slide(cut)
 
 
 def test_an_empty_file_and_a_text_file_are_refused(tmp_path: Path) -> None:
@@ -63,13 +40,6 @@ def test_what_tifffile_logs_of_a_broken_file_stays_off_the_screen(tmp_path: Path
     )
     assert "no image in the file" in done.stderr
     assert "contains no pages" not in done.stderr
-
-
-def test_a_small_file_that_claims_a_million_by_a_million_is_refused(tmp_path: Path) -> None:
-    path = made.write_giant(tmp_path / "giant.tif")
-    assert path.stat().st_size < 629
-    with pytest.raises(InputTooLargeError, match="1000000 x 1000000"):
-        open_slide(path)
 
 
 def test_one_strip_that_claims_all_those_pixels_is_refused_too(tmp_path: Path) -> None:
@@ -146,12 +116,6 @@ def test_a_tile_that_was_never_written_is_background(tmp_path: Path) -> None:
     pixels = open_slide(path, background="bright").read_region(0, 0, 128, 128)[0]
     assert (pixels[64:, 64:] == 65535).all()
     assert (pixels[:64] == 9).all()
-
-
-def test_a_good_file_passes(tmp_path: Path) -> None:
-    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 200, 300, np.uint8))
-    with checked_tiff(tmp_path / "a.tif") as tiff:
-        assert len(tiff.pages) == 3
 
 
 def test_xml_entities_are_not_expanded(tmp_path: Path) -> None:

@@ -64,11 +64,6 @@ def test_annotations_are_geojson_or_xml_and_stand_without_a_tumour_mask(tmp_path
     assert wrong == [("INPUT_UNSUPPORTED", 2, "annotations"), ("INPUT_UNSUPPORTED", 3, "annotations")]
 
 
-def test_the_least_that_a_row_needs(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, "slide_id,patient_id,path\ns1,p1,a.tif\n")
-    assert (row.split, row.channels, row.mpp, row.tumor_mask, row.background) == ("", None, None, None, None)
-
-
 def test_the_label_of_a_whole_slide_is_0_or_1_or_nothing(tmp_path: Path) -> None:
     head = "slide_id,patient_id,path,slide_label\n"
     rows = read(tmp_path, head + "s1,p1,a.tif,0\ns2,p2,b.tif, 1\ns3,p3,c.tif,\n").rows
@@ -81,11 +76,6 @@ def test_one_file_a_channel_in_the_order_of_the_columns(tmp_path: Path) -> None:
     (row,) = read(tmp_path, "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif#plane=1,b.tif\n")
     assert row.source == {"SHG": f"{tmp_path / 'a.tif'}#plane=1", "CARS": str(tmp_path / "b.tif")}
     assert list(row.source) == ["SHG", "CARS"]
-
-
-def test_one_stack_may_hold_all_channels_of_a_slide(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif#page=0,a.tif#page=1\n")
-    assert len(row.sources) == 2
 
 
 def test_rows_by_file_and_by_channel_may_be_mixed(tmp_path: Path) -> None:
@@ -161,29 +151,9 @@ def test_an_mpp_that_only_python_takes_for_a_number_is_refused(tmp_path: Path, t
     assert listed == [("MPP_MISSING", 2, "mpp")]
 
 
-@pytest.mark.parametrize("other", ["s1", "S1"])
-def test_one_id_for_two_slides_is_refused_whatever_its_case(other: str, tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="DUPLICATE_ID: row 3, .* rows 2, 3 have the same id") as caught:
-        read(tmp_path, f"slide_id,patient_id,path\ns1,p1,a.tif\n{other},p2,b.tif\n")
-    assert caught.value.first_code == "DUPLICATE_ID"
-
-
-def test_one_content_for_two_slides_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "copy.tif").write_bytes(b"a" * 10)
-    text = "slide_id,patient_id,split,path\ns1,p1,{},a.tif\ns2,p2,{},copy.tif\n"
-    assert problems(tmp_path, text.format("train", "train")) == [("DUPLICATE_ID", 3, "path")]
-    assert problems(tmp_path, text.format("train", "test")) == [("SPLIT_LEAKAGE", 3, "path")]
-
-
 def test_one_content_in_one_channel_of_two_slides_is_refused_once(tmp_path: Path) -> None:
     text = "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif,b.tif\ns2,p2,a.tif,b.tif\n"
     assert [code for code, _, _ in problems(tmp_path, text)] == ["DUPLICATE_ID"]
-
-
-@pytest.mark.parametrize("splits", [("train", "test"), ("val", "train"), ("train", "")])
-def test_a_patient_in_two_splits_is_refused(splits: tuple[str, str], tmp_path: Path) -> None:
-    text = f"slide_id,patient_id,split,path\ns1,p1,{splits[0]},a.tif\ns2,p1,{splits[1]},b.tif\n"
-    assert problems(tmp_path, text) == [("SPLIT_LEAKAGE", 3, "patient_id")]
 
 
 def test_a_channel_column_left_empty_is_missing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import made_slides as made
 import numpy as np
 import pytest
 import zarr
-from made_omezarr import chunk_files, write_omezarr
+from made_omezarr import write_omezarr
 from ome_zarr.format import FormatV04, FormatV05
 
 from pathopatch.core.errors import (
@@ -106,20 +106,6 @@ def test_axes_of_length_one_are_left_out_and_others_are_printed(tmp_path: Path, 
 
 
 @VERSIONS
-def test_a_chunk_that_is_not_there_is_background_and_a_broken_one_is_corrupt(tmp_path: Path, version: str) -> None:
-    path = write_omezarr(tmp_path / "a.zarr", [IMAGE], version=version)
-    first, *_, last = chunk_files(path / "0")
-    last.unlink()
-    slide = open_slide(path)
-    assert (slide.read_region(64, 0, 26, 60)[1] == slide.background_values[1]).all()
-    np.testing.assert_array_equal(slide.read_region(64, 0, 26, 60)[0], IMAGE[0, :, 64:])
-    first.write_bytes(first.read_bytes()[:-20])
-    with pytest.raises(InputCorruptError, match=r"level 0 cannot be decoded at \(3, 5\)") as caught:
-        open_slide(path).read_region(3, 5, 20, 20)
-    assert str(path) in str(caught.value)
-
-
-@VERSIONS
 def test_an_absurd_shape_is_refused_before_anything_is_read(tmp_path: Path, version: str) -> None:
     path = write_omezarr(tmp_path / "a.zarr", [IMAGE], version=version)
     metadata = path / "0" / (".zarray" if version == "0.4" else "zarr.json")
@@ -181,7 +167,7 @@ def test_broken_metadata_are_refused_with_the_reason(tmp_path: Path, name: str) 
 
 
 def test_a_type_that_no_slide_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputUnsupportedError, match=r"'uint32'.*uint8, uint16, int8, int16"):
+    with pytest.raises(InputUnsupportedError, match=r"uint32.*uint8, uint16, int8, int16"):
         open_slide(write_omezarr(tmp_path / "a.zarr", [IMAGE.astype(np.uint32)]))
 
 

@@ -18,7 +18,6 @@ from pathopatch.core.errors import (
     ChannelMismatchError,
     InputMissingError,
     InputUnsupportedError,
-    ModalityMismatchError,
 )
 from pathopatch.slides import Slide, in_order, open_slide, parse_source
 from pathopatch.slides import open as slides_open
@@ -61,14 +60,6 @@ def test_a_channel_named_twice_is_refused(text: str) -> None:
 def test_a_file_may_have_a_hash_in_its_name(tmp_path: Path) -> None:
     made.write_channel(tmp_path / "a.tif#page=7", np.full((9, 9), 3, np.uint16))
     assert (open_slide(tmp_path / "a.tif#page=7").read_region(0, 0, 9, 9) == 3).all()
-
-
-def test_scanner_formats_go_to_openslide_and_the_rest_to_the_tiff_reader(tmp_path: Path) -> None:
-    image = made.noise(3, 208, 304, np.uint8)
-    made.write_aperio(tmp_path / "a.svs", image)
-    made.write_rgb_pyramid(tmp_path / "b.tif", image)
-    assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
-    assert isinstance(open_slide(tmp_path / "b.tif"), TiffSlide)
 
 
 def test_a_scan_of_16_bits_is_not_cut_down_to_8(tmp_path: Path) -> None:
@@ -196,15 +187,6 @@ def pair(folder: Path, other: np.ndarray, **options: object) -> dict[str, Path]:
     made.write_channel(folder / "one.tif", np.zeros((50, 60), np.uint16))
     made.write_channel(folder / "two.tif", other, **options)  # type: ignore[arg-type]
     return {"CARS": folder / "one.tif", "SHG": folder / "two.tif"}
-
-
-def test_modalities_of_other_size_type_or_mpp_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModalityMismatchError, match="CARS and SHG differ: size 60x50 against 59x50"):
-        open_slide(pair(tmp_path, np.zeros((50, 59), np.uint16)))
-    with pytest.raises(ModalityMismatchError, match="type uint16 against uint8"):
-        open_slide(pair(tmp_path, np.zeros((50, 60), np.uint8)))
-    with pytest.raises(ModalityMismatchError, match=r"mpp 0.5 against 1"):
-        open_slide(pair(tmp_path, np.zeros((50, 60), np.uint16), mpp=1.0))
 
 
 def test_a_modality_without_mpp_takes_that_of_the_others(tmp_path: Path) -> None:

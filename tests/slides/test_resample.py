@@ -104,15 +104,6 @@ def test_an_edge_on_a_pyramid_lies_within_half_a_pixel_of_the_target(downsample:
             assert dark[: int(inside)].sum() == pytest.approx(expected, abs=0.5)
 
 
-def test_the_part_of_a_patch_outside_the_slide_is_pure_background(tmp_path: Path) -> None:
-    made.write_channel(tmp_path / "a.tif", np.full((90, 90), 5000, np.uint16))
-    with open_slide(tmp_path / "a.tif", background="dark") as plain:
-        patch = plain.read_patch(60, 60, 20, downsample=3.0)  # 10 px inside, 10 px outside
-    expected = np.zeros((20, 20))
-    expected[:10, :10] = 5000
-    np.testing.assert_array_equal(patch[0], expected)
-
-
 def test_bands_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     image = made.noise(2, 211, 157, np.uint16)
     options = {"source": image.shape, "dtype": image.dtype, "target": (43, 31), "factors": (211 / 43, 157 / 31)}
