@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import subprocess
 import sys
+from inspect import isfunction
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from made_model import write_model
 from made_slides import write_channel, write_png, write_rgb_pyramid
 
 import pathopatch
-from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.demo import EXAMPLE_MANIFEST, EXAMPLE_MODEL
+from pathopatch.slides.manifest import read_manifest
+from pathopatch.stages.predict import predict_cohort
 
 
 def test_every_public_name_is_there_and_listed() -> None:
@@ -65,12 +69,18 @@ def test_a_prediction_takes_files_by_channel_and_a_tissue_mask(tmp_path: Path) -
     assert sorted(set(predicted.table["x"])) == [64, 80, 96, 112]
 
 
-def test_a_work_folder_is_audited_and_reported_by_its_text(tmp_path: Path) -> None:
-    patches = pd.DataFrame({"patch_id": ["a", "b"], "slide_id": "s", "patient_id": "p", "label": [0, 1]})
-    groups = pathopatch.assign_groups(patches.assign(tissue_fraction=[0.1, 0.9], split="train"), [0.25])
-    write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
-    assert pathopatch.audit_groups(str(tmp_path)).verdict.startswith("NOT KNOWN")
-    assert pathopatch.write_report(str(tmp_path)).is_file()
+def test_every_public_function_has_an_example_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    predict_cohort(read_manifest(EXAMPLE_MANIFEST).rows, EXAMPLE_MODEL, Path("out"), pathopatch.PredictConfig())
+    functions = [value for name in pathopatch.__all__ if isfunction(value := getattr(pathopatch, name))]
+    known = {"pathopatch": pathopatch, "np": np, "pd": pd, "Path": Path}
+    runner = doctest.DocTestRunner(verbose=False)
+    for function in (*functions, pathopatch.features.fit_head):
+        (examples,) = doctest.DocTestFinder(recurse=False).find(function, globs=known)
+        assert examples.examples, function
+        assert not any(doctest.SKIP in example.options for example in examples.examples), function
+        runner.run(examples)
+    assert runner.failures == 0  # what failed is printed
 
 
 def test_a_study_is_run_from_its_file(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,12 +26,10 @@ from pathopatch.core.errors import (
     InputChangedError,
     InputCorruptError,
     InputMissingError,
-    PathopatchError,
     StaleArtefactError,
 )
 from pathopatch.core.files import atomic_path, file_state, plain, read_json, write_json
 from pathopatch.core.input_files import open_regular
-from pathopatch.core.status import update_status
 from pathopatch.core.version import __version__
 
 if TYPE_CHECKING:
@@ -295,16 +291,12 @@ def is_up_to_date(
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Artefact:
     """An artefact in the making. If `is_current`, it is there already, and its parts need not be written."""
 
     stamp: Stamp
     is_current: bool
-    require_unchanged: Callable[[], None]
-    """Raises InputChangedError if inputs changed; to be called when all is read, before anything takes its place."""
-    _status: SlideStatus | None = None
-    _began: float = field(default_factory=time.time)
 
     def write_table(self, path: Path, table: pd.DataFrame) -> None:
         """Write a Parquet table with the stamp, by rename."""
@@ -314,26 +306,6 @@ class Artefact:
         """Write plain values and the stamp as JSON, by rename."""
         write_json(path, {**values, "stamp": self.stamp.to_dict()})
 
-    def record(self, entry: Mapping[str, Any]) -> None:
-        """Write how the work on a slide ended, with times and host, which stand in its status and nowhere else."""
-        status = self._status
-        assert status is not None
-        seconds = {} if self.is_current else {"seconds": f"{time.time() - self._began:.2f}"}
-        ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        entry = {**entry, "host": socket.gethostname(), **seconds, "ended": ended}
-        update_status(status.out, status.slide_id, status.stage, entry)
-
-
-@dataclass(frozen=True)
-class SlideStatus:
-    """The status entry of one slide in one stage."""
-
-    out: Path
-    slide_id: str
-    stage: str
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What the entry says of the slide from the beginning, such as its patient."""
-
 
 @contextmanager
 def artefact(
@@ -341,54 +313,19 @@ def artefact(
     stamp: Stamp,
     force: bool = False,
     existing: Sequence[Stamp | None] | None = None,
-    refuse: Callable[[Stamp, Path], None] | None = None,
-    is_whole: Callable[[], bool] | None = None,
-    require_unchanged: Callable[[], None] = lambda: None,
-    status: SlideStatus | None = None,
+    is_whole: Callable[[], bool] = lambda: True,
 ) -> Iterator[Artefact]:
     """Make an artefact, unless it is there: ``with artefact(…) as made: if made.is_current: return …``.
 
-    Parameters
-    ----------
-    paths, stamp, force, existing, refuse
-        As for `is_up_to_date`.
-    is_whole : callable, optional
-        Asked where the stamps agree: False makes the artefact anew.
-    require_unchanged : callable, optional
-        See `Artefact.require_unchanged`. It is asked as well if making the artefact fails, since a change of its inputs
-        may be the reason.
-    status : SlideStatus, optional
-        Says "running" while the artefact is made; `Artefact.record` replaces that.
-
-    Raises
-    ------
-    StaleArtefactError
-        The artefact was made of something else and `force` is off.
-    InputChangedError
-        Inputs changed meanwhile.
+    Parameters and errors are those of `is_up_to_date`; `is_whole` is asked where the stamps agree, and False makes the
+    artefact anew. A slide's outputs are made by `pathopatch.core.task.SlideOutputs`.
     """
-    is_current = is_up_to_date(*paths, stamp=stamp, force=force, existing=existing, refuse=refuse)
-    try:
-        is_current = is_current and (is_whole is None or is_whole())
-    except InputCorruptError:
-        _record_running(status)  # what is damaged is finished no longer
-        raise
-    made = Artefact(stamp=stamp, is_current=is_current, require_unchanged=require_unchanged, _status=status)
-    if not made.is_current:
-        _record_running(status)
-    try:
-        yield made
-    except PathopatchError:
-        require_unchanged()
-        raise
+    made = Artefact(
+        stamp=stamp,
+        is_current=is_up_to_date(*paths, stamp=stamp, force=force, existing=existing) and is_whole(),
+    )
+    yield made
     _log.debug("%s: %s %s", stamp.stage, paths[0], "is current" if made.is_current else "was made")
-
-
-def _record_running(status: SlideStatus | None) -> None:
-    """Write that the work on a slide has begun: from now on an earlier "done" is no longer true."""
-    if status is not None:
-        entry = {"state": "running", "host": socket.gethostname(), **status.about}
-        update_status(status.out, status.slide_id, status.stage, entry)
 
 
 def read_stamp(path: Path) -> Stamp | None:

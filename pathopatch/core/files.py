@@ -346,7 +346,7 @@ def owner(path: Path) -> Owner | None:
     if match is None:
         return None
     pid = int(match["pid"])
-    if match["machine"] != _machine() or os.name == "nt":  # where asking a process ends it
+    if match["machine"] != _machine():
         return Owner("unknown", pid)
     return Owner("running" if _is_running(pid) else "dead", pid)
 
@@ -362,21 +362,12 @@ def _machine() -> str:
 
 
 def _is_running(pid: int) -> bool:
+    import psutil
+
     try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except OverflowError:
-        return False
-    except PermissionError:
+        # One that has ended and whose parent has not asked how is no more; in a container perhaps nobody ever asks.
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.AccessDenied:
         return True
-    return pid > 0 and not _is_unburied(pid)
-
-
-def _is_unburied(pid: int) -> bool:
-    """Return whether a process has ended and only its parent has not asked how; in a container perhaps nobody will."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:  # no such system, or it is gone by now, which the next look finds
+    except psutil.NoSuchProcess:
         return False
-    return fields.rpartition(")")[2].split()[0] in "ZX"

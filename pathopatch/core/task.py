@@ -6,6 +6,8 @@ and record the slide's status last.
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -16,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core import artefacts
-from pathopatch.core.artefacts import Artefact, SlideStatus, Stamp, artefact, read_stamp
+from pathopatch.core.artefacts import Stamp, read_stamp
+from pathopatch.core.errors import InputCorruptError, PathopatchError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.progress import WITHIN_SLIDE, Progress
+from pathopatch.core.status import update_status
 
 S = TypeVar("S")
 
@@ -87,7 +91,8 @@ class SlideOutputs:
     is_whole : callable, optional
         Asked where the stamps agree: False makes the outputs anew.
     require_unchanged : callable, optional
-        Raises InputChangedError if inputs changed, see `artefact`.
+        Raises InputChangedError if inputs changed; to be called when all is read, before anything takes its place.
+        It is called as well if the work fails, since a change of its inputs may be the reason.
     stamp_of : callable, optional
         Reads the stamp of a part, where `read_stamp` cannot.
     about : mapping, optional
@@ -111,40 +116,66 @@ class SlideOutputs:
 
         StaleArtefactError or DuplicateIdError if the work would be refused.
         """
-        existing = [self.stamp_of(path) for path in self.parts]
-        if existing[0] is None:  # first, since making a stamp reads pixels of the slide
+        if self.stamp_of(self.parts[0]) is None:  # first, since making a stamp reads pixels of the slide
             return False
-        stamp = self.make_stamp()
-        refuse = self._refusal(stamp)
+        return self._match(self.make_stamp())
+
+    def _match(self, stamp: Stamp) -> bool:
+        """Return whether whole outputs with this stamp are there."""
+        existing, refuse = [self.stamp_of(path) for path in self.parts], self.refuse
         is_up_to_date = artefacts.is_up_to_date(
-            *self.parts, stamp=stamp, force=self.force, existing=existing, refuse=refuse
+            *self.parts,
+            stamp=stamp,
+            force=self.force,
+            existing=existing,
+            refuse=None if refuse is None else lambda existing, place: refuse(stamp, existing, place),
         )
         return is_up_to_date and self.is_whole()
 
     @contextmanager
-    def made(self) -> Iterator[Artefact]:
+    def made(self) -> Iterator[SlideArtefact]:
         """Hold the slide's lock and yield the outputs in the making; a second process waits for the first one.
 
-        Errors are those of `artefact` and `folder_lock`.
+        Errors are those of `is_up_to_date` and `folder_lock`, and InputChangedError.
         """
         lock, waiting_for = slide_lock(self.slide_id, self.stage), f"slide {self.slide_id} ({self.stage})"
         with folder_lock(self.out, lock, waiting_for=waiting_for):
-            stamp = self.make_stamp()
-            with artefact(
-                *self.parts,
-                stamp=stamp,
-                force=self.force,
-                existing=[self.stamp_of(path) for path in self.parts],
-                refuse=self._refusal(stamp),
-                is_whole=self.is_whole,
-                require_unchanged=self.require_unchanged,
-                status=SlideStatus(self.out, self.slide_id, self.stage, about=self.about),
-            ) as output:
-                yield output
+            made = SlideArtefact(outputs=self, stamp=self.make_stamp(), is_current=False)
+            try:
+                made.is_current = self._match(made.stamp)
+            except InputCorruptError:
+                made.record_running()  # what is damaged is finished no longer
+                raise
+            if not made.is_current:
+                made.record_running()
+            try:
+                yield made
+            except PathopatchError:
+                self.require_unchanged()  # a change of the inputs may be the reason
+                raise
 
-    def _refusal(self, stamp: Stamp) -> Callable[[Stamp, Path], None] | None:
-        refuse = self.refuse
-        return None if refuse is None else lambda existing, place: refuse(stamp, existing, place)
+
+@dataclass(kw_only=True)
+class SlideArtefact:
+    """A slide's outputs in the making. If `is_current`, they are there already, and need not be written."""
+
+    outputs: SlideOutputs
+    stamp: Stamp
+    is_current: bool
+    _began: float = field(default_factory=time.time)
+
+    def record_running(self) -> None:
+        """Write that the work on the slide has begun: from now on an earlier "done" is no longer true."""
+        self._update({"state": "running", "host": socket.gethostname(), **self.outputs.about})
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Write how the work on the slide ended, with times and host, which stand in its status and nowhere else."""
+        seconds = {} if self.is_current else {"seconds": f"{time.time() - self._began:.2f}"}
+        ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self._update({**entry, "host": socket.gethostname(), **seconds, "ended": ended})
+
+    def _update(self, entry: Mapping[str, Any]) -> None:
+        update_status(self.outputs.out, self.outputs.slide_id, self.outputs.stage, entry)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def encode_patches(
         else:
             ready = open_encoder()
             features = compute_features(source, ready, config, progress)
-            output.require_unchanged()
+            outputs.require_unchanged()
             patch_px, overlap_px = source.grid.patch_px, source.grid.patch_px - source.grid.stride_px
             write_slide_features(path, features, output.stamp.to_dict(), patch_px=patch_px, overlap_px=overlap_px)
             patches = len(features)

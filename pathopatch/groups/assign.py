@@ -67,6 +67,12 @@ def assign_groups(
     InputUnsupportedError
         A threshold lies outside (0, 1), two share one name, the bins do not rise, or there is no threshold; or see
         `patch_attribute_names`.
+
+    Examples
+    --------
+    >>> patches = pd.DataFrame({"patch_id": ["a", "b"], "slide_id": "S01", "patient_id": "P01", "label": [0, 1]})
+    >>> pathopatch.assign_groups(patches.assign(tissue_fraction=[0.1, 0.9]), [0.25])["group@0.25"].tolist()
+    [0, 3]
     """
     _check(patches, thresholds, bins)
     groups = patches[[name for name in _COPIED if name in patches]].copy()

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from pathopatch.core.artefacts import (
-    Artefact,
     Stamp,
     damages,
     file_marks,
@@ -33,7 +32,7 @@ from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, json_text, read_json, write_json
 from pathopatch.core.status import FINISHED, read_status, update_status
-from pathopatch.core.task import Outcome, SlideOutputs
+from pathopatch.core.task import Outcome, SlideArtefact, SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FACTS
@@ -124,7 +123,7 @@ def write_prediction(
                 known_as=known_as,
                 warnings=[*leaks, *source.warnings, *_tissue_warnings(prediction)],
             )
-            output.require_unchanged()
+            outputs.require_unchanged()
         output.record(_status_entry(facts, about))
         outcome = _outcome(slide_id, facts)
         if damaged:  # told once: what is there now is whole
@@ -255,14 +254,14 @@ def _slide_fingerprint(slide: Slide) -> str:
     return fingerprint(pixels)
 
 
-def _reuse_existing(out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], outputs: Artefact) -> Outcome:
+def _reuse_existing(out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], output: SlideArtefact) -> Outcome:
     """Return the outcome of existing outputs, and bring the slide's status up to date."""
     facts = read_json(folder / FACTS)
     entry = read_status(out, slide_id).get(STAGE, {})
     current = {name: value for name, value in about.items() if value}
     # The status is missing after an interruption, and outdated if the slide has moved or has another patient now.
     if entry.get("state") not in FINISHED:
-        outputs.record(_status_entry(facts, about))
+        output.record(_status_entry(facts, about))
     elif any(entry.get(name) != value for name, value in current.items()):
         update_status(out, slide_id, STAGE, {**entry, **current})
     return replace(_outcome(slide_id, facts), state="current")

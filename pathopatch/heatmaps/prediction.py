@@ -257,8 +257,11 @@ def predict_slide(
 
     Examples
     --------
-    >>> prediction = pathopatch.predict_slide("slide.svs", "work/runs/RUN/model")  # doctest: +SKIP
-    >>> prediction.plot()  # doctest: +SKIP
+    >>> from pathopatch.demo import EXAMPLE, EXAMPLE_MODEL
+    >>> files = {name: EXAMPLE / f"example_{name}.tif" for name in ("CARS", "TPEF", "SHG")}
+    >>> prediction = pathopatch.predict_slide(files, EXAMPLE_MODEL)
+    >>> prediction.maps["probability"].shape == prediction.maps["tissue_fraction"].shape
+    True
     """
     ensemble = _opened_model(model, config)
     with _opened_slide(slide) as opened:
@@ -311,7 +314,8 @@ def read_prediction(
 
     Examples
     --------
-    >>> pathopatch.read_prediction("out", "S01", slide="slides/S01.svs").plot()  # doctest: +SKIP
+    >>> pathopatch.read_prediction("out", "example").class_names
+    ('non-tumour', 'tumour')
     """
     work = WorkFolder(Path(out))
     identity = _predicted_slide(work.root, slide_id)

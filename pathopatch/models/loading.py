@@ -78,6 +78,12 @@ def load_model(
         A pickle (``.pt``, ``.pth`` and so on), which could run code when read.
     CheckpointIncompatibleError
         A bundle of another version, one whose ``model.json`` and weights contradict each other, or something else.
+
+    Examples
+    --------
+    >>> from pathopatch.demo import EXAMPLE_MODEL
+    >>> pathopatch.load_model(EXAMPLE_MODEL).spec.channels
+    ('CARS', 'TPEF', 'SHG')
     """
     folder = Path(folder)
     spec, shapes = checked_bundle(folder)
@@ -106,7 +112,14 @@ def load_ensemble(
     runtime: str = "auto",
     threads: int | None = None,
 ) -> Ensemble:
-    """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`."""
+    """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`.
+
+    Examples
+    --------
+    >>> from pathopatch.demo import EXAMPLE_MODEL
+    >>> len(pathopatch.load_ensemble([EXAMPLE_MODEL]).members)
+    1
+    """
     paths = [Path(folder) for folder in folders]
     check_bundles(paths)
     options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}

@@ -26,6 +26,7 @@ from pathopatch.core.artefacts import (
     read_stamp,
     read_table,
     require_same_source,
+    write_table,
 )
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
@@ -138,6 +139,13 @@ def tile_slide(
         The slide's files changed while they were read.
     DiskFullError
         No space is left.
+
+    Examples
+    --------
+    >>> from pathopatch.demo import EXAMPLE
+    >>> with pathopatch.open_slide({"CARS": EXAMPLE / "example_CARS.tif"}, mpp=1, background="dark") as slide:
+    ...     pathopatch.tile_slide(slide, pathopatch.TileConfig(patch_px=64), "work", slide_id="S01").state
+    'done'
     """
     out = Path(out)
     slide_id = slide_id_from_path(slide.paths[0]) if slide_id is None else slide_id
@@ -187,11 +195,11 @@ def make_tiles(outputs: SlideOutputs, prepare: Callable[[Stamp], Work]) -> TileR
             write, table_of = prepare(output.stamp)
             with atomic_path(store_path) as temporary:
                 measured = write(temporary)
-                output.require_unchanged()
+                outputs.require_unchanged()
             table = table_of(PatchStore(store_path), measured)
             table = table[[*COLUMNS, *(name for name in EXTRA_COLUMNS if name in table)]]
             # The table comes last: with the store's stamp in it, both are complete.
-            output.write_table(table_path, table)
+            write_table(table_path, table, output.stamp)
         attributes = PatchStore(store_path).attributes
         entry = _status_entry(table, attributes)
         # An earlier process may have been killed between the table and the status.

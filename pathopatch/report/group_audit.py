@@ -124,8 +124,10 @@ def audit_groups(
 
     Examples
     --------
-    >>> audit = pathopatch.audit_groups("work")  # doctest: +SKIP
-    >>> audit.plot()  # doctest: +SKIP
+    >>> patches = pd.DataFrame({"patch_id": ["a", "b"], "slide_id": "S01", "patient_id": "P01", "label": [0, 1]})
+    >>> groups = pathopatch.assign_groups(patches.assign(tissue_fraction=[0.1, 0.9]), [0.25])
+    >>> pathopatch.audit_groups(groups).verdict[:9]
+    'NOT KNOWN'
     """
     table = groups if isinstance(groups, pd.DataFrame) else read_table(WorkFolder(Path(groups)).groups)
     chosen = [float(attribute.key) for attribute in threshold_attributes(table)] if thresholds is None else thresholds

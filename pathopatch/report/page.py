@@ -73,6 +73,11 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
         An artefact is of another schema.
     DiskFullError
         No space was left; the earlier report is untouched.
+
+    Examples
+    --------
+    >>> pathopatch.write_report("work").as_posix()
+    'work/report/index.html'
     """
     work = Path(work)
     WorkFolder(work).require_outputs()

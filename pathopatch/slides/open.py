@@ -71,6 +71,13 @@ def open_slide(
         The number of names differs from the number of planes, or a file behind a name has several planes.
     ModalityMismatchError
         The files of one slide differ in size, type or mpp.
+
+    Examples
+    --------
+    >>> from pathopatch.demo import EXAMPLE
+    >>> with pathopatch.open_slide({"CARS": EXAMPLE / "example_CARS.tif"}, mpp=1, background="dark") as slide:
+    ...     slide.read_region(0, 0, 64, 32).shape
+    (1, 32, 64)
     """
     if not isinstance(source, Mapping):
         return _open_file(source, mpp=mpp, channels=channels, background=background)

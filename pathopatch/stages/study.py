@@ -56,6 +56,13 @@ def run_study(
         No run is left.
     InputMissingError, InputUnsupportedError
         As `load_study`, for a file.
+
+    Examples
+    --------
+    >>> from pathopatch.demo import EXAMPLE_MANIFEST
+    >>> study = pathopatch.StudyConfig(manifest=EXAMPLE_MANIFEST, work="study")
+    >>> [outcome.state for outcome in pathopatch.run_study(study, until="tile").outcomes]
+    ['done']
     """
     from pathopatch.training.phase_data import runs_with_groups
 

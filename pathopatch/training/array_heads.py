@@ -114,8 +114,11 @@ def fit_head(
     Examples
     --------
     >>> from pathopatch import features
-    >>> fitted = features.fit_head(x, label, tissue >= 0.25, val=is_val, method="gerne")  # doctest: +SKIP
-    >>> fitted.threshold, fitted.accuracies(x_test, label_test, tissue_test >= 0.25)["wga"]  # doctest: +SKIP
+    >>> label, has_much_tissue = np.arange(400) // 2 % 2, np.arange(400) % 2 == 1
+    >>> x = np.random.default_rng(0).normal(4.0 * label[:, None], 1.0, (400, 8)).astype(np.float32)
+    >>> fitted = features.fit_head(x, label, has_much_tissue, val=np.arange(400) >= 200, method="gerne")
+    >>> fitted.accuracies(x, label, has_much_tissue)["wga"] > 0.9
+    True
     """
     given = {"method": method, "head": head, "seed": seed, **settings}
     config = head_settings(parse(TrainConfig, given, place="fit_head"))

@@ -14,7 +14,6 @@ import pytest
 from array_slides import h_and_e, low_counts, write_mask
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Artefact
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import (
     StaleArtefactError,
@@ -103,10 +102,12 @@ def test_a_run_killed_anywhere_is_unfinished_and_a_rerun_completes_it(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        if at == "store":
-            patched.setattr("pathopatch.patches.store_writer.StoreWriter.finish", die)
-        else:
-            patched.setattr(Artefact, {"table": "write_table", "status": "record"}[at], die)
+        places = {
+            "store": "pathopatch.patches.store_writer.StoreWriter.finish",
+            "table": "pathopatch.patches.tile.write_table",
+            "status": "pathopatch.core.task.SlideArtefact.record",
+        }
+        patched.setattr(places[at], die)
         with pytest.raises(KeyboardInterrupt):
             tile_slide(slide, CONFIG, out, force=force)
     entry = json.loads((out / "status" / "slide.json").read_text())["tile"]

@@ -218,7 +218,7 @@ class StudyConfig(SettingsConfig):
 
 
 def load_study(path: Path | str) -> StudyConfig:
-    """Return the study written in a TOML file; relative paths in it are relative to the file.
+    r"""Return the study written in a TOML file; relative paths in it are relative to the file.
 
     Raises
     ------
@@ -226,6 +226,12 @@ def load_study(path: Path | str) -> StudyConfig:
         There is no such file.
     InputUnsupportedError
         It is not TOML, or a key is unknown, missing or out of range; all such keys are listed.
+
+    Examples
+    --------
+    >>> _ = Path("study.toml").write_text('manifest = "cohort.csv"\nwork = "work"\nmethods = ["erm", "gerne"]')
+    >>> pathopatch.load_study("study.toml").methods
+    ('erm', 'gerne')
     """
     path = Path(path)
     study = parse(StudyConfig, _toml(path), place=str(path))
