@@ -32,7 +32,7 @@ from pathopatch.core.errors import (
 from pathopatch.core.input_files import log_left_out, walk_files
 from pathopatch.core.mask_bits import resize_masks
 from pathopatch.core.patients import Listed, copy_problems, patient_problems
-from pathopatch.patches.annotations.masks import read_mask, require_proportions
+from pathopatch.patches.annotations.masks import read_mask, require_fit
 from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
 from pathopatch.slides.manifest import SPLITS
@@ -264,10 +264,10 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
 def read_tumor_mask(path: Path, image: Path, spec: ImageSpec) -> NDArray[np.bool_]:
     """Return the tumour pixels of a patch, bool of shape (P, P): its mask, cropped and resized as `read_image` does.
 
-    The mask at `path` covers the whole `image`, at any scale. Errors as of `read_mask` and `require_proportions`.
+    The mask at `path` covers the whole `image`, at any scale. Errors as of `read_mask` and `require_fit`.
     """
     mask, whole = read_mask(path), _image_spec(image)
-    require_proportions((mask.shape[1], mask.shape[0]), (whole.width, whole.height), place=str(path), covered="patch")
+    require_fit((mask.shape[1], mask.shape[0]), (whole.width, whole.height), place=str(path), covered="patch")
     shown = _centre_square(mask[None]) if spec.fit == "crop" else mask[None]
     return np.asarray(resize_masks(shown, spec.width)[0], np.bool_)
 

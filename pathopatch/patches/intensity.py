@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any, cast
 
 import cv2
@@ -97,43 +97,25 @@ def saturated_fraction(
     `scanned` returns the pixels that count, bool of shape (H, W), or None for all; it is called only where signal is
     lost.
     """
-    bounds = window.tolist()  # a few numbers: arrays of them would take longer than the pixels
-    used = [channel for channel, (low, high) in enumerate(bounds) if high > low]
-    if patch.size == 0 or not used:
-        return 0.0
-    parts = []
-    ends: tuple[tuple[Polarity, np.ufunc, int], ...] = (("dark", np.maximum, 1), ("bright", np.minimum, 0))
-    for polarity, furthest, end in ends:
-        channels = [channel for channel in used if polarities[channel] == polarity]
-        # Under one window the furthest channel decides: one comparison in place of one per channel.
-        if channels and all(bounds[channel] == bounds[channels[0]] for channel in channels):
-            plane = reduce(furthest, [patch[channel] for channel in channels])
-            parts.append(_reached(plane, bounds[channels[0]][end], polarity))
-        else:
-            parts += [_reached(patch[channel], bounds[channel][end], polarity) for channel in channels]
-    saturated = reduce(np.logical_or, parts)
+    saturated = np.zeros(patch.shape[1:], np.bool_)
+    for plane, polarity, (low, high) in zip(patch, polarities, window.tolist(), strict=True):
+        if high > low:
+            saturated |= _reached(plane, high if polarity == "dark" else low, polarity)
     n_saturated = int(np.count_nonzero(saturated))
     # The mask costs more than the fraction, and a fraction of 0 does not need it.
     if n_saturated and scanned is not None and (mask := scanned()) is not None:
         return int(np.count_nonzero(saturated & mask)) / max(1, int(np.count_nonzero(mask)))
-    return n_saturated / saturated.size
+    return n_saturated / max(1, saturated.size)
 
 
 def _reached(plane: NDArray[np.generic], level: float, polarity: Polarity) -> NDArray[np.bool_]:
     """Return the pixels at or above a level (dark), or at or below it (bright)."""
-    # Integers are compared in their own dtype: a comparison with a float would convert every pixel.
-    if plane.dtype.kind not in "iu" or not math.isfinite(level):
-        compare = np.greater_equal if polarity == "dark" else np.less_equal
-        # As float64: a Python number would be rounded to the type of the pixels.
-        return np.asarray(compare(plane, np.float64(level)), np.bool_)
-    limits = np.iinfo(cast(Any, plane.dtype))
-    # A whole number is at or below the level if it is not at or above the next one.
-    least = math.ceil(level) if polarity == "dark" else math.floor(level) + 1
-    if limits.min <= least <= limits.max:
-        is_above = np.asarray(np.greater_equal(plane, plane.dtype.type(least)), np.bool_)
-    else:
-        is_above = np.full(plane.shape, least < limits.min, np.bool_)
-    return is_above if polarity == "dark" else ~is_above
+    compare = np.greater_equal if polarity == "dark" else np.less_equal
+    if plane.dtype.kind in "iu" and math.isfinite(level):
+        # A whole Python number is compared in the pixels' own type, whatever its size: a float would convert them all.
+        return np.asarray(compare(plane, math.ceil(level) if polarity == "dark" else math.floor(level)), np.bool_)
+    # As float64: a Python number would be rounded to the type of the pixels.
+    return np.asarray(compare(plane, np.float64(level)), np.bool_)
 
 
 def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import shapely
@@ -121,18 +121,6 @@ class LabelSource:
         return {role: path for role, path in files.items() if path is not None}
 
 
-class Region(Protocol):
-    """A region of a slide; see `MaskRegion` for the arguments, and `PolygonRegion` for the other kind."""
-
-    def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
-        """Return the region's fraction of each patch's part on the slide, (N,), in [0, 1]."""
-        ...
-
-    def patch_mask(self, x: int, y: int, *, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the region's pixels of a patch's part on the slide, (height, width)."""
-        ...
-
-
 class SlideLabels:
     """Where a slide holds tumour and where it is labelled, as a `source` states it; its files are read once.
 
@@ -149,8 +137,8 @@ class SlideLabels:
         config: LabelConfig | None = None,
         grid: Grid | None = None,
     ) -> None:
-        tumor: Region | None = None
-        labelled: Region | None = None
+        tumor: MaskRegion | PolygonRegion | None = None
+        labelled: MaskRegion | PolygonRegion | None = None
         source = source or LabelSource()
         if source.annotations is not None:
             settings = (config or LabelConfig()).annotations

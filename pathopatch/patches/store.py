@@ -111,18 +111,7 @@ def patch_ids(slide_id: str, origins: NDArray[np.int64]) -> list[str]:
     return [f"{slide_id}@{x},{y}" for x, y in origins.tolist()]
 
 
-def store_source(path: Path) -> Any:
-    """Return the `Slide.source` of a store; None if there is none, or it records none."""
-    source = _attributes_of(path).get("source")
-    return source.get("path") if isinstance(source, dict) else None
-
-
-def store_levels(path: Path) -> dict[str, float]:
-    """Return a store's background levels from its cohort, source units, by channel; empty if it took none."""
-    return dict(_attributes_of(path).get("cohort_levels", {}))
-
-
-def _attributes_of(path: Path) -> dict[str, Any]:
+def recorded_attributes(path: Path) -> dict[str, Any]:
     """Return a store's attributes; empty if there is no readable store."""
     try:
         return dict(zarr.open_group(path, mode="r").attrs.asdict())

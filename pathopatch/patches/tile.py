@@ -41,7 +41,7 @@ from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
 from pathopatch.patches.source import FromSlide, tile_stamp
-from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
+from pathopatch.patches.store import STAGE, PatchStore, patch_ids, recorded_attributes, source_record
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
@@ -235,7 +235,7 @@ def tile_outputs(
     @cache
     def source_of() -> tuple[FromSlide, dict[str, float]]:
         # A later plain run must not lose the levels that an earlier run took from the cohort.
-        earlier = {} if force else store_levels(store_path)
+        earlier = {} if force else recorded_attributes(store_path).get("cohort_levels", {})
         from_cohort = earlier if cohort_levels is None else cohort_levels
         levels = {name: from_cohort[name] for name in from_cohort if name not in config.tissue.background_level}
         return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=tissue_mask), levels
@@ -244,7 +244,10 @@ def tile_outputs(
         return tile_stamp(slide, source_of()[0].tiling, slide_id, patient_id, labels, tissue_mask)
 
     def holds() -> bool:
-        return is_whole(store_path, table_path, force=force) and not (force and lacks_pixels(store_path, config))
+        if not is_whole(store_path, table_path, force=force):
+            return False
+        # Pixels that were removed to free space are written again with `force`.
+        return not (force and config.store == "zarr") or PatchStore(store_path).has_patches
 
     outputs = SlideOutputs(
         out=out,
@@ -253,7 +256,7 @@ def tile_outputs(
         parts=(store_path, table_path),
         make_stamp=make_stamp,
         force=force,
-        refuse=partial(refuse_other_slide, slide),
+        refuse=partial(_refuse_other_slide, slide),
         is_whole=holds,
         require_unchanged=slide.require_unchanged,
     )
@@ -447,7 +450,7 @@ def _status_entry(table: pd.DataFrame, attributes: Mapping[str, Any]) -> dict[st
     }
 
 
-def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
+def _refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
     """Raise DuplicateIdError if the existing store is of another slide with the same id."""
 
     def slide_inputs(inputs: Mapping[str, str]) -> dict[str, str]:
@@ -455,7 +458,8 @@ def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: 
 
     # That is a mistake in the manifest, not a stale artefact: its remedy is another id, not `--force`.
     if slide_inputs(stamp.inputs) != slide_inputs(existing.inputs):
-        require_same_source(store_source(store_path), slide.source, slide_id=store_path.stem, place=store_path)
+        source = recorded_attributes(store_path).get("source", {}).get("path")
+        require_same_source(source, slide.source, slide_id=store_path.stem, place=store_path)
 
 
 def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
@@ -468,11 +472,6 @@ def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
             return False
         raise
     return bool((table["pixels_checksum"] == store.pixels_checksum).all())
-
-
-def lacks_pixels(store_path: Path, config: TileConfig) -> bool:
-    """Return whether the store's pixels were removed to free space."""
-    return config.store == "zarr" and not PatchStore(store_path).has_patches
 
 
 def is_tiled(work: Path, slide_id: str) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pathopatch.core.config import TileConfig
 from pathopatch.core.status import read_status, update_status
 from pathopatch.features.cohort import read_cohort
-from pathopatch.patches.store import store_levels
+from pathopatch.patches.store import recorded_attributes
 from pathopatch.stages.import_features import import_features
 from pathopatch.stages.tile import tile_cohort, tile_plan
 
@@ -51,8 +51,8 @@ def shares(work: Path) -> dict[str, float]:
 
 
 def cohort_levels(work: Path) -> dict[str, dict[str, float]]:
-    levels = {path.stem: store_levels(path) for path in (work / "slides").glob("*.zarr")}
-    return {name: by_channel for name, by_channel in levels.items() if by_channel}
+    stores = {path.stem: recorded_attributes(path) for path in (work / "slides").glob("*.zarr")}
+    return {name: stored["cohort_levels"] for name, stored in stores.items() if stored["cohort_levels"]}
 
 
 def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> None:

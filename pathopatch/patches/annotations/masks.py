@@ -67,12 +67,24 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return np.asarray(np.greater(pixels, limit), np.bool_)
 
 
-def require_proportions(
-    mask_px: tuple[int, int], slide_size: tuple[int, int], *, place: str, covered: str = "slide"
+def require_fit(
+    mask_px: tuple[int, int],
+    slide_size: tuple[int, int],
+    grid: Grid | None = None,
+    *,
+    place: str,
+    covered: str = "slide",
 ) -> None:
-    """Raise ModalityMismatchError if (width, height) of a mask and of its slide are not in proportion within 2 %.
+    """Refuse a mask that is not of its slide, or far coarser than the patches of a grid; sizes are (width, height).
 
     `covered` is the word for what the mask covers.
+
+    Raises
+    ------
+    ModalityMismatchError
+        Mask and slide are not in proportion within 2 %.
+    InputUnsupportedError
+        A pixel of the mask is far larger than a patch.
     """
     (width, height), (slide_width, slide_height) = mask_px, slide_size
     # Sides are rounded to whole pixels, and one pixel of a tiny mask is more than 2 %.
@@ -86,17 +98,13 @@ def require_proportions(
             place=place,
             remedy=f"give the mask that belongs to this {covered}; it must cover the whole of it",
         )
-
-
-def require_detail(mask_px: tuple[int, int], slide_size: tuple[int, int], grid: Grid | None, *, place: str) -> None:
-    """Raise InputUnsupportedError if a pixel of a mask is far larger than a patch of the grid; sizes as above."""
     if grid is None:
         return
     coarsest = grid.downsample * max(_COARSEST_PX, _COARSEST_PATCHES * grid.patch_px)
-    if min(size / px for size, px in zip(slide_size, mask_px, strict=True)) > coarsest:
+    if min(slide_width / width, slide_height / height) > coarsest:
         least = " x ".join(str(math.ceil(size / coarsest)) for size in slide_size)
         raise InputUnsupportedError(
-            f"a mask of {mask_px[0]} x {mask_px[1]} px for a slide of {slide_size[0]} x {slide_size[1]} px: "
+            f"a mask of {width} x {height} px for a slide of {slide_width} x {slide_height} px: "
             "each of its pixels covers several patches",
             place=place,
             remedy=f"write the mask with at least {least} px, better with a pixel for every few of the slide",
@@ -107,7 +115,7 @@ class MaskRegion:
     """What a mask, or its file, sets of squares given in level-0 px; it covers the whole slide.
 
     A TIFF of more than 2^28 px is read in bands of rows, any other mask is held as bits. Errors as of `read_mask` and
-    `require_proportions`; `slide_size` is (width, height), level-0 px. With a `grid` also those of `require_detail`.
+    `require_fit`; `slide_size` is (width, height), level-0 px.
     """
 
     def __init__(
@@ -126,24 +134,20 @@ class MaskRegion:
             height, width = pixels.shape
             self._rows, self._bits = slice(0, height), pack_masks(pixels)
         self._size_px = width, height
-        place = str(mask) if isinstance(mask, Path) else ""
-        require_proportions(self._size_px, slide_size, place=place)
-        require_detail(self._size_px, slide_size, grid, place=place)
+        require_fit(self._size_px, slide_size, grid, place=str(mask) if isinstance(mask, Path) else "")
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
         """Return the mask's fraction of each patch's part on the slide, (N,), in [0, 1]; 0 beyond the slide.
 
         `x` and `y`, (N,), are origins, and `extent` is the side of a patch, level-0 px.
         """
-        if self._large is not None:
-            fractions, self._limit = _fractions_by_bands(self._large, self._slide_size, x, y, extent)
-            return fractions
         fractions = np.zeros(len(x))
-        for index, (left, top) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
+        # Patches of one row share their rows of a large mask, which are decoded once.
+        for index in np.lexsort((x, y)).tolist():
+            left, top = x[index].item(), y[index].item()
             columns, across = _cover(left, left + extent, self._slide_size[0], self._size_px[0])
             rows, down = _cover(top, top + extent, self._slide_size[1], self._size_px[1])
-            part = self._part(rows, columns)
-            if part.any():
+            if across.size and down.size and (part := self._part(rows, columns)).any():
                 fractions[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
         return fractions
 
@@ -163,9 +167,9 @@ class MaskRegion:
         """Return a rectangle of the mask."""
         if self._large is not None and rows != self._rows:
             if self._limit is None:
-                _, self._limit = _scan(self._large, self._slide_size)
+                self._limit = _scan(self._large)
             with _open_large(self._large) as mask:
-                packed = [pack_masks(band > self._limit) for _, band in _bands(mask, rows)]
+                packed = [pack_masks(band > self._limit) for band in _bands(mask, rows)]
             self._rows, self._bits = rows, np.concatenate(packed)
         top, first_byte = self._rows.start, columns.start // 8
         bits = self._bits[rows.start - top : rows.stop - top, first_byte : -(-columns.stop // 8)]
@@ -187,14 +191,9 @@ def check_mask(
     """
     is_large = is_banded and _is_large(path)
     source = raster(path, is_whole=not is_large)
-    require_proportions((source.width, source.height), slide_size, place=str(path))
-    require_detail((source.width, source.height), slide_size, grid, place=str(path))
-    if is_quick:
-        return
-    if is_large:
-        _scan(path, slide_size)
-    else:
-        read_mask(path)
+    require_fit((source.width, source.height), slide_size, grid, place=str(path))
+    if not is_quick:
+        (_scan if is_large else read_mask)(path)
 
 
 def read_tissue_mask(
@@ -210,12 +209,11 @@ def read_tissue_mask(
     A pixel is set where its centre is inside an outline. Outlines of every class are tissue, those of QuPath's class
     ``Ignore*`` are cut out of it; a file without outlines means no tissue. Sizes are (width, height); `slide_size` and
     `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Errors as of `read_mask`,
-    `require_proportions` and `place_on_slide`.
+    `require_fit` and `place_on_slide`.
     """
     if not _is_outlines(path):
         mask = read_mask(path)
-        require_proportions((mask.shape[1], mask.shape[0]), slide_size, place=str(path))
-        require_detail((mask.shape[1], mask.shape[0]), slide_size, grid, place=str(path))
+        require_fit((mask.shape[1], mask.shape[0]), slide_size, grid, place=str(path))
         return mask
     outlines = read_annotations(path)
     names, shapes, warnings = place_on_slide(
@@ -315,9 +313,11 @@ def _uint8_limit(highest: float, path: Path) -> int:
     return _HALF_UINT8 if highest > 1 else 0
 
 
-def _scan(path: Path, slide_size: tuple[int, int]) -> tuple[NDArray[np.float64], int]:
-    """Decode every band of a large TIFF, as one patch that covers the slide; returns as `_fractions_by_bands`."""
-    return _fractions_by_bands(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
+def _scan(path: Path) -> int:
+    """Decode every band of a large TIFF, and return the value above which its pixels are set."""
+    with _open_large(path) as mask:
+        highest = max(float(band.max()) for band in _bands(mask, slice(0, mask.size[1])))
+        return _uint8_limit(highest, path) if mask.dtype == np.uint8 else 0
 
 
 def _open_large(path: Path) -> Slide:
@@ -327,36 +327,10 @@ def _open_large(path: Path) -> Slide:
     return open_slide(f"{path}#page=0", channels=names, background="dark")
 
 
-def _fractions_by_bands(
-    path: Path, slide_size: tuple[int, int], x: NDArray[np.int64], y: NDArray[np.int64], extent: float
-) -> tuple[NDArray[np.float64], int]:
-    """Return the fractions of `MaskRegion.fractions` of a large TIFF, and the value above which its pixels are set."""
-    # Whether 0 or 127 is the limit is known only once the largest value was read, so both are summed.
-    fractions = np.zeros((2, len(x)))
-    highest = 0.0
-    with _open_large(path) as mask:
-        width, height = mask.size
-        # Patches of one row share their band, which is decoded once.
-        for top in np.unique(y).tolist():
-            rows, down = _cover(top, top + extent, slide_size[1], height)
-            sums = np.zeros((2, width))
-            for part, band in _bands(mask, rows):
-                weight = down[part.start - rows.start : part.stop - rows.start]
-                highest = max(highest, float(band.max()))
-                sums += [weight @ (band > limit) for limit in (0, _HALF_UINT8)]
-            for index in np.flatnonzero(y == top).tolist():
-                columns, across = _cover(x[index], x[index] + extent, slide_size[0], width)
-                if across.size and down.size:
-                    fractions[:, index] = sums[:, columns] @ across / (down.sum() * across.sum())
-        is_uint8 = mask.dtype == np.uint8
-    limit = _uint8_limit(highest, path) if is_uint8 else 0
-    return np.asarray(np.clip(fractions[1 if limit else 0], 0.0, 1.0), np.float64), limit
-
-
-def _bands(mask: Slide, rows: slice) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield some rows of a mask in bands of bounded size: which they are, and their largest colour (h, width)."""
+def _bands(mask: Slide, rows: slice) -> Iterator[NDArray[Any]]:
+    """Yield the largest colour of some rows of a mask, (h, width), in bands of bounded size."""
     width = mask.size[0]
     step = max(1, _BAND_BYTES // (width * len(mask.channels) * mask.dtype.itemsize))
     for start in range(rows.start, rows.stop, step):
-        stop = min(start + step, rows.stop)
-        yield slice(start, stop), _largest_colour(mask.read_region(0, start, width, stop - start), mask.paths[0])
+        height = min(step, rows.stop - start)
+        yield _largest_colour(mask.read_region(0, start, width, height), mask.paths[0])
