@@ -79,6 +79,15 @@ def folder(predicted: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def own(folder: Path) -> Iterator[str]:
+    """The page over predictions of the test's own, to decide on."""
+    import pages
+
+    with pages.serving(folder) as url:
+        yield url
+
+
+@pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Any]]:
     """Open a window; at the end none may have complained, or asked another host.
 

@@ -29,20 +29,10 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
 
     Windows that still show it are closed before it ends: what they go on asking for would not be answered.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pathopatch",
-        "review",
-        out,
-        "--port",
-        0,
-        "--reviewer",
-        reviewer,
-        "--quiet",
-        *options,
-    ]
-    with subprocess.Popen([str(argument) for argument in command], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "pathopatch", "review", out, "--port", 0, "--reviewer", reviewer, "--quiet"]
+    with subprocess.Popen(
+        [str(argument) for argument in (*command, *options)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             link = process.stdout.readline().strip()

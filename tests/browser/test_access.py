@@ -46,57 +46,55 @@ def test_axe_finds_no_barrier_in_the_agreement_of_two(folder, visit, axe):
 
 
 @pytest.mark.slow
-def test_axe_finds_no_barrier_on_a_slide(folder, visit, axe):
-    with serving(folder) as own:
-        window = visit(own)
-        page = window.slide(MODALITIES)
-        assert barriers(page, axe) == []
-        page.locator("#gallery button").first.click()
-        expect(page.locator("#patch.has-patch")).to_be_attached()
-        page.keyboard.press("f")
-        page.locator("#save").click()  # the form with its error
-        page.get_by_label("Group").check()
-        page.locator("summary").click()
-        page.locator("[data-does=polygon]").click()  # the hint on drawing
-        assert barriers(page, axe) == []
-        page.locator("#reason").select_option("out of focus")
-        page.locator("#save").click()
-        expect(window.standing()).to_have_attribute("data-verdict", "flag")
-        page.keyboard.press("?")
-        assert barriers(page, axe) == []
-        page = window.cohort()
-        assert barriers(page, axe) == []
+def test_axe_finds_no_barrier_on_a_slide(own, visit, axe):
+    window = visit(own)
+    page = window.slide(MODALITIES)
+    assert barriers(page, axe) == []
+    page.locator("#gallery button").first.click()
+    expect(page.locator("#patch.has-patch")).to_be_attached()
+    page.keyboard.press("f")
+    page.locator("#save").click()  # the form with its error
+    page.get_by_label("Group").check()
+    page.locator("summary").click()
+    page.locator("[data-does=polygon]").click()  # the hint on drawing
+    assert barriers(page, axe) == []
+    page.locator("#reason").select_option("out of focus")
+    page.locator("#save").click()
+    expect(window.standing()).to_have_attribute("data-verdict", "flag")
+    page.keyboard.press("?")
+    assert barriers(page, axe) == []
+    page = window.cohort()
+    assert barriers(page, axe) == []
 
 
 @pytest.mark.slow
-def test_a_slide_is_reviewed_by_keyboard_alone(folder, visit):
-    with serving(folder) as own:
-        window = visit(own, reduced_motion="reduce")
-        page = window.cohort()
-        for key in ("j", "j", "Enter"):
-            page.keyboard.press(key)
-        page.wait_for_url(f"**/slides/{MODALITIES}")
-        window.settled()
-        page.keyboard.press(" ")
-        expect(page.locator("[data-does=overlay]")).to_have_attribute("aria-pressed", "false")
-        page.keyboard.press("Enter")
-        expect(page.locator("#patch.has-patch")).to_be_attached()
-        before = page.locator("#patch").get_attribute("data-shown")
-        page.keyboard.press("Shift+ArrowDown")
-        expect(page.locator("#patch")).not_to_have_attribute("data-shown", before)
-        page.keyboard.press("1")
-        expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("tumour, A. Reader")
-        page.keyboard.press("r")
-        page.keyboard.press("ArrowDown")  # in the list of reasons
-        page.keyboard.press("Tab")
-        page.keyboard.type("a r f u b j 1 ?")  # keys are off in a text field
-        page.keyboard.press("Tab")
-        page.keyboard.press("Enter")
-        expect(window.standing()).to_have_attribute("data-verdict", "reject")
-        expect(window.standing()).to_have_attribute("data-revision", "2")
-        expect(window.standing()).to_contain_text("a r f u b j 1 ?")
-        page.keyboard.press("u")
-        expect(window.standing()).to_have_attribute("data-verdict", "none")
+def test_a_slide_is_reviewed_by_keyboard_alone(own, visit):
+    window = visit(own, reduced_motion="reduce")
+    page = window.cohort()
+    for key in ("j", "j", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_url(f"**/slides/{MODALITIES}")
+    window.settled()
+    page.keyboard.press(" ")
+    expect(page.locator("[data-does=overlay]")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("Enter")
+    expect(page.locator("#patch.has-patch")).to_be_attached()
+    before = page.locator("#patch").get_attribute("data-shown")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(page.locator("#patch")).not_to_have_attribute("data-shown", before)
+    page.keyboard.press("1")
+    expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("tumour, A. Reader")
+    page.keyboard.press("r")
+    page.keyboard.press("ArrowDown")  # in the list of reasons
+    page.keyboard.press("Tab")
+    page.keyboard.type("a r f u b j 1 ?")  # keys are off in a text field
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(window.standing()).to_have_attribute("data-verdict", "reject")
+    expect(window.standing()).to_have_attribute("data-revision", "2")
+    expect(window.standing()).to_contain_text("a r f u b j 1 ?")
+    page.keyboard.press("u")
+    expect(window.standing()).to_have_attribute("data-verdict", "none")
 
 
 def test_arrow_keys_move_the_slide_once_it_has_the_focus(address, visit):

@@ -1,17 +1,9 @@
 """Decisions: made, withdrawn, found again after a reload, carried elsewhere, and two reviewers at one slide."""
 
-import csv
-
 import pytest
-from made_predictions import MODALITIES, SLIDES, facts_of, table_of
+from made_predictions import MODALITIES, SLIDES, table_of
 from pages import serving
 from playwright.sync_api import expect
-
-
-@pytest.fixture
-def own(folder):
-    with serving(folder) as address:
-        yield address
 
 
 def press(window, does):
@@ -31,11 +23,10 @@ def reject(page, reason, comment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("slide_id", SLIDES)
-def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit, tmp_path, slide_id):
+def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit):
     window = visit(own)
-    page = window.slide(slide_id)
-    row = table_of(folder, slide_id).iloc[20]
+    page = window.slide(MODALITIES)
+    row = table_of(folder, MODALITIES).iloc[20]
     select(window, row)
     press(window, "label-non-tumour")
     expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("non-tumour, A. Reader")
@@ -50,38 +41,8 @@ def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit, tmp_path
     expect(window.standing()).to_contain_text("out of focus: left half")
     select(window, row)
     expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("non-tumour, A. Reader")
-    page = window.cohort()
-    decision = page.locator(f"tr[data-slide='{slide_id}'] [data-column=decision]")
+    decision = window.cohort().locator(f"tr[data-slide='{MODALITIES}'] [data-column=decision]")
     expect(decision).to_have_attribute("data-value", "reject")
-    with page.expect_download() as download:
-        page.get_by_text("Export CSV").click()
-    exported = tmp_path / "review.csv"
-    download.value.save_as(exported)
-    with exported.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    stands = {decision["verdict"]: decision for decision in rows if decision["stands"] == "true"}
-    assert set(stands) == {"reject", "non-tumour"}
-    assert (int(stands["non-tumour"]["x"]), int(stands["non-tumour"]["y"])) == (row.x, row.y)
-    assert float(stands["reject"]["threshold"]) == facts_of(folder, slide_id)["decision_probability"]
-    assert {decision["reviewer"] for decision in rows} == {"A. Reader"}
-
-
-@pytest.mark.slow
-def test_an_exported_review_comes_back_elsewhere(folder, visit, tmp_path):
-    with serving(folder) as address:
-        window = visit(address)
-        page = window.slide(MODALITIES)
-        reject(page, "out of focus", "=SUM(A1)")
-        expect(window.standing()).to_have_attribute("data-verdict", "reject")
-        answer = page.request.get(f"{address}/export/decisions.csv")
-        (tmp_path / "review.csv").write_bytes(answer.body())
-    for file in folder.glob("review.sqlite*"):
-        file.unlink()
-    with serving(folder, "--import", tmp_path / "review.csv", reviewer="C. Reader") as address:
-        window = visit(address)
-        window.slide(MODALITIES)
-        expect(window.standing()).to_contain_text("A. Reader")
-        expect(window.standing()).to_contain_text("out of focus: =SUM(A1)")
 
 
 @pytest.mark.slow

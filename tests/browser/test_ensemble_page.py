@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from made_predictions import facts_of
 from made_review import write_folders, write_labels
-from pages import assert_heat, filled, middle, serving
+from pages import filled, serving
 from playwright.sync_api import expect
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.heatmaps.pyramids import read_ome_tiff
 
 SLIDE = "bright"
 
@@ -66,31 +64,3 @@ def test_a_click_takes_the_patch_whose_middle_is_nearest(labelled, page):
             assert float(probability.get_attribute("data-value")) == row.probability
             given = {-1: "unknown", 0: "non-tumour", 1: "tumour"}[int(label.get(row.patch_id, -1))]
             expect(page.page.locator("#patch-facts")).to_contain_text(f"Label{given}")
-
-
-def test_a_cell_of_overlapping_patches_is_the_maps(labelled, page):
-    out, _, _, _ = labelled
-    filled(page.page)
-    facts = facts_of(out, SLIDE)
-    cells = read_ome_tiff(out / "heatmaps" / SLIDE / "heatmap.ome.tif").levels[0][0]
-    rows, columns = np.nonzero(np.isfinite(cells))
-    seen = [
-        page.heat_at(*middle(facts, columns[at] * facts["cell_px"], rows[at] * facts["cell_px"]))
-        for at in np.linspace(0, len(rows) - 1, 12).astype(int)
-    ]
-    due = [cells[rows[at], columns[at]] for at in np.linspace(0, len(rows) - 1, 12).astype(int)]
-    for colour, value in zip(seen, due, strict=True):
-        assert_heat(colour, facts, float(value))
-
-
-def test_labels_that_disagree_have_a_gallery(labelled, page):
-    _, table, groups, _ = labelled
-    page.page.locator("#gallery-kind").select_option("label-disagreement")
-    expect(page.page.locator("#gallery[data-kind=label-disagreement]")).to_be_attached()
-    page.page.locator("#gallery button").first.click()
-    expect(page.page.locator("#patch.has-patch")).to_be_attached()
-    x, y = (int(part) for part in page.page.locator("#patch").get_attribute("data-shown").split(","))
-    row = table[(table["x"] == x) & (table["y"] == y)].iloc[0]
-    given = groups.set_index("patch_id")["label"][row.patch_id]
-    assert given >= 0
-    assert given != int(row.logit > facts_of(labelled[0], SLIDE)["decision_threshold"])

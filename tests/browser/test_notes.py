@@ -6,12 +6,6 @@ from pages import serving
 from playwright.sync_api import expect
 
 
-@pytest.fixture
-def own(folder):
-    with serving(folder) as address:
-        yield address
-
-
 def write(page, key, text, end):
     page.keyboard.press(key)
     page.keyboard.type(text)

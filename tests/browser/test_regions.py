@@ -7,16 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_predictions import MODALITIES, SLIDES, facts_of
-from pages import serving
 from playwright.sync_api import expect
 
 TUMOUR, NON_TUMOUR = (213, 94, 0), (0, 114, 178)
-
-
-@pytest.fixture
-def own(folder):
-    with serving(folder) as address:
-        yield address
 
 
 def corners(facts, left=0.35, top=0.35, right=0.6, bottom=0.55):

@@ -1,7 +1,5 @@
 """The slide's page: what its heat layer shows, counts and hides, and what a click on a patch tells."""
 
-import shutil
-
 import made_slides as made
 import numpy as np
 import pytest
@@ -51,25 +49,6 @@ def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, ad
         set_range(page, "#threshold", threshold)
         share = tissue_area[probability > threshold].sum() / tissue_area.sum()
         expect(place).to_contain_text(f"{100 * share:.1f}\u00a0% of the tissue area")
-
-
-@pytest.mark.parametrize("slide_id", SLIDES)
-def test_the_browsers_sum_at_the_models_threshold_is_the_recorded_share(predicted, address, visit, slide_id):
-    page = visit(address).slide(slide_id)
-    share = page.evaluate(
-        """async (id) => {
-            const [api, values] = await Promise.all([import("/static/api.js"), import("/static/values.js")]);
-            const facts = await api.facts(id);
-            const unpacked = values.unpack(facts, await api.values(id));
-            return values.positiveTissue(facts, unpacked, unpacked.probability, facts.decision_probability);
-        }""",
-        slide_id,
-    )
-    recorded = facts_of(predicted.out, slide_id)["summary"]["positive_share"]
-    assert share == pytest.approx(recorded, abs=1e-6)
-    expect(page.locator("#about [data-name=positive-share]")).to_have_text(
-        f"{100 * recorded:.1f}\u00a0% of the tissue area"
-    )
 
 
 @pytest.mark.parametrize("slide_id", SLIDES)
@@ -172,18 +151,6 @@ def test_the_other_run_is_one_key_away(predicted, address, visit):
     assert "run B" in page.locator("#legend .legend-title").text_content()
     page.locator("[data-does=beside]").click()
     assert window.positives() == facts_of(predicted.out, SLIDES[0])["counts"]["tumour"]
-
-
-@pytest.mark.slow
-def test_a_slide_that_run_b_lacks_has_the_reason_among_its_warnings(predicted, folder, tmp_path, visit):
-    other = shutil.copytree(predicted.beside, tmp_path / "other", ignore=shutil.ignore_patterns("review.sqlite*"))
-    shutil.rmtree(other / "heatmaps" / SLIDES[0])
-    (other / "status" / f"{SLIDES[0]}.json").unlink()
-    with serving(folder, "--beside", other) as address:
-        page = visit(address).slide(SLIDES[0])
-        expect(page.locator("#warnings")).to_contain_text("There is no run B: model")
-        expect(page.locator("#warnings")).to_contain_text("has no slide of this id")
-        expect(page.locator("#runs")).to_be_hidden()
 
 
 def test_the_difference_is_run_a_minus_run_b(predicted, address, visit):

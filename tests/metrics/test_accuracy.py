@@ -58,13 +58,6 @@ def test_no_samples_give_nan() -> None:
     assert math.isnan(metrics.average_accuracy([], []))
 
 
-def test_nan_among_predictions_is_an_error() -> None:
-    with pytest.raises(NonFiniteError, match="1 of 2"):
-        metrics.worst_group_accuracy([0.0, math.nan], [0, 1], [0, 1])
-    with pytest.raises(NonFiniteError):
-        metrics.average_accuracy([0.0, math.nan], [0, 1])
-
-
 @pytest.mark.parametrize(
     ("prediction", "label", "attribute"),
     [([0], [0, 1], [0, 1]), ([0, 1], [0, -1], [0, 1]), ([0, 1], [0, 1], [0, -1]), ([0, 1], [0.0, 1.0], [0, 1])],
@@ -123,17 +116,9 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(pairs: list[tuple[int, i
     assert auroc == pytest.approx(wins / (len(positive) * len(negative)))
 
 
-def test_auroc_of_a_single_class_is_nan() -> None:
+def test_auroc_of_a_single_class_is_nan_and_of_three_is_refused() -> None:
     assert math.isnan(metrics.auroc([0.1, 0.2], [1, 1]))
     assert math.isnan(metrics.auroc([], []))
-
-
-def test_nan_among_scores_is_an_error() -> None:
-    with pytest.raises(NonFiniteError):
-        metrics.auroc([0.1, math.nan], [0, 1])
-
-
-def test_auroc_knows_two_classes_only() -> None:
     with pytest.raises(InputUnsupportedError, match="label 2"):
         metrics.auroc([0.1, 0.2], [0, 2])
 
@@ -217,6 +202,11 @@ def test_threshold_ignores_an_empty_group_and_refuses_an_empty_class() -> None:
         metrics.best_decision_threshold([-1.0, 1.0], [0, 0], [0, 1])
 
 
-def test_nan_among_margins_is_an_error() -> None:
+def test_nan_is_an_error_wherever_it_is() -> None:
+    with pytest.raises(NonFiniteError, match="1 of 2"):
+        metrics.worst_group_accuracy([0.0, math.nan], [0, 1], [0, 1])
+    for measure in (metrics.average_accuracy, metrics.auroc):
+        with pytest.raises(NonFiniteError):
+            measure([0.1, math.nan], [0, 1])
     with pytest.raises(NonFiniteError):
         metrics.best_decision_threshold([math.nan, 1.0], [0, 1], [0, 1])

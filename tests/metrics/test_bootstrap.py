@@ -47,10 +47,12 @@ def test_the_auroc_interval_is_that_of_the_general_bootstrap(resamples: int) -> 
     assert auroc_interval(score, label, PATIENT, resamples=resamples, seed=4) == pytest.approx(general, nan_ok=True)
 
 
-def test_one_patient_has_no_interval() -> None:
+def test_one_patient_or_no_resample_has_no_interval() -> None:
     assert len(resampled(np.ones((1, 3)), resamples=100, seed=0)) == 0
     assert np.isnan(auroc_interval([0, 1], [0, 1], ["a", "a"], resamples=100)).all()
     assert np.isnan(interval(np.full(5, np.nan))).all()
+    for patient, resamples in (([], 10), (["a", "a", "a"], 10), (["a", "b"], 0)):
+        assert np.isnan(bootstrap_by_patient(lambda rows: 1.0, patient, resamples=resamples, seed=0)).all()
 
 
 def test_the_bootstrap_draws_whole_patients() -> None:
@@ -100,12 +102,3 @@ def test_nan_draws_are_left_out_of_the_bootstrap() -> None:
     low, high = bootstrap_by_patient(lambda rows: math.nan, ["a", "b"], resamples=10, seed=0)
     assert math.isnan(low)
     assert math.isnan(high)
-
-
-@pytest.mark.parametrize("patient", [[], ["a", "a", "a"]])
-def test_fewer_than_two_patients_have_no_interval(patient: list[str]) -> None:
-    assert np.isnan(bootstrap_by_patient(lambda rows: 1.0, patient, resamples=10, seed=0)).all()
-
-
-def test_a_bootstrap_of_no_resamples_has_no_interval() -> None:
-    assert np.isnan(bootstrap_by_patient(lambda rows: 1.0, ["a", "b"], resamples=0, seed=0)).all()

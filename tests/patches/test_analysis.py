@@ -54,22 +54,15 @@ def test_patches_below_a_share_of_tissue_can_be_left_out(make_slide: Make, two_d
     analysis = analyse_slide(slide, CONFIG)
     every, masks = joined(iterate_patches(slide, analysis))
     for least in (0.01, 0.5, 1.0):
-        batches = list(iterate_patches(slide, analysis, min_tissue=least))
+        told = np.full(len(every), np.nan)
+        batches = list(iterate_patches(slide, analysis, min_tissue=least, batch_size=3, fractions_out=told))
+        assert {len(batch.rows) for batch in batches[:-1]} <= {3}
+        assert told.tolist() == every.tolist()  # of patches that are left out too
         rows = np.concatenate([batch.rows for batch in batches])
         assert rows.tolist() == np.flatnonzero(every >= least).tolist()
         fractions, masks_of_rows = joined(batches)
         assert fractions.tolist() == every[rows].tolist()
         np.testing.assert_array_equal(masks_of_rows, masks[rows])
-
-
-def test_fractions_of_patches_left_out_are_told_too(make_slide: Make, two_discs: Discs) -> None:
-    slide = make_slide(low_counts(two_discs))
-    analysis = analyse_slide(slide, CONFIG)
-    every, _ = joined(iterate_patches(slide, analysis))
-    fractions = np.full(len(every), np.nan)
-    batches = list(iterate_patches(slide, analysis, min_tissue=0.5, batch_size=3, fractions_out=fractions))
-    assert fractions.tolist() == every.tolist()
-    assert {len(batch.rows) for batch in batches[:-1]} == {3}
 
 
 @pytest.mark.parametrize(
@@ -84,14 +77,6 @@ def test_a_channel_that_the_slide_does_not_have_is_named(
 ) -> None:
     with pytest.raises(ChannelMismatchError, match="names TPEF, the slide has CARS, SHG"):
         analyse_slide(make_slide(low_counts(two_discs)), config)
-
-
-def test_the_channels_that_are_chosen_make_the_tissue(make_slide: Make, two_discs: Discs) -> None:
-    pixels = np.stack([np.where(two_discs, 157, 0), np.where(two_discs, 0, 157)]).astype(np.uint16)
-    for names, expected in ((("CARS",), two_discs), (("SHG",), ~two_discs)):
-        tissue = TissueConfig(channels=names, min_speck_um2=0, max_hole_um2=0, background="dark")
-        result = analyse_slide(make_slide(pixels), TileConfig(patch_px=32, tissue=tissue)).tissue.mask
-        assert (result == expected).mean() > 0.98
 
 
 def test_nan_pixels_are_counted_and_refused(make_slide: Make, two_discs: Discs) -> None:

@@ -152,18 +152,6 @@ def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> No
     assert not (picture == [255, 0, 0]).all(axis=2).any()
 
 
-def test_a_bright_channel_beside_dark_ones_keeps_its_own_polarity(
-    make_slide: Make, two_discs: NDArray[np.bool_]
-) -> None:
-    shg, transmission = np.where(two_discs, 900, 100), np.where(two_discs, 700, 1000)
-    slide = make_slide(np.stack([shg, shg, transmission]).astype(np.uint16), channels=("CARS", "SHG", "TRANS"))
-    assert slide.background == "CARS=dark,SHG=dark,TRANS=bright"
-    assert slide.background_values.tolist() == [0, 0, 65535]
-    description = describe_slide(slide, CONFIG, slide_id="s")
-    assert (description.warnings, description.tissue_share) == ((), two_discs.mean())
-    assert max(description.saturated) == 0
-
-
 def test_what_was_assumed_in_reading_a_file_is_a_warning(tmp_path: Path) -> None:
     image = made.noise(4, 60, 80, np.uint8)
     image[3] = 255

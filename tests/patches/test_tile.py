@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 import pytest
 import shapely
 from array_slides import h_and_e, low_counts, write_mask
+from made_outlines import geojson, polygon
 from numpy.typing import NDArray
 
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig
@@ -84,14 +84,6 @@ def test_every_patch_is_stored_as_the_slide_has_it(make_slide: Make, two_discs: 
     assert store.attributes["channels"] == ["CARS", "SHG"]
 
 
-def test_the_intensity_window_is_that_of_the_tissue(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
-    pixels = low_counts(two_discs)
-    pixels[1] = np.where(two_discs, 500, 9)
-    tile_slide(make_slide(pixels), CONFIG, tmp_path / "work")
-    store = PatchStore(tmp_path / "work" / "slides" / "slide.zarr")
-    assert store.windows.tolist() == [[157, 157], [500, 500]]
-
-
 @pytest.mark.parametrize(
     "pixels",
     [
@@ -151,8 +143,11 @@ def test_a_tissue_mask_replaces_the_threshold_and_is_in_the_stamp(
 ) -> None:
     out, mask = tmp_path / "work", write_mask(tmp_path / "tissue.png", ~two_discs)
     tile_slide(make_slide(low_counts(two_discs)), CONFIG, out, tissue_mask=mask)
-    table = table_of(out)
-    assert table["tissue_fraction"].iloc[0] == inner_mean(~two_discs, 0, 0, 32)
+    _, masks, means = masked(out)
+    assert table_of(out)["tissue_fraction"].tolist() == means
+    np.testing.assert_array_equal(masks[0], ~two_discs[:32, :32])
+    assert masks[-1][:22, :8].all()
+    assert masks[-1].sum() == 22 * 8
     assert PatchStore(out / "slides" / "slide.zarr").attributes["tissue"]["is_supplied"]
     write_mask(mask, two_discs)
     with pytest.raises(StaleArtefactError, match="tissue_mask"):
@@ -200,14 +195,12 @@ def masked(out: Path, slide_id: str = "slide") -> tuple[PatchStore, NDArray[np.b
     return store, masks, [int(mask.sum()) / max(1, count) for mask, count in zip(masks, counts, strict=True)]
 
 
-@pytest.mark.parametrize("store", ["zarr", "none"])
 @pytest.mark.parametrize("look", [low_counts, h_and_e, lambda truth: low_counts(truth)[:1] / 157.0])
 def test_a_tissue_mask_is_the_tissue_and_its_mean_is_the_fraction(
-    make_slide: Make, two_discs: Discs, tmp_path: Path, look: Callable[[Discs], Any], store: Any
+    make_slide: Make, two_discs: Discs, tmp_path: Path, look: Callable[[Discs], Any]
 ) -> None:
-    tile_slide(make_slide(look(two_discs)), TileConfig(patch_px=32, store=store), tmp_path)
+    tile_slide(make_slide(look(two_discs)), CONFIG, tmp_path)
     stored, masks, means = masked(tmp_path)
-    assert stored.has_patches == (store == "zarr")
     assert table_of(tmp_path).tissue_fraction.tolist() == means
     padded = np.zeros((160, 224), bool)  # nothing beyond the slide is tissue
     padded[:150, :200] = two_discs
@@ -237,34 +230,6 @@ def test_what_was_not_scanned_is_in_no_tissue_mask(make_slide: Make, tmp_path: P
     assert sheet[70:110, 20:140].mean() > 0.99
 
 
-def test_the_tissue_mask_of_a_supplied_mask_is_that_mask(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
-    mask = write_mask(tmp_path / "tissue.png", ~two_discs)
-    tile_slide(make_slide(h_and_e(two_discs)), CONFIG, tmp_path, tissue_mask=mask)
-    store, masks, means = masked(tmp_path)
-    assert table_of(tmp_path).tissue_fraction.tolist() == means
-    np.testing.assert_array_equal(masks[0], ~two_discs[:32, :32])
-    assert masks[-1][:22, :8].all()
-    assert masks[-1].sum() == 22 * 8
-
-
-def test_at_a_coarser_target_the_means_are_the_fractions_too(
-    make_slide: Make, two_discs: Discs, tmp_path: Path
-) -> None:
-    tumor = write_mask(tmp_path / "tumor.png", two_discs)
-    config = TileConfig(patch_px=21, stride_px=13, mpp=1.7)
-    slide = make_slide(low_counts(two_discs))
-    tile_slide(slide, config, tmp_path, labels=LabelSource(tumor_mask=tumor))
-    table, grid = table_of(tmp_path), analyse_slide(slide, config).grid
-    store = PatchStore(tmp_path / "slides" / "slide.zarr")
-    px = np.array([np.prod(grid.inside(x, y)) for x, y in store.origins.tolist()])
-    tissue, tumor_masks = (store.masks(range(len(store)), kind) for kind in ("tissue", "tumor"))
-    assert table.tissue_fraction.tolist() == (tissue.sum(axis=(1, 2)) / px).tolist()
-    # The same discs: at most the pixels at their border differ, by less than half a pixel of border each on average.
-    shares = tumor_masks.sum(axis=(1, 2)) / px
-    assert np.abs(shares - table.tumor_fraction).max() < 0.03
-    assert (tissue != tumor_masks).mean() < 0.03
-
-
 def test_a_tumour_mask_is_the_files_at_the_patches_pixels(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
     tumor = np.zeros((75, 100), bool)  # half the slide's scale
     tumor[35:60, 62:90] = tumor[70:, 90:] = True
@@ -286,11 +251,7 @@ def test_a_drawn_outline_becomes_the_pixels_whose_centres_it_holds(
     angle = np.linspace(0, 2 * np.pi, 200)
     ring = np.stack([90.3 + 50 * np.cos(angle), 70.7 + 45 * np.sin(angle)], axis=1)
     ring[-1] = ring[0]
-    shape = {"type": "Polygon", "coordinates": [ring.tolist()]}
-    properties = {"objectType": "annotation", "classification": {"name": "Tumor"}}
-    feature = {"type": "Feature", "geometry": shape, "properties": properties}
-    path = tmp_path / "a.geojson"
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    path = geojson(tmp_path, polygon(ring.tolist()))
     config = TileConfig(patch_px=32, labels=LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",))))
     tile_slide(make_slide(low_counts(two_discs)), config, tmp_path, labels=LabelSource(annotations=path))
     store, table = PatchStore(tmp_path / "slides" / "slide.zarr"), table_of(tmp_path)

@@ -26,7 +26,17 @@ from pathopatch.slides.unscanned import Unscanned
 SIZE = 300
 
 
-def fit(overview: NDArray[Any], background: Polarity, **settings: Any) -> TissueModel:
+RGB = ("R", "G", "B")
+
+
+def fit(
+    overview: NDArray[Any],
+    background: Polarity,
+    *,
+    names: tuple[str, ...] = (),
+    unscanned: Unscanned | None = None,
+    **settings: Any,
+) -> TissueModel:
     return fit_tissue(
         overview,
         polarities=(background,) * len(overview),
@@ -35,6 +45,8 @@ def fit(overview: NDArray[Any], background: Polarity, **settings: Any) -> Tissue
         scale_x=1.0,
         scale_y=1.0,
         mpp=4.0,
+        channels=names,
+        unscanned=unscanned,
     )
 
 
@@ -260,12 +272,8 @@ def test_textured_stroma_around_nuclei_is_no_glass_and_tinted_glass_is() -> None
 def test_only_the_chosen_channels_make_the_signal() -> None:
     pixels = np.zeros((2, SIZE, SIZE), np.uint16)
     pixels[0, :100] = pixels[1, :, :100] = 500
-    settings: dict[str, Any] = {
-        "polarities": ("dark", "dark"), "is_colour": False, "scale_x": 1.0, "scale_y": 1.0, "mpp": 4.0,
-        "channels": ("CARS", "SHG"),
-    }  # fmt: skip
-    both = fit_tissue(pixels, config=TissueConfig(), **settings)
-    second = fit_tissue(pixels, config=TissueConfig(channels=("SHG",)), **settings)
+    both = fit(pixels, "dark", names=("CARS", "SHG"))
+    second = fit(pixels, "dark", names=("CARS", "SHG"), channels=("SHG",))
     assert both.mask.mean() == pytest.approx(5 / 9, abs=0.02)
     assert (second.mask == (pixels[1] > 0)).mean() > 0.99
     assert not second.patch_mask(pixels[:, :50, 150:200], 150, 0, 1.0, (50, 50)).any()
@@ -304,12 +312,7 @@ def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) 
 
 
 def test_a_supplied_mask_decides_alone_at_any_scale() -> None:
-    settings: dict[str, Any] = {
-        "polarities": ("bright",) * 3,
-        "overview_px": (8, 4),
-        "scale_x": 2.0,
-        "scale_y": 2.0,
-    }
+    settings: dict[str, Any] = {"polarities": ("bright",) * 3, "overview_px": (8, 4), "scale_x": 2.0, "scale_y": 2.0}
     coarse = supplied_tissue(np.array([[True, False], [False, False]]), **settings)
     assert coarse.mask.tolist() == [[1] * 4 + [0] * 4] * 2 + [[0] * 8] * 2
     fine = np.zeros((8, 16), bool)
@@ -335,30 +338,24 @@ def test_without_background_in_view_when_unsure_decides_with_a_doubt(choice: str
 
 
 def test_a_stated_black_level_tells_a_full_field_from_an_empty_one() -> None:
-    settings: dict[str, Any] = {
-        "polarities": ("dark",), "is_colour": False, "scale_x": 1.0, "scale_y": 1.0, "mpp": 4.0,
-        "channels": ("SHG",), "config": TissueConfig(background_level={"SHG": 100.0}),
-    }  # fmt: skip
-    full = fit_tissue(structured_field(), **settings)
+    stated: dict[str, Any] = {"names": ("SHG",), "background_level": {"SHG": 100.0}}
+    full = fit(structured_field(), "dark", **stated)
     assert (full.is_unsure, full.mask.mean()) == (False, 1.0)
     assert full.confidence >= UNCERTAIN_BELOW
-    empty = fit_tissue(draw().poisson(100, (1, SIZE, SIZE)).astype(np.uint16), **settings)
+    empty = fit(draw().poisson(100, (1, SIZE, SIZE)).astype(np.uint16), "dark", **stated)
     assert (empty.threshold, empty.mask.any(), empty.is_unsure) == (None, False, False)
     half = structured_field()
     half[:, :, : SIZE // 2] = draw().poisson(100, (1, SIZE, SIZE // 2))
-    assert fit_tissue(half, **settings).mask.mean() == pytest.approx(0.5, abs=0.01)
+    assert fit(half, "dark", **stated).mask.mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_stated_glass_level_tells_a_full_field_from_an_empty_one() -> None:
     texture = cv2.GaussianBlur(draw().normal(size=(SIZE, SIZE)), (0, 0), 3)
     tissue = np.tile(90 + 100 * texture, (3, 1, 1)).clip(0, 115).astype(np.uint8)
     glass = draw().normal(130, 1, (3, SIZE, SIZE)).astype(np.uint8)
-    settings: dict[str, Any] = {
-        "polarities": ("bright",) * 3, "is_colour": True, "scale_x": 1.0, "scale_y": 1.0, "mpp": 4.0,
-        "channels": ("R", "G", "B"), "config": TissueConfig(background_level={"R": 130, "G": 130, "B": 130}),
-    }  # fmt: skip
-    assert fit_tissue(tissue, **settings).mask.all()
-    empty = fit_tissue(glass, **settings)
+    stated: dict[str, Any] = {"names": RGB, "background_level": dict.fromkeys(RGB, 130)}
+    assert fit(tissue, "bright", **stated).mask.all()
+    empty = fit(glass, "bright", **stated)
     assert (empty.mask.any(), empty.confidence >= UNCERTAIN_BELOW) == (False, True)
 
 
@@ -367,10 +364,7 @@ def test_unscanned_pixels_are_no_tissue_and_count_in_no_share() -> None:
     missing = np.zeros((SIZE, SIZE), bool)
     missing[:60] = True
     pixels[:, missing] = 0
-    model = fit_tissue(
-        pixels, polarities=("bright",) * 3, is_colour=True, config=TissueConfig(), scale_x=1.0, scale_y=1.0, mpp=4.0,
-        unscanned=Unscanned(mask=missing),
-    )  # fmt: skip
+    model = fit(pixels, "bright", unscanned=Unscanned(mask=missing))
     assert not model.mask[missing].any()
     assert model.share == pytest.approx(truth[~missing].mean(), abs=0.01)
     assert model.unscanned_share == missing.mean()
@@ -428,61 +422,31 @@ def test_one_channel_of_a_colour_image_shows_its_tissue_alone() -> None:
     truth = np.zeros((SIZE, SIZE), np.bool_)
     truth[80:200, 90:220] = True
     overview = np.where(truth, np.array([240, 120, 240])[:, None, None], 240) + draw().normal(0, 2, (3, SIZE, SIZE))
-    shares = [
-        fit_tissue(
-            overview.clip(0, 255).astype(np.uint8),
-            polarities=("bright",) * 3,
-            is_colour=True,
-            config=TissueConfig(channels=(name,)),
-            scale_x=1.0,
-            scale_y=1.0,
-            mpp=4.0,
-            channels=("R", "G", "B"),
-        ).share
-        for name in ("R", "G")
-    ]
+    overview = overview.clip(0, 255).astype(np.uint8)
+    shares = [fit(overview, "bright", names=RGB, channels=(name,)).share for name in ("R", "G")]
     assert shares == [0.0, pytest.approx(truth.mean(), abs=0.005)]
 
 
 def test_glass_of_level_zero_is_refused() -> None:
     with pytest.raises(InputUnsupportedError, match="a background level of 0"):
-        fit_tissue(
-            np.full((1, 64, 64), 200, np.uint16),
-            polarities=("bright",),
-            is_colour=False,
-            config=TissueConfig(background_level={"HE": 0.0}),
-            scale_x=1.0,
-            scale_y=1.0,
-            mpp=1.0,
-            channels=("HE",),
-        )
+        fit(np.full((1, 64, 64), 200, np.uint16), "bright", names=("HE",), background_level={"HE": 0.0})
 
 
 @pytest.mark.parametrize("stated", [{}, {"R": 240.0, "G": 240.0, "B": 240.0}])
 def test_darker_glass_beside_a_seam_is_doubted(stated: dict[str, float]) -> None:
-    overview, _ = glass_and_tissue_beside_a_seam()
-    model = fit_tissue(
-        overview,
-        polarities=("bright",) * 3,
-        is_colour=True,
-        config=TissueConfig(background_level=stated),
-        scale_x=1.0,
-        scale_y=1.0,
-        mpp=4.0,
-        channels=("R", "G", "B"),
-    )
+    model = fit(glass_and_tissue_beside_a_seam(), "bright", names=RGB, background_level=stated)
     assert model.confidence < UNCERTAIN_BELOW
     assert any("as smooth as glass" in doubt for doubt in model.doubts)
 
 
-def glass_and_tissue_beside_a_seam() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def glass_and_tissue_beside_a_seam() -> NDArray[np.uint8]:
     """Glass of 240, a fifth of the slide 10 % darker, and tissue of texture on a fifth of it."""
     truth = np.zeros((SIZE, SIZE), np.bool_)
     truth[80:200, 150:270] = True
     absorbed = np.where(truth, 0.4 + 0.1 * textured(truth), 0)
     light = np.where(np.arange(SIZE) < SIZE // 5, 0.9, 1.0)
     pixels = 240 * light * (1 - absorbed) + draw().normal(0, 1.5, (3, SIZE, SIZE))
-    return pixels.clip(0, 255).astype(np.uint8), truth
+    return pixels.clip(0, 255).astype(np.uint8)
 
 
 def test_light_that_was_fitted_to_tissue_is_doubted() -> None:

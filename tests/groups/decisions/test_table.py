@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,27 +173,6 @@ def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path: Path) -> None:
     assert str(raised.value).count("(in 25 rows: 2, 3, 4, …)") == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "error", "message"),
-    [
-        ("a.csv", b"slide_id,verdict\ns1,accept\n", TableError, "column 'reviewer', value '': the column is"),
-        ("a.csv", b"slide_id,verdict,reviewer,commment\n", TableError, "column 'commment', value '': unknown"),
-        ("a.csv", b"slide_id,verdict,reviewer,slide_id\n", TableError, "'slide_id', value '': the column stands"),
-        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept\n", TableError, "INPUT_CORRUPT: row 2, 2 cells"),
-        ("a.csv", b'slide_id,verdict,reviewer\ns1,accept,"Ada\n', TableError, "INPUT_CORRUPT: not a CSV file"),
-        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept,\x81\n", TableError, "INPUT_CORRUPT: not a CSV file"),
-    ],
-)  # fmt: skip
-def test_what_is_no_file_of_decisions_is_refused(
-    tmp_path: Path, name: str, content: bytes, error: type[Exception], message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(error) as raised:
-        read_decisions(tmp_path / name)
-    assert message in str(raised.value)
-    assert name in str(raised.value)
-
-
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match=r"no file review\.csv"):
         read_decisions(tmp_path / "review.csv")
@@ -234,11 +211,3 @@ def test_an_import_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> Non
         with pytest.raises(InputUnsupportedError):
             decisions.merge([good, bad])
         assert decisions.rows() == []
-
-
-def test_decisions_need_no_web_server() -> None:
-    code = (
-        "import sys; import pathopatch.review.decisions, pathopatch.groups.decisions.table; "
-        "sys.exit(len({'starlette', 'uvicorn', 'torch'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

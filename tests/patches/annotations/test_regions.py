@@ -14,6 +14,7 @@ import made_slides
 import numpy as np
 import pandas as pd
 import pytest
+from made_outlines import feature, geojson, polygon, square
 from malformed_slides import bounded
 from typer.testing import CliRunner
 
@@ -38,26 +39,8 @@ CONFIG = AnnotationConfig(tumor=("Tumor",), non_tumor=("Stroma",), holes=("Hole"
 SIZE = (1000, 800)
 
 
-def square(x: float, y: float, side: float) -> list[list[float]]:
-    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-
-
-def feature(geometry: Any, name: str | None = "Tumor", kind: str | None = "annotation") -> dict[str, Any]:
-    properties = {"objectType": kind} if kind else {}
-    if name is not None:
-        properties |= {"classification": {"name": name, "color": [200, 0, 0]}}
-    return {"type": "Feature", "id": "0", "geometry": geometry, "properties": properties}
-
-
-def area(
-    x: float, y: float, side: float, name: str | None = "Tumor", kind: str | None = "annotation"
-) -> dict[str, Any]:
-    return feature({"type": "Polygon", "coordinates": [square(x, y, side)]}, name, kind)
-
-
-def geojson(folder: Path, *features: Any, name: str = "a.geojson") -> Path:
-    (folder / name).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return folder / name
+def area(x: float, y: float, side: float, name: str | None = "Tumor", kind: str | None = "annotation") -> Any:
+    return polygon(square(x, y, side), name=name, kind=kind)
 
 
 def asap(folder: Path, *shapes: tuple[str, str, list[list[float]]], head: str = "") -> Path:
@@ -80,10 +63,10 @@ def regions_of(path: Path, config: AnnotationConfig = CONFIG, **options: Any) ->
 
 
 def test_polygons_with_holes_multipolygons_and_collections_have_their_area(tmp_path: Path) -> None:
-    ring = {"type": "Polygon", "coordinates": [square(0, 0, 100), square(20, 20, 50)]}
+    ring = polygon(square(0, 0, 100), square(20, 20, 50))
     two = {"type": "MultiPolygon", "coordinates": [[square(200, 0, 10)], [square(300, 0, 10), square(302, 2, 5)]]}
     mixed = {"type": "GeometryCollection", "geometries": [two, {"type": "LineString", "coordinates": [[0, 0], [9, 9]]}]}
-    features = (feature(ring), feature({"type": "GeometryCollection", "geometries": [mixed]}))
+    features = (ring, feature({"type": "GeometryCollection", "geometries": [mixed]}))
     expected = 100**2 - 50**2 + 100 + 75
     assert regions_of(geojson(tmp_path, *features)).tumor.area == expected
     bare = tmp_path / "bare.json"
@@ -167,14 +150,15 @@ def test_asap_groups_are_the_classes_and_what_has_no_area_is_counted(tmp_path: P
 def test_self_crossing_outlines_are_repaired_counted_and_have_no_hole(tmp_path: Path) -> None:
     bow = [[100, 0], [110, 10], [110, 0], [100, 10], [100, 0]]
     twice = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 2], [8, 2], [8, 8], [2, 8], [2, 0], [0, 0]]
-    path = geojson(tmp_path, *(feature({"type": "Polygon", "coordinates": [points]}) for points in (bow, twice)))
+    path = geojson(tmp_path, *(polygon(points) for points in (bow, twice)))
     regions = regions_of(path)
     assert regions.warnings == ("2 outlines that cross themselves were mended",)
     assert regions.tumor.area == pytest.approx(50 + 100 - 4)
 
 
-def polygon(points: Any, name: str = "Tumor") -> dict[str, Any]:
-    return feature({"type": "Polygon", "coordinates": [np.vstack([points, points[:1]]).tolist()]}, name)
+def outline(points: Any) -> dict[str, Any]:
+    """Return a feature of points that are not closed."""
+    return polygon(np.vstack([points, points[:1]]).tolist())
 
 
 def random_corners(number: int) -> Any:
@@ -188,12 +172,12 @@ def comb(teeth: int) -> Any:
 
 
 TANGLES: dict[str, list[dict[str, Any]]] = {
-    "random corners": [polygon(random_corners(3000))],
-    "many more random corners": [polygon(random_corners(30_000))],
-    "random corners after others": [area(x, 0, 1) for x in range(900)] + [polygon(random_corners(3000))],
-    "combs that are valid alone": [polygon(comb(1500)), polygon(comb(1500)[:, ::-1])],
-    "corners on one line": [polygon(np.vstack([random_corners(3000) * (1, 0), [[5, 5]]]))],
-    "a fan": [polygon(random_corners(6000) * np.tile([[0], [1]], (3000, 1)))],
+    "random corners": [outline(random_corners(3000))],
+    "many more random corners": [outline(random_corners(30_000))],
+    "random corners after others": [area(x, 0, 1) for x in range(900)] + [outline(random_corners(3000))],
+    "combs that are valid alone": [outline(comb(1500)), outline(comb(1500)[:, ::-1])],
+    "corners on one line": [outline(np.vstack([random_corners(3000) * (1, 0), [[5, 5]]]))],
+    "a fan": [outline(random_corners(6000) * np.tile([[0], [1]], (3000, 1)))],
 }
 
 
@@ -208,9 +192,9 @@ def test_a_tangle_of_lines_is_refused_before_it_is_mended(tangle: str, tmp_path:
 
 def test_a_scribble_and_regions_that_share_their_borders_are_no_tangle(tmp_path: Path) -> None:
     with bounded(6):  # 1 s alone, and 2.3 s in a process that has run thousands of tests
-        assert regions_of(geojson(tmp_path, polygon(random_corners(200)))).tumor.area > 0.3 * SIZE[0] * SIZE[1]
+        assert regions_of(geojson(tmp_path, outline(random_corners(200)))).tumor.area > 0.3 * SIZE[0] * SIZE[1]
         triangles = [
-            polygon(np.array(corners) * 10)
+            outline(np.array(corners) * 10)
             for x in range(70)
             for y in range(70)
             for corners in ([(x, y), (x + 1, y), (x + 1, y + 1)], [(x, y), (x + 1, y + 1), (x, y + 1)])
@@ -219,7 +203,7 @@ def test_a_scribble_and_regions_that_share_their_borders_are_no_tangle(tmp_path:
 
 
 def test_an_outline_without_area_is_counted_as_such_and_refuses_nothing(tmp_path: Path) -> None:
-    flat = [feature({"type": "Polygon", "coordinates": [points]}) for points in ([[0, 0], [9, 0], [0, 0]],
+    flat = [polygon(points) for points in ([[0, 0], [9, 0], [0, 0]],
             [[0, 0], [9, 0], [20, 0], [0, 0]])]  # fmt: skip
     unlocated = feature(None)
     expected = ("1 annotations without area (points, lines) left out", "2 outlines without area left out")
@@ -232,8 +216,8 @@ def test_an_outline_without_area_is_counted_as_such_and_refuses_nothing(tmp_path
 
 
 def test_a_hole_takes_away_only_what_it_shares_with_its_outline(tmp_path: Path) -> None:
-    shape = {"type": "Polygon", "coordinates": [square(0, 0, 10), square(5, 0, 10), square(40, 0, 5)]}
-    assert regions_of(geojson(tmp_path, feature(shape))).tumor.area == 50
+    shape = polygon(square(0, 0, 10), square(5, 0, 10), square(40, 0, 5))
+    assert regions_of(geojson(tmp_path, shape)).tumor.area == 50
 
 
 def test_outlines_beyond_the_slide_are_counted_and_all_of_them_refused(tmp_path: Path) -> None:
@@ -354,7 +338,7 @@ def test_10000_patches_and_an_outline_of_50000_points_take_seconds(tmp_path: Pat
     angle = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
     reach = 12_000 * (0.8 + 0.2 * np.sin(200 * angle))
     points = np.stack([12_800 + reach * np.cos(angle), 12_800 + reach * np.sin(angle)], axis=1).round(2).tolist()
-    path = geojson(tmp_path, feature({"type": "Polygon", "coordinates": [[*points, points[0]]]}))
+    path = geojson(tmp_path, polygon([*points, points[0]]))
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(100) * 256, np.arange(100) * 256))
     config = LabelConfig(annotations=CONFIG)
     started = time.process_time()

@@ -16,38 +16,20 @@ from array_slides import h_and_e, low_counts
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from made_outlines import geojson, polygon, square
 from numpy.typing import NDArray
 from PIL import Image
 
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputCorruptError, ModalityMismatchError, StaleArtefactError
+from pathopatch.core.errors import StaleArtefactError
 from pathopatch.patches.analysis import analyse_slide
 from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.annotations.polygons import rasterize, tissue_geojson
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_slide
-from pathopatch.slides import open_slide
 
 Make = Callable[..., Any]
 SLIDE, OVERVIEW = (200, 100), (100, 50)  # a pixel of the overview spans 2 level-0 px
-
-
-def square(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
-    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-
-
-def write(path: Path, *features: tuple[str | None, list[list[list[float]]]]) -> Path:
-    """A file of QuPath's: class and rings of each annotation."""
-    written = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": rings},
-            "properties": {"objectType": "annotation"} | ({"classification": {"name": name}} if name else {}),
-        }
-        for name, rings in features
-    ]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": written}), encoding="utf-8")
-    return path
 
 
 def read(path: Path, **changed: Any) -> NDArray[np.bool_]:
@@ -79,11 +61,11 @@ def test_supplied_tissue_that_lies_on_glass_or_is_turned_is_doubted(make_slide: 
 
 
 def test_every_class_is_tissue_and_holes_are_not(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "a.geojson",
-        ("Tissue", [square(0, 0, 40, 40), square(10, 10, 20, 20)]),
-        (None, [square(100, 20, 140, 60)]),
-        ("Tumor", [square(120, 20, 160, 60)]),
+    path = geojson(
+        tmp_path,
+        polygon(square(0, 0, 40), square(10, 10, 10), name="Tissue"),
+        polygon(square(100, 20, 40), name=None),
+        polygon(square(120, 20, 40), name="Tumor"),
     )
     due = np.zeros((50, 100), bool)
     due[:20, :20] = True
@@ -94,11 +76,11 @@ def test_every_class_is_tissue_and_holes_are_not(tmp_path: Path) -> None:
 
 def test_outlines_of_the_class_ignore_are_cut_out_whatever_lies_over_them(tmp_path: Path) -> None:
     parts = [
-        ("Ignore*", [square(0, 0, 20, 40)]),
-        ("Tissue", [square(0, 0, 40, 40)]),
-        ("Ignore", [square(60, 0, 80, 4)]),
+        polygon(square(0, 0, 20, 40), name="Ignore*"),
+        polygon(square(0, 0, 40), name="Tissue"),
+        polygon(square(60, 0, 20, 4), name="Ignore"),
     ]
-    mask = read(write(tmp_path / "a.geojson", *parts))
+    mask = read(geojson(tmp_path, *parts))
     assert mask.sum() == 10 * 20 + 10 * 2
     assert not mask[:, :10].any()
 
@@ -108,18 +90,13 @@ def test_asap_measures_from_the_slide_and_qupath_from_its_bounds(tmp_path: Path)
     annotation = f'<Annotation Name="a" Type="Polygon"><Coordinates>{corners}</Coordinates></Annotation>'
     (tmp_path / "a.xml").write_text(f"<ASAP_Annotations><Annotations>{annotation}</Annotations></ASAP_Annotations>")
     asap = read(tmp_path / "a.xml", bounds_origin=(100, 20))
-    qupath = read(write(tmp_path / "a.geojson", ("Tissue", [square(0, 0, 40, 20)])), bounds_origin=(100, 20))
+    qupath = read(geojson(tmp_path, polygon(square(0, 0, 40, 20), name="Tissue")), bounds_origin=(100, 20))
     assert (np.argwhere(asap)[0].tolist(), np.argwhere(qupath)[0].tolist()) == ([0, 0], [10, 50])
     assert asap.sum() == qupath.sum() == 20 * 10
 
 
 def test_a_file_without_outlines_says_that_there_is_no_tissue(tmp_path: Path) -> None:
-    assert not read(write(tmp_path / "a.geojson")).any()
-
-
-def test_outlines_of_another_slide_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModalityMismatchError, match="all 1 outlines lie beyond the slide"):
-        read(write(tmp_path / "a.geojson", ("Tissue", [square(300, 0, 340, 40)])))
+    assert not read(geojson(tmp_path)).any()
 
 
 def test_a_pixel_is_set_where_its_middle_lies_inside() -> None:
@@ -180,7 +157,7 @@ def test_a_slide_tiled_by_its_exported_outline_keeps_its_shares(
     assert abs(before - after).mean() < 0.01
     assert abs(before.mean() - after.mean()) < 0.01
     assert PatchStore(tmp_path / "again" / "slides" / "slide.zarr").attributes["tissue"]["is_supplied"]
-    write(path, ("Tissue", [square(0, 0, 40, 40)]))
+    geojson(tmp_path, polygon(square(0, 0, 40), name="Tissue"), name=path.name)
     with pytest.raises(StaleArtefactError, match="tissue_mask"):
         tile_slide(make_slide(low_counts(two_discs)), config, tmp_path / "again", tissue_mask=path)
 
@@ -190,32 +167,9 @@ def test_outlines_not_relative_to_the_bounds_are_not_moved(
 ) -> None:
     slide = make_slide(low_counts(two_discs))
     slide.bounds = (50, 40, 100, 80)
-    path = write(tmp_path / "a.geojson", ("Tissue", [square(0, 0, 20, 20)]))
+    path = geojson(tmp_path, polygon(square(0, 0, 20), name="Tissue"))
     for is_subtracted, corner in ((True, [40, 50]), (False, [0, 0])):
         config = TileConfig.model_validate({"labels": {"annotations": {"subtracted_bounds": is_subtracted}}})
         mask = analyse_slide(slide, config, tissue_mask=path).tissue.mask
         assert np.argwhere(mask)[0].tolist() == corner
         assert mask.sum() == 400
-
-
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.geojson").write_text('{"type": "FeatureCollection"', encoding="utf-8")
-    with pytest.raises(InputCorruptError, match=r"not JSON.*a\.geojson"):
-        read(tmp_path / "a.geojson")
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "mpp"), [("wsi/CMU-1-Small-Region.svs", None), ("multimodal/curvealign-2B_D9_ROI1-shg.tif", 0.5)]
-)
-def test_real_tissue_has_the_same_share_after_its_way_through_a_file(
-    real_data: Path, tmp_path: Path, name: str, mpp: float | None
-) -> None:
-    with open_slide(real_data / name, mpp=mpp) as slide:
-        mask = analyse_slide(slide, TileConfig()).tissue.mask != 0
-        text = tissue_geojson(mask, slide_id="s", slide_size=slide.size, bounds_origin=slide.bounds[:2])
-        (tmp_path / "s.geojson").write_text(text, encoding="utf-8")
-        again = analyse_slide(slide, TileConfig(), tissue_mask=tmp_path / "s.geojson").tissue.mask != 0
-    assert 0.1 < mask.mean() < 0.6
-    assert abs(mask.mean() - again.mean()) < 0.01
-    assert (mask != again).mean() < 0.02
