@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from pathopatch.core.artefacts import (
     Stamp,
-    damages,
     file_marks,
     fingerprint,
     fingerprint_file,
@@ -30,13 +29,14 @@ from pathopatch.core.artefacts import (
 )
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, json_text, read_json, write_json
+from pathopatch.core.files import atomic_path, json_text, write_json
 from pathopatch.core.status import FINISHED, read_status, update_status
 from pathopatch.core.task import Outcome, SlideArtefact, SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.colors import ground_of
+from pathopatch.heatmaps.facts import EXPORTS, HEATMAP, OWN, TABLE, HeatmapFacts, heatmap_damages, read_facts
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
 from pathopatch.heatmaps.predict import DEFAULTS, DrawnSource, Prediction, predict_patches
@@ -54,14 +54,6 @@ from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.slide_paths import ID_REMEDY, split_fragment, valid_slide_id
 
 STAGE = "predict"
-HEATMAP = "heatmap.ome.tif"
-EXPORTS = (
-    HEATMAP, "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "regions.geojson.gz", "patches.geojson.gz",
-    "patches.csv",
-)  # fmt: skip
-"""Files and folders of a heatmap beside its facts."""
-_MARKS, _OWN = "outputs", "fingerprint"  # in the facts: marks of all other files by name, and a mark of the facts
-_TABLE = "predictions"  # the table's name there
 _PROBES, _PROBE_PX = 6, 32  # per axis
 _NO_TISSUE = "the tissue fractions are not known: no area of tissue is stated"
 _OVERVIEW_PX = 1536  # longest side of the picture: as large as a screen shows at once
@@ -157,7 +149,7 @@ def prediction_outputs(
     def is_whole() -> bool:
         damaged.extend(heatmap_damages(folder, table_path))
         warning = leakage_warning(known_as)
-        if warning and not damaged and read_json(folder / FACTS).get("leakage") != known_as:
+        if warning and not damaged and read_facts(folder).get("leakage") != known_as:
             damaged.append(f"they do not say that {warning}")
         return not damaged
 
@@ -190,15 +182,6 @@ def _tissue_warnings(prediction: Prediction) -> list[str]:
     if unreadable:
         return [f"{unreadable} of {patches} patches ({unreadable / patches:.1%}) cannot be decoded and have no value"]
     return [_NO_TISSUE] if patches and np.isnan(prediction.tissue_fraction).all() else []
-
-
-def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] = EXPORTS) -> list[str]:
-    """Return in words what of a slide's facts, table and exports is not as it was written; none if all is."""
-    facts = read_json(folder / FACTS)
-    own_fingerprint = facts.pop(_OWN, None)
-    if fingerprint(facts) != own_fingerprint:
-        return [f"{FACTS} has another content than was written"]
-    return damages({name: folder / name for name in exports} | {_TABLE: table_path}, facts[_MARKS])
 
 
 def _refuse_other_slide(out: Path, source: DrawnSource, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
@@ -256,7 +239,7 @@ def _slide_fingerprint(slide: Slide) -> str:
 
 def _reuse_existing(out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], output: SlideArtefact) -> Outcome:
     """Return the outcome of existing outputs, and bring the slide's status up to date."""
-    facts = read_json(folder / FACTS)
+    facts = read_facts(folder)
     entry = read_status(out, slide_id).get(STAGE, {})
     current = {name: value for name, value in about.items() if value}
     # The status is missing after an interruption, and outdated if the slide has moved or has another patient now.
@@ -267,19 +250,25 @@ def _reuse_existing(out: Path, slide_id: str, folder: Path, about: Mapping[str, 
     return replace(_outcome(slide_id, facts), state="current")
 
 
-def _outcome(slide_id: str, facts: Mapping[str, Any]) -> Outcome:
+def _outcome(slide_id: str, facts: HeatmapFacts) -> Outcome:
     """Return the outcome that a slide's ``heatmap.json`` tells."""
     entry = _status_entry(facts, {})
     warnings = tuple(entry["warnings"])
     return Outcome(slide_id=slide_id, state=entry["state"], counts=entry["counts"], warnings=warnings)
 
 
-def _status_entry(facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+def _status_entry(facts: HeatmapFacts, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the slide's status; only this has the slide's patient and path, never the heatmap."""
-    names = ("counts", "summary", "warnings", "read_level", "read_level_downsample")
-    state = "done" if facts["counts"]["predicted"] else "done_empty"
-    # Facts of an earlier version do not say it.
-    return {"state": state, **about, "leakage": facts.get("leakage", ""), **{name: facts[name] for name in names}}
+    return {
+        "state": "done" if facts["counts"]["predicted"] else "done_empty",
+        **about,
+        "leakage": facts.get("leakage", ""),
+        "counts": facts["counts"],
+        "summary": facts["summary"],
+        "warnings": facts["warnings"],
+        "read_level": facts["read_level"],
+        "read_level_downsample": facts["read_level_downsample"],
+    }
 
 
 def _write_folder(
@@ -292,7 +281,7 @@ def _write_folder(
     drawn_name: str,
     known_as: str,
     warnings: Sequence[str],
-) -> dict[str, Any]:
+) -> HeatmapFacts:
     """Write the heatmap's files into an empty folder and return the content of ``heatmap.json``.
 
     `table` is the finished table, whose mark stands there too. `drawn_name` is the slide's name in the picture; "" for
@@ -345,12 +334,12 @@ def _write_folder(
         "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
         "leakage": known_as,
         "warnings": list(warnings),
-        _MARKS: file_marks({name: folder / name for name in EXPORTS} | {_TABLE: table}),
+        "outputs": file_marks({name: folder / name for name in EXPORTS} | {TABLE: table}),
     }
     plain: dict[str, Any] = json.loads(json_text(facts))  # as they are read again: JSON has no NaN and no tuples
-    plain[_OWN] = fingerprint(plain)
+    plain[OWN] = fingerprint(plain)
     write_json(folder / FACTS, plain)
-    return plain
+    return cast(HeatmapFacts, plain)
 
 
 def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, spec: BundleSpec, known_as: str) -> Picture:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.core.files import read_json
 from pathopatch.core.html import THUMBNAIL_PX, card
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS, FLAGS
-from pathopatch.heatmaps.artefacts import HEATMAP, heatmap_damages
 from pathopatch.heatmaps.colors import ground_of
+from pathopatch.heatmaps.facts import HEATMAP, HeatmapFacts, heatmap_damages, read_facts
 from pathopatch.heatmaps.overlay import blend
 from pathopatch.heatmaps.predict import DEFAULTS, predict_patches, slide_source
 from pathopatch.heatmaps.pyramids import read_ome_tiff
@@ -34,7 +33,6 @@ from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.slide_paths import slide_id_from_path
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
     from PIL.Image import Image
 
@@ -156,43 +154,6 @@ class SlidePrediction:
             highest=None if which == "spread" else 1.0,  # the top of a spread has no meaning of its own
             axes=axes,
         )
-
-    def to_anndata(self) -> AnnData:
-        """Return the patches as an AnnData table, as squidpy and scanpy read it; needs the package anndata.
-
-        ``obs`` has a row per patch with all columns of the table but its place; ``obsm["spatial"]`` (M, 2) are the
-        centres of the patches, (x, y) in level-0 px; ``uns["spatial"]`` has the slide's picture and its scale, where
-        the slide is at hand. There is no ``X``.
-
-        Raises
-        ------
-        InputUnsupportedError
-            anndata is not installed.
-        """
-        try:
-            from anndata import AnnData
-        except ModuleNotFoundError as error:
-            remedy = "pip install 'anndata>=0.12'"
-            raise InputUnsupportedError("anndata is not installed", place="to_anndata", remedy=remedy) from error
-        return AnnData(**self.anndata_parts())
-
-    def anndata_parts(self) -> dict[str, Any]:
-        """Return ``obs``, ``obsm`` and ``uns`` of `to_anndata`; the package anndata is not needed."""
-        table = self.table.set_index("patch_id")
-        place = table[["x", "y", "width", "height"]].to_numpy(np.float64)
-        obs = table.drop(columns=["x", "y", "width", "height"])
-        obs.insert(0, "slide_id", pd.Series(self.slide_id, obs.index, dtype="category"))
-        spatial: dict[str, Any] = {"images": {}, "scalefactors": {}}
-        if self.picture is not None:
-            spatial["images"]["hires"] = self.picture
-            spatial["scalefactors"]["tissue_hires_scalef"] = self.picture.shape[1] / self.size_px[0]
-        if len(place):
-            spatial["scalefactors"]["spot_diameter_fullres"] = float(place[0, 2])
-        return {
-            "obs": obs,
-            "obsm": {"spatial": place[:, :2] + place[:, 2:] / 2},
-            "uns": {"spatial": {self.slide_id: spatial}, "mpp": self.mpp, "class_names": list(self.class_names)},
-        }
 
     def __repr__(self) -> str:
         return f"<SlidePrediction {self.slide_id!r}: {self._counts()}>"
@@ -324,14 +285,15 @@ def read_prediction(
         raise InputCorruptError(
             f"the prediction is damaged: {'; '.join(problems)}", place=str(folder), remedy="predict the slide again"
         )
-    facts, heatmap = read_json(folder / FACTS), read_ome_tiff(folder / HEATMAP)
+    facts, heatmap = read_facts(folder), read_ome_tiff(folder / HEATMAP)
+    width, height = facts["size_px"]
     return SlidePrediction(
         slide_id=identity,
         # Parquet does not tell a flag that is always known from plain truth values.
         table=read_table(table_path).astype({f"flag_{name}": "boolean" for name in FLAGS}),
         maps=dict(zip(heatmap.channels, heatmap.levels[0].astype(np.float64), strict=True)),
         cell_px=facts["cell_px"],
-        size_px=tuple(facts["size_px"]),
+        size_px=(width, height),
         mpp=facts["mpp"],
         class_names=tuple(facts["class_names"]),
         decision_threshold=facts["decision_threshold"],
@@ -357,10 +319,10 @@ def _predicted_slide(out: Path, slide_id: str | None) -> str:
     return slide_id or ids[0]
 
 
-def _picture(slide: Slide | Path | str | Mapping[str, Path | str], facts: Mapping[str, Any]) -> Picture:
+def _picture(slide: Slide | Path | str | Mapping[str, Path | str], facts: HeatmapFacts) -> Picture:
     """Return the picture of a slide, in the colours and windows of its prediction."""
     with _opened_slide(slide) as opened:
-        if list(opened.size) != facts["size_px"]:
+        if opened.size != tuple(facts["size_px"]):
             raise InputUnsupportedError(
                 f"the slide has {opened.size[0]} x {opened.size[1]} px, the predicted one "
                 f"{facts['size_px'][0]} x {facts['size_px'][1]} px",

@@ -125,23 +125,11 @@ def read_ome_tiff(path: Path) -> HeatmapFile:
     size = tuple(float(pixels.get(f"PhysicalSize{axis}", "nan")) for axis in "XY")
     # A single channel comes back without its axis.
     levels = tuple(level if level.ndim == 3 else level[None] for level in levels)
-    _check_content(path, levels, names, size)
+    is_halved = [level.shape for level in levels] == [level.shape for level in pyramid(levels[0])]
+    is_named = len(names) == len(levels[0]) and all(names)
+    if levels[0].dtype != np.float32 or not is_named or not 0 < size[0] == size[1] or not is_halved:
+        raise _corrupt(path, "type, names of channels, pixel size or levels are not those of a heatmap")
     return HeatmapFile(levels=levels, channels=names, cell_um=size[0], name=image.get("Name", ""))
-
-
-def _check_content(
-    path: Path, levels: tuple[NDArray[np.float32], ...], names: tuple[str, ...], size: tuple[float, ...]
-) -> None:
-    """Refuse levels that do not halve, names that do not match the planes, and pixels without a size."""
-    if levels[0].dtype != np.float32:
-        raise _corrupt(path, f"pixels are {levels[0].dtype}, expected float32")
-    if len(names) != len(levels[0]) or not all(names):
-        raise _corrupt(path, f"{len(levels[0])} planes but channel names {names}")
-    if not size[0] > 0 or size[0] != size[1]:
-        raise _corrupt(path, f"pixel size {size} um")
-    expected = [level.shape for level in pyramid(levels[0])]
-    if [level.shape for level in levels] != expected:
-        raise _corrupt(path, f"levels {[level.shape for level in levels]}, expected {expected}")
 
 
 def _corrupt(path: Path, message: str) -> InputCorruptError:

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
@@ -22,7 +21,7 @@ from pathopatch.groups.decisions.decision import RecordedDecision, current_decis
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.decision_annotations import annotations_of, write_annotations
-from pathopatch.patches.grid import Grid
+from pathopatch.heatmaps.facts import HeatmapFacts, grid_of, read_facts
 from pathopatch.slides.slide_paths import valid_slide_id
 
 _HEATMAP_FILES = ("patches.geojson.gz", "regions.geojson.gz")
@@ -109,10 +108,10 @@ def _stamp_of_export(path: Path) -> Stamp | None:
     )
 
 
-def _whole_facts(out: Path, slide_id: str) -> dict[str, Any]:
+def _whole_facts(out: Path, slide_id: str) -> HeatmapFacts:
     """Return ``heatmap.json``; refuse a heatmap whose files for QuPath are not as they were written."""
     heatmap = WorkFolder(out).heatmap(slide_id)
-    facts = read_json(heatmap / FACTS)
+    facts = read_facts(heatmap)
     for name in _HEATMAP_FILES:
         if not (heatmap / name).is_file():
             raise InputMissingError(f"the heatmap lacks {name}")
@@ -129,11 +128,9 @@ def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[Rec
     for name in _HEATMAP_FILES:
         _link(WorkFolder(out).heatmap(slide_id) / name, folder / name)
     size, bounds = facts["size_px"], facts["bounds_px"]
-    sides = {name: facts[name] for name in ("downsample", "patch_px", "stride_px")}
-    patch_px = Grid(width=size[0], height=size[1], **sides).span_px
-    annotations = annotations_of(decisions, patch_px=patch_px, slide_size=tuple(size), bounds=tuple(bounds))
+    annotations = annotations_of(decisions, patch_px=grid_of(facts).span_px, slide_size=size, bounds=bounds)
     if annotations:
-        write_annotations(folder / _DECISIONS_FILE, annotations, slide_id=slide_id, origin=tuple(bounds[:2]))
+        write_annotations(folder / _DECISIONS_FILE, annotations, slide_id=slide_id, origin=bounds[:2])
 
 
 def _link(source: Path, target: Path) -> None:

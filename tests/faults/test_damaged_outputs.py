@@ -18,7 +18,7 @@ from pathopatch.core import files
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.task import Outcome
-from pathopatch.heatmaps.artefacts import EXPORTS
+from pathopatch.heatmaps.facts import EXPORTS
 from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
 

@@ -1,4 +1,4 @@
-"""A slide's prediction as an object: made from a slide, read from a folder, drawn, and handed to AnnData."""
+"""A slide's prediction as an object: made from a slide, read from a folder, and drawn."""
 
 from __future__ import annotations
 
@@ -230,26 +230,6 @@ def test_a_slide_without_tissue_has_a_plot_and_an_empty_table(tmp_path: Path) ->
     assert axes.get_title() == "a\n0 of 0 patches tumour (above 0.50)"
     plt.close(axes.figure)
     assert "0 patches" in empty._repr_html_()
-    assert empty.anndata_parts()["obsm"]["spatial"].shape == (0, 2)
-
-
-def test_anndata_takes_a_row_a_patch_its_centre_and_the_picture(predicted: SlidePrediction) -> None:
-    parts = predicted.anndata_parts()
-    assert parts["obs"].index.tolist() == ["s1@32,16", "s1@64,48"]
-    assert parts["obs"]["slide_id"].tolist() == ["s1", "s1"]
-    assert parts["obs"]["probability"].tolist() == predicted.table["probability"].tolist()
-    assert parts["obs"]["tissue_fraction"].tolist() == [1, 1]
-    assert not {"x", "y", "width", "height"} & set(parts["obs"])
-    assert parts["obsm"]["spatial"].tolist() == [[40, 24], [72, 56]]  # level-0 px
-    spatial = parts["uns"]["spatial"]["s1"]
-    assert spatial["images"]["hires"] is predicted.picture
-    assert spatial["scalefactors"] == {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": 16.0}
-
-
-def test_anndata_that_is_missing_is_named(predicted: SlidePrediction, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "anndata", None)
-    with pytest.raises(InputUnsupportedError, match="anndata is not installed.*pip install 'anndata>=0.12'"):
-        predicted.to_anndata()
 
 
 def test_overlapping_patches_have_cells_of_the_stride(path: Path) -> None:

@@ -112,5 +112,5 @@ def test_a_copy_without_its_pyramid_fails_the_check(heatmap):
         heatmap, _cells(), ome=True, tile=(256, 256), photometric="minisblack",
         metadata={"axes": "CYX", "Channel": {"Name": list(CHANNELS)}, "PhysicalSizeX": 1, "PhysicalSizeY": 1},
     )  # fmt: skip
-    with pytest.raises(InputCorruptError, match="levels"):
+    with pytest.raises(InputCorruptError):
         read_ome_tiff(heatmap)
