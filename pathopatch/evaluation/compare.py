@@ -30,7 +30,7 @@ from pathopatch.evaluation.reference import (
     reference_run,
     unequal_budgets_text,
 )
-from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings, settings_note
+from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
 from pathopatch.evaluation.tissue_dependence import dependence_comparison, rows_at_training_attribute
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import training_label
@@ -40,7 +40,6 @@ _TEXT_COLUMNS = (
     "run", "method", "reference", "attribute", "trained_attribute", "sweep", "search", "settings_key", "variant",
     "rerun_of",
 )  # fmt: skip
-_NOTED = ["run", "variant", "rerun_of"]
 
 
 def compare(
@@ -52,32 +51,14 @@ def compare(
 ) -> pd.DataFrame:
     """Return one row per evaluated run and threshold, or set of bins, and write it as ``comparison.csv``.
 
-    Beside it ``tissue_dependence.csv`` says how far each run reduced the dependence on the tissue fraction.
+    Beside it ``tissue_dependence.csv`` says how far each run reduced the dependence on the tissue fraction. `runs` are
+    all evaluated ones by default. Of `split`, ``test`` if any run has it, else ``val`` (which flatters, since models
+    and thresholds were picked on it), runs without it are left out.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``runs/<run>/evaluation``.
-    runs : sequence of str, optional
-        Run names; all evaluated ones if not given.
-    split : str, optional
-        The split that is reported; runs without it are left out. ``test`` if any run has it, else ``val``, which
-        flatters, since models and thresholds were picked on it.
-    config : EvaluateConfig, optional
-        Number of resamplings behind the intervals of the gains, and their seed.
-
-    Returns
-    -------
-    DataFrame
-        run, method, seed, settings_key, variant, rerun_of (see `describe_runs`), steps, batch_per_class, trials,
-        search_steps, search (see `budget_of`), trained_threshold
-        (NaN of a run trained on bins), trained_attribute (``0.25``, ``bins 0.3,0.5``),
-        threshold (NaN of bins), attribute (by which the row is evaluated, the same words), split, n, patients,
-        smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``;
-        biased_average, wga_at_zero, wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and ``_high``),
-        ``n_g``, ``patients_g``; reference (the ERM run), ``gain_wga`` and ``gain_g`` with ``_low`` and ``_high``;
-        sweep, a text of the range of WGA, and of its gain over the ERM run of the training attribute, over all tissue
-        thresholds. NaN where something is missing.
+    Columns: the run's settings and budget (see `describe_runs`, `budget_of`), ``trained_threshold`` and ``threshold``
+    (NaN of bins), ``trained_attribute`` and ``attribute`` (by which the row is evaluated); wga, gba, average, auroc,
+    each with ``_low`` and ``_high``; ``accuracy_g``, ``n_g``, ``patients_g`` of each group g; reference (the ERM run),
+    ``gain_wga`` and ``gain_g`` with ``_low`` and ``_high``; ``sweep``, the range of WGA over all tissue thresholds.
 
     Raises
     ------
@@ -202,7 +183,7 @@ def comparison_table(work: Path) -> str:
         f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
         f"{'groups from 0':<24} {'trials':>6} {'steps':>7}",
     ]
-    table = table.fillna(dict.fromkeys(("reference", "sweep", "search", "variant", "rerun_of"), ""))
+    table = table.fillna({"reference": "", "search": ""})
     gains = []
     for attribute, rows in table.groupby("attribute", sort=False):
         tau = "own" if is_own else str(attribute).split(" ")[0]
@@ -216,19 +197,9 @@ def comparison_table(work: Path) -> str:
             *gains,
             "",
         ]
-    by_run = table.drop_duplicates("run")
-    notes = [(run, settings_note(variant, rerun)) for run, variant, rerun in by_run[_NOTED].itertuples(index=False)]
-    if any(note for _, note in notes):
-        lines.append("Settings that differ among runs of one method and attribute:")
-        lines += [f"  {run:<26} {note}" for run, note in notes if note]
-        lines.append("")
-    sweeps = by_run[["run", "sweep"]]
-    if sweeps["sweep"].any():
-        lines.append("Over all tissue thresholds at which every group is large enough; gains without intervals:")
-        lines += [f"  {run:<26} {sweep}" for run, sweep in sweeps.itertuples(index=False)]
-        lines.append("")
     unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
     lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
+    lines.append("What settings differ, and WGA over all tissue thresholds: comparison.csv, columns variant and sweep.")
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
     titles: list[tuple[str, GroupingAttribute]] = [(f"tau: {meaning}. Groups", first)]
     for title, by in (*titles, *(("Groups by bins", each) for each in bins)):

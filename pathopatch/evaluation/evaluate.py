@@ -45,19 +45,8 @@ def evaluate_run(
 ) -> Path:
     """Evaluate one run on labelled patches and return the folder of its numbers, ``runs/<run>/evaluation``.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``groups.parquet``, the patch stores and ``runs/``.
-    config : EvaluateConfig, optional
-        Number of resamplings and their seed.
-    splits : tuple of str
-        Splits to evaluate on; one without labelled patches is left out, and of validation the patches that a phase of
-        the method learnt from.
-    device, runtime : str
-        See `load_model`.
-    force : bool
-        Redo an evaluation, also one of the same settings and inputs.
+    A split without labelled patches is left out, and of validation the patches that a phase of the method learnt from.
+    `device` and `runtime` are as for `load_model`.
 
     Raises
     ------

@@ -56,16 +56,8 @@ def evaluate_bundle(
 ) -> Path:
     """Evaluate a model bundle on the labelled patches of a work folder and return the folder of its numbers.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``groups.parquet`` and the patch stores; tiled slides or ready patches.
-    splits : sequence of str, optional
-        Splits to evaluate on, each by itself. All labelled patches together, as split ``all``, if not given.
-    name : str, optional
-        Of the folder below ``evaluations/``; the bundle's own (see `bundle_name`) if not given.
-    config, device, runtime, force
-        As for `evaluate_run`.
+    Each of the `splits` is evaluated by itself; without them all labelled patches together, as split ``all``. `name` is
+    that of the folder below ``evaluations/``, by default the bundle's own, see `bundle_name`.
 
     Raises
     ------
@@ -258,19 +250,11 @@ def external_validation_text(folder: Path) -> str:
                 f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in scores["groups"]
             )
             lines += [f"  {by}: {measures}", f"    groups {accuracies}"]
-        calibrated = content["calibration"].get("after", content["calibration"]["before"])["all"]
-        lines.append(
-            f"  calibration error {_number(calibrated['ece'])} "
-            f"(a calibrated model would show {_number(calibrated['ece_if_calibrated'])} by chance)"
-        )
         lines += [
             f"  slope of the probability over tissue within {label_name}: {_number(row['slope'], 1, 2)} "
             f"[{_number(row['slope_low'], 1, 2)}, {_number(row['slope_high'], 1, 2)}]"
             for label_name, row in zip(labels, content["tissue_dependence"], strict=True)
         ]
-        for row in content["ablation"]:
-            if row["threshold"] == next(iter(content["thresholds"])):
-                lines.append(f"  without {row['channel']}: AUROC {_number(row['auroc_without'], 1, 3)}")
     if "glass" in numbers:  # evaluations of earlier versions have none
         lines += ["", glass_text(numbers["glass"], about["positive_class"])]
     return "\n".join(lines)

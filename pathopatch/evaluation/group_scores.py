@@ -44,26 +44,15 @@ def evaluate_logits(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the group accuracies and their summaries, each with its 95 % interval.
+    """Return the group accuracies and their summaries, each with its 95 % interval by patient.
 
-    Parameters
-    ----------
-    margin : ndarray of float, shape (N,)
-        Logit of tumour minus logit of non-tumour; tumour is predicted above `decision_threshold`.
-    label, attribute : ndarray of int, shape (N,)
-        1 tumour, 0 non-tumour; 1 large tissue, 0 little tissue, or 0 to `n_values` - 1.
-    patient : ndarray, shape (N,)
-        The unit that is resampled.
-    train_shares : ndarray of float, shape (2 A,), optional
-        Share of each group in the training data, for the biased average; without it that is NaN.
+    `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
+    `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `train_shares` (2 A,) is
+    the share of each group in the training data, for the biased average, which is NaN without.
 
-    Returns
-    -------
-    dict
-        `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`, `average`,
-        `auroc` (dicts of value, low, high), `biased_average` and `wga_at_zero` (at a decision threshold of 0).
-        Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and
-        GBA.
+    The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
+    `average`, `auroc` (dicts of value, low, high), `biased_average` and `wga_at_zero` (at a decision threshold of 0).
+    Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
 
     Raises
     ------
@@ -156,21 +145,13 @@ def null_to_nan(value: float | None) -> float:
 def too_few(n: float | None, patients: float | None = None, unit: str = "patch") -> str:
     """Return why a number is grey, such as ``only 23 patches of 2 patients``; empty if enough lies behind it.
 
-    Parameters
-    ----------
-    n : float, optional
-        Patches, or what `unit` names, that the number was measured on. None or NaN: unknown, which greys nothing.
-    patients : float, optional
-        Patients that these come from; likewise.
-    unit : str
-        What `n` counts, in the singular.
+    `n` counts what `unit` names, in the singular, and `patients` those that they come from. None or NaN: unknown, which
+    greys nothing.
 
     Examples
     --------
     >>> too_few(49, 12)
     'only 49 patches'
-    >>> too_few(50, 4)
-    'only 4 patients'
     >>> too_few(50, 5)
     ''
     """

@@ -40,12 +40,7 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
 
     ``runs/<name>/evaluation`` is as `evaluate_run` leaves it, both splits pooled, and ``folds.csv``, a row per fold and
     attribute. Beside it ``config.json`` has the settings that all folds share (tuned ones may differ), and
-    ``search.json`` the budget of all folds together.
-
-    Raises
-    ------
-    InputMissingError, StaleArtefactError
-        A fold, which is named, has no such evaluation; or others were pooled before and `force` is off.
+    ``search.json`` the budget of all folds together. InputMissingError names folds without such an evaluation.
     """
     config = config or EvaluateConfig()
     folds = fold_folders(work)

@@ -65,14 +65,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return which runs differ in nothing but the seed, from the `run_settings` of each.
+    """Return which runs differ in nothing but the seed, from the `run_settings` of each, indexed by run.
 
-    Returns
-    -------
-    DataFrame
-        Indexed by run. settings_key: equal in runs that may be averaged over seeds. variant: what differs from other
-        runs of the same method and training attribute, as text; empty if nothing. rerun_of: the run of equal
-        settings and seed that it repeats, the first by name; else empty.
+    settings_key: equal in runs that may be averaged over seeds. variant: what differs from other runs of the same
+    method and training attribute, as text; empty if nothing. rerun_of: the run of equal settings and seed that it
+    repeats, the first by name; else empty.
     """
     keys = {run: _key(run, settings) for run, settings in settings_of.items()}
     first: dict[tuple[str, Any], str] = {}

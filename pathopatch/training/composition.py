@@ -65,28 +65,11 @@ class MeasuredPatches:
 def check_composition(
     intervention: Intervention, *, copies: int = 600, seed: int = 0, has_natural: bool = True
 ) -> dict[str, Any]:
-    """Return how well each trace of an intervention tells the class.
+    """Return how well each trace of an intervention tells the class, by `copies` of each class.
 
-    Parameters
-    ----------
-    intervention : Intervention
-    copies : int
-        Composed copies of each class, and natural patches at most.
-    seed : int
-        Of forests, resamples and what is compared.
-    has_natural : bool
-        Whether natural patches are measured, too, to compare with.
-
-    Returns
-    -------
-    dict
-        ``growth``, ``copies``, ``on_target`` (share of the copies that reach their area, by class), ``unit`` and
-        ``units``, and ``controls``, see `leak_controls`.
-
-    Raises
-    ------
-    InputUnsupportedError, NoTissueError
-        As `Intervention.compose`.
+    With `has_natural`, as many natural patches are measured to compare with. The result has ``growth``, ``copies``,
+    ``on_target`` (share of the copies that reach their area, by class), ``unit`` and ``units``, and ``controls``, see
+    `leak_controls`.
     """
     composed, on_target = measure_copies(intervention, copies)
     unit, name = resampling_unit(intervention.data)

@@ -108,11 +108,8 @@ class LogisticRegression:
     def solve(self, sample_weight: Floats, start: Solution | None = None, *, tolerance: float = TOLERANCE) -> Solution:
         """Return the head of least loss for weights (N,) of sum 1, none negative; `start` saves passes.
 
-        Raises
-        ------
-        NonFiniteError
-            The gradient does not vanish: the features hold values that are not finite, or are separable without a
-            penalty.
+        NonFiniteError where the gradient does not vanish: the features hold values that are not finite, or are
+        separable without a penalty.
         """
         weight = torch.from_numpy(sample_weight)[:, None].float()
         latest: list[Solution] = []

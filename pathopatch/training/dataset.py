@@ -53,18 +53,10 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class PatchMasks:
-    """Masks of N patches, of one kind. They take N * input_px**2 / 8 bytes of memory: 2.3 kB each at 136 px.
+    """Masks of N patches, of one kind. They take N * input_px**2 / 8 bytes of memory: 2.3 kB each at 136 px."""
 
-    Parameters
-    ----------
-    bits : ndarray of uint8, shape (N, input_px, ceil(input_px / 8))
-        As `pack_masks` returns them.
-    input_px : int
-        Side of a mask.
-    """
-
-    bits: NDArray[np.uint8]
-    input_px: int
+    bits: NDArray[np.uint8]  # (N, input_px, ceil(input_px / 8)), as `pack_masks` returns them
+    input_px: int  # side of a mask
 
     def __len__(self) -> int:
         return len(self.bits)
@@ -80,34 +72,19 @@ class PatchMasks:
 
 @dataclass(frozen=True, eq=False)
 class PatchSet:
-    """Patches with label, attribute and patient, one row per patch.
+    """Patches with label, attribute and patient, one row per patch."""
 
-    Parameters
-    ----------
-    x : ndarray of float16, shape (N, C, input_px, input_px), or StoredPatches
-        Scaled to [0, 1]. Take rows with ``x[index]``; both forms give the same.
-    label, attribute : ndarray of int64, shape (N,)
-        Class, and attribute: large tissue (1) or not (0), a bin, or a value of the patches' own; -1 where not known.
-    tissue_fraction : ndarray of float64, shape (N,)
-        In [0, 1].
-    patient, patch_id : ndarray of str, shape (N,)
-    source : Source, optional
-    tissue, tumor : PatchMasks, optional
-        Tissue and tumour of each patch at the network's input size; None where they were not asked for.
-    has_tumor : ndarray of bool, shape (N,), optional
-        Whether the patch's slide has tumour masks; otherwise the patch's is empty, which says nothing.
-    """
-
+    # (N, C, input_px, input_px), scaled to [0, 1]; rows by ``x[index]``, of which both forms give the same.
     x: NDArray[np.float16] | NDArray[np.float32] | StoredPatches
-    label: NDArray[np.int64]
-    attribute: NDArray[np.int64]
-    tissue_fraction: NDArray[np.float64]
+    label: NDArray[np.int64]  # (N,), as are all below
+    attribute: NDArray[np.int64]  # much tissue (1) or not (0), a bin, or a value of the patches' own; -1: not known
+    tissue_fraction: NDArray[np.float64]  # in [0, 1]
     patient: NDArray[Any]
     patch_id: NDArray[Any]
     source: Source | None = None
-    tissue: PatchMasks | None = None
+    tissue: PatchMasks | None = None  # at the network's input size; None where they were not asked for
     tumor: PatchMasks | None = None
-    has_tumor: NDArray[np.bool_] | None = None
+    has_tumor: NDArray[np.bool_] | None = None  # of the patch's slide; without masks the patch's is empty
 
     def __len__(self) -> int:
         return len(self.label)
@@ -161,27 +138,11 @@ def load_patches(
     cache_gib: float = 1.5,
     masks: Sequence[MaskKind] = (),
 ) -> PatchSet:
-    """Return the labelled patches of some splits; in memory if they fit, otherwise read when needed.
+    """Return the labelled patches of some splits; in memory, as float16, up to `cache_gib`, otherwise read when needed.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``slides/<slide_id>.zarr``, or that of one fold.
-    groups : DataFrame
-        The groups table, or some rows of it, whose order is kept. The result may be empty, without a source.
-    input_px : int
-        Side that the patches are resampled to.
-    splits : sequence of str
-    threshold : float, optional
-        Tissue threshold that gives the attribute; patches without a group at it are left out. None: all labelled
-        patches, with attribute -1.
-    bins : sequence of float
-        Cuts of the bins that give the attribute, in place of the threshold's.
-    cache_gib : float
-        Patches of up to this size are held in memory as float16, whose steps of 1/2048 and less are finer than
-        the noise.
-    masks : sequence of {"tissue", "tumor"}
-        Masks to load too, always into memory; see `PatchMasks`. A slide may be without tumour masks.
+    `groups` is the groups table or some rows of it, whose order is kept; the result may be empty, without a source. The
+    attribute is that of a `threshold`, or of `bins`, and patches without a group there are left out; -1 without either.
+    `masks` ("tissue", "tumor") are always held in memory; a slide may be without tumour masks.
 
     Raises
     ------

@@ -93,19 +93,9 @@ def fit_arrays(
     """Train a network on loaded patches and return the weights that validation selects.
 
     With equal arguments on one processor thread the result is the same to the bit, also when the run was killed at
-    any point and started again with the same `checkpoints`.
-
-    Parameters
-    ----------
-    train, val : PatchSet
-        Patches to learn from and to select by; `val` may be None where ``config.select`` is ``last``.
-    config : TrainConfig
-    phases : sequence of Phase, optional
-        The method; None for that of ``config.method``.
-    checkpoints : CheckpointFolder, optional
-        Where to write a checkpoint at every evaluation, and to look for one first. None: nothing touches the disk.
-    progress : callable, optional
-        A `StepCallback`. What it raises stops the run, which can be resumed.
+    any point and started again with the same `checkpoints`. `val` may be None where ``config.select`` is ``last``.
+    `phases` are the method, by default that of `config`. `checkpoints` is where a checkpoint is written at every
+    evaluation and looked for first; None: nothing touches the disk. What `progress` raises stops the run.
 
     Raises
     ------

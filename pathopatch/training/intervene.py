@@ -37,36 +37,14 @@ _VALIDATION_COPIES = 600  # of each class, in place of validation patches
 
 
 class Intervention:
-    """Composed copies of a phase's patches, and which of them each step draws.
+    """Composed copies of a phase's patches with tissue masks, and which of them each step draws.
 
-    Parameters
-    ----------
-    data : PatchSet
-        Patches with tissue masks.
-    share : float
-        Share of each class's draws that are composed, in (0, 1].
-    seed : int
-        That of the phase.
-    threshold : float, optional
-        Of the tissue fraction. Where it gives the patches' attribute, composed patches have that of their new area;
-        else that of the patch whose place they take.
-    growth : {"many", "own"}
-        See `compose`.
+    `share` in (0, 1] of each class's draws is composed. Where the `threshold` of the tissue fraction gives the patches'
+    attribute, composed patches have that of their new area; else that of the patch whose place they take. `area` (N,)
+    is the tissue area of each patch by its mask, a share. `usable` are the patches of each class that can be composed,
+    `bases` the base of each copy of a class.
 
-    Attributes
-    ----------
-    data : PatchSet
-    area : ndarray of float64, shape (N,)
-        Tissue area of each patch, by its mask, a share.
-    usable, bases : list of K ndarray of int64
-        Patches of each class that can be composed; the base of each copy of a class.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The patches have no masks.
-    NoTissueError
-        A class without a patch that could be composed.
+    InputUnsupportedError for patches without masks, NoTissueError for a class of which no patch can be composed.
     """
 
     def __init__(
@@ -277,13 +255,8 @@ def _balanced_bases(
 def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
     """Return composed copies of validation patches, equally many of each class, to select by where a group is empty.
 
-    Their attribute is that of their area. What is measured on them is too good: donors are of the base's own class, and
-    training knows such copies.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The attribute of the patches is not their area at a threshold.
+    Their attribute is that of their area: InputUnsupportedError where that of the patches is another. What is measured
+    on them is too good: donors are of the base's own class, and training knows such copies.
     """
     seed = mixed_seed(config.seed, _VALIDATION)
     intervention = Intervention(val, share=1, seed=seed, threshold=config.threshold, growth=config.intervene_growth)

@@ -48,19 +48,8 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
     """Train one run on the stored patches of a work folder and return its folder ``runs/<run_name>``.
 
     A killed run goes on from its last checkpoint; a finished one of the same stamp is left as it is, and one of other
-    settings or inputs is redone with `force` alone. Under ``torchrun`` all processes train one run together, and the
-    first one writes. `progress` is a `StepCallback`.
-
-    Raises
-    ------
-    StaleArtefactError
-        There is a finished run of other settings or inputs, and `force` is off.
-    InputMissingError
-        Groups or patches are missing.
-    GroupEmptyError
-        A group that the method needs has no patch.
-    PathopatchError
-        As `fit_arrays`.
+    settings or inputs is a StaleArtefactError, or redone with `force`. Under ``torchrun`` all processes train one run
+    together, and the first one writes. Further errors are those of `load_patches` and `fit_arrays`.
     """
     config = cohort_settings(work, config)
     folder = WorkFolder(work).run(config.run_name)

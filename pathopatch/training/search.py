@@ -61,22 +61,12 @@ def check_search(config: TrainConfig) -> None:
 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
-    """Return the trials and steps of the search of each run as text, one line a kind of run."""
-    runs: dict[str, list[str]] = {}
-    trials = pluralize(search.trials, "trial")
+    """Return the trials and steps of the searches of some runs as text."""
     for config in configs:
         check_search(config)
-        steps = steps_of_trial(config)
-        cost = f"{trials} x {steps} steps = {search.trials * steps} steps"
-        runs.setdefault(f"{trials}, each solved to convergence" if config.head == "linear" else cost, []).append(
-            config.method
-        )
-    return "\n".join(
-        f"search: {cost}"
-        + (f" for each of {len(methods)} runs" if len(methods) > 1 else "")
-        + f" ({', '.join(dict.fromkeys(methods))})"
-        for cost, methods in runs.items()
-    )
+    cost = f"{search.trials * sum(map(steps_of_trial, configs))} steps in all"
+    cost = "each solved to convergence" if configs[0].head == "linear" else cost
+    return f"search: {pluralize(search.trials, 'trial')} for {pluralize(len(configs), 'run')}, {cost}"
 
 
 def steps_of_trial(config: TrainConfig) -> int:

@@ -75,27 +75,10 @@ def tune(
     """Search a method's settings, keep the winner as the run, and return its folder ``runs/<run_name>``.
 
     It is left as `fit` leaves it, with the winner's settings, ``trials.csv``, ``search.json`` and ``search/`` with the
-    journal. A search that was killed goes on where it was, and one that is running is joined.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        Everything that is not searched, and the settings of the first trial.
-    search : TuneConfig
-        Number of trials, and ranges.
-    workers : int
-        Processes, this one among them; with several each has one thread, if `config` says no other number.
-    progress : StepCallback, optional
-        The total counts the steps of all trials.
-    is_helper : bool
-        Whether another process of this search has started this one.
-
-    Raises
-    ------
-    NonFiniteError
-        Every trial diverged.
-    PathopatchError
-        As `fit`.
+    journal. A search that was killed goes on where it was, and one that is running is joined. `config` holds what is
+    not searched, and the settings of the first trial. Of `workers` processes this one is the first, or, as a helper,
+    one of the others; with several each has one thread, if `config` says no other number. NonFiniteError where every
+    trial diverged.
     """
     config = cohort_settings(work, config)
     check_search(config)
