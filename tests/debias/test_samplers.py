@@ -161,13 +161,6 @@ def test_group_balancing_samplers_refuse_an_empty_group_of_two_attributes() -> N
             make(y, a, batch_per_class=4, steps=1, seed=0)
 
 
-def test_class_balanced_and_uniform_batches_accept_an_empty_group() -> None:
-    y, a = samples([[10, 10], [0, 10]])
-    batch = ClassBalancedBatchSampler(y, a, batch_per_class=4, steps=1, seed=0).batch(0)
-    assert np.bincount(y[batch]).tolist() == [4, 4]
-    assert len(UniformBatchSampler(y, a, batch_per_class=4, steps=1, seed=0).batch(0)) == 8
-
-
 def test_an_empty_group_of_three_attributes_warns_and_others_share() -> None:
     y, a = samples([[10, 10, 10], [20, 5, 0]])
     with pytest.warns(UserWarning, match="label 1, attribute 2"):

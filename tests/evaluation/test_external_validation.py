@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,6 @@ def test_all_labelled_patches_are_judged_together_whatever_their_split(outside: 
     ]  # fmt: skip
 
 
-def test_nothing_is_trained_and_the_cohort_needs_no_runs(outside: Path) -> None:
-    assert not (outside / "runs").exists()
-
-
 def test_at_home_the_split_gets_the_numbers_of_the_run_itself(home: Path, bundle: Path, tmp_path: Path) -> None:
     work = shutil.copytree(home, tmp_path / "copy")
     run = read_json(evaluate_run(work, "erm-t0.25-s0", config=QUICK, device="cpu") / "metrics.json")
@@ -146,12 +143,23 @@ def fitting() -> Source:
     ],
 )
 def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, change: dict, message: str) -> None:
-    from dataclasses import replace
-
     spec = read_spec(bundle)
     assert check_patches(spec, fitting()) == []
     with pytest.raises(CheckpointIncompatibleError, match=message):
         check_patches(spec, replace(fitting(), **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({"mpp": 0.509}, ""),  # within 2 %
+        ({"mpp": None}, "The scale (mpp) of the model or of the patches is not known, so it was not compared."),
+        ({"background": "bright"}, "Where there is no tissue the patches are bright, the model's dark."),
+    ],
+)
+def test_what_may_differ_is_accepted_or_warned_of(bundle: Path, change: dict, warning: str) -> None:
+    source = replace(fitting(), **{"background": "dark"} | change)
+    assert check_patches(read_spec(bundle), source) == ([warning] if warning else [])
 
 
 def test_a_model_of_three_classes_is_refused(bundle: Path) -> None:
@@ -182,24 +190,7 @@ def test_a_run_is_not_judged_on_slides_that_it_was_trained_on(home: Path, tmp_pa
         evaluate_run(work, "erm-t0.25-s0", config=QUICK, device="cpu")
 
 
-def test_an_mpp_within_two_percent_fits_and_an_unknown_one_warns(bundle: Path) -> None:
-    from dataclasses import replace
-
-    spec = read_spec(bundle)
-    assert check_patches(spec, replace(fitting(), mpp=0.509)) == []
-    assert "not known" in check_patches(spec, replace(fitting(), mpp=None))[0]
-
-
-def test_patches_of_another_background_are_evaluated_with_a_warning(bundle: Path) -> None:
-    from dataclasses import replace
-
-    warnings = check_patches(read_spec(bundle), replace(fitting(), background="bright"))
-    assert warnings == ["Where there is no tissue the patches are bright, the model's dark."]
-
-
 def test_of_brightfield_colour_the_percentiles_do_not_matter(bundle: Path) -> None:
-    from dataclasses import replace
-
     colour = {"channels": ("R", "G", "B"), "dtype": "uint8"}
     spec = read_spec(bundle).model_copy(update={**colour, "intensity": IntensityConfig(high_percentile=90)})
     assert check_patches(spec, replace(fitting(), **colour)) == []

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import EvaluateConfig, GroupsConfig, PredictConfig, TileConfig
+from pathopatch.core.config import EvaluateConfig, GroupsConfig, TileConfig
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.external_validation import (
     _predict_glass,
@@ -23,10 +23,8 @@ from pathopatch.evaluation.external_validation import (
     external_validation_text,
     glass_text,
 )
-from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.models.loading import load_model
 from pathopatch.report import write_report
-from pathopatch.slides import open_slide
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import tile_cohort
 
@@ -109,16 +107,6 @@ def test_the_audit_says_which_way_a_model_follows_the_tissue_area(
     said = f"Blank glass (12 patches of 6 slides, tissue below 1 %): {100 * share:.1f} % are called Tumor"
     assert said in external_validation_text(out)
     assert said in write_report(work).read_text(encoding="utf-8")
-
-
-def test_glass_gets_a_probability_if_all_patches_are_asked_for(work: Path, bundles: dict[str, Path]) -> None:
-    model = load_model(bundles["likes-glass"], device="cpu", precision="float32")
-    with open_slide(work.parent / "s0.tif", mpp=2.0) as slide:
-        table = predict_slide(slide, model, config=PredictConfig(all_patches=True)).table
-        tissue_alone = predict_slide(slide, model).table
-    assert (len(table), len(tissue_alone)) == (len(TISSUE), len(TISSUE) - 2)
-    z = 10 * ((240 / 255 - 0.5) / 0.25 - 1)
-    np.testing.assert_allclose(table["logit"].iloc[-2:], z, rtol=1e-4)
 
 
 def test_a_cohort_without_glass_has_no_share_of_it(work: Path, bundles: dict[str, Path]) -> None:

@@ -96,20 +96,6 @@ def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path):
     assert read_json(run / "model" / "model.json")["parameters"]["bins"] == list(CUTS)
 
 
-def test_an_attribute_of_five_values_trains_and_is_evaluated_by_ten_groups(tmp_path):
-    graded_work(tmp_path, own=("red", "green", "blue", "grey", "black"))
-    for method in ("erm", "resample"):
-        evaluate_run(tmp_path, fit(tmp_path, small(method=method)).name, config=EvaluateConfig(bootstrap=0))
-    table = comparison(tmp_path, config=EvaluateConfig(bootstrap=0))
-    assert {name for name in table if name.startswith("accuracy_") and name[9:].isdigit()} == {
-        f"accuracy_{g}" for g in range(10)
-    }
-    row = table[table["method"] == "resample"].iloc[0]
-    assert sum(row[f"n_{g}"] for g in range(10)) == row["n"]
-    assert row["wga"] == min(row[f"accuracy_{g}"] for g in range(10))
-    assert row["sweep"] == ""  # the tissue forms no groups here
-
-
 def test_a_study_trains_at_each_threshold_and_by_bins():
     study = StudyConfig(
         manifest="m.csv",

@@ -14,7 +14,6 @@ from pathopatch.core.files import read_json
 from pathopatch.groups import assign_groups
 from pathopatch.groups.assign import join_small_bins
 from pathopatch.heatmaps.predict import least_sharpness
-from pathopatch.models.loading import load_model
 from pathopatch.models.spec import TrainingRange
 from pathopatch.patches.intensity import sharpness
 from pathopatch.training.data_summary import appearance_range, least_sharpness_by_tissue, summarize_data
@@ -89,14 +88,6 @@ def test_bins_are_counted_as_they_are_used_small_ones_joined():
     assert np.sum(summary["trained"]["counts"]) == 5
 
 
-def test_three_bins_are_three_columns():
-    groups = _groups()
-    summary = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0))
-    assert summary["trained"]["attributes"] == ["tissue below 0.3", "tissue 0.3 to 0.6", "tissue from 0.6"]
-    assert summary["trained"]["counts"] == [[1, 1, 0], [0, 1, 2]]
-    assert summary["validated"]["counts"] == [[1, 0, 0], [0, 0, 1]]
-
-
 def test_an_own_attribute_and_a_third_class_have_names_and_rows():
     rows = [*ROWS[:4], ("b", "p", "train", 2, 0.9), *ROWS[7:]]
     groups = _groups(rows, attribute=["red", "blue", "blue", "blue", "red", "red", "red", "red"])
@@ -113,10 +104,6 @@ def test_a_run_that_trains_on_validation_has_none():
     assert "validated" not in _described(_groups(ROWS[:7]), select="last")
 
 
-def test_patches_of_validation_that_were_learnt_from_are_counted():
-    assert _described(_groups(), learnt_from_val=1)["learnt_from_val"] == 1
-
-
 def test_the_summary_has_nothing_of_the_test_split():
     assert _described(_groups()) == _described(_groups(ROWS[:9]))
 
@@ -124,6 +111,7 @@ def test_the_summary_has_nothing_of_the_test_split():
 @pytest.mark.parametrize("method", ["gerne", "dfr"])
 def test_the_bundle_of_a_run_tells_its_groups_and_its_card_shows_them(tmp_path, method):
     groups = write_work(tmp_path)
+    with_sharpness(tmp_path, groups)
     settings = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
     model = fit(tmp_path, TrainConfig(method=method, **settings)) / "model"
     train_rows = groups[(groups["split"] == "train") & (groups["group@0.25"] >= 0)]
@@ -132,6 +120,7 @@ def test_the_bundle_of_a_run_tells_its_groups_and_its_card_shows_them(tmp_path, 
     assert raw["data"]["trained"]["counts"] == counts
     assert ("learnt_from_val" in raw["data"]) == (method == "dfr")
     assert raw["group_metrics"]["patients"] == 1
+    assert raw["seen"]["sharpness"] == 0.5
     card = (model / "README.md").read_text()
     assert f"| trained on train | 1 | 1 | {len(train_rows)} |" in card
     assert "There is one validation patient" in card
@@ -156,20 +145,6 @@ def test_ranges_are_of_the_training_patches_alone(tmp_path: Path) -> None:
     assert appearance.sharpness == 0.5
     assert appearance.sharpness_by_tissue is not None
     assert {least for _, least in appearance.sharpness_by_tissue} == {0.5}
-
-
-def test_a_bundle_keeps_what_was_seen(tmp_path: Path) -> None:
-    groups = write_work(tmp_path)
-    with_sharpness(tmp_path, groups)
-    folder = fit(tmp_path, TrainConfig(method="erm", input_px=16, steps=2, batch_per_class=4, evaluations=1, threads=1))
-    seen = load_model(folder / "model", device="cpu").spec.seen
-    assert seen is not None
-    assert len(seen.mean) == train_channels(tmp_path, groups)
-    assert seen.sharpness == 0.5
-
-
-def train_channels(work: Path, groups: pd.DataFrame) -> int:
-    return int(load_patches(work, groups, input_px=16, splits=("train",), threshold=0.25).x.shape[1])
 
 
 def test_without_measured_sharpness_it_is_not_known(tmp_path: Path) -> None:

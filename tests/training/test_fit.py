@@ -13,7 +13,6 @@ from torch import nn
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, NonFiniteError
 from pathopatch.debias.methods import NAMES, Phase
-from pathopatch.debias.objectives import Mean
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.models.networks import build_network
 from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_header
@@ -111,26 +110,6 @@ def test_a_damaged_checkpoint_costs_time_but_not_the_result(tmp_path):
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-5])
     assert _equal(fit_arrays(TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "a")).network, whole.network)
-
-
-def test_two_phases_run_in_turn_and_resume_in_the_second(tmp_path):
-    phases = (
-        Phase(sampler=UniformBatchSampler, objective=lambda n: Mean(), select_by="last"),
-        Phase(sampler=UniformBatchSampler, objective=lambda n: Mean(), split="val", trainable="head", steps_scale=0.5),
-    )
-    config = _config(steps=4, evaluations=2)
-    first = fit_arrays(TRAIN, VAL, config, phases=phases[:1])
-    both = fit_arrays(TRAIN, VAL, config, phases=phases)
-    one, two = first.network.state_dict(), both.network.state_dict()
-    moved = {name for name in one if not torch.equal(one[name], two[name])}
-    assert moved == {"classifier.weight", "classifier.bias"}
-    with pytest.raises(_Killed):
-        fit_arrays(
-            TRAIN, VAL, config, phases=phases, checkpoints=CheckpointFolder(tmp_path, "f"), progress=_kill_after(6)
-        )
-    assert _equal(
-        fit_arrays(TRAIN, VAL, config, phases=phases, checkpoints=CheckpointFolder(tmp_path, "f")).network, both.network
-    )
 
 
 def test_training_leaves_torch_as_it_was():
@@ -235,13 +214,6 @@ def test_no_checkpoint_holds_the_weights_of_an_absurd_learning_rate(tmp_path, ev
     with pytest.raises(NonFiniteError):
         fit_arrays(TRAIN, VAL, bad, checkpoints=CheckpointFolder(tmp_path, "g"))
     assert not (tmp_path / CHECKPOINT).exists()
-
-
-def test_a_nan_pixel_stops_the_run_by_the_patchs_name():
-    patches = toy([[5, 5], [5, 5]], seed=0)
-    patches.x[3, 0, 0, 0] = np.nan
-    with pytest.raises(NonFiniteError, match="s@3,0"):
-        fit_arrays(patches, VAL, _config())
 
 
 @pytest.mark.fault("beta")

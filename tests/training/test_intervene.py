@@ -173,11 +173,6 @@ def test_the_share_is_the_users_the_smallest_groups_or_the_methods() -> None:
     assert composed_share(replace(erm, split="val"), TRAIN, config()) is None
 
 
-def test_an_empty_group_is_no_obstacle_to_the_method_of_that_name() -> None:
-    result = fit_arrays(masked([[30, 0], [0, 30]]), VAL, config(method="intervene", intervene=None, steps=2))
-    assert result.step > 0
-
-
 def test_validation_without_a_group_selects_by_copies_of_the_others() -> None:
     biased = masked([[20, 0], [0, 20]], seed=1)
     composed = composed_validation(biased, config(threshold=0.25))

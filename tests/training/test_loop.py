@@ -2,7 +2,6 @@
 
 import threading
 
-import numpy as np
 import pytest
 import torch
 from made_patches import toy
@@ -53,20 +52,15 @@ def test_the_next_batch_is_read_while_a_step_computes():
     assert objective.in_time == [True] * 5
 
 
-def test_batches_made_ahead_are_those_made_when_due():
-    patches = toy([[20, 6], [6, 20]], seed=0)
-    one, other = (fit_arrays(patches, patches, TrainConfig(**SMALL, prefetch=ahead)) for ahead in (0, 3))
-    assert one.history == other.history
-    for a, b in zip(one.network.parameters(), other.network.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert np.isfinite(one.history[-1]["loss"])
-
-
-@pytest.mark.parametrize("changes", [{}, {"method": "resample", "intervene": 0.5}])
-def test_batches_of_several_loaders_are_those_of_one(changes):
+@pytest.mark.parametrize(
+    ("changes", "ahead"),
+    [({}, {"loaders": 4}), ({"method": "resample", "intervene": 0.5}, {"loaders": 4}), ({}, {"prefetch": 3})],
+)
+def test_batches_made_ahead_or_by_several_loaders_are_those_made_when_due(changes, ahead):
     patches = toy([[20, 6], [6, 20]], seed=0)
     settings = {**SMALL, "steps": 30, "augment": {"rotate_degrees": 20}, **changes}
-    one, other = (fit_arrays(patches, patches, TrainConfig(**settings, loaders=count)) for count in (1, 4))
+    due = {"loaders": 1, "prefetch": 0}
+    one, other = (fit_arrays(patches, patches, TrainConfig(**settings, **kind)) for kind in (due, due | ahead))
     assert one.history == other.history
     for a, b in zip(one.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -20,7 +20,7 @@ from pathopatch.training import loop
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.distributed import ProcessGroup
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.phase_data import needs_groups, require_groups, runs_with_groups, split_validation
+from pathopatch.training.phase_data import require_groups, runs_with_groups, split_validation
 from pathopatch.training.run import fit
 from pathopatch.training.selection import score
 from pathopatch.training.tune import tune
@@ -214,13 +214,6 @@ def test_only_the_last_layer_of_dfr_moves_in_its_second_phase():
     assert {name for name in a if not torch.equal(a[name], b[name])} == {"classifier.weight", "classifier.bias"}
 
 
-def test_dfr_without_validation_or_with_an_empty_group_there_is_refused():
-    with pytest.raises(InputUnsupportedError, match="split 'val'"):
-        fit_arrays(TRAIN, None, _config(method="dfr", select="last"))
-    with pytest.raises(GroupEmptyError, match="in validation"):
-        fit_arrays(TRAIN, toy([[6, 0], [6, 6]], seed=0), _config(method="dfr"))
-
-
 def _never(step, total, metrics):
     raise AssertionError(f"step {step} was taken")
 
@@ -349,12 +342,6 @@ def test_a_method_that_learns_from_validation_needs_two_of_each_group() -> None:
     require_groups(table, TrainConfig(method="dfr"))
 
 
-def test_runs_need_the_groups_that_they_draw_and_select_by() -> None:
-    require_groups(graded(), TrainConfig(method="gerne", bins=(0.3, 0.6)))
-    with pytest.raises(GroupEmptyError, match="tissue threshold 0.9"):
-        require_groups(graded(), TrainConfig(method="gerne", threshold=0.9))
-
-
 def test_an_own_attribute_of_one_value_has_no_threshold_to_choose() -> None:
     with pytest.raises(GroupEmptyError, match=r"by the patches' own attribute .*no other") as caught:
         require_groups(graded(own=True), TrainConfig(method="gerne"))
@@ -385,8 +372,3 @@ def test_of_several_runs_those_without_their_groups_are_named(tmp_path: Path) ->
     assert list(refused) == ["gerne-t0.9-s0"]
     with pytest.raises(GroupEmptyError):
         runs_with_groups([tmp_path], runs[3:])
-
-
-def test_which_methods_need_groups_follows_from_their_samplers():
-    names = {name for name in NAMES if any(needs_groups(phase) for phase in method(name))}
-    assert names == {"reweight", "resample", "groupdro", "gerne", "dfr"}

@@ -19,18 +19,6 @@ def _config(**changes):
     return TrainConfig(**{**small, **changes})
 
 
-class _Killed(Exception):
-    pass
-
-
-def _kill_after(steps):
-    def progress(step, total, metrics):
-        if step == steps:
-            raise _Killed
-
-    return progress
-
-
 def test_a_run_leaves_a_model_and_is_not_done_twice(tmp_path):
     groups = write_work(tmp_path, align=(True, True, True))
     config = _config()
@@ -98,19 +86,6 @@ def test_a_further_threshold_or_a_change_in_test_makes_no_run_stale(tmp_path):
     changed.to_parquet(tmp_path / "groups.parquet")
     with pytest.raises(StaleArtefactError, match="groups"):
         fit(tmp_path, _config(steps=2))
-
-
-def test_a_killed_run_is_not_finished_and_is_resumed(tmp_path):
-    write_work(tmp_path / "a")
-    write_work(tmp_path / "b")
-    undisturbed = fit(tmp_path / "a", _config())
-    with pytest.raises(_Killed):
-        fit(tmp_path / "b", _config(), progress=_kill_after(5))
-    folder = tmp_path / "b" / "runs" / "gerne-t0.25-s0"
-    assert not (folder / "run.json").exists()
-    fit(tmp_path / "b", _config())
-    for name in ("model/model.safetensors", "history.csv", "run.json"):
-        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
 def test_a_run_that_composes_leaves_its_leak_controls_and_warns_of_leaks(tmp_path, monkeypatch):

@@ -222,10 +222,3 @@ def test_a_torn_last_line_of_the_journal_costs_that_trial_only(tmp_path: Any) ->
     assert list(finished_trials(again)) == [0]
     again.add_trial(done(1, 0.6))
     assert list(finished_trials(open_study(tmp_path, name="s"))) == [0, 1]
-
-
-def test_optuna_itself_reads_the_journal(tmp_path: Any) -> None:
-    open_study(tmp_path, name="s").add_trial(done(0, 0.5))
-    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "trials.journal"))
-    study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
-    assert study.best_trial.value == 0.5

@@ -168,14 +168,6 @@ def test_two_patients_alike_have_an_interval_of_no_width() -> None:
     }  # fmt: skip
 
 
-def test_patients_who_differ_are_drawn_as_a_whole() -> None:
-    group = np.array([0, 1] * 2)
-    right = np.array([True, True, False, False])
-    intervals = accuracies_with_intervals(right, group, np.array(["a", "a", "b", "b"]), resamples=400)
-    # a alone (a quarter of the draws) gives 1, b alone 0
-    assert (intervals["wga"], intervals["wga_low"], intervals["wga_high"]) == (0.5, 0.0, 1.0)
-
-
 def test_it_is_the_percentile_bootstrap_by_patient() -> None:
     rng = np.random.default_rng(0)
     group, patient = rng.integers(4, size=600), rng.integers(30, size=600)
