@@ -20,7 +20,7 @@ from pathopatch.report.plots import fraction_by_label, group_colors
 from pathopatch.slides.manifest import SPLITS
 
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor")
-_STATES = {"failed": "FAILED", "done_empty": "EMPTY: no tissue"}
+STATES = {"failed": "FAILED", "done_empty": "EMPTY: no tissue", "running": "NOT FINISHED"}
 _ENCODER_FACTS = {
     "name": "Encoder",
     "dim": "Values per patch",
@@ -108,7 +108,7 @@ def slides(study: Study) -> dict[str, Any]:
             {
                 **row,
                 "channel_names": ", ".join(row["channels"]),
-                **{stage: _STATES.get(row[f"{stage}_state"], row[f"{stage}_state"]) for stage in ("tile", "predict")},
+                **{stage: STATES.get(row[f"{stage}_state"], row[f"{stage}_state"]) for stage in ("tile", "predict")},
             }
             for row in study.slides.to_dict("records")
         ],

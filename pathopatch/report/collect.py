@@ -66,8 +66,7 @@ class Study:
     dependence: pd.DataFrame | None  # see `pathopatch.evaluation.tissue_dependence`: a row per run and label
     external_validations: Mapping[str, Mapping[str, Any]]  # metrics.json of models of other studies, evaluated here
     decisions: Sequence[RecordedDecision]  # of reviewers, also withdrawn ones
-    heatmap_fingerprints: Mapping[str, str]  # of the present heatmap of each slide with a decision
-    heatmaps: Mapping[str, Mapping[str, Any]]  # by slide: what its heatmap.json says of the model, see `_heatmaps`
+    heatmaps: Mapping[str, Mapping[str, Any]]  # by slide: what its heatmap.json says, see `_heatmaps`
     models: Mapping[str, Mapping[str, Any]]  # see `read_model_record`, by the fingerprint in `heatmaps`
 
     @property
@@ -123,7 +122,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     stores = [path for path in sorted(tiled.glob("slides/*.zarr")) if read_stamp(path) is not None]
     # If the groups have no folds now, the file is of an earlier division.
     has_folds = groups is not None and "fold" in groups and (work / FOLDS_FILE).is_file()
-    decisions, heatmaps = read_log(work / LOG_NAME), _heatmaps(work)
+    heatmaps = _heatmaps(work)
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
     return Study(
         name=work.resolve().name,
@@ -149,12 +148,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         sweeps={run: sweep for run, sweep in sweeps.items() if len(sweep)},
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
         external_validations=_external_validations(work),
-        decisions=decisions,
-        heatmap_fingerprints={
-            name: fingerprint(stamp.to_dict())[:16]
-            for name in {row.slide_id for row in decisions}
-            if (stamp := read_stamp(folder.heatmap(name) / FACTS)) is not None
-        },
+        decisions=read_log(work / LOG_NAME),
         heatmaps=heatmaps,
         models={
             name: read_model_record(work, name) for name in sorted({facts["model"] for facts in heatmaps.values()})
@@ -163,14 +157,15 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
 
 
 def _heatmaps(work: Path) -> dict[str, dict[str, Any]]:
-    """Return by slide the fingerprint of the model, its method, classes and decision thresholds."""
+    """Return by slide its heatmap's fingerprint, that of the model, its method, classes and decision thresholds."""
     names = ("method", "class_names", "decision_threshold", "decision_probability")
     heatmaps = {}
     for path in sorted(work.glob(f"heatmaps/*/{FACTS}")):
         stamp = read_stamp(path)
         if stamp is not None:
             facts = read_json(path)
-            heatmaps[path.parent.name] = {name: facts.get(name) for name in names} | {"model": stamp.inputs["model"]}
+            own = {"model": stamp.inputs["model"], "fingerprint": fingerprint(stamp.to_dict())[:16]}
+            heatmaps[path.parent.name] = {name: facts.get(name) for name in names} | own
     return heatmaps
 
 

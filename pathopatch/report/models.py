@@ -17,7 +17,7 @@ from pathopatch.groups.attribute import training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import probability_by_fraction, reliability, training_histories
-from pathopatch.report.results import in_order, method_text, preferred, rows_at
+from pathopatch.report.results import by_setting, in_order, preferred, rows_at
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -227,9 +227,13 @@ def training(study: Study) -> dict[str, Any]:
     """Return the training histories and the settings of each run."""
     if not study.configs and not study.histories:
         return {}
-    panels = _history_panels(study)
+    rows = pd.DataFrame({"run": list(study.configs)}, dtype=str)
+    for name in ("threshold", "method", "seed"):
+        rows[name] = [study.configs[run].get(name) for run in rows["run"]]
+    # A run that was stopped before its first step has no curve.
+    histories = {run: table for run, table in study.histories.items() if "step" in table and len(table)}
     return {
-        "n_histories": sum(map(len, panels.values())),
+        "n_histories": len(histories),
         "n_searches": len(study.trials),
         "runs": [
             {
@@ -240,46 +244,10 @@ def training(study: Study) -> dict[str, Any]:
                 if study.folds is not None
                 else signed(study.evaluations.get(run, {}).get("decision_threshold"), 3),
             }
-            for run in _runs_in_order(study, study.configs)
+            for run in in_order(rows, "threshold")["run"]
         ],
-        "pictures": {"histories.png": training_histories(panels)} if panels else {},
+        "pictures": {"histories.png": training_histories(by_setting(study, histories))} if histories else {},
     }
-
-
-def searches_table(study: Study) -> pd.DataFrame:
-    """Return ``searches.csv``: every trial of the runs whose settings were searched; empty where there is none."""
-    tables = [study.trials[run].assign(run=run) for run in _runs_in_order(study, study.trials)]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": []})
-    table.insert(0, "run", table.pop("run"))
-    return table
-
-
-def _runs_in_order(study: Study, runs: Mapping[str, Any]) -> list[str]:
-    """Return the runs by threshold, method and seed."""
-    rows = pd.DataFrame({"run": list(runs)}, dtype=str)
-    for name in ("threshold", "method", "seed"):
-        rows[name] = [study.configs.get(run, {}).get(name) for run in rows["run"]]
-    return [str(run) for run in in_order(rows, "threshold")["run"]]
-
-
-def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
-    """Return (training attribute, method and variant) -> histories of its seeds."""
-    rows = [
-        {
-            "run": run,
-            "threshold": training_label(study.configs.get(run, {})),
-            "method": str(study.configs.get(run, {}).get("method", run)),
-            "variant": study.run_variants["variant"].get(run, ""),
-            "seed": int(study.configs.get(run, {}).get("seed", 0)),
-        }
-        for run, history in study.histories.items()
-        if "step" in history and len(history) and not study.run_variants["rerun_of"].get(run)
-    ]
-    panels: dict[tuple[str, str], list[pd.DataFrame]] = {}
-    for row in in_order(pd.DataFrame(rows), "threshold").to_dict("records") if rows else ():
-        name = method_text(row["method"], row["variant"])
-        panels.setdefault((row["threshold"], name), []).append(study.histories[row["run"]])
-    return panels
 
 
 def _setting_text(config: Mapping[str, Any], name: str) -> str:

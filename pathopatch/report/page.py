@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pathopatch.core.artefacts import read_stamp
@@ -230,12 +231,11 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
 
 def _write_tables(study: Study, folder: Path) -> None:
     """Write the tables for other programs beside the page; those without rows are left out."""
-    has_sweep = study.audit is not None and study.audit["whole"]["n"] > 0
     tables = {
-        "audit_sweep": audit_tables(study.audit)["sweep"] if has_sweep and study.audit is not None else None,
+        "audit_sweep": audit_tables(study.audit)["sweep"] if study.audit and study.audit["whole"]["n"] else None,
         "comparison": study.comparison,
         "folds": results.folds_table(study),
-        "searches": models.searches_table(study),
+        "searches": pd.concat(study.trials, names=["run"]).reset_index("run") if study.trials else None,
         "predictions": predictions.predictions_table(study),
     }
     for name, table in tables.items():

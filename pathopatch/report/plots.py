@@ -185,27 +185,24 @@ def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.
         axes.plot(x, y, "D", color="white", markeredgecolor=INK, markersize=5, markeredgewidth=1.2)
 
 
-def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]]) -> bytes:
+def training_histories(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> bytes:
     """Draw validation accuracies and, beneath them, the training loss; a column per setting, a line per seed.
 
-    `panels` is (training attribute, method with what its settings differ in) -> histories of the seeds: step, and where
-    there are any phase, loss, val_wga, val_gba.
+    `panels` is as of `pathopatch.report.results.by_setting`, histories with step, and where there are any phase, loss,
+    val_wga and val_gba.
     """
-    attributes = list(dict.fromkeys(attribute for attribute, _ in panels))
-    methods = list(dict.fromkeys(method for _, method in panels))
-    width_in, n_rows = WIDTH_IN / 2 if len(methods) == 1 else WIDTH_IN * max(1.0, len(methods) / 5), len(attributes)
+    methods = list(dict.fromkeys(method for by_method in panels.values() for method in by_method))
+    width_in, n_rows = WIDTH_IN / 2 if len(methods) == 1 else WIDTH_IN * max(1.0, len(methods) / 5), len(panels)
     ratios = [3, 2] * n_rows
     figure, grid = new_figure(
         width_in, 0.4 + 3.3 * n_rows, 2 * n_rows, len(methods), sharex="col", height_ratios=ratios
     )
-    for row, attribute in enumerate(attributes):
+    for row, (attribute, by_method) in enumerate(panels.items()):
         for column, method in enumerate(methods):
             upper, lower = grid[2 * row : 2 * row + 2, column]
-            histories = panels.get((attribute, method), ())
+            histories = by_method.get(method, ())
             trained = f"threshold {attribute}" if attribute[:1].isdigit() else attribute
-            title = (
-                textwrap.fill(f"{method}, {trained}", _TITLE_LETTERS) if len(methods) > 2 else f"{method}, {trained}"
-            )
+            title = textwrap.fill(f"{method}, {trained}", _TITLE_LETTERS if len(methods) > 2 else 99)
             style_axes(upper, title=title, y="" if column else "validation", title_pt=9)
             style_axes(lower, x="step", y="" if column else "loss")
             lines = (
@@ -242,11 +239,7 @@ def _steps(history: pd.DataFrame) -> pd.Series[float]:
 
 
 def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> bytes:
-    """Draw WGA against the evaluation threshold; a panel per training attribute, a line per method.
-
-    `panels` is training attribute (``0.25``, ``bins 0.3,0.5``) -> method, with what its settings differ in
-    -> sweeps of its seeds.
-    """
+    """Draw WGA against the evaluation threshold, a line per method; `panels` as of `training_histories`."""
     methods = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     colors = {
         name: _LINE_COLORS[place] if place < len(_LINE_COLORS) else to_hex(colormaps["viridis"](place / len(methods)))

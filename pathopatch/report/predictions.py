@@ -14,21 +14,14 @@ from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecisio
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.summary import share_of_tissue
 from pathopatch.models.leakage import leakage_warning
-from pathopatch.report.cohort_section import one_row_a_slide, slide_problems
+from pathopatch.report.cohort_section import STATES, one_row_a_slide, slide_problems
 from pathopatch.report.collect import Study
 
 _COUNTS = ("patches", "predicted", "tumour")
 _SUMMARY = (
-    "tissue_mm2",
-    "positive_mm2",
-    "positive_share",
-    "largest_region_mm2",
-    "mean_probability",
-    "decision_probability",
-    "lowest_margin",
-)
-_FLAG_SHARES = ("flagged_share", *(f"flag_{name}" for name in FLAGS))
-_STATES = {"failed": "FAILED", "done_empty": "EMPTY: no tissue", "running": "NOT FINISHED"}
+    "tissue_mm2", "positive_mm2", "positive_share", "largest_region_mm2", "mean_probability", "decision_probability",
+    "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
+)  # fmt: skip
 _LEAKED = Markup(", <strong>model was {} it</strong>")
 _VERDICT_NAMES = {"accept": "accepted", "reject": "rejected", "flag": "flagged"}
 _MOST_PICTURES = 3
@@ -121,11 +114,11 @@ def predicted(study: Study) -> dict[str, Any]:
             {
                 "slide_id": row["slide_id"],
                 "patient_id": row["patient_id"],
-                "state": _STATES.get(row["predict_state"], row["predict_state"])
+                "state": STATES.get(row["predict_state"], row["predict_state"])
                 + (_LEAKED.format(row["predict_leakage"]) if leakage_warning(row["predict_leakage"]) else ""),
                 "decision": _verdict_name(decisions.get(row["slide_id"])),
                 # Failed and empty slides have neither counts nor a summary; their cells become dashes.
-                **{name: row["predict_summary"].get(name) for name in (*_SUMMARY, *_FLAG_SHARES)},
+                **{name: row["predict_summary"].get(name) for name in _SUMMARY},
                 "n": row["predict_counts"].get("predicted"),
                 "patients": None,
                 "tumour": row["predict_counts"].get("tumour"),
@@ -143,18 +136,14 @@ def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     """Return the heatmap of every predicted slide; `thumbnails` names the picture file of each readable overlay."""
     if not study.overlays:
         return {}
-    rows = {row["slide_id"]: row for row in study.slides.to_dict("records")}
     decisions = _slide_decisions(study)
+    unknown = {"split": "", "predict_counts": {}, "predict_summary": {}}
+    rows = {row["slide_id"]: row for row in study.slides.to_dict("records")}
     slides = [
         {
+            **rows.get(slide_id, unknown),
             "slide_id": slide_id,
             "file": file,
-            "split": rows.get(slide_id, {}).get("split", ""),
-            "counts": rows.get(slide_id, {}).get("predict_counts", {}),
-            **{
-                name: rows.get(slide_id, {}).get("predict_summary", {}).get(name)
-                for name in ("positive_share", "flagged_share")
-            },
             "decision": _verdict_name(decisions.get(slide_id)),
             "reviewer": getattr(decisions.get(slide_id), "reviewer", ""),
         }
@@ -171,7 +160,7 @@ def review(study: Study) -> dict[str, Any]:
     applied = (study.audit or {}).get("decided")
     if applied is None and not study.decisions:
         return {}
-    fingerprints = study.heatmap_fingerprints
+    fingerprints = {name: facts["fingerprint"] for name, facts in study.heatmaps.items()}
     return {
         "applied": None if applied is None else decision_summary(applied),
         "n_changed_test_labels": (applied or {}).get("labels_changed", {}).get("test", 0),

@@ -12,6 +12,7 @@ from pathopatch.evaluation.compare import summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.evaluation.reference import n_groups_of
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
+from pathopatch.groups.attribute import training_label
 from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.report.cells import signed, with_sd
 from pathopatch.report.cohort_section import group_key
@@ -58,6 +59,29 @@ def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
     )
     keys = [*first, "place", *(name for name in ("method", "seed", "run") if name in rows)]
     return rows.assign(place=place).sort_values(keys).drop(columns="place")
+
+
+def by_setting(study: Study, tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, list[pd.DataFrame]]]:
+    """Return training attribute -> method and variant -> tables of its seeds; a run that repeats another is left out.
+
+    `tables` is by run.
+    """
+    settings = [
+        {
+            "run": run,
+            "trained": training_label(config) if config else "another cohort",
+            "name": method_text(str(config.get("method", run)), study.run_variants["variant"].get(run, "")),
+            "method": str(config.get("method", run)),
+            "seed": int(config.get("seed", 0)),
+        }
+        for run in tables
+        for config in [study.configs.get(run, {})]
+        if not study.run_variants["rerun_of"].get(run)
+    ]
+    panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
+    for row in in_order(pd.DataFrame(settings), "trained").to_dict("records") if settings else ():
+        panels.setdefault(row["trained"], {}).setdefault(row["name"], []).append(tables[row["run"]])
+    return panels
 
 
 def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
@@ -211,7 +235,7 @@ def sweep(study: Study) -> dict[str, Any]:
     if study.comparison is None or not study.sweeps:
         return {}
     runs = in_order(study.comparison.drop_duplicates("run"), "trained_attribute")
-    panels = _sweep_panels(runs, study.sweeps)
+    panels = by_setting(study, study.sweeps)
     return {
         "panels": list(panels),
         "rows": [{**row, **_smallest_measured(study.sweeps.get(row["run"]))} for row in runs.to_dict("records")],
@@ -232,14 +256,3 @@ def _smallest_measured(sweep: pd.DataFrame | None) -> dict[str, int | None]:
     rows = [smallest_of(row) for row in measured.to_dict("records")]
     names = ("smallest_n", "fewest_patients")
     return {name: min((row[name] for row in rows), default=None) for name in names}
-
-
-def _sweep_panels(runs: pd.DataFrame, sweeps: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, list[pd.DataFrame]]]:
-    """Return training attribute -> method and variant -> sweeps of its seeds, in the order of `runs`."""
-    panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
-    for row in runs[runs["rerun_of"] == ""].to_dict("records"):
-        if row["run"] in sweeps:
-            trained = str(row["trained_attribute"]) or "another cohort"
-            name = method_text(row["method"], row["variant"])
-            panels.setdefault(trained, {}).setdefault(name, []).append(sweeps[row["run"]])
-    return panels

@@ -110,7 +110,18 @@ def _facts(slide_id: str, store: PatchStore) -> TissueFacts:
     reasons = ["no tissue was found"] if share == 0 else []
     if confidence is not None and confidence < UNCERTAIN_BELOW:
         reasons += [f"uncertain, confidence {confidence:.2f}", *doubts]
-    facts = TissueFacts(
+    threshold, signal = tissue["threshold"], []
+    if tissue.get("is_supplied"):
+        rule = "supplied"
+    elif threshold is None:
+        rule = "none"
+    elif threshold == EVERY_PIXEL:
+        rule = "every pixel"
+    else:
+        rule = tissue["method"]
+        # A channel whose window is empty has no signal.
+        signal = [name for name, (low, high) in zip(channels, tissue["windows"], strict=True) if high > low]
+    return TissueFacts(
         slide_id=slide_id,
         share=share,
         background_level=_background_level(store.overview(level), is_ground, store.windows),
@@ -118,22 +129,11 @@ def _facts(slide_id: str, store: PatchStore) -> TissueFacts:
         unscanned_share=unscanned_share,
         doubts=doubts,
         reasons=tuple(reasons),
+        rule=rule,
+        threshold=threshold,
         background=background,
-        ink_share=tissue.get("ink_share", 0.0),
-    )
-    if tissue.get("is_supplied"):
-        return replace(facts, rule="supplied")
-    if tissue["threshold"] is None:
-        return facts
-    if tissue["threshold"] == EVERY_PIXEL:
-        return replace(facts, rule="every pixel")
-    # A channel whose window is empty has no signal.
-    signal = [name for name, (low, high) in zip(channels, tissue["windows"], strict=True) if high > low]
-    return replace(
-        facts,
-        rule=tissue["method"],
-        threshold=tissue["threshold"],
         signal_channels=tuple(signal) if len(signal) < len(channels) else (),
+        ink_share=tissue.get("ink_share", 0.0),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -21,9 +22,18 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, InternalError, PathopatchError
-from pathopatch.review import decision_routes, slide_routes
-from pathopatch.review.http import json_answer, revalidated, review_of, slide_id_of
+from pathopatch.review import decision_routes
+from pathopatch.review.http import (
+    channels_of,
+    json_answer,
+    number_of,
+    revalidated,
+    review_of,
+    slide_id_of,
+    slide_of,
+)
 from pathopatch.review.reviewed_cohort import Review
+from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.review.security import Access, Guard, error_response
 
 if TYPE_CHECKING:
@@ -60,14 +70,13 @@ class _StaticFile(NamedTuple):
     etag: str
 
 
-async def _page_of_cohort(request: Request) -> Response:
-    """Return the table of slides."""
-    return _page(request, "cohort.html")
+def _page_route(address: str, name: str) -> Route:
+    """Return the route of a page that is the same for all slides."""
 
+    async def answer(request: Request) -> Response:
+        return _page(request, name)
 
-async def _page_of_agreement(request: Request) -> Response:
-    """Return the comparison of two reviewers."""
-    return _page(request, "agreement.html")
+    return Route(address, answer)
 
 
 def _page_of_slide(request: Request) -> Response:
@@ -143,6 +152,66 @@ def _model_card(request: Request) -> Response:
     return HTMLResponse(_CARD_PAGE.format(card_html(review_of(request).cohort.card(fingerprint))))
 
 
+def _facts(request: Request) -> Response:
+    """Return what the browser must know of a slide before it draws it."""
+    from pathopatch.review.values import available_kinds, slide_facts
+
+    slide = slide_of(request)
+    return json_answer(slide_facts(slide) | {"gallery": available_kinds(slide)})
+
+
+def _values(request: Request) -> Response:
+    """Return a slide's cells and patches, in the layout of its facts."""
+    from pathopatch.review.values import slide_values
+
+    return Response(slide_values(slide_of(request)), media_type="application/octet-stream")
+
+
+def _tile(request: Request) -> Response:
+    """Return a tile of the slide."""
+    from pathopatch.review import tiles
+
+    level, column, row = (number_of(request, name) for name in ("level", "column", "row"))
+    channels = channels_of(request)
+    return _picture(request, lambda slide: tiles.tile(slide, level, column, row, channels=channels), "image/jpeg")
+
+
+def _thumbnail(request: Request) -> Response:
+    """Return the slide at the size of a row of the table."""
+    from pathopatch.review import tiles
+
+    return _picture(request, tiles.thumbnail, "image/jpeg")
+
+
+def _patch(request: Request) -> Response:
+    """Return the facts of a patch."""
+    from pathopatch.review.values import patch_facts
+
+    return json_answer(patch_facts(slide_of(request), number_of(request, "x"), number_of(request, "y")))
+
+
+def _patch_image(request: Request) -> Response:
+    """Return a patch at full resolution."""
+    from pathopatch.review import tiles
+
+    x, y, channels = number_of(request, "x"), number_of(request, "y"), channels_of(request)
+    return _picture(request, lambda slide: tiles.patch_image(slide, x, y, channels=channels), "image/png")
+
+
+def _gallery(request: Request) -> Response:
+    """Return the patches of one kind that most deserve a look."""
+    from pathopatch.review import values
+
+    return json_answer(values.gallery(slide_of(request), request.query_params.get("kind", "")))
+
+
+def _picture(request: Request, make: Callable[[ReviewedSlide], bytes], media_type: str) -> Response:
+    """Return a picture of a slide; 304 if the browser has it."""
+    slide_id, cohort = slide_id_of(request), review_of(request).cohort
+    etag = f'"{cohort.fingerprint(slide_id)}"'
+    return revalidated(request, etag, lambda: make(cohort.open(slide_id)), media_type)
+
+
 def _import_for_slides() -> None:
     """Import what the first slide needs."""
     for module in ("pyarrow.parquet", "pathopatch.review.values", "pathopatch.slides"):
@@ -157,21 +226,21 @@ _CARD_PAGE = Markup(
 )
 _SLIDE = "/api/slides/{slide_id}"
 ROUTES = (
-    Route("/", _page_of_cohort),
-    Route("/agreement", _page_of_agreement),
+    _page_route("/", "cohort.html"),
+    _page_route("/agreement", "agreement.html"),
     Route("/slides/{slide_id}", _page_of_slide),
     Route("/models/{fingerprint}", _model_card),
     Route("/static/{name:path}", _static),
     Route("/favicon.ico", _static),
     Route("/ready", _ready),
     Route("/api/cohort", _cohort),
-    Route(_SLIDE, slide_routes.facts),
-    Route(f"{_SLIDE}/values", slide_routes.values),
-    Route(f"{_SLIDE}/tiles/{{level}}/{{column}}/{{row}}.jpg", slide_routes.tile),
-    Route(f"{_SLIDE}/thumbnail.jpg", slide_routes.thumbnail),
-    Route(f"{_SLIDE}/patches/{{x}}/{{y}}.png", slide_routes.patch_image),
-    Route(f"{_SLIDE}/patches/{{x}}/{{y}}", slide_routes.patch),
-    Route(f"{_SLIDE}/gallery", slide_routes.gallery),
+    Route(_SLIDE, _facts),
+    Route(f"{_SLIDE}/values", _values),
+    Route(f"{_SLIDE}/tiles/{{level}}/{{column}}/{{row}}.jpg", _tile),
+    Route(f"{_SLIDE}/thumbnail.jpg", _thumbnail),
+    Route(f"{_SLIDE}/patches/{{x}}/{{y}}.png", _patch_image),
+    Route(f"{_SLIDE}/patches/{{x}}/{{y}}", _patch),
+    Route(f"{_SLIDE}/gallery", _gallery),
     Route(f"{_SLIDE}/decisions", decision_routes.SlideDecisions),
     Route(f"{_SLIDE}/undo", decision_routes.undo_newest, methods=["POST"]),
     Route("/api/agreement", decision_routes.agreement),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.errors import InputMissingError, PathopatchError
-from pathopatch.core.status import FINISHED, listed_status, slide_ids
+from pathopatch.core.status import FINISHED, listed_status, read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
@@ -22,13 +22,13 @@ from pathopatch.review.decisions import DecisionLog
 from pathopatch.review.reviewed_slide import (
     ByteCache,
     ReviewedSlide,
+    Source,
     describe_model,
     heatmap_fingerprint,
     read_facts,
     with_distinct_names,
 )
-from pathopatch.review.slide_places import SlidePlaces
-from pathopatch.slides.manifest import SlideRow, read_manifest
+from pathopatch.slides.manifest import SlideRow, pseudonym, read_manifest
 from pathopatch.slides.slide_paths import valid_slide_id
 
 _OPEN_SLIDES = 8
@@ -55,10 +55,8 @@ class ReviewedCohort:
     ) -> None:
         self.out, self.beside, self.work = out, beside, work or out
         self.cache = ByteCache()
-        self.manifest_rows = tuple(rows)
-        self._places = SlidePlaces(out, rows)
-        # Re-entrant: `has_slide` and `ids` refresh the rows while they hold it.
-        self._lock = threading.RLock()
+        self._manifest_rows = tuple(rows)
+        self._lock = threading.RLock()  # re-entrant: `rows` and `has_slide` refresh while they hold it
         self._rows: dict[str, tuple[_Mtimes, dict[str, Any]]] = {}
         self._folder_mtimes: _Mtimes = ()
         self._open: OrderedDict[str, tuple[_Mtimes, ReviewedSlide]] = OrderedDict()
@@ -71,10 +69,7 @@ class ReviewedCohort:
 
     def ids(self) -> list[str]:
         """Return the slides' ids, in order."""
-        with self._lock:
-            if not self._rows or self._folder_mtimes != self._current_folder_mtimes():
-                self._refresh()
-            return list(self._rows)
+        return [row["slide_id"] for row in self.rows()]
 
     def has_slide(self, slide_id: str) -> bool:
         """Return whether there is a slide of this id; any text is safe, since it never becomes a path."""
@@ -105,9 +100,7 @@ class ReviewedCohort:
         """Return the fingerprint of a slide's heatmap, None where it has none; InputMissingError for no slide."""
         self._require_slide(slide_id)
         with self._lock:
-            current = self._row_mtimes(slide_id)
-            if current != self._rows[slide_id][0] and (row := _row(self.out, slide_id)) is not None:
-                self._rows[slide_id] = current, row
+            self._rows[slide_id] = self._current_row(slide_id) or self._rows[slide_id]
             fingerprint: str | None = self._rows[slide_id][1]["fingerprint"]
             return fingerprint
 
@@ -162,13 +155,23 @@ class ReviewedCohort:
         return ReviewedSlide(
             self.out,
             slide_id,
-            source=self._places.source(slide_id),
+            source=self._source(slide_id),
             work=self.work,
             patient_id=str(entry.get("patient_id", "")),
             beside=beside,
             why_no_beside=why_not,
             cache=self.cache,
         )
+
+    def _source(self, slide_id: str) -> Source | None:
+        """Return where a slide lies: by manifest, else status, else the manifest's slide of the same content."""
+        by_id = {row.slide_id: row.source for row in self._manifest_rows}
+        source: Source | None = by_id.get(slide_id) or read_status(self.out, slide_id).get("predict", {}).get("source")
+        return source or self._by_pseudonym.get(slide_id)
+
+    @cached_property
+    def _by_pseudonym(self) -> dict[str, Source]:  # pseudonyms take a look into each file
+        return {pseudonym(row): row.source for row in self._manifest_rows}
 
     def _slide_beside(self, slide_id: str) -> tuple[ReviewedSlide | None, str | None]:
         """Return the same slide by the other run, or the reason why there is none."""
@@ -202,21 +205,19 @@ class ReviewedCohort:
         """Read the rows of new slides and of those whose files have changed, and drop those that are gone."""
         # Taken before the listing: a slide that appears meanwhile is found by the next refresh.
         folder_mtimes = self._current_folder_mtimes()
-        with_status = set(slide_ids(self.out))
-        with_heatmap = set(_names(self.out / "heatmaps"))
-        rows: dict[str, tuple[_Mtimes, dict[str, Any]]] = {}
-        for slide_id in sorted(filter(valid_slide_id, with_status | with_heatmap)):
-            mtimes = self._row_mtimes(slide_id)
-            earlier = self._rows.get(slide_id)
-            if earlier is not None and earlier[0] == mtimes:
-                rows[slide_id] = earlier
-            elif (any(mtimes) or slide_id in with_status) and (row := _row(self.out, slide_id)) is not None:
-                rows[slide_id] = mtimes, row
-        self._rows, self._folder_mtimes = rows, folder_mtimes
+        names = filter(valid_slide_id, {*slide_ids(self.out), *_names(self.out / "heatmaps")})
+        self._rows = {name: row for name in sorted(names) if (row := self._current_row(name)) is not None}
+        self._folder_mtimes = folder_mtimes
 
-    def _row_mtimes(self, slide_id: str) -> _Mtimes:
+    def _current_row(self, slide_id: str) -> tuple[_Mtimes, dict[str, Any]] | None:
+        """Return the known row of a slide, or a new one if its files have changed; None where nothing was predicted."""
         # Text: of a thousand slides, Path objects would take longer than all else.
-        return _mtime_ns(f"{self.out}/status/{slide_id}.json"), _mtime_ns(f"{self.out}/heatmaps/{slide_id}/{FACTS}")
+        files = f"{self.out}/status/{slide_id}.json", f"{self.out}/heatmaps/{slide_id}/{FACTS}"
+        mtimes = tuple(map(_mtime_ns, files))
+        if (known := self._rows.get(slide_id)) and known[0] == mtimes:
+            return known
+        row = _row(self.out, slide_id)
+        return None if row is None else (mtimes, row)
 
     def _current_folder_mtimes(self) -> _Mtimes:
         return tuple(_mtime_ns(self.out / name) for name in ("status", "heatmaps"))

@@ -38,6 +38,10 @@ _MOST_NAMES = 2  # of an ensemble; more would fill the page
 _TAU = 0.25  # tissue threshold of the groups where there is no groups table
 
 
+Source = str | dict[str, str]
+"""A slide's path with its fragment, or one per channel."""
+
+
 class ByteCache:
     """Least-recently-used cache of byte strings, of at most `limit_bytes` together; safe to share among threads."""
 
@@ -78,7 +82,7 @@ class ReviewedSlide:
         out: Path,
         slide_id: str,
         *,
-        source: str | dict[str, str] | None = None,
+        source: Source | None = None,
         work: Path | None = None,
         patient_id: str = "",
         beside: ReviewedSlide | None = None,

@@ -41,7 +41,7 @@ def test_a_class_with_one_patch_or_none_is_drawn_without_a_line() -> None:
 
 def test_histories_without_validation_are_drawn() -> None:
     history = pd.DataFrame({"step": [1, 2], "loss": [0.7, 0.5], "val_wga": [np.nan, np.nan]})
-    assert pixels(training_histories({("0.25", "erm"): [history]})).min() < 60
+    assert pixels(training_histories({"0.25": {"erm": [history]}})).min() < 60
 
 
 def test_a_second_phase_follows_a_shorter_first_one_without_a_gap() -> None:

@@ -11,7 +11,7 @@ from made_study import QUICK, make_study, write_run
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
-from pathopatch.report import answer, models, results, write_report
+from pathopatch.report import answer, results, write_report
 from pathopatch.report.collect import Study, read_study
 
 MASKED, UNMASKED = "auto, mask normalise", "auto, mask none"
@@ -53,12 +53,9 @@ def test_seeds_are_counted_within_a_setting(study: Study) -> None:
 
 
 def test_curves_of_seeds_are_drawn_by_setting(study: Study) -> None:
-    panels = models._history_panels(study)
-    counts = {name: len(histories) for (trained, name), histories in panels.items() if trained == "0.25"}
-    assert {name: counts[name] for name in ("erm", UNMASKED, MASKED)} == {"erm": 2, UNMASKED: 1, MASKED: 1}
-    assert study.comparison is not None
-    lines = results._sweep_panels(study.comparison.drop_duplicates("run"), study.sweeps)["0.25"]
-    assert {name: len(lines[name]) for name in ("erm", UNMASKED, MASKED)} == {"erm": 2, UNMASKED: 1, MASKED: 1}
+    for tables in (study.histories, study.sweeps):
+        lines = results.by_setting(study, tables)["0.25"]
+        assert {name: len(lines[name]) for name in ("erm", UNMASKED, MASKED)} == {"erm": 2, UNMASKED: 1, MASKED: 1}
 
 
 @pytest.mark.slow
