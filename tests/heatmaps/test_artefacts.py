@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import made_slides as made
@@ -11,14 +12,13 @@ import openslide
 import pandas as pd
 import pytest
 import tifffile
-import torch
 import zarr
-from made_prediction import predict_to
+from made_prediction import GLASS, TISSUE, TUMOUR, grey_slide, mean_model, predict_to
 from PIL import Image
 from shapely.geometry import box, shape
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import FlagsConfig, IntensityConfig, PredictConfig, TissueConfig
+from pathopatch.core.config import FlagsConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     DuplicateIdError,
@@ -30,35 +30,12 @@ from pathopatch.core.status import read_status
 from pathopatch.heatmaps import artefacts, overlay
 from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
-from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec, TrainingRange
+from pathopatch.models.forward import Ensemble
+from pathopatch.models.spec import TrainingRange
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.slides import open_slide
 
-GLASS, TISSUE, TUMOUR = 10, 100, 200
-
-
-class MeanIntensity(torch.nn.Module):
-    """Two logits, 0 and twice the mean of the scaled patch minus 1."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, x):
-        mean = self.gain * x.mean(dim=(1, 2, 3)) - 1
-        return torch.stack([torch.zeros_like(mean), mean], dim=1)
-
-
-def model(**changed):
-    tissue = TissueConfig(background="dark", method="fixed", fixed_threshold=0.25, min_speck_um2=0, max_hole_um2=0)
-    values = {
-        "architecture": "mean", "channels": ("SHG",), "dtype": "uint8", "background": "dark", "patch_px": 16,
-        "stride_px": 16, "mpp": 0.5, "input_px": 16, "mean": (0.0,), "std": (1.0,), "method": "erm",
-        "tissue": tissue, "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
-    }  # fmt: skip
-    return PatchClassifier(BundleSpec(**(values | changed)), TorchRuntime(MeanIntensity()))
+model = partial(mean_model, gain=2.0, bias=1.0)
 
 
 @pytest.fixture
@@ -72,15 +49,8 @@ def image():
 
 @pytest.fixture
 def slide(tmp_path, image):
-    with _open(tmp_path / "s.tif", image) as opened:
+    with grey_slide(tmp_path / "s.tif", image) as opened:
         yield opened
-
-
-def _open(path, image):
-    tifffile.imwrite(
-        path, image, tile=(64, 64), photometric="minisblack", resolution=(2e4, 2e4), resolutionunit="CENTIMETER"
-    )
-    return open_slide(path, channels=("SHG",), background="dark")
 
 
 def _files(out):
@@ -136,19 +106,6 @@ def test_an_ensemble_adds_the_spread_to_table_and_map(tmp_path, slide):
     assert (facts["decision_threshold"], facts["temperature"]) == (-0.25, 1.0)
 
 
-def test_the_ome_tiff_holds_probability_tissue_and_coverage_in_um(tmp_path, slide):
-    predict_to(slide, model(), tmp_path, slide_id="s1")
-    heatmap = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
-    probability, tissue, coverage = heatmap.levels[0]
-    assert np.argwhere(np.isfinite(probability)).tolist() == [[1, 2], [3, 4]]
-    np.testing.assert_allclose(probability[[1, 3], [2, 4]], [0.731059, 0.268941], atol=1e-6)
-    due = np.zeros((6, 7))
-    due[1, 2] = due[3, 4] = 1
-    np.testing.assert_array_equal(tissue, due)
-    np.testing.assert_array_equal(coverage, due)
-    assert heatmap.cell_um == 8.0
-
-
 def test_the_overlay_colours_the_painted_squares_and_nothing_else(tmp_path, slide, image):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     picture = np.asarray(Image.open(tmp_path / "heatmaps/s1/overlay.png")).astype(int)
@@ -200,7 +157,7 @@ def test_a_second_import_replaces_the_first_of_the_same_model_only(tmp_path, sli
 def test_map_overlay_and_scale_bar_keep_their_place_on_a_large_slide(tmp_path):
     pixels = np.full((100, 5000), GLASS, np.uint8)
     pixels[:, 3000:3200] = TUMOUR  # cells 30 and 31 of one row; the overview has 4096 x 82 px, the picture 1536 x 31
-    with _open(tmp_path / "s.tif", pixels) as slide:
+    with grey_slide(tmp_path / "s.tif", pixels) as slide:
         predict_to(slide, model(patch_px=100, stride_px=100, input_px=100), tmp_path, slide_id="s1")
     attributes = zarr.open_group(tmp_path / "heatmaps/s1/heatmap.ome.zarr", mode="r").attrs["ome"]
     scale, translation = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"]
@@ -217,7 +174,7 @@ def test_map_overlay_and_scale_bar_keep_their_place_on_a_large_slide(tmp_path):
 
 
 def test_slide_bounds_move_the_geojson_only(tmp_path, image):
-    with _open(tmp_path / "s.tif", image) as slide:
+    with grey_slide(tmp_path / "s.tif", image) as slide:
         predict_to(slide, model(), tmp_path / "a", slide_id="s1")
         slide.bounds = (30, 10, 60, 60)
         predict_to(slide, model(), tmp_path / "b", slide_id="s1")
@@ -294,7 +251,7 @@ def test_other_pixels_stop_unless_forced(tmp_path, slide, image):
     predict_to(slide, model(), tmp_path / "out", slide_id="s1")
     slide.close()
     with (
-        _open(tmp_path / "s.tif", image[::-1].copy()) as other,
+        grey_slide(tmp_path / "s.tif", image[::-1].copy()) as other,
         pytest.raises(StaleArtefactError, match="'slide' differs"),
     ):
         predict_to(other, model(), tmp_path / "out", slide_id="s1")
@@ -318,12 +275,8 @@ def test_two_pages_of_one_file_are_two_slides(tmp_path, side):
 
 def test_other_weights_stop_unless_forced(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
-    network = MeanIntensity()
-    with torch.no_grad():
-        network.gain += 1
-    other = PatchClassifier(model().spec, TorchRuntime(network))
     with pytest.raises(StaleArtefactError, match="'model' differs"):
-        predict_to(slide, other, tmp_path, slide_id="s1")
+        predict_to(slide, mean_model(gain=3.0, bias=1.0), tmp_path, slide_id="s1")
 
 
 def test_one_model_more_stops_unless_forced_and_their_order_says_nothing(tmp_path, slide):
@@ -389,7 +342,7 @@ def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monke
 
 
 def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
-    with _open(tmp_path / "s.tif", np.full((84, 100), GLASS, np.uint8)) as empty:
+    with grey_slide(tmp_path / "s.tif", np.full((84, 100), GLASS, np.uint8)) as empty:
         result = predict_to(empty, model(tissue=TissueConfig(background="dark")), tmp_path, slide_id="s1")
     assert (result.state, result.counts["predicted"]) == ("done_empty", 0)
     assert read_status(tmp_path, "s1")["predict"]["state"] == "done_empty"
@@ -402,7 +355,7 @@ def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
 
 
 def test_a_slide_that_looks_otherwise_than_the_model_states_is_warned_of(tmp_path, image):
-    _open(tmp_path / "s.tif", 255 - image).close()
+    grey_slide(tmp_path / "s.tif", 255 - image).close()
     with open_slide(tmp_path / "s.tif", channels=("SHG",), background="bright") as slide:
         assert "looks different" in predict_to(slide, model(), tmp_path, slide_id="s1").warnings[0]
 
@@ -412,7 +365,7 @@ def test_a_slide_that_looks_otherwise_than_the_model_states_is_warned_of(tmp_pat
 def test_a_slide_of_another_background_is_refused_unless_it_is_stated(tmp_path, image, share):
     guessed = model(tissue=TissueConfig(method="fixed", fixed_threshold=0.25, min_speck_um2=0, max_hole_um2=0))
     config = PredictConfig(max_bad_tiles=share)
-    _open(tmp_path / "s.tif", 255 - image).close()
+    grey_slide(tmp_path / "s.tif", 255 - image).close()
     with open_slide(tmp_path / "s.tif", channels=("SHG",)) as slide:
         with pytest.raises(CheckpointIncompatibleError, match="bright where there is no tissue") as raised:
             predict_to(slide, guessed, tmp_path / "out", slide_id="s1", config=config)

@@ -16,7 +16,7 @@ from made_slides import write_rgb_pyramid
 
 from pathopatch.core.artefacts import content_fingerprint, read_table
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, MppMissingError
+from pathopatch.core.errors import InputUnsupportedError, MppMissingError
 from pathopatch.core.files import read_json
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
@@ -126,13 +126,6 @@ def test_a_scale_of_the_slide_that_the_feature_file_contradicts_is_said() -> Non
     assert features_of(mpp=0.5).in_level0_px(0.505).notes == ()
 
 
-def test_the_second_time_nothing_is_written_again(tmp_path: Path, head: Path) -> None:
-    folder = made_features.trident(tmp_path)
-    for states in (["done", "done"], ["current", "current"]):
-        outcomes = predict_cohort(features_to_predict(folder), head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
-        assert [outcome.state for outcome in outcomes] == states
-
-
 def test_a_head_on_other_features_leaves_what_is_finished(tmp_path: Path, head: Path) -> None:
     folder = made_features.trident(tmp_path)
     predict_cohort(features_to_predict(folder), head, tmp_path / "out", PredictConfig(), slide_mpp=0.5)
@@ -150,31 +143,6 @@ def test_a_slide_of_another_size_than_the_features_state_is_refused(tmp_path: Pa
     with open_slide(tmp_path / "A.tif") as slide, pytest.raises(InputUnsupportedError, match=said):
         predict_features_to(features_of(), model, tmp_path / "out", slide=slide, config=PredictConfig())
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("encoder", "said"),
-    [
-        (Encoder(dim=DIM, name="virchow2"), 'name is "virchow2", the model\'s "uni_v1"'),
-        (Encoder(dim=DIM + 1, name="uni_v1"), "dim is 7, the model's 6"),
-    ],
-)
-def test_features_of_another_encoder_are_refused(tmp_path: Path, model: Ensemble, encoder: Encoder, said: str) -> None:
-    with pytest.raises(CheckpointIncompatibleError, match=said):
-        predict_features_to(features_of(encoder=encoder), model, tmp_path / "out", config=PredictConfig())
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        (None, "name and pooling could not be compared: the model or the feature files do not state them"),
-        ("uni_v1", "pooling could not be compared: the model or the feature files do not state it"),
-    ],
-)
-def test_what_is_not_known_of_an_encoder_is_named(tmp_path: Path, model: Ensemble, name: str | None, said: str) -> None:
-    features = features_of(encoder=Encoder(dim=DIM, name=name))
-    result = predict_features_to(features, model, tmp_path / "out", config=PredictConfig())
-    assert f"The encoder's {said}." in result.warnings
 
 
 def test_patches_below_the_least_tissue_are_not_predicted_unless_asked_for(tmp_path: Path, model: Ensemble) -> None:

@@ -95,12 +95,6 @@ def test_a_broken_copy_does_not_follow_the_rules(tmp_path, old, new):
         qupath_rules.read_features(tmp_path / "b.geojson.gz", "tile")
 
 
-def test_a_copy_with_a_tile_twice_does_not_follow_the_rules(tmp_path):
-    _write(tmp_path / "a.geojson.gz", pd.concat([TABLE, TABLE.iloc[[1]]]))
-    with pytest.raises(ValueError, match="share an id"):
-        qupath_rules.read_features(tmp_path / "a.geojson.gz", "tile")
-
-
 def test_the_text_is_that_of_pythons_own_json(tmp_path):
     awkward = TABLE.assign(
         patch_id=['"quoted"@0,0', "naïve\\@10,0", "s1@20,10"],
@@ -161,15 +155,6 @@ def test_missing_numbers_are_left_out(tmp_path):
         "tumour probability": 0.6, "logit": 0.3, "tissue fraction": 1.0,
     }  # fmt: skip
     assert features[2]["properties"]["measurements"] == {}
-
-
-def test_ids_tell_runs_and_slides_apart_and_stay_the_same_otherwise(tmp_path):
-    def ids(**changed):
-        return [f["id"] for f in _write(tmp_path / "a.geojson.gz", **changed)["features"]]
-
-    assert len(set(ids())) == 3
-    assert ids() == ids(decision_threshold=9.0)
-    assert not set(ids()) & set(ids(run="other")) | set(ids()) & set(ids(slide_id="s2"))
 
 
 def test_equal_tables_give_equal_bytes_without_a_date_or_a_name(tmp_path):

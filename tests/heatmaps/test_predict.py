@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from made_prediction import MeanIntensity, grey_slide, mean_model
 from made_slides import write_channel, write_scn
 
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
@@ -15,9 +16,7 @@ from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, 
 from pathopatch.heatmaps import predict
 from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.stitch import stitch
-from pathopatch.models.forward import PatchClassifier
-from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec, TrainingRange, tiling_of
+from pathopatch.models.spec import TrainingRange, tiling_of
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
@@ -27,41 +26,11 @@ LOW, DARK, BRIGHT = 10, 100, 200  # glass, tissue that scales to 0, tissue that 
 MPP = 0.5
 
 
-class MeanIntensity(torch.nn.Module):
-    """Two logits, 0 and the mean of the scaled patch."""
-
-    def __init__(self, gain=1.0):
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(gain))
-
-    def forward(self, x):
-        mean = self.gain * x.mean(dim=(1, 2, 3))
-        return torch.stack([torch.zeros_like(mean), mean], dim=1)
-
-
-def mean_model(patch=16, stride=16, *, mpp=MPP, gain=1.0, network=MeanIntensity, **changed):
-    values = {
-        "architecture": "mean", "channels": ("SHG",), "dtype": "uint8", "background": "dark", "patch_px": patch,
-        "stride_px": stride, "mpp": mpp, "input_px": patch, "mean": (0.0,), "std": (1.0,), "method": "erm",
-        "tissue": TissueConfig(background="dark", method="fixed", fixed_threshold=0.25, min_speck_um2=0,
-                               max_hole_um2=0),
-        "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
-    }  # fmt: skip
-    return PatchClassifier(BundleSpec(**(values | changed)), TorchRuntime(network(gain)))
-
-
 class Overlap(MeanIntensity):
     """Two logits, 0 and the mean of the product of both channels."""
 
     def forward(self, x):
         return super().forward(x[:, :1] * x[:, 1:])
-
-
-def painted_slide(path, image):
-    tifffile.imwrite(
-        path, image, tile=(64, 64), photometric="minisblack", resolution=(1e4 / MPP,) * 2, resolutionunit="CENTIMETER"
-    )
-    return open_slide(path, channels=("SHG",), background="dark")
 
 
 def checkered(height, width, side):
@@ -88,7 +57,7 @@ ALL = PredictConfig(all_patches=True)
 @pytest.mark.parametrize("size", [(96, 128), (90, 131), (10, 40)], ids=["whole", "padded", "narrower than a patch"])
 def test_each_cell_is_its_square_at_the_slides_own_scale(tmp_path, size):
     image, bright = checkered(*size, 16)
-    with painted_slide(tmp_path / "a.tif", image) as slide:
+    with grey_slide(tmp_path / "a.tif", image) as slide:
         table = predict_table(slide, mean_model(), config=ALL)
         cells = heatmap(table, slide, patch=16, stride=16)
     inside = [np.minimum(n - 16 * np.arange(k), 16) / 16 for n, k in zip(size, bright.shape, strict=True)]
@@ -100,7 +69,7 @@ def test_each_cell_is_its_square_at_the_slides_own_scale(tmp_path, size):
 def test_each_cell_is_its_square_at_a_coarser_target(tmp_path, downsample):
     side = 16 * downsample
     image, bright = checkered(round(8 * side), round(11 * side), side)
-    with painted_slide(tmp_path / "a.tif", image) as slide:
+    with grey_slide(tmp_path / "a.tif", image) as slide:
         table = predict_table(slide, mean_model(mpp=MPP * downsample), config=ALL)
         cells = heatmap(table, slide, patch=16, stride=16, downsample=downsample)
     # Origins are whole px: at 1.37 a patch is off its square by half a px of 22 at most, and so are painted edges.
@@ -112,7 +81,7 @@ def test_each_cell_is_its_square_at_a_coarser_target(tmp_path, downsample):
 def test_overlapping_patches_average_over_each_pixel_they_cover(tmp_path, stride):
     height, width, patch = 75, 98, 16
     image, _ = checkered(height, width, 16)
-    with painted_slide(tmp_path / "a.tif", image) as slide:
+    with grey_slide(tmp_path / "a.tif", image) as slide:
         table = predict_table(slide, mean_model(patch, stride), config=ALL)
         cells = heatmap(table, slide, patch=patch, stride=stride)
     scaled = np.pad((image == BRIGHT).astype(float), ((0, patch), (0, patch)))
@@ -130,7 +99,7 @@ def test_overlapping_patches_average_over_each_pixel_they_cover(tmp_path, stride
 
 def test_the_table_names_places_and_sizes_in_level_0_px(tmp_path):
     image, _ = checkered(60, 60, 32)
-    with painted_slide(tmp_path / "my slide.tif", image) as slide:
+    with grey_slide(tmp_path / "my slide.tif", image) as slide:
         table = predict_table(slide, mean_model(mpp=MPP * 1.37, temperature=0.5), config=ALL)
     assert table["patch_id"].tolist()[:3] == ["my_slide@0,0", "my_slide@22,0", "my_slide@44,0"]
     assert table["x"].tolist()[3:6] == [0, 22, 44]
@@ -147,7 +116,7 @@ def glass_with_tissue(tissue_rows):
 
 
 def test_patches_below_the_models_min_tissue_are_not_predicted(tmp_path):
-    with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
+    with grey_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
         for least, due in ((0.25, ["a@0,0", "a@16,0"]), (0.26, ["a@0,0"])):
             table = predict_table(slide, mean_model(min_tissue=least))
             assert table["patch_id"].tolist() == due
@@ -155,7 +124,7 @@ def test_patches_below_the_models_min_tissue_are_not_predicted(tmp_path):
 
 
 def test_the_config_may_set_min_tissue_or_ask_for_all(tmp_path):
-    with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
+    with grey_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
         assert len(predict_table(slide, mean_model(), config=PredictConfig(min_tissue=0.5))) == 1
         everything = predict_table(slide, mean_model(), config=ALL)
     assert len(everything) == 16
@@ -163,7 +132,7 @@ def test_the_config_may_set_min_tissue_or_ask_for_all(tmp_path):
 
 
 def test_a_least_tissue_of_nothing_asks_for_all_too(tmp_path):
-    with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
+    with grey_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
         assert len(predict_table(slide, mean_model(), config=PredictConfig(min_tissue=0))) == 16
 
 
@@ -177,28 +146,11 @@ class LeftHalf(MeanIntensity):
 def test_test_time_augmentation_is_done_where_it_is_asked_for(tmp_path):
     image = glass_with_tissue(16)
     image[:16, :8] = DARK  # of patch (0, 0) the right half is bright
-    with painted_slide(tmp_path / "a.tif", image) as slide:
+    with grey_slide(tmp_path / "a.tif", image) as slide:
         plain, turned = (
             predict_table(slide, mean_model(network=LeftHalf), config=PredictConfig(tta=tta)) for tta in (False, True)
         )
     assert (plain["logit"][0], turned["logit"][0]) == pytest.approx((0, 0.5), abs=1e-6)
-
-
-def test_the_size_of_the_batches_changes_nothing(tmp_path):
-    image, _ = checkered(90, 131, 16)
-    with painted_slide(tmp_path / "a.tif", image) as slide:
-        one, many = (
-            predict_table(slide, mean_model(), config=ALL.model_copy(update={"batch": batch})) for batch in (1, 64)
-        )
-    np.testing.assert_allclose(one["logit"], many["logit"], atol=1e-6)
-
-
-def test_an_empty_slide_gives_an_empty_table_with_typed_columns(tmp_path):
-    with painted_slide(tmp_path / "a.tif", np.full((64, 64), LOW, np.uint8)) as slide:
-        empty = predict_table(slide, mean_model(tissue=TissueConfig(background="dark")))
-        full = predict_table(slide, mean_model(), config=ALL)
-    assert len(empty) == 0
-    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
 
 
 class FirstChannel(MeanIntensity):
@@ -224,7 +176,7 @@ def test_channels_are_taken_by_name_whatever_their_order_and_case(tmp_path):
 
 def test_a_slide_of_other_channels_is_refused(tmp_path):
     with (
-        painted_slide(tmp_path / "a.tif", np.zeros((64, 64), np.uint16)) as slide,
+        grey_slide(tmp_path / "a.tif", np.zeros((64, 64), np.uint16)) as slide,
         pytest.raises(ChannelMismatchError, match="uint16"),
     ):
         predict_table(slide, mean_model())
@@ -232,7 +184,7 @@ def test_a_slide_of_other_channels_is_refused(tmp_path):
 
 def test_logits_that_are_not_finite_name_their_patches(tmp_path):
     with (
-        painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
+        grey_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
         pytest.raises(NonFiniteError, match=r"a@0,0, a@16,0"),
     ):
         predict_table(slide, mean_model(gain=float("nan")))
@@ -332,7 +284,7 @@ def test_batches_are_filled_across_the_rows_of_the_grid_and_change_nothing(tmp_p
     model = mean_model()
     forward = model.runtime.logits
     monkeypatch.setattr(model.runtime, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
-    with painted_slide(tmp_path / "a.tif", image) as slide:
+    with grey_slide(tmp_path / "a.tif", image) as slide:
         table = predict_table(slide, model, config=PredictConfig(batch=batch))
         due = predict_table(slide, mean_model(), config=PredictConfig(batch=1000))
     pd.testing.assert_frame_equal(table, due, rtol=1e-6)
@@ -350,7 +302,7 @@ def test_a_batch_is_whole_passes_and_of_bounded_memory(tmp_path, monkeypatch, ba
     forward = model.runtime.logits
     monkeypatch.setattr(model.runtime, "patches_per_pass", per_pass)
     monkeypatch.setattr(model.runtime, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
-    with painted_slide(tmp_path / "a.tif", checkered(96, 128, 16)[0]) as slide:
+    with grey_slide(tmp_path / "a.tif", checkered(96, 128, 16)[0]) as slide:
         predict_table(slide, model, config=ALL)
     assert set(sizes[:-1]) == {expected}
 
@@ -358,8 +310,8 @@ def test_a_batch_is_whole_passes_and_of_bounded_memory(tmp_path, monkeypatch, ba
 def test_the_table_has_its_columns_and_types_with_and_without_rows(tmp_path):
     blank = np.full((64, 64), LOW, np.uint8)
     with (
-        painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
-        painted_slide(tmp_path / "b.tif", blank) as glass,
+        grey_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
+        grey_slide(tmp_path / "b.tif", blank) as glass,
     ):
         some, none = predict_table(slide, mean_model()), predict_table(glass, mean_model())
     assert (some.dtypes == none.dtypes).all()
@@ -372,7 +324,7 @@ def test_what_is_measured_is_what_tiling_measures(tmp_path):
     image, _ = checkered(90, 131, 16)
     image = np.random.default_rng(0).normal(image, 8).clip(0, 255).astype(np.uint8)
     model = mean_model()
-    with painted_slide(tmp_path / "a.tif", image) as slide:
+    with grey_slide(tmp_path / "a.tif", image) as slide:
         tile_slide(slide, tiling_of(model.spec, ALL), tmp_path / "work", slide_id="a")
         table = predict_table(slide, model, config=ALL).set_index("patch_id")
     tiled = pd.read_parquet(tmp_path / "work" / "patches" / "a.parquet").set_index("patch_id")
@@ -385,7 +337,7 @@ def test_evaluate_and_predict_agree_on_the_same_patches(tmp_path, mpp):
     image, _ = checkered(90, 131, 16)
     image = np.random.default_rng(0).normal(image, 8).clip(0, 255).astype(np.uint8)
     model = mean_model(mpp=mpp, input_px=12)
-    with painted_slide(tmp_path / "a.tif", image) as slide:
+    with grey_slide(tmp_path / "a.tif", image) as slide:
         tile_slide(slide, tiling_of(model.spec, ALL), tmp_path / "work", slide_id="a")
         table = predict_table(slide, model, config=ALL).set_index("patch_id")
     groups = pd.read_parquet(tmp_path / "work" / "patches" / "a.parquet").assign(split="test", label=1)
@@ -395,7 +347,7 @@ def test_evaluate_and_predict_agree_on_the_same_patches(tmp_path, mpp):
 
 
 def test_a_patch_unlike_those_of_training_is_flagged(tmp_path):
-    with painted_slide(tmp_path / "a.tif", glass_with_tissue(16)) as slide:
+    with grey_slide(tmp_path / "a.tif", glass_with_tissue(16)) as slide:
         seen = TrainingRange(mean=((0.0, 0.9),))  # patch (0, 0) has 1, patch (0, 1) about 0.47
         table = predict_table(slide, mean_model(seen=seen)).set_index("patch_id")
     assert table["flag_out_of_range"].to_dict() == {"a@0,0": True, "a@16,0": False}
@@ -412,7 +364,7 @@ class MeanOverTissue(MeanIntensity):
 
 def test_a_masked_model_is_given_the_tissue_of_each_patch(tmp_path):
     image, _ = checkered(100, 120, 10.0)
-    slide = painted_slide(tmp_path / "a.tif", image)
+    slide = grey_slide(tmp_path / "a.tif", image)
     model = mean_model(16, 12, network=MeanOverTissue, mask="normalise")
     for batch in (3, 64):
         table = predict_table(slide, model, config=PredictConfig(batch=batch))

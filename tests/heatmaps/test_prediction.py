@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,55 +13,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
-import torch
-from made_prediction import predict_to
+from made_prediction import GLASS, TISSUE, TUMOUR, grey_slide, mean_model, predict_to
 from PIL import Image
 
 from pathopatch.core.artefacts import content_fingerprint
-from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.heatmaps.prediction import SlidePrediction, predict_slide, read_prediction
-from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.forward import Ensemble
 from pathopatch.patches.annotations.polygons import border_lines
 from pathopatch.slides import open_slide
 
 mpl.use("agg")  # a screen is not needed
-GLASS, TISSUE, TUMOUR, MPP = 10, 100, 200, 0.5
+MPP = 0.5
+model = partial(mean_model, gain=2.0, bias=1.0)
 
 
-class MeanIntensity(torch.nn.Module):
-    """Two logits, 0 and twice the mean of the scaled patch minus 1."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, x):
-        mean = self.gain * x.mean(dim=(1, 2, 3)) - 1
-        return torch.stack([torch.zeros_like(mean), mean], dim=1)
-
-
-def model(**changed: object) -> PatchClassifier:
-    tissue = TissueConfig(background="dark", method="fixed", fixed_threshold=0.25, min_speck_um2=0, max_hole_um2=0)
-    values = {
-        "architecture": "mean", "channels": ("SHG",), "dtype": "uint8", "background": "dark", "patch_px": 16,
-        "stride_px": 16, "mpp": MPP, "input_px": 16, "mean": (0.0,), "std": (1.0,), "method": "erm",
-        "tissue": tissue, "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
-    }  # fmt: skip
-    return PatchClassifier(BundleSpec(**(values | changed)), TorchRuntime(MeanIntensity()))
-
-
-def write_slide(path: Path, *, height: int = 84, width: int = 100) -> Path:
+def write_slide(path: Path, *, width: int = 100) -> Path:
     """Write 7 x 6 cells of 16 px: one tumour cell at (row 1, column 2), one of other tissue at (row 3, column 4)."""
-    image = np.full((height, width), GLASS, np.uint8)
+    image = np.full((84, width), GLASS, np.uint8)
     image[16:32, 32:48] = TUMOUR
     image[48:64, 64:80] = TISSUE
-    tifffile.imwrite(
-        path, image, tile=(64, 64), photometric="minisblack", resolution=(2e4, 2e4), resolutionunit="CENTIMETER"
-    )
+    grey_slide(path, image).close()
     return path
 
 
@@ -219,10 +192,7 @@ def test_border_lines_surround_what_is_inside() -> None:
 
 
 def test_a_slide_without_tissue_has_a_plot_and_an_empty_table(tmp_path: Path) -> None:
-    tifffile.imwrite(
-        tmp_path / "a.tif", np.full((64, 64), GLASS, np.uint8), resolution=(2e4, 2e4), resolutionunit="CENTIMETER"
-    )
-    with open_slide(tmp_path / "a.tif", channels=("SHG",), background="dark") as slide:
+    with grey_slide(tmp_path / "a.tif", np.full((64, 64), GLASS, np.uint8)) as slide:
         empty = predict_slide(slide, model())
     assert len(empty.table) == 0
     axes = empty.plot()
@@ -230,10 +200,3 @@ def test_a_slide_without_tissue_has_a_plot_and_an_empty_table(tmp_path: Path) ->
     assert axes.get_title() == "a\n0 of 0 patches tumour (above 0.50)"
     plt.close(axes.figure)
     assert "0 patches" in empty._repr_html_()
-
-
-def test_overlapping_patches_have_cells_of_the_stride(path: Path) -> None:
-    with open_slide(path, channels=("SHG",), background="dark") as slide:
-        overlapping = predict_slide(slide, model(), config=PredictConfig(stride_px=8))
-    assert overlapping.cell_px == 8
-    assert overlapping.maps["probability"].shape == (11, 13)

@@ -1,4 +1,4 @@
-"""The OME-TIFF heatmap in other people's readers: Bio-Formats by its own tools, and ome-types. Broken copies fail."""
+"""The OME-TIFF heatmap in other people's readers: Bio-Formats by its own tools, and ome-types."""
 
 import bioformats
 import numpy as np
@@ -68,35 +68,8 @@ def test_bio_formats_does_not_pass_a_copy_with_a_broken_description(bio_formats,
         _check_bio_formats(bio_formats, heatmap)
 
 
-def test_bio_formats_does_not_pass_a_copy_of_which_one_number_differs(bio_formats, heatmap):
-    cells = _cells()
-    cells[3, 149, 130] = np.nextafter(cells[3, 149, 130], np.float32(2))
-    _write(heatmap, cells)
-    with pytest.raises(AssertionError):
-        _check_bio_formats(bio_formats, heatmap)
-
-
-def test_bio_formats_does_not_pass_a_copy_without_its_pyramid(bio_formats, heatmap):
+def test_ome_types_finds_the_description_valid(heatmap):
     with tifffile.TiffFile(heatmap) as file:
-        description = file.ome_metadata.encode()
-    tifffile.imwrite(
-        heatmap, _cells(), tile=(256, 256), photometric="minisblack", description=description, metadata=None
-    )
-    with pytest.raises(AssertionError, match="resolutions: 1 != 3"):
-        _check_bio_formats(bio_formats, heatmap)
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
-def test_bio_formats_does_not_pass_a_cut_copy(bio_formats, heatmap, share):
-    content = heatmap.read_bytes()
-    heatmap.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises((AssertionError, bioformats.Refused)):
-        _check_bio_formats(bio_formats, heatmap)
-
-
-def _check_ome_types(path):
-    """Assert that the description is valid OME-XML and fits the file."""
-    with tifffile.TiffFile(path) as file:
         description = file.ome_metadata
     ome_types.validate_xml(description)
     pixels = ome_types.from_xml(description).images[0].pixels
@@ -104,43 +77,3 @@ def _check_ome_types(path):
     assert (pixels.physical_size_x, pixels.physical_size_x_unit.value) == (CELL_UM, "µm")
     assert (pixels.physical_size_y, pixels.physical_size_y_unit.value) == (CELL_UM, "µm")
     assert (pixels.size_x, pixels.size_y, pixels.size_c, pixels.type.value) == (131, 150, 4, "float")
-
-
-def test_ome_types_finds_the_description_valid(heatmap):
-    _check_ome_types(heatmap)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b"<Pixels ", b"<Pixelz "),
-        (b'Type="float"', b'Type="fleet"'),
-        (b'DimensionOrder="XYCZT"', b'DimensionOrder="XYC"   '),
-        ('PhysicalSizeXUnit="µm"'.encode(), b'PhysicalSizeXUnit="um" '),
-        (b'ID="Channel:0:3"', b'ID="Channel:0:2"'),
-        (b'Name="spread"', b'Nome="spread"'),
-        (b'PhysicalSizeY="127.74"', b'PhysicalSizeY="127,74"'),
-        (b"urn:uuid:", b"urn:uuid;"),
-    ],
-)
-def test_ome_types_does_not_pass_a_broken_copy(heatmap, old, new):
-    content = heatmap.read_bytes()
-    assert old in content
-    heatmap.write_bytes(content.replace(old, new))
-    with pytest.raises((AssertionError, ValueError, SyntaxError)):
-        _check_ome_types(heatmap)
-
-
-def test_without_bio_formats_tests_fail_if_required_else_are_skipped(monkeypatch):
-    monkeypatch.setenv(bioformats.VARIABLE, "required")
-    with pytest.raises(pytest.fail.Exception, match="required here, but there is no java"):
-        bioformats.stop(bioformats.Unavailable("there is no java"))
-    monkeypatch.delenv(bioformats.VARIABLE)
-    with pytest.raises(pytest.skip.Exception, match="there is no java"):
-        bioformats.stop(bioformats.Unavailable("there is no java"))
-
-
-def test_a_machine_without_java_is_noticed(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(bioformats.Unavailable, match="no java"):
-        bioformats.find()

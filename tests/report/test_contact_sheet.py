@@ -210,11 +210,6 @@ def test_the_report_lists_uncertain_slides_first_and_their_confidence(work: Path
     assert [image["src"] for image in page.images][:3] == [f"tissue/{n}.jpg" for n in ("dark", "blank", "bright")]
 
 
-def test_a_report_says_how_sure_the_tissue_of_each_slide_is(tmp_path: Path) -> None:
-    page = Page(write_report(tile_slides(tmp_path), evaluate=EvaluateConfig(bootstrap=20)))
-    assert "confidence 0.90" in page.text
-
-
 def test_a_picture_pixel_is_tissue_by_more_than_half_of_the_mask_below_it() -> None:
     view = np.zeros((1, 2, 3), np.uint8)
     assert mask_under(view, np.array([[1, 1, 1, 0], [1, 0, 0, 0]], np.uint8)).tolist() == [[True, False]]

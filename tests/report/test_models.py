@@ -14,7 +14,6 @@ from read_page import Page
 from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import read_json, write_json
-from pathopatch.core.work_folder import WorkFolder
 from pathopatch.report import write_report
 
 NONE = EvaluateConfig(bootstrap=0)
@@ -106,8 +105,3 @@ def test_every_trial_of_each_search_is_in_a_file_beside_the_page(tmp_path: Path)
     table = pd.read_csv(tmp_path / "report" / "searches.csv")
     assert table["run"].tolist() == [names[1]] * 3 + [names[0]] * 8
     pd.testing.assert_frame_equal(table[table["run"] == names[0]][list(gerne)].reset_index(drop=True), gerne)
-
-
-def test_a_work_folder_without_a_search_has_no_file_of_one(tmp_path: Path) -> None:
-    WorkFolder(tmp_path).store("unfinished").mkdir(parents=True)
-    assert not (write_report(tmp_path).parent / "searches.csv").exists()

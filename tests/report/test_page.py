@@ -219,18 +219,8 @@ def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_p
 
 
 @pytest.mark.slow
-def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, study_writer: Any) -> None:
-    folder = study_writer(tmp_path, own=("ink", "fold", "clean"), patients=8)
-    page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
-    assert "5 tumour, ink" in page.text
-    assert "reliability.png" in {image["src"] for image in page.images}
-    assert "Alpha is the share of clean / fold / ink within the label" in page.text
-    assert not re.search("tumour, (little|much) tissue|with much tissue|'much tissue'", page.text)
-
-
-@pytest.mark.slow
-def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, study_writer: Any) -> None:
-    folder = study_writer(tmp_path / "birds", own=("land", "water"), patients=8)
+def test_labels_and_three_values_of_the_patches_own_are_named(tmp_path: Path, study_writer: Any) -> None:
+    folder = study_writer(tmp_path / "birds", own=("land", "water", "air"), patients=8)
     groups = pd.read_parquet(folder / "groups.parquet")
     named = groups.assign(label_name=np.array(["landbird", "waterbird"])[groups["label"]])
     write_table(folder / "groups.parquet", named, Stamp(stage="groups", settings={"is": "1"}))
@@ -240,8 +230,11 @@ def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, stud
         "alpha landbird, %",
         "a value that speaks more for waterbird",
         "are waterbird",
+        "5 waterbird, water",
+        "Alpha is the share of air / land / water within the label",
     ):
         assert part in page.text
+    assert "reliability.png" in {image["src"] for image in page.images}
     assert "Patches classified as landbird or waterbird" in page.text
     assert not re.search("(with|within|share of) (non-)?tumour", page.text)
 
@@ -284,3 +277,20 @@ def test_the_csv_beside_the_page_is_the_comparison(work: Path, page: Page) -> No
     again = compare(work, config=QUICK)
     assert beside["run"].tolist() == again["run"].tolist()
     assert np.allclose(beside["gain_wga"].to_numpy(float), again["gain_wga"].to_numpy(float), equal_nan=True)
+
+
+@pytest.mark.slow
+def test_the_verdict_stands_first_in_the_audit_and_with_its_rule(work: Path, page: Page) -> None:
+    whole = read_json(work / "groups" / "audit.json")["fraction_only"]["train"]
+    auroc_text = (
+        f"AUROC {whole['auroc']:.3f} [{whole['auroc_low']:.3f}, {whole['auroc_high']:.3f}] (12 patients), wholly above"
+    )
+    assert f"SHORTCUT. In the training patches the tissue fraction alone tells the label with {auroc_text}" in page.text
+    assert "lies wholly above 0.55 or below 0.45" in page.text
+
+
+def test_cells_that_are_too_small_are_named_with_their_reasons(work: Path, page: Page) -> None:
+    cell = read_json(work / "groups" / "audit.json")["thresholds"]["0.25"]["test"]["expected"]["cells"][2]
+    assert cell["n"] < 50
+    assert f"{cell['n']} patches, fewer than 50" in page.text
+    assert f"± {100 * cell['half_width']:.0f}" in page.text

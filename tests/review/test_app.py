@@ -49,14 +49,6 @@ def test_a_script_that_the_browser_has_is_not_sent_again(page: Page) -> None:
     assert page.ask("/static/cohort.js", headers={"If-None-Match": first.headers["etag"]}).status == 200
 
 
-def test_the_colours_of_channels_are_those_of_the_pictures(page: Page) -> None:
-    assert page.ask("/api/slides/a").json["channel_colors"] == [
-        {"name": "red", "css": "#ff0000"},
-        {"name": "green", "css": "#00ff00"},
-        {"name": "blue", "css": "#0000ff"},
-    ]
-
-
 def test_the_card_of_a_model_is_a_page(page: Page) -> None:
     model = page.ask("/api/cohort").json["model"]
     assert model["has_card"]

@@ -9,7 +9,6 @@ from typing import Any
 
 import made_slides as made
 import numpy as np
-import pandas as pd
 import pytest
 from made_review import CONFIG, Folders, bright_image
 
@@ -18,9 +17,6 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import FACTS
-from pathopatch.heatmaps.stitch import inside_share
-from pathopatch.report.collect import read_study
-from pathopatch.report.predictions import predictions_table
 from pathopatch.review import reviewed_cohort as cohorts
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
@@ -286,20 +282,3 @@ def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folder
     facts = slide_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
     assert facts["has_slide"] is True
     assert "smith" not in json.dumps(facts)
-
-
-def test_the_positive_share_is_one_number_everywhere(folders: Folders) -> None:
-    """Heatmap, table, slide page, ``cohort.csv`` and report; the browser's own sum is in tests/browser."""
-    tables = (pd.read_csv(folders.out / "cohort.csv"), predictions_table(read_study(folders.out)))
-    by_csv, by_report = (table.set_index("slide_id")["positive_share"] for table in tables)
-    cohort = open_cohort(folders.out)
-    for row in cohort.rows()[:2]:
-        slide_id = row["slide_id"]
-        slide = cohort.open(slide_id)
-        maps = dict(zip(slide.heatmap.channels, slide.heatmap.levels[0].astype(np.float64), strict=True))
-        probability, scanned = maps["probability"], maps.get("scanned_fraction", 1.0)
-        area = np.nan_to_num(maps["tissue_fraction"]) * scanned * inside_share(slide.grid)
-        due = area[probability > slide.facts["decision_probability"]].sum() / area.sum()
-        shown = slide_facts(slide)["summary"]["positive_share"]
-        assert due == pytest.approx(shown, abs=1e-6)
-        assert row["positive_share"] == shown == by_csv[slide_id] == by_report[slide_id]

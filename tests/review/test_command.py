@@ -210,18 +210,3 @@ print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib.pyplot"
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr
-
-
-@pytest.mark.slow
-@needs_viewer
-def test_decisions_made_elsewhere_are_taken_over_once(out: Path, tmp_path: Path) -> None:
-    with reviewing(out, "--port", 0, "--reviewer", "Ada") as (_, address):
-        page = page_at(address)
-        assert page.decide(comment="=1+1").status == 201
-        (tmp_path / "review.csv").write_bytes(page.ask("/export/decisions.csv").body)
-        revision = page.revision
-    for _ in range(2):
-        with reviewing(out, "--port", 0, "--import", tmp_path / "review.csv") as (_, address):
-            page = page_at(address)
-            state = page.ask(DECISIONS).json
-        assert (state["revision"], state["decision"]["comment"]) == (revision, "=1+1")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.reviewed_slide import Patches
 from pathopatch.review.values import KINDS, available_kinds, gallery
 
@@ -56,11 +55,6 @@ def test_an_entry_says_what_is_known_of_a_patch() -> None:
     assert gallery(slide(), "near-threshold")[2]["beside"] is None
 
 
-def test_equals_stand_row_by_row() -> None:
-    flat = slide(probability=np.full(6, 0.7), is_tumour=np.ones(6, bool))
-    assert [entry["x"] for entry in gallery(flat, "near-threshold")] == [0, 16, 32, 0, 16, 32]
-
-
 def test_only_kinds_that_there_can_be_are_offered() -> None:
     assert available_kinds(slide()) == list(KINDS)
     assert "disagreement" not in available_kinds(slide(beside=None))
@@ -69,11 +63,3 @@ def test_only_kinds_that_there_can_be_are_offered() -> None:
     for kind in ("label-disagreement", "../x", ""):
         with pytest.raises(InputMissingError, match="no gallery"):
             gallery(slide(label=np.full(6, -1)), kind)
-
-
-def test_every_patch_shown_is_one_of_the_slides(folders: Any) -> None:
-    opened = open_cohort(folders.out, beside=folders.beside).open("bright")
-    for kind in available_kinds(opened):
-        for entry in gallery(opened, kind, 500):
-            row = opened.table.iloc[opened.patch_at(entry["x"], entry["y"])]
-            assert (entry["probability"], entry["tissue_fraction"]) == (row["probability"], row["tissue_fraction"])

@@ -68,12 +68,6 @@ def test_at_full_resolution_tiles_are_the_slides_pixels(size: int, bright: Revie
     np.testing.assert_array_equal(whole(bright, max_level(bright.size, size), size), rgb(bright_image()))
 
 
-def test_the_last_tiles_are_cropped(bright: ReviewedSlide) -> None:
-    assert [tile_pixels(bright, 1, *place).shape for place in ((0, 0), (1, 0), (0, 1), (1, 1))] == [
-        (256, 256, 3), (256, 44, 3), (24, 256, 3), (24, 44, 3),
-    ]  # fmt: skip
-
-
 def test_a_level_of_the_file_is_shown_as_it_is(bright: ReviewedSlide) -> None:
     np.testing.assert_array_equal(tile_pixels(bright, 0, 0, 0), rgb(made.halved(bright_image())))
 
@@ -234,13 +228,6 @@ def test_a_thumbnail_is_the_slide_without_its_frame_and_needs_no_slide(folders: 
     (other := ReviewedSlide(folders.out, "dark")).folder = folders.root / "nowhere"
     with pytest.raises(InputMissingError, match="picture cannot be read"):
         thumbnail(other)
-
-
-def test_a_slide_that_is_gone_has_no_tiles_and_says_so(folders: Folders) -> None:
-    slide = ReviewedSlide(folders.out, "bright", source=str(folders.root / "gone.svs"))
-    for ask in (lambda: tile(slide, 1, 0, 0), lambda: patch_image(slide, *slide.table.loc[0, ["x", "y"]])):
-        with pytest.raises(InputMissingError, match="no file"):
-            ask()
 
 
 def test_threads_on_two_slides_get_the_tiles_that_one_gets(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +114,6 @@ def test_cells_beside_are_those_under_the_middle_of_each_cell(folders: Folders) 
     np.testing.assert_array_equal(finer[:17, :18], fine[1:34:2, 1:36:2])  # cell i: its middle 16 i + 8 begins 2 i + 1
 
 
-def test_a_patch_that_the_run_beside_did_not_predict_has_no_value_beside(folders: Folders, tmp_path: Path) -> None:
-    other = shutil.copytree(folders.beside, tmp_path / "erm")
-    table = table_of(other, "bright")
-    table.iloc[5:].to_parquet(other / "predictions" / "bright.parquet")
-    slide = open_cohort(folders.out, beside=other).open("bright")
-    beside = arrays(slide)["patch_beside"]
-    assert np.isnan(beside[:5]).all()
-    assert np.isfinite(beside[5:]).all()
-    x, y = table.loc[0, ["x", "y"]]
-    assert patch_facts(slide, x, y)["beside"] is None
-
-
 def test_a_run_beside_of_other_pixels_is_not_compared(folders: Folders, tmp_path: Path) -> None:
     from made_review import bright_image, predict
 
@@ -165,15 +152,6 @@ def test_labels_and_groups_come_from_the_groups_table(folders: Folders, labelled
     assert (slide_facts(slide)["tau"], slide_facts(slide)["group_of"]) == (0.25, "label")
 
 
-def test_without_labels_groups_are_of_what_the_model_says(folders: Folders) -> None:
-    slide = open_cohort(folders.out).open("bright")
-    values, table = arrays(slide), table_of(folders.out, "bright")
-    np.testing.assert_array_equal(values["patch_label"], -1)
-    due = 2 * (table["logit"] > 0.65) + (table["tissue_fraction"] >= 0.25)
-    np.testing.assert_array_equal(values["patch_group"], due)
-    assert slide_facts(slide)["group_of"] == "prediction"
-
-
 def test_a_patch_is_its_row_of_the_table_not_rounded(folders: Folders, labelled: Path) -> None:
     slide = open_cohort(folders.out, beside=folders.beside, work=labelled).open("bright")
     row, other = table_of(folders.out, "bright").iloc[7], table_of(folders.beside, "bright").iloc[7]
@@ -187,10 +165,11 @@ def test_a_patch_is_its_row_of_the_table_not_rounded(folders: Folders, labelled:
     assert facts["is_tumour"] == (row["logit"] > 0.65)
 
 
-@pytest.mark.parametrize("place", [(0, 0), (1, 0), (-16, 0), (10**9, 16)])
-def test_where_nothing_was_predicted_there_is_no_patch(place: tuple[int, int], folders: Folders) -> None:
-    with pytest.raises(InputMissingError, match="no predicted patch"):
-        patch_facts(open_cohort(folders.out).open("bright"), *place)
+def test_where_nothing_was_predicted_there_is_no_patch(folders: Folders) -> None:
+    slide = open_cohort(folders.out).open("bright")
+    for place in ((0, 0), (1, 0), (-16, 0), (10**9, 16)):
+        with pytest.raises(InputMissingError, match="no predicted patch"):
+            patch_facts(slide, *place)
 
 
 @pytest.mark.parametrize(("where", "slide_id"), CASES)
