@@ -64,7 +64,8 @@ def cohort(study: Study) -> dict[str, Any]:
     slides = study.slides
     if slides.empty:
         return {}
-    splits = _splits_with_patches(study)
+    present = set() if study.groups is None or "split" not in study.groups else set(study.groups["split"])
+    splits = [split for split in SPLITS if split in present] + sorted(present - set(SPLITS))
     attribute = study.attribute
     thresholds = () if attribute.is_patch_attribute else study.thresholds
     pictures = {}
@@ -197,14 +198,6 @@ def audit(study: Study) -> dict[str, Any]:
 def one_row_a_slide(study: Study) -> list[dict[Any, Any]]:
     """Return the slides without the further rows of sets of ready patches, which have a row per split."""
     return [] if study.slides.empty else study.slides.drop_duplicates("slide_id").to_dict("records")
-
-
-def _splits_with_patches(study: Study) -> list[str]:
-    """Return the splits that hold patches; train, val and test first."""
-    if study.groups is None or "split" not in study.groups:
-        return []
-    present = set(study.groups["split"])
-    return [split for split in SPLITS if split in present] + sorted(present - set(SPLITS))
 
 
 def _split_tallies(split: str, part: pd.DataFrame) -> dict[str, Any]:

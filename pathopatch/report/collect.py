@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,38 +35,62 @@ from pathopatch.heatmaps.model_record import read_model_record
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "scanned", "tissue_share")
 
 
-@dataclass(frozen=True, eq=False)
 class Study:
-    """The artefacts of a work folder; None or empty where a stage has not run. Mappings are by run or by slide."""
+    """The artefacts of a work folder; None or empty where a stage has not run. Mappings are by run or by slide.
 
-    name: str
-    root: Path  # the work folder
-    # A row per slide, or per split where a slide or a set of ready patches has several patients: what slides.parquet,
-    # the stores and the states of `tile` and `predict` say, and the tallies of its patches. ``patients``: how many.
-    slides: pd.DataFrame
-    groups: pd.DataFrame | None  # groups.parquet
-    audit: Mapping[str, Any] | None  # groups/audit.json
-    features: Mapping[str, Any] | None  # features.json, where the patches are features
-    robustness: Mapping[str, Any] | None  # groups/robustness.json
-    composed: Mapping[str, Any] | None  # groups/composed.json
-    composed_sheet: Path | None  # groups/composed.png
-    evaluations: Mapping[str, Mapping[str, Any]]  # metrics.json by run
-    configs: Mapping[str, Mapping[str, Any]]  # config.json by run
-    run_variants: pd.DataFrame  # see `describe_runs`, of the runs in `configs`
-    comparison: pd.DataFrame | None  # a row per evaluated run and threshold
-    predictions: Mapping[str, pd.DataFrame]  # of patches, by run
-    histories: Mapping[str, pd.DataFrame]  # of training, by run
-    trials: Mapping[str, pd.DataFrame]  # trials.csv of runs whose settings were searched
-    overlays: Mapping[str, Path]  # pictures by slide
-    stores: Mapping[str, Path]  # finished ones by slide
-    stamps: Mapping[str, Stamp]  # by place in the work folder
-    sweeps: Mapping[str, pd.DataFrame]  # evaluated runs over all tissue thresholds, on the split of `comparison`
-    folds: pd.DataFrame | None  # folds.csv of a cross-validation
-    dependence: pd.DataFrame | None  # see `pathopatch.evaluation.tissue_dependence`: a row per run and label
-    external_validations: Mapping[str, Mapping[str, Any]]  # metrics.json of models of other studies, evaluated here
-    decisions: Sequence[RecordedDecision]  # of reviewers, also withdrawn ones
-    heatmaps: Mapping[str, Mapping[str, Any]]  # by slide: what its heatmap.json says, see `_heatmaps`
-    models: Mapping[str, Mapping[str, Any]]  # see `read_model_record`, by the fingerprint in `heatmaps`
+    `evaluate` is for the intervals of the gains; by default it has the study's own settings. Raises InputCorruptError
+    for an unreadable artefact, StaleArtefactError for one of another schema; its message names the earliest stage.
+    """
+
+    def __init__(self, work: Path, *, evaluate: EvaluateConfig | None = None) -> None:
+        folder = WorkFolder(work)
+        tiled = folder.tiled.root
+        if evaluate is None:
+            path = tiled / "study.json"
+            settings = read_json(path).get("evaluate", {}) if path.is_file() else {}
+            evaluate = parse(EvaluateConfig, settings, place=str(path))
+        self.name = work.resolve().name
+        runs = evaluated_runs(work)
+        self.stamps = _stamps(work, runs)  # by place in the work folder
+        self.groups = read_table(folder.groups) if folder.groups.is_file() else None
+        # A row per slide, or per split where a slide or a set of ready patches has several patients: what
+        # slides.parquet, the stores and the states of `tile` and `predict` say, and the tallies of its patches.
+        self.slides = _slides(tiled, self.groups)
+        self.audit = read_json(folder.audit) if folder.audit.is_file() else None
+        self.features = read_json(folder.tiled.features) if folder.tiled.features.is_file() else None
+        self.robustness = read_json(folder.robustness) if folder.robustness.is_file() else None
+        self.composed = read_json(folder.composed) if folder.composed.is_file() else None
+        self.composed_sheet = folder.composed_sheet if folder.composed_sheet.is_file() else None
+        self.evaluations = {run: read_json(folder.evaluation(run) / "metrics.json") for run in runs}
+        self.configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
+        self.run_variants = describe_runs({run: run_settings(work, run) for run in self.configs})
+        # A row per evaluated run and threshold.
+        self.comparison = comparison(work, config=evaluate) if runs and self.groups is not None else None
+        self.predictions = {run: read_table(folder.evaluation(run) / "predictions.parquet") for run in runs}
+        # A run that was stopped before its first validation has an empty history.
+        histories = [path for path in sorted(work.glob("runs/*/history.csv")) if path.stat().st_size > 1]
+        self.histories = {path.parent.name: pd.read_csv(path) for path in histories}
+        # Of runs whose settings were searched.
+        self.trials = {path.parent.name: pd.read_csv(path) for path in sorted(work.glob("runs/*/trials.csv"))}
+        self.overlays = {path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))}
+        stores = sorted(tiled.glob("slides/*.zarr"))
+        self.stores = {path.stem: path for path in stores if read_stamp(path) is not None}  # finished ones
+        # If the groups have no folds now, the file is of an earlier division.
+        has_folds = self.groups is not None and "fold" in self.groups and (work / FOLDS_FILE).is_file()
+        self.folds = pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if has_folds else None
+        # Evaluated runs over all tissue thresholds, on the split of `comparison`.
+        sweeps = {run: sweep_of(work, run, self.split) for run in runs}
+        self.sweeps = {run: sweep for run, sweep in sweeps.items() if len(sweep)}
+        # A row per run and label, see `pathopatch.evaluation.tissue_dependence`.
+        table = self.comparison
+        self.dependence = None if table is None else dependence_comparison(work, table, config=evaluate)
+        self.external_validations = _external_validations(work)  # metrics.json of models of other studies
+        self.decisions: Sequence[RecordedDecision] = read_log(work / LOG_NAME)  # of reviewers, also withdrawn ones
+        self.heatmaps = _heatmaps(work)
+        # By the fingerprint in `heatmaps`.
+        self.models = {
+            name: read_model_record(work, name) for name in sorted({facts["model"] for facts in self.heatmaps.values()})
+        }
 
     @property
     def attributes(self) -> tuple[TissueThreshold | PatchAttribute, ...]:
@@ -97,63 +120,6 @@ class Study:
     def bins(self) -> tuple[TissueBins, ...]:
         """Bins beside the thresholds; none where the attribute is the patches' own."""
         return () if self.groups is None or self.attribute.is_patch_attribute else bins_attributes(self.groups)
-
-
-def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
-    """Return everything in a work folder that the report can show.
-
-    `evaluate` is for the intervals of the gains; by default it has the study's own settings. Raises InputCorruptError
-    for an unreadable artefact, StaleArtefactError for one of another schema; its message names the earliest stage.
-    """
-    folder = WorkFolder(work)
-    tiled = folder.tiled.root
-    if evaluate is None:
-        path = tiled / "study.json"
-        settings = read_json(path).get("evaluate", {}) if path.is_file() else {}
-        evaluate = parse(EvaluateConfig, settings, place=str(path))
-    runs = evaluated_runs(work)
-    stamps = _stamps(work, runs)
-    groups = read_table(folder.groups) if folder.groups.is_file() else None
-    table = comparison(work, config=evaluate) if runs and groups is not None else None
-    split = "" if table is None else str(table["split"].iloc[0])
-    sweeps = {run: sweep_of(work, run, split) for run in runs}
-    # A run that was stopped before its first validation has an empty history.
-    histories = [path for path in sorted(work.glob("runs/*/history.csv")) if path.stat().st_size > 1]
-    stores = [path for path in sorted(tiled.glob("slides/*.zarr")) if read_stamp(path) is not None]
-    # If the groups have no folds now, the file is of an earlier division.
-    has_folds = groups is not None and "fold" in groups and (work / FOLDS_FILE).is_file()
-    heatmaps = _heatmaps(work)
-    configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
-    return Study(
-        name=work.resolve().name,
-        root=work,
-        slides=_slides(tiled, groups),
-        groups=groups,
-        audit=read_json(folder.audit) if folder.audit.is_file() else None,
-        features=read_json(folder.tiled.features) if folder.tiled.features.is_file() else None,
-        robustness=read_json(folder.robustness) if folder.robustness.is_file() else None,
-        composed=read_json(folder.composed) if folder.composed.is_file() else None,
-        composed_sheet=folder.composed_sheet if folder.composed_sheet.is_file() else None,
-        evaluations={run: read_json(folder.evaluation(run) / "metrics.json") for run in runs},
-        configs=configs,
-        run_variants=describe_runs({run: run_settings(work, run) for run in configs}),
-        comparison=table,
-        predictions={run: read_table(folder.evaluation(run) / "predictions.parquet") for run in runs},
-        histories={path.parent.name: pd.read_csv(path) for path in histories},
-        trials={path.parent.name: pd.read_csv(path) for path in sorted(work.glob("runs/*/trials.csv"))},
-        overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
-        stores={path.stem: path for path in stores},
-        stamps=stamps,
-        folds=pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if has_folds else None,
-        sweeps={run: sweep for run, sweep in sweeps.items() if len(sweep)},
-        dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
-        external_validations=_external_validations(work),
-        decisions=read_log(work / LOG_NAME),
-        heatmaps=heatmaps,
-        models={
-            name: read_model_record(work, name) for name in sorted({facts["model"] for facts in heatmaps.values()})
-        },
-    )
 
 
 def _heatmaps(work: Path) -> dict[str, dict[str, Any]]:

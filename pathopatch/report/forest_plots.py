@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,7 +108,13 @@ def draw_shortcut(left: Axes, right: Axes, audit: Mapping[str, Any]) -> None:
     _draw_auroc(left, alone, least_effect, f"{'Own attribute' if is_own else 'Tissue fraction'} alone")
     split, steps = next(iter(audit["sweep"].items()))
     # A split of one label has no gap between labels.
-    _draw_gap(right, [step for step in steps if step["gap"] is not None])
+    if measured := [step for step in steps if step["gap"] is not None]:
+        at = [step["threshold"] for step in measured]
+        if measured[0]["gap_low"] is not None:
+            band = np.array([[step["gap_low"], step["gap_high"]] for step in measured]).T
+            right.fill_between(at, *band, color=INK, alpha=0.16, linewidth=0)
+        right.plot(at, [step["gap"] for step in measured], color=INK, linewidth=2)
+    right.axhline(0, color=MUTED, linewidth=1)
     style_axes(
         right,
         title=f"{capitalize_first(labels[1])} minus {labels[0]}, {split}",
@@ -137,13 +143,3 @@ def _draw_auroc(axes: Axes, alone: Mapping[str, Mapping[str, Any]], least_effect
         for split, row in alone.items()
     ]
     name_rows(axes, names, margin=0.6)
-
-
-def _draw_gap(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
-    if steps:
-        at = [step["threshold"] for step in steps]
-        if steps[0]["gap_low"] is not None:
-            band = np.array([[step["gap_low"], step["gap_high"]] for step in steps]).T
-            axes.fill_between(at, *band, color=INK, alpha=0.16, linewidth=0)
-        axes.plot(at, [step["gap"] for step in steps], color=INK, linewidth=2)
-    axes.axhline(0, color=MUTED, linewidth=1)

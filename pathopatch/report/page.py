@@ -33,7 +33,7 @@ from pathopatch.heatmaps.model_card import card_html
 from pathopatch.report import cohort_section, models, predictions, results
 from pathopatch.report.answer import answer
 from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed
-from pathopatch.report.collect import Study, read_study
+from pathopatch.report.collect import Study
 from pathopatch.report.composed import composed
 from pathopatch.report.tissue import (
     TissueFacts,
@@ -84,7 +84,7 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
     WorkFolder(work).require_outputs()
     out = work / "report"
     _require_own(out)
-    study = read_study(work, evaluate=evaluate)
+    study = Study(work, evaluate=evaluate)
     tissue = read_tissue_facts(study.stores)
     # An earlier report stays whole until this one is complete.
     with atomic_path(out) as folder:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import read_table
@@ -20,7 +21,7 @@ from pathopatch.patches.annotations.polygons import tissue_geojson
 from pathopatch.patches.picture import hatched, mask_under, outlined
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tissue import EVERY_PIXEL
-from pathopatch.slides.composite import Picture, compose, shrunk
+from pathopatch.slides.composite import compose, shrunk
 
 _LONGEST_PX = 800
 _BRIGHT_OUTLINE, _DARK_OUTLINE = (0, 200, 70), (255, 225, 0)  # RGB, on bright and on dark background
@@ -151,24 +152,21 @@ def _background_level(
     return float(np.mean(levels)) if levels else math.nan
 
 
-def _tissue_picture(store: PatchStore) -> Picture:
-    """Return a slide's overview with its tissue outlined and unscanned parts hatched, RGB uint8 (h, w, 3)."""
-    picture = compose(shrunk(store.overview(), _LONGEST_PX), store.windows, is_rgb=store.attributes["is_rgb"])
-    unscanned = store.unscanned()
-    if unscanned is not None:
-        picture = hatched(picture, mask_under(picture, unscanned))
-    color = _BRIGHT_OUTLINE if store.attributes["background"] == "bright" else _DARK_OUTLINE
-    return outlined(picture, mask_under(picture, store.tissue()), colors=[color])
-
-
 def write_tissue_pictures(
     stores: Mapping[str, Path], facts: Sequence[TissueFacts], folder: Path, *, progress: Progress | None = None
 ) -> None:
-    """Write ``<slide>.jpg`` into a folder for each slide."""
+    """Write ``<slide>.jpg`` for each slide: its overview, tissue outlined, unscanned parts hatched."""
     if progress:
         progress("tissue", 0, len(facts))
     for done, slide in enumerate(facts, 1):
-        picture = cv2.cvtColor(_tissue_picture(PatchStore(stores[slide.slide_id])), cv2.COLOR_RGB2BGR)
+        store = PatchStore(stores[slide.slide_id])
+        view = compose(shrunk(store.overview(), _LONGEST_PX), store.windows, is_rgb=store.attributes["is_rgb"])
+        unscanned = store.unscanned()
+        if unscanned is not None:
+            view = hatched(view, mask_under(view, unscanned))
+        color = _BRIGHT_OUTLINE if slide.background == "bright" else _DARK_OUTLINE
+        view = outlined(view, mask_under(view, store.tissue()), colors=[color])
+        picture = cv2.cvtColor(view, cv2.COLOR_RGB2BGR)
         write_bytes(folder / f"{slide.slide_id}.jpg", cv2.imencode(".jpg", picture, _JPEG)[1].tobytes())
         if progress:
             progress("tissue", done, len(facts), slide.slide_id)
@@ -178,7 +176,10 @@ def write_outlines(
     checked: Path, stores: Mapping[str, Path], facts: Sequence[TissueFacts], folder: Path, *, force: bool
 ) -> tuple[dict[str, str], tuple[Path, ...]]:
     """Write each slide's outline unless a person changed the file; return file names by slide, and the kept files."""
-    origins = _bounds_origins(checked)
+    # The top-left corner of each slide's bounds, level-0 px, from which QuPath measures.
+    table = read_table(checked) if checked.is_file() else pd.DataFrame({"slide_id": [], "bounds": []}, dtype=str)
+    bounds = zip(table["slide_id"], table["bounds"].astype(str).str.split(","), strict=True)
+    origins = {str(slide_id): (int(box[0]), int(box[1])) for slide_id, box in bounds if len(box) == 4}
     record = inside(folder, "outlines.json")
     # SHA-256 of each outline as it was last written: a file with another digest was changed by a person.
     digests: dict[str, str] = dict(read_json(record)) if record.is_file() else {}
@@ -204,12 +205,3 @@ def write_outlines(
         digests[slide_id] = hashlib.sha256(text).hexdigest()
     write_json(record, digests)
     return files, tuple(kept)
-
-
-def _bounds_origins(checked: Path) -> dict[str, tuple[int, int]]:
-    """Return the top-left corner of each slide's bounds, level-0 px, from ``slides.parquet``."""
-    if not checked.is_file():
-        return {}
-    table = read_table(checked)
-    bounds = zip(table["slide_id"], table["bounds"].astype(str).str.split(","), strict=True)
-    return {str(slide_id): (int(box[0]), int(box[1])) for slide_id, box in bounds if len(box) == 4}

@@ -83,7 +83,7 @@ class SlideState:
     patches: tuple[RecordedDecision, ...] = ()  # the current labels of patches, oldest first
     regions: tuple[RecordedDecision, ...] = ()  # the current verdicts on regions, oldest first; removals too
     history: tuple[RecordedDecision, ...] = ()  # all rows, newest first
-    fingerprint: str | None = None  # of the current heatmap; None where that is unknown
+    fingerprint: str = ""  # of the current heatmap; "" for a slide without one
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; each row has ``outdated`` and ``stands``. Regions that were removed are left out."""
@@ -102,17 +102,16 @@ class SlideState:
         }
 
 
-def _with_outdated(row: RecordedDecision, fingerprint: str | None) -> dict[str, Any]:
-    """Return a row as JSON values; ``outdated``: it was made of another heatmap. None without a fingerprint."""
-    return row.to_dict() | {"outdated": None if fingerprint is None else row.fingerprint != fingerprint}
+def _with_outdated(row: RecordedDecision, fingerprint: str) -> dict[str, Any]:
+    """Return a row as JSON values; ``outdated``: it was made of another heatmap."""
+    return row.to_dict() | {"outdated": row.fingerprint != fingerprint}
 
 
 class DecisionLog:
     """The decisions of one folder of predictions, open for reading and writing; safe to share among threads.
 
     Reading waits for nobody. `path` is created if it is missing. `fingerprint_of` maps a slide id to the fingerprint of
-    its current heatmap, or to "" for no heatmap; without it ``outdated`` is None. `busy_s` is how long a write waits
-    for the lock of another process, s.
+    its current heatmap, or to "" for no heatmap. `busy_s` is how long a write waits for the lock of another process, s.
 
     Raises
     ------
@@ -125,7 +124,7 @@ class DecisionLog:
     """
 
     def __init__(
-        self, path: Path, *, fingerprint_of: Callable[[str], str] | None = None, busy_s: float = LOCK_WAIT_S
+        self, path: Path, *, fingerprint_of: Callable[[str], str] = lambda _: "", busy_s: float = LOCK_WAIT_S
     ) -> None:
         self.path = inside(path.parent, path.name)
         self._fingerprint_of = fingerprint_of
@@ -266,10 +265,8 @@ class DecisionLog:
             fingerprint=self._fingerprint(slide_id),
         )
 
-    def _fingerprint(self, slide_id: str) -> str | None:
+    def _fingerprint(self, slide_id: str) -> str:
         """Return the fingerprint of the current heatmap; "" for a slide without one."""
-        if self._fingerprint_of is None:
-            return None
         try:
             return self._fingerprint_of(slide_id)
         except InputMissingError:

@@ -261,22 +261,11 @@ def open_review(
     work: Path | None = None,
     imported: Path | None = None,
 ) -> Iterator[Review]:
-    """Yield a work folder's predictions and decisions, and close them at the end.
+    """Yield the predictions and decisions of a folder that ``predict`` wrote, and close them at the end.
 
-    Parameters
-    ----------
-    out : Path
-        Folder that ``predict`` wrote; gets ``review.sqlite``.
-    reviewer : str
-        Who decides, where the page does not say.
-    beside : Path, optional
-        Predictions of another model for the same slides.
-    manifest : Path, optional
-        Where the slides lie; takes precedence over their status files.
-    work : Path, optional
-        Folder with labels and groups; `out` if not given.
-    imported : Path, optional
-        Exported decisions to import first.
+    `reviewer` decides where the page does not say who does. `beside` has predictions of the same slides by another
+    model. `manifest` says where slides lie, and takes precedence over their status files. `work`, by default `out`, has
+    labels and groups. Decisions in the file `imported` are merged first.
 
     Raises
     ------
@@ -288,11 +277,8 @@ def open_review(
         A file cannot be read.
     """
     with closing(open_cohort(out, beside=beside, manifest=manifest, work=work)) as cohort:
-
-        def fingerprint_of(slide_id: str) -> str:
-            return (cohort.fingerprint(slide_id) if cohort.has_slide(slide_id) else None) or ""
-
-        with DecisionLog(out / "review.sqlite", fingerprint_of=fingerprint_of) as decisions:
+        log = DecisionLog(out / "review.sqlite", fingerprint_of=lambda slide_id: cohort.fingerprint(slide_id) or "")
+        with log as decisions:
             if imported is not None:
                 decisions.merge(read_decisions(imported))
             yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer)

@@ -25,7 +25,7 @@ from pathopatch.core.files import write_json
 from pathopatch.core.task import Outcome
 from pathopatch.models.bundle import read_spec
 from pathopatch.patches.tile import tile_slide
-from pathopatch.report.collect import read_study
+from pathopatch.report.collect import Study
 from pathopatch.slides import open_slide
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.groups import form_groups
@@ -153,12 +153,12 @@ def groups(work: Path) -> object:
 
 OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None], str, str, str]] = {
     "the list of slides": (groups, old_table, "slides.parquet", "check", "check MANIFEST -o WORK --force"),
-    "the list of slides, for the report": (read_study, old_table, "slides.parquet", "check", "check MANIFEST -o WORK"),
-    "a patch table": (read_study, old_table, "patches/a.parquet", "tile", "tile MANIFEST -o WORK --force"),
-    "the groups": (read_study, old_table, "groups.parquet", "groups", "groups WORK --force"),
-    "a run": (read_study, old_json, "runs/r/run.json", "train", "train WORK --force"),
+    "the list of slides, for the report": (Study, old_table, "slides.parquet", "check", "check MANIFEST -o WORK"),
+    "a patch table": (Study, old_table, "patches/a.parquet", "tile", "tile MANIFEST -o WORK --force"),
+    "the groups": (Study, old_table, "groups.parquet", "groups", "groups WORK --force"),
+    "a run": (Study, old_json, "runs/r/run.json", "train", "train WORK --force"),
     "predictions": (
-        read_study,
+        Study,
         old_table,
         "predictions/a.parquet",
         "predict",
@@ -187,14 +187,14 @@ def test_stores_of_an_older_schema_are_refused_with_the_command_to_run(folder: P
     metadata.write_text(json.dumps(content))
     old = Stamp.from_dict(content["attributes"]["stamp"])
     write_table(out / "patches" / "a.parquet", pd.read_parquet(out / "patches" / "a.parquet"), old)
-    for read in (groups, read_study):
+    for read in (groups, Study):
         with pytest.raises(StaleArtefactError, match="under schema 0, .*run pathopatch tile MANIFEST -o WORK --force"):
             read(out)
     (outcome,) = tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
     assert "under schema 0" in outcome.message
     assert "--force" in outcome.message
     assert tile_cohort(manifest(folder, a="a.svs"), out, CONFIG, force=True)[0].state == "done"
-    assert read_study(out).slides["tile_state"].tolist() == ["done"]
+    assert Study(out).slides["tile_state"].tolist() == ["done"]
 
 
 @pytest.mark.fault("older-version", "checkpoint")

@@ -7,7 +7,6 @@ from PIL import Image
 from pathopatch.heatmaps.colors import opaque_colors
 from pathopatch.heatmaps.overlay import ORIGIN, Legend, blend, render, view_size
 from pathopatch.patches.picture import write_png
-from pathopatch.slides.composite import compose
 
 
 def _grey(height=120, width=160):
@@ -124,23 +123,6 @@ def test_the_outline_stays_inside_the_cells_called_tumour():
     assert changed[300:500, 300:500].any()
     changed[300:500, 300:500] = False
     assert not changed.any()
-
-
-def test_brightfield_is_shown_as_it_is():
-    overview = np.random.default_rng(0).integers(0, 256, (3, 7, 9)).astype(np.uint8)
-    rgb = compose(overview, np.zeros((3, 2)), is_rgb=True)
-    np.testing.assert_array_equal(rgb, overview.transpose(1, 2, 0))
-
-
-def test_dark_channels_are_red_green_and_blue_by_their_windows():
-    overview = np.array([[[100, 600, 2000]], [[0, 50, 100]], [[7, 7, 7]]], np.uint16)
-    windows = np.array([[100.0, 1100.0], [0.0, 100.0], [7.0, 7.0]])
-    np.testing.assert_array_equal(compose(overview, windows, is_rgb=False), [[[0, 0, 0], [128, 128, 0], [255, 255, 0]]])
-
-
-def test_one_channel_is_grey():
-    rgb = compose(np.array([[[0, 255]]], np.uint8), np.array([[0.0, 255.0]]), is_rgb=False)
-    np.testing.assert_array_equal(rgb, [[[0, 0, 0], [255, 255, 255]]])
 
 
 def test_the_scale_bar_is_as_long_as_it_says():

@@ -127,13 +127,9 @@ def test_the_config_may_set_min_tissue_or_ask_for_all(tmp_path):
     with grey_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
         assert len(predict_table(slide, mean_model(), config=PredictConfig(min_tissue=0.5))) == 1
         everything = predict_table(slide, mean_model(), config=ALL)
+        assert len(predict_table(slide, mean_model(), config=PredictConfig(min_tissue=0))) == 16
     assert len(everything) == 16
     assert everything["tissue_fraction"].tolist() == [1.0, 0.25] + [0.0] * 14
-
-
-def test_a_least_tissue_of_nothing_asks_for_all_too(tmp_path):
-    with grey_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
-        assert len(predict_table(slide, mean_model(), config=PredictConfig(min_tissue=0))) == 16
 
 
 class LeftHalf(MeanIntensity):

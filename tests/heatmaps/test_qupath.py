@@ -171,12 +171,6 @@ def test_a_folder_without_predictions_is_refused(tmp_path):
     assert not (tmp_path / "qupath").exists()
 
 
-def test_progress_counts_slides(out, tmp_path):
-    seen = []
-    write_qupath_folder(out, tmp_path / "qupath", progress=lambda *told: seen.append(told))
-    assert seen == [("export", 1, 1, "a")]
-
-
 def test_the_page_names_the_files_that_are_written(out, tmp_path):
     decide(out, "accept")
     write_qupath_folder(out, tmp_path / "qupath")

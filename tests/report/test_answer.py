@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from read_page import Page
 
 from pathopatch.core.config import EvaluateConfig, TileConfig
 from pathopatch.groups import TissueThreshold
@@ -72,14 +71,6 @@ def test_a_number_of_too_few_is_no_headline(work: Path) -> None:
     assert "Too few test patches to answer." in headline
     assert "%" not in headline
     assert '<div class="duel">' not in source
-
-
-@pytest.mark.slow
-def test_hashes_stand_in_the_last_section_alone(work: Path) -> None:
-    path = write_report(work, evaluate=EvaluateConfig(bootstrap=0))
-    ids = Page(path).ids
-    anchors = [name for name in ids if f"{name}-title" in ids]
-    assert (anchors[0], anchors[-1]) == ("glance", "provenance")
 
 
 @pytest.fixture(scope="module")

@@ -38,10 +38,6 @@ def test_the_loss_without_a_channel_is_shown_with_its_interval(work: Path, page:
     assert f"[+{100 * row['auroc_lost_low']:.1f}, +{100 * row['auroc_lost_high']:.1f}]" in page.text
 
 
-def test_the_change_of_the_dependence_on_tissue_is_shown(page: Page) -> None:
-    assert "Change: of their sizes against ERM on the same patches" in page.text
-
-
 def with_external_validation(work: Path, folder: Path, name: str) -> Path:
     """A copy of the study in which a model from elsewhere was judged; as `evaluate_bundle` leaves it."""
     copy: Path = shutil.copytree(work, folder)

@@ -12,7 +12,7 @@ from made_study import QUICK, make_study, write_run
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.report import answer, results, write_report
-from pathopatch.report.collect import Study, read_study
+from pathopatch.report.collect import Study
 
 MASKED, UNMASKED = "auto, mask normalise", "auto, mask none"
 
@@ -33,7 +33,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(mixed: Path) -> Study:
-    return read_study(mixed, evaluate=EvaluateConfig(bootstrap=0))
+    return Study(mixed, evaluate=EvaluateConfig(bootstrap=0))
 
 
 @pytest.mark.slow

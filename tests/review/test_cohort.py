@@ -99,29 +99,6 @@ def test_a_slide_that_is_predicted_while_others_are_looked_at_comes_in(out: Path
     assert cohort.ids() == ["bright", "dark", "new", "spoilt"]
 
 
-HOSTILE = [
-    "",
-    ".",
-    "..",
-    "../out",
-    "bright/../dark",
-    "..%2fbright",
-    "BRIGHT",
-    "/etc/passwd",
-    "bright\x00",
-    "bright.json",
-]
-
-
-@pytest.mark.parametrize("slide_id", HOSTILE)
-def test_an_id_is_looked_up_and_never_a_path(slide_id: str, folders: Folders) -> None:
-    cohort = open_cohort(folders.out)
-    assert not cohort.has_slide(slide_id)
-    for ask in (cohort.open, cohort.fingerprint):
-        with pytest.raises(InputMissingError, match="no slide of this id"):
-            ask(slide_id)
-
-
 def test_a_slide_that_failed_is_known_and_has_no_heatmap_to_open(folders: Folders) -> None:
     cohort = open_cohort(folders.out)
     assert cohort.has_slide("spoilt")
@@ -247,17 +224,6 @@ def test_a_slide_that_is_not_there_as_it_was_has_a_reason_and_its_values(
     assert facts["has_slide"] is False
     assert reasons[what] in facts["why_no_slide"]
     assert slide_values(slide) == slide_values(open_cohort(folders.out).open("bright"))
-
-
-@pytest.mark.fault("changed")
-def test_a_file_that_takes_the_slides_place_is_not_shown_under_its_map(out: Path, tmp_path: Path) -> None:
-    path = tmp_path / "bright.svs"
-    made.write_aperio(path, bright_image(), levels=2)
-    update_status(out, "bright", "predict", read_status(out, "bright")["predict"] | {"source": str(path)})
-    slide = open_cohort(out).open("bright")
-    assert slide.why_no_pixels() is None
-    made.write_aperio(path, np.ascontiguousarray(bright_image()[:, ::-1]), levels=2)
-    assert "content of its files differs" in (slide.why_no_pixels() or "")
 
 
 def test_a_manifest_says_where_a_slide_has_moved_to(out: Path, tmp_path: Path) -> None:

@@ -72,12 +72,6 @@ def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisio
     assert [(row["x"], row["y"]) for row in state_json["patches"]] == [(0, 64), (64, 0)]
 
 
-def test_a_slide_nobody_has_decided_of_has_an_empty_state(decisions: DecisionLog) -> None:
-    assert decisions.state("s9").to_dict() == {
-        "slide_id": "s9", "revision": 0, "decision": None, "patches": [], "regions": [], "history": []
-    }  # fmt: skip
-
-
 def test_a_write_on_an_old_revision_is_refused_with_the_latest_decision(decisions: DecisionLog) -> None:
     decisions.record(accept(verdict="flag", reviewer="Bo"), revision=0)
     for seen in (0, 2):
@@ -160,11 +154,6 @@ def test_a_decision_of_another_heatmap_is_outdated(tmp_path: Path) -> None:
         now["s1"] = "c"
         assert decisions.last()["s1"]["outdated"] is True
         assert [row["outdated"] for row in decisions.state("s1").to_dict()["history"]] == [True, True]
-
-
-def test_without_fingerprints_outdated_is_unknown(decisions: DecisionLog) -> None:
-    decisions.record(accept(fingerprint="a"), revision=0)
-    assert decisions.last()["s1"]["outdated"] is None
 
 
 def test_rows_cannot_be_changed_or_removed_even_by_other_programs(decisions: DecisionLog) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from review_page import DECISIONS, WRITE, Page, answering, predicted
+from review_page import Page, answering, predicted
 
 from pathopatch.review.security import Access
 
@@ -33,11 +33,6 @@ def draw(page: Page, region: str = INSIDE, **fields: object) -> int:
     return page.decide(verdict=fields.pop("verdict", "tumour"), region=region, **fields).status
 
 
-def undo(page: Page) -> int:
-    body = json.dumps({"revision": page.revision}).encode()
-    return page.ask("/api/slides/a/undo", method="POST", headers=WRITE, body=body).status
-
-
 def archive(page: Page, name: str) -> dict[str, bytes]:
     answer = page.ask(f"/export/{name}")
     assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
@@ -45,37 +40,18 @@ def archive(page: Page, name: str) -> dict[str, bytes]:
         return {one: opened.read(one) for one in opened.namelist()}
 
 
-def test_a_region_is_kept_removed_and_comes_back(page: Page) -> None:
-    assert draw(page, comment="glands") == 201
-    (region,) = page.ask(DECISIONS).json["regions"]
-    assert (region["region"], region["verdict"], region["comment"]) == (INSIDE, "tumour", "glands")
-    assert draw(page, verdict="removed") == 201
-    assert page.ask(DECISIONS).json["regions"] == []
-    assert undo(page) == 201
-    assert len(page.ask(DECISIONS).json["regions"]) == 1
-
-
 @pytest.mark.parametrize(
-    ("region", "message"),
-    [
-        ("POLYGON ((0 0, 90 70, 90 0, 0 70, 0 0))", "crosses or touches itself near 45, 35 px"),
-        ("POLYGON ((0 0, 97 0, 0 80, 0 0))", "reaches to 97, 80 px, the slide to 96, 80 px"),
-        ("POLYGON ((0 0, 1 1))", "no outline of at least three points"),
-    ],
+    "region",
+    ["POLYGON ((0 0, 90 70, 90 0, 0 70, 0 0))", "POLYGON ((0 0, 97 0, 0 80, 0 0))"],  # crosses itself; beyond the slide
 )
-def test_a_region_that_is_none_is_refused_in_words(page: Page, region: str, message: str) -> None:
+def test_a_region_that_is_none_is_refused(page: Page, region: str) -> None:
     answer = page.decide(verdict="tumour", region=region)
     assert (answer.status, answer.json["code"]) == (400, "INPUT_UNSUPPORTED")
-    assert message in answer.json["message"]
     assert page.revision == 0
 
 
 def test_a_region_up_to_the_edge_of_the_slide_is_taken(page: Page) -> None:
     assert draw(page, "POLYGON ((0 0, 96 0, 96 80, 0 80, 0 0))") == 201
-
-
-def test_a_region_on_another_map_is_refused(page: Page) -> None:
-    assert draw(page, fingerprint="0" * 16) == 409
 
 
 def test_regions_are_sent_as_one_file_per_slide(page: Page) -> None:

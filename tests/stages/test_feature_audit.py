@@ -33,7 +33,7 @@ from pathopatch.features.readers import open_features
 from pathopatch.features.readers.pathopatch_h5 import write_slide_features
 from pathopatch.patches.tile import COLUMNS, is_tiled
 from pathopatch.report import write_report
-from pathopatch.report.collect import read_study
+from pathopatch.report.collect import Study
 from pathopatch.stages.audit import audit
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.feature_audit import audit_features, measure_robustness, robustness_text
@@ -387,7 +387,7 @@ def test_patients_of_one_slide_have_splits_and_neighbours(tmp_path: Path) -> Non
         "test": {"size": 2, "sum": 1}, "train": {"size": 8, "sum": 4}, "val": {"size": 2, "sum": 1},
     }  # fmt: skip
     assert measure_robustness(work)["ri"] is not None
-    slides = read_study(work).slides  # the report's table: a row for each split
+    slides = Study(work).slides  # the report's table: a row for each split
     assert dict(zip(slides["split"], slides["patients"], strict=True)) == {"test": 2, "train": 8, "val": 2}
 
 
