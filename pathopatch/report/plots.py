@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from pathopatch.evaluation.tissue_dependence import rank_correlation, slope
+from pathopatch.evaluation.tissue_dependence import slope
 from pathopatch.groups import GroupingAttribute, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
@@ -151,11 +151,9 @@ def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: 
             part = table[table["label"] == label].sort_values("patch_id")
             fraction, probability = part["tissue_fraction"].to_numpy(float), part["probability"].to_numpy(float)
             _scatter(axes, fraction, probability)
-            title = f"{labels[label]}: slope {slope(fraction, probability):+.2f}, "
-            title += f"rank correlation {rank_correlation(fraction, probability):+.2f}"
             style_axes(
                 axes,
-                title=title if label else f"{run}\n{title}",
+                title=labels[label] if label else f"{run}\n{labels[label]}",
                 x="tissue fraction" if label else "",
                 y="" if column else f"probability of {labels[1]}",
                 title_pt=9,
@@ -300,18 +298,17 @@ def reliability(
         upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
         for number, curve in enumerate(by_attribute):
             color, mark = (style[number % len(style)] for style in _VALUE_STYLES)
-            _reliability_line(upper, [row for row in curve["bins"] if row["n"]], color=color, mark=mark)
+            if bins := [row for row in curve["bins"] if row["n"]]:
+                names_of_values = ("mean_probability", "tumor_share", "tumor_share_low", "tumor_share_high")
+                x, y, low, high = (np.array([row[name] for row in bins], np.float64) for name in names_of_values)
+                faces = [color if row["n"] >= _FEW else "white" for row in bins]
+                upper.plot(x, y, color=color, linewidth=1.4)
+                upper.vlines(x, low, high, color=color, linewidth=1.2, alpha=0.7)
+                upper.scatter(x, y, s=30, marker=mark, edgecolors=color, facecolors=faces, zorder=3)
             edges = [row["low"] for row in curve["bins"]] + [1.0]
             lower.stairs([row["n"] for row in curve["bins"]], edges, color=color, linewidth=1.6)
         style_axes(upper, title=run, y="" if column else f"share that is {tumor}", title_pt=9)
-        errors = "\n".join(
-            f"{name}: error {100 * curve['ece']:.0f} % ({100 * curve['ece_if_calibrated']:.0f} % by chance)"
-            for name, curve in zip(names, by_attribute, strict=True)
-            if curve["n"]
-        )
-        upper.text(0.02, 1.06, escape_formula(errors), fontsize=7.5, va="bottom", color=INK)
-        # Above the diagram there is room for a line of text per value of the attribute.
-        upper.set_ylim(-0.03, 1.1 + 0.08 * len(names))
+        upper.set_ylim(-0.03, 1.03)
         upper.set_yticks(np.linspace(0, 1, 6))
         percent_axis(upper)
         style_axes(lower, x=f"predicted probability of {tumor}", y="" if column else "patches")
@@ -322,17 +319,3 @@ def reliability(
         panels[0, 0].plot([], [], marker=mark, color=color, label=escape_formula(name), linewidth=1.6)
     figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=min(len(names), 4))
     return png(figure)
-
-
-def _reliability_line(axes: Axes, bins: Sequence[Mapping[str, Any]], *, color: str, mark: str) -> None:
-    """Draw the share of tumour over the probability; marks of bins with few patches are hollow."""
-    if not bins:
-        return
-    x, y = ([row[name] for row in bins] for name in ("mean_probability", "tumor_share"))
-    axes.plot(x, y, color=color, linewidth=1.4)
-    for row in bins:
-        low, high = row["tumor_share_low"], row["tumor_share_high"]
-        if low is not None and np.isfinite(low):
-            axes.vlines(row["mean_probability"], low, high, color=color, linewidth=1.2, alpha=0.7)
-        face = color if row["n"] >= _FEW else "white"
-        axes.plot(row["mean_probability"], row["tumor_share"], mark, color=color, markerfacecolor=face, markersize=5.5)

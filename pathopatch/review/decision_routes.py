@@ -138,7 +138,7 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
             "the slide was predicted again since the page was opened",
             place=slide_id,
             remedy="reload the page and look again",
-            state=review.decisions.state(slide_id).to_dict(),
+            state=review.decisions.state(slide_id),
         )
     review.decisions.record(decision, revision=body.revision)
     return _decisions(review, slide_id, 201)
@@ -162,4 +162,4 @@ def _undo(request: Request, body: UndoRequest) -> Response:
 
 
 def _decisions(review: Review, slide_id: str, status: int = 200) -> Response:
-    return json_answer(review.decisions.state(slide_id).to_dict(), status)
+    return json_answer(review.decisions.state(slide_id), status)

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -71,35 +71,6 @@ _LAST = f"""SELECT {", ".join(FIELDS)} FROM (
 ) WHERE place = 1"""
 _WRITTEN = tuple(name for name in FIELDS if name != "id")
 _INSERT = f"INSERT INTO decisions ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':{name}' for name in _WRITTEN)})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideState:
-    """The decisions on one slide."""
-
-    slide_id: str
-    revision: int = 0  # the number of its rows; a reviewer who decides must have seen this one
-    decision: RecordedDecision | None = None  # the current verdict on the whole slide
-    patches: tuple[RecordedDecision, ...] = ()  # the current labels of patches, oldest first
-    regions: tuple[RecordedDecision, ...] = ()  # the current verdicts on regions, oldest first; removals too
-    history: tuple[RecordedDecision, ...] = ()  # all rows, newest first
-    fingerprint: str = ""  # of the current heatmap; "" for a slide without one
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; each row has ``outdated`` and ``stands``. Regions that were removed are left out."""
-        standing_ids = {row.id for row in (self.decision, *self.patches, *self.regions) if row}
-
-        def to_json(row: RecordedDecision) -> dict[str, Any]:
-            return _with_outdated(row, self.fingerprint) | {"stands": row.id in standing_ids}
-
-        return {
-            "slide_id": self.slide_id,
-            "revision": self.revision,
-            "decision": to_json(self.decision) if self.decision else None,
-            "patches": [to_json(row) for row in self.patches],
-            "regions": [to_json(row) for row in self.regions if row.verdict != REMOVED],
-            "history": [to_json(row) for row in self.history],
-        }
 
 
 def _with_outdated(row: RecordedDecision, fingerprint: str) -> dict[str, Any]:
@@ -245,25 +216,33 @@ class DecisionLog:
         write_bytes(Path.cwd() / name, content)
         return Path.cwd() / name
 
-    def state(self, slide_id: str) -> SlideState:
-        """Return the decisions on a slide; an empty state where there are none."""
+    def state(self, slide_id: str) -> dict[str, Any]:
+        """Return the decisions on a slide as JSON values, each with ``outdated`` and ``stands``.
+
+        ``revision`` is the number of its rows, which a reviewer who decides must have seen. ``decision``, ``patches``
+        and ``regions``, less those removed, are current, oldest first; ``history`` has all rows, newest first.
+        """
         return self._state(slide_id, self._read(_OF_SLIDE, slide_id))
 
     def last(self) -> dict[str, dict[str, Any]]:
         """Return by slide the current verdict, as JSON values with ``outdated``; one query for all slides."""
         return {row.slide_id: _with_outdated(row, self._fingerprint(row.slide_id)) for row in self._read(_LAST)}
 
-    def _state(self, slide_id: str, rows: Sequence[RecordedDecision]) -> SlideState:
-        current = current_decisions(rows)
-        return SlideState(
-            slide_id=slide_id,
-            revision=len(rows),
-            decision=next((row for row in current if row.kind == "slide"), None),
-            patches=tuple(row for row in current if row.kind == "patch"),
-            regions=tuple(row for row in current if row.kind == "region"),
-            history=tuple(reversed(rows)),
-            fingerprint=self._fingerprint(slide_id),
-        )
+    def _state(self, slide_id: str, rows: Sequence[RecordedDecision]) -> dict[str, Any]:
+        current, fingerprint = current_decisions(rows), self._fingerprint(slide_id)
+        ids = {row.id for row in current}
+
+        def to_json(kind: str) -> list[dict[str, Any]]:
+            return [_with_outdated(row, fingerprint) | {"stands": True} for row in current if row.kind == kind]
+
+        return {
+            "slide_id": slide_id,
+            "revision": len(rows),
+            "decision": next(iter(to_json("slide")), None),
+            "patches": to_json("patch"),
+            "regions": [row for row in to_json("region") if row["verdict"] != REMOVED],
+            "history": [_with_outdated(row, fingerprint) | {"stands": row.id in ids} for row in reversed(rows)],
+        }
 
     def _fingerprint(self, slide_id: str) -> str:
         """Return the fingerprint of the current heatmap; "" for a slide without one."""
@@ -275,12 +254,12 @@ class DecisionLog:
     def _require_revision(self, log: sqlite3.Connection, slide_id: str, revision: int) -> None:
         """Refuse a decision on a slide whose state has changed since the reviewer saw it."""
         state = self._state(slide_id, _rows(log, _OF_SLIDE, slide_id))
-        if state.revision != revision:
+        if state["revision"] != revision:
             raise ReviewConflictError(
-                f"slide {slide_id} has {state.revision} decisions by now, the page showed {revision}",
+                f"slide {slide_id} has {state['revision']} decisions by now, the page showed {revision}",
                 place=str(self.path),
                 remedy="look at the new decisions, then decide again",
-                state=state.to_dict(),
+                state=state,
             )
 
     def _read(self, query: str, *values: object) -> list[RecordedDecision]:

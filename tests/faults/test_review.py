@@ -124,7 +124,7 @@ def test_a_log_that_stays_locked_is_an_error_and_nothing_is_written(tmp_path: Pa
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(SlideTimeoutError, match="locked by another process; nothing was written"):
             decisions.record(accept(), revision=0)
-        assert decisions.state("s1").revision == 0  # reading goes on
+        assert decisions.state("s1")["revision"] == 0  # reading goes on
         other.execute("ROLLBACK")
         other.close()
         assert decisions.record(accept(), revision=0).revision == 1  # and so does writing, afterwards
@@ -144,7 +144,7 @@ def test_readers_answer_at_once_while_a_write_waits_for_a_lock(tmp_path: Path, l
             time.sleep(0.01)
         began = time.monotonic()
         assert decisions.rows() == [row]
-        assert decisions.state("s1").revision == 1
+        assert decisions.state("s1")["revision"] == 1
         assert decisions.last()["s1"]["id"] == 1
         assert read_log(path) == [row]
         assert time.monotonic() - began < 2
@@ -288,7 +288,7 @@ def test_100_kills_lose_no_acknowledged_decision_of_the_file_alone(tmp_path: Pat
             if not process:
                 with DecisionLog(log) as decisions:
                     while True:
-                        seen = decisions.state("s1").revision
+                        seen = decisions.state("s1")["revision"]
                         decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=seen)
                         os.write(says, b".")
             os.close(says)

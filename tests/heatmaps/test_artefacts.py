@@ -247,16 +247,6 @@ def test_other_settings_stop_unless_forced(tmp_path, slide, changed_model, chang
     assert predict_to(slide, model(**changed_model), tmp_path, slide_id="s1", config=config).state == "current"
 
 
-def test_other_pixels_stop_unless_forced(tmp_path, slide, image):
-    predict_to(slide, model(), tmp_path / "out", slide_id="s1")
-    slide.close()
-    with (
-        grey_slide(tmp_path / "s.tif", image[::-1].copy()) as other,
-        pytest.raises(StaleArtefactError, match="'slide' differs"),
-    ):
-        predict_to(other, model(), tmp_path / "out", slide_id="s1")
-
-
 @pytest.mark.parametrize("side", [96, 960], ids=["small", "alike almost everywhere"])
 def test_two_pages_of_one_file_are_two_slides(tmp_path, side):
     image = np.full((side, side), GLASS, np.uint8)
@@ -273,12 +263,6 @@ def test_two_pages_of_one_file_are_two_slides(tmp_path, side):
             predict_to(second, model(), tmp_path, slide_id="s1")
 
 
-def test_other_weights_stop_unless_forced(tmp_path, slide):
-    predict_to(slide, model(), tmp_path, slide_id="s1")
-    with pytest.raises(StaleArtefactError, match="'model' differs"):
-        predict_to(slide, mean_model(gain=3.0, bias=1.0), tmp_path, slide_id="s1")
-
-
 def test_one_model_more_stops_unless_forced_and_their_order_says_nothing(tmp_path, slide):
     first, second = model(), model(temperature=2.0)
     predict_to(slide, Ensemble([first, second]), tmp_path, slide_id="s1")
@@ -288,12 +272,22 @@ def test_one_model_more_stops_unless_forced_and_their_order_says_nothing(tmp_pat
             predict_to(slide, other, tmp_path, slide_id="s1")
 
 
-def test_another_precision_stops_unless_forced(tmp_path, slide):
-    predict_to(slide, model(), tmp_path, slide_id="s1")
-    other = model()
-    other.runtime.precision = "bfloat16"
-    with pytest.raises(StaleArtefactError, match="precision was 'float32', is 'bfloat16'"):
-        predict_to(slide, other, tmp_path, slide_id="s1")
+def test_other_pixels_weights_or_precision_stop_unless_forced(tmp_path, slide, image):
+    predict_to(slide, model(), tmp_path / "out", slide_id="s1")
+    half = model()
+    half.runtime.precision = "bfloat16"
+    for other, reason in (
+        (mean_model(gain=3.0, bias=1.0), "'model' differs"),
+        (half, "precision was 'float32', is 'bfloat16'"),
+    ):
+        with pytest.raises(StaleArtefactError, match=reason):
+            predict_to(slide, other, tmp_path / "out", slide_id="s1")
+    slide.close()
+    with (
+        grey_slide(tmp_path / "s.tif", image[::-1].copy()) as turned,
+        pytest.raises(StaleArtefactError, match="'slide' differs"),
+    ):
+        predict_to(turned, model(), tmp_path / "out", slide_id="s1")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def decide(out, verdict, **more):
     with DecisionLog(out / "review.sqlite") as log:
         slide_id = more.pop("slide_id", "a")
         decision = Decision(slide_id=slide_id, verdict=verdict, reviewer=more.pop("reviewer", "Ada"), **more)
-        log.record(decision, revision=log.state(slide_id).revision)
+        log.record(decision, revision=log.state(slide_id)["revision"])
 
 
 def test_heatmaps_are_those_of_predict_and_take_no_room(out, tmp_path):
@@ -119,7 +119,7 @@ def test_a_later_decision_has_the_id_of_the_one_it_replaces(out, tmp_path, decid
 def test_a_withdrawn_decision_is_gone(out, tmp_path, decided):
     decide(out, "flag")
     with DecisionLog(out / "review.sqlite") as log:
-        log.undo("a", "Ada", log.state("a").revision)
+        log.undo("a", "Ada", log.state("a")["revision"])
     write_qupath_folder(out, tmp_path / "qupath")
     assert not decided.exists()
 

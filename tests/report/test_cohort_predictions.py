@@ -38,7 +38,7 @@ def heatmap_fingerprint(out: Path, slide_id: str) -> str:
 def decide(out: Path, *decisions: Decision) -> None:
     with DecisionLog(out / "review.sqlite") as log:
         for decision in decisions:
-            log.record(decision, revision=log.state(decision.slide_id).revision)
+            log.record(decision, revision=log.state(decision.slide_id)["revision"])
 
 
 @pytest.fixture(scope="module")

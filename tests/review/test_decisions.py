@@ -61,15 +61,12 @@ def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisio
     for seen, step in enumerate(steps):
         decisions.record(step, revision=seen)
     state = decisions.state("s1")
-    assert state.revision == 5
-    assert state.decision is not None
-    assert (state.decision.verdict, state.decision.reviewer) == ("reject", "Bo")
-    assert [(row.x, row.y, row.verdict) for row in state.patches] == [(0, 64, "unsure"), (64, 0, "non-tumour")]
-    assert [row.revision for row in state.history] == [5, 4, 3, 2, 1]
-    state_json = state.to_dict()
-    assert [row["stands"] for row in state_json["history"]] == [True, True, True, False, False]
-    assert state_json["decision"]["verdict"] == "reject"
-    assert [(row["x"], row["y"]) for row in state_json["patches"]] == [(0, 64), (64, 0)]
+    assert state["revision"] == 5
+    assert (state["decision"]["verdict"], state["decision"]["reviewer"]) == ("reject", "Bo")
+    labels = [(row["x"], row["y"], row["verdict"]) for row in state["patches"]]
+    assert labels == [(0, 64, "unsure"), (64, 0, "non-tumour")]
+    assert [row["revision"] for row in state["history"]] == [5, 4, 3, 2, 1]
+    assert [row["stands"] for row in state["history"]] == [True, True, True, False, False]
 
 
 def test_a_write_on_an_old_revision_is_refused_with_the_latest_decision(decisions: DecisionLog) -> None:
@@ -92,15 +89,14 @@ def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: DecisionLog)
     row = decisions.undo("s1", "Ada", 3)
     assert (row.verdict, row.reviewer, row.undoes, row.fingerprint) == ("undo", "Ada", 3, "b")
     state = decisions.state("s1")
-    assert state.decision is not None
-    assert state.decision.verdict == "accept"  # what the reject had taken the place of
+    assert state["decision"]["verdict"] == "accept"  # what the reject had taken the place of
     assert decisions.undo("s1", "Ada", 4).undoes == 2
-    assert decisions.state("s1").patches == ()
+    assert decisions.state("s1")["patches"] == []
     assert decisions.undo("s1", "Ada", 5).undoes == 1
-    assert decisions.state("s1").decision is None
+    assert decisions.state("s1")["decision"] is None
     with pytest.raises(InputMissingError, match="no decision of Ada to withdraw"):
         decisions.undo("s1", "Ada", 6)
-    assert decisions.state("s1").revision == 6
+    assert decisions.state("s1")["revision"] == 6
     assert decisions.last() == {}
 
 
@@ -137,7 +133,7 @@ def test_last_has_the_verdict_that_stands_on_each_slide(decisions: DecisionLog) 
     decisions.undo("s1", "Ada", 3)
     assert {slide: row["verdict"] for slide, row in decisions.last().items()} == {"s1": "accept", "s2": "reject"}
     for slide, row in decisions.last().items():
-        decision = decisions.state(slide).to_dict()["decision"]
+        decision = decisions.state(slide)["decision"]
         assert row == {name: value for name, value in decision.items() if name != "stands"}
 
 
@@ -147,13 +143,13 @@ def test_a_decision_of_another_heatmap_is_outdated(tmp_path: Path) -> None:
         decisions.record(accept(fingerprint="a"), revision=0)
         decisions.record(patch(0, 0, "tumour", fingerprint="b"), revision=1)
         decisions.record(accept("s2", verdict="reject"), revision=0)  # nothing was predicted, and nothing is
-        state = decisions.state("s1").to_dict()
+        state = decisions.state("s1")
         assert state["decision"]["outdated"] is False
         assert state["patches"][0]["outdated"] is True
         assert {slide: row["outdated"] for slide, row in decisions.last().items()} == {"s1": False, "s2": False}
         now["s1"] = "c"
         assert decisions.last()["s1"]["outdated"] is True
-        assert [row["outdated"] for row in decisions.state("s1").to_dict()["history"]] == [True, True]
+        assert [row["outdated"] for row in decisions.state("s1")["history"]] == [True, True]
 
 
 def test_rows_cannot_be_changed_or_removed_even_by_other_programs(decisions: DecisionLog) -> None:
@@ -163,7 +159,7 @@ def test_rows_cannot_be_changed_or_removed_even_by_other_programs(decisions: Dec
             with pytest.raises(sqlite3.IntegrityError, match="only appended"):
                 other.execute(statement)
     other.close()
-    assert decisions.state("s1").to_dict()["decision"]["verdict"] == "accept"
+    assert decisions.state("s1")["decision"]["verdict"] == "accept"
 
 
 def test_a_clock_that_was_set_back_does_not_turn_the_order_round(
@@ -180,7 +176,7 @@ def test_a_clock_that_was_set_back_does_not_turn_the_order_round(
     second = decisions.record(accept(verdict="reject"), revision=1)
     assert datetime.fromisoformat(second.made) < datetime.fromisoformat(first.made) - timedelta(hours=23)
     assert datetime.fromisoformat(second.sorted_as) - datetime.fromisoformat(first.made) == timedelta(microseconds=1)
-    assert decisions.state("s1").decision == second
+    assert decisions.state("s1")["decision"]["id"] == second.id
 
 
 def test_a_decision_dated_in_the_future_does_not_date_the_next(decisions: DecisionLog, tmp_path: Path) -> None:
@@ -190,7 +186,7 @@ def test_a_decision_dated_in_the_future_does_not_date_the_next(decisions: Decisi
     rows = [decisions.record(accept(verdict=verdict), revision=n) for n, verdict in enumerate(("accept", "flag"), 1)]
     for row in rows:
         assert abs(datetime.fromisoformat(row.made) - datetime.now(UTC)) < timedelta(minutes=1)
-    assert decisions.state("s1").decision == rows[1]
+    assert decisions.state("s1")["decision"]["id"] == rows[1].id
     assert decisions.last()["s1"]["verdict"] == "flag"
     assert decisions.record(accept("s2"), revision=0).sorted_as == ""
     (tmp_path / "review.csv").write_text(decisions_csv(decisions.rows()), newline="")

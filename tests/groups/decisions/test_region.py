@@ -80,7 +80,7 @@ def test_a_region_is_drawn_relabelled_removed_and_comes_back_by_undo(tmp_path: P
             (SQUARE, "non-tumour"),
         ]
         log.record(region(TRIANGLE, "removed"), revision=3)
-        state = log.state("s1").to_dict()
+        state = log.state("s1")
         assert [row["region"] for row in state["regions"]] == [SQUARE]
         assert (state["decision"], state["patches"], log.last()) == (None, [], {})
         assert [row["stands"] for row in state["history"]] == [True, True, False, False]
