@@ -19,7 +19,7 @@ from pathopatch.core.mask_bits import pack_masks
 from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
-from pathopatch.patches.tissue import TissueModel, doubt_misplaced, nearest_part, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, nearest_part, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
@@ -128,20 +128,15 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         unscanned=unscanned,
     )
     if tissue_mask is not None:
-        overview_px = (overview.shape[2], overview.shape[1])
         is_from_bounds = config.labels.annotations.subtracted_bounds
-        bounds_origin = slide.bounds[:2] if is_from_bounds else (0, 0)
-        supplied = supplied_tissue(
-            read_tissue_mask(
-                tissue_mask, slide_size=slide.size, overview_px=overview_px, bounds_origin=bounds_origin, grid=grid
-            ),
-            polarities=polarities,
-            overview_px=overview_px,
-            scale_x=scale_x,
-            scale_y=scale_y,
-            unscanned=unscanned.mask,
+        mask = read_tissue_mask(
+            tissue_mask,
+            slide_size=slide.size,
+            overview_px=(overview.shape[2], overview.shape[1]),
+            bounds_origin=slide.bounds[:2] if is_from_bounds else (0, 0),
+            grid=grid,
         )
-        tissue = doubt_misplaced(supplied, tissue)
+        tissue = supplied_tissue(mask, tissue, unscanned.mask)
     if tissue.is_unsure and config.tissue.when_unsure == "fail":
         raise NoTissueError(
             f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",

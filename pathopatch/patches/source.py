@@ -46,32 +46,12 @@ class PatchSource(Protocol):
 
     slide_id: str
     grid: Grid
+    mpp: float | None  # um per level-0 px; None where it is unknown
+    size_px: tuple[int, int] | None  # width and height of the slide, level-0 px; None of patches that are no slide's
+    origins: NDArray[np.int64]  # (N, 2): (x, y) of each patch, level-0 px
+    contents: list[str]  # fingerprints of the slide's content, by which a model may know it; none where it is not known
+    stamp: Stamp  # what the patches depend on: a source that is opened again on the same files has the same
     warnings: list[str]  # may grow while the patches are read
-
-    @property
-    def mpp(self) -> float | None:
-        """Micrometres per level-0 px; None where it is unknown."""
-        ...
-
-    @property
-    def size_px(self) -> tuple[int, int] | None:
-        """Width and height of the slide, level-0 px; None of patches that are no slide's."""
-        ...
-
-    @property
-    def origins(self) -> NDArray[np.int64]:
-        """(x, y) of each patch, level-0 px, int64 of shape (N, 2)."""
-        ...
-
-    @property
-    def contents(self) -> list[str]:
-        """Fingerprints of the slide's content, by which a model may know it; none where it is not known."""
-        ...
-
-    @property
-    def stamp(self) -> Stamp:
-        """What the patches depend on: a source that is opened again on the same files has the same."""
-        ...
 
     def batches(
         self,
@@ -151,17 +131,8 @@ class FromSlide:
         self.slide, self.slide_id, self.tiling, self.tissue_mask = slide, slide_id, tiling, tissue_mask
         self.grid = grid_of(slide, tiling)
         self.warnings = list(slide.notes)
+        self.mpp, self.size_px = slide.mpp if slide.has_mpp else None, slide.size
         self.channels, self.dtype, self.is_rgb = slide.channels, slide.dtype, slide.is_rgb
-
-    @property
-    def mpp(self) -> float | None:
-        """Micrometres per level-0 px; None where it is unknown."""
-        return self.slide.mpp if self.slide.has_mpp else None
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """Width and height of the slide, level-0 px."""
-        return self.slide.size
 
     @cached_property
     def origins(self) -> NDArray[np.int64]:
@@ -252,18 +223,10 @@ class FromStore:
         stored = self.store.attributes
         sides = {name: stored[name] for name in ("downsample", "patch_px", "stride_px")}
         self.grid = Grid(width=stored["size_px"][0], height=stored["size_px"][1], **sides)
+        # Ready patches have no slide.
+        self.size_px = None if stored.get("is_ready_set") else (self.grid.width, self.grid.height)
+        self.mpp: float | None = stored["mpp"]
         self.channels, self.is_rgb = tuple(stored["channels"]), bool(stored["is_rgb"])
-
-    @property
-    def mpp(self) -> float | None:
-        """Micrometres per level-0 px; None where it is unknown."""
-        mpp: float | None = self.store.attributes["mpp"]
-        return mpp
-
-    @property
-    def size_px(self) -> tuple[int, int] | None:
-        """Width and height of the slide, level-0 px; None of ready patches, which have no slide."""
-        return None if self.store.attributes.get("is_ready_set") else (self.grid.width, self.grid.height)
 
     @property
     def origins(self) -> NDArray[np.int64]:

@@ -266,41 +266,31 @@ def _nearest(start: int, n: int, downsample: float, step: float, size: int) -> N
     return nearest
 
 
-def supplied_tissue(
-    mask: NDArray[np.bool_],
-    *,
-    polarities: Polarities,
-    overview_px: tuple[int, int],
-    scale_x: float,
-    scale_y: float,
-    unscanned: NDArray[np.bool_] | None = None,
-) -> TissueModel:
-    """Return the tissue model of a supplied mask (H, W) that covers the slide at any scale; specks and holes stay."""
-    is_finer = mask.shape[1] > overview_px[0] or mask.shape[0] > overview_px[1]
+def supplied_tissue(mask: NDArray[np.bool_], found: TissueModel, unscanned: NDArray[np.bool_]) -> TissueModel:
+    """Return the tissue model of a supplied mask (H, W) that covers the slide at any scale; specks and holes stay.
+
+    It has a doubt where it leaves out as much of the `found` tissue as it holds. `unscanned` is the overview's, (h, w).
+    """
+    height, width = found.mask.shape
+    is_finer = mask.shape[1] > width or mask.shape[0] > height
     interpolation = cv2.INTER_AREA if is_finer else cv2.INTER_NEAREST_EXACT
-    shares = cv2.resize(mask.astype(np.float32), overview_px, interpolation=interpolation)
-    is_tissue = shares >= 0.5 - 1e-6  # half of an overview pixel is enough, also after rounding
-    missing = unscanned if unscanned is not None and unscanned.any() else None
-    return TissueModel(
-        polarities=polarities,
-        windows=np.zeros((len(polarities), 2)),
+    shares = cv2.resize(mask.astype(np.float32), (width, height), interpolation=interpolation)
+    is_tissue = (shares >= 0.5 - 1e-6) & ~unscanned  # half of an overview pixel is enough, also after rounding
+    supplied = TissueModel(
+        polarities=found.polarities,
+        windows=np.zeros((len(found.polarities), 2)),
         threshold=EVERY_PIXEL,
-        mask=(is_tissue if missing is None else is_tissue & ~missing).astype(np.uint8),
-        scale_x=scale_x,
-        scale_y=scale_y,
-        unscanned=None if missing is None else missing.astype(np.uint8),
+        mask=is_tissue.astype(np.uint8),
+        scale_x=found.scale_x,
+        scale_y=found.scale_y,
+        unscanned=unscanned.astype(np.uint8) if unscanned.any() else None,
         is_supplied=True,
     )
-
-
-def doubt_misplaced(supplied: TissueModel, found: TissueModel) -> TissueModel:
-    """Return a supplied tissue model, with a doubt where it leaves out as much of the found tissue as it holds."""
-    is_supplied = supplied.mask != 0
-    is_left_out = ~is_supplied if supplied.unscanned is None else ~is_supplied & (supplied.unscanned == 0)
+    is_left_out = ~is_tissue & ~unscanned
     # Tissue is often supplied since finding it failed: then nothing is to be learnt from what was found.
-    if found.confidence < UNCERTAIN_BELOW or not is_supplied.any() or not is_left_out.any():
+    if found.confidence < UNCERTAIN_BELOW or not is_tissue.any() or not is_left_out.any():
         return supplied
-    inside, outside = (float((found.mask[part] != 0).mean()) for part in (is_supplied, is_left_out))
+    inside, outside = (float((found.mask[part] != 0).mean()) for part in (is_tissue, is_left_out))
     if inside >= UNCERTAIN_BELOW or inside >= _LEAST_CONTRAST * outside:
         return supplied
     doubt = (

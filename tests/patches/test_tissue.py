@@ -312,12 +312,16 @@ def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) 
 
 
 def test_a_supplied_mask_decides_alone_at_any_scale() -> None:
-    settings: dict[str, Any] = {"polarities": ("bright",) * 3, "overview_px": (8, 4), "scale_x": 2.0, "scale_y": 2.0}
-    coarse = supplied_tissue(np.array([[True, False], [False, False]]), **settings)
+    found = TissueModel(
+        polarities=("bright",) * 3, windows=np.zeros((3, 2)), threshold=None, mask=np.zeros((4, 8), np.uint8),
+        scale_x=2.0, scale_y=2.0,
+    )  # fmt: skip
+    scanned = np.zeros((4, 8), bool)
+    coarse = supplied_tissue(np.array([[True, False], [False, False]]), found, scanned)
     assert coarse.mask.tolist() == [[1] * 4 + [0] * 4] * 2 + [[0] * 8] * 2
     fine = np.zeros((8, 16), bool)
     fine[0, :3] = fine[1, 0] = True  # three quarters of the first overview pixel, a quarter of the second
-    assert np.argwhere(supplied_tissue(fine, **settings).mask).tolist() == [[0, 0]]
+    assert np.argwhere(supplied_tissue(fine, found, scanned).mask).tolist() == [[0, 0]]
     black = coarse.patch_mask(np.zeros((3, 8, 8), np.uint8), 0, 0, 1.0, (8, 8))
     assert black.mean() == 0.5
 

@@ -24,7 +24,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
 )
-from pathopatch.core.input_files import open_regular, require_narrow, require_regular, wide_coding
+from pathopatch.core.input_files import open_regular, require_narrow, wide_coding
 from pathopatch.core.text import parse_number, pluralize
 from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
 
@@ -306,7 +306,8 @@ def _polygons(geometry: Any, nesting: int) -> Iterator[Any]:
 
 
 def _corrupt(path: Path, message: str) -> InputCorruptError:
-    return InputCorruptError(message, place=str(path), remedy="export the annotations anew from QuPath, as GeoJSON")
+    remedy = "save the annotations anew, in QuPath as GeoJSON or in ASAP as XML"
+    return InputCorruptError(message, place=str(path), remedy=remedy)
 
 
 def read_asap(path: Path) -> Outlines:
@@ -315,23 +316,14 @@ def read_asap(path: Path) -> Outlines:
     Dots, point sets, measurements and outlines of fewer than three points have no area and are counted only. ASAP has
     no polygons with holes: a hole is a polygon of its own group, which the configuration lists under ``holes``.
     """
-    require_regular(path)
-    if not path.is_file():
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise InputTooLargeError(f"{size} bytes of XML", place=str(path), remedy=f"give at most {MAX_BYTES} bytes")
+    content = _text(path)
+    if wide_coding(content) in _CODINGS_NOT_READ:
+        require_narrow(content, place=path)
     reader = _Reader()
     try:
-        with open_regular(path) as stream:
-            if wide_coding(stream.peek()) in _CODINGS_NOT_READ:
-                require_narrow(stream.peek(), place=path)
-            reader.parser.ParseFile(stream)
-    except InputUnsupportedError:
-        raise
+        reader.parser.Parse(content, True)
     except (expat.ExpatError, ValueError) as error:
-        raise InputCorruptError(
-            f"not an annotation file of ASAP: {error}", place=str(path), remedy="save the annotations anew in ASAP"
-        ) from error
+        raise _corrupt(path, f"not an annotation file of ASAP: {error}") from error
     return Outlines(
         names=tuple(reader.names),
         shapes=tuple(reader.shapes),
