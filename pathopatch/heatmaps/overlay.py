@@ -17,13 +17,13 @@ from pathopatch.patches.picture import (
     FAINT,
     FONT_PX,
     INK,
-    PAPER,
+    MARGIN_PX,
+    ORIGIN,
     dashed,
     draw_channels,
-    draw_scale,
     font,
+    framed,
     outlined,
-    shortened,
 )
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture
@@ -33,10 +33,8 @@ _STRIPE_PX, _STRIPE_COLOR = 6, (150, 150, 150)  # every third stripe is drawn
 _NO_MAP: dict[Polarity, int] = {"bright": 240, "dark": 20}  # grey of the legend's bar where nothing was predicted
 _ALERT = (200, 40, 40)  # of the threshold and of warnings
 _AREA_LINE: dict[Polarity, tuple[int, int, int]] = {"bright": (110, 110, 110), "dark": (150, 150, 150)}
-_MARGIN_PX, _HEAD_PX, _FOOT_PX, _SIDE_PX = 16, 40, 68, 290
+_FOOT_PX, _SIDE_PX = 68, 290
 _MIN_BODY_PX = 420  # room for the legend beside a small slide
-ORIGIN = (_MARGIN_PX + _HEAD_PX, _MARGIN_PX)
-"""(row, column) of the slide's corner in a rendered picture, px."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,20 +147,13 @@ def _framed(
     view: Picture, shades: NDArray[np.float64], um_per_px: float | None, legend: Legend, notes: list[str]
 ) -> Picture:
     """Return the view on white paper with title, bar of colours `shades` (n, 3), and scale bar."""
-    height, width = view.shape[:2]
-    top, left = ORIGIN
+    (height, width), (top, left) = view.shape[:2], ORIGIN
     body = max(height, _MIN_BODY_PX)
     size = (left + max(width, _MIN_BODY_PX) + _SIDE_PX, top + body + _FOOT_PX)
-    sheet = Image.new("RGB", size, PAPER)
-    sheet.paste(Image.fromarray(view), (left, top))
-    draw = ImageDraw.Draw(sheet)
-    draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
-    draw.text((left, _MARGIN_PX), shortened(legend.name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
+    sheet, draw = framed(view, size, legend.name, um_per_px)
     _draw_bar(sheet, draw, (left + max(width, _MIN_BODY_PX) + 24, top), min(body, _MIN_BODY_PX), shades, legend, notes)
-    if um_per_px is not None:
-        draw_scale(draw, (left, top + height + 14), width, um_per_px)
     note = "research use only"
-    draw.text((size[0] - _MARGIN_PX, size[1] - _MARGIN_PX), note, fill=FAINT, font=font(FONT_PX), anchor="rs")
+    draw.text((size[0] - MARGIN_PX, size[1] - MARGIN_PX), note, fill=FAINT, font=font(FONT_PX), anchor="rs")
     return np.asarray(sheet)
 
 

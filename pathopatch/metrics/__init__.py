@@ -1,29 +1,13 @@
 """Accuracy by group and bootstrap over patients (numpy only)."""
 
-from pathopatch.metrics.accuracy import (
-    GroupAccuracies,
-    auroc,
-    average_accuracy,
-    best_decision_threshold,
-    biased_average,
-    group_accuracies,
-    group_balanced_accuracy,
-    predicted_class,
-    threshold_at_sensitivity,
-    worst_group_accuracy,
-)
-from pathopatch.metrics.bootstrap import bootstrap_by_patient
-
-__all__ = [
-    "GroupAccuracies",
-    "auroc",
-    "average_accuracy",
-    "best_decision_threshold",
-    "biased_average",
-    "bootstrap_by_patient",
-    "group_accuracies",
-    "group_balanced_accuracy",
-    "predicted_class",
-    "threshold_at_sensitivity",
-    "worst_group_accuracy",
-]
+from pathopatch.metrics.accuracy import GroupAccuracies as GroupAccuracies
+from pathopatch.metrics.accuracy import auroc as auroc
+from pathopatch.metrics.accuracy import average_accuracy as average_accuracy
+from pathopatch.metrics.accuracy import best_decision_threshold as best_decision_threshold
+from pathopatch.metrics.accuracy import biased_average as biased_average
+from pathopatch.metrics.accuracy import group_accuracies as group_accuracies
+from pathopatch.metrics.accuracy import group_balanced_accuracy as group_balanced_accuracy
+from pathopatch.metrics.accuracy import predicted_class as predicted_class
+from pathopatch.metrics.accuracy import threshold_at_sensitivity as threshold_at_sensitivity
+from pathopatch.metrics.accuracy import worst_group_accuracy as worst_group_accuracy
+from pathopatch.metrics.bootstrap import bootstrap_by_patient as bootstrap_by_patient

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from pathopatch.core.config import TileConfig
 from pathopatch.patches import intensity
@@ -19,14 +18,13 @@ from pathopatch.patches.labels import labels as labels_of
 from pathopatch.patches.picture import (
     FAINT,
     FONT_PX,
-    INK,
-    PAPER,
+    MARGIN_PX,
+    ORIGIN,
     draw_channels,
-    draw_scale,
     font,
+    framed,
     mask_under,
     outlined,
-    shortened,
 )
 from pathopatch.patches.tissue import nearest_part
 from pathopatch.slides import Level, Slide
@@ -42,9 +40,7 @@ _CEILINGS = {2**bits - 1 for bits in _DETECTOR_BITS} | {2**16 - 2 ** (16 - bits)
 # Lengths in the thumbnail, px.
 _LONGEST = 1024
 _SMALLEST = 500  # smaller slides are enlarged by a whole factor, so that outline and letters are legible
-_MARGIN, _HEAD, _FOOT, _LINE = 16, 40, 52, 26
-THUMBNAIL_ORIGIN = (_MARGIN + _HEAD, _MARGIN)
-"""(row, column) of the slide's top-left pixel in a thumbnail, px."""
+_FOOT, _LINE = 52, 26
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -264,28 +260,18 @@ def _sample_windows(x: int, y: int, width: int, height: int) -> list[tuple[int, 
 
 
 def thumbnail(description: Description) -> Picture:
-    """Draw a slide: its channels in colours, names, and with mpp the outlined tissue and a scale bar.
-
-    The slide's top-left pixel is at (row, column) = `THUMBNAIL_ORIGIN`.
-    """
+    """Draw a slide: its channels in colours, names, and with mpp the outlined tissue and a scale bar; see `framed`."""
     view = compose(shrunk(description.overview, _LONGEST), description.windows, is_rgb=description.is_rgb)
     # By a whole factor, so that each pixel stays a square.
     factor = max(1, _SMALLEST // max(view.shape[:2]))
     view = view.repeat(factor, axis=0).repeat(factor, axis=1)
     if description.analysis is not None:
         view = outlined(view, mask_under(view, description.analysis.tissue.mask))
-    height, width = view.shape[:2]
-    top, left = THUMBNAIL_ORIGIN
+    (height, width), (top, left) = view.shape[:2], ORIGIN
     channels = () if description.is_rgb else description.channels
-    size = (2 * left + max(width, 420), top + height + _FOOT + _LINE * len(channels) + _MARGIN)
-    sheet = Image.new("RGB", size, PAPER)
-    sheet.paste(Image.fromarray(view), (left, top))
-    draw = ImageDraw.Draw(sheet)
-    draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
-    draw.text((left, _MARGIN), shortened(description.slide_id, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
-    if description.mpp is not None:
-        um_per_px = description.size[0] * description.mpp / width
-        draw_scale(draw, (left, top + height + 14), width, um_per_px)
+    size = (2 * left + max(width, 420), top + height + _FOOT + _LINE * len(channels) + MARGIN_PX)
+    um_per_px = None if description.mpp is None else description.size[0] * description.mpp / width
+    sheet, draw = framed(view, size, description.slide_id, um_per_px)
     share = "mpp unknown" if description.analysis is None else f"tissue {description.tissue_text()}, outlined"
     draw.text((size[0] - left, top + height + 26), share, fill=FAINT, font=font(FONT_PX), anchor="ra")
     draw_channels(draw, (left, top + height + _FOOT + 6), channels, width_px=size[0] - 2 * left - 22)

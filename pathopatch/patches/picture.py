@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pathopatch.slides.composite import Picture, channel_colors
 
 INK, PAPER, FAINT = (25, 25, 25), (255, 255, 255), (110, 110, 110)
-FONT_PX = 20
+FONT_PX, MARGIN_PX = 20, 16
+ORIGIN = (56, MARGIN_PX)
+"""(row, column) of the slide's top-left pixel in a framed picture, px."""
 BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))  # two lines, visible on any ground
 _STRIPE_PX, _STRIPES = 4, (95, 165)
 
@@ -100,12 +102,25 @@ def shortened(text: str, width_px: int, size: int = FONT_PX + 4) -> str:
     return text + "…"
 
 
-def draw_scale(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, um_per_px: float) -> None:
-    """Draw a bar of round length, at most a quarter of the slide's width, and its length."""
-    length = _round_length_um(max(width / 4, 40) * um_per_px)
-    x, y = corner
-    draw.rectangle((x, y, x + round(length / um_per_px) - 1, y + 6), fill=INK)
-    draw.text((x, y + 12), _length_text(length), fill=INK, font=font(FONT_PX))
+def framed(
+    view: Picture, size: tuple[int, int], name: str, um_per_px: float | None
+) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """Return a slide's picture (h, w, 3) at `ORIGIN` of a white sheet of a size (width, height), to be drawn on.
+
+    Above it stands the slide's name, and below it, where the scale is known, a bar of round length, at most a quarter
+    of the slide's width.
+    """
+    (height, width), (top, left) = view.shape[:2], ORIGIN
+    sheet = Image.new("RGB", size, PAPER)
+    sheet.paste(Image.fromarray(view), (left, top))
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
+    draw.text((left, MARGIN_PX), shortened(name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
+    if um_per_px is not None:
+        length, y = _round_length_um(max(width / 4, 40) * um_per_px), top + height + 14
+        draw.rectangle((left, y, left + round(length / um_per_px) - 1, y + 6), fill=INK)
+        draw.text((left, y + 12), _length_text(length), fill=INK, font=font(FONT_PX))
+    return sheet, draw
 
 
 def draw_channels(

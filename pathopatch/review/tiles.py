@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.heatmaps.overlay import ORIGIN, view_size
+from pathopatch.heatmaps.overlay import view_size
+from pathopatch.patches.picture import ORIGIN
 from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.slides.composite import Picture, compose
 from pathopatch.slides.resample import level_for, resized
@@ -115,8 +116,7 @@ def _small_overlay(slide: ReviewedSlide) -> Picture:
         raise InputMissingError(
             "the heatmap's picture cannot be read", place=str(path), remedy="predict the slide again with --force"
         ) from error
-    top, left = ORIGIN
-    height, width = view_size(sheet.shape[:2], slide.size[::-1])
+    (top, left), (height, width) = ORIGIN, view_size(sheet.shape[:2], slide.size[::-1])
     view = sheet[top : top + height, left : left + width]
     scale = _THUMBNAIL_PX / max(height, width)
     target = max(1, round(width * scale)), max(1, round(height * scale))

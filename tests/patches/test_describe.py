@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
-from pathopatch.patches.describe import THUMBNAIL_ORIGIN, Description, describe_slide, saturated_shares, thumbnail
+from pathopatch.patches.describe import Description, describe_slide, saturated_shares, thumbnail
+from pathopatch.patches.picture import ORIGIN
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
 from pathopatch.slides.composite import compose
@@ -120,13 +121,13 @@ def test_without_mpp_a_slide_is_described_except_for_its_tissue(tmp_path: Path) 
     assert facts_of(description)["mpp"] == "not stated: give --slide-mpp"
     assert math.isnan(description.tissue_share)
     view = compose(description.overview, description.windows, is_rgb=False).repeat(8, 0).repeat(8, 1)  # 60 px to 480
-    top, left = THUMBNAIL_ORIGIN
+    top, left = ORIGIN
     np.testing.assert_array_equal(thumbnail(description)[top : top + 480, left : left + 400], view)
 
 
 def test_the_picture_shows_the_slide_and_outlines_the_tissue(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
     description = describe_slide(make_slide(h_and_e(two_discs)), CONFIG, slide_id="s")
-    top, left = THUMBNAIL_ORIGIN
+    top, left = ORIGIN
     shown = thumbnail(description)[top : top + 300, left : left + 400]  # 200 x 150 px, doubled
     plain = h_and_e(two_discs).transpose(1, 2, 0).repeat(2, 0).repeat(2, 1)
     is_drawn = (shown != plain).any(axis=2)
@@ -139,7 +140,7 @@ def test_the_picture_shows_the_slide_and_outlines_the_tissue(make_slide: Make, t
 def test_the_scale_bar_is_as_long_as_it_says(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
     description = describe_slide(make_slide(h_and_e(two_discs), mpp=2.0), CONFIG, slide_id="s")
     picture = thumbnail(description)  # 1 um per px of the picture, 400 px wide: a bar of 100 um
-    bar = picture[THUMBNAIL_ORIGIN[0] + 300 + 14 + 3]
+    bar = picture[ORIGIN[0] + 300 + 14 + 3]
     assert (bar.max(axis=1) < 60).sum() == 100
 
 

@@ -103,10 +103,12 @@ def test_a_mask_of_other_proportions_is_refused_with_both_sizes() -> None:
     with pytest.raises(ModalityMismatchError, match=r"100 x 100 px and the slide 1000 x 1030 px"):
         MaskRegion(np.zeros((100, 100), bool), (1000, 1030))
     MaskRegion(np.zeros((100, 100), bool), (1000, 1019))
-
-
-def test_a_tiny_mask_may_be_rounded_to_whole_pixels() -> None:
-    MaskRegion(np.zeros((10, 11), bool), (1060, 1000))
+    MaskRegion(np.zeros((10, 11), bool), (1060, 1000))  # a tiny mask is rounded to whole pixels
+    with pytest.raises(ModalityMismatchError, match="turned by 90° it would fit"):
+        MaskRegion(np.ones((200, 100), bool), (2000, 1000))
+    with pytest.raises(ModalityMismatchError) as caught:
+        MaskRegion(np.ones((170, 100), bool), (2000, 1000))
+    assert "turned" not in str(caught.value)
 
 
 def write(path: Path, pixels: NDArray[Any]) -> Path:
@@ -357,11 +359,3 @@ def test_a_mask_whose_pixels_are_far_larger_than_patches_is_refused() -> None:
         MaskRegion(np.ones((10, 20), bool), size, grid=small)
     coarse = Grid(width=2048, height=1024, downsample=4.0, patch_px=32, stride_px=32)
     MaskRegion(np.ones((3, 6), bool), size, grid=coarse)  # the grid has 512 x 256 px
-
-
-def test_proportions_that_fit_when_turned_are_said() -> None:
-    with pytest.raises(ModalityMismatchError, match="turned by 90° it would fit"):
-        MaskRegion(np.ones((200, 100), bool), (2000, 1000))
-    with pytest.raises(ModalityMismatchError) as caught:
-        MaskRegion(np.ones((170, 100), bool), (2000, 1000))
-    assert "turned" not in str(caught.value)
