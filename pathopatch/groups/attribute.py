@@ -295,36 +295,25 @@ def attribute_in(
     ------
     InputMissingError
         The table has no such column; those that it has are listed, and the nearest threshold is proposed.
+    InputUnsupportedError
+        As of `threshold_attributes`.
     """
-    labels = label_names(groups)
-    if bins:
-        wanted = TissueBins(tuple(bins), label_names=labels)
-        if wanted.column not in groups:
-            present = [attribute.key for attribute in bins_attributes(groups)]
-            raise InputMissingError(
-                f"no bins cut at {wanted.key}; there are some at {' and '.join(present) or 'none'}",
-                place="groups.parquet",
-                remedy=_how_to_form(f"train --bins {present[0]}" if present else "", groups, f"--bins {wanted.key}"),
-            )
-        return wanted
-    at = TissueThreshold(threshold, label_names=labels)
-    if at.column not in groups:
-        stored = [name.removeprefix(_ATTRIBUTE) for name in map(str, groups.columns) if name.startswith(_ATTRIBUTE)]
-        nearest = min(stored, key=lambda key: abs(float(key) - threshold), default="")
-        raise InputMissingError(
-            f"no groups at threshold {at.key}; there are some at {', '.join(stored) or 'none'}",
-            place="groups.parquet",
-            remedy=_how_to_form(nearest and f"--threshold {nearest}", groups, f"--threshold {at.key}"),
-        )
-    names_of_own = patch_attribute_names(groups)
-    return PatchAttribute(names_of_own, threshold, label_names=labels) if names_of_own else at
-
-
-def _how_to_form(present: str, groups: pd.DataFrame, wanted: str) -> str:
-    """Return a remedy: the option of groups that are there, or the command that forms the wanted ones beside them."""
-    kept = "".join(f"--threshold {threshold:g} " for threshold in stored_thresholds(groups))
-    command = f"pathopatch groups WORK {kept}{wanted} --force"
-    return f"use {present}, or form these too: {command}" if present else f"run {command}"
+    wanted = TissueBins(tuple(bins)) if bins else TissueThreshold(threshold)
+    present = bins_attributes(groups) if bins else threshold_attributes(groups)
+    for attribute in present:
+        if attribute.key == wanted.key:
+            return attribute
+    keys = [attribute.key for attribute in present]
+    nearest = "".join(keys[:1]) if bins else min(keys, key=lambda key: abs(float(key) - threshold))
+    kind, option = ("bins cut at", "--bins") if bins else ("groups at threshold", "--threshold")
+    kept = "".join(f"--threshold {tau:g} " for tau in stored_thresholds(groups))
+    command = f"pathopatch groups WORK {kept}{option} {wanted.key} --force"
+    use = f"use {'train ' if bins else ''}{option} {nearest}, or form these too: {command}"
+    raise InputMissingError(
+        f"no {kind} {wanted.key}; there are some at {', '.join(keys) or 'none'}",
+        place="groups.parquet",
+        remedy=use if nearest else f"run {command}",
+    )
 
 
 def training_label(settings: Mapping[str, Any]) -> str:
