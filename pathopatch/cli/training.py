@@ -261,23 +261,15 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Eight slides and two methods, in minutes; ends with a picture.")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=0, help="Study over seeds 1 to N in place of the one-seed demo.")] = 0,
     jobs: Annotated[int, typer.Option(min=0, help="Training runs side by side; 0: one a core.")] = 0,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Make multimodal slides of known truth with the shortcut built in, and run everything on them."""
-    from pathopatch.demo import quick as quick_demo
-    from pathopatch.demo import study
+    from pathopatch.demo.quick import run_quick
+    from pathopatch.demo.study import run_demo
 
-    if quick and seeds:
-        raise typer.BadParameter("--quick has one seed: leave --seeds out")
     out = out or Path("demo-quick" if quick else "demo-work")
     with progress_bars(quiet) as progress:
-        if quick:
-            text = quick_demo.run_quick(out, jobs=jobs, force=force, progress=progress)
-        elif seeds:
-            text = study.run_seeds(out, seeds=seeds, jobs=jobs, force=force, progress=progress)
-        else:
-            text = study.run_demo(out, jobs=jobs, force=force, progress=progress)
+        text = (run_quick if quick else run_demo)(out, jobs=jobs, force=force, progress=progress)
     print(text)

@@ -183,7 +183,6 @@ print({name: steps_in_all(phases_of(TrainConfig(method=name, jtt_identify_share=
         ["audit", "work", "--composed"],
         ["run", "study.toml"],
         ["demo"],
-        ["demo", "--seeds", "1"],
         ["export", "torchscript", "bundle"],
     ],
 )

@@ -1,22 +1,27 @@
 """The demo's study on a toy cohort: every number that it claims is computed, from the right runs."""
 
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.demo import study
+from pathopatch.demo import study as demo
 from pathopatch.demo.slides import CohortSpec
+
+SCRIPT = Path(__file__).parents[2] / "pipelines" / "demo" / "study.py"
+study = module_from_spec(spec := spec_from_file_location("demo_study", SCRIPT))
+spec.loader.exec_module(study)
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cohort of eight tiny slides, two steps a run, one trial."""
     spec = CohortSpec(slides=(4, 2, 2), patients=(2, 2, 2), fields=6, minority_share=0.2, between_share=0.0)
-    monkeypatch.setattr(study, "CohortSpec", lambda: spec)
-    monkeypatch.setattr(study, "TRAIN", study.TRAIN.model_copy(update={"steps": 2, "evaluations": 1, "input_px": 32}))
-    monkeypatch.setattr(study, "STUDY_TRIALS", 1)
+    monkeypatch.setattr(demo, "CohortSpec", lambda: spec)
+    monkeypatch.setattr(demo, "TRAIN", demo.TRAIN.model_copy(update={"steps": 2, "evaluations": 1, "input_px": 32}))
+    monkeypatch.setattr(study, "TRIALS", 1)
 
 
 @pytest.mark.slow
@@ -30,12 +35,7 @@ def test_the_study_tunes_trains_longer_and_runs_its_controls(tmp_path: Path) -> 
     assert (references == (table["steps"] == 4)).all()
     assert controls["fraction_auroc"].between(0.3, 0.7).all()
     assert controls["brightness_accuracy"].between(0.3, 0.9).all()
-    for words in (
-        "tau 0.25, 2 steps",
-        "tau 0.5, 4 steps",
-        "gerne over ERM",
-        "(a) WGA without the shortcut",
-    ):
+    for words in ("tau 0.25, 2 steps", "tau 0.5, 4 steps", "gerne over ERM", "(a) WGA without the shortcut"):
         assert words in text
 
 
