@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,17 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def said(typed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return a function that types a command, which is to end with `code`, and returns what was printed (out, err)."""
+
+    def run(*arguments: object, code: int = 0) -> Any:
+        assert typed(*arguments) == code
+        return capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,9 +18,7 @@ Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", meta
 
 def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model as TorchScript: patches in [0, 1] to probabilities."""
-    from pathopatch.stages import export
-
-    print(export.export_model(bundle, out, kind="torchscript", force=force))
+    _export(bundle, out, "torchscript", force=force)
 
 
 def export_onnx(
@@ -33,21 +31,30 @@ def export_onnx(
     force: Force = False,
 ) -> None:
     """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `train`."""
-    from pathopatch.stages import export
-
-    if into_bundle:
-        if out is not None:
-            raise typer.BadParameter("--out and --into-bundle exclude each other")
-        print(export.add_graph(bundle))
+    if not into_bundle:
+        _export(bundle, out, "onnx", force=force)
         return
-    print(export.export_model(bundle, out, kind="onnx", force=force))
+    if out is not None:
+        raise typer.BadParameter("--out and --into-bundle exclude each other")
+    from pathopatch.stages.export import add_graph
+
+    print(add_graph(bundle))
 
 
 def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model of 8-bit RGB slides for wsinfer and QuPath's wsinfer extension."""
-    from pathopatch.stages import export
+    _export(bundle, out, "wsinfer", force=force)
 
-    print(export.export_model(bundle, out, kind="wsinfer", force=force))
+
+def _export(bundle: Path, out: Path | None, kind: Literal["torchscript", "onnx", "wsinfer"], *, force: bool) -> None:
+    """Write a model, by default into a folder that is named by its run."""
+    from pathopatch.models.export.write import export_model
+
+    home = bundle.resolve()
+    run = home.parent.name if home.name == "model" else home.name  # what a run calls its bundle says less
+    path = out or Path(f"{run}-{kind}")
+    export_model(bundle, path, kind=kind, force=force)
+    print(path)
 
 
 def export_review(
@@ -93,10 +100,10 @@ def export_qupath(
     force: Force = False,
 ) -> None:
     """Write GeoJSON for QuPath, a folder per slide: patches, positive regions and what reviewers decided."""
-    from pathopatch.stages import export
+    from pathopatch.heatmaps.qupath import write_qupath_folder
 
     with progress_bars(quiet) as progress:
-        written = export.export_qupath(out, folder, force=force, progress=progress)
+        written = write_qupath_folder(out, folder or Path("qupath"), force=force, progress=progress)
     say_warnings(written.notes.items())
     if not quiet:
         slides = pluralize(written.slides, "slide")

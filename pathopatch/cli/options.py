@@ -180,17 +180,6 @@ def _value(kind: type[Config], path: str, typed: Any) -> Any:
     return parts or None
 
 
-def batch_arguments(batch: BatchOptions) -> dict[str, Any]:
-    """Return the arguments by which stages take what `batch` says of many slides."""
-    return {
-        "workers": batch.workers,
-        "limit_s": batch.timeout_s,
-        "limit_bytes": batch.limit_bytes,
-        "only_failed": batch.retry_failed,
-        "force": batch.force,
-    }
-
-
 def typed_options(context: typer.Context, *names: str) -> list[str]:
     """Return those of some parameters that were typed, as options."""
     sources = {name: context.get_parameter_source(name) for name in names}

@@ -21,18 +21,18 @@ from pathopatch.cli.options import (
     SlideId,
     SlideMpp,
     Work,
-    batch_arguments,
     refuse_limits,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
-from pathopatch.core.config import BatchOptions, PredictConfig
+from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
-    from pathopatch.core.task import Outcome
     from pathopatch.review.decisions import DecisionLog
+    from pathopatch.slides.manifest import SlideRow
+    from pathopatch.stages.find_slides import SlideFeaturesRow
 
 
 def predict(
@@ -78,10 +78,9 @@ def predict(
     from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph, check_bundles
     from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.find_slides import features_to_predict, find_cohort, takes_features
-    from pathopatch.stages.predict import predict_cohort
+    from pathopatch.stages.predict import predict_cohort, predict_plan
 
     sources, models, out = _what_to_predict(source, model, out, example=example)
-    shared = {"slide_mpp": slide_mpp, "totals": batch.totals, **batch_arguments(batch)}
     is_head = takes_features(models)
     if slides is not None and not (is_head and weights is None):
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
@@ -93,44 +92,50 @@ def predict(
         raise typer.BadParameter("features go without --slide-id: their files name the slides")
     if is_head and weights is None and len(sources) > 1:
         raise typer.BadParameter("name one folder or file of features")
+    encoder = None
+    cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow]
     if is_head and weights is None:
-        features = features_to_predict(Path(sources[0]), slides=slides)
+        cohort = features_to_predict(Path(sources[0]), slides=slides)
+    else:
+        check_bundles(models)  # before every file of a large folder is opened
         with progress_bars(batch.quiet) as progress:
-            outcomes = predict_cohort(features, models, out, settings, **shared, progress=progress)
-        _finish_predictions(out, outcomes, batch)
-        return
-    check_bundles(models)  # before every file of a large folder is opened
-    with progress_bars(batch.quiet) as progress:
-        found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
-    say_left_out(found.left_out)
-    cohort = found.rows
-    if weights is not None:
-        from pathopatch.stages.encoder import encoder_of_head
+            found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
+        say_left_out(found.left_out)
+        cohort = found.rows
+        if weights is not None:
+            from pathopatch.stages.encoder import encoder_of_head
 
-        limits = {"limit_s": batch.timeout_s, "limit_bytes": batch.limit_bytes}
-        encoder = encoder_of_head(models, weights, settings, mpp=settings.encoder_mpp, workers=batch.workers, **limits)
-        with progress_bars(batch.quiet) as progress:
-            outcomes = predict_cohort(cohort, models, out, settings, encoder=encoder, **shared, progress=progress)
-        for note in encoder.notes:
-            say(note)
-        _finish_predictions(out, outcomes, batch)
-        return
-    for bundle in bundles_without_graph(models) if settings.runtime == "auto" else ():
-        say(f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}")
-    if settings.deidentify:
-        named, cohort = cohort, pseudonymize(cohort)
-        for before, after in zip(named, cohort, strict=True):
-            say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
-    if batch.dry_run:
-        refuse_limits(context)
-        from pathopatch.stages.predict import predict_plan
-
-        plan = predict_plan(cohort, models, out, settings, slide_mpp=slide_mpp, force=batch.force)
-        show_plan(plan, batch.workers)
-        return
+            encoder = encoder_of_head(models, weights, settings, batch, mpp=settings.encoder_mpp)
+        else:
+            for bundle in bundles_without_graph(models) if settings.runtime == "auto" else ():
+                say(
+                    f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}"
+                )
+            if settings.deidentify:
+                cohort = pseudonymize(found.rows)
+                for before, after in zip(found.rows, cohort, strict=True):
+                    say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
+            if batch.dry_run:
+                refuse_limits(context)
+                plan = predict_plan(cohort, models, out, settings, slide_mpp=slide_mpp, force=batch.force)
+                show_plan(plan, batch.workers)
+                return
     with progress_bars(batch.quiet) as progress:
-        outcomes = predict_cohort(cohort, models, out, settings, **shared, progress=progress)
-    _finish_predictions(out, outcomes, batch)
+        outcomes = predict_cohort(
+            cohort, models, out, settings, batch, encoder=encoder, slide_mpp=slide_mpp, progress=progress
+        )
+    for note in encoder.notes if encoder else ():
+        say(note)
+    overlays = [
+        WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"
+    ]
+    for overlay in overlays:
+        print(overlay)
+    if overlays and not batch.quiet:
+        folder = shlex.quote(str(out))
+        say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
+        say(f"      pathopatch report {folder}   (one folder to mail or archive)")
+    finish(outcomes, batch)
 
 
 def _what_to_predict(
@@ -148,20 +153,6 @@ def _what_to_predict(
     if not (source and model and out):
         raise typer.BadParameter("name a SLIDE, --model and --out, or try --example")
     return source, [bundle_folder(path) for path in model], out
-
-
-def _finish_predictions(out: Path, outcomes: Sequence[Outcome], batch: BatchOptions) -> None:
-    """Print the overlays and the commands that come next, and exit as the outcomes say."""
-    overlays = [
-        WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"
-    ]
-    for overlay in overlays:
-        print(overlay)
-    if overlays and not batch.quiet:
-        folder = shlex.quote(str(out))
-        say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
-        say(f"      pathopatch report {folder}   (one folder to mail or archive)")
-    finish(outcomes, batch)
 
 
 def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:
@@ -205,9 +196,13 @@ def review(
     from pathopatch.review.security import access_for
     from pathopatch.review.server import create_server, listen
 
-    who = _user() if reviewer is None else reviewer
+    if reviewer is None:
+        try:
+            reviewer = getpass.getuser()
+        except (KeyError, OSError):  # some containers have no name for their user
+            reviewer = "reviewer"
     with (
-        open_review(out, reviewer=who, beside=beside, manifest=manifest, work=work, imported=imported) as opened,
+        open_review(out, reviewer=reviewer, beside=beside, manifest=manifest, work=work, imported=imported) as opened,
         listen(host, port) as listener,
     ):
         try:
@@ -234,11 +229,3 @@ def _where_decisions_are(log: DecisionLog, out: Path) -> str:
         return f"every decision is in {log.path}"
     again = f"pathopatch review {shlex.quote(str(out))} --import {shlex.quote(str(kept))}"
     return f"{log.path} was removed, replaced or damaged; every decision is in {kept}; to go on: {again}"
-
-
-def _user() -> str:
-    """Return the user's name on this machine; some containers have none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "reviewer"

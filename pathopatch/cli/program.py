@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer.core
 
-from pathopatch.cli import cohort, encoding, exporting, predicting, slides, training, upkeep
+from pathopatch.cli import exporting, predicting, slides, training, upkeep
 from pathopatch.cli.options import with_settings
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core import removed
@@ -27,7 +27,7 @@ from pathopatch.core.version import __version__
 _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Predict": (predicting.predict, slides.info),
     "Review and export": (predicting.review, predicting.report, upkeep.index),
-    "Data": (cohort.manifest, slides.check, slides.tile, slides.tissue, encoding.encode),
+    "Data": (slides.manifest, slides.check, slides.tile, slides.tissue, slides.encode),
     "Audit": (training.groups, training.audit),
     "Train and study": (training.run, training.train, training.evaluate, training.demo),
     "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
@@ -169,7 +169,11 @@ class _Sigterm:
 
 
 def main() -> None:
-    """Run the command line and exit with the codes that the docstring of `pathopatch.cli` lists."""
+    """Run the command line: results go to standard output, progress to standard error.
+
+    Exit codes: 0 all well; 1 nothing succeeded, or the manifest or configuration is wrong; 2 wrong usage; 3 finished,
+    some slides failed; 130 interrupted; 143 terminated.
+    """
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown must not stop the work on it

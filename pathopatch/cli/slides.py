@@ -1,4 +1,4 @@
-"""Commands on slides: check, info, tile, tissue."""
+"""Commands on slides: manifest, check, info, tile, tissue, encode."""
 
 from __future__ import annotations
 
@@ -19,17 +19,65 @@ from pathopatch.cli.options import (
     SlideMpp,
     Source,
     Work,
-    batch_arguments,
     refuse,
     refuse_limits,
     with_options,
 )
-from pathopatch.cli.output import finish, progress_bars, say, say_warnings, show_plan
-from pathopatch.core.config import BatchOptions, ReadyConfig, TileConfig
+from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, show_plan
+from pathopatch.core.config import BatchOptions, EncodeConfig, ReadyConfig, TileConfig
 from pathopatch.core.text import pluralize
 
+_MOST_SHOWN = 20  # lines of a manifest
 _CHECKED = ("slide_id", "patient_id", "split", "width", "height", "mpp", "channels", "background", "tissue_share")
 """What `check` prints of each slide; ``slides.parquet`` holds the rest, and `info` tells it of one."""
+
+
+def manifest(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with slides, at any depth.", metavar="FOLDER", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="CSV file to write, such as cohort.csv.", show_default=False)
+    ],
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="How files are named, such as '{slide}_{channel}.tif'; {patient} and * may stand in it."),
+    ] = None,
+    quiet: Quiet = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a manifest of all slides below a folder: channels grouped, masks and outlines paired, patients proposed."""
+    from pathopatch.stages.manifest import make_manifest
+
+    with progress_bars(quiet) as progress:
+        written = make_manifest(folder, out, pattern=pattern, force=force, progress=progress)
+    lines = written.table()
+    if not quiet:
+        _show_rows(lines)
+    say_left_out(written.left_out, folder)
+    say(
+        f"patients: from {written.patients}; check them"
+        if written.patients
+        else "patients: names and folders show none, so each slide is a patient of its own; correct patient_id before "
+        "training, since one patient in two splits makes results too good"
+    )
+    if unknown := [found.row.slide_id for found in written.slides if found.mpp is None]:
+        few = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+        say(f"um/px unknown: {pluralize(len(unknown), 'slide')} ({few}); fill the column mpp")
+    sets = sum(isinstance(found.row.source, dict) for found in written.slides)
+    say(f"{pluralize(len(lines), 'slide')}, {sets} of them with a file per channel; next: pathopatch check {out}")
+    print(out)
+
+
+def _show_rows(lines: list[dict[str, str]]) -> None:
+    """Print a table, of many lines the first."""
+    header = {name: name for name in lines[0]}
+    shown = [header, *lines[:_MOST_SHOWN]]
+    for line in shown:
+        cells = (f"{line[name]:{max(len(other[name]) for other in shown)}}" for name in header)
+        say("  ".join(cells).rstrip())
+    if len(lines) > _MOST_SHOWN:
+        say(f"… and {pluralize(len(lines) - _MOST_SHOWN, 'further slide')}")
 
 
 def check(
@@ -64,12 +112,10 @@ def check(
         slides = check_manifest(
             manifest,
             out,
+            batch,
             measure=None if quick else tiling,
             labels=None if config is None else tiling.labels,
             slide_mpp=slide_mpp,
-            limit_s=batch.timeout_s,
-            limit_bytes=batch.limit_bytes,
-            force=batch.force,
             progress=progress,
         )
     shown = slides[[name for name in _CHECKED if name in slides]]
@@ -157,19 +203,11 @@ def tile(
         refuse_limits(context)
         from pathopatch.stages.tile import tile_plan
 
-        plan = tile_plan(manifest, out, tiling, slide_mpp=slide_mpp, strict=batch.strict, force=batch.force)
+        plan = tile_plan(manifest, out, tiling, batch, slide_mpp=slide_mpp)
         show_plan(plan, batch.workers)
         return
     with progress_bars(batch.quiet) as progress:
-        outcomes = tile_cohort(
-            manifest,
-            out,
-            tiling,
-            slide_mpp=slide_mpp,
-            strict=batch.strict,
-            **batch_arguments(batch),
-            progress=progress,
-        )
+        outcomes = tile_cohort(manifest, out, tiling, batch, slide_mpp=slide_mpp, progress=progress)
     finish(outcomes, batch)
 
 
@@ -190,3 +228,58 @@ def tissue(
         say(f"kept: {path}: it was changed since it was written; --force replaces it")
     for name in written.without_overview:
         say(f"warning: {name}: ready patches have no overview, so their tissue is not drawn")
+
+
+def _show_encoders(is_wanted: bool) -> None:
+    if not is_wanted:
+        return
+    from pathopatch.features.encoders import ENCODERS
+
+    for entry in ENCODERS.values():
+        scale = "any um/px" if entry.mpp is None else f"{entry.mpp:g} um/px"
+        form = f"{entry.dim:5} {entry.pooling:8} {entry.crop:22} {scale:10}"
+        print(f"{entry.name:19} {form} {entry.source} ({entry.licence})")
+    raise typer.Exit
+
+
+def encode(
+    source: Annotated[
+        str, typer.Argument(help="Tiled work folder, manifest (.csv), or slide.", metavar="WORK|MANIFEST|SLIDE")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Work folder for the features. Default: WORK.")
+    ] = None,
+    slide_mpp: SlideMpp = None,
+    slide_id: SlideId = None,
+    config: ConfigFile = None,
+    _list: Annotated[
+        bool, typer.Option("--list", callback=_show_encoders, is_eager=True, help="List the encoders known by name.")
+    ] = False,
+    *,
+    settings: Annotated[
+        EncodeConfig,
+        Fields("encoder weights pooling mpp channels min_tissue devices precision batch input_px mean std"),
+    ],
+    tiling: Annotated[TileConfig, Fields()],
+    run: Annotated[BatchOptions, Fields("workers memory_gb retry_failed quiet force", timeout="timeout_s")],
+) -> None:
+    """Encode patches into features by a pathology encoder whose weights are at hand."""
+    from pathopatch.stages.encode import encode_cohort
+
+    with progress_bars(run.quiet) as progress:
+        encoded = encode_cohort(
+            source,
+            settings,
+            out,
+            run,
+            tiling=None if config is None else tiling,
+            slide_id=slide_id,
+            slide_mpp=slide_mpp,
+            progress=progress,
+        )
+    for note in encoded.notes:
+        say(note)
+    print(encoded.folder)
+    if encoded.labels is not None:
+        say(f"labels of the patches: {encoded.labels}")
+    finish(encoded.outcomes, run)

@@ -127,17 +127,9 @@ def audit(
         print(f"contact sheet: {WorkFolder(work).composed_sheet}")
         return
     refuse(context, "it goes with --composed", "threshold", "config")
-    from pathopatch.features.cohort import is_feature_cohort
-    from pathopatch.stages.audit import audit_text
-    from pathopatch.stages.slide_label_audit import slide_labels_text
+    from pathopatch.stages.feature_audit import work_audit_text
 
-    print(audit_text(work, force=batch.force))
-    if text := slide_labels_text(work):
-        print("\n" + text)
-    if is_feature_cohort(work):
-        from pathopatch.stages.feature_audit import measure_robustness, robustness_text
-
-        print("\n" + robustness_text(measure_robustness(work, force=batch.force)))
+    print(work_audit_text(work, force=batch.force))
 
 
 def train(
@@ -243,7 +235,6 @@ def run(
 
         say(search_text(study_runs(settings), settings.tune))
     with progress_bars(quiet) as progress:
-        workers = workers or settings.batch.workers
         result = run_study(settings, until=until, workers=workers, force=force, progress=progress)
     if until != "tile":
         print(audit_text(settings.work))

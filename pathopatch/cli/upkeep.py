@@ -87,6 +87,5 @@ def doctor(
 
         viewer.fetch()
 
-    for finding in examine():
-        mark = "ok  " if finding.is_well else "--  "
-        print(f"{mark}{finding.name}: {finding.value}" + (f"   get it: {finding.remedy}" if finding.remedy else ""))
+    for name, value, remedy in examine():
+        print(f"--  {name}: {value}   get it: {remedy}" if remedy else f"ok  {name}: {value}")

@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import EvaluateConfig, GroupsConfig, PredictConfig, StudyConfig, TileConfig, TrainConfig
+from pathopatch.core.config import (
+    BatchOptions,
+    EvaluateConfig,
+    GroupsConfig,
+    PredictConfig,
+    StudyConfig,
+    TileConfig,
+    TrainConfig,
+)
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -49,7 +57,7 @@ def run_quick(
     rows = [row for row in read_manifest(work / "cohort" / "manifest.csv").rows if row.split == "test"]
     for method, name in names.items():
         out, model = work / "predicted" / method, WorkFolder(work).model(name)
-        predict_cohort(rows, model, out, PredictConfig(), force=force, progress=progress)
+        predict_cohort(rows, model, out, PredictConfig(), BatchOptions(force=force), progress=progress)
     scores = _scores(compare(work, config=study.evaluate).set_index("run"), names)
     slide = rows[0].slide_id
     picture = repair_picture(

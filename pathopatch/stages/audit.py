@@ -42,7 +42,7 @@ def write_audit(
     for name, table in audit_tables(result).items():
         text: str = table.to_csv(index=False, lineterminator="\n")
         files.write_bytes(work / "groups" / f"audit_{name}.csv", text.encode())
-    files.write_json(_path(work), result)
+    files.write_json(WorkFolder(work).audit, result)
     return result
 
 
@@ -50,32 +50,21 @@ def is_audited(work: Path, stamp: Stamp | None) -> bool:
     """Return whether the audit there belongs to the groups of this stamp and to this version of the audit."""
     from pathopatch.groups.audit import VERSION
 
-    path = _path(work)
+    path = WorkFolder(work).audit
     return artefacts.read_stamp(path) == stamp and path.is_file() and files.read_json(path).get("version") == VERSION
 
 
 def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
-    """Return the audit of a work folder's groups; redo it if the groups or the audit's version changed.
-
-    Raises
-    ------
-    InputMissingError
-        There are no groups.
-    """
-    path = WorkFolder(work).groups
-    stamp = artefacts.read_stamp(path)
+    """Return the audit of a work folder's groups; redo it if the groups or the audit's version changed."""
+    path, groups = WorkFolder(work).audit, WorkFolder(work).groups
+    stamp = artefacts.read_stamp(groups)
     if is_audited(work, stamp) and not force:
-        return files.read_json(_path(work))
-    table = artefacts.read_table(path)
-    previous = files.read_json(_path(work)) if _path(work).is_file() else {}
-    return write_audit(
-        work,
-        table,
-        stamp or Stamp(stage="groups"),
-        limits=known_limits(previous),
-        left_out=previous.get("left_out", ()),
-        decided=previous.get("decided"),
-    )
+        return files.read_json(path)
+    table = artefacts.read_table(groups)
+    previous = files.read_json(path) if path.is_file() else {}
+    left_out, decided = previous.get("left_out", ()), previous.get("decided")
+    stamp = stamp or Stamp(stage="groups")
+    return write_audit(work, table, stamp, limits=known_limits(previous), left_out=left_out, decided=decided)
 
 
 def audit_text(work: Path, *, force: bool = False) -> str:
@@ -111,7 +100,3 @@ def _empty_in_folds(work: Path) -> str:
             if (empty := empty_groups(fold, attribute, (split,)))
         ]
     return "\n\nGroups that are empty in a fold:\n" + "\n".join(lines) if lines else ""
-
-
-def _path(work: Path) -> Path:
-    return WorkFolder(work).audit

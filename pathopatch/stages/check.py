@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core.config import LabelConfig, TileConfig
+from pathopatch.core.config import BatchOptions, LabelConfig, TileConfig
 from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, TableError
 from pathopatch.core.patients import Listed, copy_problems
 from pathopatch.core.progress import Progress
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.structure import alike_pairs
+from pathopatch.stages.batch.run import DEFAULT_BATCH
 from pathopatch.stages.batch.slide_table import (
     SLIDE_COLUMNS,
     SLIDE_LABEL,
@@ -34,38 +35,23 @@ if TYPE_CHECKING:
 def check_manifest(
     manifest_path: Path,
     work: Path | None = None,
+    batch: BatchOptions = DEFAULT_BATCH,
     *,
     measure: TileConfig | None = None,
     labels: LabelConfig | None = None,
     slide_mpp: float | None = None,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
-    force: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Open every slide that is not excluded; return one row per slide and write ``slides.parquet`` into `work`.
 
-    Masks and annotations are checked as well; of masks only the headers, unless `measure` is given.
-
-    Parameters
-    ----------
-    measure : TileConfig, optional
-        Also measure the pixels with these settings: adds the columns of `Description.measurements`.
-    labels : LabelConfig, optional
-        Meaning of the annotations' class names; None accepts any name.
-    slide_mpp : float, optional
-        um per level-0 px of slides for which neither manifest nor file states it.
-    limit_s, limit_bytes : float, optional
-        Seconds that a slide may take, and resident memory that the process which opens it may hold.
-
-    Raises
-    ------
-    TableError
-        All problems of the manifest and its slides.
+    Masks and annotations are checked as well; of masks only the headers, unless `measure` is given: then pixels are
+    measured by these settings, which adds the columns of `Description.measurements`. `labels` has the meaning of the
+    annotations' class names; None accepts any name. `slide_mpp` is um per level-0 px of slides for which neither
+    manifest nor file states it. TableError lists all problems of the manifest and its slides.
     """
     rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path).included]
     facts_of = partial(_checked_facts, measure=measure, labels=labels)
-    with Workers(0, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+    with Workers(0, limit_s=batch.timeout_s, limit_bytes=batch.limit_bytes) as processes:
         table, failures = open_slides(rows, facts_of=facts_of, workers=processes, progress=progress)
     problems = [_as_problem(row, failures[row.slide_id].error) for row in rows if row.slide_id in failures]
     by_id = {row.slide_id: row for row in rows}
@@ -76,7 +62,7 @@ def check_manifest(
         raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(manifest_path))
     table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
-        write_slides(work, table[[*SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE]], force=force)
+        write_slides(work, table[[*SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE]], force=batch.force)
     return table
 
 

@@ -32,11 +32,6 @@ def find(out: Path, *, store: bool = False, force: bool = False) -> list[Leftove
 
     With `store`, also the pixels of slides that are tiled to the end, which can be read from the slides again. With
     `force`, also temporary files of processes that cannot be asked, and pixels whose slide is gone or changed.
-
-    Raises
-    ------
-    InputMissingError
-        There is no such folder, or nothing of this package in it.
     """
     findings = [_left_over(path, force) for path in _temporary_files(out)]
     if not findings:  # a killed process may have left nothing else
@@ -47,15 +42,7 @@ def find(out: Path, *, store: bool = False, force: bool = False) -> list[Leftove
 
 
 def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Leftover]:
-    """Remove what `find` says may go; return its findings.
-
-    Raises
-    ------
-    InputMissingError
-        As of `find`.
-    InputUnsupportedError
-        A symbolic link leads outside.
-    """
+    """Remove what `find` says may go; return its findings. InputUnsupportedError if a symbolic link leads outside."""
     findings = find(out, store=store, force=force)
     for finding in findings:
         if finding.goes:

@@ -25,16 +25,9 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
     """Return the check of the patches that a run of these settings composes; write it and the contact sheet.
 
     Copies are those of a run of the same seed, also where the run's own method composes none.
-
-    Raises
-    ------
-    InputMissingError
-        Groups or patches are missing.
-    InputUnsupportedError, NoTissueError
-        There is no training patch, or a class without one that can be composed.
-    StaleArtefactError
-        A check of other settings or inputs stands there and `force` is off.
     """
+    from pathopatch.groups.attribute import label_names
+    from pathopatch.models.spec import class_names
     from pathopatch.report.composed import composed_sheet
     from pathopatch.training.composition import VERSION, check_composition
     from pathopatch.training.intervene import first_intervention
@@ -58,7 +51,7 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
             )
         intervention = first_intervention(phases_of(config), train, config)
         assert intervention is not None  # every method has a phase on training patches
-        labels = _labels(groups, intervention.n_classes)
+        labels = list(label_names(groups) if intervention.n_classes == 2 else class_names(intervention.n_classes))
         check = check_composition(intervention, copies=_COPIES, seed=config.seed)
         files.write_bytes(folder.composed_sheet, composed_sheet(intervention, labels, threshold=config.threshold))
         about = {"version": VERSION, "threshold": config.threshold, "labels": labels}
@@ -71,10 +64,3 @@ def composed_audit_text(work: Path, config: TrainConfig, *, force: bool = False)
     from pathopatch.training.composition import composition_text
 
     return composition_text(audit_composed(work, config, force=force))
-
-
-def _labels(groups: Any, n_classes: int) -> list[str]:
-    from pathopatch.groups.attribute import label_names
-    from pathopatch.models.spec import class_names
-
-    return list(label_names(groups) if n_classes == 2 else class_names(n_classes))

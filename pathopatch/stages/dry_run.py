@@ -32,25 +32,14 @@ _PROBE_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a stage would do to the slides of a cohort.
+    """What a stage would do to the slides of a cohort."""
 
-    Parameters
-    ----------
-    table : DataFrame
-        One row per slide to work on: slide_id, mpp, background, patches, gigabytes (of pixels, uncompressed),
-        minutes (one process).
-    finished : DataFrame
-        The slides whose outputs are current: slide_id, mpp.
-    failed : tuple of Outcome
-        The slides that cannot be worked on.
-    basis : str
-        What the times are based on.
-    """
-
+    # A row a slide to work on: slide_id, mpp, background, patches, gigabytes (of pixels, uncompressed), minutes (of one
+    # process).
     table: pd.DataFrame
-    finished: pd.DataFrame
-    failed: tuple[Outcome, ...]
-    basis: str
+    finished: pd.DataFrame  # slides whose outputs are current: slide_id, mpp
+    failed: tuple[Outcome, ...]  # slides that cannot be worked on
+    basis: str  # what the times are based on
 
     @property
     def exit_code(self) -> int:

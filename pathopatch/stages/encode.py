@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import EncodeConfig, TileConfig, mpp_agrees
+from pathopatch.core.config import BatchOptions, EncodeConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import inside, write_csv
 from pathopatch.core.progress import Progress
@@ -23,7 +22,7 @@ from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import is_tiled
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
+from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.clean import remove_stale_files
 from pathopatch.stages.encoder import encode_source, prepare_encoder
@@ -44,69 +43,45 @@ def encode_cohort(
     source: str,
     config: EncodeConfig,
     out: Path | None = None,
+    batch: BatchOptions = DEFAULT_BATCH,
     *,
     tiling: TileConfig | None = None,
     slide_id: str | None = None,
     slide_mpp: float | None = None,
-    workers: int = 1,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
-    only_failed: bool = False,
-    force: bool = False,
     progress: Progress | None = None,
 ) -> Encoded:
     """Encode slides into ``features/<encoder key>/`` of a work folder; a finished slide is left as it is.
 
-    The stored patches of a tiled work folder are encoded as they are cut where they have the encoder's um/px or the one
-    that is asked for; otherwise its slides are cut anew. `source` is a tiled work folder, a manifest, or a slide; `out`
-    by default the tiled one. `tiling` has the rules of tissue and intensity; the patches' size and scale are the
-    encoder's. `slide_mpp` is of slides whose files state none. Limits and `only_failed` are those of `tile_cohort`.
-    PathopatchError if the encoder, its weights, the devices or the source are refused, before any slide is opened.
+    `source` is a tiled work folder, whose stored patches are encoded as they are, a manifest, or a slide; `out` is by
+    default the tiled one. `tiling` has the rules of tissue and intensity; size and scale of patches are the encoder's.
+    `slide_mpp` is of slides whose files state none. PathopatchError if the encoder, its weights, the devices or the
+    source are refused, before any slide is opened.
     """
     # Here rather than in the processes: what is wrong with the command is one error, not one per slide.
-    encoder = prepare_encoder(config, workers=workers, limit_s=limit_s, limit_bytes=limit_bytes)
+    encoder = prepare_encoder(config, batch)
     tiled = _tiled_folder(source)
-    slides, notes = ([], []) if tiled is None else _tiled_slides(tiled, encoder.mpp, encoder.patch_px)
     out = out or tiled
     if out is None:
         raise InputMissingError("no folder for the features", place="--out", remedy="give -o WORK")
-    if tiled is None:
-        slides = list(slides_to_predict(source, slide_id=slide_id))
-    are_cut = any(isinstance(slide, SlideRow) for slide in slides)
-    tiling = encoder.tiling(tiling) if are_cut else TileConfig()
-    tasks = [_encode_task(slide, tiled, tiling, encoder.config, out, force, slide_mpp) for slide in slides]
-    tasks = failed_before(tasks) if only_failed else tasks
-    count = max(workers, len(encoder.config.devices))
-    with (
-        workers_for(tasks, count, limit_s=limit_s, limit_bytes=limit_bytes) as processes,
-        logged(out, STAGE, progress_counter(STAGE, len(tasks), progress), slides=len(tasks)) as on_done,
-    ):
-        outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
+    opened: dict[str, Callable[[], AbstractContextManager[PixelSource]]]
+    if tiled is not None:
+        slide_ids, notes = _tiled_slides(tiled, encoder.mpp, encoder.patch_px)
+        opened = {name: partial(_stored, tiled, name) for name in slide_ids}
+    else:
+        rows, notes = slides_to_predict(source, slide_id=slide_id), []
+        opened = {row.slide_id: partial(_cut, row, encoder.tiling(tiling), slide_mpp) for row in rows}
+    write = partial(encode_source, config=encoder.config, out=out, force=batch.force)
+    tasks = [
+        SlideTask(slide_id=name, stage=STAGE, out=out, open=source_of, write=write, force=batch.force)
+        for name, source_of in opened.items()
+    ]
+    tasks = chosen(tasks, batch)
+    with workers_for(tasks, batch, least=len(encoder.config.devices)) as processes:
+        outcomes = run_slides(out, STAGE, tasks, processes, progress=progress)
     folder = encoder.file(out, "slide").parent
     remove_stale_files(folder)
-    stored = [slide for slide in slides if isinstance(slide, str)]
-    labels = _write_labels(tiled, stored, out, config) if tiled and stored else None
+    labels = None if tiled is None else _write_labels(tiled, list(opened), out, config)
     return Encoded(outcomes=outcomes, folder=folder, labels=labels, notes=(*encoder.notes, *notes))
-
-
-def _encode_task(
-    slide: SlideRow | str,
-    tiled: Path | None,
-    tiling: TileConfig,
-    config: EncodeConfig,
-    out: Path,
-    force: bool,
-    slide_mpp: float | None,
-) -> SlideTask[PixelSource]:
-    """Return the task of a row of a manifest, cut as `tiling` says, or of a slide of a tiled work folder by its id."""
-    write = partial(encode_source, config=config, out=out, force=force)
-    if isinstance(slide, str):
-        assert tiled is not None
-        return SlideTask(
-            slide_id=slide, stage=STAGE, out=out, open=partial(_stored, tiled, slide), write=write, force=force
-        )
-    opened = partial(_cut, slide, tiling, slide_mpp)
-    return SlideTask(slide_id=slide.slide_id, stage=STAGE, out=out, open=opened, write=write, force=force)
 
 
 @contextmanager
@@ -132,61 +107,39 @@ def _tiled_folder(source: str) -> Path | None:
     return work.root
 
 
-def _tiled_slides(work: Path, mpp: float | None, patch_px: int) -> tuple[list[SlideRow | str], list[str]]:
-    """Return the tiled slides of a work folder, and notes: by id where their patches fit, else as slides to cut anew.
+def _tiled_slides(work: Path, mpp: float | None, patch_px: int) -> tuple[list[str], list[str]]:
+    """Return the ids of a work folder's slides, and notes; refuse slides that are not tiled, or at another um/px.
 
     `patch_px` is the side of a patch at `mpp` for which the encoder was made.
     """
-    table = read_table(WorkFolder(work).slides)
-    ids = [str(slide_id) for slide_id in table["slide_id"]]
+    ids = [str(slide_id) for slide_id in read_table(WorkFolder(work).slides)["slide_id"]]
     if untiled := [slide_id for slide_id in ids if not is_tiled(work, slide_id)]:
         raise InputMissingError(
             f"not tiled: {pluralize(len(untiled), 'slide')}, such as {untiled[0]}",
             place=str(work),
             remedy="run pathopatch tile MANIFEST -o WORK, or give the manifest",
         )
+    if mpp is None:
+        return ids, []
     stored = {slide_id: PatchStore(WorkFolder(work).store(slide_id)).attributes for slide_id in ids}
     mpp_of = {slide_id: attributes["target_mpp"] for slide_id, attributes in stored.items()}  # None: unknown
-    slides: list[SlideRow | str] = [
-        slide_id if mpp is None or own is None or mpp_agrees(own, mpp) else _slide_of(work, slide_id, stored[slide_id])
-        for slide_id, own in mpp_of.items()
-    ]
+    for slide_id, own in mpp_of.items():
+        if own is not None and not mpp_agrees(own, mpp):
+            raise InputUnsupportedError(
+                f"the patches of slide {slide_id} are at {own:g} um/px, and the encoder takes {mpp:g}",
+                place=str(work),
+                remedy=f"give the manifest in place of the work folder, and its slides are cut for the encoder; "
+                f"or --mpp {own:g}, and the patches are encoded as they are",
+            )
     notes = []
-    sides = sorted({stored[slide]["patch_px"] for slide in slides if isinstance(slide, str)} - {patch_px})
-    if mpp is not None and sides:
+    if sides := sorted({attributes["patch_px"] for attributes in stored.values()} - {patch_px}):
         notes.append(
             f"patches of {', '.join(map(str, sides))} px are resized: the encoder was made for {patch_px} px at "
             f"{mpp:g} um/px, so it sees them at another scale"
         )
-    if anew := sum(isinstance(slide, SlideRow) for slide in slides):
-        notes.append(
-            f"the patches of {pluralize(anew, 'slide')} are not at {mpp:g} um/px: their slides are cut anew, so that "
-            "labels and groups of the work folder are of other patches; give --mpp to encode its own"
-        )
-    if mpp is not None and None in mpp_of.values():
+    if None in mpp_of.values():
         notes.append(f"the um/px of the patches are unknown: features mean something only if they are about {mpp:g}")
-    return slides, notes
-
-
-def _slide_of(work: Path, slide_id: str, stored: Mapping[str, Any]) -> SlideRow:
-    """Return a tiled slide, by the attributes of its store, as a row of a manifest."""
-    if "source" not in stored or stored["tissue"].get("is_supplied"):
-        raise InputUnsupportedError(
-            f"slide {slide_id} cannot be cut at another scale: "
-            + ("its tissue mask is not kept" if "source" in stored else "its patches are as they are"),
-            place=str(work),
-            remedy="give the manifest, or --mpp of the patches as they are",
-        )
-    record = stored["source"]
-    return SlideRow(
-        row=1,
-        slide_id=slide_id,
-        patient_id=slide_id,
-        source=record["path"],
-        mpp=record["mpp"],
-        channels=tuple(record["channels"]),
-        background=record["background"],
-    )
+    return ids, notes
 
 
 def _write_labels(work: Path, slide_ids: Sequence[str], out: Path, config: EncodeConfig) -> Path | None:

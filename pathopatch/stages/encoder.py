@@ -8,14 +8,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig, parse
+from pathopatch.core.config import BatchOptions, EncodeConfig, PredictConfig, TileConfig, parse
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
 from pathopatch.core.task import Outcome, Within
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import worker_number
 from pathopatch.features.encode import PixelSource, encode_patches
 from pathopatch.features.slide_features import Encoder
-from pathopatch.stages.batch.run import run_limited
+from pathopatch.stages.batch.run import DEFAULT_BATCH, run_limited
 
 if TYPE_CHECKING:
     from pathopatch.features.encoder_network import LoadedEncoder
@@ -78,25 +78,23 @@ class PreparedEncoder:
         return WorkFolder(out).encoded(self.encoder.key, slide_id)
 
 
-def prepare_encoder(
-    config: EncodeConfig, *, workers: int = 1, limit_s: float | None = None, limit_bytes: float | None = None
-) -> PreparedEncoder:
-    """Load and try the encoder of a configuration, for `workers` processes; PathopatchError if it is refused.
+def prepare_encoder(config: EncodeConfig, batch: BatchOptions = DEFAULT_BATCH) -> PreparedEncoder:
+    """Load and try the encoder of a configuration for the processes of a batch; PathopatchError if it is refused.
 
     One that is a file may be a program that does not end: with a limit it is tried in a process of its own.
     """
     from pathopatch.features.encoder_files import is_own_file
 
-    config = _with_devices(config, workers)
-    if not is_own_file(config.encoder) or (limit_s is None and limit_bytes is None):
+    config = _with_devices(config, batch.workers)
+    if not is_own_file(config.encoder) or (batch.timeout_s is None and batch.memory_gb is None):
         loaded = _loaded(config)
     else:
         loaded = run_limited(
             partial(_without_network, config),
             place=config.encoder,
             what="to load and try the encoder",
-            limit_s=limit_s,
-            limit_bytes=limit_bytes,
+            limit_s=batch.timeout_s,
+            limit_bytes=batch.limit_bytes,
         )
     return PreparedEncoder(
         config=config,
@@ -130,23 +128,15 @@ def encoder_of_head(
     model: Path | Sequence[Path],
     weights: Path,
     config: PredictConfig,
+    batch: BatchOptions = DEFAULT_BATCH,
     *,
     mpp: float | None = None,
-    workers: int = 1,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
 ) -> PreparedEncoder:
     """Return the encoder of the features that a head was trained on, for `predict_cohort`.
 
     `weights` is the file or folder of its weights; for TorchScript and transformers that of the encoder itself.
-    `mpp` is um per px of the patches, by default the encoder's own.
-
-    Raises
-    ------
-    CheckpointIncompatibleError
-        The encoder is not the one that the head was trained on, or the head does not say which that is.
-    PathopatchError
-        The encoder, its weights, the bundles or the settings are refused, before any slide is opened.
+    `mpp` is um per px of the patches, by default the encoder's own. What is wrong with any of them is refused here,
+    before any slide is opened; CheckpointIncompatibleError for another encoder than the head's.
     """
     from pathopatch.heatmaps.predict import refuse_pixel_settings
     from pathopatch.models.bundle import check_bundles
@@ -155,7 +145,7 @@ def encoder_of_head(
     refuse_pixel_settings(config)
     spec = check_bundles((model,) if isinstance(model, Path) else tuple(model))
     encoding = _encoding(spec, weights, config, mpp=mpp)
-    prepared = prepare_encoder(encoding, workers=workers, limit_s=limit_s, limit_bytes=limit_bytes)
+    prepared = prepare_encoder(encoding, batch)
     check_features(spec, prepared.encoder.to_dict(), place=str(weights))
     prepared.tiling()  # refused here, not slide by slide
     return prepared

@@ -1,32 +1,21 @@
-"""Export heatmaps, models and reviews to the formats of other programs: the commands `export`."""
+"""Export reviews to other programs: the commands `export review`, `agreement` and `regions`; and a bundle's ONNX."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, write_bytes
-from pathopatch.core.progress import Progress
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
-    from pathopatch.heatmaps.qupath import QupathFolder
-
-_MODEL = "model"  # what a run calls its bundle: the run's name says more
 
 
 def export_review(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
     """Write what reviewers decided of predictions as CSV; return the file, ``review.csv`` if None.
 
-    Raises
-    ------
-    InputMissingError
-        Nobody has decided anything.
-    InputUnsupportedError
-        `path` is no CSV file by its name.
-    StaleArtefactError
-        The file is there with other content, and `force` is off.
+    Without `force` StaleArtefactError for a file of other content.
     """
     from pathopatch.groups.decisions.table import decisions_csv
 
@@ -37,15 +26,7 @@ def export_review(out: Path, path: Path | None = None, *, force: bool = False) -
 
 
 def export_agreement(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
-    """Write the decisions of each two reviewers on the same slide or patch as CSV; ``agreement.csv`` if None.
-
-    Raises
-    ------
-    InputMissingError
-        No two reviewers decided on the same slide or patch.
-    StaleArtefactError
-        The file is there with other content, and `force` is off.
-    """
+    """Write the decisions of each two reviewers on the same slide or patch as `export_review`; ``agreement.csv``."""
     from pathopatch.groups.decisions.agreement import decision_pairs, pairs_csv
 
     rows = _decisions(out)
@@ -61,16 +42,7 @@ def export_agreement(out: Path, path: Path | None = None, *, force: bool = False
 def export_regions(out: Path, folder: Path | None = None, *, force: bool = False) -> Path:
     """Write the regions that reviewers drew, ``<slide_id>.geojson`` per slide, as `pathopatch tile` reads them.
 
-    Return the folder, ``regions`` if None.
-
-    Raises
-    ------
-    InputMissingError
-        Nobody has drawn a region, or the heatmap of a slide with regions is gone.
-    StaleArtefactError
-        The folder is there, and `force` is off.
-    InputUnsupportedError
-        Something else than exported regions stands at `folder`.
+    Return the folder, ``regions`` if None. `force` replaces exported regions, and nothing else.
     """
     from pathopatch.heatmaps.decision_annotations import region_files
     from pathopatch.review.reviewed_slide import bounds_origin
@@ -117,51 +89,9 @@ def _write_text(path: Path, text: str, *, force: bool) -> Path:
     return path
 
 
-def export_qupath(
-    out: Path,
-    path: Path | None = None,
-    *,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> QupathFolder:
-    """Write predicted slides and decisions for QuPath, into ``qupath`` if `path` is None; see `write_qupath_folder`."""
-    from pathopatch.heatmaps.qupath import write_qupath_folder
-
-    return write_qupath_folder(out, Path("qupath") if path is None else path, force=force, progress=progress)
-
-
 def add_graph(bundle: Path) -> Path:
-    """Write ``model.onnx`` into a bundle that has none, or a damaged one; return its path.
-
-    Raises
-    ------
-    InputUnsupportedError
-        ONNX cannot hold the network.
-    PathopatchError
-        The bundle cannot be read, as `load_model`.
-    """
+    """Write ``model.onnx`` into a bundle that has none, or a damaged one; return its path."""
     from pathopatch.models.bundle import rewrite_graph
     from pathopatch.models.loading import load_network
 
     return rewrite_graph(bundle, load_network(bundle))
-
-
-def export_model(
-    bundle: Path,
-    path: Path | None = None,
-    *,
-    kind: Literal["torchscript", "onnx", "wsinfer"],
-    force: bool = False,
-) -> Path:
-    """Write a model in another format; return its folder, ``<run>-<kind>`` if None. Errors as of `export.write`."""
-    from pathopatch.models.export.write import export_model as write
-
-    path = default_folder(bundle, kind) if path is None else path
-    write(bundle, path, kind=kind, force=force)
-    return path
-
-
-def default_folder(bundle: Path, kind: str) -> Path:
-    """Return the folder of an export whose place is not given: named by the model's run."""
-    home = bundle.resolve()
-    return Path(f"{home.parent.name if home.name == _MODEL else home.name}-{kind}")

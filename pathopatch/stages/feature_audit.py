@@ -1,43 +1,47 @@
-"""Audit features: import them, form the groups, measure the shortcut and the robustness indices, write the page.
+"""Audit features, and labels of whole slides: import them, form the groups, measure the shortcut, write the page.
 
-``groups/robustness.json`` holds the indices with the stamp of the groups that they were measured on.
+``groups/robustness.json`` holds the robustness indices with the stamp of the groups that they were measured on. Where
+labels are of slides, a slide is one sample, and intervals resample patients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
-from pathopatch.core import artefacts, files
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
+import numpy as np
+import pandas as pd
+
+from pathopatch.core import files
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import GroupsConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.patients import Listed, copy_problems, raise_first
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.features.cohort import read_cohort, read_patches
-from pathopatch.features.labels import are_of_slides
+from pathopatch.features.cohort import is_feature_cohort, read_patches
+from pathopatch.features.labels import are_of_slides, read_slide_labels
+from pathopatch.features.readers import open_features
 from pathopatch.features.robustness import MOST_PATCHES, cohort_indices
+from pathopatch.features.slide_features import row_sketch, same_rows
+from pathopatch.groups.shortcut import FLAGGED, NEGLIGIBLE, NOT_SHOWN, fraction_only
 from pathopatch.report import write_report
 from pathopatch.stages.audit import audit_text
+from pathopatch.stages.batch.slide_table import SLIDE_LABEL
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.import_features import ImportedFeatures, ImportOptions, import_features
-from pathopatch.stages.slide_label_audit import audit_slide_labels, slide_labels_text
+from pathopatch.stages.import_features import import_features
 
 _SEED = 0
+_VERDICTS = {FLAGGED: "SHORTCUT", NOT_SHOWN: "no shortcut is shown", NEGLIGIBLE: "no shortcut of any size"}
 
 
 def audit_features(
-    work: Path,
-    folder: Path,
-    labels: Path,
-    config: GroupsConfig,
-    **options: Unpack[ImportOptions],
+    work: Path, folder: Path, labels: Path, config: GroupsConfig, *, force: bool = False, **options: Any
 ) -> str:
     """Audit feature files for the tissue-area shortcut, or for that of another attribute; return the result as text.
 
-    Labels of whole slides are audited alone, without groups and a report. Arguments and errors as of
-    `pathopatch.stages.import_features.import_features` and of `form_groups`.
+    Labels of whole slides are audited alone, without groups and a report. `options` are those of `import_features`.
     """
     if are_of_slides(labels):
         if options.get("slides") or options.get("attribute"):
@@ -47,31 +51,33 @@ def audit_features(
                 remedy="leave both out, or give labels of patches: slide_id, x, y, label",
             )
         return audit_slide_labels(folder, labels, layout=options.get("layout", "auto"))
-    force = options.get("force", False)
-    imported = import_features(work, folder, labels, **options)
+    cohort = import_features(work, folder, labels, force=force, **options)
     form_groups(work, config, force=force)
-    result = measure_robustness(work, force=force)
-    page = write_report(work)
-    parts = (_imported_text(work, imported), audit_text(work), slide_labels_text(work), robustness_text(result))
-    return "\n\n".join([*filter(None, parts), f"report: {page}"])
-
-
-def _imported_text(work: Path, imported: ImportedFeatures) -> str:
-    """Return a text on the import, with all notes."""
-    cohort = read_cohort(work)
+    measure_robustness(work, force=force)
+    page, slides = write_report(work), read_table(WorkFolder(work).slides)
     encoder = cohort.encoder.get("name", "an encoder that its files do not name")
     head = (
-        f"Features of {encoder} ({cohort.dim} values, layout {cohort.layout}): {pluralize(imported.patches, 'patch')} "
-        f"of {pluralize(imported.slides, 'slide')}, {imported.labelled} labelled."
+        f"Features of {encoder} ({cohort.dim} values, layout {cohort.layout}): "
+        f"{pluralize(int(slides['patches'].sum()), 'patch')} of {pluralize(len(slides), 'slide')}, "
+        f"{slides['labelled'].sum()} labelled."
     )
-    return "\n".join([head, *(f"  - {note}" for note in imported.notes)])
+    notes = "\n".join([head, *(f"  - {note}" for note in cohort.notes)])
+    return "\n\n".join([notes, work_audit_text(work), f"report: {page}"])
+
+
+def work_audit_text(work: Path, *, force: bool = False) -> str:
+    """Return all that is audited of a work folder: its groups, labels of slides, and features if it has any."""
+    parts = [audit_text(work, force=force), slide_labels_text(work)]
+    if is_feature_cohort(work):
+        parts.append(robustness_text(measure_robustness(work, force=force)))
+    return "\n\n".join(filter(None, parts))
 
 
 def measure_robustness(work: Path, *, force: bool = False) -> Mapping[str, Any]:
     """Return the robustness indices of a work folder of features; measure them anew if groups or features changed.
 
     They are of labelled patches of all splits, at most `MOST_PATCHES` of them. The confounder is the tissue fraction,
-    its lowest against its highest third, or the patches' own attribute. Errors as of `read_patches`.
+    its lowest against its highest third, or the patches' own attribute.
     """
     folder = WorkFolder(work)
     inputs = {"groups": fingerprint_file(folder.groups), "features": fingerprint_file(folder.tiled.features)}
@@ -80,7 +86,7 @@ def measure_robustness(work: Path, *, force: bool = False) -> Mapping[str, Any]:
     with artefact(folder.robustness, stamp=stamp, force=True) as made:
         if made.is_current and not force:
             return files.read_json(folder.robustness)
-        groups = artefacts.read_table(folder.groups)
+        groups = read_table(folder.groups)
         result = cohort_indices(groups, lambda rows: read_patches(work, groups.iloc[rows]), seed=_SEED)
         made.write_json(folder.robustness, result)
     return result
@@ -111,3 +117,85 @@ def robustness_text(result: Mapping[str, Any]) -> str:
             f"below 0 the {by}; {100 * result['croma_f0']:.0f} % of patches are at or below 0"
         )
     return "\n".join(lines)
+
+
+def slide_labels_text(work: Path) -> str:
+    """Return how well tissue alone tells the labels of a work folder's slides; "" where none is labelled.
+
+    Slides of several patients are left out.
+    """
+    slides = read_table(WorkFolder(work).tiled.slides)
+    if SLIDE_LABEL not in slides:
+        return ""
+    is_labelled = slides[SLIDE_LABEL].isin([0, 1]) & (slides["patient_id"] != "")
+    labelled = slides.loc[is_labelled, ["slide_id", "patient_id", SLIDE_LABEL]]
+    fractions = read_table(WorkFolder(work).groups).groupby("slide_id")["tissue_fraction"]
+    patches = fractions.size().rename("patches")
+    area = fractions.sum().where(fractions.count() == patches).rename("area")
+    measured = labelled.merge(pd.concat([area, patches], axis=1), left_on="slide_id", right_index=True)
+    return "" if measured.empty else _tissue_alone(measured)
+
+
+def audit_slide_labels(folder: Path, labels: Path, *, layout: str = "auto") -> str:
+    """Return how well the tissue area that feature files state, and their number of patches, tell labels of slides.
+
+    SplitLeakageError, LabelConflictError if two slides have the same features, and are of two patients or splits, or
+    have contradictory labels.
+    """
+    source = open_features(folder, layout=layout)
+    table = read_slide_labels(labels)
+    table = table[table[SLIDE_LABEL] >= 0]
+    listed, sketches, rows = [], [], []
+    for slide_id, patient_id, split, label in table[table["slide_id"].isin(source.slide_ids)].itertuples(index=False):
+        slide = source.read(slide_id)
+        listed.append(Listed(slide_id, patient_id, split, label, None))
+        sketches.append(row_sketch(slide.features))
+        area = np.nan if slide.tissue_fraction is None else float(slide.tissue_fraction.sum())
+        rows.append({"patient_id": patient_id, SLIDE_LABEL: label, "area": area, "patches": len(slide)})
+    copies = ((listed[i], listed[j]) for i, j in same_rows(sketches))
+    raise_first(copy_problems(copies, column="slide_id"), place=str(labels))
+    measured = pd.DataFrame(rows, columns=["patient_id", SLIDE_LABEL, "area", "patches"])
+    measured = measured[measured["patches"] > 0]
+    if measured.empty:
+        raise InputMissingError(
+            f"none of {pluralize(len(table), 'labelled slide')} has features",
+            place=str(labels),
+            remedy=f"check that the slide ids are those of the feature files, such as {source.slide_ids[0]}",
+        )
+    notes = []
+    if left_out := len(table) - len(measured):
+        notes.append(f"Left out: {pluralize(left_out, 'labelled slide')} without features.")
+    if (table["patient_id"] == table["slide_id"]).all():
+        notes.append("Each slide counts as a patient of its own: the labels name no other patients.")
+    if measured["area"].isna().any():
+        notes.append("The feature files do not state the tissue of all patches: the tissue area is not known.")
+    return "\n".join([_tissue_alone(measured), *(f"  - {note}" for note in notes)])
+
+
+def _tissue_alone(slides: pd.DataFrame) -> str:
+    """Format how well the tissue of a slide alone tells its label, where the tissue of every slide is known.
+
+    `slides` has a row per labelled slide: patient_id, slide_label, patches, and area, the sum of the tissue fractions
+    of its patches, which all have one physical size.
+    """
+    label, patient = slides[SLIDE_LABEL].to_numpy(np.int64), slides["patient_id"].to_numpy(dtype=str)
+    patches, area = (slides[name].to_numpy(np.float64) for name in ("patches", "area"))
+    measures = {"number of its patches": patches}
+    if not np.isnan(area).any():
+        measures = {"tissue area": area, "mean tissue fraction of its patches": area / patches} | measures
+    head = (
+        f"How well tissue alone tells the label of a slide ({pluralize(len(label), 'labelled slide')} of "
+        f"{pluralize(len(set(patient)), 'patient')}, {label.sum()} positive):"
+    )
+    lines = [f"  {name:<36} {_result_text(fraction_only(label, value, patient))}" for name, value in measures.items()]
+    return "\n".join([head, *lines])
+
+
+def _result_text(result: Mapping[str, Any]) -> str:
+    """Format the AUROC of one measure with its 95 % interval, and the verdict."""
+    if result["auroc"] is None:
+        return "AUROC unknown: one label only"
+    low, high = result["auroc_low"], result["auroc_high"]
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    verdict = _VERDICTS.get(result["verdict"], "not known: too few patients for a verdict")
+    return f"AUROC {result['auroc']:.3f}{interval}: {verdict}"

@@ -6,7 +6,7 @@ levels of their cohort.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,11 @@ def tissue_fractions(
     """Return the tissue fraction of each patch of `joined`, and where it is from."""
     unknown = np.full(len(joined), np.nan)
     described = [slide for slide in described if len(slide)]
-    tool = {slide.slide_id: slide.tissue_fraction for slide in described}
-    if all(fractions is not None for fractions in tool.values()):
+    stored = {slide.slide_id: slide.tissue_fraction for slide in described}
+    if all(fractions is not None for fractions in stored.values()):
         note = "tissue fractions are taken from the feature files"
         shares = {slide.slide_id: slide.scanned_fraction for slide in described if slide.scanned_fraction is not None}
-        return PatchTissue(fraction=_by_row(joined, tool), scanned=_by_row(joined, shares), notes=(note,))
+        return PatchTissue(fraction=_by_row(joined, stored), scanned=_by_row(joined, shares), notes=(note,))
     if joined["tissue_fraction"].notna().any():
         given = joined["tissue_fraction"].to_numpy(np.float64)
         return PatchTissue(fraction=given, scanned=unknown, notes=("tissue fractions are given in the labels",))
@@ -86,17 +86,15 @@ def tissue_fractions(
             remedy="name the folder of the slides with --slides, on which it is measured; or add a column "
             "tissue_fraction to the labels; or audit another of their columns with --attribute",
         )
-    tasks = _tasks(described, paths, slide_mpp)
+    tasks = [_task(slide, paths[slide.slide_id], number, slide_mpp) for number, slide in enumerate(described, 1)]
     with Workers(workers if workers > 1 else 0) as processes:
-        measured = dict(_measured(tasks, "tissue", processes, progress))
+        measured = _measured(tasks, "tissue", processes, progress)
         confidence = {slide_id: slide.confidence for slide_id, slide in measured.items()}
         levels = cohort_levels(confidence, confidence, lambda slide_id: measured[slide_id].shown)
         again = [replace(task, cohort_levels=levels[task.slide_id]) for task in tasks if task.slide_id in levels]
         measured |= _measured(again, "tissue again", processes, progress)
-    fraction, scanned = (
-        _by_row(joined, {slide_id: getattr(slide, name) for slide_id, slide in measured.items()})
-        for name in ("fraction", "scanned")
-    )
+    fraction = _by_row(joined, {slide_id: slide.fraction for slide_id, slide in measured.items()})
+    scanned = _by_row(joined, {slide_id: slide.scanned for slide_id, slide in measured.items()})
     note = f"tissue fractions were measured on {pluralize(len(tasks), 'slide')}"
     if again:
         note += f", on {len(again)} of them by the background level that the others show"
@@ -121,9 +119,8 @@ def _by_row(joined: pd.DataFrame, by_slide: Mapping[str, Any]) -> NDArray[np.flo
     """Return a value per patch of `joined` from those of each slide, in the order of its features; else NaN."""
     values = np.full(len(joined), np.nan)
     for slide_id, index in joined.groupby("slide_id").indices.items():
-        if slide_id not in by_slide:
-            continue
-        values[index] = np.asarray(by_slide[str(slide_id)], np.float64)[joined[FEATURE_ROW].to_numpy()[index]]
+        if slide_id in by_slide:
+            values[index] = np.asarray(by_slide[str(slide_id)], np.float64)[joined[FEATURE_ROW].to_numpy()[index]]
     return values
 
 
@@ -133,9 +130,6 @@ class _TissueTask:
 
     features: SlideFeatures  # without the features themselves
     row: SlideRow
-    x: NDArray[np.int64]
-    y: NDArray[np.int64]
-    side: float
     cohort_levels: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -144,37 +138,31 @@ class _TissueTask:
         return self.features.slide_id
 
 
-def _tasks(described: Sequence[SlideFeatures], paths: Mapping[str, Path], slide_mpp: float | None) -> list[_TissueTask]:
-    """Return the work on each slide that has patches; `slide_mpp` is that of slides whose files state none."""
-    tasks = []
-    for number, slide in enumerate(described, 1):
-        if slide.side is None:
-            raise InputUnsupportedError(
-                f"the side of the patches of {slide.slide_id} is not known: their tissue cannot be measured",
-                place=str(slide.path),
-                remedy="keep the tool's files of coordinates beside its features, or add a column tissue_fraction to "
-                "the labels",
-            )
-        assert slide.x is not None
-        assert slide.y is not None
-        row = SlideRow(
-            slide_id=slide.slide_id,
-            patient_id=slide.slide_id,
-            source=str(paths[slide.slide_id]),
-            row=number,
-            fallback_mpp=slide_mpp,
+def _task(slide: SlideFeatures, path: Path, number: int, slide_mpp: float | None) -> _TissueTask:
+    """Return the work on one slide; `slide_mpp` is that of slides whose files state none."""
+    if slide.side is None:
+        raise InputUnsupportedError(
+            f"the side of the patches of {slide.slide_id} is not known: their tissue cannot be measured",
+            place=str(slide.path),
+            remedy="keep the tool's files of coordinates beside its features, or add a column tissue_fraction to "
+            "the labels",
         )
-        x, y = rounded_px(slide.x), rounded_px(slide.y)
-        tasks.append(_TissueTask(features=slide, row=row, x=x, y=y, side=slide.side))
-    return tasks
+    name = slide.slide_id
+    row = SlideRow(slide_id=name, patient_id=name, source=str(path), row=number, fallback_mpp=slide_mpp)
+    return _TissueTask(features=slide, row=row)
 
 
 def _measure_slide(task: _TissueTask) -> MeasuredTissue:
     config = with_cohort_levels(TileConfig(), task.cohort_levels)
+    features = task.features
+    assert features.x is not None
+    assert features.y is not None
+    assert features.side is not None
     with open_row(task.row) as slide:
-        task.features.require_size(slide.size, place=str(slide.paths[0]))
+        features.require_size(slide.size, place=str(slide.paths[0]))
         analysis = analyse_slide(slide, config)
-        fraction, scanned = measure_tissue(slide, task.x, task.y, task.side, analysis=analysis)
+        x, y = rounded_px(features.x), rounded_px(features.y)
+        fraction, scanned = measure_tissue(slide, x, y, features.side, analysis=analysis)
         return MeasuredTissue(
             fraction=fraction,
             scanned=scanned,
@@ -187,14 +175,12 @@ def _measure_slide(task: _TissueTask) -> MeasuredTissue:
 
 
 def _measured(
-    tasks: Sequence[_TissueTask], what: str, processes: Workers, progress: Progress | None
-) -> Iterator[tuple[str, MeasuredTissue]]:
-    """Yield the tissue of each slide as it comes, by slide_id; the first failure is raised."""
-    if progress and tasks:
-        progress(what, 0, len(tasks))
-    for number, (task, result) in enumerate(each_slide(_measure_slide, tasks, processes), 1):
+    tasks: Sequence[_TissueTask], bar: str, processes: Workers, progress: Progress | None
+) -> dict[str, MeasuredTissue]:
+    """Return the tissue of each slide by slide_id; the first failure is raised."""
+    measured = {}
+    for task, result in each_slide(_measure_slide, tasks, processes, bar=bar, progress=progress):
         if isinstance(result, Failure):
             raise result.error
-        yield task.slide_id, result
-        if progress:
-            progress(what, number, len(tasks), task.slide_id)
+        measured[task.slide_id] = result
+    return measured

@@ -30,13 +30,6 @@ def slides_to_predict(
 
     The id of a single slide is its file's stem, or what the stems of its files share, unless `slide_id` is given. With
     `is_slide`, `source` is no manifest. With `strict`, a missing file is an error of the manifest, not of its slide.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The id is invalid, or was given for a manifest, which names its own slides.
-    TableError, InputMissingError
-        As `read_manifest`.
     """
     if not is_slide and is_manifest(source):
         if slide_id is not None:
@@ -73,27 +66,8 @@ def find_cohort(
     """Return the slides that a command line names: a manifest, folders, files, and ``CARS=a.tif,TPEF=b.tif``.
 
     Files that are no slides are left out. A slide that is missing or cannot be opened is among the rows, where it fails
-    alone; with `strict` it fails here.
-
-    Parameters
-    ----------
-    sources : sequence of str
-        What was typed; ``*`` and ``?`` are expanded where the shell left them.
-    out : Path, optional
-        Folder of the outputs, which is not searched.
-    slide_id : str, optional
-        Id of a single slide.
-
-    Raises
-    ------
-    InputMissingError
-        A folder holds no slide.
-    InputUnsupportedError
-        A manifest is named beside other sources, or an id is given to several slides.
-    DuplicateIdError
-        Two slides have the same id.
-    PathopatchError
-        As `slides_to_predict`; with `strict` also the first error of a slide.
+    alone; with `strict` it fails here. ``*`` and ``?`` are expanded where the shell left them. The folder `out` of the
+    outputs is not searched. `slide_id` is that of a single slide.
     """
     sources = [path for text in sources for path in _expanded(text)]
     folders = [text for text in sources if Path(text).is_dir() and not is_zarr(Path(text))]
@@ -113,7 +87,17 @@ def find_cohort(
     if strict and (errors := [file.error for slide in found.slides for file in slide.files if file.error is not None]):
         raise errors[0]
     rows += [slide.row for slide in found.slides]
-    _require_slides(rows, found.left_out, place=", ".join(sources[:3]))
+    place = ", ".join(sources[:3])
+    if not rows:
+        raise InputMissingError(
+            f"no slide here: {why_none(found.left_out)}", place=place, remedy="name the folder that holds the slides"
+        )
+    by_id: dict[str, SlideRow] = {}
+    for row in rows:
+        if by_id.setdefault(row.slide_id.casefold(), row) is not row:
+            raise DuplicateIdError(
+                f"two slides have the id {row.slide_id}", place=place, remedy="write a manifest that names them apart"
+            )
     return Cohort(rows=rows, left_out=found.left_out)
 
 
@@ -122,20 +106,6 @@ def _expanded(text: str) -> list[str]:
     if Path(text).exists() or not glob.has_magic(text):
         return [text]
     return sorted(glob.glob(text, recursive=True)) or [text]  # noqa: PTH207  # Path.glob takes no absolute pattern
-
-
-def _require_slides(rows: Sequence[SlideRow], left_out: Sequence[LeftOut], *, place: str) -> None:
-    """Refuse to work on nothing, and on two slides of one id."""
-    if not rows:
-        raise InputMissingError(
-            f"no slide here: {why_none(left_out)}", place=place, remedy="name the folder that holds the slides"
-        )
-    by_id: dict[str, SlideRow] = {}
-    for row in rows:
-        if by_id.setdefault(row.slide_id.casefold(), row) is not row:
-            raise DuplicateIdError(
-                f"two slides have the id {row.slide_id}", place=place, remedy="write a manifest that names them apart"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp, read_table
+from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, Problem, SplitLeakageError
 from pathopatch.core.patients import Listed, copy_problems, invented_patients_note, raise_first
@@ -48,28 +48,6 @@ _CHECKSUM_DIGITS = 16
 _LEAST_SAID = 0.01  # least tissue of all patches from which a note states that patches were left out
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportedFeatures:
-    """A work folder made of features."""
-
-    slides: int
-    patches: int
-    labelled: int
-    notes: tuple[str, ...]  # what a reader of results must know
-
-
-class ImportOptions(TypedDict, total=False):
-    """Arguments of `import_features` that a caller may leave out."""
-
-    layout: str
-    slides: Path | None
-    attribute: str | None
-    slide_mpp: float | None
-    workers: int
-    force: bool
-    progress: Progress | None
-
-
 def import_features(
     work: Path,
     folder: Path,
@@ -82,45 +60,28 @@ def import_features(
     workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
-) -> ImportedFeatures:
+) -> FeatureCohort:
     """Make a work folder of feature files and labels of their patches; do nothing if it is current.
 
     The tissue fraction of each patch is that of the feature files; else the labels' column tissue_fraction; else it is
-    measured on the slides. With an `attribute` it may be unknown.
+    measured on the slides, by `workers` processes. With an `attribute` it may be unknown.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder for the tables.
-    folder, layout
-        As `pathopatch.features.readers.open_features` takes them.
-    labels, attribute
-        As `pathopatch.features.labels.read_labels` takes them.
-    slides : Path, optional
-        Folder of the slides, found by the names of the feature files.
-    slide_mpp : float, optional
-        Level-0 um/px of all slides, where neither feature files nor slides say it.
-    workers : int
-        Processes that measure tissue.
-
-    Raises
-    ------
-    InputMissingError
-        Nothing says how much tissue the patches hold; or a file, a slide or the attribute is missing, or no label
-        matches.
-    InputUnsupportedError
-        The features have no coordinates, or `work` holds tiled slides.
-    MppMissingError
-        Coordinates are in micrometres and the slide's scale is unknown.
-    SplitLeakageError, LabelConflictError
-        Two slides have the same features, and are of two patients or splits, or have contradictory labels.
-    StaleArtefactError
-        The work folder was made of other features, labels or settings, and `force` is off.
+    `folder` and `layout` are as `open_features` takes them, `labels` and `attribute` as `read_labels`. `slides` is a
+    folder of the slides, found by the names of the feature files. `slide_mpp` is level-0 um/px where neither feature
+    files nor slides say it.
     """
     source = open_features(folder, layout=layout)
     labelled = read_labels(labels, attribute=attribute)
     paths = find_slides(slides, source.slide_ids) if slides is not None else {}
-    _refuse_other_cohort(work)
+    folder_of = WorkFolder(work)
+    existing = read_stamp(folder_of.slides)
+    # What a killed import left may be replaced: its table of slides says so, though the cohort's file is missing.
+    if folder_of.slides.is_file() and (existing is None or existing.stage != _STAGE):
+        raise InputUnsupportedError(
+            "the folder holds a cohort of slides",
+            place=str(work),
+            remedy="choose another work folder for features, with -o",
+        )
     settings: dict[str, Any] = {"layout": source.layout, "attribute": attribute, "slide_mpp": slide_mpp}
     if paths:  # the rules that tissue is measured by
         settings["tissue"] = TileConfig().tissue.model_dump(mode="json")
@@ -131,7 +92,6 @@ def import_features(
         **{f"slide {slide_id}": fingerprint_file(path) for slide_id, path in paths.items()},
     }
     stamp = Stamp(stage=_STAGE, settings=settings, inputs=inputs)
-    folder_of = WorkFolder(work)
     # The cohort's file comes last: with its stamp in it, all tables are complete.
     parts = (folder_of.features, folder_of.slides, *(folder_of.patches(slide_id) for slide_id in source.slide_ids))
     with artefact(*parts, stamp=stamp, force=force) as made:
@@ -151,22 +111,11 @@ def import_features(
                 described, joined, paths, slide_mpp, is_needed=attribute is None, workers=workers, progress=progress
             )
             joined = joined.assign(tissue_fraction=tissue.fraction, scanned_fraction=tissue.scanned)
-            notes = [
-                *dict.fromkeys(note for slide in described for note in slide.notes),
-                *tissue.notes,
-                *_left_out_note(tissue.fraction),
-                *_patient_note(labelled),
-                *duplicate_notes,
-                *label_notes,
-            ]
-            _write(made, work, source, described, joined, files, tuple(notes), tissue.by_slide)
-    table = read_table(folder_of.slides)
-    return ImportedFeatures(
-        slides=len(table),
-        patches=int(table["patches"].sum()),
-        labelled=int(table["labelled"].sum()),
-        notes=read_cohort(work).notes,
-    )
+            of_slides = dict.fromkeys(note for slide in described for note in slide.notes)
+            more = [*_notes(tissue.fraction, labelled), *duplicate_notes, *label_notes]
+            notes = (*of_slides, *tissue.notes, *more)
+            _write(made, work, source, described, joined, files, notes, tissue.by_slide)
+    return read_cohort(work)
 
 
 def _refuse_parted_slides(
@@ -208,19 +157,6 @@ def _copied_slides(
     return copy_problems(pairs, column="slide_id")
 
 
-def _refuse_other_cohort(work: Path) -> None:
-    """Refuse a work folder whose slides were tiled: its tables would be replaced."""
-    path = WorkFolder(work).slides
-    stamp = read_stamp(path)
-    # What a killed import left may be replaced: its table of slides says so, though the cohort's file is missing.
-    if path.is_file() and (stamp is None or stamp.stage != _STAGE):
-        raise InputUnsupportedError(
-            "the folder holds a cohort of slides",
-            place=str(work),
-            remedy="choose another work folder for features, with -o",
-        )
-
-
 def _in_px(slide: SlideFeatures, path: Path | None, slide_mpp: float | None) -> SlideFeatures:
     """Return a slide's patches in level-0 px; the slide at `path` is opened only if its scale is needed."""
     if slide.x is None or slide.y is None:
@@ -252,20 +188,18 @@ def _patches_of(described: Sequence[SlideFeatures]) -> tuple[pd.DataFrame, list[
     return patches[~is_second].reset_index(drop=True), notes
 
 
-def _left_out_note(tissue: NDArray[np.float64]) -> list[str]:
-    """Return that no patch has little tissue, and what follows."""
+def _notes(tissue: NDArray[np.float64], labels: pd.DataFrame) -> list[str]:
+    """Return what a reader must know of the tissue of all patches, and of the patients that the labels name."""
+    notes = []
     known = tissue[~np.isnan(tissue)]
-    if not known.size or known.min() < _LEAST_SAID:
-        return []
-    percent = math.floor(100 * known.min())
-    return [f"every patch has at least {percent} % tissue: there is less nowhere, or such patches were left out before"]
-
-
-def _patient_note(labels: pd.DataFrame) -> list[str]:
-    """Return that each slide counts as a patient, where the labels name no patients."""
+    if known.size and known.min() >= _LEAST_SAID:
+        percent = math.floor(100 * known.min())
+        said = f"every patch has at least {percent} % tissue"
+        notes.append(f"{said}: there is less nowhere, or such patches were left out before")
     if (labels["patient_id"] != labels["slide_id"]).any():
-        return invented_patients_note(labels["patient_id"].tolist())
-    return ["each slide counts as a patient of its own: the labels have no column patient_id that says otherwise"]
+        return notes + invented_patients_note(labels["patient_id"].tolist())
+    alone = "each slide counts as a patient of its own: the labels have no column patient_id that says otherwise"
+    return [*notes, alone]
 
 
 def _write(
@@ -291,7 +225,17 @@ def _write(
         part = by_slide.get(slide.slide_id, joined.iloc[:0])
         table = _patch_table(part, slide.slide_id, files[slide.slide_id])
         made.write_table(folder.patches(slide.slide_id), table)
-        update_status(work, slide.slide_id, STAGE, _status(table, measured.get(slide.slide_id)))
+        tissue = measured.get(slide.slide_id)
+        entry = {  # as `tile` records it
+            "state": "done" if len(table) else "done_empty",
+            "patches": len(table),
+            "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
+            "labelled_patches": int((table["label"] >= 0).sum()),
+            "tissue_confidence": None if tissue is None else tissue.confidence,
+            "cohort_levels": {} if tissue is None else dict(tissue.cohort_levels),
+            "warnings": [] if tissue is None else list(tissue.warnings),
+        }
+        update_status(work, slide.slide_id, STAGE, entry)
         rows.append(_slides_row(slide, part, files[slide.slide_id]))
     made.write_table(folder.slides, pd.DataFrame(rows))
     encoder = next((slide.encoder for slide in described if len(slide)), described[0].encoder)
@@ -321,20 +265,6 @@ def _patch_table(part: pd.DataFrame, slide_id: str, mark: str) -> pd.DataFrame:
     if slides_of_several_patients(part):
         own.append("split")
     return table[[*COLUMNS, *own, FEATURE_ROW]].reset_index(drop=True)
-
-
-def _status(table: pd.DataFrame, measured: MeasuredTissue | None) -> dict[str, Any]:
-    """Return the status of a slide as `tile` records it."""
-    with_tissue = int((table["tissue_fraction"] > 0).sum())
-    return {
-        "state": "done" if len(table) else "done_empty",
-        "patches": len(table),
-        "tissue_patches": with_tissue,
-        "labelled_patches": int((table["label"] >= 0).sum()),
-        "tissue_confidence": None if measured is None else measured.confidence,
-        "cohort_levels": {} if measured is None else dict(measured.cohort_levels),
-        "warnings": [] if measured is None else list(measured.warnings),
-    }
 
 
 def _slides_row(slide: SlideFeatures, part: pd.DataFrame, mark: str) -> dict[str, Any]:

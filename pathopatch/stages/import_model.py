@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.artefacts import changed_settings
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from pathopatch.models.spec import BundleSpec
 
 _GLASS = 240 / 255  # of scans of H&E, whose white is 235 to 245
-
-
-class ImportOptions(TypedDict, total=False):
-    """Arguments of `import_wsinfer` that a caller may leave out."""
-
-    tumor_classes: Sequence[str]
-    made_by: str
-    force: bool
 
 
 def import_wsinfer(
@@ -36,15 +28,6 @@ def import_wsinfer(
     """Write the model of a folder for wsinfer as a bundle, unless it is there, and return its spec.
 
     `tumor_classes` and `made_by` are those of `read_wsinfer`. `force` replaces a bundle of another model.
-
-    Raises
-    ------
-    InputUnsupportedError
-        `bundle` exists and is no bundle.
-    StaleArtefactError
-        `bundle` is of another model, and `force` is off.
-    PathopatchError
-        The description, the network or its classes are refused, see `read_wsinfer` and `open_archive`.
     """
     from pathopatch.models.bundle import read_spec, save_bundle
     from pathopatch.models.torchscript_archive import gives_probabilities, open_archive
@@ -59,22 +42,16 @@ def import_wsinfer(
     return read_spec(bundle)
 
 
-def import_limited(
-    folder: Path, bundle: Path, *, limit_s: float | None, **options: Unpack[ImportOptions]
-) -> tuple[BundleSpec, float]:
+def import_limited(folder: Path, bundle: Path, *, limit_s: float | None, **options: Any) -> tuple[BundleSpec, float]:
     """Import a model in a process of its own; return its spec, and its probability of blank glass.
 
     A program that does not end is ended after `limit_s` seconds, with SlideTimeoutError; else as `import_wsinfer`.
     """
-    return run_limited(
-        partial(_import_and_try, folder, bundle, options),
-        place=str(folder),
-        what="to read and try the network",
-        limit_s=limit_s,
-    )
+    work = partial(_import_and_try, folder, bundle, **options)
+    return run_limited(work, place=str(folder), what="to read and try the network", limit_s=limit_s)
 
 
-def _import_and_try(folder: Path, bundle: Path, options: ImportOptions) -> tuple[BundleSpec, float]:
+def _import_and_try(folder: Path, bundle: Path, **options: Any) -> tuple[BundleSpec, float]:
     return import_wsinfer(folder, bundle, **options), glass_probability(bundle)
 
 

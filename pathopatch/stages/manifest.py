@@ -49,28 +49,8 @@ def make_manifest(
     """Find every slide below a folder by its content, and write a manifest of them; paths below it are relative to it.
 
     Slides that cannot be opened, sets of channels that differ from most others, and masks that do not fit are left out.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder to search, with all folders below it.
-    out : Path
-        CSV file to write.
-    pattern : str, optional
-        How files are named, such as ``{slide}_{channel}.tif``, see `discover`.
-    force : bool
-        Replace a file that is there.
-
-    Raises
-    ------
-    InputMissingError
-        There is no such folder, or no slide in it.
-    StaleArtefactError
-        `out` is there, and `force` is off.
-    InputUnsupportedError
-        The pattern is none.
-    TableError
-        What was written needs a person: patients whose ids differ only in their spelling.
+    `pattern` says how files are named, such as ``{slide}_{channel}.tif``, see `discover`. TableError if the table needs
+    a person: patients whose ids differ only in their spelling.
     """
     if not folder.is_dir():
         raise InputMissingError(f"no folder {folder}", place=str(folder), remedy="check the path")

@@ -9,14 +9,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core.config import PredictConfig
+from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import read_status
 from pathopatch.core.task import Outcome, SlidePlan, SlideTask, Within
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
-from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
+from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.clean import remove_stale_files
 from pathopatch.stages.find_slides import SlideFeaturesRow
@@ -37,21 +37,16 @@ def predict_cohort(
     model: Path | Sequence[Path],
     out: Path,
     config: PredictConfig,
+    batch: BatchOptions = DEFAULT_BATCH,
     *,
     encoder: PreparedEncoder | None = None,
     slide_mpp: float | None = None,
-    force: bool = False,
-    workers: int = 1,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
-    only_failed: bool = False,
-    totals: bool = True,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return the outcome of each slide.
 
-    The last two are written however the run ends, and about every minute before. Without `totals` they are left as they
-    are, for many runs on one folder. Limits and `only_failed` are those of `pathopatch.stages.tile.tile_cohort`.
+    The last two are written however the run ends, and about every minute before. Without `totals` of the batch they are
+    left as they are, for many runs on one folder.
 
     Parameters
     ----------
@@ -72,10 +67,10 @@ def predict_cohort(
     """
     models = (model,) if isinstance(model, Path) else tuple(model)
     require_unmixed(out, deidentify=config.deidentify)
-    tasks = predict_tasks(cohort, models, out, config, encoder=encoder, slide_mpp=slide_mpp, force=force)
-    tasks = failed_before(tasks) if only_failed else tasks
+    tasks = predict_tasks(cohort, models, out, config, encoder=encoder, slide_mpp=slide_mpp, force=batch.force)
+    tasks = chosen(tasks, batch)
     # The processes start first and load their libraries while this one checks the bundles.
-    with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+    with workers_for(tasks, batch) as processes:
         from pathopatch.heatmaps.model_record import write_model_record
         from pathopatch.models.bundle import check_bundles
         from pathopatch.models.spec import tiling_of
@@ -95,12 +90,10 @@ def predict_cohort(
             pick_device(config.device)
         with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
             write_model_record(out, models)
-        counter = progress_counter(STAGE, len(tasks), progress)
-        with (
-            keep_cohort_tables(out, counter) if totals else nullcontext(counter) as on_counted,
-            logged(out, STAGE, on_counted, slides=len(tasks), deidentified=config.deidentify) as on_done,
-        ):
-            outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
+        with keep_cohort_tables(out) if batch.totals else nullcontext() as on_done:
+            outcomes = run_slides(
+                out, STAGE, tasks, processes, on_done=on_done, deidentified=config.deidentify, progress=progress
+            )
     remove_stale_files(out)
     return outcomes
 

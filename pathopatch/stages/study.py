@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import StudyConfig, TrainConfig, head_settings, load_study
+from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, head_settings, load_study
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.progress import Progress
 from pathopatch.core.task import Outcome
@@ -39,13 +39,13 @@ def run_study(
     study: StudyConfig | Path | str,
     *,
     until: Until = "report",
-    workers: int = 1,
+    workers: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> StudyResult:
     """Run all stages from the manifest, or the ready patches, to the report; return what became of slides and runs.
 
-    `study` is a configuration, or the TOML file of one.
+    `study` is a configuration, or the TOML file of one; `workers` are those of its ``[batch]`` by default.
     The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
     prefers at the first threshold at which no validation group is empty; the test split selects nothing. `until` names
     the last stage to run. Runs whose method needs a group that is empty are left out, and the others go on.
@@ -70,8 +70,9 @@ def run_study(
     if until not in ("tile", "groups"):
         require_training()
     runs, work = study_runs(study), study.work
+    batch = _batch(study, workers, force=force)
     files.write_json(work / "study.json", study.model_dump(mode="json"))
-    outcomes = tile_study(study, workers=workers, force=force, progress=progress)
+    outcomes = tile_study(study, batch, progress=progress)
     if until == "tile":
         return StudyResult(outcomes=tuple(outcomes))
     form_groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
@@ -84,32 +85,35 @@ def run_study(
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
     evaluate_runs(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none" and until != "evaluate":
-        outcomes += predict_split(study, runs, workers=workers, force=force, progress=progress)
+        outcomes += predict_split(study, runs, batch, progress=progress)
     if until == "report":
         write_report(work)
     return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
 
 
-def tile_study(
-    study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
-) -> list[Outcome]:
+def _batch(study: StudyConfig, workers: int | None, *, force: bool) -> BatchOptions:
+    return BatchOptions(
+        **study.batch.model_dump(exclude={"workers"}), workers=workers or study.batch.workers, force=force
+    )
+
+
+def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | None = None) -> list[Outcome]:
     """Cut the study's slides into patches, or store its ready ones or features; return what became of them."""
     if study.features is not None:
         from pathopatch.stages.import_features import import_features
 
         assert study.labels is not None  # the configuration demands them
         import_features(
-            study.work, study.features, study.labels, slides=study.slides, attribute=study.attribute, workers=workers,
-            force=force, progress=progress,
+            study.work, study.features, study.labels, slides=study.slides, attribute=study.attribute,
+            workers=batch.workers, force=batch.force, progress=progress,
         )  # fmt: skip
         return []
     if study.patches is not None:
-        return import_patches(study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress)
+        return import_patches(
+            study.patches, study.work, study.tile, ready=study.ready, force=batch.force, progress=progress
+        )
     assert study.manifest is not None  # the configuration has one of the two
-    return tile_cohort(
-        study.manifest, study.work, study.tile, workers=workers, limit_s=study.batch.timeout_s,
-        limit_bytes=study.batch.limit_bytes, strict=study.batch.strict, force=force, progress=progress,
-    )  # fmt: skip
+    return tile_cohort(study.manifest, study.work, study.tile, batch, progress=progress)
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
@@ -142,12 +146,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
 
 
 def predict_split(
-    study: StudyConfig,
-    runs: Sequence[TrainConfig],
-    *,
-    workers: int = 1,
-    force: bool = False,
-    progress: Progress | None = None,
+    study: StudyConfig, runs: Sequence[TrainConfig], batch: BatchOptions, *, progress: Progress | None = None
 ) -> list[Outcome]:
     """Predict the slides of the study's `predict_split` with the run that validation prefers, fold by fold."""
     assert study.manifest is not None
@@ -161,10 +160,7 @@ def predict_split(
         cohort = [row for row in rows if row.slide_id in ids]
         run = _preferred(part, study.groups.thresholds) if is_choice else runs[0].run_name
         model = WorkFolder(part).model(run)
-        outcomes += predict_cohort(
-            cohort, model, study.work, study.predict, workers=workers, limit_s=study.batch.timeout_s,
-            limit_bytes=study.batch.limit_bytes, totals=study.batch.totals, force=force, progress=progress,
-        )  # fmt: skip
+        outcomes += predict_cohort(cohort, model, study.work, study.predict, batch, progress=progress)
     return outcomes
 
 

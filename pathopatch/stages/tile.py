@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pathopatch.core.config import ReadyConfig, TileConfig, mpp_agrees
+from pathopatch.core.config import BatchOptions, ReadyConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import Progress
 from pathopatch.core.task import Outcome, SlidePlan, SlideTask, Within
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.stages.batch.run import fail, failed_before, logged, progress_counter, run_slides, workers_for
+from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import (
     label_source,
     open_row,
@@ -39,32 +39,15 @@ def tile_cohort(
     manifest_path: Path,
     work: Path,
     config: TileConfig,
+    batch: BatchOptions = DEFAULT_BATCH,
     *,
     slide_mpp: float | None = None,
-    workers: int = 1,
-    limit_s: float | None = None,
-    limit_bytes: float | None = None,
-    only_failed: bool = False,
-    strict: bool = False,
-    force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Check the manifest, then cut every slide into patches; return the outcome of each slide.
 
     All slides are opened before the first is tiled, by the same processes. A slide that cannot be opened fails alone.
-
-    Parameters
-    ----------
-    slide_mpp : float, optional
-        um per level-0 px of slides whose files state none.
-    limit_s : float, optional
-        Seconds that a slide may take to be opened, and to be tiled.
-    limit_bytes : float, optional
-        Resident memory that a process may hold for a slide.
-    only_failed : bool
-        Work on the slides that failed before, and on no others.
-    strict : bool
-        A file that is not there is an error of the manifest. Off: its slide fails alone.
+    `slide_mpp` is um per level-0 px of slides whose files state none.
 
     Raises
     ------
@@ -74,51 +57,46 @@ def tile_cohort(
         No target mpp is given and the slides' own differ by more than 2 %; or the patches of `work` are features.
     """
     require_no_features(work)
-    rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path, strict=strict).included]
-    tasks = [tile_task(row, config, work, force=force) for row in rows]
-    tasks = failed_before(tasks) if only_failed else tasks
+    rows = _rows(manifest_path, batch, slide_mpp)
+    tasks = chosen([tile_task(row, config, work, force=batch.force) for row in rows], batch)
     selected = {task.slide_id for task in tasks}
-    with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+    with workers_for(tasks, batch) as processes:
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
             _refuse_mixed(table, rows, config, manifest_path)
-            write_slides(work, with_finished(work, table, failures), force=force)
+            write_slides(work, with_finished(work, table, failures), force=batch.force)
             rows = _with_known_facts(rows, table)
-        with logged(work, STAGE, progress_counter(STAGE, len(tasks), progress), slides=len(tasks)) as on_done:
-            outcomes = {
-                task.slide_id: fail(task, failures[task.slide_id]) for task in tasks if task.slide_id in failures
-            }
-            for outcome in outcomes.values():
-                on_done(outcome)
-            opened = [row for row in rows if row.slide_id in selected - failures.keys()]
-            tiling = [tile_task(row, config, work, force=force) for row in opened]
-            tiled = run_slides(tiling, workers=processes, on_done=on_done, progress=progress)
-            outcomes |= {outcome.slide_id: outcome for outcome in tiled}
-        succeeded = [row for row in opened if outcomes[row.slide_id].state != "failed"]
+        tasks = [tile_task(row, config, work, force=batch.force) for row in rows if row.slide_id in selected]
+        tiled = run_slides(work, STAGE, tasks, processes, failures=failures, progress=progress)
+        outcomes = {outcome.slide_id: outcome for outcome in tiled}
+        succeeded = [row for row in rows if row.slide_id in outcomes and outcomes[row.slide_id].state != "failed"]
         every_id = [row.slide_id for row in rows]
         outcomes |= _tile_again_by_cohort_levels(succeeded, every_id, config, work, processes, progress)
     remove_stale_files(work)
-    return [outcomes[task.slide_id] for task in tasks]
+    return list(outcomes.values())
 
 
 def tile_plan(
     manifest_path: Path,
     work: Path,
     config: TileConfig,
+    batch: BatchOptions = DEFAULT_BATCH,
     *,
     slide_mpp: float | None = None,
-    strict: bool = False,
-    force: bool = False,
 ) -> Plan:
     """Return what `tile_cohort` would do, and what it would cost; arguments and errors as there."""
     require_no_features(work)
-    rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path, strict=strict).included]
+    rows = _rows(manifest_path, batch, slide_mpp)
     table, failures = open_slides(rows)
     if len(table):
         _refuse_mixed(table, rows, config, manifest_path)
         rows = _with_known_facts(rows, table)
-    tasks = [tile_task(row, config, work, force=force) for row in rows]
+    tasks = [tile_task(row, config, work, force=batch.force) for row in rows]
     return plan_tasks(tasks, {slide_id: failure.error for slide_id, failure in failures.items()})
+
+
+def _rows(manifest_path: Path, batch: BatchOptions, slide_mpp: float | None) -> list[SlideRow]:
+    return [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path, strict=batch.strict).included]
 
 
 def tile_task(
@@ -170,7 +148,14 @@ def _about(row: SlideRow) -> dict[str, Any]:
 
 def _refuse_mixed(table: pd.DataFrame, rows: Sequence[SlideRow], config: TileConfig, manifest_path: Path) -> None:
     """Refuse slides that do not go together: of several scales or backgrounds, or copies of one another."""
-    require_one_mpp(table, config)
+    if config.mpp is None and not mpp_agrees(table["mpp"].min(), table["mpp"].max()):
+        by_mpp = table.sort_values("mpp")
+        (low, finest), (high, coarsest) = by_mpp[["slide_id", "mpp"]].iloc[[0, -1]].itertuples(index=False)
+        raise InputUnsupportedError(
+            f"the slides' mpp differ: {low} has {finest:g}, {high} has {coarsest:g} um/px",
+            place="[tile] mpp",
+            remedy=f"give the target: mpp of [tile], or tile --mpp {coarsest:g}",
+        )
     problems = mixed_backgrounds(rows, table) if config.tissue.background == "auto" else []
     if problems := [*problems, *copied_slides(rows, table)]:
         raise TableError(problems, place=str(manifest_path))
@@ -202,28 +187,8 @@ def _tile_again_by_cohort_levels(
     ]
     if not again:
         return {}
-    counter = progress_counter("tile again", len(again), progress)
-    with logged(work, STAGE, counter, slides=len(again)) as on_done:
-        outcomes = run_slides(again, workers=workers, on_done=on_done, progress=progress)
+    outcomes = run_slides(work, STAGE, again, workers, what="tile again", progress=progress)
     return {outcome.slide_id: outcome for outcome in outcomes}
-
-
-def require_one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
-    """Refuse a cohort of several mpp without a target; the message names the finest and the coarsest slide.
-
-    Raises
-    ------
-    InputUnsupportedError
-        No target mpp is given and the slides' own differ by more than 2 %.
-    """
-    if config.mpp is None and not mpp_agrees(table["mpp"].min(), table["mpp"].max()):
-        by_mpp = table.sort_values("mpp")
-        low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
-        raise InputUnsupportedError(
-            f"the slides' mpp differ: {low} has {table['mpp'].min():g}, {high} has {table['mpp'].max():g} um/px",
-            place="[tile] mpp",
-            remedy=f"give the target: mpp of [tile], or tile --mpp {table['mpp'].max():g}",
-        )
 
 
 def import_patches(
@@ -237,12 +202,8 @@ def import_patches(
 ) -> list[Outcome]:
     """Store a set of ready patches as if it were one tiled slide; return its outcome.
 
-    The work folder then holds this set and nothing else: slides that it had are no longer in the cohort.
-
-    Raises
-    ------
-    PathopatchError
-        As `pathopatch.patches.patch_import.tile_patches`: a set has no part that could fail alone.
+    The work folder then holds this set and nothing else: slides that it had are no longer in the cohort. Errors are
+    raised: a set has no part that could fail alone.
     """
     from pathopatch.patches.patch_import import tile_patches
 

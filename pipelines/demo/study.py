@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import StudyConfig, TileConfig, TrainConfig
+from pathopatch.core.config import BatchOptions, StudyConfig, TileConfig, TrainConfig
 from pathopatch.core.mask_bits import unpack_masks
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.work_folder import WorkFolder
@@ -70,7 +70,7 @@ def _run_seed(work: Path, seed: int, *, jobs: int, force: bool) -> pd.DataFrame:
 
 def _tune_runs(study: StudyConfig, *, force: bool) -> list[Path]:
     """Tile a study's slides, form its groups and tune its runs; return their folders."""
-    tile_study(study, workers=study.jobs, force=force)
+    tile_study(study, BatchOptions(workers=study.jobs, force=force))
     form_groups(study.work, study.groups, force=force)
     return train_many(study.work, study_runs(study), study.tune, jobs=study.jobs, force=force)
 

@@ -31,11 +31,11 @@ from predicting import ARCHITECTURE, BATCH, write_bundle
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
 from pathopatch.heatmaps.prediction import predict_slide
+from pathopatch.models.export.write import export_model
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime.openvino_runtime import instruction_sets, is_bfloat16_native
 from pathopatch.slides import open_slide
-from pathopatch.stages.export import export_model
 
 _ACROSS = 16  # patches along a side of the slide: of fewer, most is overview; each peer takes some 20 s three times
 _MPP = 0.5

@@ -46,16 +46,8 @@ def test_a_configuration_stands_where_an_option_is_not_given(
     assert (settings.method, settings.threshold, settings.seed) == ("erm", 0.25, 7)
 
 
-@pytest.mark.parametrize("command", ["train", "tune"])
-def test_without_a_configuration_the_defaults_stand(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    assert settings_of(monkeypatch, command) == TrainConfig()
-
-
-@pytest.mark.parametrize("command", ["train", "tune"])
-def test_settings_alone_are_a_configuration_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
-    path = tmp_path / "settings.toml"
-    path.write_text("[train]\nseed = 7\n", encoding="utf-8")
-    assert settings_of(monkeypatch, command, "--config", str(path)).seed == 7
+def test_without_a_configuration_the_defaults_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(monkeypatch, "train") == TrainConfig()
 
 
 def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,11 +57,8 @@ def test_the_examples_slide_is_the_one_that_its_maker_draws(truth: Path) -> None
     assert read_spec(EXAMPLE_MODEL).mpp == pytest.approx(float(pd.read_csv(EXAMPLE_MANIFEST)["mpp"][0]))
 
 
-def test_predict_example_calls_nine_of_ten_patches_right(
-    truth: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert typed("predict", "--example", "-o", tmp_path) == 0
-    shown = capsys.readouterr()
+def test_predict_example_calls_nine_of_ten_patches_right(truth: Path, tmp_path: Path, said: Callable) -> None:
+    shown = said("predict", "--example", "-o", tmp_path)
     overlay = WorkFolder(tmp_path).heatmap("example") / "overlay.png"
     assert shown.out.splitlines()[0] == str(overlay)
     assert overlay.is_file()
@@ -72,16 +69,12 @@ def test_predict_example_calls_nine_of_ten_patches_right(
     assert (is_called == (known["label"].reindex(predicted.index) == 1)).mean() >= 0.9
 
 
-def test_predict_ends_with_the_commands_to_type_next(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_ends_with_the_commands_to_type_next(tmp_path: Path, said: Callable) -> None:
     out = tmp_path / "my slides"
-    assert typed("predict", "--example", "-o", out) == 0
-    told = capsys.readouterr().err
+    told = said("predict", "--example", "-o", out).err
     assert f"next: pathopatch review '{out}'" in told
     assert f"pathopatch report '{out}'" in told
-    assert typed("predict", "--example", "-o", out, "--quiet") == 0
-    assert capsys.readouterr().err == ""
+    assert said("predict", "--example", "-o", out, "--quiet").err == ""
 
 
 @pytest.mark.parametrize(
@@ -94,7 +87,6 @@ def test_predict_ends_with_the_commands_to_type_next(
     ],
 )
 def test_the_example_is_alone_and_what_is_missing_is_named(
-    arguments: tuple[str, ...], words: str, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], words: str, said: Callable
 ) -> None:
-    assert typed("predict", *arguments) == 2
-    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert words in " ".join(said("predict", *arguments, code=2).err.replace("│", " ").split())

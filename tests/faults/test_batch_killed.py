@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", after: int = 0) -> None:
     """Run a stage over the slides; `fault` is for all its processes, `after` so many slides it kills itself."""
-    from pathopatch.core.config import PredictConfig, TileConfig
+    from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
     from pathopatch.stages.find_slides import slides_to_predict
     from pathopatch.stages.predict import predict_cohort
     from pathopatch.stages.tile import tile_cohort
@@ -52,11 +52,13 @@ def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", af
             os.kill(os.getpid(), signal.SIGKILL)
 
     if stage == "tile":
-        tile_cohort(folder / "cohort.csv", out, TileConfig(patch_px=16), workers=workers, progress=progress)
+        tile_cohort(
+            folder / "cohort.csv", out, TileConfig(patch_px=16), BatchOptions(workers=workers), progress=progress
+        )
     else:
         config = PredictConfig(device="cpu", precision="float32", threads=1)
         rows = slides_to_predict(str(folder / "cohort.csv"))
-        predict_cohort(rows, folder / "model", out, config, workers=workers, progress=progress)
+        predict_cohort(rows, folder / "model", out, config, BatchOptions(workers=workers), progress=progress)
 
 
 def run(stage: str, folder: Path, out: Path, workers: int, fault: str = "", after: int = 0) -> int:

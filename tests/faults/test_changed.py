@@ -17,7 +17,7 @@ from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
-from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputChangedError, InputCorruptError
 from pathopatch.core.files import file_state
 from pathopatch.core.task import Outcome
@@ -53,9 +53,9 @@ def cohort(folder: Path) -> Path:
 
 def run(stage: str, manifest: Path, out: Path, workers: int) -> list[Outcome]:
     if stage == "tile":
-        return tile_cohort(manifest, out, TileConfig(patch_px=32), workers=workers)
+        return tile_cohort(manifest, out, TileConfig(patch_px=32), BatchOptions(workers=workers))
     model = write_model(manifest.parent / "model")
-    return predict_cohort(slides_to_predict(str(manifest)), [model], out, CONFIG, workers=workers)
+    return predict_cohort(slides_to_predict(str(manifest)), [model], out, CONFIG, BatchOptions(workers=workers))
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from pathopatch.patches.import_list import read_list
 from pathopatch.patches.patch_import import tile_patches
 from pathopatch.stages.batch.slide_table import write_slides
 from pathopatch.stages.check import check_manifest
+from pathopatch.stages.feature_audit import audit_slide_labels
 from pathopatch.stages.import_features import import_features
-from pathopatch.stages.slide_label_audit import audit_slide_labels
 from pathopatch.stages.tile import tile_cohort
 from pathopatch.training.data_summary import bundle_marks
 
@@ -153,7 +153,7 @@ def test_features_under_two_ids_are_a_leak(split: str, patient: str, tmp_path: P
 
 
 def test_features_of_one_patient_are_accepted_unless_the_labels_of_a_patch_differ(tmp_path: Path) -> None:
-    assert import_features(tmp_path / "a/work", *features_with_copy(tmp_path / "a", "train", "P00")).slides == 7
+    assert len(import_features(tmp_path / "a/work", *features_with_copy(tmp_path / "a", "train", "P00")).files) == 7
     with pytest.raises(LabelConflictError, match="S00 and S90"):
         import_features(tmp_path / "b/work", *features_with_copy(tmp_path / "b", "train", "P00", labels="other"))
 
@@ -176,7 +176,7 @@ def test_labels_that_part_one_slide_name_its_patients(tmp_path: Path) -> None:
     with pytest.raises(SplitLeakageError, match="slide S00 is in several splits: patient P00 in train and P90 in test"):
         import_features(tmp_path / "work", features, path)
     table.drop(columns="split").to_csv(path, index=False)  # patients of one slide may be divided by drawing
-    assert import_features(tmp_path / "work", features, path).slides == 4
+    assert len(import_features(tmp_path / "work", features, path).files) == 4
 
 
 def test_a_set_of_ready_patches_is_no_slide_and_may_be_in_every_split(tmp_path: Path) -> None:

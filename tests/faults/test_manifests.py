@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from made_model import write_model
 
-from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.patches.tile import tile_slide
 from pathopatch.report import write_report
@@ -83,7 +83,9 @@ def test_a_bad_manifest_is_refused_before_anything_is_written(rows: list[Row], c
         writer.writeheader()
         writer.writerows({"patient_id": row["slide_id"], **row} for row in rows)
     with pytest.raises(TableError) as caught:
-        tile_cohort(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32), strict=True)
+        tile_cohort(
+            folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32), BatchOptions(strict=True)
+        )
     assert {problem.code for problem in caught.value.problems} == {code}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

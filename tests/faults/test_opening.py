@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import pathopatch
 from pathopatch.cli.program import app
-from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import WITHIN_SLIDE
 from pathopatch.core.status import read_status
@@ -98,7 +98,7 @@ def test_a_reader_that_aborts_hangs_or_fills_memory_fails_only_its_slide(
     with monkeypatch.context() as patch:
         _make_readers_faulty(tmp_path, patch)
         config = TileConfig(patch_px=32)
-        outcomes = tile_cohort(manifest, out, config, workers=2, limit_s=20, limit_bytes=2_000_000_000)
+        outcomes = tile_cohort(manifest, out, config, BatchOptions(workers=2, timeout_s=20, memory_gb=2))
     assert {outcome.slide_id: outcome.code for outcome in outcomes} == _BECOMES
     for slide_id, code in _BECOMES.items():
         entry = read_status(out, slide_id)["tile"]
@@ -111,9 +111,8 @@ def test_a_reader_that_aborts_hangs_or_fills_memory_fails_only_its_slide(
 def test_limits_hold_for_check_which_reports_each_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = cohort(tmp_path, tuple(_BECOMES))
     _make_readers_faulty(tmp_path, monkeypatch)
-    limits = {"limit_s": 20, "limit_bytes": 2_000_000_000}
     with pytest.raises(TableError) as caught:
-        check_manifest(manifest, measure=TileConfig(patch_px=32), **limits)
+        check_manifest(manifest, None, BatchOptions(timeout_s=20, memory_gb=2), measure=TileConfig(patch_px=32))
     rows = {name: row for row, name in enumerate(_BECOMES, 2)}
     expected = {rows[name]: code for name, code in _BECOMES.items() if code}
     assert {problem.row: problem.code for problem in caught.value.problems} == expected
@@ -128,31 +127,31 @@ def test_limits_hold_for_a_single_slide_and_a_single_worker(
     made.write_rgb_pyramid(tmp_path / f"{name}.tif", np.full((3, 64, 64), 200, np.uint8), levels=1)
     (tmp_path / "cohort.csv").write_text(f"slide_id,patient_id,path\ns,p,{name}.tif\n")
     _make_readers_faulty(tmp_path, monkeypatch)
-    limit = {"limit_s": 20} if name == "hangs" else {"limit_bytes": 2_000_000_000}
-    tiled = tile_cohort(tmp_path / "cohort.csv", tmp_path / "tiled", TileConfig(patch_px=32), **limit)
+    limit = BatchOptions(timeout_s=20) if name == "hangs" else BatchOptions(memory_gb=2)
+    tiled = tile_cohort(tmp_path / "cohort.csv", tmp_path / "tiled", TileConfig(patch_px=32), limit)
     rows = slides_to_predict(str(tmp_path / f"{name}.tif"))
-    predicted = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", PredictConfig(), **limit)
+    predicted = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", PredictConfig(), limit)
     assert [outcome.code for outcome in (*tiled, *predicted)] == 2 * [_BECOMES[name]]
 
 
 @pytest.mark.fault("limits-alone")
 def test_a_limit_takes_a_process_of_its_own() -> None:
-    assert [workers_for([], workers).count for workers in (1, 2)] == [0, 0]
-    assert [workers_for([], 1, **limit).count for limit in ({"limit_s": 9.0}, {"limit_bytes": 1e9})] == [1, 1]
+    assert [workers_for([], BatchOptions(workers=workers)).count for workers in (1, 2)] == [0, 0]
+    assert [workers_for([], BatchOptions(**limit)).count for limit in ({"timeout_s": 9}, {"memory_gb": 1})] == [1, 1]
 
 
 @pytest.mark.fault("limits-alone")
 def test_check_takes_both_limits_from_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, object] = {}
+    given: list[BatchOptions] = []
 
-    def check(*_: object, **arguments: object) -> pd.DataFrame:
-        given.update(arguments)
+    def check(manifest: Path, out: Path | None, batch: BatchOptions, **_: object) -> pd.DataFrame:
+        given.append(batch)
         return pd.DataFrame()
 
     monkeypatch.setattr("pathopatch.stages.check.check_manifest", check)
     command = ["check", str(tmp_path / "cohort.csv"), "--timeout=5", "--memory-gb=2"]
     assert CliRunner().invoke(app, command).exit_code == 0
-    assert (given["limit_s"], given["limit_bytes"]) == (5, 2e9)
+    assert (given[0].timeout_s, given[0].limit_bytes) == (5, 2e9)
 
 
 @pytest.mark.fault("limits-alone")
@@ -180,7 +179,7 @@ def test_two_processes_tile_the_same_bytes_as_one_and_a_rerun_is_current(tmp_pat
     assert artefacts(tmp_path / "1") == artefacts(tmp_path / "2")
     of_slides = [words for words in progress_calls if words[0] != WITHIN_SLIDE]
     assert of_slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (0, 1, 2, 3)]
-    again = tile_cohort(manifest, tmp_path / "2", CONFIG, workers=2)
+    again = tile_cohort(manifest, tmp_path / "2", CONFIG, BatchOptions(workers=2))
     assert [outcome.state for outcome in again] == ["current"] * 3
 
 
@@ -189,5 +188,5 @@ def test_slides_of_different_scale_are_refused_before_any_is_tiled(workers: int,
     manifest = cohort(tmp_path, ("a", "b", "cut"), mpp=(0.5, 0.6))
     made.write_truncated(tmp_path / "a.tif", 60, tmp_path / "cut.tif")
     with pytest.raises(InputUnsupportedError, match=r"a has 0\.5, b has 0\.6"):
-        tile_cohort(manifest, tmp_path / "out", CONFIG, workers=workers)
+        tile_cohort(manifest, tmp_path / "out", CONFIG, BatchOptions(workers=workers))
     assert not (tmp_path / "out").exists()

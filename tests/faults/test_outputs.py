@@ -14,7 +14,7 @@ import pytest
 from made_model import write_model
 
 from pathopatch.core.artefacts import Stamp, write_table
-from pathopatch.core.config import GroupsConfig, PredictConfig, TileConfig
+from pathopatch.core.config import BatchOptions, GroupsConfig, PredictConfig, TileConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     DuplicateIdError,
@@ -88,7 +88,7 @@ def predict(folder: Path, name: str, *, force: bool = False) -> Outcome:
     """Predict one slide as `pathopatch predict NAME` does."""
     config = PredictConfig(device="cpu", precision="float32", threads=1)
     rows = slides_to_predict(str(folder / name))
-    (outcome,) = predict_cohort(rows, folder / "model", folder / "out", config, force=force)
+    (outcome,) = predict_cohort(rows, folder / "model", folder / "out", config, BatchOptions(force=force))
     return outcome
 
 
@@ -132,7 +132,7 @@ def test_tiling_another_slide_of_the_same_stem_or_id_is_a_duplicate_id(folder: P
     with pytest.raises(DuplicateIdError, match=r"a\.svs.*a\.tif.*slide_id"):
         tile_cohort(manifest(folder, a="a.tif"), out, CONFIG)
     assert contents(out) == before
-    (outcome,) = tile_cohort(manifest(folder, a="a.tif"), out, CONFIG, force=True)
+    (outcome,) = tile_cohort(manifest(folder, a="a.tif"), out, CONFIG, BatchOptions(force=True))
     assert outcome.state == "done"
 
 
@@ -193,7 +193,7 @@ def test_stores_of_an_older_schema_are_refused_with_the_command_to_run(folder: P
     (outcome,) = tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
     assert "under schema 0" in outcome.message
     assert "--force" in outcome.message
-    assert tile_cohort(manifest(folder, a="a.svs"), out, CONFIG, force=True)[0].state == "done"
+    assert tile_cohort(manifest(folder, a="a.svs"), out, CONFIG, BatchOptions(force=True))[0].state == "done"
     assert Study(out).slides["tile_state"].tolist() == ["done"]
 
 

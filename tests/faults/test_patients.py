@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pathopatch.core.artefacts import Stamp, write_table
-from pathopatch.core.config import GroupsConfig, TileConfig
+from pathopatch.core.config import BatchOptions, GroupsConfig, TileConfig
 from pathopatch.core.errors import DuplicateIdError, PathopatchError, SplitLeakageError, TableError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.assign import assign_folds, assign_splits
@@ -93,7 +93,7 @@ def test_a_patient_respelled_after_tiling_is_asked_for_whatever_is_decided(tmp_p
     tile_cohort(manifest, work, TileConfig(patch_px=32, store="none"))
     assert set(form_groups(work, CONFIG)["patient_id"]) == {"P0", "P1", "P2", "P3"}
     manifest.write_text(manifest.read_text().replace("P0,train", "p0,test"))
-    check_manifest(manifest, work, force=True)
+    check_manifest(manifest, work, BatchOptions(force=True))
     reject = RecordedDecision(slide_id="s0", verdict="reject", reviewer="a", id=1, made="2026-01-01T00:00:00.000000Z")
     (tmp_path / "review.csv").write_text(decisions_csv([reject]))
     for decisions in (None, tmp_path / "review.csv"):

@@ -78,7 +78,7 @@ def test_of_four_processes_one_makes_each_slide_and_the_others_find_it(stage: st
 
 def _run_all(tasks: list[SlideTask], start: Barrier, pipe: Connection) -> None:
     start.wait()
-    pipe.send([(outcome.slide_id, outcome.state) for outcome in run_slides(tasks)])
+    pipe.send([(outcome.slide_id, outcome.state) for outcome in run_slides(tasks[0].out, tasks[0].stage, tasks)])
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -12,8 +12,14 @@ from made_slides import write_channel, write_rgb_pyramid
 from PIL import Image
 
 from pathopatch.core.artefacts import content_fingerprint, fingerprint_file, read_table
-from pathopatch.core.config import EncodeConfig, TileConfig
-from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError, SlideTimeoutError
+from pathopatch.core.config import BatchOptions, EncodeConfig, TileConfig
+from pathopatch.core.errors import (
+    ChannelMismatchError,
+    InputMissingError,
+    InputUnsupportedError,
+    NonFiniteError,
+    SlideTimeoutError,
+)
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.encode import _require_finite, channel_index
@@ -66,7 +72,7 @@ def test_an_earlier_file_whose_features_lie_elsewhere_is_made_again(config, slid
     with h5py.File(path, "r+") as file:
         del file["features"]
         file["features"] = h5py.ExternalLink(str(tmp_path / "outside.h5"), "/features")
-    assert states(encode_cohort(str(slide), config, tmp_path / "work", force=True)) == ["done"]
+    assert states(encode_cohort(str(slide), config, tmp_path / "work", BatchOptions(force=True))) == ["done"]
     np.testing.assert_array_equal(open_features(encoded.folder).read("slide").features, due)
     with h5py.File(tmp_path / "outside.h5") as other:
         np.testing.assert_array_equal(other["features"], due + 1)
@@ -112,12 +118,11 @@ def test_a_tiled_folder_of_fitting_scale_is_encoded_from_its_store(config, slide
     np.testing.assert_array_equal(one.x, other.x)
 
 
-def test_a_tiled_folder_of_another_scale_is_cut_anew_with_a_note(config, slide, tmp_path):
+def test_a_tiled_folder_of_another_scale_is_refused_with_both_ways_on(config, slide, tmp_path):
     work = tmp_path / "tiled"
     tile_cohort(write_manifest(slide), work, TileConfig(patch_px=PX, mpp=0.5))
-    encoded = encode_cohort(str(work), config.model_copy(update={"mpp": 1.0}))
-    assert "the patches of 1 slide are not at 1 um/px" in encoded.notes[-1]
-    assert open_features(encoded.folder).read("slide").side == 2 * PX
+    with pytest.raises(InputUnsupportedError, match=r"give the manifest .* or --mpp 0\.5"):
+        encode_cohort(str(work), config.model_copy(update={"mpp": 1.0}))
 
 
 def test_stored_patches_of_another_side_are_encoded_with_a_note(config, slide, tmp_path):
@@ -192,7 +197,7 @@ def test_a_finished_slide_is_left_as_it_is_and_other_settings_are_stale(config, 
     (refused,) = encode_cohort(str(slide), changed, tmp_path / "work").outcomes
     assert (refused.state, refused.code) == ("failed", "STALE_ARTEFACT")
     assert "min_tissue was 0.01, is 0.5" in refused.message
-    assert states(encode_cohort(str(slide), changed, tmp_path / "work", force=True)) == ["done"]
+    assert states(encode_cohort(str(slide), changed, tmp_path / "work", BatchOptions(force=True))) == ["done"]
     assert open_features(encoded.folder).read("slide").tissue_fraction.min() >= 0.5
 
 
@@ -224,9 +229,11 @@ def test_a_slide_without_tissue_has_a_file_without_rows(config, tmp_path):
 def test_an_endless_encoder_ends_at_the_time_limit(config, slide, tmp_path):
     path = write_torchscript(tmp_path / "endless.pt", Endless())
     with pytest.raises(SlideTimeoutError, match="the encoder") as caught:
-        encode_cohort(str(slide), config.model_copy(update={"encoder": str(path)}), tmp_path / "work", limit_s=20)
+        encode_cohort(
+            str(slide), config.model_copy(update={"encoder": str(path)}), tmp_path / "work", BatchOptions(timeout_s=20)
+        )
     assert caught.value.place == str(path)
-    assert states(encode_cohort(str(slide), config, tmp_path / "work", limit_s=100)) == ["done"]
+    assert states(encode_cohort(str(slide), config, tmp_path / "work", BatchOptions(timeout_s=100))) == ["done"]
 
 
 def test_channels_are_given_by_an_explicit_rule_alone(config, tmp_path, two_discs):

@@ -17,7 +17,7 @@ import tifffile
 import zarr
 from read_page import Page
 
-from pathopatch.core.config import EvaluateConfig, TileConfig
+from pathopatch.core.config import BatchOptions, EvaluateConfig, TileConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.patches.picture import mask_under
 from pathopatch.patches.store import PatchStore
@@ -40,7 +40,7 @@ def tile_slides(folder: Path, *, masks: dict[str, str] | None = None, work: str 
     lines = [f"{name},{name},{name}.tif,2.0,{(masks or {}).get(name, '')}" for name in ("bright", "dark", "blank")]
     text = "\n".join(["slide_id,patient_id,path,mpp,tissue_mask", *lines])
     (folder / "cohort.csv").write_text(text + "\n", encoding="utf-8")
-    tile_cohort(folder / "cohort.csv", folder / work, CONFIG, force=force)
+    tile_cohort(folder / "cohort.csv", folder / work, CONFIG, BatchOptions(force=force))
     return folder / work
 
 

@@ -83,8 +83,8 @@ def test_without_npm_the_remedy_brings_it_and_the_doctor_says_so(
         with pytest.raises(InputMissingError) as missing:
             ask()
         assert missing.value.remedy == remedy
-    (viewer_finding,) = [finding for finding in doctor.examine() if "viewer" in finding.name]
-    assert (viewer_finding.value, viewer_finding.remedy) == ("missing", remedy)
+    (line,) = [line for line in doctor.examine() if "viewer" in line.name]
+    assert (line.value, line.remedy) == ("missing", remedy)
 
 
 def test_the_lock_file_names_a_hash_and_no_host() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pathopatch.cli.output import finish
 from pathopatch.core import artefacts
-from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
+from pathopatch.core.config import AnnotationConfig, BatchOptions, LabelConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError, TableError
 from pathopatch.core.status import read_status
 from pathopatch.core.task import Outcome
@@ -51,16 +51,14 @@ def manifest(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_an_mpp_that_contradicts_the_file_is_a_warning_of_every_stage(
-    quick: bool, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    quick: bool, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], said: Callable
 ) -> None:
     made.write_channel(tmp_path / "a.tif", tissue(), mpp=0.5)
     path = tmp_path / "cohort.csv"
     path.write_text("slide_id,patient_id,path,mpp\ns1,p1,a.tif,1\n")
     warning = "s1: um/px: 1 is stated and counts, though the file says 0.5"
-    assert typed("check", path, *(["--quick"] if quick else [])) == 0
-    assert warning in capsys.readouterr().err
-    assert typed("tile", path, "-o", tmp_path / "work") == 0
-    assert warning in capsys.readouterr().err
+    assert warning in said("check", path, *(["--quick"] if quick else [])).err
+    assert warning in said("tile", path, "-o", tmp_path / "work").err
     assert typed("info", tmp_path / "a.tif", "--slide-mpp", 1, "-o", tmp_path / "a.png") == 0
     assert "a: um/px: 0.5 counts, as the file says; --slide-mpp 1 is not used" in capsys.readouterr().err
 
@@ -91,7 +89,7 @@ def test_the_label_of_a_slide_is_a_fact_and_its_absence_makes_nothing_stale(mani
     labelled.write_text("slide_id,patient_id,path:CARS,path:SHG,slide_label\ns1,p1,cars.tif,shg.tif,1\n")
     with pytest.raises(StaleArtefactError, match=r"s1\.slide_label was -1, is 1"):
         check_manifest(labelled, tmp_path / "work")
-    check_manifest(labelled, tmp_path / "work", force=True)
+    check_manifest(labelled, tmp_path / "work", BatchOptions(force=True))
     assert artefacts.read_table(tmp_path / "work" / "slides.parquet")["slide_label"].tolist() == [1]
 
 
@@ -244,7 +242,7 @@ def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path
 @pytest.mark.fault("misplaced-mask")
 @pytest.mark.parametrize("kind", ["mask", "outlines"])
 def test_check_and_tile_say_of_which_slides_the_tumour_lies_on_glass(
-    tmp_path: Path, kind: str, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, kind: str, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], said: Callable
 ) -> None:
     truth, shape = np.zeros((512, 512), bool), np.zeros((64, 64), np.uint8)
     truth[32:224, 32:480] = True  # the upper half
@@ -262,8 +260,7 @@ def test_check_and_tile_say_of_which_slides_the_tumour_lies_on_glass(
     (tmp_path / "study.toml").write_text(
         '[tile]\npatch_px = 64\nmpp = 0.5\n[tile.labels.annotations]\ntumor = ["Tumor"]\n'
     )
-    assert typed("check", tmp_path / "cohort.csv", "--config", tmp_path / "study.toml") == 0
-    checked = warned(capsys.readouterr().err)
+    checked = warned(said("check", tmp_path / "cohort.csv", "--config", tmp_path / "study.toml").err)
     assert typed("tile", tmp_path / "cohort.csv", "-o", tmp_path / "work", "--config", tmp_path / "study.toml") == 0
     (warning,) = warned(capsys.readouterr().err)
     assert checked == [warning]
@@ -299,9 +296,7 @@ def warned(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("background", ["", "dark"])
-def test_info_warns_of_a_slide_in_the_words_of_check(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], background: str
-) -> None:
+def test_info_warns_of_a_slide_in_the_words_of_check(tmp_path: Path, background: str, said: Callable) -> None:
     """The second channel is shifted. The third is bright: taken for dark it shows tissue where the others show none."""
     planes = [tissue(), tissue(12), 1100 - tissue()]
     paths = made.write_modalities(tmp_path, np.stack(planes), ("CARS", "SHG", "TPEF"))
@@ -311,12 +306,10 @@ def test_info_warns_of_a_slide_in_the_words_of_check(
         f"slide_id,patient_id,background,{columns}\n"
         f"{tmp_path.name},p,{background},{','.join(map(str, paths.values()))}\n"
     )
-    assert typed("check", manifest, "--quiet") == 0
-    checked = warned(capsys.readouterr().err)
+    checked = warned(said("check", manifest, "--quiet").err)
     source = ",".join(f"{name}={path}" for name, path in paths.items())
     options = ["--background", background] if background else []
-    assert typed("info", source, "-o", tmp_path / "a.png", "--quiet", *options) == 0
-    assert warned(capsys.readouterr().err) == checked
+    assert warned(said("info", source, "-o", tmp_path / "a.png", "--quiet", *options).err) == checked
     assert len(checked) == 1 + bool(background)
 
 

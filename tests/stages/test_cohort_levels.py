@@ -13,7 +13,7 @@ import tifffile
 from made_feature_cohort import write_trident
 from numpy.typing import NDArray
 
-from pathopatch.core.config import TileConfig
+from pathopatch.core.config import BatchOptions, TileConfig
 from pathopatch.core.status import read_status, update_status
 from pathopatch.features.cohort import read_cohort
 from pathopatch.patches.store import recorded_attributes
@@ -45,6 +45,11 @@ def cohort(folder: Path, slides: dict[str, NDArray[np.uint16]]) -> Path:
     return folder / "cohort.csv"
 
 
+def three(folder: Path) -> Path:
+    """A cohort of two slides that show the background and one full of tissue."""
+    return cohort(folder, {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)})
+
+
 def shares(work: Path) -> dict[str, float]:
     tables = {path.stem: pd.read_parquet(path) for path in (work / "patches").glob("*.parquet")}
     return {name: float(table["tissue_fraction"].mean()) for name, table in tables.items()}
@@ -68,7 +73,7 @@ def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> No
     assert set(cohort_levels(work)) == {"full"}
     assert abs(cohort_levels(work)["full"]["C0"] - 100) < 2
     assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
-    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, force=True)][2] == "done"
+    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, BatchOptions(force=True))][2] == "done"
     assert set(cohort_levels(work)) == {"full"}
 
 
@@ -81,26 +86,23 @@ def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> No
 
 
 def test_a_stated_level_is_not_taken_from_the_cohort(tmp_path: Path) -> None:
-    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     tissue = CONFIG.tissue.model_copy(update={"background_level": {"C0": 100.0}})
-    tile_cohort(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
+    tile_cohort(three(tmp_path), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
     assert not cohort_levels(tmp_path / "work")
     assert shares(tmp_path / "work")["full"] == 1.0
 
 
 def test_a_dry_run_knows_the_levels_that_were_taken(tmp_path: Path) -> None:
-    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
-    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    manifest, work = three(tmp_path), tmp_path / "work"
     tile_cohort(manifest, work, CONFIG)
     plan = tile_plan(manifest, work, CONFIG)
     assert (len(plan.finished), len(plan.table), plan.failed) == (3, 0, ())
 
 
 def test_a_forced_retry_of_failed_slides_leaves_the_levels_of_the_others(tmp_path: Path) -> None:
-    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
-    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    manifest, work = three(tmp_path), tmp_path / "work"
     tile_cohort(manifest, work, CONFIG)
-    assert tile_cohort(manifest, work, CONFIG, only_failed=True, force=True) == []
+    assert tile_cohort(manifest, work, CONFIG, BatchOptions(retry_failed=True, force=True)) == []
     assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
 
 
@@ -114,7 +116,7 @@ def test_forcing_one_part_of_a_cohort_leaves_the_levels_of_the_other(tmp_path: P
     for part, rows in zip(parts, (lines[1:4], lines[4:]), strict=True):
         part.write_text("\n".join([lines[0], *rows]))
         tile_cohort(part, work, CONFIG)
-    tile_cohort(parts[1], work, CONFIG, force=True)
+    tile_cohort(parts[1], work, CONFIG, BatchOptions(force=True))
     assert {outcome.state for outcome in tile_cohort(parts[0], work, CONFIG)} == {"current"}
 
 
@@ -131,8 +133,7 @@ def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Pat
 
 
 def test_a_run_that_ends_before_the_second_tiling_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
-    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    manifest, work = three(tmp_path), tmp_path / "work"
     with monkeypatch.context() as cut:
         cut.setattr("pathopatch.stages.tile._tile_again_by_cohort_levels", _cut_off)
         with pytest.raises(KeyboardInterrupt):
@@ -151,23 +152,15 @@ def _cut_off(*_: object) -> None:
 
 
 def test_a_retried_slide_takes_the_level_of_slides_that_were_tiled_before(tmp_path: Path) -> None:
-    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
-    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    manifest, work = three(tmp_path), tmp_path / "work"
     whole = (tmp_path / "full.tif").read_bytes()
     (tmp_path / "full.tif").write_bytes(whole[:1000])
     assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG)] == ["done", "done", "failed"]
     (tmp_path / "full.tif").write_bytes(whole)
-    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, only_failed=True)] == ["done"]
+    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, BatchOptions(retry_failed=True))] == [
+        "done"
+    ]
     assert set(cohort_levels(work)) == {"full"}
-
-
-def test_a_stated_level_takes_the_place_of_the_cohorts(tmp_path: Path) -> None:
-    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
-    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
-    tile_cohort(manifest, work, CONFIG)
-    stated = CONFIG.tissue.model_copy(update={"background_level": {"C0": 90.0}})
-    outcomes = tile_cohort(manifest, work, CONFIG.model_copy(update={"tissue": stated}))
-    assert {(outcome.state, outcome.code) for outcome in outcomes} == {("failed", "STALE_ARTEFACT")}
 
 
 def gap() -> NDArray[np.uint16]:

@@ -81,11 +81,8 @@ def test_patients_stay_in_their_splits_whatever_is_decided(work: Path, decisions
     assert (group["s3@0,0"], group["s3@16,0"]) == (1, -1)  # much tissue of a non-tumour; no label, no group
 
 
-def test_decisions_of_reviewers_are_printed_and_recorded(
-    work: Path, decisions: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert typed("groups", work, "--threshold", "0.5", "--decisions", decisions) == 0
-    output = capsys.readouterr().out
+def test_decisions_of_reviewers_are_printed_and_recorded(work: Path, decisions: Path, said: Callable) -> None:
+    output = said("groups", work, "--threshold", "0.5", "--decisions", decisions).out
     assert "Decisions of reviewers (Ada): slides rejected: s1 (4 patches); patches relabelled: 2 non-tumour" in output
     stamp = read_stamp(work / "groups.parquet")
     assert stamp is not None
@@ -97,28 +94,25 @@ def test_decisions_of_reviewers_are_printed_and_recorded(
         "relabelled": {"tumour": 0, "non-tumour": 2, "unsure": 1}, "regions": 0, "elsewhere": ["elsewhere"],
         "labels_changed": {split: 2},
     }  # fmt: skip
-    assert typed("audit", work, "--force") == 0
-    assert "Decisions of reviewers (Ada)" in capsys.readouterr().out
+    assert "Decisions of reviewers (Ada)" in said("audit", work, "--force").out
 
 
 def test_other_decisions_are_another_input(
-    work: Path, decisions: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    work: Path, decisions: Path, typed: Callable[..., int], said: Callable
 ) -> None:
     command = ("groups", work, "--threshold", "0.5", "-q")
     assert typed(*command, "--decisions", decisions) == 0
     assert typed(*command, "--decisions", decisions) == 0
-    assert typed(*command) == 1
-    assert "input 'decisions' differs" in capsys.readouterr().err
+    assert "input 'decisions' differs" in said(*command, code=1).err
     assert typed(*command, "--force") == 0
     assert "decided" not in read_json(work / "groups" / "audit.json")
 
 
 def test_a_mistake_in_the_decisions_stops_before_anything_is_written(
-    work: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    work: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], said: Callable
 ) -> None:
     (tmp_path / "review.csv").write_text("slide_id,verdict,reviewer\ns1,maybe,Ada\n")
-    assert typed("groups", work, "--decisions", tmp_path / "review.csv") == 1
-    assert "row 2, column 'verdict'" in capsys.readouterr().err
+    assert "row 2, column 'verdict'" in said("groups", work, "--decisions", tmp_path / "review.csv", code=1).err
     (tmp_path / "review.csv").write_text(decisions_csv(rows(("s1", 8, "tumour"))))
     assert typed("groups", work, "--decisions", tmp_path / "review.csv") == 1
     assert "not among those that were tiled: s1@8,0" in capsys.readouterr().err

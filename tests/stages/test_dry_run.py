@@ -13,7 +13,7 @@ from made_prediction import predict_to
 from made_slides import disc_image, write_channel
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.text import duration
 from pathopatch.models.forward import PatchClassifier
@@ -71,7 +71,7 @@ def test_finished_slides_are_counted_apart_and_stale_ones_fail(tmp_path: Path) -
     other = config.model_copy(update={"stride_px": 16})
     stale = tile_plan(manifest, out, other)
     assert [(outcome.slide_id, outcome.code) for outcome in stale.failed] == [("s0", "STALE_ARTEFACT")]
-    assert tile_plan(manifest, out, other, force=True).table["slide_id"].tolist() == ["s0", "s1"]
+    assert tile_plan(manifest, out, other, BatchOptions(force=True)).table["slide_id"].tolist() == ["s0", "s1"]
     tile_cohort(manifest, out, config)
     nothing_left = tile_plan(manifest, out, config)
     assert (nothing_left.text(), nothing_left.exit_code) == ("slides finished already, not counted: 2", 0)
@@ -85,7 +85,7 @@ def test_a_finished_slide_whose_store_is_damaged_fails_in_the_plan(tmp_path: Pat
     planned = tile_plan(manifest, out, config)
     assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("s0", "INPUT_CORRUPT")]
     assert planned.finished["slide_id"].tolist() == ["s1"]
-    assert tile_plan(manifest, out, config, force=True).table["slide_id"].tolist() == ["s0"]
+    assert tile_plan(manifest, out, config, BatchOptions(force=True)).table["slide_id"].tolist() == ["s0"]
 
 
 def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

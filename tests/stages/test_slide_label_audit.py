@@ -14,10 +14,9 @@ from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.features.readers import open_features
 from pathopatch.features.readers.pathopatch_h5 import write_slide_features
-from pathopatch.stages.feature_audit import audit_features
+from pathopatch.stages.feature_audit import audit_features, audit_slide_labels, slide_labels_text
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
-from pathopatch.stages.slide_label_audit import audit_slide_labels, slide_labels_text
 
 SETTINGS = GroupsConfig(thresholds=(0.5,))
 

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 from made_slides import write_channel, write_rgb_pyramid
 
-from pathopatch.core.config import BatchConfig, GroupsConfig, StudyConfig, TileConfig, TissueConfig
+from pathopatch.core.config import BatchConfig, BatchOptions, GroupsConfig, StudyConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide, tolerant
@@ -14,7 +14,7 @@ from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.study import tile_study
+from pathopatch.stages.study import run_study
 from pathopatch.stages.tile import tile_cohort
 
 
@@ -142,8 +142,8 @@ def test_a_tiled_slide_stays_in_the_cohort_while_its_file_is_gone(tmp_path: Path
 
 
 def test_a_study_follows_each_setting_of_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, object] = {}
-    monkeypatch.setattr("pathopatch.stages.study.tile_cohort", lambda *_, **arguments: given.update(arguments))
+    given: list[BatchOptions] = []
+    monkeypatch.setattr("pathopatch.stages.study.tile_cohort", lambda *arguments, **_: given.append(arguments[3]) or [])
     batch = BatchConfig(timeout_s=5, memory_gb=2, strict=True)
-    tile_study(StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path, batch=batch))
-    assert (given["limit_s"], given["limit_bytes"], given["strict"]) == (5, 2e9, True)
+    run_study(StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path, batch=batch), until="tile")
+    assert given == [BatchOptions(timeout_s=5, memory_gb=2, strict=True)]

@@ -15,14 +15,15 @@ import socket
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
+from pathopatch.core.config import BatchOptions
 from pathopatch.core.errors import (
     DuplicateIdError,
     InternalError,
@@ -45,6 +46,7 @@ R = TypeVar("R")
 S = TypeVar("S", bound=HasSlideId)
 T = TypeVar("T", bound=SlideTask[Any])
 
+DEFAULT_BATCH = BatchOptions()
 GOOD_STATES = (*FINISHED, "current")
 LOGS = "logs"
 KEPT_RUNS = 20
@@ -64,23 +66,23 @@ class Failure:
     trace: str = ""
 
 
-def workers_for(
-    tasks: Sequence[SlideTask[Any]], workers: int, *, limit_s: float | None = None, limit_bytes: float | None = None
-) -> Workers:
-    """Return processes for tasks, no more than there are slides to work on; enter them before they are used.
+def workers_for(tasks: Sequence[SlideTask[Any]], batch: BatchOptions, *, least: int = 1) -> Workers:
+    """Return processes for tasks, at most as many as slides to work on; enter them before they are used.
 
     With one worker, or a single slide, the work is done in this process, unless it has a limit; see `Workers`.
     """
-    count = 0
+    count, workers = 0, max(batch.workers, least)
     if workers > 1 and len(tasks) > 1:
         unfinished = sum(task.force or not _is_finished(task) for task in tasks)
         count = min(workers, max(1, unfinished))
     prepare = partial(_prepare, tasks[0].stage, max(1, count)) if tasks else None
-    return Workers(count, prepare=prepare, limit_s=limit_s, limit_bytes=limit_bytes)
+    return Workers(count, prepare=prepare, limit_s=batch.timeout_s, limit_bytes=batch.limit_bytes)
 
 
-def failed_before(tasks: Sequence[T]) -> list[T]:
-    """Return the tasks whose slides failed before."""
+def chosen(tasks: Sequence[T], batch: BatchOptions) -> list[T]:
+    """Return the tasks to run: all, or those whose slides failed before."""
+    if not batch.retry_failed:
+        return list(tasks)
     return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
 
 
@@ -107,43 +109,77 @@ def _prepare(stage: str, workers: int) -> None:
 
 
 def run_slides(
+    out: Path,
+    stage: str,
     tasks: Sequence[SlideTask[Any]],
+    workers: Workers | None = None,
     *,
-    workers: int | Workers = 1,
+    failures: Mapping[str, Failure] | None = None,
+    what: str = "",
     on_done: Callable[[Outcome], None] | None = None,
+    deidentified: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """Run every task and return the outcomes in the order of the tasks.
+    """Run every task, by default in this process, and return the outcomes in the order of the tasks.
 
     A slide that another process is at comes after all others, and is waited for then: so two processes that are given
-    the same slides share them. `on_done` is called with each outcome as it comes.
+    the same slides share them. Slides of `failures` failed before their task. The run has a log, and a progress bar
+    that is called `what`, or by the stage. `on_done` is called with each outcome as it comes.
     """
-    if isinstance(workers, int):
-        with workers_for(tasks, workers) as processes:
-            return run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
-    work = partial(attempt, progress=None if workers.count else progress)
+    workers, failures, what = workers or Workers(0), failures or {}, what or stage
     outcomes: dict[str, Outcome] = {}
+    if progress:
+        progress(what, 0, len(tasks))
+
+    def done(outcome: Outcome) -> None:
+        outcomes[outcome.slide_id] = outcome
+        if progress:
+            progress(what, len(outcomes), len(tasks), f"{outcome.slide_id} {outcome.state}")
+        if on_done:
+            on_done(outcome)
+
+    work = partial(attempt, progress=None if workers.count else progress)
     taken: list[SlideTask[Any]] = []
-    for waits, part in ((False, tasks), (True, taken)):
-        for task, result in each_slide(partial(work, waits=waits), part, workers):
-            if result is None:
-                taken.append(task)
-                continue
-            outcome = fail(task, result) if isinstance(result, Failure) else result
-            outcomes[outcome.slide_id] = outcome
-            if on_done is not None:
-                on_done(outcome)
+    with logged(out, stage, done, slides=len(tasks), deidentified=deidentified) as on_logged:
+        for task in tasks:
+            if task.slide_id in failures:
+                on_logged(fail(task, failures[task.slide_id]))
+        for waits, part in ((False, [task for task in tasks if task.slide_id not in failures]), (True, taken)):
+            for task, result in each_slide(partial(work, waits=waits), part, workers):
+                if result is None:
+                    taken.append(task)
+                else:
+                    on_logged(fail(task, result) if isinstance(result, Failure) else result)
     return [outcomes[task.slide_id] for task in tasks]
 
 
-def each_slide(work: Callable[[S], R], items: Sequence[S], workers: Workers) -> Iterator[tuple[S, R | Failure]]:
-    """Yield what `work` (picklable) returned for each slide, or why it did not, as they come."""
-    for index, result in workers.run(partial(guarded, work), items):
+def each_slide(
+    work: Callable[[S], R],
+    items: Sequence[S],
+    workers: Workers,
+    *,
+    what: str = "the slide",
+    bar: str = "",
+    progress: Progress | None = None,
+) -> Iterator[tuple[S, R | Failure]]:
+    """Yield what `work` (picklable) returned for each slide, or why it did not, as they come; count them on a `bar`."""
+    if progress and items:
+        progress(bar, 0, len(items))
+    for number, (index, result) in enumerate(workers.run(partial(_result_or_failure, work), items), 1):
         item = items[index]
         if isinstance(result, WorkerDied):
-            yield item, Failure(error=_lost(item.slide_id, result))
-        else:
-            yield item, result
+            result = Failure(error=_death(item.slide_id, result, what))
+        yield item, result
+        if progress:
+            progress(bar, number, len(items), item.slide_id)
+
+
+@dataclass(frozen=True)
+class _Call(Generic[R]):
+    """Work that belongs to no slide, named by its place."""
+
+    slide_id: str
+    work: Callable[[], R]
 
 
 def run_limited(
@@ -155,34 +191,30 @@ def run_limited(
     network``, where the process was ended or died.
     """
     with Workers(1, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
-        ((_, result),) = processes.run(partial(_result_or_error, place), [work])
-    if isinstance(result, WorkerDied):
-        raise _lost(place, result, what)
-    if isinstance(result, PathopatchError):
-        raise result
-    return cast(R, result)
+        ((_, result),) = each_slide(_call, [_Call(place, work)], processes, what=what)
+    if isinstance(result, Failure):
+        raise result.error
+    return result
 
 
-def _result_or_error(place: str, work: Callable[[], R]) -> R | PathopatchError:
-    try:
-        return work()
-    except Exception as fault:  # the worker boundary: an exception would count as a death
-        return with_code(fault, place=place)
+def _call(call: _Call[R]) -> R:
+    return call.work()
 
 
-def _lost(place: str, lost: WorkerDied, what: str = "the slide") -> PathopatchError:
-    if lost.is_late:
+def _death(place: str, died: WorkerDied, what: str) -> PathopatchError:
+    """Return the error of a worker process that was ended or died."""
+    if died.is_late:
         return SlideTimeoutError(
             f"{what} took longer than allowed", place=place, remedy="look at its file, or allow more time"
         )
-    if lost.is_large:
+    if died.is_large:
         return OutOfMemoryError(
             f"{what} took more memory than allowed", place=place, remedy="look at its file, or allow more memory"
         )
     return WorkerCrashError("the worker process died", place=place)
 
 
-def guarded(work: Callable[[S], R], item: S) -> R | Failure:
+def _result_or_failure(work: Callable[[S], R], item: S) -> R | Failure:
     """Return what `work` returns for a slide; whatever goes wrong becomes a failure with its code."""
     started = time.time()
     try:
@@ -263,11 +295,6 @@ def logged(
 
     A full disk ends no run for its log's sake: lines that cannot be written are lost. With `deidentified`, messages and
     warnings are left out, since they may name files.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The folder cannot be written to, or a symbolic link leads outside.
     """
     started = time.time()
     stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(started))}{int(started * 1000) % 1000:03d}Z"
@@ -320,18 +347,3 @@ class _QuietHandler(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Do nothing."""
-
-
-def progress_counter(what: str, total: int, progress: Progress | None) -> Callable[[Outcome], None]:
-    """Return a callback for finished slides that counts them on a progress bar."""
-    finished = 0
-    if progress:
-        progress(what, 0, total)
-
-    def on_done(outcome: Outcome) -> None:
-        nonlocal finished
-        finished += 1
-        if progress:
-            progress(what, finished, total, f"{outcome.slide_id} {outcome.state}")
-
-    return on_done

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,19 +84,10 @@ def open_slides(
     """
     import pandas as pd  # not above: worker processes start before this one has loaded pandas
 
-    facts: dict[str, dict[str, Any]] = {}
-    failures: dict[str, Failure] = {}
-    results = each_slide(facts_of or _open_and_describe, rows, workers or Workers(0))
-    if progress:
-        progress("check", 0, len(rows))
-    for number, (row, result) in enumerate(results, 1):
-        if isinstance(result, Failure):
-            failures[row.slide_id] = result
-        else:
-            facts[row.slide_id] = result
-        if progress:
-            progress("check", number, len(rows), row.slide_id)
-    return pd.DataFrame([facts[row.slide_id] for row in rows if row.slide_id in facts]), failures
+    work, workers = facts_of or _open_and_describe, workers or Workers(0)
+    found = {row.slide_id: result for row, result in each_slide(work, rows, workers, bar="check", progress=progress)}
+    failures = {name: result for name, result in found.items() if isinstance(result, Failure)}
+    return pd.DataFrame([found[row.slide_id] for row in rows if row.slide_id not in failures]), failures
 
 
 def _open_and_describe(row: SlideRow) -> dict[str, Any]:
@@ -109,25 +98,25 @@ def _open_and_describe(row: SlideRow) -> dict[str, Any]:
 def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
     """Return a slide's row of ``slides.parquet``: identity, geometry, channels, and its files' fingerprint."""
     width, height = slide.size
-    values = (
-        row.slide_id,
-        row.patient_id,
-        row.split,
-        width,
-        height,
-        ",".join(str(number) for number in slide.bounds),
-        slide.mpp,
-        len(slide.levels),
-        ",".join(slide.channels),
-        str(slide.dtype),
-        slide.background,
-        row.has_tumor,
-        _annotation_classes(row),
-        json.dumps(row.source, default=str, sort_keys=True),
-        content_fingerprint(slide.paths),
-    )
-    label = -1 if row.slide_label is None else row.slide_label
-    facts = {**dict(zip(SLIDE_COLUMNS, values, strict=True)), SLIDE_LABEL: label, STRUCTURE: slide.structure}
+    facts = {
+        "slide_id": row.slide_id,
+        "patient_id": row.patient_id,
+        "split": row.split,
+        "width": width,
+        "height": height,
+        "bounds": ",".join(str(number) for number in slide.bounds),
+        "mpp": slide.mpp,
+        "levels": len(slide.levels),
+        "channels": ",".join(slide.channels),
+        "dtype": str(slide.dtype),
+        "background": slide.background,
+        "has_labels": row.has_tumor,
+        "annotation_classes": _annotation_classes(row),
+        "source": json.dumps(row.source, default=str, sort_keys=True),
+        "fingerprint": content_fingerprint(slide.paths),
+        SLIDE_LABEL: -1 if row.slide_label is None else row.slide_label,
+        STRUCTURE: slide.structure,
+    }
     slide.require_unchanged()
     return facts
 
@@ -144,25 +133,17 @@ def _annotation_classes(row: SlideRow) -> str:
 def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
     """Write ``slides.parquet``. Slides may come and go; one that changed under its id is stale.
 
-    Raises
-    ------
-    InputUnsupportedError
-        As `require_no_features`.
-    DuplicateIdError, StaleArtefactError
-        Another slide has the same id there, or the facts of a slide changed, and `force` is off.
+    Without `force` DuplicateIdError if another slide has the same id there, StaleArtefactError if its facts changed.
     """
     require_no_features(work)
     path = WorkFolder(work).slides
     stamp = Stamp(stage="check", inputs=dict(zip(table["slide_id"], _row_fingerprints(table), strict=True)))
     existing = artefacts.read_stamp(path)
-    if existing is not None:
-        if not force and stamp.schema_version == existing.schema_version:
-            _refuse_other_slides(path, table)
+    if existing is not None and not force:
+        artefacts.require_schema(existing, place=path, remedy="run the same command with --force to make it anew")
         # Only slides that both tables hold can be stale: a cohort may grow and shrink.
         shared = stamp.inputs.keys() & existing.inputs.keys()
-        before, now = (replace(one, inputs={k: one.inputs[k] for k in shared}) for one in (existing, stamp))
-        refuse = partial(_refuse_changed_slides, table)
-        artefacts.is_up_to_date(path, stamp=now, force=force, existing=[before], refuse=refuse)
+        _refuse_changes(path, table, {name for name in shared if stamp.inputs[name] != existing.inputs[name]})
     if stamp != existing:
         artefacts.write_table(path, table, stamp)
 
@@ -179,13 +160,7 @@ def with_finished(work: Path, table: pd.DataFrame, failed: Collection[str]) -> p
 
 
 def require_no_features(work: Path) -> None:
-    """Refuse a work folder whose patches are features: its tables would be mixed with those of slides.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Also with `force`; and where the import of features was killed.
-    """
+    """Refuse a work folder of features, also one whose import was killed: its tables would be mixed with slides."""
     stamp = artefacts.read_stamp(WorkFolder(work).slides)
     if WorkFolder(work).features.is_file() or (stamp is not None and stamp.stage == "features"):
         raise InputUnsupportedError(
@@ -195,40 +170,27 @@ def require_no_features(work: Path) -> None:
         )
 
 
-def _refuse_other_slides(path: Path, table: pd.DataFrame) -> None:
-    """Refuse slides with other files and other content than those of the same ids in the earlier table."""
-    earlier = artefacts.read_table(path).set_index("slide_id")
-    for slide_id, source, content in zip(table["slide_id"], table["source"], table["fingerprint"], strict=True):
-        if slide_id in earlier.index and earlier.at[slide_id, "fingerprint"] != content:
-            before, now = (_parse_source(str(text)) for text in (earlier.at[slide_id, "source"], source))
-            artefacts.require_same_source(before, now, slide_id=slide_id, place=path)
-
-
-def _refuse_changed_slides(table: pd.DataFrame, existing: artefacts.Stamp, path: Path) -> None:
-    """Name the columns in which slides differ from the earlier table."""
+def _refuse_changes(path: Path, table: pd.DataFrame, changed: Collection[str]) -> None:
+    """Refuse slides that differ from those of the same ids in the earlier table; name their files, or the columns."""
     before, now = (
         {
             str(row["slide_id"]): {str(name): row[name] for name in (*SLIDE_COLUMNS, SLIDE_LABEL) if name in row}
-            for row in frame.to_dict("records")
-            if row["slide_id"] in existing.inputs
+            for row in frame[frame["slide_id"].isin(changed)].to_dict("records")
         }
         for frame in (artefacts.read_table(path), table)
     )
-    both = before.keys() & now.keys()
-    changes = artefacts.changed_settings({name: before[name] for name in both}, {name: now[name] for name in both})
-    raise StaleArtefactError(
-        "the manifest, or a slide's file, changed: " + "; ".join(changes),
-        place=str(path),
-        remedy="use --force to take over the change, or another work folder to keep both",
-    )
-
-
-def _parse_source(text: str) -> object:
-    """Return a source from its cell: JSON, or for a set of ready patches the plain path."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    for slide_id in sorted(changed):
+        if before[slide_id]["fingerprint"] != now[slide_id]["fingerprint"]:
+            # JSON, or of a set of ready patches the plain path.
+            texts = (str(rows[slide_id]["source"]) for rows in (before, now))
+            sources = [json.loads(text) if text[:1] in ('"', "{") else text for text in texts]
+            artefacts.require_same_source(*sources, slide_id=slide_id, place=path)
+    if changed:
+        raise StaleArtefactError(
+            "the manifest, or a slide's file, changed: " + "; ".join(artefacts.changed_settings(before, now)),
+            place=str(path),
+            remedy="use --force to take over the change, or another work folder to keep both",
+        )
 
 
 def _row_fingerprints(table: pd.DataFrame) -> list[str]:

@@ -55,13 +55,7 @@ class CohortTables(StatusTable):
     columns: tuple[str, ...] = COHORT[1:]
 
     def write(self) -> None:
-        """Write both, each by rename; of processes that do so at a time the last one has what all wrote before.
-
-        Raises
-        ------
-        DiskFullError
-            No space was left; the earlier tables are untouched.
-        """
+        """Write both, each by rename; of processes that do so at a time the last one has what all wrote before."""
         with folder_lock(self.out, "cohort"):
             slides = self.slides()
             for name, table in (("cohort.csv", slides), ("patients.csv", patient_table(slides))):
@@ -81,27 +75,17 @@ class CohortTables(StatusTable):
 
 @contextmanager
 def keep_cohort_tables(
-    out: Path,
-    on_done: Callable[[Outcome], None],
-    *,
-    every_s: float = _EVERY_S,
-    clock: Callable[[], float] = time.monotonic,
+    out: Path, *, every_s: float = _EVERY_S, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[Outcome], None]]:
     """Yield what is to be called after each slide; it writes the tables every `every_s` seconds, and the end does.
 
     Of many slides, whose tables take long to write, it writes them less often. Before the end, and at an end by an
     error or an interruption, tables that cannot be written are left as they are: the first error must be heard.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left at the end.
     """
     tables, due = CohortTables(out), clock() + every_s
 
-    def slide_done(outcome: Outcome) -> None:
+    def slide_done(_: Outcome) -> None:
         nonlocal due
-        on_done(outcome)
         started = clock()
         if started < due:
             return
@@ -146,23 +130,10 @@ def _patient(patient_id: str, slides: pd.DataFrame) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class StatusSummary:
-    """What became of the slides of a work folder.
+    """What became of the slides of a work folder."""
 
-    Parameters
-    ----------
-    table : DataFrame
-        A row a slide and stage; columns slide_id, stage, `_COLUMNS`.
-    counts : DataFrame
-        Slides by stage (rows) and state (columns).
-    """
-
-    table: pd.DataFrame
-    counts: pd.DataFrame
-
-    @property
-    def failed(self) -> pd.DataFrame:
-        """The rows of what failed."""
-        return self.table[self.table["state"] == "failed"]
+    table: pd.DataFrame  # a row a slide and stage; columns slide_id, stage, `_COLUMNS`
+    counts: pd.DataFrame  # slides by stage (rows) and state (columns)
 
     @property
     def exit_code(self) -> int:
@@ -182,7 +153,7 @@ class StatusSummary:
             patches = self.table.loc[self.table["stage"] == stage, "patches"].sum()
             lines.append(f"{stage}: {states}; {int(patches):,} patches")
         lines += _uncertain(self.table)
-        failed = self.failed
+        failed = self.table[self.table["state"] == "failed"]
         if len(failed):
             coded = failed.assign(code=failed["code"].astype(object).fillna(""))
             # Of slides, whichever stages failed.
@@ -192,15 +163,7 @@ class StatusSummary:
 
 
 def status_summary(out: Path) -> StatusSummary:
-    """Return what became of the slides of a folder of ``tile`` or ``predict``, from their statuses alone.
-
-    Raises
-    ------
-    InputMissingError
-        Nothing was worked on there.
-    StaleArtefactError
-        As `slide_ids` of `pathopatch.core.status`.
-    """
+    """Return what became of the slides of a folder of ``tile`` or ``predict``, from their statuses alone."""
     table = StatusTable(out, _COLUMNS).read()
     if table.empty:
         raise InputMissingError(

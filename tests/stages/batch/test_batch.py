@@ -1,5 +1,5 @@
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import made_slides as made
 import numpy as np
 import pytest
 
-from pathopatch.core.config import PredictConfig
+from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.progress import Progress
@@ -45,13 +45,18 @@ class FakeTask:
         return Outcome(slide_id=self.slide_id, state="done", counts={"pid": os.getpid()})
 
 
+def run(tasks: Sequence[FakeTask], workers: int = 2, **options: Any) -> list[Outcome]:
+    with workers_for(tasks, BatchOptions(workers=workers)) as processes:
+        return run_slides(tasks[0].out, "tile", tasks, processes, **options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) -> None:
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "corrupt"), FakeTask("c", tmp_path, "bug")]
     tasks.append(FakeTask("d", tmp_path))
     seen: list[str] = []
-    outcomes = run_slides(tasks, workers=workers, on_done=lambda outcome: seen.append(outcome.slide_id))
+    outcomes = run(tasks, workers, on_done=lambda outcome: seen.append(outcome.slide_id))
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "done"]
     assert [outcome.code for outcome in outcomes] == ["", "INPUT_CORRUPT", "INTERNAL", ""]
     assert sorted(seen) == ["a", "b", "c", "d"]
@@ -61,7 +66,7 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) ->
 
 def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> None:
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "abort"), FakeTask("c", tmp_path)]
-    outcomes = run_slides(tasks, workers=2)
+    outcomes = run(tasks)
     assert [(outcome.state, outcome.code) for outcome in outcomes] == [
         ("done", ""),
         ("failed", "WORKER_CRASH"),
@@ -73,11 +78,11 @@ def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> Non
 def test_a_refusal_before_work_leaves_a_finished_slide(tmp_path: Path, state: str) -> None:
     entry = {"state": state, "counts": {"patches": 4}, "source": "a.tif"}
     update_status(tmp_path, "b", "tile", entry)
-    (outcome,) = run_slides([FakeTask("b", tmp_path, "corrupt")])
+    (outcome,) = run([FakeTask("b", tmp_path, "corrupt")])
     assert (outcome.state, outcome.code) == ("failed", "INPUT_CORRUPT")
     assert read_status(tmp_path, "b")["tile"] == entry
     update_status(tmp_path, "b", "tile", {**entry, "state": "running"})  # work had begun
-    run_slides([FakeTask("b", tmp_path, "corrupt")])
+    run([FakeTask("b", tmp_path, "corrupt")])
     assert read_status(tmp_path, "b")["tile"]["state"] == "failed"
 
 
@@ -90,7 +95,7 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
 
     with ExitStack() as other:
         other.enter_context(folder_lock(tmp_path, slide_lock("a", "tile")))
-        outcomes = run_slides([FakeTask("a", tmp_path), FakeTask("b", tmp_path)], on_done=on_done)
+        outcomes = run([FakeTask("a", tmp_path), FakeTask("b", tmp_path)], 1, on_done=on_done)
     assert order == ["b", "a"]
     assert [outcome.slide_id for outcome in outcomes] == ["a", "b"]
 
@@ -99,20 +104,24 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
 def test_progress_within_a_slide_is_reported_only_by_a_single_process(tmp_path: Path) -> None:
     progress_calls: list[tuple[str, int, int, str]] = []
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path)]
-    run_slides(tasks, workers=2, progress=lambda *words: progress_calls.append(words))
-    assert progress_calls == []
-    run_slides(tasks, workers=1, progress=lambda *words: progress_calls.append(words))
-    assert progress_calls == [("patches", 1, 2, "a"), ("patches", 1, 2, "b")]
+    run(tasks, progress=lambda *words: progress_calls.append(words))
+    assert {words[0] for words in progress_calls} == {"tile"}
+    run(tasks, 1, progress=lambda *words: progress_calls.append(words))
+    assert [words for words in progress_calls if words[0] == "patches"] == [
+        ("patches", 1, 2, "a"),
+        ("patches", 1, 2, "b"),
+    ]
 
 
 def test_no_more_processes_start_than_there_are_slides_to_work_on(tmp_path: Path) -> None:
     tasks = [FakeTask(name, tmp_path) for name in "abc"]
     update_status(tmp_path, "a", "tile", {"state": "done"})
     update_status(tmp_path, "b", "tile", {"state": "failed"})
-    assert [workers_for(tasks, workers).count for workers in (1, 2, 8)] == [0, 2, 2]
-    assert workers_for(tasks[:1], 8).count == 0
-    assert workers_for([tasks[0], tasks[0]], 8).count == 1  # what is finished may still crash whoever opens it
-    assert workers_for([replace(task, force=True) for task in tasks], 8).count == 3
+    many = BatchOptions(workers=8)
+    assert [workers_for(tasks, BatchOptions(workers=workers)).count for workers in (1, 2, 8)] == [0, 2, 2]
+    assert workers_for(tasks[:1], many).count == 0
+    assert workers_for([tasks[0], tasks[0]], many).count == 1  # what is finished may still crash whoever opens it
+    assert workers_for([replace(task, force=True) for task in tasks], many).count == 3
 
 
 def test_exit_codes_tell_all_some_and_none() -> None:
@@ -138,7 +147,7 @@ def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> No
     written = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
-        outcomes = predict_cohort(rows, tmp_path / "model", out, config, workers=workers)
+        outcomes = predict_cohort(rows, tmp_path / "model", out, config, BatchOptions(workers=workers))
         assert [(outcome.slide_id, outcome.state) for outcome in outcomes] == [("s0", "done"), ("s1", "done")]
         files = [path for path in out.rglob("*") if path.is_file() and path.parent.name not in ("status", "logs")]
         written.append({path.relative_to(out): path.read_bytes() for path in files})

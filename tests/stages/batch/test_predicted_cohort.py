@@ -19,7 +19,7 @@ from made_model import write_model
 from PIL import Image
 
 from pathopatch.core.artefacts import content_fingerprint, fingerprint
-from pathopatch.core.config import PredictConfig
+from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     InputCorruptError,
@@ -59,10 +59,10 @@ def predict(
     lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     rows = slides_to_predict(str(folder / "manifest.csv"))
-    names = ("workers", "force", "progress", "only_failed", "totals")
-    options = {name: changed.pop(name) for name in names if name in changed}
-    config = CONFIG.model_copy(update=changed)
-    return predict_cohort(rows, [folder / name for name in models], folder / "out", config, **options)
+    progress = changed.pop("progress", None)
+    batch = BatchOptions(**{name: changed.pop(name) for name in tuple(changed) if name in BatchOptions.model_fields})
+    config, bundles = CONFIG.model_copy(update=changed), [folder / name for name in models]
+    return predict_cohort(rows, bundles, folder / "out", config, batch, progress=progress)
 
 
 def table(folder: Path, name: str) -> pd.DataFrame:
@@ -180,9 +180,9 @@ def test_only_failed_slides_are_predicted_again_with_only_failed(folder: Path) -
     assert [outcome.state for outcome in predict(folder)] == ["done", "failed", "done"]
     mended = made.disc_image(96, 80, (50, 40), 28, tissue=(180, 90, 150), glass=(245, 245, 245))
     made.write_aperio(folder / "spoilt.svs", mended, levels=1)
-    outcomes = predict(folder, only_failed=True)
+    outcomes = predict(folder, retry_failed=True)
     assert [(outcome.slide_id, outcome.state) for outcome in outcomes] == [("spoilt", "done")]
-    assert predict(folder, only_failed=True) == []
+    assert predict(folder, retry_failed=True) == []
     assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "other": "done", "spoilt": "done"}
 
 

@@ -19,13 +19,10 @@ def fill(out: Path, done: int, failed: int = 0) -> None:
         update_status(out, f"s{number:03d}", "predict", DONE if number < done else FAILED)
 
 
-def test_few_slides_are_listed_with_totals_and_errors(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_few_slides_are_listed_with_totals_and_errors(tmp_path: Path, said: Callable) -> None:
     fill(tmp_path, 2, 1)
     update_status(tmp_path, "s009", "tile", {"state": "running"})
-    assert typed("status", tmp_path) == 3
-    output = capsys.readouterr().out
+    output = said("status", tmp_path, code=3).out
     assert [line.split()[:3] for line in output.splitlines()[1:3]] == [
         ["s000", "predict", "done"],
         ["s001", "predict", "done"],
@@ -35,32 +32,26 @@ def test_few_slides_are_listed_with_totals_and_errors(
     assert "predict: 2 done, 1 failed; 60 patches" in output
     assert "tile: 1 running; 0 patches" in output
     assert "failed, by code: 1 MPP_MISSING" in output
+    assert "tissue" not in output  # no status says how sure it is
 
 
-def test_a_shared_message_is_printed_once_and_slides_count_once_by_code(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_shared_message_is_printed_once_and_slides_count_once_by_code(tmp_path: Path, said: Callable) -> None:
     fill(tmp_path, 1, 5)
     update_status(tmp_path, "s001", "tile", FAILED)
-    assert typed("status", tmp_path) == 3
-    output = capsys.readouterr().out
+    output = said("status", tmp_path, code=3).out
     assert output.count("Remedy: give one") == 1
     assert "\nMPP_MISSING: no mpp. Remedy: give one (in 5 slides: s001, s002, s003, …)\n" in output
     assert "6 slides\n" in output
     assert "failed, by code: 5 MPP_MISSING" in output
 
 
-def test_of_many_slides_finished_ones_are_only_counted_without_slides(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_many_slides_finished_ones_are_only_counted_without_slides(tmp_path: Path, said: Callable) -> None:
     fill(tmp_path, 60, 1)
-    assert typed("status", tmp_path) == 3
-    output = capsys.readouterr().out
+    output = said("status", tmp_path, code=3).out
     assert "s060" in output
     assert "s000" not in output
     assert "60 done, 1 failed; 1,800 patches" in output
-    assert typed("status", tmp_path, "--slides") == 3
-    assert "s000" in capsys.readouterr().out
+    assert "s000" in said("status", tmp_path, "--slides", code=3).out
 
 
 @pytest.mark.parametrize(("done", "failed", "code"), [(3, 0, 0), (2, 1, 3), (0, 2, 1)])
@@ -72,32 +63,17 @@ def test_its_exit_code_is_that_of_a_run(
     assert capsys.readouterr().out == ""
 
 
-def test_slides_whose_tissue_is_uncertain_are_counted_and_named(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_slides_whose_tissue_is_uncertain_are_counted_and_named(tmp_path: Path, said: Callable) -> None:
     for slide, confidence in (("a", 0.49), ("b", 0.5), ("c", 0.1), ("old", None)):
         confidence_entry = {} if confidence is None else {"tissue_confidence": confidence}
         update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **confidence_entry})
         update_status(tmp_path, slide, "predict", DONE)
-    assert typed("status", tmp_path) == 0
-    assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in capsys.readouterr().out
+    assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in said("status", tmp_path).out
 
 
-def test_status_has_no_line_on_tissue_without_confidences(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill(tmp_path, 2)
-    assert typed("status", tmp_path) == 0
-    assert "tissue" not in capsys.readouterr().out
+def test_a_folder_where_nothing_was_done_is_an_error(tmp_path: Path, said: Callable) -> None:
+    assert "INPUT_MISSING" in said("status", tmp_path, code=1).err
 
 
-def test_a_folder_where_nothing_was_done_is_an_error(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert typed("status", tmp_path) == 1
-    assert "INPUT_MISSING" in capsys.readouterr().err
-
-
-def test_the_program_says_its_version(typed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert typed("--version") == 0
-    assert capsys.readouterr().out == f"pathopatch {__version__}\n"
+def test_the_program_says_its_version(said: Callable) -> None:
+    assert said("--version").out == f"pathopatch {__version__}\n"

@@ -80,7 +80,7 @@ def test_cohort_tables_are_written_each_minute_or_less_often_if_slow(
         now += takes_s
 
     monkeypatch.setattr(CohortTables, "write", write)
-    with keep_cohort_tables(tmp_path, lambda _: None, clock=lambda: now) as on_done:
+    with keep_cohort_tables(tmp_path, clock=lambda: now) as on_done:
         while now < 165:
             now += 10
             on_done(Outcome(slide_id="a", state="done"))
@@ -109,7 +109,7 @@ def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, m
 
 def test_the_first_error_is_raised_if_the_tables_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("in the way")
-    with pytest.raises(KeyboardInterrupt), keep_cohort_tables(tmp_path, lambda _: None):
+    with pytest.raises(KeyboardInterrupt), keep_cohort_tables(tmp_path):
         raise KeyboardInterrupt
-    with pytest.raises(InputUnsupportedError), keep_cohort_tables(tmp_path, lambda _: None):
+    with pytest.raises(InputUnsupportedError), keep_cohort_tables(tmp_path):
         pass
