@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,8 @@ def discover(
     too. A malformed one is an InputUnsupportedError. Folders that are `skipped` are not entered.
     """
     builder = _Builder(sources, None if pattern is None else pattern_regex(pattern))
-    listing = list_files(sources, skipped=skipped)
-    builder.left_out += listing.left_out
-    images = {path: stem for path, stem in listing.paths.items() if not _is_outline(path)}
+    stems = list_files(sources, builder.left_out, skipped=skipped)
+    images = {path: stem for path, stem in stems.items() if not _is_outline(path)}
     opened: list[FoundFile] = []
     for number, (path, stem) in enumerate(images.items(), 1):
         file = describe(path, stem)
@@ -116,7 +115,7 @@ def discover(
         if progress:
             progress("find slides", number, len(images), path.name)
     builder.add_images(opened)
-    builder.add_outlines([path for path in listing.paths if _is_outline(path)])
+    builder.add_outlines([path for path in stems if _is_outline(path)])
     return builder.result()
 
 
@@ -244,8 +243,10 @@ class _Builder:
         ids = slide_ids([slide.title for slide in slides], paths)
         stated = [slide.patient or patient_in(slide.name) for slide in slides]
         patients, how = patient_ids(stated, ids, paths, self._roots)
-        rows = [_row(slide, *names) for slide, *names in zip(slides, ids, patients, strict=True)]
-        rows = [replace(row, row=number) for number, row in enumerate(rows, 2)]
+        rows = [
+            _row(slide, number, *names)
+            for number, (slide, *names) in enumerate(zip(slides, ids, patients, strict=True), 2)
+        ]
         copies = {row.row: group[0] for group in rows_of_same_content(rows) for row in group[1:]}
         self.left_out += [
             LeftOut(slide.first.path, f"its content is that of another slide [{copies[row.row].slide_id}]")
@@ -260,11 +261,11 @@ class _Builder:
         return Discovery(slides=found, left_out=tuple(self.left_out), patients=how)
 
 
-def _row(slide: _Slide, slide_id: str, patient_id: str) -> SlideRow:
+def _row(slide: _Slide, number: int, slide_id: str, patient_id: str) -> SlideRow:
     known_channels = [name for name in CHANNELS if name in slide.files]
     files = {name: str(slide.files[name].path.absolute()) for name in dict.fromkeys([*known_channels, *slide.files])}
     masks: dict[str, Any] = {column: path.absolute() for column, path in slide.masks.items()}
-    return SlideRow(row=0, slide_id=slide_id, patient_id=patient_id, source=files.get("", files), **masks)
+    return SlideRow(row=number, slide_id=slide_id, patient_id=patient_id, source=files.get("", files), **masks)
 
 
 def why_none(left_out: Sequence[LeftOut]) -> str:

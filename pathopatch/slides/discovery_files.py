@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
 from pathopatch.core.input_files import LeftOut, open_regular, walk_files
-from pathopatch.slides.omezarr import is_zarr
 from pathopatch.slides.open import open_slide
-from pathopatch.slides.slide_paths import is_file, is_folder, split_fragment
+from pathopatch.slides.slide_paths import is_file, is_folder, is_zarr, split_fragment
 
 _IGNORED = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found"}
 _LISTS_OF_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the JPEG files and maps of one slide
@@ -51,29 +50,21 @@ class FoundFile:
     error: PathopatchError | None = None  # a slide by its first bytes that cannot be opened
 
 
-@dataclass
-class Listing:
-    """The files below some folders: a slide's further files are not among them."""
+def list_files(sources: Iterable[Path], left_out: list[LeftOut], *, skipped: Collection[Path] = ()) -> dict[Path, str]:
+    """Return the files that are named or lie below folders that are named, sorted within each, with their stems.
 
-    paths: dict[Path, str] = field(default_factory=dict)  # with their stems
-    left_out: list[LeftOut] = field(default_factory=list)
-
-
-def list_files(sources: Iterable[Path], *, skipped: Collection[Path] = ()) -> Listing:
-    """Return the files that are named and those below the folders that are named, sorted within each.
-
-    Links are followed. Hidden files, `skipped` folders and work folders are not entered; what else is left out is in
-    the listing, see `walk_files`.
+    A slide's further files are not among them. Links are followed. Hidden files, `skipped` folders and work folders are
+    not entered; `left_out` takes what else is left out, see `walk_files`.
     """
-    listing = Listing()
+    stems: dict[Path, str] = {}
     for source in sources:
         if source.is_dir() and not is_zarr(source):
             closed = {path.resolve() for path in skipped} - {source.resolve()}
-            for folder, names in _walk(source, closed, listing.left_out):
-                _add_folder(listing, folder, names)
+            for folder, names in _walk(source, closed, left_out):
+                stems |= {path: stem for path, stem in _in_folder(folder, names, left_out).items() if path not in stems}
         else:
-            listing.paths.setdefault(source, stem_of(source))
-    return listing
+            stems.setdefault(source, stem_of(source))
+    return stems
 
 
 def _walk(root: Path, closed: set[Path], left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
@@ -99,8 +90,9 @@ def _walk(root: Path, closed: set[Path], left_out: list[LeftOut]) -> Iterator[tu
         yield folder, sorted([*(name for name in files if name.casefold() not in _IGNORED), *images])
 
 
-def _add_folder(listing: Listing, folder: Path, names: list[str]) -> None:
-    """Add the files of one folder; of files that are one slide the first."""
+def _in_folder(folder: Path, names: list[str], left_out: list[LeftOut]) -> dict[Path, str]:
+    """Return the files of one folder with their stems; of files that are one slide the first."""
+    stems: dict[Path, str] = {}
     companions = set().union(*(_named_in(folder / name) for name in names if name.lower().endswith(_LISTS_OF_FILES)))
     series: dict[bytes, list[Path]] = defaultdict(list)
     for name in names:
@@ -110,12 +102,13 @@ def _add_folder(listing: Listing, folder: Path, names: list[str]) -> None:
         if (key := _dicom_series(path)) is not None:
             series[key].append(path)
         elif name.lower().endswith(".vsi"):
-            listing.left_out.append(LeftOut(path, "Olympus VSI is not read: write an OME-TIFF of it"))
+            left_out.append(LeftOut(path, "Olympus VSI is not read: write an OME-TIFF of it"))
         else:
-            listing.paths.setdefault(path, stem_of(path))
+            stems[path] = stem_of(path)
     for files in series.values():
         # DICOM files are named by numbers; the folder has the slide's name where it holds one.
-        listing.paths.setdefault(files[0], folder.name if len(series) == 1 else stem_of(files[0]))
+        stems[files[0]] = folder.name if len(series) == 1 else stem_of(files[0])
+    return stems
 
 
 def _named_in(path: Path) -> set[str]:

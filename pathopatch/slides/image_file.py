@@ -20,9 +20,9 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
+from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.input_files import require_regular
-from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, checked_tiff, too_large, unsupported
+from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, checked_tiff, corrupt, too_large, unsupported
 from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, opacity_of, orientation_of, upright
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
@@ -86,7 +86,7 @@ class Raster:
         except PathopatchError:
             raise
         except DECODING_ERRORS as error:
-            raise _corrupt(self.path, error) from error
+            raise corrupt(self.path, f"the image cannot be read: {error}") from error
 
 
 def raster(path: Path, *, is_whole: bool = True) -> Raster:
@@ -113,7 +113,7 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
     except PathopatchError:
         raise
     except DECODING_ERRORS as error:
-        raise _corrupt(path, error) from error
+        raise corrupt(path, f"the image cannot be read: {error}") from error
     claimed_px, file_bytes = header.width * header.height, path.stat().st_size
     if kind == "tiff" and not is_whole:
         claimed_px = header.piece_pixels
@@ -187,10 +187,6 @@ def _tiff(path: Path) -> Raster:
             piece_pixels=math.prod(page.chunks),
             orientation=orientation,
         )
-
-
-def _corrupt(path: Path, error: Exception) -> InputCorruptError:
-    return InputCorruptError(f"the image cannot be read: {error}", place=str(path), remedy="write or copy it anew")
 
 
 class JpegPngSlide(Slide):

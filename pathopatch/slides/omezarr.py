@@ -30,16 +30,10 @@ from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
-from pathopatch.slides.slide_paths import is_file
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
 _CACHED_CHUNK_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
 _LOADED_IN = os.getpid()  # a process of another id is a fork of the one that loaded tensorstore
-
-
-def is_zarr(path: Path) -> bool:
-    """Return whether a folder is a Zarr group or array of either version."""
-    return any(is_file(str(path / name)) for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
 
 
 class OmeZarrSlide(Slide):

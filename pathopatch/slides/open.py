@@ -18,12 +18,12 @@ from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, OpenedFile, checked_tiff, corrupt, unsupported
-from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
+from pathopatch.slides.omezarr import OmeZarrSlide
 from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
-from pathopatch.slides.slide_paths import Fragment, split_fragment
+from pathopatch.slides.slide_paths import Fragment, is_zarr, split_fragment
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 

@@ -77,7 +77,7 @@ def measure_shifts(
     # Channels of one group lie on each other for certain: planes of one file, if there are several files.
     groups = slide.file_of if len(set(slide.file_of)) > 1 else tuple(range(len(slide.channels)))
     edges_of = {
-        group: [_scanned_edges(view, missing) for view in _views(inside[np.equal(groups, group)], ~missing)]
+        group: [_edges(view, missing) for view in _views(inside[np.equal(groups, group)], ~missing)]
         for group in set(groups)
     }
     peaks = {
@@ -110,25 +110,17 @@ def _views(pixels: Pixels, scanned: NDArray[np.bool_]) -> list[NDArray[np.generi
     return views
 
 
-def _scanned_edges(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the edges of a plane without those of what was never scanned."""
-    if not missing.any() or missing.all():
-        return _edges(plane)
-    filled = np.where(missing, np.median(plane[~missing].astype(np.float32)), plane)
-    side = 2 * math.ceil(3 * _BLUR_PX) + 1
-    near = cv2.dilate(missing.astype(np.uint8), np.ones((side, side), np.uint8)) != 0
-    return np.where(near, np.float32(0), _edges(filled))
-
-
 def whole_offsets(shifts: Sequence[Shift]) -> Offsets:
     """Return the whole level-0 px (x, y) by which each channel is to be read further on; 0 where not measured."""
     measured = [(round(shift.x_px), round(shift.y_px)) if shift.is_measured else (0, 0) for shift in shifts]
     return ((0, 0), *measured)
 
 
-def _edges(plane: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Return the gradient's magnitude of a channel (h, w) without its mean; all 0 for a constant one."""
+def _edges(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the gradient's magnitude of a channel (h, w) without its mean; 0 near what is missing, and if constant."""
     exact = plane.astype(np.float32)
+    if has_gaps := missing.any() and not missing.all():
+        exact[missing] = np.median(exact[~missing])
     low, high = (np.float32(value) for value in np.percentile(exact, (0.5, 99.5)))
     if not high > low:
         return np.zeros(plane.shape, np.float32)
@@ -136,8 +128,11 @@ def _edges(plane: NDArray[np.generic]) -> NDArray[np.float32]:
     smooth = cv2.GaussianBlur(scaled, (0, 0), _BLUR_PX)
     strength = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
     # Faded out at the border, whose own edge would else correlate at a shift of 0.
-    window = cv2.createHanningWindow(plane.shape[::-1], cv2.CV_32F)
-    return np.asarray((strength - strength.mean()) * window, np.float32)
+    edges = (strength - strength.mean()) * cv2.createHanningWindow(plane.shape[::-1], cv2.CV_32F)
+    if has_gaps:
+        side = 2 * math.ceil(3 * _BLUR_PX) + 1
+        edges[cv2.dilate(missing.astype(np.uint8), np.ones((side, side), np.uint8)) != 0] = 0
+    return np.asarray(edges, np.float32)
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

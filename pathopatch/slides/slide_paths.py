@@ -22,7 +22,6 @@ ID_REMEDY = (
 )
 """What to do about an id that is not allowed."""
 _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-_ZARR_GROUP = ("zarr.json", ".zattrs", ".zgroup")
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,12 @@ def is_folder(path: str) -> bool:
     return os.path.isdir(path)  # noqa: PTH112  # see `is_file`
 
 
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr group or array of either version."""
+    return any(is_file(str(path / name)) for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
+
+
 def is_slide(path: str) -> bool:
     """Return whether a file or an OME-Zarr folder is there."""
     # A folder is not searched: a wrong path may name a whole disk.
-    return is_file(path) or any(is_file(str(Path(path) / name)) for name in _ZARR_GROUP)
+    return is_file(path) or is_zarr(Path(path))

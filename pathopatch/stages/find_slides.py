@@ -16,8 +16,7 @@ from pathopatch.slides import parse_source
 from pathopatch.slides.discovery import discover, why_none
 from pathopatch.slides.discovery_files import set_name
 from pathopatch.slides.manifest import SlideRow, is_manifest, read_manifest
-from pathopatch.slides.omezarr import is_zarr
-from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, slide_id_from_text, valid_slide_id
+from pathopatch.slides.slide_paths import ID_REMEDY, is_zarr, slide_id_from_path, slide_id_from_text, valid_slide_id
 
 if TYPE_CHECKING:
     from pathopatch.features.readers.folder import SlideFolder

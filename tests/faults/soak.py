@@ -28,8 +28,7 @@ import made_slides as made
 import numpy as np
 import pandas as pd
 from made_model import write_model
-from made_omezarr import chunk_files, write_omezarr
-from malformed_slides import write_description, write_inflating, write_large_tile
+from made_omezarr import write_omezarr
 from spoilt_status import CONTENTS
 
 from pathopatch.core.artefacts import read_table
@@ -74,38 +73,8 @@ def _without_mpp(path: Path, number: int) -> None:
     made.write_rgb_pyramid(path, _image(number), levels=1, mpp=None)
 
 
-def _giant(path: Path, number: int) -> None:
-    made.write_giant(path, side=10**6 + number)
-
-
-def _text(path: Path, number: int) -> None:
-    path.write_text(f"no slide at all, {number}")
-
-
 def _one_channel(path: Path, number: int) -> None:
     made.write_channel(path, _image(number)[0])
-
-
-def _numbered(path: Path, number: int) -> None:
-    """Append the number: no two slides may have one content."""
-    with path.open("ab") as stream:
-        stream.write(number.to_bytes(4, "big"))
-
-
-def _claims(path: Path, number: int) -> None:
-    write_description(path, "OME-XML of 10^12 planes")
-    _numbered(path, number)
-
-
-def _large_tile(path: Path, number: int) -> None:
-    write_large_tile(path, "WebP")
-    _numbered(path, number)
-
-
-def _inflating(path: Path, number: int) -> None:
-    write_inflating(path, labels=("R", "G", "B"))
-    chunk = chunk_files(path)[0]
-    _numbered(chunk, number)
 
 
 def _absent(path: Path, number: int) -> None:
@@ -126,12 +95,7 @@ FAULTS: dict[str, tuple[Callable[[Path, int], None], str, str]] = {
     "cut": (_cut, ".svs", "INPUT_CORRUPT"),
     "spoilt": (_spoilt, ".svs", "INPUT_CORRUPT"),
     "without mpp": (_without_mpp, ".tif", "MPP_MISSING"),
-    "giant": (_giant, ".tif", "INPUT_TOO_LARGE"),
-    "text": (_text, ".svs", "INPUT_CORRUPT"),
     "one channel": (_one_channel, ".tif", "CHANNEL_MISMATCH"),
-    "claims": (_claims, ".tif", "INPUT_TOO_LARGE"),
-    "large tile": (_large_tile, ".tif", "INPUT_CORRUPT"),
-    "inflating": (_inflating, ".zarr", "INPUT_CORRUPT"),
     "absent": (_absent, ".zarr", "done"),
     "changing": (_changing, ".tif", "INPUT_CHANGED"),
 }

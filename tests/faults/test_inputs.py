@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import made_slides as made
@@ -71,191 +72,125 @@ def cut(path: Path, percent: float) -> None:
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * percent / 100)])
 
 
-def giant(folder: Path) -> Row:
-    return {"path": made.write_giant(folder / "giant.tif").name}
+def file(name: str, write: Callable[[Path], object], **row: str) -> Make:
+    """A slide in one file, which `write` makes, and further cells of its row."""
 
-
-def giant_zarr(folder: Path) -> Row:
-    zarr(folder / "giant.zarr", rgb(1))
-    metadata = folder / "giant.zarr" / "0" / "zarr.json"
-    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "shape": [3, 10**6, 10**6]}))
-    return {"path": "giant.zarr"}
-
-
-def spoilt(write: Callable[..., object], name: str, page: int = 0) -> Make:
     def make(folder: Path) -> Row:
-        write(folder / name, rgb(2))
-        made.spoil_tile(folder / name, 3, page=page)
-        return {"path": name}
+        write(folder / name)
+        return {"path": name, **row}
 
     return make
 
 
-def spoilt_zarr(folder: Path) -> Row:
-    zarr(folder / "b.zarr", rgb(2))
-    chunk = chunk_files(folder / "b.zarr")[3]
+def channel(image: np.ndarray, *, spoil: Callable[[Path], object] | None = None, **options: Any) -> Make:
+    def write(path: Path) -> None:
+        made.write_channel(path, image, **options)
+        if spoil:
+            spoil(path)
+
+    return file("bad.tif", write)
+
+
+def giant_zarr(path: Path) -> None:
+    zarr(path, rgb(1))
+    metadata = path / "0" / "zarr.json"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "shape": [3, 10**6, 10**6]}))
+
+
+def spoilt(write: Callable[..., object], name: str, page: int = 0) -> Make:
+    return file(name, lambda path: (write(path, rgb(2)), made.spoil_tile(path, 3, page=page)))
+
+
+def spoilt_zarr(path: Path) -> None:
+    zarr(path, rgb(2))
+    chunk = chunk_files(path)[3]
     chunk.write_bytes(bytes(chunk.stat().st_size))
-    return {"path": "b.zarr"}
-
-
-def text(folder: Path) -> Row:
-    (folder / "text.svs").write_text("no slide at all")
-    return {"path": "text.svs"}
-
-
-def other_kind(folder: Path) -> Row:
-    (folder / "slide.docx").write_text("no slide at all")
-    return {"path": "slide.docx"}
 
 
 def modalities(first: np.ndarray, second: np.ndarray, mpp: float = 0.5) -> Make:
     def make(folder: Path) -> Row:
         made.write_channel(folder / "cars.tif", first)
-        made.write_channel(folder / "shg.tif", second, mpp=mpp)
+        (made.write_channel if second.ndim == 2 else made.write_rgb_pyramid)(folder / "shg.tif", second, mpp=mpp)
         return {"path:CARS": "cars.tif", "path:SHG": "shg.tif"}
 
     return make
 
 
-def rgb_as_channel(folder: Path) -> Row:
-    made.write_channel(folder / "cars.tif", plane())
-    made.write_rgb_pyramid(folder / "shg.tif", rgb(3))
-    return {"path:CARS": "cars.tif", "path:SHG": "shg.tif"}
-
-
-def names(count: int) -> Make:
-    def make(folder: Path) -> Row:
-        made.write_rgb_pyramid(folder / "names.tif", rgb(4))
-        return {"path": "names.tif", "channels": ",".join("ABCDE"[:count])}
-
-    return make
-
-
-def not_a_number(folder: Path) -> Row:
-    image = plane().astype(np.float32)
-    image[60, 80] = np.nan
-    made.write_channel(folder / "nan.tif", image)
-    return {"path": "nan.tif"}
-
-
-def hidden_not_a_number(folder: Path) -> Row:
+def hidden_not_a_number(path: Path) -> None:
     """A level that was made without the bad pixel, as some writers do; the overview is made from that level."""
     image = np.zeros((32, 8320), np.float32)
     image[:, 100:900] = 500
-    with tifffile.TiffWriter(folder / "hidden.tif") as writer:
+    with tifffile.TiffWriter(path) as writer:
         options = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER", "metadata": None}
         coarse = image[::2, ::2].copy()
         image[7, 300] = np.inf
         writer.write(image, subifds=1, **options)
         writer.write(coarse, subfiletype=1, metadata=None)
-    return {"path": "hidden.tif"}
 
 
-def wide_samples(folder: Path) -> Row:
-    made.write_channel(folder / "wide.tif", plane().astype(np.uint32))
-    return {"path": "wide.tif"}
+def stated(numerator: int, denominator: int) -> Make:
+    """A resolution of these numbers."""
+    tags = (282, 283)
+    return channel(
+        plane(5), spoil=lambda path: [made.patch_rational(path, tag, numerator, denominator) for tag in tags]
+    )
 
 
-def no_mpp(folder: Path) -> Row:
-    made.write_channel(folder / "no-mpp.tif", plane(), mpp=None)
-    return {"path": "no-mpp.tif"}
-
-
-def odd_mpp(numerator: int, denominator: int) -> Make:
-    def make(folder: Path) -> Row:
-        made.write_channel(folder / "odd.tif", plane(5))
-        for tag in (282, 283):
-            made.patch_rational(folder / "odd.tif", tag, numerator, denominator)
-        return {"path": "odd.tif"}
-
-    return make
-
-
-def no_unit(folder: Path) -> Row:
-    made.write_channel(folder / "unit.tif", plane(5))
-    made.patch_tag(folder / "unit.tif", 296, 1)
-    return {"path": "unit.tif"}
-
-
-def nan_mpp(folder: Path) -> Row:
+def nan_mpp(path: Path) -> None:
     sizes = {f"PhysicalSize{axis}": float("nan") for axis in "XY"}
-    tifffile.imwrite(folder / "nan-mpp.ome.tif", plane(5), ome=True, metadata={"axes": "YX", **sizes})
-    return {"path": "nan-mpp.ome.tif"}
+    tifffile.imwrite(path, plane(5), ome=True, metadata={"axes": "YX", **sizes})
 
 
-def oblong_mpp(folder: Path) -> Row:
-    made.write_channel(folder / "oblong.tif", plane(6), mpp=(0.5, 0.8))
-    return {"path": "oblong.tif"}
+def masked(width: int, height: int, percent: float = 100) -> Make:
+    def write(path: Path) -> None:
+        made.write_rgb_pyramid(path, rgb(7))
+        tifffile.imwrite(path.with_name("mask.tif"), np.full((height, width), 255, np.uint8))
+        cut(path.with_name("mask.tif"), percent)
+
+    return file("masked.tif", write, tumor_mask="mask.tif")
 
 
-def mask(width: int, height: int) -> Make:
-    def make(folder: Path) -> Row:
-        made.write_rgb_pyramid(folder / "masked.tif", rgb(7))
-        tifffile.imwrite(folder / "mask.tif", np.full((height, width), 255, np.uint8))
-        return {"path": "masked.tif", "tumor_mask": "mask.tif"}
-
-    return make
-
-
-def cut_mask(folder: Path) -> Row:
-    row = mask(160, 128)(folder)
-    made.write_truncated(folder / "mask.tif", 60, folder / "cut-mask.tif")
-    return {**row, "tumor_mask": "cut-mask.tif"}
-
-
-def coarse(folder: Path) -> Row:
-    made.write_channel(folder / "coarse.tif", plane(8), mpp=2.0)
-    return {"path": "coarse.tif"}
-
-
+ONE = plane()
+WITH_NAN = np.where(np.arange(ONE.size).reshape(ONE.shape) == 5000, np.float32(np.nan), ONE.astype(np.float32))
 ROWS: list[tuple[str, str, Make, str, str]] = [
-    ("giant", "a few bytes that claim 10^12 px", giant, "INPUT_TOO_LARGE", "1000000 x 1000000"),
-    ("giant", "a folder of some bytes that claims 10^12 px", giant_zarr, "INPUT_TOO_LARGE", "1000000 x 1000000"),
+    ("giant", "a few bytes that claim 10^12 px", file("giant.tif", made.write_giant), "INPUT_TOO_LARGE",
+     "1000000 x 1000000"),
+    ("giant", "a folder of some bytes that claims 10^12 px", file("giant.zarr", giant_zarr), "INPUT_TOO_LARGE",
+     "1000000 x 1000000"),
     ("corrupt-tile", "a spoilt tile in a pyramid", spoilt(made.write_rgb_pyramid, "b.tif"), "INPUT_CORRUPT", "b.tif"),
     ("corrupt-tile", "a spoilt tile in an Aperio slide", spoilt(made.write_aperio, "b.svs"), "INPUT_CORRUPT", "b.svs"),
     ("corrupt-tile", "a spoilt tile in a Leica slide", spoilt(scn, "b.scn", page=1), "INPUT_CORRUPT", "b.scn"),
-    ("corrupt-tile", "a spoilt chunk in an OME-Zarr", spoilt_zarr, "INPUT_CORRUPT", "b.zarr"),
-    ("other-kinds", "text named .svs", text, "INPUT_CORRUPT", "text.svs"),
-    ("other-kinds", "another kind of file", other_kind, "INPUT_UNSUPPORTED", "no reader for slide.docx"),
-    (
-        "modalities",
-        "a modality one row short",
-        modalities(plane(), plane(9, 127)),
-        "MODALITY_MISMATCH",
-        "160x128 against 160x127",
-    ),
-    (
-        "modalities",
-        "modalities of two scales",
-        modalities(plane(), plane(9), 1.0),
-        "MODALITY_MISMATCH",
-        "0.5 against 1",
-    ),
-    (
-        "modalities",
-        "modalities of two types",
-        modalities(plane(), plane(9).astype(np.uint8)),
-        "MODALITY_MISMATCH",
-        "uint16",
-    ),
-    ("channels", "a colour file as one channel", rgb_as_channel, "CHANNEL_MISMATCH", "SHG should be one channel"),
-    ("channels", "two names for three planes", names(2), "CHANNEL_MISMATCH", "2 channel names"),
-    ("channels", "four names for three planes", names(4), "CHANNEL_MISMATCH", "4 channel names"),
-    ("channels", "samples of 32 bits", wide_samples, "INPUT_UNSUPPORTED", "32-bit"),
-    ("channels", "a pixel that is no number", not_a_number, "NONFINITE", "1 in C0"),
-    ("channels", "an infinite pixel at level 0 alone", hidden_not_a_number, "NONFINITE", "1 in C0"),
-    ("mpp", "a resolution without a unit", no_unit, "MPP_MISSING", "column mpp"),
-    ("mpp", "a resolution that is no number", nan_mpp, "MPP_MISSING", "nan"),
-    ("mpp", "no resolution", no_mpp, "MPP_MISSING", "column mpp"),
-    ("mpp", "a resolution with a zero below", odd_mpp(20000, 0), "MPP_MISSING", "20000/0"),
-    ("mpp", "a resolution of zero", odd_mpp(0, 1), "MPP_MISSING", "0/1"),
-    ("mpp", "an absurdly coarse resolution", odd_mpp(1, 1), "MPP_MISSING", "outside 0.05 to 20"),
-    ("mpp", "an absurdly fine resolution", odd_mpp(2 * 10**9, 1), "MPP_MISSING", "outside 0.05 to 20"),
-    ("mpp", "a resolution that differs by axis", oblong_mpp, "MPP_MISSING", "must be square"),
-    ("modalities", "a mask of another shape", mask(100, 128), "MODALITY_MISMATCH", "100 x 128"),
-    ("truncated", "a mask that is cut", cut_mask, "INPUT_CORRUPT", "cut-mask.tif"),
-    ("other-kinds", "a slide coarser than the target", coarse, "INPUT_UNSUPPORTED", "2 um/px"),
-]
+    ("corrupt-tile", "a spoilt chunk in an OME-Zarr", file("b.zarr", spoilt_zarr), "INPUT_CORRUPT", "b.zarr"),
+    ("other-kinds", "text named .svs", file("text.svs", lambda path: path.write_text("no slide")), "INPUT_CORRUPT",
+     "text.svs"),
+    ("other-kinds", "another kind of file", file("a.docx", lambda path: path.write_text("no slide")),
+     "INPUT_UNSUPPORTED", "no reader for a.docx"),
+    ("other-kinds", "a slide coarser than the target", channel(plane(8), mpp=2.0), "INPUT_UNSUPPORTED", "2 um/px"),
+    ("modalities", "a modality one row short", modalities(ONE, plane(9, 127)), "MODALITY_MISMATCH",
+     "160x128 against 160x127"),
+    ("modalities", "modalities of two scales", modalities(ONE, plane(9), 1.0), "MODALITY_MISMATCH", "0.5 against 1"),
+    ("modalities", "modalities of two types", modalities(ONE, plane(9).astype(np.uint8)), "MODALITY_MISMATCH",
+     "uint16"),
+    ("modalities", "a mask of another shape", masked(100, 128), "MODALITY_MISMATCH", "100 x 128"),
+    ("truncated", "a mask that is cut", masked(160, 128, 60), "INPUT_CORRUPT", "mask.tif"),
+    ("channels", "a colour file as one channel", modalities(ONE, rgb(3)), "CHANNEL_MISMATCH",
+     "SHG should be one channel"),
+    *(("channels", f"{len(names)} names for three planes",
+       file("names.tif", lambda path: made.write_rgb_pyramid(path, rgb(4)), channels=",".join(names)),
+       "CHANNEL_MISMATCH", f"{len(names)} channel names") for names in ("AB", "ABCD")),
+    ("channels", "samples of 32 bits", channel(ONE.astype(np.uint32)), "INPUT_UNSUPPORTED", "32-bit"),
+    ("channels", "a pixel that is no number", channel(WITH_NAN), "NONFINITE", "1 in C0"),
+    ("channels", "an infinite pixel at level 0 alone", file("hidden.tif", hidden_not_a_number), "NONFINITE", "1 in C0"),
+    ("mpp", "a resolution without a unit", channel(plane(5), spoil=lambda path: made.patch_tag(path, 296, 1)),
+     "MPP_MISSING", "column mpp"),
+    ("mpp", "a resolution that is no number", file("nan.ome.tif", nan_mpp), "MPP_MISSING", "nan"),
+    ("mpp", "no resolution", channel(ONE, mpp=None), "MPP_MISSING", "column mpp"),
+    ("mpp", "a resolution with a zero below", stated(20000, 0), "MPP_MISSING", "20000/0"),
+    ("mpp", "a resolution of zero", stated(0, 1), "MPP_MISSING", "0/1"),
+    ("mpp", "an absurdly coarse resolution", stated(1, 1), "MPP_MISSING", "outside 0.05 to 20"),
+    ("mpp", "an absurdly fine resolution", stated(2 * 10**9, 1), "MPP_MISSING", "outside 0.05 to 20"),
+    ("mpp", "a resolution that differs by axis", channel(plane(6), mpp=(0.5, 0.8)), "MPP_MISSING", "must be square"),
+]  # fmt: skip
 
 
 def manifest_of(folder: Path, rows: dict[str, Row]) -> Path:
