@@ -17,7 +17,7 @@ from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
-from pathopatch.slides.slide_paths import Fragment
+from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment
 
 _DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32", "Bgr24": "uint8", "Bgr48": "uint16"}
 _COLOURS = ("Bgr24", "Bgr48")
@@ -47,7 +47,7 @@ class CziSlide(Slide):
     A position on the axes Z and T must be chosen where there are several; a file has no pages.
     """
 
-    def __init__(self, path: Path, *, choice: Fragment, **options: Unpack[SlideOptions]) -> None:
+    def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         self._files = (OpenedFile.of(path),)
         self._handle: Any = None

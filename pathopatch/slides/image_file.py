@@ -27,6 +27,7 @@ from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, opacit
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
+from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment
 
 Kind = Literal["png", "jpeg", "tiff"]
 SUFFIXES: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
@@ -192,14 +193,14 @@ def _tiff(path: Path) -> Raster:
 class JpegPngSlide(Slide):
     """A slide in a JPEG or PNG file, shown as viewers show the picture; alpha is opacity."""
 
-    def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
+    def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
         opened = OpenedFile.of(path)
         self._raster = raster(path)
         self._decoded: PixelsAndOpacity | None = None
         _require_readable(self._raster)
         names: tuple[str, ...] = ("C0",) if self._raster.samples < len(RGB) else RGB
         self._count = len(names)
-        self._planes = plane_slice(path, names, plane)
+        self._planes = plane_slice(path, names, choice.plane)
         facts = SlideFacts(
             channels=names[self._planes],
             dtype=np.dtype(f"uint{self._raster.bits}"),
@@ -209,7 +210,7 @@ class JpegPngSlide(Slide):
             paths=(path,),
             notes=(ALPHA_NOTE,) if self._raster.samples > len(names) else (),
         )
-        super().__init__(facts, {"path": path, "plane": plane}, files=(opened,), **options)
+        super().__init__(facts, {"path": path, "choice": choice}, files=(opened,), **options)
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         if self._decoded is None:

@@ -30,6 +30,7 @@ from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
+from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
 _CACHED_CHUNK_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
@@ -43,14 +44,14 @@ class OmeZarrSlide(Slide):
     nothing tells them from lost ones.
     """
 
-    def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
+    def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         opened = OpenedFile.of(path)
         refuse_links_outside(path)
         self._image: ImageMetadata = read_image_metadata(path)
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
-        self._planes = plane_slice(path, names, plane)
+        self._planes = plane_slice(path, names, choice.plane)
         self._guards = [_InflationGuard(array) for array in self._image.arrays]
         self._absent = [self._absent_planes(array) for array in self._image.arrays]
         shares = [f"{chunks.mean():.1%} of level {level}" for level, chunks in enumerate(self._absent) if chunks.any()]
@@ -66,7 +67,7 @@ class OmeZarrSlide(Slide):
             paths=(path,),
             notes=(note,) if shares else (),
         )
-        super().__init__(facts, {"path": path, "plane": plane}, files=(opened,), **options)
+        super().__init__(facts, {"path": path, "choice": choice}, files=(opened,), **options)
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         ranges: dict[str, Any] = {"c": self._planes, "y": slice(top, top + height), "x": slice(left, left + width)}

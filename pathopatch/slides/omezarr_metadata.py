@@ -280,7 +280,8 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
         raise
     except (*DECODING_ERRORS, AttributeError) as error:
         raise corrupt(place, f"its array's metadata cannot be read: {error!r}") from error
-    if min(*array.shape, *array.stored) < 1 or not len(array.shape) == len(array.chunks) == len(array.stored):
+    sizes = array.shape, array.chunks, array.stored
+    if len(set(map(len, sizes))) > 1 or min(chain(*sizes), default=0) < 1:
         raise corrupt(place, f"chunks {array.stored} for a shape {array.shape}")
     if array.dtype not in DTYPES:
         allowed = ", ".join(dtype.name for dtype in DTYPES)

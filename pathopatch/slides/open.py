@@ -23,7 +23,7 @@ from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
-from pathopatch.slides.slide_paths import Fragment, is_zarr, split_fragment
+from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment, is_zarr, split_fragment
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 
@@ -143,12 +143,10 @@ def _open_file(source: Path | str, **options: Unpack[SlideOptions]) -> Slide:
     path = Path(fragment.path)
     is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
     adapter = _adapter(path, is_chosen=is_chosen)
-    if adapter in (TiffSlide, CziSlide):
-        return adapter(path, choice=fragment, **options)
-    if is_chosen:
+    if is_chosen and adapter not in (TiffSlide, CziSlide):
         what = f"{path.name} has no pages to choose from"
         raise unsupported(path, what, "leave #page=, #z= and #t= out; #plane= chooses a channel")
-    return adapter(path, plane=fragment.plane, **options)
+    return adapter(path, choice=fragment, **options)
 
 
 def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
@@ -252,7 +250,7 @@ def _is_equal_tile(slide: Slide, handle: Any, corner: tuple[int, int], level: in
 class OpenSlideSlide(Slide):
     """A slide read by OpenSlide, in RGB; label, macro and thumbnail images are out of reach."""
 
-    def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
+    def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         # The pixels of MIRAX lie in a folder beside the file.
         beside = path.with_suffix("")
@@ -261,7 +259,7 @@ class OpenSlideSlide(Slide):
         _refuse_other_folders(path)
         self._handle: Any = None
         self._pid = -1
-        self._planes = plane_slice(path, RGB, plane)
+        self._planes = plane_slice(path, RGB, choice.plane)
         try:
             handle = self._open()
             self._scales = tuple(float(value) for value in handle.level_downsamples)
@@ -279,7 +277,7 @@ class OpenSlideSlide(Slide):
             )
         except openslide.OpenSlideError as error:
             raise unsupported(path, f"OpenSlide cannot open it: {error}", "convert it to a tiled TIFF") from error
-        super().__init__(facts, {"path": path, "plane": plane}, files=self._files, **options)
+        super().__init__(facts, {"path": path, "choice": choice}, files=self._files, **options)
 
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""

@@ -18,6 +18,7 @@ from pathopatch.slides.background import Background, Polarity, parse_background
 from pathopatch.slides.integrity import OpenedFile, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, SlideFacts, resolution
+from pathopatch.slides.slide_paths import WHOLE_FILE
 
 
 class SlideOptions(TypedDict, total=False):
@@ -103,12 +104,9 @@ class SlideFile(ABC):
     @property
     def source(self) -> str | dict[str, str]:
         """Absolute path with its fragment, or one per channel name: `open_slide` opens this slide again from it."""
-        # TIFF and CZI adapters keep what was chosen in a `Fragment`, others in arguments of their own.
-        choice = self._arguments.get("choice")
-        chosen = self._arguments if choice is None else vars(choice)
-        words = [f"{name}={chosen[name]}" for name in ("page", "plane", "z", "t") if chosen.get(name) is not None]
-        fragment = "&".join(words)
-        return f"{self.paths[0].absolute()}{fragment and '#' + fragment}"
+        choice = self._arguments.get("choice", WHOLE_FILE)
+        chosen = [f"{name}={number}" for name, number in vars(choice).items() if name != "path" and number is not None]
+        return f"{self.paths[0].absolute()}{'#' if chosen else ''}{'&'.join(chosen)}"
 
     @property
     def mpp(self) -> float:

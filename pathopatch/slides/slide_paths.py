@@ -35,6 +35,9 @@ class Fragment:
     t: int | None = None
 
 
+WHOLE_FILE = Fragment("")
+
+
 def split_fragment(text: str) -> Fragment:
     """Return the file that a path names, and what is chosen of it, as in ``a.tif#page=2&plane=0`` or ``a.tif#z=3``."""
     match = _FRAGMENT.fullmatch(text)

@@ -32,9 +32,8 @@ from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFa
 from pathopatch.slides.segments import PageReader, TileCache
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions
-from pathopatch.slides.slide_paths import Fragment
+from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment
 
-_ALL_PLANES = Fragment("")
 _PHOTOMETRICS = (1, 2, 3, 6)  # grey, RGB, a table of colours, YCbCr
 _APERIO_YCBCR = 33003  # in Aperio's files only: Bio-Formats writes RGB under this number
 _SHADE = 257  # of a table's 65,535: tables are written from 8 bits, as multiples of 256 or of 257
@@ -50,7 +49,7 @@ class TiffSlide(Slide):
     A file of several pages needs a choice, unless its metadata call them channels or `channels` names all planes.
     """
 
-    def __init__(self, path: Path, *, choice: Fragment = _ALL_PLANES, **options: Unpack[SlideOptions]) -> None:
+    def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         opened = OpenedFile.of(path)
         with checked_tiff(path) as tiff:

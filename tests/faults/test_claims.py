@@ -79,8 +79,12 @@ def test_an_omezarr_of_too_many_channels_or_tiny_chunks_is_refused(
         open_slide(path)
 
 
-def test_an_omezarr_of_chunks_of_fewer_axes_than_its_shape_is_corrupt(tmp_path: Path) -> None:
-    path = write_chunk_shape(tmp_path / "a.zarr", (3, 64, 64), (64, 64))
+@pytest.mark.parametrize(("shape", "chunks"), [((3, 64, 64), (64, 64)), ((), ()), ((3, 0, 64), (3, 64, 64)),
+                                               ((3, 64, 64), (3, 0, 64))])  # fmt: skip
+def test_an_omezarr_whose_chunks_do_not_fit_its_shape_is_corrupt(
+    shape: tuple[int, ...], chunks: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = write_chunk_shape(tmp_path / "a.zarr", shape, chunks)
     with pytest.raises(InputCorruptError):
         open_slide(path)
 
