@@ -20,7 +20,7 @@ pytest_plugins = ["array_slides", "fault_table"]
 
 _LONG = (
     "test_workflows.py", "test_offline.py", "test_study.py", "test_kill_training.py", "test_cli.py", "test_kill.py",
-    "test_batch_killed.py", "test_page.py", "test_ranks.py",
+    "test_page.py", "test_ranks.py",
 )  # fmt: skip
 """Files of tests that take longest, the longest first: begun last, one core would be at them alone."""
 

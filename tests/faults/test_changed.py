@@ -16,11 +16,11 @@ from changing_slides import CHANGES, appended, attempt_changing, attempt_countin
 from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
+from pathopatch.core.artefacts import Stamp, fingerprint_file
 from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputChangedError, InputCorruptError
 from pathopatch.core.files import file_state
-from pathopatch.core.task import Outcome
+from pathopatch.core.task import Outcome, SlideOutputs
 from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.open import OpenSlideSlide
@@ -196,11 +196,14 @@ def test_a_slide_of_slides_changes_with_each_of_their_files(
 def test_an_error_of_a_slide_that_changed_is_told_as_the_change(tmp_path: Path) -> None:
     made.write_rgb_pyramid(tmp_path / "a.tif", image(), levels=1, tile_px=64)
     with open_slide(tmp_path / "a.tif") as slide:
-        making = partial(artefact, tmp_path, stamp=Stamp(stage="tile"), require_unchanged=slide.require_unchanged)
-        with pytest.raises(InputCorruptError), making():
+        outputs = SlideOutputs(
+            out=tmp_path, slide_id="a", stage="tile", parts=(tmp_path / "a.zarr",),
+            make_stamp=lambda: Stamp(stage="tile"), require_unchanged=slide.require_unchanged,
+        )  # fmt: skip
+        with pytest.raises(InputCorruptError), outputs.made():
             raise InputCorruptError("it cannot be decoded")
         replaced(tmp_path / "a.tif")
-        with pytest.raises(InputChangedError), making():
+        with pytest.raises(InputChangedError), outputs.made():
             raise InputCorruptError("it cannot be decoded")
 
 
