@@ -107,7 +107,7 @@ def framed(
 ) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """Return a slide's picture (h, w, 3) at `ORIGIN` of a white sheet of a size (width, height), to be drawn on.
 
-    Above it stands the slide's name, and below it, where the scale is known, a bar of round length, at most a quarter
+    Above it is the slide's name, and below it, where the scale is known, a bar of round length, at most a quarter
     of the slide's width.
     """
     (height, width), (top, left) = view.shape[:2], ORIGIN

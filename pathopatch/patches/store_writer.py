@@ -84,7 +84,6 @@ class StoreWriter:
         with_patches: bool = True,
     ) -> None:
         self._path, self._root = path, zarr.create_group(path, zarr_format=3)
-        self._file_checksums: dict[str, str] = {}
         self._pixels = hashlib.sha256()
         self._dtype = stored_dtype(dtype)
         write_array(self._root, "origins", origins, chunks=origins.shape, names=("patch", "xy"))
@@ -118,15 +117,10 @@ class StoreWriter:
         for kind, bits in (masks or {}).items():
             for mask in bits:
                 self._hash_pixels(mask)
-            for shard, checksum in self._masks[kind].append(bits):
-                self._file_checksums[self._name_of(shard)] = checksum
+            self._masks[kind].append(bits)
         if self._patches is not None:
-            for shard, checksum in self._patches.append(patches):
-                self._file_checksums[self._name_of(shard)] = checksum
+            for _ in range(self._patches.append(patches)):
                 fault_point("chunk")
-
-    def _name_of(self, file: Path) -> str:
-        return file.relative_to(self._path).as_posix()
 
     def _hash_pixels(self, values: NDArray[np.generic]) -> None:
         # A checksum of each part, since SHA-256 of all pixels would take a tenth of the time of storing them.
@@ -170,13 +164,14 @@ class StoreWriter:
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
         """Write the attributes; everything else is written."""
+        known: dict[str, str] = {}
         for array in (*self._masks.values(), *([] if self._patches is None else [self._patches])):
             if array.missing:
                 raise AssertionError(f"{array.name}: {array.missing} are missing")
-        metadata = self._path / "zarr.json"
-        files = [path for path in sorted(self._path.rglob("*")) if path.is_file() and path != metadata]
-        names = [self._name_of(path) for path in files]
-        checksums = {name: self._file_checksums.get(name) or file_checksum(self._path / name) for name in names}
+            known |= array.checksums
+        files = [path for path in sorted(self._path.rglob("*")) if path.is_file()]
+        names = [path.relative_to(self._path).as_posix() for path in files]
+        checksums = {name: known.get(name) or file_checksum(self._path / name) for name in names if name != "zarr.json"}
         pixels_checksum = self._pixels.hexdigest()[:_CHECKSUM_DIGITS]
         self._root.attrs.put({**attributes, "pixels_checksum": pixels_checksum, "checksums": checksums})
         # `complete` comes last: readers refuse a store without it.
@@ -221,13 +216,13 @@ class ShardedArray:
         else:
             self._encoder = Blosc(codec.cname.value, codec.clevel, Blosc.BITSHUFFLE)
         self.missing = shape[0]  # chunks that are still to come
-        self._shards = 0  # written
+        self.checksums: dict[str, str] = {}  # `bytes_checksum` of each shard written, by its path in the root
         self._chunks: list[bytes] = []
         self._last = b"", b""  # the last chunk's values, and the chunk
 
-    def append(self, values: NDArray[np.generic]) -> list[tuple[Path, str]]:
-        """Add the next chunks, (n, ...); return the shards that are written, each with its `bytes_checksum`."""
-        written = []
+    def append(self, values: NDArray[np.generic]) -> int:
+        """Add the next chunks, (n, ...); return how many shards are written."""
+        before = len(self.checksums)
         for value in values.astype(self._dtype, copy=False):
             content = value.tobytes()
             # Most masks are those of the patch before: all glass, all tissue, no tumour.
@@ -237,21 +232,20 @@ class ShardedArray:
             self._chunks.append(self._last[1])
             self.missing -= 1
             if len(self._chunks) == self._shard or not self.missing:
-                written.append(self._write_shard())
-        return written
+                self._write_shard()
+        return len(self.checksums) - before
 
-    def _write_shard(self) -> tuple[Path, str]:
-        path = self._path.joinpath(self.name, "c", str(self._shards), *["0"] * (len(self._shape) - 1))
-        path.parent.mkdir(parents=True)
+    def _write_shard(self) -> None:
+        name = "/".join([self.name, "c", str(len(self.checksums)), *["0"] * (len(self._shape) - 1)])
+        (self._path / name).parent.mkdir(parents=True)
         # Codec `sharding_indexed`: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
         index = np.full((self._shard, 2), _ABSENT, "<u8")  # (place, size) of each chunk, bytes
         size = np.array([len(chunk) for chunk in self._chunks], np.int64)
         index[: len(size), 0] = np.cumsum(size) - size
         index[: len(size), 1] = size
         content = b"".join([*self._chunks, _with_checksum(index.tobytes())])
-        path.write_bytes(content)
-        self._shards, self._chunks = self._shards + 1, []
-        return path, bytes_checksum(content)
+        (self._path / name).write_bytes(content)
+        self.checksums[name], self._chunks = bytes_checksum(content), []
 
 
 def mask_array(root: zarr.Group, path: Path, kind: MaskKind, *, count: int, patch_px: int, shard: int) -> ShardedArray:

@@ -214,7 +214,7 @@ class AppliedDecisions:
 
     ``summary`` holds plain values for JSON. ``rejected``, ``accepted``, ``flagged``: slides. ``patches_rejected``: how
     many went with them. ``relabelled``: patches by verdict. ``reviewers``: of the decisions that apply here.
-    ``elsewhere``: slides with decisions that are not here. ``regions``: how many stand; they change nothing here.
+    ``elsewhere``: slides with decisions that are not here. ``regions``: how many count; they change nothing here.
     """
 
     patches: pd.DataFrame  # without those of rejected slides; label as decided

@@ -65,7 +65,7 @@ def read_log(path: Path) -> list[RecordedDecision]:
 def load_log(path: Path, *, busy_s: float = LOCK_WAIT_S) -> sqlite3.Connection:
     """Return the log that a file holds now, as a database in memory. `busy_s`: longest wait for other programs, s."""
     if not path.is_file():  # a pipe would wait for whoever writes into it
-        raise InputUnsupportedError("no file of decisions", place=str(path), remedy="move away what stands there")
+        raise InputUnsupportedError("no file of decisions", place=str(path), remedy="move away what is there")
     # Only a program that writes in place leaves a journal; SQLite must put its pages in order.
     journals = [path.with_name(path.name + ending) for ending in _JOURNALS]
     if any(journal.is_file() and journal.stat().st_size for journal in journals):

@@ -68,7 +68,7 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
     for number, cells in table.rows:
         texts = {name: unescape_formulas(cells[name]) for name in _TEXT_COLUMNS if name in cells}
         parser.add(_Cells(table, number, cells | texts))
-    # After a problem rows are missing, and what they replaced would seem to stand.
+    # After a problem rows are missing, and what they replaced would seem to count.
     table.raise_problems()
     parser.check_stands()
     table.raise_problems()
@@ -102,7 +102,7 @@ class _Parser:
         }
         cells.boolean("stands")
         if values["id"] in self._cells:
-            cells.add_problem("id", f"{values['id']} is that of row {self._cells[values['id']].row} too",
+            cells.add_problem("id", f"{values['id']} is the id of row {self._cells[values['id']].row} too",
                               "import files one by one, or leave the columns id and undoes out")  # fmt: skip
         if values["verdict"] == UNDO:
             values["undoes"] = self._withdrawn_id(cells, values["slide_id"], values["reviewer"])
@@ -124,7 +124,7 @@ class _Parser:
         if withdrawn is None and (latest := latest_decision(above, reviewer)) is not None:
             withdrawn = latest.id
         if withdrawn not in {row.id for row in above if row.verdict != UNDO} - {row.undoes for row in above}:
-            cells.add_problem("undoes", "the row that it withdraws does not stand above it", "remove this row too")
+            cells.add_problem("undoes", "the row that it withdraws is not above it", "remove this row too")
         return withdrawn
 
     def check_stands(self) -> None:

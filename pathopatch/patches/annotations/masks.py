@@ -294,7 +294,7 @@ def _largest_colour(samples: NDArray[Any], path: Path) -> NDArray[Any]:
     # Programs that draw on a transparent layer keep the shape in alpha, and any colour below it.
     if (alpha < opaque).any():
         raise InputUnsupportedError(
-            "a mask with transparent pixels: the shape may stand in the colours or in the alpha channel",
+            "a mask with transparent pixels: the shape may be in the colours or in the alpha channel",
             place=str(path),
             remedy="write the shape as one grey channel, 0 for no and 255 for yes (Pillow: image.getchannel('A'))",
         )
