@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from pathopatch.slides.manifest import SlideRow, pseudonym, read_manifest
 from pathopatch.slides.slide_paths import valid_slide_id
 
 _OPEN_SLIDES = 8
+_KNOWN_ROWS = 50_000  # some 2 kB each
 _COUNTS = ("patches", "predicted", "tumour", "unreadable")
 _Mtimes = tuple[int, ...]
 """When files were written, ns: other times mean that what was read of them is outdated."""
@@ -56,16 +57,12 @@ class ReviewedCohort:
         self.out, self.beside, self.work = out, beside, work or out
         self.cache = ByteCache()
         self._manifest_rows = tuple(rows)
-        self._lock = threading.RLock()  # re-entrant: `rows` and `has_slide` refresh while they hold it
-        self._rows: dict[str, tuple[_Mtimes, dict[str, Any]]] = {}
-        self._folder_mtimes: _Mtimes = ()
+        self._lock = threading.Lock()  # on the open slides
         self._open: OrderedDict[str, tuple[_Mtimes, ReviewedSlide]] = OrderedDict()
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row, see `_row`, for each slide whose prediction was attempted, in the order of their ids."""
-        with self._lock:
-            self._refresh()
-            return [dict(row) for _, row in self._rows.values()]
+        return [dict(row) for name in self._names() if (row := self._row(name)) is not None]
 
     def ids(self) -> list[str]:
         """Return the slides' ids, in order."""
@@ -73,10 +70,7 @@ class ReviewedCohort:
 
     def has_slide(self, slide_id: str) -> bool:
         """Return whether there is a slide of this id; any text is safe, since it never becomes a path."""
-        with self._lock:
-            if slide_id not in self._rows and self._folder_mtimes != self._current_folder_mtimes():
-                self._refresh()
-            return slide_id in self._rows
+        return slide_id in self._names() and self._row(slide_id) is not None
 
     def open(self, slide_id: str) -> ReviewedSlide:
         """Return a slide, the same object until its files change; InputMissingError if there is none, or no heatmap."""
@@ -99,10 +93,7 @@ class ReviewedCohort:
     def fingerprint(self, slide_id: str) -> str | None:
         """Return the fingerprint of a slide's heatmap, None where it has none; InputMissingError for no slide."""
         self._require_slide(slide_id)
-        with self._lock:
-            self._rows[slide_id] = self._current_row(slide_id) or self._rows[slide_id]
-            fingerprint: str | None = self._rows[slide_id][1]["fingerprint"]
-            return fingerprint
+        return (self._row(slide_id) or {}).get("fingerprint")
 
     def models(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Return the model of the first readable heatmap, and that of the run beside, see `describe_model`."""
@@ -201,26 +192,14 @@ class ReviewedCohort:
         other = () if self.beside is None else self.beside._slide_mtimes(slide_id)
         return *(_mtime_ns(path) for path in own), *other
 
-    def _refresh(self) -> None:
-        """Read the rows of new slides and of those whose files have changed, and drop those that are gone."""
-        # Taken before the listing: a slide that appears meanwhile is found by the next refresh.
-        folder_mtimes = self._current_folder_mtimes()
-        names = filter(valid_slide_id, {*slide_ids(self.out), *_names(self.out / "heatmaps")})
-        self._rows = {name: row for name in sorted(names) if (row := self._current_row(name)) is not None}
-        self._folder_mtimes = folder_mtimes
+    def _names(self) -> dict[str, None]:
+        # The times are taken before the listing: a slide that appears meanwhile is found by the next one.
+        return _slide_names(self.out, *(_mtime_ns(self.out / name) for name in ("status", "heatmaps")))
 
-    def _current_row(self, slide_id: str) -> tuple[_Mtimes, dict[str, Any]] | None:
-        """Return the known row of a slide, or a new one if its files have changed; None where nothing was predicted."""
+    def _row(self, slide_id: str) -> dict[str, Any] | None:
         # Text: of a thousand slides, Path objects would take longer than all else.
         files = f"{self.out}/status/{slide_id}.json", f"{self.out}/heatmaps/{slide_id}/{FACTS}"
-        mtimes = tuple(map(_mtime_ns, files))
-        if (known := self._rows.get(slide_id)) and known[0] == mtimes:
-            return known
-        row = _row(self.out, slide_id)
-        return None if row is None else (mtimes, row)
-
-    def _current_folder_mtimes(self) -> _Mtimes:
-        return tuple(_mtime_ns(self.out / name) for name in ("status", "heatmaps"))
+        return _row(self.out, slide_id, *map(_mtime_ns, files))
 
 
 def open_cohort(
@@ -284,8 +263,9 @@ def open_review(
             yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer)
 
 
-def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
-    """Return a slide's row from its status and heatmap; None if its prediction was never attempted.
+@lru_cache(maxsize=_KNOWN_ROWS)
+def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
+    """Return a slide's row from its status and heatmap of these times; None if its prediction was never attempted.
 
     Shares are of the tissue area, as in ``cohort.csv``, but tissue_share is of the scanned part. None is unknown.
     """
@@ -328,17 +308,18 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
     }
 
 
-def _names(folder: Path) -> list[str]:
-    """Return the names in a folder; none if it is not there."""
-    try:
-        return os.listdir(folder)  # noqa: PTH208 - a thousand paths as objects cost more than the listing
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+@lru_cache(maxsize=8)
+def _slide_names(out: Path, *_mtimes: int) -> dict[str, None]:
+    """Return the slides with a status or a heatmap, in order, in folders of these times."""
+    heatmaps = out / "heatmaps"
+    # A thousand paths as objects cost more than the listing.
+    with_heatmap = os.listdir(heatmaps) if heatmaps.is_dir() else []  # noqa: PTH208
+    return dict.fromkeys(sorted(filter(valid_slide_id, {*slide_ids(out), *with_heatmap})))
 
 
 def _mtime_ns(path: Path | str) -> int:
     """Return when a file or folder was written, ns; 0 if it is not there."""
     try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116 - as in `_names`
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - as in `_slide_names`
     except OSError:  # it is not there, or a link that leads nowhere
         return 0

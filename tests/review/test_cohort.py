@@ -79,8 +79,8 @@ def test_a_damaged_heatmap_is_a_row_that_says_so(out: Path) -> None:
 def test_rows_are_read_again_only_where_files_have_changed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = open_cohort(out)
     read: list[str] = []
-    row = cohorts._row
-    monkeypatch.setattr(cohorts, "_row", lambda out, slide_id: read.append(slide_id) or row(out, slide_id))
+    listed = cohorts.listed_status
+    monkeypatch.setattr(cohorts, "listed_status", lambda out, name: read.append(name) or listed(out, name))
     cohort.rows()[0]["state"] = "edited by a caller"
     assert cohort.rows()[0]["state"] == "done"
     assert read == []
