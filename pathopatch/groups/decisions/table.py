@@ -64,81 +64,67 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
     table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
     # Cells can only be parsed where all columns are known.
     table.raise_problems()
-    parser = _Parser(table)
+    read: dict[int, tuple[RecordedDecision, _Cells]] = {}
     for number, cells in table.rows:
         texts = {name: unescape_formulas(cells[name]) for name in _TEXT_COLUMNS if name in cells}
-        parser.add(_Cells(table, number, cells | texts))
+        row = _Cells(table, number, cells | texts)
+        if (decision := _decision(row, read)) is not None:
+            read[decision.id] = decision, row
     # After a problem rows are missing, and what they replaced would seem to count.
     table.raise_problems()
-    parser.check_stands()
+    decisions = [decision for decision, _ in read.values()]
+    current_ids = {row.id for row in current_decisions(decisions)}
+    for decision, row in read.values():
+        # Where the column contradicts the other rows, one of the two is a mistake.
+        stands = row.boolean("stands")
+        if stands and decision.id not in current_ids:
+            row.add_problem("stands", "it says true, but another row replaces or withdraws this one",
+                            "keep one of the two, or leave the column stands out")  # fmt: skip
+        if stands is False and decision.id in current_ids:
+            row.add_problem("stands", "it says false, but no row replaces or withdraws this one",
+                            "remove this row, or put the other one back")  # fmt: skip
     table.raise_problems()
-    return parser.decisions
+    return decisions
 
 
-class _Parser:
-    """Decisions of a file so far. Problems are added to its table."""
-
-    def __init__(self, table: CsvTable) -> None:
-        self.decisions: list[RecordedDecision] = []
-        self._table = table
-        self._cells: dict[int, _Cells] = {}  # by the decision's id
-
-    def add(self, cells: _Cells) -> None:
-        """Append the decision of a row."""
-        problems_before = len(self._table.problems)
-        own_id = cells.integer("id")
-        values: dict[str, Any] = {
-            "slide_id": cells.text("slide_id"),
-            "verdict": cells.text("verdict").casefold(),
-            "x": cells.integer("x"),
-            "y": cells.integer("y"),
-            "threshold": cells.number("threshold"),
-            "made": cells.time("made"),
-            "sorted_as": cells.time("sorted_as"),
-            "region": cells.text("region"),
-            "id": cells.row if own_id is None else own_id,
-            "undoes": None,
-            **{name: cells.cells.get(name, "") for name in _TEXT_COLUMNS},
-        }
-        cells.boolean("stands")
-        if values["id"] in self._cells:
-            cells.add_problem("id", f"{values['id']} is the id of row {self._cells[values['id']].row} too",
-                              "import files one by one, or leave the columns id and undoes out")  # fmt: skip
-        if values["verdict"] == UNDO:
-            values["undoes"] = self._withdrawn_id(cells, values["slide_id"], values["reviewer"])
-        if len(self._table.problems) > problems_before:
-            return
-        try:
-            decision = RecordedDecision(**values)
-        except PathopatchError as error:
-            message = error.message.removeprefix(f"{cells.cells.get(error.place, '')!r}: ")
-            cells.add_problem(error.place, message, error.remedy)
-            return
-        self.decisions.append(decision)
-        self._cells[decision.id] = cells
-
-    def _withdrawn_id(self, cells: _Cells, slide_id: str, reviewer: str) -> int | None:
-        """Return the id of the row that an undo withdraws; without one in the file, the reviewer's latest decision."""
-        above = [row for row in self.decisions if row.slide_id == slide_id]
+def _decision(cells: _Cells, above: Mapping[int, tuple[RecordedDecision, _Cells]]) -> RecordedDecision | None:
+    """Return the decision of a row, or None with its problems noted; `above` are those before it, by id."""
+    problems_before = len(cells.table.problems)
+    stated_id = cells.integer("id")
+    values: dict[str, Any] = {
+        "slide_id": cells.text("slide_id"),
+        "verdict": cells.text("verdict").casefold(),
+        "x": cells.integer("x"),
+        "y": cells.integer("y"),
+        "threshold": cells.number("threshold"),
+        "made": cells.time("made"),
+        "sorted_as": cells.time("sorted_as"),
+        "region": cells.text("region"),
+        "id": cells.row if stated_id is None else stated_id,
+        "undoes": None,
+        **{name: cells.cells.get(name, "") for name in _TEXT_COLUMNS},
+    }
+    cells.boolean("stands")
+    if values["id"] in above:
+        cells.add_problem("id", f"{values['id']} is the id of row {above[values['id']][1].row} too",
+                          "import files one by one, or leave the columns id and undoes out")  # fmt: skip
+    if values["verdict"] == UNDO:
+        of_slide = [row for row, _ in above.values() if row.slide_id == values["slide_id"]]
         withdrawn = cells.integer("undoes")
-        if withdrawn is None and (latest := latest_decision(above, reviewer)) is not None:
+        # Without an id in the file, the reviewer's latest decision is withdrawn.
+        if withdrawn is None and (latest := latest_decision(of_slide, values["reviewer"])) is not None:
             withdrawn = latest.id
-        if withdrawn not in {row.id for row in above if row.verdict != UNDO} - {row.undoes for row in above}:
+        if withdrawn not in {row.id for row in of_slide if row.verdict != UNDO} - {row.undoes for row in of_slide}:
             cells.add_problem("undoes", "the row that it withdraws is not above it", "remove this row too")
-        return withdrawn
-
-    def check_stands(self) -> None:
-        """Note rows whose column `stands` contradicts the other rows: one of the two is a mistake."""
-        current_ids = {row.id for row in current_decisions(self.decisions)}
-        for decision in self.decisions:
-            cells = self._cells[decision.id]
-            stands = cells.boolean("stands")
-            if stands and decision.id not in current_ids:
-                cells.add_problem("stands", "it says true, but another row replaces or withdraws this one",
-                                  "keep one of the two, or leave the column stands out")  # fmt: skip
-            if stands is False and decision.id in current_ids:
-                cells.add_problem("stands", "it says false, but no row replaces or withdraws this one",
-                                  "remove this row, or put the other one back")  # fmt: skip
+        values["undoes"] = withdrawn
+    if len(cells.table.problems) > problems_before:
+        return None
+    try:
+        return RecordedDecision(**values)
+    except PathopatchError as error:
+        message = error.message.removeprefix(f"{cells.cells.get(error.place, '')!r}: ")
+        cells.add_problem(error.place, message, error.remedy)
+        return None
 
 
 @dataclass(frozen=True)
