@@ -172,7 +172,7 @@ def test_two_processes_tile_the_same_bytes_as_one_and_a_rerun_is_current(tmp_pat
             manifest,
             out,
             CONFIG,
-            workers=workers,
+            BatchOptions(workers=workers),
             progress=lambda what, done, total, _="": progress_calls.append((what, done, total)),
         )
         assert [outcome.state for outcome in outcomes] == ["done"] * 3
