@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from typing import Unpack
 
 import numpy as np
@@ -14,7 +16,6 @@ from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions
 
 _SQUARE_PX = 64  # side of the squares, px of a level, to which damage is narrowed down
-_Box = tuple[int, int, int, int]
 
 
 def tolerant(slide: Slide, share: float) -> Slide:
@@ -28,9 +29,8 @@ def tolerant(slide: Slide, share: float) -> Slide:
 class TolerantSlide(Slide):
     """A slide whose pixels are background where they cannot be decoded.
 
-    A region that fails is read again in halves, down to squares of 64 px of its level. Squares that still fail are
-    lost, for all channels, as are those that lie in absent chunks; at most the share of them, in (0, 1], may be lost of
-    each level.
+    A region that fails is read again in squares of 64 px of its level. Squares that still fail are lost, for all
+    channels, as are those that lie in absent chunks; at most the share of them, in (0, 1], may be lost of each level.
     """
 
     def __init__(self, *, slide: Slide, share: float, **options: Unpack[SlideOptions]) -> None:
@@ -61,49 +61,30 @@ class TolerantSlide(Slide):
         return is_lost
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
-        whole = left, top, left + width, top + height
-        self._lost_squares(level)
-        try:
+        lost = self._lost_squares(level)
+        with suppress(InputCorruptError):
             return self._slide._read_level(left, top, width, height, level)
-        except InputCorruptError as error:
-            waiting = self._halves(whole, level, error)
         # Squares of fixed places, not of the region: neighbouring patches lose the same pixels in any order of reading.
         pixels = np.zeros((len(self.channels), height, width), self.dtype)
         opacity = np.zeros(pixels.shape, np.uint8)
-        while waiting:
-            box = x0, y0, x1, y1 = waiting.pop()
+        rows, columns = (
+            range(first // _SQUARE_PX, -(-(first + px) // _SQUARE_PX)) for first, px in ((top, height), (left, width))
+        )
+        for row, column in product(rows, columns):
+            if lost[row, column]:  # it would only fail again
+                continue
+            y0, y1 = max(row * _SQUARE_PX, top), min((row + 1) * _SQUARE_PX, top + height)
+            x0, x1 = max(column * _SQUARE_PX, left), min((column + 1) * _SQUARE_PX, left + width)
             try:
                 part, cover = self._slide._read_level(x0, y0, x1 - x0, y1 - y0, level)
             except InputCorruptError as error:
-                waiting += self._halves(box, level, error)
+                lost[row, column] = True
+                self._require_share(level, error.message, error.place)
                 continue
             place = slice(None), slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
             pixels[place] = part
             opacity[place] = 255 if cover is None else cover
         return pixels, opacity
-
-    def _halves(self, box: _Box, level: int, error: InputCorruptError) -> list[_Box]:
-        """Return the halves of a box that cannot be decoded, less those known to be lost; none of a single square."""
-        x0, y0, x1, y1 = box
-        columns, rows = range(x0 // _SQUARE_PX, -(-x1 // _SQUARE_PX)), range(y0 // _SQUARE_PX, -(-y1 // _SQUARE_PX))
-        if len(columns) == len(rows) == 1:
-            self._lost_squares(level)[rows[0], columns[0]] = True
-            self._require_share(level, error.message, error.place)
-            return []
-        if len(columns) >= len(rows):
-            middle = columns[len(columns) // 2] * _SQUARE_PX
-            halves = [(x0, y0, middle, y1), (middle, y0, x1, y1)]
-        else:
-            middle = rows[len(rows) // 2] * _SQUARE_PX
-            halves = [(x0, y0, x1, middle), (x0, middle, x1, y1)]
-        return [half for half in halves if not self._is_known_lost(half, level)]
-
-    def _is_known_lost(self, box: _Box, level: int) -> bool:
-        """Return whether a rectangle lies within one lost square; it would only fail again."""
-        x0, y0, x1, y1 = box
-        column, row = x0 // _SQUARE_PX, y0 // _SQUARE_PX
-        is_one = ((x1 - 1) // _SQUARE_PX, (y1 - 1) // _SQUARE_PX) == (column, row)
-        return is_one and bool(self._lost_squares(level)[row, column])
 
     def _lost_squares(self, level: int) -> NDArray[np.bool_]:
         """Return which squares of a level are lost, (rows, columns): at first those of absent chunks."""
