@@ -16,11 +16,6 @@ Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to writ
 Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)]
 
 
-def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
-    """Write a model as TorchScript: patches in [0, 1] to probabilities."""
-    _export(bundle, out, "torchscript", force=force)
-
-
 def export_onnx(
     bundle: Bundle,
     out: Folder = None,
@@ -46,9 +41,9 @@ def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, for
     _export(bundle, out, "wsinfer", force=force)
 
 
-def _export(bundle: Path, out: Path | None, kind: Literal["torchscript", "onnx", "wsinfer"], *, force: bool) -> None:
+def _export(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *, force: bool) -> None:
     """Write a model, by default into a folder that is named by its run."""
-    from pathopatch.models.export.write import export_model
+    from pathopatch.models.export import export_model
 
     home = bundle.resolve()
     run = home.parent.name if home.name == "model" else home.name  # what a run calls its bundle says less

@@ -34,7 +34,6 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
 }
 """The commands of each panel of `pathopatch --help`."""
 _EXPORTS: dict[str, Callable[..., Any]] = {
-    "torchscript": exporting.export_torchscript,
     "onnx": exporting.export_onnx,
     "wsinfer": exporting.export_wsinfer,
     "qupath": exporting.export_qupath,

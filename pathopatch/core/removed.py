@@ -12,6 +12,7 @@ _RANK = "set bins, which keep the groups apart as well"
 COMMANDS: dict[str, str] = {
     "export ome-zarr": "convert the slide with Bio-Formats (bfconvert) or QuPath; pathopatch itself reads it as it is",
     "export openvino": "write ONNX with export onnx, which OpenVINO reads; it computes in float32 or bfloat16",
+    "export torchscript": "write ONNX with export onnx; for 8-bit RGB slides export wsinfer writes TorchScript",
     "mil": "train on labels of slides with STAMP, which reads the same features; see also audit --features",
 }
 """Remedies by command, such as ``export openvino``."""
@@ -37,6 +38,7 @@ VALUES: dict[str, str] = {
     "TissueConfig.combine=maximum": "use each, or name the channels that count in [tile.tissue] channels",
     "TissueConfig.method=triangle": "use otsu, or fixed with a fixed_threshold",
     "EncodeConfig.encoder=.onnx": "export the network as TorchScript: torch.jit.trace(network, x).save('encoder.pt')",
+    "EncodeConfig.pooling=layer3": "use mean, or export the network up to its third stage as TorchScript",
     "TrainConfig.intervene_growth=one": "use many, or own",
     **{f"TrainConfig.method={name}": remedy for name, remedy in REMOVED_METHODS.items()},
     **{f"StudyConfig.methods={name}": remedy for name, remedy in REMOVED_METHODS.items()},

@@ -51,7 +51,8 @@ class PooledEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (N, D) of standardised patches (N, 3, H, W); for tissue-mean (N, 4, H, W), the mask last."""
-        tokens = self._tokens(x[:, :CHANNELS])
+        output = cast(Any, self.network).forward_features(x[:, :CHANNELS])
+        tokens: Tensor = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
         image = tokens[:, self.prefix_tokens :]
         if self.pooling == "cls":
             return tokens[:, 0]
@@ -60,16 +61,6 @@ class PooledEncoder(nn.Module):
         if self.pooling == "tissue-mean":
             return (image * self._weights(x[:, CHANNELS:])).sum(dim=1)
         return image.mean(dim=1)
-
-    def _tokens(self, pixels: Tensor) -> Tensor:
-        if self.pooling == "layer3":
-            network = cast(Any, self.network)
-            stem = network.maxpool(network.act1(network.bn1(network.conv1(pixels))))
-            output = network.layer3(network.layer2(network.layer1(stem)))
-        else:
-            output = cast(Any, self.network).forward_features(pixels)
-        tokens: Tensor = output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
-        return tokens
 
     def _weights(self, mask: Tensor) -> Tensor:
         """Return the weight of each token, (N, T, 1), which sum to 1: its share of tissue.

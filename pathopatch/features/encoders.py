@@ -161,14 +161,12 @@ def twins_of(name: str) -> tuple[str, ...]:
 
 def poolings_of(entry: EncoderEntry) -> tuple[Pooling, ...]:
     """Return the poolings that an encoder allows."""
-    if entry.architecture.startswith("vit"):
-        return "cls", "mean", "cls+mean", "tissue-mean"
-    return ("mean", "tissue-mean", "layer3") if entry.architecture == "resnet50" else ("mean", "tissue-mean")
+    return (
+        ("cls", "mean", "cls+mean", "tissue-mean") if entry.architecture.startswith("vit") else ("mean", "tissue-mean")
+    )
 
 
 def pooled_dim(entry: EncoderEntry, pooling: Pooling) -> int:
     """Return the number of values per patch with a pooling."""
-    if pooling == "layer3":
-        return entry.dim // 2
     width = entry.dim // 2 if entry.pooling == "cls+mean" else entry.dim
     return 2 * width if pooling == "cls+mean" else width

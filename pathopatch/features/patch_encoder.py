@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import EncodeConfig
-from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, OutOfMemoryError
+from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.features.encoder_files import is_own_file, load_file
 from pathopatch.features.encoder_network import CHANNELS, LoadedEncoder, load_entry
-from pathopatch.models.device import full_float32, pick_device
+from pathopatch.models.device import pick_device
 from pathopatch.models.forward import resize_area
 from pathopatch.models.runtime import openvino_runtime, patches_per_pass
-from pathopatch.models.runtime.torch_runtime import largest_fitting, release
+from pathopatch.models.runtime.torch_runtime import processor_threads, run_in_batches
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -83,38 +83,16 @@ class TorchFeatures:
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str, threads: int | None) -> None:
         self._network = network.to(device).eval()
-        self._device = device
-        self._dtype = _DTYPES[precision]
-        self._threads = threads
+        self._device, self._dtype, self._threads = device, _DTYPES[precision], threads
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return features (N, D) of standardised patches (N, C, H, W).
-
-        OutOfMemoryError names the batch that would fit.
-        """
-        before = torch.get_num_threads()
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        try:
-            return self._pass(x)
-        except torch.OutOfMemoryError as error:
-            release(error)
-            fitting = largest_fitting(lambda count: self._pass(x[:count]), len(x))
-            raise OutOfMemoryError(
-                f"{len(x)} patches do not fit the memory of {self._device}",
-                place="--batch",
-                remedy=f"use encode --batch {fitting}" if fitting else "not even one fits: use a processor (cpu)",
-            ) from error
-        finally:
-            torch.set_num_threads(before)
-
-    def _pass(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        is_mixed = self._dtype is not torch.float32
-        mixed = torch.autocast(self._device.type, self._dtype, enabled=is_mixed)
-        with torch.inference_mode(), full_float32, mixed:
-            output = self._network(torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
-        features: NDArray[np.float32] = output.float().cpu().numpy()
-        return features
+        """Return features (N, D) of standardised patches (N, C, H, W); errors as `run_in_batches`."""
+        patches = torch.from_numpy(np.ascontiguousarray(x))
+        mixed = torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not torch.float32)
+        with processor_threads(self._threads), mixed:
+            return run_in_batches(
+                lambda part: self._network(part.to(self._device)), patches, batch=len(x), device=self._device
+            )
 
 
 class OpenVINOFeatures:

@@ -13,8 +13,7 @@ RI: arXiv 2507.17845. MaRI and CRoMa: arXiv 2607.25497.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +29,10 @@ MOST_PATCHES = 8_000
 _M = 5  # neighbours of each type behind CRoMa
 _TAIL = 0.1  # share of patches in the mean of the worst
 _BLOCK_VALUES = 2**24  # distances held at a time (64 MB of float32)
+_MEASURES = (
+    "k", "knn_accuracy", "ri", "ri_low", "ri_high", "ri_random", "support", "mari", "tau", "croma", "croma_worst",
+    "croma_f0",
+)  # fmt: skip
 
 
 def cohort_indices(
@@ -143,24 +146,22 @@ def robustness_indices(
     """
     label, confounder = np.asarray(label, np.int64), np.asarray(confounder, np.int64)
     slide_code = np.unique(np.asarray(slide), return_inverse=True)[1]
-    n = len(label)
-    candidates = [k for k in dict.fromkeys(k_candidates) if k < n]
+    candidates = [k for k in dict.fromkeys(k_candidates) if k < len(label)]
+    result: dict[str, Any] = {"patches": len(label), **dict.fromkeys(_MEASURES), "curve": {}, "m": _M}
     if not candidates:
-        return _unknown(n)
+        return result
     near = _nearest(_unit_rows(features), label, confounder, slide_code, k_most=max(candidates))
     scores = {k: score for k in candidates if (score := _knn_accuracy(label, near, k)) is not None}
     if not scores:
-        return _unknown(n)
+        return result
     k = max(scores, key=lambda candidate: scores[candidate])  # of equal ones the first
     so, os = (np.cumsum(types, axis=1) for types in (near.is_so, near.is_os))
     sums = np.stack([so[:, k - 1], os[:, k - 1]], axis=1).astype(np.float64)
     by_patient = sums_by_patient(sums, slide if patient is None else patient)
     draws = resampled(by_patient, resamples=resamples, seed=seed)
     low, high = interval(ratio(draws[:, 0], draws.sum(axis=1)))
-    typed = near.distance[:, :k][(near.is_so | near.is_os)[:, :k]]
-    tau = float(np.median(typed)) if typed.size else None
-    return {
-        "patches": n,
+    distance, is_so, is_os = near.distance[:, :k], near.is_so[:, :k], near.is_os[:, :k]
+    result |= {
         "k": k,
         "knn_accuracy": scores[k],
         "ri": _share(*sums.sum(axis=0)),
@@ -169,14 +170,26 @@ def robustness_indices(
         "ri_random": _random_index(label, confounder, slide_code),
         "support": float((sums.sum(axis=1) > 0).mean()),
         "curve": {str(k): _share(so[:, k - 1].sum(), os[:, k - 1].sum()) for k in candidates},
-        "mari": _margin_index(near, k, tau),
-        "tau": tau,
-        **_margin(near.so_distance, near.os_distance),
     }
+    if (is_so | is_os).any():
+        tau = float(np.median(distance[is_so | is_os]))
+        # At a median distance of 0, equal features, every weight is 1 and MaRI is RI.
+        weight = np.exp(-distance / (tau or 1.0))
+        result |= {"mari": _share(weight[is_so].sum(), weight[is_os].sum()), "tau": tau}
+    d_so, d_os = near.so_distance.mean(axis=1), near.os_distance.mean(axis=1)
+    # One patch without a margin makes the median one of other patches: then none is stated.
+    if np.isfinite(d_so + d_os).all() and (d_so + d_os > 0).all():
+        margin = (d_os - d_so) / (d_so + d_os)
+        worst = margin[margin <= np.percentile(margin, 100 * _TAIL)]
+        result |= {
+            "croma": float(np.median(margin)),
+            "croma_worst": float(worst.mean()),
+            "croma_f0": float((margin <= 0).mean()),
+        }
+    return result
 
 
-@dataclass(frozen=True, eq=False)
-class _Neighbours:
+class _Neighbours(NamedTuple):
     """The nearest patches of other slides of each patch, by rising cosine distance."""
 
     distance: NDArray[np.floating]  # (N, K); inf where other slides have fewer than K patches
@@ -185,12 +198,6 @@ class _Neighbours:
     is_os: NDArray[np.bool_]
     so_distance: NDArray[np.floating]  # (N, m), of the nearest SO patches anywhere; inf where there are fewer
     os_distance: NDArray[np.floating]  # (N, m)
-
-    @property
-    def is_there(self) -> NDArray[np.bool_]:
-        """Which neighbours exist, (N, K)."""
-        there: NDArray[np.bool_] = np.isfinite(self.distance)
-        return there
 
 
 def _unit_rows(features: NDArray[Any]) -> NDArray[np.floating]:
@@ -209,30 +216,26 @@ def _nearest(
     k_most: int,
 ) -> _Neighbours:
     """Return the nearest patches of other slides, from features of length 1, (N, D)."""
-    n = len(unit)
     parts = []
-    block = max(1, _BLOCK_VALUES // n)
-    for start in range(0, n, block):
+    block = max(1, _BLOCK_VALUES // len(unit))
+    for start in range(0, len(unit), block):
         rows = slice(start, start + block)
         distance = unit[rows] @ unit.T
         np.clip(np.subtract(1, distance, out=distance), 0, 2, out=distance)
         distance[slide[rows, None] == slide] = np.inf
-        same_label = label[rows, None] == label
-        same_confounder = confounder[rows, None] == confounder
+        same_label, same_confounder = label[rows, None] == label, confounder[rows, None] == confounder
         place = np.argpartition(distance, k_most - 1, axis=1)[:, :k_most]
-        found = np.take_along_axis(distance, place, axis=1)
-        order = np.argsort(found, axis=1, kind="stable")
-        place, found = (np.take_along_axis(values, order, axis=1) for values in (place, found))
+        order = np.argsort(np.take_along_axis(distance, place, axis=1), axis=1, kind="stable")
+        place = np.take_along_axis(place, order, axis=1)
+        found, *same = (np.take_along_axis(values, place, 1) for values in (distance, same_label, same_confounder))
         there = np.isfinite(found)
-        near_label, near_confounder = (
-            np.take_along_axis(same, place, axis=1) & there for same in (same_label, same_confounder)
-        )
+        near_label, near_confounder = (values & there for values in same)
         parts.append(
-            (
+            _Neighbours(
                 found,
                 near_label,
                 near_label & ~near_confounder,
-                there & ~near_label & near_confounder,
+                near_confounder & ~near_label,
                 _nearest_of(distance, same_label & ~same_confounder),
                 _nearest_of(distance, ~same_label & same_confounder),
             )
@@ -242,67 +245,30 @@ def _nearest(
 
 def _nearest_of(distance: NDArray[np.floating], is_of_type: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Return the m smallest distances (n, N) of a type in each row, (n, m); inf where there are fewer."""
-    of_type = np.where(is_of_type, distance, np.inf)
-    if of_type.shape[1] < _M:
-        return np.pad(of_type, ((0, 0), (0, _M - of_type.shape[1])), constant_values=np.inf)
+    of_type = np.pad(np.where(is_of_type, distance, np.inf), ((0, 0), (0, _M)), constant_values=np.inf)
     return np.sort(np.partition(of_type, _M - 1, axis=1)[:, :_M], axis=1)
 
 
 def _knn_accuracy(label: NDArray[np.int64], near: _Neighbours, k: int) -> float | None:
     """Return the balanced accuracy of the label that most of the k nearest have; None if no patch has a neighbour."""
-    n_near = near.is_there[:, :k].sum(axis=1)
+    n_near = np.isfinite(near.distance[:, :k]).sum(axis=1)
     n_same = near.same_label[:, :k].sum(axis=1)
     # A tie, which an even number of neighbours allows, goes to the label that comes first in the data.
     is_right = np.where(2 * n_same == n_near, label == label[0], 2 * n_same > n_near)
-    has_any = n_near > 0
-    recalls = [is_right[has_any & (label == y)].mean() for y in (0, 1) if (has_any & (label == y)).any()]
+    of_label = [(n_near > 0) & (label == y) for y in (0, 1)]
+    recalls = [is_right[rows].mean() for rows in of_label if rows.any()]
     return float(np.mean(recalls)) if recalls else None
 
 
 def _random_index(label: NDArray[np.int64], confounder: NDArray[np.int64], slide: NDArray[np.int64]) -> float | None:
     """Return RI if each patch's neighbours were drawn at random from the other slides."""
-    n_values = int(confounder.max()) + 1
-    cell = n_values * label + confounder
     # Patches by slide, label and confounder; those of other slides are all without the slide's own.
-    shape = (int(slide.max()) + 1, 2, n_values)
-    own = np.bincount(slide * 2 * n_values + cell, minlength=int(np.prod(shape))).reshape(shape)
+    own = np.zeros((int(slide.max()) + 1, 2, int(confounder.max()) + 1), np.int64)
+    np.add.at(own, (slide, label, confounder), 1)
     others = own.sum(axis=0) - own
     so = others.sum(axis=2, keepdims=True) - others
     os = others.sum(axis=1, keepdims=True) - others
     return _share(float((own * so).sum()), float((own * os).sum()))
-
-
-def _margin_index(near: _Neighbours, k: int, tau: float | None) -> float | None:
-    """Return MaRI: RI with weights exp(-d / tau)."""
-    if tau is None:
-        return None
-    # At a median distance of 0, equal features, every weight is 1 and MaRI is RI.
-    weight = np.exp(-near.distance[:, :k] / (tau or 1.0))
-    return _share(weight[near.is_so[:, :k]].sum(), weight[near.is_os[:, :k]].sum())
-
-
-def _margin(so_distance: NDArray[np.floating], os_distance: NDArray[np.floating]) -> dict[str, Any]:
-    """Return CRoMa from the distances to the m nearest of each type, (N, m)."""
-    so, os = so_distance.mean(axis=1), os_distance.mean(axis=1)
-    both = so + os
-    # One patch without a margin makes the median one of other patches: then none is stated.
-    if not np.isfinite(both).all() or (both == 0).any():
-        return {"m": _M, "croma": None, "croma_worst": None, "croma_f0": None}
-    margin = (os - so) / both
-    worst = margin[margin <= np.percentile(margin, 100 * _TAIL)]
-    return {
-        "m": _M,
-        "croma": float(np.median(margin)),
-        "croma_worst": float(worst.mean()),
-        "croma_f0": float((margin <= 0).mean()),
-    }
-
-
-def _unknown(n: int) -> dict[str, Any]:
-    """Return the result where no patch has a neighbour in another slide."""
-    names = ("k", "knn_accuracy", "ri", "ri_low", "ri_high", "ri_random", "support", "mari", "tau")
-    margin = dict.fromkeys(("croma", "croma_worst", "croma_f0"))
-    return {"patches": n, **dict.fromkeys(names), "curve": {}, "m": _M, **margin}
 
 
 def _share(so: float, os: float) -> float | None:

@@ -21,7 +21,7 @@ from pathopatch.training.selection import accuracies_with_intervals
 from pathopatch.training.tune import TrialRunner
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FittedHead:
     """A head on features, as `fit_head` returns it."""
 
@@ -31,6 +31,13 @@ class FittedHead:
     validation: dict[str, Any]
     settings: TrainConfig  # that it was trained with; of a search, the winner's
     result: TrainingResult
+
+    def __repr__(self) -> str:
+        wga, gba = (self.validation[name] for name in ("wga", "gba"))
+        return (
+            f"<FittedHead {self.settings.head} by {self.settings.method}: validation worst-group accuracy {wga:.3f}, "
+            f"group-balanced {gba:.3f}, threshold {self.threshold:.3g}>"
+        )
 
     def logits(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the logits (N, K) of features (N, D), as the encoder gives them."""

@@ -22,7 +22,6 @@ Type = Callable[..., int]
 @pytest.mark.parametrize(
     ("kind", "files"),
     [
-        ("torchscript", ["README.md", "export.json", "model.pt"]),
         ("onnx", ["README.md", "export.json", "model.onnx"]),
         ("wsinfer", ["README.md", "config.json", "export.json", "torchscript_model.pt"]),
     ],
@@ -41,7 +40,7 @@ def test_a_folder_that_is_no_bundle_or_no_export_is_named(tmp_path: Path, typed:
     assert "INPUT_MISSING: no file model.json" in said("export", "onnx", tmp_path, "-o", tmp_path / "out", code=1).err
     bundle = write_model(tmp_path / "model")
     (tmp_path / "mine").mkdir()
-    assert "INPUT_UNSUPPORTED" in said("export", "torchscript", bundle, "-o", tmp_path / "mine", "--force", code=1).err
+    assert "INPUT_UNSUPPORTED" in said("export", "wsinfer", bundle, "-o", tmp_path / "mine", "--force", code=1).err
     assert typed("export", "tensorflow", bundle) == 2
 
 

@@ -96,7 +96,7 @@ RAISED_BY = {
     "stages/predict.py": ["predict"],
 }
 """Commands that reach the messages of modules, by how their paths begin; all others may be read after any command."""
-ELSEWHERE = {"core/removed.py", "models/export/write.py", "features/readers/trident.py", "review/viewer.py"}
+ELSEWHERE = {"core/removed.py", "models/export.py", "features/readers/tools.py", "review/viewer.py"}
 """Modules that name options of other programs, or that are gone."""
 
 

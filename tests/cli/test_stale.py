@@ -97,7 +97,7 @@ def test_an_export_of_another_format_names_both(
 ) -> None:
     model, out = folder / "work" / "runs" / "erm-t0.5-s0" / "model", folder / "exported"
     assert typed("export", "onnx", model, "-o", out) == 0
-    assert "stage was 'export onnx', is 'export torchscript'" in refused("export", "torchscript", model, "-o", out)
+    assert "stage was 'export onnx', is 'export wsinfer'" in refused("export", "wsinfer", model, "-o", out)
 
 
 def test_nested_settings_are_told_by_dotted_name() -> None:

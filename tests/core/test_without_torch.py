@@ -30,9 +30,7 @@ TRAINING = {
     "pathopatch.features.encoder_files",
     "pathopatch.features.encoder_network",
     "pathopatch.features.patch_encoder",
-    "pathopatch.models.export.network",
-    "pathopatch.models.export.torchscript",
-    "pathopatch.models.export.write",
+    "pathopatch.models.export",
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
@@ -183,7 +181,7 @@ print({name: steps_in_all(phases_of(TrainConfig(method=name, jtt_identify_share=
         ["audit", "work", "--composed"],
         ["run", "study.toml"],
         ["demo"],
-        ["export", "torchscript", "bundle"],
+        ["export", "wsinfer", "bundle"],
     ],
 )
 def test_commands_that_train_name_the_missing_package(

@@ -136,10 +136,6 @@ def repeating_parquet(folder: Path) -> None:
             file.write_table(table)
 
 
-def wide_csv(folder: Path) -> None:
-    (folder / "A.csv").write_text(",".join(f"f{number}" for number in range(MILLION)) + "\n" + "1," * MILLION + "1\n")
-
-
 CLAIMS: dict[str, Callable[[Path], None]] = {
     "HDF5 features": lambda folder: h5(folder, features=ROWS, coords=ROWS),
     "HDF5 features without coordinates": lambda folder: h5(folder, features=ROWS),
@@ -149,7 +145,6 @@ CLAIMS: dict[str, Callable[[Path], None]] = {
     "npz that inflates": inflating_npz,
     "an expanded tensor": expanded,
     "Parquet that repeats one row": repeating_parquet,
-    "CSV of a million columns": wide_csv,
 }
 
 
@@ -159,7 +154,7 @@ def test_features_that_claim_more_than_is_stored_are_refused(claim: str, tmp_pat
     with bounded(), pytest.raises((InputTooLargeError, InputCorruptError)) as raised:
         open_features(tmp_path).read("A", with_features=False)
     assert "A." in raised.value.place
-    assert "claims" in raised.value.message or "more than 16384 cells" in raised.value.message
+    assert "claims" in raised.value.message
 
 
 def test_packed_weights_are_refused_before_they_inflate(tmp_path: Path) -> None:

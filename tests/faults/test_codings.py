@@ -12,7 +12,6 @@ from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.input_files import wide_coding
 from pathopatch.features.labels import read_labels
-from pathopatch.features.readers import open_features
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.import_list import read_list
 from pathopatch.slides.manifest import read_manifest
@@ -29,7 +28,6 @@ TEXTS = [
     ("l.csv", "slide_id,x,y,label\na,0,0,1\n", read_labels),
     ("p.csv", "path,label,patient_id\na.png,1,a\n", read_list),
     ("s.toml", "[tile]\npatch_px = 64\n", read_settings),
-    ("f.csv", "slide_id,x,y,f0,f1\na,0,0,1,2\n", open_features),
 ]
 CODINGS = ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE", "UTF-32"]
 

@@ -22,7 +22,7 @@ from pathopatch.features.encoder_network import (
     load_encoder,
     plain_names,
 )
-from pathopatch.features.encoders import ENCODERS, EncoderEntry, encoder_entry, pooled_dim, poolings_of, twins_of
+from pathopatch.features.encoders import ENCODERS, EncoderEntry, encoder_entry, pooled_dim, twins_of
 
 FINGERPRINTS = {  # position embedding, registers, blocks, width of the first layer of an MLP: of the publishers' files
     "uni": ((1, 197, 1024), 0, 24, 4096),
@@ -124,20 +124,6 @@ def test_a_resnet_drops_its_classifier_and_nothing_else(tmp_path):
     torch.save({**whole.state_dict(), "extra": torch.zeros(1)}, tmp_path / "more.pth")
     with pytest.raises(CheckpointIncompatibleError, match="first surplus tensor 'extra'"):
         load_encoder(entry, tmp_path / "more.pth", "mean")
-
-
-def test_layer3_is_the_third_stage_that_timm_gives(tmp_path):
-    torch.manual_seed(0)
-    whole = timm.create_model("resnet50", num_classes=0).eval()
-    save_file(whole.state_dict(), tmp_path / "w.safetensors")
-    encoder = load_encoder(ENCODERS["resnet50"], tmp_path / "w.safetensors", "layer3")
-    stages = timm.create_model("resnet50", features_only=True, out_indices=(3,)).eval()
-    stages.load_state_dict(whole.state_dict(), strict=False)
-    x = patches(ENCODERS["resnet50"], 1)
-    with torch.inference_mode():
-        features = encoder(x)
-        torch.testing.assert_close(features, stages(x)[0].mean((2, 3)))
-    assert features.shape == (1, pooled_dim(ENCODERS["resnet50"], "layer3")) == (1, 1024)
 
 
 def test_missing_batch_counters_of_old_files_are_accepted(tmp_path):
@@ -273,7 +259,6 @@ def test_pooling_decides_the_dimension(name, pooling, dim):
 
 
 def test_a_pooling_that_the_encoder_lacks_is_refused():
-    assert "layer3" not in poolings_of(ENCODERS["uni"])
     with pytest.raises(InputUnsupportedError, match="no pooling 'cls'"):
         load_encoder(ENCODERS["resnet50"], Path("x"), "cls")
 

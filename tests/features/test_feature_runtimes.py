@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.special import j0
 
-from pathopatch.core.errors import OutOfMemoryError
 from pathopatch.features.encoder_network import PooledEncoder
 from pathopatch.features.patch_encoder import OpenVINOFeatures, TorchFeatures, open_runtime
 from pathopatch.models.networks import build_network
@@ -53,13 +52,3 @@ def test_mixed_precision_is_near_and_threads_are_given_back():
     np.testing.assert_allclose(exact, near, atol=0.02)
     assert near.dtype == np.float32
     assert torch.get_num_threads() == before
-
-
-def test_too_large_a_batch_says_so():
-    class Full(torch.nn.Module):
-        def forward(self, x):
-            raise torch.OutOfMemoryError
-
-    with pytest.raises(OutOfMemoryError, match="2 patches do not fit") as refused:
-        TorchFeatures(Full(), CPU, "float32", None).features(inputs(2, 3, 8))
-    assert refused.value.remedy == "not even one fits: use a processor (cpu)"

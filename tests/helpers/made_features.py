@@ -168,14 +168,6 @@ def lists(folder: Path) -> Path:
     return folder / "all.parquet"
 
 
-def numbered(folder: Path) -> Path:
-    """Write one CSV table of both slides, a column a value."""
-    values = np.concatenate([vectors(slide_id) for slide_id in SLIDES])
-    columns = pd.DataFrame(values, columns=[f"feature_{number}" for number in range(DIM)])
-    pd.concat([table_columns(), columns], axis=1).to_csv(folder / "all.csv", index=False)
-    return folder
-
-
 def arrays(folder: Path) -> Path:
     """Write an npz a slide."""
     for slide_id in SLIDES:
@@ -222,7 +214,6 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "slide2vec": ("slide2vec", slide2vec),
     "slide2vec, npz": ("slide2vec", slide2vec_npz),
     "table, lists": ("table", lists),
-    "table, numbered": ("table", numbered),
     "table, npz": ("table", arrays),
 }
 """The layout of each, and what writes both slides below a folder and returns the place to be named."""

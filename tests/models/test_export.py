@@ -15,9 +15,9 @@ from PIL import Image
 from torchvision import transforms
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
+from pathopatch.models import export
 from pathopatch.models.bundle import save_bundle
-from pathopatch.models.export import torchscript as recording
-from pathopatch.models.export.write import Format, export_model
+from pathopatch.models.export import Format, export_model
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, class_names
@@ -65,13 +65,10 @@ def _loaded(path: Path) -> torch.nn.Module:
 
 def _run(folder: Path, patches: np.ndarray) -> np.ndarray:
     """Return the output that another program gets from an exported network."""
-    if (folder / "model.onnx").exists():
-        import onnxruntime
+    import onnxruntime
 
-        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-        return session.run(["probabilities"], {"patches": patches})[0]
-    with torch.inference_mode():
-        return _loaded(folder / "model.pt")(torch.from_numpy(patches)).numpy()
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    return session.run(["probabilities"], {"patches": patches})[0]
 
 
 def _through_wsinfer(folder: Path, images: np.ndarray) -> np.ndarray:
@@ -94,7 +91,6 @@ def wsinfer_zoo(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -105,10 +101,10 @@ def wsinfer_zoo(tmp_path_factory):
     ],
     ids=["two channels of uint16", "half the size", "an odd factor", "four classes"],
 )
-def test_torchscript_and_onnx_give_our_probabilities(tmp_path, kind, changes):
+def test_onnx_gives_our_probabilities(tmp_path, changes):
     spec = _spec(**changes)
     bundle = _bundle(tmp_path / "model", spec)
-    export_model(bundle, tmp_path / "out", kind=kind)
+    export_model(bundle, tmp_path / "out", kind="onnx")
     patches = _patches(spec, 5)
     expected = _ours(bundle, patches)
     assert np.ptp(expected[:, 1]) > 0.05
@@ -116,19 +112,12 @@ def test_torchscript_and_onnx_give_our_probabilities(tmp_path, kind, changes):
     np.testing.assert_allclose(_run(tmp_path / "out", patches[:1]), expected[:1], atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224"])
-def test_networks_of_timm_can_be_recorded_for_any_number_of_patches(tmp_path, architecture):
-    spec = _spec(architecture=architecture)
-    bundle = _bundle(tmp_path / "model", spec)
-    export_model(bundle, tmp_path / "out", kind="torchscript")
-    patches = _patches(spec, 7)
-    np.testing.assert_allclose(_run(tmp_path / "out", patches), _ours(bundle, patches), atol=1e-5)
-
-
-@pytest.mark.parametrize("patch_px", [32, 64, 40])
-def test_wsinfer_gets_our_probabilities_at_the_models_scale(tmp_path, patch_px):
-    spec = _spec(patch_px=patch_px)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"patch_px": 64}, {"patch_px": 40}, {"architecture": "resnet10t"}, {"architecture": "vit_tiny_patch16_224"}],
+)
+def test_wsinfer_gets_our_probabilities_at_the_models_scale(tmp_path, changes):
+    spec = _spec(**changes)
     bundle = _bundle(tmp_path / "model", spec)
     export_model(bundle, tmp_path / "out", kind="wsinfer")
     images = (_patches(spec, 5) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
@@ -160,25 +149,6 @@ def test_wsinfers_own_check_accepts_the_description(tmp_path, wsinfer_zoo):
 
 
 @pytest.mark.parametrize(
-    "broken",
-    [
-        {"spec_version": "2.0"},
-        {"num_classes": "2"},
-        {"patch_size_pixels": 0},
-        {"spacing_um_px": None},
-        {"class_names": ["tumour", "tumour"]},
-        {"transform": [{"name": "Standardise"}]},
-    ],
-    ids=lambda broken: next(iter(broken)),
-)
-def test_wsinfers_own_check_refuses_a_broken_copy(tmp_path, wsinfer_zoo, broken):
-    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="wsinfer")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    with pytest.raises(wsinfer_zoo.InvalidModelConfiguration):
-        wsinfer_zoo.validate_config_json(config | broken)
-
-
-@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         (MULTIMODAL, r"the model takes CARS, TPEF of uint16; .*intensity rule is percentiles 1 to 99\.5 of tissue"),
@@ -194,7 +164,6 @@ def test_models_that_wsinfer_cannot_hold_are_refused_with_the_reason(tmp_path, c
     with pytest.raises(InputUnsupportedError, match=reason):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
     assert not (tmp_path / "out").exists()
-    export_model(bundle, tmp_path / "out", kind="torchscript")  # whose users scale and align the patches themselves
 
 
 def test_windows_of_other_channels_do_not_matter_to_wsinfer(tmp_path):
@@ -227,13 +196,13 @@ def test_equal_models_give_equal_bytes_without_local_paths(tmp_path, kind):
         contents.append({file.name: file.read_bytes() for file in files})
     assert contents[0] == contents[1]
     for content in contents[0].values():
-        for local_path in (str(tmp_path), str(Path(torch.__file__).parents[1]), str(Path(recording.__file__).parent)):
+        for local_path in (str(tmp_path), str(Path(torch.__file__).parents[1]), str(Path(export.__file__).parent)):
             assert local_path.encode() not in content
 
 
-def test_torchscript_keeps_no_sources_no_inputs_and_no_running_numbers(tmp_path):
-    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="torchscript")
-    with zipfile.ZipFile(tmp_path / "out" / "model.pt") as archive:
+def test_the_recording_keeps_no_sources_no_inputs_and_no_running_numbers(tmp_path):
+    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="wsinfer")
+    with zipfile.ZipFile(tmp_path / "out" / "torchscript_model.pt") as archive:
         names = archive.namelist()
         assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
         assert not any(b"torch_mangle" in archive.read(name) for name in names)
@@ -254,47 +223,31 @@ def test_onnx_carries_its_facts_and_no_stack_traces(tmp_path):
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 3, 32, 32]
 
 
-@pytest.mark.parametrize(
-    ("patches", "message"),
-    [
-        (torch.zeros(2, 3, 33, 32), "patches of shape"),
-        (torch.zeros(2, 2, 32, 32), "patches of shape"),
-        (torch.zeros(3, 32, 32), "patches of shape"),
-        (torch.full((2, 3, 32, 32), 255.0), "outside .0, 1."),
-        (torch.full((2, 3, 32, 32), -0.1), "outside .0, 1."),
-    ],
-)
-def test_the_recorded_network_refuses_patches_of_wrong_shape_or_scale(tmp_path, patches, message):
-    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="torchscript")
-    with pytest.raises(torch.jit.Error, match=message):
-        _loaded(tmp_path / "out" / "model.pt")(patches)
-
-
 def test_a_network_that_depends_on_the_batch_size_is_refused(tmp_path, monkeypatch):
     bundle = _bundle(tmp_path / "model", _spec())
 
     def depends(self, patches):
         return self.network(patches) * int(patches.size(0))  # which is recorded as the number that it was
 
-    monkeypatch.setattr("pathopatch.models.export.network.ExportedNetwork.forward", depends)
+    monkeypatch.setattr("pathopatch.models.export.ExportedNetwork.forward", depends)
     with pytest.raises(InputUnsupportedError, match=r"small-groupnorm cannot be recorded .* patches differ by"):
-        export_model(bundle, tmp_path / "out", kind="torchscript")
+        export_model(bundle, tmp_path / "out", kind="wsinfer")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_existing_export_is_replaced_only_by_force(tmp_path):
     bundle, out = _bundle(tmp_path / "model", _spec()), tmp_path / "out"
-    assert export_model(bundle, out, kind="torchscript")
+    assert export_model(bundle, out, kind="wsinfer")
     before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
-    assert not export_model(bundle, out, kind="torchscript")
+    assert not export_model(bundle, out, kind="wsinfer")
     assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == before
-    with pytest.raises(StaleArtefactError, match="stage was 'export torchscript', is 'export wsinfer'"):
-        export_model(bundle, out, kind="wsinfer")
+    with pytest.raises(StaleArtefactError, match="stage was 'export wsinfer', is 'export onnx'"):
+        export_model(bundle, out, kind="onnx")
     _bundle(bundle, _spec(temperature=2.0))
     with pytest.raises(StaleArtefactError, match=r"input 'model\.json' differs"):
-        export_model(bundle, out, kind="torchscript")
-    assert export_model(bundle, out, kind="wsinfer", force=True)
-    assert not (out / "model.pt").exists()
+        export_model(bundle, out, kind="wsinfer")
+    assert export_model(bundle, out, kind="onnx", force=True)
+    assert not (out / "torchscript_model.pt").exists()
 
 
 @pytest.mark.parametrize("where", ["model", "model/export", ".", "other"])
@@ -304,21 +257,21 @@ def test_an_export_never_replaces_the_bundle_or_foreign_files(tmp_path, where):
     (tmp_path / "run" / "other" / "thesis.txt").write_text("mine")
     before = {file: hashlib.sha256(file.read_bytes()).digest() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(InputUnsupportedError, match="choose another folder"):
-        export_model(bundle, tmp_path / "run" / where, kind="torchscript", force=True)
+        export_model(bundle, tmp_path / "run" / where, kind="wsinfer", force=True)
     assert before == {f: hashlib.sha256(f.read_bytes()).digest() for f in tmp_path.rglob("*") if f.is_file()}
 
 
 def test_a_failed_export_leaves_the_earlier_one_as_it_was(tmp_path, monkeypatch):
     bundle, out = _bundle(tmp_path / "model", _spec()), tmp_path / "out"
-    export_model(bundle, out, kind="torchscript")
+    export_model(bundle, out, kind="wsinfer")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
 
     def fails(*_):
         raise OSError(28, "no space left on device")
 
-    monkeypatch.setattr("pathopatch.models.export.write._readme", fails)
+    monkeypatch.setattr("pathopatch.models.export._readme", fails)
     with pytest.raises(OSError, match="no space left"):
-        export_model(bundle, out, kind="wsinfer", force=True)
+        export_model(bundle, out, kind="onnx", force=True)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 

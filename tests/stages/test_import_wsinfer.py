@@ -28,7 +28,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.models.bundle import read_spec
-from pathopatch.models.export.write import export_model
+from pathopatch.models.export import export_model
 from pathopatch.models.loading import load_model
 from pathopatch.models.torchscript_archive import pillow_weights
 from pathopatch.stages.import_model import glass_probability, import_limited, import_wsinfer

@@ -16,7 +16,7 @@ from made_slides import write_channel
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
-from pathopatch.models.export.network import area_weights
+from pathopatch.models.export import area_weights
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide

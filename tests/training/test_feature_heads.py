@@ -124,7 +124,7 @@ def test_no_features_give_no_logits(model):
 
 
 def test_a_head_is_not_exported_as_a_network_of_patches(model, tmp_path):
-    from pathopatch.models.export.write import export_model
+    from pathopatch.models.export import export_model
 
     with pytest.raises(InputUnsupportedError, match="takes features"):
         export_model(model[0], tmp_path / "out", kind="onnx")

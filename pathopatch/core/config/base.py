@@ -117,6 +117,8 @@ def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
             return f"{key} = {item.get('input')!r} was removed: {removed.VALUES[value]}"
         if item["type"] == "missing":
             return f"{key}: {item['msg']}"
+        if isinstance(item.get("input"), Mapping):  # settings that do not go together: all of a table were given
+            return f"{key}: {item['msg']}"
         allowed = re.findall("'(.*?)'", str(item.get("ctx", {}).get("expected", "")))
         return f"{key}: {item['msg']} (got {item.get('input')!r}{_did_you_mean(item.get('input'), allowed)})"
     if owner in removed.SETTINGS:

@@ -9,12 +9,11 @@ from pydantic import Field
 
 from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction
 
-Pooling = Literal["cls", "mean", "cls+mean", "tissue-mean", "layer3"]
+Pooling = Literal["cls", "mean", "cls+mean", "tissue-mean"]
 """How the tokens of a patch become one vector.
 
 cls: the class token. mean: the mean over the tokens of the image, without class token and registers, or over the last
 feature map. cls+mean: both, one after the other. tissue-mean: the mean weighted by the share of tissue in each token.
-layer3: the mean over the third stage of a ResNet.
 """
 _Positive = Annotated[float, Field(gt=0)]
 

@@ -9,16 +9,14 @@ from pathlib import Path
 from pathopatch.core import removed
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import log_left_out, require_regular, walk_files
-from pathopatch.features.readers import clam, pathopatch_h5, slide2vec, stamp, table, trident
-from pathopatch.features.readers.folder import Candidate, FeatureFile, Layout, SlideFolder
+from pathopatch.features.readers import pathopatch_h5, table, tools
+from pathopatch.features.readers.folder import FORMATS, Candidate, FeatureFile, SlideFolder
 from pathopatch.features.readers.h5 import h5_contents
 
 # The first that recognises a file has it: CLAM's files have the fewest marks.
-_MODULES = (pathopatch_h5, trident, stamp, slide2vec, clam, table)
-LAYOUTS = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
+LAYOUTS = {layout.name: layout for layout in (pathopatch_h5.LAYOUT, *tools.LAYOUTS, table.LAYOUT)}
 """By the names that `open_features` takes."""
 _H5 = (".h5", ".hdf5")
-_FORMATS = (*_H5, ".npz", ".parquet", ".csv", ".pt", ".pth")
 _SHOWN = 5  # candidates named in a message
 
 
@@ -56,7 +54,8 @@ def open_features(path: Path, *, layout: str = "auto") -> SlideFolder:
         raise InputMissingError(
             f"no features of patches in {path.name}",
             place=str(path),
-            remedy=f"name a folder with features as one of these tools writes them: {', '.join(LAYOUTS)}",
+            remedy=f"name a folder with features as one of these tools writes them: {', '.join(LAYOUTS)}; a table is "
+            "npz or Parquet with features as lists, see docs/how-to/other-features.md",
         )
     if len(found) > 1:
         examples = "; ".join(f"{name}: {len(files)} files, such as {files[0].path}" for name, files in found.items())
@@ -77,12 +76,11 @@ def open_features(path: Path, *, layout: str = "auto") -> SlideFolder:
 
 def _find(place: Path, layout: str) -> dict[str, list[FeatureFile]]:
     """Return the files of features below a place, by layout."""
-    layouts: list[Layout] = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
+    layouts = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
     found: dict[str, list[FeatureFile]] = defaultdict(list)
     root = place if place.is_dir() else place.parent
     for path in _paths(place):
-        contents = h5_contents(path) if path.suffix.lower() in _H5 else None
-        candidate = Candidate(path=path, root=root, h5=contents)
+        candidate = Candidate(path, root, h5_contents(path) if path.suffix.lower() in _H5 else None)
         if layout == "auto" and (unread := _removed_layout(candidate)):
             raise _not_read(unread, path)
         for reader in layouts:
@@ -100,7 +98,7 @@ def _paths(place: Path) -> Iterator[Path]:
     for folder, folders, names in walk_files(place, log_left_out):
         yield from (folder / name for name in folders if name.endswith(".zarr"))
         folders[:] = [name for name in folders if not name.endswith(".zarr")]
-        yield from (folder / name for name in names if Path(name).suffix.lower() in _FORMATS)
+        yield from (folder / name for name in names if Path(name).suffix.lower() in FORMATS)
 
 
 def _removed_layout(candidate: Candidate) -> str | None:

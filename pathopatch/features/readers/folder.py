@@ -23,19 +23,10 @@ from pathopatch.features.readers.h5 import H5Contents
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, slide_id_from_path
 
-_FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".csv", ".pt", ".pth")
+FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".pt", ".pth")
 """Where a slide has the same features twice, the first of these is read: it holds most, or needs least to be read."""
 _SHOWN = 5  # rows named in a message
 _BLOCK_VALUES = 2**18  # features checked at a time: the mask stays in the cache of a core
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A file below the folder that was named."""
-
-    path: Path
-    root: Path  # the folder that was named
-    h5: H5Contents | None = None  # of an HDF5 file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +36,29 @@ class FeatureFile:
     slide_id: str
     path: Path
     group: Path  # its set of features: a folder
-    key: str = ""  # name of the features inside the file
-    companion: Path | None = None  # file with the coordinates, where it is another
-    encoder_name: str | None = None  # where a folder is named after it
-    shared: Any = None  # what several slides of one file share
+    companions: tuple[Path, ...] = ()  # other files that are read for it, such as that of the coordinates
+    table: Any = None  # the table that holds several slides, and the rows of this one
 
     def slide(
         self, features: NDArray[Any], encoder: Encoder, xy: NDArray[np.float64] | None, **known: Any
     ) -> SlideFeatures:
         """Return features (N, D) of patches at `xy` (N, 2), and what else of `SlideFeatures` is known."""
         x, y = (None, None) if xy is None else (xy[:, 0], xy[:, 1])
-        return SlideFeatures(
-            slide_id=self.slide_id, path=self.path, features=features, encoder=encoder, x=x, y=y, **known
-        )
+        places: dict[str, Any] = {"path": self.path, "companions": self.companions, "x": x, "y": y}
+        return SlideFeatures(slide_id=self.slide_id, features=features, encoder=encoder, **places, **known)
+
+
+class Candidate(NamedTuple):
+    """A file below the folder that was named."""
+
+    path: Path
+    root: Path  # the folder that was named
+    h5: H5Contents | None = None  # of an HDF5 file
+
+    def file(self, *, group: Path | None = None, companions: tuple[Path, ...] = ()) -> FeatureFile:
+        """Return it as the features of the slide that it is named after; a set of features is its folder by default."""
+        slide_id = slide_id_from_stem(self.path.stem)
+        return FeatureFile(slide_id=slide_id, path=self.path, group=group or self.path.parent, companions=companions)
 
 
 class Layout(NamedTuple):
@@ -66,8 +67,6 @@ class Layout(NamedTuple):
     name: str
     slide_files: Callable[[Candidate], list[FeatureFile]]  # none where the file is not of this layout
     read: Callable[[FeatureFile, bool], SlideFeatures]  # without features if the second argument is False
-    companions: Callable[[FeatureFile], Sequence[Path]] = lambda slide: [slide.companion] if slide.companion else []
-    """The other files that `read` takes something from, such as coordinates."""
 
 
 def slide_id_from_stem(stem: str) -> str:
@@ -83,7 +82,7 @@ class SlideFolder:
 
     def __init__(self, kind: Layout, path: Path, files: Sequence[FeatureFile]) -> None:
         by_id: dict[str, FeatureFile] = {}
-        for file in sorted(files, key=lambda file: (_FORMATS.index(file.path.suffix.lower()), str(file.path))):
+        for file in sorted(files, key=lambda file: (FORMATS.index(file.path.suffix.lower()), str(file.path))):
             other = by_id.setdefault(file.slide_id, file)
             is_twice_the_same = other.path.stem == file.path.stem and other.path.suffix != file.path.suffix
             if other is not file and not is_twice_the_same:
@@ -111,7 +110,7 @@ class SlideFolder:
     def fingerprint(self, slide_id: str) -> str:
         """Return a fingerprint of all files that a slide's features and coordinates are read from."""
         slide = self._file(slide_id)
-        return files_fingerprint([slide.path, *self.kind.companions(slide)])
+        return files_fingerprint([slide.path, *slide.companions])
 
     def read(self, slide_id: str, *, with_features: bool = True) -> SlideFeatures:
         """Return a slide's features; without them `features` is empty, (N, 0), and all else as it is.
@@ -125,7 +124,7 @@ class SlideFolder:
             finite.
         """
         file = self._file(slide_id)
-        slide = replace(self.kind.read(file, with_features), companions=tuple(self.kind.companions(file)))
+        slide = self.kind.read(file, with_features)
         first = self._first
         if first is not None and not len(slide):  # tools know less of an encoder that they did not run
             no_rows = np.empty((0, first.encoder.dim if with_features else 0), np.float32)

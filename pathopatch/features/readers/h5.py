@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,56 +108,72 @@ def h5_contents(path: Path) -> H5Contents:
         )
 
 
-def read_dataset(file: Any, name: str, with_features: bool) -> tuple[NDArray[Any], int]:
-    """Return a dataset of features (N, D) as float16 or float32, and D; D is 0 for a slide without patches.
+class H5Slide(NamedTuple):
+    """Arrays and attributes of an HDF5 file of a slide."""
 
-    Without features the array is (N, 0). InputUnsupportedError for other shapes and types; InputTooLargeError as of
-    `require_stored`.
+    features: NDArray[Any]  # float16 or float32, (N, D); (N, 0) if they were not asked for
+    dim: int  # D; 0 for a slide without patches whose file does not say it
+    xy: NDArray[np.float64]  # (N, 2), of the dataset ``coords``
+    attributes: dict[str, dict[str, Any]]  # of each dataset by its name; "" is the file's
+    more: dict[str, NDArray[np.float32]]  # other datasets that were asked for and are there
+
+
+def read_slide(path: Path, name: str = "", with_features: bool = True, *, more: Sequence[str] = ()) -> H5Slide:
+    """Return what an HDF5 file holds of a slide: the features `name`, ``coords`` and `more`.
+
+    InputUnsupportedError for features of other shapes and types; InputTooLargeError as `require_stored`.
     """
-    dataset = file[name]
-    require_stored_dataset(dataset)
-    if dataset.shape[0:1] == (0,):
-        dim = dataset.shape[1] if len(dataset.shape) == 2 else 0
-        return np.empty((0, dim if with_features else 0), np.float32), dim
-    count, dim = rows_and_dim(name, dataset.shape, file.filename)
-    return (as_features(dataset[()], file.filename) if with_features else np.empty((count, 0), np.float32)), dim
+    with open_h5(path) as file:
+        features, dim = np.empty((0, 0), np.float32), 0
+        for key in (name, "coords", *more):
+            if key in file:
+                _require_stored(file[key])
+        if name:
+            shape = file[name].shape
+            if shape[0:1] == (0,):
+                shape = (0, shape[1] if len(shape) == 2 else 0)
+            count, dim = rows_and_dim(name, shape, str(path))
+            features = np.empty((count, dim if with_features else 0), np.float32)
+            if features.size:
+                features = as_features(file[name][()], str(path))
+        xy = np.asarray(file["coords"][()] if "coords" in file else np.empty((0, 2)), np.float64)
+        return H5Slide(
+            features=features,
+            dim=dim,
+            xy=xy[:, :2] if xy.ndim == 2 and xy.shape[1] >= 2 else np.empty((0, 2)),
+            attributes={
+                key: dict((file[key] if key else file).attrs) for key in ("", "coords", name) if key in file or not key
+            },
+            more={key: np.asarray(file[key][()], np.float32) for key in more if key in file},
+        )
 
 
-def read_coordinates(file: Any) -> NDArray[np.float64]:
-    """Return the first two columns of the dataset ``coords``, shape (N, 2); (0, 2) where it has no rows."""
-    require_stored_dataset(file["coords"])
-    values = np.asarray(file["coords"][()], np.float64)
-    return values[:, :2] if values.ndim == 2 and values.shape[1] >= 2 else np.empty((0, 2), np.float64)
-
-
-def require_stored_dataset(dataset: Any) -> None:
+def _require_stored(dataset: Any) -> None:
     """Refuse a dataset as `require_stored`."""
     claimed_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
     require_stored(dataset.name, claimed_bytes, dataset.id.get_storage_size(), Path(dataset.file.filename))
 
 
-def number(attributes: Mapping[str, Any], name: str) -> float | None:
-    """Return an attribute as a positive number; None where it is missing or none."""
+def number(attributes: Mapping[str, Any], name: str, index: int = 0) -> float | None:
+    """Return an attribute, or one of its values, as a positive number; None where it is missing or none."""
     try:
-        value = attributes[name]
+        value = np.ravel(attributes[name])[index]
         value = parse_number(value) if isinstance(value, str) else float(value)
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return None
     return value if np.isfinite(value) and value > 0 else None
 
 
-def pair(attributes: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """Return an attribute of two positive numbers; None where it is missing or none."""
-    numbers = [number({name: value}, name) for value in np.ravel(attributes.get(name, []))]
-    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
-        return None
-    return numbers[0], numbers[1]
+def whole(value: float | None) -> int | None:
+    """Return a number as a whole one."""
+    return None if value is None else int(value)
 
 
-def width_height(attributes: Mapping[str, Any], name: str) -> tuple[int, int] | None:
-    """Return an attribute of a width and a height in pixels; None where it is missing or none."""
-    size = pair(attributes, name)
-    return None if size is None else (int(size[0]), int(size[1]))
+def size(attributes: Mapping[str, Any], width: str, height: str = "") -> tuple[int, int] | None:
+    """Return a width and a height in pixels, of two attributes or of one with two values; None where one is missing."""
+    w = whole(number(attributes, width))
+    h = whole(number(attributes, height) if height else number(attributes, width, 1))
+    return None if w is None or h is None else (w, h)
 
 
 def text(attributes: Mapping[str, Any], name: str) -> str | None:

@@ -13,9 +13,9 @@ import numpy as np
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, json_text
-from pathopatch.features.readers import trident
 from pathopatch.features.readers.folder import Candidate, FeatureFile, Layout, check_slide
-from pathopatch.features.readers.h5 import load_h5py, open_h5, require_stored_dataset
+from pathopatch.features.readers.h5 import load_h5py, read_slide
+from pathopatch.features.readers.tools import read_trident
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
 ATTRIBUTE = "pathopatch"
@@ -25,28 +25,21 @@ _MAGNIFICATION_BINS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (
 """TRIDENT's: below which um/px a scan counts as having which magnification."""
 
 
-def slide_files(candidate: Candidate) -> list[FeatureFile]:
+def _slide_files(candidate: Candidate) -> list[FeatureFile]:
     """Return the slide of a file with our attribute."""
     if candidate.h5 is None or ATTRIBUTE not in candidate.h5.attributes:
         return []
-    path = candidate.path
     # Encode names the file by the slide's id, which may end like the name of a slide file.
-    return [FeatureFile(slide_id=path.stem, path=path, group=path.parent)]
+    return [replace(candidate.file(), slide_id=candidate.path.stem)]
 
 
-def read(file: FeatureFile, with_features: bool) -> SlideFeatures:
+def _read(file: FeatureFile, with_features: bool) -> SlideFeatures:
     """Return a slide's features."""
-    plain = trident.read(file, with_features)
-    with open_h5(file.path) as opened:
-        datasets = {name: opened[name] for name in _FRACTIONS if name in opened}
-        for dataset in datasets.values():
-            require_stored_dataset(dataset)
-        fractions = {name: np.asarray(dataset[()], np.float32) for name, dataset in datasets.items()}
-        about = opened.attrs[ATTRIBUTE]
+    plain, own = read_trident(file, with_features), read_slide(file.path, more=_FRACTIONS)
     try:
-        known = json.loads(about)
+        known = json.loads(own.attributes[""][ATTRIBUTE])
         encoder, notes = Encoder.from_dict(known["encoder"]), tuple(known["notes"])
-        facts: dict[str, Any] = {"mpp": known["mpp"], "side": known["side_px"], **fractions}
+        facts: dict[str, Any] = {"mpp": known["mpp"], "side": known["side_px"], **own.more}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputCorruptError(
             f"the attribute {ATTRIBUTE} is not what encode writes: {error}",
@@ -57,7 +50,7 @@ def read(file: FeatureFile, with_features: bool) -> SlideFeatures:
     return replace(plain, encoder=encoder, notes=notes, slide_content=content, **facts)
 
 
-LAYOUT = Layout("pathopatch", slide_files, read)
+LAYOUT = Layout("pathopatch", _slide_files, _read)
 
 
 def write_slide_features(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,31 +107,10 @@ def _read_tensor(path: Path, with_features: bool) -> tuple[NDArray[Any], int]:
 
 def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
     """Return those arrays of an npz file that it holds; CheckpointUnsafeError if one is pickled; see `npz_shapes`."""
-    try:
-        npz_shapes(path, names)  # refuses what claims too much
-        # Opened here: numpy does not close a file that turns out to be damaged.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names if name in arrays.files}
-    except PathopatchError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ) as error:
-        # The last two: a single array in place of several.
-        if isinstance(error, ValueError) and "pickle" in str(error):
-            raise CheckpointUnsafeError(
-                "an array of the file is pickled, and reading it could run code; nothing was run",
-                place=str(path),
-                remedy=_SAFE,
-            ) from error
-        raise InputCorruptError(f"not a readable npz: {error}", place=str(path), remedy="copy it again") from error
+    npz_shapes(path, names)  # refuses what claims too much
+    # Opened here: numpy does not close a file that turns out to be damaged.
+    with _npz_errors(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in names if name in arrays.files}
 
 
 def npz_shapes(path: Path, names: Collection[str] | None = None) -> dict[str, tuple[int, ...]]:
@@ -141,22 +121,32 @@ def npz_shapes(path: Path, names: Collection[str] | None = None) -> dict[str, tu
     """
     shapes: dict[str, tuple[int, ...]] = {}
     heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with _npz_errors(path), zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if names is not None and name not in names:
+                continue
+            require_stored(name, entry.file_size, entry.compress_size, path)
+            with archive.open(entry) as stream:
+                shape, _, dtype = heads[np.lib.format.read_magic(stream)](stream)
+            if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{name} claims the shape {shape}, and {entry.file_size} bytes are stored")
+            shapes[name] = shape
+    return shapes
+
+
+@contextmanager
+def _npz_errors(path: Path) -> Iterator[None]:
+    """Raise the errors of zipfile and NumPy as ours."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                name = entry.filename.removesuffix(".npy")
-                if names is not None and name not in names:
-                    continue
-                require_stored(name, entry.file_size, entry.compress_size, path)
-                with archive.open(entry) as stream:
-                    shape, _, dtype = heads[np.lib.format.read_magic(stream)](stream)
-                if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:
-                    raise ValueError(f"{name} claims the shape {shape}, and {entry.file_size} bytes are stored")
-                shapes[name] = shape
-    except InputTooLargeError:
+        yield
+    except PathopatchError:
         raise
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise InputCorruptError(f"not a readable npz: {error}", place=str(path), remedy="copy it again") from error
-    return shapes
+    except (OSError, LookupError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as e:
+        # The last two: a single array in place of several.
+        if isinstance(e, ValueError) and "pickle" in str(e):
+            problem = "an array of the file is pickled, and reading it could run code; nothing was run"
+            raise CheckpointUnsafeError(problem, place=str(path), remedy=_SAFE) from e
+        raise InputCorruptError(f"not a readable npz: {e}", place=str(path), remedy="copy it again") from e

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 
@@ -60,56 +61,68 @@ class TorchRuntime:
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px), N from 0."""
         batch = patches_per_pass(x.shape[-1]) if self.device.type == "cpu" else _PATCHES_ON_GPU
-        before = torch.get_num_threads()
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        try:
+        with processor_threads(self._threads):
             return predict_logits(self._ready, torch.from_numpy(np.ascontiguousarray(x)), batch=batch)
-        finally:
-            if self._threads is not None:
-                torch.set_num_threads(before)
+
+
+@contextmanager
+def processor_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use a number of threads of a processor within; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def predict_logits(network: nn.Module, x: Tensor, *, batch: int = _PATCHES_ON_GPU) -> NDArray[np.float32]:
     """Return the logits, float32 (N, K), of standardised patches (N, C, input_px, input_px), N from 0.
 
-    The patches are moved to the network's type and device, `batch` at a time, or half as many as often as memory is
-    short. It predicts in evaluation mode and is left in the mode that it had.
+    The patches are moved to the network's type and device; see `run_in_batches`. It predicts in evaluation mode and is
+    left in the mode that it had.
+    """
+    like = next(chain(network.parameters(), network.buffers()))  # a frozen program has no parameters
+    was_training = network.training
+    network.eval()
+
+    def run(part: Tensor) -> Tensor:
+        logits: Tensor = network(part.to(like.device, like.dtype, memory_format=torch.channels_last))
+        return logits
+
+    try:
+        return run_in_batches(run, x, batch=batch, device=like.device)
+    finally:
+        network.train(was_training)
+
+
+def run_in_batches(
+    run: Callable[[Tensor], Tensor], x: Tensor, *, batch: int, device: torch.device
+) -> NDArray[np.float32]:
+    """Return a network's output for patches, `batch` at a time, or half as many as often as memory is short.
 
     Raises
     ------
     OutOfMemoryError
         Not even one patch fits the device.
     """
-    like = next(chain(network.parameters(), network.buffers()))  # a frozen program has no parameters
-    was_training = network.training
-    network.eval()
     batch = max(1, min(batch, len(x)))
-    try:
-        while True:
-            try:
-                return _logits(network, x, like, batch)
-            except torch.OutOfMemoryError as error:
-                release(error)
-                if batch == 1:
-                    raise OutOfMemoryError(
-                        f"one patch of {x.shape[-1]} px does not fit the memory of {like.device}",
-                        place="--device",
-                        remedy="use --device cpu, or a GPU with more free memory",
-                    ) from error
-            batch //= 2
-    finally:
-        network.train(was_training)
-
-
-def _logits(network: nn.Module, x: Tensor, like: Tensor, batch: int) -> NDArray[np.float32]:
-    with torch.inference_mode(), full_float32:
-        parts = [
-            network(part.to(like.device, like.dtype, memory_format=torch.channels_last)).float().cpu()
-            for part in torch.split(x, batch)
-        ]
-    logits: NDArray[np.float32] = torch.cat(parts).numpy()
-    return logits
+    while True:
+        try:
+            with torch.inference_mode(), full_float32:
+                output: NDArray[np.float32] = torch.cat(
+                    [run(part).float().cpu() for part in torch.split(x, batch)]
+                ).numpy()
+                return output
+        except torch.OutOfMemoryError as error:
+            release(error)
+            if batch == 1:
+                raise OutOfMemoryError(
+                    f"one patch of {x.shape[-1]} px does not fit the memory of {device}",
+                    place="--device",
+                    remedy="use --device cpu, or a GPU with more free memory",
+                ) from error
+        batch //= 2
 
 
 def largest_fitting(run: Callable[[int], object], most: int) -> int:

@@ -1,19 +1,18 @@
 from pathlib import Path
 
-import h5py
 import made_features
 import numpy as np
 import pytest
 
 from pathopatch.core.errors import CheckpointUnsafeError, InputUnsupportedError
-from pathopatch.features.readers import clam, open_features
+from pathopatch.features.readers import open_features, tools
 
 
 def test_without_the_patches_the_side_is_unknown_and_said_so(tmp_path: Path) -> None:
     slide = open_features(made_features.clam(tmp_path, patches=False)).read("A")
     assert slide.side is None
     assert slide.x.dtype == np.float64  # int32 in the file
-    assert clam.NO_PATCHES in slide.notes
+    assert tools.CLAM_NO_PATCHES in slide.notes
 
 
 def test_of_several_sizes_the_patches_with_these_corners_count(tmp_path: Path) -> None:
@@ -29,23 +28,13 @@ def test_of_two_sizes_with_the_same_corners_none_is_chosen(tmp_path: Path) -> No
     made_features.clam_patches(tmp_path / "run2" / "patches" / "A.h5", made_features.XY["A"], patch_px=64)
     slide = open_features(folder).read("A")
     assert slide.side is None
-    assert clam.NO_PATCHES in slide.notes
+    assert tools.CLAM_NO_PATCHES in slide.notes
 
 
 def test_the_side_counts_pixels_of_its_level(tmp_path: Path) -> None:
     folder = made_features.clam(tmp_path)
     made_features.clam_patches(tmp_path / "patches" / "A.h5", made_features.XY["A"], patch_px=100, custom_downsample=2)
     assert open_features(folder).read("A").side == 100 * 2 * 2
-
-
-def test_old_patches_have_their_attributes_on_the_images(tmp_path: Path) -> None:
-    folder = made_features.clam(tmp_path)
-    path = tmp_path / "patches" / "A.h5"
-    with h5py.File(path, "w") as file:
-        file["imgs"] = np.zeros((4, 128, 128, 3), np.uint8)
-        file["coords"] = made_features.XY["A"].astype(np.int32)
-        file["imgs"].attrs.update({"patch_level": 1, "downsample": np.array([4.0, 4.0]), "wsi_name": "A"})
-    assert open_features(folder).read("A").side == 128 * 4
 
 
 def test_the_id_ends_before_the_ending_of_the_slide(tmp_path: Path) -> None:
@@ -75,7 +64,7 @@ def test_tensors_without_patches_have_no_coordinates(tmp_path: Path) -> None:
     (tmp_path / "patches" / "A.h5").unlink()
     slide = open_features(folder).read("A")
     assert slide.x is None
-    assert clam.NO_COORDINATES in slide.notes
+    assert tools.CLAM_NO_COORDINATES in slide.notes
 
 
 def test_without_torch_tensors_are_refused_with_what_to_install(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
-from pathopatch.features.readers import open_features, stamp
+from pathopatch.features.readers import open_features
 
 
 def test_coordinates_are_micrometres_until_um_per_px_is_known(tmp_path: Path) -> None:
@@ -32,20 +32,10 @@ def test_version_2_0_names_the_size_without_its_unit(tmp_path: Path) -> None:
     assert open_features(folder).read("A").side == 300.0
 
 
-def test_before_version_2_a_stride_of_224_is_256_um(tmp_path: Path) -> None:
-    folder = made_features.stamp(tmp_path, slides=("A",))
-    _forget(folder, "tile_size_um", "unit")
-    with h5py.File(next(folder.rglob("A.h5")), "r+") as file:
-        file["coords"][...] = made_features.XY["A"] // 512 * 224
-    slide = open_features(folder).read("A")
-    assert (slide.side, slide.unit, sorted(set(slide.x))) == (256.0, "um", [0.0, 256.0, 512.0])
-    assert stamp.OLD in slide.notes
-
-
 def test_coordinates_without_a_unit_are_not_guessed(tmp_path: Path) -> None:
     folder = made_features.stamp(tmp_path, slides=("A",))
     _forget(folder, "tile_size_um", "unit")
-    with pytest.raises(InputUnsupportedError, match=r"no unit, and a stride of 256\.0"):
+    with pytest.raises(InputUnsupportedError, match="no unit"):
         open_features(folder).read("A")
 
 
@@ -63,13 +53,6 @@ def test_features_of_slides_and_patients_are_no_patches(tmp_path: Path, kind: st
         file["coords"] = np.zeros((1, 2), np.float32)
         file.attrs.update({"feat_type": kind, "encoder": "titan"})
     assert open_features(folder).file("A").parent.name == "cohort"
-
-
-def test_multiplex_embeddings_have_no_coordinates(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "A.h5", "w") as file:
-        file["patch_embeddings"] = made_features.vectors("A")
-    slide = open_features(tmp_path).read("A")
-    assert (slide.x, len(slide)) == (None, 4)
 
 
 def _forget(folder: Path, *names: str) -> None:

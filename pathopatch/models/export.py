@@ -1,8 +1,11 @@
 """Export a model for other programs, as one folder: the network, ``export.json`` and a README.
 
-`torchscript` and ONNX networks take patches in [0, 1]. wsinfer and QuPath's wsinfer extension cut square patches of
-uint8 RGB at one scale, bring them to a side (``Resize``; QuPath reads one number), divide by 255 (``ToTensor``),
-standardise (``Normalize``), and take the softmax of the network's output [1]_.
+What users would otherwise have to add is inside the network: the area mean from the patch to its input, and the
+temperature; for ONNX the standardisation as well.
+
+wsinfer and QuPath's wsinfer extension cut square patches of uint8 RGB at one scale, bring them to a side (``Resize``;
+QuPath reads one number), divide by 255 (``ToTensor``), standardise (``Normalize``), and take the softmax of the
+network's output [1]_.
 
 References
 ----------
@@ -12,55 +15,48 @@ References
 
 from __future__ import annotations
 
+import copy
+import io
 import json
+import re
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, softmax
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.models.bundle import SPEC, WEIGHTS, read_spec
 from pathopatch.models.card import decision_text, intensity_text, model_card, scale_text
-from pathopatch.models.export.network import ExportedNetwork, probe
-from pathopatch.models.export.torchscript import torchscript_bytes
 from pathopatch.models.loading import load_network
 from pathopatch.models.onnx_graph import export_program
 from pathopatch.models.spec import BundleSpec
 
-Format = Literal["torchscript", "onnx", "wsinfer"]
+Format = Literal["onnx", "wsinfer"]
 _VERSION = 1  # of the format of an export
 _METADATA, _README = "export.json", "README.md"
-_NETWORK = {"torchscript": "model.pt", "onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
+_NETWORK = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 _BYTE = (0.0, 255.0)
 # Pillow's number of its Hamming filter. On H&E it came closest to our area means at factors of 1.1 to 2.5 that are not
 # whole: 0.4 to 2.0 grey values on average, against 1.8 to 2.9 for its box filter and 0.5 to 2.1 for the default.
 _HAMMING = 5
 
-_TAKES = """It takes **patches**: float32 of shape (N, {c}, {p}, {p}), any N, cut at {mpp}, channels in the order
-{channels}. Values are scaled to [0, 1] and clipped: {intensity}.{align} Parts of a patch outside the slide are filled
-with its background. It returns **probabilities**: float32 of shape (N, {k}), in the order {classes}. The
-resampling to the network's {input_px} px, the standardisation and the temperature are inside: do not add them again."""
-
-_TORCHSCRIPT = """# {method} as TorchScript
-
-`model.pt` needs torch alone.
-
-{takes}
-
-    import torch
-
-    model = torch.jit.load("model.pt").eval()
-    with torch.inference_mode():
-        probability = model(patches)[:, 1]  # of {second}
-
-Patches of another shape, or with values outside [0, 1], are refused.
-"""
-
 _ONNX = """# {method} as ONNX
 
 `model.onnx` runs in ONNX Runtime and other programs.
 
-{takes}
+It takes **patches**: float32 of shape (N, {c}, {p}, {p}), any N, cut at {mpp}, channels in the order
+{channels}. Values are scaled to [0, 1] and clipped: {intensity}.{align} Parts of a patch outside the slide are filled
+with its background. It returns **probabilities**: float32 of shape (N, {k}), in the order {classes}. The
+resampling to the network's {input_px} px, the standardisation and the temperature are inside: do not add them again.
 
     import onnxruntime
 
@@ -68,6 +64,8 @@ _ONNX = """# {method} as ONNX
     probability = session.run(["probabilities"], {{"patches": patches}})[0][:, 1]  # of {second}
 
 Patches of another shape are refused. Values outside [0, 1] are not refused, and give wrong probabilities.
+
+{decision}
 """
 
 _WSINFER = """# {method} for wsinfer and QuPath
@@ -88,7 +86,13 @@ Differences from `pathopatch predict`:
 - **The grid.** The patches lie on the other program's grid, inside its own tissue mask; beyond the slide's edge they
   are filled with black.
 """
-_TEXTS = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "wsinfer": _WSINFER}
+_TEXTS = {"onnx": _ONNX, "wsinfer": _WSINFER}
+
+_EXTRA = "pathopatch.json"
+_TOLERANCE = 1e-5
+_CLASS_NUMBER = re.compile(rb"\.?___torch_mangle_\d+")
+_EARLIEST_DATE = (1980, 1, 1, 0, 0, 0)  # of the zip format
+_REMOVED = re.compile(r"\.debug_pkl$|/traced_inputs(/|\.pkl$)|/\.data/serialization_id$")
 
 
 def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False) -> bool:
@@ -151,11 +155,10 @@ def _network_bytes(bundle: Path, spec: BundleSpec, kind: Format, stored: str) ->
     """Return the file of a network, equal bytes for equal models; `stored` is kept in it."""
     network = ExportedNetwork(spec, load_network(bundle), is_wsinfer=kind == "wsinfer")
     if kind == "onnx":
-        model = export_program(network, probe(spec, 2), "probabilities", optimize=True)
+        model = export_program(network, _noise(spec, 2), "probabilities", optimize=True)
         model.metadata_props.add(key="pathopatch", value=stored)
         return bytes(model.SerializeToString(deterministic=True))
-    # No checks for wsinfer: its --speedup tries patches of 224 px first, and its patches have one side anyway.
-    return torchscript_bytes(network, spec, metadata=stored, checks=kind != "wsinfer")
+    return torchscript_bytes(network, spec, metadata=stored)
 
 
 def _stamp_of_export(bundle: Path, path: Path) -> Stamp | None:
@@ -209,29 +212,21 @@ def _metadata(spec: BundleSpec, kind: Format) -> dict[str, Any]:
 
 def _readme(spec: BundleSpec, kind: Format) -> str:
     """Return the README of an export: its use, then the model card."""
-    decision = f"A patch counts as {decision_text(spec)}."
-    takes = _TAKES.format(
+    text = _TEXTS[kind].format(
+        method=spec.method,
         c=len(spec.channels),
         p=spec.patch_px,
         k=len(spec.class_names),
         mpp=scale_text(spec),
         channels=", ".join(spec.channels),
         classes=", ".join(spec.class_names),
+        second=spec.class_names[1],
         intensity=intensity_text(spec),
         input_px=spec.input_px,
         align=" The channels are moved onto each other first, by shifts measured on each slide." if spec.align else "",
+        decision=f"A patch counts as {decision_text(spec)}.",
     )
-    text = _TEXTS[kind].format(
-        method=spec.method,
-        takes=takes,
-        p=spec.patch_px,
-        mpp=scale_text(spec),
-        input_px=spec.input_px,
-        second=spec.class_names[1],
-        decision=decision,
-    )
-    below = "" if kind == "wsinfer" else f"\n{decision}\n"  # wsinfer's text holds it already
-    return f"{text}{below}\n{model_card(spec)}"
+    return f"{text}\n{model_card(spec)}"
 
 
 def _require_wsinfers_model(spec: BundleSpec) -> None:
@@ -255,7 +250,7 @@ def _require_wsinfers_model(spec: BundleSpec) -> None:
         raise InputUnsupportedError(
             "this model does not fit wsinfer's format: " + "; ".join(reasons),
             place="bundle",
-            remedy="export it as torchscript or onnx, whose users scale the patches themselves",
+            remedy="export it as onnx, whose users scale the patches themselves",
         )
 
 
@@ -274,3 +269,140 @@ def _wsinfer_config(spec: BundleSpec) -> dict[str, Any]:
             {"name": "Normalize", "arguments": {"mean": list(spec.mean), "std": list(spec.std)}},
         ],
     }
+
+
+class ExportedNetwork(nn.Module):
+    """A float32 copy of a model's network on the processor, in evaluation mode, for patches as they are cut.
+
+    It takes patches in [0, 1] and gives probabilities. For wsinfer it takes standardised patches and gives logits,
+    divided by the temperature, so that their softmax is the probability.
+    """
+
+    def __init__(self, spec: BundleSpec, network: nn.Module, *, is_wsinfer: bool = False) -> None:
+        super().__init__()
+        plain = copy.deepcopy(network).to("cpu", torch.float32)
+        self.network = plain.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+        self.resize = _AreaResize(spec.patch_px, spec.input_px)
+        self.temperature = spec.temperature
+        self.is_wsinfer = is_wsinfer
+        if not is_wsinfer:
+            self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32)[None, :, None, None])
+            self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32)[None, :, None, None])
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Return probabilities or logits (N, K) of patches (N, C, patch_px, patch_px)."""
+        x = self.resize(patches)  # (N, C, input_px, input_px)
+        if not self.is_wsinfer:
+            x = (x - self.mean) / self.std
+        logits: Tensor = self.network(x) / self.temperature  # (N, K)
+        return logits if self.is_wsinfer else softmax(logits, dim=1)
+
+
+class _AreaResize(nn.Module):
+    """`resize_area` from a side of `from_px` to one of `to_px`, as a part of a network."""
+
+    weights: Tensor
+
+    def __init__(self, from_px: int, to_px: int) -> None:
+        super().__init__()
+        self.factor = from_px // to_px if from_px % to_px == 0 else 0
+        if self.factor == 0:
+            self.register_buffer("weights", torch.from_numpy(area_weights(from_px, to_px)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return patches (N, C, to_px, to_px) of patches (N, C, from_px, from_px)."""
+        if self.factor == 1:
+            return x
+        if self.factor:
+            return avg_pool2d(x, self.factor)  # the same mean at a tenth of the work of two matrix products
+        return self.weights @ x @ self.weights.T
+
+
+def area_weights(from_px: int, to_px: int) -> NDArray[np.float32]:
+    """Return `resize_area` along one side as a matrix m (to_px, from_px): m @ x @ m.T resizes a plane x."""
+    identity = np.eye(from_px, dtype=np.float32)
+    return np.asarray(cv2.resize(identity, (from_px, to_px), interpolation=cv2.INTER_AREA), dtype=np.float32)
+
+
+def _noise(spec: BundleSpec, n: int) -> Tensor:
+    """Return noise patches in [0, 1], (n, C, patch_px, patch_px), always the same, to record or compare networks."""
+    generator = torch.Generator().manual_seed(n)
+    return torch.rand(n, len(spec.channels), spec.patch_px, spec.patch_px, generator=generator)
+
+
+def torchscript_bytes(network: ExportedNetwork, spec: BundleSpec, *, metadata: str) -> bytes:
+    """Return a network as a TorchScript archive, with `metadata`, JSON, as ``extra/pathopatch.json``.
+
+    torch numbers the classes that it records by all that the process recorded before. It also stores the source
+    positions of this machine and the example input. None of that is needed to run the network: it is removed, and the
+    rest is packed again in one order. `InputUnsupportedError` if the recording differs from the network: it may depend
+    on the example patches.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        # TorchScript is deprecated, but QuPath and wsinfer load nothing else.
+        warnings.simplefilter("ignore")
+        try:
+            recorded = torch.jit.trace(_Flat(network), _noise(spec, 2), check_trace=False)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise _not_recorded(spec, str(error)) from error
+        buffer = io.BytesIO()
+        torch.jit.save(recorded, buffer, _extra_files={_EXTRA: metadata})
+        packed = _repack(buffer.getvalue())
+        loaded = torch.jit.load(io.BytesIO(packed))  # type: ignore[no-untyped-call]
+        _compare(loaded, network, spec)
+    return packed
+
+
+class _Flat(nn.Module):
+    """A network with all its tensors in one module, so that the recording has one class and one file of code."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.hidden = (network,)  # in a tuple, so that torch does not register it as a submodule
+        for name, parameter in network.named_parameters():
+            self.register_parameter(name.replace(".", "__"), parameter)
+        for name, buffer in network.named_buffers():
+            self.register_buffer(name.replace(".", "__"), buffer)
+        self.eval()
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Return the network's output."""
+        result: Tensor = self.hidden[0](patches)
+        return result
+
+
+def _repack(archive: bytes) -> bytes:
+    """Return an archive with only what is needed to run, without class numbers, uncompressed, of one date."""
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as new:
+        for entry in old.infolist():
+            if _REMOVED.search(entry.filename):
+                continue
+            content, name = old.read(entry), entry.filename
+            if name.endswith(".py") or name.endswith("/data.pkl"):
+                content = _CLASS_NUMBER.sub(b"", content)
+                name = re.sub(r"/___torch_mangle_\d+\.py$", ".py", name)
+            new.writestr(zipfile.ZipInfo(name, _EARLIEST_DATE), content)
+    return result.getvalue()
+
+
+def _compare(recorded: nn.Module, network: nn.Module, spec: BundleSpec) -> None:
+    """Refuse a recording that differs on other batch sizes than the recorded one, which was 2."""
+    for n in (1, 3):
+        patches = _noise(spec, n)
+        try:
+            difference = float((recorded(patches) - network(patches)).abs().max())
+        except RuntimeError as error:
+            raise _not_recorded(spec, str(error)) from error
+        if not difference <= _TOLERANCE:  # NaN is not
+            raise _not_recorded(spec, f"{n} patches differ by {difference:g}")
+
+
+def _not_recorded(spec: BundleSpec, why: str) -> InputUnsupportedError:
+    return InputUnsupportedError(
+        f"{spec.architecture} cannot be recorded as TorchScript: {why}",
+        place="architecture",
+        remedy="export it as onnx, or train another architecture",
+    )

@@ -1,1 +1,0 @@
-"""Exports of a trained model for other programs: one folder per export."""
