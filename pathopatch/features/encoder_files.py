@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,10 @@ def holds_network(path: Path) -> bool:
 
 
 def load_file(config: EncodeConfig) -> LoadedEncoder:
-    """Return the encoder in a file or folder.
+    """Return the encoder in a file or folder, whose outputs must be a function of the patch alone.
 
     TorchScript is a program of its own operations: no Python code of the file is run, and programs that read or write
     files are refused.
-
-    Raises
-    ------
-    InputMissingError
-        There is no such file, or input size, mean or standard deviation are not stated.
-    InputUnsupportedError, InputCorruptError, CheckpointUnsafeError, CheckpointIncompatibleError
-        It is of another kind, cannot be read, could run code, or gives no vector per patch, or one that is no function
-        of the patch alone.
     """
     path = Path(config.encoder)
     require_regular(path)
@@ -189,6 +181,7 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
     program_outputs(
         network, shape, place=folder, remedy="look at encode --input-px, or give the encoder as TorchScript"
     )
+    hashes = [file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS]
     encoder = Encoder(
         name=folder.resolve().name,
         dim=int(model.config.hidden_size) * (2 if pooling == "cls+mean" else 1),
@@ -197,7 +190,7 @@ def _load_transformers(folder: Path, config: EncodeConfig) -> LoadedEncoder:
         mean=form["mean"],
         std=form["std"],
         crop=crop_text(form["resize_px"], form["input_px"]),
-        weights_sha256=_sha256(sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)),
+        weights_sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
     )
     return LoadedEncoder(
         network=network, encoder=encoder, resize_px=form["resize_px"], mpp=None, patch_px=form["resize_px"]
@@ -267,9 +260,3 @@ def _side(size: object) -> int | None:
     if isinstance(size, Mapping):
         size = size.get("shortest_edge", size.get("height"))
     return int(size) if isinstance(size, int) else None
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of a file; of several, that of all their hashes."""
-    hashes = [file_sha256(path) for path in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

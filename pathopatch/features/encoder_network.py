@@ -90,7 +90,7 @@ class LoadedEncoder:
 
 
 def load_entry(config: EncodeConfig) -> LoadedEncoder:
-    """Return an encoder of the table with its weights; errors as of `find_weights` and `load_encoder`."""
+    """Return an encoder of the table with its weights."""
     entry = encoder_entry(config.encoder)
     stated = [name for name in ("input_px", "mean", "std") if getattr(config, name) is not None]
     if stated:
@@ -129,17 +129,7 @@ def load_entry(config: EncodeConfig) -> LoadedEncoder:
 
 
 def load_encoder(entry: EncoderEntry, weights: Path, pooling: Pooling) -> PooledEncoder:
-    """Return an encoder of the table with the weights of a file, in float32 on the processor, in evaluation mode.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The encoder does not allow the pooling.
-    CheckpointIncompatibleError
-        The tensors are not the encoder's; the first missing and the first surplus one are named.
-    PathopatchError
-        As `read_weights`.
-    """
+    """Return an encoder of the table with the weights of a file, in float32 on the processor, in evaluation mode."""
     if pooling not in poolings_of(entry):
         raise InputUnsupportedError(
             f"{entry.name} has no pooling {pooling!r}",
@@ -164,10 +154,7 @@ def load_encoder(entry: EncoderEntry, weights: Path, pooling: Pooling) -> Pooled
 
 
 def find_weights(place: Path | None, entry: EncoderEntry) -> Path:
-    """Return the file of weights at a place, which is a file or a folder; where none is given, those of a package.
-
-    InputMissingError if nothing is given or there, InputUnsupportedError if a folder holds several files.
-    """
+    """Return the file of weights at a place, which is a file or a folder; where none is given, those of a package."""
     if place is None:
         if entry.name == LITE0:
             return weights_path(LITE0, entry.architecture)
@@ -196,11 +183,7 @@ def find_weights(place: Path | None, entry: EncoderEntry) -> Path:
 
 
 def plain_names(weights: Mapping[str, Tensor], *, dropped: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Return the tensors of a publisher's file under timm's names.
-
-    What wraps the network is taken off, heads that only training needs are left out, DINOv2's own names are replaced.
-    Nothing is resampled. `dropped` are the beginnings of further tensors to leave out.
-    """
+    """Return the tensors of a publisher's file under timm's names, without those for training and those `dropped`."""
     named: dict[str, Tensor] = {}
     for name, value in weights.items():
         if _TRAINING_ONLY.search(name):

@@ -131,7 +131,7 @@ def read_slide_labels(path: Path) -> pd.DataFrame:
 
 
 def _read_table(path: Path, *, item: str, required: Sequence[str], optional: Sequence[str]) -> CsvTable:
-    """Return the table of a CSV file of labels with a row per `item`; errors as of `read_csv_table`."""
+    """Return the table of a CSV file of labels with a row per `item`."""
     # Columns of the user's own are welcome: any may be the attribute of a later audit.
     others = ("any column of your own", ".+")
     table = read_csv_table(
@@ -240,17 +240,12 @@ def join_labels(patches: pd.DataFrame, labels: pd.DataFrame, *, place: str) -> t
     joined = joined.drop(columns="_merge").assign(
         label=joined["label"].fillna(-1).astype(np.int64),
         patient_id=joined["patient_id"].fillna(of_patches(of_slide["patient_id"])).fillna(joined["slide_id"]),
-        split=joined["split"].fillna(of_patches(_split_of_slide(labels))).fillna(""),
+        split=joined["split"].fillna(of_patches(labels.groupby("slide_id")["split"].max())).fillna(""),
         slide_label=joined["slide_id"].map(of_slide["slide_label"]).fillna(-1).astype(np.int64),
     )
     if "attribute" in joined:
         joined["attribute"] = joined["attribute"].fillna("")
     return joined, tuple(notes)
-
-
-def _split_of_slide(labels: pd.DataFrame) -> pd.Series[str]:
-    """Return the split of each slide: that of its rows, which `read_labels` found to agree."""
-    return labels.groupby("slide_id")["split"].max()
 
 
 def _unmatched(message: str, patches: pd.DataFrame, labels: pd.DataFrame, *, place: str) -> InputMissingError:

@@ -125,11 +125,7 @@ FeatureRuntime = TorchFeatures | OpenVINOFeatures
 
 
 def load(config: EncodeConfig) -> LoadedEncoder:
-    """Return the encoder that a configuration names, with its weights, in float32 on the processor.
-
-    InputUnsupportedError if there is no such encoder or pooling, or an option does not go with it; else as `load_file`
-    and `load_entry`.
-    """
+    """Return the encoder that a configuration names, with its weights, in float32 on the processor."""
     loaded = load_file(config) if is_own_file(config.encoder) else load_entry(config)
     return replace(loaded, encoder=replace(loaded.encoder, channels=config.channels))
 
@@ -150,11 +146,7 @@ def open_patch_encoder(loaded: LoadedEncoder, *, device: str, precision: str, th
 def open_runtime(
     network: nn.Module, *, channels: int, input_px: int, device: torch.device, precision: str, threads: int | None
 ) -> FeatureRuntime:
-    """Return a network from (N, channels, input_px, input_px) to (N, D), ready to run.
-
-    `precision` is ``float32``, ``bfloat16``, or on a GPU ``float16``; `threads` those of a processor, by default one
-    for each core. InputUnsupportedError for float16 on a processor.
-    """
+    """Return a network from (N, channels, input_px, input_px) to (N, D), ready to run."""
     if device.type != "cpu":
         return TorchFeatures(network, device, precision, threads)
     if precision == "float16":

@@ -91,13 +91,7 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec, *, archive: 
 
 
 def rewrite_graph(folder: Path, network: nn.Module) -> Path:
-    """Write ``model.onnx`` of a bundle anew and return its path; `network` is the bundle's.
-
-    Raises
-    ------
-    InputUnsupportedError
-        ONNX cannot hold the network.
-    """
+    """Write ``model.onnx`` of a bundle anew and return its path; `network` is the bundle's."""
     from pathopatch.models.onnx_graph import write_graph
 
     spec, _ = checked_bundle(folder, with_graph=False)
@@ -151,11 +145,6 @@ def bundle_folder(path: Path) -> Path:
     inner = path / "model"
     is_run = not os.path.isfile(path / SPEC) and os.path.isfile(inner / SPEC)  # noqa: PTH113  # raises for no name
     return inner if is_run else path
-
-
-def check_bundle(folder: Path) -> BundleSpec:
-    """Return a bundle's ``model.json`` after comparing it with the header of its weights; errors as `load_model`."""
-    return checked_bundle(folder)[0]
 
 
 def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:
@@ -250,15 +239,7 @@ def _is_deeper(value: object, levels: int) -> bool:
 
 
 def read_spec(folder: Path) -> BundleSpec:
-    """Return a bundle's ``model.json``.
-
-    Raises
-    ------
-    InputMissingError
-        There is none.
-    CheckpointIncompatibleError
-        It is something else or of another version, or a value is unknown, missing or out of range.
-    """
+    """Return a bundle's ``model.json``; refuse what is something else, of another version, or out of range."""
     _refuse_other_kinds(folder)
     place = str(folder / SPEC)
     try:
@@ -311,11 +292,8 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]]) -> str:
 
 
 def check_bundles(folders: Sequence[Path]) -> BundleSpec:
-    """Return the joint spec of one or more bundles, before any weights are read; errors as `load_model` and `Ensemble`.
-
-    Two bundles with the same weights are refused too, with `CheckpointIncompatibleError`.
-    """
-    spec = joint_spec([check_bundle(folder) for folder in folders])
+    """Return the joint spec of one or more bundles, before any weights are read; refuse two with the same weights."""
+    spec = joint_spec([checked_bundle(folder)[0] for folder in folders])
     # The same network twice is no second opinion, and the spread would not show it.
     first_with: dict[str, Path] = {}
     for folder in folders if len(folders) > 1 else ():

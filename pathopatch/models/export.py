@@ -125,7 +125,14 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
         if output.is_current:
             return False
         metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()}
-        content = _network_bytes(bundle, spec, kind, json.dumps(metadata, sort_keys=True))
+        stored = json.dumps(metadata, sort_keys=True)  # equal bytes for equal models
+        network = ExportedNetwork(spec, load_network(bundle), is_wsinfer=kind == "wsinfer")
+        if kind == "onnx":
+            model = export_program(network, _noise(spec, 2), "probabilities", optimize=True)
+            model.metadata_props.add(key="pathopatch", value=stored)
+            content = bytes(model.SerializeToString(deterministic=True))
+        else:
+            content = _torchscript_bytes(network, spec, metadata=stored)
         with atomic_path(path) as temporary:
             temporary.mkdir(parents=True)
             (temporary / _NETWORK[kind]).write_bytes(content)
@@ -149,16 +156,6 @@ def _require_exportable(spec: BundleSpec) -> None:
     for is_refused, problem, remedy in refusals:
         if is_refused:
             raise InputUnsupportedError(problem, place="bundle", remedy=remedy)
-
-
-def _network_bytes(bundle: Path, spec: BundleSpec, kind: Format, stored: str) -> bytes:
-    """Return the file of a network, equal bytes for equal models; `stored` is kept in it."""
-    network = ExportedNetwork(spec, load_network(bundle), is_wsinfer=kind == "wsinfer")
-    if kind == "onnx":
-        model = export_program(network, _noise(spec, 2), "probabilities", optimize=True)
-        model.metadata_props.add(key="pathopatch", value=stored)
-        return bytes(model.SerializeToString(deterministic=True))
-    return torchscript_bytes(network, spec, metadata=stored)
 
 
 def _stamp_of_export(bundle: Path, path: Path) -> Stamp | None:
@@ -332,7 +329,7 @@ def _noise(spec: BundleSpec, n: int) -> Tensor:
     return torch.rand(n, len(spec.channels), spec.patch_px, spec.patch_px, generator=generator)
 
 
-def torchscript_bytes(network: ExportedNetwork, spec: BundleSpec, *, metadata: str) -> bytes:
+def _torchscript_bytes(network: ExportedNetwork, spec: BundleSpec, *, metadata: str) -> bytes:
     """Return a network as a TorchScript archive, with `metadata`, JSON, as ``extra/pathopatch.json``.
 
     torch numbers the classes that it records by all that the process recorded before. It also stores the source

@@ -127,7 +127,7 @@ def load_ensemble(
 
 
 def load_network(folder: Path) -> nn.Module:
-    """Return the network of a bundle, in float32 on the processor; errors as of `load_model`."""
+    """Return the network of a bundle, in float32 on the processor."""
     return _build(folder, *checked_bundle(folder, with_graph=False))
 
 

@@ -322,7 +322,7 @@ def check_features(spec: BundleSpec, encoder: Mapping[str, Any] | None, *, place
 
 
 def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
-    """Return the spec of one or more models together; errors as of `Ensemble`.
+    """Return the spec of one or more models of two classes together; refuse those that cut or scale slides differently.
 
     The logit of several models is the mean of (z1 - z0) / temperature, so the joint temperature is 1.
     """

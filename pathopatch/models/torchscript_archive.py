@@ -105,14 +105,8 @@ def _logits_of(probabilities: Tensor) -> Tensor:
 def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = None) -> TorchScriptNetwork:
     """Return the network of an archive, in evaluation mode, on a device: constants of a program cannot be moved later.
 
-    Raises
-    ------
-    InputMissingError, InputCorruptError
-        There is no such file, or it cannot be read.
-    CheckpointUnsafeError
-        It is a pickle, or its program does more than arithmetic.
-    CheckpointIncompatibleError
-        It gives another number of logits than the spec has classes, or does not run.
+    CheckpointUnsafeError if it is a pickle, or its program does more than arithmetic; CheckpointIncompatibleError if it
+    gives another number of logits than the spec has classes, or does not run.
     """
     assert spec.torchscript is not None
     program = load_program(path, device or torch.device("cpu"))
@@ -125,8 +119,7 @@ def gives_probabilities(path: Path, spec: BundleSpec) -> bool:
     """Return whether the network of an archive gives probabilities, to which no softmax may be applied again.
 
     The outputs of several classes tell it: they are in [0, 1] and sum to 1. A single output in [0, 1] is a probability
-    where the program ends in a sigmoid. CheckpointIncompatibleError if each of several classes has a sigmoid, else as
-    `open_archive`.
+    where the program ends in a sigmoid. CheckpointIncompatibleError if each of several classes has a sigmoid.
     """
     program = load_program(path, torch.device("cpu")).eval()
     outputs = _outputs(program, spec, path)
@@ -164,7 +157,7 @@ def _last_operators(graph: Any) -> set[str]:
 
 
 def load_program(path: Path, device: torch.device) -> nn.Module:
-    """Return the program of an archive after it was checked; errors as of `open_archive`."""
+    """Return the program of an archive after it was checked."""
     _check_file(path)
     try:
         with warnings.catch_warnings():
@@ -254,11 +247,7 @@ def _constants(program: Any) -> Iterator[Tensor]:
 def _outputs(
     program: nn.Module, spec: BundleSpec, path: Path, device: torch.device | None = None
 ) -> NDArray[np.float32]:
-    """Return a program's outputs (N, K) of a probe.
-
-    CheckpointIncompatibleError if it does not run here, gives other outputs than its classes, or is no function of a
-    patch.
-    """
+    """Return a program's outputs (N, K) of a probe, which must be as many as its classes."""
     assert spec.torchscript is not None
     n_classes = len(spec.torchscript.class_names)
     side = spec.torchscript.resize_px or spec.patch_px
@@ -281,10 +270,7 @@ def _outputs(
 def program_outputs(
     network: nn.Module, shape: tuple[int, int, int], *, place: Path, remedy: str, device: torch.device | None = None
 ) -> NDArray[np.float32]:
-    """Return a network's outputs (N, ...) of a fixed probe of standardised patches of a shape (C, s, s), in float32.
-
-    CheckpointIncompatibleError if it does not run, gives something else, or as `require_function`.
-    """
+    """Return a network's outputs (N, ...) of a fixed probe of standardised patches of a shape (C, s, s), in float32."""
 
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode(), full_float32:

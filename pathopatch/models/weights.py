@@ -92,7 +92,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file of weights by name, on the processor; no code of the file is run.
 
     Safetensors, or a pickle of tensors, which may lie one or more levels below a key such as ``state_dict``.
-    CheckpointIncompatibleError if it holds no dictionary of tensors; else as `read_torch_file`.
     """
     from safetensors.torch import load_file
     from torch import Tensor
@@ -121,14 +120,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     """Return what a file of PyTorch holds, on the processor; `mapped` leaves tensors in the file until they are used.
 
-    Raises
-    ------
-    InputMissingError, InputCorruptError
-        There is no such file, or it cannot be read.
-    InputTooLargeError
-        It inflates, as no file that PyTorch writes.
-    CheckpointUnsafeError
-        It is a pickle of more than tensors.
+    InputTooLargeError if it inflates, as no file that PyTorch writes; CheckpointUnsafeError for a pickle of more than
+    tensors.
     """
     import torch
 

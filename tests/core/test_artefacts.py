@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from pathopatch.core import artefacts, files
-from pathopatch.core import status as statuses
 from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, StaleArtefactError
@@ -111,12 +110,6 @@ def test_a_cut_table_is_corrupt(tmp_path: Path) -> None:
     assert artefacts.read_stamp(path) is None
     with pytest.raises(InputCorruptError, match="t.parquet"):
         artefacts.read_table(path)
-
-
-def test_a_slides_status_keeps_the_other_stages(tmp_path: Path) -> None:
-    statuses.update_status(tmp_path, "a", "tile", {"state": "done"})
-    statuses.update_status(tmp_path, "a", "predict", {"state": "failed"})
-    assert statuses.read_status(tmp_path, "a") == {"tile": {"state": "done"}, "predict": {"state": "failed"}}
 
 
 @pytest.mark.parametrize("limit", [2**30, 100])  # hashed whole; by names, sizes, samples and metadata

@@ -82,11 +82,6 @@ def test_equal_thresholds_and_unsorted_bins_are_refused() -> None:
         parse(GroupsConfig, {"bins": [0.5, 0.3]}, place="test")
 
 
-def test_a_resolved_study_survives_json() -> None:
-    first = StudyConfig(manifest=Path("m.csv"), work=Path("w"))
-    assert StudyConfig.model_validate_json(first.model_dump_json()) == first
-
-
 @pytest.mark.parametrize(
     "text",
     [

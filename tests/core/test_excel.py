@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 
 from pathopatch.core.csv_table import CsvTable, read_csv_table
-from pathopatch.core.errors import InputMissingError, InputTooLargeError, TableError
+from pathopatch.core.errors import InputTooLargeError, TableError
 from pathopatch.core.excel import read_workbook
 
 
@@ -122,16 +122,13 @@ def test_a_workbook_that_inflates_is_refused_unread(monkeypatch: pytest.MonkeyPa
         read_workbook(stream.getvalue(), place="t.xlsx")
 
 
-def test_without_openpyxl_the_extra_and_csv_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(InputMissingError, match='extra excel .* in Excel, "File > Save As > CSV UTF-8"'):
-        read_workbook(workbook(["a"]), place="t.xlsx")
-
-
 def test_a_table_in_excel_without_openpyxl_is_not_called_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     table = read(tmp_path / "t.xlsx", workbook(["a"], ["x"]))
-    with pytest.raises(TableError, match=r"openpyxl is not installed .* extra excel \(pip install openpyxl\)"):
+    with pytest.raises(
+        TableError,
+        match=r"extra excel \(pip install openpyxl\).* in Excel, \"File > Save As > CSV UTF-8",
+    ):
         table.raise_problems()

@@ -25,7 +25,7 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.models.bundle import check_bundle
+from pathopatch.models.bundle import checked_bundle
 from pathopatch.models.loading import load_model
 
 pytestmark = pytest.mark.fault("hostile-bundle")
@@ -167,7 +167,7 @@ SPECS = {
 def test_a_malformed_or_deep_model_json_is_incompatible(text: str, bundle: Path) -> None:
     (bundle / "model.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointIncompatibleError) as caught:
-        check_bundle(bundle)
+        checked_bundle(bundle)
     assert len(str(caught.value)) < 2000
 
 
@@ -175,7 +175,7 @@ def test_a_model_json_that_is_valid_but_nested_too_deeply_is_incompatible(bundle
     stated = json.loads((bundle / "model.json").read_text())
     (bundle / "model.json").write_text(json.dumps({**stated, "parameters": {"a": json.loads("[" * 50 + "]" * 50)}}))
     with pytest.raises(CheckpointIncompatibleError, match="nested too deeply"):
-        check_bundle(bundle)
+        checked_bundle(bundle)
 
 
 def header(content: bytes, *, claimed: int | None = None, data: bytes = bytes(64)) -> bytes:
@@ -205,27 +205,27 @@ HEADERS = {
 def test_weights_with_a_malformed_header_are_incompatible(content: bytes, bundle: Path) -> None:
     (bundle / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointIncompatibleError) as caught:
-        check_bundle(bundle)
+        checked_bundle(bundle)
     assert len(str(caught.value)) < 2000
 
 
 def test_a_header_or_model_json_of_many_megabytes_is_not_read(bundle: Path) -> None:
     (bundle / "model.json").write_text((bundle / "model.json").read_text() + " " * 2**20)
     with pytest.raises(CheckpointIncompatibleError, match="1048576 at most"):
-        check_bundle(bundle)
+        checked_bundle(bundle)
     write_model(bundle)
     weights = (bundle / "model.safetensors").read_bytes()
     start = 8 + int.from_bytes(weights[:8], "little")
     (bundle / "model.safetensors").write_bytes(header(weights[8:start] + b" " * 2**24, data=weights[start:]))
     with pytest.raises(CheckpointIncompatibleError, match="16777216 at most"):
-        check_bundle(bundle)
+        checked_bundle(bundle)
 
 
 def test_weights_whose_last_bytes_are_missing_are_corrupt(bundle: Path) -> None:
     weights = bundle / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputCorruptError, match="cut off"):
-        check_bundle(bundle)
+        checked_bundle(bundle)
 
 
 def loop(path: Path) -> None:
@@ -256,4 +256,4 @@ def test_a_fifo_or_a_link_loop_as_bundle_is_incompatible(
 
 def test_a_fifo_beside_the_weights_does_not_stop_the_reader(bundle: Path) -> None:
     os.mkfifo(bundle / "other.safetensors")
-    assert check_bundle(bundle).architecture == "small-groupnorm"
+    assert checked_bundle(bundle)[0].architecture == "small-groupnorm"

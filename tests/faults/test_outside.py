@@ -26,7 +26,7 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.features.readers import open_features
-from pathopatch.models.bundle import check_bundle
+from pathopatch.models.bundle import checked_bundle
 from pathopatch.slides import open_slide
 
 pytestmark = [
@@ -208,7 +208,7 @@ def test_arguments_of_timm_that_may_read_files_are_no_part_of_a_bundle(
     weights = load_file(bundle / "model.safetensors")
     save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(stated)})
     with opened_files(outside) as names, pytest.raises(CheckpointIncompatibleError, match=rf"timm_args.*{name}"):
-        check_bundle(bundle)
+        checked_bundle(bundle)
     assert names == []
     with pytest.raises(InputUnsupportedError, match=r"timm_args.*allowed are .*depth"):
         parse(TrainConfig, {"timm_args": {"checkpoint_path": "x"}}, place="[train]")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import pathopatch
 from pathopatch import features
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.features.arrays import read
@@ -45,10 +44,6 @@ def test_micrometres_stay_until_um_per_px_is_stated(tmp_path: Path) -> None:
     folder = made_features.stamp(tmp_path)
     assert (read(folder).unit, read(folder).side[0]) == ("um", 256.0)
     assert (read(folder, mpp=0.25).unit, read(folder, mpp=0.25).side[0]) == ("px", 1024.0)
-
-
-def test_read_is_reached_from_the_package() -> None:
-    assert pathopatch.features.read is read
 
 
 def test_importing_features_loads_neither_torch_nor_h5py() -> None:

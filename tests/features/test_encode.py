@@ -14,7 +14,6 @@ from PIL import Image
 from pathopatch.core.artefacts import content_fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import BatchOptions, EncodeConfig, TileConfig
 from pathopatch.core.errors import (
-    ChannelMismatchError,
     InputMissingError,
     InputUnsupportedError,
     NonFiniteError,
@@ -22,7 +21,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.features.encode import _require_finite, channel_index
+from pathopatch.features.encode import _require_finite
 from pathopatch.features.encoder_network import LoadedEncoder
 from pathopatch.features.patch_encoder import FeatureRuntime, PatchEncoder
 from pathopatch.features.readers import open_features
@@ -113,6 +112,8 @@ def test_a_tiled_folder_of_fitting_scale_is_encoded_from_its_store(config, slide
     slide.unlink()
     from_store = encode_cohort(str(work), config)
     assert from_store.folder.is_relative_to(work)
+    assert from_store.labels is None
+    assert not (work / "labels.csv").exists()
     one, other = (open_features(encoded.folder).read("slide") for encoded in (from_slide, from_store))
     np.testing.assert_array_equal(one.features, other.features)
     np.testing.assert_array_equal(one.x, other.x)
@@ -162,12 +163,6 @@ def test_a_head_knows_the_slides_behind_its_features_by_their_content(config, sl
         groups = pd.DataFrame({"slide_id": ["slide"], "patient_id": ["p"], "label": [1], "split": ["train"]})
         marks = bundle_marks(work, groups, ("train",))["train_slides"].split(",")
         assert sorted(marks) == sorted(text[:16] for text in (content, fingerprint_file(encoded.folder / "slide.h5")))
-
-
-def test_without_labels_no_file_of_labels_is_written(config, slide, tmp_path):
-    tile_cohort(write_manifest(slide), tmp_path / "tiled", TileConfig(patch_px=PX, mpp=0.5))
-    assert encode_cohort(str(tmp_path / "tiled"), config).labels is None
-    assert not (tmp_path / "tiled" / "labels.csv").exists()
 
 
 def test_ready_patches_of_unknown_scale_are_encoded_with_a_note(config, tmp_path):
@@ -252,16 +247,6 @@ def test_channels_are_given_by_an_explicit_rule_alone(config, tmp_path, two_disc
     first, second = (folder.read(tmp_path.name).features for folder in folders)  # two keys: two representations
     np.testing.assert_array_equal(first[:, [1, 0]], second[:, :2])
     assert folders[0].path != folders[1].path
-
-
-@pytest.mark.parametrize(("chosen", "is_rgb", "index"), [(None, True, [0, 1, 2]), (("B", "A", "B"), False, [1, 0, 1])])
-def test_channels_are_found_by_name(chosen, is_rgb, index):
-    assert channel_index(("A", "B", "C"), chosen, is_rgb=is_rgb, place="") == index
-
-
-def test_a_channel_that_the_slide_lacks_is_refused():
-    with pytest.raises(ChannelMismatchError, match="no channel 'D'"):
-        channel_index(("A", "B", "C"), ("A", "D", "B"), is_rgb=True, place="")
 
 
 def test_an_encoder_of_no_scale_needs_one_for_slides(config, slide, tmp_path):

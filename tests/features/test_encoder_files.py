@@ -1,4 +1,4 @@
-"""Encoders that are files: TorchScript, folders of transformers; what they do not state is not guessed."""
+"""Encoders that are files, and what runs them: what a file does not state is not guessed, OpenVINO and torch agree."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from made_encoders import Colours, NoFunction, write_torchscript
+from scipy.special import j0
 
 from pathopatch.core.config import EncodeConfig
 from pathopatch.core.errors import (
@@ -19,7 +20,9 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 from pathopatch.features import patch_encoder
-from pathopatch.features.patch_encoder import PatchEncoder, open_runtime
+from pathopatch.features.encoder_network import PooledEncoder
+from pathopatch.features.patch_encoder import OpenVINOFeatures, PatchEncoder, TorchFeatures, open_runtime
+from pathopatch.models.networks import build_network
 from pathopatch.models.runtime import require_function
 from pathopatch.models.weights import file_sha256
 
@@ -42,29 +45,45 @@ def test_a_file_gives_its_features_of_standardised_patches(tmp_path):
     assert features.dtype == np.float32
 
 
-def test_an_onnx_file_is_refused_with_what_to_export(tmp_path):
-    (tmp_path / "mean.onnx").touch()
-    with pytest.raises(InputUnsupportedError) as refused:
-        patch_encoder.load(EncodeConfig(encoder=str(tmp_path / "mean.onnx"), **STATED))
-    assert "torch.jit.trace" in refused.value.remedy
+class _Raising(torch.nn.Module):
+    """An encoder that refuses what it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[3] == 9
+        return x.mean(dim=(2, 3))
 
 
-def test_a_file_without_stated_input_is_refused_by_the_options_missing(tmp_path):
-    path = write_torchscript(tmp_path / "mean.pt")
-    with pytest.raises(InputMissingError, match="--input-px, --std"):
-        patch_encoder.load(EncodeConfig(encoder=str(path), mean=(0.5, 0.5, 0.5)))
+def _weights(path: Path) -> Path:
+    torch.save({"a": torch.zeros(1)}, path)
+    return path
 
 
-def test_a_file_that_gives_tokens_is_refused(tmp_path):
-    path = write_torchscript(tmp_path / "tokens.pt", Colours())
-    with pytest.raises(CheckpointIncompatibleError, match=r"shape \(64, 3\) per patch"):
-        patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
-
-
-def test_a_file_of_weights_alone_is_no_encoder(tmp_path):
-    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointIncompatibleError, match="--encoder NAME --weights FILE"):
-        patch_encoder.load(EncodeConfig(encoder=str(tmp_path / "w.pth"), **STATED))
+@pytest.mark.parametrize(
+    ("make", "options", "error", "words"),
+    [
+        (lambda f: (f / "mean.onnx").write_bytes(b"") or f / "mean.onnx", {}, InputUnsupportedError, "torch.jit.trace"),
+        (
+            lambda f: write_torchscript(f / "a.pt"),
+            {"input_px": None, "std": None},
+            InputMissingError,
+            "--input-px, --std",
+        ),
+        (lambda f: write_torchscript(f / "a.pt", Colours()), {}, CheckpointIncompatibleError, r"\(64, 3\) per patch"),
+        (lambda f: _weights(f / "w.pth"), {}, CheckpointIncompatibleError, "--encoder NAME --weights FILE"),
+        (lambda f: write_torchscript(f / "a.pt", _Raising()), {}, CheckpointIncompatibleError, "8 px.*AssertionError"),
+        (lambda f: write_torchscript(f / "a.pt"), {"pooling": "mean"}, InputUnsupportedError, "pools by itself"),
+        (lambda f: write_torchscript(f / "a.pt"), {"weights": Path("w")}, InputUnsupportedError, "holds its weights"),
+        (
+            lambda f: "efficientnet-lite0",
+            {},
+            InputUnsupportedError,
+            "has its own input_px, mean, std",
+        ),
+    ],
+)
+def test_an_encoder_that_cannot_be_used_as_stated_is_refused(make, options, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        patch_encoder.load(EncodeConfig(encoder=str(make(tmp_path)), **(STATED | options)))
 
 
 NO_FUNCTIONS = {
@@ -106,20 +125,6 @@ def test_honest_networks_are_functions_in_every_precision(name):
         assert require_function(runtime.features, 3, 224, place=name).shape == (3, network.num_features)
 
 
-class _Raising(torch.nn.Module):
-    """An encoder that refuses what it is given."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert x.shape[3] == 9
-        return x.mean(dim=(2, 3))
-
-
-def test_what_a_program_says_against_its_input_is_repeated(tmp_path):
-    path = write_torchscript(tmp_path / "raising.pt", _Raising())
-    with pytest.raises(CheckpointIncompatibleError, match=r"does not run on patches of 8 px.*AssertionError"):
-        patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
-
-
 class _Writer(torch.nn.Module):
     """An encoder that writes a file."""
 
@@ -134,19 +139,6 @@ def test_an_encoder_that_writes_a_file_is_refused_and_not_run(monkeypatch, tmp_p
     with pytest.raises(CheckpointUnsafeError, match="aten::save"):
         patch_encoder.load(EncodeConfig(encoder=str(path), **STATED))
     assert not Path("written-by-an-encoder").exists()
-
-
-def test_a_file_pools_by_itself_and_holds_its_weights(tmp_path):
-    path = write_torchscript(tmp_path / "mean.pt")
-    with pytest.raises(InputUnsupportedError, match="pools by itself"):
-        patch_encoder.load(EncodeConfig(encoder=str(path), pooling="mean", **STATED))
-    with pytest.raises(InputUnsupportedError, match="holds its weights"):
-        patch_encoder.load(EncodeConfig(encoder=str(path), weights=path, **STATED))
-
-
-def test_an_encoder_of_the_table_takes_no_input_of_its_own():
-    with pytest.raises(InputUnsupportedError, match="efficientnet-lite0 has its own mean"):
-        patch_encoder.load(EncodeConfig(encoder="efficientnet-lite0", mean=(0.0, 0.0, 0.0)))
 
 
 def test_float16_on_a_processor_is_refused(tmp_path):
@@ -200,10 +192,14 @@ def test_a_folder_of_transformers_runs_no_code_of_its_own(monkeypatch, tmp_path)
     assert features.tolist() == [[9.0, 9, 9, 0.5, 0.5, 0.5]]  # registers have no part in the mean
 
 
-def test_a_folder_of_transformers_with_missing_weights_is_refused(monkeypatch, tmp_path):
+def test_a_folder_of_transformers_without_weights_or_package_is_refused(monkeypatch, tmp_path):
     _fake_transformers(monkeypatch, ["encoder.layer.0.weight"])
+    config = EncodeConfig(encoder=str(_write_folder(tmp_path / "phikon")))
     with pytest.raises(CheckpointIncompatibleError, match=r"first missing tensor 'encoder\.layer\.0\.weight'"):
-        patch_encoder.load(EncodeConfig(encoder=str(_write_folder(tmp_path / "phikon"))))
+        patch_encoder.load(config)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputUnsupportedError, match="pip install transformers"):
+        patch_encoder.load(config)
 
 
 @pytest.mark.fault("outside")
@@ -227,7 +223,46 @@ def test_a_folder_of_transformers_that_names_other_files_is_unsafe(monkeypatch, 
     assert not asked  # transformers was not even called
 
 
-def test_without_transformers_its_folder_says_how_to_install_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputUnsupportedError, match="pip install transformers"):
-        patch_encoder.load(EncodeConfig(encoder=str(_write_folder(tmp_path / "phikon"))))
+CPU = torch.device("cpu")
+
+
+def inputs(n: int, channels: int, side: int) -> np.ndarray:
+    return np.random.default_rng(0).random((n, channels, side, side), np.float32)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls+mean", "tissue-mean"])
+@pytest.mark.slow
+def test_openvino_and_torch_give_the_same_features(pooling):
+    torch.manual_seed(0)
+    args = {"depth": 2, "embed_dim": 32, "num_heads": 2, "reg_tokens": 4}
+    network = build_network("vit_tiny_patch16_224", 3, timm_args=args)
+    encoder = PooledEncoder(network, pooling, stride_px=16, prefix_tokens=5).eval().requires_grad_(False)
+    x = inputs(7, 3 + (pooling == "tissue-mean"), 224)
+    form = {"channels": x.shape[1], "input_px": 224, "device": CPU, "precision": "float32", "threads": 1}
+    runtime = open_runtime(encoder, **form)
+    assert isinstance(runtime, OpenVINOFeatures)
+    by_torch = TorchFeatures(encoder, CPU, "float32", 1).features(x)
+    np.testing.assert_allclose(runtime.features(x), by_torch, atol=1e-4)
+
+
+def test_torch_takes_over_what_openvino_cannot_run():
+    class Bessel(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x).mean(dim=(2, 3))
+
+    form = {"channels": 3, "input_px": 8, "device": CPU, "precision": "float32", "threads": 1}
+    with pytest.warns(UserWarning, match="OpenVINO cannot run this encoder, torch does"):
+        runtime = open_runtime(Bessel(), **form)
+    x = inputs(3, 3, 8)
+    np.testing.assert_allclose(runtime.features(x), j0(x).mean(axis=(2, 3)), atol=1e-6)
+
+
+def test_mixed_precision_is_near_and_threads_are_given_back():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)).requires_grad_(False)
+    x, before = inputs(2, 3, 8), torch.get_num_threads()
+    exact, near = (TorchFeatures(network, CPU, name, 1).features(x) for name in ("float32", "bfloat16"))
+    assert not np.array_equal(exact, near)
+    np.testing.assert_allclose(exact, near, atol=0.02)
+    assert near.dtype == np.float32
+    assert torch.get_num_threads() == before

@@ -63,16 +63,8 @@ def write_slide_features(
 ) -> None:
     """Write features of a slide whole or not at all; equal input gives equal bytes.
 
-    The slide has coordinates and side in level-0 pixels; they are rounded to whole ones. `stamp` is what
-    `Stamp.to_dict` returns. `patch_px` is the side of a patch as it was cut, `overlap_px` the overlap of
-    neighbours in the same pixels.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The slide has no coordinates or side in level-0 pixels, or h5py is not installed.
-    NonFiniteError
-        Features or coordinates are NaN or infinite.
+    Coordinates and side are rounded to whole level-0 pixels. `patch_px` is the side of a patch as it was cut,
+    `overlap_px` the overlap of neighbours in the same pixels.
     """
     h5py = load_h5py(path)
     if slide.x is None or slide.y is None or slide.side is None or slide.unit != "px":

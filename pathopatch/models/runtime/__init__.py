@@ -47,13 +47,8 @@ def require_function(
 ) -> NDArray[np.floating[Any]]:
     """Refuse a network whose outputs are no function of the patch alone; return those of a fixed probe, (3, ...).
 
-    `run` returns outputs (N, ...) in float32 of standardised patches (N, channels, input_px, input_px). The probe is
-    run twice, and once more in another order and in other batches.
-
-    Raises
-    ------
-    CheckpointIncompatibleError
-        An output differs by more than 1e-3 of its sd over the probe.
+    `run` returns outputs (N, ...) of standardised patches (N, channels, input_px, input_px). The probe is run twice,
+    and once more in another order and in other batches: no output may differ by more than 1e-3 of its sd.
     """
     probe = probe_patches(channels, input_px, FUNCTION_PATCHES)
     first, again = run(probe), run(probe)

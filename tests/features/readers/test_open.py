@@ -30,20 +30,15 @@ def test_two_encoders_are_refused_with_both_folders(tmp_path: Path) -> None:
         open_features(tmp_path)
 
 
-def test_vectors_of_another_length_are_another_encoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dim", "encoder", "problem"),
+    [(8, "None", "dim is 8 for B, 6 for A"), (6, "uni_v2", "name is uni_v2 for B, uni_v1")],
+)
+def test_another_encoder_in_one_folder_is_refused(tmp_path: Path, dim: int, encoder: str, problem: str) -> None:
     folder = made_features.trident(tmp_path, slides=("A",))
-    other = made_features.vectors("B", dim=8)
-    made_features.trident_file(folder / "B.h5", other, made_features.XY["B"], name="B")
-    with pytest.raises(InputUnsupportedError, match="dim is 8 for B, 6 for A"):
-        open_features(folder).read("B")
-
-
-def test_another_encoder_in_one_folder_is_refused(tmp_path: Path) -> None:
-    folder = made_features.trident(tmp_path, slides=("A",))
-    made_features.trident_file(
-        folder / "B.h5", made_features.vectors("B"), made_features.XY["B"], name="B", encoder="uni_v2"
-    )
-    with pytest.raises(InputUnsupportedError, match="name is uni_v2 for B, uni_v1 for A"):
+    other = made_features.vectors("B", dim=dim)
+    made_features.trident_file(folder / "B.h5", other, made_features.XY["B"], name="B", encoder=encoder)
+    with pytest.raises(InputUnsupportedError, match=problem):
         open_features(folder).read("B")
 
 
@@ -65,18 +60,13 @@ def test_large_values_whose_sum_overflows_half_are_finite(tmp_path: Path) -> Non
 def test_patches_outside_the_slide_are_refused(tmp_path: Path) -> None:
     folder = made_features.trident(tmp_path, slides=("A",))
     xy = made_features.XY["A"].copy()
+    xy[2] = (4095, 4095)  # which overhangs the slide
+    made_features.trident_file(folder / "A.h5", made_features.vectors("A"), xy, name="A")
+    assert open_features(folder).read("A").x[2] == 4095
     xy[2] = (4096, 0)  # the first column beyond
     made_features.trident_file(folder / "A.h5", made_features.vectors("A"), xy, name="A")
     with pytest.raises(InputCorruptError, match="outside the slide of 4096 x 4096 px of A, in 1 of 4 rows: 2"):
         open_features(folder).read("A")
-
-
-def test_a_patch_that_overhangs_the_slide_is_on_it(tmp_path: Path) -> None:
-    folder = made_features.trident(tmp_path, slides=("A",))
-    xy = made_features.XY["A"].copy()
-    xy[2] = (4095, 4095)
-    made_features.trident_file(folder / "A.h5", made_features.vectors("A"), xy, name="A")
-    assert open_features(folder).read("A").x[2] == 4095
 
 
 def test_fewer_coordinates_than_features_are_refused(tmp_path: Path) -> None:
@@ -94,18 +84,12 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
         open_features(folder)
 
 
-def test_a_folder_without_features_is_refused_with_the_tools(tmp_path: Path) -> None:
+def test_a_place_without_features_and_an_unknown_layout_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputMissingError, match=r"no features of patches.*pathopatch, trident, stamp"):
         open_features(tmp_path)
-
-
-def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="no file or folder"):
         open_features(tmp_path / "no" / "such")
-
-
-def test_an_unknown_layout_is_refused_with_the_known(tmp_path: Path) -> None:
     with pytest.raises(InputUnsupportedError, match=r"no layout 'clamm'.*clam"):
         open_features(tmp_path, layout="clamm")
 
@@ -118,11 +102,7 @@ def test_one_slide_in_two_folders_is_refused(tmp_path: Path) -> None:
     other.write_bytes(path.read_bytes())
     with pytest.raises(DuplicateIdError, match="two files of features of the slide A"):
         open_features(folder)
-
-
-def test_two_names_that_make_one_id_are_refused(tmp_path: Path) -> None:
-    folder = made_features.trident(tmp_path, slides=("A",))
-    (folder / "A.svs.h5").write_bytes((folder / "A.h5").read_bytes())
+    other.rename(path.with_name("A.svs.h5"))  # which makes the same id
     with pytest.raises(DuplicateIdError, match="slide A"):
         open_features(folder)
 
@@ -147,7 +127,8 @@ def test_without_h5py_the_message_says_what_to_install(tmp_path: Path, monkeypat
 def test_hidden_and_temporary_files_are_left_alone(tmp_path: Path) -> None:
     folder = made_features.trident(tmp_path)
     (folder / "._A.h5").write_bytes(b"of another system")
-    (folder / "C.h5.tmp-0a1b2c3d-1-0a1b2c3d").write_bytes(b"")
+    for name in ("C.h5.tmp-0a1b2c3d-1-0a1b2c3d", "A.h5.lock", "C.h5.lock"):
+        (folder / name).write_bytes(b"")
     assert open_features(folder).slide_ids == ("A", "B")
 
 

@@ -18,24 +18,17 @@ def test_a_file_without_ids_is_one_slide(tmp_path: Path) -> None:
     assert opened.read("case_7").x is None
 
 
-def test_rows_of_slides_may_be_mixed(tmp_path: Path) -> None:
-    frame = made_features.table_columns()
-    frame["features"] = [list(row) for slide_id in "AB" for row in made_features.vectors(slide_id)]
-    frame.iloc[[5, 0, 4, 1, 2, 3]].to_parquet(tmp_path / "all.parquet")
-    slide = open_features(tmp_path).read("B")
-    np.testing.assert_array_equal(slide.features, made_features.vectors("B")[[1, 0]])
-    np.testing.assert_array_equal(slide.x, made_features.XY["B"][[1, 0], 0])
-
-
-def test_tissue_and_mpp_are_taken_where_given(tmp_path: Path) -> None:
+def test_rows_of_slides_may_be_mixed_and_known_columns_are_taken(tmp_path: Path) -> None:
     frame = made_features.table_columns()
     frame["features"] = [list(row) for slide_id in "AB" for row in made_features.vectors(slide_id)]
     frame["tissue_fraction"] = np.concatenate([made_features.TISSUE[slide_id] for slide_id in "AB"])
     frame["mpp"] = 0.25
-    frame.to_parquet(tmp_path / "all.parquet")
+    frame.iloc[[5, 0, 4, 1, 2, 3]].to_parquet(tmp_path / "all.parquet")
     slide = open_features(tmp_path).read("B")
     assert slide.mpp == 0.25
-    np.testing.assert_array_equal(slide.tissue_fraction, made_features.TISSUE["B"])
+    np.testing.assert_array_equal(slide.tissue_fraction, made_features.TISSUE["B"][[1, 0]])
+    np.testing.assert_array_equal(slide.features, made_features.vectors("B")[[1, 0]])
+    np.testing.assert_array_equal(slide.x, made_features.XY["B"][[1, 0], 0])
 
 
 def test_labels_beside_the_features_are_no_features(tmp_path: Path) -> None:
