@@ -25,7 +25,7 @@ from pathopatch.models.bundle import (
 )
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.runtime import Precision, Runtime, probe_patches
+from pathopatch.models.runtime import NumPyRuntime, Precision, Runtime, head_shapes, probe_patches
 from pathopatch.models.spec import BundleSpec
 from pathopatch.models.weights import file_sha256, require_finite
 
@@ -97,7 +97,11 @@ def load_model(
         precision = "float32"
     require_finite(folder / WEIGHTS)
     if spec.encoder is not None and runtime == "auto":
-        return PatchClassifier(spec, _open_head(folder, spec, shapes))
+        try:
+            _refuse_other_shapes(shapes, head_shapes(spec.architecture, len(spec.mean), len(spec.class_names)))
+        except ValueError as error:
+            raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
+        return PatchClassifier(spec, NumPyRuntime(folder / WEIGHTS))
     if _runs_openvino(spec, runtime, device):
         return PatchClassifier(spec, _open_openvino(folder, spec, precision, threads))
     network = _build(folder, spec, shapes, device=device)
@@ -158,16 +162,6 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
 
             device = pick_device().type
     return runtime == "openvino" or (runtime == "auto" and device in ("auto", "cpu") and spec.onnx is not None)
-
-
-def _open_head(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]) -> Runtime:
-    from pathopatch.models.runtime.numpy_runtime import NumPyRuntime, head_shapes
-
-    try:
-        _refuse_other_shapes(shapes, head_shapes(spec.architecture, len(spec.mean), len(spec.class_names)))
-    except ValueError as error:
-        raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
-    return NumPyRuntime(folder / WEIGHTS)
 
 
 def _open_openvino(folder: Path, spec: BundleSpec, precision: str, threads: int | None) -> Runtime:

@@ -24,7 +24,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from pathopatch.core.config import HEAD_NETWORKS
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
-from pathopatch.models.runtime.numpy_runtime import HIDDEN
+from pathopatch.models.runtime import HIDDEN
 from pathopatch.models.weights import read_weights
 
 _SMALL, _MLP = "small-groupnorm", "mlp-100"

@@ -159,19 +159,6 @@ for cache_gib in (1, 0):  # in memory, and read when they are needed
     assert done.stdout.splitlines() == ["ndarray 2 2 16 16 float32", "StoredPatches 2 2 16 16 float32"], done.stderr
 
 
-def test_the_steps_of_every_method_are_counted_without_torch(without_torch: WithoutTorch) -> None:
-    code = """
-from pathopatch.core.config import TrainConfig
-from pathopatch.debias.methods import NAMES, steps_in_all
-from pathopatch.training.phase_data import phases_of
-print({name: steps_in_all(phases_of(TrainConfig(method=name, jtt_identify_share=0.5)), 100) for name in NAMES})
-"""
-    done = without_torch(code)
-    assert done.returncode == 0, done.stderr
-    assert "'erm': 100, " in done.stdout
-    assert "'gerne-unknown': 200, 'jtt': 150, 'dfr': 200" in done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",

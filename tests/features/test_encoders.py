@@ -207,13 +207,8 @@ def test_wrapped_and_renamed_tensors_get_timms_names():
     assert set(named) == {"cls_token", "pos_embed", "reg_token", "blocks.17.mlp.fc1.weight", "blocks.3.mlp.fc2.bias"}
     assert named["cls_token"].flatten().tolist() == [1.0, 2.0]  # with the position of the class token, (0, 1)
     assert named["pos_embed"].flatten().tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
-
-
-def test_a_head_beside_a_wrapped_backbone_is_surplus():
-    assert set(plain_names({"backbone.cls_token": torch.ones(1), "head.mix": torch.ones(1)})) == {
-        "cls_token",
-        "head.mix",
-    }
+    beside = {"backbone.cls_token": torch.ones(1), "head.mix": torch.ones(1)}  # a head beside it is surplus
+    assert set(plain_names(beside)) == {"cls_token", "head.mix"}
 
 
 def test_half_precision_weights_compute_in_float32(tmp_path):
@@ -258,14 +253,11 @@ def test_pooling_decides_the_dimension(name, pooling, dim):
     assert pooled_dim(ENCODERS[name], pooling) == dim
 
 
-def test_a_pooling_that_the_encoder_lacks_is_refused():
-    with pytest.raises(InputUnsupportedError, match="no pooling 'cls'"):
-        load_encoder(ENCODERS["resnet50"], Path("x"), "cls")
-
-
-def test_an_unknown_name_lists_all():
+def test_a_pooling_that_the_encoder_lacks_and_an_unknown_name_are_refused():
     with pytest.raises(InputUnsupportedError, match=r"h-optimus-0.*virchow2|virchow2.*h-optimus-0"):
         encoder_entry("uni3")
+    with pytest.raises(InputUnsupportedError, match="no pooling 'cls'"):
+        load_encoder(ENCODERS["resnet50"], Path("x"), "cls")
 
 
 def test_nothing_is_downloaded_where_weights_are_missing():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from made_model import made_spec
+from payload import Touch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -152,18 +153,10 @@ def test_cut_weights_are_refused_as_corrupt(bundle, end):
         load_model(bundle)
 
 
-class _Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return Path.touch, (self.target,)
-
-
 @pytest.mark.fault("pickle")
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model.pkl"])
 def test_a_pickle_with_a_payload_is_refused_and_its_code_does_not_run(bundle, name):
-    (bundle / name).write_bytes(pickle.dumps(_Payload(bundle / "ran")))
+    (bundle / name).write_bytes(pickle.dumps(Touch(bundle / "ran")))
     for path in (bundle, bundle / name):
         with pytest.raises(CheckpointUnsafeError):
             load_model(path)

@@ -65,7 +65,9 @@ def test_the_card_says_what_it_was_trained_and_validated_on():
     assert "marks each slide" not in model_card(_spec(training={"groups": "0123"}))
 
 
-def test_the_card_says_from_which_level_of_a_slide_patches_are_read():
+def test_the_card_says_from_which_slides_and_which_level_patches_are_read():
+    assert "| background | dark |" in model_card(_spec(background="dark"))
+    assert "| background | dark or bright |" in model_card(_spec())
     assert "| read from | the slide's finest level of 0.5 to 2 um/px;" in model_card(_spec(mpp=2.0))
     unknown = model_card(_spec(mpp=None))
     assert "| read from | the finest level |" in unknown
@@ -104,11 +106,6 @@ def test_the_card_gives_the_threshold_as_a_logit_and_as_a_probability():
     assert _spec(class_names=("a", "b", "c")).decision_probability is None
 
 
-def test_the_card_states_the_background_of_the_slides():
-    assert "| background | dark |" in model_card(_spec(background="dark"))
-    assert "| background | dark or bright |" in model_card(_spec())
-
-
 def test_the_card_names_the_smallest_group_and_the_thresholds_origin():
     limits = model_card(_spec()).partition("## Limits")[2]
     assert "The smallest training group has 5 patches: tumour, little tissue." in limits
@@ -120,15 +117,11 @@ def test_the_card_names_the_smallest_group_and_the_thresholds_origin():
 def test_training_bins_and_the_selecting_threshold_have_a_table_each():
     bins = {"by": "by tissue bins cut at 0.3", "attributes": ["tissue below 0.3", "tissue from 0.3"]}
     data = {"trained": TRAINED | bins, "validated": VALIDATED, "drawn_by": "selected at tissue threshold 0.25"}
-    card = model_card(_spec(data=data))
+    card = model_card(_spec(data=data | {"learnt_from_val": 18}))
+    assert "18 of the validation patches were trained on" in card
     assert "Groups by tissue bins cut at 0.3; selected at tissue threshold 0.25." in card
     assert "| tumour, tissue below 0.3 | 5 |" in card
     assert "| group at tissue threshold 0.25 | patches | accuracy |" in card
-
-
-def test_validation_patches_that_were_learnt_from_are_listed_apart():
-    card = model_card(_spec(data={"trained": TRAINED, "validated": VALIDATED, "learnt_from_val": 18}))
-    assert "18 of the validation patches were trained on" in card
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.models.card import model_card
 from pathopatch.models.networks import network_shapes
-from pathopatch.models.runtime.numpy_runtime import head_shapes
+from pathopatch.models.runtime import head_shapes
 from pathopatch.models.spec import BundleSpec, check_features
 
 HEAD = {

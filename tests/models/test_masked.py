@@ -104,14 +104,10 @@ def test_a_transformer_takes_the_mean_of_its_tissue_tokens():
         torch.testing.assert_close(network(torch.cat([x, mask], 1)), expected)
 
 
-def test_an_mlp_has_no_positions_to_mask():
+def test_an_mlp_has_no_positions_to_mask_and_batch_norms_are_found():
     with pytest.raises(InputUnsupportedError, match="no features by position"):
         build_network("mlp-100", 3, input_px=16, is_masked=True)
-
-
-def test_batch_norms_are_found():
-    assert has_batchnorm(_network("resnet18"))
-    assert not has_batchnorm(_network("small-groupnorm"))
+    assert [has_batchnorm(_network(name)) for name in ("resnet18", "small-groupnorm")] == [True, False]
 
 
 def _bundle(folder, name="small-groupnorm"):

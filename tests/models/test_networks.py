@@ -1,11 +1,11 @@
 """Networks: shapes for any number of channels, known weights mapped in full, pickles refused."""
 
 import pickle
-from pathlib import Path
 
 import pytest
 import timm
 import torch
+from payload import Touch
 from safetensors.torch import save_file
 
 from pathopatch.core.errors import (
@@ -55,9 +55,6 @@ def test_a_timm_network_takes_any_channels_and_names_its_classifier():
     network = build_network("resnet10t", 4)
     assert network.eval()(torch.zeros(1, 4, 32, 32)).shape == (1, 2)
     assert classifier_of(network).out_features == 2
-
-
-def test_an_unknown_architecture_is_refused_by_name():
     with pytest.raises(InputUnsupportedError, match="resnet-of-mine"):
         build_network("resnet-of-mine", 3)
 
@@ -98,17 +95,9 @@ def test_weights_of_another_architecture_are_refused_with_the_difference(tmp_pat
         build_network("small-groupnorm", 3, pretrained="efficientnet-lite0")
 
 
-class _Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return Path.touch, (self.target,)
-
-
 def test_a_pickle_with_a_payload_is_refused_and_its_code_does_not_run(tmp_path):
-    (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": _Payload(tmp_path / "ran")}))
-    torch.save({"a": _Payload(tmp_path / "ran")}, tmp_path / "zip.pth")
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": Touch(tmp_path / "ran")}))
+    torch.save({"a": Touch(tmp_path / "ran")}, tmp_path / "zip.pth")
     for name in ("w.pth", "zip.pth"):
         with pytest.raises(CheckpointUnsafeError):
             build_network("small-groupnorm", 3, pretrained=tmp_path / name)

@@ -8,6 +8,7 @@ import made_features
 import numpy as np
 import pytest
 import torch
+from payload import Touch
 
 from pathopatch.core.errors import (
     CheckpointUnsafeError,
@@ -206,20 +207,10 @@ def test_without_torch_tensors_are_refused_with_what_to_install(
 def test_a_pickle_in_place_of_a_tensor_is_not_run(tmp_path: Path) -> None:
     folder = made_features.clam_tensors(tmp_path)
     path = folder / "pt_files" / "A.pt"
-    torch.save(_Touch(tmp_path / "ran"), path)
+    torch.save(Touch(tmp_path / "ran"), path)
     with pytest.raises(CheckpointUnsafeError, match=r"nothing was run.*A\.pt"):
         open_features(folder).read("A")
     assert not (tmp_path / "ran").exists()
-
-
-class _Touch:
-    """What runs when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("kind", ["pt", "npz"])
