@@ -46,7 +46,7 @@ def read_trident(file: FeatureFile, with_features: bool) -> SlideFeatures:
         slide = read_slide(file.path, "features", with_features)
         features, dim = slide.features, slide.dim
         name = text(slide.attributes["features"], "encoder") or name
-    about = slide.attributes["coords"]
+    about = slide.attributes.get("coords", {})
     side, size_px = number(about, "patch_size_level0"), size(about, "level0_width", "level0_height")
     encoder = Encoder(dim=dim, name=name or None)
     return file.slide(features, encoder, slide.xy, side=side, size_px=size_px, notes=TRIDENT_NOTES)

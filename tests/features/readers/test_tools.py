@@ -65,6 +65,10 @@ def test_a_tensor_takes_the_coordinates_of_its_patches(tmp_path: Path) -> None:
     slide = open_features(folder).read("A")
     np.testing.assert_array_equal(slide.x, made_features.XY["A"][:, 0])
     assert slide.side == made_features.SIDE
+    with h5py.File(folder.parent / "patches" / "A_patches.h5", "r+") as file:
+        del file["coords"]
+    with pytest.raises(InputCorruptError, match="4 features and 0 values of x"):
+        open_features(folder).read("A")
 
 
 def test_half_precision_stays_as_it_is_stored(tmp_path: Path) -> None:
