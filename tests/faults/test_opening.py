@@ -16,7 +16,6 @@ import pathopatch
 from pathopatch.cli.program import app
 from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
-from pathopatch.core.progress import WITHIN_SLIDE
 from pathopatch.core.status import read_status
 from pathopatch.stages.batch.run import workers_for
 from pathopatch.stages.check import check_manifest
@@ -72,12 +71,6 @@ def cohort(folder: Path, names: tuple[str, ...], *, mpp: tuple[float, ...] = (0.
         lines.append(f"{name},{name},train,{name}.tif")
     (folder / "cohort.csv").write_text("\n".join(lines) + "\n")
     return folder / "cohort.csv"
-
-
-def artefacts(out: Path) -> dict[str, bytes]:
-    """Every file but status, which holds times."""
-    files = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if not name.startswith(("status", "logs"))}
 
 
 def _make_readers_faulty(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -160,27 +153,6 @@ def test_limits_of_a_set_of_ready_patches_are_refused_with_the_reason(tmp_path: 
         told = CliRunner().invoke(app, ["tile", "--patches", str(tmp_path), "-o", str(tmp_path / "out"), option])
         assert told.exit_code == 2
         assert "are limits of a slide" in " ".join(told.output.replace("\u2502", " ").split())
-
-
-@pytest.mark.slow
-def test_two_processes_tile_the_same_bytes_as_one_and_a_rerun_is_current(tmp_path: Path) -> None:
-    manifest = cohort(tmp_path, ("a", "b", "c"))
-    progress_calls: list[tuple[str, int, int]] = []
-    for workers in (1, 2):
-        out = tmp_path / str(workers)
-        outcomes = tile_cohort(
-            manifest,
-            out,
-            CONFIG,
-            BatchOptions(workers=workers),
-            progress=lambda what, done, total, _="": progress_calls.append((what, done, total)),
-        )
-        assert [outcome.state for outcome in outcomes] == ["done"] * 3
-    assert artefacts(tmp_path / "1") == artefacts(tmp_path / "2")
-    of_slides = [words for words in progress_calls if words[0] != WITHIN_SLIDE]
-    assert of_slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (0, 1, 2, 3)]
-    again = tile_cohort(manifest, tmp_path / "2", CONFIG, BatchOptions(workers=2))
-    assert [outcome.state for outcome in again] == ["current"] * 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])
