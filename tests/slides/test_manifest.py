@@ -179,14 +179,6 @@ def test_columns_of_one_channel_in_two_cases_are_refused(tmp_path: Path) -> None
     assert problems(tmp_path, text) == [("CHANNEL_MISMATCH", None, "path:shg")]
 
 
-def test_a_missing_file_is_left_to_its_slide_unless_strict(tmp_path: Path) -> None:
-    path = write(tmp_path, "slide_id,patient_id,path,tumor_mask\ns1,p1,gone.tif,gone.png\ns2,p2,a.tif,\n")
-    first, _ = read_manifest(path, strict=False)
-    assert (first.source, first.tumor_mask) == (str(tmp_path / "gone.tif"), tmp_path / "gone.png")
-    with pytest.raises(TableError, match="INPUT_MISSING"):
-        read_manifest(path)
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
