@@ -92,27 +92,22 @@ def test_a_slide_without_patches_gives_an_empty_table() -> None:
     assert "group@0.25" in groups
 
 
-def test_bins_that_are_large_enough_stay():
-    counts = np.array([[[30, 10, 40], [10, 12, 50]]])
-    assert _kept_cuts(counts, least=10) == (0, 1)
-
-
-def test_a_small_bin_joins_the_neighbour_with_fewer_patches_of_its_label():
-    counts = np.array([[[30, 9, 40, 20], [10, 12, 50, 15]]])  # bin 1 joins bin 0 (30 < 40): the first cut goes
-    assert _kept_cuts(counts, least=10) == (1, 2)
-    assert _kept_cuts(np.array([[[30, 9, 20], [30, 30, 30]]]), least=10) == (0,)  # here bin 2 is the smaller one
-
-
-def test_bins_are_joined_until_all_suffice_or_two_are_left():
-    counts = np.array([[[3, 4, 50, 5], [60, 60, 60, 60]]])
-    # 3 joins 4: (7, 50, 5); 5 joins 50: (7, 55); two bins are left, though 7 is below 10
-    assert _kept_cuts(counts, least=10) == (1,)
-
-
-def test_validation_counts_for_itself():
-    train, val = [[50, 50, 50], [50, 50, 50]], [[20, 0, 20], [20, 20, 20]]
-    assert _kept_cuts(np.array([train]), least=10) == (0, 1)
-    assert _kept_cuts(np.array([train, val]), least=10) == (1,)
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ([[[30, 10, 40], [10, 12, 50]]], (0, 1)),  # all are large enough
+        # Bin 1 joins the neighbour with fewer patches of its label, bin 0 (30 < 40): the first cut goes.
+        ([[[30, 9, 40, 20], [10, 12, 50, 15]]], (1, 2)),
+        ([[[30, 9, 20], [30, 30, 30]]], (0,)),  # here bin 2 is the smaller neighbour
+        # 3 joins 4: (7, 50, 5); 5 joins 50: (7, 55); two bins are left, though 7 is below 10.
+        ([[[3, 4, 50, 5], [60, 60, 60, 60]]], (1,)),
+        # Validation counts for itself.
+        ([[[50, 50, 50], [50, 50, 50]]], (0, 1)),
+        ([[[50, 50, 50], [50, 50, 50]], [[20, 0, 20], [20, 20, 20]]], (1,)),
+    ],
+)
+def test_bins_are_joined_until_all_suffice_or_two_are_left(counts, kept):
+    assert _kept_cuts(np.array(counts), least=10) == kept
 
 
 def test_patches_go_where_their_bin_went():

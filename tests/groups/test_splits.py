@@ -54,14 +54,10 @@ def test_a_given_split_is_respected_and_is_the_whole_patients() -> None:
     assert counts(splits, "t") == {"train": 4, "val": 2, "test": 4}
 
 
-def test_a_patient_in_two_splits_is_refused() -> None:
-    patches, _ = cohort(1, 0)
-    slides = pd.DataFrame({"patient_id": ["t000", "t000"], "split": ["train", "test"]})
-    with pytest.raises(SplitLeakageError, match="'t000': the patient is in the splits test, train"):
-        assign_splits(patches, slides)
-
-
-def test_an_unknown_split_is_refused() -> None:
+def test_a_patient_in_two_splits_and_an_unknown_split_are_refused() -> None:
     patches, slides = cohort(1, 0)
+    twice = pd.DataFrame({"patient_id": ["t000", "t000"], "split": ["train", "test"]})
+    with pytest.raises(SplitLeakageError, match="'t000': the patient is in the splits test, train"):
+        assign_splits(patches, twice)
     with pytest.raises(InputUnsupportedError, match="'dev'"):
         assign_splits(patches, slides.assign(split="dev"))
