@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TileConfig
 from pathopatch.patches import intensity
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities_of
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities_of, read_level
 from pathopatch.patches.labels import LabelSource, SlideLabels, patch_means, tumor_on_glass
 from pathopatch.patches.labels import labels as labels_of
 from pathopatch.patches.picture import (
@@ -27,10 +27,9 @@ from pathopatch.patches.picture import (
     outlined,
 )
 from pathopatch.patches.tissue import nearest_part
-from pathopatch.slides import Level, Slide
+from pathopatch.slides import Slide
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.composite import Picture, compose, shrunk
-from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for
 
 _SAMPLE_PX, _SAMPLES = 256, 8  # side of the windows at level 0, and their number per axis
 _WHOLE_PX = 2048  # smaller slides are read whole
@@ -48,14 +47,9 @@ class Description:
     """The facts and measurements of a slide."""
 
     slide_id: str
-    channels: tuple[str, ...]
-    dtype: str
-    size: tuple[int, int]  # (width, height), level-0 px
-    bounds: tuple[int, int, int, int]  # (x, y, width, height) of the scanned part, level-0 px
+    slide: Slide  # open or closed: its facts stay
     mpp: float | None  # um per level-0 px; None if unknown
-    levels: tuple[Level, ...]  # finest first
     background: str  # see `pathopatch.slides.background.parse_background`
-    is_rgb: bool
     overview: NDArray[np.generic]  # (C, h, w): the whole slide, source units
     windows: NDArray[np.float64]  # (C, 2): intensities drawn black and full
     saturated: tuple[float, ...]  # by channel, see `saturated_shares`
@@ -91,28 +85,27 @@ class Description:
 
     def lines(self) -> list[tuple[str, str]]:
         """Return name and text of each fact, in reading order."""
-        x, y, width, height = self.bounds
-        sizes = ", ".join(f"{level.width} x {level.height} (1/{level.downsample:g})" for level in self.levels)
-        size = f"{self.size[0]} x {self.size[1]} px"
+        slide, (x, y, width, height) = self.slide, self.slide.bounds
+        sizes = ", ".join(f"{level.width} x {level.height} (1/{level.downsample:g})" for level in slide.levels)
+        size = f"{slide.size[0]} x {slide.size[1]} px"
         if self.mpp is not None:
-            size += f", {self.size[0] * self.mpp / 1000:.3g} x {self.size[1] * self.mpp / 1000:.3g} mm"
+            size += f", {slide.size[0] * self.mpp / 1000:.3g} x {slide.size[1] * self.mpp / 1000:.3g} mm"
         lines = [
             ("slide", self.slide_id),
-            ("channels", ", ".join(self.channels)),
-            ("type", self.dtype),
+            ("channels", ", ".join(slide.channels)),
+            ("type", str(slide.dtype)),
             ("size", size),
             ("mpp", "not stated: give --slide-mpp" if self.mpp is None else f"{self.mpp:.4g} um/px"),
-            ("levels", f"{len(self.levels)}: {sizes}"),
+            ("levels", f"{len(slide.levels)}: {sizes}"),
             ("background", self.background),
         ]
-        if (width, height) != self.size:
+        if (width, height) != slide.size:
             lines.append(("scanned part", f"{width} x {height} px at ({x}, {y})"))
         if self.analysis is None:
             return [*lines, ("tissue", "not sought: its sizes in um need the mpp"), *self._channel_lines()]
         if self.target_mpp is not None:
             downsample = self.analysis.grid.downsample
-            level = level_for([level.downsample for level in self.levels], downsample, exact_factor=EXACT_READ_FACTOR)
-            scale = self.levels[level].downsample
+            level, scale = read_level(slide, downsample).values()
             side = f"{downsample / scale:.4g}"
             text = f"read from level {level} (1/{scale:g}), {side} x {side} px to one"
             lines.append((f"at {self.target_mpp:g} um/px", text))
@@ -133,11 +126,11 @@ class Description:
     def _channel_lines(self) -> list[tuple[str, str]]:
         lines = []
         shifts = {shift.channel: shift for shift in self.analysis.shifts} if self.analysis is not None else {}
-        for name, (low, high), share in zip(self.channels, self.windows.tolist(), self.saturated, strict=True):
+        for name, (low, high), share in zip(self.slide.channels, self.windows.tolist(), self.saturated, strict=True):
             text = f"window {low:.5g} to {high:.5g}, saturated " + ("–" if math.isnan(share) else f"{share:.2%}")
             shift = shifts.get(name)
             if shift is not None and self.mpp is not None:
-                text += f", against {self.channels[0]}: "
+                text += f", against {self.slide.channels[0]}: "
                 text += (
                     f"shifted {shift.x_px:+.1f} px across, {shift.y_px:+.1f} px down "
                     f"({shift.distance_px * self.mpp:.2f} um, confidence {shift.confidence:.0f})"
@@ -194,14 +187,9 @@ def describe_slide(
         warnings += tumor_on_glass(x, y, label, tissue_fraction, extent=grid.extent)
     return Description(
         slide_id=slide_id,
-        channels=slide.channels,
-        dtype=str(slide.dtype),
-        size=slide.size,
-        bounds=slide.bounds,
+        slide=slide,
         mpp=mpp,
-        levels=slide.levels,
         background=background,
-        is_rgb=slide.is_rgb,
         overview=overview,
         windows=windows,
         saturated=saturated_shares(slide, polarities_of(slide, config), missing),
@@ -261,16 +249,16 @@ def _sample_windows(x: int, y: int, width: int, height: int) -> list[tuple[int, 
 
 def thumbnail(description: Description) -> Picture:
     """Draw a slide: its channels in colours, names, and with mpp the outlined tissue and a scale bar; see `framed`."""
-    view = compose(shrunk(description.overview, _LONGEST), description.windows, is_rgb=description.is_rgb)
+    view = compose(shrunk(description.overview, _LONGEST), description.windows, is_rgb=description.slide.is_rgb)
     # By a whole factor, so that each pixel stays a square.
     factor = max(1, _SMALLEST // max(view.shape[:2]))
     view = view.repeat(factor, axis=0).repeat(factor, axis=1)
     if description.analysis is not None:
         view = outlined(view, mask_under(view, description.analysis.tissue.mask))
     (height, width), (top, left) = view.shape[:2], ORIGIN
-    channels = () if description.is_rgb else description.channels
+    channels = () if description.slide.is_rgb else description.slide.channels
     size = (2 * left + max(width, 420), top + height + _FOOT + _LINE * len(channels) + MARGIN_PX)
-    um_per_px = None if description.mpp is None else description.size[0] * description.mpp / width
+    um_per_px = None if description.mpp is None else description.slide.size[0] * description.mpp / width
     sheet, draw = framed(view, size, description.slide_id, um_per_px)
     share = "mpp unknown" if description.analysis is None else f"tissue {description.tissue_text()}, outlined"
     draw.text((size[0] - left, top + height + 26), share, fill=FAINT, font=font(FONT_PX), anchor="ra")
