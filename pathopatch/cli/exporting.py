@@ -43,13 +43,9 @@ def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, for
 
 def _export(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *, force: bool) -> None:
     """Write a model, by default into a folder that is named by its run."""
-    from pathopatch.models.export import export_model
+    from pathopatch.stages import export
 
-    home = bundle.resolve()
-    run = home.parent.name if home.name == "model" else home.name  # what a run calls its bundle says less
-    path = out or Path(f"{run}-{kind}")
-    export_model(bundle, path, kind=kind, force=force)
-    print(path)
+    print(export.export_bundle(bundle, out, kind, force=force))
 
 
 def export_review(
@@ -95,10 +91,10 @@ def export_qupath(
     force: Force = False,
 ) -> None:
     """Write GeoJSON for QuPath, a folder per slide: patches, positive regions and what reviewers decided."""
-    from pathopatch.heatmaps.qupath import write_qupath_folder
+    from pathopatch.stages import export
 
     with progress_bars(quiet) as progress:
-        written = write_qupath_folder(out, folder or Path("qupath"), force=force, progress=progress)
+        written = export.export_qupath(out, folder, force=force, progress=progress)
     say_warnings(written.notes.items())
     if not quiet:
         slides = pluralize(written.slides, "slide")

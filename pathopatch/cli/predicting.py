@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import shlex
-from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,8 +30,7 @@ from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
     from pathopatch.review.decisions import DecisionLog
-    from pathopatch.slides.manifest import SlideRow
-    from pathopatch.stages.find_slides import SlideFeaturesRow
+    from pathopatch.stages.find_slides import ToPredict
 
 
 def predict(
@@ -75,10 +73,8 @@ def predict(
     batch: Batch,
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
-    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph, check_bundles
-    from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.find_slides import features_to_predict, find_cohort, takes_features
-    from pathopatch.stages.predict import predict_cohort, predict_plan
+    from pathopatch.stages.predict import check_models, predict_cohort, predict_plan
 
     sources, models, out = _what_to_predict(source, model, out, example=example)
     is_head = takes_features(models)
@@ -93,11 +89,12 @@ def predict(
     if is_head and weights is None and len(sources) > 1:
         raise typer.BadParameter("name one folder or file of features")
     encoder = None
-    cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow]
+    cohort: ToPredict
     if is_head and weights is None:
         cohort = features_to_predict(Path(sources[0]), slides=slides)
     else:
-        check_bundles(models)  # before every file of a large folder is opened
+        for note in check_models(models, settings):  # before every file of a large folder is opened
+            say(note)
         with progress_bars(batch.quiet) as progress:
             found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
         say_left_out(found.left_out)
@@ -107,14 +104,11 @@ def predict(
 
             encoder = encoder_of_head(models, weights, settings, batch, mpp=settings.encoder_mpp)
         else:
-            for bundle in bundles_without_graph(models) if settings.runtime == "auto" else ():
-                say(
-                    f"{bundle} has no model.onnx, so torch runs it, which is slow on a processor; add it: {INTO_BUNDLE}"
-                )
             if settings.deidentify:
-                cohort = pseudonymize(found.rows)
-                for before, after in zip(found.rows, cohort, strict=True):
-                    say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
+                pseudonyms = found.pseudonyms()
+                cohort = list(pseudonyms.values())
+                for slide_id, row in pseudonyms.items():
+                    say(f"{slide_id} is {row.slide_id}")  # on the screen alone
             if batch.dry_run:
                 refuse_limits(context)
                 plan = predict_plan(cohort, models, out, settings, slide_mpp=slide_mpp, force=batch.force)
@@ -142,7 +136,7 @@ def _what_to_predict(
     source: list[str] | None, model: list[Path] | None, out: Path | None, *, example: bool
 ) -> tuple[list[str], list[Path], Path]:
     """Return slides, bundles and folder: those that were given, or the packaged ones of the example."""
-    from pathopatch.models.bundle import bundle_folder
+    from pathopatch.stages.find_slides import find_models
 
     if example:
         if source or model:
@@ -152,7 +146,7 @@ def _what_to_predict(
         return [str(EXAMPLE_MANIFEST)], [EXAMPLE_MODEL], out or Path("pathopatch-example")
     if not (source and model and out):
         raise typer.BadParameter("name a SLIDE, --model and --out, or try --example")
-    return source, [bundle_folder(path) for path in model], out
+    return source, find_models(model), out
 
 
 def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:

@@ -98,14 +98,12 @@ def check(
 
     With --config the settings of its table \[tile] hold, and the class names of annotations must be among them.
     """
-    from pathopatch.stages.check import check_manifest
+    from pathopatch.stages.check import check_manifest, divide_manifest
 
     if slides_per_part is not None:
         if out is None:
             raise typer.BadParameter("--slides-per-part writes to OUT/parts/: give --out")
-        from pathopatch.slides.manifest import read_manifest, write_parts
-
-        for path in write_parts(read_manifest(manifest), out / "parts", slides_per_part):
+        for path in divide_manifest(manifest, out, slides_per_part):
             print(path)
         return
     with progress_bars(batch.quiet) as progress:
@@ -233,12 +231,9 @@ def tissue(
 def _show_encoders(is_wanted: bool) -> None:
     if not is_wanted:
         return
-    from pathopatch.features.encoders import ENCODERS
+    from pathopatch.stages.encoder import known_encoders_text
 
-    for entry in ENCODERS.values():
-        scale = "any um/px" if entry.mpp is None else f"{entry.mpp:g} um/px"
-        form = f"{entry.dim:5} {entry.pooling:8} {entry.crop:22} {scale:10}"
-        print(f"{entry.name:19} {form} {entry.source} ({entry.licence})")
+    print(known_encoders_text())
     raise typer.Exit
 
 

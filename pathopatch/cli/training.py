@@ -152,20 +152,16 @@ def train(
     Under torchrun several GPUs or processes train one run together. The same search started again beside a running one
     helps it.
     """
-    from pathopatch.stages.train import train_run
-    from pathopatch.training.distributed import is_first_process
+    from pathopatch.stages.train import reports, search_plan_text, train_run
 
     is_tune = context.info_name == "tune"
     if is_tune:
         say("tune is another name of `train --trials N`, and goes in the next release")
-    is_search, is_first = is_tune or bool(typed_options(context, "trials")), is_first_process()
+    is_search, is_first = is_tune or bool(typed_options(context, "trials")), reports()
     if not is_search:
         refuse(context, "it is of a search: give --trials", "objective", "workers")
     elif not batch.quiet:
-        from pathopatch.training.run import cohort_settings
-        from pathopatch.training.search import search_text
-
-        say(search_text([cohort_settings(work, settings)], search))
+        say(search_plan_text(work, settings, search))
     shared: dict[str, Any] = {"search": search, "workers": batch.workers} if is_search else {}
     with progress_bars(batch.quiet or not is_first) as progress:
         folder = train_run(work, settings, **shared, force=batch.force, progress=progress)
@@ -193,22 +189,17 @@ def evaluate(
 ) -> None:
     """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
-    from pathopatch.evaluation.compare import comparison_table
-    from pathopatch.stages.evaluate import evaluate_runs
+    from pathopatch.stages.evaluate import comparison_text, evaluate_model, evaluate_runs
 
     if model is None:
         refuse(context, "it goes with --model", "split", "name")
     else:
         refuse(context, "give --run or --model, one of the two", "run")
-        from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
-
-        folder = evaluate_bundle(work, model, splits=split, name=name, device=device, runtime=runtime, force=force)
-        print(external_validation_text(folder))
-        print(f"numbers: {folder}")
+        print(evaluate_model(work, model, splits=split, name=name, device=device, runtime=runtime, force=force))
         return
     with progress_bars(quiet) as progress:
         evaluate_runs(work, run, EvaluateConfig(), device=device, runtime=runtime, force=force, progress=progress)
-    print(comparison_table(work))
+    print(comparison_text(work))
 
 
 def run(
@@ -225,21 +216,19 @@ def run(
 ) -> None:
     """Run a whole study, from the manifest to the report."""
     from pathopatch.core.config import load_study
-    from pathopatch.evaluation.compare import comparison_table
     from pathopatch.stages.audit import audit_text
-    from pathopatch.stages.study import run_study, study_runs
+    from pathopatch.stages.evaluate import comparison_text
+    from pathopatch.stages.study import run_study, study_search_text
 
     settings = load_study(study)
     if settings.tune and not quiet:
-        from pathopatch.training.search import search_text
-
-        say(search_text(study_runs(settings), settings.tune))
+        say(study_search_text(settings, settings.tune))
     with progress_bars(quiet) as progress:
         result = run_study(settings, until=until, workers=workers, force=force, progress=progress)
     if until != "tile":
         print(audit_text(settings.work))
     if until in ("evaluate", "predict", "report"):
-        print(comparison_table(settings.work))
+        print(comparison_text(settings.work))
     if until == "report":
         print(f"report: {settings.work / 'report' / 'index.html'}")
     finish(result.outcomes, untrained=result.untrained)

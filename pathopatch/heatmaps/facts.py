@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict, cast
 from pathopatch.core.artefacts import damages, fingerprint
 from pathopatch.core.files import read_json
 from pathopatch.heatmaps import FACTS
+from pathopatch.models.leakage import SELECTED_ON, TRAINED_ON
 from pathopatch.patches.grid import Grid
 
 HEATMAP = "heatmap.ome.tif"
@@ -17,6 +18,8 @@ EXPORTS = (
     "patches.csv",
 )  # fmt: skip
 """Files and folders of a heatmap beside its facts."""
+LEAKS = (TRAINED_ON, SELECTED_ON)
+"""Words of ``leakage`` that call for a warning."""
 OWN, TABLE = "fingerprint", "predictions"  # a mark of the facts themselves, and the table's name among the marks
 
 

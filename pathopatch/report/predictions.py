@@ -12,8 +12,8 @@ from markupsafe import Markup
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
 from pathopatch.heatmaps import FLAGS
+from pathopatch.heatmaps.facts import LEAKS
 from pathopatch.heatmaps.summary import share_of_tissue
-from pathopatch.models.leakage import leakage_warning
 from pathopatch.report.cohort_section import STATES, one_row_a_slide, slide_problems
 from pathopatch.report.collect import Study
 
@@ -58,7 +58,7 @@ def predictions_answer(study: Study, thumbnails: Mapping[str, str]) -> dict[str,
         "models": models(study),
         "n_slides": len(rows),
         "states": Counter(row["predict_state"] for row in rows),
-        "leaks": Counter(row["predict_leakage"] for row in rows if leakage_warning(row["predict_leakage"])),
+        "leaks": Counter(row["predict_leakage"] for row in rows if row["predict_leakage"] in LEAKS),
         "counts": {name: sum(row["predict_counts"].get(name, 0) for row in rows) for name in _COUNTS},
         # Of an earlier version a summary has no area of positive tissue.
         "share": share_of_tissue(areas["positive_tissue_mm2"], areas["tissue_mm2"])
@@ -115,7 +115,7 @@ def predicted(study: Study) -> dict[str, Any]:
                 "slide_id": row["slide_id"],
                 "patient_id": row["patient_id"],
                 "state": STATES.get(row["predict_state"], row["predict_state"])
-                + (_LEAKED.format(row["predict_leakage"]) if leakage_warning(row["predict_leakage"]) else ""),
+                + (_LEAKED.format(row["predict_leakage"]) if row["predict_leakage"] in LEAKS else ""),
                 "decision": _verdict_name(decisions.get(row["slide_id"])),
                 # Failed and empty slides have neither counts nor a summary; their cells become dashes.
                 **{name: row["predict_summary"].get(name) for name in _SUMMARY},

@@ -48,6 +48,18 @@ def _opened(config: EncodeConfig, device: str) -> PatchEncoder:
     return patch_encoder.open_patch_encoder(loaded, device=device, precision=config.precision, threads=config.threads)
 
 
+def known_encoders_text() -> str:
+    """Return a line for each encoder that is known by name: its features, pooling, crop, scale, source and licence."""
+    from pathopatch.features.encoders import ENCODERS
+
+    lines = []
+    for entry in ENCODERS.values():
+        scale = "any um/px" if entry.mpp is None else f"{entry.mpp:g} um/px"
+        form = f"{entry.dim:5} {entry.pooling:8} {entry.crop:22} {scale:10}"
+        lines.append(f"{entry.name:19} {form} {entry.source} ({entry.licence})")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreparedEncoder:
     """An encoder that was loaded and tried: how each process opens it, and how slides are cut for it."""

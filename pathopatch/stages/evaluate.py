@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
@@ -59,6 +59,21 @@ def evaluate_runs(
         pool_run(work, name, config=config, force=force)
     write_fold_tables(work)
     return compare(work, config=config)
+
+
+def comparison_text(work: Path) -> str:
+    """Return the comparison of evaluated runs as the terminal shows it."""
+    from pathopatch.evaluation.compare import comparison_table
+
+    return comparison_table(work)
+
+
+def evaluate_model(work: Path, model: Path, **options: Any) -> str:
+    """Judge a bundle from anywhere on labelled patches, see `evaluate_bundle`; return the results and their place."""
+    from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
+
+    folder = evaluate_bundle(work, model, **options)
+    return f"{external_validation_text(folder)}\nnumbers: {folder}"
 
 
 def finished_runs(work: Path) -> list[str]:

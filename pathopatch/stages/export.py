@@ -1,15 +1,17 @@
-"""Export reviews to other programs: the commands `export review`, `agreement` and `regions`; and a bundle's ONNX."""
+"""Export reviews, predictions and models to other programs: the commands of `export`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, write_bytes
+from pathopatch.core.progress import Progress
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
+    from pathopatch.heatmaps.qupath import QupathFolder
 
 
 def export_review(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
@@ -66,6 +68,26 @@ def export_regions(out: Path, folder: Path | None = None, *, force: bool = False
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def export_qupath(
+    out: Path, folder: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> QupathFolder:
+    """Write a folder of GeoJSON for each predicted slide, see `write_qupath_folder`; ``qupath`` if None."""
+    from pathopatch.heatmaps.qupath import write_qupath_folder
+
+    return write_qupath_folder(out, folder or Path("qupath"), force=force, progress=progress)
+
+
+def export_bundle(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *, force: bool = False) -> Path:
+    """Write a model for other programs, see `export_model`; by default into a folder that is named by its run."""
+    from pathopatch.models.export import export_model
+
+    home = bundle.resolve()
+    run = home.parent.name if home.name == "model" else home.name  # what a run calls its bundle says less
+    path = out or Path(f"{run}-{kind}")
+    export_model(bundle, path, kind=kind, force=force)
+    return path
 
 
 def _decisions(out: Path) -> list[RecordedDecision]:

@@ -15,7 +15,7 @@ from pathopatch.core.progress import Progress
 from pathopatch.slides import parse_source
 from pathopatch.slides.discovery import discover, why_none
 from pathopatch.slides.discovery_files import set_name
-from pathopatch.slides.manifest import SlideRow, is_manifest, read_manifest
+from pathopatch.slides.manifest import SlideRow, is_manifest, pseudonymize, read_manifest
 from pathopatch.slides.slide_paths import ID_REMEDY, is_zarr, slide_id_from_path, slide_id_from_text, valid_slide_id
 
 if TYPE_CHECKING:
@@ -52,6 +52,13 @@ class Cohort:
 
     rows: list[SlideRow]
     left_out: tuple[LeftOut, ...] = ()
+
+    def pseudonyms(self) -> dict[str, SlideRow]:
+        """Return each slide's row under its pseudonym, by the id that it has."""
+        return {row.slide_id: named for row, named in zip(self.rows, pseudonymize(self.rows), strict=True)}
+
+
+ToPredict = Sequence[SlideRow] | Sequence["SlideFeaturesRow"]
 
 
 def find_cohort(
@@ -119,6 +126,13 @@ class SlideFeaturesRow:
     def patient_id(self) -> str:
         """The slide's patient; the slide itself where no manifest says."""
         return self.slide_id if self.slide is None else self.slide.patient_id
+
+
+def find_models(paths: Sequence[Path]) -> list[Path]:
+    """Return the bundles that paths name: each itself, or ``model/`` in the folder of a training run."""
+    from pathopatch.models.bundle import bundle_folder
+
+    return [bundle_folder(path) for path in paths]
 
 
 def takes_features(models: Sequence[Path]) -> bool:

@@ -98,6 +98,16 @@ def predict_cohort(
     return outcomes
 
 
+def check_models(models: Sequence[Path], config: PredictConfig) -> list[str]:
+    """Refuse bundles that cannot predict, as `check_bundles`; return notes on those that predict slowly."""
+    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph, check_bundles
+
+    check_bundles(models)
+    slow = bundles_without_graph(models) if config.runtime == "auto" else []
+    note = "{} has no model.onnx, so torch runs it, which is slow on a processor; add it: {}"
+    return [note.format(bundle, INTO_BUNDLE) for bundle in slow]
+
+
 def predict_plan(
     cohort: Sequence[SlideRow],
     models: Sequence[Path],

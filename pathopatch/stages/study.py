@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, head_settings, load_study
+from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, TuneConfig, head_settings, load_study
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.progress import Progress
 from pathopatch.core.task import Outcome
@@ -114,6 +114,13 @@ def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | 
         )
     assert study.manifest is not None  # the configuration has one of the two
     return tile_cohort(study.manifest, study.work, study.tile, batch, progress=progress)
+
+
+def study_search_text(study: StudyConfig, search: TuneConfig) -> str:
+    """Say what the searches of a study would try, in how many steps."""
+    from pathopatch.training.search import search_text
+
+    return search_text(study_runs(study), search)
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:

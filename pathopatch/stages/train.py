@@ -34,6 +34,21 @@ def train_run(
     return folders[0] if len(folders) == 1 else work / FOLDS
 
 
+def reports() -> bool:
+    """Return whether this process is the one that prints, of several that train one run under torchrun."""
+    from pathopatch.training.distributed import is_first_process
+
+    return is_first_process()
+
+
+def search_plan_text(work: Path, config: TrainConfig, search: TuneConfig) -> str:
+    """Say what a search of a run's settings would try, in how many steps."""
+    from pathopatch.training.run import cohort_settings
+    from pathopatch.training.search import search_text
+
+    return search_text([cohort_settings(work, config)], search)
+
+
 def require_training() -> None:
     """Load what training needs, so that a missing package is told before hours of work on slides."""
     import pathopatch.training.run  # noqa: F401
