@@ -87,8 +87,8 @@ def read(path: Path | str, *, layout: str = "auto", mpp: float | None = None) ->
 
 
 def _joined(arrays: list[NDArray[Any] | None]) -> NDArray[Any] | None:
-    known = [array for array in arrays if array is not None]
-    return np.concatenate(known) if len(known) == len(arrays) else None
+    given = [array for array in arrays if array is not None]
+    return np.concatenate(given) if len(given) == len(arrays) else None
 
 
 def audit(

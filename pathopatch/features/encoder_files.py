@@ -231,14 +231,14 @@ def _unsafe(path: Path, problem: str) -> CheckpointUnsafeError:
 def _input_form(folder: Path, config: EncodeConfig) -> Mapping[str, Any]:
     """Return how patches are given to a model: as stated by the options, else by its ``preprocessor_config.json``."""
     path = folder / "preprocessor_config.json"
-    own = read_json(path) if path.is_file() else {}
-    size, crop = _side(own.get("size")), _side(own.get("crop_size"))
-    input_px = config.input_px or (crop if own.get("do_center_crop") else None) or size
+    stated = read_json(path) if path.is_file() else {}
+    size, crop = _side(stated.get("size")), _side(stated.get("crop_size"))
+    input_px = config.input_px or (crop if stated.get("do_center_crop") else None) or size
     form = {
         "input_px": input_px,
         "resize_px": input_px if config.input_px is not None else max(size or 0, input_px or 0),
-        "mean": config.mean or tuple(own.get("image_mean", ())),
-        "std": config.std or tuple(own.get("image_std", ())),
+        "mean": config.mean or tuple(stated.get("image_mean", ())),
+        "std": config.std or tuple(stated.get("image_std", ())),
     }
     _require_stated({name: form[name] for name in _STATED}, folder)
     return form

@@ -44,8 +44,8 @@ class Encoder:
     def key(self) -> str:
         """Folder's name for features of this encoder: its name, and a hash of all that is known of it."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", self.name or "encoder").strip("._-")[:64] or "encoder"
-        known = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+        facts = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known, as plain values."""
@@ -54,10 +54,10 @@ class Encoder:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Encoder:
         """Return the encoder that `to_dict` described, also after a way through JSON."""
-        known: dict[str, Any] = {
+        facts: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
         }
-        return cls(**known)
+        return cls(**facts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -199,11 +199,11 @@ def predict_slide(
     -------
     SlidePrediction
         The columns of its table: patch_id; x, y (origin) and width, height, level-0 px, of the whole patch even where
-        it overhangs; tissue_fraction; logit = z1 - z0, less the model's slope over the area; probability =
-        sigmoid(logit / temperature); of an ensemble the mean of the members' logits over their temperatures, its
-        sigmoid, and spread, the standard deviation of their probabilities; saturated_fraction and sharpness as `tile`
-        measures them; and a boolean column ``flag_<reason>`` for each of `pathopatch.heatmaps.FLAGS`, missing where it
-        cannot be decided. Row by row of the grid; without tissue no row, but all columns.
+        it overhangs; tissue_fraction; logit = z1 - z0; probability = sigmoid(logit / temperature); of an ensemble the
+        mean of the members' logits over their temperatures, its sigmoid, and spread, the standard deviation of their
+        probabilities; saturated_fraction and sharpness as `tile` measures them; and a boolean column ``flag_<reason>``
+        for each of `pathopatch.heatmaps.FLAGS`, missing where it cannot be decided. Row by row of the grid; without
+        tissue no row, but all columns.
 
     Raises
     ------

@@ -105,7 +105,7 @@ class PatchClassifier:
 class EnsembleOutput:
     """Prediction of all members for N patches."""
 
-    # (N,): z1 - z0 of a single model, less its slope over the area; of several the mean of that over the temperature.
+    # (N,): z1 - z0 of a single model; of several the mean of that over the temperature.
     logit: NDArray[np.float64]
     probability: NDArray[np.float64]  # (N,), sigmoid of the logit; of a single model, of the logit over its temperature
     spread: NDArray[np.float64]  # (N,), standard deviation of the members' probabilities; NaN for a single model

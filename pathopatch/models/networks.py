@@ -283,8 +283,8 @@ def timm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     import timm.layers
 
-    own: Any = timm.layers
-    layers = {"SwiGLUPacked": own.SwiGLUPacked, "SwiGLU": own.SwiGLU, "SiLU": nn.SiLU, "GELU": nn.GELU}
+    modules: Any = timm.layers
+    layers = {"SwiGLUPacked": modules.SwiGLUPacked, "SwiGLU": modules.SwiGLU, "SiLU": nn.SiLU, "GELU": nn.GELU}
     if unknown := [value for name, value in arguments.items() if name.endswith("_layer") and value not in layers]:
         raise InputUnsupportedError(
             f"no layer {unknown[0]!r}", place="[train] timm_args", remedy=f"use {', '.join(layers)}"

@@ -369,15 +369,15 @@ def _refuse_differences(one: BundleSpec, other: BundleSpec) -> None:
 
 def _seen_by_any(ranges: Sequence[TrainingRange | None]) -> TrainingRange | None:
     """Return the range that contains those of all members; None if a member has none."""
-    known = [seen for seen in ranges if seen is not None]
-    if len(known) < len(ranges):
+    stated = [seen for seen in ranges if seen is not None]
+    if len(stated) < len(ranges):
         return None
-    ends = np.array([seen.mean for seen in known])  # (M, C, 2)
-    least = [seen.sharpness for seen in known if seen.sharpness is not None]
+    ends = np.array([seen.mean for seen in stated])  # (M, C, 2)
+    least = [seen.sharpness for seen in stated if seen.sharpness is not None]
     return TrainingRange(
         mean=tuple(zip(ends[:, :, 0].min(axis=0).tolist(), ends[:, :, 1].max(axis=0).tolist(), strict=True)),
-        sharpness=min(least) if len(least) == len(known) else None,
-        sharpness_by_tissue=_least_of_any([seen.sharpness_by_tissue for seen in known]),
+        sharpness=min(least) if len(least) == len(stated) else None,
+        sharpness_by_tissue=_least_of_any([seen.sharpness_by_tissue for seen in stated]),
     )
 
 

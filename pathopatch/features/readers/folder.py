@@ -193,13 +193,13 @@ def check_slide(slide: SlideFeatures) -> None:
 
 
 def _require_none(
-    is_bad: NDArray[np.bool_], slide: SlideFeatures, what: str, error: type[InputCorruptError] | type[NonFiniteError]
+    is_bad: NDArray[np.bool_], slide: SlideFeatures, fault: str, error: type[InputCorruptError] | type[NonFiniteError]
 ) -> None:
     rows = np.flatnonzero(is_bad)
     if len(rows):
         shown = ", ".join(map(str, rows[:_SHOWN])) + (", …" if len(rows) > _SHOWN else "")
         raise error(
-            f"{what} of {slide.slide_id}, in {len(rows)} of {len(slide)} rows: {shown}",
+            f"{fault} of {slide.slide_id}, in {len(rows)} of {len(slide)} rows: {shown}",
             place=str(slide.path),
             remedy="extract the features of this slide again, or remove its file",
         )

@@ -35,11 +35,11 @@ def _slide_files(candidate: Candidate) -> list[FeatureFile]:
 
 def _read(file: FeatureFile, with_features: bool) -> SlideFeatures:
     """Return a slide's features."""
-    plain, own = read_trident(file, with_features), read_slide(file.path, more=_FRACTIONS)
+    plain, stored = read_trident(file, with_features), read_slide(file.path, more=_FRACTIONS)
     try:
-        known = json.loads(own.attributes[""][ATTRIBUTE])
+        known = json.loads(stored.attributes[""][ATTRIBUTE])
         encoder, notes = Encoder.from_dict(known["encoder"]), tuple(known["notes"])
-        facts: dict[str, Any] = {"mpp": known["mpp"], "side": known["side_px"], **own.more}
+        facts: dict[str, Any] = {"mpp": known["mpp"], "side": known["side_px"], **stored.more}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputCorruptError(
             f"the attribute {ATTRIBUTE} is not what encode writes: {error}",

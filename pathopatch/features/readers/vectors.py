@@ -52,11 +52,11 @@ def as_features(values: NDArray[Any], place: str) -> NDArray[Any]:
     return values if values.dtype == np.float16 else values.astype(np.float32, copy=False)
 
 
-def rows_and_dim(what: str, shape: tuple[int, ...] | None, place: str) -> tuple[int, int]:
+def rows_and_dim(item: str, shape: tuple[int, ...] | None, place: str) -> tuple[int, int]:
     """Return N and D of features; InputUnsupportedError if they are not (N, D)."""
     if shape is None or len(shape) != 2:
         raise InputUnsupportedError(
-            f"{what} of the shape {shape}, not one vector per patch",
+            f"{item} of the shape {shape}, not one vector per patch",
             place=place,
             remedy="use the features of the patches",
         )
