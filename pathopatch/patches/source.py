@@ -220,9 +220,7 @@ class FromStore:
         self.slide_id, self.warnings = slide_id, list[str]()
         self.store = PatchStore(WorkFolder(work).store(slide_id))
         self._table_path = WorkFolder(work).patches(slide_id)
-        stored = self.store.attributes
-        sides = {name: stored[name] for name in ("downsample", "patch_px", "stride_px")}
-        self.grid = Grid(width=stored["size_px"][0], height=stored["size_px"][1], **sides)
+        stored, self.grid = self.store.attributes, self.store.grid
         # Ready patches have no slide.
         self.size_px = None if stored.get("is_ready_set") else (self.grid.width, self.grid.height)
         self.mpp: float | None = stored["mpp"]

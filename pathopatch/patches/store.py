@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -31,79 +31,8 @@ _WHOLE_STORE_BYTES = 256 * 2**20  # as for fingerprints: to find a cohort curren
 
 
 def source_record(slide: Slide) -> dict[str, Any]:
-    """Return plain values with which `SourcePatches` opens the slide again with the same pixels."""
+    """Return plain values with which a store opens the slide again with the same pixels."""
     return {"path": slide.source, "mpp": slide.mpp, "channels": list(slide.channels), "background": slide.background}
-
-
-class SourcePatches:
-    """The patches of a tiled slide, read from its files; safe in any thread and any forked process.
-
-    `attributes` are the store's; `place`, the store, is for messages. Raises InputMissingError if they name no source.
-    """
-
-    def __init__(self, attributes: Mapping[str, Any], place: Path) -> None:
-        if "source" not in attributes:
-            raise InputMissingError(
-                "the store records neither pixels nor their source",
-                place=str(place),
-                remedy="tile the slide again with --force",
-            )
-        self._attributes, self._place = attributes, place
-        self._reset()
-        width, height = attributes["size_px"]
-        sides = {name: attributes[name] for name in ("downsample", "patch_px", "stride_px")}
-        self._grid = Grid(width=width, height=height, **sides)
-
-    def _reset(self) -> None:
-        """Start without an open slide, with a new lock."""
-        self._pid, self._lock = os.getpid(), threading.Lock()
-        self._slide: Slide | None = None
-
-    def read(self, origins: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Return the patches at `origins`, (n, 2), level-0 px, in any order; otherwise as `PatchStore.read`."""
-        # After a fork, the parent's lock may be held by a thread that does not exist here.
-        if self._pid != os.getpid():
-            self._reset()
-        channels, side = len(self._attributes["channels"]), self._grid.patch_px
-        with self._lock:
-            if self._slide is None:
-                self._slide = self._open_slide()
-            out = np.empty((len(origins), channels, side, side), self._slide.dtype)
-            fill = np.array(self._attributes["fill"], self._slide.dtype)
-            # Row by row, each tile of the file is decoded once.
-            for place in np.lexsort((origins[:, 0], origins[:, 1])).tolist():
-                x, y = origins[place].tolist()
-                planes(read_padded(self._slide, self._grid, fill, x, y), out[place])
-        return out
-
-    def check(self) -> None:
-        """Open the slide and close it, so that its errors are raised; see `read`."""
-        self._open_slide().close()
-
-    def close(self) -> None:
-        """Close the slide's files and free its decoded tiles; a later read opens them again."""
-        if self._slide is not None and self._pid == os.getpid():
-            with self._lock:
-                self._slide.close()
-
-    def _open_slide(self) -> Slide:
-        """Open the slide and verify that its files are those that were tiled."""
-        record = self._attributes["source"]
-        slide = open_slide(
-            record["path"], mpp=record["mpp"], channels=tuple(record["channels"]), background=record["background"]
-        )
-        tiled = self._attributes["stamp"]["inputs"]
-        # Other pixels under the same patch ids would be trained on with the wrong labels and tissue.
-        for index, path in enumerate(slide.paths):
-            if fingerprint_file(path) != tiled.get(f"slide {index}"):
-                slide.close()
-                raise StaleArtefactError(
-                    f"{path.name} is not the file that was tiled; no pixels are stored, so the patches would change",
-                    place=f"{path}, {self._place}",
-                    remedy="bring the file back, or tile the slide again with --force",
-                )
-        offsets = tuple((x, y) for x, y in self._attributes.get("registration", {}).get("offsets_px", ()))
-        return aligned(slide, offsets, self._attributes["background"])
 
 
 def patch_ids(slide_id: str, origins: NDArray[np.int64]) -> list[str]:
@@ -145,6 +74,13 @@ class PatchStore:
             stamp = Stamp.from_dict(self.attributes["stamp"])
             require_schema(stamp, place=path)
 
+        self._forget_slide()
+
+    def _forget_slide(self) -> None:
+        """Start without an open slide, with a new lock."""
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._slide: Slide | None = None
+
     # A worker process opens the store itself: open files and locks cannot be pickled.
     def __reduce__(self) -> tuple[Any, ...]:
         return PatchStore, (self.path,)
@@ -152,6 +88,13 @@ class PatchStore:
     def __len__(self) -> int:
         """Return the number of patches."""
         return len(self.origins)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The slide's grid, or the sheet's of ready patches."""
+        width, height = self.attributes["size_px"]
+        sides = {name: self.attributes[name] for name in ("downsample", "patch_px", "stride_px")}
+        return Grid(width=width, height=height, **sides)
 
     @property
     def windows(self) -> NDArray[np.float64]:
@@ -211,9 +154,7 @@ class PatchStore:
         """
         indices = self._checked_rows(rows)
         if not self.has_patches:
-            return self._source_patches.read(self.origins[indices]).astype(
-                stored_dtype(np.dtype(self.attributes["dtype"]))
-            )
+            return self._read_slide(self.origins[indices]).astype(stored_dtype(np.dtype(self.attributes["dtype"])))
         try:
             return self._patches.rows(indices)
         except DECODING_ERRORS as error:
@@ -293,12 +234,54 @@ class PatchStore:
 
     def check_source(self) -> None:
         """Check that the slide could replace the stored pixels; raises as `read`."""
-        self._source_patches.check()
+        self._open_slide().close()
 
     def close(self) -> None:
-        """Close the slide's files, if any are open; a later read opens them again."""
-        if "_source_patches" in self.__dict__:
-            self._source_patches.close()
+        """Close the slide's files and free its decoded tiles, if it is open; a later read opens them again."""
+        if self._slide is not None and self._pid == os.getpid():
+            with self._lock:
+                self._slide.close()
+
+    def _read_slide(self, origins: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return the patches at `origins`, (n, 2), from the slide; safe in any thread and any forked process."""
+        # After a fork, the parent's lock may be held by a thread that does not exist here.
+        if self._pid != os.getpid():
+            self._forget_slide()
+        with self._lock:
+            if self._slide is None:
+                self._slide = self._open_slide()
+            shape = len(origins), len(self.attributes["channels"]), self.grid.patch_px, self.grid.patch_px
+            out, fill = np.empty(shape, self._slide.dtype), np.array(self.attributes["fill"], self._slide.dtype)
+            # Row by row, each tile of the file is decoded once.
+            for place in np.lexsort((origins[:, 0], origins[:, 1])).tolist():
+                x, y = origins[place].tolist()
+                planes(read_padded(self._slide, self.grid, fill, x, y), out[place])
+        return out
+
+    def _open_slide(self) -> Slide:
+        """Open the slide and verify that its files are those that were tiled."""
+        record = self.attributes.get("source")
+        if record is None:
+            raise InputMissingError(
+                "the store records neither pixels nor their source",
+                place=str(self.path),
+                remedy="tile the slide again with --force",
+            )
+        slide = open_slide(
+            record["path"], mpp=record["mpp"], channels=tuple(record["channels"]), background=record["background"]
+        )
+        tiled = self.attributes["stamp"]["inputs"]
+        # Other pixels under the same patch ids would be trained on with the wrong labels and tissue.
+        for index, path in enumerate(slide.paths):
+            if fingerprint_file(path) != tiled.get(f"slide {index}"):
+                slide.close()
+                raise StaleArtefactError(
+                    f"{path.name} is not the file that was tiled; no pixels are stored, so the patches would change",
+                    place=f"{path}, {self.path}",
+                    remedy="bring the file back, or tile the slide again with --force",
+                )
+        offsets = tuple((x, y) for x, y in self.attributes.get("registration", {}).get("offsets_px", ()))
+        return aligned(slide, offsets, self.attributes["background"])
 
     def overview(self, level: int = 0) -> NDArray[np.generic]:
         """Return the overview, shape (C, h, w), source units; each further level is half as large."""
@@ -332,10 +315,6 @@ class PatchStore:
     def _masks(self) -> dict[MaskKind, ZarrReader]:
         kinds: tuple[MaskKind, ...] = get_args(MaskKind)
         return {kind: ZarrReader(self.path / mask_array_name(kind), is_complete=True) for kind in kinds}
-
-    @cached_property
-    def _source_patches(self) -> SourcePatches:
-        return SourcePatches(self.attributes, self.path)
 
     def _has_array(self, name: str) -> bool:
         """Return whether a small array is here, or was written and must be."""

@@ -400,7 +400,7 @@ def _slide_attributes(source: FromSlide) -> dict[str, Any]:
         "source": source_record(slide),
         **read_level(slide, source.grid.downsample),
         "fill": analysis.fill.tolist(),
-        # A store without pixels needs the offsets to read the same patches again, see `SourcePatches`.
+        # A store without pixels needs the offsets to read the same patches again.
         "registration": {
             "align": source.tiling.registration.align,
             "shifts": [shift.to_dict() for shift in analysis.shifts],
