@@ -35,11 +35,11 @@ def rows() -> Iterator[Row]:
     """All rows about runtimes."""
     widest = "AVX-512" if "avx512f" in instruction_sets() else "AVX2"
     against = "frozen torch, float32"
-    yield _row(_LITE0, 256, "float32", against, 2.6 if widest == "AVX-512" else 1.9, widest)
+    yield _row(_LITE0, 256, "float32", against, 1.3, widest)
     if widest != "AVX2":
-        yield _row(_LITE0, 256, "float32", against, 1.9, "AVX2", _AVX2)
+        yield _row(_LITE0, 256, "float32", against, 1.3, "AVX2", _AVX2)
     if is_bfloat16_native():
-        yield _row(_LITE0, 256, "bfloat16", "frozen torch, bfloat16", 3.3, widest)
+        yield _row(_LITE0, 256, "bfloat16", "frozen torch, bfloat16", 1.3, widest)
     for architecture, px in (("resnet18", 256), ("resnet50", 256), ("vit_small_patch16_224", 224)):
         yield _row(architecture, px, "float32", "plain torch, float32", 1.3, widest)
     # What the processor can do at all: no network is faster than one large matrix product.
