@@ -22,19 +22,25 @@ from pathopatch.patches.store_writer import StoreWriter, shard_patches
 ORIGINS = np.stack([np.arange(600) * 8, np.zeros(600)], axis=1).astype(np.int64)
 STAMP = Stamp(stage="tile", settings={"is": "c"}, inputs={})
 ATTRIBUTES = {"slide_id": "s", "windows": [[0, 9]], "stamp": STAMP.to_dict()}
+Masks = dict[MaskKind, NDArray[np.bool_]]
 
 
-def write(path: Path, patches: NDArray[Any], *, finish: bool = True, with_patches: bool = True) -> Path:
+def write(
+    path: Path, patches: NDArray[Any], masks: Masks | None = None, *, finish: bool = True, **options: Any
+) -> Path:
+    masks = masks or {}
     writer = StoreWriter(
         path,
         origins=ORIGINS[: len(patches)],
         channels=patches.shape[1],
         patch_px=patches.shape[2],
         dtype=patches.dtype,
-        with_patches=with_patches,
+        masks=tuple(masks),
+        **options,
     )
     for start in range(0, len(patches), 100):  # batches that do not fit the shards
-        writer.append(patches[start : start + 100])
+        part = slice(start, start + 100)
+        writer.append(patches[part], {kind: pack_masks(mask[part]) for kind, mask in masks.items()})
     if finish:
         writer.finish(ATTRIBUTES)
     return path
@@ -119,19 +125,9 @@ def test_a_store_without_pixels_has_everything_else(tmp_path: Path) -> None:
         store.read([0])
 
 
-def write_masked(path: Path, n: int, side: int, kinds: tuple[MaskKind, ...], **options: Any) -> dict[str, NDArray[Any]]:
-    """Write a store of n patches of some side with drawn masks; return the masks by kind."""
+def masks_of(n: int, side: int, *kinds: MaskKind) -> Masks:
     rng = np.random.default_rng(2)
-    masks: dict[MaskKind, NDArray[np.bool_]] = {kind: rng.random((n, side, side)) < 0.5 for kind in kinds}
-    patches = rng.integers(0, 99, (n, 1, side, side)).astype(np.uint8)
-    writer = StoreWriter(
-        path, origins=ORIGINS[:n], channels=1, patch_px=side, dtype=patches.dtype, masks=kinds, **options
-    )
-    for start in range(0, n, 100):
-        part = slice(start, start + 100)
-        writer.append(patches[part], {kind: pack_masks(mask[part]) for kind, mask in masks.items()})
-    writer.finish(ATTRIBUTES)
-    return dict(masks)
+    return {kind: rng.random((n, side, side)) < 0.5 for kind in kinds}
 
 
 @pytest.mark.parametrize("with_patches", [True, False])
@@ -139,8 +135,9 @@ def write_masked(path: Path, n: int, side: int, kinds: tuple[MaskKind, ...], **o
 def test_masks_come_back_in_any_order_also_of_a_store_without_pixels(
     tmp_path: Path, n: int, side: int, with_patches: bool
 ) -> None:
-    masks = write_masked(tmp_path / "s.zarr", n, side, ("tissue", "tumor"), with_patches=with_patches)
-    store = PatchStore(tmp_path / "s.zarr")
+    masks = masks_of(n, side, "tissue", "tumor")
+    patches = np.zeros((n, 1, side, side), np.uint8)
+    store = PatchStore(write(tmp_path / "s.zarr", patches, masks, with_patches=with_patches))
     assert store.has_patches == with_patches
     rows = np.random.default_rng(1).permutation(n)
     for kind in ("tissue", "tumor"):
@@ -155,8 +152,7 @@ def test_masks_come_back_in_any_order_also_of_a_store_without_pixels(
 
 
 def test_masks_that_nobody_stated_are_missing(tmp_path: Path) -> None:
-    write_masked(tmp_path / "s.zarr", 3, 8, ("tissue",))
-    store = PatchStore(tmp_path / "s.zarr")
+    store = PatchStore(write(tmp_path / "s.zarr", drawn(3, "uint8"), masks_of(3, 8, "tissue")))
     assert (store.has_masks("tissue"), store.has_masks("tumor")) == (True, False)
     with pytest.raises(InputMissingError, match="slide s: no tumor masks"):
         store.masks([0], "tumor")
@@ -164,16 +160,10 @@ def test_masks_that_nobody_stated_are_missing(tmp_path: Path) -> None:
 
 def test_another_mask_makes_another_store_and_both_are_in_the_checksums(tmp_path: Path) -> None:
     def checksum(name: str, change: tuple[int, int, int] | None, kinds: tuple[MaskKind, ...]) -> str:
-        masks = np.random.default_rng(3).random((4, 9, 9)) < 0.5
-        writer = StoreWriter(
-            tmp_path / name, origins=ORIGINS[:4], channels=1, patch_px=9, dtype=np.dtype(np.uint8), masks=kinds
-        )
-        changed = masks.copy()
+        changed = masks_of(4, 9, *kinds)
         if change is not None:
-            changed[change] ^= True
-        writer.append(np.zeros((4, 1, 9, 9), np.uint8), {kind: pack_masks(changed) for kind in kinds})
-        writer.finish(ATTRIBUTES)
-        store = PatchStore(tmp_path / name)
+            changed["tissue"][change] ^= True
+        store = PatchStore(write(tmp_path / name, np.zeros((4, 1, 9, 9), np.uint8), changed))
         assert {f"{kind}_masks/c/0/0/0" for kind in kinds} <= set(store.attributes["checksums"])
         return store.pixels_checksum
 
