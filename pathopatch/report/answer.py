@@ -66,8 +66,6 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
     ]
     card = {
         "by": attribute.description,
-        "at": attribute.phrase,
-        "groups": names,
         "best": best,
         "models": [] if best is None else [_model(row, names) for row in (reference, best) if row is not None],
         "few": few,

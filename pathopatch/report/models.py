@@ -231,9 +231,9 @@ def training(study: Study) -> dict[str, Any]:
     for name in ("threshold", "method", "seed"):
         rows[name] = [study.configs[run].get(name) for run in rows["run"]]
     # A run that was stopped before its first step has no curve.
-    histories = {run: table for run, table in study.histories.items() if "step" in table and len(table)}
+    panels = by_setting(study, {run: table for run, table in study.histories.items() if "step" in table and len(table)})
     return {
-        "n_histories": len(histories),
+        "n_histories": sum(len(seeds) for lines in panels.values() for seeds in lines.values()),
         "n_searches": len(study.trials),
         "runs": [
             {
@@ -246,7 +246,7 @@ def training(study: Study) -> dict[str, Any]:
             }
             for run in in_order(rows, "threshold")["run"]
         ],
-        "pictures": {"histories.png": training_histories(by_setting(study, histories))} if histories else {},
+        "pictures": {"histories.png": training_histories(panels)} if panels else {},
     }
 
 

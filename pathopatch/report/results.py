@@ -69,7 +69,7 @@ def by_setting(study: Study, tables: Mapping[str, pd.DataFrame]) -> dict[str, di
     settings = [
         {
             "run": run,
-            "trained": training_label(config) if config else "another cohort",
+            "trained": training_label(config) or "another cohort",
             "name": method_text(str(config.get("method", run)), study.run_variants["variant"].get(run, "")),
             "method": str(config.get("method", run)),
             "seed": int(config.get("seed", 0)),
