@@ -36,13 +36,12 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.colors import ground_of
-from pathopatch.heatmaps.facts import EXPORTS, HEATMAP, OWN, TABLE, HeatmapFacts, heatmap_damages, read_facts
+from pathopatch.heatmaps.facts import EXPORTS, HEATMAP, OWN, TABLE, HeatmapFacts, heatmap_damages, read_facts, summary
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
 from pathopatch.heatmaps.predict import DEFAULTS, DrawnSource, Prediction, predict_patches
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
 from pathopatch.heatmaps.stitch import Cells
-from pathopatch.heatmaps.summary import summary
 from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.leakage import TRAINED, leakage, leakage_warning

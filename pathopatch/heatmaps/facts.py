@@ -1,16 +1,25 @@
-"""Read ``heatmap.json``: what a slide's heatmap was made of, and the marks of all files beside it."""
+"""Read ``heatmap.json``, what a slide's heatmap was made of, and compute the numbers that summarise it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import damages, fingerprint
 from pathopatch.core.files import read_json
-from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps import FACTS, FLAGS
+from pathopatch.heatmaps.stitch import Cells, inside_share
 from pathopatch.models.leakage import SELECTED_ON, TRAINED_ON
 from pathopatch.patches.grid import Grid
+
+if TYPE_CHECKING:  # what is read here is read without torch
+    from pathopatch.heatmaps.patch_exports import PositiveRegions
+    from pathopatch.heatmaps.predict import Prediction
 
 HEATMAP = "heatmap.ome.tif"
 EXPORTS = (
@@ -18,6 +27,11 @@ EXPORTS = (
     "patches.csv",
 )  # fmt: skip
 """Files and folders of a heatmap beside its facts."""
+SUMMARY = (
+    "scanned_mm2", "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2",
+    "mean_probability", "decision_probability", "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
+)  # fmt: skip
+"""Names of the numbers in ``heatmap.json`` and ``cohort.csv``."""
 LEAKS = (TRAINED_ON, SELECTED_ON)
 """Words of ``leakage`` that call for a warning."""
 OWN, TABLE = "fingerprint", "predictions"  # a mark of the facts themselves, and the table's name among the marks
@@ -57,7 +71,7 @@ class HeatmapFacts(TypedDict):
     computed_by: str
     map_channels: list[str]
     counts: dict[str, int]  # patches, predicted, tumour, unreadable
-    summary: dict[str, float | None]  # see `pathopatch.heatmaps.summary.SUMMARY`
+    summary: dict[str, float | None]  # see `SUMMARY`
     leakage: NotRequired[str]  # earlier versions do not say it
     warnings: list[str]
     outputs: dict[str, dict[str, Any]]  # bytes and fingerprint of each export and the table
@@ -87,3 +101,61 @@ def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] = 
     if fingerprint(facts) != own_fingerprint:
         return [f"{FACTS} has another content than was written"]
     return damages({name: folder / name for name in exports} | {TABLE: table_path}, facts["outputs"])
+
+
+def summary(
+    prediction: Prediction,
+    maps: Mapping[str, Cells],
+    *,
+    regions: PositiveRegions,
+    decision_probability: float,
+    mpp: float,
+) -> dict[str, float | None]:
+    """Return `SUMMARY` of a slide; None where there are no patches to take a number of.
+
+    `maps` are (ny, nx) each, by name. Areas are in mm2, of scanned pixels on the slide. Tissue is that of all patches,
+    predicted or not; overlapping patches share it among their cells, exactly except at the edge if the stride divides
+    the patch. ``lowest_margin`` is the least ``|probability - decision_probability|``. ``flagged_share`` is the share
+    of predicted patches with any flag, each ``flag_<reason>`` that of the patches for which the flag is known. Numbers
+    of tissue are None where no cell's tissue is known.
+    """
+    grid, probability, tissue = prediction.grid, maps["probability"], maps["tissue_fraction"]
+    scanned = np.nan_to_num(maps.get("scanned_fraction", np.ones_like(tissue)))
+    scanned_mm2 = scanned * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
+    tissue_mm2 = np.nan_to_num(tissue) * scanned_mm2
+    total_tissue, positive_tissue = float(tissue_mm2.sum()), float(tissue_mm2[probability > decision_probability].sum())
+    is_known = np.isfinite(tissue).any()
+    raised = [pd.array(prediction.columns[f"flag_{name}"], dtype="boolean") for name in FLAGS]
+    is_flagged = np.logical_or.reduce([flag.fillna(False).to_numpy(np.bool_) for flag in raised])
+    of_patches = np.asarray(prediction.columns["probability"])
+    margin = np.abs(of_patches - decision_probability)
+    values = (
+        float(scanned_mm2.sum()),
+        total_tissue if is_known else None,
+        float(regions.area_mm2.sum()),
+        positive_tissue if is_known else None,
+        share_of_tissue(positive_tissue, total_tissue),
+        float(regions.area_mm2.max(initial=0.0)),
+        _mean(of_patches),
+        decision_probability,
+        float(margin.min()) if len(margin) else None,
+        _mean(is_flagged),
+        *(_mean(flag[~flag.isna()].to_numpy(np.bool_)) for flag in raised),
+    )
+    # Nine significant digits are more than any area here is known to.
+    return {name: None if value is None else float(f"{value:.9g}") for name, value in zip(SUMMARY, values, strict=True)}
+
+
+def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | None:
+    """Return the share of the tissue area above the threshold, in [0, 1]; None where there is no tissue.
+
+    This is ``positive_share`` everywhere: in ``heatmap.json``, ``cohort.csv``, ``patients.csv``, the report and the
+    review page. Glass within a positive patch does not count, nor does tissue twice where patches overlap.
+    `tissue_mm2` is that of unpredicted cells too.
+    """
+    return positive_tissue_mm2 / tissue_mm2 if tissue_mm2 else None
+
+
+def _mean(values: NDArray[np.generic]) -> float | None:
+    """Return the mean; None for no values."""
+    return None if len(values) == 0 else float(values.mean(dtype=np.float64))

@@ -29,7 +29,7 @@ from pathopatch.evaluation.group_scores import LEAST_PATCHES, LEAST_PATIENTS, SM
 from pathopatch.groups.audit import audit_tables
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.groups.group_sizes import FEW_PATIENTS
-from pathopatch.heatmaps.model_card import card_html
+from pathopatch.heatmaps.model_record import card_html
 from pathopatch.report import cohort_section, models, predictions, results
 from pathopatch.report.answer import answer
 from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed

@@ -12,8 +12,7 @@ from markupsafe import Markup
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
 from pathopatch.heatmaps import FLAGS
-from pathopatch.heatmaps.facts import LEAKS
-from pathopatch.heatmaps.summary import share_of_tissue
+from pathopatch.heatmaps.facts import LEAKS, share_of_tissue
 from pathopatch.report.cohort_section import STATES, one_row_a_slide, slide_problems
 from pathopatch.report.collect import Study
 

@@ -144,7 +144,7 @@ def _cohort(request: Request) -> Response:
 
 def _model_card(request: Request) -> Response:
     """Return the card of a model, as a page."""
-    from pathopatch.heatmaps.model_card import card_html
+    from pathopatch.heatmaps.model_record import card_html
 
     fingerprint: str = request.path_params["fingerprint"]
     if not re.fullmatch("[0-9a-f]{16}", fingerprint):

@@ -21,7 +21,7 @@ from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
 from pathopatch.core.locks import folder_lock
 from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable
-from pathopatch.heatmaps.summary import SUMMARY, share_of_tissue
+from pathopatch.heatmaps.facts import SUMMARY, share_of_tissue
 from pathopatch.stages.batch.run import exit_code_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pathopatch.heatmaps.model_card import card_html
+from pathopatch.heatmaps.model_record import card_html
 
 CARD = """# Classifier: <b>erm</b>
 

@@ -16,8 +16,8 @@ from read_page import Page
 from pathopatch.core.config import IntensityConfig, PredictConfig
 from pathopatch.core.files import read_json
 from pathopatch.heatmaps import FLAGS
+from pathopatch.heatmaps.facts import SUMMARY, summary
 from pathopatch.heatmaps.patch_exports import positive_regions
-from pathopatch.heatmaps.summary import SUMMARY, summary
 from pathopatch.patches.grid import Grid
 from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
