@@ -240,9 +240,9 @@ class _Builder:
         """Return the rows, numbered as in a manifest."""
         slides = sorted(self._slides.values(), key=lambda slide: (slide.first.path.parent, slide.name))
         paths = [slide.first.path for slide in slides]
-        ids = slide_ids([slide.title for slide in slides], paths)
+        ids = _slide_ids([slide.title for slide in slides], paths)
         stated = [slide.patient or patient_in(slide.name) for slide in slides]
-        patients, how = patient_ids(stated, ids, paths, self._roots)
+        patients, how = _patient_ids(stated, ids, paths, self._roots)
         rows = [
             _row(slide, number, *names)
             for number, (slide, *names) in enumerate(zip(slides, ids, patients, strict=True), 2)
@@ -276,11 +276,8 @@ def why_none(left_out: Sequence[LeftOut]) -> str:
     return f"{pluralize(len(left_out), 'file')} left out, {count} of them since: {reason}"
 
 
-def slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """Return an id for each slide: its name or, where several have it, its folder and name, or the file's whole name.
-
-    `paths` are the slides' first files.
-    """
+def _slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Return an id for each slide: its name or, where several have it, its folder and name, or its first file's."""
     forms: tuple[Callable[[str, Path], str], ...] = (
         lambda name, path: f"{path.absolute().parent.name}_{name}",
         lambda _, path: path.name,
@@ -296,14 +293,10 @@ def slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
     return ids
 
 
-def patient_ids(
+def _patient_ids(
     stated: Sequence[str | None], ids: Sequence[str], paths: Sequence[Path], roots: Sequence[Path]
 ) -> tuple[list[str], str]:
-    """Return a patient for each slide, and where they come from; "": each slide is a patient of its own.
-
-    `stated` are the patients that the names of the files state, `paths` the slides' first files, `roots` the folders
-    that were searched.
-    """
+    """Return a patient for each slide, and where they come from: names of files, folders below the roots, or ""."""
     if any(stated):
         patients = [slide_id_from_text(name) if name else own for name, own in zip(stated, ids, strict=True)]
         rest = "" if all(stated) else "; a slide whose name has none is a patient of its own"

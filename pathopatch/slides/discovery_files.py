@@ -164,18 +164,12 @@ def stem_of(path: Path | str) -> str:
 
 def channel_of(stem: str) -> tuple[str, str] | None:
     """Return the known channel in a stem, and the stem without it; None if there is not exactly one."""
-    matches = [(name, rest) for name in CHANNELS if (rest := without_channel(stem, name)) is not None]
+    matches = [(name, rest) for name in CHANNELS if (rest := _without_channel(stem, name)) is not None]
     return matches[0] if len(matches) == 1 else None
 
 
-def without_channel(stem: str, channel: str) -> str | None:
-    """Return a stem without a channel's name, in any case, and its separators; None if it is not there alone.
-
-    Examples
-    --------
-    >>> without_channel("s01-cars_20x", "CARS")
-    's01_20x'
-    """
+def _without_channel(stem: str, channel: str) -> str | None:
+    """Return a stem without a channel's name, in any case, and its separators; None if it is not there alone."""
     pattern = rf"(?:^|{_SEPARATOR}){re.escape(channel)}(?=$|{_SEPARATOR})"
     rest, count = re.subn(pattern, "", stem, flags=re.IGNORECASE)
     return _trimmed(rest) if count == 1 else None
@@ -188,7 +182,7 @@ def set_name(files: Mapping[str, Path | str]) -> str:
     """
     paths = [Path(split_fragment(str(path)).path) for path in files.values()]
     rests = {
-        stem if (rest := without_channel(stem, name)) is None else rest
+        stem if (rest := _without_channel(stem, name)) is None else rest
         for name, stem in zip(files, map(stem_of, paths), strict=True)
     }
     folders = {path.absolute().parent.name for path in paths}
