@@ -20,7 +20,7 @@ from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.locks import is_locked, slide_lock
 from pathopatch.core.status import read_status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # each starts dozens of processes, one after the other
 POINTS = ("chunk", "rename", "renamed")
 SLIDES = ("a", "b")
 
