@@ -270,14 +270,6 @@ BAD_JSON = {
 }
 
 
-@pytest.mark.parametrize("content", BAD_JSON.values(), ids=BAD_JSON)
-def test_what_is_no_geojson_is_corrupt(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "a.geojson"
-    path.write_text(content)
-    with pytest.raises(InputCorruptError):
-        read_annotations(path)
-
-
 BOMB = '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + "".join(
     f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(10)
 ) + "]>"  # fmt: skip
@@ -291,9 +283,12 @@ BAD_XML = {
 }
 
 
-@pytest.mark.parametrize("content", BAD_XML.values(), ids=BAD_XML)
-def test_what_is_no_asap_file_is_corrupt(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "a.xml"
+CORRUPT = [*((text, "a.geojson") for text in BAD_JSON.values()), *((text, "a.xml") for text in BAD_XML.values())]
+
+
+@pytest.mark.parametrize(("content", "name"), CORRUPT, ids=[*BAD_JSON, *BAD_XML])
+def test_what_is_no_file_of_annotations_is_corrupt(tmp_path: Path, content: str, name: str) -> None:
+    path = tmp_path / name
     path.write_text(content)
     with pytest.raises(InputCorruptError):
         read_annotations(path)
