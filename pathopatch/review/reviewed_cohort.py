@@ -74,7 +74,7 @@ class ReviewedCohort:
 
     def open(self, slide_id: str) -> ReviewedSlide:
         """Return a slide, the same object until its files change; InputMissingError if there is none, or no heatmap."""
-        self._require_slide(slide_id)
+        self._require_row(slide_id)
         with self._lock:
             mtimes = self._slide_mtimes(slide_id)
             if slide_id in self._open and self._open[slide_id][0] == mtimes:
@@ -92,8 +92,8 @@ class ReviewedCohort:
 
     def fingerprint(self, slide_id: str) -> str | None:
         """Return the fingerprint of a slide's heatmap, None where it has none; InputMissingError for no slide."""
-        self._require_slide(slide_id)
-        return (self._row(slide_id) or {}).get("fingerprint")
+        fingerprint: str | None = self._require_row(slide_id)["fingerprint"]
+        return fingerprint
 
     def models(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Return the model of the first readable heatmap, and that of the run beside, see `describe_model`."""
@@ -102,7 +102,7 @@ class ReviewedCohort:
 
     def model_name(self, slide_id: str) -> str:
         """Return the name of the model that made a slide's heatmap; "" without one."""
-        self._require_slide(slide_id)
+        self._require_row(slide_id)
         try:
             return str(describe_model(self.out, read_facts(self.out, slide_id))["name"])
         except InputMissingError:
@@ -126,9 +126,11 @@ class ReviewedCohort:
         if self.beside is not None:
             self.beside.close()
 
-    def _require_slide(self, slide_id: str) -> None:
-        if not self.has_slide(slide_id):
+    def _require_row(self, slide_id: str) -> dict[str, Any]:
+        row = self._row(slide_id) if slide_id in self._names() else None
+        if row is None:
             raise InputMissingError("no slide of this id", place=slide_id, remedy="choose one of the cohort's table")
+        return row
 
     @cached_property
     def _model(self) -> dict[str, Any] | None:
