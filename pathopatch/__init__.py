@@ -1,6 +1,6 @@
 """Patch-wise tumour classification that does not learn the tissue-area shortcut.
 
-The public names stand in ``__init__.pyi``. They are loaded on first use, so that each part can be used alone.
+``__init__.pyi`` lists the public names. They are loaded on first use, so that each part can be used alone.
 """
 
 from __future__ import annotations

@@ -22,10 +22,6 @@ Manifest = Annotated[Path, typer.Argument(help="Table with a row a slide.", meta
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
 SlideMpp = Annotated[float | None, typer.Option(help="The slides' own um per px, where their files state none.")]
 SlideId = Annotated[str | None, typer.Option(help="Id of a single slide. Default: the file's stem.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Runtime = Annotated[
-    str, typer.Option(help="What runs the network: openvino (processors), torch, or auto: torch on GPUs alone.")
-]
 ConfigFile = Annotated[Path | None, "read by `with_settings`"]
 """The option ``--config`` of a command with `Fields`, whose tables the file may have."""
 

@@ -33,16 +33,10 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
 }
 """The commands of each panel of `pathopatch --help`."""
-_EXPORTS: dict[str, Callable[..., Any]] = {
-    "onnx": exporting.export_onnx,
-    "wsinfer": exporting.export_wsinfer,
-    "qupath": exporting.export_qupath,
-    "review": exporting.export_review,
-    "regions": exporting.export_regions,
-    "agreement": exporting.export_agreement,
-}
-_IMPORTS: dict[str, Callable[..., Any]] = {"wsinfer": exporting.import_wsinfer}
-
+_EXPORTS = (
+    exporting.export_onnx, exporting.export_wsinfer, exporting.export_qupath,
+    exporting.export_review, exporting.export_regions, exporting.export_agreement,
+)  # fmt: skip
 _GRACE_S = 8.0
 """From SIGTERM to the end: Docker kills after 10 s, Slurm and Kubernetes after 30."""
 _HELP = (
@@ -99,13 +93,12 @@ app.command(
 exports = typer.Typer(
     cls=_Commands, help="Write what was read or found in other programs' formats.", no_args_is_help=True
 )
-for name, command in _EXPORTS.items():
-    exports.command(name)(with_settings(command))
+for command in _EXPORTS:
+    exports.command(command.__name__.removeprefix("export_"))(with_settings(command))
 app.add_typer(exports, name="export", rich_help_panel="Review and export")
 
 imports = typer.Typer(help="Take over models from other programs' formats.", no_args_is_help=True)
-for name, command in _IMPORTS.items():
-    imports.command(name)(command)
+imports.command("wsinfer")(exporting.import_wsinfer)
 app.add_typer(imports, name="import", rich_help_panel="Review and export")
 
 

@@ -41,7 +41,7 @@ def manifest(
     ],
     pattern: Annotated[
         str | None,
-        typer.Option(help="How files are named, such as '{slide}_{channel}.tif'; {patient} and * may stand in it."),
+        typer.Option(help="How files are named, such as '{slide}_{channel}.tif'; it may hold {patient} and *"),
     ] = None,
     quiet: Quiet = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,

@@ -9,11 +9,9 @@ import typer
 
 from pathopatch.cli.options import (
     ConfigFile,
-    Device,
     Fields,
     Force,
     Quiet,
-    Runtime,
     SlideMpp,
     Work,
     refuse,
@@ -24,6 +22,7 @@ from pathopatch.cli.output import finish, progress_bars, say
 from pathopatch.core.config import (
     BatchOptions,
     GroupsConfig,
+    PredictConfig,
     SplitsConfig,
     TrainConfig,
     TuneConfig,
@@ -121,7 +120,7 @@ def audit(
     refuse(context, "it goes with --features", "labels", "layout", "slides", "attribute", "slide_mpp")
     if composed:
         from pathopatch.core.work_folder import WorkFolder
-        from pathopatch.stages.composed_audit import composed_audit_text
+        from pathopatch.stages.audit import composed_audit_text
 
         print(composed_audit_text(work, training, force=batch.force))
         print(f"contact sheet: {WorkFolder(work).composed_sheet}")
@@ -182,23 +181,24 @@ def evaluate(
     name: Annotated[
         str | None, typer.Option(help="With --model: folder below evaluations/. Default: the bundle's name.")
     ] = None,
-    device: Device = "auto",
-    runtime: Runtime = "auto",
     quiet: Quiet = False,
     force: Force = False,
+    *,
+    settings: Annotated[PredictConfig, Fields("device runtime")],
 ) -> None:
     """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
     from pathopatch.stages.evaluate import comparison_text, evaluate_model, evaluate_runs
 
+    machine: dict[str, Any] = {"device": settings.device, "runtime": settings.runtime}
     if model is None:
         refuse(context, "it goes with --model", "split", "name")
     else:
         refuse(context, "give --run or --model, one of the two", "run")
-        print(evaluate_model(work, model, splits=split, name=name, device=device, runtime=runtime, force=force))
+        print(evaluate_model(work, model, splits=split, name=name, **machine, force=force))
         return
     with progress_bars(quiet) as progress:
-        evaluate_runs(work, run, EvaluateConfig(), device=device, runtime=runtime, force=force, progress=progress)
+        evaluate_runs(work, run, EvaluateConfig(), **machine, force=force, progress=progress)
     print(comparison_text(work))
 
 

@@ -105,7 +105,7 @@ def _scores(comparison: pd.DataFrame, names: Mapping[MethodName, str]) -> dict[s
 
 
 def _worst_groups(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the accuracy of each method's worst group in words."""
+    """Format the accuracy of each method's worst group."""
     parts = [f"{method} {100 * measures['wga']:.0f} %" for method, measures in scores.items()]
     return f"Right in the worst of four groups, on all test slides: {', '.join(parts)}."
 

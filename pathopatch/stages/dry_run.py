@@ -48,7 +48,7 @@ class Plan:
         return exit_code_of(good, good + len(self.failed))
 
     def text(self, workers: int = 1) -> str:
-        """Return the table and its sums in words."""
+        """Format the table and its sums."""
         done = f"slides finished already, not counted: {len(self.finished)}" if len(self.finished) else ""
         if not len(self.table):
             return done or "no slide can be worked on"

@@ -57,11 +57,11 @@ def export_regions(out: Path, folder: Path | None = None, *, force: bool = False
         is_export = folder.is_dir() and all(path.suffix == ".geojson" for path in folder.iterdir())
         if not is_export:
             raise InputUnsupportedError(
-                "something else than exported regions stands here", place=str(folder), remedy="give another folder"
+                "there is something else than exported regions", place=str(folder), remedy="give another folder"
             )
         if not force:
             raise StaleArtefactError(
-                "regions stand here", place=str(folder), remedy="use --force to replace them, or another folder"
+                "there are regions already", place=str(folder), remedy="use --force to replace them, or another folder"
             )
     with atomic_path(folder) as temporary:
         temporary.mkdir()
@@ -101,11 +101,11 @@ def _decisions(out: Path) -> list[RecordedDecision]:
 
 
 def _write_text(path: Path, text: str, *, force: bool) -> Path:
-    """Write a file unless another one stands there; StaleArtefactError."""
+    """Write a file unless there is another one; StaleArtefactError."""
     content = text.encode()
     if path.exists() and not force and (not path.is_file() or path.read_bytes() != content):
         raise StaleArtefactError(
-            "something else stands here", place=str(path), remedy="use --force to replace it, or another file"
+            "there is something else already", place=str(path), remedy="use --force to replace it, or another file"
         )
     write_bytes(path, content)
     return path

@@ -108,7 +108,7 @@ def find_cohort(
 
 
 def _expanded(text: str) -> list[str]:
-    """Return the paths that a text with wildcards stands for; the text itself if it has none, or nothing fits."""
+    """Expand wildcards; return the text itself if it has none, or nothing fits."""
     if Path(text).exists() or not glob.has_magic(text):
         return [text]
     return sorted(glob.glob(text, recursive=True)) or [text]  # noqa: PTH207  # Path.glob takes no absolute pattern

@@ -68,7 +68,7 @@ def glass_probability(bundle: Path) -> float:
 
 
 def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:
-    """Return whether a bundle is that of a spec; refuse any other, and what is no bundle."""
+    """Return whether the bundle is there; refuse one of another spec, and what is no bundle."""
     from pathopatch.models.bundle import SPEC, read_spec
 
     if not bundle.exists():

@@ -28,7 +28,7 @@ class WrittenManifest:
     patients: str  # where the patient ids come from; "": each slide is a patient of its own
 
     def table(self) -> list[dict[str, str]]:
-        """Return a line per slide, in words: id, patient, channels, size, um/px, and its masks and outlines."""
+        """Return a line per slide for a person: id, patient, channels, size, um/px, and its masks and outlines."""
         return [
             {
                 "slide_id": found.row.slide_id,

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import PathopatchError, WorkerCrashError
+from pathopatch.core.errors import PathopatchError
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import FOLDS
-from pathopatch.core.workers import WorkerDied, Workers
+from pathopatch.core.workers import Workers
+from pathopatch.stages.batch.run import Call, Failure, each_slide
 
 
 def train_run(
@@ -81,34 +82,20 @@ def train_many(
     # the results independent of the number of jobs.
     if jobs <= 1:
         return [_train(work, search, force, config, progress) for config in configs]
-    folders: dict[int, Path] = {}
-    errors: list[PathopatchError] = []
+    calls = [Call(config.run_name, partial(_train, work, search, force, config, None)) for config in configs]
     what = "train" if search is None else "tune"
-    if progress:
-        progress(what, 0, len(configs))
+    folders: dict[Call[Path], Path] = {}
+    errors: list[PathopatchError] = []
     with Workers(min(jobs, len(configs))) as processes:
-        for index, result in processes.run(partial(_train_or_error, work, search, force), configs):
-            if isinstance(result, WorkerDied):
-                errors.append(WorkerCrashError("the process that trained it died", place=configs[index].run_name))
-            elif isinstance(result, PathopatchError):
-                errors.append(result)
+        for call, result in each_slide(Call.__call__, calls, processes, bar=what, progress=progress):
+            if isinstance(result, Failure):
+                errors.append(result.error)
             else:
-                folders[index] = result
-            if progress:
-                done = len(folders) + len(errors)
-                progress(what, done, len(configs), configs[index].run_name)
+                folders[call] = result
     # The first error is raised last: the other runs are worth keeping.
     if errors:
         raise errors[0]
-    return [folders[index] for index in range(len(configs))]
-
-
-def _train_or_error(work: Path, search: TuneConfig | None, force: bool, config: TrainConfig) -> Path | PathopatchError:
-    """Return the run's folder, or the error that stopped it: an exception would end the worker process."""
-    try:
-        return _train(work, search, force, config, None)
-    except PathopatchError as error:
-        return error
+    return [folders[call] for call in calls]
 
 
 def _train(

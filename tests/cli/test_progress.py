@@ -79,16 +79,11 @@ def test_slides_of_a_cohort_have_no_lines_of_their_own(lines: ProgressLines, clo
     assert written[1:] == ["predict: 0 of 2 after 1 min 0 s, b: 450 of 900 patches"]
 
 
-def test_a_stage_that_stopped_early_is_told_when_the_next_begins(lines: ProgressLines, written: list[str]) -> None:
+@pytest.mark.parametrize("then", ["train b", "train a"])
+def test_a_stage_that_stopped_early_is_told_at_the_next(lines: ProgressLines, written: list[str], then: str) -> None:
     lines("train a", 5, 100)
-    lines("train b", 0, 100)
-    assert written == ["train a: started, 5 of 100", "train a: ended at 5 of 100", "train b: started, 0 of 100"]
-
-
-def test_a_stage_run_again_is_told_anew(lines: ProgressLines, written: list[str]) -> None:
-    lines("check", 1, 3)
-    lines("check", 0, 3)
-    assert written[1:] == ["check: ended at 1 of 3", "check: started, 0 of 3"]
+    lines(then, 0, 100)
+    assert written == ["train a: started, 5 of 100", "train a: ended at 5 of 100", f"{then}: started, 0 of 100"]
 
 
 def test_a_stage_without_anything_to_do_has_no_line(lines: ProgressLines, written: list[str]) -> None:

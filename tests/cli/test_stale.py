@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from pathopatch.core.artefacts import changed_settings
@@ -81,23 +80,6 @@ def test_a_command_names_the_setting(
     Path("tta.toml").write_text("[predict]\ntta = true\n")
     Path("changed.toml").write_text(SETTINGS.replace("bootstrap = 0", "bootstrap = 10"))
     assert words in refused(*command.split())
-
-
-def test_check_names_slide_and_column(folder: Path, refused: Callable[..., str]) -> None:
-    table = pd.read_csv(folder / "cohort" / "manifest.csv")
-    table.loc[0, "split"] = "test"
-    table.loc[0, "patient_id"] = "another"
-    table.to_csv(folder / "cohort" / "other.csv", index=False)
-    text = refused("check", folder / "cohort" / "other.csv", "-o", folder / "work", "--quick")
-    assert "train-01.split was 'train', is 'test'" in text
-
-
-def test_an_export_of_another_format_names_both(
-    folder: Path, refused: Callable[..., str], typed: Callable[..., int]
-) -> None:
-    model, out = folder / "work" / "runs" / "erm-t0.5-s0" / "model", folder / "exported"
-    assert typed("export", "onnx", model, "-o", out) == 0
-    assert "stage was 'export onnx', is 'export wsinfer'" in refused("export", "wsinfer", model, "-o", out)
 
 
 def test_nested_settings_are_told_by_dotted_name() -> None:

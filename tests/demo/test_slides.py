@@ -10,7 +10,7 @@ import tifffile
 
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.demo.slides import CHANNELS, CohortSpec, Field, draw_slide, make_cohort, plan_split
-from pathopatch.demo.texture import SlideStyle, TextureSpec, draw_field, island, smooth_noise
+from pathopatch.demo.texture import SlideStyle, TextureSpec, draw_field, island
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import read_manifest
@@ -82,12 +82,6 @@ def test_without_the_shortcut_the_tissue_share_does_not_predict_the_label():
 def test_an_island_has_the_share_asked_for_to_a_pixel(share):
     for seed in range(5):
         assert island(96, share, np.random.default_rng(seed)).sum() == round(share * 96 * 96)
-
-
-def test_smooth_noise_has_the_given_shape_and_similar_neighbours():
-    noise = smooth_noise((96, 40), 12, np.random.default_rng(0))
-    assert noise.shape == (96, 40)
-    assert np.abs(np.diff(noise, axis=0)).mean() < 0.2 * noise.std()
 
 
 def test_the_field_mean_follows_the_gain_and_glass_has_no_signal():

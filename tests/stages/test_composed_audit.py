@@ -13,13 +13,13 @@ from pathopatch.core.artefacts import read_table, write_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json
-from pathopatch.stages.composed_audit import audit_composed
+from pathopatch.stages.audit import audit_composed
 from pathopatch.training.composition import CONTROL_NAMES
 
 
 @pytest.fixture(autouse=True)
 def few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pathopatch.stages.composed_audit._COPIES", 40)
+    monkeypatch.setattr("pathopatch.stages.audit._COPIES", 40)
 
 
 @pytest.mark.slow

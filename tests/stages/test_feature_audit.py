@@ -242,14 +242,6 @@ def test_other_labels_are_stale_until_forced(tmp_path: Path) -> None:
     assert read_table(tmp_path / "work" / "patches" / "S00.parquet")["label"].iloc[0] == 1
 
 
-def test_features_that_changed_are_refused(tmp_path: Path) -> None:
-    features, labels = made_cohort(tmp_path, slides=2)
-    import_features(tmp_path / "work", features, labels)
-    (features / "S00.h5").write_bytes((features / "S01.h5").read_bytes())
-    with pytest.raises(InputChangedError, match="S00"):
-        read_patches(tmp_path / "work", read_table(tmp_path / "work" / "patches" / "S00.parquet"))
-
-
 def _spoil_clam(folder: Path) -> None:
     made_features.clam_patches(folder / "patches" / "A.h5", made_features.XY["A"], patch_px=128)
 
@@ -310,23 +302,6 @@ def test_a_killed_forced_import_leaves_no_cohort(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         import_features(work, features, labels, slide_mpp=0.25, force=True)
     assert not (work / "features.json").exists()  # else rows of the new tables would be those of the old files
-
-
-def test_one_file_of_float32_makes_all_features_float32(tmp_path: Path) -> None:
-    features, labels = made_cohort(tmp_path, slides=3)
-    for name, kind in (("S00", np.float16), ("S01", np.float32)):
-        with h5py.File(features / f"{name}.h5", "r+") as file:
-            values = file["features"][()].astype(kind) + (1e6 if kind is np.float32 else 0)
-            del file["features"]
-            file["features"] = values
-            file["features"].attrs["encoder"] = "None"
-    import_features(tmp_path / "work", features, labels)
-    tables = [read_table(tmp_path / "work" / "patches" / f"{name}.parquet") for name in ("S01", "S00")]
-    read = read_patches(tmp_path / "work", pd.concat(tables))
-    assert read.dtype == np.float32
-    assert np.isfinite(read).all()
-    assert read[:40].min() > 9e5
-    assert read[40:].max() < 100
 
 
 def test_a_work_folder_of_slides_is_not_overwritten(tmp_path: Path) -> None:

@@ -154,13 +154,16 @@ def test_the_pooled_numbers_are_those_of_all_patches_together(folded: Path) -> N
     assert (mine["average"] * mine["n"]).sum() / row["n"] == pytest.approx(row["average"])
 
 
-def test_wga_at_zero_is_of_the_models_own_logits(folded: Path) -> None:
+def test_wga_at_zero_and_calibration_are_of_the_models_own_logits(folded: Path) -> None:
     run = "erm-t0.25-s0"
     parts = [read_table(folded / "folds" / k / "runs" / run / "evaluation" / "predictions.parquet") for k in "123"]
     raw = pd.concat([part[part["split"] == "test"] for part in parts])
     worst = ((raw["logit"] > 0) == (raw["label"] == 1)).groupby(raw["group@0.25"]).mean().min()
-    scores = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]["thresholds"]["0.25"]
-    assert scores["wga_at_zero"] == pytest.approx(worst)
+    scores = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]
+    assert scores["thresholds"]["0.25"]["wga_at_zero"] == pytest.approx(worst)
+    calibration = scores["calibration"]["before"]["all"]
+    assert calibration["mean_probability"] == pytest.approx((1 / (1 + np.exp(-raw["logit"]))).mean())
+    assert calibration["ece_low"] is not None
 
 
 def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> None:
@@ -206,16 +209,6 @@ def test_searches_of_all_folds_count_and_unsearched_runs_are_no_reference(folded
     assert table.loc[("gerne-t0.25-s0-tuned", "0.25"), spent].tolist() == [3 * 2, 3 * 2 * 6, "2 trials a fold"]
     assert table.loc[("erm-t0.25-s0", "0.25"), spent].tolist() == [3, 3 * 6, "none"]
     assert pd.isna(table.loc[("gerne-t0.25-s0-tuned", "0.25"), "reference"])
-
-
-def test_pooled_calibration_is_of_the_models_own_logits_with_intervals(folded: Path) -> None:
-    run = "erm-t0.25-s0"
-    parts = [read_table(folded / "folds" / k / "runs" / run / "evaluation" / "predictions.parquet") for k in "123"]
-    raw = pd.concat([part[part["split"] == "test"] for part in parts])
-    metrics = read_json(folded / "runs" / run / "evaluation" / "metrics.json")
-    calibration = metrics["splits"]["test"]["calibration"]["before"]
-    assert calibration["all"]["mean_probability"] == pytest.approx((1 / (1 + np.exp(-raw["logit"]))).mean())
-    assert calibration["all"]["ece_low"] is not None
 
 
 def test_one_run_that_is_judged_anew_leaves_the_folds_of_the_others(folded: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import EvaluateConfig, GroupsConfig, ReadyConfig, TileConfig, TrainConfig
+from pathopatch.core.config import GroupsConfig, ReadyConfig, TileConfig, TrainConfig
 from pathopatch.core.errors import (
     ChannelMismatchError,
     InputCorruptError,
@@ -43,7 +43,6 @@ from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts
 from pathopatch.stages.audit import audit_text
-from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import import_patches
 from pathopatch.stages.train import train_run
@@ -243,20 +242,6 @@ TRAIN = TrainConfig(
 )  # fmt: skip
 
 
-def test_groups_training_and_evaluation_accept_a_set_like_slides(tmp_path: Path) -> None:
-    source, work = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work"
-    (outcome,) = import_patches(source, work, CONFIG)
-    assert (outcome.state, outcome.counts) == ("done", {"patches": 48})
-    table = form_groups(work, GroupsConfig(thresholds=(0.25,)))
-    assert dict(zip(table["patient_id"], table["split"], strict=True)) == {
-        f"p{i // 2 % 12}": SPLITS[i] for i in range(48)
-    }
-    assert table["attribute@0.25"].tolist() == [int((4 + 3 * (i % 8)) ** 2 >= 256) for i in range(48)]
-    train_run(work, TRAIN)
-    compared = evaluate_runs(work, None, EvaluateConfig(bootstrap=0))
-    assert compared["run"].tolist() == ["erm-t0.25-s0"]
-
-
 def test_the_command_takes_a_set_in_place_of_a_manifest(tmp_path: Path) -> None:
     command = ["tile", "-o", str(tmp_path / "work"), "--quiet", "--patches", str(made_set(tmp_path))]
     for wrong in (["m.csv"], ["--patch-px", "32"], ["--dry-run"]):
@@ -293,8 +278,10 @@ def test_a_lists_own_attribute_replaces_the_tissue(tmp_path: Path, values: tuple
     own = [values[i % len(values)] for i in range(48)]
     own[5] = ""
     source, work = made_set(tmp_path, columns={"split": SPLITS, "attribute": own}), tmp_path / "work"
-    import_patches(source, work, CONFIG)
+    (outcome,) = import_patches(source, work, CONFIG)
+    assert (outcome.state, outcome.counts) == ("done", {"patches": 48})
     table = form_groups(work, GroupsConfig())
+    assert table["split"].tolist() == SPLITS
     order = {"9": 0, "10": 1, "clean": 0, "fold": 1, "ink": 2}
     expected = [order.get(value, -1) for value in own]
     for threshold in ("0.25", "0.5"):

@@ -175,11 +175,15 @@ def each_slide(
 
 
 @dataclass(frozen=True)
-class _Call(Generic[R]):
-    """Work that belongs to no slide, named by its place."""
+class Call(Generic[R]):
+    """Work (picklable) that belongs to no slide; `slide_id` is its place in errors."""
 
     slide_id: str
     work: Callable[[], R]
+
+    def __call__(self) -> R:
+        """Return what the work returns."""
+        return self.work()
 
 
 def run_limited(
@@ -191,14 +195,10 @@ def run_limited(
     network``, where the process was ended or died.
     """
     with Workers(1, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
-        ((_, result),) = each_slide(_call, [_Call(place, work)], processes, what=what)
+        ((_, result),) = each_slide(Call.__call__, [Call(place, work)], processes, what=what)
     if isinstance(result, Failure):
         raise result.error
     return result
-
-
-def _call(call: _Call[R]) -> R:
-    return call.work()
 
 
 def _death(place: str, died: WorkerDied, what: str) -> PathopatchError:

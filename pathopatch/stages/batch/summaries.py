@@ -141,7 +141,7 @@ class StatusSummary:
         return exit_code_of(int(self.counts[list(FINISHED)].to_numpy().sum()), len(self.table))
 
     def text(self, *, all_slides: bool = False) -> str:
-        """Return table and totals in words; of many slides those that are not done, unless all are asked for."""
+        """Format table and totals; of many slides those that are not done, unless all are asked for."""
         lines = []
         is_few = self.table["slide_id"].nunique() <= _FEW
         rows = self.table if all_slides or is_few else self.table[~self.table["state"].isin(FINISHED)]
