@@ -76,6 +76,6 @@ def test_the_commands_train_the_head_that_is_named(study, typed, capsys):
     run_study(load_study(study), until="groups")
     work = study.parent / "work"
     assert typed("train", work, "--method", "erm", "--head", "linear", "--trials", 2) == 0
-    assert "2 trials, each solved to convergence" in capsys.readouterr().err
+    assert "2 trials for 1 run, each solved to convergence" in capsys.readouterr().err
     assert typed("train", work, "--method", "erm", "--head", "mlp", "--steps", 3, "--name", "mlp") == 0
     assert json.loads((work / "runs" / "erm-t0.25-s0-mlp" / "config.json").read_text())["head"] == "mlp"
