@@ -21,9 +21,9 @@ from pathopatch.core.config import TuneConfig as TuneConfig
 from pathopatch.core.config import load_study as load_study
 from pathopatch.core.version import __version__ as __version__
 from pathopatch.groups import assign_groups as assign_groups
-from pathopatch.heatmaps.prediction import SlidePrediction as SlidePrediction
-from pathopatch.heatmaps.prediction import predict_slide as predict_slide
-from pathopatch.heatmaps.prediction import read_prediction as read_prediction
+from pathopatch.heatmaps.slide_prediction import SlidePrediction as SlidePrediction
+from pathopatch.heatmaps.slide_prediction import predict_slide as predict_slide
+from pathopatch.heatmaps.slide_prediction import read_prediction as read_prediction
 from pathopatch.models.loading import load_ensemble as load_ensemble
 from pathopatch.models.loading import load_model as load_model
 from pathopatch.patches.tile import tile_slide as tile_slide

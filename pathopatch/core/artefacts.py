@@ -192,7 +192,7 @@ def damages(files: Mapping[str, Path], marks: Mapping[str, Mapping[str, Any]]) -
     texts: list[str] = []
     for name, path in files.items():
         try:
-            if not path.exists():
+            if name not in marks or not path.exists():
                 texts.append(f"{name} is missing")
             elif (size := content_bytes(path)) != marks[name]["bytes"]:
                 texts.append(f"{name} has {size} bytes, {marks[name]['bytes']} were written")

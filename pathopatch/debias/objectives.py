@@ -84,7 +84,7 @@ class GroupWeighted(nn.Module):
 
 
 class GradientExtrapolation(nn.Module):
-    """The loss of GERNE, L_lb + beta (L_lb - L_b), eq. 5 to 7 of [1]_.
+    """The loss of GERNE, L_lb + beta (L_lb - L_b), whose gradient is the extrapolated one, eq. 5 to 7 of [1]_.
 
     The first half of a batch is the biased one, the second the less biased one, as `GerneBatchSampler` builds it. A
     sample of the less biased half weighs (1 + beta) / (B/2), one of the biased half -beta / (B/2). For beta > 0 the

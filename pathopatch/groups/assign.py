@@ -49,7 +49,7 @@ def assign_groups(
     thresholds, bins : sequence of float
         In (0, 1): tissue thresholds, and the rising cuts of a further attribute beside them.
     min_tissue : float
-        Below this tissue fraction a patch is blank: attribute and group -1.
+        Below this tissue fraction a patch is blank: attribute and group -1, but for an attribute that patches have.
     min_scanned : float
         Below this scanned fraction too: such a patch shows mostly what fills the unscanned parts of a slide.
 

@@ -19,8 +19,8 @@ from pathopatch.core.mask_bits import pack_masks
 from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
-from pathopatch.patches.tissue import TissueModel, nearest_part, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
+from pathopatch.patches.tissue_model import TissueModel, nearest_part, supplied_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.registration import measure_shifts, whole_offsets

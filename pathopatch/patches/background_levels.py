@@ -17,7 +17,7 @@ from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.store import STAGE, PatchStore
-from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.tissue_model import TissueModel
 
 _LEAST_SLIDES = 2  # that show a channel's background
 _MOST_SLIDES = 200  # read for the median: more make it no better

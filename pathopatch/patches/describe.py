@@ -26,7 +26,7 @@ from pathopatch.patches.picture import (
     mask_under,
     outlined,
 )
-from pathopatch.patches.tissue import nearest_part
+from pathopatch.patches.tissue_model import nearest_part
 from pathopatch.slides import Slide
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.composite import Picture, compose, shrunk

@@ -29,7 +29,7 @@ from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import STAGE, PatchStore
-from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.tissue_model import TissueModel
 from pathopatch.slides import Shift, Slide, TolerantSlide
 from pathopatch.slides.background import Background
 

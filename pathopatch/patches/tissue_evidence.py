@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.patches.tissue import (
+from pathopatch.patches.tissue_model import (
     EVERY_PIXEL,
     TissueModel,
     dark_window,

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
-from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel, clean_mask, tissue_signal
 from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_evidence, rate_confidence
+from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, clean_mask, tissue_signal
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
 from pathopatch.slides.unscanned import Unscanned

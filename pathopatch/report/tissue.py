@@ -20,7 +20,7 @@ from pathopatch.core.progress import Progress
 from pathopatch.patches.annotations.polygons import tissue_geojson
 from pathopatch.patches.picture import hatched, mask_under, outlined
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tissue import EVERY_PIXEL
+from pathopatch.patches.tissue_model import EVERY_PIXEL
 from pathopatch.slides.composite import compose, shrunk
 
 _LONGEST_PX = 800

@@ -144,7 +144,7 @@ class ReviewedSlide:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The predictions, see `pathopatch.heatmaps.prediction.predict_slide`."""
+        """The predictions, see `pathopatch.heatmaps.slide_prediction.predict_slide`."""
         return read_table(WorkFolder(self._out).predictions(self.slide_id))
 
     @cached_property

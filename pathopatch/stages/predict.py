@@ -181,7 +181,7 @@ class _Work:
 
     def predict(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None, progress: Within) -> Outcome:
         """Predict the slide, from its features if there are any or an encoder makes them."""
-        from pathopatch.heatmaps.artefacts import write_prediction
+        from pathopatch.heatmaps.prediction_files import write_prediction
 
         warnings: tuple[str, ...] = ()
         if isinstance(row, SlideRow) and self.encoder is not None:
@@ -201,8 +201,8 @@ class _Work:
 
     def plan(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None) -> SlidePlan:
         """Return what a dry run needs of a slide that is predicted from its pixels."""
-        from pathopatch.heatmaps.artefacts import prediction_outputs
         from pathopatch.heatmaps.predict import try_prediction
+        from pathopatch.heatmaps.prediction_files import prediction_outputs
 
         assert isinstance(row, SlideRow)
         source = self._pixels(row, slide)

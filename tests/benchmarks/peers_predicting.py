@@ -31,7 +31,7 @@ from predicting import ARCHITECTURE, BATCH, write_bundle
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
-from pathopatch.heatmaps.prediction import predict_slide
+from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime.openvino_runtime import instruction_sets, is_bfloat16_native

@@ -18,7 +18,7 @@ from whole import peak_of
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
-from pathopatch.heatmaps.prediction import predict_slide
+from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network, classifier_of

@@ -21,12 +21,12 @@ from measure import Row, cpu_seconds
 from predicting import ARCHITECTURE, write_bundle
 
 from pathopatch.core.config import PredictConfig
-from pathopatch.heatmaps import artefacts, predict
+from pathopatch.heatmaps import predict, prediction_files
 from pathopatch.heatmaps.predict import slide_source
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.patches import source
-from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.tissue_model import TissueModel
 from pathopatch.slides import open_slide
 from pathopatch.slides.segments import PageReader
 
@@ -39,7 +39,7 @@ _STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "scale": ((predict, "scale"), (PatchClassifier, "standardised")),
     "measure": ((predict, "_prepared"), (predict, "saturated_fraction"), (predict, "sharpness")),
     "forward": ((Ensemble, "forward"),),
-    "write": ((artefacts, "write_tables"), (artefacts, "_write_folder")),
+    "write": ((prediction_files, "write_tables"), (prediction_files, "_write_folder")),
 }
 
 
@@ -82,7 +82,7 @@ def _stages(path: Path, ensemble: Ensemble, out: Path) -> dict[str, float]:
     def work() -> None:
         with open_slide(path, mpp=0.5, background="bright") as slide:
             patches_of_slide = slide_source(slide, ensemble.spec, "made", PredictConfig())
-            result = artefacts.write_prediction(patches_of_slide, ensemble, out)
+            result = prediction_files.write_prediction(patches_of_slide, ensemble, out)
         assert result.counts["predicted"] == _ACROSS**2
 
     with ExitStack() as patches:

@@ -12,7 +12,7 @@ import tifffile
 from inputs import TILE_PX, Inputs
 from measure import Row, Work, ratio, require_equal, speedup
 
-from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.tissue_model import TissueModel
 from pathopatch.slides import open_slide
 from pathopatch.slides.resample import planes
 

@@ -34,8 +34,8 @@ from spoilt_status import CONTENTS
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.status import StatusTable
-from pathopatch.heatmaps.prediction import predict_slide
 from pathopatch.heatmaps.pyramids import read_ome_tiff
+from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
 

@@ -19,7 +19,7 @@ from PIL import Image
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import DuplicateIdError, InputUnsupportedError
 from pathopatch.core.status import read_status, update_status
-from pathopatch.heatmaps import artefacts
+from pathopatch.heatmaps import prediction_files
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
@@ -83,13 +83,13 @@ def test_names_are_in_no_output_and_without_the_option_they_are(tmp_path: Path, 
 
 def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    render = artefacts.render
+    render = prediction_files.render
 
     def noting(*arguments: Any, legend: Legend, **rest: Any) -> Any:
         drawn.append(legend.name)
         return render(*arguments, legend=legend, **rest)
 
-    monkeypatch.setattr(artefacts, "render", noting)
+    monkeypatch.setattr(prediction_files, "render", noting)
     rows = slides_to_predict(str(cohort(tmp_path)))[:1]
     for config in (CONFIG, CONFIG.model_copy(update={"deidentify": False})):
         predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / f"out-{config.deidentify}", config)

@@ -32,7 +32,7 @@ from pathopatch.features.encode import compute_features  # noqa: E402
 from pathopatch.features.encoder_network import LoadedEncoder, PooledEncoder  # noqa: E402
 from pathopatch.features.patch_encoder import PatchEncoder, TorchFeatures  # noqa: E402
 from pathopatch.features.slide_features import Encoder  # noqa: E402
-from pathopatch.heatmaps.prediction import predict_slide  # noqa: E402
+from pathopatch.heatmaps.slide_prediction import predict_slide  # noqa: E402
 from pathopatch.models.bundle import save_bundle  # noqa: E402
 from pathopatch.models.device import full_float32  # noqa: E402
 from pathopatch.models.loading import load_model  # noqa: E402

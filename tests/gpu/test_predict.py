@@ -9,7 +9,7 @@ from made_slides import write_rgb_pyramid
 
 from pathopatch.features.encoder_network import PooledEncoder
 from pathopatch.features.patch_encoder import TorchFeatures
-from pathopatch.heatmaps.prediction import predict_slide
+from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.device import full_float32
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network

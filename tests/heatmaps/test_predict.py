@@ -14,7 +14,7 @@ from made_slides import write_channel, write_scn
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps import predict
-from pathopatch.heatmaps.prediction import predict_slide
+from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.spec import TrainingRange, tiling_of
 from pathopatch.patches.grid import Grid

@@ -11,7 +11,7 @@ FRESH.set_forkserver_preload(
         "matplotlib.font_manager",
         "openvino",
         "torch._dynamo",  # torch.optim asks for it
-        "pathopatch.heatmaps.artefacts",
+        "pathopatch.heatmaps.prediction_files",
         "pathopatch.heatmaps.overlay",
         "pathopatch.models.networks",
         "pathopatch.models.runtime.openvino_runtime",

@@ -12,8 +12,8 @@ import torch
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.task import Outcome, SlideOutputs
 from pathopatch.features.slide_features import SlideFeatures
-from pathopatch.heatmaps.artefacts import prediction_outputs, write_prediction
 from pathopatch.heatmaps.predict import feature_source, slide_source
+from pathopatch.heatmaps.prediction_files import prediction_outputs, write_prediction
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec

@@ -15,8 +15,8 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import analyse_slide, iterate_patches
-from pathopatch.patches.tissue import TissueModel, clean_mask, supplied_tissue, tissue_signal
 from pathopatch.patches.tissue_fit import fit_tissue
+from pathopatch.patches.tissue_model import TissueModel, clean_mask, supplied_tissue, tissue_signal
 from pathopatch.slides import open_slide
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.glass import Illumination

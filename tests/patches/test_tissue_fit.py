@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
-from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import find_black, find_ink, fit_tissue
+from pathopatch.patches.tissue_model import TissueModel
 
 SIDE, UM = 500, 8.0  # a slide of 4 mm
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])  # optical densities of R, G, B

@@ -112,7 +112,7 @@ class TrainConfig(Config):
     """One training run."""
 
     method: MethodName = "gerne"
-    """How samples are drawn and what is minimised; see the table of methods."""
+    """How samples are drawn and what is minimised, see `pathopatch.debias.methods`."""
     threshold: float = Field(default=0.25, gt=0, lt=1)
     """Threshold of the tissue fraction that forms the groups."""
     architecture: str = "small-groupnorm"
@@ -140,7 +140,7 @@ class TrainConfig(Config):
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """adamw or sgd."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Learning rate at the start."""
+    """Learning rate at the start; of a search that of its first trial. Linear heads are solved exactly, without it."""
     weight_decay: float = Field(default=1e-2, ge=0)
     """Weight decay; of a linear head the L2 penalty."""
     c: float = Field(default=0.5, gt=0, le=1)

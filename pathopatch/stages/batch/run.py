@@ -2,8 +2,8 @@
 
 A worker that dies takes down its own slide only. That slide is tried again after all others, and recorded as
 WORKER_CRASH if it kills its worker once more. The log is ``logs/<stage>-<time>-<process>.jsonl``, one JSON object per
-line: what was begun, what became of each slide, how the run ended. A killed run has no last line. Statuses are the
-truth; logs may be deleted any time.
+line: what was begun, what became of each slide, how the run ended. A killed run has no last line. Logs may be
+deleted any time: what became of a slide stands in its status.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def workers_for(tasks: Sequence[SlideTask[Any]], batch: BatchOptions, *, least: 
     """
     count, workers = 0, max(batch.workers, least)
     if workers > 1 and len(tasks) > 1:
-        unfinished = sum(task.force or not _is_finished(task) for task in tasks)
+        unfinished = sum(task.force or not _looks_finished(task) for task in tasks)
         count = min(workers, max(1, unfinished))
     prepare = partial(_prepare, tasks[0].stage, max(1, count)) if tasks else None
     return Workers(count, prepare=prepare, limit_s=batch.timeout_s, limit_bytes=batch.limit_bytes)
@@ -86,8 +86,8 @@ def chosen(tasks: Sequence[T], batch: BatchOptions) -> list[T]:
     return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
 
 
-def _is_finished(task: SlideTask[Any]) -> bool:
-    """Return whether a slide's status says done; if its output still holds, only its stage can tell."""
+def _looks_finished(task: SlideTask[Any]) -> bool:
+    """Return whether a slide's status says done, to count processes by; only `SlideOutputs` can tell whether it is."""
     try:
         return is_recorded_done(task.out, task.slide_id, task.stage)
     except PathopatchError:  # what is wrong with the work folder is said when it is worked in
@@ -104,7 +104,7 @@ def _prepare(stage: str, workers: int) -> None:
     elif stage == "encode":
         import pathopatch.features.encode
     else:
-        import pathopatch.heatmaps.artefacts
+        import pathopatch.heatmaps.prediction_files
         import pathopatch.models.bundle  # noqa: F401
 
 

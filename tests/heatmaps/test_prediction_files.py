@@ -27,9 +27,9 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
-from pathopatch.heatmaps import artefacts, overlay
-from pathopatch.heatmaps.prediction import predict_slide
+from pathopatch.heatmaps import overlay, prediction_files
 from pathopatch.heatmaps.pyramids import read_ome_tiff
+from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.spec import TrainingRange
 from pathopatch.patches.analysis import SlideAnalysis
@@ -123,9 +123,9 @@ def test_every_file_calls_tumour_what_lies_above_the_models_own_threshold(
     tmp_path, slide, monkeypatch, threshold, called
 ):
     drawn = []
-    render = artefacts.render
+    render = prediction_files.render
     monkeypatch.setattr(
-        artefacts, "render", lambda *a, legend, **k: drawn.append(legend) or render(*a, legend=legend, **k)
+        prediction_files, "render", lambda *a, legend, **k: drawn.append(legend) or render(*a, legend=legend, **k)
     )
     chosen = model(decision_threshold=threshold, temperature=2.0)  # of the logits 1 and -1
     result = predict_to(slide, chosen, tmp_path, slide_id="s1")
@@ -196,7 +196,7 @@ def test_two_runs_give_equal_bytes(tmp_path, slide):
 def test_a_rerun_does_nothing(tmp_path, slide, monkeypatch):
     first = predict_to(slide, model(), tmp_path, slide_id="s1")
     before = _files(tmp_path)
-    monkeypatch.setattr(artefacts, "predict_patches", None)  # would fail if it were called
+    monkeypatch.setattr(prediction_files, "predict_patches", None)  # would fail if it were called
     again = predict_to(slide, model(), tmp_path, slide_id="s1")
     assert (again.state, again.counts) == ("current", first.counts)
     assert _files(tmp_path) == before
@@ -328,7 +328,7 @@ def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monke
 
     predict_to(slide, model(), tmp_path, slide_id="s1")
     before = _without_status(tmp_path)
-    monkeypatch.setattr(artefacts, writer, fail)
+    monkeypatch.setattr(prediction_files, writer, fail)
     with pytest.raises(RuntimeError, match="no ink"):
         predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
     assert _without_status(tmp_path) == before

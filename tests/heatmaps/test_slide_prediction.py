@@ -18,7 +18,7 @@ from PIL import Image
 
 from pathopatch.core.artefacts import content_fingerprint
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.heatmaps.prediction import SlidePrediction, predict_slide, read_prediction
+from pathopatch.heatmaps.slide_prediction import SlidePrediction, predict_slide, read_prediction
 from pathopatch.models.forward import Ensemble
 from pathopatch.patches.annotations.polygons import border_lines
 from pathopatch.slides import open_slide
