@@ -1,19 +1,18 @@
 """Measure how far each channel of a slide is shifted against the first (registration of modalities).
 
-Modalities differ in contrast, so their *edges* are compared: phase correlation of gradient images of the overview. On
-two scans of one field the shift was within 2 level-0 px (0.5 um) of that at level 0, at 2 to 19 level-0 px per px.
+Modalities differ in contrast, so their *edges* are compared: phase correlation of gradient images. The overview gives
+the shift, and windows at level 0 make it exact where the overview is coarser than the slide.
 """
 
 # Why not skimage.registration.phase_cross_correlation: it finds the same shifts as exactly, in 2 to 50 times the time,
-# but gives no surface: its error is 1.0 for noise as for a true shift. The response of cv2.phaseCorrelate does not tell
-# the two apart either.
+# but gives no surface. So windows cannot be summed, and its error is 1.0 for noise as for a true shift. The response of
+# cv2.phaseCorrelate does not tell the two apart either.
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from operator import itemgetter
 from typing import Any
 
@@ -27,10 +26,15 @@ from pathopatch.slides.stack import Offsets
 
 # Standard deviations by which a peak must stand out: unrelated images and noise gave 4 to 6.5, true shifts 13 to 200.
 _LEAST_CONFIDENCE = 8.0
-_LONGEST_PX = 2048  # of the overview; larger ones cost much and gain little
+_LONGEST_PX = 2048  # of the overview; larger ones cost much and gain little, since windows follow
 _SMALLEST_PX = 32
 _BLUR_PX = 1.5  # of the overview: noise has no edges of this size
+_WINDOW_BLUR_PX = 3.0  # at level 0: neither noise nor the 8 px blocks of JPEG have edges of this size
 _PEAK_PX = 1.5  # standard deviation of the correlation's peak
+_WINDOW_PX, _WINDOWS = 1024, 9
+
+View = Callable[[Pixels], NDArray[np.generic]]
+"""Make one image of a slide's channels: (C, h, w) -> (h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,38 +80,70 @@ def measure_shifts(
         return tuple(Shift(channel=name, x_px=0.0, y_px=0.0, confidence=0.0) for name in slide.channels[1:])
     # Channels of one group lie on each other for certain: planes of one file, if there are several files.
     groups = slide.file_of if len(set(slide.file_of)) > 1 else tuple(range(len(slide.channels)))
-    edges_of = {
-        group: [_edges(view, missing) for view in _views(inside[np.equal(groups, group)], ~missing)]
+    views = {
+        group: _views(inside, [n for n, of_channel in enumerate(groups) if of_channel == group], ~missing)
         for group in set(groups)
     }
-    peaks = {
-        group: max((_peak(_correlation(*pair)) for pair in product(edges_of[groups[0]], edges)), key=itemgetter(2))
-        for group, edges in edges_of.items()
+    edges_of = {group: [_scanned_edges(view(inside), missing) for view in own] for group, own in views.items()}
+    shift_of = {
+        group: _shift(slide, views[groups[0]], views[group], edges_of[groups[0]], edges_of[group], scales)
+        for group in dict.fromkeys(groups)
         if group != groups[0]
     }
     shifts = []
     for name, group in zip(slide.channels[1:], groups[1:], strict=True):
-        x, y, confidence = peaks.get(group, (0.0, 0.0, 0.0))
-        measured = {
-            "x_px": round(x * scales[0], 2),
-            "y_px": round(y * scales[1], 2),
-            "confidence": round(confidence, 1),
-        }
-        shifts.append(Shift(channel=name, **measured, is_same_file=group not in peaks))
+        x, y, confidence = shift_of.get(group, (0.0, 0.0, 0.0))
+        measured = {"x_px": round(x, 2), "y_px": round(y, 2), "confidence": round(confidence, 1)}
+        shifts.append(Shift(channel=name, **measured, is_same_file=group not in shift_of))
     return tuple(shifts)
 
 
-def _views(pixels: Pixels, scanned: NDArray[np.bool_]) -> list[NDArray[np.generic]]:
-    """Return the images (h, w) that are compared of one group's channels: each, and the difference of their stains."""
-    views = list(pixels)
-    if len(pixels) > 1 and np.count_nonzero(scanned) > 1:
-        # Stains add up in logarithms; black is kept finite. The difference of the stains is the second principal
-        # component: collagen shows in it as it does in SHG.
-        least = np.float32(0.03 * max(1e-6, float(pixels.max())))
-        logs = np.log(np.maximum(pixels.astype(np.float32), 0) + least)
-        _, vectors = np.linalg.eigh(np.cov(logs[:, scanned]))
-        views.append(np.tensordot(vectors[:, -2].astype(np.float32), logs, 1))
+def _views(pixels: Pixels, channels: list[int], scanned: NDArray[np.bool_]) -> list[View]:
+    """Return the images that are compared of channels of one group: each channel, and their stains' difference."""
+    # The difference of the stains is the second principal component: collagen shows in it as it does in SHG.
+    views: list[View] = [itemgetter(channel) for channel in channels]
+    if len(channels) > 1 and np.count_nonzero(scanned) > 1:
+        _, vectors = np.linalg.eigh(np.cov(_logs(pixels[channels])[:, scanned]))
+        weights = vectors[:, -2].astype(np.float32)
+        views.append(lambda pixels: np.asarray(np.tensordot(weights, _logs(pixels[channels]), 1)))
     return views
+
+
+def _logs(pixels: Pixels) -> NDArray[np.float32]:
+    """Return logarithms, in which stains add up; black is kept finite."""
+    least = 0.03 * max(1e-6, float(pixels.max()))
+    return np.asarray(np.log(np.maximum(pixels.astype(np.float32), 0) + np.float32(least)), np.float32)
+
+
+def _scanned_edges(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the edges of a plane without those of what was never scanned."""
+    if not missing.any() or missing.all():
+        return _edges(plane)
+    filled = np.where(missing, np.median(plane[~missing].astype(np.float32)), plane)
+    side = 2 * math.ceil(3 * _BLUR_PX) + 1
+    near = cv2.dilate(missing.astype(np.uint8), np.ones((side, side), np.uint8)) != 0
+    return np.where(near, np.float32(0), _edges(filled))
+
+
+def _shift(
+    slide: Slide,
+    ones: Sequence[View],
+    others: Sequence[View],
+    one_edges: Sequence[NDArray[np.float32]],
+    other_edges: Sequence[NDArray[np.float32]],
+    scales: tuple[float, float],
+) -> tuple[float, float, float]:
+    """Return the most confident shift (x, y) of the other views against the first, level-0 px, and its confidence."""
+    pairs = [(i, j) for i in range(len(ones)) for j in range(len(others))]
+    peaks = [_peak(_correlation(one_edges[i], other_edges[j])) for i, j in pairs]
+    best = max(range(len(pairs)), key=lambda number: peaks[number][2])
+    (i, j), (x, y, confidence) = pairs[best], peaks[best]
+    x, y = x * scales[0], y * scales[1]
+    # Only the most confident pair is measured again: windows of level 0 are read for it.
+    if confidence >= _LEAST_CONFIDENCE and max(scales) > 1:
+        both = np.minimum(_at_most_one(one_edges[i]), _at_most_one(other_edges[j]))
+        x, y = _refined(slide, (ones[i], others[j]), _strong_places(both, scales, slide), (x, y), max(scales))
+    return x, y, confidence
 
 
 def whole_offsets(shifts: Sequence[Shift]) -> Offsets:
@@ -116,23 +152,18 @@ def whole_offsets(shifts: Sequence[Shift]) -> Offsets:
     return ((0, 0), *measured)
 
 
-def _edges(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the gradient's magnitude of a channel (h, w) without its mean; 0 near what is missing, and if constant."""
+def _edges(plane: NDArray[np.generic], blur_px: float = _BLUR_PX) -> NDArray[np.float32]:
+    """Return the gradient's magnitude of a channel (h, w) without its mean; all 0 for a constant one."""
     exact = plane.astype(np.float32)
-    if has_gaps := missing.any() and not missing.all():
-        exact[missing] = np.median(exact[~missing])
     low, high = (np.float32(value) for value in np.percentile(exact, (0.5, 99.5)))
     if not high > low:
         return np.zeros(plane.shape, np.float32)
     scaled = np.clip((exact - low) / (high - low), 0, 1)
-    smooth = cv2.GaussianBlur(scaled, (0, 0), _BLUR_PX)
+    smooth = cv2.GaussianBlur(scaled, (0, 0), blur_px)
     strength = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
     # Faded out at the border, whose own edge would else correlate at a shift of 0.
-    edges = (strength - strength.mean()) * cv2.createHanningWindow(plane.shape[::-1], cv2.CV_32F)
-    if has_gaps:
-        side = 2 * math.ceil(3 * _BLUR_PX) + 1
-        edges[cv2.dilate(missing.astype(np.uint8), np.ones((side, side), np.uint8)) != 0] = 0
-    return np.asarray(edges, np.float32)
+    window = cv2.createHanningWindow(plane.shape[::-1], cv2.CV_32F)
+    return np.asarray((strength - strength.mean()) * window, np.float32)
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -154,13 +185,19 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArra
     return np.asarray(fft.irfft2(phase * weight, (height, width)), np.float32)
 
 
-def _peak(surface: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Return the move (x, y), px, at the highest peak of a correlation (H, W), and the confidence; 0 if it is flat."""
+def _peak(surface: NDArray[np.float32], *, reach_px: float = math.inf) -> tuple[float, float, float]:
+    """Return the move (x, y), px, at the highest peak of a correlation (H, W), and the confidence.
+
+    Only moves up to `reach_px` on either axis count. The confidence is in standard deviations of the surface, 0 for a
+    flat one.
+    """
     height, width = surface.shape
     spread = float(surface.std())
     if spread == 0:
         return 0.0, 0.0, 0.0
-    row, column = (int(i) for i in np.unravel_index(int(np.argmax(surface)), surface.shape))
+    moves_y, moves_x = (np.abs(np.fft.fftfreq(n, 1 / n)) <= reach_px for n in surface.shape)
+    candidates = np.where(moves_y[:, None] & moves_x[None], surface, -np.inf)
+    row, column = (int(i) for i in np.unravel_index(int(np.argmax(candidates)), surface.shape))
     around = surface[np.ix_((row + np.arange(-1, 2)) % height, (column + np.arange(-1, 2)) % width)]
     y, x = row + _vertex(around[:, 1]), column + _vertex(around[1])
     confidence = (float(surface[row, column]) - float(surface.mean())) / spread
@@ -191,3 +228,47 @@ def _scanned_part(slide: Slide, overview: Pixels, scale_x: float, scale_y: float
     size = round(inside.shape[2] / factor), round(inside.shape[1] / factor)
     small = np.stack([cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA) for plane in inside])
     return small, (scale_x * inside.shape[2] / size[0], scale_y * inside.shape[1] / size[1])
+
+
+def _strong_places(both_edges: NDArray[np.float32], scales: tuple[float, float], slide: Slide) -> list[tuple[int, int]]:
+    """Return the corners of windows, level-0 px, where both channels have edges, strongest first, none overlapping."""
+    size = tuple(max(1, round(_WINDOW_PX / scale)) for scale in scales)
+    density = cv2.blur(np.maximum(both_edges, 0), size)
+    places = []
+    for _ in range(_WINDOWS):
+        row, column = (int(i) for i in np.unravel_index(int(np.argmax(density)), density.shape))
+        if density[row, column] <= 0:
+            break
+        x = slide.bounds[0] + round(column * scales[0]) - _WINDOW_PX // 2
+        y = slide.bounds[1] + round(row * scales[1]) - _WINDOW_PX // 2
+        places.append((x, y))
+        density[max(0, row - size[1]) : row + size[1], max(0, column - size[0]) : column + size[0]] = 0
+    return places
+
+
+def _refined(
+    slide: Slide,
+    views: tuple[View, View],
+    places: list[tuple[int, int]],
+    shift: tuple[float, float],
+    overview_scale: float,
+) -> tuple[float, float]:
+    """Return a shift measured again on windows at level 0; as it was if they have no confident peak."""
+    x, y = round(shift[0]), round(shift[1])
+    # The surfaces are summed before the peak is sought: noise of single windows cancels.
+    total: NDArray[np.float32] | None = None
+    for left, top in places:
+        one = views[0](slide.read_region(left, top, _WINDOW_PX, _WINDOW_PX))
+        other = views[1](slide.read_region(left + x, top + y, _WINDOW_PX, _WINDOW_PX))
+        surface = _correlation(*(_edges(plane, _WINDOW_BLUR_PX) for plane in (one, other)))
+        total = surface if total is None else total + surface
+    if total is None:
+        return shift
+    rest_x, rest_y, confidence = _peak(total, reach_px=2 * overview_scale + 2)
+    return (x + rest_x, y + rest_y) if confidence >= _LEAST_CONFIDENCE else shift
+
+
+def _at_most_one(strength: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an image divided by its largest value."""
+    highest = float(strength.max())
+    return strength / np.float32(highest) if highest > 0 else strength

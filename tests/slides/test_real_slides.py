@@ -69,12 +69,13 @@ def test_two_fluorescence_scans_are_two_channels_of_one_slide(real_data: Path) -
 def test_two_scans_of_one_field_lie_two_pixels_apart(real_data: Path) -> None:
     dapi, tritc = (real_data / "wsi" / f"pair-{name}.ndpi" for name in ("dapi", "tritc"))
     with open_slide({"DAPI": f"{dapi}#plane=2", "TRITC": f"{tritc}#plane=0"}) as slide:
-        (shift,) = measure_shifts(slide, *slide.read_overview(2048))
-        assert shift.confidence > 20
-        assert (shift.x_px, shift.y_px) == pytest.approx((0.1, 2.0), abs=2)  # 0.5 um; a warning is of 2 um
+        for max_px in (2048, 512):
+            (shift,) = measure_shifts(slide, *slide.read_overview(max_px))
+            assert shift.confidence > 20
+            assert (shift.x_px, shift.y_px) == pytest.approx((0.1, 2.0), abs=0.3)
         moved = aligned(slide, ((0, 0), (-12, 7)))  # by 12 px to the right and 7 up
         (shift,) = measure_shifts(moved, *moved.read_overview(2048))
-        assert (shift.x_px, shift.y_px) == pytest.approx((12.1, -5.0), abs=2)
+        assert (shift.x_px, shift.y_px) == pytest.approx((12.1, -5.0), abs=0.3)
 
 
 def test_two_modalities_share_edges_and_the_transmitted_light_does_not(real_data: Path) -> None:
