@@ -26,7 +26,7 @@ import zarr
 from environments import TIATOOLBOX, WSINFER, Peer, PeerError, Process, at_work, measured, speedup
 from inputs import TILE_PX, Inputs
 from measure import Row, cpu_seconds
-from pathopatch.models.export.write import export_model
+from pathopatch.models.export import export_model
 from predicting import ARCHITECTURE, BATCH, write_bundle
 
 from pathopatch.core.config import PredictConfig
