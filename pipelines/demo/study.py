@@ -85,7 +85,7 @@ def _run_controls(work: Path, seed: int, *, jobs: int, force: bool) -> dict[str,
     """Return the results of the three controls of one seed."""
     biased, fair = work / f"seed-{seed}", work / f"seed-{seed}-fair"
     audit = files.read_json(WorkFolder(biased).audit)
-    study = make_study(fair, seed=seed, methods=CLAIM_METHODS, trials=TRIALS, jobs=jobs, shortcut=False)
+    study = make_study(fair, seed=seed, methods=CLAIM_METHODS, trials=TRIALS, jobs=jobs, shortcut=False, progress=None)
     runs = _tune_runs(study, force=force)
     table = evaluate_runs(fair, None, study.evaluate, force=force)
     table = table[table["run"].isin([run.name for run in runs]) & (table["threshold"] == table["trained_threshold"])]

@@ -26,12 +26,12 @@ import zarr
 from environments import TIATOOLBOX, WSINFER, Peer, PeerError, Process, at_work, measured, speedup
 from inputs import TILE_PX, Inputs
 from measure import Row, cpu_seconds
-from pathopatch.models.export import export_model
 from predicting import ARCHITECTURE, BATCH, write_bundle
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
 from pathopatch.heatmaps.slide_prediction import predict_slide
+from pathopatch.models.export import export_model
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime.openvino_runtime import instruction_sets, is_bfloat16_native
