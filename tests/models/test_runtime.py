@@ -145,13 +145,17 @@ def test_auto_is_openvino_on_processors_and_torch_without_a_graph(tmp_path, bund
         load_model(tmp_path / "model", runtime="openvino")
 
 
-def test_auto_is_torch_where_there_are_a_gpu_and_torch(monkeypatch, bundle):
+def test_auto_is_torch_where_there_is_a_gpu(monkeypatch, bundle):
     opened = []
     monkeypatch.setattr(loading, "has_cuda_driver", lambda: True)
     monkeypatch.setattr("pathopatch.models.device.pick_device", lambda name="auto": torch.device("cuda"))
     monkeypatch.setattr(loading, "_open_torch", lambda *arguments: opened.append(arguments))
     load_model(bundle)
     assert len(opened) == 1
+
+
+def test_auto_is_openvino_on_a_gpu_machine_without_torch(monkeypatch, bundle):
+    monkeypatch.setattr(loading, "has_cuda_driver", lambda: True)
     monkeypatch.setitem(sys.modules, "torch", None)  # an installation for prediction
     assert load_model(bundle).runtime.name == "openvino"
 
