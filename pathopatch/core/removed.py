@@ -17,8 +17,6 @@ COMMANDS: dict[str, str] = {
 }
 """Remedies by command, such as ``export openvino``."""
 SETTINGS: dict[str, str] = {
-    "AugmentConfig.photons": "leave it out: gain and offset vary such channels",
-    "AugmentConfig.stain": "set color, which varies brightness, contrast and saturation",
     "TrainConfig.attribute": _RANK,
     "TrainConfig.biased_weight_decay_scale": "leave it out: it is 2, as in the paper",
     "TrainConfig.clip_norm": "lower learning_rate",
@@ -85,8 +83,6 @@ _FORMER_DEFAULTS: dict[str, Any] = {
     "pair_weight": 0.0,
     "s": 1.25,
     "select_at": None,
-    "photons": None,
-    "stain": 0.0,
     "threshold_by_area": False,
     "compile": False,
     "tensorboard": False,

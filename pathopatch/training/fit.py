@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import nn
 
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
@@ -140,13 +140,7 @@ def fit_arrays(
             UserWarning,
             stacklevel=2,
         )
-    if config.augmentation and config.augmentation.color > 0 and not train.is_rgb:
-        channels = ", ".join(train.source.channels) if train.source else "others"
-        raise ChannelMismatchError(
-            f"color varies brightfield RGB, and the channels are {channels}",
-            place="[train.augment]",
-            remedy="leave it at 0; gain and offset are for such channels",
-        )
+    check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
     processes = ProcessGroup.current()
     device = processes.device(config.device)
     dtype = training_dtype(config.precision, device)
@@ -292,3 +286,22 @@ def _phase_data(run: Run, phase: Phase, network: nn.Module, *, is_resumed: bool)
 
     attribute = checkpoint.read_attribute(run.checkpoints) if run.checkpoints and is_resumed else None
     return phase_data(phase, run.train, run.validation, probability=probability, attribute=attribute)
+
+
+def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple[str, ...] = ()) -> None:
+    """Raise ChannelMismatchError for stain or colour of other channels than RGB, or shot noise of RGB."""
+    if rules is None:
+        return
+    colour = [name for name in ("stain", "color") if getattr(rules, name) > 0]
+    if colour and not is_rgb:
+        raise ChannelMismatchError(
+            f"{' and '.join(colour)} vary brightfield RGB, and the channels are {', '.join(channels) or 'others'}",
+            place="[train.augment]",
+            remedy="leave them at 0; gain, offset and photons are for such channels",
+        )
+    if rules.photons is not None and is_rgb:
+        raise ChannelMismatchError(
+            "photons describes detectors that count them, and the channels are brightfield RGB",
+            place="[train.augment]",
+            remedy="leave it out; stain and color are for such channels",
+        )

@@ -1,5 +1,8 @@
 """Augmentation: each kind by its own law, the same draws for the same step, and nothing that a channel cannot have."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +11,11 @@ from made_patches import toy
 from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.training.augment import Augmentation
-from pathopatch.training.fit import fit_arrays
+from pathopatch.training.fit import check_channels, fit_arrays
 from pathopatch.training.seeds import mixed_seed
 
-ALL = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1)
-RGB = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, color=0.2)
+ALL = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, photons=50)
+RGB = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, stain=0.2, color=0.2)
 NOTHING = {"flips": False, "gain": 0, "offset": 0}
 
 
@@ -122,6 +125,28 @@ def test_what_comes_in_at_the_edges_is_tissue_not_black():
     torch.testing.assert_close(varied, torch.full_like(varied, 0.7))
 
 
+def test_shot_noise_keeps_the_mean_and_its_variance_is_intensity_by_count():
+    x = torch.tensor([0.0, 0.25, 1.0]).view(1, 3, 1, 1).repeat(100, 1, 40, 40)
+    noise = _varied(x, photons=100) - x
+    dark, dim, bright = noise.var(dim=(2, 3)).T  # (100,) each
+    assert dark.max() == 0
+    assert noise.mean(dim=(0, 2, 3)).abs().max() < 1e-3
+    assert dim.mean() / bright.mean() == pytest.approx(0.25, rel=0.02)
+    assert bright.max() == pytest.approx(1 / 100, rel=0.1)  # the fewest counts
+    assert bright.mean() == pytest.approx(0.5 / 100, rel=0.2)  # 1 / count is uniform from 0
+
+
+def test_stain_keeps_glass_white_and_scales_each_stain_by_itself():
+    eosin = torch.exp(-0.5 * torch.tensor([0.07, 0.99, 0.11]))  # Ruifrok's eosin alone
+    x = torch.stack([torch.ones(3), eosin]).view(1, 2, 3, 1).permute(0, 2, 1, 3).repeat(300, 1, 1, 1)  # (300, 3, 2, 1)
+    varied = _varied(x, is_rgb=True, stain=0.2)
+    torch.testing.assert_close(varied[:, :, 0], torch.ones(300, 3, 1))
+    scale = varied[:, :, 1, 0].log() / eosin.log()  # (300, 3)
+    torch.testing.assert_close(scale, scale[:, 1:2].expand(-1, 3), rtol=2e-3, atol=0)  # one stain, one factor
+    assert 0.8 - 1e-3 <= scale.min() < 0.82
+    assert 1.18 < scale.max() <= 1.2 + 1e-3
+
+
 def test_color_keeps_grey_grey_and_stays_in_range():
     grey = torch.rand(20, 1, 4, 4).expand(-1, 3, -1, -1)
     varied = _varied(grey, is_rgb=True, color=0.5)
@@ -131,10 +156,19 @@ def test_color_keeps_grey_grey_and_stays_in_range():
     assert varied.max() <= 1
 
 
-def test_colour_is_refused_for_channels_that_have_none():
+@pytest.mark.parametrize("name", ["stain", "color"])
+def test_colour_is_refused_for_channels_that_have_none(name):
+    with pytest.raises(ChannelMismatchError, match=f"{name} vary brightfield RGB, and the channels are CARS, SHG"):
+        check_channels(AugmentConfig(**{name: 0.1}), is_rgb=False, channels=("CARS", "SHG"))
     patches = toy([[4, 4], [4, 4]], seed=0)
     with pytest.raises(ChannelMismatchError, match="the channels are others"):
-        fit_arrays(patches, patches, TrainConfig(augment={"color": 0.1}, input_px=16, steps=1))
+        fit_arrays(patches, patches, TrainConfig(augment={name: 0.1}, input_px=16, steps=1))
+
+
+def test_shot_noise_is_refused_for_brightfield_rgb():
+    with pytest.raises(ChannelMismatchError, match="photons"):
+        check_channels(AugmentConfig(photons=50), is_rgb=True)
+    check_channels(AugmentConfig(stain=0.1, color=0.1), is_rgb=True)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 9])
@@ -147,6 +181,11 @@ def test_patches_of_any_number_of_channels_keep_their_shape(channels):
         any(np.array_equal(image, one) for one in _symmetries(patch))
         for image, patch in zip(flipped, x.numpy(), strict=True)
     )
+
+
+def test_albumentations_is_imported_by_training_alone():
+    code = "import sys, pathopatch.training; sys.exit('albumentations' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_true_false_and_a_table_are_all_settings():

@@ -58,7 +58,7 @@ def test_the_next_batch_is_read_while_a_step_computes():
 )
 def test_batches_made_ahead_or_by_several_loaders_are_those_made_when_due(changes, ahead):
     patches = toy([[20, 6], [6, 20]], seed=0)
-    settings = {**SMALL, "steps": 30, "augment": {"rotate_degrees": 20}, **changes}
+    settings = {**SMALL, "steps": 30, "augment": {"rotate_degrees": 20, "photons": 50}, **changes}
     due = {"loaders": 1, "prefetch": 0}
     one, other = (fit_arrays(patches, patches, TrainConfig(**settings, **kind)) for kind in (due, due | ahead))
     assert one.history == other.history

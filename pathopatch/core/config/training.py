@@ -77,6 +77,10 @@ class AugmentConfig(Config):
     """Factor of each channel, 1 +- this, as detectors and laser power differ between slides. RGB is left alone."""
     offset: float = Field(default=0.05, ge=0, le=0.5)
     """Constant added to each channel, up to this. RGB is left alone."""
+    photons: float | None = Field(default=None, ge=1)
+    """Shot noise of microscopy: the fewest counts at the top of the window. None: no noise."""
+    stain: float = Field(default=0.0, ge=0, lt=1)
+    """Brightfield RGB only: haematoxylin, eosin and DAB each by 1 +- this."""
     color: float = Field(default=0.0, ge=0, lt=1)
     """Brightfield RGB only: brightness, contrast and saturation by 1 +- this."""
 
