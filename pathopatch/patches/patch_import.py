@@ -8,9 +8,7 @@ mask if the list names one.
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,24 +21,18 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
 from pathopatch.core.config import ReadyConfig, TileConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, TableError
-from pathopatch.core.mask_bits import pack_masks
 from pathopatch.core.patients import invented_patients_note
 from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.patches import intensity
-from pathopatch.patches.analysis import PatchBatch
-from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import (
     LIST_NAME,
     ImageSpec,
     common_spec,
     find_copies,
-    fitted,
-    read_image,
     read_list,
-    read_pixels,
     read_tumor_mask,
 )
+from pathopatch.patches.source import FromImages, sheet_grid
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids
 from pathopatch.patches.store_writer import SHARD_PATCHES
 from pathopatch.patches.tile import (
@@ -54,12 +46,7 @@ from pathopatch.patches.tile import (
     store_attributes,
     store_writer,
 )
-from pathopatch.patches.tissue_fit import fit_tissue
-from pathopatch.slides.background import guess_polarities, parse_background
-from pathopatch.slides.resample import resized
 from pathopatch.slides.slide_paths import slide_id_from_path
-
-_SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
 
 
 def tile_patches(
@@ -146,67 +133,6 @@ def _patch_mpp(spec: ImageSpec, ready: ReadyConfig | None) -> tuple[float | None
     return None, (f"the patches' scale is unknown: {why}; models trained on them take slides at any scale; {remedy}",)
 
 
-class FromImages:
-    """The patches of a set: its tissue model and intensity windows, found on all its images at low resolution."""
-
-    def __init__(self, files: Sequence[Path], spec: ImageSpec, tiling: TileConfig) -> None:
-        self.files, self.spec, self.tiling, self.mpp = files, spec, tiling, tiling.mpp
-        self.channels, self.dtype, self.is_rgb = spec.channels, np.dtype(spec.dtype), spec.is_rgb
-        # A sheet of as many columns as rows, or more; the last places may be empty.
-        self.grid = _sheet_grid(len(files), spec.width)
-        self.origins = self.grid.origins()[: len(files)]
-        self.marks: list[str] = []  # of each patch's pixels, whatever its file's format
-        side = spec.width
-        small = max(1, min(side, _SHEET_PX // self.grid.nx))
-        strip = np.empty((len(spec.channels), len(files) * small, small), self.dtype)
-        for number, file in enumerate(files):
-            pixels = read_pixels(file)
-            shape = f"{pixels.dtype} {pixels.shape}".encode()
-            self.marks.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest())
-            strip[:, number * small : (number + 1) * small] = resized(fitted(pixels, spec), (small, small))
-        polarities = guess_polarities(strip, is_colour=spec.is_colour)
-        if tiling.tissue.background != "auto":
-            stated = parse_background(tiling.tissue.background, spec.channels, place="[tile.tissue] background")
-            polarities = tuple(polarity or guess for polarity, guess in zip(stated, polarities, strict=True))
-        # Its overview is the patches one below the other, P px of height each.
-        self.tissue = fit_tissue(
-            strip,
-            polarities=polarities,
-            is_colour=spec.is_colour,
-            # Neighbours on the sheet are unrelated, so specks and holes across their borders mean nothing.
-            config=tiling.tissue.model_copy(update={"min_speck_um2": 0.0, "max_hole_um2": 0.0}),
-            scale_x=side / small,
-            scale_y=side / small,
-            mpp=1.0,  # of no effect: nothing is cleaned by its area
-            channels=spec.channels,
-            is_flat=True,
-        )
-        self.windows = intensity.windows(
-            strip,
-            self.tissue.mask != 0,
-            rule=tiling.intensity,
-            is_rgb_uint8=spec.is_rgb,
-            polarities=polarities,
-            channels=spec.channels,
-        )
-
-    def batches(self, rows: NDArray[np.int64] | None = None) -> Iterator[PatchBatch]:
-        """Yield the patches one by one, as `iterate_patches` does; with `rows`, (n,), those alone, numbered from 0."""
-        side = self.spec.width
-        for number, row in enumerate(range(len(self.files)) if rows is None else rows.tolist()):
-            patch = read_image(self.files[row], self.spec)
-            mask = self.tissue.patch_mask(patch, 0, row * side, 1.0, (side, side))
-            fraction = np.array([mask.mean()])
-            yield PatchBatch(np.array([number]), patch[None], fraction, np.ones(1), pack_masks(mask[None]))
-
-
-def _sheet_grid(count: int, side: int) -> Grid:
-    """Return the grid of a square sheet that holds `count` patches, row by row."""
-    columns = math.ceil(math.sqrt(count))
-    size = {"width": columns * side, "height": math.ceil(count / columns) * side}
-    return Grid(**size, downsample=1.0, patch_px=side, stride_px=side)
-
-
 def _table(
     listed: pd.DataFrame,
     origins: NDArray[np.int64],
@@ -265,7 +191,7 @@ def _slides_row(
     source: Path, listed: pd.DataFrame, spec: ImageSpec, config: TileConfig, result: TileResult, images: str
 ) -> dict[str, object]:
     """Return a set's row of ``slides.parquet``; its patient is empty, since a set has many."""
-    grid = _sheet_grid(result.patches, spec.width)
+    grid = sheet_grid(result.patches, spec.width)
     return {
         "slide_id": result.slide_id,
         "patient_id": "",

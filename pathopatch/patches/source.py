@@ -1,4 +1,4 @@
-"""The patches of one slide, wherever they come from: cut from the slide, or read from a tiled slide's store.
+"""The patches of one slide, wherever they come from: the slide, a tiled slide's store, or a set of ready patches.
 
 `pathopatch.features.source` has the same protocol over a feature file.
 """
@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,19 +26,24 @@ from pathopatch.core.artefacts import (
 from pathopatch.core.config import TileConfig
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.patches import intensity
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches, read_level
 from pathopatch.patches.grid import Grid
+from pathopatch.patches.import_list import ImageSpec, fitted, read_image, read_pixels
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import STAGE, PatchStore
+from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.patches.tissue_model import TissueModel
 from pathopatch.slides import Shift, Slide, TolerantSlide
-from pathopatch.slides.background import Background
+from pathopatch.slides.background import Background, guess_polarities, parse_background
+from pathopatch.slides.resample import resized
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
+_SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
 _STORED_AT_ONCE = 256  # patches, about one shard
 
 
@@ -324,3 +330,64 @@ def _probe(slide: Slide) -> str:
         for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
             digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
     return digest.hexdigest()
+
+
+class FromImages:
+    """The patches of a set: its tissue model and intensity windows, found on all its images at low resolution."""
+
+    def __init__(self, files: Sequence[Path], spec: ImageSpec, tiling: TileConfig) -> None:
+        self.files, self.spec, self.tiling, self.mpp = files, spec, tiling, tiling.mpp
+        self.channels, self.dtype, self.is_rgb = spec.channels, np.dtype(spec.dtype), spec.is_rgb
+        # A sheet of as many columns as rows, or more; the last places may be empty.
+        self.grid = sheet_grid(len(files), spec.width)
+        self.origins = self.grid.origins()[: len(files)]
+        self.marks: list[str] = []  # of each patch's pixels, whatever its file's format
+        side = spec.width
+        small = max(1, min(side, _SHEET_PX // self.grid.nx))
+        strip = np.empty((len(spec.channels), len(files) * small, small), self.dtype)
+        for number, file in enumerate(files):
+            pixels = read_pixels(file)
+            shape = f"{pixels.dtype} {pixels.shape}".encode()
+            self.marks.append(hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest())
+            strip[:, number * small : (number + 1) * small] = resized(fitted(pixels, spec), (small, small))
+        polarities = guess_polarities(strip, is_colour=spec.is_colour)
+        if tiling.tissue.background != "auto":
+            stated = parse_background(tiling.tissue.background, spec.channels, place="[tile.tissue] background")
+            polarities = tuple(polarity or guess for polarity, guess in zip(stated, polarities, strict=True))
+        # Its overview is the patches one below the other, P px of height each.
+        self.tissue = fit_tissue(
+            strip,
+            polarities=polarities,
+            is_colour=spec.is_colour,
+            # Neighbours on the sheet are unrelated, so specks and holes across their borders mean nothing.
+            config=tiling.tissue.model_copy(update={"min_speck_um2": 0.0, "max_hole_um2": 0.0}),
+            scale_x=side / small,
+            scale_y=side / small,
+            mpp=1.0,  # of no effect: nothing is cleaned by its area
+            channels=spec.channels,
+            is_flat=True,
+        )
+        self.windows = intensity.windows(
+            strip,
+            self.tissue.mask != 0,
+            rule=tiling.intensity,
+            is_rgb_uint8=spec.is_rgb,
+            polarities=polarities,
+            channels=spec.channels,
+        )
+
+    def batches(self, rows: NDArray[np.int64] | None = None) -> Iterator[PatchBatch]:
+        """Yield the patches one by one, as `iterate_patches` does; with `rows`, (n,), those alone, numbered from 0."""
+        side = self.spec.width
+        for number, row in enumerate(range(len(self.files)) if rows is None else rows.tolist()):
+            patch = read_image(self.files[row], self.spec)
+            mask = self.tissue.patch_mask(patch, 0, row * side, 1.0, (side, side))
+            fraction = np.array([mask.mean()])
+            yield PatchBatch(np.array([number]), patch[None], fraction, np.ones(1), pack_masks(mask[None]))
+
+
+def sheet_grid(count: int, side: int) -> Grid:
+    """Return the grid of a square sheet that holds `count` patches, row by row."""
+    columns = math.ceil(math.sqrt(count))
+    size = {"width": columns * side, "height": math.ceil(count / columns) * side}
+    return Grid(**size, downsample=1.0, patch_px=side, stride_px=side)

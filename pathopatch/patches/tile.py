@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -40,15 +40,12 @@ from pathopatch.patches.background_levels import slide_levels, with_cohort_level
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
-from pathopatch.patches.source import FromSlide, tile_stamp
+from pathopatch.patches.source import FromImages, FromSlide, tile_stamp
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, recorded_attributes, source_record
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
 from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, valid_slide_id
-
-if TYPE_CHECKING:
-    from pathopatch.patches.patch_import import FromImages
 
 COLUMNS = (
     "patch_id", "slide_id", "patient_id", "x", "y", "tissue_fraction", "scanned_fraction", "tumor_fraction",
