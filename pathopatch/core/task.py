@@ -21,13 +21,22 @@ from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, read_stamp
 from pathopatch.core.errors import InputCorruptError, PathopatchError
 from pathopatch.core.locks import folder_lock, slide_lock
-from pathopatch.core.progress import WITHIN_SLIDE, Progress
 from pathopatch.core.status import update_status
 
 S = TypeVar("S")
+WITHIN_SLIDE = "patches"
+"""The task within one slide, which other tasks count as a whole."""
 
 Within = Callable[[int, int], None]
 """Called with (grid positions done, all)."""
+
+
+class Progress(Protocol):
+    """Called by a stage after each unit of work; the command line draws bars or writes lines with it."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Report that `done` of `total` units of the task `what` are finished; 0 where the first one takes long."""
+        ...
 
 
 class HasSlideId(Protocol):

@@ -1,7 +1,7 @@
-"""Share a list of work among processes; one that dies or hangs costs only the item it works on.
+"""Share a list of work among processes, and prepare the next items of a sequence in other threads.
 
-Each process has a pipe of its own and one item at a time, so the item of a dead process is known, and nothing that it
-held stops the others.
+A process that dies or hangs costs only the item it works on. Each has a pipe of its own and one item at a time, so the
+item of a dead process is known, and nothing that it held stops the others.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import repeat
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -23,8 +25,9 @@ from typing import Any, Self, TypeVar
 
 import psutil
 
-T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
 
 SPAWN = get_context("spawn")
 _GRACE_S = 10.0  # for a process without work to end by itself
@@ -224,3 +227,38 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def prefetch_items(parts: Iterator[T], *, ahead: int) -> Generator[T]:
+    """Yield the items of an iterator, which one other thread takes from it up to `ahead` items before they are due.
+
+    What the iterator raises is raised where its item was due. A caller that stops earlier waits for the item in work.
+    """
+    end = object()
+    with closing(prefetch_results(lambda _: next(parts, end), repeat(None), ahead=ahead)) as items:
+        for item in items:
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+
+
+def prefetch_results(make: Callable[[S], T], steps: Iterable[S], *, ahead: int, threads: int = 1) -> Generator[T]:
+    """Yield ``make(step)`` for each step in order, made by other threads up to `ahead` steps before it is due.
+
+    What `make` raises is raised where its result was due. A caller that stops earlier waits for those in work.
+    """
+    if ahead == 0:
+        yield from map(make, steps)
+        return
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
+        try:
+            for step in steps:
+                waiting.append(pool.submit(make, step))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

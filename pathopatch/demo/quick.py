@@ -21,7 +21,7 @@ from pathopatch.core.config import (
     TrainConfig,
 )
 from pathopatch.core.method_names import MethodName
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation.compare import compare

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, write_bytes, write_csv
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
 from pathopatch.slides.manifest import SPLITS
 

@@ -19,9 +19,9 @@ from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import EncodeConfig
 from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
 from pathopatch.core.mask_bits import unpack_masks
-from pathopatch.core.prefetch import prefetch_items
 from pathopatch.core.task import Outcome, SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.workers import prefetch_items
 from pathopatch.features.patch_encoder import PatchEncoder
 from pathopatch.features.readers.h5 import load_h5py, open_h5
 from pathopatch.features.readers.pathopatch_h5 import ATTRIBUTE, write_slide_features

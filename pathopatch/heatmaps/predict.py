@@ -20,7 +20,7 @@ from pandas.arrays import BooleanArray
 from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.mask_bits import unpack_masks
-from pathopatch.core.prefetch import prefetch_items
+from pathopatch.core.workers import prefetch_items
 from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FLAGS

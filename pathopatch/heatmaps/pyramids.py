@@ -153,7 +153,7 @@ def write_ome_zarr(
     import zarr  # here, since the review page reads heatmaps and needs no Zarr
 
     from pathopatch.patches.store_writer import write_array
-    from pathopatch.slides.omezarr_attributes import image_attributes, multiscales
+    from pathopatch.slides.omezarr_metadata import image_attributes, multiscales
 
     levels = pyramid(np.ascontiguousarray(cells, np.float32))
     group = zarr.create_group(path, zarr_format=3)

@@ -33,7 +33,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pathopatch.core.files import fault_point
 from pathopatch.core.mask_bits import MaskKind
-from pathopatch.slides.omezarr_attributes import OME_VERSION, compressor, image_attributes, multiscales
+from pathopatch.slides.omezarr_metadata import OME_VERSION, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256

@@ -21,7 +21,7 @@ from pathopatch.core.artefacts import read_stamp
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, inside, write_bytes
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder

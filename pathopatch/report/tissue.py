@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.files import inside, read_json, write_bytes, write_json
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.patches.annotations.polygons import tissue_geojson
 from pathopatch.patches.picture import hatched, mask_under, outlined
 from pathopatch.patches.store import PatchStore

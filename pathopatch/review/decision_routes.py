@@ -99,7 +99,7 @@ def agreement(request: Request) -> Response:
 
 def _regions_zip(review: Review) -> bytes:
     """Return an archive with one GeoJSON per slide; equal regions give equal bytes."""
-    from pathopatch.heatmaps.decision_annotations import region_files
+    from pathopatch.heatmaps.qupath import region_files
     from pathopatch.review.reviewed_slide import bounds_origin
 
     files = region_files(review.decisions.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))

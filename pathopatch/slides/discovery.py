@@ -13,7 +13,7 @@ from typing import Any
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.patients import id_key
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.slides.discovery_files import (
     CHANNELS,

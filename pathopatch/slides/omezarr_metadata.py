@@ -1,6 +1,6 @@
 """Metadata of an OME-Zarr image, version 0.4 (Zarr v2) or 0.5 (Zarr v3): axes, levels, scales, channel names.
 
-No pixel is read, and each number is checked before anything is allocated for it.
+No pixel is read, and each number is checked before anything is allocated for it. What is written is 0.5 on Zarr v3.
 """
 
 # Why not ome-zarr-models: it refuses channels on the last axis and arrays of 0.5 without dimension names, which are
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 from pathopatch.core.errors import InputMissingError, PathopatchError
@@ -25,6 +27,8 @@ from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, refuse_channel
 from pathopatch.slides.resample import is_same_field, nominal_downsample
 from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, resolution, um_per
 
+OME_VERSION = "0.5"  # of images that are written
+_COLOURS = {"R": "FF0000", "G": "00FF00", "B": "0000FF"}
 _MAX_METADATA_BYTES = 16 * 2**20
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
 _MAX_CHUNKS = 2**24
@@ -357,3 +361,63 @@ def _list(metadata: dict[str, Any], key: str, folder: Path) -> list[Any]:
     if not isinstance(value, list):
         raise corrupt(folder, f"its {key} are {value!r}")
     return value
+
+
+def multiscales(
+    name: str,
+    axes: Sequence[str],
+    levels: Sequence[tuple[float, float]],
+    um_per_px: tuple[float, float],
+    *,
+    over_um: tuple[float, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return OME-Zarr's description of a pyramid.
+
+    The `axes` are of ``c``, ``y``, ``x``, the last two y and x; `levels` holds each level's downsample (x, y), and
+    `um_per_px` is (x, y) of the first. The origin is the centre of the first pixel; with `over_um`, (x, y) um per px of
+    another image over which this one lies with the same corner, it is the centre of that one's.
+    """
+    first = [1.0] * (len(axes) - 2)
+    origin_x, origin_y = um_per_px if over_um is None else over_um
+    datasets = []
+    for index, (x, y) in enumerate(levels):
+        # OME-Zarr places the centre of a pixel, not its corner: a coarser level begins half a pixel further in.
+        um_x, um_y = x * um_per_px[0], y * um_per_px[1]
+        shift_um = [(um_y - origin_y) / 2, (um_x - origin_x) / 2]
+        transforms = [
+            {"type": "scale", "scale": [*first, um_y, um_x]},
+            {"type": "translation", "translation": [*(0.0 for _ in first), *shift_um]},
+        ]
+        datasets.append({"path": str(index), "coordinateTransformations": transforms})
+    described_axes = [
+        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
+        for axis in axes
+    ]
+    return [{"name": name, "axes": described_axes, "datasets": datasets}]
+
+
+def image_attributes(
+    pyramid: list[dict[str, Any]], channels: Sequence[str], windows: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return the attributes of an image's group, from `multiscales` and the names of the channels.
+
+    Viewers show the `windows`, shape (C, 2), as black and as full.
+    """
+    shown_channels = [
+        {
+            "label": name,
+            "color": _COLOURS.get(name, "FFFFFF"),
+            "active": True,
+            "window": {"start": low, "end": high, "min": low, "max": high},
+        }
+        for name, (low, high) in zip(channels, windows.tolist(), strict=True)
+    ]
+    return {"ome": {"version": OME_VERSION, "multiscales": pyramid, "omero": {"channels": shown_channels}}}
+
+
+def compressor(dtype: np.dtype[np.generic]) -> ZstdCodec | BloscCodec:
+    """Return the codec that fits a sample type."""
+    if dtype.itemsize == 1:
+        return ZstdCodec(level=1)
+    # The high bytes of neighbouring pixels are mostly equal, so shuffled bits compress well.
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)

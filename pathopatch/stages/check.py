@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core.config import BatchOptions, LabelConfig, TileConfig
 from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, TableError
 from pathopatch.core.patients import Listed, copy_problems
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest, write_parts
 from pathopatch.slides.structure import alike_pairs

@@ -12,8 +12,7 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import BatchOptions, EncodeConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import inside, write_csv
-from pathopatch.core.progress import Progress
-from pathopatch.core.task import Outcome, SlideTask
+from pathopatch.core.task import Outcome, Progress, SlideTask
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, write_bytes
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
@@ -46,7 +46,7 @@ def export_regions(out: Path, folder: Path | None = None, *, force: bool = False
 
     Return the folder, ``regions`` if None. `force` replaces exported regions, and nothing else.
     """
-    from pathopatch.heatmaps.decision_annotations import region_files
+    from pathopatch.heatmaps.qupath import region_files
     from pathopatch.review.reviewed_slide import bounds_origin
 
     folder = Path("regions") if folder is None else folder

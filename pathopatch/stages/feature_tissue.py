@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, Remark, merged, shared_text
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.core.workers import Workers
 from pathopatch.features.cohort import FEATURE_ROW

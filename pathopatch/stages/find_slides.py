@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.input_files import LeftOut
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.slides import parse_source
 from pathopatch.slides.discovery import discover, why_none
 from pathopatch.slides.discovery_files import set_name

@@ -20,8 +20,8 @@ from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_fil
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, Problem, SplitLeakageError
 from pathopatch.core.patients import Listed, copy_problems, invented_patients_note, raise_first
-from pathopatch.core.progress import Progress
 from pathopatch.core.status import update_status
+from pathopatch.core.task import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import FEATURE_ROW, FeatureCohort, read_cohort

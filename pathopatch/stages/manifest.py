@@ -11,7 +11,7 @@ from typing import Any
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.input_files import LeftOut
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.slides.discovery import FoundSlide, discover, why_none
 from pathopatch.slides.manifest import SlideRow, read_manifest, write_rows
 from pathopatch.stages.batch.slide_table import label_source

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
-from pathopatch.core.progress import Progress
 from pathopatch.core.status import read_status
-from pathopatch.core.task import Outcome, SlidePlan, SlideTask, Within
+from pathopatch.core.task import Outcome, Progress, SlidePlan, SlideTask, Within
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for

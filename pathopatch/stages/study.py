@@ -10,8 +10,7 @@ from typing import Any, Literal
 from pathopatch.core import artefacts, files
 from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, TuneConfig, head_settings, load_study
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
-from pathopatch.core.progress import Progress
-from pathopatch.core.task import Outcome
+from pathopatch.core.task import Outcome, Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.groups.group_sizes import empty_groups

@@ -12,8 +12,7 @@ import pandas as pd
 
 from pathopatch.core.config import BatchOptions, ReadyConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputUnsupportedError, TableError
-from pathopatch.core.progress import Progress
-from pathopatch.core.task import Outcome, SlidePlan, SlideTask, Within
+from pathopatch.core.task import Outcome, Progress, SlidePlan, SlideTask, Within
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.progress import Progress
+from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import FOLDS
 from pathopatch.core.workers import Workers
 from pathopatch.stages.batch.run import Call, Failure, each_slide

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import NonFiniteError, OutOfMemoryError
 from pathopatch.core.files import fault_point, write_json
-from pathopatch.core.prefetch import prefetch_results
+from pathopatch.core.workers import prefetch_results
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, steps_in_all
 from pathopatch.debias.samplers import BatchSampler
@@ -36,13 +36,13 @@ from pathopatch.training.distributed import ProcessGroup, shard_indices
 from pathopatch.training.intervene import Intervention, phase_intervention
 from pathopatch.training.optimise import (
     evaluation_steps,
+    mixed_seed,
     overflows_always,
     rate_factor,
     take_step,
     update_average,
 )
 from pathopatch.training.phase_data import ValidationSplit
-from pathopatch.training.seeds import mixed_seed
 from pathopatch.training.selection import (
     BATCH,
     Standardizer,

@@ -37,8 +37,8 @@ from pathopatch.core.text import pluralize
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import searched_parameters, steps_in_all
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.optimise import mixed_seed
 from pathopatch.training.phase_data import phases_of
-from pathopatch.training.seeds import mixed_seed
 
 WAVE = 4
 """Trials that choose without each other's results and may run side by side; a trial knows all earlier waves."""

@@ -16,8 +16,7 @@ from made_model import write_model
 from PIL import Image
 
 from pathopatch import cli
-from pathopatch.cli.output import progress_bars
-from pathopatch.cli.progress_lines import ProgressLines
+from pathopatch.cli.output import ProgressLines, progress_bars
 from pathopatch.core.text import duration
 
 

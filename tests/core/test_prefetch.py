@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pathopatch.core.prefetch import prefetch_items, prefetch_results
+from pathopatch.core.workers import prefetch_items, prefetch_results
 
 
 def numbers(count: int, yielded: list[int]) -> Iterator[int]:

@@ -30,7 +30,7 @@ from pathopatch.training.composition import (
 )
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.intervene import Intervention
-from pathopatch.training.seeds import mixed_seed
+from pathopatch.training.optimise import mixed_seed
 
 SIDE = 32
 ALIKE = ((0.1, 0.95), (0.1, 0.95))

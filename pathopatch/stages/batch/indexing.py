@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from pathopatch.core.artefacts import Stamp, fingerprint, read_stamp, require_schema, stamped_metadata, write_table
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import atomic_path, inside, remove
-from pathopatch.core.progress import Progress
 from pathopatch.core.status import FINISHED
+from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.stages.batch.summaries import CohortTables
 

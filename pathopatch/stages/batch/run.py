@@ -36,9 +36,8 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import disk_errors, inside
 from pathopatch.core.locks import is_locked, slide_lock
-from pathopatch.core.progress import Progress
 from pathopatch.core.status import FINISHED, is_recorded_done, read_status, update_status
-from pathopatch.core.task import HasSlideId, Outcome, SlideTask
+from pathopatch.core.task import HasSlideId, Outcome, Progress, SlideTask
 from pathopatch.core.version import __version__
 from pathopatch.core.workers import WorkerDied, Workers
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, content_fingerprint, fingerprint
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
-from pathopatch.core.progress import Progress
 from pathopatch.core.status import is_recorded_done
+from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow

@@ -22,7 +22,7 @@ from pathopatch.groups.decisions.decision import (
     region_polygon,
 )
 from pathopatch.groups.decisions.table import decisions_csv, read_decisions
-from pathopatch.heatmaps.decision_annotations import region_files
+from pathopatch.heatmaps.qupath import region_files
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.labels import find_regions
 from pathopatch.review.decisions import DecisionLog

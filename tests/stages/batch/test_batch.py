@@ -12,9 +12,8 @@ import pytest
 from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.locks import folder_lock, slide_lock
-from pathopatch.core.progress import Progress
 from pathopatch.core.status import read_status, update_status
-from pathopatch.core.task import Outcome
+from pathopatch.core.task import Outcome, Progress
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
