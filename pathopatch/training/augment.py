@@ -23,7 +23,7 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from pathopatch.core.config import AugmentConfig
-from pathopatch.training.optimise import mixed_seed
+from pathopatch.training.dataset import mixed_seed
 
 # Without this, the import asks a server for a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -354,3 +354,8 @@ def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
             place=names,
             remedy="exclude or repair their slide, then tile it again",
         )
+
+
+def mixed_seed(*parts: int) -> int:
+    """Return one seed of 63 bits that depends on all parts; neighbouring parts give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

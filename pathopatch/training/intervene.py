@@ -21,8 +21,7 @@ from pathopatch.core.mask_bits import pack_masks
 from pathopatch.debias import gerne
 from pathopatch.debias.interventions import Composition, Growth, Labels, Patch, compose, intervention_share, plan
 from pathopatch.debias.phases import Phase
-from pathopatch.training.dataset import PatchMasks, PatchSet
-from pathopatch.training.optimise import mixed_seed
+from pathopatch.training.dataset import PatchMasks, PatchSet, mixed_seed
 
 COPIES_PER_CLASS = 3000
 """Composed copies of each class that a run draws from."""

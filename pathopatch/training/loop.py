@@ -31,12 +31,11 @@ from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.models.runtime.torch_runtime import largest_fitting, release
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, LossMeans, State
-from pathopatch.training.dataset import PatchSet
+from pathopatch.training.dataset import PatchSet, mixed_seed
 from pathopatch.training.distributed import ProcessGroup, shard_indices
 from pathopatch.training.intervene import Intervention, phase_intervention
 from pathopatch.training.optimise import (
     evaluation_steps,
-    mixed_seed,
     overflows_always,
     rate_factor,
     take_step,

@@ -1,4 +1,4 @@
-"""Threads, seeds, precision, learning rate, gradient step, weight average, and when to evaluate."""
+"""Threads, precision, learning rate, gradient step, weight average, and when to evaluate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -124,8 +123,3 @@ def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:
     """Return the steps after which to evaluate: evenly spread, the last one among them."""
     count = min(steps, evaluations)
     return frozenset(round(steps * (k + 1) / count) for k in range(count))
-
-
-def mixed_seed(*parts: int) -> int:
-    """Return one seed of 63 bits that depends on all parts; neighbouring parts give unrelated seeds."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

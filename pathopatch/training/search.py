@@ -36,8 +36,7 @@ from pathopatch.core.files import disk_errors
 from pathopatch.core.text import pluralize
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import searched_parameters, steps_in_all
-from pathopatch.training.dataset import PatchSet
-from pathopatch.training.optimise import mixed_seed
+from pathopatch.training.dataset import PatchSet, mixed_seed
 from pathopatch.training.phase_data import phases_of
 
 WAVE = 4

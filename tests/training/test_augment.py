@@ -11,8 +11,8 @@ from made_patches import toy
 from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.training.augment import Augmentation
+from pathopatch.training.dataset import mixed_seed
 from pathopatch.training.fit import check_channels, fit_arrays
-from pathopatch.training.optimise import mixed_seed
 
 ALL = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, photons=50)
 RGB = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, stain=0.2, color=0.2)

@@ -28,9 +28,8 @@ from pathopatch.training.composition import (
     measure_natural,
     resampling_unit,
 )
-from pathopatch.training.dataset import PatchMasks, PatchSet
+from pathopatch.training.dataset import PatchMasks, PatchSet, mixed_seed
 from pathopatch.training.intervene import Intervention
-from pathopatch.training.optimise import mixed_seed
 
 SIDE = 32
 ALIKE = ((0.1, 0.95), (0.1, 0.95))
