@@ -137,3 +137,10 @@ def test_what_another_schema_made_is_refused_with_the_way_out(version: int, word
     with pytest.raises(StaleArtefactError, match=words):
         is_up_to_date(other)
     assert not is_up_to_date(other, force=True)
+
+
+def test_a_file_that_was_not_among_those_written_counts_as_missing(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).write_bytes(b"1")
+    marks = artefacts.file_marks({"old": tmp_path / "old"})
+    assert artefacts.damages({name: tmp_path / name for name in ("old", "new")}, marks) == ["new is missing"]
