@@ -48,12 +48,12 @@ class HeatmapFacts(TypedDict):
     channels: list[str]
     dtype: str
     files: list[str]  # fingerprints
-    patch_px: int  # px of the network's input before it is resized
+    patch_px: int  # side of a patch and step of the grid, px at the scale that patches are cut at
     stride_px: int
-    downsample: float
+    downsample: float  # level-0 px per such px
     read_level: int
     read_level_downsample: float
-    cell_px: float
+    cell_px: float  # side of a cell of the map
     cell_um: float
     cells: tuple[int, int]  # nx, ny
     placement: NotRequired[str]  # grid or nearest; earlier versions knew only a grid

@@ -275,7 +275,7 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
     facts: dict[str, Any] = {}
     fingerprint: str | None = None
     try:
-        facts = read_facts(out, slide_id)
+        facts = dict(read_facts(out, slide_id))
         fingerprint = heatmap_fingerprint(facts)
     except InputMissingError:
         pass

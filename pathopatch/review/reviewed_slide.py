@@ -22,7 +22,9 @@ from pathopatch.core.errors import InputChangedError, InputMissingError, InputUn
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.attribute import scanned_enough, threshold_attributes, tissue_bin
-from pathopatch.heatmaps import FACTS, FLAGS
+from pathopatch.heatmaps import FLAGS
+from pathopatch.heatmaps import facts as heatmap_facts
+from pathopatch.heatmaps.facts import HeatmapFacts
 from pathopatch.heatmaps.model_record import read_model_record
 from pathopatch.heatmaps.pyramids import HeatmapFile, read_ome_tiff
 from pathopatch.heatmaps.stitch import cell_positions, nearest_cells
@@ -138,9 +140,7 @@ class ReviewedSlide:
     @cached_property
     def grid(self) -> Grid:
         """The grid that the patches were cut by."""
-        width, height = self.size
-        geometry = {name: self.facts[name] for name in ("downsample", "patch_px", "stride_px")}
-        return Grid(width=width, height=height, **geometry)
+        return heatmap_facts.grid_of(self.facts)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -322,10 +322,10 @@ def with_distinct_names(first: dict[str, Any], second: dict[str, Any]) -> tuple[
     return one, other
 
 
-def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
+def read_facts(out: Path, slide_id: str) -> HeatmapFacts:
     """Return a slide's ``heatmap.json``; InputMissingError without a heatmap, InputCorruptError if it is unreadable."""
     try:
-        return read_json(WorkFolder(out).heatmap(slide_id) / FACTS)
+        return heatmap_facts.read_facts(WorkFolder(out).heatmap(slide_id))
     except InputMissingError as error:
         raise InputMissingError(
             "no heatmap of this slide", place=slide_id, remedy="predict it; its status says why an earlier run failed"

@@ -32,7 +32,7 @@ _COPIED_FACTS = (
 
 def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
     """Return what the page shows of a slide, and the layout of its `slide_values`, as JSON values without NaN."""
-    patches, (width, height) = slide.patches, slide.size
+    patches, (width, height), facts = slide.patches, slide.size, dict(slide.facts)
     why_no_slide, other = slide.why_no_pixels(), slide.beside
     model, other_model = slide.models
     spread = ["spread"] if slide.has_spread else []
@@ -40,7 +40,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
     return {
         "slide_id": slide.slide_id,
         "patient_id": slide.patient_id,
-        **{name: slide.facts[name] for name in _COPIED_FACTS},
+        **{name: facts[name] for name in _COPIED_FACTS},
         "leakage": slide.facts.get("leakage", ""),  # predictions of an earlier version do not say it
         "is_rgb": slide.is_rgb,
         "channel_colors": [
