@@ -167,7 +167,8 @@ def predict_patches(
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Prediction:
     """Return the predictions of a slide's patches and the tissue of all; errors as `predict_slide`."""
-    spec, origins = ensemble.spec, source.origins
+    # The slide is analysed here, not in the thread that reads on: what a thread frees, the C library keeps for it.
+    spec, origins, canvas = ensemble.spec, source.origins, source.canvas
     tissue, scanned = np.zeros(len(origins)), np.ones(len(origins))
     # A slide without tissue has no batch, so each column begins with an empty part of its shape.
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in _PREDICTED}
@@ -215,7 +216,7 @@ def predict_patches(
     return Prediction(
         slide_id=source.slide_id,
         grid=source.grid,
-        canvas=source.canvas,
+        canvas=canvas,
         places=origins,
         tissue_fraction=tissue,
         scanned_fraction=scanned,
