@@ -26,6 +26,7 @@ SETTINGS: dict[str, str] = {
     "TrainConfig.select_at": "leave it out: a run is selected by what it draws by",
     "TrainConfig.tensorboard": "read history.csv of the run",
     "TrainConfig.threshold_by_area": "leave it out, and train resample, gerne or auto: it repaired no model",
+    "TuneConfig.bootstrap": "leave it out: intervals of trials are of 1,000 draws of patients, as those of runs",
     "TuneConfig.budget_steps": "set trials: steps of the search are trials x steps x phases of the method",
     "TuneConfig.prune": "leave it out: every trial runs to its end; lower trials for a shorter search",
 }

@@ -24,7 +24,7 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.method_names import METHOD_NAMES, REMOVED_METHODS
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
-from pathopatch.debias.phases import MakeSampler, Phase, steps_in_all
+from pathopatch.debias.phases import MakeSampler, Phase, equal_areas, equal_groups, steps_in_all
 from pathopatch.debias.samplers import (
     BatchSampler,
     ClassBalancedBatchSampler,
@@ -72,6 +72,8 @@ def method(
     identify_share: float = 0.25,
     refit_share: float = 1.0,
     refit_lr_scale: float = 10.0,
+    caliper: float = 0.02,
+    dcor_weight: float = 1.0,
 ) -> tuple[Phase, ...]:
     """Return the phases of a method.
 
@@ -97,6 +99,10 @@ def method(
     refit_share, refit_lr_scale : float
         dfr: steps and learning rate of the last layer relative to the network's. Its gradients are small: with AdamW at
         the network's own rate it hardly moved where it was tried.
+    caliper : float
+        area-matched: largest difference of the tissue fractions of a pair, above 0.
+    dcor_weight : float
+        decorrelate: weight of the penalty, at least 0.
 
     Returns
     -------
@@ -180,6 +186,45 @@ def resample() -> tuple[Phase, ...]:
     (there RWG).
     """
     return (Phase(sampler=GroupBalancedBatchSampler, objective=_mean),)
+
+
+def subsample() -> tuple[Phase, ...]:
+    """Return training on a subset with equal groups: most of the data is thrown away.
+
+    Samples: `phases.equal_groups`. Sampler: `GroupBalancedBatchSampler`. Objective: `Mean`.
+
+    References
+    ----------
+    Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy", CLeaR 2022, arXiv:2110.14503
+    (there SUBG).
+    """
+    return (Phase(sampler=GroupBalancedBatchSampler, objective=_mean, subset=equal_groups),)
+
+
+def area_matched(*, caliper: float) -> tuple[Phase, ...]:
+    """Return training on pairs of both classes with nearly equal tissue area; no threshold and no group is needed.
+
+    Samples: `phases.equal_areas`. Sampler: `ClassBalancedBatchSampler` by the label alone. Objective: `Mean`.
+
+    References
+    ----------
+    Rosenbaum, Rubin, "Constructing a control group using multivariate matched sampling methods that incorporate the
+    propensity score", The American Statistician 39(1), 1985: matching within a caliper.
+    """
+    subset = partial(equal_areas, caliper=_above_zero("caliper", caliper))
+    return (Phase(sampler=_class_balanced_by_label, objective=_mean, subset=subset),)
+
+
+def decorrelate(*, dcor_weight: float) -> tuple[Phase, ...]:
+    """Return class-balanced training with a penalty on the distance correlation of logit and area within each class.
+
+    Sampler: `ClassBalancedBatchSampler` by the label alone. Objective: `Decorrelated`.
+
+    References
+    ----------
+    Szekely, Rizzo, "Partial distance correlation with methods for dissimilarities", Annals of Statistics 42(6), 2014.
+    """
+    return (Phase(sampler=_class_balanced_by_label, objective=partial(_decorrelated, weight=dcor_weight)),)
 
 
 def groupdro(*, eta: float) -> tuple[Phase, ...]:
@@ -327,6 +372,9 @@ METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyT
         "erm-balanced": erm_balanced,
         "reweight": reweight,
         "resample": resample,
+        "subsample": subsample,
+        "area-matched": area_matched,
+        "decorrelate": decorrelate,
         "groupdro": groupdro,
         "gerne": gerne,
         "gerne-unknown": gerne_unknown,
@@ -357,6 +405,13 @@ def _group_dro(counts: Ints, *, eta: float) -> nn.Module:
     from pathopatch.debias.objectives import GroupDRO
 
     return GroupDRO(counts.size, eta)
+
+
+def _decorrelated(counts: Ints, *, weight: float) -> nn.Module:
+    """Return the mean loss with a penalty on what area tells of the logit; groups are not used."""
+    from pathopatch.debias.objectives import Decorrelated
+
+    return Decorrelated(weight)
 
 
 def _extrapolation(counts: Ints, *, beta: float) -> nn.Module:

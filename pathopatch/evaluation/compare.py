@@ -31,6 +31,7 @@ from pathopatch.evaluation.reference import (
     unequal_budgets_text,
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
+from pathopatch.evaluation.summary import write_summary
 from pathopatch.evaluation.tissue_dependence import dependence_comparison, rows_at_training_attribute
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import training_label
@@ -51,7 +52,8 @@ def compare(
 ) -> pd.DataFrame:
     """Return one row per evaluated run and threshold, or set of bins, and write it as ``comparison.csv``.
 
-    Beside it ``tissue_dependence.csv`` says how far each run reduced the dependence on the tissue fraction. `runs` are
+    Beside it ``tissue_dependence.csv`` says how far each run reduced the dependence on the tissue fraction, and
+    ``summary.csv``, ``.md`` and ``.tex`` have each setting over its seeds, see `summary`. `runs` are
     all evaluated ones by default. Of `split`, ``test`` if any run has it, else ``val`` (which flatters, since models
     and thresholds were picked on it), runs without it are left out.
 
@@ -71,6 +73,7 @@ def compare(
     dependence = dependence_comparison(work, table, config=config)
     for name, content in (("comparison", table), ("tissue_dependence", dependence)):
         write_bytes(work / f"{name}.csv", content.to_csv(index=False, lineterminator="\n").encode())
+    write_summary(work, table, config=config or EvaluateConfig())
     return table
 
 

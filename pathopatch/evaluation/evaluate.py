@@ -23,7 +23,7 @@ from pathopatch.core.files import atomic_path
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import ablation
 from pathopatch.evaluation.calibration import calibration, calibration_tables
-from pathopatch.evaluation.group_scores import evaluate_logits, group_shares, sweep_thresholds
+from pathopatch.evaluation.group_scores import answers, evaluate_logits, group_shares, sweep_thresholds
 from pathopatch.evaluation.predicting import drop_learnt_patches, predict_patches, require_unseen
 from pathopatch.evaluation.run_settings import read_config
 from pathopatch.evaluation.tissue_dependence import tissue_dependence
@@ -96,10 +96,17 @@ def write_evaluation(
     """Write an evaluation into its folder, all of it or nothing: numbers as JSON and tables, and the predictions.
 
     `numbers` is what `evaluate_predictions` returned with whatever else is known; `further` holds more tables by name.
+    The predictions get the columns patient_id, threshold (on the logit) and decision, 1 above it.
     """
+    threshold = numbers["decision_threshold"]
+    predictions = predictions.assign(
+        patient_id=groups.set_index("patch_id")["patient_id"].reindex(predictions["patch_id"]).to_numpy(),
+        threshold=threshold,
+        decision=(predictions["logit"] > threshold).astype(np.int8),
+    )
     tables = {
         **(further or {}),
-        "sweep": sweep_table(predictions, groups, decision_threshold=numbers["decision_threshold"], config=config),
+        "sweep": sweep_table(predictions, groups, decision_threshold=threshold, config=config),
         "groups": group_table(numbers),
         **{name: split_table(numbers, name) for name in ("tissue_dependence", "ablation")},
         **calibration_tables(numbers),
@@ -126,7 +133,8 @@ def evaluate_predictions(
 
     `predictions` has a row per labelled patch that has a group: patch_id, split, label, tissue_fraction,
     ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit (tumour minus non-tumour), probability, and
-    ``logit without <channel>`` where channels were taken away. The result has `decision_threshold` (on the logit),
+    ``logit without <channel>`` where channels were taken away, and has_answer of a model that does not judge all. The
+    result has `decision_threshold` (on the logit),
     `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts ->
     the same, `tissue_dependence`, `calibration`, `ablation`: what the functions of these names return}.
 
@@ -189,6 +197,7 @@ def _scores(
         group[is_known] % n_values,
         patient[is_known],
         decision_threshold=decision_threshold,
+        answered=answers(table)[is_known] if "has_answer" in table else None,
         # The biased average weights the groups by their shares in training, as the plain average did there.
         train_shares=group_shares(attribute.groups_in(trained_on), n_groups=2 * n_values),
         n_values=n_values,

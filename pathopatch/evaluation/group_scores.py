@@ -39,6 +39,7 @@ def evaluate_logits(
     patient: NDArray[Any],
     *,
     decision_threshold: float = 0.0,
+    answered: NDArray[np.bool_] | None = None,
     train_shares: NDArray[np.floating[Any]] | None = None,
     n_values: int = 2,
     resamples: int = 1000,
@@ -47,11 +48,13 @@ def evaluate_logits(
     """Return the group accuracies and their summaries, each with its 95 % interval by patient.
 
     `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
-    `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `train_shares` (2 A,) is
+    `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `answered` (N,) are the
+    patches that the model judges at all: others count as wrong, and AUROC leaves them out. `train_shares` (2 A,) is
     the share of each group in the training data, for the biased average, which is NaN without.
 
     The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
-    `average`, `auroc` (dicts of value, low, high), `biased_average` and `wga_at_zero` (at a decision threshold of 0).
+    `average`, `auroc` (dicts of value, low, high), `biased_average` and `wga_at_zero` (at a decision threshold of 0);
+    of a model that does not judge all, `answered`, their share, and `wga_answered`, WGA on those alone.
     Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
 
     Raises
@@ -66,11 +69,17 @@ def evaluate_logits(
     label = np.asarray(label, dtype=np.int64)
     group = n_values * label + np.asarray(attribute, dtype=np.int64)
     settings = {"resamples": resamples, "seed": seed}
-    hits, n = patient_counts((margin > decision_threshold) == (label == 1), group, patient, n_groups=2 * n_values)
-    hits_at_zero, _ = patient_counts((margin > 0) == (label == 1), group, patient, n_groups=2 * n_values)
+    judged = np.ones(len(margin), np.bool_) if answered is None else np.asarray(answered, np.bool_)
+    right, right_at_zero = (((margin > at) == (label == 1)) & judged for at in (decision_threshold, 0))
+    hits, n = patient_counts(right, group, patient, n_groups=2 * n_values)
+    hits_at_zero, _ = patient_counts(right_at_zero, group, patient, n_groups=2 * n_values)
     shares = np.full(2 * n_values, np.nan) if train_shares is None else train_shares
-    area = auroc_of(margin, label)
-    low, high = bootstrap_by_patient(area, patient, **settings)
+    area = auroc_of(margin[judged], label[judged])
+    low, high = bootstrap_by_patient(area, patient[judged], **settings)
+    abstains: dict[str, float] = {}
+    if answered is not None:
+        of_judged = patient_counts(right[judged], group[judged], patient[judged], n_groups=2 * n_values)
+        abstains = {"answered": float(judged.mean()), "wga_answered": float(pooled_accuracy(*of_judged).min())}
     return {
         "n": len(margin),
         "patients": len(n),
@@ -85,7 +94,21 @@ def evaluate_logits(
         if np.isfinite(shares).all()
         else float("nan"),
         "wga_at_zero": float(pooled_accuracy(hits_at_zero, n).min()),
+        **abstains,
     }
+
+
+def is_right(predictions: pd.DataFrame, decision_threshold: float) -> NDArray[np.bool_]:
+    """Return which patches (N,) of a predictions table are called what they are; those without an answer are not."""
+    is_positive, label = predictions["logit"].to_numpy(np.float64) > decision_threshold, predictions["label"].to_numpy()
+    return np.asarray((is_positive == (label == 1)) & answers(predictions), np.bool_)
+
+
+def answers(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which patches (N,) of a predictions table the model judges: all, unless it says otherwise."""
+    if "has_answer" in predictions:
+        return predictions["has_answer"].to_numpy(np.bool_)
+    return np.ones(len(predictions), np.bool_)
 
 
 def patient_counts(
@@ -230,7 +253,7 @@ def sweep_thresholds(
     is_known = np.isfinite(fraction)
     fraction, patient = fraction[is_known], np.asarray(patient)[is_known]
     label = predictions["label"].to_numpy(np.int64)[is_known]
-    right = (predictions["logit"].to_numpy(np.float64)[is_known] > decision_threshold) == (label == 1)
+    right = is_right(predictions, decision_threshold)[is_known]
     rows = []
     for threshold in SWEEP_THRESHOLDS:
         # A threshold is reached by equality, as in `tissue_bin`.

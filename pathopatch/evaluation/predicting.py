@@ -21,7 +21,7 @@ from pathopatch.models.leakage import STRUCTURES, TRAINED, is_listed, structure_
 from pathopatch.models.spec import BundleSpec
 from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
-from pathopatch.training.phase_data import LEARNT
+from pathopatch.training.phase_data import LEARNT, patches_with_crop
 
 _BATCH = 256  # patches read and predicted at a time
 
@@ -137,4 +137,7 @@ def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.D
             blanked = without_channel(batch, number, model.spec.mean[number])
             columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked, tissue))
     logits = {name: np.concatenate(parts).astype(np.float64) for name, parts in columns.items()}  # (N, 2) each
-    return pd.DataFrame({name: z[:, 1] - z[:, 0] for name, z in logits.items()}, index=patches.patch_id)
+    margins = pd.DataFrame({name: z[:, 1] - z[:, 0] for name, z in logits.items()}, index=patches.patch_id)
+    if model.spec.crop_px is not None and patches.tissue is not None:  # of others it has a logit, but no answer
+        margins["has_answer"] = patches_with_crop(patches, model.spec.crop_px)
+    return margins

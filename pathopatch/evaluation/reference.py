@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, too_few, with_ends
+from pathopatch.evaluation.group_scores import (
+    is_right,
+    patient_counts,
+    pooled_accuracy,
+    resampled_counts,
+    too_few,
+    with_ends,
+)
 from pathopatch.groups import GroupingAttribute
 from pathopatch.metrics.bootstrap import interval, ratio
 from pathopatch.training.phase_data import steps_of_all_phases
@@ -74,9 +81,7 @@ def gains_of_row(
     # Each run keeps its own decision threshold, which its row at the same attribute holds.
     is_same = (table["run"] == row["reference"]) & (table["attribute"] == row["attribute"])
     reference_threshold = table.loc[is_same, "decision_threshold"].iloc[0]
-    label = own["label"].to_numpy() == 1
-    right = (own["logit"].to_numpy() > row["decision_threshold"]) == label
-    reference_right = (reference["logit"].to_numpy() > reference_threshold) == label
+    right, reference_right = is_right(own, row["decision_threshold"]), is_right(reference, reference_threshold)
     patients = patient.loc[own.index].to_numpy(dtype=str)
     return paired_gains(right, reference_right, group, patients, n_groups=n_groups, config=config)
 

@@ -69,6 +69,7 @@ class Prediction:
     columns: dict[str, NDArray[Any] | BooleanArray]  # (M,) each, by the table's names; flags may be missing
     decision_probability: float  # above it a patch is of the second of two classes
     unreadable: int  # patches whose pixels cannot be decoded
+    too_little_tissue: int = 0  # patches with tissue, but without a crop of it that the model could judge
     placement: Literal["grid", "nearest"] = "grid"  # nearest: patches lie on no common grid, and count in the next cell
 
     def maps(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -173,7 +174,8 @@ def predict_patches(
     # A slide without tissue has no batch, so each column begins with an empty part of its shape.
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in _PREDICTED}
     parts |= {"row": [np.empty(0, np.int64)], "mean": [np.empty((0, max(1, len(spec.channels))))]}
-    batches = _batches(source, ensemble, config, tissue=tissue, scanned=scanned)
+    refused = np.zeros(len(origins), np.bool_)
+    batches = _batches(source, ensemble, config, tissue=tissue, scanned=scanned, refused=refused)
     progress(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
     ahead = max(2, _AHEAD // _batch_size(ensemble, config))
@@ -224,13 +226,15 @@ def predict_patches(
         columns=columns,
         decision_probability=threshold,
         unreadable=int(is_lost.sum()),
+        too_little_tissue=int((refused & ~is_lost).sum()),
         placement=source.placement,
     )
 
 
 def try_prediction(source: FromSlide, ensemble: Ensemble, config: PredictConfig, rows: NDArray[np.int64]) -> int:
     """Predict some patches, (n,) of the source's, as a dry run does; no bytes are kept."""
-    fractions = {"tissue": np.zeros(len(rows)), "scanned": np.ones(len(rows))}
+    fractions = {name: np.zeros(len(rows), type_) for name, type_ in (("tissue", float), ("refused", bool))}
+    fractions["scanned"] = np.ones(len(rows))
     for batch in _batches(source, ensemble, config, **fractions, rows=rows):
         ensemble.forward(batch.x, tta=config.tta)
     return 0
@@ -307,11 +311,13 @@ def _batches(
     *,
     tissue: NDArray[np.float64],
     scanned: NDArray[np.float64],
+    refused: NDArray[np.bool_],
     rows: NDArray[np.int64] | None = None,
 ) -> Generator[_Batch]:
-    """Yield the patches to predict in batches, in the order of the source; fill in `tissue` and `scanned`, (N,).
+    """Yield the patches to predict in batches, in the order of the source; fill in what is measured of all, (N,).
 
-    With `rows`, (n,), of a slide's patches those alone.
+    Refused are patches that hold tissue, but no crop of it that every member could judge. With `rows`, (n,), those
+    patches alone.
     """
     limits, size = patch_limits(ensemble.spec, config), _batch_size(ensemble, config)
     if isinstance(source, FromFeatures):
@@ -322,11 +328,27 @@ def _batches(
         return
     origins = source.origins if rows is None else source.origins[rows]
     for part in source.batches(size, rows=rows, **limits, fractions_out=tissue, scanned_out=scanned):
-        yield _prepared(part, origins[part.rows], source, ensemble)
+        inside = unpack_masks(part.tissue_mask, source.grid.patch_px) if ensemble.takes_masks else None
+        if inside is not None:
+            is_taken = np.all([member.takes(inside) for member in ensemble.members], axis=0)
+            refused[part.rows[~is_taken]] = True
+            part = PatchBatch._make(values[is_taken] for values in part)
+            inside = inside[is_taken]
+        if len(part.rows):
+            yield _prepared(part, origins[part.rows], source, ensemble, inside)
 
 
-def _prepared(part: PatchBatch, origins: NDArray[np.int64], source: FromSlide, ensemble: Ensemble) -> _Batch:
-    """Return patches at some origins, (n, 2), as a batch: measured, scaled, and as each member takes them."""
+def _prepared(
+    part: PatchBatch,
+    origins: NDArray[np.int64],
+    source: FromSlide,
+    ensemble: Ensemble,
+    inside: NDArray[np.bool_] | None,
+) -> _Batch:
+    """Return patches at some origins, (n, 2), as a batch: measured, scaled, and as each member takes them.
+
+    `inside` (n, P, P) are their tissue masks, for members that take them.
+    """
     grid, analysis, patches = source.grid, source.analysis, part.patches
     sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (source.slide.mpp * grid.downsample)
     scaled = np.empty(patches.shape, np.float32)
@@ -345,5 +367,4 @@ def _prepared(part: PatchBatch, origins: NDArray[np.int64], source: FromSlide, e
         )
         sharp[number] = sharpness(scaled[number, :, :height, :width], factor=sharpness_factor)
     values = {"row": part.rows, "saturated_fraction": saturated, "sharpness": sharp, "mean": means.astype(np.float64)}
-    inside = unpack_masks(part.tissue_mask, grid.patch_px) if ensemble.takes_masks else None
     return _Batch([member.standardised(scaled, inside) for member in ensemble.members], values)

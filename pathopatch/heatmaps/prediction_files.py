@@ -178,8 +178,13 @@ def _known_as(source: DrawnSource, ensemble: Ensemble) -> str:
 def _tissue_warnings(prediction: Prediction) -> list[str]:
     """Return warnings of patches that cannot be decoded, and of tissue that is not known."""
     patches, unreadable = len(prediction.tissue_fraction), prediction.unreadable
-    if unreadable:
-        return [f"{unreadable} of {patches} patches ({unreadable / patches:.1%}) cannot be decoded and have no value"]
+    counted = (
+        (unreadable, "cannot be decoded"),
+        (prediction.too_little_tissue, "hold too little tissue for a crop that the model could judge"),
+    )
+    warnings = [f"{n} of {patches} patches ({n / patches:.1%}) {why} and have no value" for n, why in counted if n]
+    if warnings:
+        return warnings
     return [_NO_TISSUE] if patches and np.isnan(prediction.tissue_fraction).all() else []
 
 
@@ -329,6 +334,7 @@ def _write_folder(
             "predicted": len(prediction.origins),
             "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
             "unreadable": prediction.unreadable,
+            **({"too_little_tissue": prediction.too_little_tissue} if spec.crop_px is not None else {}),
         },
         "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
         "leakage": known_as,

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.core.html import THUMBNAIL_PX, card
-from pathopatch.core.text import pluralize
+from pathopatch.core.text import THUMBNAIL_PX, card, pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.colors import ground_of

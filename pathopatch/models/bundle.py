@@ -284,6 +284,9 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]]) -> str:
     """Return a fingerprint of models, each given as its spec and the fingerprint of its weights, whatever runs them."""
     # Specs had an `area_slope`: without it all predictions by earlier bundles would count as another model's.
     facts = [{**spec.model_dump(mode="json"), "onnx": None, "area_slope": 0.0} for spec, _ in members]
+    for fact in facts:  # likewise
+        if fact["crop_px"] is None:
+            del fact["crop_px"]
     digests = [
         hashlib.sha256(f"{fingerprint(fact)}{weights}".encode()).hexdigest()
         for fact, (_, weights) in zip(facts, members, strict=True)

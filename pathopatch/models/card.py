@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pathopatch.models.interior import CROPS, FULL, rim_px
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides.resample import EXACT_READ_FACTOR
 
@@ -141,7 +142,11 @@ def _inputs_text(spec: BundleSpec) -> str:
         )
     return _PATCHES.format(
         spec=spec,
-        mask="" if spec.mask == "none" else "; it needs the tissue mask of each patch, and sees tissue alone",
+        mask={
+            "none": "",
+            "normalise": "; it needs the tissue mask of each patch, and sees tissue alone",
+            "interior": f"; it needs the tissue mask of each patch. {crop_text(spec)}",
+        }[spec.mask],
         channels=", ".join(spec.channels),
         background="dark or bright" if spec.background == "auto" else spec.background,
         scale=scale_text(spec),
@@ -159,6 +164,17 @@ def _imported(spec: BundleSpec) -> str:
         classes=", ".join(spec.torchscript.class_names),
         chosen=" and ".join(spec.torchscript.class_names[number] for number in spec.torchscript.chosen),
         second=spec.class_names[1],
+    )
+
+
+def crop_text(spec: BundleSpec) -> str:
+    """Describe how a patch is read by crops; empty for a model that reads it whole."""
+    if spec.crop_px is None:
+        return ""
+    return (
+        f"Of each patch, at {spec.input_px} px, up to {CROPS} crops of {spec.crop_px} px are read that lie far apart "
+        f"in its tissue: the mask without holes, eroded by {rim_px(spec.input_px)} px, covers at least {FULL:.0%} of "
+        "each. The logit is their mean. A patch without such a crop has no answer."
     )
 
 

@@ -35,7 +35,7 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.models.bundle import SPEC, WEIGHTS, read_spec
-from pathopatch.models.card import decision_text, intensity_text, model_card, scale_text
+from pathopatch.models.card import crop_text, decision_text, intensity_text, model_card, scale_text
 from pathopatch.models.loading import load_network
 from pathopatch.models.onnx_graph import export_program
 from pathopatch.models.spec import BundleSpec
@@ -114,6 +114,8 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
     """
     spec = read_spec(bundle)
     _require_exportable(spec)
+    rule = crop_text(spec)
+    spec = _of_crops(spec)
     if kind == "wsinfer":
         _require_wsinfers_model(spec)
     stamp = Stamp(
@@ -124,7 +126,7 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
     with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
         if output.is_current:
             return False
-        metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()}
+        metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()} | ({"crops": rule} if rule else {})
         stored = json.dumps(metadata, sort_keys=True)  # equal bytes for equal models
         network = ExportedNetwork(spec, load_network(bundle), is_wsinfer=kind == "wsinfer")
         if kind == "onnx":
@@ -139,7 +141,7 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
             if kind == "wsinfer":
                 write_json(temporary / "config.json", _wsinfer_config(spec))
             write_json(temporary / _METADATA, metadata)
-            (temporary / _README).write_text(_readme(spec, kind), encoding="utf-8")
+            (temporary / _README).write_text(_readme(spec, kind, rule), encoding="utf-8")
     return True
 
 
@@ -150,12 +152,21 @@ def _require_exportable(spec: BundleSpec) -> None:
          "give other programs the folder that it was imported from"),
         (spec.encoder is not None, "the model takes features of an encoder, and exports take patches",
          "predict feature files with pathopatch, or call predict_logits of load_model"),
-        (spec.mask != "none", "the model needs the tissue mask of each patch, and exports take patches alone",
-         "export a model trained with mask = 'none'; predict with pathopatch where masks are measured"),
+        (spec.mask == "normalise", "the model needs the tissue mask of each patch, and exports take patches alone",
+         "export a model trained without mask = 'normalise'; predict with pathopatch where masks are measured"),
     )  # fmt: skip
     for is_refused, problem, remedy in refusals:
         if is_refused:
             raise InputUnsupportedError(problem, place="bundle", remedy=remedy)
+
+
+def _of_crops(spec: BundleSpec) -> BundleSpec:
+    """Return the model of the crops of a model that reads patches by them: an ordinary classifier of small patches."""
+    if spec.crop_px is None:
+        return spec
+    mpp = None if spec.mpp is None else spec.mpp * spec.patch_px / spec.input_px
+    sides = dict.fromkeys(("patch_px", "stride_px", "input_px"), spec.crop_px)
+    return spec.model_copy(update={**sides, "mpp": mpp, "mask": "none", "crop_px": None})
 
 
 def _stamp_of_export(bundle: Path, path: Path) -> Stamp | None:
@@ -207,8 +218,8 @@ def _metadata(spec: BundleSpec, kind: Format) -> dict[str, Any]:
     }
 
 
-def _readme(spec: BundleSpec, kind: Format) -> str:
-    """Return the README of an export: its use, then the model card."""
+def _readme(spec: BundleSpec, kind: Format, rule: str) -> str:
+    """Return the README of an export: its use, with the rule by which patches were read, then the model card."""
     text = _TEXTS[kind].format(
         method=spec.method,
         c=len(spec.channels),
@@ -223,7 +234,8 @@ def _readme(spec: BundleSpec, kind: Format) -> str:
         align=" The channels are moved onto each other first, by shifts measured on each slide." if spec.align else "",
         decision=f"A patch counts as {decision_text(spec)}.",
     )
-    return f"{text}\n{model_card(spec)}"
+    note = f"\nThe model was trained on crops. {rule}\n" if rule else ""
+    return f"{text}{note}\n{model_card(spec)}"
 
 
 def _require_wsinfers_model(spec: BundleSpec) -> None:

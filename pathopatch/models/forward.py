@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
-from pathopatch.core.html import card
 from pathopatch.core.mask_bits import resize_masks
-from pathopatch.core.text import pluralize
+from pathopatch.core.text import card, pluralize
 from pathopatch.models.card import bundle_facts, classifier_text
+from pathopatch.models.interior import cut_crops, has_crop
 from pathopatch.models.runtime import Runtime
 from pathopatch.models.spec import BundleSpec, joint_spec
 
@@ -72,7 +72,22 @@ class PatchClassifier:
             )
         if len(batch) == 0:
             return np.empty((0, len(self.spec.class_names)), dtype=np.float32)
-        return self.runtime.logits(self.standardised(batch, tissue))
+        return self.logits(self.standardised(batch, tissue))
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits (N, K) of patches as `standardised` returns them; of crops their mean over each patch."""
+        if self.spec.crop_px is None:
+            return self.runtime.logits(x)
+        crops, patch_number = cut_crops(x, self.spec.crop_px)
+        first = np.searchsorted(patch_number, np.arange(len(x)))
+        total = np.add.reduceat(self.runtime.logits(crops), first, axis=0)
+        return np.asarray(total / np.bincount(patch_number)[:, None], np.float32)
+
+    def takes(self, tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which patches (N,) hold enough tissue for this model, by their masks (N, p, p)."""
+        if self.spec.crop_px is None:
+            return np.ones(len(tissue), np.bool_)
+        return has_crop(resize_masks(tissue, self.spec.input_px), self.spec.crop_px)
 
     def _as_patches(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return features (N, D) or (N, D, 1, 1) as patches of one pixel."""
@@ -87,7 +102,7 @@ class PatchClassifier:
     def standardised(self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Return patches in [0, 1] as the network's input; arguments and errors as of `predict_logits`.
 
-        It is float32 of shape (N, C, input_px, input_px), or C + 1 for a network that takes the tissue mask.
+        It is float32 of shape (N, C, input_px, input_px), or C + 1 for a model that takes the tissue mask.
         """
         resized = resize_area(np.asarray(batch, dtype=np.float32), self.spec.input_px)
         x: NDArray[np.float32] = resized - self._mean
@@ -152,7 +167,7 @@ class Ensemble:
             if tta:
                 rotated = (np.rot90(x, k, (2, 3)) for k in range(4))
                 views = [view for turned in rotated for view in (turned, np.flip(turned, 3))]
-            logits = np.mean([member.runtime.logits(view).astype(np.float64) for view in views], axis=0)
+            logits = np.mean([member.logits(view).astype(np.float64) for view in views], axis=0)
             row[:] = logits[:, 1] - logits[:, 0]
         # Calibrate before averaging: otherwise an overconfident member, with large logits, would dominate the mean.
         calibrated = margins / np.array([[member.spec.temperature] for member in self.members])

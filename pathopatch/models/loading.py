@@ -87,7 +87,7 @@ def load_model(
     """
     folder = Path(folder)
     spec, shapes = checked_bundle(folder)
-    if spec.mask != "none":
+    if spec.mask == "normalise":
         if precision == "bfloat16":
             raise InputUnsupportedError(
                 "a network that takes the tissue mask computes in float32",
@@ -228,7 +228,7 @@ def pick_precision(
         return full
     try:
         short = open_in("bfloat16")
-        probe = probe_patches(spec.input_channels, spec.input_px)
+        probe = probe_patches(spec.input_channels, spec.network_px)
         exact, near = (_probabilities(network.logits(probe), spec.temperature) for network in (full, short))
     except RuntimeError:  # an operation of this network has no form for bfloat16, or refuses to mix types
         return full

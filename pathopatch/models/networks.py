@@ -24,6 +24,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from pathopatch.core.config import HEAD_NETWORKS
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.models.interior import random_corner, spread_corners
 from pathopatch.models.runtime import HIDDEN
 from pathopatch.models.weights import read_weights
 
@@ -140,6 +141,37 @@ class MaskNormalised(nn.Module):
             mean = mean.expand_as(features)
         logits: Tensor = network.forward_head(mean)
         return logits
+
+
+class InteriorCrops(nn.Module):
+    """A network of small patches that reads larger ones by crops that lie wholly in tissue, see `interior`.
+
+    In training it sees one random crop of each patch, else the logits are the mean over crops.
+    """
+
+    def __init__(self, network: nn.Module, crop_px: int) -> None:
+        super().__init__()
+        self.network = network
+        self.crop_px = crop_px
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of patches (N, C + 1, H, W), whose last channel is the tissue mask, 0 or 1."""
+        masks, side = x[:, -1].cpu().numpy() > 0.5, self.crop_px
+        if self.training:
+            draws = torch.rand(len(x)).tolist()
+            corners = [[random_corner(mask, side, draw)] for mask, draw in zip(masks, draws, strict=True)]
+        else:
+            corners = [[(row, column) for row, column in spread_corners(mask, side).tolist()] for mask in masks]
+        crops = torch.stack(
+            [
+                patch[:-1, row : row + side, column : column + side]
+                for patch, places in zip(x, corners, strict=True)
+                for row, column in places
+            ]
+        )
+        logits: Tensor = self.network(crops.contiguous(memory_format=torch.channels_last))
+        parts = torch.split(logits, [len(places) for places in corners])
+        return logits if self.training else torch.stack([part.mean(dim=0) for part in parts])
 
 
 class MaskedGroupNorm(nn.GroupNorm):
@@ -301,7 +333,7 @@ def network_shapes(architecture: str, channels: int, **form: Any) -> dict[str, t
 
 def classifier_of(network: nn.Module) -> nn.Module:
     """Return the last layer of a network from `build_network`: the head."""
-    if isinstance(network, MaskNormalised):
+    if isinstance(network, MaskNormalised | InteriorCrops):
         return classifier_of(network.network)
     is_of_timm = hasattr(network, "pretrained_cfg")
     return network.get_submodule(_timm_name(network, "classifier") if is_of_timm else "classifier")

@@ -137,7 +137,9 @@ class BundleSpec(Config):
     align: bool = False  # move the channels of each slide onto each other, by shifts measured on that slide
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    mask: Literal["none", "normalise"] = "none"  # normalise: the network takes the tissue mask as a further channel
+    # normalise: the network takes the tissue mask as a further channel; interior: crops of `crop_px` inside the tissue
+    mask: Literal["none", "normalise", "interior"] = "none"
+    crop_px: int | None = Field(default=None, ge=1, le=MOST_PX)  # on the scale of input_px
     min_tissue: float = Field(default=0.01, ge=0, le=1)
     min_scanned: float = Field(default=0.5, ge=0, le=1)  # below it a patch is not predicted, as below min_tissue
     class_names: tuple[str, ...] = Field(
@@ -184,6 +186,8 @@ class BundleSpec(Config):
                 raise ValueError("features have no channels, no mask, and one pixel")
         if not n == len(self.mean) == len(self.std):
             raise ValueError(f"{n} {item}, {len(self.mean)} means, {len(self.std)} sds")
+        if (self.crop_px is None) != (self.mask != "interior") or (self.crop_px or 0) > self.input_px:
+            raise ValueError("crop_px goes with mask = 'interior', and is at most input_px")
         if min(self.std) <= 0:
             raise ValueError("every std must be above 0")
         for side in (self.patch_px, self.input_px):
@@ -197,16 +201,21 @@ class BundleSpec(Config):
         return len(self.mean) + (self.mask == "normalise")
 
     @property
+    def network_px(self) -> int:
+        """Side of what the network takes: of patches, or of their crops."""
+        return self.crop_px or self.input_px
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of a patch as the network takes it: channels, height, width."""
-        return self.input_channels, self.input_px, self.input_px
+        return self.input_channels, self.network_px, self.network_px
 
     @property
     def form(self) -> dict[str, Any]:
         """Arguments of `build_network` beside the architecture and the number of channels."""
         return {
             "n_classes": len(self.class_names),
-            "input_px": self.input_px,
+            "input_px": self.network_px,
             "is_masked": self.mask == "normalise",
             "timm_args": self.timm_args,
         }
@@ -221,8 +230,9 @@ class BundleSpec(Config):
 
     def contract(self) -> dict[str, Any]:
         """Return the settings that the weights depend on, as plain values. They must never be edited."""
-        # Bundles from before there were arguments have none.
-        return self.model_dump(mode="json", exclude=_ADJUSTABLE | (set() if self.timm_args else {"timm_args"}))
+        # Bundles from before there were such settings have none.
+        later = {name for name in ("timm_args", "crop_px") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude=_ADJUSTABLE | later)
 
 
 def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:

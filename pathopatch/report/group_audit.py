@@ -12,8 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.html import card
-from pathopatch.core.text import patches_and_patients
+from pathopatch.core.text import card, patches_and_patients
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import audit, audit_tables, format_audit, threshold_attributes, verdict_text
 from pathopatch.groups.audit import shortcut_results

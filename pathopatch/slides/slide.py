@@ -12,7 +12,7 @@ import numpy as np
 
 from pathopatch.core.config import MPP_TOLERANCE
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError
-from pathopatch.core.html import THUMBNAIL_PX, card
+from pathopatch.core.text import THUMBNAIL_PX, card
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
 from pathopatch.slides.composite import compose
 from pathopatch.slides.resample import (

@@ -141,12 +141,14 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         "thresholds": [{"threshold": tau} for tau in study.groups.thresholds],
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
     }
+    rows = [study.train.model_copy(update={"method": method}) for method in study.methods]
+    rows += [variant.settings(study.train) for variant in study.runs]
     runs = [
-        study.train.model_copy(update={"method": method, "seed": seed, "threads": threads, **settings})
+        row.model_copy(update={"seed": seed, "threads": threads, **settings})
         for seed in study.seeds
         for kind in study.attributes
         for settings in by[kind]
-        for method in study.methods
+        for row in rows
     ]
     return runs if study.features is None else [head_settings(run) for run in runs]
 

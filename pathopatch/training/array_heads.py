@@ -183,7 +183,7 @@ def _as_patches(
         x=x[:, :, None, None],
         label=codes["label"].astype(np.int64),
         attribute=codes["attribute"].astype(np.int64),
-        tissue_fraction=np.zeros(len(x)),  # nothing reads it
+        tissue_fraction=np.full(len(x), np.nan),  # methods that read it refuse
         patient=names if patient is None else np.asarray(patient).astype(str),
         patch_id=names,
     )

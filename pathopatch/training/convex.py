@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, pad
 
-from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, steps_in_all
 from pathopatch.debias.objectives import GroupDRO
@@ -245,6 +245,12 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     """Solve a phase of a method for the linear head, in place of the steps of `run_phase`."""
     if state.step >= run.config.steps:
         return  # of a checkpoint
+    if not hasattr(state.objective, "expected_weights"):
+        raise InputUnsupportedError(
+            f"{run.config.method} minimises no weighted mean of the losses, which a linear head needs",
+            place="[train] head",
+            remedy="use head = 'mlp', or another method",
+        )
     network = state.network
     sizes = {"batch_per_class": run.config.batch_per_class, "steps": 1, "seed": run.config.seed + state.phase}
     sampler = phase.sampler(data.label, data.attribute, **sizes)

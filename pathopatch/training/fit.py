@@ -18,7 +18,8 @@ from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
-from pathopatch.models.networks import build_network, classifier_of, has_batchnorm
+from pathopatch.models.interior import CropChoice
+from pathopatch.models.networks import InteriorCrops, build_network, classifier_of, has_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import CheckpointFolder, State
 from pathopatch.training.convex import solve_phase
@@ -30,6 +31,7 @@ from pathopatch.training.optimise import build_optimizer, loss_scaler, reproduci
 from pathopatch.training.phase_data import (
     PhaseData,
     check_phases,
+    keep_crops,
     needs_groups,
     phase_data,
     phases_of,
@@ -62,6 +64,8 @@ class TrainingResult:
     validation: dict[str, Any]
     n_classes: int  # of training and validation together, at least 2
     has_mask: bool = False  # whether the network takes the tissue mask as its last channel
+    crops: CropChoice | None = None  # of ``mask = "interior"``
+    without_crop: tuple[int, int] = (0, 0)  # training and validation patches that were left out for that
     learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
 
     def logits(
@@ -116,6 +120,10 @@ def fit_arrays(
             place="groups.parquet",
             remedy="give slides of the training split a tumor_mask in the manifest",
         )
+    crops, without_crop = None, (0, 0)
+    if config.mask == "interior":
+        train, val, crops, without_crop = keep_crops(train, val, config)
+        config = config.model_copy(update={"crop_px": crops.crop_px})
     # Everything that can be refused is refused here: a later phase may begin hours after the first step.
     validation = split_validation(val, phases, seed=config.seed)
     n_classes, n_attributes = table_shape(train, val)
@@ -191,6 +199,8 @@ def fit_arrays(
         validation=decision.validation | ({"is_composed": True} if is_composed else {}),
         n_classes=n_classes,
         has_mask=is_masked,
+        crops=crops,
+        without_crop=without_crop,
         learnt_from_val=tuple(str(name) for name in held_out.patch_id) if held_out else (),
     )
 
@@ -264,11 +274,13 @@ def _new_network(run: Run, channels: int) -> nn.Module:
         channels,
         pretrained=config.pretrained,
         n_classes=run.n_classes,
-        input_px=config.input_px,
-        is_masked=config.mask != "none",
+        input_px=config.crop_px or config.input_px,
+        is_masked=config.mask == "normalise",
         timm_args=config.timm_args,
     )
-    if config.mask != "none" and has_batchnorm(network) and not run.has_frozen_batchnorm:
+    if config.crop_px is not None:
+        network = InteriorCrops(network, config.crop_px)
+    if config.mask == "normalise" and has_batchnorm(network) and not run.has_frozen_batchnorm:
         raise InputUnsupportedError(
             f"the batch norms of {config.architecture} learn statistics over all pixels, not over the tissue",
             place="[train] mask",
@@ -285,7 +297,9 @@ def _phase_data(run: Run, phase: Phase, network: nn.Module, *, is_resumed: bool)
         return np.asarray(softmax(logits, axis=1), dtype=np.float64)
 
     attribute = checkpoint.read_attribute(run.checkpoints) if run.checkpoints and is_resumed else None
-    return phase_data(phase, run.train, run.validation, probability=probability, attribute=attribute)
+    return phase_data(
+        phase, run.train, run.validation, probability=probability, attribute=attribute, seed=run.config.seed
+    )
 
 
 def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple[str, ...] = ()) -> None:

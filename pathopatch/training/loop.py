@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import NonFiniteError, OutOfMemoryError
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError, OutOfMemoryError
 from pathopatch.core.files import fault_point, write_json
 from pathopatch.core.workers import prefetch_results
 from pathopatch.debias import gerne
@@ -45,10 +45,10 @@ from pathopatch.training.phase_data import ValidationSplit
 from pathopatch.training.selection import (
     BATCH,
     Standardizer,
+    criterion,
     logits_of,
     sample_each_group,
     score,
-    validation_measures,
 )
 
 _LOADERS_ON_GPU = 4
@@ -112,13 +112,20 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
     sampler = sampler.in_units(config.cell_unit or run.processes.world)
     evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
+    intervention = phase_intervention(phase, state.phase, data, config)
+    if intervention is not None and getattr(state.objective, "reads_area", False):
+        raise InputUnsupportedError(
+            f"{config.method} penalises the area of patches as they are, and composed ones have another",
+            place="[train] intervene",
+            remedy="leave it out",
+        )
     own_rank = [] if run.processes.is_first else [run.processes.rank]  # each process drops other units
     for batch in load_batches(
         sampler,
         data,
         range(state.step, config.steps),  # a resumed run starts at the step of its checkpoint
         n_attributes=n_attributes,
-        intervention=phase_intervention(phase, state.phase, data, config),
+        intervention=intervention,
         augment=augment,
         standardize=run.standardize,
         processes=run.processes,
@@ -156,10 +163,21 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
 def _learn(run: Run, phase: Phase, state: State, data: PatchSet, batch: Batch, label: Tensor) -> float:
     """Take a step on a batch and return its objective; `label` (N,) is that of all samples, on the device."""
     config = run.config
-    own_loss = _losses(run, state.network, batch.x, label[batch.own_indices])
+    own_loss, own_logits = _losses(run, state.network, batch.x, label[batch.own_indices])
     loss = run.processes.gather(own_loss, batch.places)  # (B,)
+    further: dict[str, Tensor] = {}
+    if getattr(state.objective, "reads_area", False):
+        if own_logits.shape[1] != 2 or not np.isfinite(data.tissue_fraction[batch.indices]).all():
+            raise InputUnsupportedError(
+                f"{config.method} needs two classes and the tissue area of every patch",
+                place="[train] method",
+                remedy="use resample or gerne",
+            )
+        area = torch.from_numpy(data.tissue_fraction[batch.indices]).to(run.device)
+        margin = run.processes.gather(own_logits[:, 1] - own_logits[:, 0], batch.places)
+        further = {"margin": margin, "area": area, "label": label[batch.indices]}
     # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
-    total = state.objective(loss, torch.from_numpy(batch.group).to(run.device))
+    total = state.objective(loss, torch.from_numpy(batch.group).to(run.device), **further)
 
     # Checked before the step: the weights must not be touched by a gradient that is not finite.
     total_value = float(total.detach())
@@ -176,14 +194,14 @@ def _learn(run: Run, phase: Phase, state: State, data: PatchSet, batch: Batch, l
     return total_value
 
 
-def _losses(run: Run, network: nn.Module, x: Tensor, label: Tensor) -> Tensor:
-    """Return the loss (b,) of each sample."""
+def _losses(run: Run, network: nn.Module, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss (b,) and the logits (b, K) of each sample."""
     # One pass over the whole batch, whatever streams it is made of. With BatchNorm in training mode two passes
     # would each use statistics that match neither each other's nor the stored ones.
     with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
-        logits = network(x)
+        logits = network(x).float()
     # One loss per sample, in float32: the objective weights the samples, not the loss function.
-    return cross_entropy(logits.float(), label, reduction="none")
+    return cross_entropy(logits, label, reduction="none"), logits
 
 
 def _memory_error(run: Run, state: State, batch: Batch, label: Tensor) -> OutOfMemoryError:
@@ -195,7 +213,7 @@ def _memory_error(run: Run, state: State, batch: Batch, label: Tensor) -> OutOfM
     def learn(count: int) -> None:
         # The optimiser's first step allocates up to two numbers for each weight.
         reserved = [] if state.optimizer.state else [torch.empty_like(weight) for weight in weights * 2]
-        torch.autograd.backward(_losses(run, state.network, batch.x[:count], own_label[:count]).mean())
+        torch.autograd.backward(_losses(run, state.network, batch.x[:count], own_label[:count])[0].mean())
         state.optimizer.zero_grad()
         del reserved
 
@@ -272,9 +290,15 @@ def evaluate(run: Run, phase: Phase, state: State) -> bool:
         logits = compute_logits(run, state.average, run.val, index)
         if not np.isfinite(logits).all():
             return False
-        measures = validation_measures(logits, run.val.label[index], run.val.attribute[index])
-        run.shown.update({"val_wga": measures["wga"], "val_gba": measures["gba"]})
-    row |= {"val_wga": measures.get("wga"), "val_gba": measures.get("gba")} | state.report
+        measures = criterion(
+            logits,
+            run.val.label[index],
+            run.val.attribute[index],
+            tune_threshold=run.config.tune_threshold,
+            sensitivity=run.config.sensitivity,
+        )
+        run.shown.update({f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba")})
+    row |= {f"val_{name}": measures.get(name) for name in ("wga", "wga_at_zero", "gba", "nll")} | state.report
     state.history = [*state.history, row]
     new_score = [float(state.step)] if rule == "last" else score(measures, rule)
     if not state.best or new_score > state.best["score"]:  # of equals the first stays

@@ -21,11 +21,14 @@ from pathopatch.debias.methods import NAMES, Phase, method, parameters_of, steps
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.groups import attribute_in, threshold_attributes
 from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
+from pathopatch.models.interior import BIN, CropChoice, choose_crop_px, has_crop, largest_crop_px
 from pathopatch.training.dataset import PatchSet
 
 LEARNT = "learnt_from_val.csv"
 """File in a run's folder: validation patches that a phase learnt from."""
 _DIVISIONS = 64  # random divisions of the patients into halves, of which the most even one is taken
+_PER_CELL = 512  # patches of each class and bin of the tissue fraction by which the side is chosen
+_AT_ONCE = 1024
 _SETTINGS = {  # where the configuration has another name for a method's parameter
     "eta": "groupdro_eta",
     "upweight": "jtt_upweight",
@@ -159,6 +162,7 @@ def phase_data(
     *,
     probability: Callable[[PatchSet], NDArray[np.float64]] | None = None,
     attribute: NDArray[np.int64] | None = None,
+    seed: int = 0,
 ) -> PhaseData:
     """Return what a phase draws from; the `attribute` (N,) of a checkpoint replaces all others."""
     patches = train if phase.split == "train" else validation.held_out
@@ -168,9 +172,13 @@ def phase_data(
             place="[train] method",
             remedy="add patients to that split",
         )
+    report: dict[str, Any] = {}
+    if phase.subset is not None:
+        is_kept = phase.subset(patches.label, patches.attribute, patches.tissue_fraction, seed)
+        report["subset_n"] = int(is_kept.sum())
+        patches = patches.rows(is_kept)
     if attribute is not None:
         return PhaseData(patches.with_attribute(attribute))  # its report is in the checkpoint too
-    report: dict[str, Any] = {}
     if phase.split == "val":
         report |= {"held_out_n": len(patches), "held_out_by_patient": validation.is_by_patient}
     if phase.relabel is None:
@@ -251,3 +259,52 @@ def runs_with_groups(
     if not left:
         raise next(iter(refused.values()))
     return left, refused
+
+
+def choose_crops(patches: PatchSet, config: TrainConfig) -> CropChoice:
+    """Return the crops of a run: of ``config.crop_px``, or of the largest side that serves the patches."""
+    if config.crop_px is not None:
+        return CropChoice(config.crop_px, (), 0.0)
+    assert patches.tissue is not None
+    bin_number = (patches.tissue_fraction / BIN).astype(np.int64)
+    cell = bin_number * (1 + int(patches.label.max(initial=0))) + patches.label
+    rng = np.random.default_rng(config.seed)
+    index = np.sort(
+        np.concatenate([rng.permutation(np.flatnonzero(cell == number))[:_PER_CELL] for number in np.unique(cell)])
+    )
+    largest = np.array([largest_crop_px(mask) for mask in patches.tissue.read(index)], np.int64)
+    return choose_crop_px(largest, patches.label[index], patches.tissue_fraction[index])
+
+
+def patches_with_crop(patches: PatchSet, crop_px: int) -> NDArray[np.bool_]:
+    """Return which patches (N,) have a crop of that side."""
+    assert patches.tissue is not None
+    parts = [np.arange(start, min(start + _AT_ONCE, len(patches))) for start in range(0, len(patches), _AT_ONCE)]
+    return np.concatenate([np.empty(0, np.bool_), *(has_crop(patches.tissue.read(part), crop_px) for part in parts)])
+
+
+def keep_crops(
+    train: PatchSet, val: PatchSet | None, config: TrainConfig
+) -> tuple[PatchSet, PatchSet | None, CropChoice, tuple[int, int]]:
+    """Return both sets without patches that have no crop, the choice of crops, and how many were left out of each.
+
+    InputUnsupportedError where no side of a crop serves the training patches; a warning names those that it does not.
+    """
+    choice = choose_crops(train, config)
+    for y, low, high in choice.left_out:
+        warnings.warn(
+            f"patches of class {y} with a tissue fraction of {low:.2f} to {high:.2f} seldom hold a crop of 8 px that "
+            "lies wholly in tissue: they are left out, and in prediction have no answer",
+            UserWarning,
+            stacklevel=2,
+        )
+    is_kept = patches_with_crop(train, choice.crop_px)
+    if not is_kept.any():
+        raise InputUnsupportedError(
+            f"no training patch has a crop of {choice.crop_px} px wholly in its tissue",
+            place="[train] crop_px",
+            remedy="lower it, or leave it out",
+        )
+    kept_val = None if val is None else patches_with_crop(val, choice.crop_px)
+    left_out = int((~is_kept).sum()), 0 if kept_val is None else int((~kept_val).sum())
+    return train.rows(is_kept), None if val is None or kept_val is None else val.rows(kept_val), choice, left_out

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pathopatch.groups.assign import JoinedBins, join_small_bins
 from pathopatch.groups.attribute import attribute_in, label_names
 from pathopatch.groups.audit import verdict_text
 from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import InteriorCrops
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
 from pathopatch.training.composition import check_run, leak_findings
@@ -168,7 +170,9 @@ def write_run(
     groups = artefacts.read_table(WorkFolder(work).groups)
     bins = bins_of_run(groups, config)
     spec = _bundle_spec(work, groups, bins, result, config, made.stamp, train)
-    save_bundle(folder / MODEL, result.network, spec)
+    # A bundle holds the network of the crops; the rule by which they are cut is in its spec.
+    network = result.network.network if isinstance(result.network, InteriorCrops) else result.network
+    save_bundle(folder / MODEL, network, spec)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     write_csv(folder / "history.csv", pd.DataFrame(list(result.history)))
     if result.learnt_from_val:
@@ -188,6 +192,9 @@ def write_run(
     if bins is not None:
         counts = dict(zip(("train", "val"), bins.counts.tolist(), strict=False))
         picked["bins"] = {"cuts": list(bins.cuts), "kept": list(bins.kept), "counts": counts}
+    if result.crops is not None:
+        without = dict(zip(("train", "val"), result.without_crop, strict=True))
+        picked["crops"] = asdict(result.crops) | {"without": without}
     if composition is not None:
         picked["composition"] = dict(composition)
     made.write_json(folder / RUN, picked)
@@ -230,6 +237,7 @@ def _bundle_spec(
         mpp=source.mpp,
         input_px=config.input_px,
         mask=config.mask,
+        crop_px=None if result.crops is None else result.crops.crop_px,
         intensity=IntensityConfig.model_validate(source.intensity),
         tissue=TissueConfig.model_validate(source.tissue),
         align=source.align,

@@ -46,7 +46,7 @@ _TWO_VALUES_S = 2.0
 FOLDER, JOURNAL = "search", "trials.journal"
 NUMBER, DIVERGED = "trial", "diverged"
 """Attributes of a finished trial: its number in the search, and how it diverged, if it did."""
-MEASURES = tuple(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high"))
+MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high")), "wga_at_zero")
 
 
 def check_search(config: TrainConfig) -> None:
@@ -87,21 +87,23 @@ class SearchSpace:
 
 
 def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> SearchSpace:
-    """Return what trials choose from: of c and s only pairs whose beta is inside its bounds on the training groups."""
+    """Return what trials choose from: of c and s pairs that extrapolate, beta >= 0, inside its bounds on the groups."""
     own = searched_parameters(config.method)
     ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
     ranges |= {name: bounds for name in own if (bounds := getattr(search, f"{name}_range", None)) is not None}
-    c_values = search.c_values
     if config.head == "linear":
         # It is solved to convergence: rates have no effect, and of c and beta only s has one.
         ranges = {name: bounds for name, bounds in ranges.items() if name not in ("learning_rate", "biased_lr_scale")}
         ranges["weight_decay"] = search.penalties
-        c_values = (max(c_values),)
     points: list[dict[str, float]] = []
     if "extrapolation" in own:
         # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
         shares = None if "t" in own else gerne.alpha(train.label, train.attribute)
-        points = [{"c": c, "beta": s / c - 1} for c in c_values for s in search.s_values if _is_inside(shares, c, s)]
+        # With beta < 0 it would interpolate between plain draws and balanced ones, and be called an extrapolation.
+        pairs = [(c, s) for c in sorted(search.c_values) for s in search.s_values if s >= c]
+        if config.head == "linear":
+            pairs = [(c, s) for s, c in {s: c for c, s in pairs}.items()]  # each s once, at the largest c
+        points = [{"c": c, "beta": s / c - 1} for c, s in pairs if _is_inside(shares, c, s)]
 
     def order(point: Mapping[str, float]) -> tuple[bool, float, float, float]:
         # From s = 1 outwards. Of equal distances the larger c first: its smaller beta amplifies the noise of the
@@ -234,9 +236,14 @@ def remove_checkpoints(folder: Path, study: optuna.Study) -> None:
 
 
 def best_trial(finished: dict[int, FrozenTrial]) -> FrozenTrial | None:
-    """Return the trial with the best value; of equals that of the higher GBA, then the first; None if none is good."""
-    good = [t for t in finished.values() if DIVERGED not in t.user_attrs]
-    return max(good, key=lambda t: (t.value or 0.0, t.user_attrs["picked_gba"], -t.user_attrs[NUMBER]), default=None)
+    """Return the trial with the best value; of equals by GBA, likelihood, and the first; None if none is good."""
+    good = [trial for trial in finished.values() if DIVERGED not in trial.user_attrs]
+
+    def score(trial: FrozenTrial) -> tuple[float, ...]:
+        attributes = trial.user_attrs
+        return trial.value or 0.0, attributes["gba"], attributes["likelihood"], -attributes[NUMBER]
+
+    return max(good, key=score, default=None)
 
 
 def winning_trial(study: optuna.Study) -> FrozenTrial:
@@ -256,9 +263,9 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
 
     trial; learning_rate, weight_decay, c, beta, and what else was searched; s = c (beta + 1), NaN where it is not
     searched; ``value``, by which trials are compared; ``wga`` and ``gba`` of the picked weights on all validation
-    patches at decision threshold 0, with their 95 % intervals (NaN for trials that did not end); ``picked_gba``, which
-    settles ties of the value; ``step``, at which the weights were picked; ``steps``, taken; ``state``: complete or
-    diverged; ``won``.
+    patches at the decision threshold that these choose, with their 95 % intervals, and ``wga_at_zero`` at 0 (NaN for
+    trials that did not end); ``likelihood``, which settles ties of value and GBA; ``step``, at which the weights were
+    picked; ``steps``, taken; ``state``: complete or diverged; ``won``.
     """
     best = winning_trial(study).user_attrs[NUMBER]
     rows: list[dict[str, Any]] = []
@@ -266,6 +273,6 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
         attributes = trial.user_attrs
         state = "diverged" if DIVERGED in attributes else "complete"
         row = {"trial": number, **attributes["settings"], "s": attributes.get("s"), "value": trial.value}
-        row |= {name: attributes.get(name, math.nan) for name in (*MEASURES, "picked_gba", "step")}
+        row |= {name: attributes.get(name, math.nan) for name in (*MEASURES, "likelihood", "step")}
         rows.append(row | {"steps": attributes["steps"], "state": state, "won": number == best})
     return pd.DataFrame(rows)

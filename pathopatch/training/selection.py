@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,10 +113,55 @@ def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
     return known if known.any() else ~known
 
 
-def score(measures: dict[str, float], rule: str) -> list[float]:
-    """Return what evaluations are compared by, higher is better: the rule's measure (wga, gba, cba), then GBA."""
+def criterion(
+    logits: NDArray[np.float64],
+    label: NDArray[np.int64],
+    attribute: NDArray[np.int64],
+    *,
+    tune_threshold: bool,
+    sensitivity: float | None = None,
+) -> dict[str, float]:
+    """Return the measures by which checkpoints and trials are compared, at the threshold that these logits choose.
+
+    Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``; ``cba`` is at 0, since it
+    picks phases of which the next one reads probabilities.
+    """
+    threshold, _ = fitted_threshold(logits, label, attribute, tune_threshold=tune_threshold, sensitivity=sensitivity)
+    at_zero = validation_measures(logits, label, attribute)
+    measures = validation_measures(logits, label, attribute, threshold=threshold)
+    return measures | {"wga_at_zero": at_zero["wga"], "cba": at_zero["cba"], "nll": nll(logits, label)}
+
+
+def score(measures: Mapping[str, float], rule: str) -> list[float]:
+    """Return what evaluations are compared by, higher is better: the rule's measure, then GBA, then the likelihood."""
     # The WGA of a small worst group has few steps, so ties are common.
-    return [measures[rule], measures["gba"]]
+    return [measures[rule], measures["gba"], -measures["nll"]]
+
+
+def fitted_threshold(
+    logits: NDArray[np.float64],
+    label: NDArray[np.int64],
+    attribute: NDArray[np.int64],
+    *,
+    tune_threshold: bool,
+    sensitivity: float | None = None,
+) -> tuple[float, str]:
+    """Return the threshold on z1 - z0 that validation patches choose, and for what: "none", "wga", "sensitivity 0.95".
+
+    With two classes it has the highest WGA, if every group has samples, or finds the share `sensitivity` of class 1;
+    otherwise it is 0. Where no attribute is known, the groups are the two classes.
+    """
+    if not tune_threshold or logits.shape[1] != 2:
+        return 0.0, "none"
+    margin = logits[:, 1] - logits[:, 0]
+    if sensitivity is not None:
+        return metrics.threshold_at_sensitivity(margin, label, sensitivity), f"sensitivity {sensitivity:g}"
+    known = is_known(attribute)
+    groups = label[known], np.maximum(attribute[known], 0)
+    n_attributes = 2 if (attribute >= 0).any() else 1
+    if (gerne.cell_counts(*groups, at_least=(2, n_attributes)) == 0).any():
+        return 0.0, "none"
+    return metrics.best_decision_threshold(margin[known], *groups), "wga"
 
 
 def check_validation(
@@ -166,26 +212,16 @@ def choose_threshold(
     tune_threshold: bool,
     sensitivity: float | None = None,
 ) -> DecisionThreshold:
-    """Return decision threshold and temperature by the logits (N, K) of all validation patches, with their measures.
-
-    With two classes the threshold has the highest WGA, if every group has samples, or finds the share `sensitivity` of
-    class 1; otherwise it is 0. Where no attribute is known, the groups are the two classes.
-    """
+    """Return `fitted_threshold` and temperature by the logits (N, K) of all validation patches, with their measures."""
     known = is_known(val.attribute)
     label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
     has_attribute = bool((val.attribute >= 0).any())
     counts = gerne.cell_counts(label, attribute, at_least=(logits.shape[1], 2))  # (K, A)
     if not has_attribute:
         counts = counts.sum(axis=1, keepdims=True)  # the groups are the classes
-    threshold, chosen_for = 0.0, "none"
-    if tune_threshold and logits.shape[1] == 2:
-        margin = logits[:, 1] - logits[:, 0]
-        if sensitivity is not None:
-            threshold = metrics.threshold_at_sensitivity(margin, val.label, sensitivity)
-            chosen_for = f"sensitivity {sensitivity:g}"
-        elif (counts > 0).all():
-            threshold = metrics.best_decision_threshold(margin[known], label, attribute)
-            chosen_for = "wga"
+    threshold, chosen_for = fitted_threshold(
+        logits, val.label, val.attribute, tune_threshold=tune_threshold, sensitivity=sensitivity
+    )
     temperature = best_temperature(logits, val.label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
     at_zero = validation_measures(logits, val.label, val.attribute)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import create_trial
 
@@ -26,18 +25,16 @@ from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import SPAWN, follow_parent
 from pathopatch.debias.methods import searched_parameters
-from pathopatch.metrics.accuracy import predicted_class
-from pathopatch.models.device import pick_device
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.loop import StepCallback
-from pathopatch.training.optimise import reproducible
-from pathopatch.training.phase_data import phases_of, require_groups, split_validation
+from pathopatch.training.phase_data import require_groups
 from pathopatch.training.run import RUN, begin_run, cohort_settings, load_sets, run_stamp, settings_of, write_run
 from pathopatch.training.search import (
     DIVERGED,
     FOLDER,
+    MEASURES,
     NUMBER,
     ask_trial,
     best_trial,
@@ -55,7 +52,6 @@ from pathopatch.training.search import (
     trial_table,
     winning_trial,
 )
-from pathopatch.training.selection import accuracies_with_intervals, is_known
 
 TRIALS, SEARCH = "trials.csv", "search.json"
 _GRACE_S = 60.0  # in which a helping process sees that all trials are finished
@@ -220,7 +216,6 @@ class TrialRunner:
         space = search_space(self.train, self.config, self.search)
         trial, settings = ask_trial(number, earlier, self.config, self.search, space)
         checkpoints = self._checkpoints(number, settings)
-        measure = f"val_{self.search.objective}"
         steps_done = 0
 
         def count(step: int, total: int, metrics: dict[str, float]) -> None:
@@ -237,10 +232,10 @@ class TrialRunner:
         except NonFiniteError as error:
             attributes |= {DIVERGED: str(error), "steps": steps_done}
         else:
-            picked = next(row for row in reversed(result.history) if row["step"] == result.step)
-            value = picked[measure]
-            attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": steps_of_trial(settings)}
-            attributes |= _measure_result(result, self.val, settings, self.search)
+            # Of all validation patches, at the threshold that they choose: what the report will show.
+            value, likelihood = result.validation[self.search.objective], -result.validation["nll_at_one"]
+            attributes |= {name: result.validation[name] for name in MEASURES} | {"likelihood": likelihood}
+            attributes |= {"step": result.step, "steps": steps_of_trial(settings)}
         record = create_trial(
             value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes
         )
@@ -258,24 +253,3 @@ def _searched_settings(config: TrainConfig) -> dict[str, Any]:
     if "extrapolation" in own:
         attributes["s"] = config.c * (config.beta + 1)
     return attributes
-
-
-def _measure_result(
-    result: TrainingResult, val: PatchSet | None, config: TrainConfig, search: TuneConfig
-) -> dict[str, float]:
-    """Return the accuracies on all patches that select, at decision threshold 0, with intervals."""
-    val = split_validation(val, phases_of(config), seed=config.seed).select
-    assert val is not None  # selection needed it
-    device = pick_device(config.device)
-    # Where no attribute is known, the groups are the classes; where some are, only those patches count.
-    index = np.flatnonzero(is_known(val.attribute))
-    with reproducible(config.threads, device):  # the same numbers whichever process of a search measures
-        predicted = predicted_class(result.logits(val, index, device=device))
-    label, attribute = val.label[index], np.maximum(val.attribute[index], 0)
-    return accuracies_with_intervals(
-        predicted == label,
-        (int(attribute.max()) + 1) * label + attribute,
-        val.patient[index],
-        resamples=search.bootstrap,
-        seed=config.seed,
-    )

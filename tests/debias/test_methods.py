@@ -26,7 +26,7 @@ COUNTS = np.array([[40, 8], [6, 26]])
 MANY = np.array([[30, 4, 2], [3, 40, 5], [2, 6, 20], [9, 1, 3]])  # 4 classes, 3 attribute values
 every_shape = pytest.mark.parametrize("counts", [COUNTS, MANY], ids=["2x2", "4x3"])
 SIZES = {"batch_per_class": 6, "steps": 12, "seed": 0}
-BALANCE_GROUPS = ["reweight", "resample", "groupdro", "gerne", "dfr"]
+BALANCE_GROUPS = ["reweight", "resample", "subsample", "groupdro", "gerne", "dfr"]
 
 
 def samples(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,10 @@ def test_every_method_trains_a_linear_network_at_equal_batch_size(name: str, cou
         for batch in phase.sampler(label, own, **SIZES):
             assert len(batch) == n_classes * SIZES["batch_per_class"]
             assert 0 <= min(batch) <= max(batch) < len(label)
-            value = objective(cross_entropy(network(x[batch]), y[batch], reduction="none"), group[batch])
+            logits, further = network(x[batch]), {}
+            if getattr(objective, "reads_area", False):
+                further = {"margin": logits[:, 1] - logits[:, 0], "area": x[batch, -1], "label": y[batch]}
+            value = objective(cross_entropy(logits, y[batch], reduction="none"), group[batch], **further)
             assert value.isfinite()
             optimiser.zero_grad()
             value.backward()

@@ -25,6 +25,7 @@ class TwoChannels:
         channels=("CARS", "SHG"),
         mean=(0.5, 0.4),
         mask="none",
+        crop_px=None,
     )
 
     def predict_logits(self, batch: np.ndarray, tissue: None) -> np.ndarray:

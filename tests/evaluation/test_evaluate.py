@@ -67,6 +67,7 @@ class FakeModel:
         mean=(0.5,),
         training={},
         mask="none",
+        crop_px=None,
     )
     calls = 0
 

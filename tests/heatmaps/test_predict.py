@@ -14,8 +14,10 @@ from made_slides import write_channel, write_scn
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps import predict
+from pathopatch.heatmaps.prediction_files import _tissue_warnings
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.heatmaps.stitch import stitch
+from pathopatch.models.forward import Ensemble
 from pathopatch.models.spec import TrainingRange, tiling_of
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.tile import tile_slide
@@ -371,3 +373,20 @@ def test_a_masked_model_is_given_the_tissue_of_each_patch(tmp_path):
             patch[: part.shape[0], : part.shape[1]] = part
             expected = (patch[patch > LOW] == BRIGHT).mean()
             assert row.logit == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_model_of_crops_sees_tissue_alone_and_gives_no_answer_without_one(tmp_path):
+    image = glass_with_tissue(4)  # of patch (0, 1) a quarter: no crop of 8 px fits
+    image[32:48, :10] = BRIGHT  # a strip: its interior is 9 px wide, for the edge of a patch is no rim
+    slide = grey_slide(tmp_path / "a.tif", image)
+    model = mean_model(mask="interior", crop_px=8)
+    for batch in (1, 64):
+        prediction = predict_slide(slide, model, config=PredictConfig(batch=batch))
+        assert prediction.table["patch_id"].tolist() == ["a@0,0", "a@0,32"]
+        np.testing.assert_allclose(prediction.table["logit"], [1.0, 1.0], atol=1e-6)  # no pixel of glass
+    source = predict.slide_source(slide, model.spec, "a", PredictConfig())
+    made = predict.predict_patches(source, Ensemble([model]), PredictConfig())
+    assert (made.too_little_tissue, made.unreadable) == (1, 0)
+    assert _tissue_warnings(made) == [
+        "1 of 16 patches (6.2%) hold too little tissue for a crop that the model could judge and have no value"
+    ]

@@ -13,7 +13,9 @@ def trials_of(n: int, *, s: bool, seed: int = 0) -> pd.DataFrame:
     wga = 0.75 - 0.5 * (np.nan_to_num(grid, nan=1.0) - 1.05) ** 2 + rng.normal(0, 0.02, n)
     table = pd.DataFrame({"trial": range(n), "learning_rate": 10 ** rng.uniform(-3.5, -2.5, n), "weight_decay": 0.01})
     table = table.assign(c=c, beta=grid / c - 1, s=grid, value=wga, wga=wga, wga_low=wga - 0.08, wga_high=wga + 0.07)
-    table = table.assign(gba=wga + 0.1, gba_low=wga + 0.07, gba_high=wga + 0.12, picked_gba=wga + 0.1, step=500.0)
+    table = table.assign(
+        gba=wga + 0.1, gba_low=wga + 0.07, gba_high=wga + 0.12, wga_at_zero=wga - 0.05, likelihood=-0.5, step=500.0
+    )
     table = table.assign(steps=600, state="complete", won=np.arange(n) == wga.argmax())
     if n > 5:
         table.loc[5, ["wga", "wga_low", "wga_high", "gba", "gba_low", "gba_high", "step"]] = np.nan

@@ -58,6 +58,10 @@ def _test_wga(work, run):
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_a_head(work, method, head):
+    if (method, head) == ("decorrelate", "linear"):  # its objective is no weighted mean of the losses
+        with pytest.raises(InputUnsupportedError, match="head = 'mlp'"):
+            fit(work, TrainConfig(method=method, head=head, threads=1))
+        return
     run = fit(work, TrainConfig(method=method, head=head, steps=4, evaluations=1, threads=1, name=head))
     history = pd.read_csv(run / "history.csv")
     assert np.isfinite(history["val_wga"]).all()
@@ -82,12 +86,12 @@ def test_more_weight_decay_makes_a_smaller_linear_head(work):
 
 
 def test_the_search_of_a_linear_head_tries_each_s_once_and_no_rate(work):
-    run = tune(work, TrainConfig(method="gerne", threads=1, name="tuned"), TuneConfig(trials=6, bootstrap=10))
+    run = tune(work, TrainConfig(method="gerne", threads=1, name="tuned"), TuneConfig(trials=6))
     table = pd.read_csv(run / "trials.csv")
     assert table["learning_rate"].nunique() == 1
     assert table["weight_decay"].nunique() == 6
     assert table["weight_decay"].max() > 0.1  # where weights act on features that separate the patches
-    assert table["s"].nunique() == 6
+    assert table["s"].nunique() == 6  # s >= c, of which there are seven
     assert (table["steps"] == 1).all()
 
 

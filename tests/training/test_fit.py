@@ -122,9 +122,9 @@ def test_training_leaves_torch_as_it_was():
 
 def test_the_picked_step_is_the_best_of_the_history_or_the_last():
     fitted = fit_arrays(TRAIN, VAL, _config(steps=30, evaluations=10, method="resample", learning_rate=1e-2))
-    best = max(fitted.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["step"]))
+    best = max(fitted.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["val_nll"], -row["step"]))
     assert fitted.step == best["step"]
-    assert fitted.validation["wga_at_zero"] == best["val_wga"]
+    assert (fitted.validation["wga"], fitted.validation["wga_at_zero"]) == (best["val_wga"], best["val_wga_at_zero"])
     assert fit_arrays(TRAIN, None, _config(select="last")).step == 8
 
 

@@ -25,6 +25,7 @@ from pathopatch.training.selection import (
     best_temperature,
     check_validation,
     choose_threshold,
+    criterion,
     nll,
     sample_each_group,
     score,
@@ -199,10 +200,11 @@ def test_draws_that_miss_a_group_do_not_count() -> None:
     assert (intervals["wga_low"], intervals["wga_high"], intervals["gba_low"]) == (0.0, 0.0, 0.5)
 
 
-def test_the_higher_wga_wins_then_the_higher_gba():
-    a, b, c = {"wga": 0.6, "gba": 0.9}, {"wga": 0.7, "gba": 0.8}, {"wga": 0.7, "gba": 0.85}
-    assert score(c, "wga") > score(b, "wga") > score(a, "wga")
-    assert score(a, "gba") > score(c, "gba")
+def test_the_higher_wga_wins_then_the_higher_gba_then_the_likelihood():
+    rows = [(0.6, 0.9, 0.1), (0.7, 0.8, 0.1), (0.7, 0.85, 0.2), (0.7, 0.85, 0.1)]
+    a, b, c, d = ({"wga": wga, "gba": gba, "nll": nll} for wga, gba, nll in rows)
+    assert score(d, "wga") > score(c, "wga") > score(b, "wga") > score(a, "wga")
+    assert score(a, "gba") > score(d, "gba")
 
 
 def test_a_validation_pass_takes_small_groups_whole():
@@ -216,3 +218,22 @@ def test_a_validation_pass_takes_small_groups_whole():
 def test_no_validation_at_all_is_refused_unless_the_last_step_is_wanted():
     with pytest.raises(GroupEmptyError, match="no labelled validation patches"):
         check_validation(None, needs_groups=False)
+
+
+def test_checkpoints_are_compared_at_the_threshold_that_is_reported():
+    # A biased network ranks patches perfectly, but puts all above 0; a fair one is right at 0 for three of four.
+    biased, fair = MARGIN, np.array([-1.0, 1.0, 2.0, 3.0])
+    measures = [
+        criterion(np.stack([0 * z, z], axis=1), FOUR.label, FOUR.attribute, tune_threshold=tune)
+        for tune in (True, False)
+        for z in (biased, fair)
+    ]
+    assert [(row["wga"], row["wga_at_zero"]) for row in measures] == [(1, 0), (1, 0), (0, 0), (0, 0)]
+    assert score(measures[2], "wga") < score(measures[3], "wga")  # by GBA
+    assert measures[0]["gba"] == measures[1]["gba"] == 1
+    assert (score(measures[0], "wga") < score(measures[1], "wga")) == (measures[0]["nll"] > measures[1]["nll"])
+
+
+def test_the_criterion_of_a_phase_that_prepares_another_is_at_zero():
+    measures = criterion(LOGITS, FOUR.label, FOUR.attribute, tune_threshold=True)
+    assert (measures["wga"], measures["cba"]) == (1.0, 0.5)

@@ -163,7 +163,7 @@ def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: P
     write_work(tmp_path)
     (tmp_path / "s.toml").write_text(
         'manifest = "m.csv"\nwork = "."\n[train]\ninput_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\n'
-        "threads = 1\n[tune]\nbootstrap = 20\n"
+        "threads = 1\n"
     )
     command = ["train", str(tmp_path), "--config", str(tmp_path / "s.toml")]
     done = CliRunner().invoke(app, [*command, "--trials", "4", "--workers", "2", "--objective", "gba"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
@@ -130,6 +131,21 @@ class SettingsConfig(Config):
     """How the work on slides is shared."""
 
 
+class RunVariant(Config):
+    """A row of a study's table: a name, and settings of ``[train]`` that differ from the study's own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1, max_length=64)
+    """How tables call the row, such as "auto, masked"."""
+
+    def settings(self, train: TrainConfig) -> TrainConfig:
+        """Return the settings of the row's runs, by the study's own `train`."""
+        own = self.model_extra or {}
+        raw = {**train.model_dump(), **own, "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-")}
+        return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
+
+
 class StudyConfig(SettingsConfig):
     """A whole study: ``pathopatch run study.toml``.
 
@@ -153,10 +169,10 @@ class StudyConfig(SettingsConfig):
     """Work folder for all outputs."""
     decisions: Path | None = None
     """An exported review, as `pathopatch groups --decisions` takes it."""
-    methods: tuple[MethodName, ...] = Field(
-        default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
-    )
+    methods: tuple[MethodName, ...] = Field(default=("erm", "erm-balanced", "resample", "groupdro", "gerne"))
     """Methods to train, each at every threshold and seed."""
+    runs: tuple[RunVariant, ...] = ()
+    """Rows by name, with any settings of `[train]`, beside or in place of `methods`."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Seeds of weights, batches and the search."""
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
@@ -165,6 +181,20 @@ class StudyConfig(SettingsConfig):
     """Training runs side by side, each with cores / jobs threads."""
     attributes: tuple[Literal["thresholds", "bins"], ...] = Field(default=("thresholds", "bins"), min_length=1)
     """What the methods are trained by: each threshold of `[groups]`, and its bins if it has any."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _runs_replace_methods(cls, raw: Any) -> Any:
+        return {"methods": (), **raw} if isinstance(raw, dict) and raw.get("runs") else raw
+
+    @model_validator(mode="after")
+    def _rows_have_names(self) -> StudyConfig:
+        if not self.methods and not self.runs:
+            raise ValueError("give methods or [[runs]]")
+        folders = [variant.settings(self.train).run_name for variant in self.runs]
+        if len(set(folders)) < len(folders):
+            raise ValueError("two of [[runs]] have the same name, or names that differ in signs alone")
+        return self
 
     @model_validator(mode="after")
     def _a_fold_predicts_what_it_tests(self) -> StudyConfig:

@@ -1,0 +1,222 @@
+"""Summarise runs for a paper: each row over its seeds, and every two rows compared, as CSV, Markdown and LaTeX.
+
+Intervals are over seeds and patients: both are drawn anew, the same draws for all rows, so that the differences of two
+rows are paired by patient and, where both have the same seeds, by seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.files import write_bytes
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.evaluation.group_scores import answers, is_right, patient_counts
+from pathopatch.evaluation.predicting import stored_predictions
+from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
+from pathopatch.metrics.accuracy import auroc
+from pathopatch.metrics.bootstrap import interval, ratio
+
+SUMMARY, PAIRS = "summary", "summary_pairs"
+_SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
+_DRAWN = 10_000_000  # seeds x patients x draws at a time would be too many; so many counts are
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """The runs of one setting: accuracies of each seed in draws of patients, and plain measures of each seed."""
+
+    seeds: tuple[int, ...]
+    wga: NDArray[np.float64]  # (S,), of all patients
+    drawn: NDArray[np.float64]  # (R, S), in draws of patients
+    measures: pd.DataFrame  # a row a seed
+
+
+def write_summary(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> None:
+    """Write ``summary.csv``, ``summary.md``, ``summary.tex`` and ``summary_pairs.csv`` of a comparison's runs.
+
+    `table` is what `comparison` returned. Rows are runs of one setting at the attribute that they were trained by.
+    """
+    rows, pairs = summarise_runs(work, table, config=config)
+    texts = {f"{SUMMARY}.csv": _csv(rows), f"{PAIRS}.csv": _csv(pairs), f"{SUMMARY}.md": _markdown(rows, pairs)}
+    for name, text in (texts | {f"{SUMMARY}.tex": _latex(rows)}).items():
+        write_bytes(work / name, text.encode())
+
+
+def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a row for each setting, and a row for every two of them; accuracies in [0, 1].
+
+    The first has attribute, name, seeds, patients; wga, wga_sd, wga_lowest, wga_low, wga_high, wga_at_zero; gba,
+    sensitivity, specificity, answered and the AUROC at each value of the attribute (``auroc_0``, ...): seeds' means.
+    The second has attribute, name, less (the other row), seeds that both have, wga (the difference), wga_low, wga_high,
+    and is_shown: whether the interval excludes 0.
+    """
+    groups = read_table(WorkFolder(work).groups)
+    patient = groups.set_index("patch_id")["patient_id"]
+    attributes: dict[str, GroupingAttribute] = {
+        by.label: by for by in (*threshold_attributes(groups), *bins_attributes(groups))
+    }
+    kept = table[(table["rerun_of"] == "") & (table["attribute"].isin(attributes))]
+    own = kept[(kept["attribute"] == kept["trained_attribute"]) | (kept["trained_attribute"] == "")]
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for label, of_attribute in own.assign(name=_names(own)).groupby("attribute", sort=False):
+        by = attributes[str(label)]
+        settings: dict[str, _Row] = {}
+        for (_, _, name, _), runs in of_attribute.groupby(_SETTING, sort=False):
+            settings[str(name)] = row = _drawn_row(work, runs, patient, by, config)
+            rows.append({"attribute": label, "name": name, **_numbers(row, config)})
+        for number, (name, row) in enumerate(settings.items()):
+            for other in list(settings)[:number]:
+                difference = _difference(row, settings[other], config)
+                pairs.append({"attribute": label, "name": name, "less": other, **difference})
+    return pd.DataFrame(rows), pd.DataFrame(pairs)
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    """Return what to call the setting of each run: its method, and in what it differs from others of that method."""
+    return [f"{m}, {variant}" if variant else m for m, variant in zip(table["method"], table["variant"], strict=True)]
+
+
+def _drawn_row(
+    work: Path, runs: pd.DataFrame, patient: pd.Series[Any], by: GroupingAttribute, config: EvaluateConfig
+) -> _Row:
+    values, draws, measures = [], [], []
+    for run in runs.sort_values("seed").to_dict("records"):
+        predictions = stored_predictions(work, run["run"], run["split"])
+        group = by.groups_in(predictions)
+        predictions, group = predictions[group >= 0], group[group >= 0]
+        right = is_right(predictions, run["decision_threshold"])
+        who = patient.loc[predictions.index].to_numpy(dtype=str)
+        hits, n = patient_counts(right, group, who, n_groups=2 * by.n_values)
+        values.append(float(ratio(hits.sum(axis=0), n.sum(axis=0)).min()))
+        draws.append(_wga_in_draws(hits, n, config))
+        label, logit = predictions["label"].to_numpy(), predictions["logit"].to_numpy(np.float64)
+        judged, value = answers(predictions), group % by.n_values
+        of_value = {
+            f"auroc_{a}": auroc(logit[judged & (value == a)], label[judged & (value == a)]) for a in range(by.n_values)
+        }
+        sides = {"sensitivity": right[label == 1].mean(), "specificity": right[label == 0].mean()}
+        measures.append({**{k: run[k] for k in ("wga_at_zero", "gba")}, **sides, "answered": judged.mean(), **of_value})
+        measures[-1]["patients"] = len(n)
+    seeds = tuple(runs.sort_values("seed")["seed"].astype(int))
+    return _Row(seeds, np.array(values), np.stack(draws, axis=1), pd.DataFrame(measures))
+
+
+def _wga_in_draws(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) -> NDArray[np.float64]:
+    """Return WGA (R,) in draws of patients, the same for every run on the same patients."""
+    patients = len(n)
+    if patients < 2:
+        return np.full(config.bootstrap, np.nan)
+    rng = np.random.default_rng((config.seed, patients))
+    chunk = max(1, _DRAWN // patients)
+    sizes = [min(chunk, config.bootstrap - start) for start in range(0, config.bootstrap, chunk)]
+    drawn = (rng.multinomial(patients, np.full(patients, 1 / patients), size=size) for size in sizes)
+    parts = [ratio(times @ hits, times @ n).min(axis=1) for times in drawn]
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _over_seeds(drawn: NDArray[np.float64], config: EvaluateConfig) -> tuple[float, float]:
+    """Return the 95 % interval of the mean over seeds of values (R, S), by drawing seeds besides."""
+    count = drawn.shape[1]
+    times = np.random.default_rng((config.seed, 1)).multinomial(count, np.full(count, 1 / count), size=len(drawn))
+    return interval((drawn * times).sum(axis=1) / count)
+
+
+def _numbers(row: _Row, config: EvaluateConfig) -> dict[str, Any]:
+    low, high = _over_seeds(row.drawn, config)
+    means: dict[str, Any] = {str(name): value for name, value in row.measures.mean().items()}
+    return {
+        "seeds": len(row.seeds),
+        "patients": int(means.pop("patients")),
+        "wga": float(row.wga.mean()),
+        "wga_sd": float(row.wga.std(ddof=1)) if len(row.wga) > 1 else float("nan"),
+        "wga_lowest": float(row.wga.min()),
+        "wga_low": low,
+        "wga_high": high,
+        **means,
+    }
+
+
+def _difference(row: _Row, other: _Row, config: EvaluateConfig) -> dict[str, Any]:
+    shared = sorted(set(row.seeds) & set(other.seeds))
+    if not shared:
+        return {"seeds": 0, "wga": float("nan"), "wga_low": float("nan"), "wga_high": float("nan"), "is_shown": False}
+    own, others = ([each.seeds.index(seed) for seed in shared] for each in (row, other))
+    low, high = _over_seeds(row.drawn[:, own] - other.drawn[:, others], config)
+    difference = float((row.wga[own] - other.wga[others]).mean())
+    return {"seeds": len(shared), "wga": difference, "wga_low": low, "wga_high": high, "is_shown": low > 0 or high < 0}
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    lines = [
+        "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean ± sd over "
+        "seeds, with its 95 % interval over seeds and patients.",
+        "",
+        "| groups by | row | seeds | WGA | 95 % interval | lowest | WGA at threshold 0 | GBA "
+        "| sensitivity, specificity | AUROC within each area | answered |",
+        "|---" * 11 + "|",
+    ]
+    for row in rows.to_dict("records"):
+        sides = f"{_percent(row['sensitivity'])}, {_percent(row['specificity'])}"
+        low, high = _percent(row["wga_low"]), _percent(row["wga_high"])
+        lines.append(
+            f"| {row['attribute']} | {row['name']} | {row['seeds']} | {_wga(row, ' ± ')} | {low} to {high} "
+            f"| {_percent(row['wga_lowest'])} | {_percent(row['wga_at_zero'])} | {_percent(row['gba'])} | {sides} "
+            f"| {_areas(row)} | {_percent(row['answered'])} |"
+        )
+    if len(pairs):
+        lines += ["", "| groups by | row | less | seeds | WGA | 95 % interval |", "|---" * 6 + "|"]
+    for pair in pairs.to_dict("records"):
+        value, low, high = (100 * pair[name] for name in ("wga", "wga_low", "wga_high"))
+        shown = "" if pair["is_shown"] else " (no difference is shown)"
+        lines.append(
+            f"| {pair['attribute']} | {pair['name']} | {pair['less']} | {pair['seeds']} | {value:+.1f} "
+            f"| {low:+.1f} to {high:+.1f}{shown} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _latex(rows: pd.DataFrame) -> str:
+    """Return a table for LaTeX with the package booktabs."""
+    lines = [r"\begin{tabular}{lrrrrr}", r"\toprule", r"Method & WGA & 95\,\% interval & WGA at 0 & GBA & AUROC \\"]
+    for label, part in rows.groupby("attribute", sort=False) if len(rows) else ():
+        lines += [r"\midrule", rf"\multicolumn{{6}}{{l}}{{Groups by {_escaped(str(label))}}} \\"]
+        for row in part.to_dict("records"):
+            cells = [
+                _escaped(row["name"]),
+                _wga(row, r" $\pm$ "),
+                f"{_percent(row['wga_low'])}--{_percent(row['wga_high'])}",
+                *(_percent(row[name]) for name in ("wga_at_zero", "gba")),
+                _areas(row),
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{sign}" if sign in "&%$#_{}" else sign for sign in text)
+
+
+def _wga(row: dict[Any, Any], between: str) -> str:
+    return _percent(row["wga"]) + (f"{between}{100 * row['wga_sd']:.1f}" if np.isfinite(row["wga_sd"]) else "")
+
+
+def _areas(row: dict[Any, Any]) -> str:
+    names = sorted(name for name in row if str(name).startswith("auroc_") and np.isfinite(row[name]))
+    return ", ".join(f"{row[name]:.3f}" for name in names)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if np.isfinite(value) else "-"

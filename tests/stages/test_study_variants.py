@@ -1,0 +1,52 @@
+"""Rows of a study by name: any settings of ``[train]`` in each."""
+
+import pytest
+
+from pathopatch.core.config import StudyConfig, parse
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.stages.study import study_runs
+
+BASE = {"manifest": "m.csv", "work": "w", "seeds": (0, 1), "train": {"steps": 40}, "groups": {"thresholds": (0.25,)}}
+MASKED = {"name": "auto, masked", "method": "auto", "mask": "normalise", "steps": 50}
+
+
+def _study(**changed):
+    return parse(StudyConfig, {**BASE, **changed}, place="study.toml")
+
+
+def test_named_rows_replace_the_default_methods_and_keep_the_studys_settings():
+    study = _study(runs=[MASKED, {"name": "erm", "method": "erm"}])
+    assert study.methods == ()
+    runs = study_runs(study)
+    shown = [(run.method, run.mask, run.steps, run.seed) for run in runs]
+    assert shown == [
+        ("auto", "normalise", 50, 0),
+        ("erm", "none", 40, 0),
+        ("auto", "normalise", 50, 1),
+        ("erm", "none", 40, 1),
+    ]
+    assert [run.run_name for run in runs[:2]] == ["auto-t0.25-s0-auto-masked", "erm-t0.25-s0-erm"]
+
+
+def test_they_stand_beside_methods_where_those_are_given():
+    runs = study_runs(_study(methods=("resample",), runs=[MASKED], seeds=(0,)))
+    assert [run.method for run in runs] == ["resample", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "problem"),
+    [
+        ([{"method": "erm"}], "name"),
+        ([{"name": "a", "method": "gern"}], "gern"),
+        ([{"name": "a", "stepz": 3}], "unknown key"),
+        ([{"name": "a, b", "method": "erm"}, {"name": "a b", "method": "erm"}], "same name"),
+    ],
+)
+def test_rows_that_cannot_be_run_are_refused(runs, problem):
+    with pytest.raises(InputUnsupportedError, match=problem):
+        _study(runs=runs)
+
+
+def test_a_study_without_rows_is_refused():
+    with pytest.raises(InputUnsupportedError, match=r"give methods or \[\[runs\]\]"):
+        _study(methods=())
