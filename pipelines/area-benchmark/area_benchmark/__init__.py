@@ -1,0 +1,1 @@
+"""Models on grounds where the tissue area misleads: cohorts, runs and tables of the benchmark."""

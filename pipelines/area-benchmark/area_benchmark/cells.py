@@ -1,0 +1,184 @@
+"""List and run the cells of the benchmark: a ground, a case, a polarity, a seed and a row each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from area_benchmark.certificate import halved, moves
+from area_benchmark.settings import BenchmarkConfig, Case, Polarity
+from pathopatch import metrics
+from pathopatch.core.artefacts import fingerprint, read_table
+from pathopatch.core.config import TrainConfig
+from pathopatch.evaluation.tissue_dependence import slope
+from pathopatch.groups.attribute import tissue_bin
+from pathopatch.training.dataset import PatchMasks, PatchSet, load_patches
+from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.phase_data import patches_with_crop
+
+CONFLICTING: dict[Case, float] = {
+    "5 %": 0.05,
+    "1 %": 0.01,
+    "0.2 %": 0.002,
+    "0 %": 0.0,
+    "0 %, none in validation": 0.0,
+    "ceiling": 0.5,
+}
+"""Share of the training crops of each class that have the size of the other class."""
+MIN_TISSUE = 0.01
+"""Below it a patch is blank. None of these patches is."""
+_COLUMNS = ("x", "label", "attribute", "tissue_fraction", "patient", "patch_id")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run; the seed is that of the cohort and of the training."""
+
+    ground: str
+    case: Case
+    polarity: Polarity
+    seed: int
+    row: str
+
+    @property
+    def cohort(self) -> tuple[str, Polarity, int]:
+        """What is made for it."""
+        return self.ground, self.polarity, self.seed
+
+    def key(self, config: BenchmarkConfig, settings: TrainConfig) -> str:
+        """Return a key that changes with any setting of the cell, and with no new setting of the package."""
+        own = settings.model_dump(mode="json", exclude={"threads", "device", "name"}, exclude_defaults=True)
+        ground = config.grounds[self.ground].cohort.model_dump(mode="json")
+        return fingerprint({"cell": asdict(self), "train": own, "cohort": ground, "judged": config.thresholds})
+
+
+def cells_of(config: BenchmarkConfig) -> list[Cell]:
+    """Return all runs of the benchmark, each once."""
+    cells = (
+        Cell(part.ground, case, polarity, seed, row)
+        for part in config.cells
+        for case in part.cases
+        for row in part.rows
+        for seed in part.seeds or config.grounds[part.ground].seeds
+        for polarity in part.polarities or config.grounds[part.ground].polarities
+    )
+    return list(dict.fromkeys(cells))
+
+
+def load(folder: Path, case: Case, config: BenchmarkConfig, *, input_px: int) -> dict[str, PatchSet]:
+    """Return the patches of a cohort: train, val, test, and doubled, which follows the small ones of test."""
+    cut = config.thresholds[0]
+    sets = {name: _split(folder, "patches", name, input_px, cut) for name in ("train", "val", "test")}
+    pair = np.arange(len(sets["train"])) // 2  # both sets have the same crops in the same order, in pairs of classes
+    share = CONFLICTING[case]
+    is_other = pair % 2 == 1 if case == "ceiling" else pair < round(share * len(pair) / 2)
+    if is_other.any():
+        sets["train"] = joined(
+            sets["train"].rows(~is_other), _split(folder, "others", "train", input_px, cut).rows(is_other)
+        )
+    if case == "0 %, none in validation":
+        val = sets["val"]
+        sets["val"] = val.rows((val.tissue_fraction >= cut) == val.label)
+    return sets | {"doubled": _split(folder, "doubled", "test", input_px, cut)}
+
+
+def _split(folder: Path, name: str, split: str, input_px: int, cut: float) -> PatchSet:
+    work = folder / f"work-{name}"
+    table = read_table(work / "groups.parquet")
+    patches = load_patches(work, table, input_px=input_px, splits=(split,), masks=("tissue",))
+    return patches.with_attribute(tissue_bin(patches.tissue_fraction, (cut,), min_tissue=MIN_TISSUE))
+
+
+def joined(first: PatchSet, second: PatchSet) -> PatchSet:
+    """Return the patches of two sets, those of the first set first."""
+    parts = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _COLUMNS}
+    tissue = None
+    if first.tissue is not None and second.tissue is not None:
+        tissue = PatchMasks(np.concatenate([first.tissue.bits, second.tissue.bits]), first.tissue.input_px)
+    return replace(first, tissue=tissue, **parts)
+
+
+def run(cell: Cell, config: BenchmarkConfig, settings: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Train a cell's network, evaluate it on the test split, and return a row of plain values, shares in percent.
+
+    Parameters
+    ----------
+    cell, config : Cell, BenchmarkConfig
+        Which, and of what.
+    settings : TrainConfig
+        Of the row, with what its search found.
+    folder : Path
+        Where the cell's cohort was made.
+    """
+    torch.set_num_threads(1)
+    sets = load(folder, cell.case, config, input_px=settings.input_px)
+    start = time.process_time()
+    fitted = fit_arrays(sets["train"], sets["val"], settings)
+    train_seconds = time.process_time() - start
+    start = time.process_time()
+    margin = fitted.margins(sets["test"])
+    per_patch = (time.process_time() - start) / len(margin)
+    return {
+        "key": cell.key(config, settings),
+        **asdict(cell),
+        "settings": json.dumps(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=True),
+        "crop_px": 0 if fitted.crops is None else fitted.crops.crop_px,
+        "picked_step": fitted.step,
+        "decision_threshold": fitted.decision_threshold,
+        **{f"val_{name}": 100 * fitted.validation[name] for name in ("wga", "wga_at_zero", "gba")},
+        **judged(margin, sets["test"], fitted, config),
+        **certified(margin, sets, fitted, seed=cell.seed),
+        "step_ms": 1000 * train_seconds / settings.steps,
+        "predict_ms": 1000 * per_patch,
+    }
+
+
+def judged(
+    margin: NDArray[np.float64], test: PatchSet, fitted: TrainingResult, config: BenchmarkConfig
+) -> dict[str, float]:
+    """Return the measures on test patches of margins (N,), tuned and at 0; where a row abstains, both ways to count."""
+    z, y = margin - fitted.decision_threshold, test.label
+    answered = np.ones(len(y), np.bool_) if fitted.crops is None else patches_with_crop(test, fitted.crops.crop_px)
+    numbers: dict[str, float] = {"answered": 100 * float(answered.mean())}
+    for cut in config.thresholds:
+        a = tissue_bin(test.tissue_fraction, (cut,), min_tissue=MIN_TISSUE)
+        scores = {"": z > 0, "_at_zero": margin > 0, "_no_answer_wrong": np.where(answered, z > 0, y == 0)}
+        for ending, positive in scores.items():
+            groups = metrics.group_accuracies(positive.astype(np.int64), y, a)
+            numbers |= {f"wga@{cut:g}{ending}": 100 * float(np.nanmin(groups.accuracy))}
+            numbers |= {f"gba@{cut:g}{ending}": 100 * float(np.nanmean(groups.accuracy))}
+    attribute = tissue_bin(test.tissue_fraction, (config.thresholds[0],), min_tissue=MIN_TISSUE)
+    groups = metrics.group_accuracies((z > 0).astype(np.int64), y, attribute)
+    numbers |= {f"group_{number}": 100 * value for number, value in enumerate(groups.accuracy.ravel().tolist())}
+    numbers |= {"auroc": metrics.auroc(margin, y)}
+    for value, name in enumerate(("little", "much")):
+        numbers[f"auroc_{name}"] = metrics.auroc(margin[attribute == value], y[attribute == value])
+    probability = 0.5 * (1 + np.tanh(z / fitted.temperature / 2))
+    slopes = [slope(test.tissue_fraction[y == c], probability[y == c]) for c in (0, 1)]
+    return numbers | {"shift": sum(slopes) / 2, "spread": slopes[1] - slopes[0]}
+
+
+def certified(
+    margin: NDArray[np.float64], sets: Mapping[str, PatchSet], fitted: TrainingResult, *, seed: int
+) -> dict[str, float]:
+    """Return how far margins (N,) move where half of the tissue is cut, and where twice as much is uncovered."""
+    test, doubled = sets["test"], sets["doubled"]
+    without, rows = halved(test, seed=seed)
+    small = np.arange(0, len(test), 2)  # a crop at its small size, then at its large one
+    changes = {
+        "half": moves(margin[rows], fitted.margins(without), test.label[rows], test.patient[rows]),
+        "double": moves(margin[small], fitted.margins(doubled), test.label[small], test.patient[small]),
+    }
+    return {
+        f"{name}{ending}": value
+        for name, ends in changes.items()
+        for ending, value in zip(("", "_low", "_high"), ends, strict=True)
+    }

@@ -1,0 +1,88 @@
+"""Make the tables of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+_SAME = ["ground", "case", "row"]
+_COHORT = ["polarity", "seed"]
+_RESAMPLES = 10_000
+
+
+def tables(table: pd.DataFrame, *, cut: float) -> str:
+    """Return all tables as Markdown; `table` has the rows that `cells.run` returned, `cut` forms the groups."""
+    parts: list[str] = []
+    for ground, part in table.groupby("ground", sort=False):
+        parts += [f"### {str(ground).capitalize()}", "", *_measures(part, cut), "", *_certificates(part), ""]
+        parts += [*_differences(part, cut), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _measures(table: pd.DataFrame, cut: float) -> Iterator[str]:
+    names = [f"wga@{cut:g}", f"wga@{cut:g}_at_zero", f"gba@{cut:g}"]
+    yield "| conflicting | row | cohorts | WGA | lowest | WGA at threshold 0 | GBA | AUROC, little and much tissue " + (
+        "| shift | spread | answered | WGA, no answer wrong | step, ms | a patch, ms |"
+    )
+    yield "|---" * 14 + "|"
+    for (_, case, row), part in table.groupby(_SAME, sort=False):
+        wga, at_zero, gba = (_mean(part[name]) for name in names)
+        within = f"{part['auroc_little'].mean():.3f}, {part['auroc_much'].mean():.3f}"
+        yield (
+            f"| {case} | {row} | {len(part)} | {wga} | {part[names[0]].min():.1f} | {at_zero} | {gba} | {within} "
+            f"| {part['shift'].mean():+.3f} | {part['spread'].mean():+.3f} | {part['answered'].mean():.1f} "
+            f"| {_mean(part[f'{names[0]}_no_answer_wrong'])} | {part['step_ms'].median():.1f} "
+            f"| {part['predict_ms'].median():.2f} |"
+        )
+
+
+def _certificates(table: pd.DataFrame) -> Iterator[str]:
+    """Yield the moves of the logit, in class gaps: the mean over cohorts, and the widest interval of any."""
+    yield "| conflicting | row | half of the tissue cut | twice as much uncovered |"
+    yield "|---" * 4 + "|"
+    for (_, case, row), part in table.groupby(_SAME, sort=False):
+        cells = [
+            f"{part[name].mean():+.3f} ({part[f'{name}_low'].min():+.3f} to {part[f'{name}_high'].max():+.3f})"
+            for name in ("half", "double")
+        ]
+        yield f"| {case} | {row} | {' | '.join(cells)} |"
+
+
+def _differences(table: pd.DataFrame, cut: float) -> Iterator[str]:
+    """Yield the paired differences of any two rows on the same cohorts, with 95 % intervals over cohorts."""
+    yield "| conflicting | row | less | cohorts | WGA | 95 % interval | lowest |"
+    yield "|---" * 7 + "|"
+    for case, part in table.groupby("case", sort=False):
+        wide = part.pivot_table(index=_COHORT, columns="row", values=f"wga@{cut:g}", sort=False)
+        names = list(dict.fromkeys(part["row"]))
+        for number, name in enumerate(names):
+            for other in names[:number]:
+                less = (wide[name] - wide[other]).dropna().to_numpy()
+                if len(less) > 1:
+                    low, high = interval(less)
+                    yield (
+                        f"| {case} | {name} | {other} | {len(less)} | {less.mean():+.1f} | {low:+.1f} to {high:+.1f} "
+                        f"| {less.min():+.1f} |"
+                    )
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of numbers (n,), by resampling them."""
+    draws = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
+    return low, high
+
+
+def _mean(values: pd.Series) -> str:
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
+def fill(readme: Path, text: str) -> None:
+    """Write the tables between the markers of a file."""
+    head, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    readme.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")

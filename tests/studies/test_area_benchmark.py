@@ -1,0 +1,137 @@
+"""The benchmark on misleading areas: what is planned, how a search is decided, and what its certificate measures."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.core.mask_bits import pack_masks
+from pathopatch.training.dataset import PatchMasks, PatchSet
+
+HERE = Path(__file__).parents[2] / "pipelines" / "area-benchmark"
+sys.path.insert(0, str(HERE))
+cells, certificate, cohort, crops, render, search, settings, tables = (
+    import_module(f"area_benchmark.{name}")
+    for name in ("cells", "certificate", "cohort", "crops", "render", "search", "settings", "tables")
+)
+SMALL = {"side_px": 16, "train": 20, "val": 5, "test": 5}
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("PATHOPATCH_REAL_DATA", "data")
+    return settings.load(HERE / "benchmark.toml")
+
+
+def _crops(n: int = 100, side: int = 16) -> Any:
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1], n)
+    tile = np.array([f"{y}-{k % 20}" for k, y in enumerate(label)])
+    tissue = np.ones((2 * n, side, side), bool)
+    return crops.Crops(rng.integers(60, 200, (2 * n, side, side, 3), dtype=np.uint8), tissue, label, tile)
+
+
+@pytest.mark.parametrize("label", ["class", "waves", "any tumour"])
+def test_the_plan_is_paired_balanced_and_split_by_tile(label: str) -> None:
+    planned = cohort.plan(_crops(), settings.CohortConfig(label=label, **SMALL), seed=3)
+    counts = planned.groupby(["set", "split", "label", "size"]).size().to_dict()
+    assert counts[("patches", "train", 0, "small")] == counts[("patches", "train", 1, "large")] == 20
+    assert ("patches", "train", 1, "small") not in counts  # every conflicting crop comes from the other set
+    assert counts[("others", "train", 1, "small")] == 20
+    assert {counts[("patches", "test", y, size)] for y in (0, 1) for size in ("small", "large")} == {5}
+    assert {counts[("doubled", "test", y, "doubled")] for y in (0, 1)} == {5}
+    assert planned.groupby("patient_id")["split"].nunique().max() == 1
+    both = planned[planned["split"] == "test"].pivot_table(index=["crop", "label"], columns="size", values="share")
+    np.testing.assert_allclose(both["doubled"], 2 * both["small"])
+    used = _crops().label[planned["crop"]]
+    assert (used == 0).all() if label == "waves" else (used == planned["label"]).all()
+    assert (planned["base"] >= 0).all() == (label == "any tumour")
+
+
+def test_a_larger_island_uncovers_more_of_the_same_texture() -> None:
+    one = _crops()
+    row = pd.Series({"crop": 3, "draw": (0, 2, 1, 3), "label": 1, "base": 5})
+    for label in ("class", "waves", "any tumour"):
+        small, large = (
+            cohort.rendered(one, pd.concat([row, pd.Series({"share": share})]), polarity="dark", label=label)
+            for share in (0.2, 0.4)
+        )
+        look = render.draw_look(np.random.default_rng((0, 2, 1, 3, 1)), side_px=16, is_dark=True)
+        inside = render.island(look.field, 0.2) == 1
+        np.testing.assert_array_equal(small[inside], large[inside])
+        outside = render.island(look.field, 0.4) == 0
+        np.testing.assert_array_equal(small[outside], large[outside])
+        assert (small != large).any()
+
+
+def test_every_row_is_searched_alike_and_gerne_extrapolates(config: Any) -> None:
+    drawn = {row: search.trials_of(config, row) for row in ("erm", "gerne", "decorrelate")}
+    assert {len(trials) for trials in drawn.values()} == {config.search.trials}
+    rates = [[trial["learning_rate"] for trial in trials[1:]] for trials in drawn.values()]
+    assert rates[0] == rates[1] == rates[2]
+    assert all(trial["beta"] >= 0 for trial in drawn["gerne"][1:])
+    assert all(0.1 <= trial["dcor_weight"] <= 5 for trial in drawn["decorrelate"][1:])
+
+
+def test_the_winner_has_the_best_mean_over_both_grounds() -> None:
+    table = pd.DataFrame(
+        [("a", 0, 80, 90), ("a", 0, 60, 90), ("a", 1, 70, 95), ("a", 1, 70, 95), ("a", 2, 75, 0), ("a", 2, 64, 0)],
+        columns=["row", "trial", "val_wga", "val_gba"],
+    )
+    assert search.winners(table) == {"a": 1}  # of equal WGA the higher GBA
+
+
+def test_keys_change_with_settings_and_with_nothing_else(config: Any) -> None:
+    cell = cells.cells_of(config)[0]
+    own = config.settings(cell.row, seed=cell.seed)
+    key = cell.key(config, own)
+    assert key == cell.key(config, own.model_copy(update={"threads": 4, "name": "x"}))
+    assert key != cell.key(config, own.model_copy(update={"weight_decay": 3.0}))
+    assert len(set(cells.cells_of(config))) == len(cells.cells_of(config))
+
+
+def _patches(areas: list[int]) -> PatchSet:
+    n, side = len(areas), 24
+    tissue = np.zeros((n, side, side), bool)
+    for mask, area in zip(tissue, areas, strict=True):
+        mask[:area] = True
+    x = np.where(tissue[:, None], 0.5, 0.9).astype(np.float32)
+    names = np.arange(n).astype(str)
+    return PatchSet(
+        x=x, label=np.arange(n) % 2, attribute=np.zeros(n, np.int64), tissue_fraction=tissue.mean(axis=(1, 2)),
+        patient=names, patch_id=names, tissue=PatchMasks(pack_masks(tissue), side),
+    )  # fmt: skip
+
+
+def test_half_of_the_tissue_is_cut_and_becomes_ground() -> None:
+    made, rows = certificate.halved(_patches([1, 8, 12, 24]), seed=0)
+    assert rows.tolist() == [1, 2]  # too little tissue, and no ground
+    assert made.tissue is not None
+    assert made.tissue.read(slice(0, 2)).sum(axis=(1, 2)).tolist() == [96, 144]
+    dark = (made.read(slice(0, 2))[:, 0] < 0.6).sum(axis=(1, 2))
+    np.testing.assert_allclose(dark, [96, 144], atol=20)
+
+
+def test_moves_are_in_gaps_of_the_classes() -> None:
+    label = np.array([0, 1] * 10)
+    before = np.where(label == 1, 3.0, -1.0)
+    move, low, high = certificate.moves(before, before + 0.4, label, np.arange(20).astype(str))
+    assert (move, low, high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_the_tables_compare_every_two_rows_on_the_same_cohorts() -> None:
+    columns = ["wga@0.5", "wga@0.5_at_zero", "gba@0.5", "wga@0.5_no_answer_wrong", "auroc_little", "auroc_much"]
+    columns += ["shift", "spread", "answered", "step_ms", "predict_ms"]
+    columns += [f"{name}{end}" for name in ("half", "double") for end in ("", "_low", "_high")]
+    rows = [
+        {"ground": "lung", "case": "1 %", "row": row, "polarity": p, "seed": 9, **dict.fromkeys(columns, value)}
+        for row, value in (("erm", 60.0), ("gerne", 70.0))
+        for p in ("bright", "dark")
+    ]
+    text = tables.tables(pd.DataFrame(rows), cut=0.5)
+    assert "| 1 % | gerne | erm | 2 | +10.0 | +10.0 to +10.0 | +10.0 |" in text
+    assert "| 1 % | gerne | 2 | 70.0 ± 0.0 | 70.0 |" in text
