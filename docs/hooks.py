@@ -34,7 +34,7 @@ _FROM_ELSEWHERE = {
     **{
         f"results/{study}.md": f"pipelines/{study}/README.md"
         for study in (
-            "idc", "imposed-tissue", "interventions", "features", "features-speed", "cmnist", "group-robustness",
+            "area-benchmark", "idc", "imposed-tissue", "interventions", "features", "features-speed", "cmnist", "group-robustness",
             "tissue-gallery",
         )
     },
