@@ -89,7 +89,7 @@ def evaluate_logits(
         "wga": with_interval(hits, n, np.min, **settings),
         "gba": with_interval(hits, n, np.mean, **settings),
         "average": with_interval(hits.sum(axis=1)[:, None], n.sum(axis=1)[:, None], np.mean, **settings),
-        "auroc": {"value": area(np.arange(len(margin))), "low": low, "high": high},
+        "auroc": {"value": area(np.arange(np.count_nonzero(judged))), "low": low, "high": high},
         "biased_average": biased_average(pooled_accuracy(hits, n), shares)
         if np.isfinite(shares).all()
         else float("nan"),

@@ -231,6 +231,34 @@ def test_a_bad_erm_run_is_no_reference_for_want_of_another_of_its_seed(work: Pat
     assert table.loc["gerne-t0.5-s1", "reference"] == "erm-t0.5-s0"
 
 
+def test_erm_on_masked_patches_is_no_reference(work: Path) -> None:
+    interior = TrainConfig(method="erm", threshold=0.5, mask="interior", name="interior")
+    write_run(work, interior, {"val": (10, 10, 10, 10), "test": (9, 9, 9, 9)})
+    table = compare(work, config=QUICK).set_index("run")
+    assert table.loc["erm-t0.5-s0-interior", "reference"] == "erm-balanced-t0.5-s0"
+    assert table.loc["erm-t0.5-s0-interior", "gain_wga"] == pytest.approx(0.9 - 0.3)
+
+
+def test_the_summary_has_each_setting_over_its_seeds_and_every_two_of_them(work: Path) -> None:
+    of_gerne(work, seed=1)
+    table = compare(work, config=QUICK)
+    rows = pd.read_csv(work / "summary.csv").set_index("name")
+    assert rows.index.tolist() == ["erm", "erm-balanced", "gerne"]
+    gerne = rows.loc["gerne"]
+    assert (gerne["seeds"], gerne["patients"]) == (2, 2)
+    assert gerne["wga"] == pytest.approx((0.7 + 0.2) / 2)
+    assert gerne["wga_sd"] == pytest.approx(np.std([0.7, 0.2], ddof=1))
+    assert gerne["wga_lowest"] == pytest.approx(0.2)
+    assert gerne["wga_low"] <= gerne["wga"] <= gerne["wga_high"]
+    assert gerne["sensitivity"] == pytest.approx((0.85 + 0.2) / 2)
+    pairs = pd.read_csv(work / "summary_pairs.csv").set_index(["name", "less"])
+    assert pairs.loc[("gerne", "erm-balanced"), ["seeds", "wga"]].tolist() == [1, pytest.approx(0.7 - 0.3)]
+    assert len(pairs) == 3
+    assert table["run"].nunique() == 4
+    assert "| 0.5 | gerne | 2 | 45.0 ± 35.4 |" in (work / "summary.md").read_text()
+    assert r"gerne & 45.0 $\pm$ 35.4 &" in (work / "summary.tex").read_text()
+
+
 def test_a_paired_interval_is_narrower_than_two_apart() -> None:
     # Both models fail on the same half of the patients; one patch a patient tells them apart.
     patient = np.repeat(np.arange(20), 4)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.evaluation.group_scores import evaluate_logits, group_shares
+from pathopatch.evaluation.group_scores import evaluate_logits, group_shares, is_right
 
 # Ten patches, margin > 0 means tumour. Right: group 0 3 of 4, group 1 1 of 2, group 2 1 of 1, group 3 2 of 3.
 LABEL = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
@@ -55,6 +56,21 @@ def test_wga_at_threshold_zero_is_reported_beside_that_at_its_own() -> None:
     assert [row["correct"] for row in numbers["groups"]] == [4, 2, 1, 0]
     assert numbers["wga"]["value"] == 0
     assert numbers["wga_at_zero"] == pytest.approx(0.5)
+
+
+def test_patches_without_an_answer_are_wrong_and_auroc_leaves_them_out() -> None:
+    answered = np.ones(10, bool)
+    answered[[0, 7]] = False  # both were right, of groups 0 and 3
+    numbers = judged(answered=answered)
+    assert [row["accuracy"] for row in numbers["groups"]] == pytest.approx([2 / 4, 1 / 2, 1, 1 / 3])
+    assert numbers["wga"]["value"] == pytest.approx(1 / 3)
+    assert (numbers["answered"], numbers["wga_answered"]) == (pytest.approx(0.8), pytest.approx(0.5))
+    # Tumour margins 3, 2, -1 against non-tumour -2, -3, 1, -1, 2.
+    assert numbers["auroc"]["value"] == pytest.approx((5 + 4.5 + 2.5) / 15)
+    assert "answered" not in judged()
+    table = pd.DataFrame({"logit": MARGIN, "label": LABEL, "has_answer": answered})
+    assert is_right(table, 0.0).sum() == 5
+    assert is_right(table.drop(columns="has_answer"), 0.0).sum() == 7
 
 
 def test_a_margin_equal_to_the_threshold_is_non_tumour() -> None:
