@@ -236,9 +236,9 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
     """Return the unbiased squared distance correlation of numbers (n,); 0 with fewer than four, or without spread."""
     if len(x) < _LEAST_TO_CORRELATE:
         return x.sum() * 0
-    a, b = (_centred(values.to(x.dtype)) for values in (x, y))
+    a, b = (_centred(values.double()) for values in (x, y))  # its sums cancel
     covariance, spread = (a * b).sum(), ((a * a).sum() * (b * b).sum()).sqrt()
-    return covariance / spread if bool(spread > 0) else x.sum() * 0
+    return (covariance / spread).to(x.dtype) if bool(spread > 0) else x.sum() * 0
 
 
 def _centred(values: Tensor) -> Tensor:

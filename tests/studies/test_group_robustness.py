@@ -82,7 +82,7 @@ def test_from_the_published_folder_to_the_report_by_the_command_line(
     assert "test waterbird 4 / 4 50.0% 4 / 4 50.0%" in lines
     (tmp_path / "small.toml").write_text(
         'patches = "waterbirds.csv"\nwork = "work"\n[train]\ninput_px = 24\nbatch_per_class = 8\nevaluations = 2\n'
-        "threads = 1\naugment = false\nlearning_rate = 3e-3\n[tune]\nbootstrap = 50\n"
+        "threads = 1\naugment = false\nlearning_rate = 3e-3\n"
     )
     for method in ("erm-balanced", "gerne"):
         invoke("train", work, "--method", method, "--threshold", 0.5, "--config", tmp_path / "small.toml",
