@@ -226,7 +226,8 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
                 f"{config.method} needs every group, and {error.message}",
                 place=f"{fold}{error.place}",
                 remedy=f"{error.remedy}. Or train {' or '.join(COMPOSING_METHODS)}, which compose patches of any area "
-                f"from those that are there, or another method that needs no groups: {', '.join(others)}",
+                f"from those that are there, or another method that needs no groups: {', '.join(others)}; with "
+                "mask = 'interior' none of them sees the area",
             )
         counts = np.bincount(group[group >= 0])
         if learns_from_val and config.select != "last" and splits == ("val",) and (counts == 1).any():

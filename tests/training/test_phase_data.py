@@ -294,7 +294,8 @@ def test_the_message_names_threshold_groups_and_thresholds_that_would_do() -> No
     assert caught.value.remedy == (
         "choose a threshold at which no group is empty: none in groups.parquet; 0.35 to 0.7 of 0.05, 0.1, … 0.95. "
         "Or train intervene or auto, which compose patches of any area from those that are there, or another method "
-        "that needs no groups: erm, erm-balanced, area-matched, decorrelate, gerne-unknown, jtt"
+        "that needs no groups: erm, erm-balanced, area-matched, decorrelate, gerne-unknown, jtt; with "
+        "mask = 'interior' none of them sees the area"
     )
     with pytest.raises(GroupEmptyError, match=r"0\.25 in groups\.parquet; 0\.15 to 0\.7 of"):
         require_groups(graded(), TrainConfig(method="gerne", threshold=0.9))
