@@ -13,7 +13,6 @@ from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
 from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.evaluation.run_settings import read_config
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
@@ -24,6 +23,8 @@ from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.phase_data import LEARNT, patches_with_crop
 
 _BATCH = 256  # patches read and predicted at a time
+WITHOUT = "logit without "
+"""Column of a predictions table: the logit when the channel that follows is replaced by its mean."""
 
 
 def predict_patches(
@@ -141,3 +142,10 @@ def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.D
     if model.spec.crop_px is not None and patches.tissue is not None:  # of others it has a logit, but no answer
         margins["has_answer"] = patches_with_crop(patches, model.spec.crop_px)
     return margins
+
+
+def without_channel(batch: NDArray[np.float32], channel: int, mean: float) -> NDArray[np.float32]:
+    """Return patches (N, C, p, p), scaled to [0, 1], in which one channel is its mean over the training patches."""
+    blanked = np.array(batch, dtype=np.float32)
+    blanked[:, channel] = mean
+    return blanked

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from pathopatch.evaluation import predicting
-from pathopatch.evaluation.ablation import WITHOUT, ablation, without_channel
-from pathopatch.evaluation.evaluate import split_table
+from pathopatch.evaluation.evaluate import ablation, split_table
+from pathopatch.evaluation.predicting import WITHOUT, without_channel
 
 
 class TwoChannels:
