@@ -102,6 +102,8 @@ def _bomb(folder: Path) -> Any:
 
 _SQUARE = [[0, 0], [9, 0], [9, 9], [0, 0]]
 REFUSED: dict[str, tuple[Call, str]] = {
+    "a program that is not there": (
+        lambda folder: load_program(folder / "gone.pt", torch.device("cpu")), "INPUT_MISSING"),
     "a method's rule": (lambda _: method("gerne-unknown", biased_select="best"), "INPUT_UNSUPPORTED"),  # type: ignore[arg-type]
     "a negative weight": (lambda _: GroupWeighted([1, -1]), "INPUT_UNSUPPORTED"),
     "fewer labels than probabilities": (lambda _: pseudo.error_set(np.ones((3, 2)), [0]), "INPUT_UNSUPPORTED"),

@@ -197,6 +197,9 @@ def test_a_folder_of_transformers_without_weights_or_package_is_refused(monkeypa
     config = EncodeConfig(encoder=str(_write_folder(tmp_path / "phikon")))
     with pytest.raises(CheckpointIncompatibleError, match=r"first missing tensor 'encoder\.layer\.0\.weight'"):
         patch_encoder.load(config)
+    (tmp_path / "phikon" / "config.json").unlink()
+    with pytest.raises(InputMissingError, match=r"no config\.json in phikon"):
+        patch_encoder.load(config)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputUnsupportedError, match="pip install transformers"):
         patch_encoder.load(config)

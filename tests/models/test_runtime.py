@@ -10,12 +10,13 @@ from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.models import loading
-from pathopatch.models.bundle import GRAPH, read_spec, save_bundle
+from pathopatch.models.bundle import GRAPH, WEIGHTS, read_spec, save_bundle
 from pathopatch.models.device import pick_device
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_model, load_network, pick_precision
 from pathopatch.models.networks import build_network
 from pathopatch.models.runtime import patches_per_pass, probe_patches
+from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime
 from pathopatch.models.runtime.torch_runtime import TorchRuntime, predict_logits
 from pathopatch.models.spec import class_names
 
@@ -201,6 +202,12 @@ def test_a_graph_with_other_logits_is_not_kept(tmp_path):
     network.classifier.register_forward_hook(lambda module, inputs, output: 2 * output)  # which no graph knows of
     save_bundle(tmp_path / "model", network, spec)
     assert read_spec(tmp_path / "model").onnx is None
+
+
+def test_a_graph_of_other_classes_than_stated_is_not_used(bundle):
+    graph = read_spec(bundle).onnx
+    with pytest.raises(RuntimeError, match=rf"it gives {graph.classes} logits, 9 are stated"):
+        OpenVINORuntime(bundle / GRAPH, bundle / WEIGHTS, graph.model_copy(update={"classes": 9}))
 
 
 def test_a_damaged_compiled_network_is_compiled_anew(monkeypatch, tmp_path, bundle):

@@ -166,6 +166,13 @@ def test_broken_metadata_are_refused_with_the_reason(tmp_path: Path, name: str) 
     assert type(caught.value) is kind
 
 
+def test_an_older_version_is_refused(tmp_path: Path) -> None:
+    path = write_omezarr(tmp_path / "a.zarr", [IMAGE], version="0.4")
+    change(path / ".zattrs", lambda ome: ome["multiscales"][0].update(version="0.3"))
+    with pytest.raises(InputUnsupportedError, match=r"version 0\.3 on Zarr v2"):
+        open_slide(path)
+
+
 def test_a_type_that_no_slide_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputUnsupportedError, match=r"uint32.*uint8, uint16, int8, int16"):
         open_slide(write_omezarr(tmp_path / "a.zarr", [IMAGE.astype(np.uint32)]))

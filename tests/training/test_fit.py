@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, NonFiniteError
+from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias.methods import NAMES, Phase
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.models.networks import build_network
@@ -223,6 +223,11 @@ def test_beta_outside_its_bounds_is_refused_with_the_bounds():
 
 
 @pytest.mark.fault("empty-group")
+def test_no_training_patch_at_all_is_refused():
+    with pytest.raises(InputUnsupportedError, match="no labelled training patches in train"):
+        fit_arrays(TRAIN.rows(np.zeros(len(TRAIN), bool)), VAL, _config(method="erm"))
+
+
 def test_an_empty_training_group_stops_gerne_but_not_erm():
     emptied = toy([[20, 0], [5, 20]], seed=0)
     with pytest.raises(GroupEmptyError, match=r"\[\[20, 0\], \[5, 20\]\]"):
