@@ -6,7 +6,9 @@ The map is drawn by nearest cell, never smoothed: a cell's edge in the picture i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +98,7 @@ def render(
     probability: NDArray[np.float64],
     *,
     ground: Polarity = "bright",
-    unreadable: NDArray[np.bool_] | None = None,
+    hatched: Mapping[str, NDArray[np.bool_]] = MappingProxyType({}),
     cell_px: tuple[float, float],
     um_per_px: float | None,
     legend: Legend = _PLAIN,
@@ -105,9 +107,9 @@ def render(
 
     `picture` is the slide, uint8 (h, w, 3), from `compose`; `probability` (ny, nx), NaN where nothing was predicted;
     cell (0, 0) starts at the picture's corner. `ground` chooses the colours, see `pathopatch.heatmaps.colors`. Cells
-    that are `unreadable` (ny, nx) are hatched, to distinguish them from glass. `cell_px` is (height, width) of a cell
-    in px of the picture, `um_per_px` its scale, without which there is no scale bar. `ORIGIN` and `view_size` give the
-    slide's place in the result. Equal arguments give equal pixels.
+    `hatched` (ny, nx) have no value for a reason, which distinguishes them from glass: reason -> cells. `cell_px` is
+    (height, width) of a cell in px of the picture, `um_per_px` its scale, without which there is no scale bar. `ORIGIN`
+    and `view_size` give the slide's place in the result. Equal arguments give equal pixels.
     """
     factor = max(1, _MIN_VIEW_PX // max(picture.shape[:2]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -124,9 +126,10 @@ def render(
     under_map = picture[::4, ::4][has_value[row[::4]][:, column[::4]]]
     under = np.median(under_map, axis=0) if len(under_map) else np.full(3, float(_NO_MAP[ground]))
     bar = blended(under, np.linspace(1, 0, 256), ground)
-    if unreadable is not None and unreadable.any():
-        view = _hatched(view, unreadable, cell_px)
-        notes.append("hatched: unreadable")
+    reasons = [reason for reason, cells in hatched.items() if cells.any()]
+    if reasons:
+        view = _hatched(view, np.logical_or.reduce([hatched[reason] for reason in reasons]), cell_px)
+        notes.append(f"hatched: {' or '.join(reasons)}")
     return _framed(view, bar, um_per_px and um_per_px / factor, legend, notes)
 
 

@@ -5,9 +5,9 @@ Geometry, tissue and intensity rule are those of the model's bundle, through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +69,8 @@ class Prediction:
     columns: dict[str, NDArray[Any] | BooleanArray]  # (M,) each, by the table's names; flags may be missing
     decision_probability: float  # above it a patch is of the second of two classes
     unreadable: int  # patches whose pixels cannot be decoded
-    too_little_tissue: int = 0  # patches with tissue, but without a crop of it that the model could judge
+    # (K, 2): patches with tissue, but without a crop of it that the model could judge, level-0 px
+    too_little_tissue: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     placement: Literal["grid", "nearest"] = "grid"  # nearest: patches lie on no common grid, and count in the next cell
 
     def maps(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -104,6 +105,12 @@ class Prediction:
         if is_tissue_known and np.isnan(tissue).any():
             tissue[np.isnan(place(np.ones(len(self.places))))] = 0.0
         return tissue, scanned
+
+    def without_answer(self, maps: Mapping[str, Cells]) -> NDArray[np.bool_]:
+        """Return the cells (ny, nx) without a value in which a patch with too little tissue for the model lies."""
+        x, y = self.too_little_tissue.T
+        held = stitch(self.grid, x, y, np.ones(len(x))) if len(x) else np.full(maps["probability"].shape, np.nan)
+        return np.asarray(np.isfinite(held) & np.isnan(maps["probability"]), np.bool_)
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts, at least one; columns as `predict_slide` returns them."""
@@ -226,7 +233,7 @@ def predict_patches(
         columns=columns,
         decision_probability=threshold,
         unreadable=int(is_lost.sum()),
-        too_little_tissue=int((refused & ~is_lost).sum()),
+        too_little_tissue=origins[refused & ~is_lost],
         placement=source.placement,
     )
 

@@ -180,7 +180,7 @@ def _tissue_warnings(prediction: Prediction) -> list[str]:
     patches, unreadable = len(prediction.tissue_fraction), prediction.unreadable
     counted = (
         (unreadable, "cannot be decoded"),
-        (prediction.too_little_tissue, "hold too little tissue for a crop that the model could judge"),
+        (len(prediction.too_little_tissue), "hold too little tissue for a crop that the model could judge"),
     )
     warnings = [f"{n} of {patches} patches ({n / patches:.1%}) {why} and have no value" for n, why in counted if n]
     if warnings:
@@ -334,7 +334,7 @@ def _write_folder(
             "predicted": len(prediction.origins),
             "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
             "unreadable": prediction.unreadable,
-            **({"too_little_tissue": prediction.too_little_tissue} if spec.crop_px is not None else {}),
+            **({"too_little_tissue": len(prediction.too_little_tissue)} if spec.crop_px is not None else {}),
         },
         "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
         "leakage": known_as,
@@ -356,8 +356,11 @@ def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, spec:
         compose(overview, canvas.windows, is_rgb=canvas.is_rgb),
         maps["probability"],
         ground=ground_of(canvas.background),
-        unreadable=np.isnan(maps["tissue_fraction"])
-        & (prediction.unreadable > 0),  # of features, tissue may be unknown
+        hatched={
+            # Of features, tissue may be unknown.
+            "unreadable": np.isnan(maps["tissue_fraction"]) & (prediction.unreadable > 0),
+            "too little tissue": prediction.without_answer(maps),
+        },
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=canvas.mpp * scale_x,
         legend=Legend(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.colors import HEAT_COLORS, MAP_OPACITY, ground_of
+from pathopatch.heatmaps.facts import HeatmapFacts
 from pathopatch.review.reviewed_slide import Patches, ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
 from pathopatch.slides.composite import COLOR_NAMES, channel_colors
@@ -59,6 +60,8 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "tau": patches.tau,
         "group_of": patches.group_of,
         "fields": ["probability", "tissue_fraction", *spread, "group", *difference],
+        # From how much tissue on a cell without a value had too little for the model; None if there is none.
+        "least_tissue": _least_tissue(slide.facts),
         "layout": _layout(_arrays(slide)),
         "beside": None
         if other is None
@@ -69,6 +72,10 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         },
         "why_no_beside": slide.why_no_beside,
     }
+
+
+def _least_tissue(facts: HeatmapFacts) -> float | None:
+    return facts["stamp"]["settings"]["min_tissue"] if facts["counts"].get("too_little_tissue") else None
 
 
 def slide_values(slide: ReviewedSlide) -> bytes:

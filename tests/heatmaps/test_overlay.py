@@ -171,7 +171,7 @@ def test_undecodable_cells_are_hatched_to_their_edge_and_in_the_legend():
     unreadable = np.zeros((10, 10), bool)
     unreadable[2, 3] = True
     plain, hatched = (
-        render(picture, cells, unreadable=marked, cell_px=(100.0, 100.0), um_per_px=0.5)
+        render(picture, cells, hatched={"unreadable": marked}, cell_px=(100.0, 100.0), um_per_px=0.5)
         for marked in (np.zeros_like(unreadable), unreadable)
     )
     row, column = ORIGIN

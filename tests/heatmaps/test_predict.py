@@ -386,7 +386,9 @@ def test_a_model_of_crops_sees_tissue_alone_and_gives_no_answer_without_one(tmp_
         np.testing.assert_allclose(prediction.table["logit"], [1.0, 1.0], atol=1e-6)  # no pixel of glass
     source = predict.slide_source(slide, model.spec, "a", PredictConfig())
     made = predict.predict_patches(source, Ensemble([model]), PredictConfig())
-    assert (made.too_little_tissue, made.unreadable) == (1, 0)
+    assert (len(made.too_little_tissue), made.unreadable) == (1, 0)
+    maps = dict(zip(*reversed(made.maps()), strict=True))
+    assert np.argwhere(made.without_answer(maps)).tolist() == [[0, 1]]  # glass without a patch has no mark
     assert _tissue_warnings(made) == [
         "1 of 16 patches (6.2%) hold too little tissue for a crop that the model could judge and have no value"
     ]

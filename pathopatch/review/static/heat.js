@@ -9,6 +9,7 @@ const MIN_LINE_CELL_PX = 4; // of smaller cells, lines would hide the tissue: ce
 const INK = 0xff231f1b; // #1b1f23, packed
 const PAPER = 0xffffffff;
 const AREA = { bright: "#6e6e6e", dark: "#969696" }; // of the dashed line
+const NO_ANSWER = 0xff969696; // grey, packed: tissue, but too little for the model
 const AREA_PACKED = { bright: 0xff6e6e6e, dark: 0xff969696 };
 
 export const coloursOf = (facts, field) => (field === "difference" ? differenceTable() : heatTable(facts.heat_colors));
@@ -23,6 +24,8 @@ export class HeatLayer {
     this.ground = facts.background === "dark" ? "dark" : "bright";
     this.positiveEdge = new Edge(values, this.isPositive, () => (this.ground === "dark" ? PAPER : INK));
     const isKnown = Uint8Array.from(values.probability, (value) => (value === value ? 1 : 0)); // NaN: not predicted
+    const least = facts.least_tissue ?? Infinity;
+    this.hasNoAnswer = Uint8Array.from(values.tissue, (tissue, cell) => (!isKnown[cell] && tissue >= least ? 1 : 0));
     this.areaEdge = new Edge(values, isKnown, (row, column) => (((row + column) >> 1) % 2 ? 0 : AREA_PACKED[this.ground]));
   }
 
@@ -61,7 +64,7 @@ export class HeatLayer {
     const scale = last / (high - low);
     this.#paint(view, (cell) => {
       const here = value[cell];
-      if (here !== here) return 0; // NaN: nothing was predicted, and the tissue stays clear
+      if (here !== here) return this.hasNoAnswer[cell] ? NO_ANSWER : 0; // NaN: nothing was predicted, and glass stays clear
       const at = ((here - low) * scale + 0.5) | 0;
       return colours[at < 0 ? 0 : at > last ? last : at];
     });
