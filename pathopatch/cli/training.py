@@ -60,6 +60,9 @@ def audit(
     composed: Annotated[
         bool, typer.Option("--composed", help="Check the patches that an intervention composes, and draw some.")
     ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Say how many patches mask = 'interior' could use, and at which side.")
+    ] = False,
     features: Annotated[
         Path | None, typer.Option(help="In place of WORK: folder of feature files, of any tool.", show_default=False)
     ] = None,
@@ -84,7 +87,9 @@ def audit(
     out: Annotated[Path, typer.Option("--out", "-o", help="With --features: work folder for the outputs.")] = Path(
         "features-audit"
     ),
-    config: Annotated[Path | None, typer.Option(help="With --composed: TOML whose table \\[train] is used.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="With --composed or --crops: TOML whose table \\[train] is used.")
+    ] = None,
     *,
     training: Annotated[TrainConfig, Fields("threshold")],
     batch: Annotated[BatchOptions, Fields("workers quiet force")],
@@ -93,7 +98,7 @@ def audit(
     if features is not None:
         if work is not None:
             raise typer.BadParameter("--features goes without WORK; -o names the work folder")
-        refuse(context, "it goes without --features", "composed", "config")
+        refuse(context, "it goes without --features", "composed", "crops", "config")
         if labels is None:
             raise typer.BadParameter("--features needs --labels: a CSV with slide_id, x, y, label")
         from pathopatch.stages.feature_audit import audit_features
@@ -125,7 +130,12 @@ def audit(
         print(composed_audit_text(work, training, force=batch.force))
         print(f"contact sheet: {WorkFolder(work).composed_sheet}")
         return
-    refuse(context, "it goes with --composed", "threshold", "config")
+    if crops:
+        from pathopatch.stages.audit import crops_text
+
+        print(crops_text(work, training))
+        return
+    refuse(context, "it goes with --composed or --crops", "threshold", "config")
     from pathopatch.stages.feature_audit import work_audit_text
 
     print(work_audit_text(work, force=batch.force))
@@ -188,7 +198,8 @@ def evaluate(
 ) -> None:
     """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
-    from pathopatch.stages.evaluate import comparison_text, evaluate_model, evaluate_runs
+    from pathopatch.evaluation.compare import comparison_text
+    from pathopatch.stages.evaluate import evaluate_model, evaluate_runs
 
     machine: dict[str, Any] = {"device": settings.device, "runtime": settings.runtime}
     if model is None:
@@ -198,8 +209,8 @@ def evaluate(
         print(evaluate_model(work, model, splits=split, name=name, **machine, force=force))
         return
     with progress_bars(quiet) as progress:
-        evaluate_runs(work, run, EvaluateConfig(), **machine, force=force, progress=progress)
-    print(comparison_text(work))
+        table = evaluate_runs(work, run, EvaluateConfig(), **machine, force=force, progress=progress)
+    print(comparison_text(work, table))
 
 
 def run(
@@ -216,8 +227,8 @@ def run(
 ) -> None:
     """Run a whole study, from the manifest to the report."""
     from pathopatch.core.config import load_study
+    from pathopatch.evaluation.compare import comparison_text
     from pathopatch.stages.audit import audit_text
-    from pathopatch.stages.evaluate import comparison_text
     from pathopatch.stages.study import run_study, study_search_text
 
     settings = load_study(study)
@@ -227,8 +238,8 @@ def run(
         result = run_study(settings, until=until, workers=workers, force=force, progress=progress)
     if until != "tile":
         print(audit_text(settings.work))
-    if until in ("evaluate", "predict", "report"):
-        print(comparison_text(settings.work))
+    if result.comparison is not None:
+        print(comparison_text(settings.work, result.comparison))
     if until == "report":
         print(f"report: {settings.work / 'report' / 'index.html'}")
     finish(result.outcomes, untrained=result.untrained)

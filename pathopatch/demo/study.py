@@ -10,7 +10,7 @@ from pathopatch.core.method_names import MethodName
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.evaluation.compare import comparison_table
+from pathopatch.evaluation.compare import comparison_text
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.study import run_study
 from pathopatch.stages.train import require_training
@@ -31,12 +31,13 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
     study = make_study(work, seed=0, methods=METHODS, trials=TRIALS, jobs=jobs, progress=progress)
     result = run_study(study, workers=study.jobs, force=force, progress=progress)
     slides = sorted({outcome.slide_id for outcome in result.outcomes if outcome.state != "failed"})
+    assert result.comparison is not None  # all stages were run
     pictures = [WorkFolder(work).heatmap(slide) / "overlay.png" for slide in slides]
     return "\n".join(
         [
             audit_text(work),
             "",
-            comparison_table(work),
+            comparison_text(work, result.comparison),
             "",
             "heatmaps:",
             *(f"  {picture}" for picture in pictures if picture.is_file()),

@@ -37,9 +37,10 @@ from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attr
 from pathopatch.groups.attribute import training_label
 
 _MEASURES = ("wga", "gba", "average", "auroc")
-_TEXT_COLUMNS = (
-    "run", "method", "reference", "attribute", "trained_attribute", "sweep", "search", "settings_key", "variant",
-    "rerun_of",
+_WRITTEN = (
+    "run", "method", "variant", "seed", "attribute", "split", "n", "patients", "smallest_group_n",
+    "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", r"accuracy_\d+",
+    "reference", "gain_wga", "gain_wga_low", "gain_wga_high",
 )  # fmt: skip
 
 
@@ -50,9 +51,10 @@ def compare(
     split: str | None = None,
     config: EvaluateConfig | None = None,
 ) -> pd.DataFrame:
-    """Return one row per evaluated run and threshold, or set of bins, and write it as ``comparison.csv``.
+    """Return one row per evaluated run and threshold, or set of bins, and write it in short as ``comparison.csv``.
 
-    Beside it ``tissue_dependence.csv`` says how far each run reduced the dependence on the tissue fraction, and
+    The file has what a person reads, see `written_columns`; the rest is in each run's evaluation. Beside it
+    ``tissue_dependence.csv`` says how far each run reduced the dependence on the tissue fraction, and
     ``summary.csv``, ``.md`` and ``.tex`` have each setting over its seeds, see `summary`. `runs` are
     all evaluated ones by default. Of `split`, ``test`` if any run has it, else ``val`` (which flatters, since models
     and thresholds were picked on it), runs without it are left out.
@@ -71,10 +73,19 @@ def compare(
     """
     table = comparison(work, runs, split=split, config=config)
     dependence = dependence_comparison(work, table, config=config)
-    for name, content in (("comparison", table), ("tissue_dependence", dependence)):
+    for name, content in (("comparison", written_columns(table)), ("tissue_dependence", dependence)):
         write_bytes(work / f"{name}.csv", content.to_csv(index=False, lineterminator="\n").encode())
     write_summary(work, table, config=config or EvaluateConfig())
     return table
+
+
+def written_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison with the columns of ``comparison.csv``: 25, and more where bins have more than four groups.
+
+    They are settings, sizes of groups, WGA with its interval, at a decision threshold of 0 and on validation, GBA,
+    AUROC, the accuracy of each group, and the gain in WGA.
+    """
+    return table[[name for form in _WRITTEN for name in table.columns if re.fullmatch(form, name)]]
 
 
 def comparison(
@@ -170,12 +181,8 @@ def preferred_run(work: Path, *, threshold: float) -> str:
     return str(min(rows, key=lambda row: (-row["wga_val"], -row["gba_val"], row["run"]))["run"])
 
 
-def comparison_table(work: Path) -> str:
-    """Return ``comparison.csv`` in short, as a text table for a terminal; `InputMissingError` if there is none."""
-    path = WorkFolder(work).comparison
-    if not path.is_file():
-        raise InputMissingError("no comparison.csv", place=str(work), remedy="run `pathopatch evaluate` first")
-    table = pd.read_csv(path, keep_default_na=True, dtype=dict.fromkeys(_TEXT_COLUMNS, str))
+def comparison_text(work: Path, table: pd.DataFrame) -> str:
+    """Return what `compare` returned of a work folder as a text table for a terminal."""
     groups = read_table(WorkFolder(work).groups)
     first = threshold_attributes(groups)[0]
     is_own, bins = first.is_patch_attribute, bins_attributes(groups)
@@ -186,7 +193,6 @@ def comparison_table(work: Path) -> str:
         f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
         f"{'groups from 0':<24} {'trials':>6} {'steps':>7}",
     ]
-    table = table.fillna({"reference": "", "search": ""})
     gains = []
     for attribute, rows in table.groupby("attribute", sort=False):
         tau = "own" if is_own else str(attribute).split(" ")[0]
@@ -202,7 +208,7 @@ def comparison_table(work: Path) -> str:
         ]
     unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
     lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
-    lines.append("What settings differ, and WGA over all tissue thresholds: comparison.csv, columns variant and sweep.")
+    lines.append("What settings differ: comparison.csv, column variant. WGA over all tissue thresholds: the report.")
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
     titles: list[tuple[str, GroupingAttribute]] = [(f"tau: {meaning}. Groups", first)]
     for title, by in (*titles, *(("Groups by bins", each) for each in bins)):

@@ -25,6 +25,7 @@ from pathopatch.core.task import Progress
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.evaluation.compare import written_columns
 from pathopatch.evaluation.group_scores import LEAST_PATCHES, LEAST_PATIENTS, SMALL_GROUP, too_few
 from pathopatch.groups.audit import audit_tables
 from pathopatch.groups.decisions.table import decisions_csv
@@ -233,7 +234,7 @@ def _write_tables(study: Study, folder: Path) -> None:
     """Write the tables for other programs beside the page; those without rows are left out."""
     tables = {
         "audit_sweep": audit_tables(study.audit)["sweep"] if study.audit and study.audit["whole"]["n"] else None,
-        "comparison": study.comparison,
+        "comparison": None if study.comparison is None else written_columns(study.comparison),
         "folds": results.folds_table(study),
         "searches": pd.concat(study.trials, names=["run"]).reset_index("run") if study.trials else None,
         "predictions": predictions.predictions_table(study),

@@ -129,12 +129,7 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
             return files.read_json(folder.composed)
         config = config.model_copy(update={"intervene": config.intervene or 1.0})
         train, _ = load_sets(work, groups, config)
-        if not len(train):
-            raise InputUnsupportedError(
-                f"no labelled training patches in {' or '.join(config.train_splits)}",
-                place=str(folder.groups),
-                remedy="give slides of the training split a tumor_mask in the manifest",
-            )
+        _require_training_patches(work, len(train), config)
         intervention = first_intervention(phases_of(config), train, config)
         assert intervention is not None  # every method has a phase on training patches
         labels = list(label_names(groups) if intervention.n_classes == 2 else class_names(intervention.n_classes))
@@ -150,3 +145,38 @@ def composed_audit_text(work: Path, config: TrainConfig, *, force: bool = False)
     from pathopatch.training.composition import composition_text
 
     return composition_text(audit_composed(work, config, force=force))
+
+
+def crops_text(work: Path, config: TrainConfig) -> str:
+    """Return the share of each group's patches that `mask = "interior"` could use, and its crops, as a table."""
+    from pathopatch.groups import attribute_in
+    from pathopatch.training.phase_data import choose_crops, patches_with_crop
+    from pathopatch.training.run import load_sets
+
+    groups = artefacts.read_table(WorkFolder(work).groups)
+    train, val = load_sets(work, groups, config.model_copy(update={"mask": "interior", "bins": ()}))
+    _require_training_patches(work, len(train), config)
+    choice, attribute = choose_crops(train, config), attribute_in(groups, config.threshold)
+    side = f"{choice.crop_px} of {config.input_px} px"
+    lines = [f"Patches that hold a crop of {side} wholly in tissue (95 %), of those with a label:"]
+    for split, patches in ((" and ".join(config.train_splits), train), ("val", val)):
+        if patches is None:
+            continue
+        has_crop = patches_with_crop(patches, choice.crop_px)
+        of = attribute.n_values * patches.label + patches.attribute
+        for group, name in enumerate(attribute.group_names):
+            n, held = int((of == group).sum()), int(has_crop[of == group].sum())
+            lines.append(f"  {split:<6} {group} {name:<28} {f'{held / n:.0%}' if n else '-':>5} of {n}")
+    if choice.left_out:
+        cells = ", ".join(f"class {y} with {low:.2f} to {high:.2f}" for y, low, high in choice.left_out)
+        lines.append(f"No side serves {choice.left_out_share:.1%} of the patches, by tissue fraction: {cells}.")
+    return "\n".join([*lines, "A model of crops has no answer for the others: 'too little tissue'."])
+
+
+def _require_training_patches(work: Path, n: int, config: TrainConfig) -> None:
+    if not n:
+        raise InputUnsupportedError(
+            f"no labelled training patches in {' or '.join(config.train_splits)}",
+            place=str(WorkFolder(work).groups),
+            remedy="give slides of the training split a tumor_mask in the manifest",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, TuneConfig, head_settings, load_study
@@ -22,6 +22,9 @@ from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
 from pathopatch.stages.train import require_training, train_many, training_folders
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 """The last stage to run."""
 
@@ -31,6 +34,7 @@ class StudyResult:
     """What became of the slides of a study; `untrained` says by run which methods lacked a group that they need."""
 
     outcomes: tuple[Outcome, ...]
+    comparison: pd.DataFrame | None = None  # see `pathopatch.evaluation.compare.compare`; None before that stage
     untrained: Mapping[str, GroupEmptyError] = field(default_factory=dict)
 
 
@@ -82,12 +86,12 @@ def run_study(
         train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
-    evaluate_runs(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
+    table = evaluate_runs(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none" and until != "evaluate":
         outcomes += predict_split(study, runs, batch, progress=progress)
     if until == "report":
         write_report(work)
-    return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
+    return StudyResult(outcomes=tuple(outcomes), comparison=table, untrained=untrained)
 
 
 def _batch(study: StudyConfig, workers: int | None, *, force: bool) -> BatchOptions:

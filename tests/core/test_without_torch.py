@@ -137,7 +137,7 @@ def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path,
     done = without_torch(RUN_SEVERAL, json.dumps(commands, default=str))
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("heatmaps/*/overlay.png"))) == 3
-    assert pd.read_csv(work / "comparison.csv")["search_steps"].tolist() == [4, 4]  # 2 steps of each phase
+    assert pd.read_csv(work / "comparison.csv")["method"].tolist() == ["dfr", "dfr"]
     assert (work / "report" / "index.html").is_file()
 
 

@@ -20,7 +20,7 @@ from pathopatch.core.errors import InputMissingError, InputUnsupportedError, Sta
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.status import update_status
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.compare import compare, comparison_table
+from pathopatch.evaluation.compare import compare, comparison_text
 from pathopatch.groups import audit
 from pathopatch.report import write_report
 from pathopatch.stages.tile import tile_cohort
@@ -211,8 +211,7 @@ def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_p
     assert page.text.count("Accuracy, test split, the patches' own attribute") == 1  # thresholds make no difference
     assert "gerne-t0.25-s0" in page.text
     assert "gerne-t0.5-s0" in page.text
-    compare(copy, config=EvaluateConfig(bootstrap=0))
-    lines = comparison_table(copy).splitlines()
+    lines = comparison_text(copy, compare(copy, config=EvaluateConfig(bootstrap=0))).splitlines()
     # Each run once, whatever threshold its name holds; the gains below have the reference's name too.
     assert sum("gerne" in line and " over " not in line for line in lines) == 2
     assert lines[-1].endswith("Groups: 0 non-tumour, <b>fold; 1 non-tumour, ink; 2 tumour, <b>fold; 3 tumour, ink.")

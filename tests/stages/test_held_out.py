@@ -12,7 +12,7 @@ from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation.compare import comparison_table, preferred_run
+from pathopatch.evaluation.compare import comparison, comparison_text, preferred_run
 from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
 from pathopatch.evaluation.pooled import pool_run
 from pathopatch.groups import assign_groups
@@ -189,9 +189,9 @@ def test_force_pools_the_same_folds_again(folded: Path, tmp_path: Path) -> None:
 def test_a_second_evaluation_is_equal_and_the_report_shows_the_folds(folded: Path, tmp_path: Path) -> None:
     names = ("comparison.csv", "folds.csv", "runs/erm-t0.25-s0/evaluation/metrics.json")
     before = [(folded / name).read_bytes() for name in names]
-    evaluate_runs(folded, config=QUICK)
+    table = evaluate_runs(folded, config=QUICK)
     assert [(folded / name).read_bytes() for name in names] == before
-    assert "gerne-b0.3_0.6-s0" in comparison_table(folded)
+    assert "gerne-b0.3_0.6-s0" in comparison_text(folded, table)
     bare = shutil.copytree(folded, tmp_path / "work", ignore=shutil.ignore_patterns("patches", "slides"))
     page = write_report(bare, evaluate=QUICK).read_text(encoding="utf-8")
     assert 'href="folds.csv"' in page
@@ -204,11 +204,11 @@ def test_a_second_evaluation_is_equal_and_the_report_shows_the_folds(folded: Pat
 
 
 def test_searches_of_all_folds_count_and_unsearched_runs_are_no_reference(folded: Path) -> None:
-    table = pd.read_csv(folded / "comparison.csv", dtype={"attribute": str}).set_index(["run", "attribute"])
+    table = comparison(folded, config=QUICK).set_index(["run", "attribute"])
     spent = ["trials", "search_steps", "search"]
     assert table.loc[("gerne-t0.25-s0-tuned", "0.25"), spent].tolist() == [3 * 2, 3 * 2 * 6, "2 trials a fold"]
     assert table.loc[("erm-t0.25-s0", "0.25"), spent].tolist() == [3, 3 * 6, "none"]
-    assert pd.isna(table.loc[("gerne-t0.25-s0-tuned", "0.25"), "reference"])
+    assert table.loc[("gerne-t0.25-s0-tuned", "0.25"), "reference"] == ""
 
 
 def test_one_run_that_is_judged_anew_leaves_the_folds_of_the_others(folded: Path, tmp_path: Path) -> None:
