@@ -198,8 +198,7 @@ def evaluate(
 ) -> None:
     """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
-    from pathopatch.evaluation.compare import comparison_text
-    from pathopatch.stages.evaluate import evaluate_model, evaluate_runs
+    from pathopatch.stages.evaluate import comparison_text, evaluate_model, evaluate_runs
 
     machine: dict[str, Any] = {"device": settings.device, "runtime": settings.runtime}
     if model is None:
@@ -227,8 +226,8 @@ def run(
 ) -> None:
     """Run a whole study, from the manifest to the report."""
     from pathopatch.core.config import load_study
-    from pathopatch.evaluation.compare import comparison_text
     from pathopatch.stages.audit import audit_text
+    from pathopatch.stages.evaluate import comparison_text
     from pathopatch.stages.study import run_study, study_search_text
 
     settings = load_study(study)

@@ -6,7 +6,11 @@ rows are paired by patient and, where both have the same seeds, by seed.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +18,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import write_bytes
+from pathopatch.core.text import pluralize
+from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import answers, is_right, patient_counts
 from pathopatch.evaluation.predicting import stored_predictions
+from pathopatch.evaluation.run_settings import run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
+from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import interval, ratio
+from pathopatch.slides.manifest import SPLITS
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
 _DRAWN = 10_000_000  # seeds x patients x draws at a time would be too many; so many counts are
+
+_RANGES = {
+    "learning_rates": "learning rate", "weight_decays": "weight decay", "penalties": "penalty of linear heads",
+    "t_range": "hard share t", "biased_lr_scale_range": "scale of the biased phase's learning rate",
+}  # fmt: skip
+_VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
+_SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "last": "being the last"}
+_PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +59,12 @@ class _Row:
 def write_summary(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> None:
     """Write ``summary.csv``, ``summary.md``, ``summary.tex`` and ``summary_pairs.csv`` of a comparison's runs.
 
-    `table` is what `comparison` returned. Rows are runs of one setting at the attribute that they were trained by.
+    The Markdown ends with a methods paragraph. `table` is what `comparison` returned. Rows are runs of one setting at
+    the attribute that they were trained by.
     """
     rows, pairs = summarise_runs(work, table, config=config)
-    texts = {f"{SUMMARY}.csv": _csv(rows), f"{PAIRS}.csv": _csv(pairs), f"{SUMMARY}.md": _markdown(rows, pairs)}
+    text = f"{_markdown(rows, pairs)}\n## Methods\n\n{methods_text(work, table, config=config)}\n"
+    texts = {f"{SUMMARY}.csv": _csv(rows), f"{PAIRS}.csv": _csv(pairs), f"{SUMMARY}.md": text}
     for name, text in (texts | {f"{SUMMARY}.tex": _latex(rows)}).items():
         write_bytes(work / name, text.encode())
 
@@ -220,3 +239,103 @@ def _areas(row: dict[Any, Any]) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if np.isfinite(value) else "-"
+
+
+def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> str:
+    """Return a paragraph on the runs of a comparison; what is not known, as of foreign bundles, is left out.
+
+    `table` is what `comparison` returned.
+    """
+    settings = [found for run in table["run"].unique() if "select" in (found := run_settings(work, run))]
+    groups = read_table(WorkFolder(work).groups)
+    sentences = [_data(groups), _grouping(groups, table), *_training(settings), *_search(settings)]
+    if settings:
+        sentences.append(_rule(settings, str(table["split"].iloc[0])))
+    sentences.append(f"Intervals are 95 %, by {config.bootstrap:,} draws of patients.")
+    return " ".join([*sentences, software_text()])
+
+
+def _data(groups: pd.DataFrame) -> str:
+    labelled = groups[groups["label"] >= 0]
+    parts = [
+        f"{split} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
+        for split in SPLITS
+        if len(rows := labelled[labelled["split"] == split])
+    ]
+    split_of = sorted(set(zip(groups["patient_id"].astype(str), groups["split"].astype(str), strict=True)))
+    names = " or ".join(label_names(groups))
+    mark = fingerprint(split_of)[:12]
+    return f"{len(labelled):,} patches labelled {names} were split by patient (hash {mark}): {', '.join(parts)}."
+
+
+def _grouping(groups: pd.DataFrame, table: pd.DataFrame) -> str:
+    names = " and ".join(dict.fromkeys(table["attribute"].astype(str)))
+    return f"Groups are label and tissue fraction, at {names}."
+
+
+def _training(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not settings:
+        return []
+
+    def values(name: str) -> str:
+        return " or ".join(dict.fromkeys(f"{each[name]}" for each in settings if name in each))
+
+    searched = any(each.get("search") for each in settings)
+    rates = "" if searched else f", learning rate {values('learning_rate')}, weight decay {values('weight_decay')}"
+    text = (
+        f"Trained were {values('method').replace(' or ', ', ')}: network {values('architecture')} on patches of "
+        f"{values('input_px')} px, mask {values('mask')}, {values('steps')} steps of {values('batch_per_class')} "
+        f"patches a class by {values('optimizer')}{rates}; seeds {values('seed').replace(' or ', ', ')}."
+    )
+    return [text]
+
+
+def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    searched = [each for each in settings if each.get("search")]
+    if not searched:
+        return []
+    of_run = searched[0]
+    trials = " or ".join(dict.fromkeys(str(each["tune.trials"]) for each in searched))
+    ranges = [f"{words} {' to '.join(f'{end:g}' for end in of_run[f'tune.{name}'])}" for name, words in _RANGES.items()]
+    values = [
+        f"{words} of {', '.join(f'{value:g}' for value in of_run[f'tune.{name}'])}" for name, words in _VALUES.items()
+    ]
+    share = "Each run" if len(searched) == len(settings) else f"{len(searched)} of {len(settings)} runs"
+    return [f"{share} was searched by {trials} trials, over what its method has of: {'; '.join(ranges + values)}."]
+
+
+def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
+    select = list(dict.fromkeys(str(each["select"]) for each in settings))
+    by = " or ".join(_SELECTED[name] for name in select)
+    tuned = {bool(each["tune_threshold"]) for each in settings}
+    at = "at a decision threshold of 0" if tuned == {False} else "at the decision threshold that is best there"
+    if select == ["last"]:
+        return f"The last step is judged {at}."
+    return f"Trials and checkpoints were chosen by {by} on validation, {at}; {split} accuracies are at that threshold."
+
+
+def software_text() -> str:
+    """Return the package with its commit where it is a clone's, and what it rests on, with versions."""
+    names = [f"{name} {version(name)}" for name in _PACKAGES if _has(name)]
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"Software: pathopatch {__version__}{_commit()}, {', '.join(names)}, Python {python}."
+
+
+def _has(name: str) -> bool:
+    try:
+        version(name)
+    except ImportError:  # PackageNotFoundError is one
+        return False
+    return True
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        asked = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f" (commit {found.stdout.strip()})"

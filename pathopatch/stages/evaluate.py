@@ -61,6 +61,13 @@ def evaluate_runs(
     return compare(work, config=config)
 
 
+def comparison_text(work: Path, table: pd.DataFrame) -> str:
+    """Return the comparison of evaluated runs as the terminal shows it."""
+    from pathopatch.evaluation import compare
+
+    return compare.comparison_text(work, table)
+
+
 def evaluate_model(work: Path, model: Path, **options: Any) -> str:
     """Judge a bundle from anywhere on labelled patches, see `evaluate_bundle`; return the results and their place."""
     from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
-from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.config import EvaluateConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
-from pathopatch.evaluation.compare import compare, comparison_text, preferred_run, summarise
+from pathopatch.evaluation.compare import compare, comparison, comparison_text, preferred_run, summarise
 from pathopatch.evaluation.evaluate import evaluate_predictions
 from pathopatch.evaluation.reference import gain_text, gain_verdict, paired_gains
+from pathopatch.evaluation.summary import methods_text
 
 STAMP = Stamp(stage="groups")
 QUICK = EvaluateConfig(bootstrap=30)
@@ -333,3 +335,30 @@ def test_the_change_of_the_dependence_on_tissue_is_written(work: Path) -> None:
     assert row["spearman_change"] < 0
     assert rows.loc[("erm-balanced-t0.5-s0", 0), "reference"] == "erm-balanced-t0.5-s0"
     assert np.isnan(rows.loc[("erm-balanced-t0.5-s0", 0), "slope_change"])
+
+
+def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
+    ranges = TuneConfig(trials=6, learning_rates=(0.001, 0.004)).model_dump(mode="json")
+    for name in ("erm", "gerne"):
+        config = TrainConfig(method=name, threshold=0.5, steps=300).model_dump(mode="json")
+        stamp = Stamp(stage="tune", settings={"train": config, "tune": ranges})
+        write_json(work / "runs" / f"{name}-t0.5-s0" / "run.json", {"stamp": stamp.to_dict()})
+    compare(work, ["erm-t0.5-s0", "gerne-t0.5-s0"], config=QUICK)
+    text = (work / "summary.md").read_text().split("## Methods")[1]
+    for part in (
+        "train 40 of 2 patients, val 40 of 2 patients, test 40 of 2 patients",
+        "tissue fraction, at 0.5.",
+        "Trained were erm, gerne:",
+        "300 steps of 32 patches a class",
+        "searched by 6 trials",
+        "learning rate 0.001 to 0.004",
+        "chosen by worst-group accuracy on validation, at the decision threshold that is best there",
+        "by 30 draws of patients",
+    ):
+        assert part in text
+    mark = re.search(r"hash (\w+)", text)[1]
+    groups = groups_table()
+    swap = {f"val-{name}": f"test-{name}" for name in "pq"}
+    groups["patient_id"] = groups["patient_id"].replace(swap | {new: old for old, new in swap.items()})
+    write_table(work / "groups.parquet", groups, STAMP)
+    assert mark not in methods_text(work, comparison(work, config=QUICK), config=QUICK)
