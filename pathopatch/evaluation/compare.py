@@ -23,7 +23,6 @@ from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
 from pathopatch.evaluation.group_scores import null_to_nan, sweep_text, with_ends
 from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
 from pathopatch.evaluation.reference import (
-    BUDGET,
     budget_of,
     gain_text,
     gains_of_row,
@@ -31,7 +30,7 @@ from pathopatch.evaluation.reference import (
     unequal_budgets_text,
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
-from pathopatch.evaluation.summary import write_summary
+from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.evaluation.tissue_dependence import dependence_comparison, rows_at_training_attribute
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import training_label
@@ -75,7 +74,7 @@ def compare(
     dependence = dependence_comparison(work, table, config=config)
     for name, content in (("comparison", written_columns(table)), ("tissue_dependence", dependence)):
         write_bytes(work / f"{name}.csv", content.to_csv(index=False, lineterminator="\n").encode())
-    write_summary(work, table, config=config or EvaluateConfig())
+    summarise_runs(work, table, config=config or EvaluateConfig()).write(work)
     return table
 
 
@@ -147,21 +146,6 @@ def sweep_of(work: Path, name: str, split: str) -> pd.DataFrame:
 def evaluated_runs(work: Path) -> list[str]:
     """Return the names of the runs that have an evaluation, sorted."""
     return sorted(path.parent.parent.name for path in work.glob("runs/*/evaluation/metrics.json"))
-
-
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds, one row per setting and threshold, of what `compare` returned.
-
-    Runs of one setting differ in nothing but the seed, and one that repeats another counts once. Beside the columns of
-    the setting, `runs` (seeds), and for wga, gba, average, auroc and gain_wga the ``_mean`` and the ``_sd`` (of the
-    sample, n - 1; NaN with one run).
-    """
-    keys = ["threshold", "attribute", "trained_threshold", "trained_attribute", "method", "variant", "settings_key"]
-    by_setting = table[table["rerun_of"] == ""].groupby([*keys, *BUDGET], sort=True, dropna=False)
-    columns: list[pd.Series[Any]] = [by_setting["seed"].nunique().rename("runs")]
-    for name in (*_MEASURES, "gain_wga"):
-        columns += [by_setting[name].mean().rename(f"{name}_mean"), by_setting[name].std().rename(f"{name}_sd")]
-    return pd.concat(columns, axis=1).reset_index()
 
 
 def preferred_run(work: Path, *, threshold: float) -> str:

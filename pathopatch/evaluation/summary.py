@@ -56,26 +56,33 @@ class _Row:
     measures: pd.DataFrame  # a row a seed
 
 
-def write_summary(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> None:
-    """Write ``summary.csv``, ``summary.md``, ``summary.tex`` and ``summary_pairs.csv`` of a comparison's runs.
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Runs of one setting, over seeds: accuracies in [0, 1].
 
-    The Markdown ends with a methods paragraph. `table` is what `comparison` returned. Rows are runs of one setting at
-    the attribute that they were trained by.
+    `rows` has attribute, name, seeds, patients, smallest_n and fewest_patients of a group; wga, wga_sd, wga_lowest,
+    wga_low, wga_high, wga_at_zero; gba, sensitivity, specificity, answered and the AUROC at each value of the attribute
+    (``auroc_0``, ...): means over seeds. `pairs` has every two rows: attribute, name, less (the other row), seeds that
+    both have, wga (the difference), wga_low, wga_high, and is_shown: whether the interval excludes 0. `methods` is a
+    paragraph on what was run.
     """
-    rows, pairs = summarise_runs(work, table, config=config)
-    text = f"{_markdown(rows, pairs)}\n## Methods\n\n{methods_text(work, table, config=config)}\n"
-    texts = {f"{SUMMARY}.csv": _csv(rows), f"{PAIRS}.csv": _csv(pairs), f"{SUMMARY}.md": text}
-    for name, text in (texts | {f"{SUMMARY}.tex": _latex(rows)}).items():
-        write_bytes(work / name, text.encode())
+
+    rows: pd.DataFrame
+    pairs: pd.DataFrame
+    methods: str
+
+    def write(self, folder: Path) -> None:
+        """Write ``summary.csv``, ``summary.md``, ``summary.tex`` and ``summary_pairs.csv``."""
+        text = f"{_markdown(self.rows, self.pairs)}\n## Methods\n\n{self.methods}\n"
+        texts = {f"{SUMMARY}.csv": _csv(self.rows), f"{PAIRS}.csv": _csv(self.pairs), f"{SUMMARY}.md": text}
+        for name, text in (texts | {f"{SUMMARY}.tex": _latex(self.rows)}).items():
+            write_bytes(folder / name, text.encode())
 
 
-def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a row for each setting, and a row for every two of them; accuracies in [0, 1].
+def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> Summary:
+    """Return a row for each setting at the attribute that it was trained by, and a row for every two of them.
 
-    The first has attribute, name, seeds, patients; wga, wga_sd, wga_lowest, wga_low, wga_high, wga_at_zero; gba,
-    sensitivity, specificity, answered and the AUROC at each value of the attribute (``auroc_0``, ...): seeds' means.
-    The second has attribute, name, less (the other row), seeds that both have, wga (the difference), wga_low, wga_high,
-    and is_shown: whether the interval excludes 0.
+    `table` is what `comparison` returned.
     """
     groups = read_table(WorkFolder(work).groups)
     patient = groups.set_index("patch_id")["patient_id"]
@@ -96,7 +103,7 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
             for other in list(settings)[:number]:
                 difference = _difference(row, settings[other], config)
                 pairs.append({"attribute": label, "name": name, "less": other, **difference})
-    return pd.DataFrame(rows), pd.DataFrame(pairs)
+    return Summary(pd.DataFrame(rows), pd.DataFrame(pairs), methods_text(work, table, config=config))
 
 
 def _names(table: pd.DataFrame) -> list[str]:
@@ -124,7 +131,8 @@ def _drawn_row(
         }
         sides = {"sensitivity": right[label == 1].mean(), "specificity": right[label == 0].mean()}
         measures.append({**{k: run[k] for k in ("wga_at_zero", "gba")}, **sides, "answered": judged.mean(), **of_value})
-        measures[-1]["patients"] = len(n)
+        sizes = {"smallest_n": n.sum(axis=0).min(), "fewest_patients": (n > 0).sum(axis=0).min()}
+        measures[-1] |= {"patients": len(n), **sizes}
     seeds = tuple(runs.sort_values("seed")["seed"].astype(int))
     return _Row(seeds, np.array(values), np.stack(draws, axis=1), pd.DataFrame(measures))
 
@@ -154,7 +162,7 @@ def _numbers(row: _Row, config: EvaluateConfig) -> dict[str, Any]:
     means: dict[str, Any] = {str(name): value for name, value in row.measures.mean().items()}
     return {
         "seeds": len(row.seeds),
-        "patients": int(means.pop("patients")),
+        **{name: int(means.pop(name)) for name in ("patients", "smallest_n", "fewest_patients")},
         "wga": float(row.wga.mean()),
         "wga_sd": float(row.wga.std(ddof=1)) if len(row.wga) > 1 else float("nan"),
         "wga_lowest": float(row.wga.min()),

@@ -103,11 +103,6 @@ def interval(row: Mapping[Any, Any], name: str, form: str = "percent") -> Markup
     return Markup('{}<span class="interval">{}</span>').format(texts[0], between)
 
 
-def with_sd(mean: float | None, sd: float | None, form: str = "percent") -> str:
-    """Return mean and standard deviation."""
-    return f"{_formatted(mean, form)} ± {_formatted(sd, 'percent' if form == 'points' else form)}"
-
-
 def _formatted(value: float | None, form: str) -> str:
     """Return a number in a form such as ``percent``, or ``number:4`` with its decimals."""
     name, _, digits = form.partition(":")

@@ -25,6 +25,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.evaluation.run_settings import describe_runs, run_settings
+from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.evaluation.tissue_dependence import dependence_comparison
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
 from pathopatch.groups.decisions.decision import RecordedDecision
@@ -66,6 +67,9 @@ class Study:
         self.run_variants = describe_runs({run: run_settings(work, run) for run in self.configs})
         # A row per evaluated run and threshold.
         self.comparison = comparison(work, config=evaluate) if runs and self.groups is not None else None
+        # Each setting over its seeds, and every two of them.
+        table = self.comparison
+        self.summary = None if table is None else summarise_runs(work, table, config=evaluate)
         self.predictions = {run: read_table(folder.evaluation(run) / "predictions.parquet") for run in runs}
         # A run that was stopped before its first validation has an empty history.
         histories = [path for path in sorted(work.glob("runs/*/history.csv")) if path.stat().st_size > 1]
@@ -82,7 +86,6 @@ class Study:
         sweeps = {run: sweep_of(work, run, self.split) for run in runs}
         self.sweeps = {run: sweep for run, sweep in sweeps.items() if len(sweep)}
         # A row per run and label, see `pathopatch.evaluation.tissue_dependence`.
-        table = self.comparison
         self.dependence = None if table is None else dependence_comparison(work, table, config=evaluate)
         self.external_validations = _external_validations(work)  # metrics.json of models of other studies
         self.decisions: Sequence[RecordedDecision] = read_log(work / LOG_NAME)  # of reviewers, also withdrawn ones

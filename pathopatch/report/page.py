@@ -243,6 +243,8 @@ def _write_tables(study: Study, folder: Path) -> None:
         if table is not None and len(table):
             form = "%.9g" if name == "predictions" else None
             table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format=form)
+    if study.summary is not None:
+        study.summary.write(folder)
 
 
 def _write_cards(study: Study, folder: Path) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import capitalize_first, pluralize
-from pathopatch.evaluation.compare import summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.evaluation.reference import n_groups_of
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
 from pathopatch.groups.group_sizes import FEW_PATIENTS
-from pathopatch.report.cells import signed, with_sd
+from pathopatch.report.cells import percent, signed
 from pathopatch.report.cohort_section import group_key
 from pathopatch.report.collect import Study
 from pathopatch.report.forest_plots import group_accuracies
@@ -176,7 +175,7 @@ def results(study: Study) -> dict[str, Any]:
     return {
         "group_key": group_key(study.attribute),
         "attributes": attributes,
-        "seeds": _over_seeds(study, table),
+        "seeds": _over_seeds(study),
         "reruns": [
             {"run": run, "rerun_of": original}
             for run, original in table.drop_duplicates("run")[["run", "rerun_of"]].itertuples(index=False)
@@ -186,38 +185,14 @@ def results(study: Study) -> dict[str, Any]:
     }
 
 
-def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Return mean and standard deviation over seeds of each setting; nothing where each has one seed."""
-    means = summarise(comparison[comparison["threshold"].isin(study.thresholds)])
-    if study.attribute.is_patch_attribute:
-        # Every run is judged by the same groups, so its own threshold names the row.
-        means["threshold"] = means["trained_threshold"].fillna(means["threshold"])
-    # A method is listed at the threshold that it was trained at; the other ones are in comparison.csv.
-    means = means[means["trained_threshold"].isna() | (means["trained_threshold"] == means["threshold"])]
-    means["trained_attribute"] = means["trained_attribute"].fillna("")
-    if means.empty or means["runs"].max() < 2:
+def _over_seeds(study: Study) -> list[dict[Any, Any]]:
+    """Return each setting over its seeds; nothing where each has one seed."""
+    rows = pd.DataFrame() if study.summary is None else study.summary.rows
+    if rows.empty or rows["seeds"].max() < 2:
         return []
-    # All runs are evaluated on the same patches, so any row of a threshold has their numbers.
-    one = {row["threshold"]: row for row in comparison[comparison["threshold"].notna()].to_dict("records")}
-    return [
-        _seeds_row(row, one.get(row["threshold"], comparison.iloc[0]))
-        for row in in_order(means, "threshold").to_dict("records")
-    ]
-
-
-def _seeds_row(row: Mapping[Any, Any], sizes: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, Any]:
-    """Return the numbers of one setting over its seeds; `sizes` is a row of the comparison at its threshold."""
-    trained = row["trained_attribute"]
-    method = method_text(row["method"], row["variant"])
-    forms = {"wga": "percent", "gba": "percent", "average": "percent", "auroc": "number", "gain_wga": "points"}
-    return {
-        **row,
-        "method": method,
-        "name": f"{row['threshold']:g}, {method}" + ("" if trained in ("", row["attribute"]) else f" on {trained}"),
-        **{name: with_sd(row[f"{name}_mean"], row[f"{name}_sd"], form) for name, form in forms.items()},
-        **smallest_of(sizes),
-        **{name: sizes[name] for name in ("n", "patients")},
-    }
+    names = [f"{row['attribute']}, {row['name']}" for row in rows.to_dict("records")]
+    sd = [percent(value) for value in rows["wga_sd"]]
+    return rows.assign(name=names, sd=sd).to_dict("records")
 
 
 def folds_table(study: Study) -> pd.DataFrame:

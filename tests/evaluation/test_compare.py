@@ -15,10 +15,10 @@ from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
-from pathopatch.evaluation.compare import compare, comparison, comparison_text, preferred_run, summarise
+from pathopatch.evaluation.compare import compare, comparison, comparison_text, preferred_run
 from pathopatch.evaluation.evaluate import evaluate_predictions
 from pathopatch.evaluation.reference import gain_text, gain_verdict, paired_gains
-from pathopatch.evaluation.summary import methods_text
+from pathopatch.evaluation.summary import methods_text, summarise_runs
 
 STAMP = Stamp(stage="groups")
 QUICK = EvaluateConfig(bootstrap=30)
@@ -187,19 +187,6 @@ def test_no_evaluated_run_is_an_error(tmp_path: Path) -> None:
         compare(tmp_path)
 
 
-def test_means_and_deviations_are_over_seeds() -> None:
-    rows = pd.DataFrame({"threshold": 0.5, "trained_threshold": 0.5, "method": "gerne", "wga": [0.6, 0.7, 0.8, 0.1]})
-    rows = rows.assign(seed=[0, 1, 2, 0], steps=[800, 800, 800, 1600], batch_per_class=32, search="8 trials")
-    rows = rows.assign(attribute="0.5", trained_attribute="0.5", variant="", rerun_of="")
-    rows["settings_key"] = ["of 800"] * 3 + ["of 1600, one run"]
-    for name in ("gba", "average", "auroc", "gain_wga"):
-        rows[name] = 0.5
-    longer, row = summarise(rows).to_dict("records")
-    assert (row["runs"], longer["runs"]) == (3, 1)  # a run of another length is no seed of these
-    assert row["wga_mean"] == pytest.approx(0.7)
-    assert row["wga_sd"] == pytest.approx(0.1)
-
-
 def of_gerne(work: Path, **settings: Any) -> TrainConfig:
     """Write a further run of gerne, and return its configuration."""
     config = TrainConfig(method="gerne", threshold=0.5, **settings)
@@ -209,9 +196,9 @@ def of_gerne(work: Path, **settings: Any) -> TrainConfig:
 
 def test_runs_of_other_settings_are_no_seeds_of_each_other(work: Path) -> None:
     of_gerne(work, seed=1, mask="normalise", name="masked")
-    rows = summarise(compare(work, config=QUICK)).set_index(["method", "variant"])
-    assert rows.loc[("gerne", "mask none"), ["runs", "wga_mean"]].tolist() == [1, pytest.approx(0.7)]
-    assert rows.loc[("gerne", "mask normalise"), ["runs", "wga_mean"]].tolist() == [1, pytest.approx(0.2)]
+    rows = summarise_runs(work, compare(work, config=QUICK), config=QUICK).rows.set_index("name")
+    assert rows.loc["gerne, mask none", ["seeds", "wga"]].tolist() == [1, pytest.approx(0.7)]
+    assert rows.loc["gerne, mask normalise", ["seeds", "wga"]].tolist() == [1, pytest.approx(0.2)]
 
 
 def test_a_run_that_repeats_another_counts_once(work: Path) -> None:
@@ -219,9 +206,9 @@ def test_a_run_that_repeats_another_counts_once(work: Path) -> None:
     of_gerne(work, seed=1)
     table = compare(work, config=QUICK)
     assert dict(zip(table["run"], table["rerun_of"], strict=True))["gerne-t0.5-s0-again"] == "gerne-t0.5-s0"
-    row = summarise(table).set_index("method").loc["gerne"]
-    assert (row["runs"], row["variant"]) == (2, "")
-    assert row["wga_mean"] == pytest.approx((0.7 + 0.2) / 2)
+    row = summarise_runs(work, table, config=QUICK).rows.set_index("name").loc["gerne"]
+    assert row["seeds"] == 2
+    assert row["wga"] == pytest.approx((0.7 + 0.2) / 2)
 
 
 def test_a_bad_erm_run_is_no_reference_for_want_of_another_of_its_seed(work: Path) -> None:

@@ -39,15 +39,14 @@ def study(mixed: Path) -> Study:
 def test_the_table_over_seeds_has_a_row_for_each_setting(study: Study) -> None:
     collected = results.results(study)
     assert collected["reruns"] == [{"run": "erm-t0.25-s0-again", "rerun_of": "erm-t0.25-s0"}]
-    rows = {row["method"]: row for row in collected["seeds"] if row["threshold"] == 0.25}
-    assert {rows[name]["name"] for name in (UNMASKED, MASKED)} == {f"0.25, {UNMASKED}", f"0.25, {MASKED}"}
-    assert {name: rows[name]["runs"] for name in ("erm", "gerne", UNMASKED, MASKED)} == {
+    rows = {row["name"].removeprefix("0.25, "): row for row in collected["seeds"] if row["attribute"] == "0.25"}
+    assert {name: rows[name]["seeds"] for name in ("erm", "gerne", UNMASKED, MASKED)} == {
         "erm": 2, "gerne": 2, UNMASKED: 1, MASKED: 1,
     }  # fmt: skip
     assert study.comparison is not None
     wga = study.comparison[study.comparison["threshold"] == 0.25].set_index("run")["wga"]
-    assert rows["erm"]["wga_mean"] == pytest.approx(wga[["erm-t0.25-s0", "erm-t0.25-s1"]].mean())
-    assert rows[MASKED]["wga_mean"] == wga["auto-t0.25-s1-masked"]
+    assert rows["erm"]["wga"] == pytest.approx(wga[["erm-t0.25-s0", "erm-t0.25-s1"]].mean())
+    assert rows[MASKED]["wga"] == wga["auto-t0.25-s1-masked"]
 
 
 def test_seeds_are_counted_within_a_setting(study: Study) -> None:
