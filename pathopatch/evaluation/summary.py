@@ -342,8 +342,8 @@ def _commit() -> str:
     if not (root / ".git").exists():
         return ""
     try:
-        asked = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+        asked = ["git", "-C", str(root), "rev-parse", "HEAD"]
         found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ""
-    return f" (commit {found.stdout.strip()})"
+    return f" (commit {found.stdout.strip()[:12]})"

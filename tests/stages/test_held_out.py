@@ -135,7 +135,7 @@ def test_each_patch_is_tested_once_by_the_model_without_its_patient(folded: Path
 
 
 def test_the_pooled_numbers_are_those_of_all_patches_together(folded: Path) -> None:
-    table = pd.read_csv(folded / "comparison.csv", dtype={"attribute": str}).set_index(["run", "attribute"])
+    table = comparison(folded, config=QUICK).set_index(["run", "attribute"])
     run = "groupdro-t0.5-s0"
     row = table.loc[(run, "0.5")]
     pooled = read_table(folded / "runs" / run / "evaluation" / "predictions.parquet")
