@@ -14,15 +14,18 @@ from typing import Any
 
 import pandas as pd
 from area_benchmark import cohort
-from area_benchmark.cells import Cell, cells_of, load, run
+from area_benchmark.cells import Cell, cells_of, load, load_inputs, natural_key, natural_row, run, run_natural
 from area_benchmark.crops import Crops, find_crops
+from area_benchmark.natural import cases as natural_cases
+from area_benchmark.natural import folds
 from area_benchmark.search import trials_of, winners
 from area_benchmark.settings import BenchmarkConfig
 from area_benchmark.settings import load as load_benchmark
-from area_benchmark.tables import fill, tables
+from area_benchmark.tables import fill, natural_tables, tables
 
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import GroupsConfig, TileConfig, TrainConfig
+from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import import_patches
@@ -30,7 +33,8 @@ from pathopatch.training.fit import fit_arrays
 
 HERE = Path(__file__).resolve().parent
 MADE, README = "made.json", "README.md"
-RESULTS, SEARCHED = "results.csv", "searched.csv"
+RESULTS, SEARCHED, NATURAL = "results.csv", "searched.csv", "natural.csv"
+FEATURES = "features"
 """Beside the README. Each row is added at once, and is not run again."""
 
 
@@ -41,52 +45,111 @@ def main() -> None:
     deadline = time.monotonic() + 60 * options.minutes
     search(config, options, deadline)
     found = _winning_settings(config, options.out)
-    cells = [
-        cell
+    settings = {
+        cell: config.settings(cell.row, seed=cell.seed, **found[cell.row])
         for cell in cells_of(config)
-        if (not options.grounds or cell.ground in options.grounds)
-        and (not options.rows or cell.row in options.rows)
-        and (not options.cases or cell.case in options.cases)
-    ]
-    settings = {cell: config.settings(cell.row, seed=cell.seed, **found.get(cell.row, {})) for cell in cells}
-    keys = {cell: cell.key(config, settings[cell]) for cell in cells}
+        if cell.row in found
+    }
+    keys = {cell: cell.key(config, own) for cell, own in settings.items()}
     done = set(_rows(options.out / RESULTS)["key"])
-    missing = [cell for cell in cells if keys[cell] not in done and (cell.row in found or not options.searched)]
-    print(f"{len(cells)} runs, {len(missing)} of them missing", flush=True)
+    wanted = [cell for cell in keys if _is_wanted(options, cell.ground, cell.row, cell.case)]
+    missing = [cell for cell in wanted if keys[cell] not in done]
+    print(f"{len(keys)} runs of searched rows, {len(missing)} of them missing and asked for", flush=True)
     tasks = [(_train, (cell, config, settings[cell], options.work)) for cell in missing]
     for row in _side_by_side(tasks, options.jobs, deadline):
-        _add(options.out / RESULTS, row)
+        _add(options.out / RESULTS, [row])
         wga = row[f"wga@{config.thresholds[0]:g}"]
         print(
             f"{row['ground']} {row['case']:<8} {row['polarity']} seed {row['seed']} {row['row']:<18} WGA {wga:5.1f}",
             flush=True,
         )
-    results = _rows(options.out / RESULTS)
-    kept = results[results["key"].isin(keys.values())]
-    if len(kept):
-        text = tables(kept, cut=config.thresholds[0])
-        print(text)
-        if options.readme:
-            fill(options.out / README, text)
+    natural_keys = {*_run_natural(config, options, deadline), *_run_features(config, options, deadline)}
+    results, natural = _rows(options.out / RESULTS), _rows(options.out / NATURAL)
+    made = [
+        tables(results[results["key"].isin(keys.values())], cut=config.thresholds[0]),
+        natural_tables(natural[natural["key"].isin(natural_keys)]),
+    ]
+    text = "\n\n".join(part for part in made if part)
+    print(text)
+    if options.readme:
+        fill(options.out / README, text)
+
+
+def _run_natural(config: BenchmarkConfig, options: argparse.Namespace, deadline: float) -> list[str]:
+    """Train what has no row yet on natural tissue; return the keys of all rows that there should be."""
+    path = options.out / NATURAL
+    names = [
+        (part.ground, case, seed, row)
+        for part in config.natural
+        for case in natural_cases(part.ground)
+        for row in part.rows
+        for seed in part.seeds
+        if row not in part.without.get(case, ())
+    ]
+    keys = {name: natural_key(*name, config) for name in names}
+    done = set(_rows(path)["key"])
+    missing = [name for name in names if keys[name] not in done and _is_wanted(options, name[0], name[3], name[1])]
+    print(f"{len(names)} runs on natural tissue, {len(missing)} of them missing and asked for", flush=True)
+    if time.monotonic() < deadline:
+        for ground, case, seed in dict.fromkeys(name[:3] for name in missing):
+            next(folds(ground, case, seed, options.work))  # made and tiled by one process
+    for row in _pooled([(run_natural, (*name, config, options.work)) for name in missing], options.jobs, deadline):
+        _add(path, [row])
+        print(f"{row['ground']} {row['case']} seed {row['seed']} {row['row']:<18} WGA {row['wga']:5.1f}", flush=True)
+    return list(keys.values())
+
+
+def _run_features(config: BenchmarkConfig, options: argparse.Namespace, deadline: float) -> list[str]:
+    """Train the heads on frozen features that have no row yet; return the keys of all rows that there should be."""
+    about, path = config.features, options.out / NATURAL
+    if about is None:
+        return []
+    cells = [Cell(about.ground, about.case, p, seed, FEATURES) for seed in about.seeds for p in about.polarities]
+    keys = {cell: cell.key(config, config.settings("interior erm", seed=cell.seed)) for cell in cells}
+    done = set(_rows(path)["key"])
+    missing = [cell for cell in cells if keys[cell] not in done and _is_wanted(options, FEATURES, FEATURES, cell.case)]
+    for made in _pooled([(_features, (cell, config, options.work)) for cell in missing], options.jobs, deadline):
+        _add(path, made["rows"])
+        print(f"features {made['rows'][0]['case']} seed {made['rows'][0]['seed']}", flush=True)
+    return list(keys.values())
+
+
+def _features(cell: Cell, config: BenchmarkConfig, work: Path) -> dict[str, Any]:
+    from area_benchmark import features
+
+    settings, cuts = config.settings("interior erm", seed=cell.seed), config.thresholds[:1]
+    folder = make(work, config, cell)
+    sets = load(folder, cell.case, config, input_px=settings.input_px)
+    both = load(folder, "ceiling", config, input_px=settings.input_px)["train"]
+    measures = features.rows({name: sets[name] for name in ("train", "val", "test")}, both, settings, cuts)
+    key, case = cell.key(config, settings), f"{cell.case}, {cell.polarity}"
+    rows = [natural_row(key, (FEATURES, case, cell.seed, row), cuts[0], own) for row, own in measures.items()]
+    return {"rows": rows}
+
+
+def _is_wanted(options: argparse.Namespace, ground: str, row: str, case: str) -> bool:
+    """Return whether a run is among those that the options name."""
+    named = (options.grounds, ground), (options.rows, row), (options.cases, case)
+    return all(not names or name in names for names, name in named)
 
 
 def search(config: BenchmarkConfig, options: argparse.Namespace, deadline: float) -> None:
     """Run the trials that have no row yet; each is trained on every polarity of the searched ground."""
-    path, ground = options.out / SEARCHED, config.grounds[config.search.ground]
+    path = options.out / SEARCHED
     done = set(_rows(path)["key"])
     tasks: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = []
     for row in dict.fromkeys(cell.row for cell in cells_of(config)):
-        if options.rows and row not in options.rows:
+        cases = [cell for cell in cells_of(config) if cell.row == row]
+        if not any(_is_wanted(options, cell.ground, row, cell.case) for cell in cases):
             continue
         for number, drawn in enumerate(trials_of(config, row)):
-            for polarity in ground.polarities:
-                cell = Cell(config.search.ground, config.search.case, polarity, config.search.seed, row)
+            for cell in _searched_cells(config, row):
                 settings = config.settings(row, seed=cell.seed, **drawn)
                 if cell.key(config, settings) not in done:
                     tasks.append((_try, (cell, config, settings, options.work, number, drawn)))
     print(f"{len(tasks)} trials are missing", flush=True)
     for row_of_table in _side_by_side(tasks, options.jobs, deadline):
-        _add(path, row_of_table)
+        _add(path, [row_of_table])
         print(f"search {row_of_table['row']} trial {row_of_table['trial']}: {row_of_table['val_wga']:.1f}", flush=True)
 
 
@@ -97,17 +160,34 @@ def _winning_settings(config: BenchmarkConfig, out: Path) -> dict[str, dict[str,
         return {}
     polarities = len(config.grounds[config.search.ground].polarities)
     found: dict[str, dict[str, Any]] = {}
-    for row, part in table.groupby("row", sort=False):
-        trials = trials_of(config, str(row)) if str(row) in {variant.name for variant in config.runs} else []
-        if trials and len(part) == polarities * len(trials):
-            found[str(row)] = trials[winners(part)[str(row)]]
+    for row in dict.fromkeys(cell.row for cell in cells_of(config)):
+        trials = trials_of(config, row)
+        part = table[table["key"].isin(_trial_keys(config, row, trials))]
+        if len(part) == polarities * len(trials):
+            found[row] = trials[winners(part)[row]]
     return found
+
+
+def _trial_keys(config: BenchmarkConfig, row: str, trials: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        cell.key(config, config.settings(row, seed=cell.seed, **drawn))
+        for cell in _searched_cells(config, row)
+        for drawn in trials
+    ]
+
+
+def _searched_cells(config: BenchmarkConfig, row: str) -> list[Cell]:
+    about = config.search
+    return [
+        Cell(about.ground, about.case, polarity, about.seed, row)
+        for polarity in config.grounds[about.ground].polarities
+    ]
 
 
 def _try(
     cell: Cell, config: BenchmarkConfig, settings: TrainConfig, work: Path, number: int, drawn: dict[str, Any]
 ) -> dict[str, Any]:
-    sets = load(make(work, config, cell), cell.case, config, input_px=settings.input_px)
+    sets = load_inputs(make(work, config, cell), cell, config, input_px=settings.input_px)
     fitted = fit_arrays(sets["train"], sets["val"], settings)
     measures = {f"val_{name}": 100 * fitted.validation[name] for name in ("wga", "wga_at_zero", "gba")}
     about = {"row": cell.row, "trial": number, "polarity": cell.polarity, "drawn": json.dumps(drawn)}
@@ -145,11 +225,19 @@ def _crops(source: str, **sizes: Any) -> Crops:
 def _side_by_side(
     tasks: Sequence[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]], jobs: int, deadline: float
 ) -> Iterator[dict[str, Any]]:
-    """Yield results as they come, a core each; after the deadline none is begun. One process makes each cohort."""
+    """Yield what `_pooled` does, after one process has made the cohorts."""
     cohorts: dict[tuple[Any, ...], tuple[Any, ...]] = {arguments[0].cohort: arguments for _, arguments in tasks}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for cell, config, _, work, *_ in cohorts.values():
             pool.submit(make, work, config, cell).result()
+    yield from _pooled(tasks, jobs, deadline)
+
+
+def _pooled(
+    tasks: Sequence[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]], jobs: int, deadline: float
+) -> Iterator[dict[str, Any]]:
+    """Yield results as they come, a core each; after the deadline none is begun."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting, running = list(reversed(tasks)), set()
         while waiting or running:
             while waiting and len(running) < jobs and time.monotonic() < deadline:
@@ -159,7 +247,10 @@ def _side_by_side(
                 return
             finished = next(as_completed(running))
             running.remove(finished)
-            yield finished.result()
+            try:
+                yield finished.result()
+            except (PathopatchError, ValueError) as error:  # the others go on
+                print(f"failed: {error}", flush=True)
 
 
 def _rows(path: Path) -> pd.DataFrame:
@@ -167,10 +258,10 @@ def _rows(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame({"key": []})
 
 
-def _add(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a table of results."""
-    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
-    text = pd.DataFrame([rounded]).to_csv(index=False, header=not path.is_file(), lineterminator="\n")
+def _add(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows to a table of results, all at once."""
+    rounded = [{k: round(value, 4) if isinstance(value, float) else value for k, value in row.items()} for row in rows]
+    text = pd.DataFrame(rounded).to_csv(index=False, header=not path.is_file(), lineterminator="\n")
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
@@ -184,7 +275,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--grounds", nargs="*", help="only these")
     parser.add_argument("--cases", nargs="*", help="only these")
     parser.add_argument("--rows", nargs="*", help="only these")
-    parser.add_argument("--searched", action="store_true", help="only rows whose search has ended")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv, searched.csv and README.md")
     parser.add_argument("--readme", action="store_true", help="write the tables into README.md")
     return parser.parse_args()

@@ -8,16 +8,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_patches import toy
 
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.training.dataset import PatchMasks, PatchSet
 
 HERE = Path(__file__).parents[2] / "pipelines" / "area-benchmark"
 sys.path.insert(0, str(HERE))
-cells, certificate, cohort, crops, render, search, settings, tables = (
+cells, certificate, cohort, crops, features, inputs, natural, render, search, settings, tables = (
     import_module(f"area_benchmark.{name}")
-    for name in ("cells", "certificate", "cohort", "crops", "render", "search", "settings", "tables")
+    for name in (
+        "cells",
+        "certificate",
+        "cohort",
+        "crops",
+        "features",
+        "inputs",
+        "natural",
+        "render",
+        "search",
+        "settings",
+        "tables",
+    )
 )
+scoring = import_module("scoring")
 SMALL = {"side_px": 16, "train": 20, "val": 5, "test": 5}
 
 
@@ -135,3 +149,71 @@ def test_the_tables_compare_every_two_rows_on_the_same_cohorts() -> None:
     text = tables.tables(pd.DataFrame(rows), cut=0.5)
     assert "| 1 % | gerne | erm | 2 | +10.0 | +10.0 to +10.0 | +10.0 |" in text
     assert "| 1 % | gerne | 2 | 70.0 ± 0.0 | 70.0 |" in text
+
+
+def test_half_of_the_copies_have_a_rectangle_of_noise_and_nothing_else_changes() -> None:
+    sets = {"train": _patches([4, 8, 12, 16]), "test": _patches([4])}
+    made = inputs.erased(sets, seed=0)["train"]
+    assert len(made) == 32
+    before = np.tile(sets["train"].read(slice(0, 4)), (8, 1, 1, 1))
+    changed = (made.read(slice(0, 32)) != before).any(axis=1)
+    assert 8 <= changed.any(axis=(1, 2)).sum() <= 24
+    for patch in changed[changed.any(axis=(1, 2))]:
+        rows, columns = np.flatnonzero(patch.any(axis=1)), np.flatnonzero(patch.any(axis=0))
+        assert patch[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert 0.01 < patch.mean() < 0.4
+    assert made.label.tolist() == sets["train"].label.tolist() * 8
+    assert made.tissue.read(slice(0, 32)).sum() == 8 * sets["train"].tissue.read(slice(0, 4)).sum()
+
+
+def test_a_row_of_masks_alone_sees_no_pixel() -> None:
+    patches = _patches([4, 8])
+    made = inputs.masks_alone({"test": patches}, seed=0)["test"]
+    np.testing.assert_array_equal(made.read(slice(0, 2))[:, 0], patches.tissue.read(slice(0, 2)))
+
+
+@pytest.mark.parametrize("count", [0, 2, 50])
+def test_each_class_of_the_demo_keeps_as_many_conflicting_patches_as_are_asked_for(count: int) -> None:
+    patches = toy([[30, 8], [9, 30]], seed=0, side=8)
+    left = patches.rows(natural.with_minority(patches, count, seed=1))
+    counts = np.bincount(2 * left.label + left.attribute, minlength=4)
+    assert counts.tolist() == [30, min(count, 8), min(count, 9), 30]
+    again = patches.rows(natural.with_minority(patches, count, seed=1))
+    assert (left.patch_id == again.patch_id).all()
+
+
+def test_a_patch_without_an_answer_counts_as_wrong_where_that_is_said() -> None:
+    patches = pd.DataFrame({"margin": [1.0, -1, 3, 3, 1, -1, 3, 3], "label": [0, 0, 1, 1] * 2, "has_answer": True})
+    patches["tissue"] = [0.2] * 4 + [0.8] * 4
+    patches = patches.assign(z=patches["margin"] - 2, probability=0.5)
+    numbers = cells.judged(patches, (0.5,))
+    assert (numbers["wga@0.5"], numbers["wga@0.5_at_zero"], numbers["auroc"]) == (100, 50, 1)
+    patches.loc[2, "has_answer"] = False
+    numbers = cells.judged(patches, (0.5,))
+    assert (numbers["wga@0.5"], numbers["wga@0.5_no_answer_wrong"], numbers["answered"]) == (100, 50, 87.5)
+
+
+def test_equal_groups_are_as_large_as_the_smallest() -> None:
+    group = np.repeat([0, 1, 2, 3], [30, 4, 6, 30])
+    assert np.bincount(group[features._equal_groups(group, seed=0)]).tolist() == [4, 4, 4, 4]
+
+
+def test_a_plain_score_flatters_noise_and_a_cross_fitted_one_does_not() -> None:
+    rng = np.random.default_rng(0)
+    y, a = np.tile([0, 0, 1, 1], 20), np.tile([0, 1, 0, 1], 20)
+    patient = np.arange(80).astype(str)
+    noise = scoring.scores_of(rng.normal(size=80), y, a, patient, seed=0)
+    assert noise["cross-fitted"] < noise["plain"]
+    told = scoring.scores_of(10.0 * y + 5, y, a, patient, seed=0)
+    assert (told["plain"], told["cross-fitted"], told["at zero"]) == (100, 100, 0)
+
+
+def test_the_picks_of_a_rule_are_compared_cohort_by_cohort() -> None:
+    rows = pd.DataFrame(
+        [(s, t, c, 50 + c, 50 - c, 0, 60 + 10 * c + t) for s in (0, 1) for t in (0, 1) for c in (0, 1)],
+        columns=["seed", "trial", "checkpoint", "plain", "cross-fitted", "at zero", "test_wga"],
+    ).assign(row="erm", polarity="dark")
+    text = scoring.table(rows)
+    assert "| a checkpoint of each trial | erm | plain | 2 | 70.5 |  |" in text
+    assert "| a checkpoint of each trial | erm | cross-fitted | 2 | 60.5 | -10.00 (-10.00 to -10.00) |" in text
+    assert "| trial and checkpoint | erm | plain | 2 | 70.0 |  |" in text

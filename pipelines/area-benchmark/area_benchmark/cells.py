@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from area_benchmark import natural
 from area_benchmark.certificate import halved, moves
+from area_benchmark.inputs import INPUTS
 from area_benchmark.settings import BenchmarkConfig, Case, Polarity
 from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
@@ -55,9 +59,10 @@ class Cell:
 
     def key(self, config: BenchmarkConfig, settings: TrainConfig) -> str:
         """Return a key that changes with any setting of the cell, and with no new setting of the package."""
-        own = settings.model_dump(mode="json", exclude={"threads", "device", "name"}, exclude_defaults=True)
+        own = settings.model_dump(mode="json", exclude={"threads", "device", "name", "row_name"}, exclude_defaults=True)
         ground = config.grounds[self.ground].cohort.model_dump(mode="json")
-        return fingerprint({"cell": asdict(self), "train": own, "cohort": ground, "judged": config.thresholds})
+        seen = {"input": config.inputs[self.row]} if self.row in config.inputs else {}
+        return fingerprint({"cell": asdict(self), "train": own, "cohort": ground, "judged": config.thresholds} | seen)
 
 
 def cells_of(config: BenchmarkConfig) -> list[Cell]:
@@ -71,6 +76,13 @@ def cells_of(config: BenchmarkConfig) -> list[Cell]:
         for polarity in part.polarities or config.grounds[part.ground].polarities
     )
     return list(dict.fromkeys(cells))
+
+
+def load_inputs(folder: Path, cell: Cell, config: BenchmarkConfig, *, input_px: int) -> dict[str, PatchSet]:
+    """Return what `load` returns, as the cell's row sees it."""
+    sets = load(folder, cell.case, config, input_px=input_px)
+    kind = config.inputs.get(cell.row)
+    return INPUTS[kind](sets, seed=cell.seed) if kind else sets
 
 
 def load(folder: Path, case: Case, config: BenchmarkConfig, *, input_px: int) -> dict[str, PatchSet]:
@@ -119,13 +131,9 @@ def run(cell: Cell, config: BenchmarkConfig, settings: TrainConfig, folder: Path
         Where the cell's cohort was made.
     """
     torch.set_num_threads(1)
-    sets = load(folder, cell.case, config, input_px=settings.input_px)
-    start = time.process_time()
-    fitted = fit_arrays(sets["train"], sets["val"], settings)
-    train_seconds = time.process_time() - start
-    start = time.process_time()
-    margin = fitted.margins(sets["test"])
-    per_patch = (time.process_time() - start) / len(margin)
+    sets = load_inputs(folder, cell, config, input_px=settings.input_px)
+    fitted, train_seconds = timed(lambda: fit_arrays(sets["train"], sets["val"], settings))
+    margin, seconds = timed(lambda: fitted.margins(sets["test"]))
     return {
         "key": cell.key(config, settings),
         **asdict(cell),
@@ -134,35 +142,100 @@ def run(cell: Cell, config: BenchmarkConfig, settings: TrainConfig, folder: Path
         "picked_step": fitted.step,
         "decision_threshold": fitted.decision_threshold,
         **{f"val_{name}": 100 * fitted.validation[name] for name in ("wga", "wga_at_zero", "gba")},
-        **judged(margin, sets["test"], fitted, config),
+        **judged(answers(margin, sets["test"], fitted), config.thresholds),
         **certified(margin, sets, fitted, seed=cell.seed),
         "step_ms": 1000 * train_seconds / settings.steps,
-        "predict_ms": 1000 * per_patch,
+        "predict_ms": 1000 * seconds / len(margin),
     }
 
 
-def judged(
-    margin: NDArray[np.float64], test: PatchSet, fitted: TrainingResult, config: BenchmarkConfig
-) -> dict[str, float]:
-    """Return the measures on test patches of margins (N,), tuned and at 0; where a row abstains, both ways to count."""
-    z, y = margin - fitted.decision_threshold, test.label
-    answered = np.ones(len(y), np.bool_) if fitted.crops is None else patches_with_crop(test, fitted.crops.crop_px)
+def run_natural(ground: str, case: str, seed: int, row: str, config: BenchmarkConfig, work: Path) -> dict[str, Any]:
+    """Train a row on every fold of a case on natural tissue, judge all test patches together, and return a row."""
+    torch.set_num_threads(1)
+    parts, halves, train_seconds, seconds, steps = [], [], 0.0, 0.0, 0
+    for fold in natural.folds(ground, case, seed, work):
+        settings = config.variant_of(row, fold.config, seed=seed)
+        fitted, taken = timed(partial(fit_arrays, fold.train, fold.val, settings))
+        margin, spent = timed(partial(fitted.margins, fold.test))
+        train_seconds, seconds, steps = train_seconds + taken, seconds + spent, steps + settings.steps
+        parts.append(answers(margin, fold.test, fitted))
+        if (cut_test := halved(fold.test, seed=seed)) is not None:
+            without, rows = cut_test
+            halves.append((margin[rows], fitted.margins(without), fold.test.label[rows], fold.test.patient[rows]))
+        cut = settings.threshold
+    half = moves(*(np.concatenate(values) for values in zip(*halves, strict=True)))
+    cost = 1000 * train_seconds / steps, 1000 * seconds / sum(map(len, parts))
+    key = natural_key(ground, case, seed, row, config)
+    return natural_row(key, (ground, case, seed, row), cut, judged(pd.concat(parts), (cut,)), half, cost)
+
+
+def natural_key(ground: str, case: str, seed: int, row: str, config: BenchmarkConfig) -> str:
+    """Return a key that changes with any setting of a run on natural tissue."""
+    settings = config.variant_of(row, natural.SETTINGS[ground], seed=seed)
+    own = settings.model_dump(mode="json", exclude={"threads", "device", "name", "row_name"}, exclude_defaults=True)
+    return fingerprint([ground, case, seed, row, own])
+
+
+def natural_row(
+    key: str,
+    about: tuple[str, str, int, str],
+    cut: float,
+    measures: Mapping[str, float],
+    half: tuple[float, ...] = (np.nan,) * 3,
+    cost: tuple[float, float] = (np.nan, np.nan),
+) -> dict[str, Any]:
+    """Return a row of the table on natural tissue, whose columns are those of every ground."""
+    return {
+        "key": key,
+        **dict(zip(("ground", "case", "seed", "row"), about, strict=True)),
+        "threshold": cut,
+        **{name.replace(f"@{cut:g}", ""): value for name, value in measures.items()},
+        **dict(zip(("half", "half_low", "half_high"), half, strict=True)),
+        **dict(zip(("step_ms", "predict_ms"), cost, strict=True)),
+    }
+
+
+def timed(make: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a function returns, and the CPU-seconds that it took."""
+    start = time.process_time()
+    return make(), time.process_time() - start
+
+
+def answers(margin: NDArray[np.float64], test: PatchSet, fitted: TrainingResult) -> pd.DataFrame:
+    """Return `answers_of` a fitted network's margins (N,), with ``has_answer``."""
+    made = answers_of(margin, test, threshold=fitted.decision_threshold, temperature=fitted.temperature)
+    return made if fitted.crops is None else made.assign(has_answer=patches_with_crop(test, fitted.crops.crop_px))
+
+
+def answers_of(margin: NDArray[np.float64], test: PatchSet, *, threshold: float, temperature: float) -> pd.DataFrame:
+    """Return a row a test patch: margin, z (less the decision threshold), probability, label, tissue, has_answer."""
+    z = margin - threshold
+    columns = {"margin": margin, "z": z, "probability": 0.5 * (1 + np.tanh(z / temperature / 2)), "has_answer": True}
+    return pd.DataFrame(columns | {"label": test.label, "tissue": test.tissue_fraction})
+
+
+def judged(patches: pd.DataFrame, cuts: Sequence[float]) -> dict[str, float]:
+    """Return the measures on test patches, as `answers` returns them: tuned, at 0, and with no answer counted wrong.
+
+    The first of `cuts` forms the groups that are given one by one, and the strata.
+    """
+    z, margin, y, tissue = (patches[name].to_numpy() for name in ("z", "margin", "label", "tissue"))
+    answered = patches["has_answer"].to_numpy()
     numbers: dict[str, float] = {"answered": 100 * float(answered.mean())}
-    for cut in config.thresholds:
-        a = tissue_bin(test.tissue_fraction, (cut,), min_tissue=MIN_TISSUE)
+    for cut in cuts:
+        a = tissue_bin(tissue, (cut,), min_tissue=MIN_TISSUE)
         scores = {"": z > 0, "_at_zero": margin > 0, "_no_answer_wrong": np.where(answered, z > 0, y == 0)}
         for ending, positive in scores.items():
             groups = metrics.group_accuracies(positive.astype(np.int64), y, a)
             numbers |= {f"wga@{cut:g}{ending}": 100 * float(np.nanmin(groups.accuracy))}
             numbers |= {f"gba@{cut:g}{ending}": 100 * float(np.nanmean(groups.accuracy))}
-    attribute = tissue_bin(test.tissue_fraction, (config.thresholds[0],), min_tissue=MIN_TISSUE)
+    attribute = tissue_bin(tissue, (cuts[0],), min_tissue=MIN_TISSUE)
     groups = metrics.group_accuracies((z > 0).astype(np.int64), y, attribute)
     numbers |= {f"group_{number}": 100 * value for number, value in enumerate(groups.accuracy.ravel().tolist())}
-    numbers |= {"auroc": metrics.auroc(margin, y)}
+    numbers |= {"auroc": metrics.auroc(z, y)}
     for value, name in enumerate(("little", "much")):
-        numbers[f"auroc_{name}"] = metrics.auroc(margin[attribute == value], y[attribute == value])
-    probability = 0.5 * (1 + np.tanh(z / fitted.temperature / 2))
-    slopes = [slope(test.tissue_fraction[y == c], probability[y == c]) for c in (0, 1)]
+        numbers[f"auroc_{name}"] = metrics.auroc(z[attribute == value], y[attribute == value])
+    slopes = [slope(tissue[y == c], patches["probability"].to_numpy()[y == c]) for c in (0, 1)]
     return numbers | {"shift": sum(slopes) / 2, "spread": slopes[1] - slopes[0]}
 
 
@@ -171,7 +244,9 @@ def certified(
 ) -> dict[str, float]:
     """Return how far margins (N,) move where half of the tissue is cut, and where twice as much is uncovered."""
     test, doubled = sets["test"], sets["doubled"]
-    without, rows = halved(test, seed=seed)
+    cut = halved(test, seed=seed)
+    assert cut is not None  # half of the patches are islands on ground
+    without, rows = cut
     small = np.arange(0, len(test), 2)  # a crop at its small size, then at its large one
     changes = {
         "half": moves(margin[rows], fitted.margins(without), test.label[rows], test.patient[rows]),

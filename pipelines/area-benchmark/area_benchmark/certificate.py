@@ -18,11 +18,11 @@ _LEAST_PX = 32  # tissue of a patch that is halved
 _RIM_PX = 1.0
 
 
-def halved(patches: PatchSet, *, seed: int) -> tuple[PatchSet, NDArray[np.int64]]:
+def halved(patches: PatchSet, *, seed: int) -> tuple[PatchSet, NDArray[np.int64]] | None:
     """Return patches without half of their tissue, cut by a random polygon, and their indices in the whole set.
 
     What was cut is filled with the patch's own ground; patches with hardly any tissue, or hardly any ground, are left
-    out.
+    out. None where that is all of them.
     """
     assert patches.tissue is not None
     pixels, masks, kept = [], [], []
@@ -39,6 +39,8 @@ def halved(patches: PatchSet, *, seed: int) -> tuple[PatchSet, NDArray[np.int64]
         pixels.append(weight * own + (1 - weight) * ground)
         masks.append(cut.inside)
         kept.append(index)
+    if not kept:
+        return None
     rows = np.array(kept, np.int64)
     bits = PatchMasks(pack_masks(np.stack(masks)), patches.tissue.input_px)
     return replace(patches.rows(rows), x=np.stack(pixels).astype(np.float32), tissue=bits), rows

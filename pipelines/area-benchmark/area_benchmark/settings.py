@@ -61,6 +61,24 @@ class CellsConfig(Config):
     polarities: tuple[Polarity, ...] = ()
 
 
+class NaturalConfig(Config):
+    """Rows that run on natural tissue, by the settings that all rows of the ground share."""
+
+    ground: Literal["demo", "idc", "ocdc", "lung images"]
+    seeds: tuple[int, ...] = Field(min_length=1)
+    rows: tuple[str, ...] = Field(min_length=1)
+    without: dict[str, tuple[str, ...]] = {}  # case -> rows that it has not: they need every group
+
+
+class FeaturesConfig(Config):
+    """The cohorts on which heads on frozen features are trained."""
+
+    ground: str
+    case: Case
+    seeds: tuple[int, ...] = Field(min_length=1)
+    polarities: tuple[Polarity, ...] = ("bright", "dark")
+
+
 class SearchConfig(Config):
     """How the settings of each row are chosen, on one seed that is not reported."""
 
@@ -78,6 +96,9 @@ class BenchmarkConfig(Config):
     grounds: dict[str, GroundConfig]
     runs: tuple[RunVariant, ...] = Field(min_length=1)
     cells: tuple[CellsConfig, ...] = Field(min_length=1)
+    natural: tuple[NaturalConfig, ...] = ()
+    features: FeaturesConfig | None = None
+    inputs: dict[str, Literal["erased", "masks alone"]] = {}  # row -> what its network sees in place of the patches
     search: SearchConfig
     thresholds: tuple[float, ...] = (0.5, 0.3)  # that a model is judged at; the first forms the groups
     train: TrainConfig = TrainConfig()
@@ -85,7 +106,7 @@ class BenchmarkConfig(Config):
     @model_validator(mode="after")
     def _names_are_known(self) -> BenchmarkConfig:
         names = {variant.name for variant in self.runs}
-        if unknown := sorted({row for cells in self.cells for row in cells.rows} - names):
+        if unknown := sorted({row for cells in (*self.cells, *self.natural) for row in cells.rows} - names):
             raise ValueError(f"cells name {', '.join(unknown)}, which are not among [[runs]]")
         if unknown := sorted({cells.ground for cells in (*self.cells, self.search)} - set(self.grounds)):
             raise ValueError(f"no ground {', '.join(unknown)}")
@@ -93,9 +114,14 @@ class BenchmarkConfig(Config):
 
     def settings(self, row: str, *, seed: int, **searched: Any) -> TrainConfig:
         """Return the settings of a row's run, with those that the search found."""
+        base = self.train.model_copy(update={"threshold": self.thresholds[0]})
+        return self.variant_of(row, base, seed=seed, **searched)
+
+    def variant_of(self, row: str, base: TrainConfig, *, seed: int, **searched: Any) -> TrainConfig:
+        """Return what a row makes of settings that all rows share."""
         variant = next(variant for variant in self.runs if variant.name == row)
-        raw = variant.settings(self.train).model_dump() | {"threshold": self.thresholds[0], "seed": seed} | searched
-        return parse(TrainConfig, raw, place=f"[[runs]] {row}")
+        same = {"seed": seed, "threads": 1, "device": "cpu"}
+        return parse(TrainConfig, variant.settings(base).model_dump() | same | searched, place=f"[[runs]] {row}")
 
 
 def load(path: Path) -> BenchmarkConfig:

@@ -18,13 +18,32 @@ def tables(table: pd.DataFrame, *, cut: float) -> str:
     """Return all tables as Markdown; `table` has the rows that `cells.run` returned, `cut` forms the groups."""
     parts: list[str] = []
     for ground, part in table.groupby("ground", sort=False):
-        parts += [f"### {str(ground).capitalize()}", "", *_measures(part, cut), "", *_certificates(part), ""]
-        parts += [*_differences(part, cut), ""]
+        parts += [f"### {str(ground).capitalize()}", "", *_measures(part, f"@{cut:g}"), "", *_certificates(part), ""]
+        parts += [*_differences(part, f"@{cut:g}"), ""]
     return "\n".join(parts).rstrip()
 
 
-def _measures(table: pd.DataFrame, cut: float) -> Iterator[str]:
-    names = [f"wga@{cut:g}", f"wga@{cut:g}_at_zero", f"gba@{cut:g}"]
+def natural_tables(table: pd.DataFrame) -> str:
+    """Return the tables on natural tissue; `table` has the rows that `cells.run_natural` returned."""
+    parts: list[str] = []
+    for ground, part in table.groupby("ground", sort=False) if len(table) else ():
+        own = part.assign(polarity="")
+        title = f"### {str(ground).capitalize()}, groups at {own['threshold'].iloc[0]:g}"
+        parts += [title, "", *_measures(own), "", *_halves(own), "", *_differences(own), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _halves(table: pd.DataFrame) -> Iterator[str]:
+    yield "| case | row | half of the tissue cut |"
+    yield "|---" * 3 + "|"
+    for (_, case, row), part in table.groupby(_SAME, sort=False):
+        ends = f"{part['half_low'].min():+.3f} to {part['half_high'].max():+.3f}"
+        if part["half"].notna().any():
+            yield f"| {case} | {row} | {part['half'].mean():+.3f} ({ends}) |"
+
+
+def _measures(table: pd.DataFrame, at: str = "") -> Iterator[str]:
+    names = [f"wga{at}", f"wga{at}_at_zero", f"gba{at}"]
     yield "| conflicting | row | cohorts | WGA | lowest | WGA at threshold 0 | GBA | AUROC, little and much tissue " + (
         "| shift | spread | answered | WGA, no answer wrong | step, ms | a patch, ms |"
     )
@@ -35,8 +54,8 @@ def _measures(table: pd.DataFrame, cut: float) -> Iterator[str]:
         yield (
             f"| {case} | {row} | {len(part)} | {wga} | {part[names[0]].min():.1f} | {at_zero} | {gba} | {within} "
             f"| {part['shift'].mean():+.3f} | {part['spread'].mean():+.3f} | {part['answered'].mean():.1f} "
-            f"| {_mean(part[f'{names[0]}_no_answer_wrong'])} | {part['step_ms'].median():.1f} "
-            f"| {part['predict_ms'].median():.2f} |"
+            f"| {_mean(part[f'{names[0]}_no_answer_wrong'])} | {_known(part['step_ms'].median(), '.1f')} "
+            f"| {_known(part['predict_ms'].median(), '.2f')} |"
         )
 
 
@@ -52,12 +71,12 @@ def _certificates(table: pd.DataFrame) -> Iterator[str]:
         yield f"| {case} | {row} | {' | '.join(cells)} |"
 
 
-def _differences(table: pd.DataFrame, cut: float) -> Iterator[str]:
+def _differences(table: pd.DataFrame, at: str = "") -> Iterator[str]:
     """Yield the paired differences of any two rows on the same cohorts, with 95 % intervals over cohorts."""
     yield "| conflicting | row | less | cohorts | WGA | 95 % interval | lowest |"
     yield "|---" * 7 + "|"
     for case, part in table.groupby("case", sort=False):
-        wide = part.pivot_table(index=_COHORT, columns="row", values=f"wga@{cut:g}", sort=False)
+        wide = part.pivot_table(index=_COHORT, columns="row", values=f"wga{at}", sort=False)
         names = list(dict.fromkeys(part["row"]))
         for number, name in enumerate(names):
             for other in names[:number]:
@@ -75,6 +94,10 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     draws = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values))).mean(axis=1)
     low, high = np.quantile(draws, (0.025, 0.975)).tolist()
     return low, high
+
+
+def _known(value: float, form: str) -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "-"
 
 
 def _mean(values: pd.Series) -> str:
