@@ -10,19 +10,20 @@ from typing import Literal, get_args
 
 MethodName = Literal[
     "erm",
+    "resample",
+    "groupdro",
+    "gerne",
+    "dfr",
+    "auto",
+    # More: variants of these, and baselines of papers.
     "erm-balanced",
     "reweight",
-    "resample",
     "subsample",
     "area-matched",
     "decorrelate",
-    "groupdro",
-    "gerne",
     "gerne-unknown",
     "jtt",
-    "dfr",
     "intervene",
-    "auto",
 ]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 COMPOSING_METHODS: tuple[MethodName, ...] = ("intervene", "auto")

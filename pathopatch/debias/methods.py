@@ -369,19 +369,19 @@ def auto() -> tuple[Phase, ...]:
 METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyType(
     {
         "erm": erm,
+        "resample": resample,
+        "groupdro": groupdro,
+        "gerne": gerne,
+        "dfr": dfr,
+        "auto": auto,
         "erm-balanced": erm_balanced,
         "reweight": reweight,
-        "resample": resample,
         "subsample": subsample,
         "area-matched": area_matched,
         "decorrelate": decorrelate,
-        "groupdro": groupdro,
-        "gerne": gerne,
         "gerne-unknown": gerne_unknown,
         "jtt": jtt,
-        "dfr": dfr,
         "intervene": intervene,
-        "auto": auto,
     }
 )
 
