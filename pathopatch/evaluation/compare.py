@@ -20,7 +20,7 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
-from pathopatch.evaluation.group_scores import null_to_nan, sweep_text, with_ends
+from pathopatch.evaluation.group_scores import null_to_nan, with_ends
 from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
 from pathopatch.evaluation.reference import (
     budget_of,
@@ -31,7 +31,7 @@ from pathopatch.evaluation.reference import (
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
 from pathopatch.evaluation.summary import summarise_runs
-from pathopatch.evaluation.tissue_dependence import dependence_comparison, rows_at_training_attribute
+from pathopatch.evaluation.tissue_dependence import dependence_comparison
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import training_label
 
@@ -61,7 +61,7 @@ def compare(
     Columns: the run's settings and budget (see `describe_runs`, `budget_of`), ``trained_threshold`` and ``threshold``
     (NaN of bins), ``trained_attribute`` and ``attribute`` (by which the row is evaluated); wga, gba, average, auroc,
     each with ``_low`` and ``_high``; ``accuracy_g``, ``n_g``, ``patients_g`` of each group g; reference (the ERM run),
-    ``gain_wga`` and ``gain_g`` with ``_low`` and ``_high``; ``sweep``, the range of WGA over all tissue thresholds.
+    ``gain_wga`` and ``gain_g`` with ``_low`` and ``_high``.
 
     Raises
     ------
@@ -121,16 +121,6 @@ def comparison(
     predictions = {name: stored_predictions(work, name, split) for name in table["run"].unique()}
     gains = [gains_of_row(row, table, predictions, patient, attributes, config) for _, row in table.iterrows()]
     table = pd.concat([table, pd.DataFrame(gains, index=table.index)], axis=1)
-    sweeps = {name: sweep_of(work, name, split) for name in table["run"].unique()}
-    # The ERM run of the training attribute is the reference at every threshold of the sweep.
-    reference_of = rows_at_training_attribute(table).set_index("run")["reference"]
-    texts = {
-        run: sweep_text(sweep, None if name == run else sweeps.get(name), reference_name=name)
-        for run, sweep in sweeps.items()
-        if len(sweep)
-        for name in [reference_of[run]]
-    }
-    table["sweep"] = [texts.get(run, "") for run in table["run"]]
     return table.sort_values(["threshold", "method", "seed", "run"], kind="stable", ignore_index=True)
 
 
@@ -174,7 +164,7 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
         table, bins = table[table["threshold"] == table["threshold"].min()], ()
     lines = [
         f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
-        f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
+        f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'at 0':>5} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
         f"{'groups from 0':<24} {'trials':>6} {'steps':>7}",
     ]
     gains = []
@@ -191,6 +181,7 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
             "",
         ]
     unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
+    lines.append("WGA is at the decision threshold that validation chose; at 0: WGA at a decision threshold of 0.")
     lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
     lines.append("What settings differ: comparison.csv, column variant. WGA over all tissue thresholds: the report.")
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
@@ -250,7 +241,8 @@ def _text_row(row: pd.Series[Any]) -> str:
     interval = f"{text('wga')} [{text('wga_low')}, {text('wga_high')}]"
     groups = [name for name in row.index if re.fullmatch(r"accuracy_\d+", str(name)) and np.isfinite(row[name])]
     accuracies = " ".join(f"{text(name):>5}" for name in groups)
+    measures = " ".join(f"{text(name):>5}" for name in ("wga_at_zero", "gba", "average"))
     return (
-        f"{row['run']:<26} {interval:<22} {text('gba'):>5} {text('average'):>5} {text('auroc', '.3f', 1):>6}  "
+        f"{row['run']:<26} {interval:<22} {measures} {text('auroc', '.3f', 1):>6}  "
         f"{accuracies:<24} {text('trials', '.0f', 1):>6} {text('search_steps', '.0f', 1):>7}"
     )

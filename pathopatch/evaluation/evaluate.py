@@ -274,18 +274,21 @@ def ablation(
     """
     label = table["label"].to_numpy(dtype=np.int64)
     margin = table["logit"].to_numpy(dtype=np.float64)
-    n_groups = 2 * n_values
+    n_groups, judged = 2 * n_values, answers(table)
     rows = []
     for name in (str(name) for name in table.columns if str(name).startswith(WITHOUT)):
         blanked = table[name].to_numpy(dtype=np.float64)
         # Paired: each resample gives both, so what the patients have in common cancels.
-        areas = auroc_of(margin, label), auroc_of(blanked, label)
-        ends = bootstrap_by_patient(_difference(*areas), patient, resamples=resamples, seed=seed)
-        auroc_lost = _lost("auroc", auroc(margin, label), auroc(blanked, label), *ends)
+        areas = auroc_of(margin[judged], label[judged]), auroc_of(blanked[judged], label[judged])
+        ends = bootstrap_by_patient(_difference(*areas), patient[judged], resamples=resamples, seed=seed)
+        whole, part = (auroc(values[judged], label[judged]) for values in (margin, blanked))
+        auroc_lost = _lost("auroc", whole, part, *ends)
         for attribute in threshold_attributes(table):
             group = attribute.groups_in(table)
             # The network keeps its decision threshold: it is not tuned anew without the channel.
-            right, right_without = ((logit > decision_threshold) == (label == 1) for logit in (margin, blanked))
+            right, right_without = (
+                ((logit > decision_threshold) == (label == 1)) & judged for logit in (margin, blanked)
+            )
             hits, n = patient_counts(right, group, patient, n_groups=n_groups)
             hits_without, _ = patient_counts(right_without, group, patient, n_groups=n_groups)
             drawn, drawn_without, count = resampled_counts(hits, hits_without, n, resamples=resamples, seed=seed)

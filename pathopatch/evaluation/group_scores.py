@@ -281,33 +281,3 @@ def _sweep_row(
         "is_measured": not is_small.any(),
         "note": f"too small: {'; '.join(note)}" if note else "",
     }
-
-
-def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None, *, reference_name: str = "") -> str:
-    """Describe the range of WGA, and of its gain over a reference, over the thresholds that can be measured.
-
-    `reference` is the sweep of the run that this one is compared with, on the same patches. For instance ``0.1 to 0.85:
-    WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain over erm-t0.25-s0 +8.1 (at 0.85) to +20.3 (at 0.15), above 0 at 16 of 16
-    thresholds``.
-    """
-    measured = sweep[sweep["is_measured"]].set_index("threshold")
-    if measured.empty:
-        return "no threshold has groups that are large enough"
-    span = f"{measured.index[0]:g} to {measured.index[-1]:g}" if len(measured) > 1 else f"{measured.index[0]:g} only"
-    text = f"{span}: WGA {_range(measured['wga'], '.1f')}"
-    if reference is None:
-        return text
-    gain = (measured["wga"] - reference.set_index("threshold")["wga"].reindex(measured.index)).dropna()
-    if gain.empty:
-        return text
-    above = f"above 0 at {int((gain > 0).sum())} of {len(gain)} thresholds"
-    return f"{text}; gain over {reference_name} {_range(gain, '+.1f')}, {above}"
-
-
-def _range(values: pd.Series[float], form: str) -> str:
-    """Return the lowest and the highest of some shares in percent, each with its threshold (the index)."""
-    lowest, highest = (100 * float(getattr(values, end)()) for end in ("min", "max"))
-    low, high = (float(values.index[getattr(values, end)()]) for end in ("argmin", "argmax"))
-    if low == high:
-        return f"{lowest:{form}}"
-    return f"{lowest:{form}} (at {low:g}) to {highest:{form}} (at {high:g})"

@@ -92,6 +92,11 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "settings_key", "variant", "rerun_of"]).set_index("run")
 
 
+def row_name(config: Mapping[str, Any], method: str, variant: str) -> str:
+    """Return what tables call a run: its own name, else its method and in what it differs from others of that."""
+    return str(config.get("row_name") or (f"{method}, {variant}" if variant else method))
+
+
 def _key(run: str, settings: Mapping[str, Any]) -> str:
     # Nothing is known of a run without settings, so it is like no other.
     known = {name: value for name, value in settings.items() if name != "seed"} or {"run": run}

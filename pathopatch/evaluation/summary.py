@@ -26,7 +26,7 @@ from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import answers, is_right, patient_counts
 from pathopatch.evaluation.predicting import stored_predictions
-from pathopatch.evaluation.run_settings import run_settings
+from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.accuracy import auroc
@@ -93,7 +93,7 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     own = kept[(kept["attribute"] == kept["trained_attribute"]) | (kept["trained_attribute"] == "")]
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
-    for label, of_attribute in own.assign(name=_names(own)).groupby("attribute", sort=False):
+    for label, of_attribute in own.assign(name=_names(work, own)).groupby("attribute", sort=False):
         by = attributes[str(label)]
         settings: dict[str, _Row] = {}
         for (_, _, name, _), runs in of_attribute.groupby(_SETTING, sort=False):
@@ -106,9 +106,9 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     return Summary(pd.DataFrame(rows), pd.DataFrame(pairs), methods_text(work, table, config=config))
 
 
-def _names(table: pd.DataFrame) -> list[str]:
-    """Return what to call the setting of each run: its method, and in what it differs from others of that method."""
-    return [f"{m}, {variant}" if variant else m for m, variant in zip(table["method"], table["variant"], strict=True)]
+def _names(work: Path, table: pd.DataFrame) -> list[str]:
+    rows = table[["run", "method", "variant"]].itertuples(index=False)
+    return [row_name(read_config(WorkFolder(work).run(run)), method, variant) for run, method, variant in rows]
 
 
 def _drawn_row(
@@ -277,8 +277,10 @@ def _data(groups: pd.DataFrame) -> str:
 
 
 def _grouping(groups: pd.DataFrame, table: pd.DataFrame) -> str:
-    names = " and ".join(dict.fromkeys(table["attribute"].astype(str)))
-    return f"Groups are label and tissue fraction, at {names}."
+    first = threshold_attributes(groups)[0]
+    if first.is_patch_attribute:
+        return f"Groups are label and {first.description}: {', '.join(first.group_names)}."
+    return f"Groups are label and tissue fraction, at {' and '.join(dict.fromkeys(table['attribute'].astype(str)))}."
 
 
 def _training(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -313,7 +315,9 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
-    select = list(dict.fromkeys(str(each["select"]) for each in settings))
+    select = list(
+        dict.fromkeys(str(each["tune.objective"] if each.get("search") else each["select"]) for each in settings)
+    )
     by = " or ".join(_SELECTED[name] for name in select)
     tuned = {bool(each["tune_threshold"]) for each in settings}
     at = "at a decision threshold of 0" if tuned == {False} else "at the decision threshold that is best there"

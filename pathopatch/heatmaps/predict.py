@@ -338,7 +338,8 @@ def _batches(
         inside = unpack_masks(part.tissue_mask, source.grid.patch_px) if ensemble.takes_masks else None
         if inside is not None:
             is_taken = np.all([member.takes(inside) for member in ensemble.members], axis=0)
-            refused[part.rows[~is_taken]] = True
+            # With all_patches glass comes too, of which no model of crops is expected to say anything.
+            refused[part.rows[~is_taken & (part.tissue_fraction >= ensemble.spec.min_tissue)]] = True
             part = PatchBatch._make(values[is_taken] for values in part)
             inside = inside[is_taken]
         if len(part.rows):

@@ -334,7 +334,11 @@ def _write_folder(
             "predicted": len(prediction.origins),
             "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
             "unreadable": prediction.unreadable,
-            **({"too_little_tissue": len(prediction.too_little_tissue)} if spec.crop_px is not None else {}),
+            **(
+                {"too_little_tissue": len(prediction.too_little_tissue)}
+                if any(member.spec.crop_px is not None for member in model.members)
+                else {}
+            ),
         },
         "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
         "leakage": known_as,

@@ -169,7 +169,9 @@ class InteriorCrops(nn.Module):
                 for row, column in places
             ]
         )
-        logits: Tensor = self.network(crops.contiguous(memory_format=torch.channels_last))
+        crops = crops.contiguous(memory_format=torch.channels_last)
+        # As many at a time as there are patches: up to `CROPS` times as many would take that much more memory.
+        logits = torch.cat([self.network(part) for part in torch.split(crops, len(x))])
         parts = torch.split(logits, [len(places) for places in corners])
         return logits if self.training else torch.stack([part.mean(dim=0) for part in parts])
 

@@ -41,7 +41,8 @@ _MOST_FEATURES = 2**16  # values per patch of an encoder; the largest known has 
 _MOST_VALUES = 2**27  # of a patch: half a GiB as float32
 # What members of an ensemble may differ in: everything that a slide is not cut or scaled by.
 _MEMBERS_OWN = {
-    "architecture", "timm_args", "torchscript", "input_px", "mean", "std", "mask", "method", "schema_version",
+    "architecture", "timm_args", "torchscript", "input_px", "crop_px", "mean", "std", "mask", "method",
+    "schema_version",
 }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
     return {
         "is_plain": row["method"] in ERM_METHODS,
-        **{name: row[name] for name in ("run", "wga", "wga_low", "wga_high", "average")},
+        **{name: row[name] for name in ("run", "wga", "wga_low", "wga_high", "wga_at_zero", "average")},
         "worst": None
         if worst is None
         else {"name": names[worst], "n": row[f"n_{worst}"], "patients": row[f"patients_{worst}"]},

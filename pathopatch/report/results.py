@@ -10,6 +10,7 @@ import pandas as pd
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.evaluation.reference import n_groups_of
+from pathopatch.evaluation.run_settings import row_name
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
 from pathopatch.groups.group_sizes import FEW_PATIENTS
@@ -46,11 +47,6 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
     return in_order(rows if trained_here.empty or study.attribute.is_patch_attribute else trained_here)
 
 
-def method_text(method: str, variant: str) -> str:
-    """Return a method with what its settings differ in from other runs of it: ``auto, mask normalise``."""
-    return f"{method}, {variant}" if variant else method
-
-
 def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
     """Return rows sorted by some columns, then ERM first and GERNE last, then by seed and run."""
     place = rows["method"].map(
@@ -69,7 +65,7 @@ def by_setting(study: Study, tables: Mapping[str, pd.DataFrame]) -> dict[str, di
         {
             "run": run,
             "trained": training_label(config) or "another cohort",
-            "name": method_text(str(config.get("method", run)), study.run_variants["variant"].get(run, "")),
+            "name": row_name(config, str(config.get("method", run)), study.run_variants["variant"].get(run, "")),
             "method": str(config.get("method", run)),
             "seed": int(config.get("seed", 0)),
         }
@@ -213,7 +209,7 @@ def sweep(study: Study) -> dict[str, Any]:
     panels = by_setting(study, study.sweeps)
     return {
         "panels": list(panels),
-        "rows": [{**row, **_smallest_measured(study.sweeps.get(row["run"]))} for row in runs.to_dict("records")],
+        "rows": [{**row, **_range_measured(study.sweeps.get(row["run"]))} for row in runs.to_dict("records")],
         "too_small": sorted(
             {
                 f"at {row['threshold']:g} {str(row['note']).removeprefix('too small: ')}"
@@ -225,9 +221,20 @@ def sweep(study: Study) -> dict[str, Any]:
     }
 
 
-def _smallest_measured(sweep: pd.DataFrame | None) -> dict[str, int | None]:
-    """Return `smallest_of` over the thresholds of a run's sweep that were measured; None where none was."""
+def _range_measured(sweep: pd.DataFrame | None) -> dict[str, float | None]:
+    """Return how many thresholds of a run's sweep were measured, its lowest and highest WGA there, and `smallest_of`.
+
+    None where none was.
+    """
     measured = pd.DataFrame() if sweep is None else sweep[sweep["is_measured"].astype(bool)]
-    rows = [smallest_of(row) for row in measured.to_dict("records")]
-    names = ("smallest_n", "fewest_patients")
-    return {name: min((row[name] for row in rows), default=None) for name in names}
+    rows = measured.to_dict("records")
+    sizes = [smallest_of(row) for row in rows]
+    ends = {
+        name: pick(rows, key=lambda row: row["wga"], default={}) for name, pick in (("lowest", min), ("highest", max))
+    }
+    return {
+        "measured": len(rows),
+        **{name: row.get("wga") for name, row in ends.items()},
+        **{f"{name}_at": row.get("threshold") for name, row in ends.items()},
+        **{name: min((row[name] for row in sizes), default=None) for name in ("smallest_n", "fewest_patients")},
+    }

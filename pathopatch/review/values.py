@@ -60,8 +60,8 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "tau": patches.tau,
         "group_of": patches.group_of,
         "fields": ["probability", "tissue_fraction", *spread, "group", *difference],
-        # From how much tissue on a cell without a value had too little for the model; None if there is none.
-        "least_tissue": _least_tissue(slide.facts),
+        # A cell without a value, but with so much tissue, had too little for the model; None if there is none.
+        "no_answer_from": _least(slide.facts),
         "layout": _layout(_arrays(slide)),
         "beside": None
         if other is None
@@ -74,8 +74,10 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
     }
 
 
-def _least_tissue(facts: HeatmapFacts) -> float | None:
-    return facts["stamp"]["settings"]["min_tissue"] if facts["counts"].get("too_little_tissue") else None
+def _least(facts: HeatmapFacts) -> dict[str, float] | None:
+    limits = facts["stamp"]["settings"]
+    has_any = facts["counts"].get("too_little_tissue")
+    return {"tissue": limits["min_tissue"], "scanned": limits["min_scanned"]} if has_any else None
 
 
 def slide_values(slide: ReviewedSlide) -> bytes:

@@ -169,7 +169,8 @@ def crops_text(work: Path, config: TrainConfig) -> str:
             lines.append(f"  {split:<6} {group} {name:<28} {f'{held / n:.0%}' if n else '-':>5} of {n}")
     if choice.left_out:
         cells = ", ".join(f"class {y} with {low:.2f} to {high:.2f}" for y, low, high in choice.left_out)
-        lines.append(f"No side serves {choice.left_out_share:.1%} of the patches, by tissue fraction: {cells}.")
+        share = f"{choice.left_out_share:.1%} of the patches"
+        lines.append(f"No side serves 95 % of these, by tissue fraction: {cells} ({share}).")
     return "\n".join([*lines, "A model of crops has no answer for the others: 'too little tissue'."])
 
 

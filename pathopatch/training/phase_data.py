@@ -294,8 +294,9 @@ def keep_crops(
     choice = choose_crops(train, config)
     for y, low, high in choice.left_out:
         warnings.warn(
-            f"patches of class {y} with a tissue fraction of {low:.2f} to {high:.2f} seldom hold a crop of 8 px that "
-            "lies wholly in tissue: they are left out, and in prediction have no answer",
+            f"patches of class {y} with a tissue fraction of {low:.2f} to {high:.2f}: fewer than 95 % hold a crop of "
+            "8 px that lies wholly in tissue; they have no part in the choice of the side, and those without a crop "
+            "are left out",
             UserWarning,
             stacklevel=2,
         )

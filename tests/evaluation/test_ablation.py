@@ -82,6 +82,13 @@ def test_an_empty_group_makes_only_the_loss_of_wga_unknown(table: pd.DataFrame) 
     assert row["auroc_lost"] == 0.5
 
 
+def test_a_patch_without_an_answer_is_wrong_with_every_channel(table: pd.DataFrame) -> None:
+    is_first = np.arange(40) == 3  # of group 3
+    rows = ablation(table.assign(has_answer=~is_first), np.arange(40).astype(str), decision_threshold=0.0)
+    assert {row["wga"] for row in rows} == {0.9}
+    assert {row["auroc"] for row in rows} == {1.0}
+
+
 def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> None:
     batch = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
     blanked = without_channel(batch, 1, 0.4)

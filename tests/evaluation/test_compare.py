@@ -124,6 +124,7 @@ def test_the_text_table_shows_interval_and_groups(work: Path) -> None:
     assert lines[0] == "Split test, in percent; smallest group n = 10"
     gerne = next(line for line in lines if "gerne" in line)
     assert gerne.split()[:3] == ["0.5", "gerne-t0.5-s0", "70.0"]
+    assert gerne.split()[5] == "70.0"  # at a decision threshold of 0, which this run has
     assert gerne.split()[-4:] == ["80.0", "90.0", "1", "600"]
 
 
@@ -325,9 +326,11 @@ def test_the_change_of_the_dependence_on_tissue_is_written(work: Path) -> None:
 
 
 def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
-    ranges = TuneConfig(trials=6, learning_rates=(0.001, 0.004)).model_dump(mode="json")
+    ranges = TuneConfig(trials=6, learning_rates=(0.001, 0.004)).model_dump(
+        mode="json"
+    )  # for WGA, whatever [train] says
     for name in ("erm", "gerne"):
-        config = TrainConfig(method=name, threshold=0.5, steps=300).model_dump(mode="json")
+        config = TrainConfig(method=name, threshold=0.5, steps=300, select="last").model_dump(mode="json")
         stamp = Stamp(stage="tune", settings={"train": config, "tune": ranges})
         write_json(work / "runs" / f"{name}-t0.5-s0" / "run.json", {"stamp": stamp.to_dict()})
     compare(work, ["erm-t0.5-s0", "gerne-t0.5-s0"], config=QUICK)
@@ -343,9 +346,16 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "by 30 draws of patients",
     ):
         assert part in text
+    assert "group-balanced accuracy" not in text
     mark = re.search(r"hash (\w+)", text)[1]
     groups = groups_table()
     swap = {f"val-{name}": f"test-{name}" for name in "pq"}
     groups["patient_id"] = groups["patient_id"].replace(swap | {new: old for old, new in swap.items()})
     write_table(work / "groups.parquet", groups, STAMP)
     assert mark not in methods_text(work, comparison(work, config=QUICK), config=QUICK)
+
+
+def test_a_row_has_the_name_that_the_study_gave_it(work: Path) -> None:
+    of_gerne(work, seed=1, mask="normalise", name="masked", row_name="the masked one")
+    rows = summarise_runs(work, compare(work, config=QUICK), config=QUICK).rows
+    assert rows["name"].tolist() == ["erm", "erm-balanced", "gerne, mask none", "the masked one"]

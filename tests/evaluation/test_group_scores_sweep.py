@@ -6,7 +6,7 @@ import pytest
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.evaluation.evaluate import sweep_table
-from pathopatch.evaluation.group_scores import evaluate_logits, sweep_text, sweep_thresholds
+from pathopatch.evaluation.group_scores import evaluate_logits, sweep_thresholds
 
 # Four patients, a patch of each label at each of the fractions; wrong: tumour at .1 and non-tumour at .9.
 FRACTION = np.tile(np.repeat([0.1, 0.3, 0.5, 0.7, 0.9], 2), 4)
@@ -63,18 +63,6 @@ def test_an_empty_group_leaves_wga_unknown_and_one_patient_is_too_few():
     assert np.isnan(sweep.loc[0.6, "wga"])
     assert np.isnan(sweep.loc[0.6, "gba"])
     assert not swept(patient=np.full(40, "a"))["is_measured"].any()
-
-
-def test_the_text_has_the_range_of_wga_and_of_its_gain():
-    mine = pd.DataFrame({"threshold": [0.1, 0.2, 0.3, 0.4], "wga": [0.0, 0.9, 0.8, 0.85]})
-    mine["is_measured"] = [False, True, True, True]
-    theirs = mine.assign(wga=[0.0, 0.5, 0.9, 0.6])
-    assert sweep_text(mine, theirs, reference_name="erm-t0.5-s0") == (
-        "0.2 to 0.4: WGA 80.0 (at 0.3) to 90.0 (at 0.2); gain over erm-t0.5-s0 -10.0 (at 0.3) to +40.0 (at 0.2), "
-        "above 0 at 2 of 3 thresholds"
-    )
-    assert sweep_text(mine.assign(is_measured=False)) == "no threshold has groups that are large enough"
-    assert sweep_text(mine[1:2]) == "0.2 only: WGA 90.0"
 
 
 def test_there_is_no_sweep_where_the_attribute_is_the_patches_own():

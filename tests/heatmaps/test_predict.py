@@ -389,6 +389,8 @@ def test_a_model_of_crops_sees_tissue_alone_and_gives_no_answer_without_one(tmp_
     assert (len(made.too_little_tissue), made.unreadable) == (1, 0)
     maps = dict(zip(*reversed(made.maps()), strict=True))
     assert np.argwhere(made.without_answer(maps)).tolist() == [[0, 1]]  # glass without a patch has no mark
+    everything = predict.predict_patches(source, Ensemble([model]), PredictConfig(all_patches=True))
+    assert len(everything.too_little_tissue) == 1  # not the glass
     assert _tissue_warnings(made) == [
         "1 of 16 patches (6.2%) hold too little tissue for a crop that the model could judge and have no value"
     ]

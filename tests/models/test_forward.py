@@ -17,7 +17,7 @@ from pathopatch.models.forward import Ensemble, EnsembleOutput, PatchClassifier,
 from pathopatch.models.loading import load_ensemble
 from pathopatch.models.networks import build_network
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec, TrainingRange
+from pathopatch.models.spec import BundleSpec, TrainingRange, joint_spec
 
 
 def spec(**changed: Any) -> BundleSpec:
@@ -86,6 +86,12 @@ def test_tta_is_the_mean_over_the_eight_symmetries_and_invariant() -> None:
 def test_members_that_see_other_patches_are_refused_with_the_difference(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointIncompatibleError, match=message):
         Ensemble([member(background="dark"), member(**{"background": "dark", **changed})])
+
+
+def test_members_may_read_crops_of_different_sides_or_whole_patches() -> None:
+    crops = [spec(mask="interior", crop_px=side) for side in (8, 10)]
+    assert joint_spec([*crops, spec()]).channels == ("A", "B")
+    assert joint_spec([spec(), *crops]).channels == ("A", "B")
 
 
 def test_members_may_differ_in_network_and_training() -> None:

@@ -32,7 +32,7 @@ def runs(gain: tuple[float, float, float], *, n: int = 50, patients: int = 5, pr
         names = ("gain_wga", "gain_wga_low", "gain_wga_high")
         row = common | dict(zip(names, gain if method == "gerne" else (NAN,) * 3, strict=True))
         row |= {"run": method, "method": method, "reference": "erm", "accuracy_2": wga}
-        row |= {"wga": wga, "wga_low": wga - 0.1, "wga_high": wga + 0.1}
+        row |= {"wga": wga, "wga_low": wga - 0.1, "wga_high": wga + 0.1, "wga_at_zero": wga - 0.05}
         rows.append(row | {"wga_val": 0.5 + (method == preferred) / 10, "gba_val": 0.5})
     return pd.DataFrame(rows)
 

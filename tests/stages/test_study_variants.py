@@ -25,6 +25,7 @@ def test_named_rows_replace_the_default_methods_and_keep_the_studys_settings():
         ("auto", "normalise", 50, 1),
         ("erm", "none", 40, 1),
     ]
+    assert [run.row_name for run in runs[:2]] == ["auto, masked", "erm"]
     assert [run.run_name for run in runs[:2]] == ["auto-t0.25-s0-auto-masked", "erm-t0.25-s0-erm"]
 
 
@@ -39,6 +40,9 @@ def test_they_stand_beside_methods_where_those_are_given():
         ([{"method": "erm"}], "name"),
         ([{"name": "a", "method": "gern"}], "gern"),
         ([{"name": "a", "stepz": 3}], "unknown key"),
+        ([{"name": "a", "seed": 3}], r"seed of \[\[runs\]\]"),
+        ([{"name": "a", "bins": [0.3, 0.6]}], r"bins of \[\[runs\]\]"),
+        ([{"name": "\N{GREEK SMALL LETTER BETA}", "method": "erm"}], "name"),
         ([{"name": "a, b", "method": "erm"}, {"name": "a b", "method": "erm"}], "same name"),
     ],
 )

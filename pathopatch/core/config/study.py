@@ -136,13 +136,20 @@ class RunVariant(Config):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = Field(min_length=1, max_length=64)
+    name: str = Field(max_length=64, pattern="[A-Za-z0-9]")
     """How tables call the row, such as "auto, masked"."""
+
+    @model_validator(mode="after")
+    def _study_sets_the_rest(self) -> RunVariant:
+        if given := sorted({"seed", "threshold", "bins"} & set(self.model_extra or {})):
+            raise ValueError(f"{', '.join(given)} of [[runs]]: the study's seeds and [groups] set it for all rows")
+        return self
 
     def settings(self, train: TrainConfig) -> TrainConfig:
         """Return the settings of the row's runs, by the study's own `train`."""
         own = self.model_extra or {}
-        raw = {**train.model_dump(), **own, "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-")}
+        folder = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-")
+        raw = {**train.model_dump(), **own, "name": folder, "row_name": self.name}
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 
@@ -191,8 +198,8 @@ class StudyConfig(SettingsConfig):
     def _rows_have_names(self) -> StudyConfig:
         if not self.methods and not self.runs:
             raise ValueError("give methods or [[runs]]")
-        folders = [variant.settings(self.train).run_name for variant in self.runs]
-        if len(set(folders)) < len(folders):
+        rows = [variant.settings(self.train) for variant in self.runs]
+        if len({row.run_name for row in rows}) < len(rows):
             raise ValueError("two of [[runs]] have the same name, or names that differ in signs alone")
         return self
 

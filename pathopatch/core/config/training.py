@@ -108,7 +108,7 @@ TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_k
 HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
 """Architecture of each head."""
 _LEAST_PX = 8  # of patches; features are patches of one pixel
-NO_EFFECT = {"device", "threads", "cache_gib", "name", "checkpoint_every", "prefetch", "loaders"}
+NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "checkpoint_every", "prefetch", "loaders"}
 """Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
 
@@ -177,6 +177,8 @@ class TrainConfig(Config):
     """Patches at `input_px` are held in memory up to this, GiB."""
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
     """Ending of the run's folder name."""
+    row_name: str = Field(default="", max_length=64)
+    """What tables call the run; `[[runs]]` of a study sets it."""
     t: float = Field(default=0.1, gt=0, lt=1)
     """gerne-unknown: hard share of each class; to be tuned."""
     biased_lr_scale: float = Field(default=1.0, gt=0)

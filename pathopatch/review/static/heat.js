@@ -24,8 +24,9 @@ export class HeatLayer {
     this.ground = facts.background === "dark" ? "dark" : "bright";
     this.positiveEdge = new Edge(values, this.isPositive, () => (this.ground === "dark" ? PAPER : INK));
     const isKnown = Uint8Array.from(values.probability, (value) => (value === value ? 1 : 0)); // NaN: not predicted
-    const least = facts.least_tissue ?? Infinity;
-    this.hasNoAnswer = Uint8Array.from(values.tissue, (tissue, cell) => (!isKnown[cell] && tissue >= least ? 1 : 0));
+    const least = facts.no_answer_from;
+    const isScanned = (cell) => !values.scanned || values.scanned[cell] >= least.scanned;
+    this.hasNoAnswer = Uint8Array.from(values.tissue, (tissue, cell) => (least && !isKnown[cell] && tissue >= least.tissue && isScanned(cell) ? 1 : 0));
     this.areaEdge = new Edge(values, isKnown, (row, column) => (((row + column) >> 1) % 2 ? 0 : AREA_PACKED[this.ground]));
   }
 

@@ -15,7 +15,7 @@ export function drawLegend(place, facts, heat, view) {
   if (view.field === "group") place.replaceChildren(groups(facts, heat));
   else place.replaceChildren(...scale(facts, heat, view));
   place.append(el("p", { class: "quiet" }, "Dashed line: the analysed area. Clear inside: near 0. Outside: not predicted (glass, or not scanned)."));
-  if (facts.least_tissue !== null) place.append(el("p", { class: "quiet" }, `Grey: no answer, too little tissue for this model (${count(facts.counts.too_little_tissue)} patches).`));
+  if (facts.no_answer_from) place.append(el("p", { class: "quiet" }, `Grey: no answer, too little tissue for this model (${count(facts.counts.too_little_tissue)} patches).`));
 }
 
 function scale(facts, heat, view) {
