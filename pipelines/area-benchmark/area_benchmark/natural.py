@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.config import GroupsConfig, TileConfig, TrainConfig
+from pathopatch.core.mask_bits import MaskKind
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.demo.study import TRAIN as DEMO
 from pathopatch.slides.slide_paths import expand_variables
@@ -24,6 +25,7 @@ MINORITIES = {"4 %": None, "8 of each class": 8, "none": 0}
 """Training patches of each class of the demo with the tissue of the other class; None: all that there are."""
 
 
+_MASKS: tuple[MaskKind, ...] = ("tissue", "tumor")  # composing keeps the tumour of a patch that is called so for any
 _LAST = {"select": "last", "tune_threshold": False}  # there is no validation
 SETTINGS = {
     "demo": DEMO.model_copy(update={"threshold": 0.25}),
@@ -102,7 +104,8 @@ def _lung(_case: str, seed: int, work: Path) -> Iterator[Fold]:
     import_patches(Path(expand_variables("${PATHOPATCH_REAL_DATA}/lung")[0]), folder, TileConfig())
     groups = form_groups(folder, GroupsConfig(thresholds=(0.65,), split_seed=seed))
     config = SETTINGS["lung images"]
-    train, val, test = (_patches(folder, groups[groups["split"] == name], config) for name in SPLITS)
+    parts = (groups[groups["split"] == name] for name in SPLITS)
+    train, val, test = (_patches(folder, rows, config, masks=("tissue",)) for rows in parts)
     yield Fold(train, val, test, config)
 
 
@@ -124,7 +127,8 @@ def with_minority(patches: PatchSet, count: int, *, seed: int) -> NDArray[np.boo
     return stays
 
 
-def _patches(folder: Path, rows: pd.DataFrame, config: TrainConfig) -> PatchSet:
-    # Composing needs a mask of tumour where the class is that of any tumour in a patch.
-    masks = ("tissue", "tumor") if rows["tumor_fraction"].notna().any() else ("tissue",)
-    return load_patches(folder, rows, input_px=config.input_px, splits=SPLITS, threshold=config.threshold, masks=masks)
+def _patches(
+    folder: Path, rows: pd.DataFrame, config: TrainConfig, *, masks: tuple[MaskKind, ...] = _MASKS
+) -> PatchSet:
+    by = {"input_px": config.input_px, "threshold": config.threshold}
+    return load_patches(folder, rows, splits=SPLITS, masks=masks, **by)
