@@ -228,7 +228,7 @@ def _side_by_side(
     """Yield what `_pooled` does, after one process has made the cohorts."""
     cohorts: dict[tuple[Any, ...], tuple[Any, ...]] = {arguments[0].cohort: arguments for _, arguments in tasks}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        for cell, config, _, work, *_ in cohorts.values():
+        for cell, config, _, work, *_ in cohorts.values() if time.monotonic() < deadline else ():
             pool.submit(make, work, config, cell).result()
     yield from _pooled(tasks, jobs, deadline)
 
