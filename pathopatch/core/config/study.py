@@ -142,7 +142,7 @@ class RunVariant(Config):
     @model_validator(mode="after")
     def _study_sets_the_rest(self) -> RunVariant:
         if given := sorted({"seed", "threshold", "bins"} & set(self.model_extra or {})):
-            raise ValueError(f"{', '.join(given)} of [[runs]]: the study's seeds and [groups] set it for all rows")
+            raise ValueError(f"{', '.join(given)} of [[runs]]: all rows have the study's, from seeds and [groups]")
         return self
 
     def settings(self, train: TrainConfig) -> TrainConfig:
