@@ -61,7 +61,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "group_of": patches.group_of,
         "fields": ["probability", "tissue_fraction", *spread, "group", *difference],
         # A cell without a value, but with so much tissue, had too little for the model; None if there is none.
-        "no_answer_from": _least(slide.facts),
+        "no_answer_from": _limits_of_no_answer(slide.facts),
         "layout": _layout(_arrays(slide)),
         "beside": None
         if other is None
@@ -74,7 +74,8 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
     }
 
 
-def _least(facts: HeatmapFacts) -> dict[str, float] | None:
+def _limits_of_no_answer(facts: HeatmapFacts) -> dict[str, float] | None:
+    """Return the least tissue and scanned fraction, in [0, 1], of a predicted patch; None where all have an answer."""
     limits = facts["stamp"]["settings"]
     has_any = facts["counts"].get("too_little_tissue")
     return {"tissue": limits["min_tissue"], "scanned": limits["min_scanned"]} if has_any else None
