@@ -34,8 +34,7 @@ _FROM_ELSEWHERE = {
     **{
         f"results/{study}.md": f"pipelines/{study}/README.md"
         for study in (
-            "area-benchmark", "idc", "imposed-tissue", "interventions", "features", "features-speed", "cmnist",
-            "group-robustness", "tissue-gallery",
+            "area-benchmark", "idc", "features", "features-speed", "cmnist", "group-robustness", "tissue-gallery",
         )
     },
 }  # fmt: skip

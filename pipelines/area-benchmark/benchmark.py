@@ -21,7 +21,7 @@ from area_benchmark.natural import folds
 from area_benchmark.search import trials_of, winners
 from area_benchmark.settings import BenchmarkConfig
 from area_benchmark.settings import load as load_benchmark
-from area_benchmark.tables import fill, natural_tables, tables
+from area_benchmark.tables import before_and_now, fill, natural_tables, tables
 
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import GroupsConfig, TileConfig, TrainConfig
@@ -33,7 +33,7 @@ from pathopatch.training.fit import fit_arrays
 
 HERE = Path(__file__).resolve().parent
 MADE, README = "made.json", "README.md"
-RESULTS, SEARCHED, NATURAL = "results.csv", "searched.csv", "natural.csv"
+RESULTS, SEARCHED, NATURAL, EARLIER = "results.csv", "searched.csv", "natural.csv", "earlier.csv"
 FEATURES = "features"
 """Beside the README. Each row is added at once, and is not run again."""
 
@@ -65,9 +65,12 @@ def main() -> None:
         )
     natural_keys = {*_run_natural(config, options, deadline), *_run_features(config, options, deadline)}
     results, natural = _rows(options.out / RESULTS), _rows(options.out / NATURAL)
+    results, natural = results[results["key"].isin(keys.values())], natural[natural["key"].isin(natural_keys)]
+    wga = pd.concat([results.rename(columns={f"wga@{config.thresholds[0]:g}": "wga"}), natural])
     made = [
-        tables(results[results["key"].isin(keys.values())], cut=config.thresholds[0]),
-        natural_tables(natural[natural["key"].isin(natural_keys)]),
+        tables(results, cut=config.thresholds[0]),
+        natural_tables(natural),
+        before_and_now(pd.read_csv(HERE / EARLIER), wga),
     ]
     text = "\n\n".join(part for part in made if part)
     print(text)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from made_patches import toy
 
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.training.dataset import PatchMasks, PatchSet
 
@@ -64,6 +65,93 @@ def test_the_plan_is_paired_balanced_and_split_by_tile(label: str) -> None:
     used = _crops().label[planned["crop"]]
     assert (used == 0).all() if label == "waves" else (used == planned["label"]).all()
     assert (planned["base"] >= 0).all() == (label == "any tumour")
+
+
+@pytest.fixture
+def look() -> Any:
+    return render.draw_look(np.random.default_rng(1), side_px=48, is_dark=False)
+
+
+@pytest.mark.parametrize("share", [0.12, 0.45, 0.55, 0.9])
+def test_an_island_covers_its_share_and_a_larger_one_covers_the_smaller(look: Any, share: float) -> None:
+    cover = render.island(look.field, share)
+    assert cover.mean() == pytest.approx(share, abs=1e-4)
+    assert (render.island(look.field, share + 0.05) >= cover).all()
+
+
+def test_the_rim_is_feathered_within_one_pixel(look: Any) -> None:
+    cover = render.island(look.field, 0.5)
+    partial = (cover > 0) & (cover < 1)
+    inside, outside = cover == 1, cover == 0
+    assert partial.any()
+    assert not (inside[:, 1:-1] & outside[:, :-2] & outside[:, 2:]).any()
+    across = np.abs(np.diff(cover, axis=1)).max()
+    assert across > 0.5  # a rim of several pixels would rise more slowly everywhere
+
+
+def test_a_restained_crop_has_the_mean_and_spread_that_were_drawn() -> None:
+    pixels = np.random.default_rng(0).integers(80, 120, (48, 48, 3), dtype=np.uint8)
+    tissue = np.ones((48, 48), bool)
+    tissue[:5] = False
+    mean, sd = np.array([0.4, 0.6, 0.3]), np.array([0.05, 0.08, 0.04])
+    density = render.restained(pixels, tissue, mean, sd)
+    np.testing.assert_allclose(density[tissue].mean(axis=0), mean, rtol=1e-12)
+    np.testing.assert_allclose(density[tissue].std(axis=0), sd, rtol=1e-12)
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_outside_the_island_nothing_of_the_crop_is_left(is_dark: bool) -> None:
+    look = render.draw_look(np.random.default_rng(2), side_px=16, is_dark=is_dark)
+    cover = render.island(look.field, 0.4)
+    first, second = (
+        render.render(render.restained(pixels, tissue, look.mean, look.sd), cover, look, is_dark=is_dark)
+        for pixels, tissue in zip(_crops().pixels[:2], _crops().tissue[:2], strict=True)
+    )
+    ground = first[cover == 0]
+    np.testing.assert_array_equal(ground, second[cover == 0])
+    assert (first[cover == 1] != second[cover == 1]).any()
+    assert ground.max() < 40 if is_dark else ground.min() > 200
+
+
+def test_crops_hold_enough_tissue_and_do_not_overlap() -> None:
+    mask = np.ones((64, 96), bool)
+    mask[:, 40:50] = False
+    corners = list(crops.places(mask, side_px=16, apart_px=16, min_tissue=0.93, rng=np.random.default_rng(0)))
+    count = np.zeros(mask.shape, int)
+    for x, y in corners:
+        assert mask[y : y + 16, x : x + 16].mean() >= 0.93
+        count[y : y + 16, x : x + 16] += 1
+    assert count.max() == 1
+    assert len(corners) >= 8  # of 4 x 2 on the left and 4 x 2 on the right
+
+
+def test_classes_are_matched_by_their_share_of_tissue() -> None:
+    share = np.concatenate([np.linspace(0.93, 1, 40), 1 - 0.07 * np.linspace(0, 1, 400) ** 2])
+    label = np.repeat([0, 1], [40, 400])
+    pairs = crops.matched(share, label, 40, seed=0)
+    assert share[label == 1].mean() - share[label == 0].mean() > 0.01
+    assert np.abs(share[pairs[:, 1]] - share[pairs[:, 0]]).max() < 0.001
+    assert (label[pairs] == [0, 1]).all()
+    assert len(np.unique(pairs)) == 80
+
+
+def test_too_few_crops_are_refused_with_their_numbers() -> None:
+    few_crops = _crops(8)
+    with pytest.raises(InputUnsupportedError, match="8 crops of non-tumour and 8 of tumour, 9 of each"):
+        crops.matched(few_crops.share, few_crops.label, 9, seed=0)
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_ones(tmp_path: Path) -> None:
+    source_crops, few = _crops(), settings.CohortConfig(**SMALL)
+    look = {"polarity": "bright", "label": "class"}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        cohort.write(tmp_path / name, source_crops, cohort.plan(source_crops, few, seed=seed), **look)
+    a, b, c = (
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in "abc"
+    )
+    assert a == b
+    assert all(a[name] != c[name] for name in a if name.endswith(".png"))
 
 
 def test_a_larger_island_uncovers_more_of_the_same_texture() -> None:
@@ -151,6 +239,15 @@ def test_the_tables_compare_every_two_rows_on_the_same_cohorts() -> None:
     assert "| 1 % | gerne | 2 | 70.0 ± 0.0 | 70.0 |" in text
 
 
+def test_earlier_results_stand_beside_those_of_the_same_row() -> None:
+    about = {"ground": "lung", "case": "1 %"}
+    earlier = pd.DataFrame([about | {"row": r, "cohorts": 10, "wga": 76.6, "sd": 5.2} for r in ("resample", "auto")])
+    now = pd.DataFrame([about | {"row": "resample", "wga": value} for value in (70.0, 72.0)])
+    text = tables.before_and_now(earlier, now)
+    assert "| lung | 1 % | resample | 76.6 ± 5.2 | 10 | 71.0 ± 1.4 | 2 |" in text
+    assert "auto" not in text
+
+
 def test_half_of_the_copies_have_a_rectangle_of_noise_and_nothing_else_changes() -> None:
     sets = {"train": _patches([4, 8, 12, 16]), "test": _patches([4])}
     made = inputs.erased(sets, seed=0)["train"]
@@ -217,3 +314,10 @@ def test_the_picks_of_a_rule_are_compared_cohort_by_cohort() -> None:
     assert "| a checkpoint of each trial | erm | plain | 2 | 70.5 |  |" in text
     assert "| a checkpoint of each trial | erm | cross-fitted | 2 | 60.5 | -10.00 (-10.00 to -10.00) |" in text
     assert "| trial and checkpoint | erm | plain | 2 | 70.0 |  |" in text
+
+
+def test_tables_replace_what_stands_between_the_markers(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n", encoding="utf-8")
+    tables.fill(readme, "new")
+    assert readme.read_text(encoding="utf-8") == f"before\n{tables.BEGIN}\nnew\n{tables.END}\nafter\n"

@@ -33,6 +33,19 @@ def natural_tables(table: pd.DataFrame) -> str:
     return "\n".join(parts).rstrip()
 
 
+def before_and_now(earlier: pd.DataFrame, now: pd.DataFrame) -> str:
+    """Return a table of earlier results beside those of the same rows of `now`, whose accuracy is ``wga``."""
+    found = now.groupby(_SAME, sort=False)["wga"]
+    lines = ["| ground | conflicting | row | before | cohorts | now | cohorts |", "|---" * 7 + "|"]
+    for row in earlier.itertuples():
+        name = row.ground, row.case, row.row
+        if name in found.groups:
+            before = f"{row.wga:.1f}" + (f" ± {row.sd:.1f}" if row.cohorts > 1 else "")
+            part = found.get_group(name)
+            lines.append(f"| {' | '.join(name)} | {before} | {row.cohorts} | {_mean(part)} | {len(part)} |")
+    return "\n".join(["### Before and now", "", *lines])
+
+
 def _halves(table: pd.DataFrame) -> Iterator[str]:
     yield "| case | row | half of the tissue cut |"
     yield "|---" * 3 + "|"

@@ -1,1 +1,0 @@
-"""Real texture with an imposed, and therefore known, tissue-area shortcut."""
