@@ -50,9 +50,10 @@ def _halves(table: pd.DataFrame) -> Iterator[str]:
     yield "| case | row | half of the tissue cut |"
     yield "|---" * 3 + "|"
     for (_, case, row), part in table.groupby(_SAME, sort=False):
-        ends = f"{part['half_low'].min():+.3f} to {part['half_high'].max():+.3f}"
+        low, high = part["half_low"].min(), part["half_high"].max()
+        ends = f" ({low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""  # of one patient there is none
         if part["half"].notna().any():
-            yield f"| {case} | {row} | {part['half'].mean():+.3f} ({ends}) |"
+            yield f"| {case} | {row} | {part['half'].mean():+.3f}{ends} |"
 
 
 def _measures(table: pd.DataFrame, at: str = "") -> Iterator[str]:
