@@ -1,6 +1,6 @@
 """Run the command line: `python -m pathopatch`."""
 
-import runpy
+from pathopatch.cli import main
 
 if __name__ == "__main__":
-    runpy.run_module("pathopatch.cli", run_name="__main__", alter_sys=True)
+    main()

@@ -28,7 +28,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Predict": (predicting.predict, slides.info),
     "Review and export": (predicting.review, predicting.report, upkeep.index),
     "Data": (slides.manifest, slides.check, slides.tile, slides.tissue, slides.encode),
-    "Audit": (training.groups, training.audit),
+    "Audit": (training.groups, training.audit, training.audit_model),
     "Train and study": (training.run, training.train, training.evaluate, training.demo),
     "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
 }

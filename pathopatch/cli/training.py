@@ -141,6 +141,49 @@ def audit(
     print(work_audit_text(work, force=batch.force))
 
 
+def audit_model(
+    model: Annotated[Path, typer.Argument(help="Model bundle, or the folder of its run.", show_default=False)],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Slides or folders of slides, a manifest, or a tiled work folder. No labels are needed.",
+            metavar="SLIDES|FOLDER|MANIFEST|WORK",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.", show_default=False)],
+    per_slide: Annotated[int, typer.Option(min=1, help="Patches of a slide at most, spread over the area.")] = 50,
+    fail_on: Annotated[
+        Literal["relies", "nothing"], typer.Option(help="End with exit code 1 if the model relies on area.")
+    ] = "nothing",
+    slide_mpp: SlideMpp = None,
+    config: ConfigFile = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    *,
+    settings: Annotated[PredictConfig, Fields("device")],
+) -> None:
+    """Ask a model whether its answers follow the tissue area: set the area of patches, and ask again."""
+    from pathopatch.stages import audit_model as stage
+    from pathopatch.stages.find_slides import find_models
+
+    with progress_bars(quiet) as progress:
+        sources = stage.find_sources(source, out=out, progress=progress)
+        result = stage.audit_model(
+            find_models([model]),
+            sources,
+            out,
+            settings,
+            per_slide=per_slide,
+            slide_mpp=slide_mpp,
+            force=force,
+            progress=progress,
+        )
+    print(stage.result_text(result))
+    if fail_on == "relies" and result["verdict"] == "relies":
+        raise typer.Exit(1)
+
+
 def train(
     context: typer.Context,
     work: Work,

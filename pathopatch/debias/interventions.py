@@ -12,6 +12,8 @@ the same bytes. Areas are in pixels, or shares of the patch. OpenCV is needed; `
     drawn = plan(fractions_by_class, label=base.label, fraction=base.tissue.mean(), rng=rng)
     made = compose(base, donors, drawn, rng=rng, others=others)  # made.pixels has the label of the base
 
+`set_area` needs neither label nor donors: it asks a trained model whether its answer follows the area.
+
 References
 ----------
 .. [1] Gao et al., "Out-of-Domain Robustness via Targeted Augmentations", ICML 2023, arXiv:2302.11861.
@@ -23,7 +25,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +53,18 @@ _LEAST_AREA = 0.05  # share of the patch: smaller targets and pieces show too li
 _LEAST_TUMOR_PX = 16
 _TRIES = 4  # donors looked at for a piece
 _MIRRORED = 4  # tissue that fills little of the patch is not brought into all of it by mirrors
+
+
+AREAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Shares of the patch that are set."""
+LEAST_AREA = 0.1
+"""Share of tissue that a patch must have: less cannot be grown to all areas."""
+SEEDS = 2
+"""Edits of each patch to each area, with other cuts and other pieces."""
+PLACEBOS = ("shuffled", "ground", "flipped")
+"""Edits at equal area: half of the tissue cut and grown again, the ground around it filled anew, left and right."""
+_KEPT = 0.08  # of the second edit: all but this share is grown, whatever the area
+_RIM_PX = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -350,3 +364,68 @@ def _check(base: Patch, donors: Sequence[Patch], labels: Labels, growth: Growth)
                 f"a donor of class {patch.label} for a patch of class {base.label} would change what the label says",
                 remedy="Give donors of the same class.",
             )
+
+
+class EditedPatch(NamedTuple):
+    """A patch after an edit: pixels (C, H, W) in the units of the patch, and its tissue (H, W)."""
+
+    pixels: npt.NDArray[np.float32]
+    tissue: npt.NDArray[np.bool_]
+
+
+def set_area(
+    pixels: npt.NDArray[np.float32],
+    tissue: npt.NDArray[np.bool_],
+    area: float,
+    rng: np.random.Generator,
+    *,
+    kept: float = 1.0,
+    ground: npt.NDArray[np.float32] | None = None,
+) -> EditedPatch:
+    """Return a patch with another tissue area.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (C, H, W)
+        Any scale; not changed.
+    tissue : ndarray of bool, shape (H, W)
+        Which pixels are tissue.
+    area : float
+        Share of the patch that is tissue afterwards.
+    rng : numpy.random.Generator
+        Draws cuts, turns, places and noise.
+    kept : float
+        Share of the patch that stays of its tissue, at most.
+    ground : ndarray of float32, shape (C, n), optional
+        Pixels of the slide away from tissue, for patches with few clear pixels.
+
+    Raises
+    ------
+    NoTissueError, InputUnsupportedError, NonFiniteError
+        As `compose`; without tissue, or with tissue all over and no ground.
+    """
+    own = float(tissue.mean())
+    plan = CompositionPlan(target=area, keep=min(own, area, kept), pieces=(1.0,) * MOST_PIECES, rim_px=_RIM_PX)
+    base = Patch(pixels=pixels, tissue=tissue, label=0)
+    made = compose(base, (), plan, rng=rng, growth="own", ground=ground)
+    return EditedPatch(made.pixels, made.tissue)
+
+
+def edits(
+    pixels: npt.NDArray[np.float32], tissue: npt.NDArray[np.bool_], *, seed: Any, ground: Any = None
+) -> Iterator[EditedPatch]:
+    """Yield the patch as it is and all edits that the audit asks about, in the order of `EDITS`; see `set_area`."""
+    own = float(tissue.mean())
+    yield EditedPatch(pixels, tissue)
+    rounds = [1.0] * SEEDS + [_KEPT]
+    for number, kept in enumerate(rounds):
+        for area in AREAS:
+            yield set_area(pixels, tissue, area, np.random.default_rng((*seed, number)), kept=kept, ground=ground)
+    rng = np.random.default_rng((*seed, len(rounds)))
+    yield set_area(pixels, tissue, own, rng, kept=own / 2, ground=ground)
+    yield set_area(pixels, tissue, own, rng, ground=ground)
+    yield EditedPatch(np.ascontiguousarray(pixels[:, :, ::-1]), np.ascontiguousarray(tissue[:, ::-1]))
+
+
+N_EDITS = 1 + (SEEDS + 1) * len(AREAS) + len(PLACEBOS)
+"""Patches that `edits` yields."""

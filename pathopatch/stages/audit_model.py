@@ -1,0 +1,308 @@
+"""Ask a model whether its answers follow the tissue area, on slides without labels: the command `audit-model`.
+
+``area-reliance.json`` holds the verdict and every measure, ``area-reliance.csv`` each patch with the model's answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import Stamp, artefact, content_fingerprint, fingerprint_file, read_table
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import InputMissingError, PathopatchError
+from pathopatch.core.files import read_json, write_csv, write_json
+from pathopatch.core.mask_bits import resize_masks, unpack_masks
+from pathopatch.core.task import Progress
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.debias.interventions import AREAS, LEAST_AREA
+from pathopatch.evaluation.area_reliance import Margins, Responses, ask, reliance, reliance_text
+from pathopatch.models.forward import Ensemble, resize_area
+from pathopatch.models.loading import load_ensemble
+from pathopatch.models.spec import patch_limits
+from pathopatch.patches.intensity import scale
+from pathopatch.patches.source import FromSlide, FromStore
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages.batch.slide_table import open_row
+from pathopatch.stages.find_slides import find_cohort
+
+STAGE = "audit-model"
+RESULT, TABLE = "area-reliance.json", "area-reliance.csv"
+PER_SLIDE = 50
+_BLANK, _BLANKS = 0.01, 10  # tissue of a blank patch, and how many of a slide are asked about
+_GROUND_PX = 4096  # of a slide, to fill patches that are full of tissue
+
+_Opened = tuple[str, str, Callable[[], AbstractContextManager[FromSlide | FromStore]]]
+"""Id and patient of a slide, and how to open it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Patches of a slide, scaled to [0, 1] as the models take them."""
+
+    slide_id: str
+    patient_id: str
+    names: list[str]  # patch_id of each
+    pixels: NDArray[np.float32]  # (n, C, P, P)
+    tissue: NDArray[np.bool_]  # (n, P, P)
+    blank: NDArray[np.bool_]  # (n,): glass
+
+    @property
+    def ground(self) -> NDArray[np.float32] | None:
+        """Pixels (C, m) away from tissue; None without any."""
+        pixels = self.pixels.transpose(1, 0, 2, 3)[:, ~self.tissue]
+        if not pixels.size:
+            return None
+        return pixels[:, np.linspace(0, pixels.shape[1] - 1, _GROUND_PX).astype(int)]
+
+
+def audit_model(
+    models: Sequence[Path],
+    sources: Sequence[SlideRow] | Path,
+    out: Path,
+    config: PredictConfig,
+    *,
+    per_slide: int = PER_SLIDE,
+    seed: int = 0,
+    slide_mpp: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Ask a model, or the mean of several, about patches of some slides; write the answers and return the result.
+
+    It is that of `reliance` with ``slides``, ``failed`` (slides that could not be asked about, with the reason),
+    ``glass``, ``models`` (fingerprints) and ``stamp``. A finished result of equal inputs is returned as it is.
+
+    Parameters
+    ----------
+    models : sequence of Path
+        Bundles.
+    sources : sequence of SlideRow, or Path
+        Slides, or a tiled work folder. A slide without a patient counts as one of its own.
+    out : Path
+        Folder for the result.
+    per_slide : int
+        Patches of a slide, at most, spread over the tissue area.
+    slide_mpp : float, optional
+        um per level-0 px of slides whose files state none.
+
+    Raises
+    ------
+    PathopatchError
+        The bundles or the device are refused, or no slide could be read.
+    StaleArtefactError
+        There is the result of another model or of other slides, and `force` is off.
+    """
+    stamp = Stamp(
+        stage=STAGE,
+        settings={"per_slide": per_slide, "seed": seed, "slide_mpp": slide_mpp},
+        inputs={f"model {number}": fingerprint_file(path) for number, path in enumerate(models)} | _inputs(sources),
+    )
+    with artefact(out / RESULT, stamp=stamp, force=force) as output:
+        if not output.is_current:
+            ensemble = load_ensemble(models, device=config.device, precision=config.precision, runtime=config.runtime)
+            opened = _stored(sources) if isinstance(sources, Path) else _slides(sources, ensemble, config, slide_mpp)
+            result, table = _ask(ensemble, opened, config, per_slide=per_slide, seed=seed, progress=progress)
+            write_csv(out / TABLE, table)
+            write_json(out / RESULT, {"stamp": stamp.to_dict(), **result})
+    return read_json(out / RESULT)
+
+
+def _inputs(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
+    """Return fingerprints of the slides, by id; those of files that are missing are left out."""
+    if isinstance(sources, Path):
+        return {"slides": fingerprint_file(WorkFolder(sources).slides)}
+    found = {}
+    for row in sources:
+        texts = row.source.values() if isinstance(row.source, dict) else [row.source]
+        with suppress(PathopatchError):
+            found[f"slide {row.slide_id}"] = content_fingerprint([Path(text.partition("#")[0]) for text in texts])
+    return found
+
+
+def _ask(
+    ensemble: Ensemble,
+    opened: Sequence[_Opened],
+    config: PredictConfig,
+    *,
+    per_slide: int,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
+    margins, parts, tables, blanks, failed = _margins(ensemble), [], [], [], {}
+    for number, (name, patient, opener) in enumerate(opened):
+        try:
+            with opener() as source:
+                sample = draw(source, ensemble, config, patient=patient, count=per_slide, seed=seed + number)
+            blanks.append(margins(sample.pixels[sample.blank], sample.tissue[sample.blank]))
+            part, table = _asked(margins, sample, seed=seed + number)
+        except PathopatchError as error:
+            failed[name] = str(error)
+            continue
+        parts.append(part)
+        tables.append(table)
+        if progress is not None:
+            progress("slides", number + 1, len(opened))
+    if not parts:
+        raise InputMissingError(
+            f"no slide could be asked about: {next(iter(failed.values()), 'there is none')}",
+            remedy="give slides that the model can predict",
+        )
+    glass = np.concatenate(blanks)
+    result = reliance(_joined(parts), seed=seed) | {
+        "slides": len(parts),
+        "failed": failed,
+        "glass": {"patches": len(glass), "positive": float((glass > 0).mean()) if len(glass) else None},
+    }
+    return result, pd.concat(tables, ignore_index=True)
+
+
+def find_sources(sources: Sequence[str], *, out: Path, progress: Progress | None = None) -> Sequence[SlideRow] | Path:
+    """Return what a command line names: a tiled work folder, or slides as `find_cohort`."""
+    if len(sources) == 1 and WorkFolder(Path(sources[0])).slides.is_file():
+        return Path(sources[0])
+    return find_cohort(sources, out=out, progress=progress).rows
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Return a result of `audit_model` as text for a terminal."""
+    return reliance_text(result)
+
+
+def draw(
+    source: FromSlide | FromStore, ensemble: Ensemble, config: PredictConfig, *, patient: str, count: int, seed: int
+) -> Sample:
+    """Return patches of a slide spread over the tissue area, and some blank ones."""
+    rng = np.random.default_rng((seed, 1))
+    if isinstance(source, FromStore):
+        table = source.table(min_scanned=patch_limits(ensemble.spec, config)["min_scanned"])
+        fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
+        chosen = stored[_spread(fractions, count, rng)]
+        pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
+    else:
+        chosen = _spread(_overview_fractions(source), count, rng)
+        batches = list(source.batches(rows=chosen, min_scanned=patch_limits(ensemble.spec, config)["min_scanned"]))
+        chosen = np.concatenate([chosen[batch.rows] for batch in batches])
+        pixels = np.concatenate([batch.patches for batch in batches])
+        tissue = np.concatenate([unpack_masks(batch.tissue_mask, pixels.shape[-1]) for batch in batches])
+    # Edits at the side that the network takes cost least, and nothing that it would see is lost.
+    side = min(pixels.shape[-1], max(member.spec.input_px for member in ensemble.members))
+    scaled = np.stack([scale(patch, source.windows) for patch in pixels])
+    origins = source.origins[chosen].tolist()
+    return Sample(
+        slide_id=source.slide_id,
+        patient_id=patient,
+        names=[f"{source.slide_id}@{x},{y}" for x, y in origins],
+        pixels=resize_area(scaled, side),
+        tissue=resize_masks(tissue, side),
+        blank=tissue.mean(axis=(1, 2)) < _BLANK,
+    )
+
+
+def _spread(fractions: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return rows of at most `count` patches whose tissue fractions (N,) are spread evenly, and of some blank ones."""
+    rows = rng.permutation(len(fractions))
+    tenth = np.floor(10 * fractions[rows]).clip(0, 9)
+    turn = pd.Series(tenth).groupby(tenth).cumcount().to_numpy()  # one of each tenth, then the second of each …
+    order = rows[np.lexsort((tenth, turn))]
+    held = order[fractions[order] >= LEAST_AREA][:count]
+    blank = rows[fractions[rows] < _BLANK][:_BLANKS]
+    return np.sort(np.concatenate([held, blank])).astype(np.int64)
+
+
+def _overview_fractions(source: FromSlide) -> NDArray[np.float64]:
+    """Return about how much tissue each patch (N,) holds, by the overview: no patch is read for it."""
+    model = source.tissue
+    width, height = source.grid.extent / model.scale_x, source.grid.extent / model.scale_y
+    means = np.zeros(len(source.origins))
+    for number, (x, y) in enumerate(source.origins / (model.scale_x, model.scale_y)):
+        part = model.mask[int(y) : max(int(y) + 1, round(y + height)), int(x) : max(int(x) + 1, round(x + width))]
+        means[number] = part.mean() if part.size else 0.0
+    return means
+
+
+def _margins(ensemble: Ensemble) -> Margins:
+    """Return a function that gives the calibrated logit less that of the decision."""
+    probability = ensemble.spec.decision_probability
+    assert probability is not None  # members have two classes
+    decision = float(np.log(probability) - np.log1p(-probability))
+    temperature = ensemble.spec.temperature if len(ensemble.members) == 1 else 1.0
+
+    def margins(x: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
+        if not len(x):
+            return np.empty(0)
+        output = ensemble.forward([member.standardised(x, tissue) for member in ensemble.members])
+        return np.asarray(output.logit / temperature - decision, np.float64)
+
+    return margins
+
+
+def _asked(margins: Margins, sample: Sample, *, seed: int) -> tuple[Responses, pd.DataFrame]:
+    """Return the answers on a slide's patches that hold tissue, and as a table."""
+    held = ~sample.blank
+    patients = np.full(int(held.sum()), sample.patient_id)
+    answers = ask(margins, sample.pixels[held], sample.tissue[held], patients, seed=seed, ground=sample.ground)
+    names = [name for name, is_held in zip(sample.names, held, strict=True) if is_held]
+    columns: dict[str, Any] = {
+        "patch_id": [names[row] for row in answers.rows],
+        "slide_id": sample.slide_id,
+        "patient_id": sample.patient_id,
+        "tissue_fraction": answers.area,
+        "margin": answers.natural,
+        **{f"margin@{area:g}": z for area, z in zip(AREAS, answers.areas.mean(axis=0).T, strict=True)},
+        **{f"margin {name}": z for name, z in answers.placebos.items()},
+    }
+    return answers, pd.DataFrame(columns)
+
+
+def _joined(parts: Sequence[Responses]) -> Responses:
+    """Return the answers on several slides as those on one."""
+    return Responses(
+        rows=np.concatenate([part.rows for part in parts]),
+        natural=np.concatenate([part.natural for part in parts]),
+        areas=np.concatenate([part.areas for part in parts], axis=1),
+        again=np.concatenate([part.again for part in parts]),
+        placebos={name: np.concatenate([part.placebos[name] for part in parts]) for name in parts[0].placebos},
+        area=np.concatenate([part.area for part in parts]),
+        patient=np.concatenate([part.patient for part in parts]),
+        left_out=sum(part.left_out for part in parts),
+    )
+
+
+def _stored(work: Path) -> list[_Opened]:
+    """Return the tiled slides of a work folder: id, patient, and how to open it."""
+    slides = read_table(WorkFolder(work).slides)
+    return [
+        (str(row.slide_id), str(row.patient_id), partial(_open_store, work, str(row.slide_id)))
+        for row in slides.itertuples()
+    ]
+
+
+def _slides(
+    rows: Sequence[SlideRow], ensemble: Ensemble, config: PredictConfig, slide_mpp: float | None
+) -> list[_Opened]:
+    return [(row.slide_id, row.patient_id, partial(_open_slide, row, ensemble, config, slide_mpp)) for row in rows]
+
+
+@contextmanager
+def _open_store(work: Path, slide_id: str) -> Iterator[FromStore]:
+    yield FromStore(work, slide_id)
+
+
+@contextmanager
+def _open_slide(
+    row: SlideRow, ensemble: Ensemble, config: PredictConfig, slide_mpp: float | None
+) -> Iterator[FromSlide]:
+    from pathopatch.heatmaps.predict import slide_source
+
+    with open_row(replace(row, channel_order=ensemble.spec.channels), fallback_mpp=slide_mpp) as slide:
+        yield slide_source(slide, ensemble.spec, row.slide_id, config, tissue_mask=row.tissue_mask)

@@ -1,0 +1,121 @@
+"""The audit of a model: patches are set to an area, and models of known conduct get the verdict that they deserve."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from pathopatch.core.errors import NonFiniteError
+from pathopatch.debias.interventions import AREAS, N_EDITS, edits, set_area
+from pathopatch.evaluation.area_reliance import adj, ask, eta, judge, reliance
+
+SIDE = 32
+
+
+def _patches(n: int = 160, *, patients: int = 10, least: float = 0.15, most: float = 0.85, seed: int = 0):
+    """Patches with smooth islands on glass; the first half of the islands is red, the other half blue."""
+    rng = np.random.default_rng(seed)
+    pixels, masks = np.empty((n, 3, SIDE, SIDE), np.float32), np.empty((n, SIDE, SIDE), bool)
+    for number in range(n):
+        field = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)), (0, 0), 4)
+        masks[number] = field > np.quantile(field, 1 - rng.uniform(least, most))
+        colour = np.array([0.7, 0.3, 0.4] if number < n // 2 else [0.4, 0.3, 0.7])
+        tissue = colour[:, None, None] + rng.normal(0, 0.05, (3, SIDE, SIDE))
+        pixels[number] = np.where(masks[number], tissue, 0.93 + rng.normal(0, 0.01, (3, SIDE, SIDE)))
+    return pixels, masks, np.array([f"P{k % patients}" for k in range(n)])
+
+
+def _colour(x: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+    """Read what the tissue looks like, and nothing else."""
+    inside = np.maximum(tissue.sum(axis=(1, 2)), 1)
+    red, blue = (np.where(tissue, x[:, c], 0).sum(axis=(1, 2)) / inside for c in (0, 2))
+    return 10 * (red - blue).astype(np.float64)
+
+
+def _area(x: np.ndarray, _tissue: np.ndarray) -> np.ndarray:
+    """Count pixels that are not glass."""
+    return 8 * ((x.mean(axis=1) < 0.75).mean(axis=(1, 2)) - 0.5)
+
+
+MODELS: dict[str, tuple[Callable, str, int]] = {
+    "colour": (_colour, "not shown", 0),
+    "area": (lambda x, t: _area(x, t) + 0.1 * _colour(x, t), "relies", 1),
+    "less area": (lambda x, t: -_area(x, t) + 0.1 * _colour(x, t), "relies", -1),
+    "one answer": (lambda x, t: _colour(x, t) + 30, "not known", 0),
+    "a constant": (lambda x, _: np.ones(len(x)), "not known", 0),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_known_conduct_get_the_verdict_that_they_deserve(name: str) -> None:
+    model, verdict, direction = MODELS[name]
+    result = reliance(ask(model, *_patches()), resamples=200)
+    assert (result["verdict"], result["direction"]) == (verdict, direction), result["reasons"]
+    assert bool(result["reasons"]) == (verdict == "not known")
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_a_patch_has_the_area_that_is_set_and_keeps_its_colours(area: float) -> None:
+    pixels, masks, _ = _patches(2)
+    made = set_area(pixels[0], masks[0], area, np.random.default_rng(0))
+    assert made.tissue.mean() == pytest.approx(area, abs=1 / SIDE**2)
+    inner = cv2.erode(made.tissue.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    np.testing.assert_allclose(made.pixels[:, inner].mean(axis=1), [0.7, 0.3, 0.4], atol=0.06)
+    outer = cv2.dilate(made.tissue.view(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    assert np.abs(made.pixels[:, outer].mean(axis=1) - 0.93).max(initial=0) < 0.03
+
+
+def test_placebos_have_the_area_of_the_patch() -> None:
+    pixels, masks, _ = _patches(1)
+    made = list(edits(pixels[0], masks[0], seed=(0, 0)))
+    assert len(made) == N_EDITS
+    own = masks[0].mean()
+    assert [edit.tissue.mean() for edit in (made[0], *made[-3:])] == pytest.approx([own] * 4, abs=1 / SIDE**2)
+    np.testing.assert_array_equal(made[0].pixels, pixels[0])
+    assert not np.array_equal(made[-3].pixels, pixels[0])
+
+
+def test_patches_without_room_to_edit_are_left_out_and_counted() -> None:
+    pixels, masks, patient = _patches(40)
+    masks[:5], masks[5:10] = False, True
+    responses = ask(_colour, pixels, masks, patient)
+    assert (len(responses.natural), responses.left_out) == (30, 10)
+    ground = np.full((3, 100), 0.93, np.float32)
+    assert len(ask(_colour, pixels, masks, patient, ground=ground).natural) == 35
+
+
+def test_few_patients_and_few_patches_are_not_known() -> None:
+    result = reliance(ask(_area, *_patches(40, patients=4)), resamples=50)
+    assert result["verdict"] == "not known"
+    assert [reason.split()[0] for reason in result["reasons"][:2]] == ["4", "40"]
+
+
+def test_no_patch_at_all_is_not_known() -> None:
+    pixels, masks, patient = _patches(3)
+    result = reliance(ask(_colour, pixels, np.ones_like(masks), patient), resamples=10)
+    assert (result["verdict"], result["patches"], result["left_out"]) == ("not known", 0, 3)
+
+
+def test_answers_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(NonFiniteError, match="10 of 10 patches"):
+        ask(lambda x, _: np.full(len(x), np.nan), *_patches(10))
+
+
+def test_evidence_that_grows_with_the_tissue_is_no_reliance_on_it() -> None:
+    evidence = np.repeat([-1.0, 1.0], 50)[:, None] * np.linspace(0.5, 1.5, 5)
+    assert adj(evidence) == pytest.approx(0, abs=1e-9)
+    assert eta(evidence) == pytest.approx(0, abs=1e-9)
+    moved = evidence + np.linspace(-1, 1, 5)
+    assert adj(moved) == pytest.approx(2)
+    assert eta(moved) == pytest.approx(0.5 / (0.5 + evidence.var()))
+
+
+def test_two_edits_that_disagree_are_not_known() -> None:
+    measure = {"value": 2.0, "low": 1.5, "high": 2.5}
+    share = {"value": 0.4, "low": 0.3, "high": 0.5}
+    about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": share, "adj": measure}
+    assert judge(about | {"again": {"eta": 0.4, "adj": 1.8}})["verdict"] == "relies"
+    assert judge(about | {"again": {"eta": 0.4, "adj": -1.8}})["reasons"] == [
+        "cutting and growing say other things than growing alone"
+    ]

@@ -1,0 +1,87 @@
+"""The command audit-model: patches of slides without labels are set to areas, and the answers judged and kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from array_slides import h_and_e
+from made_model import write_model
+from made_slides import write_rgb_pyramid
+
+from pathopatch.core.config import GroupsConfig, PredictConfig, TileConfig
+from pathopatch.core.errors import PathopatchError
+from pathopatch.core.files import read_json
+from pathopatch.stages import audit_model as stage
+from pathopatch.stages.groups import form_groups
+from pathopatch.stages.tile import tile_cohort
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine slides of nine patients with smooth tissue, the last one damaged, as a manifest."""
+    folder, rng, rows = tmp_path_factory.mktemp("cohort"), np.random.default_rng(0), []
+    for number in range(9):
+        field = cv2.GaussianBlur(rng.normal(size=(128, 128)), (0, 0), 8)
+        image = h_and_e(field > np.quantile(field, 0.6)) + rng.integers(0, 8, (3, 128, 128)).astype(np.uint8)
+        write_rgb_pyramid(folder / f"S{number}.tif", image, levels=1)
+        rows.append((f"S{number}", f"P{number}", f"S{number}.tif"))
+    (folder / "S8.tif").write_bytes(b"II*\0")
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"]).to_csv(folder / "cohort.csv", index=False)
+    return folder / "cohort.csv"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture
+def _counts_tissue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model call patches with much tissue tumour."""
+
+    def margins(_ensemble: Any) -> Callable[..., np.ndarray]:
+        return lambda x, _: 10.0 * ((x.mean(axis=1) < 0.8).mean(axis=(1, 2)) - 0.5)
+
+    monkeypatch.setattr(stage, "_margins", margins)
+
+
+@pytest.mark.usefixtures("_counts_tissue")
+def test_a_model_that_counts_tissue_is_found_and_ends_with_1_where_asked(
+    typed: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("audit-model", model, cohort, "-o", tmp_path, "--per-slide", "20")
+    assert typed(*command) == 0
+    text = capsys.readouterr().out
+    assert "RELIES ON AREA: more tissue, more tumour" in text
+    assert "S8: INPUT_CORRUPT" in text  # and the others were asked
+    result, table = read_json(tmp_path / stage.RESULT), pd.read_csv(tmp_path / stage.TABLE)
+    assert (result["slides"], result["patients"], result["verdict"]) == (8, 8, "relies")
+    assert result["glass"]["positive"] == 0
+    assert len(table) == result["patches"] == 8 * 20
+    assert (table["margin@0.9"] > table["margin@0.1"]).all()
+    assert np.floor(10 * table["tissue_fraction"]).value_counts().min() >= 5  # spread over the area
+    assert typed(*command, "--fail-on", "relies") == 1
+    assert typed(*command[:-1], "10") != 0  # another result stands there
+    assert typed(*command[:-1], "10", "--force") == 0
+
+
+def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Path, tmp_path: Path) -> None:
+    good = pd.read_csv(cohort).iloc[:8].assign(path=lambda table: str(cohort.parent) + "/" + table["path"])
+    good.to_csv(tmp_path / "good.csv", index=False)
+    tile_cohort(tmp_path / "good.csv", tmp_path / "work", TileConfig(patch_px=16))
+    form_groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
+    sources = stage.find_sources([str(tmp_path / "work")], out=tmp_path / "out")
+    result = stage.audit_model([model], sources, tmp_path / "out", PredictConfig(device="cpu"), per_slide=20)
+    assert (result["slides"], result["patients"], result["failed"], result["patches"]) == (8, 8, {}, 160)
+    assert stage.result_text(result).splitlines()[-1].startswith("The area was set, and nothing else")
+
+
+def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Path, tmp_path: Path) -> None:
+    sources = stage.find_sources([str(cohort.parent / "S8.tif")], out=tmp_path)
+    with pytest.raises(PathopatchError, match="no slide could be asked about"):
+        stage.audit_model([model], sources, tmp_path, PredictConfig(device="cpu"))
+    assert not (tmp_path / stage.RESULT).exists()
