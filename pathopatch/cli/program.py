@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -170,6 +171,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown must not stop the work on it
             stream.reconfigure(errors="backslashreplace")
+    # A user needs no line of source below a warning.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     code: object = 0
     sigterm = _Sigterm()
     with suppress(_Terminated):

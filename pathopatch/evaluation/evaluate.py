@@ -106,13 +106,14 @@ def write_evaluation(
     """Write an evaluation into its folder, all of it or nothing: numbers as JSON and tables, and the predictions.
 
     `numbers` is what `evaluate_predictions` returned with whatever else is known; `further` holds more tables by name.
-    The predictions get the columns patient_id, threshold (on the logit) and decision, 1 above it.
+    The predictions get the columns patient_id, threshold (on the logit) and decision: 1 above it, 0 below, -1 of
+    patches that the model does not judge, which count as wrong.
     """
     threshold = numbers["decision_threshold"]
     predictions = predictions.assign(
         patient_id=groups.set_index("patch_id")["patient_id"].reindex(predictions["patch_id"]).to_numpy(),
         threshold=threshold,
-        decision=(predictions["logit"] > threshold).astype(np.int8),
+        decision=np.where(answers(predictions), predictions["logit"] > threshold, -1).astype(np.int8),
     )
     tables = {
         **(further or {}),

@@ -37,10 +37,15 @@ BUDGET = ("steps", "batch_per_class", "search")
 _NO_SEARCH = "none"
 
 
+def is_plain_erm(table: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows of a comparison are ERM on patches as they are: on masked or composed ones it is a remedy."""
+    return table["method"].isin(ERM_METHODS) & table["is_plain"]
+
+
 def reference_run(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     """Return the ERM run that a row is compared with: of equal budget, the better by validation WGA; "" if none."""
-    erm = table[table["method"].isin(ERM_METHODS) & (table["attribute"] == row["attribute"])]
-    erm = erm[(erm["rerun_of"] == "") & erm["is_plain"]]  # ERM on masked or composed patches is a remedy itself
+    erm = table[is_plain_erm(table) & (table["attribute"] == row["attribute"])]
+    erm = erm[erm["rerun_of"] == ""]
     for key in BUDGET:  # without an equal budget there is no reference
         erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
     # Of a run trained on bins, the ERM selected for bins and the one selected for the threshold of this row both

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.core.files import write_bytes
+from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.group_scores import answers, is_right, patient_counts
+from pathopatch.debias.methods import searched_parameters
+from pathopatch.evaluation.group_scores import answers, is_right, patient_counts, too_few
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
@@ -42,6 +44,11 @@ _RANGES = {
     "t_range": "hard share t", "biased_lr_scale_range": "scale of the biased phase's learning rate",
 }  # fmt: skip
 _VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
+_NOTE = (
+    "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
+    "with its 95 % interval over draws of seeds and patients. Smallest group: its patches and patients in the test "
+    "split; nothing can be claimed of a row marked *."
+)
 _SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "last": "being the last"}
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
 
@@ -63,8 +70,8 @@ class Summary:
     `rows` has attribute, name, seeds, patients, smallest_n and fewest_patients of a group; wga, wga_sd, wga_lowest,
     wga_low, wga_high, wga_at_zero; gba, sensitivity, specificity, answered and the AUROC at each value of the attribute
     (``auroc_0``, ...): means over seeds. `pairs` has every two rows: attribute, name, less (the other row), seeds that
-    both have, wga (the difference), wga_low, wga_high, and is_shown: whether the interval excludes 0. `methods` is a
-    paragraph on what was run.
+    both have, wga (the difference), wga_low, wga_high, and is_shown: whether the interval excludes 0, and no group is
+    too small to claim anything. `methods` is a paragraph on what was run.
     """
 
     rows: pd.DataFrame
@@ -159,10 +166,11 @@ def _over_seeds(drawn: NDArray[np.float64], config: EvaluateConfig) -> tuple[flo
 
 def _numbers(row: _Row, config: EvaluateConfig) -> dict[str, Any]:
     low, high = _over_seeds(row.drawn, config)
-    means: dict[str, Any] = {str(name): value for name, value in row.measures.mean().items()}
+    sizes = _sizes(row)
+    means = {str(name): float(value) for name, value in row.measures.mean().items() if name not in sizes}
     return {
         "seeds": len(row.seeds),
-        **{name: int(means.pop(name)) for name in ("patients", "smallest_n", "fewest_patients")},
+        **sizes,
         "wga": float(row.wga.mean()),
         "wga_sd": float(row.wga.std(ddof=1)) if len(row.wga) > 1 else float("nan"),
         "wga_lowest": float(row.wga.min()),
@@ -175,11 +183,25 @@ def _numbers(row: _Row, config: EvaluateConfig) -> dict[str, Any]:
 def _difference(row: _Row, other: _Row, config: EvaluateConfig) -> dict[str, Any]:
     shared = sorted(set(row.seeds) & set(other.seeds))
     if not shared:
-        return {"seeds": 0, "wga": float("nan"), "wga_low": float("nan"), "wga_high": float("nan"), "is_shown": False}
+        nothing = dict.fromkeys(("wga", "wga_low", "wga_high"), float("nan"))
+        return {"seeds": 0, **nothing, "is_shown": False, "too_few": "no seed of both"}
     own, others = ([each.seeds.index(seed) for seed in shared] for each in (row, other))
     low, high = _over_seeds(row.drawn[:, own] - other.drawn[:, others], config)
     difference = float((row.wga[own] - other.wga[others]).mean())
-    return {"seeds": len(shared), "wga": difference, "wga_low": low, "wga_high": high, "is_shown": low > 0 or high < 0}
+    few = next(filter(None, map(_few, (_sizes(row), _sizes(other)))), "")
+    is_shown = (low > 0 or high < 0) and not few
+    ends = {"wga": difference, "wga_low": low, "wga_high": high}
+    return {"seeds": len(shared), **ends, "is_shown": is_shown, "too_few": few}
+
+
+def _sizes(row: _Row) -> dict[str, int]:
+    """Return patients, and the patches and patients of the smallest group, in the mean over seeds."""
+    means = row.measures[["patients", "smallest_n", "fewest_patients"]].mean()
+    return {str(name): int(value) for name, value in means.items()}
+
+
+def _few(row: Mapping[str, Any]) -> str:
+    return too_few(row["smallest_n"], row["fewest_patients"])
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -188,18 +210,18 @@ def _csv(table: pd.DataFrame) -> str:
 
 def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
     lines = [
-        "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean ± sd over "
-        "seeds, with its 95 % interval over seeds and patients.",
+        _NOTE,
         "",
-        "| groups by | row | seeds | WGA | 95 % interval | lowest | WGA at threshold 0 | GBA "
-        "| sensitivity, specificity | AUROC within each area | answered |",
-        "|---" * 11 + "|",
+        "| groups by | row | seeds | smallest group | WGA | 95 % interval | lowest | WGA at threshold 0 | GBA "
+        "| sensitivity, specificity | AUROC, little and much tissue | answered |",
+        "|---" * 12 + "|",
     ]
     for row in rows.to_dict("records"):
         sides = f"{_percent(row['sensitivity'])}, {_percent(row['specificity'])}"
         low, high = _percent(row["wga_low"]), _percent(row["wga_high"])
         lines.append(
-            f"| {row['attribute']} | {row['name']} | {row['seeds']} | {_wga(row, ' ± ')} | {low} to {high} "
+            f"| {row['attribute']} | {row['name']} | {row['seeds']} | {_smallest(row)} "
+            f"| {_wga(row, ' ± ')} | {low} to {high} "
             f"| {_percent(row['wga_lowest'])} | {_percent(row['wga_at_zero'])} | {_percent(row['gba'])} | {sides} "
             f"| {_areas(row)} | {_percent(row['answered'])} |"
         )
@@ -207,7 +229,7 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
         lines += ["", "| groups by | row | less | seeds | WGA | 95 % interval |", "|---" * 6 + "|"]
     for pair in pairs.to_dict("records"):
         value, low, high = (100 * pair[name] for name in ("wga", "wga_low", "wga_high"))
-        shown = "" if pair["is_shown"] else " (no difference is shown)"
+        shown = "" if pair["is_shown"] else f" ({pair['too_few'] or 'no difference is shown'})"
         lines.append(
             f"| {pair['attribute']} | {pair['name']} | {pair['less']} | {pair['seeds']} | {value:+.1f} "
             f"| {low:+.1f} to {high:+.1f}{shown} |"
@@ -217,12 +239,21 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 def _latex(rows: pd.DataFrame) -> str:
     """Return a table for LaTeX with the package booktabs."""
-    lines = [r"\begin{tabular}{lrrrrr}", r"\toprule", r"Method & WGA & 95\,\% interval & WGA at 0 & GBA & AUROC \\"]
+    note = textwrap.wrap(
+        rf"\usepackage{{booktabs}}. {_NOTE} AUROC: among patches with little, and with much tissue.", 110
+    )
+    lines = [
+        *(f"% {line}" for line in note),
+        r"\begin{tabular}{lrrrrrr}",
+        r"\toprule",
+        r"Row & Smallest group & WGA & 95\,\% interval & WGA at 0 & GBA & AUROC \\",
+    ]
     for label, part in rows.groupby("attribute", sort=False) if len(rows) else ():
-        lines += [r"\midrule", rf"\multicolumn{{6}}{{l}}{{Groups by {_escaped(str(label))}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{7}}{{l}}{{Groups by {_escaped(str(label))}}} \\"]
         for row in part.to_dict("records"):
             cells = [
                 _escaped(row["name"]),
+                _smallest(row),
                 _wga(row, r" $\pm$ "),
                 f"{_percent(row['wga_low'])}--{_percent(row['wga_high'])}",
                 *(_percent(row[name]) for name in ("wga_at_zero", "gba")),
@@ -234,6 +265,10 @@ def _latex(rows: pd.DataFrame) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(f"\\{sign}" if sign in "&%$#_{}" else sign for sign in text)
+
+
+def _smallest(row: Mapping[Any, Any]) -> str:
+    return f"{row['smallest_n']}, {row['fewest_patients']}{'*' if _few(row) else ''}"
 
 
 def _wga(row: dict[Any, Any], between: str) -> str:
@@ -254,12 +289,14 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
 
     `table` is what `comparison` returned.
     """
-    settings = [found for run in table["run"].unique() if "select" in (found := run_settings(work, run))]
+    settings = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
     groups = read_table(WorkFolder(work).groups)
-    sentences = [_data(groups), _grouping(groups, table), *_training(settings), *_search(settings)]
-    if settings:
-        sentences.append(_rule(settings, str(table["split"].iloc[0])))
-    sentences.append(f"Intervals are 95 %, by {config.bootstrap:,} draws of patients.")
+    every = list(settings.values())
+    sentences = [_data(groups), _grouping(groups, table), *_training(every), *_rows_text(work, settings)]
+    sentences += _search(every)
+    if every:
+        sentences.append(_rule(every, str(table["split"].iloc[0])))
+    sentences.append(f"Intervals are 95 %, by {config.bootstrap:,} draws of seeds and of patients.")
     return " ".join([*sentences, software_text()])
 
 
@@ -292,12 +329,37 @@ def _training(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
     searched = any(each.get("search") for each in settings)
     rates = "" if searched else f", learning rate {values('learning_rate')}, weight decay {values('weight_decay')}"
-    text = (
-        f"Trained were {values('method').replace(' or ', ', ')}: network {values('architecture')} on patches of "
-        f"{values('input_px')} px, mask {values('mask')}, {values('steps')} steps of {values('batch_per_class')} "
-        f"patches a class by {values('optimizer')}{rates}; seeds {values('seed').replace(' or ', ', ')}."
+    averaged = ", the weights averaged over steps" if any(each.get("average_weights") for each in settings) else ""
+    return [
+        f"Networks ({values('architecture')}, patches of {values('input_px')} px) learnt for {values('steps')} steps, "
+        f"{values('batch_per_class')} patches of each class a step, by {values('optimizer')}{rates}{averaged}; "
+        f"{pluralize(len(settings), 'run')} of the seeds {values('seed').replace(' or ', ', ')}."
+    ]
+
+
+def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what each row is, where its name does not tell it all."""
+    rows: dict[str, str] = {}
+    for run, each in settings.items():
+        name = row_name(read_config(WorkFolder(work).run(run)), str(each["method"]), "")
+        about = [str(each["method"])] * (name != each["method"])
+        about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")
+        if each.get("mask") == "interior":
+            about.append(_crops_text(WorkFolder(work).run(run) / "run.json"))
+        rows.setdefault(name, name + (f" ({', '.join(about)})" if about else ""))
+    return [f"Rows: {'; '.join(rows.values())}."] if rows else []
+
+
+def _crops_text(path: Path) -> str:
+    crops = read_json(path).get("crops") if path.is_file() else None  # of folds each has its own
+    if crops is None:
+        return "crops that lie wholly in tissue"
+    train, val = crops["without"]["train"], crops["without"]["val"]
+    return (
+        f"crops of {crops['crop_px']} px that lie wholly in tissue, the mean of up to 8 in prediction; without one, "
+        f"{pluralize(train, 'training patch')} {'was' if train == 1 else 'were'} left out and "
+        f"{pluralize(val, 'validation patch')} counted as wrong"
     )
-    return [text]
 
 
 def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -306,12 +368,26 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     of_run = searched[0]
     trials = " or ".join(dict.fromkeys(str(each["tune.trials"]) for each in searched))
-    ranges = [f"{words} {' to '.join(f'{end:g}' for end in of_run[f'tune.{name}'])}" for name, words in _RANGES.items()]
+    heads = {each.get("head") == "linear" for each in searched}
+    used = {"learning_rates", "weight_decays"} if False in heads else set()
+    used |= {"penalties"} if True in heads else set()
+    own = {parameter for each in searched for parameter in searched_parameters(str(each["method"]))}
+    used |= {f"{name}_range" for name in own} | ({"c_values", "s_values"} if "extrapolation" in own else set())
+    ranges = [
+        f"{words} {' to '.join(f'{end:g}' for end in of_run[f'tune.{name}'])}"
+        for name, words in _RANGES.items()
+        if name in used
+    ]
     values = [
-        f"{words} of {', '.join(f'{value:g}' for value in of_run[f'tune.{name}'])}" for name, words in _VALUES.items()
+        f"{words} of {', '.join(f'{value:g}' for value in of_run[f'tune.{name}'])}"
+        for name, words in _VALUES.items()
+        if name in used
     ]
     share = "Each run" if len(searched) == len(settings) else f"{len(searched)} of {len(settings)} runs"
-    return [f"{share} was searched by {trials} trials, over what its method has of: {'; '.join(ranges + values)}."]
+    return [
+        f"{share} was searched by {pluralize(int(trials), 'trial') if trials.isdigit() else f'{trials} trials'}, the "
+        f"first with the settings above or their defaults, the others drawn from {'; '.join(ranges + values)}."
+    ]
 
 
 def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
@@ -323,7 +399,11 @@ def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
     at = "at a decision threshold of 0" if tuned == {False} else "at the decision threshold that is best there"
     if select == ["last"]:
         return f"The last step is judged {at}."
-    return f"Trials and checkpoints were chosen by {by} on validation, {at}; {split} accuracies are at that threshold."
+    evaluations = " or ".join(dict.fromkeys(str(each["evaluations"]) for each in settings))
+    return (
+        f"Trials, and {evaluations} checkpoints of each, were compared by {by} on validation, {at}; {split} accuracies "
+        "are at that threshold. Patches without an answer count as wrong."
+    )
 
 
 def software_text() -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.group_scores import SMALL_GROUP, too_few
-from pathopatch.evaluation.reference import ERM_METHODS, gain_verdict, n_groups_of
+from pathopatch.evaluation.reference import gain_verdict, is_plain_erm, n_groups_of
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import verdict_text
 from pathopatch.report.answer_picture import answer_picture
@@ -43,7 +43,7 @@ def _pair(study: Study) -> tuple[str, str]:
     """Return the plain and the debiased run to look at, of the first threshold; "" where there is none."""
     rows = rows_at(study, study.thresholds[0]).set_index("run")
     shown = [run for run in runs_to_show(study) if run in rows.index]
-    is_plain = {run: rows.at[run, "method"] in ERM_METHODS for run in shown}
+    is_plain = is_plain_erm(rows).to_dict()
     best = preferred(rows.reset_index())
     # The debiased run that validation prefers comes before the others.
     shown.sort(key=lambda run: best is None or run != best["run"])
@@ -88,7 +88,7 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     accuracy = [row[f"accuracy_{group}"] for group in range(n_groups_of(pd.Series(row)))]
     worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
     return {
-        "is_plain": row["method"] in ERM_METHODS,
+        "is_plain": bool(is_plain_erm(pd.DataFrame([row])).iloc[0]),
         **{name: row[name] for name in ("run", "wga", "wga_low", "wga_high", "wga_at_zero", "average")},
         "worst": None
         if worst is None
@@ -121,7 +121,7 @@ def _limits(study: Study) -> dict[str, Any]:
         "fewest_seeds": int(seeds.min()),
         "few_seeds": _FEW_SEEDS,
         "has_unequal_budgets": (table["steps"] * table["batch_per_class"]).nunique() > 1,
-        "has_erm": table["method"].isin(ERM_METHODS).any(),
+        "has_erm": is_plain_erm(table).any(),
         "is_validation_only": (table["split"] != "test").any(),
     }
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.evaluation.group_scores import too_few
@@ -86,6 +88,35 @@ def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute) -> byt
         axes.grid(visible=False, axis="y")
     name_rows(panels[0], rows["run"].tolist(), margin=0.6)
     return png(figure)
+
+
+def worst_groups(rows: pd.DataFrame) -> Figure:
+    """Draw WGA of each row of a summary over its seeds, with its interval, a panel for each attribute.
+
+    `rows` are those of `pathopatch.evaluation.summary.Summary`. The axis begins at the lowest interval.
+    """
+    parts = list(rows.groupby("attribute", sort=False))
+    heights = [len(part) + 1.6 for _, part in parts]
+    figure, panels = new_figure(
+        6.3, 0.35 + 0.3 * sum(heights), len(parts), 1, sharex=True, gridspec_kw={"height_ratios": heights}
+    )
+    lowest = float(np.nanmin(rows[["wga", "wga_low", "wga_lowest"]].to_numpy()))
+    for axes, (label, part) in zip(panels[:, 0], parts, strict=True):
+        marks = []
+        for place, row in enumerate(part.to_dict("records")):
+            is_few = bool(too_few(row["smallest_n"], row["fewest_patients"]))
+            text = f"{100 * row['wga']:.1f}" + ("*" if is_few else "")
+            marks.append(Mark(place, row["wga"], row["wga_low"], row["wga_high"], FAINT if is_few else INK, text=text))
+        draw_marks(axes, marks, text_at=1.02)
+        first, last = part["seeds"].min(), part["seeds"].max()
+        seeds = pluralize(first, "seed") if first == last else f"{first} to {last} seeds"
+        style_axes(axes, title=f"groups by {label}, {seeds}", title_pt=9)
+        axes.set_xlim(min(lowest - 0.02, 0.9), 1.12)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+        name_rows(axes, part["name"].tolist(), margin=0.6)
+        axes.grid(visible=False, axis="y")
+    panels[-1, 0].set_xlabel("worst-group accuracy, %, and 95 % interval", fontsize=9, color=INK)
+    return figure
 
 
 def shortcut_strength(audit: Mapping[str, Any]) -> bytes:

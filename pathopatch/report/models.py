@@ -10,7 +10,7 @@ import pandas as pd
 
 from pathopatch.evaluation.external_validation import glass_text
 from pathopatch.evaluation.group_scores import with_ends
-from pathopatch.evaluation.reference import ERM_METHODS
+from pathopatch.evaluation.reference import is_plain_erm
 from pathopatch.evaluation.run_settings import settings_note
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
@@ -52,14 +52,14 @@ def summary(study: Study) -> dict[str, Any]:
 
 
 def runs_to_show(study: Study) -> list[str]:
-    """Return the best ERM run and the best run of each other method by validation, at the first threshold."""
+    """Return the best plain ERM run and the best run of each other setting by validation, at the first threshold."""
     if study.comparison is None or not study.thresholds:
         return []
     rows = rows_at(study, study.thresholds[0])
     if preferred(rows) is None:
         return [str(run) for run in rows["run"].drop_duplicates()[:_MOST_PANELS]]
-    is_erm = rows["method"].isin(ERM_METHODS)
-    candidates = [rows[is_erm], *(part for _, part in rows[~is_erm].groupby("method", sort=False))]
+    is_erm = is_plain_erm(rows)
+    candidates = [rows[is_erm], *(part for _, part in rows[~is_erm].groupby("settings_key", sort=False))]
     return [str(best["run"]) for part in candidates if (best := preferred(part))][:_MOST_PANELS]
 
 

@@ -76,8 +76,17 @@ def new_figure(
 
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG without date or program name."""
+    return _saved(figure, "png", {"Software": None})
+
+
+def pdf(figure: Figure) -> bytes:
+    """Return a figure as PDF without date or program name."""
+    return _saved(figure, "pdf", {"CreationDate": None, "Producer": None, "Creator": None})
+
+
+def _saved(figure: Figure, form: str, metadata: Mapping[str, str | None]) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(stream, format=form, dpi=_DPI, metadata=dict(metadata))
     return stream.getvalue()
 
 

@@ -17,8 +17,8 @@ from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.report.cells import percent, signed
 from pathopatch.report.cohort_section import group_key
 from pathopatch.report.collect import Study
-from pathopatch.report.forest_plots import group_accuracies
-from pathopatch.report.plots import wga_sweep
+from pathopatch.report.forest_plots import group_accuracies, worst_groups
+from pathopatch.report.plots import pdf, png, wga_sweep
 
 # From the baselines to the methods that know the groups; unknown methods come last.
 _METHODS_IN_ORDER = (
@@ -168,10 +168,15 @@ def results(study: Study) -> dict[str, Any]:
             }
         )
         pictures[file] = group_accuracies(rows, attribute=attribute)
+    seeds = _over_seeds(study)
+    if seeds:
+        assert study.summary is not None
+        figure = worst_groups(study.summary.rows)
+        pictures |= {"summary.png": png(figure), "summary.pdf": pdf(figure)}
     return {
         "group_key": group_key(study.attribute),
         "attributes": attributes,
-        "seeds": _over_seeds(study),
+        "seeds": seeds,
         "reruns": [
             {"run": run, "rerun_of": original}
             for run, original in table.drop_duplicates("run")[["run", "rerun_of"]].itertuples(index=False)

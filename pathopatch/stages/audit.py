@@ -150,10 +150,14 @@ def composed_audit_text(work: Path, config: TrainConfig, *, force: bool = False)
 def crops_text(work: Path, config: TrainConfig) -> str:
     """Return the share of each group's patches that `mask = "interior"` could use, and its crops, as a table."""
     from pathopatch.groups import attribute_in
+    from pathopatch.groups.attribute import stored_thresholds
     from pathopatch.training.phase_data import choose_crops, patches_with_crop
     from pathopatch.training.run import load_sets
 
     groups = artefacts.read_table(WorkFolder(work).groups)
+    stored = stored_thresholds(groups)
+    if config.threshold == TrainConfig().threshold and config.threshold not in stored:  # nobody asked for it
+        config = config.model_copy(update={"threshold": stored[0]})
     train, val = load_sets(work, groups, config.model_copy(update={"mask": "interior", "bins": ()}))
     _require_training_patches(work, len(train), config)
     choice, attribute = choose_crops(train, config), attribute_in(groups, config.threshold)

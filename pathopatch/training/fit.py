@@ -33,6 +33,7 @@ from pathopatch.training.phase_data import (
     check_phases,
     keep_crops,
     needs_groups,
+    patches_with_crop,
     phase_data,
     phases_of,
     split_validation,
@@ -65,7 +66,10 @@ class TrainingResult:
     n_classes: int  # of training and validation together, at least 2
     has_mask: bool = False  # whether the network takes the tissue mask as its last channel
     crops: CropChoice | None = None  # of ``mask = "interior"``
-    without_crop: tuple[int, int] = (0, 0)  # training and validation patches that were left out for that
+    without_crop: tuple[int, int] = (
+        0,
+        0,
+    )  # training patches that were left out for that, and validation patches that count as wrong
     learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
 
     def logits(
@@ -122,10 +126,17 @@ def fit_arrays(
         )
     crops, without_crop = None, (0, 0)
     if config.mask == "interior":
-        train, val, crops, without_crop = keep_crops(train, val, config)
+        train, _, crops, without_crop = keep_crops(train, val, config)
         config = config.model_copy(update={"crop_px": crops.crop_px})
     # Everything that can be refused is refused here: a later phase may begin hours after the first step.
     validation = split_validation(val, phases, seed=config.seed)
+    judged = None
+    if crops is not None and validation.select is not None:  # no phase learns from patches without a crop
+        judged = patches_with_crop(validation.select, crops.crop_px)
+        held_out = validation.held_out
+        if held_out is not None:
+            held_out = held_out.rows(patches_with_crop(held_out, crops.crop_px))
+            validation = replace(validation, held_out=held_out)
     n_classes, n_attributes = table_shape(train, val)
     is_composed = intervenes(phases, config) and config.select != "last" and lacks_a_group(validation.select)
     if is_composed:
@@ -160,6 +171,7 @@ def fit_arrays(
             config=config,
             train=train,
             val=None if "val" in config.train_splits else validation.select,
+            judged=judged,
             validation=validation,
             device=device,
             dtype=dtype,
@@ -185,6 +197,7 @@ def fit_arrays(
                 run.val,
                 tune_threshold=config.tune_threshold,
                 sensitivity=config.sensitivity,
+                judged=judged,
             )
     held_out = validation.held_out
     return TrainingResult(

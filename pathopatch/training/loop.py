@@ -77,6 +77,7 @@ class Run:
     config: TrainConfig
     train: PatchSet
     val: PatchSet | None  # selects the checkpoint: without the patches that a phase learns from
+    judged: NDArray[np.bool_] | None  # which of `val` the network judges at all; None: all
     validation: ValidationSplit
     device: torch.device
     dtype: torch.dtype
@@ -296,6 +297,7 @@ def evaluate(run: Run, phase: Phase, state: State) -> bool:
             run.val.attribute[index],
             tune_threshold=run.config.tune_threshold,
             sensitivity=run.config.sensitivity,
+            judged=None if run.judged is None else run.judged[index],
         )
         run.shown.update({f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba")})
     row |= {f"val_{name}": measures.get(name) for name in ("wga", "wga_at_zero", "gba", "nll")} | state.report

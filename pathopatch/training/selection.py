@@ -113,6 +113,21 @@ def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
     return known if known.any() else ~known
 
 
+def counted_wrong(
+    logits: NDArray[np.float64], label: NDArray[np.int64], judged: NDArray[np.bool_] | None
+) -> NDArray[np.float64]:
+    """Return logits (N, K) in which patches that are not `judged` (N,) have a wrong class, as `evaluate` counts them.
+
+    They have it at every threshold that separates other patches.
+    """
+    if judged is None or judged.all():
+        return logits
+    far = 1 + np.abs(logits[judged]).max(initial=0)
+    wrong_class = (label + 1) % logits.shape[1]
+    wrong = np.where(np.arange(logits.shape[1]) == wrong_class[:, None], far, -far)
+    return np.where(judged[:, None], logits, wrong)
+
+
 def criterion(
     logits: NDArray[np.float64],
     label: NDArray[np.int64],
@@ -120,16 +135,20 @@ def criterion(
     *,
     tune_threshold: bool,
     sensitivity: float | None = None,
+    judged: NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
     """Return the measures by which checkpoints and trials are compared, at the threshold that these logits choose.
 
     Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``; ``cba`` is at 0, since it
-    picks phases of which the next one reads probabilities.
+    picks phases of which the next one reads probabilities. Patches that are not `judged` (N,) count as wrong, and not
+    in the likelihood.
     """
+    likelihood = nll(logits, label) if judged is None else nll(logits[judged], label[judged])
+    logits = counted_wrong(logits, label, judged)
     threshold, _ = fitted_threshold(logits, label, attribute, tune_threshold=tune_threshold, sensitivity=sensitivity)
     at_zero = validation_measures(logits, label, attribute)
     measures = validation_measures(logits, label, attribute, threshold=threshold)
-    return measures | {"wga_at_zero": at_zero["wga"], "cba": at_zero["cba"], "nll": nll(logits, label)}
+    return measures | {"wga_at_zero": at_zero["wga"], "cba": at_zero["cba"], "nll": likelihood}
 
 
 def score(measures: Mapping[str, float], rule: str) -> list[float]:
@@ -211,8 +230,14 @@ def choose_threshold(
     *,
     tune_threshold: bool,
     sensitivity: float | None = None,
+    judged: NDArray[np.bool_] | None = None,
 ) -> DecisionThreshold:
-    """Return `fitted_threshold` and temperature by the logits (N, K) of all validation patches, with their measures."""
+    """Return `fitted_threshold` and temperature by the logits (N, K) of all validation patches, with their measures.
+
+    Patches that are not `judged` (N,) count as wrong, and have no part in temperature and likelihood.
+    """
+    own_logits, own_label = (logits, val.label) if judged is None else (logits[judged], val.label[judged])
+    logits = counted_wrong(logits, val.label, judged)
     known = is_known(val.attribute)
     label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
     has_attribute = bool((val.attribute >= 0).any())
@@ -222,11 +247,11 @@ def choose_threshold(
     threshold, chosen_for = fitted_threshold(
         logits, val.label, val.attribute, tune_threshold=tune_threshold, sensitivity=sensitivity
     )
-    temperature = best_temperature(logits, val.label)
+    temperature = best_temperature(own_logits, own_label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
     at_zero = validation_measures(logits, val.label, val.attribute)
     validation |= {f"{name}_at_zero": value for name, value in at_zero.items()}
-    validation |= {"nll": nll(logits / temperature, val.label), "nll_at_one": nll(logits, val.label)}
+    validation |= {"nll": nll(own_logits / temperature, own_label), "nll_at_one": nll(own_logits, own_label)}
     validation["is_threshold_tuned"] = chosen_for != "none"
     prediction = metrics.predicted_class(logits[known], decision_threshold=threshold)
     group = (int(attribute.max(initial=0)) + 1) * label + attribute

@@ -23,7 +23,7 @@ NAN = float("nan")
 
 def runs(gain: tuple[float, float, float], *, n: int = 50, patients: int = 5, preferred: str = "gerne") -> pd.DataFrame:
     """A comparison of two runs: erm, and gerne with a gain in WGA (value, low, high); group 2 is the worst."""
-    common: dict[str, Any] = {"split": "test", "n": 400, "patients": 9, "average": 0.9, "seed": 0}
+    common: dict[str, Any] = {"split": "test", "n": 400, "patients": 9, "average": 0.9, "seed": 0, "is_plain": True}
     for group in range(4):
         common |= {f"n_{group}": 100, f"patients_{group}": 9, f"accuracy_{group}": 0.95}
     common |= {"n_2": n, "patients_2": patients}

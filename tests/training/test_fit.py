@@ -252,3 +252,14 @@ def test_gerne_undoes_a_shortcut_that_erm_takes():
     wga = {m: fit_arrays(train, val, _config(method=m, **settings)).validation["wga_at_zero"] for m in ("erm", "gerne")}
     assert wga["erm"] < 0.2
     assert wga["gerne"] > 0.6
+
+
+def test_validation_patches_without_a_crop_are_wrong_as_in_the_evaluation():
+    # Patches of attribute 0 have three rows of tissue, those of attribute 1 eleven.
+    fitted = fit_arrays(TRAIN, VAL, _config(method="erm", mask="interior", crop_px=8))
+    assert fitted.without_crop == (48, 20)
+    of_group = {(y, a): fitted.validation[f"accuracy of label {y}, attribute {a}"] for y in (0, 1) for a in (0, 1)}
+    assert of_group[0, 0] == of_group[1, 0] == fitted.validation["wga"] == 0
+    assert of_group[0, 1] + of_group[1, 1] > 0
+    assert fitted.validation["n of label 0, attribute 0"] == 10
+    assert all(row["val_wga"] == 0 for row in fitted.history)

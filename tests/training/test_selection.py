@@ -48,6 +48,21 @@ def test_the_threshold_of_the_best_wga_and_what_zero_would_give():
     assert (choice.validation["wga"], choice.validation["wga_at_zero"]) == (1.0, 0.0)
 
 
+def test_patches_that_are_not_judged_count_as_wrong_and_move_no_temperature():
+    eight = VAL.rows(np.tile(np.arange(4), 2))
+    eight = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))
+    logits, judged = np.tile(LOGITS, (2, 1)), np.arange(8) != 7
+    choice = choose_threshold(logits, eight, tune_threshold=True, judged=judged)
+    assert choice.threshold == 2.5
+    assert choice.validation["accuracy of label 1, attribute 1"] == choice.validation["wga"] == 0.5
+    assert choice.validation["n of label 1, attribute 1"] == 2
+    own = logits[judged], eight.label[judged]
+    assert choice.temperature == best_temperature(*own)
+    measures = criterion(logits, eight.label, eight.attribute, tune_threshold=True, judged=judged)
+    assert (measures["wga"], measures["wga_at_zero"], measures["nll"]) == (0.5, 0.0, nll(*own))
+    assert criterion(logits, eight.label, eight.attribute, tune_threshold=True)["wga"] == 1
+
+
 def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
     eight = VAL.rows(np.tile(np.arange(4), 2))
     of_two = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))

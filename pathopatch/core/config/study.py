@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -257,6 +258,8 @@ class StudyConfig(SettingsConfig):
 def load_study(path: Path | str) -> StudyConfig:
     r"""Return the study written in a TOML file; relative paths in it are relative to the file.
 
+    ``$NAME`` and ``${NAME}`` in a path are expanded where there is such a variable.
+
     Raises
     ------
     InputMissingError
@@ -275,7 +278,8 @@ def load_study(path: Path | str) -> StudyConfig:
     base = path.resolve().parent
     paths = ("manifest", "patches", "features", "labels", "slides", "decisions", "work")
     given = {name: getattr(study, name) for name in paths}
-    return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})
+    expanded = {name: os.path.expandvars(path) for name, path in given.items() if path is not None}
+    return study.model_copy(update={name: base / path for name, path in expanded.items()})
 
 
 def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
