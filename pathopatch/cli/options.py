@@ -83,7 +83,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_options(kind: type[Config], base: Config | None, given: Mapping[str, object]) -> Any:
     """Return a configuration with values by dotted path in place of those of `base`, or of the defaults."""
-    raw = {} if base is None else {name: getattr(base, name) for name in type(base).model_fields}
+    # Of those alone that somebody set: what is left out may depend on the cohort.
+    raw = {} if base is None else {name: getattr(base, name) for name in base.model_fields_set}
     for path, value in given.items():
         table, _, rest = path.partition(".")
         if rest:

@@ -204,8 +204,9 @@ def train(
     Under torchrun several GPUs or processes train one run together. The same search started again beside a running one
     helps it.
     """
-    from pathopatch.stages.train import reports, search_plan_text, train_run
+    from pathopatch.stages.train import recommended, reports, search_plan_text, train_run
 
+    settings = recommended(work, settings)
     is_tune = context.info_name == "tune"
     if is_tune:
         say("tune is another name of `train --trials N`, and goes in the next release")

@@ -60,7 +60,7 @@ _MOVED: dict[str, tuple[str, str]] = {
 }
 """Options that are settings of a file: its table, and an example of the line."""
 OPTIONS: dict[str, str] = {
-    "demo seeds": "run pipelines/demo/study.py of the source, which has the study over several seeds",
+    "demo seeds": "run pipelines/area-benchmark of the source, which has its cohorts over several seeds",
     "export qupath manifest": "leave it out: QuPath lays the files onto the slide that is open",
     "tissue out": "open tissue/index.html of the work folder; tissue/pictures has each slide as JPEG",
     "train rank": _RANK,

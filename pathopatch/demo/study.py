@@ -1,11 +1,11 @@
-"""Run the demo: every stage on one cohort; ``pipelines/demo`` has the study over several seeds."""
+"""Run the demo: every stage on one cohort; ``pipelines/area-benchmark`` has such cohorts of several seeds."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, TrainConfig, TuneConfig
+from pathopatch.core.config import RECOMMENDED, GroupsConfig, StudyConfig, TileConfig, TrainConfig, TuneConfig
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -28,7 +28,18 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
     `jobs` is the number of parallel training runs, 0 for one per core; `force` replaces outputs of other settings.
     """
     require_training()
-    study = make_study(work, seed=0, methods=METHODS, trials=TRIALS, jobs=jobs, progress=progress)
+    spec = CohortSpec()
+    study = StudyConfig(
+        manifest=make_cohort(work / "cohort", seed=0, spec=spec, progress=progress),
+        work=work,
+        tile=TileConfig(patch_px=spec.field_px),
+        groups=GroupsConfig(thresholds=THRESHOLDS),
+        methods=METHODS,
+        runs=(RECOMMENDED,),
+        train=TRAIN,
+        tune=TuneConfig(trials=TRIALS, learning_rates=LEARNING_RATES),
+        jobs=jobs or os.cpu_count() or 1,
+    )
     result = run_study(study, workers=study.jobs, force=force, progress=progress)
     slides = sorted({outcome.slide_id for outcome in result.outcomes if outcome.state != "failed"})
     assert result.comparison is not None  # all stages were run
@@ -43,29 +54,4 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
             *(f"  {picture}" for picture in pictures if picture.is_file()),
             f"report: {work / 'report' / 'index.html'}",
         ]
-    )
-
-
-def make_study(
-    work: Path,
-    *,
-    seed: int,
-    methods: tuple[MethodName, ...],
-    trials: int,
-    jobs: int,
-    progress: Progress | None,
-    shortcut: bool = True,
-) -> StudyConfig:
-    """Make one cohort and return the study on it; `seed` is that of cohort, search and training."""
-    spec = CohortSpec()
-    return StudyConfig(
-        manifest=make_cohort(work / "cohort", seed=seed, shortcut=shortcut, spec=spec, progress=progress),
-        work=work,
-        tile=TileConfig(patch_px=spec.field_px),
-        groups=GroupsConfig(thresholds=THRESHOLDS),
-        methods=methods,
-        seeds=(seed,),
-        train=TRAIN,
-        tune=TuneConfig(trials=trials, learning_rates=LEARNING_RATES),
-        jobs=jobs or os.cpu_count() or 1,
     )

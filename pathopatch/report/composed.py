@@ -116,14 +116,19 @@ def _row(intervention: Intervention, y: int, number: int, label: str) -> list[tu
     ]
 
 
+def patch_view(pixels: NDArray[np.floating], *, is_rgb: bool, side_px: int = _VIEW_PX) -> Picture:
+    """Return a patch (C, H, W) in [0, 1] as a square picture, uint8 of shape (side_px, side_px, 3)."""
+    scaled = np.clip(pixels.astype(np.float32), 0, 1) * 255
+    windows = np.tile([0.0, 255.0], (len(pixels), 1))
+    picture = compose(np.rint(scaled), windows, is_rgb=is_rgb)
+    method = cv2.INTER_AREA if picture.shape[0] > side_px else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (side_px, side_px), interpolation=method), np.uint8)
+
+
 def _view(intervention: Intervention, pixels: NDArray[np.floating], tissue: NDArray[np.bool_] | None = None) -> Picture:
     """Return pixels (C, H, W) in [0, 1] as a picture, with the outline of a mask (H, W) if one is given."""
     source = intervention.data.source
-    scaled = np.clip(pixels.astype(np.float32), 0, 1) * 255
-    windows = np.tile([0.0, 255.0], (len(pixels), 1))
-    picture = compose(np.rint(scaled), windows, is_rgb=intervention.data.is_rgb)
-    method = cv2.INTER_AREA if picture.shape[0] > _VIEW_PX else cv2.INTER_CUBIC
-    view: Picture = np.asarray(cv2.resize(picture, (_VIEW_PX, _VIEW_PX), interpolation=method), np.uint8)
+    view = patch_view(pixels, is_rgb=intervention.data.is_rgb)
     if tissue is None:
         return view
     is_bright = intervention.data.is_rgb if source is None else source.background == "bright" or source.is_rgb

@@ -1,14 +1,17 @@
 """Ask a model whether its answers follow the tissue area, on slides without labels: the command `audit-model`.
 
-``area-reliance.json`` holds the verdict and every measure, ``area-reliance.csv`` each patch with the model's answers.
+``area-reliance.json`` holds the verdict and every measure, ``area-reliance.csv`` each patch with the model's answers,
+and ``area-reliance.html`` shows some of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +22,28 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, artefact, content_fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError, PathopatchError
-from pathopatch.core.files import read_json, write_csv, write_json
+from pathopatch.core.files import read_json, write_bytes, write_csv, write_json
 from pathopatch.core.mask_bits import resize_masks, unpack_masks
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.debias.interventions import AREAS, LEAST_AREA
+from pathopatch.debias.interventions import AREAS, LEAST_AREA, edits
 from pathopatch.evaluation.area_reliance import Margins, Responses, ask, reliance, reliance_text
+from pathopatch.evaluation.external_validation import bundle_name
 from pathopatch.models.forward import Ensemble, resize_area
 from pathopatch.models.loading import load_ensemble
 from pathopatch.models.spec import patch_limits
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
+from pathopatch.report.area_reliance import Example, reliance_page
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import find_cohort
 
 STAGE = "audit-model"
-RESULT, TABLE = "area-reliance.json", "area-reliance.csv"
+RESULT, TABLE, PAGE = "area-reliance.json", "area-reliance.csv", "area-reliance.html"
 PER_SLIDE = 50
 _BLANK, _BLANKS = 0.01, 10  # tissue of a blank patch, and how many of a slide are asked about
+_EXAMPLES = 12  # patches on the page
 _GROUND_PX = 4096  # of a slide, to fill patches that are full of tissue
 
 _Opened = tuple[str, str, Callable[[], AbstractContextManager[FromSlide | FromStore]]]
@@ -110,8 +116,12 @@ def audit_model(
         if not output.is_current:
             ensemble = load_ensemble(models, device=config.device, precision=config.precision, runtime=config.runtime)
             opened = _stored(sources) if isinstance(sources, Path) else _slides(sources, ensemble, config, slide_mpp)
-            result, table = _ask(ensemble, opened, config, per_slide=per_slide, seed=seed, progress=progress)
+            asked = _ask(ensemble, opened, config, per_slide=per_slide, seed=seed, progress=progress)
+            result, table, examples = asked
             write_csv(out / TABLE, table)
+            is_rgb = ensemble.spec.channels == ("R", "G", "B")
+            page = reliance_page(result, examples, is_rgb=is_rgb, model=bundle_name(models[0]))
+            write_bytes(out / PAGE, page.encode())
             write_json(out / RESULT, {"stamp": stamp.to_dict(), **result})
     return read_json(out / RESULT)
 
@@ -136,9 +146,10 @@ def _ask(
     per_slide: int,
     seed: int,
     progress: Progress | None,
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
     margins, parts, tables, blanks, failed = _margins(ensemble), [], [], [], {}
+    examples: list[Example] = []
     for number, (name, patient, opener) in enumerate(opened):
         try:
             with opener() as source:
@@ -150,6 +161,8 @@ def _ask(
             continue
         parts.append(part)
         tables.append(table)
+        if len(examples) < _EXAMPLES:
+            examples += _examples(sample, part, seed=seed + number, count=math.ceil(_EXAMPLES / len(opened)))
         if progress is not None:
             progress("slides", number + 1, len(opened))
     if not parts:
@@ -163,7 +176,26 @@ def _ask(
         "failed": failed,
         "glass": {"patches": len(glass), "positive": float((glass > 0).mean()) if len(glass) else None},
     }
-    return result, pd.concat(tables, ignore_index=True)
+    return result, pd.concat(tables, ignore_index=True), examples[:_EXAMPLES]
+
+
+def _examples(sample: Sample, answers: Responses, *, seed: int, count: int) -> list[Example]:
+    """Return some of a slide's patches with each area, and the model's answers."""
+    pixels, tissue, found = sample.pixels[~sample.blank], sample.tissue[~sample.blank], []
+    for place in (
+        np.unique(np.linspace(0, len(answers.rows) - 1, count).round().astype(int)) if len(answers.rows) else ()
+    ):
+        row = int(answers.rows[place])
+        made = islice(edits(pixels[row], tissue[row], seed=(seed, row), ground=sample.ground), 1 + len(AREAS))
+        found.append(
+            Example(
+                name=sample.slide_id,
+                pixels=[edit.pixels for edit in made],
+                area=float(answers.area[place]),
+                margins=[float(answers.natural[place]), *answers.areas[0, place].tolist()],
+            )
+        )
+    return found
 
 
 def find_sources(sources: Sequence[str], *, out: Path, progress: Progress | None = None) -> Sequence[SlideRow] | Path:

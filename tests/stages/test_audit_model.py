@@ -64,6 +64,10 @@ def test_a_model_that_counts_tissue_is_found_and_ends_with_1_where_asked(
     assert len(table) == result["patches"] == 8 * 20
     assert (table["margin@0.9"] > table["margin@0.1"]).all()
     assert np.floor(10 * table["tissue_fraction"]).value_counts().min() >= 5  # spread over the area
+    page = (tmp_path / stage.PAGE).read_text()
+    assert page.count("<tr>") == 12
+    assert page.count("data:image/png") == 12 * 6 + 1
+    assert "http" not in page.replace("http://www.w3.org", "")  # it opens without a network
     assert typed(*command, "--fail-on", "relies") == 1
     assert typed(*command[:-1], "10") != 0  # another result stands there
     assert typed(*command[:-1], "10", "--force") == 0

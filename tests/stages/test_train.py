@@ -8,14 +8,27 @@ from typing import Any
 import pytest
 from made_patches import write_work
 
+from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import StaleArtefactError
-from pathopatch.stages.train import train_many
+from pathopatch.stages.train import recommended, train_many
 
 
 def config_of(**changes: Any) -> TrainConfig:
     small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
     return TrainConfig(**{**small, **changes})
+
+
+def test_who_names_no_method_gets_crops_in_tissue(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    given = config_of(threshold=0.5)
+    chosen = recommended(tmp_path, given)
+    assert (chosen.method, chosen.mask, chosen.run_name, chosen.steps) == ("erm", "interior", "erm-t0.5-s0-interior", 4)
+    for own in ({"method": "gerne"}, {"mask": "none"}, {"c": 1.0}):
+        assert recommended(tmp_path, config_of(**own)) == config_of(**own)
+    groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
+    write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
+    assert recommended(tmp_path, given) is given  # crops hide the area, and nothing else
 
 
 @pytest.mark.slow

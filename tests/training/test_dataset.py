@@ -210,7 +210,7 @@ def _tiled_work(folder, store):
 
 @pytest.mark.parametrize("cache_gib", [1.5, 1e-9], ids=["held", "read when needed"])
 def test_training_without_stored_pixels_sees_the_same_patches(tmp_path, cache_gib, monkeypatch):
-    monkeypatch.setattr("pathopatch.training.stored_patches._OPEN_SLIDES", 1)
+    monkeypatch.setattr("pathopatch.training.dataset._OPEN_SLIDES", 1)
     options = {"input_px": 16, "splits": ("train",), "cache_gib": cache_gib, "masks": ("tissue",)}
     stored = load_patches(tmp_path / "kept", _tiled_work(tmp_path / "kept", "zarr"), **options)
     without = load_patches(tmp_path / "without", _tiled_work(tmp_path / "without", "none"), **options)
@@ -221,7 +221,7 @@ def test_training_without_stored_pixels_sees_the_same_patches(tmp_path, cache_gi
 
 
 def test_only_the_slides_read_last_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("pathopatch.training.stored_patches._OPEN_SLIDES", 2)
+    monkeypatch.setattr("pathopatch.training.dataset._OPEN_SLIDES", 2)
     closed = []
     monkeypatch.setattr(PatchStore, "close", lambda store: closed.append(store.path.stem))
     patches = load_patches(tmp_path, write_work(tmp_path), input_px=16, splits=("train", "val", "test"), cache_gib=1e-9)

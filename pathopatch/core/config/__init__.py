@@ -24,6 +24,7 @@ from pathopatch.core.config.slides import ReadyConfig as ReadyConfig
 from pathopatch.core.config.slides import RegistrationConfig as RegistrationConfig
 from pathopatch.core.config.slides import TileConfig as TileConfig
 from pathopatch.core.config.slides import TissueConfig as TissueConfig
+from pathopatch.core.config.study import RECOMMENDED as RECOMMENDED
 from pathopatch.core.config.study import BatchConfig as BatchConfig
 from pathopatch.core.config.study import BatchOptions as BatchOptions
 from pathopatch.core.config.study import EvaluateConfig as EvaluateConfig

@@ -154,6 +154,11 @@ class RunVariant(Config):
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 
+RECOMMENDED = RunVariant.model_validate({"name": "interior erm", "method": "erm", "mask": "interior"})
+"""The row that did best where the area misleads, see docs/understand/methods.md."""
+_METHODS: tuple[MethodName, ...] = ("erm", "resample", "groupdro", "gerne")
+
+
 class StudyConfig(SettingsConfig):
     """A whole study: ``pathopatch run study.toml``.
 
@@ -177,10 +182,12 @@ class StudyConfig(SettingsConfig):
     """Work folder for all outputs."""
     decisions: Path | None = None
     """An exported review, as `pathopatch groups --decisions` takes it."""
-    methods: tuple[MethodName, ...] = Field(default=("erm", "erm-balanced", "resample", "groupdro", "gerne"))
+    methods: tuple[MethodName, ...] = _METHODS
     """Methods to train, each at every threshold and seed."""
     runs: tuple[RunVariant, ...] = ()
-    """Rows by name, with any settings of `[train]`, beside or in place of `methods`."""
+    """Rows by name, with any settings of `[train]`, beside or in place of `methods`. Without both, erm on crops that
+    lie wholly in tissue joins the methods.
+    """
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Seeds of weights, batches and the search."""
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
@@ -193,7 +200,12 @@ class StudyConfig(SettingsConfig):
     @model_validator(mode="before")
     @classmethod
     def _runs_replace_methods(cls, raw: Any) -> Any:
-        return {"methods": (), **raw} if isinstance(raw, dict) and raw.get("runs") else raw
+        if not isinstance(raw, dict):
+            return raw
+        if raw.get("runs"):
+            return {"methods": (), **raw}
+        # Features have no pixels to take crops of.
+        return raw if {"methods", "features"} & raw.keys() else {"runs": (RECOMMENDED,), **raw, "methods": _METHODS}
 
     @model_validator(mode="after")
     def _rows_have_names(self) -> StudyConfig:

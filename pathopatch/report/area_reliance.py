@@ -1,0 +1,81 @@
+"""Show what a model answers to patches whose tissue area was set: one page that opens without a network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.debias.interventions import AREAS
+from pathopatch.evaluation.area_reliance import LIMITS, verdict_text
+from pathopatch.report.composed import patch_view
+from pathopatch.report.page import render
+from pathopatch.report.plots import INK, LABEL_COLORS, MUTED, new_figure, percent_axis, png, style_axes
+
+_SIDE_PX = 112
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A patch as it is, then with each area set, and the model's margins: above 0 it calls it tumour."""
+
+    name: str
+    pixels: Sequence[NDArray[np.float32]]  # 1 + T of (C, P, P), in [0, 1]
+    area: float
+    margins: Sequence[float]  # 1 + T
+
+
+def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_rgb: bool, model: str) -> str:
+    """Return the page of a result of `pathopatch audit-model`, pictures and all."""
+    rows = []
+    for example in examples:
+        areas = [example.area, *AREAS]
+        cells = [
+            {
+                "picture": _data_uri(patch_view(pixels, is_rgb=is_rgb, side_px=_SIDE_PX)),
+                "area": area,
+                "is_positive": margin > 0,
+                "probability": 0.5 * (1 + np.tanh(margin / 2)),
+            }
+            for pixels, area, margin in zip(example.pixels, areas, example.margins, strict=True)
+        ]
+        rows.append({"name": example.name, "cells": cells})
+    return render(
+        "area_reliance.html.j2",
+        title=f"Does {model} lean on tissue area?",
+        verdict=verdict_text(dict(result)),
+        limits=LIMITS,
+        result=result,
+        curve=_data_uri_of(response_curve(result)) if "curve" in result else "",
+        areas=AREAS,
+        rows=rows,
+    )
+
+
+def response_curve(result: Mapping[str, Any]) -> bytes:
+    """Draw the mean margin over the area with its interval, and the share of patches that are called tumour, as PNG."""
+    figure, ((left, right),) = new_figure(8.0, 2.9, 1, 2)
+    area = [point["area"] for point in result["curve"]]
+    value, low, high = ([point["margin"][name] for point in result["curve"]] for name in ("value", "low", "high"))
+    left.axhline(0, color=MUTED, linewidth=1)
+    if all(end is not None and np.isfinite(end) for end in (*low, *high)):
+        left.fill_between(area, low, high, color=INK, alpha=0.16, linewidth=0)
+    left.plot(area, value, "o-", color=INK, linewidth=2)
+    style_axes(left, title="mean logit, 0 is the decision", x="tissue area that is set", xlim=(0, 1))
+    right.plot(area, [point["positive"] for point in result["curve"]], "o-", color=LABEL_COLORS[1], linewidth=2)
+    style_axes(right, title="patches that are called tumour", x="tissue area that is set", xlim=(0, 1), ylim=(0, 1))
+    percent_axis(right)
+    return png(figure)
+
+
+def _data_uri(picture: NDArray[np.uint8]) -> str:
+    return _data_uri_of(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
+
+
+def _data_uri_of(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
