@@ -20,6 +20,7 @@ from pathopatch.core.config import TrainConfig as TrainConfig
 from pathopatch.core.config import TuneConfig as TuneConfig
 from pathopatch.core.config import load_study as load_study
 from pathopatch.core.version import __version__ as __version__
+from pathopatch.evaluation.area_reliance import audit_model as audit_model
 from pathopatch.groups import assign_groups as assign_groups
 from pathopatch.heatmaps.slide_prediction import SlidePrediction as SlidePrediction
 from pathopatch.heatmaps.slide_prediction import predict_slide as predict_slide

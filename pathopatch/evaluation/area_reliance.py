@@ -17,6 +17,7 @@ from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import pluralize
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
 from pathopatch.metrics.bootstrap import bootstrap_by_patient
+from pathopatch.models.forward import Ensemble, PatchClassifier
 
 Floats = NDArray[np.float64]
 Verdict = Literal["relies", "not shown", "not known"]
@@ -46,6 +47,73 @@ class Responses:
     area: Floats  # (N,): tissue fraction as it is
     patient: NDArray[np.str_]  # (N,)
     left_out: int = 0  # patches with too little tissue, or with no ground to show
+
+
+def audit_model(
+    model: PatchClassifier | Ensemble | Margins,
+    patches: NDArray[np.float32],
+    tissue: NDArray[np.bool_],
+    patient: ArrayLike | None = None,
+    *,
+    ground: NDArray[np.float32] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Say whether a model's answers follow the tissue area, by patches without labels; see `reliance`.
+
+    Parameters
+    ----------
+    model : PatchClassifier, Ensemble or callable
+        As `load_model` or `load_ensemble` returns it, or any function from patches and masks to margins (n,), above 0
+        for tumour.
+    patches : ndarray of float32, shape (N, C, P, P)
+        Scaled to [0, 1], channels in the order of the model.
+    tissue : ndarray of bool, shape (N, P, P)
+        Their tissue.
+    patient : array_like of str, shape (N,), optional
+        Whose they are. Without it each patch counts as a patient, and intervals are too narrow.
+    ground, seed
+        As of `ask`.
+
+    Returns
+    -------
+    dict
+        Measures, ``verdict``, ``direction`` and ``reasons``; `reliance_text` puts them in words.
+
+    Raises
+    ------
+    NonFiniteError
+        Pixels or answers that are NaN or infinite.
+
+    Examples
+    --------
+    >>> tissue = np.zeros((4, 32, 32), bool)
+    >>> tissue[:, 8:24, 8:24] = True
+    >>> patches = np.where(tissue[:, None], 0.5, 0.9).repeat(3, axis=1)
+    >>> found = pathopatch.audit_model(lambda x, tissue: tissue.mean(axis=(1, 2)) - 0.5, patches, tissue)
+    >>> found["verdict"], found["reasons"][0]
+    ('not known', '4 of at least 8 patients')
+    """
+    if isinstance(model, PatchClassifier):
+        model = Ensemble([model])
+    margins = margins_of(model) if isinstance(model, Ensemble) else model
+    patients = np.arange(len(patches)) if patient is None else patient
+    return reliance(ask(margins, patches, tissue, patients, seed=seed, ground=ground), seed=seed)
+
+
+def margins_of(ensemble: Ensemble) -> Margins:
+    """Return a function that gives the calibrated logit less that of the decision."""
+    probability = ensemble.spec.decision_probability
+    assert probability is not None  # members have two classes
+    decision = float(np.log(probability) - np.log1p(-probability))
+    temperature = ensemble.spec.temperature if len(ensemble.members) == 1 else 1.0
+
+    def margins(x: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
+        if not len(x):
+            return np.empty(0)
+        output = ensemble.forward([member.standardised(x, tissue) for member in ensemble.members])
+        return np.asarray(output.logit / temperature - decision, np.float64)
+
+    return margins
 
 
 def ask(

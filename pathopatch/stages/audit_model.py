@@ -27,7 +27,7 @@ from pathopatch.core.mask_bits import resize_masks, unpack_masks
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, edits
-from pathopatch.evaluation.area_reliance import Margins, Responses, ask, reliance, reliance_text
+from pathopatch.evaluation.area_reliance import Margins, Responses, ask, margins_of, reliance, reliance_text
 from pathopatch.evaluation.external_validation import bundle_name
 from pathopatch.models.forward import Ensemble, resize_area
 from pathopatch.models.loading import load_ensemble
@@ -148,7 +148,7 @@ def _ask(
     progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
-    margins, parts, tables, blanks, failed = _margins(ensemble), [], [], [], {}
+    margins, parts, tables, blanks, failed = margins_of(ensemble), [], [], [], {}
     examples: list[Example] = []
     for number, (name, patient, opener) in enumerate(opened):
         try:
@@ -260,22 +260,6 @@ def _overview_fractions(source: FromSlide) -> NDArray[np.float64]:
         part = model.mask[int(y) : max(int(y) + 1, round(y + height)), int(x) : max(int(x) + 1, round(x + width))]
         means[number] = part.mean() if part.size else 0.0
     return means
-
-
-def _margins(ensemble: Ensemble) -> Margins:
-    """Return a function that gives the calibrated logit less that of the decision."""
-    probability = ensemble.spec.decision_probability
-    assert probability is not None  # members have two classes
-    decision = float(np.log(probability) - np.log1p(-probability))
-    temperature = ensemble.spec.temperature if len(ensemble.members) == 1 else 1.0
-
-    def margins(x: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
-        if not len(x):
-            return np.empty(0)
-        output = ensemble.forward([member.standardised(x, tissue) for member in ensemble.members])
-        return np.asarray(output.logit / temperature - decision, np.float64)
-
-    return margins
 
 
 def _asked(margins: Margins, sample: Sample, *, seed: int) -> tuple[Responses, pd.DataFrame]:

@@ -1,14 +1,18 @@
 """The audit of a model: patches are set to an area, and models of known conduct get the verdict that they deserve."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from made_model import write_model
 
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.debias.interventions import AREAS, N_EDITS, edits, set_area
-from pathopatch.evaluation.area_reliance import adj, ask, eta, judge, reliance
+from pathopatch.evaluation.area_reliance import adj, ask, audit_model, eta, judge, margins_of, reliance
+from pathopatch.models.forward import Ensemble
+from pathopatch.models.loading import load_model
 
 SIDE = 32
 
@@ -74,6 +78,17 @@ def test_placebos_have_the_area_of_the_patch() -> None:
     assert [edit.tissue.mean() for edit in (made[0], *made[-3:])] == pytest.approx([own] * 4, abs=1 / SIDE**2)
     np.testing.assert_array_equal(made[0].pixels, pixels[0])
     assert not np.array_equal(made[-3].pixels, pixels[0])
+
+
+def test_models_of_any_kind_are_asked_on_arrays(tmp_path: Path) -> None:
+    pixels, masks, patient = _patches(20)
+    model = load_model(write_model(tmp_path / "model"), device="cpu")
+    one, several = (audit_model(each, pixels, masks, patient) for each in (model, Ensemble([model])))
+    assert one == several
+    logits = model.predict_logits(pixels)
+    own = ask(margins_of(Ensemble([model])), pixels, masks, patient).natural
+    np.testing.assert_allclose(own, logits[:, 1] - logits[:, 0], atol=1e-4)
+    assert audit_model(_colour, pixels, masks)["patients"] == 20
 
 
 def test_patches_without_room_to_edit_are_left_out_and_counted() -> None:

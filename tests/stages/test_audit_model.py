@@ -46,7 +46,7 @@ def _counts_tissue(monkeypatch: pytest.MonkeyPatch) -> None:
     def margins(_ensemble: Any) -> Callable[..., np.ndarray]:
         return lambda x, _: 10.0 * ((x.mean(axis=1) < 0.8).mean(axis=(1, 2)) - 0.5)
 
-    monkeypatch.setattr(stage, "_margins", margins)
+    monkeypatch.setattr(stage, "margins_of", margins)
 
 
 @pytest.mark.usefixtures("_counts_tissue")
