@@ -182,6 +182,8 @@ def audit_model(
     print(stage.result_text(result))
     if fail_on == "relies" and result["verdict"] == "relies":
         raise typer.Exit(1)
+    if result["failed"]:
+        raise typer.Exit(3)
 
 
 def train(

@@ -414,7 +414,10 @@ def set_area(
 def edits(
     pixels: npt.NDArray[np.float32], tissue: npt.NDArray[np.bool_], *, seed: Any, ground: Any = None
 ) -> Iterator[EditedPatch]:
-    """Yield the patch as it is and all edits that the audit asks about, in the order of `EDITS`; see `set_area`."""
+    """Yield the patch as it is, then each area by each seed, each area by the second edit, and the placebos.
+
+    Arguments and errors as of `set_area`; `seed` is a tuple of numbers.
+    """
     own = float(tissue.mean())
     yield EditedPatch(pixels, tissue)
     rounds = [1.0] * SEEDS + [_KEPT]

@@ -16,7 +16,7 @@ from pathopatch.stages.study import run_study
 from pathopatch.stages.train import require_training
 
 THRESHOLDS = (0.25, 0.5)
-METHODS: tuple[MethodName, ...] = ("erm", "erm-balanced", "resample", "gerne")
+METHODS: tuple[MethodName, ...] = ("erm", "resample", "gerne")
 TRIALS = 2
 LEARNING_RATES = (5e-4, 2e-3)  # around that of TRAIN; lower ones do not converge in its steps
 TRAIN = TrainConfig(input_px=64, steps=800, batch_per_class=32, learning_rate=1e-3, weight_decay=1e-2)

@@ -6,14 +6,14 @@ nobody. `audit_model` asks a model about arrays; `reliance` is pure arithmetic o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import pluralize
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
 from pathopatch.metrics.bootstrap import bootstrap_by_patient
@@ -22,7 +22,7 @@ from pathopatch.models.forward import Ensemble, PatchClassifier
 Floats = NDArray[np.float64]
 Verdict = Literal["relies", "not shown", "not known"]
 Margins: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], Floats]
-"""Margins (n,), above 0 for tumour, of patches in [0, 1] (n, C, P, P) with their tissue (n, P, P)."""
+"""Margins (n,), above 0 for tumour, of patches in [0, 1] (n, C, P, P) with their tissue (n, P, P); NaN: no answer."""
 
 LEAST_ETA, LEAST_ADJ = 0.06, 0.65
 """Limits of the rules: share of the variance, and standard deviations of the patches' mean margins."""
@@ -31,6 +31,12 @@ LIMITS = (
     "The area was set, and nothing else: reliance on fat or density that goes along with it is not seen. "
     "The verdict says nothing of accuracy."
 )
+LEAST_SHARE, LEAST_AREAS = 0.5, 3
+"""Share of the patches that must have an answer at an area, and number of such areas: a model of crops has none where
+there is little tissue.
+"""
+MOST_ADJ = 100.0
+_FLAT = 1e-6  # spread of the patches' mean margins, by the largest margin: below it all patches are one to the model
 LEAST_ANSWERS = 0.05
 """Share of the patches that must have either answer: where all have one, only the strength of evidence moves."""
 
@@ -101,17 +107,31 @@ def audit_model(
 
 
 def margins_of(ensemble: Ensemble) -> Margins:
-    """Return a function that gives the calibrated logit less that of the decision."""
-    probability = ensemble.spec.decision_probability
-    assert probability is not None  # members have two classes
-    decision = float(np.log(probability) - np.log1p(-probability))
-    temperature = ensemble.spec.temperature if len(ensemble.members) == 1 else 1.0
+    """Return a function that gives the calibrated logit less that of the decision; NaN where a member has no answer.
+
+    NonFiniteError for answers that are NaN or infinite; ChannelMismatchError for patches of other channels.
+    """
+    spec = ensemble.spec
+    decision, temperature = spec.decision_threshold / spec.temperature, spec.temperature
+    if len(ensemble.members) > 1:  # their logit is calibrated
+        temperature = 1.0
 
     def margins(x: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
         if not len(x):
             return np.empty(0)
-        output = ensemble.forward([member.standardised(x, tissue) for member in ensemble.members])
-        return np.asarray(output.logit / temperature - decision, np.float64)
+        if x.shape[1] != len(spec.channels):
+            raise ChannelMismatchError(
+                f"patches of {x.shape[1]} channels, the model takes {', '.join(spec.channels) or 'features'}",
+                remedy="give the channels of the model, in its order",
+            )
+        logit = ensemble.forward([member.standardised(x, tissue) for member in ensemble.members]).logit
+        if not np.isfinite(logit).all():
+            raise NonFiniteError(
+                f"{int((~np.isfinite(logit)).sum())} of {len(logit)} answers are NaN or infinite",
+                remedy="look for NaN in the patches and in the model's weights",
+            )
+        has_answer = np.all([member.takes(tissue) for member in ensemble.members], axis=0)
+        return np.where(has_answer, logit / temperature - decision, np.nan)
 
     return margins
 
@@ -146,21 +166,23 @@ def ask(
         Pixels or margins that are NaN or infinite.
     """
     patients = np.asarray(patient, dtype=np.str_)
+    if tissue.dtype != np.bool_ or tissue.shape != (len(patches), *patches.shape[2:]) or len(patients) != len(patches):
+        raise InputUnsupportedError(
+            f"patches {patches.shape}, tissue {tissue.shape} of {tissue.dtype}, {len(patients)} patients",
+            remedy="give patches (N, C, P, P), boolean masks (N, P, P) and a patient for each",
+        )
     answers, kept = [], []
     for number, (pixels, mask) in enumerate(zip(patches, tissue, strict=True)):
-        if mask.mean() < LEAST_AREA:
+        if mask.mean() < LEAST_AREA or (mask.all() and ground is None):
             continue
-        try:
-            made = list(edits(pixels, mask, seed=(seed, number), ground=ground))
-        except InputUnsupportedError:  # tissue all over, and no ground
-            continue
+        made = list(edits(pixels, mask, seed=(seed, number), ground=ground))
         x, masks = (np.stack(part) for part in zip(*made, strict=True))
         answers.append(margins(x.astype(np.float32), masks))
         kept.append(number)
     z = np.array(answers, np.float64).reshape(len(kept), N_EDITS)
-    if not np.isfinite(z).all():
+    if np.isinf(z).any():
         raise NonFiniteError(
-            f"{int((~np.isfinite(z)).any(axis=1).sum())} of {len(z)} patches have answers that are NaN or infinite",
+            f"{int(np.isinf(z).any(axis=1).sum())} of {len(z)} patches have answers that are infinite",
             remedy="look for NaN in the patches and in the model's weights",
         )
     n_areas = len(AREAS)
@@ -188,15 +210,16 @@ def adj(z: Floats) -> float:
 
     It is the intercept of the regression of the move over the patch's mean margin, in standard deviations of the
     patches' mean margins: a patch with more of either tissue gives more evidence for its own class, and that is not
-    reliance on the area.
+    reliance on the area. It is at most `MOST_ADJ`: where all patches are one to the model, there is no spread.
     """
-    mean = z.mean(axis=1)
-    spread = float(mean.std())
-    if len(z) < 2 or spread == 0:
+    mean, move = z.mean(axis=1), z[:, -1] - z[:, 0]
+    spread, largest = float(mean.std()), float(np.abs(z).max())
+    if len(z) < 2 or largest == 0:
         return float("nan")
-    slope, intercept = np.polyfit(mean, z[:, -1] - z[:, 0], 1)
-    del slope
-    return float(intercept / spread)
+    if spread < _FLAT * largest:  # all patches are one to the model, and none is less decided
+        return float(np.sign(move.mean()) * MOST_ADJ) if abs(move.mean()) > _FLAT * largest else 0.0
+    _, intercept = np.polyfit(mean, move, 1)
+    return float(np.clip(intercept / spread, -MOST_ADJ, MOST_ADJ))
 
 
 def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
@@ -205,12 +228,22 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> d
     ``verdict`` is "relies", "not shown" or "not known"; ``direction`` 1 where more tissue means more tumour, -1 where
     less does, 0 where it is not "relies". ``reasons`` say why it is not known.
     """
-    about = {"patches": len(responses.natural), "patients": len(np.unique(responses.patient))}
-    about |= {"left_out": responses.left_out}
-    if not len(responses.natural):
-        return about | {"verdict": "not known", "direction": 0, "reasons": ["no patch holds both tissue and ground"]}
-    flat = np.concatenate(list(responses.areas))  # (S * N, T)
-    patient = np.tile(responses.patient, len(responses.areas))
+    has_answer = np.asarray(np.isfinite(responses.areas).all(axis=0))  # (N, T)
+    usable = has_answer.mean(axis=0) >= LEAST_SHARE if len(has_answer) else np.zeros(len(AREAS), np.bool_)
+    parts = [*responses.areas[:, :, usable], responses.again[:, usable], responses.natural[:, None]]
+    rows: NDArray[np.bool_] = np.isfinite(np.concatenate(parts, axis=1)).all(axis=1)
+    areas = [area for area, is_usable in zip(AREAS, usable, strict=True) if is_usable]
+    natural, who = responses.natural[rows], responses.patient[rows]
+    about: dict[str, Any] = {"patches": len(natural), "patients": len(np.unique(who)), "areas": areas}
+    about |= {"left_out": responses.left_out, "without_answer": int((~rows).sum())}
+    if len(areas) < LEAST_AREAS or not len(natural):
+        reason = f"the model has an answer at {len(areas)} of {len(AREAS)} areas"
+        if not len(responses.natural):
+            reason = "no patch holds both tissue and ground"
+        return about | {"verdict": "not known", "direction": 0, "reasons": [reason]}
+    flat = np.concatenate(list(responses.areas[:, rows][:, :, usable]))  # (S * N, T)
+    again = responses.again[rows][:, usable]
+    patient = np.tile(who, len(responses.areas))
     first, last = flat[:, 0] > 0, flat[:, -1] > 0
 
     def measured(statistic: Callable[[Floats], float], z: Floats, patients: NDArray[np.str_]) -> dict[str, float]:
@@ -221,13 +254,13 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> d
         return float(z.mean())
 
     result: dict[str, Any] = about | {
-        "positive": mean(responses.natural > 0),
+        "positive": mean(natural > 0),
         "eta": measured(eta, flat, patient),
         "adj": measured(adj, flat, patient),
-        "again": {"eta": eta(responses.again), "adj": adj(responses.again)},
+        "again": {"eta": eta(again), "adj": adj(again)},
         "curve": [
             {"area": area, "margin": measured(mean, z, patient), "positive": mean(z > 0)}
-            for area, z in zip(AREAS, flat.T, strict=True)
+            for area, z in zip(areas, flat.T, strict=True)
         ],
         "turned": {
             "to_tumor": measured(mean, (~first & last).astype(np.float64), patient),
@@ -235,8 +268,8 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> d
         },
         "placebos": {
             name: {
-                "turned": mean((z > 0) != (responses.natural > 0)),
-                "moved": mean(z - responses.natural) / float(responses.natural.std() or 1),
+                "turned": mean((z[rows] > 0)[np.isfinite(z[rows])] != (natural > 0)[np.isfinite(z[rows])]),
+                "moved": float(np.nanmean(z[rows] - natural)) / float(natural.std() or 1),
             }
             for name, z in responses.placebos.items()
         },
@@ -247,7 +280,7 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> d
 def judge(result: dict[str, Any]) -> dict[str, Any]:
     """Return ``verdict``, ``direction`` and ``reasons`` by the measures of `reliance`; the rules were fixed before."""
     share, move, again = result["eta"], result["adj"], result["again"]
-    direction = int(np.sign(move["value"])) if np.isfinite(move["value"]) else 0
+    direction = 0 if np.isnan(move["value"]) else int(np.sign(move["value"]))
     # The ends of |adj|: from 0 where the interval holds both signs.
     ends = sorted((abs(move["low"]), abs(move["high"])))
     least = 0.0 if move["low"] <= 0 <= move["high"] else ends[0]
@@ -263,10 +296,12 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     relies = share["low"] >= LEAST_ETA and least >= LEAST_ADJ
     is_acquitted = share["high"] < LEAST_ETA or ends[1] < LEAST_ADJ
     second = again["eta"] >= LEAST_ETA and abs(again["adj"]) >= LEAST_ADJ and int(np.sign(again["adj"])) == direction
-    if not relies and not is_acquitted and np.isfinite(share["low"]):
+    if np.isnan(move["value"]):
+        reasons.append("the model gives one answer to everything")
+    elif not relies and not is_acquitted and np.isfinite(share["low"]):
         reasons.append("the intervals reach over the limits of the rules")
     elif relies != second:
-        reasons.append("cutting and growing say other things than growing alone")
+        reasons.append("the two kinds of edit disagree")
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}
     return {"verdict": "relies" if relies else "not shown", "direction": direction if relies else 0, "reasons": []}
@@ -288,15 +323,17 @@ def reliance_text(result: dict[str, Any]) -> str:
     about = f"{pluralize(result['patches'], 'patch')} of {pluralize(result['patients'], 'patient')}"
     if result["left_out"]:
         about += f"; {result['left_out']} left out: too little tissue, or no ground to show"
+    if result.get("without_answer"):
+        about += f"; {result['without_answer']} without an answer at some area"
     lines.append(about)
     if "eta" in result:
-        share, move, turned = result["eta"], result["adj"], result["turned"]
+        share, move, turned, areas = result["eta"], result["adj"], result["turned"], result["areas"]
         placebo = max(100 * entry["turned"] for entry in result["placebos"].values())
         lines += [
             f"share of the answers' variance that the set area explains (eta): {_ends(share, '.3f')}",
-            f"move of an undecided patch from area {AREAS[0]:g} to {AREAS[-1]:g} (adj): {_ends(move, '+.2f')} sd",
-            f"of 100 patches {100 * turned['to_tumor']['value']:.0f} turn to tumour on that way, "
-            f"{100 * turned['to_other']['value']:.0f} from it; by edits at equal area {placebo:.0f} turn at most",
+            f"move of an undecided patch from area {areas[0]:g} to {areas[-1]:g} (adj): {_ends(move, '+.2f')} sd",
+            f"on that way {100 * turned['to_tumor']['value']:.0f} of 100 patches become tumour, and "
+            f"{100 * turned['to_other']['value']:.0f} stop being it; by edits at equal area {placebo:.0f} turn at most",
         ]
     if result.get("glass", {}).get("patches"):
         glass = result["glass"]
@@ -304,6 +341,7 @@ def reliance_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, LIMITS])
 
 
-def _ends(measure: dict[str, float], form: str) -> str:
-    ends = f"95 % interval {measure['low']:{form}} to {measure['high']:{form}}"
-    return f"{measure['value']:{form}} ({ends if np.isfinite(measure['low']) else 'one patient has no interval'})"
+def _ends(measure: Mapping[str, float | None], form: str) -> str:
+    value, low, high = (np.nan if (end := measure[name]) is None else end for name in ("value", "low", "high"))
+    ends = f"95 % interval {low:{form}} to {high:{form}}" if np.isfinite(low) else "no interval"
+    return f"{value:{form}} ({ends})"

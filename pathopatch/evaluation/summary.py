@@ -25,7 +25,7 @@ from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.debias.methods import searched_parameters
+from pathopatch.debias.methods import NAMES, searched_parameters
 from pathopatch.evaluation.group_scores import answers, is_right, patient_counts, too_few
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
@@ -291,8 +291,8 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     """
     settings = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
     groups = read_table(WorkFolder(work).groups)
-    every = list(settings.values())
-    sentences = [_data(groups), _grouping(groups, table), *_training(every), *_rows_text(work, settings)]
+    every, variants = list(settings.values()), dict(zip(table["run"], table["variant"], strict=True))
+    sentences = [_data(groups), _grouping(groups, table), *_training(every), *_rows_text(work, settings, variants)]
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
@@ -337,28 +337,32 @@ def _training(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return what each row is, where its name does not tell it all."""
-    rows: dict[str, str] = {}
+def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: Mapping[str, str]) -> list[str]:
+    """Return what each row is, where its name does not tell it all; `variants` are those of a comparison, by run."""
+    runs_of: dict[str, list[str]] = {}
     for run, each in settings.items():
-        name = row_name(read_config(WorkFolder(work).run(run)), str(each["method"]), "")
+        name = row_name(read_config(WorkFolder(work).run(run)), str(each["method"]), variants[run])
+        runs_of.setdefault(name, []).append(run)
+    rows = []
+    for name, runs in runs_of.items():
+        each = settings[runs[0]]
         about = [str(each["method"])] * (name != each["method"])
         about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")
         if each.get("mask") == "interior":
-            about.append(_crops_text(WorkFolder(work).run(run) / "run.json"))
-        rows.setdefault(name, name + (f" ({', '.join(about)})" if about else ""))
-    return [f"Rows: {'; '.join(rows.values())}."] if rows else []
+            about.append(_crops_text([WorkFolder(work).run(run) / "run.json" for run in runs]))
+        rows.append(name + (f" ({', '.join(about)})" if about else ""))
+    return [f"Rows: {'; '.join(rows)}."] if rows else []
 
 
-def _crops_text(path: Path) -> str:
-    crops = read_json(path).get("crops") if path.is_file() else None  # of folds each has its own
-    if crops is None:
+def _crops_text(paths: Sequence[Path]) -> str:
+    crops = [found for path in paths if path.is_file() and (found := read_json(path).get("crops"))]
+    if not crops:  # of folds each has its own
         return "crops that lie wholly in tissue"
-    train, val = crops["without"]["train"], crops["without"]["val"]
+    sides = " or ".join(str(side) for side in sorted({each["crop_px"] for each in crops}))
+    train, val = (max(each["without"][split] for each in crops) for split in ("train", "val"))
     return (
-        f"crops of {crops['crop_px']} px that lie wholly in tissue, the mean of up to 8 in prediction; without one, "
-        f"{pluralize(train, 'training patch')} {'was' if train == 1 else 'were'} left out and "
-        f"{pluralize(val, 'validation patch')} counted as wrong"
+        f"crops of {sides} px that lie wholly in tissue, the mean of up to 8 in prediction; without one, up to "
+        f"{pluralize(train, 'training patch')} left out and {pluralize(val, 'validation patch')} counted as wrong"
     )
 
 
@@ -371,7 +375,8 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     heads = {each.get("head") == "linear" for each in searched}
     used = {"learning_rates", "weight_decays"} if False in heads else set()
     used |= {"penalties"} if True in heads else set()
-    own = {parameter for each in searched for parameter in searched_parameters(str(each["method"]))}
+    known = [str(each["method"]) for each in searched if each["method"] in NAMES]  # earlier versions had others
+    own = {parameter for name in known for parameter in searched_parameters(name)}
     used |= {f"{name}_range" for name in own} | ({"c_values", "s_values"} if "extrapolation" in own else set())
     ranges = [
         f"{words} {' to '.join(f'{end:g}' for end in of_run[f'tune.{name}'])}"
@@ -400,8 +405,10 @@ def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
     if select == ["last"]:
         return f"The last step is judged {at}."
     evaluations = " or ".join(dict.fromkeys(str(each["evaluations"]) for each in settings))
+    what = "Trials, and" if any(each.get("search") for each in settings) else "Of each run"
+    of_each = " of each," if what.startswith("Trials") else ""
     return (
-        f"Trials, and {evaluations} checkpoints of each, were compared by {by} on validation, {at}; {split} accuracies "
+        f"{what} {evaluations} checkpoints{of_each} were compared by {by} on validation, {at}; {split} accuracies "
         "are at that threshold. Patches without an answer count as wrong."
     )
 

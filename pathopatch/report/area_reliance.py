@@ -39,7 +39,7 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
             {
                 "picture": _data_uri(patch_view(pixels, is_rgb=is_rgb, side_px=_SIDE_PX)),
                 "area": area,
-                "is_positive": margin > 0,
+                "answer": "no answer" if np.isnan(margin) else "tumour" if margin > 0 else "other",
                 "probability": 0.5 * (1 + np.tanh(margin / 2)),
             }
             for pixels, area, margin in zip(example.pixels, areas, example.margins, strict=True)
@@ -52,7 +52,7 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
         limits=LIMITS,
         result=result,
         curve=_data_uri_of(response_curve(result)) if "curve" in result else "",
-        areas=AREAS,
+        areas=result["areas"],
         rows=rows,
     )
 

@@ -100,7 +100,8 @@ def worst_groups(rows: pd.DataFrame) -> Figure:
     figure, panels = new_figure(
         6.3, 0.35 + 0.3 * sum(heights), len(parts), 1, sharex=True, gridspec_kw={"height_ratios": heights}
     )
-    lowest = float(np.nanmin(rows[["wga", "wga_low", "wga_lowest"]].to_numpy()))
+    known = rows[["wga", "wga_low", "wga_lowest"]].to_numpy(np.float64)
+    lowest = float(known[np.isfinite(known)].min(initial=1.0))
     for axes, (label, part) in zip(panels[:, 0], parts, strict=True):
         marks = []
         for place, row in enumerate(part.to_dict("records")):

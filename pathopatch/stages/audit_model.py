@@ -19,25 +19,35 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, artefact, content_fingerprint, fingerprint_file, read_table
+from pathopatch.core.artefacts import (
+    Stamp,
+    artefact,
+    content_fingerprint,
+    fingerprint,
+    fingerprint_file,
+    read_table,
+)
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.errors import InputMissingError, PathopatchError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json, write_bytes, write_csv, write_json
 from pathopatch.core.mask_bits import resize_masks, unpack_masks
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, edits
 from pathopatch.evaluation.area_reliance import Margins, Responses, ask, margins_of, reliance, reliance_text
-from pathopatch.evaluation.external_validation import bundle_name
+from pathopatch.evaluation.external_validation import bundle_name, check_patches
+from pathopatch.models.bundle import read_spec
 from pathopatch.models.forward import Ensemble, resize_area
 from pathopatch.models.loading import load_ensemble
 from pathopatch.models.spec import patch_limits
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
+from pathopatch.patches.store import PatchStore
 from pathopatch.report.area_reliance import Example, reliance_page
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import find_cohort
+from pathopatch.training.dataset import common_source
 
 STAGE = "audit-model"
 RESULT, TABLE, PAGE = "area-reliance.json", "area-reliance.csv", "area-reliance.html"
@@ -55,7 +65,7 @@ class Sample:
     """Patches of a slide, scaled to [0, 1] as the models take them."""
 
     slide_id: str
-    patient_id: str
+    patients: NDArray[np.str_]  # (n,)
     names: list[str]  # patch_id of each
     pixels: NDArray[np.float32]  # (n, C, P, P)
     tissue: NDArray[np.bool_]  # (n, P, P)
@@ -85,7 +95,7 @@ def audit_model(
     """Ask a model, or the mean of several, about patches of some slides; write the answers and return the result.
 
     It is that of `reliance` with ``slides``, ``failed`` (slides that could not be asked about, with the reason),
-    ``glass``, ``models`` (fingerprints) and ``stamp``. A finished result of equal inputs is returned as it is.
+    ``glass`` and ``stamp``. A finished result of equal inputs is returned as it is.
 
     Parameters
     ----------
@@ -109,13 +119,29 @@ def audit_model(
     """
     stamp = Stamp(
         stage=STAGE,
-        settings={"per_slide": per_slide, "seed": seed, "slide_mpp": slide_mpp},
+        settings={
+            "per_slide": per_slide,
+            "seed": seed,
+            "slide_mpp": slide_mpp,
+            "predict": config.model_dump(
+                mode="json", include={"precision", "stride_px", "max_bad_tiles", "all_patches"}
+            ),
+        },
         inputs={f"model {number}": fingerprint_file(path) for number, path in enumerate(models)} | _inputs(sources),
     )
     with artefact(out / RESULT, stamp=stamp, force=force) as output:
         if not output.is_current:
+            if any(read_spec(path).encoder is not None for path in models):
+                raise InputUnsupportedError(
+                    "a head on features cannot be asked: its patches would have to be encoded again",
+                    place=str(models[0]),
+                    remedy="give a model that takes patches",
+                )
             ensemble = load_ensemble(models, device=config.device, precision=config.precision, runtime=config.runtime)
-            opened = _stored(sources) if isinstance(sources, Path) else _slides(sources, ensemble, config, slide_mpp)
+            if isinstance(sources, Path):
+                opened = _stored(sources, ensemble)
+            else:
+                opened = _slides(sources, ensemble, config, slide_mpp)
             asked = _ask(ensemble, opened, config, per_slide=per_slide, seed=seed, progress=progress)
             result, table, examples = asked
             write_csv(out / TABLE, table)
@@ -127,14 +153,18 @@ def audit_model(
 
 
 def _inputs(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
-    """Return fingerprints of the slides, by id; those of files that are missing are left out."""
+    """Return fingerprints of the slides and patients, by id; those of files that are missing are left out."""
     if isinstance(sources, Path):
-        return {"slides": fingerprint_file(WorkFolder(sources).slides)}
+        stores = {
+            str(name): FromStore(sources, str(name)) for name in read_table(WorkFolder(sources).slides)["slide_id"]
+        }
+        return {f"slide {name}": fingerprint(store.stamp.inputs) for name, store in stores.items()}
     found = {}
     for row in sources:
         texts = row.source.values() if isinstance(row.source, dict) else [row.source]
+        paths = [Path(text.partition("#")[0]) for text in texts] + ([row.tissue_mask] if row.tissue_mask else [])
         with suppress(PathopatchError):
-            found[f"slide {row.slide_id}"] = content_fingerprint([Path(text.partition("#")[0]) for text in texts])
+            found[f"slide {row.slide_id}"] = fingerprint([row.patient_id, content_fingerprint(paths)])
     return found
 
 
@@ -154,23 +184,25 @@ def _ask(
         try:
             with opener() as source:
                 sample = draw(source, ensemble, config, patient=patient, count=per_slide, seed=seed + number)
-            blanks.append(margins(sample.pixels[sample.blank], sample.tissue[sample.blank]))
             part, table = _asked(margins, sample, seed=seed + number)
+            blanks.append(margins(sample.pixels[sample.blank], sample.tissue[sample.blank]))
         except PathopatchError as error:
             failed[name] = str(error)
             continue
+        finally:
+            if progress is not None:
+                progress("slides", number + 1, len(opened))
         parts.append(part)
         tables.append(table)
         if len(examples) < _EXAMPLES:
             examples += _examples(sample, part, seed=seed + number, count=math.ceil(_EXAMPLES / len(opened)))
-        if progress is not None:
-            progress("slides", number + 1, len(opened))
     if not parts:
         raise InputMissingError(
             f"no slide could be asked about: {next(iter(failed.values()), 'there is none')}",
             remedy="give slides that the model can predict",
         )
     glass = np.concatenate(blanks)
+    glass = glass[np.isfinite(glass)]  # of which a model of crops says nothing
     result = reliance(_joined(parts), seed=seed) | {
         "slides": len(parts),
         "failed": failed,
@@ -218,21 +250,30 @@ def draw(
     if isinstance(source, FromStore):
         table = source.table(min_scanned=patch_limits(ensemble.spec, config)["min_scanned"])
         fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
-        chosen = stored[_spread(fractions, count, rng)]
+        rows = _spread(fractions, count, rng)
+        chosen, patients = stored[rows], table["patient_id"].to_numpy(np.str_)[rows]
         pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
     else:
         chosen = _spread(_overview_fractions(source), count, rng)
         batches = list(source.batches(rows=chosen, min_scanned=patch_limits(ensemble.spec, config)["min_scanned"]))
-        chosen = np.concatenate([chosen[batch.rows] for batch in batches])
-        pixels = np.concatenate([batch.patches for batch in batches])
-        tissue = np.concatenate([unpack_masks(batch.tissue_mask, pixels.shape[-1]) for batch in batches])
+        chosen = np.concatenate([np.empty(0, np.int64), *(chosen[batch.rows] for batch in batches)])
+        patients = np.full(len(chosen), patient)
+        if batches:
+            pixels = np.concatenate([batch.patches for batch in batches])
+            tissue = np.concatenate([unpack_masks(batch.tissue_mask, pixels.shape[-1]) for batch in batches])
+    if not len(chosen):
+        raise InputUnsupportedError(
+            f"no patch holds {100 * LEAST_AREA:g} % of tissue, and none is blank",
+            place=source.slide_id,
+            remedy="leave the slide out",
+        )
     # Edits at the side that the network takes cost least, and nothing that it would see is lost.
     side = min(pixels.shape[-1], max(member.spec.input_px for member in ensemble.members))
     scaled = np.stack([scale(patch, source.windows) for patch in pixels])
     origins = source.origins[chosen].tolist()
     return Sample(
         slide_id=source.slide_id,
-        patient_id=patient,
+        patients=patients,
         names=[f"{source.slide_id}@{x},{y}" for x, y in origins],
         pixels=resize_area(scaled, side),
         tissue=resize_masks(tissue, side),
@@ -265,13 +306,13 @@ def _overview_fractions(source: FromSlide) -> NDArray[np.float64]:
 def _asked(margins: Margins, sample: Sample, *, seed: int) -> tuple[Responses, pd.DataFrame]:
     """Return the answers on a slide's patches that hold tissue, and as a table."""
     held = ~sample.blank
-    patients = np.full(int(held.sum()), sample.patient_id)
+    patients = sample.patients[held]
     answers = ask(margins, sample.pixels[held], sample.tissue[held], patients, seed=seed, ground=sample.ground)
     names = [name for name, is_held in zip(sample.names, held, strict=True) if is_held]
     columns: dict[str, Any] = {
         "patch_id": [names[row] for row in answers.rows],
         "slide_id": sample.slide_id,
-        "patient_id": sample.patient_id,
+        "patient_id": answers.patient,
         "tissue_fraction": answers.area,
         "margin": answers.natural,
         **{f"margin@{area:g}": z for area, z in zip(AREAS, answers.areas.mean(axis=0).T, strict=True)},
@@ -294,9 +335,12 @@ def _joined(parts: Sequence[Responses]) -> Responses:
     )
 
 
-def _stored(work: Path) -> list[_Opened]:
-    """Return the tiled slides of a work folder: id, patient, and how to open it."""
+def _stored(work: Path, ensemble: Ensemble) -> list[_Opened]:
+    """Return the tiled slides of a work folder: id, patient, and how to open it; refuse patches of another kind."""
     slides = read_table(WorkFolder(work).slides)
+    source = common_source([PatchStore(WorkFolder(work).store(str(name))) for name in slides["slide_id"]])
+    if source is not None:
+        check_patches(ensemble.spec, source, place=str(work))
     return [
         (str(row.slide_id), str(row.patient_id), partial(_open_store, work, str(row.slide_id)))
         for row in slides.itertuples()

@@ -20,8 +20,8 @@ _CHOSEN = {"method", "mask", "head", "bins", "intervene", "c", "beta", "t", "cro
 def recommended(work: Path, config: TrainConfig) -> TrainConfig:
     """Return settings that name no method, and no mask, with those that do best where the area misleads.
 
-    That is plain training on crops that lie wholly in tissue, see docs/understand/methods.md. Features have no pixels,
-    and another attribute than tissue is not hidden by crops: there `gerne` stays.
+    That is `auto` with a masked network, see docs/understand/methods.md. Features have no pixels, and composed patches
+    vary no other attribute than tissue: there `gerne` stays.
     """
     from pathopatch.core.artefacts import read_table
     from pathopatch.features.cohort import is_feature_cohort
@@ -31,8 +31,8 @@ def recommended(work: Path, config: TrainConfig) -> TrainConfig:
         return config
     if threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute:
         return config
-    crops = {"method": "erm", "mask": "interior", "name": config.name or "interior"}
-    return TrainConfig.model_validate({name: getattr(config, name) for name in config.model_fields_set} | crops)
+    own = {"method": "auto", "mask": "normalise", "name": config.name or "masked"}
+    return TrainConfig.model_validate({name: getattr(config, name) for name in config.model_fields_set} | own)
 
 
 def train_run(

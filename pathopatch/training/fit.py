@@ -130,21 +130,20 @@ def fit_arrays(
         config = config.model_copy(update={"crop_px": crops.crop_px})
     # Everything that can be refused is refused here: a later phase may begin hours after the first step.
     validation = split_validation(val, phases, seed=config.seed)
-    judged = None
-    if crops is not None and validation.select is not None:  # no phase learns from patches without a crop
-        judged = patches_with_crop(validation.select, crops.crop_px)
-        held_out = validation.held_out
-        if held_out is not None:
-            held_out = held_out.rows(patches_with_crop(held_out, crops.crop_px))
-            validation = replace(validation, held_out=held_out)
+    if crops is not None and validation.held_out is not None:  # no phase learns from patches without a crop
+        has_crop = patches_with_crop(validation.held_out, crops.crop_px)
+        validation = replace(validation, held_out=validation.held_out.rows(has_crop))
     n_classes, n_attributes = table_shape(train, val)
     is_composed = intervenes(phases, config) and config.select != "last" and lacks_a_group(validation.select)
     if is_composed:
         assert validation.select is not None
         validation = replace(validation, select=composed_validation(validation.select, config))
+    judged = None
+    if crops is not None and validation.select is not None:
+        judged = patches_with_crop(validation.select, crops.crop_px)
     if config.select != "last":
         check_validation(
-            validation.select,
+            validation.select if judged is None or judged.any() else None,
             needs_groups=any(needs_groups(phase) for phase in phases),
             needs_attribute=any(phase.needs_val_attribute for phase in phases),
             shape=(n_classes, n_attributes),

@@ -114,15 +114,12 @@ def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def counted_wrong(
-    logits: NDArray[np.float64], label: NDArray[np.int64], judged: NDArray[np.bool_] | None
+    logits: NDArray[np.float64], label: NDArray[np.int64], judged: NDArray[np.bool_] | None, threshold: float
 ) -> NDArray[np.float64]:
-    """Return logits (N, K) in which patches that are not `judged` (N,) have a wrong class, as `evaluate` counts them.
-
-    They have it at every threshold that separates other patches.
-    """
-    if judged is None or judged.all():
+    """Return logits (N, K) in which patches that are not `judged` (N,) have a wrong class at a decision threshold."""
+    if judged is None:
         return logits
-    far = 1 + np.abs(logits[judged]).max(initial=0)
+    far = 1 + abs(threshold)
     wrong_class = (label + 1) % logits.shape[1]
     wrong = np.where(np.arange(logits.shape[1]) == wrong_class[:, None], far, -far)
     return np.where(judged[:, None], logits, wrong)
@@ -140,14 +137,15 @@ def criterion(
     """Return the measures by which checkpoints and trials are compared, at the threshold that these logits choose.
 
     Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``; ``cba`` is at 0, since it
-    picks phases of which the next one reads probabilities. Patches that are not `judged` (N,) count as wrong, and not
-    in the likelihood.
+    picks phases of which the next one reads probabilities. Patches that are not `judged` (N,) count as wrong. Threshold
+    and likelihood are of the others.
     """
-    likelihood = nll(logits, label) if judged is None else nll(logits[judged], label[judged])
-    logits = counted_wrong(logits, label, judged)
-    threshold, _ = fitted_threshold(logits, label, attribute, tune_threshold=tune_threshold, sensitivity=sensitivity)
-    at_zero = validation_measures(logits, label, attribute)
+    answers = (logits, label, attribute) if judged is None else (logits[judged], label[judged], attribute[judged])
+    threshold, _ = fitted_threshold(*answers, tune_threshold=tune_threshold, sensitivity=sensitivity)
+    at_zero = validation_measures(counted_wrong(logits, label, judged, 0), label, attribute)
+    logits = counted_wrong(logits, label, judged, threshold)
     measures = validation_measures(logits, label, attribute, threshold=threshold)
+    likelihood = nll(*answers[:2])
     return measures | {"wga_at_zero": at_zero["wga"], "cba": at_zero["cba"], "nll": likelihood}
 
 
@@ -234,10 +232,10 @@ def choose_threshold(
 ) -> DecisionThreshold:
     """Return `fitted_threshold` and temperature by the logits (N, K) of all validation patches, with their measures.
 
-    Patches that are not `judged` (N,) count as wrong, and have no part in temperature and likelihood.
+    Patches that are not `judged` (N,) count as wrong. Threshold, temperature and likelihood are of the others.
     """
-    own_logits, own_label = (logits, val.label) if judged is None else (logits[judged], val.label[judged])
-    logits = counted_wrong(logits, val.label, judged)
+    chosen = np.ones(len(logits), np.bool_) if judged is None else judged
+    own_logits, own_label, own_attribute = logits[chosen], val.label[chosen], val.attribute[chosen]
     known = is_known(val.attribute)
     label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
     has_attribute = bool((val.attribute >= 0).any())
@@ -245,11 +243,12 @@ def choose_threshold(
     if not has_attribute:
         counts = counts.sum(axis=1, keepdims=True)  # the groups are the classes
     threshold, chosen_for = fitted_threshold(
-        logits, val.label, val.attribute, tune_threshold=tune_threshold, sensitivity=sensitivity
+        own_logits, own_label, own_attribute, tune_threshold=tune_threshold, sensitivity=sensitivity
     )
+    at_zero = validation_measures(counted_wrong(logits, val.label, judged, 0), val.label, val.attribute)
+    logits = counted_wrong(logits, val.label, judged, threshold)
     temperature = best_temperature(own_logits, own_label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
-    at_zero = validation_measures(logits, val.label, val.attribute)
     validation |= {f"{name}_at_zero": value for name, value in at_zero.items()}
     validation |= {"nll": nll(own_logits / temperature, own_label), "nll_at_one": nll(own_logits, own_label)}
     validation["is_threshold_tuned"] = chosen_for != "none"

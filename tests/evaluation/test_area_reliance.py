@@ -6,13 +6,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from made_model import write_model
+import torch
+from made_model import made_spec, write_model
 
-from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias.interventions import AREAS, N_EDITS, edits, set_area
 from pathopatch.evaluation.area_reliance import adj, ask, audit_model, eta, judge, margins_of, reliance
+from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_model
+from pathopatch.models.networks import build_network
 
 SIDE = 32
 
@@ -46,6 +49,7 @@ MODELS: dict[str, tuple[Callable, str, int]] = {
     "colour": (_colour, "not shown", 0),
     "area": (lambda x, t: _area(x, t) + 0.1 * _colour(x, t), "relies", 1),
     "less area": (lambda x, t: -_area(x, t) + 0.1 * _colour(x, t), "relies", -1),
+    "nothing but area": (_area, "relies", 1),
     "one answer": (lambda x, t: _colour(x, t) + 30, "not known", 0),
     "a constant": (lambda x, _: np.ones(len(x)), "not known", 0),
 }
@@ -114,7 +118,41 @@ def test_no_patch_at_all_is_not_known() -> None:
 
 def test_answers_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(NonFiniteError, match="10 of 10 patches"):
-        ask(lambda x, _: np.full(len(x), np.nan), *_patches(10))
+        ask(lambda x, _: np.full(len(x), np.inf), *_patches(10))
+
+
+def test_masks_that_are_no_masks_are_refused() -> None:
+    pixels, masks, patient = _patches(3)
+    for wrong in (masks.astype(np.uint8), masks[:2], masks[:, :8]):
+        with pytest.raises(InputUnsupportedError, match="boolean masks"):
+            ask(_colour, pixels, wrong, patient)
+
+
+def test_areas_without_an_answer_are_left_out() -> None:
+    def from_half(x: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+        return np.where(tissue.mean(axis=(1, 2)) >= least, _colour(x, tissue), np.nan)
+
+    pixels, masks, patient = _patches(least=0.52)
+    least = 0.45
+    result = reliance(ask(from_half, pixels, masks, patient), resamples=100)
+    assert result["areas"] == [0.5, 0.7, 0.9]
+    assert [point["area"] for point in result["curve"]] == result["areas"]
+    assert result["verdict"] == "not shown", result["reasons"]
+    least = 0.6
+    result = reliance(ask(from_half, pixels, masks, patient), resamples=100)
+    assert result["reasons"] == ["the model has an answer at 2 of 5 areas"]
+
+
+def test_a_model_of_crops_has_no_answer_without_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = made_spec(SIDE, mask="interior", crop_px=12)
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 3, input_px=12), spec)
+    margins = margins_of(Ensemble([load_model(tmp_path / "model", device="cpu")]))
+    masks = np.zeros((2, SIDE, SIDE), bool)
+    masks[0, :8, :8], masks[1, :20] = True, True
+    assert np.isnan(margins(np.zeros((2, 3, SIDE, SIDE), np.float32), masks)).tolist() == [True, False]
+    with pytest.raises(ChannelMismatchError, match="2 channels"):
+        margins(np.zeros((2, 2, SIDE, SIDE), np.float32), masks)
 
 
 def test_evidence_that_grows_with_the_tissue_is_no_reliance_on_it() -> None:
@@ -131,6 +169,4 @@ def test_two_edits_that_disagree_are_not_known() -> None:
     share = {"value": 0.4, "low": 0.3, "high": 0.5}
     about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": share, "adj": measure}
     assert judge(about | {"again": {"eta": 0.4, "adj": 1.8}})["verdict"] == "relies"
-    assert judge(about | {"again": {"eta": 0.4, "adj": -1.8}})["reasons"] == [
-        "cutting and growing say other things than growing alone"
-    ]
+    assert judge(about | {"again": {"eta": 0.4, "adj": -1.8}})["reasons"] == ["the two kinds of edit disagree"]

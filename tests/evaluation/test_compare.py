@@ -345,7 +345,7 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "tissue fraction, at 0.5.",
         "learnt for 300 steps, 32 patches of each class a step",
         "Rows: crops (erm, crops of 12 px that lie wholly in tissue, the mean of up to 8 in prediction; without one, "
-        "1 training patch was left out and 3 validation patches counted as wrong); gerne.",
+        "up to 1 training patch left out and 3 validation patches counted as wrong); gerne.",
         "searched by 6 trials",
         "learning rate 0.001 to 0.004",
         "c (beta + 1) of 0.5",

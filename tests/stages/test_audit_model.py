@@ -9,15 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from array_slides import h_and_e
-from made_model import write_model
-from made_slides import write_rgb_pyramid
+from made_model import made_spec, write_model
+from made_slides import write_png, write_rgb_pyramid
 
-from pathopatch.core.config import GroupsConfig, PredictConfig, TileConfig
-from pathopatch.core.errors import PathopatchError
+from pathopatch.core.config import GroupsConfig, PredictConfig, ReadyConfig, TileConfig
+from pathopatch.core.errors import CheckpointIncompatibleError, PathopatchError
 from pathopatch.core.files import read_json
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
 from pathopatch.stages import audit_model as stage
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.tile import import_patches, tile_cohort
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_a_model_that_counts_tissue_is_found_and_ends_with_1_where_asked(
     typed: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ("audit-model", model, cohort, "-o", tmp_path, "--per-slide", "20")
-    assert typed(*command) == 0
+    assert typed(*command) == 3  # a slide failed
     text = capsys.readouterr().out
     assert "RELIES ON AREA: more tissue, more tumour" in text
     assert "S8: INPUT_CORRUPT" in text  # and the others were asked
@@ -69,8 +71,40 @@ def test_a_model_that_counts_tissue_is_found_and_ends_with_1_where_asked(
     assert page.count("data:image/png") == 12 * 6 + 1
     assert "http" not in page.replace("http://www.w3.org", "")  # it opens without a network
     assert typed(*command, "--fail-on", "relies") == 1
-    assert typed(*command[:-1], "10") != 0  # another result stands there
-    assert typed(*command[:-1], "10", "--force") == 0
+    assert typed(*command[:-1], "10") == 1  # another result stands there
+    assert typed(*command[:-1], "10", "--force") == 3
+
+
+def test_one_patient_has_measures_without_intervals(
+    typed: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed("audit-model", model, cohort.parent / "S0.tif", "-o", tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "NOT KNOWN: 1 of at least 8 patients" in text
+    assert "(no interval)" in text
+
+
+@pytest.mark.usefixtures("_counts_tissue")
+def test_ready_patches_are_of_many_patients(model: Path, tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for number in range(60):
+        field = cv2.GaussianBlur(rng.normal(size=(16, 16)), (0, 0), 3)
+        image = h_and_e(field > np.quantile(field, rng.uniform(0.2, 0.8)))
+        write_png(tmp_path / f"{number}.png", image)
+        rows.append((f"{number}.png", number % 2, f"P{number % 10}"))
+    pd.DataFrame(rows, columns=["path", "label", "patient_id"]).to_csv(tmp_path / "patches.csv", index=False)
+    import_patches(tmp_path / "patches.csv", tmp_path / "work", TileConfig(), ready=ReadyConfig(mpp=0.5))
+    result = stage.audit_model([model], tmp_path / "work", tmp_path / "out", PredictConfig(device="cpu"), per_slide=60)
+    assert result["patients"] == 10
+    other = write_other(tmp_path / "other")
+    with pytest.raises(CheckpointIncompatibleError, match="patch"):
+        stage.audit_model([other], tmp_path / "work", tmp_path / "out2", PredictConfig(device="cpu"))
+
+
+def write_other(folder: Path) -> Path:
+    """Write a model for patches of 32 px."""
+    save_bundle(folder, build_network("small-groupnorm", 3), made_spec(32))
+    return folder
 
 
 def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Path, tmp_path: Path) -> None:

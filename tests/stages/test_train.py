@@ -19,16 +19,21 @@ def config_of(**changes: Any) -> TrainConfig:
     return TrainConfig(**{**small, **changes})
 
 
-def test_who_names_no_method_gets_crops_in_tissue(tmp_path: Path) -> None:
+def test_who_names_no_method_gets_composed_patches_and_a_masked_network(tmp_path: Path) -> None:
     write_work(tmp_path)
     given = config_of(threshold=0.5)
     chosen = recommended(tmp_path, given)
-    assert (chosen.method, chosen.mask, chosen.run_name, chosen.steps) == ("erm", "interior", "erm-t0.5-s0-interior", 4)
+    assert (chosen.method, chosen.mask, chosen.run_name, chosen.steps) == (
+        "auto",
+        "normalise",
+        "auto-t0.5-s0-masked",
+        4,
+    )
     for own in ({"method": "gerne"}, {"mask": "none"}, {"c": 1.0}):
         assert recommended(tmp_path, config_of(**own)) == config_of(**own)
     groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
     write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
-    assert recommended(tmp_path, given) is given  # crops hide the area, and nothing else
+    assert recommended(tmp_path, given) is given  # which is not composed
 
 
 @pytest.mark.slow

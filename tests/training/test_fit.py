@@ -260,6 +260,22 @@ def test_validation_patches_without_a_crop_are_wrong_as_in_the_evaluation():
     assert fitted.without_crop == (48, 20)
     of_group = {(y, a): fitted.validation[f"accuracy of label {y}, attribute {a}"] for y in (0, 1) for a in (0, 1)}
     assert of_group[0, 0] == of_group[1, 0] == fitted.validation["wga"] == 0
-    assert of_group[0, 1] + of_group[1, 1] > 0
+    judged = VAL.rows(VAL.attribute == 1)
+    margin = fitted.margins(judged)
+    right = (margin > fitted.decision_threshold) == (judged.label == 1)
+    assert of_group[1, 1] == right[judged.label == 1].mean()
+    assert fitted.decision_threshold == 0  # a group without an answer chooses none
     assert fitted.validation["n of label 0, attribute 0"] == 10
     assert all(row["val_wga"] == 0 for row in fitted.history)
+
+
+def test_no_validation_patch_with_an_answer_is_refused():
+    thin = VAL.rows(VAL.attribute == 0)
+    with pytest.raises(GroupEmptyError, match="no labelled validation patches"):
+        fit_arrays(TRAIN, thin, _config(method="erm", mask="interior", crop_px=8))
+
+
+def test_composed_validation_is_judged_by_its_own_masks():
+    lacking = VAL.rows((VAL.label == 0) | (VAL.attribute == 1))
+    fitted = fit_arrays(TRAIN, lacking, _config(method="auto", mask="interior", crop_px=8, steps=2, evaluations=1))
+    assert fitted.validation["is_composed"]

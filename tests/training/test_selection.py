@@ -58,6 +58,8 @@ def test_patches_that_are_not_judged_count_as_wrong_and_move_no_temperature():
     assert choice.validation["n of label 1, attribute 1"] == 2
     own = logits[judged], eight.label[judged]
     assert choice.temperature == best_temperature(*own)
+    held = choose_threshold(logits, eight, tune_threshold=True, sensitivity=0.9, judged=judged)
+    assert 2 < held.threshold < 3  # all tumour that is judged, and not one below it
     measures = criterion(logits, eight.label, eight.attribute, tune_threshold=True, judged=judged)
     assert (measures["wga"], measures["wga_at_zero"], measures["nll"]) == (0.5, 0.0, nll(*own))
     assert criterion(logits, eight.label, eight.attribute, tune_threshold=True)["wga"] == 1

@@ -154,7 +154,7 @@ class RunVariant(Config):
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 
-RECOMMENDED = RunVariant.model_validate({"name": "interior erm", "method": "erm", "mask": "interior"})
+RECOMMENDED = RunVariant.model_validate({"name": "auto, masked", "method": "auto", "mask": "normalise"})
 """The row that did best where the area misleads, see docs/understand/methods.md."""
 _METHODS: tuple[MethodName, ...] = ("erm", "resample", "groupdro", "gerne")
 
@@ -185,8 +185,8 @@ class StudyConfig(SettingsConfig):
     methods: tuple[MethodName, ...] = _METHODS
     """Methods to train, each at every threshold and seed."""
     runs: tuple[RunVariant, ...] = ()
-    """Rows by name, with any settings of `[train]`, beside or in place of `methods`. Without both, erm on crops that
-    lie wholly in tissue joins the methods.
+    """Rows by name, with any settings of `[train]`, beside or in place of `methods`. Of slides, without both, the
+    recommended row joins the methods: auto, masked.
     """
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Seeds of weights, batches and the search."""
@@ -204,8 +204,12 @@ class StudyConfig(SettingsConfig):
             return raw
         if raw.get("runs"):
             return {"methods": (), **raw}
-        # Features have no pixels to take crops of.
-        return raw if {"methods", "features"} & raw.keys() else {"runs": (RECOMMENDED,), **raw, "methods": _METHODS}
+        # Features have no pixels to compose, and the attribute of ready patches may be another one than tissue.
+        return (
+            raw
+            if {"methods", "features", "patches"} & raw.keys()
+            else {"runs": (RECOMMENDED,), **raw, "methods": _METHODS}
+        )
 
     @model_validator(mode="after")
     def _rows_have_names(self) -> StudyConfig:

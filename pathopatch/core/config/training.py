@@ -117,7 +117,7 @@ class TrainConfig(Config):
 
     method: MethodName = "gerne"
     """How samples are drawn and what is minimised, see `pathopatch.debias.methods`. Default: gerne; `pathopatch train`
-    without method and mask takes erm with mask = "interior" where there are pixels.
+    without method and mask takes auto with mask = "normalise" where there are pixels.
     """
     threshold: float = Field(default=0.25, gt=0, lt=1)
     """Threshold of the tissue fraction that forms the groups."""
