@@ -66,11 +66,12 @@ def checkpoints(cell: Cell, number: int, config: BenchmarkConfig, work: Path) ->
     settings = config.settings(cell.row, seed=cell.seed, **trials_of(config, cell.row)[number])
     sets = load_inputs(make(work, config, cell), cell, config, input_px=settings.input_px)
     test, compute, rows = sets["test"], loop.compute_logits, []
-    if settings.mask == "interior":  # as `fit_arrays` does to the validation patches
+    if settings.mask == "interior":  # patches without a crop are left out, of validation too
         test = keep_crops(sets["train"], test, settings)[1] or test
 
     def recorded(run: Any, network: Any, patches: Any, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        logits = compute(run, network, patches, index)
+        every = compute(run, network, patches, index)
+        logits, index = (every, index) if run.judged is None else (every[run.judged[index]], index[run.judged[index]])
         judged = compute(run, network, test, np.arange(len(test)))
         own = patches.label[index], patches.attribute[index]
         scores = scores_of(logits[:, 1] - logits[:, 0], *own, patches.patient[index], seed=cell.seed)
@@ -79,7 +80,7 @@ def checkpoints(cell: Cell, number: int, config: BenchmarkConfig, work: Path) ->
         wga = 100 * metrics.worst_group_accuracy(positive, test.label, test.attribute)
         about = {"row": cell.row, "polarity": cell.polarity, "seed": cell.seed, "trial": number}
         rows.append({**about, "checkpoint": len(rows), **scores, "test_wga": wga})
-        return logits
+        return every
 
     with patch.object(loop, "compute_logits", recorded):
         fit_arrays(sets["train"], sets["val"], settings)
