@@ -333,7 +333,7 @@ def _training(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"Networks ({values('architecture')}, patches of {values('input_px')} px) learnt for {values('steps')} steps, "
         f"{values('batch_per_class')} patches of each class a step, by {values('optimizer')}{rates}{averaged}; "
-        f"{pluralize(len(settings), 'run')} of the seeds {values('seed').replace(' or ', ', ')}."
+        f"{pluralize(len(settings), 'run')}, seeds: {values('seed').replace(' or ', ', ')}."
     ]
 
 
