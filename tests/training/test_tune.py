@@ -169,6 +169,6 @@ def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: P
     done = CliRunner().invoke(app, [*command, "--trials", "4", "--workers", "2", "--objective", "gba"])
     assert done.exit_code == 0, done.output
     assert "search: 4 trials for 1 run, 16 steps in all" in done.stderr
-    folder = tmp_path / "runs" / "gerne-t0.25-s0"
+    folder = tmp_path / "runs" / "auto-t0.25-s0-masked"
     assert read_json(folder / "search.json")["objective"] == "gba"
     assert len(pd.read_csv(folder / "trials.csv")) == 4
