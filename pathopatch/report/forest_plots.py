@@ -114,6 +114,7 @@ def worst_groups(rows: pd.DataFrame) -> Figure:
         style_axes(axes, title=f"groups by {label}, {seeds}", title_pt=9)
         axes.set_xlim(min(lowest - 0.02, 0.9), 1.12)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+        axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 1 + 1e-9])
         name_rows(axes, part["name"].tolist(), margin=0.6)
         axes.grid(visible=False, axis="y")
     panels[-1, 0].set_xlabel("worst-group accuracy, %, and 95 % interval", fontsize=9, color=INK)

@@ -54,7 +54,6 @@ RESULT, TABLE, PAGE = "area-reliance.json", "area-reliance.csv", "area-reliance.
 PER_SLIDE = 50
 _BLANK, _BLANKS = 0.01, 10  # tissue of a blank patch, and how many of a slide are asked about
 _EXAMPLES = 12  # patches on the page
-_GROUND_PX = 4096  # of a slide, to fill patches that are full of tissue
 
 _Opened = tuple[str, str, Callable[[], AbstractContextManager[FromSlide | FromStore]]]
 """Id and patient of a slide, and how to open it."""
@@ -73,11 +72,11 @@ class Sample:
 
     @property
     def ground(self) -> NDArray[np.float32] | None:
-        """Pixels (C, m) away from tissue; None without any."""
-        pixels = self.pixels.transpose(1, 0, 2, 3)[:, ~self.tissue]
-        if not pixels.size:
-            return None
-        return pixels[:, np.linspace(0, pixels.shape[1] - 1, _GROUND_PX).astype(int)]
+        """Pixels (C, m) away from tissue, of the patch that has most of them; None without any."""
+        # Of one patch: in a set each has a stain of its own, and their pixels together would be a mottled ground.
+        clearest = int((~self.tissue).sum(axis=(1, 2)).argmax())
+        pixels = self.pixels[clearest][:, ~self.tissue[clearest]]
+        return pixels if pixels.size else None
 
 
 def audit_model(
@@ -214,9 +213,9 @@ def _ask(
 def _examples(sample: Sample, answers: Responses, *, seed: int, count: int) -> list[Example]:
     """Return some of a slide's patches with each area, and the model's answers."""
     pixels, tissue, found = sample.pixels[~sample.blank], sample.tissue[~sample.blank], []
-    for place in (
-        np.unique(np.linspace(0, len(answers.rows) - 1, count).round().astype(int)) if len(answers.rows) else ()
-    ):
+    by_area = np.argsort(answers.area, kind="stable")
+    middles = (np.arange(count) + 0.5) / count * len(by_area)  # of as many parts of equal size
+    for place in by_area[np.unique(middles.astype(int))] if len(by_area) else ():
         row = int(answers.rows[place])
         made = islice(edits(pixels[row], tissue[row], seed=(seed, row), ground=sample.ground), 1 + len(AREAS))
         found.append(
