@@ -149,7 +149,7 @@ def test_tuning_and_studies_are_refused_under_torchrun(monkeypatch):
 def test_a_run_trained_under_torchrun_is_current_for_one_process(tmp_path):
     write_work(tmp_path)
     study = tmp_path / "study.toml"
-    settings = "input_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\nthreads = 1\n"
+    settings = 'method = "gerne"\ninput_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\nthreads = 1\n'
     study.write_text(f'manifest = "m.csv"\nwork = "."\n[train]\n{settings}')
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     ours = ["-m", "pathopatch", "train", str(tmp_path), "--device", "cpu", "--config", str(study)]
