@@ -69,7 +69,7 @@ def predict(
     slide_id: SlideId = None,
     config: ConfigFile = None,
     *,
-    settings: Annotated[PredictConfig, Fields("max_bad_tiles deidentify device")],
+    settings: Annotated[PredictConfig, Fields("max_bad_tiles deidentify area_correct device")],
     batch: Batch,
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""

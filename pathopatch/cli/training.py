@@ -156,6 +156,7 @@ def audit_model(
     fail_on: Annotated[
         Literal["relies", "nothing"], typer.Option(help="End with exit code 1 if the model relies on area.")
     ] = "nothing",
+    record: Annotated[bool, typer.Option("--record", help="Write the verdict into the bundle and its card.")] = False,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
     quiet: Quiet = False,
@@ -176,6 +177,7 @@ def audit_model(
             settings,
             per_slide=per_slide,
             slide_mpp=slide_mpp,
+            record=record,
             force=force,
             progress=progress,
         )

@@ -6,7 +6,7 @@ nobody. `audit_model` asks a model about arrays; `reliance` is pure arithmetic o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -112,9 +112,6 @@ def margins_of(ensemble: Ensemble) -> Margins:
     NonFiniteError for answers that are NaN or infinite; ChannelMismatchError for patches of other channels.
     """
     spec = ensemble.spec
-    decision, temperature = spec.decision_threshold / spec.temperature, spec.temperature
-    if len(ensemble.members) > 1:  # their logit is calibrated
-        temperature = 1.0
 
     def margins(x: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
         if not len(x):
@@ -131,7 +128,7 @@ def margins_of(ensemble: Ensemble) -> Margins:
                 remedy="look for NaN in the patches and in the model's weights",
             )
         has_answer = np.all([member.takes(tissue) for member in ensemble.members], axis=0)
-        return np.where(has_answer, logit / temperature - decision, np.nan)
+        return np.where(has_answer, ensemble.margins(logit), np.nan)
 
     return margins
 
@@ -274,7 +271,25 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> d
             for name, z in responses.placebos.items()
         },
     }
-    return result | judge(result)
+    return result | judge(result) | {"correction": _correction(natural, flat, responses.area[rows], result["curve"])}
+
+
+def _correction(
+    natural: Floats, flat: Floats, area: Floats, curve: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Return by kind of correction its ``shift`` of margins, and the share of answers ``turned`` by it.
+
+    `natural` and `area` are (N,), `flat` (S * N, T) margins of these patches at each area. After the shift as many of
+    them are called tumour as without a correction.
+    """
+    response = np.interp(area, [point["area"] for point in curve], [point["margin"]["value"] for point in curve])
+    found = {}
+    for name, corrected in (("subtract", natural - response), ("average", flat[: len(natural)].mean(axis=1))):
+        ordered, positives = np.sort(corrected)[::-1], int((natural > 0).sum())
+        ends = np.concatenate([[ordered[0] + 1], ordered, [ordered[-1] - 1]])[positives : positives + 2]
+        shift = -float(ends.mean())
+        found[name] = {"shift": shift, "turned": float(((corrected + shift > 0) != (natural > 0)).mean())}
+    return found
 
 
 def judge(result: dict[str, Any]) -> dict[str, Any]:
@@ -335,6 +350,12 @@ def reliance_text(result: dict[str, Any]) -> str:
             f"on that way {100 * turned['to_tumor']['value']:.0f} of 100 patches become tumour, and "
             f"{100 * turned['to_other']['value']:.0f} stop being it; by edits at equal area {placebo:.0f} turn at most",
         ]
+    if result["verdict"] == "relies":
+        prices = [f"{name} {100 * own['turned']:.0f}" for name, own in result["correction"].items()]
+        lines.append(
+            f"predict --area-correct turns as many of 100 of these answers: {', '.join(prices)}; "
+            "where more tissue does mean more tumour, accuracy falls"
+        )
     if result.get("glass", {}).get("patches"):
         glass = result["glass"]
         lines.append(f"blank glass: {100 * glass['positive']:.0f} % of {glass['patches']} patches are called tumour")

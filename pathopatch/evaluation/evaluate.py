@@ -38,6 +38,7 @@ from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio
+from pathopatch.models.bundle import bundle_fingerprint
 from pathopatch.models.loading import load_model
 
 SWEEP_FILE = "sweep.csv"
@@ -73,7 +74,7 @@ def evaluate_run(
     stamp = Stamp(
         stage="evaluate",
         settings={**config.model_dump(mode="json"), "splits": splits},
-        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(model_folder)},
+        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": bundle_fingerprint([model_folder])},
     )
     with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
         if output.is_current:

@@ -25,7 +25,7 @@ from pathopatch.evaluation.predicting import labelled_rows, predict_patches
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import label_names, scanned_enough
 from pathopatch.groups.shortcut import fraction_only
-from pathopatch.models.bundle import read_spec
+from pathopatch.models.bundle import bundle_fingerprint, read_spec
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
 from pathopatch.models.loading import load_model
@@ -74,7 +74,7 @@ def evaluate_bundle(
     stamp = Stamp(
         stage="evaluate",
         settings={**config.model_dump(mode="json"), "splits": None if splits is None else sorted(splits)},
-        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(bundle)},
+        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": bundle_fingerprint([bundle])},
     )
     with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
         if output.is_current:

@@ -13,27 +13,26 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from pathopatch.core.config import AreaCorrection
 from pathopatch.core.files import inside, read_json, write_json
-from pathopatch.models.bundle import WEIGHTS, joint_fingerprint, read_spec
+from pathopatch.models.bundle import bundle_fingerprint, read_spec
 from pathopatch.models.card import model_card
+from pathopatch.models.forward import CORRECTED
 from pathopatch.models.spec import BundleSpec
-from pathopatch.models.weights import file_fingerprint
 
 _EMPHASIS = ((r"\*\*(.+?)\*\*", r"<strong>\1</strong>"), (r"`(.+?)`", r"<code>\1</code>"))
 _FOLDER, _DIGITS = "models", 16
 _MODEL, _RUNS = "model", "runs"  # where a run keeps its bundle: runs/<run>/model
 
 
-def write_model_record(out: Path, bundles: Sequence[Path]) -> Path:
+def write_model_record(out: Path, bundles: Sequence[Path], *, correct: AreaCorrection = "none") -> Path:
     """Write what is known of the models behind predictions in the folder `out`; return the file.
 
     `bundles` are folders of checked bundles, whose probabilities are averaged. Equal models give equal bytes.
     """
-    specs = [read_spec(folder) for folder in bundles]
-    weights = [file_fingerprint(folder / WEIGHTS) for folder in bundles]
-    fingerprint = joint_fingerprint(list(zip(specs, weights, strict=True)))
+    fingerprint = bundle_fingerprint(bundles, correct=correct)
     path = _place(out, fingerprint)
-    members = [_member(folder, spec) for folder, spec in zip(bundles, specs, strict=True)]
+    members = [_member(folder, read_spec(folder), correct) for folder in bundles]
     write_json(path, {"fingerprint": fingerprint, "members": members})
     return path
 
@@ -53,10 +52,11 @@ def _place(out: Path, fingerprint: str) -> Path:
     return inside(out, _FOLDER, f"{fingerprint[:_DIGITS]}.json")
 
 
-def _member(folder: Path, spec: BundleSpec) -> dict[str, Any]:
+def _member(folder: Path, spec: BundleSpec, correct: AreaCorrection) -> dict[str, Any]:
     trained = spec.data.get("trained", {})
+    name = bundle_name(folder)
     return {
-        "name": bundle_name(folder),
+        "name": name if correct == "none" else f"{name or spec.method}, {CORRECTED}",
         "method": spec.method,
         "seed": spec.parameters.get("seed"),
         "trained": {name: trained[name] for name in ("splits", "slides", "patients", "patches") if name in trained},

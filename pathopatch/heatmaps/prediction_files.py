@@ -43,7 +43,7 @@ from pathopatch.heatmaps.predict import DEFAULTS, DrawnSource, Prediction, predi
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
 from pathopatch.heatmaps.stitch import Cells
 from pathopatch.models.bundle import joint_fingerprint
-from pathopatch.models.forward import Ensemble
+from pathopatch.models.forward import CORRECTED, Ensemble
 from pathopatch.models.leakage import TRAINED, leakage, leakage_warning
 from pathopatch.models.spec import BundleSpec, patch_limits
 from pathopatch.patches.picture import write_png
@@ -112,7 +112,7 @@ def write_prediction(
                 output.stamp,
                 drawn_name="" if config.deidentify else slide_id,
                 known_as=known_as,
-                warnings=[*leaks, *source.warnings, *_tissue_warnings(prediction)],
+                warnings=[*leaks, *_correction_warnings(ensemble), *source.warnings, *_tissue_warnings(prediction)],
             )
             outputs.require_unchanged()
         output.record(_status_entry(facts, about))
@@ -175,6 +175,18 @@ def _known_as(source: DrawnSource, ensemble: Ensemble) -> str:
     return leakage(specs, source.contents, structure=structure)
 
 
+def _correction_warnings(ensemble: Ensemble) -> list[str]:
+    """Return what a correction for the tissue area costs."""
+    rule = ensemble.spec.area_reliance
+    if ensemble.area_correct == "none" or rule is None:
+        return []
+    return [
+        f"{CORRECTED} ({ensemble.area_correct}), as audited on {rule.date}: of the patches of that audit "
+        f"{rule.turned[ensemble.area_correct]:.0%} got another answer; where more tissue does mean more tumour, "
+        "accuracy falls"
+    ]
+
+
 def _tissue_warnings(prediction: Prediction) -> list[str]:
     """Return warnings of patches that cannot be decoded, and of tissue that is not known."""
     patches, unreadable = len(prediction.tissue_fraction), prediction.unreadable
@@ -202,7 +214,8 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
         **patch_limits(model.spec, config),
         "flags": config.flags,
     }
-    model_mark = joint_fingerprint([(member.spec, member.runtime.weights) for member in model.members])
+    members = [(member.spec, member.runtime.weights) for member in model.members]
+    model_mark = joint_fingerprint(members, correct=model.area_correct)
     if isinstance(source, FromFeatures):
         inputs = {"slide": source.files, "model": model_mark}
         if source.slide is not None:
@@ -375,6 +388,7 @@ def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, spec:
             warnings=tuple(
                 ["model's scale: unknown"] * (spec.mpp is None and spec.encoder is None)
                 + [f"model was {known_as}", "this very slide"] * bool(leakage_warning(known_as))
+                + [CORRECTED] * (CORRECTED in spec.method)
             ),
         ),
     )

@@ -344,10 +344,17 @@ def _opened_model(
     model: PatchClassifier | Ensemble | Path | str | Sequence[Path | str], config: PredictConfig
 ) -> Ensemble:
     """Return a model as an ensemble; bundles are opened as the configuration says."""
-    if isinstance(model, Ensemble):
-        return model
     if isinstance(model, PatchClassifier):
-        return Ensemble([model])
+        model = Ensemble([model])
+    if isinstance(model, Ensemble):
+        if model.area_correct != config.area_correct:
+            raise InputUnsupportedError(
+                f"the model was opened with area_correct={model.area_correct!r}, the settings say "
+                f"{config.area_correct!r}",
+                place="area_correct",
+                remedy="give the folder of the bundle, or the same to load_ensemble and PredictConfig",
+            )
+        return model
     folders = [model] if isinstance(model, str | Path) else model
     return load_ensemble(
         folders,
@@ -355,6 +362,7 @@ def _opened_model(
         precision=config.precision,
         runtime=config.runtime,
         threads=config.threads,
+        area_correct=config.area_correct,
     )
 
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.config import AreaCorrection
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
@@ -33,8 +34,8 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_json
 from pathopatch.models.card import model_card
-from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec, OnnxGraph, joint_spec
-from pathopatch.models.weights import require_finite
+from pathopatch.models.spec import BUNDLE_VERSION, AreaReliance, BundleSpec, OnnxGraph, joint_spec
+from pathopatch.models.weights import file_fingerprint, require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,6 +102,36 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
         write_json(temporary / SPEC, spec.model_dump(mode="json"))
         (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
     return folder / GRAPH
+
+
+def record_reliance(folder: Path, found: AreaReliance) -> None:
+    """Write into a bundle and its card what was found of the model."""
+    spec, _ = checked_bundle(folder)
+    spec = spec.model_copy(update={"area_reliance": found})
+    with atomic_path(folder) as temporary:
+        shutil.copytree(folder, temporary)
+        write_json(temporary / SPEC, spec.model_dump(mode="json"))
+        (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
+
+
+def reliance_to_correct(folders: Sequence[Path]) -> AreaReliance:
+    """Return what the answers of a model are corrected by; CheckpointIncompatibleError unless it relies on the area."""
+    remedy = (
+        "run pathopatch predict without --area-correct, or ask the model: "
+        "pathopatch audit-model MODEL SLIDES -o OUT --record"
+    )
+    if len(folders) > 1:
+        raise CheckpointIncompatibleError("the mean of several models is not corrected", place="--model", remedy=remedy)
+    found = read_spec(folders[0]).area_reliance
+    if found is None or found.verdict != "relies":
+        verdict = "nobody has asked whether it relies on the tissue area"
+        if found is not None:
+            verdict = f"asked on {found.date}, it is {found.verdict} to rely on the tissue area"
+        raise CheckpointIncompatibleError(verdict, place=str(folders[0]), remedy=remedy)
+    if found.model != bundle_fingerprint(folders):
+        problem = "the model has changed since it was asked whether it relies on the tissue area"
+        raise CheckpointIncompatibleError(problem, place=str(folders[0]), remedy=remedy)
+    return found
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -280,18 +311,29 @@ def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
     return without
 
 
-def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]]) -> str:
-    """Return a fingerprint of models, each given as its spec and the fingerprint of its weights, whatever runs them."""
+def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: AreaCorrection = "none") -> str:
+    """Return a fingerprint of models, each given as its spec and the fingerprint of its weights, whatever runs them.
+
+    A model whose answers are corrected for the tissue area is another one.
+    """
     # Specs had an `area_slope`: without it all predictions by earlier bundles would count as another model's.
     facts = [{**spec.model_dump(mode="json"), "onnx": None, "area_slope": 0.0} for spec, _ in members]
     for fact in facts:  # likewise
         if fact["crop_px"] is None:
             del fact["crop_px"]
+        del fact["area_reliance"]  # what was found of a model does not change it
     digests = [
         hashlib.sha256(f"{fingerprint(fact)}{weights}".encode()).hexdigest()
         for fact, (_, weights) in zip(facts, members, strict=True)
     ]
-    return digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
+    joint = digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
+    return joint if correct == "none" else fingerprint([joint, correct, members[0][0].area_reliance])
+
+
+def bundle_fingerprint(folders: Sequence[Path], *, correct: AreaCorrection = "none") -> str:
+    """Return the `joint_fingerprint` of the models of some bundles."""
+    members = [(read_spec(folder), file_fingerprint(folder / WEIGHTS)) for folder in folders]
+    return joint_fingerprint(members, correct=correct)
 
 
 def check_bundles(folders: Sequence[Path]) -> BundleSpec:

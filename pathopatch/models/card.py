@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pathopatch.models.interior import CROPS, FULL, rim_px
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import AreaReliance, BundleSpec
 from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 _CARD = """# Patch classifier: {spec.method}
@@ -55,6 +55,13 @@ half; other programs mark the class of the largest probability.
 
 Its network is TorchScript, a program of its makers: `model.torchscript`. Programs that read or write files are refused.
 OpenVINO runs `model.onnx`, which can do neither."""
+_VERDICTS = {
+    "relies": "it relies on it",
+    "not shown": "no reliance shown",
+    "not known": "not known",
+}
+_ASKED = """Does it lean on the tissue area? On other slides, without labels: {text}. Reliance on fat or density that
+goes along with the area would not be seen, and the verdict says nothing of accuracy."""
 _UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide is predicted at its own scale, with a
 warning; if the training patches had another scale, the probabilities mean nothing."""
 _SELECTED = """The model was selected on these patches, so the numbers are optimistic. Run `pathopatch evaluate` on
@@ -86,7 +93,7 @@ def model_card(spec: BundleSpec) -> str:
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
         data=_data(spec),
         validation=_validation(spec),
-        limits="\n\n".join([_imported(spec) or _LIMITS, *_limits_of_data(spec)]),
+        limits="\n\n".join([_imported(spec) or _LIMITS, *_asked(spec), *_limits_of_data(spec)]),
     )
 
 
@@ -110,6 +117,7 @@ def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
         ("network", spec.architecture),
         ("decision", decision_text(spec)),
         ("intensities", "as the encoder takes them" if spec.encoder is not None else intensity_text(spec)),
+        *([("tissue area", text)] if (text := reliance_text(spec.area_reliance)) else []),
     ]
     for name, words in _MEASURES:
         if name in spec.group_metrics:
@@ -286,6 +294,11 @@ def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]
     return (part["by"], rows) if rows else None
 
 
+def _asked(spec: BundleSpec) -> list[str]:
+    text = reliance_text(spec.area_reliance)
+    return [_ASKED.format(text=text)] if text else []
+
+
 def _limits_of_data(spec: BundleSpec) -> list[str]:
     """Return the limits that follow from the numbers."""
     limits = [_OTHER_FEATURES] if spec.encoder is not None else [] if spec.mpp is not None else [_UNKNOWN_SCALE]
@@ -300,6 +313,18 @@ def _limits_of_data(spec: BundleSpec) -> list[str]:
             "tumour may need another one."
         )
     return limits
+
+
+def reliance_text(found: AreaReliance | None) -> str:
+    """Return what was found of a model's reliance on the tissue area; empty where nobody has asked."""
+    if found is None:
+        return ""
+    verdict = _VERDICTS[found.verdict]
+    if found.direction:
+        verdict += f" ({'more' if found.direction > 0 else 'less'} tissue, more tumour)"
+    numbers = [f"{name} {value:.2f}" for name, value in (("eta", found.eta), ("adj", found.adj)) if value is not None]
+    of = f"{found.patches} patches of {found.slides} slides and {found.patients} patients"
+    return f"{verdict}; asked on {found.date} by {', '.join([of, *numbers])}"
 
 
 def _grouping(part: Mapping[str, Any]) -> tuple[str, list[str]]:

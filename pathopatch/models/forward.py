@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.core.config import AreaCorrection
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.core.mask_bits import resize_masks
 from pathopatch.core.text import card, pluralize
@@ -126,6 +127,9 @@ class EnsembleOutput:
     spread: NDArray[np.float64]  # (N,), standard deviation of the members' probabilities; NaN for a single model
 
 
+CORRECTED = "corrected for the tissue area"
+
+
 class Ensemble:
     """One or more models of two classes that see the same patches.
 
@@ -133,6 +137,8 @@ class Ensemble:
     ----------
     members : sequence of PatchClassifier
         At least one. `precision` and `computed_by` are those of each; one word if all have the same.
+    area_correct : {"none", "subtract", "average"}
+        How `corrected` corrects; `reliance_to_correct` tells whether it may. The classes' names say so then.
 
     Raises
     ------
@@ -140,9 +146,13 @@ class Ensemble:
         Other than two classes, or members that cut or scale a slide differently; the difference is named.
     """
 
-    def __init__(self, members: Sequence[PatchClassifier]) -> None:
-        self.members = tuple(members)
+    def __init__(self, members: Sequence[PatchClassifier], *, area_correct: AreaCorrection = "none") -> None:
+        self.members, self.area_correct = tuple(members), area_correct
         self.spec = joint_spec([member.spec for member in self.members])
+        if area_correct != "none":
+            names = tuple(f"{name} (corrected)" for name in self.spec.class_names)
+            method = f"{self.spec.method}, {CORRECTED}"
+            self.spec = self.spec.model_copy(update={"class_names": names, "method": method})
         self.takes_masks = any(member.spec.mask != "none" for member in self.members)
         self.computed_by = ", ".join(
             dict.fromkeys(f"{member.runtime.name} {member.runtime.version}" for member in self.members)
@@ -177,6 +187,36 @@ class Ensemble:
         if len(self.members) == 1:
             return EnsembleOutput(margins[0], probability, np.full_like(probability, np.nan))
         return EnsembleOutput(logit, probability, np.std(of_members, axis=0, ddof=1))
+
+    def margins(self, logit: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the logits (N,) of `forward` less that of the decision, over the temperature."""
+        return (logit - self.spec.decision_threshold) / self.spec.temperature
+
+    def corrected(
+        self, output: EnsembleOutput, area: NDArray[np.float64], set_logit: NDArray[np.float64] | None
+    ) -> EnsembleOutput:
+        """Return predictions corrected for the tissue area, as ``spec.area_reliance`` tells.
+
+        Parameters
+        ----------
+        area : ndarray of float, shape (N,)
+            Tissue fraction of the patches.
+        set_logit : ndarray of float, shape (N, T), or None
+            For "average": logits of each patch with its area set to those of the record; NaN without an answer.
+        """
+        rule = self.spec.area_reliance
+        assert rule is not None
+        margin = self.margins(output.logit)
+        if set_logit is None:
+            margin = margin - np.interp(area, rule.areas, rule.response)
+        else:
+            has_answer = np.isfinite(set_logit)
+            total = np.where(has_answer, self.margins(set_logit), 0.0).sum(axis=1)
+            n = has_answer.sum(axis=1)
+            margin = np.divide(total, n, out=margin.copy(), where=n > 0)
+        margin = margin + rule.shift[self.area_correct]
+        logit = margin * self.spec.temperature + self.spec.decision_threshold
+        return EnsembleOutput(logit, 0.5 * (1.0 + np.tanh(0.5 * logit / self.spec.temperature)), output.spread)
 
 
 def _runtime_text(runtime: Runtime) -> str:

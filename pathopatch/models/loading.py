@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint
+from pathopatch.core.config import AreaCorrection
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models.bundle import (
@@ -22,6 +23,7 @@ from pathopatch.models.bundle import (
     checked_bundle,
     first_of,
     incompatible,
+    reliance_to_correct,
 )
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
@@ -115,8 +117,11 @@ def load_ensemble(
     precision: str = "auto",
     runtime: str = "auto",
     threads: int | None = None,
+    area_correct: AreaCorrection = "none",
 ) -> Ensemble:
     """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`.
+
+    `area_correct` is that of `PredictConfig`; errors as of `reliance_to_correct`.
 
     Examples
     --------
@@ -126,8 +131,10 @@ def load_ensemble(
     """
     paths = [Path(folder) for folder in folders]
     check_bundles(paths)
+    if area_correct != "none":
+        reliance_to_correct(paths)
     options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
-    return Ensemble([load_model(path, **options) for path in paths])
+    return Ensemble([load_model(path, **options) for path in paths], area_correct=area_correct)
 
 
 def load_network(folder: Path) -> nn.Module:

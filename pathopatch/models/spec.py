@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 BUNDLE_VERSION = 1
 _ADJUSTABLE = {  # may change after training without making the weights wrong
     "decision_threshold", "decision_chosen_for", "temperature", "group_metrics", "data", "training",
-    "parameters", "package_version", "min_tissue", "min_scanned", "seen", "onnx",
+    "parameters", "package_version", "min_tissue", "min_scanned", "seen", "onnx", "area_reliance",
 }  # fmt: skip
+_LIKE = 0.02  # share by which um/px of a slide may differ from those of an audit
 # Bounds of what a bundle may claim, since it may come from a stranger: far beyond any microscope and any of timm's.
 _MOST_CHANNELS, _MOST_CLASSES = 1024, 1000
 _MOST_FEATURES = 2**16  # values per patch of an encoder; the largest known has 4,608
@@ -110,6 +111,37 @@ class TorchScriptSpec(Config):
         return self
 
 
+class AreaReliance(Config):
+    """What `pathopatch audit-model` found of a model, on which slides, and what a correction of its answers needs.
+
+    A margin is the logit less the decision threshold, over the temperature.
+    """
+
+    verdict: Literal["relies", "not shown", "not known"]
+    direction: Literal[-1, 0, 1]  # 1: more tissue, more tumour
+    eta: float | None = None
+    adj: float | None = None
+    slides: int = Field(ge=0)
+    patients: int = Field(ge=0)
+    patches: int = Field(ge=0)
+    date: str  # year, month and day
+    model: str  # `joint_fingerprint` of what was asked
+    backgrounds: tuple[str, ...]
+    mpp: tuple[float, float] | None  # of the slides, um per level-0 px: the least and the largest; None: unknown
+    areas: tuple[float, ...] = ()
+    response: tuple[float, ...] = ()  # mean margin at each area
+    # By kind of correction: what is added to margins after it, for as many patches of the audit as before to be called
+    # tumour, and the share of these patches whose answer turns.
+    shift: dict[str, float] = {}
+    turned: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _one_response_per_area(self) -> AreaReliance:
+        if len(self.areas) != len(self.response) or list(self.areas) != sorted(set(self.areas)):
+            raise ValueError("a response for each of the areas, which rise")
+        return self
+
+
 class BundleSpec(Config):
     """Everything about a trained model but its weights.
 
@@ -159,6 +191,7 @@ class BundleSpec(Config):
     onnx: OnnxGraph | None = None  # None: torch alone can run the network
     torchscript: TorchScriptSpec | None = None  # None: `architecture` names the network
     seen: TrainingRange | None = None  # appearance of the training patches; None: unknown
+    area_reliance: AreaReliance | None = None  # None: nobody has asked
 
     @model_validator(mode="before")
     @classmethod
@@ -294,6 +327,22 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
         place=place,
         remedy=f"use a model trained on such slides; if this one is in fact {spec.background}, set the manifest's "
         "column background",
+    )
+
+
+def check_correction(spec: BundleSpec, slide: Slide) -> None:
+    """Refuse a slide unlike those by which a model's reliance on the area was audited: CheckpointIncompatibleError."""
+    found = spec.area_reliance
+    assert found is not None
+    low, high = found.mpp or (math.nan, math.nan)
+    if slide.background in found.backgrounds and low * (1 - _LIKE) <= slide.mpp <= high * (1 + _LIKE):
+        return
+    backgrounds = " or ".join(found.backgrounds) or "unknown"
+    raise CheckpointIncompatibleError(
+        f"the slide has {slide.mpp:g} um/px and is {slide.background}; the model's reliance on the tissue area was "
+        f"audited on slides of {low:g} to {high:g} um/px, background {backgrounds}",
+        place="--area-correct",
+        remedy="leave it out, or audit the model on such slides: pathopatch audit-model MODEL SLIDES -o OUT --record",
     )
 
 

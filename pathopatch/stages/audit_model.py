@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,6 @@ from pathopatch.core.artefacts import (
     artefact,
     content_fingerprint,
     fingerprint,
-    fingerprint_file,
     read_table,
 )
 from pathopatch.core.config import PredictConfig
@@ -36,10 +36,11 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, edits
 from pathopatch.evaluation.area_reliance import Margins, Responses, ask, margins_of, reliance, reliance_text
 from pathopatch.evaluation.external_validation import bundle_name, check_patches
-from pathopatch.models.bundle import read_spec
+from pathopatch.heatmaps.predict import edit_side, overview_fractions, slide_source
+from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
 from pathopatch.models.forward import Ensemble, resize_area
 from pathopatch.models.loading import load_ensemble
-from pathopatch.models.spec import patch_limits
+from pathopatch.models.spec import AreaReliance, patch_limits
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.patches.store import PatchStore
@@ -88,6 +89,7 @@ def audit_model(
     per_slide: int = PER_SLIDE,
     seed: int = 0,
     slide_mpp: float | None = None,
+    record: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -109,10 +111,15 @@ def audit_model(
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
 
+    record : bool
+        Write the result into the bundle and its card.
+
     Raises
     ------
     PathopatchError
         The bundles or the device are refused, or no slide could be read.
+    InputUnsupportedError
+        Several models to record a result in.
     StaleArtefactError
         There is the result of another model or of other slides, and `force` is off.
     """
@@ -126,8 +133,12 @@ def audit_model(
                 mode="json", include={"precision", "stride_px", "max_bad_tiles", "all_patches"}
             ),
         },
-        inputs={f"model {number}": fingerprint_file(path) for number, path in enumerate(models)} | _inputs(sources),
+        inputs={"model": bundle_fingerprint(models)} | _inputs(sources),
     )
+    if record and len(models) > 1:
+        raise InputUnsupportedError(
+            "the result of several models is recorded in none of them", place="--record", remedy="ask about one"
+        )
     with artefact(out / RESULT, stamp=stamp, force=force) as output:
         if not output.is_current:
             if any(read_spec(path).encoder is not None for path in models):
@@ -147,8 +158,27 @@ def audit_model(
             is_rgb = ensemble.spec.channels == ("R", "G", "B")
             page = reliance_page(result, examples, is_rgb=is_rgb, model=bundle_name(models[0]))
             write_bytes(out / PAGE, page.encode())
-            write_json(out / RESULT, {"stamp": stamp.to_dict(), **result})
-    return read_json(out / RESULT)
+            write_json(out / RESULT, {"stamp": stamp.to_dict(), "date": date.today().isoformat(), **result})
+    result = read_json(out / RESULT)
+    if record:
+        record_reliance(models[0], reliance_of(result, stamp.inputs["model"]))
+    return result
+
+
+def reliance_of(result: dict[str, Any], model: str) -> AreaReliance:
+    """Return a result of `audit_model` as it is kept in a bundle; `model` is its `bundle_fingerprint`."""
+    curve, correction = result.get("curve", []), result.get("correction", {})
+    names = ("verdict", "direction", "slides", "patients", "patches", "date", "backgrounds", "mpp")
+    return AreaReliance(
+        **{name: result[name] for name in names},
+        eta=result.get("eta", {}).get("value"),
+        adj=result.get("adj", {}).get("value"),
+        model=model,
+        areas=tuple(point["area"] for point in curve),
+        response=tuple(point["margin"]["value"] for point in curve),
+        shift={name: own["shift"] for name, own in correction.items()},
+        turned={name: own["turned"] for name, own in correction.items()},
+    )
 
 
 def _inputs(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
@@ -179,6 +209,7 @@ def _ask(
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
     margins, parts, tables, blanks, failed = margins_of(ensemble), [], [], [], {}
     examples: list[Example] = []
+    grounds, scales = set[str](), list[float]()  # of the slides that could be asked about
     for number, (name, patient, opener) in enumerate(opened):
         try:
             with opener() as source:
@@ -193,6 +224,8 @@ def _ask(
                 progress("slides", number + 1, len(opened))
         parts.append(part)
         tables.append(table)
+        grounds.update(filter(None, [_background(source)]))
+        scales.extend([] if source.mpp is None else [source.mpp])
         if len(examples) < _EXAMPLES:
             examples += _examples(sample, part, seed=seed + number, count=math.ceil(_EXAMPLES / len(opened)))
     if not parts:
@@ -204,6 +237,8 @@ def _ask(
     glass = glass[np.isfinite(glass)]  # of which a model of crops says nothing
     result = reliance(_joined(parts), seed=seed) | {
         "slides": len(parts),
+        "backgrounds": sorted(grounds),
+        "mpp": [min(scales), max(scales)] if scales else None,
         "failed": failed,
         "glass": {"patches": len(glass), "positive": float((glass > 0).mean()) if len(glass) else None},
     }
@@ -253,7 +288,7 @@ def draw(
         chosen, patients = stored[rows], table["patient_id"].to_numpy(np.str_)[rows]
         pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
     else:
-        chosen = _spread(_overview_fractions(source), count, rng)
+        chosen = _spread(overview_fractions(source), count, rng)
         batches = list(source.batches(rows=chosen, min_scanned=patch_limits(ensemble.spec, config)["min_scanned"]))
         chosen = np.concatenate([np.empty(0, np.int64), *(chosen[batch.rows] for batch in batches)])
         patients = np.full(len(chosen), patient)
@@ -266,8 +301,7 @@ def draw(
             place=source.slide_id,
             remedy="leave the slide out",
         )
-    # Edits at the side that the network takes cost least, and nothing that it would see is lost.
-    side = min(pixels.shape[-1], max(member.spec.input_px for member in ensemble.members))
+    side = edit_side(ensemble, pixels.shape[-1])
     scaled = np.stack([scale(patch, source.windows) for patch in pixels])
     origins = source.origins[chosen].tolist()
     return Sample(
@@ -289,17 +323,6 @@ def _spread(fractions: NDArray[np.float64], count: int, rng: np.random.Generator
     held = order[fractions[order] >= LEAST_AREA][:count]
     blank = rows[fractions[rows] < _BLANK][:_BLANKS]
     return np.sort(np.concatenate([held, blank])).astype(np.int64)
-
-
-def _overview_fractions(source: FromSlide) -> NDArray[np.float64]:
-    """Return about how much tissue each patch (N,) holds, by the overview: no patch is read for it."""
-    model = source.tissue
-    width, height = source.grid.extent / model.scale_x, source.grid.extent / model.scale_y
-    means = np.zeros(len(source.origins))
-    for number, (x, y) in enumerate(source.origins / (model.scale_x, model.scale_y)):
-        part = model.mask[int(y) : max(int(y) + 1, round(y + height)), int(x) : max(int(x) + 1, round(x + width))]
-        means[number] = part.mean() if part.size else 0.0
-    return means
 
 
 def _asked(margins: Margins, sample: Sample, *, seed: int) -> tuple[Responses, pd.DataFrame]:
@@ -334,6 +357,11 @@ def _joined(parts: Sequence[Responses]) -> Responses:
     )
 
 
+def _background(source: FromSlide | FromStore) -> str:
+    """Return a slide's background; "" of ready patches, for which none is stated."""
+    return source.slide.background if isinstance(source, FromSlide) else str(source.store.attributes["background"])
+
+
 def _stored(work: Path, ensemble: Ensemble) -> list[_Opened]:
     """Return the tiled slides of a work folder: id, patient, and how to open it; refuse patches of another kind."""
     slides = read_table(WorkFolder(work).slides)
@@ -361,7 +389,5 @@ def _open_store(work: Path, slide_id: str) -> Iterator[FromStore]:
 def _open_slide(
     row: SlideRow, ensemble: Ensemble, config: PredictConfig, slide_mpp: float | None
 ) -> Iterator[FromSlide]:
-    from pathopatch.heatmaps.predict import slide_source
-
     with open_row(replace(row, channel_order=ensemble.spec.channels), fallback_mpp=slide_mpp) as slide:
         yield slide_source(slide, ensemble.spec, row.slide_id, config, tissue_mask=row.tissue_mask)

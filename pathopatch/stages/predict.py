@@ -71,12 +71,14 @@ def predict_cohort(
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, batch) as processes:
         from pathopatch.heatmaps.model_record import write_model_record
-        from pathopatch.models.bundle import check_bundles
+        from pathopatch.models.bundle import check_bundles, reliance_to_correct
         from pathopatch.models.spec import tiling_of
         from pathopatch.stages.batch.summaries import keep_cohort_tables
 
         # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
         spec = check_bundles(models)
+        if config.area_correct != "none":
+            reliance_to_correct(models)
         if spec.encoder is None:
             tiling_of(spec, config)
         else:
@@ -88,7 +90,7 @@ def predict_cohort(
 
             pick_device(config.device)
         with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
-            write_model_record(out, models)
+            write_model_record(out, models, correct=config.area_correct)
         with keep_cohort_tables(out) if batch.totals else nullcontext() as on_done:
             outcomes = run_slides(
                 out, STAGE, tasks, processes, on_done=on_done, deidentified=config.deidentify, progress=progress
@@ -251,7 +253,7 @@ def _loaded_models(models: tuple[Path, ...], config: PredictConfig) -> Ensemble:
 def _loaded(models: tuple[Path, ...], config: PredictConfig, written: tuple[int, ...]) -> Ensemble:
     from pathopatch.models.loading import load_ensemble
 
-    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}
+    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads", "area_correct")}
     return load_ensemble(models, **options)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.core.artefacts import Stamp, read_stamp, read_table, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, read_stamp, read_table, write_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes
@@ -91,6 +91,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(predicting, "load_patches", load_patches)
     monkeypatch.setattr(evaluate, "load_model", lambda folder, **_: FakeModel())
+    monkeypatch.setattr(evaluate, "bundle_fingerprint", lambda folders: fingerprint_file(folders[0]))
     return tmp_path
 
 

@@ -15,7 +15,7 @@ from made_slides import write_png, write_rgb_pyramid
 from pathopatch.core.config import GroupsConfig, PredictConfig, ReadyConfig, TileConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, PathopatchError
 from pathopatch.core.files import read_json
-from pathopatch.models.bundle import save_bundle
+from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.stages import audit_model as stage
 from pathopatch.stages.groups import form_groups
@@ -73,6 +73,27 @@ def test_a_model_that_counts_tissue_is_found_and_ends_with_1_where_asked(
     assert typed(*command, "--fail-on", "relies") == 1
     assert typed(*command[:-1], "10") == 1  # another result stands there
     assert typed(*command[:-1], "10", "--force") == 3
+
+
+@pytest.mark.usefixtures("_counts_tissue")
+def test_a_verdict_is_recorded_in_the_bundle_where_asked(
+    typed: Callable[..., int], cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model")
+    command = ("audit-model", model, cohort, "-o", tmp_path / "out", "--per-slide", "20")
+    assert typed(*command) == 3
+    assert read_spec(model).area_reliance is None
+    assert typed(*command, "--record") == 3  # the finished result is recorded
+    found, result = read_spec(model).area_reliance, read_json(tmp_path / "out" / stage.RESULT)
+    assert found is not None
+    assert (found.verdict, found.direction, found.slides, found.date) == ("relies", 1, 8, result["date"])
+    assert (found.backgrounds, found.mpp) == (("bright",), (0.5, 0.5))
+    assert list(found.response) == sorted(found.response)
+    assert f"asked on {found.date} by 160 patches of 8 slides" in " ".join((model / "README.md").read_text().split())
+    assert set(found.turned) == {"subtract", "average"}
+    capsys.readouterr()
+    assert typed(*command) == 3  # the record does not make the result stale
+    assert "predict --area-correct turns" in capsys.readouterr().out
 
 
 def test_one_patient_has_measures_without_intervals(

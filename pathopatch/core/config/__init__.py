@@ -25,6 +25,7 @@ from pathopatch.core.config.slides import RegistrationConfig as RegistrationConf
 from pathopatch.core.config.slides import TileConfig as TileConfig
 from pathopatch.core.config.slides import TissueConfig as TissueConfig
 from pathopatch.core.config.study import RECOMMENDED as RECOMMENDED
+from pathopatch.core.config.study import AreaCorrection as AreaCorrection
 from pathopatch.core.config.study import BatchConfig as BatchConfig
 from pathopatch.core.config.study import BatchOptions as BatchOptions
 from pathopatch.core.config.study import EvaluateConfig as EvaluateConfig

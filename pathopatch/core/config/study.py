@@ -45,6 +45,10 @@ class FlagsConfig(Config):
     """Standard deviation of the probability over the members of an ensemble above which a patch is flagged."""
 
 
+AreaCorrection = Literal["none", "subtract", "average"]
+"""subtract: the mean response at the patch's own area; average: ask at five areas, which takes six times as long."""
+
+
 class PredictConfig(Config):
     """How slides are predicted."""
 
@@ -62,6 +66,8 @@ class PredictConfig(Config):
     """Least tissue fraction of a patch. None: the bundle's."""
     max_bad_tiles: Fraction = 0.0
     """Share of a slide's area that may be undecodable; its patches have no value."""
+    area_correct: AreaCorrection = "none"
+    """Correct the answers of a model that `audit-model --record` found to rely on the tissue area."""
     stride_px: int | None = Field(default=None, ge=1)
     """Step between patches, px at the bundle's mpp. None: the bundle's."""
     device: str = "auto"
