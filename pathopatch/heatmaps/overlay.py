@@ -152,12 +152,22 @@ def _framed(
     """Return the view on white paper with title, bar of colours `shades` (n, 3), and scale bar."""
     (height, width), (top, left) = view.shape[:2], ORIGIN
     body = max(height, _MIN_BODY_PX)
-    size = (left + max(width, _MIN_BODY_PX) + _SIDE_PX, top + body + _FOOT_PX)
+    lines = [_title(legend), f"      {_above(legend)}", *notes, *legend.warnings]
+    side = max(_SIDE_PX, 24 + MARGIN_PX + round(max(font(FONT_PX).getlength(line) for line in lines)))
+    size = (left + max(width, _MIN_BODY_PX) + side, top + body + _FOOT_PX)
     sheet, draw = framed(view, size, legend.name, um_per_px)
     _draw_bar(sheet, draw, (left + max(width, _MIN_BODY_PX) + 24, top), min(body, _MIN_BODY_PX), shades, legend, notes)
     note = "research use only"
     draw.text((size[0] - MARGIN_PX, size[1] - MARGIN_PX), note, fill=FAINT, font=font(FONT_PX), anchor="rs")
     return np.asarray(sheet)
+
+
+def _title(legend: Legend) -> str:
+    return legend.title or f"{legend.class_name} probability"
+
+
+def _above(legend: Legend) -> str:
+    return "" if legend.threshold is None else f"{legend.threshold:.2f}: {legend.class_name} above"
 
 
 def _draw_bar(
@@ -172,7 +182,7 @@ def _draw_bar(
     """Draw the colour bar, its `shades` (n, 3) from the top down, with ticks, threshold, and notes below it."""
     small, (x, y) = font(FONT_PX), corner
     n_lines = len(notes) + len(legend.warnings) + len(legend.channels)
-    draw.text((x, y), legend.title or f"{legend.class_name} probability", fill=INK, font=small)
+    draw.text((x, y), _title(legend), fill=INK, font=small)
     top, length, bar = y + 40, max(height - 40 - 26 * (2 + n_lines), 120), 28
     strip = np.asarray(np.rint(shades[np.arange(length) * len(shades) // length]), np.uint8)[:, None].repeat(
         bar, axis=1
@@ -187,9 +197,8 @@ def _draw_bar(
         if tick is None or abs(level - tick) > FONT_PX:
             draw.text((x + bar + 12, level), f"{value:g}", fill=INK, font=small, anchor="lm")
     if tick is not None:
-        text = f"{legend.threshold:.2f}: {legend.class_name} above"
         draw.line((x - 10, tick, x + bar + 8, tick), fill=_ALERT, width=2)
-        draw.text((x + bar + 12, tick), text, fill=_ALERT, font=small, anchor="lm")
+        draw.text((x + bar + 12, tick), _above(legend), fill=_ALERT, font=small, anchor="lm")
     y = top + length + 18
     for lines, color in ((notes, INK), (legend.warnings, _ALERT)):
         for line in lines:
