@@ -34,7 +34,7 @@ class PatchEncoder:
         self.takes_tissue = loaded.takes_tissue
         self.computed_by = f"{runtime.name} {runtime.version}"
         self._runtime = runtime
-        self._resize_px = loaded.resize_px
+        self.resize_px = loaded.resize_px
         self._mean, self._std = (
             np.array(values, np.float32)[:, None, None] for values in (self.encoder.mean, self.encoder.std)
         )
@@ -68,10 +68,10 @@ class PatchEncoder:
             return features.astype(self.dtype, copy=False)
 
     def _cropped(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        resized = resize_area(patches, self._resize_px)
+        resized = resize_area(patches, self.resize_px)
         side = self.encoder.input_px
         assert side is not None
-        start = (self._resize_px - side) // 2
+        start = (self.resize_px - side) // 2
         return resized[:, :, start : start + side, start : start + side]
 
 

@@ -14,7 +14,7 @@ from datetime import date
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from pathopatch.core.artefacts import (
     artefact,
     content_fingerprint,
     fingerprint,
+    fingerprint_file,
     read_table,
 )
 from pathopatch.core.config import PredictConfig
@@ -40,7 +41,7 @@ from pathopatch.heatmaps.predict import edit_side, overview_fractions, slide_sou
 from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
 from pathopatch.models.forward import Ensemble, resize_area
 from pathopatch.models.loading import load_ensemble
-from pathopatch.models.spec import AreaReliance, patch_limits
+from pathopatch.models.spec import AreaReliance, BundleSpec, patch_limits
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.patches.store import PatchStore
@@ -49,6 +50,10 @@ from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import find_cohort
 from pathopatch.training.dataset import common_source
+
+if TYPE_CHECKING:  # torch is loaded for heads on features alone
+    from pathopatch.features.patch_encoder import PatchEncoder
+    from pathopatch.stages.encoder import PreparedEncoder
 
 STAGE = "audit-model"
 RESULT, TABLE, PAGE = "area-reliance.json", "area-reliance.csv", "area-reliance.html"
@@ -89,6 +94,7 @@ def audit_model(
     per_slide: int = PER_SLIDE,
     seed: int = 0,
     slide_mpp: float | None = None,
+    weights: Path | None = None,
     record: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -110,7 +116,8 @@ def audit_model(
         Patches of a slide, at most, spread over the tissue area.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
-
+    weights : Path, optional
+        Those of the encoder, for heads on features: patches are encoded again after each edit.
     record : bool
         Write the result into the bundle and its card.
 
@@ -119,7 +126,7 @@ def audit_model(
     PathopatchError
         The bundles or the device are refused, or no slide could be read.
     InputUnsupportedError
-        Several models to record a result in.
+        Several models to record a result in, or a head on features without the weights of its encoder.
     StaleArtefactError
         There is the result of another model or of other slides, and `force` is off.
     """
@@ -129,6 +136,7 @@ def audit_model(
             "per_slide": per_slide,
             "seed": seed,
             "slide_mpp": slide_mpp,
+            **({} if weights is None else {"weights": fingerprint_file(weights), "mpp": config.encoder_mpp}),
             "predict": config.model_dump(
                 mode="json", include={"precision", "stride_px", "max_bad_tiles", "all_patches"}
             ),
@@ -141,21 +149,16 @@ def audit_model(
         )
     with artefact(out / RESULT, stamp=stamp, force=force) as output:
         if not output.is_current:
-            if any(read_spec(path).encoder is not None for path in models):
-                raise InputUnsupportedError(
-                    "a head on features cannot be asked: its patches would have to be encoded again",
-                    place=str(models[0]),
-                    remedy="give a model that takes patches",
-                )
-            ensemble = load_ensemble(models, device=config.device, precision=config.precision, runtime=config.runtime)
+            asked = _open_model(models, weights, config)
             if isinstance(sources, Path):
-                opened = _stored(sources, ensemble)
+                opened = _stored(sources, asked)
             else:
-                opened = _slides(sources, ensemble, config, slide_mpp)
-            asked = _ask(ensemble, opened, config, per_slide=per_slide, seed=seed, progress=progress)
-            result, table, examples = asked
+                opened = [
+                    (row.slide_id, row.patient_id, partial(_open_slide, row, asked, slide_mpp)) for row in sources
+                ]
+            result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, progress=progress)
             write_csv(out / TABLE, table)
-            is_rgb = ensemble.spec.channels == ("R", "G", "B")
+            is_rgb = asked.encoder is not None or asked.spec.channels == ("R", "G", "B")
             page = reliance_page(result, examples, is_rgb=is_rgb, model=bundle_name(models[0]))
             write_bytes(out / PAGE, page.encode())
             write_json(out / RESULT, {"stamp": stamp.to_dict(), "date": date.today().isoformat(), **result})
@@ -197,23 +200,81 @@ def _inputs(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A model that is asked, and how patches are cut and edited for it."""
+
+    ensemble: Ensemble
+    config: PredictConfig
+    encoder: PreparedEncoder | None = None  # of a head on features
+
+    @property
+    def spec(self) -> BundleSpec:
+        """What the members share."""
+        return self.ensemble.spec
+
+    def margins(self) -> Margins:
+        """Return a function from patches to margins."""
+        if self.encoder is None:
+            return margins_of(self.ensemble)
+        encoder = self._opened(self.encoder)
+        return margins_of(self.ensemble, encode=lambda x, tissue: encoder.encode(encoder.prepare(x, tissue)))
+
+    def side(self, patch_px: int) -> int:
+        """Return the side at which patches are edited."""
+        if self.encoder is None:
+            return edit_side(self.ensemble, patch_px)
+        return min(patch_px, self._opened(self.encoder).resize_px)
+
+    def channels(self, source: FromSlide | FromStore) -> list[int]:
+        """Return the indices of the channels that the model takes."""
+        if self.encoder is None:
+            return list(range(len(self.spec.channels)))
+        from pathopatch.features.encode import source_channels
+
+        return source_channels(source, self.encoder.config)
+
+    @staticmethod
+    def _opened(encoder: PreparedEncoder) -> PatchEncoder:
+        from pathopatch.stages.encoder import open_encoder
+
+        return open_encoder(encoder.config)
+
+
+def _open_model(models: Sequence[Path], weights: Path | None, config: PredictConfig) -> Asked:
+    encoder = None
+    if any(read_spec(path).encoder is not None for path in models):
+        if weights is None:
+            raise InputUnsupportedError(
+                "a head on features is asked by encoding edited patches again, and its encoder is not at hand",
+                place=str(models[0]),
+                remedy="give the weights of its encoder: --weights",
+            )
+        from pathopatch.stages.encoder import encoder_of_head
+
+        encoder = encoder_of_head(models, weights, config, mpp=config.encoder_mpp)
+    elif weights is not None:
+        raise InputUnsupportedError("the model takes patches", place="--weights", remedy="leave it out")
+    ensemble = load_ensemble(models, device=config.device, precision=config.precision, runtime=config.runtime)
+    return Asked(ensemble, config, encoder)
+
+
 def _ask(
-    ensemble: Ensemble,
+    asked: Asked,
     opened: Sequence[_Opened],
-    config: PredictConfig,
     *,
     per_slide: int,
     seed: int,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
-    margins, parts, tables, blanks, failed = margins_of(ensemble), [], [], [], {}
+    margins, parts, tables, blanks, failed = asked.margins(), [], [], [], {}
     examples: list[Example] = []
     grounds, scales = set[str](), list[float]()  # of the slides that could be asked about
     for number, (name, patient, opener) in enumerate(opened):
         try:
             with opener() as source:
-                sample = draw(source, ensemble, config, patient=patient, count=per_slide, seed=seed + number)
+                sample = draw(source, asked, patient=patient, count=per_slide, seed=seed + number)
             part, table = _asked(margins, sample, seed=seed + number)
             blanks.append(margins(sample.pixels[sample.blank], sample.tissue[sample.blank]))
         except PathopatchError as error:
@@ -276,20 +337,18 @@ def result_text(result: dict[str, Any]) -> str:
     return reliance_text(result)
 
 
-def draw(
-    source: FromSlide | FromStore, ensemble: Ensemble, config: PredictConfig, *, patient: str, count: int, seed: int
-) -> Sample:
+def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: int, seed: int) -> Sample:
     """Return patches of a slide spread over the tissue area, and some blank ones."""
-    rng = np.random.default_rng((seed, 1))
+    rng, min_scanned = np.random.default_rng((seed, 1)), patch_limits(asked.spec, asked.config)["min_scanned"]
     if isinstance(source, FromStore):
-        table = source.table(min_scanned=patch_limits(ensemble.spec, config)["min_scanned"])
+        table = source.table(min_scanned=min_scanned)
         fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
         rows = _spread(fractions, count, rng)
         chosen, patients = stored[rows], table["patient_id"].to_numpy(np.str_)[rows]
         pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
     else:
         chosen = _spread(overview_fractions(source), count, rng)
-        batches = list(source.batches(rows=chosen, min_scanned=patch_limits(ensemble.spec, config)["min_scanned"]))
+        batches = list(source.batches(rows=chosen, min_scanned=min_scanned))
         chosen = np.concatenate([np.empty(0, np.int64), *(chosen[batch.rows] for batch in batches)])
         patients = np.full(len(chosen), patient)
         if batches:
@@ -301,8 +360,8 @@ def draw(
             place=source.slide_id,
             remedy="leave the slide out",
         )
-    side = edit_side(ensemble, pixels.shape[-1])
-    scaled = np.stack([scale(patch, source.windows) for patch in pixels])
+    side, index = asked.side(pixels.shape[-1]), asked.channels(source)
+    scaled = np.stack([scale(patch, source.windows)[index] for patch in pixels])
     origins = source.origins[chosen].tolist()
     return Sample(
         slide_id=source.slide_id,
@@ -362,22 +421,16 @@ def _background(source: FromSlide | FromStore) -> str:
     return source.slide.background if isinstance(source, FromSlide) else str(source.store.attributes["background"])
 
 
-def _stored(work: Path, ensemble: Ensemble) -> list[_Opened]:
+def _stored(work: Path, asked: Asked) -> list[_Opened]:
     """Return the tiled slides of a work folder: id, patient, and how to open it; refuse patches of another kind."""
     slides = read_table(WorkFolder(work).slides)
     source = common_source([PatchStore(WorkFolder(work).store(str(name))) for name in slides["slide_id"]])
-    if source is not None:
-        check_patches(ensemble.spec, source, place=str(work))
+    if source is not None and asked.encoder is None:
+        check_patches(asked.spec, source, place=str(work))
     return [
         (str(row.slide_id), str(row.patient_id), partial(_open_store, work, str(row.slide_id)))
         for row in slides.itertuples()
     ]
-
-
-def _slides(
-    rows: Sequence[SlideRow], ensemble: Ensemble, config: PredictConfig, slide_mpp: float | None
-) -> list[_Opened]:
-    return [(row.slide_id, row.patient_id, partial(_open_slide, row, ensemble, config, slide_mpp)) for row in rows]
 
 
 @contextmanager
@@ -386,8 +439,10 @@ def _open_store(work: Path, slide_id: str) -> Iterator[FromStore]:
 
 
 @contextmanager
-def _open_slide(
-    row: SlideRow, ensemble: Ensemble, config: PredictConfig, slide_mpp: float | None
-) -> Iterator[FromSlide]:
-    with open_row(replace(row, channel_order=ensemble.spec.channels), fallback_mpp=slide_mpp) as slide:
-        yield slide_source(slide, ensemble.spec, row.slide_id, config, tissue_mask=row.tissue_mask)
+def _open_slide(row: SlideRow, asked: Asked, slide_mpp: float | None) -> Iterator[FromSlide]:
+    if asked.encoder is not None:
+        with open_row(row, fallback_mpp=slide_mpp) as slide:
+            yield FromSlide(slide, row.slide_id, asked.encoder.tiling(), tissue_mask=row.tissue_mask)
+        return
+    with open_row(replace(row, channel_order=asked.spec.channels), fallback_mpp=slide_mpp) as slide:
+        yield slide_source(slide, asked.spec, row.slide_id, asked.config, tissue_mask=row.tissue_mask)

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 def encode_source(source: PixelSource, progress: Within, *, config: EncodeConfig, out: Path, force: bool) -> Outcome:
     """Write the features of a slide's patches, by the device of this process; errors as of `encode_patches`."""
-    device = config.devices[worker_number() % len(config.devices)]
     encoder = replace(_loaded(config).encoder, precision=config.precision)
-    opened = partial(_opened, config, device)
-    return encode_patches(source, encoder, opened, out, config, force=force, progress=progress)
+    return encode_patches(source, encoder, partial(open_encoder, config), out, config, force=force, progress=progress)
+
+
+def open_encoder(config: EncodeConfig) -> PatchEncoder:
+    """Return the encoder of a `PreparedEncoder`, ready to use on the device of this process."""
+    return _opened(config, config.devices[worker_number() % len(config.devices)])
 
 
 @lru_cache(maxsize=1)

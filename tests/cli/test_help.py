@@ -87,6 +87,7 @@ RAISED_BY = {
     "patches/import_list.py": ["tile"],
     "patches/patch_import.py": ["tile"],
     "review/": ["review"],
+    "stages/audit_model.py": ["audit-model"],
     "stages/batch/slide_table.py": ["check", "encode", "info", "predict", "tile"],
     "stages/encode.py": ["encode"],
     "stages/encoder.py": ["encode", "predict"],

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from array_slides import h_and_e
+from made_encoders import write_head, write_torchscript
 from made_model import made_spec, write_model
 from made_slides import write_png, write_rgb_pyramid
 
@@ -94,6 +95,25 @@ def test_a_verdict_is_recorded_in_the_bundle_where_asked(
     capsys.readouterr()
     assert typed(*command) == 3  # the record does not make the result stale
     assert "predict --area-correct turns" in capsys.readouterr().out
+
+
+def test_a_head_on_features_is_asked_by_encoding_edited_patches(
+    typed: Callable[..., int], cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = write_torchscript(tmp_path / "mean.pt")  # the mean colour: all that it tells is the area
+    head = write_head(tmp_path / "head", encoder)
+    (tmp_path / "mpp.toml").write_text("[predict]\nencoder_mpp = 0.5\n")
+    command = ("audit-model", head, cohort, "-o", tmp_path / "out", "--per-slide", "20", "--device", "cpu")
+    options = ("--config", tmp_path / "mpp.toml")
+    assert typed(*command, *options) == 1
+    assert "give the weights of its encoder" in capsys.readouterr().err
+    assert typed(*command, *options, "--weights", encoder) == 3  # a slide is damaged
+    result = read_json(tmp_path / "out" / stage.RESULT)
+    assert result["slides"] == 8
+    assert result["eta"]["value"] > 0.9
+    margins = [point["margin"]["value"] for point in result["curve"]]
+    assert margins in (sorted(margins), sorted(margins, reverse=True))
+    assert typed("audit-model", tmp_path / "head", cohort, "-o", tmp_path / "o2", *options, "--weights", head) == 1
 
 
 def test_one_patient_has_measures_without_intervals(

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from array_slides import h_and_e
-from made_encoders import write_torchscript
+from made_encoders import PX, write_head, write_torchscript
 from made_slides import write_rgb_pyramid
 
 from pathopatch.core.artefacts import content_fingerprint, read_table
@@ -18,19 +17,13 @@ from pathopatch.core.config import EncodeConfig, PredictConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
 from pathopatch.core.status import read_status
 from pathopatch.core.task import Outcome
-from pathopatch.models.bundle import save_bundle
-from pathopatch.models.networks import build_network
-from pathopatch.models.spec import BundleSpec
-from pathopatch.models.weights import file_sha256
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.encode import encode_cohort
 from pathopatch.stages.encoder import encoder_of_head
 from pathopatch.stages.find_slides import features_to_predict, slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 
-PX = 32
 CONFIG = PredictConfig(device="cpu")
-WEIGHT = np.array([3.0, -5.0, 2.0], np.float32)
 
 
 @pytest.fixture
@@ -44,26 +37,6 @@ def slide(tmp_path: Path, two_discs: np.ndarray) -> Path:
     """Two discs of tissue on glass at 0.5 um/px."""
     write_rgb_pyramid(tmp_path / "slide.tif", h_and_e(two_discs), mpp=0.5, levels=1)
     return tmp_path / "slide.tif"
-
-
-def write_head(folder: Path, encoder: Path, *, marks: dict[str, str] | None = None, **stated: object) -> Path:
-    """Write a linear head on the encoder's features."""
-    facts = {
-        "dim": 3, "name": "mean", "input_px": PX, "mean": [0.0] * 3, "std": [1.0] * 3, "crop": f"resize {PX}",
-        "precision": "float32", "weights_sha256": file_sha256(encoder), **stated,
-    }  # fmt: skip
-    known = {name: value for name, value in facts.items() if value is not None}
-    spec = BundleSpec(
-        architecture="linear", channels=(), encoder=known, dtype="float32", patch_px=1, stride_px=1, input_px=1,
-        mean=(0.5,) * int(facts["dim"]), std=(1.0,) * int(facts["dim"]), method="erm",
-        training=marks or {},
-    )  # fmt: skip
-    network = build_network("linear", int(facts["dim"]), n_classes=2, input_px=1)
-    state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
-    state["classifier.weight"][1, :3] = torch.from_numpy(WEIGHT)
-    network.load_state_dict(state)
-    save_bundle(folder, network, spec)
-    return folder
 
 
 def predict_encoded(
