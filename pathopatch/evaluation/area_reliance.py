@@ -184,6 +184,14 @@ def ask(
         answers.append(margins(x.astype(np.float32), masks))
         kept.append(number)
     z = np.array(answers, np.float64).reshape(len(kept), N_EDITS)
+    area = tissue[kept].mean(axis=(1, 2)) if kept else np.empty(0)
+    return responses_of(z, np.array(kept, np.int64), area, patients[kept], left_out=len(patches) - len(kept))
+
+
+def responses_of(
+    z: Floats, rows: NDArray[np.int64], area: Floats, patient: NDArray[np.str_], *, left_out: int = 0
+) -> Responses:
+    """Return the margins (N, `N_EDITS`) of edited patches by edit; NonFiniteError if one is infinite."""
     if np.isinf(z).any():
         raise NonFiniteError(
             f"{int(np.isinf(z).any(axis=1).sum())} of {len(z)} patches have answers that are infinite",
@@ -192,14 +200,14 @@ def ask(
     n_areas = len(AREAS)
     set_, again, placebos = np.split(z[:, 1:], [SEEDS * n_areas, (SEEDS + 1) * n_areas], axis=1)
     return Responses(
-        rows=np.array(kept, np.int64),
+        rows=rows,
         natural=z[:, 0],
-        areas=set_.reshape(len(kept), SEEDS, n_areas).transpose(1, 0, 2),
+        areas=set_.reshape(len(z), SEEDS, n_areas).transpose(1, 0, 2),
         again=again,
         placebos=dict(zip(PLACEBOS, placebos.T, strict=True)),
-        area=tissue[kept].mean(axis=(1, 2)) if kept else np.empty(0),
-        patient=patients[kept],
-        left_out=len(patches) - len(kept),
+        area=area,
+        patient=patient,
+        left_out=left_out,
     )
 
 

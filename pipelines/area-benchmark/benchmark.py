@@ -14,7 +14,17 @@ from typing import Any
 
 import pandas as pd
 from area_benchmark import cohort
-from area_benchmark.cells import Cell, cells_of, load, load_inputs, natural_key, natural_row, run, run_natural
+from area_benchmark.cells import (
+    CONFLICTING,
+    Cell,
+    cells_of,
+    load,
+    load_inputs,
+    natural_key,
+    natural_row,
+    run,
+    run_natural,
+)
 from area_benchmark.crops import Crops, find_crops
 from area_benchmark.natural import cases as natural_cases
 from area_benchmark.natural import folds
@@ -44,7 +54,7 @@ def main() -> None:
     config = load_benchmark(options.config)
     deadline = time.monotonic() + 60 * options.minutes
     search(config, options, deadline)
-    found = _winning_settings(config, options.out)
+    found = winning_settings(config, options.out)
     settings = {
         cell: config.settings(cell.row, seed=cell.seed, **found[cell.row])
         for cell in cells_of(config)
@@ -65,7 +75,10 @@ def main() -> None:
         )
     natural_keys = {*_run_natural(config, options, deadline), *_run_features(config, options, deadline)}
     results, natural = _rows(options.out / RESULTS), _rows(options.out / NATURAL)
-    results, natural = results[results["key"].isin(keys.values())], natural[natural["key"].isin(natural_keys)]
+    results, natural = (
+        _ordered(table[table["key"].isin(every)], config)
+        for table, every in ((results, keys.values()), (natural, natural_keys))
+    )
     wga = pd.concat([results.rename(columns={f"wga@{config.thresholds[0]:g}": "wga"}), natural])
     made = [
         tables(results, cut=config.thresholds[0]),
@@ -76,6 +89,21 @@ def main() -> None:
     print(text)
     if options.readme:
         fill(options.out / README, text)
+
+
+def _ordered(table: pd.DataFrame, config: BenchmarkConfig) -> pd.DataFrame:
+    """Return results by ground as they came, then by case and row as the settings list them."""
+    places = {
+        "ground": list(dict.fromkeys(table["ground"])),
+        "case": [*CONFLICTING, *(case for part in config.natural for case in natural_cases(part.ground))],
+        "row": [variant.name for variant in config.runs],
+    }
+
+    def place(column: pd.Series) -> pd.Series:
+        names = places[str(column.name)]
+        return column.map(lambda name: names.index(name) if name in names else len(names))
+
+    return table.sort_values(list(places), key=place, kind="stable")
 
 
 def _run_natural(config: BenchmarkConfig, options: argparse.Namespace, deadline: float) -> list[str]:
@@ -156,7 +184,7 @@ def search(config: BenchmarkConfig, options: argparse.Namespace, deadline: float
         print(f"search {row_of_table['row']} trial {row_of_table['trial']}: {row_of_table['val_wga']:.1f}", flush=True)
 
 
-def _winning_settings(config: BenchmarkConfig, out: Path) -> dict[str, dict[str, Any]]:
+def winning_settings(config: BenchmarkConfig, out: Path) -> dict[str, dict[str, Any]]:
     """Return what the finished searches found, by row."""
     table = _rows(out / SEARCHED)
     if table.empty:

@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
-NAMES = ("cohort", "debiasing", "embeddings", "one_slide")
+NAMES = ("area_reliance", "cohort", "debiasing", "embeddings", "one_slide")
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -47,6 +47,14 @@ def test_a_notebook_is_short_valid_and_without_outputs(name: str) -> None:
     text = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     sentences = re.split(r"(?<=[.:;?])\s", re.sub(r"`[^`]*`|^#.*$", "x", text, flags=re.MULTILINE))
     assert max(len(sentence.split()) for sentence in sentences) <= 25
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_model_that_counts_tissue_is_told_from_the_packaged_one(tmp_path: Path) -> None:
+    counted, packaged = numbers(r"^eta (\d\.\d+)", shown_by("area_reliance", tmp_path))
+    assert counted > 0.99
+    assert packaged < 0.2
 
 
 @pytest.mark.slow

@@ -29,6 +29,8 @@ from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.phase_data import patches_with_crop
 
 CONFLICTING: dict[Case, float] = {
+    "30 %": 0.3,
+    "15 %": 0.15,
     "5 %": 0.05,
     "1 %": 0.01,
     "0.2 %": 0.002,

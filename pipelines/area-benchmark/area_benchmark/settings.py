@@ -12,7 +12,7 @@ from pathopatch.core.config import Config, RunVariant, TrainConfig, parse
 from pathopatch.slides.slide_paths import expand_variables
 
 Polarity = Literal["bright", "dark"]
-Case = Literal["5 %", "1 %", "0.2 %", "0 %", "0 %, none in validation", "ceiling"]
+Case = Literal["30 %", "15 %", "5 %", "1 %", "0.2 %", "0 %", "0 %, none in validation", "ceiling"]
 """Share of the training crops of each class that have the size of the other class; half of them at the ceiling."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Label = Literal["class", "waves", "any tumour"]
