@@ -88,6 +88,8 @@ class Study:
         # A row per run and label, see `pathopatch.evaluation.tissue_dependence`.
         self.dependence = None if table is None else dependence_comparison(work, table, config=evaluate)
         self.external_validations = _external_validations(work)  # metrics.json of models of other studies
+        # Answers of `audit-model` that were written into ``area-reliance/<name>/``.
+        self.asked = {path.parent: read_json(path) for path in sorted(work.glob("area-reliance/*/area-reliance.json"))}
         self.decisions: Sequence[RecordedDecision] = read_log(work / LOG_NAME)  # of reviewers, also withdrawn ones
         self.heatmaps = _heatmaps(work)
         # By the fingerprint in `heatmaps`.

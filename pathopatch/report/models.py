@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pathopatch.evaluation.area_reliance import LIMITS, verdict_text
 from pathopatch.evaluation.external_validation import glass_text
 from pathopatch.evaluation.group_scores import with_ends
 from pathopatch.evaluation.reference import is_plain_erm
@@ -147,6 +149,26 @@ def _calibration(
         "groups": groups,
         "pictures": {file: diagram},
     }
+
+
+def area_reliance(study: Study) -> dict[str, Any]:
+    """Return the verdicts of `pathopatch audit-model` that were written into the work folder."""
+    models = [
+        {
+            "name": place.name,
+            "verdict": verdict_text(dict(result)),
+            **{name: result[name] for name in ("slides", "patients", "patches", "date")},
+            **{name: result.get(name, {}).get("value") for name in ("eta", "adj")},
+            "file": asked_page(place),
+        }
+        for place, result in study.asked.items()
+    ]
+    return {"models": models, "limits": LIMITS} if models else {}
+
+
+def asked_page(place: Path) -> str:
+    """Return where a report keeps the page of a result in a folder."""
+    return f"area-reliance/{place.name}.html"
 
 
 def external_validation(study: Study) -> dict[str, Any]:

@@ -98,6 +98,8 @@ def write_report(work: Path | str, *, evaluate: EvaluateConfig | None = None) ->
                 write_bytes(folder / name, picture)
         _write_tables(study, folder)
         _write_cards(study, folder)
+        for place in study.asked:
+            write_bytes(folder / models.asked_page(place), (place / "area-reliance.html").read_bytes())
         if study.decisions:
             write_bytes(folder / "decisions.csv", decisions_csv(study.decisions).encode())
         write_bytes(folder / "index.html", _page(study, content).encode())
@@ -182,6 +184,7 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
         "predicted": predictions.predicted(study),
         "gallery": predictions.gallery(study, thumbnails),
         "review": predictions.review(study),
+        "area_reliance": models.area_reliance(study),
         "provenance": models.provenance(study),
     }
     if predictions.has_predictions_only(study):

@@ -18,6 +18,7 @@ from pathopatch.core.errors import CheckpointIncompatibleError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
+from pathopatch.report import write_report
 from pathopatch.stages import audit_model as stage
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import import_patches, tile_cohort
@@ -153,10 +154,14 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     good.to_csv(tmp_path / "good.csv", index=False)
     tile_cohort(tmp_path / "good.csv", tmp_path / "work", TileConfig(patch_px=16))
     form_groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
-    sources = stage.find_sources([str(tmp_path / "work")], out=tmp_path / "out")
-    result = stage.audit_model([model], sources, tmp_path / "out", PredictConfig(device="cpu"), per_slide=20)
+    out = tmp_path / "work" / "area-reliance" / "mine"
+    sources = stage.find_sources([str(tmp_path / "work")], out=out)
+    result = stage.audit_model([model], sources, out, PredictConfig(device="cpu"), per_slide=20)
     assert (result["slides"], result["patients"], result["failed"], result["patches"]) == (8, 8, {}, 160)
     assert stage.result_text(result).splitlines()[-1].startswith("The area was set, and nothing else")
+    page = write_report(tmp_path / "work").read_text()  # and shows it
+    assert '<a href="area-reliance/mine.html">mine: look for yourself</a>' in page
+    assert (tmp_path / "work" / "report" / "area-reliance" / "mine.html").read_text() == (out / stage.PAGE).read_text()
 
 
 def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Path, tmp_path: Path) -> None:
