@@ -35,6 +35,8 @@ from area_benchmark import natural  # noqa: E402
 from area_benchmark.cells import Cell, joined, load  # noqa: E402
 from area_benchmark.settings import BenchmarkConfig  # noqa: E402
 from area_benchmark.settings import load as load_benchmark  # noqa: E402
+from area_benchmark.tables import fill  # noqa: E402
+from reliance_tables import tables  # noqa: E402
 
 RESULTS = "results.csv"
 SEEDS = {"lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5)}
@@ -88,6 +90,10 @@ def main() -> None:
     for made in benchmark._pooled(tasks, options.jobs, deadline):
         benchmark._add(path, made["rows"])
         print(made["rows"][0]["cohort"], flush=True)
+    text = tables(benchmark._rows(path))
+    print(text)
+    if options.readme:
+        fill(options.out / "README.md", text)
 
 
 def named(ground: str, polarity: str, seed: int) -> str:
@@ -283,6 +289,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv")
     parser.add_argument("--jobs", type=int, default=2, help="cohorts side by side, a thread each")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cohort after this")
+    parser.add_argument("--readme", action="store_true", help="write the tables into README.md")
     return parser.parse_args()
 
 
