@@ -11,9 +11,13 @@ from pathopatch.cli.options import Force, Quiet
 from pathopatch.cli.output import progress_bars, say, say_warnings
 from pathopatch.core.text import pluralize
 
-Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE", show_default=False)]
+Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE")]
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
-Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)]
+ReviewFile = Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: review.csv.")]
+AgreementFile = Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: agreement.csv.")]
+RegionsFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: regions.")]
+QupathFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: qupath.")]
+Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT")]
 
 
 def export_onnx(
@@ -48,48 +52,28 @@ def _export(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *,
     print(export.export_bundle(bundle, out, kind, force=force))
 
 
-def export_review(
-    out: Predictions,
-    file: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: review.csv.")] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
+def export_review(out: Predictions, file: ReviewFile = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write what reviewers decided, for spreadsheets and `groups --decisions`."""
     from pathopatch.stages import export
 
     print(export.export_review(out, file, force=force))
 
 
-def export_regions(
-    out: Predictions,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: regions.")] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
+def export_regions(out: Predictions, folder: RegionsFolder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write the regions that reviewers drew: GeoJSON for `tile` and QuPath, one file per slide."""
     from pathopatch.stages import export
 
     print(export.export_regions(out, folder, force=force))
 
 
-def export_agreement(
-    out: Predictions,
-    file: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: agreement.csv.")] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
+def export_agreement(out: Predictions, file: AgreementFile = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write what each two reviewers decided of the same slides and patches, as CSV."""
     from pathopatch.stages import export
 
     print(export.export_agreement(out, file, force=force))
 
 
-def export_qupath(
-    out: Predictions,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: qupath.")] = None,
-    quiet: Quiet = False,
-    force: Force = False,
-) -> None:
+def export_qupath(out: Predictions, folder: QupathFolder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write GeoJSON for QuPath, a folder per slide: patches, positive regions and what reviewers decided."""
     from pathopatch.stages import export
 
@@ -103,11 +87,8 @@ def export_qupath(
 
 
 def import_wsinfer(
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Folder with config.json and torchscript_model.pt.", metavar="FOLDER", show_default=False),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Model bundle to write.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder with config.json and torchscript_model.pt.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model bundle to write.")],
     tumor_class: Annotated[
         list[str] | None,
         typer.Option(help="Class that counts as tumour; repeat for several. Default: the one whose name says so."),

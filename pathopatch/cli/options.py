@@ -17,8 +17,8 @@ from pathopatch.core.text import parse_number
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made with other settings or inputs.")]
-Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
-Manifest = Annotated[Path, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST", show_default=False)]
+Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK")]
+Manifest = Annotated[Path, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST")]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
 SlideMpp = Annotated[float | None, typer.Option(help="The slides' own um per px, where their files state none.")]
 SlideId = Annotated[str | None, typer.Option(help="Id of a single slide. Default: the file's stem.")]

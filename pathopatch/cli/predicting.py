@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pathopatch.cli.options import (
-    Batch,
-    ConfigFile,
-    Fields,
-    Force,
-    Quiet,
-    SlideId,
-    SlideMpp,
-    Work,
-    refuse_limits,
-)
+from pathopatch.cli.options import Batch, ConfigFile, Fields, Force, Quiet, SlideId, SlideMpp, Work, refuse_limits
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError
@@ -41,25 +31,20 @@ def predict(
             help="Slides or folders of slides, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv, .xlsx); "
             "features for a head on features.",
             metavar="SLIDES|FOLDER|MANIFEST",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Model bundle, or the folder of the run that made it; repeat for several, whose mean is taken.",
-            show_default=False,
+            help="Model bundle, or the folder of the run that made it; repeat for several, whose mean is taken."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for the outputs.")] = None,
     example: Annotated[
         bool, typer.Option("--example", help="Predict a small made slide that comes with the package.")
     ] = False,
     slides: Annotated[
-        Path | None,
-        typer.Option(help="With features: folder or manifest of their slides, to draw under the map."),
+        Path | None, typer.Option(help="With features: folder or manifest of their slides, to draw under the map.")
     ] = None,
     weights: Annotated[
         Path | None,
@@ -157,7 +142,7 @@ def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:
 
 
 def review(
-    out: Annotated[Path, typer.Argument(help="Folder that predict wrote.", metavar="OUT", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder that predict wrote.", metavar="OUT")],
     beside: Annotated[
         Path | None, typer.Option(help="Predictions of another model for the same slides, to compare with.")
     ] = None,

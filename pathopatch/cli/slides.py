@@ -33,12 +33,8 @@ _CHECKED = ("slide_id", "patient_id", "split", "width", "height", "mpp", "channe
 
 
 def manifest(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder with slides, at any depth.", metavar="FOLDER", show_default=False)
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="CSV file to write, such as cohort.csv.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder with slides, at any depth.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write, such as cohort.csv.")],
     pattern: Annotated[
         str | None,
         typer.Option(help="How files are named, such as '{slide}_{channel}.tif'; it may hold {patient} and *"),
@@ -159,12 +155,10 @@ def info(
 
 def tile(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)],
-    manifest: Annotated[
-        Path | None, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST", show_default=False)
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.")],
+    manifest: Annotated[Path | None, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST")] = None,
     patches: Annotated[
-        Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.", show_default=False)
+        Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.")
     ] = None,
     mpp: Annotated[
         float | None,

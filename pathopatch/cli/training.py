@@ -7,26 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pathopatch.cli.options import (
-    ConfigFile,
-    Fields,
-    Force,
-    Quiet,
-    SlideMpp,
-    Work,
-    refuse,
-    typed_options,
-    with_options,
-)
+from pathopatch.cli.options import ConfigFile, Fields, Force, Quiet, SlideMpp, Work, refuse, typed_options, with_options
 from pathopatch.cli.output import finish, progress_bars, say
-from pathopatch.core.config import (
-    BatchOptions,
-    GroupsConfig,
-    PredictConfig,
-    SplitsConfig,
-    TrainConfig,
-    TuneConfig,
-)
+from pathopatch.core.config import BatchOptions, GroupsConfig, PredictConfig, SplitsConfig, TrainConfig, TuneConfig
 
 
 def groups(
@@ -54,8 +37,7 @@ def groups(
 def audit(
     context: typer.Context,
     work: Annotated[
-        Path | None,
-        typer.Argument(help="Work folder, where slides or features are in one.", metavar="WORK", show_default=False),
+        Path | None, typer.Argument(help="Work folder, where slides or features are in one.", metavar="WORK")
     ] = None,
     composed: Annotated[
         bool, typer.Option("--composed", help="Check the patches that an intervention composes, and draw some.")
@@ -64,14 +46,13 @@ def audit(
         bool, typer.Option("--crops", help="Say how many patches mask = 'interior' could use, and at which side.")
     ] = False,
     features: Annotated[
-        Path | None, typer.Option(help="In place of WORK: folder of feature files, of any tool.", show_default=False)
+        Path | None, typer.Option(help="In place of WORK: folder of feature files, of any tool.")
     ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
             help="With --features: CSV with slide_id, x, y, label; optional patient_id, split, tissue_fraction, "
-            "slide_label. Or labels of slides alone: slide_id, slide_label; optional patient_id, split.",
-            show_default=False,
+            "slide_label. Or labels of slides alone: slide_id, slide_label; optional patient_id, split."
         ),
     ] = None,
     layout: Annotated[
@@ -142,23 +123,20 @@ def audit(
 
 
 def audit_model(
-    model: Annotated[Path, typer.Argument(help="Model bundle, or the folder of its run.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="Model bundle, or the folder of its run.")],
     source: Annotated[
         list[str],
         typer.Argument(
             help="Slides or folders of slides, a manifest, or a tiled work folder. No labels are needed.",
             metavar="SLIDES|FOLDER|MANIFEST|WORK",
-            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.")],
     per_slide: Annotated[int, typer.Option(min=1, help="Patches of a slide at most, spread over the area.")] = 50,
     fail_on: Annotated[
         Literal["relies", "nothing"], typer.Option(help="End with exit code 1 if the model relies on area.")
     ] = "nothing",
-    weights: Annotated[
-        Path | None, typer.Option(help="With a head on features: weights of its encoder.", show_default=False)
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="With a head on features: weights of its encoder.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the verdict into the bundle and its card.")] = False,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
@@ -265,7 +243,7 @@ def evaluate(
 
 
 def run(
-    study: Annotated[Path, typer.Argument(help="TOML study file.", metavar="STUDY.toml", show_default=False)],
+    study: Annotated[Path, typer.Argument(help="TOML study file.", metavar="STUDY.toml")],
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Worker processes, one slide at a time in each. Default: as \\[batch] says, 1."),

@@ -12,7 +12,7 @@ from pathopatch.cli.output import progress_bars, say
 
 
 def status(
-    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
     slides: Annotated[bool, typer.Option("--slides", help="List every slide, however many there are.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The exit code only.")] = False,
     force: Force = False,
@@ -28,7 +28,7 @@ def status(
 
 
 def index(
-    out: Annotated[Path, typer.Argument(help="Folder that predict wrote.", metavar="OUT", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder that predict wrote.", metavar="OUT")],
     quiet: Quiet = False,
     force: Annotated[bool, typer.Option("--force", help="Write what is current anew, too.")] = False,
 ) -> None:
@@ -41,7 +41,7 @@ def index(
 
 
 def clean(
-    out: Annotated[Path | None, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Argument(help="Work folder.", metavar="OUT")] = None,
     cache: Annotated[
         bool, typer.Option("--cache", help="Also compiled networks in your cache folder; OUT is not needed then.")
     ] = False,

@@ -53,15 +53,13 @@ def card(title: str, facts: Iterable[tuple[str, str]], *, picture: Image | None 
         f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
         for name, value in facts
     )
-    image = "" if picture is None else f'<img alt="{escape(title)}" src="{png_uri(picture)}" style="margin:0">'
+    image = ""
+    if picture is not None:
+        png = io.BytesIO()
+        picture.save(png, format="PNG", optimize=True)
+        uri = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+        image = f'<img alt="{escape(title)}" src="{uri}" style="margin:0">'
     return (
         f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{image}'
         f'<div style="max-width:50em"><strong>{escape(title)}</strong><table>{rows}</table></div></div>'
     )
-
-
-def png_uri(picture: Image) -> str:
-    """Return a picture as the data URI of a PNG."""
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -131,11 +131,7 @@ class WorkFolder:
         return inside(self.root, FOLDS, str(number))
 
     @property
-    def is_fold(self) -> bool:
-        """Whether this is the work folder of a fold, whose slides and patches lie in the cohort's."""
-        return self.root.parent.name == FOLDS and not (self.root / "slides").exists()
-
-    @property
     def tiled(self) -> WorkFolder:
         """The folder in which slides and patches lie: this one, or for a fold that of the whole cohort."""
-        return WorkFolder(self.root.parent.parent) if self.is_fold else self
+        is_fold = self.root.parent.name == FOLDS and not (self.root / "slides").exists()
+        return WorkFolder(self.root.parent.parent) if is_fold else self

@@ -88,10 +88,7 @@ def _draw(ground: npt.NDArray[Any], count: int, rng: np.random.Generator) -> npt
 
 
 def _plane_and_noise(
-    pixels: npt.NDArray[np.float32],
-    clear: npt.NDArray[np.intp],
-    wanted: npt.NDArray[np.intp],
-    rng: np.random.Generator,
+    pixels: npt.NDArray[np.float32], clear: npt.NDArray[np.intp], wanted: npt.NDArray[np.intp], rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """Return ground (C, n) for the n `wanted` pixels: a plane through the `clear` ones, and their residuals."""
     channels, height, width = pixels.shape

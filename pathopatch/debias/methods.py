@@ -24,7 +24,7 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.method_names import METHOD_NAMES, REMOVED_METHODS
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
-from pathopatch.debias.phases import MakeSampler, Phase, equal_areas, equal_groups, steps_in_all
+from pathopatch.debias.phases import Phase, equal_areas, equal_groups, steps_in_all
 from pathopatch.debias.samplers import (
     BatchSampler,
     ClassBalancedBatchSampler,
@@ -38,17 +38,7 @@ from pathopatch.debias.samplers import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "METHODS",
-    "NAMES",
-    "MakeSampler",
-    "Phase",
-    "Searched",
-    "method",
-    "parameters_of",
-    "searched_parameters",
-    "steps_in_all",
-]
+__all__ = ["METHODS", "NAMES", "Phase", "Searched", "method", "parameters_of", "searched_parameters", "steps_in_all"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -258,12 +248,7 @@ def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
 
 
 def gerne_unknown(
-    *,
-    c: float,
-    beta: float,
-    t: float,
-    biased_lr_scale: float,
-    biased_select: Literal["cba", "last"],
+    *, c: float, beta: float, t: float, biased_lr_scale: float, biased_select: Literal["cba", "last"]
 ) -> tuple[Phase, ...]:
     """Return gradient extrapolation with unknown attributes: a biased model, its pseudo-groups, then a new model.
 
@@ -436,41 +421,26 @@ def _errors(probability: Floats, label: Ints, attribute: Ints) -> Ints:
     return is_error
 
 
-def _uniform_over_cells(
-    label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
-) -> UniformBatchSampler:
+def _uniform_over_cells(label: npt.ArrayLike, attribute: npt.ArrayLike, **sizes: int) -> UniformBatchSampler:
     """Return uniform batches; refuse empty cells, which have no weight."""
     shares.check_cells(shares.cell_counts(label, attribute))
-    return UniformBatchSampler(label, attribute, batch_per_class=batch_per_class, steps=steps, seed=seed)
+    return UniformBatchSampler(label, attribute, **sizes)
 
 
-def _class_balanced_by_label(
-    label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
-) -> ClassBalancedBatchSampler:
+def _class_balanced_by_label(label: npt.ArrayLike, attribute: npt.ArrayLike, **sizes: int) -> ClassBalancedBatchSampler:
     """Return class-balanced batches that do not depend on the attribute."""
-    return ClassBalancedBatchSampler(
-        label, np.zeros(np.shape(label), dtype=np.int64), batch_per_class=batch_per_class, steps=steps, seed=seed
-    )
+    return ClassBalancedBatchSampler(label, np.zeros(np.shape(label), dtype=np.int64), **sizes)
 
 
-def _balanced_as_far_as_possible(
-    label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
-) -> BatchSampler:
+def _balanced_as_far_as_possible(label: npt.ArrayLike, attribute: npt.ArrayLike, **sizes: int) -> BatchSampler:
     """Return group-balanced batches, or class-balanced ones where a group is empty."""
     has_all_groups = bool((shares.cell_counts(label, attribute) > 0).all())
     sampler = GroupBalancedBatchSampler if has_all_groups else _class_balanced_by_label
-    return sampler(label, attribute, batch_per_class=batch_per_class, steps=steps, seed=seed)
+    return sampler(label, attribute, **sizes)
 
 
 def _gerne_sampler(
-    label: npt.ArrayLike,
-    attribute: npt.ArrayLike,
-    *,
-    c: float,
-    beta: float,
-    batch_per_class: int,
-    steps: int,
-    seed: int,
+    label: npt.ArrayLike, attribute: npt.ArrayLike, *, c: float, beta: float, batch_per_class: int, **sizes: int
 ) -> GerneBatchSampler:
     """Return GERNE's batches, half of `batch_per_class` in each half; refuse a beta outside the data's bounds."""
     # All methods see K * batch_per_class samples per step, both halves together.
@@ -478,7 +448,7 @@ def _gerne_sampler(
         raise InputUnsupportedError(
             f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
         )
-    batches = GerneBatchSampler(label, attribute, batch_per_class=batch_per_class // 2, c=c, steps=steps, seed=seed)
+    batches = GerneBatchSampler(label, attribute, batch_per_class=batch_per_class // 2, c=c, **sizes)
     counts = shares.cell_counts(label, attribute)
     shares.check_beta(counts / counts.sum(axis=1, keepdims=True), c, beta)
     return batches

@@ -101,14 +101,7 @@ def equal_groups(label: Ints, attribute: Ints, tissue_fraction: Floats, seed: in
     return is_kept
 
 
-def equal_areas(
-    label: Ints,
-    attribute: Ints,
-    tissue_fraction: Floats,
-    seed: int,
-    *,
-    caliper: float,
-) -> Bools:
+def equal_areas(label: Ints, attribute: Ints, tissue_fraction: Floats, seed: int, *, caliper: float) -> Bools:
     """Return the largest subset (N,) of pairs, one sample of each class, whose areas differ by at most a caliper.
 
     Each sample is in one pair at most. GroupEmptyError where there is no pair, InputUnsupportedError for other than two

@@ -13,15 +13,7 @@ from torch import Tensor, nn
 
 from pathopatch.core.config import EncodeConfig, Pooling
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, InputUnsupportedError
-from pathopatch.features.encoders import (
-    ENCODERS,
-    LITE0,
-    EncoderEntry,
-    encoder_entry,
-    pooled_dim,
-    poolings_of,
-    twins_of,
-)
+from pathopatch.features.encoders import ENCODERS, LITE0, EncoderEntry, encoder_entry, pooled_dim, poolings_of, twins_of
 from pathopatch.features.slide_features import Encoder
 from pathopatch.models.networks import BATCH_COUNTER, build_network, timm_arguments, weights_path
 from pathopatch.models.weights import file_sha256, read_weights

@@ -15,14 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.metrics.accuracy import auroc
-from pathopatch.metrics.bootstrap import (
-    FloatArray,
-    auroc_interval,
-    interval,
-    ratio,
-    resampled,
-    sums_by_patient,
-)
+from pathopatch.metrics.bootstrap import FloatArray, auroc_interval, interval, ratio, resampled, sums_by_patient
 
 LEAST_PATIENTS, LEAST_PATIENTS_OF_A_LABEL = 6, 3
 FLAGGED, NOT_SHOWN, NEGLIGIBLE, UNKNOWN = "shortcut", "not shown", "negligible", "not known"

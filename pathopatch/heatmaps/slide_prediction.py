@@ -351,7 +351,7 @@ def _opened_model(
             raise InputUnsupportedError(
                 f"the model was opened with area_correct={model.area_correct!r}, the settings say "
                 f"{config.area_correct!r}",
-                place="area_correct",
+                place="[predict] area_correct",
                 remedy="give the folder of the bundle, or the same to load_ensemble and PredictConfig",
             )
         return model

@@ -24,14 +24,7 @@ from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.patients import invented_patients_note
 from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.patches.import_list import (
-    LIST_NAME,
-    ImageSpec,
-    common_spec,
-    find_copies,
-    read_list,
-    read_tumor_mask,
-)
+from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, find_copies, read_list, read_tumor_mask
 from pathopatch.patches.source import FromImages, sheet_grid
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids
 from pathopatch.patches.store_writer import SHARD_PATCHES
@@ -134,11 +127,7 @@ def _patch_mpp(spec: ImageSpec, ready: ReadyConfig | None) -> tuple[float | None
 
 
 def _table(
-    listed: pd.DataFrame,
-    origins: NDArray[np.int64],
-    name: str,
-    store: PatchStore,
-    measured: Measured,
+    listed: pd.DataFrame, origins: NDArray[np.int64], name: str, store: PatchStore, measured: Measured
 ) -> pd.DataFrame:
     """Return the patch table: a slide's columns, then `EXTRA_COLUMNS`."""
     x, y = origins.T

@@ -73,17 +73,6 @@ def write_png(path: Path, image: Picture) -> None:
         Image.fromarray(image).save(stream, format="PNG", compress_level=2)
 
 
-def _round_length_um(limit_um: float) -> float:
-    """Return the longest of 1, 2, 5, 10, 20, 50 … um up to a positive limit."""
-    power = 10.0 ** math.floor(math.log10(limit_um))
-    return max(step * power for step in (1, 2, 5) if step * power <= limit_um * (1 + 1e-9))
-
-
-def _length_text(length_um: float) -> str:
-    """Return a length as text, in mm from 1000 um on."""
-    return f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
-
-
 @lru_cache(maxsize=8)
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font that matplotlib ships, so that pictures do not depend on the machine's fonts."""
@@ -92,9 +81,9 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
-def shortened(text: str, width_px: int, size: int = FONT_PX + 4) -> str:
-    """Return the text cut to a width, with an ellipsis."""
-    letters = font(size)
+def shortened(text: str, width_px: int) -> str:
+    """Return the text cut to a width in the size of names, with an ellipsis."""
+    letters = font(FONT_PX + 4)
     if letters.getlength(text) <= width_px:
         return text
     while text and letters.getlength(text + "…") > width_px:
@@ -107,8 +96,8 @@ def framed(
 ) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """Return a slide's picture (h, w, 3) at `ORIGIN` of a white sheet of a size (width, height), to be drawn on.
 
-    Above it is the slide's name, and below it, where the scale is known, a bar of round length, at most a quarter
-    of the slide's width.
+    Above it is the slide's name, and below it, where the scale is known, a bar of round length (1, 2, 5, 10, 20 … um),
+    at most a quarter of the slide's width.
     """
     (height, width), (top, left) = view.shape[:2], ORIGIN
     sheet = Image.new("RGB", size, PAPER)
@@ -117,9 +106,12 @@ def framed(
     draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
     draw.text((left, MARGIN_PX), shortened(name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
     if um_per_px is not None:
-        length, y = _round_length_um(max(width / 4, 40) * um_per_px), top + height + 14
+        longest = max(width / 4, 40) * um_per_px
+        power = 10.0 ** math.floor(math.log10(longest))
+        length = max(step * power for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9))
+        text, y = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm", top + height + 14
         draw.rectangle((left, y, left + round(length / um_per_px) - 1, y + 6), fill=INK)
-        draw.text((left, y + 12), _length_text(length), fill=INK, font=font(FONT_PX))
+        draw.text((left, y + 12), text, fill=INK, font=font(FONT_PX))
     return sheet, draw
 
 

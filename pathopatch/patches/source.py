@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import (
-    Stamp,
-    content_fingerprints,
-    fingerprint,
-    fingerprint_file,
-    read_table,
-)
+from pathopatch.core.artefacts import Stamp, content_fingerprints, fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.core.work_folder import WorkFolder

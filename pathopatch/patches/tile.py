@@ -20,14 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import (
-    Stamp,
-    content_bytes,
-    read_stamp,
-    read_table,
-    require_same_source,
-    write_table,
-)
+from pathopatch.core.artefacts import Stamp, content_bytes, read_stamp, read_table, require_same_source, write_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.patches.tissue_model import (
-    EVERY_PIXEL,
-    TissueModel,
-    dark_window,
-    rounding_spread,
-    tissue_signal,
-)
+from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, dark_window, rounding_spread, tissue_signal
 from pathopatch.slides.background import SEPARATION, Polarities, accepted_split, correlated_channels, plain_polarity
 from pathopatch.slides.glass import Glass, Illumination, find_glass
 from pathopatch.slides.unscanned import Unscanned

@@ -22,7 +22,7 @@ from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_ev
 from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, clean_mask, tissue_signal
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
-from pathopatch.slides.unscanned import Unscanned
+from pathopatch.slides.unscanned import Unscanned, grown, large_pieces
 
 _SAME_LEVEL = 0.03  # relative difference of glass levels that needs no scaling
 _RULES_GLASS = 245.0  # of 255: glass level of the slides on which the rules of ink and borders were made
@@ -240,14 +240,14 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     full = (is_blue_or_green & (red >= 1.0)) | is_over_tissue | is_full_red | is_black
     pale_red = (blue >= 0.75 * green) & (red <= 0.35 * green) & (green >= 0.3)
     pale = (is_blue_or_green & (red >= 0.25)) | is_red & (blue >= 1.0) | pale_red | (lightest <= 190) & (chroma <= 20)
-    strokes = _large_components(full, _LEAST_INK_UM2 / um2_per_px)
+    strokes = large_pieces(full, _LEAST_INK_UM2 / um2_per_px)
     if not strokes.any():
         return np.zeros((height, width), np.bool_)
     # Pale ink colours also occur in tissue, so they count only in one piece with a stroke, and near it.
     reach = 2 * round(_REACH_UM / um2_per_px**0.5) + 1
-    candidates = (strokes | (pale & _dilate(strokes, reach))).astype(np.uint8)
+    candidates = (strokes | (pale & grown(strokes, reach))).astype(np.uint8)
     _, components = cv2.connectedComponents(candidates, connectivity=8)
-    ink = _dilate(np.isin(components, np.unique(components[strokes])), 3)
+    ink = grown(np.isin(components, np.unique(components[strokes])), 3)
     enlarged = cv2.resize(ink.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return np.asarray(enlarged != 0, np.bool_)
 
@@ -255,7 +255,7 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
 def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     """Return the pixels (h, w) of near-black borders and unscanned areas, on an RGB overview (3, h, w)."""
     lightest = reduce(np.maximum, overview)
-    black = _large_components(lightest <= _UNSCANNED, _LEAST_BORDER_UM2 / um_per_px**2)
+    black = large_pieces(lightest <= _UNSCANNED, _LEAST_BORDER_UM2 / um_per_px**2)
     # Near black is also the colour of dense ink and pigment: away from the border it is not taken.
     near_black = lightest <= _NEAR_BLACK
     if any(side.any() for side in (near_black[0], near_black[-1], near_black[:, 0], near_black[:, -1])):
@@ -264,8 +264,8 @@ def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
         return np.asarray(black, np.bool_)
     chroma = lightest - overview.min(axis=0)
     # The grey rim between black and glass would pass for tissue.
-    rim = (lightest <= 200) & (chroma <= 30) & _dilate(black, 2 * _RIM_PX + 1)
-    return _dilate(black | rim, 3)
+    rim = (lightest <= 200) & (chroma <= 30) & grown(black, 2 * _RIM_PX + 1)
+    return grown(black | rim, 3)
 
 
 def _border_components(mask: Mask, least_px: float) -> Mask:
@@ -281,18 +281,3 @@ def _border_components(mask: Mask, least_px: float) -> Mask:
     is_large = (stats[:, cv2.CC_STAT_AREA] >= least_px) & (at_side[0] | at_side[1])
     is_border = (is_long | is_large) & (np.arange(count) > 0)  # component 0 is outside the mask
     return np.asarray(is_border[components], np.bool_)
-
-
-def _large_components(mask: Mask, least_px: float) -> Mask:
-    """Return the components (8 neighbours) of at least an area."""
-    if not mask.any():
-        return mask
-    _, components, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    is_large = stats[:, cv2.CC_STAT_AREA] >= least_px
-    is_large[0] = False
-    return np.asarray(is_large[components], np.bool_)
-
-
-def _dilate(mask: Mask, side_px: int) -> Mask:
-    """Return a mask dilated by a square of odd side."""
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side_px, side_px), np.uint8)) != 0, np.bool_)

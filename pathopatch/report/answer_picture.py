@@ -70,9 +70,14 @@ def _on_a_slide(study: Study, plain: str, debiased: str) -> dict[str, Any]:
         store = PatchStore(study.stores[slide])
         if not store.has_overview or store.attributes["stride_px"] < store.attributes["patch_px"]:
             continue
+        placed = {}
+        for title, table in calls.items():
+            own = table[table["slide_id"] == slide]
+            x, y = store.origins[store.rows(own.index.tolist())].T
+            placed[title] = own.assign(x=x, y=y)
         png = repair_picture(
             store,
-            {title: _of_slide(store, table, str(slide)) for title, table in calls.items()},
+            placed,
             threshold=attribute.tau,
             title=f"Slide {slide}",
             caption=f"Much tissue: {attribute.tau:g} of the patch or more.",
@@ -89,13 +94,6 @@ def _calls(study: Study, run: str) -> pd.DataFrame:
     slide_of = study.groups.set_index("patch_id")["slide_id"]
     is_called = table["logit"] > study.evaluations[run]["decision_threshold"]
     return table.assign(slide_id=slide_of.reindex(table.index), is_called=is_called)
-
-
-def _of_slide(store: PatchStore, calls: pd.DataFrame, slide: str) -> pd.DataFrame:
-    """Return the rows of a slide with the place of each patch, level-0 px."""
-    own = calls[calls["slide_id"] == slide]
-    origins = store.origins[store.rows(own.index.tolist())]
-    return own.assign(x=origins[:, 0], y=origins[:, 1])
 
 
 def error_lines(calls: pd.DataFrame, threshold: float) -> tuple[str, str]:

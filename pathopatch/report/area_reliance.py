@@ -35,14 +35,15 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
     rows = []
     for example in examples:
         areas = [example.area, *AREAS]
+        views = [patch_view(pixels, is_rgb=is_rgb, side_px=_SIDE_PX) for pixels in example.pixels]
         cells = [
             {
-                "picture": _data_uri(patch_view(pixels, is_rgb=is_rgb, side_px=_SIDE_PX)),
+                "picture": _data_uri(cv2.imencode(".png", view[:, :, ::-1])[1].tobytes()),
                 "area": area,
                 "answer": "no answer" if np.isnan(margin) else "tumour" if margin > 0 else "other",
                 "probability": 0.5 * (1 + np.tanh(margin / 2)),
             }
-            for pixels, area, margin in zip(example.pixels, areas, example.margins, strict=True)
+            for view, area, margin in zip(views, areas, example.margins, strict=True)
         ]
         rows.append({"name": example.name, "cells": cells})
     return render(
@@ -51,7 +52,7 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
         verdict=verdict_text(dict(result)),
         limits=LIMITS,
         result=result,
-        curve=_data_uri_of(response_curve(result)) if "curve" in result else "",
+        curve=_data_uri(response_curve(result)) if "curve" in result else "",
         areas=result["areas"],
         rows=rows,
     )
@@ -73,9 +74,5 @@ def response_curve(result: Mapping[str, Any]) -> bytes:
     return png(figure)
 
 
-def _data_uri(picture: NDArray[np.uint8]) -> str:
-    return _data_uri_of(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
-
-
-def _data_uri_of(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+def _data_uri(png_bytes: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png_bytes).decode()

@@ -9,14 +9,7 @@ from typing import Any
 import pandas as pd
 import zarr
 
-from pathopatch.core.artefacts import (
-    Stamp,
-    fingerprint,
-    fingerprint_file,
-    read_stamp,
-    read_table,
-    require_schema,
-)
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, read_stamp, read_table, require_schema
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
 from pathopatch.core.files import read_json
 from pathopatch.core.patients import patient_key

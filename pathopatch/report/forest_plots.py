@@ -86,7 +86,7 @@ def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute) -> byt
         axes.set_xlim(-0.05, 1.36)
         axes.set_xticks([0, 0.5, 1], ["0", "50", "100 %"])
         axes.grid(visible=False, axis="y")
-    name_rows(panels[0], rows["run"].tolist(), margin=0.6)
+    name_rows(panels[0], rows["run"].tolist())
     return png(figure)
 
 
@@ -115,8 +115,7 @@ def worst_groups(rows: pd.DataFrame) -> Figure:
         axes.set_xlim(min(lowest - 0.02, 0.9), 1.12)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
         axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 1 + 1e-9])
-        name_rows(axes, part["name"].tolist(), margin=0.6)
-        axes.grid(visible=False, axis="y")
+        name_rows(axes, part["name"].tolist())
     panels[-1, 0].set_xlabel("worst-group accuracy, %, and 95 % interval", fontsize=9, color=INK)
     return figure
 
@@ -175,4 +174,4 @@ def _draw_auroc(axes: Axes, alone: Mapping[str, Mapping[str, Any]], least_effect
         f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], 'patient')}"
         for split, row in alone.items()
     ]
-    name_rows(axes, names, margin=0.6)
+    name_rows(axes, names)

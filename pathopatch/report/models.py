@@ -23,17 +23,9 @@ from pathopatch.report.results import by_setting, in_order, preferred, rows_at
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
-    "architecture",
-    "threshold",
-    "seed",
-    "steps",
-    "batch_per_class",
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "c",
+    "architecture", "threshold", "seed", "steps", "batch_per_class", "optimizer", "learning_rate", "weight_decay", "c",
     "beta",
-)
+)  # fmt: skip
 _EXTRAPOLATION_SETTINGS = ("c", "beta")
 _EXTRAPOLATION_METHODS = ("gerne", "gerne-unknown")
 

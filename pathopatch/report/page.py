@@ -36,12 +36,7 @@ from pathopatch.report.answer import answer
 from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed
 from pathopatch.report.collect import Study
 from pathopatch.report.composed import composed
-from pathopatch.report.tissue import (
-    TissueFacts,
-    read_tissue_facts,
-    write_outlines,
-    write_tissue_pictures,
-)
+from pathopatch.report.tissue import TissueFacts, read_tissue_facts, write_outlines, write_tissue_pictures
 
 _THUMBNAIL_PX = 900
 # They made the page. Those of training are named where a run is: whoever only predicts has no torch.

@@ -104,11 +104,11 @@ def style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "", title_p
     axes.set(**limits)
 
 
-def name_rows(axes: Axes, names: Sequence[str], *, margin: float) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows 0, 1, … of a panel from top to bottom, with some room above and below."""
     axes.set_yticks(range(len(names)), [escape_formula(name) for name in names])
     axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(len(names) - 1 + margin, -margin)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
 
 

@@ -22,18 +22,9 @@ from pathopatch.report.plots import pdf, png, wga_sweep
 
 # From the baselines to the methods that know the groups; unknown methods come last.
 _METHODS_IN_ORDER = (
-    "erm",
-    "erm-balanced",
-    "reweight",
-    "resample",
-    "groupdro",
-    "jtt",
-    "dfr",
-    "gerne-unknown",
-    "gerne",
-    "intervene",
+    "erm", "erm-balanced", "reweight", "resample", "groupdro", "jtt", "dfr", "gerne-unknown", "gerne", "intervene",
     "auto",
-)
+)  # fmt: skip
 
 
 def rows_at(study: Study, threshold: float) -> pd.DataFrame:

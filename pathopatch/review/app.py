@@ -23,15 +23,7 @@ from starlette.routing import Route
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, InternalError, PathopatchError
 from pathopatch.review import decision_routes
-from pathopatch.review.http import (
-    channels_of,
-    json_answer,
-    number_of,
-    revalidated,
-    review_of,
-    slide_id_of,
-    slide_of,
-)
+from pathopatch.review.http import channels_of, json_answer, number_of, revalidated, review_of, slide_id_of, slide_of
 from pathopatch.review.reviewed_cohort import Review
 from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.review.security import Access, Guard, error_response

@@ -33,6 +33,7 @@ from pathopatch.groups.decisions.decision import (
     utc_text,
 )
 from pathopatch.groups.decisions.log import (
+    ALL_ROWS,
     LATE_COLUMNS,
     LOCK_WAIT_S,
     LOG_VERSION,
@@ -59,7 +60,6 @@ _SCHEMA = (
         BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END""",
     f"PRAGMA user_version = {LOG_VERSION}",
 )
-_ALL = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 _OF_SLIDE = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE slide_id = ? ORDER BY id"
 _NEWEST = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id DESC LIMIT 1"
 _BY_ID = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE id = ?"
@@ -105,7 +105,9 @@ class DecisionLog:
             path.parent.mkdir(parents=True, exist_ok=True)
         with folder_lock(path.parent, REVIEW, limit_s=busy_s), sqlite_errors(path):
             if not path.exists() or (path.is_file() and not path.stat().st_size):
-                with closing(_empty_log()) as log:
+                with closing(sqlite3.connect(":memory:", isolation_level=None)) as log:
+                    for statement in _SCHEMA:
+                        log.execute(statement)
                     self._put(log).close()
             self._log = load_log(path, busy_s=busy_s)
             # Open as long as this is its content: no other file can get its number meanwhile.
@@ -169,7 +171,7 @@ class DecisionLog:
         latest verdict stands, in whichever log it was made. The same rows a second time change nothing.
         """
         with self._writing() as log:
-            own_rows = _rows(log, _ALL)
+            own_rows = _rows(log, ALL_ROWS)
             own_ids = {content_key(row): row.id for row in own_rows}
             # A file written by hand has no times: its rows are compared without them.
             own_ids |= {content_key(replace(row, made="")): row.id for row in own_rows}
@@ -187,7 +189,7 @@ class DecisionLog:
 
     def rows(self) -> list[RecordedDecision]:
         """Return all rows of all slides, in the order in which they were written."""
-        return self._read(_ALL)
+        return self._read(ALL_ROWS)
 
     def keep_lost(self) -> Path | None:
         """Write all rows to a new CSV file if the log no longer holds each of them; return it, else None.
@@ -336,13 +338,6 @@ class DecisionLog:
             fault_point("deciding")
         fault_point("decided")
         return self.path.open("rb")
-
-
-def _empty_log() -> sqlite3.Connection:
-    log = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in _SCHEMA:
-        log.execute(statement)
-    return log
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.colors import HEAT_COLORS, MAP_OPACITY, ground_of
-from pathopatch.heatmaps.facts import HeatmapFacts
 from pathopatch.review.reviewed_slide import Patches, ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
 from pathopatch.slides.composite import COLOR_NAMES, channel_colors
@@ -38,6 +37,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
     model, other_model = slide.models
     spread = ["spread"] if slide.has_spread else []
     difference = [] if other is None else ["difference"]
+    limits, has_no_answer = slide.facts["stamp"]["settings"], slide.facts["counts"].get("too_little_tissue")
     return {
         "slide_id": slide.slide_id,
         "patient_id": slide.patient_id,
@@ -61,7 +61,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "group_of": patches.group_of,
         "fields": ["probability", "tissue_fraction", *spread, "group", *difference],
         # A cell without a value, but with so much tissue, had too little for the model; None if there is none.
-        "no_answer_from": _limits_of_no_answer(slide.facts),
+        "no_answer_from": {"tissue": limits["min_tissue"], "scanned": limits["min_scanned"]} if has_no_answer else None,
         "layout": _layout(_arrays(slide)),
         "beside": None
         if other is None
@@ -72,13 +72,6 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         },
         "why_no_beside": slide.why_no_beside,
     }
-
-
-def _limits_of_no_answer(facts: HeatmapFacts) -> dict[str, float] | None:
-    """Return the least tissue and scanned fraction, in [0, 1], of a predicted patch; None where all have an answer."""
-    limits = facts["stamp"]["settings"]
-    has_any = facts["counts"].get("too_little_tissue")
-    return {"tissue": limits["min_tissue"], "scanned": limits["min_scanned"]} if has_any else None
 
 
 def slide_values(slide: ReviewedSlide) -> bytes:

@@ -27,7 +27,7 @@ from pathopatch.slides.discovery_files import (
     picture_of,
     stem_of,
 )
-from pathopatch.slides.manifest import ANNOTATION_SUFFIXES, SlideRow, rows_of_same_content
+from pathopatch.slides.manifest import SlideRow, is_annotation, rows_of_same_content
 from pathopatch.slides.slide_paths import slide_id_from_text, split_fragment
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -102,7 +102,7 @@ def discover(
     """
     builder = _Builder(sources, None if pattern is None else pattern_regex(pattern))
     stems = list_files(sources, builder.left_out, skipped=skipped)
-    images = {path: stem for path, stem in stems.items() if not _is_outline(path)}
+    images = {path: stem for path, stem in stems.items() if not is_annotation(path)}
     opened: list[FoundFile] = []
     for number, (path, stem) in enumerate(images.items(), 1):
         file = describe(path, stem)
@@ -115,12 +115,8 @@ def discover(
         if progress:
             progress("find slides", number, len(images), path.name)
     builder.add_images(opened)
-    builder.add_outlines([path for path in stems if _is_outline(path)])
+    builder.add_outlines([path for path in stems if is_annotation(path)])
     return builder.result()
-
-
-def _is_outline(path: Path) -> bool:
-    return path.name.lower().endswith(ANNOTATION_SUFFIXES)
 
 
 def _doubt(file: FoundFile) -> int:

@@ -30,15 +30,8 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import file_state
 
 DECODING_ERRORS = (
-    ValueError,
-    RuntimeError,
-    TypeError,
-    LookupError,
-    OSError,
-    struct.error,
-    ArithmeticError,
-    SyntaxError,
-)
+    ValueError, RuntimeError, TypeError, LookupError, OSError, struct.error, ArithmeticError, SyntaxError,
+)  # fmt: skip
 """Raised by tifffile and imagecodecs on broken input: their own errors are children of these, XML's of the last."""
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

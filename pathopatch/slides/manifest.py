@@ -41,8 +41,7 @@ _COLUMNS = (
 )  # fmt: skip
 """The optional columns, beside those that `_CHANNEL_COLUMN` matches."""
 _CHANNEL_COLUMN = r"path:\s*([A-Za-z][A-Za-z0-9_.-]*)"
-ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
-"""Endings of the files that outlines are read from."""
+_ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
 
 _BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:dark|bright))*", re.IGNORECASE)
 _SLIDE_LABELS = {"": None, "0": 0, "1": 1}
@@ -104,6 +103,11 @@ class Manifest:
 def is_manifest(path: Path | str) -> bool:
     """Return whether a file is a manifest by the ending of its name."""
     return str(path).lower().endswith(TABLE_SUFFIXES)
+
+
+def is_annotation(path: Path) -> bool:
+    """Return whether outlines are read from a file, by its ending."""
+    return path.name.lower().endswith(_ANNOTATION_SUFFIXES)
 
 
 def read_manifest(path: Path, *, strict: bool = True) -> Manifest:
@@ -241,9 +245,9 @@ class _RowParser:
             exclude=self._one_of("exclude", _TRUE + _FALSE) in _TRUE,
             row=self._number,
         )
-        if row.annotations is not None and not row.annotations.name.lower().endswith(ANNOTATION_SUFFIXES):
+        if row.annotations is not None and not is_annotation(row.annotations):
             self._add("INPUT_UNSUPPORTED", "annotations", "neither GeoJSON nor XML",
-                      f"export them from QuPath or ASAP: {', '.join(ANNOTATION_SUFFIXES)}")  # fmt: skip
+                      f"export them from QuPath or ASAP: {', '.join(_ANNOTATION_SUFFIXES)}")  # fmt: skip
         if row.annotations is not None and tumor_mask:
             self._add("INPUT_UNSUPPORTED", "annotations", "the row has a tumor_mask too",
                       "state the tumour once: empty one of the two")  # fmt: skip

@@ -68,15 +68,25 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
         # A value that is the slide's only background is no fill: a disc on black has a dark background. Straight edges
         # make it doubtful.
         if not is_straight or _has_background(small, ~constant, value, is_colour):
-            mask |= _gaps(_constant(overview, value, tolerance))
+            mask |= grown(large_pieces(_constant(overview, value, tolerance), _LEAST_GAP_PX), 3)
         else:
             doubtful_px += int(np.count_nonzero(region)) * thin**2
     return Unscanned(mask=mask, doubtful_share=doubtful_px / mask.size)
 
 
-def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask (h, w), grown by the one pixel into which its edge is mixed."""
-    return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)
+def grown(mask: NDArray[np.bool_], side_px: int) -> NDArray[np.bool_]:
+    """Return a mask (h, w) dilated by a square of odd side: of 3 by the pixel into which an edge is mixed."""
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side_px, side_px), np.uint8)) != 0, np.bool_)
+
+
+def large_pieces(mask: NDArray[np.bool_], least_px: float) -> NDArray[np.bool_]:
+    """Return the pieces (8 neighbours) of a mask (h, w) that have at least so many pixels."""
+    if not mask.any():
+        return mask
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    is_large = stats[:, cv2.CC_STAT_AREA] >= least_px
+    is_large[0] = False
+    return np.asarray(is_large[pieces], np.bool_)
 
 
 def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> NDArray[np.bool_]:
@@ -89,14 +99,6 @@ def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> 
         else:
             is_constant &= plane <= value + tolerance if value <= 0 else plane >= value - tolerance
     return is_constant
-
-
-def _gaps(constant: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pieces of a mask that are larger than a few pixels, inside the slide too, grown."""
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(constant.view(np.uint8), connectivity=8)
-    is_large = stats[:, cv2.CC_STAT_AREA] >= _LEAST_GAP_PX
-    is_large[0] = False
-    return _grown(np.asarray(is_large[pieces], np.bool_))
 
 
 def _touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -219,4 +221,4 @@ class ClearPixels:
             np.minimum(((np.arange(n) + 0.5) * size / n).astype(int), size - 1)
             for n, size in zip(shape, self.opaque.shape, strict=True)
         )
-        return _grown(~self.opaque[np.ix_(rows, columns)])
+        return grown(~self.opaque[np.ix_(rows, columns)], 3)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pathopatch.core.config.base import MOST_PX, Config, Fraction, PatchLimits, parse
+from pathopatch.core.config.base import LEAST_PX, MOST_PX, Config, Fraction, PatchLimits, parse
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
@@ -107,7 +107,6 @@ TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_k
 
 HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
 """Architecture of each head."""
-_LEAST_PX = 8  # of patches; features are patches of one pixel
 NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "checkpoint_every", "prefetch", "loaders"}
 """Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
@@ -241,8 +240,8 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _a_head_takes_features(self) -> TrainConfig:
         if self.head is None:
-            if self.input_px < _LEAST_PX:
-                raise ValueError(f"input_px must be at least {_LEAST_PX}")
+            if self.input_px < LEAST_PX:  # of patches: features are patches of one pixel
+                raise ValueError(f"input_px must be at least {LEAST_PX}")
             return self
         if self.architecture not in (TrainConfig.model_fields["architecture"].default, HEAD_NETWORKS[self.head]):
             raise ValueError(f"a head takes features, and {self.architecture} takes patches: give head or architecture")

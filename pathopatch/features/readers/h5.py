@@ -127,7 +127,8 @@ def read_slide(path: Path, name: str = "", with_features: bool = True, *, more: 
         features, dim = np.empty((0, 0), np.float32), 0
         for key in (name, "coords", *more):
             if key in file:
-                _require_stored(file[key])
+                claimed_bytes = math.prod(file[key].shape) * file[key].dtype.itemsize
+                require_stored(file[key].name, claimed_bytes, file[key].id.get_storage_size(), path)
         if name:
             shape = file[name].shape
             if shape[0:1] == (0,):
@@ -146,12 +147,6 @@ def read_slide(path: Path, name: str = "", with_features: bool = True, *, more: 
             },
             more={key: np.asarray(file[key][()], np.float32) for key in more if key in file},
         )
-
-
-def _require_stored(dataset: Any) -> None:
-    """Refuse a dataset as `require_stored`."""
-    claimed_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
-    require_stored(dataset.name, claimed_bytes, dataset.id.get_storage_size(), Path(dataset.file.filename))
 
 
 def number(attributes: Mapping[str, Any], name: str, index: int = 0) -> float | None:

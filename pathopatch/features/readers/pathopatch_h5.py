@@ -54,12 +54,7 @@ LAYOUT = Layout("pathopatch", _slide_files, _read)
 
 
 def write_slide_features(
-    path: Path,
-    slide: SlideFeatures,
-    stamp: Mapping[str, Any],
-    *,
-    patch_px: int | None = None,
-    overlap_px: int = 0,
+    path: Path, slide: SlideFeatures, stamp: Mapping[str, Any], *, patch_px: int | None = None, overlap_px: int = 0
 ) -> None:
     """Write features of a slide whole or not at all; equal input gives equal bytes.
 

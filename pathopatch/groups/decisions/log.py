@@ -34,8 +34,8 @@ LATE_COLUMNS = {
     name: f"ALTER TABLE decisions ADD COLUMN {name} TEXT NOT NULL DEFAULT ''" for name in ("sorted_as", "region")
 }
 """Columns that the earliest logs lack, and what adds them."""
+ALL_ROWS = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 
-_SELECT = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
@@ -59,7 +59,7 @@ def read_log(path: Path) -> list[RecordedDecision]:
     if not inside(path.parent, path.name).is_file():
         return []
     with sqlite_errors(path), closing(load_log(path)) as log:
-        return [decision_of_row(row) for row in log.execute(_SELECT)]
+        return [decision_of_row(row) for row in log.execute(ALL_ROWS)]
 
 
 def load_log(path: Path, *, busy_s: float = LOCK_WAIT_S) -> sqlite3.Connection:

@@ -24,7 +24,7 @@ from pathopatch.patches.annotations.polygons import rasterize
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.image_file import MAX_PIXELS, raster
-from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
+from pathopatch.slides.manifest import is_annotation
 
 _CUT_OUT_CLASS = "Ignore*"  # QuPath's own name for outlines that do not count
 _log = logging.getLogger(__name__)
@@ -177,12 +177,7 @@ class MaskRegion:
 
 
 def check_mask(
-    path: Path,
-    slide_size: tuple[int, int],
-    *,
-    grid: Grid | None = None,
-    is_quick: bool = False,
-    is_banded: bool = True,
+    path: Path, slide_size: tuple[int, int], *, grid: Grid | None = None, is_quick: bool = False, is_banded: bool = True
 ) -> None:
     """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskRegion`.
 
@@ -211,7 +206,7 @@ def read_tissue_mask(
     `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Errors as of `read_mask`,
     `require_fit` and `place_on_slide`.
     """
-    if not _is_outlines(path):
+    if not is_annotation(path):
         mask = read_mask(path)
         require_fit((mask.shape[1], mask.shape[0]), slide_size, grid, place=str(path))
         return mask
@@ -231,14 +226,10 @@ def check_tissue_mask(
     path: Path, slide_size: tuple[int, int], *, grid: Grid | None = None, is_quick: bool = False
 ) -> None:
     """Refuse a tissue mask that is missing or broken; otherwise as `check_mask` and `read_annotations`."""
-    if _is_outlines(path):
+    if is_annotation(path):
         read_annotations(path)
     else:
         check_mask(path, slide_size, grid=grid, is_quick=is_quick, is_banded=False)
-
-
-def _is_outlines(path: Path) -> bool:
-    return path.name.lower().endswith(ANNOTATION_SUFFIXES)
 
 
 def _is_large(path: Path) -> bool:

@@ -26,7 +26,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.input_files import open_regular, require_narrow, wide_coding
 from pathopatch.core.text import parse_number, pluralize
-from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
+from pathopatch.slides.manifest import is_annotation
 
 MAX_BYTES = 256 * 2**20
 """Largest text of an annotation file, a hundred times that of usual ones: it bounds the memory of reading."""
@@ -71,14 +71,13 @@ def read_annotations(path: Path) -> Outlines:
     InputMissingError, InputUnsupportedError, InputCorruptError, InputTooLargeError
         There is no such file; it is of another format, cannot be read or has bad coordinates, or is over 256 MiB.
     """
-    name = path.name.lower()
-    if not name.endswith(ANNOTATION_SUFFIXES):
+    if not is_annotation(path):
         raise InputUnsupportedError(
             f"annotations of the format {path.suffix!r}",
             place=str(path),
             remedy="give QuPath's GeoJSON (.geojson, .geojson.gz) or ASAP's XML (.xml)",
         )
-    return read_asap(path) if name.endswith(".xml") else read_qupath(path)
+    return read_asap(path) if path.name.lower().endswith(".xml") else read_qupath(path)
 
 
 def checked_polygon(rings: Sequence[ArrayLike]) -> Any:

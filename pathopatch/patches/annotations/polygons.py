@@ -156,11 +156,7 @@ def _runs(
 
 
 def tissue_geojson(
-    mask: NDArray[np.bool_],
-    *,
-    slide_id: str,
-    slide_size: tuple[int, int],
-    bounds_origin: tuple[int, int] = (0, 0),
+    mask: NDArray[np.bool_], *, slide_id: str, slide_size: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
 ) -> str:
     """Return a mask's outlines as QuPath's GeoJSON, one annotation of the class "Tissue" for each connected piece.
 
