@@ -17,7 +17,7 @@ from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, 
 from pathopatch.core.text import pluralize
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
 from pathopatch.metrics.bootstrap import bootstrap_by_patient
-from pathopatch.models.forward import Ensemble, PatchClassifier
+from pathopatch.models.forward import Ensemble, PatchClassifier, correct_for_area
 
 Floats = NDArray[np.float64]
 Verdict = Literal["relies", "not shown", "not known"]
@@ -297,9 +297,13 @@ def _correction(
     `natural` and `area` are (N,), `flat` (S * N, T) margins of these patches at each area. After the shift as many of
     them are called tumour as without a correction.
     """
-    response = np.interp(area, [point["area"] for point in curve], [point["margin"]["value"] for point in curve])
+    of: dict[str, Any] = {
+        "areas": [point["area"] for point in curve],
+        "response": [p["margin"]["value"] for p in curve],
+    }
     found = {}
-    for name, corrected in (("subtract", natural - response), ("average", flat[: len(natural)].mean(axis=1))):
+    for name, set_margin in (("subtract", None), ("average", flat[: len(natural)])):
+        corrected = correct_for_area(natural, area, set_margin, **of)
         ordered, positives = np.sort(corrected)[::-1], int((natural > 0).sum())
         ends = np.concatenate([[ordered[0] + 1], ordered, [ordered[-1] - 1]])[positives : positives + 2]
         shift = -float(ends.mean())
@@ -369,7 +373,7 @@ def reliance_text(result: dict[str, Any]) -> str:
         prices = [f"{name} {100 * own['turned']:.0f}" for name, own in result["correction"].items()]
         lines.append(
             f"predict --area-correct turns as many of 100 of these answers: {', '.join(prices)}; "
-            "where more tissue does mean more tumour, accuracy falls"
+            "where the area does go along with tumour, accuracy falls"
         )
     if result.get("glass", {}).get("patches"):
         glass = result["glass"]

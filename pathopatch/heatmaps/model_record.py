@@ -56,7 +56,7 @@ def _member(folder: Path, spec: BundleSpec, correct: AreaCorrection) -> dict[str
     trained = spec.data.get("trained", {})
     name = bundle_name(folder)
     return {
-        "name": name if correct == "none" else f"{name or spec.method}, {CORRECTED}",
+        "name": name if correct == "none" else f"{name or spec.method}, {CORRECTED} ({correct})",
         "method": spec.method,
         "seed": spec.parameters.get("seed"),
         "trained": {name: trained[name] for name in ("splits", "slides", "patients", "patches") if name in trained},

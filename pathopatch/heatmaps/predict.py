@@ -21,13 +21,13 @@ from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.mask_bits import resize_masks, unpack_masks
 from pathopatch.core.workers import prefetch_items
-from pathopatch.debias.interventions import set_area
+from pathopatch.debias.interventions import LEAST_AREA, set_area
 from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.pyramids import CHANNELS
 from pathopatch.heatmaps.stitch import Cells, coverage, mean_of_nearest, stitch
-from pathopatch.models.forward import Ensemble, resize_area
+from pathopatch.models.forward import Ensemble, EnsembleOutput, resize_area
 from pathopatch.models.spec import (
     BundleSpec,
     TrainingRange,
@@ -49,7 +49,6 @@ _AHEAD = 128  # patches that are read ahead: the network never waits, and few ar
 # takes fresh memory from the system for each array, which clears it page by page.
 _BATCH_BYTES = 16 * 2**20
 _FEATURES_AT_ONCE = 4096
-_CLEAREST = 16  # patches of which the one with most ground is taken: the first ones may not be scanned
 _ROWS_AT_ONCE = 65536  # of the table; a slide may have a million
 
 _COLUMNS = {
@@ -139,7 +138,10 @@ class Prediction:
 def slide_source(
     slide: Slide, spec: BundleSpec, slide_id: str, config: PredictConfig, *, tissue_mask: Path | None = None
 ) -> FromSlide:
-    """Return the patches of a slide as a model takes them; errors as of `check_slide`, `tiling_of` and `grid_of`."""
+    """Return the patches of a slide as a model takes them.
+
+    Errors as of `check_slide`, `tiling_of` and `grid_of`, and with a correction of `check_correction`.
+    """
     slide = in_order(slide, spec.channels)
     if config.max_bad_tiles:
         slide = tolerant(slide, config.max_bad_tiles)
@@ -156,7 +158,8 @@ def feature_source(
 ) -> FromFeatures:
     """Return the patches behind features, see `FromFeatures`; errors as of that, and of `check_features`.
 
-    InputUnsupportedError for settings that need pixels: ``tta``, ``deidentify``, ``stride_px``, ``max_bad_tiles``.
+    InputUnsupportedError for settings that need pixels: ``tta``, ``deidentify``, ``stride_px``, ``max_bad_tiles``,
+    ``area_correct``.
     """
     warnings = check_features(spec, features.encoder.to_dict(), place=str(features.path))
     refuse_pixel_settings(config)
@@ -201,9 +204,7 @@ def predict_patches(
     ahead = max(2, _AHEAD // _batch_size(ensemble, config))
     with closing(batches), closing(prefetch_items(batches, ahead=ahead)) as ready:
         for batch in ready:
-            output = ensemble.forward(batch.x, tta=config.tta)
-            if ensemble.area_correct != "none":
-                output = ensemble.corrected(output, tissue[batch.measured["row"]], _set_logits(batch, ensemble, config))
+            output = _answered(batch, ensemble, config)
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
                 parts[name].append(values)
@@ -258,8 +259,21 @@ def try_prediction(source: FromSlide, ensemble: Ensemble, config: PredictConfig,
     fractions = {name: np.zeros(len(rows), type_) for name, type_ in (("tissue", float), ("refused", bool))}
     fractions["scanned"] = np.ones(len(rows))
     for batch in _batches(source, ensemble, config, **fractions, rows=rows):
-        ensemble.forward(batch.x, tta=config.tta)
+        _answered(batch, ensemble, config)
     return 0
+
+
+def _answered(batch: _Batch, ensemble: Ensemble, config: PredictConfig) -> EnsembleOutput:
+    """Return the prediction of a batch, corrected where the model is."""
+    output = ensemble.forward(batch.x, tta=config.tta)
+    if batch.area is None:
+        return output
+    set_logit = None
+    if batch.set_areas is not None:
+        set_logit = np.full(batch.set_areas.shape, np.nan)
+        if batch.set_areas.any():
+            set_logit[batch.set_areas] = ensemble.forward(batch.set_x, tta=config.tta).logit
+    return ensemble.corrected(output, batch.area, set_logit)
 
 
 def flags(
@@ -315,9 +329,10 @@ class _Batch:
 
     x: list[NDArray[np.float32]]
     measured: dict[str, NDArray[Any]]
-    # The same of patches whose area is set, for a correction that averages: M of them, of the batch's n patches.
+    area: NDArray[np.float64] | None = None  # (n,): share of the whole patch that is tissue; None: nothing to correct
+    # Of a correction that averages: which patches could be set to which area, (n, T), and these, as `x`.
+    set_areas: NDArray[np.bool_] | None = None
     set_x: list[NDArray[np.float32]] = field(default_factory=list)
-    set_places: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))  # (M, 2): patch, area
 
 
 def _batch_size(ensemble: Ensemble, config: PredictConfig) -> int:
@@ -354,10 +369,9 @@ def _batches(
             yield _Batch([member.standardised(values) for member in ensemble.members], measured)
         return
     origins = source.origins if rows is None else source.origins[rows]
-    is_set = ensemble.area_correct == "average"
-    edit = partial(_with_areas, ensemble, ground=_ground(source, ensemble)) if is_set else None
+    needs_masks = ensemble.takes_masks or ensemble.area_correct != "none"
     for part in source.batches(size, rows=rows, **limits, fractions_out=tissue, scanned_out=scanned):
-        inside = unpack_masks(part.tissue_mask, source.grid.patch_px) if ensemble.takes_masks or is_set else None
+        inside = unpack_masks(part.tissue_mask, source.grid.patch_px) if needs_masks else None
         if inside is not None:
             is_taken = np.all([member.takes(inside) for member in ensemble.members], axis=0)
             # With all_patches glass comes too, of which no model of crops is expected to say anything.
@@ -365,7 +379,7 @@ def _batches(
             part = PatchBatch._make(values[is_taken] for values in part)
             inside = inside[is_taken]
         if len(part.rows):
-            yield _prepared(part, origins[part.rows], source, ensemble, inside, edit)
+            yield _prepared(part, origins[part.rows], source, ensemble, inside)
 
 
 def _prepared(
@@ -374,11 +388,10 @@ def _prepared(
     source: FromSlide,
     ensemble: Ensemble,
     inside: NDArray[np.bool_] | None,
-    edit: Callable[..., dict[str, Any]] | None,
 ) -> _Batch:
     """Return patches at some origins, (n, 2), as a batch: measured, scaled, and as each member takes them.
 
-    `inside` (n, P, P) are their tissue masks, for members that take them and for `edit`.
+    `inside` (n, P, P) are their tissue masks, for members that take them and for a correction.
     """
     grid, analysis, patches = source.grid, source.analysis, part.patches
     sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (source.slide.mpp * grid.downsample)
@@ -399,7 +412,12 @@ def _prepared(
         sharp[number] = sharpness(scaled[number, :, :height, :width], factor=sharpness_factor)
     values = {"row": part.rows, "saturated_fraction": saturated, "sharpness": sharp, "mean": means.astype(np.float64)}
     x = [member.standardised(scaled, inside) for member in ensemble.members]
-    return _Batch(x, values, **(edit(scaled, inside, origins) if edit else {}))
+    if ensemble.area_correct == "none" or inside is None:
+        return _Batch(x, values)
+    area = inside.mean(axis=(1, 2))
+    if ensemble.area_correct == "subtract":
+        return _Batch(x, values, area)
+    return _Batch(x, values, area, *_with_areas(ensemble, scaled, inside, origins, source.clearest))
 
 
 def _with_areas(
@@ -407,62 +425,34 @@ def _with_areas(
     patches: NDArray[np.float32],
     tissue: NDArray[np.bool_],
     origins: NDArray[np.int64],
-    *,
-    ground: NDArray[np.float32] | None,
-) -> dict[str, Any]:
-    """Return patches (n, C, P, P) at each area of the model's record, as the last fields of `_Batch`."""
-    assert ensemble.spec.area_reliance is not None
-    areas, side = ensemble.spec.area_reliance.areas, edit_side(ensemble, patches.shape[-1])
-    small, masks, made, places = resize_area(patches, side), resize_masks(tissue, side), [], []
+    clearest: tuple[NDArray[np.float32], NDArray[np.bool_]] | None,
+) -> tuple[NDArray[np.bool_], list[NDArray[np.float32]]]:
+    """Return which patches (n, C, P, P) could be set to which area of the model's record, (n, T), and these as `x`.
+
+    The same patches as the audit edits, in the same way; `clearest` is a patch with ground and its tissue.
+    """
+    rule, side = ensemble.spec.area_reliance, edit_side(ensemble, patches.shape[-1])
+    assert rule is not None
+    ground = None
+    if clearest is not None:
+        ground = resize_area(clearest[0][None], side)[0][:, ~resize_masks(clearest[1][None], side)[0]]
+    made, is_set = [], np.zeros((len(patches), len(rule.areas)), np.bool_)
+    small, masks = resize_area(patches, side), resize_masks(tissue, side)
     for number, (pixels, mask) in enumerate(zip(small, masks, strict=True)):
-        if not mask.any() or (mask.all() and ground is None):
+        if mask.mean() < LEAST_AREA or (mask.all() and ground is None):
             continue
-        for place, area in enumerate(areas):
+        for place, area in enumerate(rule.areas):
             rng = np.random.default_rng((*origins[number].tolist(), place))
-            made.append(set_area(pixels, mask, area, rng, ground=ground))
-            places.append((number, place))
+            edited = set_area(pixels, mask, area, rng, ground=ground)
+            if all(member.takes(edited.tissue[None])[0] for member in ensemble.members):
+                made.append(edited)
+                is_set[number, place] = True
     if not made:
-        return {}
-    pixels, masks = (np.stack(parts) for parts in zip(*made, strict=True))
-    is_taken = np.all([member.takes(masks) for member in ensemble.members], axis=0)
-    set_x = [member.standardised(pixels[is_taken], masks[is_taken]) for member in ensemble.members]
-    return {"set_x": set_x, "set_places": np.array(places)[is_taken]}
-
-
-def _set_logits(batch: _Batch, ensemble: Ensemble, config: PredictConfig) -> NDArray[np.float64] | None:
-    """Return the logits (n, T) of a batch's patches at each area, NaN without an answer; None where none is asked."""
-    rule = ensemble.spec.area_reliance
-    if ensemble.area_correct != "average" or rule is None:
-        return None
-    logits = np.full((len(batch.x[0]), len(rule.areas)), np.nan)
-    if len(batch.set_places):
-        logits[tuple(batch.set_places.T)] = ensemble.forward(batch.set_x, tta=config.tta).logit
-    return logits
+        return is_set, []
+    x, inside = (np.stack(parts) for parts in zip(*made, strict=True))
+    return is_set, [member.standardised(x, inside) for member in ensemble.members]
 
 
 def edit_side(ensemble: Ensemble, patch_px: int) -> int:
     """Return the side at which patches are edited: what the network takes, so nothing that it would see is lost."""
     return min(patch_px, max(member.spec.input_px for member in ensemble.members))
-
-
-def overview_fractions(source: FromSlide) -> NDArray[np.float64]:
-    """Return about how much tissue each patch (N,) holds, by the overview: no patch is read for it."""
-    model = source.tissue
-    width, height = source.grid.extent / model.scale_x, source.grid.extent / model.scale_y
-    means = np.zeros(len(source.origins))
-    for number, (x, y) in enumerate(source.origins / (model.scale_x, model.scale_y)):
-        part = model.mask[int(y) : max(int(y) + 1, round(y + height)), int(x) : max(int(x) + 1, round(x + width))]
-        means[number] = part.mean() if part.size else 0.0
-    return means
-
-
-def _ground(source: FromSlide, ensemble: Ensemble) -> NDArray[np.float32] | None:
-    """Return pixels (C, m) of a slide away from tissue, scaled to [0, 1], of the patch that has most of them."""
-    clearest = np.argsort(overview_fractions(source), kind="stable")[:_CLEAREST]
-    for part in source.batches(rows=clearest, min_scanned=ensemble.spec.min_scanned):
-        side = edit_side(ensemble, source.grid.patch_px)
-        masks = resize_masks(unpack_masks(part.tissue_mask, source.grid.patch_px), side)
-        row = int(masks.sum(axis=(1, 2)).argmin())
-        pixels = resize_area(scale(part.patches[row], source.windows)[None], side)[0][:, ~masks[row]]
-        return pixels if pixels.size else None
-    return None

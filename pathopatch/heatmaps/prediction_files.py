@@ -182,7 +182,7 @@ def _correction_warnings(ensemble: Ensemble) -> list[str]:
         return []
     return [
         f"{CORRECTED} ({ensemble.area_correct}), as audited on {rule.date}: of the patches of that audit "
-        f"{rule.turned[ensemble.area_correct]:.0%} got another answer; where more tissue does mean more tumour, "
+        f"{rule.turned[ensemble.area_correct]:.0%} got another answer; where the area does go along with tumour, "
         "accuracy falls"
     ]
 
@@ -214,6 +214,8 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
         **patch_limits(model.spec, config),
         "flags": config.flags,
     }
+    if model.area_correct != "none":
+        settings["area_correct"] = model.area_correct
     members = [(member.spec, member.runtime.weights) for member in model.members]
     model_mark = joint_fingerprint(members, correct=model.area_correct)
     if isinstance(source, FromFeatures):
@@ -312,12 +314,13 @@ def _write_folder(
     cell_um = round(grid.stride * mpp, 9)
     height, width = canvas.overview.shape[1:]
     over_um = mpp * canvas.size_px[0] / width, mpp * canvas.size_px[1] / height
-    image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": slide_id}
+    name = slide_id if model.area_correct == "none" else f"{slide_id}, {CORRECTED}"
+    image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": name}
     write_ome_tiff(folder / HEATMAP, shown, **image)
     write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
     ground = ground_of(canvas.slide_background)
     write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um, ground=ground)
-    write_png(folder / "overlay.png", _overlay(prediction, maps, drawn_name, spec, known_as))
+    write_png(folder / "overlay.png", _overlay(prediction, maps, drawn_name, model, known_as))
     regions = positive_regions(
         probability,
         decision_probability=threshold,
@@ -364,9 +367,9 @@ def _write_folder(
     return cast(HeatmapFacts, plain)
 
 
-def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, spec: BundleSpec, known_as: str) -> Picture:
+def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, model: Ensemble, known_as: str) -> Picture:
     """Return the picture of the map on the slide."""
-    canvas, stride = prediction.canvas, prediction.grid.stride
+    canvas, stride, spec = prediction.canvas, prediction.grid.stride, model.spec
     overview = shrunk(canvas.overview, _OVERVIEW_PX)
     scale_y, scale_x = canvas.size_px[1] / overview.shape[1], canvas.size_px[0] / overview.shape[2]
     return render(
@@ -388,7 +391,7 @@ def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, spec:
             warnings=tuple(
                 ["model's scale: unknown"] * (spec.mpp is None and spec.encoder is None)
                 + [f"model was {known_as}", "this very slide"] * bool(leakage_warning(known_as))
-                + [CORRECTED] * (CORRECTED in spec.method)
+                + [CORRECTED] * (model.area_correct != "none")
             ),
         ),
     )

@@ -32,7 +32,7 @@ from pathopatch.core.errors import (
     PathopatchError,
     with_code,
 )
-from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_json
+from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_bytes, write_json
 from pathopatch.models.card import model_card
 from pathopatch.models.spec import BUNDLE_VERSION, AreaReliance, BundleSpec, OnnxGraph, joint_spec
 from pathopatch.models.weights import file_fingerprint, require_finite
@@ -97,7 +97,7 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
 
     spec, _ = checked_bundle(folder, with_graph=False)
     with atomic_path(folder) as temporary:
-        shutil.copytree(folder, temporary)
+        shutil.copytree(folder, temporary, symlinks=True)  # no link of a stranger's brings another file in
         spec = spec.model_copy(update={"onnx": write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)})
         write_json(temporary / SPEC, spec.model_dump(mode="json"))
         (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
@@ -105,23 +105,18 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
 
 
 def record_reliance(folder: Path, found: AreaReliance) -> None:
-    """Write into a bundle and its card what was found of the model."""
-    spec, _ = checked_bundle(folder)
-    spec = spec.model_copy(update={"area_reliance": found})
-    with atomic_path(folder) as temporary:
-        shutil.copytree(folder, temporary)
-        write_json(temporary / SPEC, spec.model_dump(mode="json"))
-        (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
+    """Write into a bundle and its card what was found of the model; errors as `checked_bundle`, or of the disk."""
+    spec = checked_bundle(folder)[0].model_copy(update={"area_reliance": found})
+    write_json(folder / SPEC, spec.model_dump(mode="json"))
+    write_bytes(folder / CARD, model_card(spec).encode())
 
 
 def reliance_to_correct(folders: Sequence[Path]) -> AreaReliance:
     """Return what the answers of a model are corrected by; CheckpointIncompatibleError unless it relies on the area."""
-    remedy = (
-        "run pathopatch predict without --area-correct, or ask the model: "
-        "pathopatch audit-model MODEL SLIDES -o OUT --record"
-    )
+    remedy = "run pathopatch predict without --area-correct"
     if len(folders) > 1:
         raise CheckpointIncompatibleError("the mean of several models is not corrected", place="--model", remedy=remedy)
+    remedy += ", or ask the model: pathopatch audit-model MODEL SLIDES -o OUT --record"
     found = read_spec(folders[0]).area_reliance
     if found is None or found.verdict != "relies":
         verdict = "nobody has asked whether it relies on the tissue area"
@@ -327,11 +322,15 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: Are
         for fact, (_, weights) in zip(facts, members, strict=True)
     ]
     joint = digests[0] if len(digests) == 1 else fingerprint(sorted(digests))
-    return joint if correct == "none" else fingerprint([joint, correct, members[0][0].area_reliance])
+    if correct == "none":
+        return joint
+    rule = members[0][0].area_reliance
+    assert rule is not None  # `reliance_to_correct` has refused others
+    return fingerprint([joint, correct, rule.areas, rule.response, rule.shift[correct]])
 
 
 def bundle_fingerprint(folders: Sequence[Path], *, correct: AreaCorrection = "none") -> str:
-    """Return the `joint_fingerprint` of the models of some bundles."""
+    """Return the `joint_fingerprint` of the models of some bundles; errors as of `read_spec`, or of the disk."""
     members = [(read_spec(folder), file_fingerprint(folder / WEIGHTS)) for folder in folders]
     return joint_fingerprint(members, correct=correct)
 

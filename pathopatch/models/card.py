@@ -60,8 +60,8 @@ _VERDICTS = {
     "not shown": "no reliance shown",
     "not known": "not known",
 }
-_ASKED = """Does it lean on the tissue area? On other slides, without labels: {text}. Reliance on fat or density that
-goes along with the area would not be seen, and the verdict says nothing of accuracy."""
+_ASKED = """Does it lean on the tissue area? Without labels: {text}. Reliance on fat or density that goes
+along with the area would not be seen, and the verdict says nothing of accuracy."""
 _UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide is predicted at its own scale, with a
 warning; if the training patches had another scale, the probabilities mean nothing."""
 _SELECTED = """The model was selected on these patches, so the numbers are optimistic. Run `pathopatch evaluate` on

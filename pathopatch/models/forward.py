@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.config import AreaCorrection
-from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
+from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.core.mask_bits import resize_masks
 from pathopatch.core.text import card, pluralize
 from pathopatch.models.card import bundle_facts, classifier_text
@@ -143,15 +143,22 @@ class Ensemble:
     Raises
     ------
     CheckpointIncompatibleError
-        Other than two classes, or members that cut or scale a slide differently; the difference is named.
+        Other than two classes, or members that cut or scale a slide differently; the difference is named. Or the model
+        has no record by which to correct it.
     """
 
     def __init__(self, members: Sequence[PatchClassifier], *, area_correct: AreaCorrection = "none") -> None:
         self.members, self.area_correct = tuple(members), area_correct
         self.spec = joint_spec([member.spec for member in self.members])
         if area_correct != "none":
+            if self.spec.area_reliance is None:
+                raise CheckpointIncompatibleError(
+                    "nothing is known by which to correct the model for the tissue area",
+                    place="[predict] area_correct",
+                    remedy="open one bundle that relies on the area, by load_ensemble",
+                )
             names = tuple(f"{name} (corrected)" for name in self.spec.class_names)
-            method = f"{self.spec.method}, {CORRECTED}"
+            method = f"{self.spec.method}, {CORRECTED} ({area_correct})"
             self.spec = self.spec.model_copy(update={"class_names": names, "method": method})
         self.takes_masks = any(member.spec.mask != "none" for member in self.members)
         self.computed_by = ", ".join(
@@ -195,28 +202,52 @@ class Ensemble:
     def corrected(
         self, output: EnsembleOutput, area: NDArray[np.float64], set_logit: NDArray[np.float64] | None
     ) -> EnsembleOutput:
-        """Return predictions corrected for the tissue area, as ``spec.area_reliance`` tells.
+        """Return predictions corrected by ``spec.area_reliance``, which must be there; see `correct_for_area`.
 
-        Parameters
-        ----------
-        area : ndarray of float, shape (N,)
-            Tissue fraction of the patches.
-        set_logit : ndarray of float, shape (N, T), or None
-            For "average": logits of each patch with its area set to those of the record; NaN without an answer.
+        `area` (N,) is the tissue fraction of the patches, `set_logit` (N, T) are their logits with the area set to each
+        of the record, for "average" alone.
         """
         rule = self.spec.area_reliance
         assert rule is not None
-        margin = self.margins(output.logit)
-        if set_logit is None:
-            margin = margin - np.interp(area, rule.areas, rule.response)
-        else:
-            has_answer = np.isfinite(set_logit)
-            total = np.where(has_answer, self.margins(set_logit), 0.0).sum(axis=1)
-            n = has_answer.sum(axis=1)
-            margin = np.divide(total, n, out=margin.copy(), where=n > 0)
-        margin = margin + rule.shift[self.area_correct]
-        logit = margin * self.spec.temperature + self.spec.decision_threshold
+        margin = correct_for_area(
+            self.margins(output.logit),
+            area,
+            None if set_logit is None else self.margins(set_logit),
+            areas=rule.areas,
+            response=rule.response,
+        )
+        logit = (margin + rule.shift[self.area_correct]) * self.spec.temperature + self.spec.decision_threshold
         return EnsembleOutput(logit, 0.5 * (1.0 + np.tanh(0.5 * logit / self.spec.temperature)), output.spread)
+
+
+def correct_for_area(
+    margin: NDArray[np.float64],
+    area: NDArray[np.float64],
+    set_margin: NDArray[np.float64] | None,
+    *,
+    areas: Sequence[float],
+    response: Sequence[float],
+) -> NDArray[np.float64]:
+    """Return margins (N,) without the mean response of a model to the tissue area, but for a shift of all alike.
+
+    Parameters
+    ----------
+    margin, area : ndarray of float, shape (N,)
+        Margins of the patches as they are, and their tissue fraction.
+    set_margin : ndarray of float, shape (N, T), or None
+        Margins with the area set to each of `areas`; NaN without an answer. Their mean is taken, as if every area had
+        an answer. None: the response at the patch's own area is subtracted, as it is for patches without any answer.
+    areas, response : sequence of T float
+        Rising areas, and the mean margin at each.
+    """
+    mean = float(np.mean(response))
+    made: NDArray[np.float64] = margin - np.interp(area, areas, response) + mean
+    if set_margin is None:
+        return made
+    beside = set_margin - np.asarray(response)
+    n = np.isfinite(beside).sum(axis=1)
+    np.divide(np.nansum(beside, axis=1) + mean * n, n, out=made, where=n > 0)
+    return made
 
 
 def _runtime_text(runtime: Runtime) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -124,11 +124,11 @@ class AreaReliance(Config):
     slides: int = Field(ge=0)
     patients: int = Field(ge=0)
     patches: int = Field(ge=0)
-    date: str  # year, month and day
+    date: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
     model: str  # `joint_fingerprint` of what was asked
     backgrounds: tuple[str, ...]
     mpp: tuple[float, float] | None  # of the slides, um per level-0 px: the least and the largest; None: unknown
-    areas: tuple[float, ...] = ()
+    areas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=(), max_length=16)
     response: tuple[float, ...] = ()  # mean margin at each area
     # By kind of correction: what is added to margins after it, for as many patches of the audit as before to be called
     # tumour, and the share of these patches whose answer turns.
@@ -139,6 +139,11 @@ class AreaReliance(Config):
     def _one_response_per_area(self) -> AreaReliance:
         if len(self.areas) != len(self.response) or list(self.areas) != sorted(set(self.areas)):
             raise ValueError("a response for each of the areas, which rise")
+        kinds = {"subtract", "average"}
+        if self.verdict == "relies" and not (
+            self.areas and self.direction and set(self.shift) == set(self.turned) == kinds
+        ):
+            raise ValueError("a model that relies on the area has areas, a direction, a shift and what turns by it")
         return self
 
 
@@ -333,14 +338,14 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
 def check_correction(spec: BundleSpec, slide: Slide) -> None:
     """Refuse a slide unlike those by which a model's reliance on the area was audited: CheckpointIncompatibleError."""
     found = spec.area_reliance
-    assert found is not None
-    low, high = found.mpp or (math.nan, math.nan)
+    assert found is not None  # `reliance_to_correct` has refused others
+    low, high = found.mpp or (math.inf, -math.inf)
     if slide.background in found.backgrounds and low * (1 - _LIKE) <= slide.mpp <= high * (1 + _LIKE):
         return
-    backgrounds = " or ".join(found.backgrounds) or "unknown"
+    scale = "unknown scale" if found.mpp is None else f"{low:g} to {high:g} um/px"
     raise CheckpointIncompatibleError(
         f"the slide has {slide.mpp:g} um/px and is {slide.background}; the model's reliance on the tissue area was "
-        f"audited on slides of {low:g} to {high:g} um/px, background {backgrounds}",
+        f"audited on slides of {scale}, background {' or '.join(found.backgrounds) or 'unknown'}",
         place="--area-correct",
         remedy="leave it out, or audit the model on such slides: pathopatch audit-model MODEL SLIDES -o OUT --record",
     )
@@ -405,6 +410,7 @@ def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
         "parameters": {"members": len(specs)},
         "group_metrics": {},
         "data": {},
+        "area_reliance": None,
         "seen": _seen_by_any([spec.seen for spec in specs]),
     }
     return first.model_copy(update=joint)

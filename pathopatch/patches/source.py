@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, content_fingerprints, fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import TileConfig
-from pathopatch.core.mask_bits import pack_masks
+from pathopatch.core.mask_bits import pack_masks, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches, read_level
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
+_GROUNDS = 32  # patches that are looked at for one with ground
 _STORED_AT_ONCE = 256  # patches, about one shard
 
 
@@ -189,6 +191,38 @@ class FromSlide:
             fractions_out=fractions_out,
             scanned_out=scanned_out,
         )
+
+    def overview_fractions(self) -> NDArray[np.float64]:
+        """Return about how much tissue each patch (N,) holds, by the overview: no patch is read for it."""
+        model = self.tissue
+        width, height = self.grid.extent / model.scale_x, self.grid.extent / model.scale_y
+        means = np.zeros(len(self.origins))
+        for number, (x, y) in enumerate(self.origins / (model.scale_x, model.scale_y)):
+            part = model.mask[int(y) : max(int(y) + 1, round(y + height)), int(x) : max(int(x) + 1, round(x + width))]
+            means[number] = part.mean() if part.size else 0.0
+        return means
+
+    @cached_property
+    def clearest(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        """A patch (C, P, P) with much ground, scaled to [0, 1], and its tissue (P, P); None where all is tissue.
+
+        It is the best of some that were scanned wholly and lie on the slide wholly.
+        """
+        side, rows = (self.grid.patch_px,) * 2, np.argsort(self.overview_fractions(), kind="stable")
+        pool = max(_GROUNDS, len(rows) // 4)  # of the clearest ones any: where nothing was scanned there is no tissue
+        rows = np.concatenate([np.random.default_rng(0).permutation(rows[:pool]), rows[pool:]])
+
+        def is_whole(row: int) -> bool:
+            x, y = self.origins[row].tolist()
+            return self.grid.inside(x, y) == side and self.tissue.scanned_mask(x, y, self.grid.downsample, side) is None
+
+        chosen = np.array(sorted(islice(filter(is_whole, rows.tolist()), _GROUNDS)), np.int64)
+        best: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
+        for batch in self.batches(rows=chosen) if len(chosen) else ():
+            for patch, tissue in zip(batch.patches, unpack_masks(batch.tissue_mask, self.grid.patch_px), strict=True):
+                if not tissue.all() and (best is None or tissue.sum() < best[1].sum()):
+                    best = intensity.scale(patch, self.windows), tissue
+        return best
 
     @property
     def source(self) -> str | dict[str, str]:

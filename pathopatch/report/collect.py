@@ -11,7 +11,7 @@ import zarr
 
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, read_stamp, read_table, require_schema
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
-from pathopatch.core.files import read_json
+from pathopatch.core.files import inside, read_json
 from pathopatch.core.patients import patient_key
 from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
@@ -82,7 +82,12 @@ class Study:
         self.dependence = None if table is None else dependence_comparison(work, table, config=evaluate)
         self.external_validations = _external_validations(work)  # metrics.json of models of other studies
         # Answers of `audit-model` that were written into ``area-reliance/<name>/``.
-        self.asked = {path.parent: read_json(path) for path in sorted(work.glob("area-reliance/*/area-reliance.json"))}
+        asked = [path.parent for path in sorted(work.glob("area-reliance/*/area-reliance.json"))]
+        self.asked = {
+            place: read_json(inside(place, "area-reliance.json"))
+            for place in asked
+            if inside(work, "area-reliance", place.name, "area-reliance.html").is_file()
+        }
         self.decisions: Sequence[RecordedDecision] = read_log(work / LOG_NAME)  # of reviewers, also withdrawn ones
         self.heatmaps = _heatmaps(work)
         # By the fingerprint in `heatmaps`.

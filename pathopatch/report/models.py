@@ -149,7 +149,7 @@ def area_reliance(study: Study) -> dict[str, Any]:
         {
             "name": place.name,
             "verdict": verdict_text(dict(result)),
-            **{name: result[name] for name in ("slides", "patients", "patches", "date")},
+            **{name: result.get(name) for name in ("slides", "patients", "patches", "date")},
             **{name: result.get(name, {}).get("value") for name in ("eta", "adj")},
             "file": asked_page(place),
         }

@@ -29,7 +29,12 @@ from pathopatch.core.artefacts import (
     read_table,
 )
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    InputMissingError,
+    InputUnsupportedError,
+    PathopatchError,
+)
 from pathopatch.core.files import read_json, write_bytes, write_csv, write_json
 from pathopatch.core.mask_bits import resize_masks, unpack_masks
 from pathopatch.core.task import Progress
@@ -37,7 +42,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, edits
 from pathopatch.evaluation.area_reliance import Margins, Responses, ask, margins_of, reliance, reliance_text
 from pathopatch.evaluation.external_validation import bundle_name, check_patches
-from pathopatch.heatmaps.predict import edit_side, overview_fractions, slide_source
+from pathopatch.heatmaps.predict import edit_side, slide_source
 from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
 from pathopatch.models.forward import Ensemble, resize_area
 from pathopatch.models.loading import load_ensemble
@@ -75,12 +80,13 @@ class Sample:
     pixels: NDArray[np.float32]  # (n, C, P, P)
     tissue: NDArray[np.bool_]  # (n, P, P)
     blank: NDArray[np.bool_]  # (n,): glass
+    scanned: NDArray[np.float64]  # (n,): share of each patch that was scanned
 
     @property
     def ground(self) -> NDArray[np.float32] | None:
-        """Pixels (C, m) away from tissue, of the patch that has most of them; None without any."""
+        """Pixels (C, m) away from tissue, of the wholly scanned patch that has most of them; None without any."""
         # Of one patch: in a set each has a stain of its own, and their pixels together would be a mottled ground.
-        clearest = int((~self.tissue).sum(axis=(1, 2)).argmax())
+        clearest = int(((~self.tissue).sum(axis=(1, 2)) * (self.scanned == 1)).argmax())
         pixels = self.pixels[clearest][:, ~self.tissue[clearest]]
         return pixels if pixels.size else None
 
@@ -130,6 +136,8 @@ def audit_model(
     StaleArtefactError
         There is the result of another model or of other slides, and `force` is off.
     """
+    # Settings of a file may be for predict: edits are asked about as they are.
+    config = config.model_copy(update={"area_correct": "none", "tta": False, "deidentify": False})
     stamp = Stamp(
         stage=STAGE,
         settings={
@@ -345,12 +353,14 @@ def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: in
         fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
         rows = _spread(fractions, count, rng)
         chosen, patients = stored[rows], table["patient_id"].to_numpy(np.str_)[rows]
+        scanned = table["scanned_fraction"].to_numpy(np.float64)[rows]
         pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
     else:
-        chosen = _spread(overview_fractions(source), count, rng)
+        chosen = _spread(source.overview_fractions(), count, rng)
         batches = list(source.batches(rows=chosen, min_scanned=min_scanned))
         chosen = np.concatenate([np.empty(0, np.int64), *(chosen[batch.rows] for batch in batches)])
         patients = np.full(len(chosen), patient)
+        scanned = np.concatenate([np.empty(0), *(batch.scanned_fraction for batch in batches)])
         if batches:
             pixels = np.concatenate([batch.patches for batch in batches])
             tissue = np.concatenate([unpack_masks(batch.tissue_mask, pixels.shape[-1]) for batch in batches])
@@ -370,6 +380,7 @@ def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: in
         pixels=resize_area(scaled, side),
         tissue=resize_masks(tissue, side),
         blank=tissue.mean(axis=(1, 2)) < _BLANK,
+        scanned=scanned,
     )
 
 
@@ -427,6 +438,14 @@ def _stored(work: Path, asked: Asked) -> list[_Opened]:
     source = common_source([PatchStore(WorkFolder(work).store(str(name))) for name in slides["slide_id"]])
     if source is not None and asked.encoder is None:
         check_patches(asked.spec, source, place=str(work))
+    elif source is not None and asked.encoder is not None:
+        wanted, found = asked.encoder.tiling(), (source.patch_px, source.mpp)
+        if found != (taken := (wanted.patch_px, wanted.mpp)):
+            raise CheckpointIncompatibleError(
+                "the patches have {} px at {} um/px, the encoder takes {} px at {}".format(*found, *taken),
+                place=str(work),
+                remedy="give the slides, or tile them so",
+            )
     return [
         (str(row.slide_id), str(row.patient_id), partial(_open_store, work, str(row.slide_id)))
         for row in slides.itertuples()

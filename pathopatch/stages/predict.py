@@ -77,14 +77,14 @@ def predict_cohort(
 
         # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
         spec = check_bundles(models)
-        if config.area_correct != "none":
-            reliance_to_correct(models)
         if spec.encoder is None:
             tiling_of(spec, config)
         else:
             from pathopatch.heatmaps.predict import refuse_pixel_settings
 
             refuse_pixel_settings(config)
+        if config.area_correct != "none":
+            reliance_to_correct(models)
         if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
             from pathopatch.models.device import pick_device
 
@@ -119,12 +119,14 @@ def predict_plan(
     force: bool = False,
 ) -> Plan:
     """Return what `predict_cohort` would do with slides, and what it would cost; the gigabytes are read, not kept."""
-    from pathopatch.models.bundle import check_bundles
+    from pathopatch.models.bundle import check_bundles, reliance_to_correct
     from pathopatch.models.spec import tiling_of
     from pathopatch.stages.dry_run import plan_tasks
 
     require_unmixed(out, deidentify=config.deidentify)
     tiling_of(check_bundles(models), config)
+    if config.area_correct != "none":
+        reliance_to_correct(models)
     return plan_tasks(predict_tasks(cohort, tuple(models), out, config, slide_mpp=slide_mpp, force=force))
 
 

@@ -18,6 +18,8 @@ BIASED = {"0 %", "0.5 %", "1 %", "4 %", "5 %"}
 
 def tables(results: pd.DataFrame) -> str:
     """Return all tables as Markdown; `results` has a row a model."""
+    if results.empty:
+        return "No cohort has run yet."
     table = results.assign(deficit=_deficit(results))
     parts = [
         "### Does the number rank with the bias?", "", *_ranking(table), "",
@@ -68,23 +70,33 @@ _MEASURES = {
 
 
 def _errors(table: pd.DataFrame) -> Iterator[str]:
-    yield "| patches asked about | models | of them | wrong verdict | 95 % interval, by cohort | exact | NOT KNOWN |"
-    yield "|---" * 7 + "|"
+    yield "| patches | models | n | wrong verdict | 95 %, by cohort | exact, models | exact, cohorts | NOT KNOWN |"
+    yield "|---" * 8 + "|"
     for name in SETS:
         for what, rows, wrong in (
             ("unbiased, accused", is_unbiased(table), "relies"),
             ("plain with the shortcut, acquitted", is_biased(table), "not shown"),
         ):
             part = table[rows]
-            verdict = part[f"{name}_verdict"]
-            n = int((verdict == wrong).sum())
-            low, high = _by_cohort((verdict == wrong).to_numpy(float), part["cohort"].to_numpy(str))
-            exact = 100 * (1.0 if n == len(part) else float(beta.ppf(0.975, n + 1, len(part) - n)))
-            unknown = int((verdict == "not known").sum())
-            yield (
-                f"| {name} | {what} | {len(part)} | {n} ({100 * n / len(part):.1f} %) | {100 * low:.1f} to "
-                f"{100 * high:.1f} % | at most {exact:.1f} % | {unknown} ({100 * unknown / len(part):.0f} %) |"
+            is_wrong, is_unknown = (part[f"{name}_verdict"] == word for word in (wrong, "not known"))
+            low, high = _by_cohort(is_wrong.to_numpy(float), part["cohort"].to_numpy(str))
+            # Models of a cohort may err together: the last bound takes a cohort with any error as one error.
+            bounds = (
+                _bound(int(is_wrong.sum()), len(part)),
+                _bound(part["cohort"][is_wrong].nunique(), part["cohort"].nunique()),
             )
+            cells = [
+                f"{is_wrong.sum()} ({100 * is_wrong.mean():.1f} %)",
+                f"{100 * low:.1f} to {100 * high:.1f} %",
+                *(f"at most {100 * bound:.1f} %" for bound in bounds),
+                f"{is_unknown.sum()} ({100 * is_unknown.mean():.0f} %)",
+            ]
+            yield f"| {name} | {what} | {len(part)} | {' | '.join(cells)} |"
+
+
+def _bound(errors: int, n: int) -> float:
+    """Return the upper end of the exact 95 % interval of a share."""
+    return 1.0 if errors == n else float(beta.ppf(0.975, errors + 1, n - errors))
 
 
 def _by_cohort(values: np.ndarray, cohort: np.ndarray) -> tuple[float, float]:
@@ -113,14 +125,14 @@ def _verdicts(table: pd.DataFrame) -> Iterator[str]:
 
 def _corrections(table: pd.DataFrame) -> Iterator[str]:
     yield (
-        "| ground | row | conflicting | models | WGA | subtract | average | GBA | subtract | average "
-        "| AUROC | subtract | average | where the shortcut holds | subtract | average |"
+        "| ground | row | conflicting | models | WGA | subtract | average | of skewed patches: subtract | average "
+        "| GBA | subtract | average | AUROC | subtract | average | where the shortcut holds | subtract | average |"
     )
-    yield "|---" * 16 + "|"
+    yield "|---" * 18 + "|"
     for (ground, row, case), part in table.groupby(["ground", "row", "case"], sort=False):
-        means = [
-            f"{part[column].mean():.1f}"
-            for measure in ("wga", "gba", "auroc", "biased")
-            for column in (measure, f"balanced_subtract_{measure}", f"balanced_average_{measure}")
-        ]
+        kinds = [f"{name}_{kind}" for name in ("balanced", "skewed") for kind in ("subtract", "average")]
+        columns = ["wga", *(f"{kind}_wga" for kind in kinds)]
+        for measure in ("gba", "auroc", "biased"):
+            columns += [measure, *(f"{kind}_{measure}" for kind in kinds[:2])]
+        means = [f"{part[column].mean():.1f}" for column in columns]
         yield f"| {ground} | {row} | {case} | {len(part)} | {' | '.join(means)} |"

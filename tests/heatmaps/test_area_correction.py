@@ -9,16 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from array_slides import h_and_e
-from made_model import write_model
+from made_model import made_spec, write_model
 from made_slides import write_rgb_pyramid
+from pydantic import ValidationError
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.files import read_json, write_json
 from pathopatch.debias.interventions import set_area
 from pathopatch.evaluation.area_reliance import margins_of
 from pathopatch.heatmaps.slide_prediction import predict_slide, read_prediction
-from pathopatch.models.bundle import SPEC, bundle_fingerprint, record_reliance
+from pathopatch.models.bundle import SPEC, bundle_fingerprint, record_reliance, save_bundle
+from pathopatch.models.forward import correct_for_area
 from pathopatch.models.loading import load_ensemble
+from pathopatch.models.networks import build_network
 from pathopatch.models.spec import AreaReliance
 from pathopatch.patches.intensity import scale
 from pathopatch.slides import open_slide
@@ -38,7 +41,10 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_asked(folder: Path, **changed: Any) -> Path:
     """Write a bundle with a record by which it relies on the area."""
-    write_model(folder)
+    return write_record(write_model(folder), **changed)
+
+
+def write_record(folder: Path, **changed: Any) -> Path:
     values: dict[str, Any] = {
         "verdict": "relies", "direction": 1, "eta": 0.5, "adj": 2.0, "slides": 9, "patients": 9, "patches": 180,
         "date": "2026-11-30", "model": bundle_fingerprint([folder]), "backgrounds": ("bright",), "mpp": (0.5, 0.5),
@@ -56,7 +62,7 @@ def predicted(slide: Path, model: Path, how: str = "none") -> pd.DataFrame:
 def test_subtracting_takes_the_mean_response_at_each_patchs_own_area(slide: Path, tmp_path: Path) -> None:
     model = write_asked(tmp_path / "model")
     plain, table = predicted(slide, model), predicted(slide, model, "subtract")
-    expected = plain["logit"] - np.interp(plain["tissue_fraction"], AREAS, RESPONSE) + 0.05
+    expected = plain["logit"] - np.interp(plain["tissue_fraction"], AREAS, RESPONSE) + np.mean(RESPONSE) + 0.05
     np.testing.assert_allclose(table["logit"], expected, atol=1e-12)
     np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-expected)), atol=1e-12)
     assert plain["tissue_fraction"].nunique() > 5
@@ -95,11 +101,11 @@ def test_all_that_is_written_says_that_it_is_corrected(
     assert "12% got another answer" in said  # the price
     facts = read_json(out / "heatmaps" / "S" / "heatmap.json")
     assert facts["class_names"] == ["non-tumour (corrected)", "tumour (corrected)"]
-    assert facts["method"] == "erm, corrected for the tissue area"
+    assert facts["method"] == "erm, corrected for the tissue area (subtract)"
     assert "prob_tumour (corrected)" in (out / "heatmaps" / "S" / "patches.csv").read_text()
     assert read_prediction(out).class_names[1] == "tumour (corrected)"
     record = read_json(next((out / "models").glob("*.json")))
-    assert record["members"][0]["name"].endswith("corrected for the tissue area")
+    assert record["members"][0]["name"].endswith("corrected for the tissue area (subtract)")
     assert "it relies on it (more tissue, more tumour); asked on 2026-11-30" in record["members"][0]["card"]
     assert typed(*command) == 1  # the corrected outputs stand there
     assert "STALE" in capsys.readouterr().err
@@ -148,3 +154,77 @@ def test_a_record_changes_neither_model_nor_decision(tmp_path: Path) -> None:
     spec = read_json(model / SPEC)
     write_json(model / SPEC, spec | {"decision_threshold": 0.5})
     assert bundle_fingerprint([model]) != before
+
+
+def test_areas_without_an_answer_do_not_bias_an_average() -> None:
+    areas, response = (0.1, 0.3, 0.5, 0.7, 0.9), (-3.0, -1.5, 0.0, 1.5, 3.0)
+    set_margin = np.tile(np.array(response) + 0.5, (3, 1))  # patches of the same evidence
+    set_margin[1, :3] = np.nan
+    set_margin[2] = np.nan
+    margin, area = np.array([9.0, 9.0, 3.5]), np.array([0.5, 0.5, 0.9])
+    made = correct_for_area(margin, area, set_margin, areas=areas, response=response)
+    np.testing.assert_allclose(made, [0.5, 0.5, 0.5])
+
+
+def test_a_patch_that_overhangs_is_corrected_by_the_area_that_the_network_sees(slide: Path, tmp_path: Path) -> None:
+    model = write_asked(tmp_path / "model")
+    with open_slide(slide) as opened:
+        tissue = opened.read_region(0, 0, *opened.size).mean(axis=0) < 200
+    write_rgb_pyramid(tmp_path / "edge.tif", h_and_e(tissue[:120, :120]), levels=1)
+    plain, table = predicted(tmp_path / "edge.tif", model), predicted(tmp_path / "edge.tif", model, "subtract")
+    at_edge = (plain["x"] == 112) & (plain["y"] < 112)  # of 16 px there, 8 lie on the slide
+    seen = plain["tissue_fraction"] / np.where(at_edge, 2, 1)
+    expected = plain["logit"] - np.interp(seen, AREAS, RESPONSE) + np.mean(RESPONSE) + 0.05
+    chosen = at_edge | ((plain["x"] < 112) & (plain["y"] < 112))
+    assert (at_edge & (plain["tissue_fraction"] > 0.2)).any()
+    np.testing.assert_allclose(table["logit"][chosen], expected[chosen], atol=1e-9)
+
+
+@pytest.mark.parametrize("mask", ["normalise", "interior"])
+def test_masked_networks_and_networks_of_crops_are_averaged(slide: Path, tmp_path: Path, mask: str) -> None:
+    crop_px = 8 if mask == "interior" else None
+    spec = made_spec(background="bright", mask=mask, crop_px=crop_px)
+    form = {"input_px": crop_px or 16, "is_masked": mask == "normalise"}
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 3, **form), spec)
+    model = write_record(tmp_path / "model")
+    plain, table = predicted(slide, model), predicted(slide, model, "average")
+    assert len(table) == len(plain) > 5
+    assert np.isfinite(table["logit"]).all()
+    assert (table["logit"] != plain["logit"]).any()
+
+
+def test_a_correction_cannot_make_a_crash(
+    typed: Callable[..., int], slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, settings = write_model(tmp_path / "model"), tmp_path / "settings.toml"
+    settings.write_text('[predict]\narea_correct = "average"\n')
+    command = ("predict", slide, "--model", model, "-o", tmp_path / "out", "--config", settings, "--dry-run")
+    assert typed(*command) == 1
+    assert "nobody has asked" in capsys.readouterr().err
+    # The settings are for predict: the command that has to come first asks the model as it is.
+    assert typed("audit-model", model, slide, "-o", tmp_path / "asked", "--config", settings) == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"shift": {"subtract": 0.0}},
+        {"turned": {}},
+        {"areas": (), "response": ()},
+        {"areas": (0.5, 1.5, 2.0)},
+        {"areas": tuple(np.linspace(0, 1, 100).tolist()), "response": (0.0,) * 100},
+        {"direction": 0},
+        {"date": "2026-11-30\n# Made up"},
+    ],
+)
+def test_a_record_that_cannot_be_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        write_asked(tmp_path / "model", **changed)
+
+
+def test_a_record_brings_no_other_file_into_the_bundle(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    (tmp_path / "secret").write_text("key")
+    (model / "notes.txt").symlink_to(tmp_path / "secret")
+    write_record(model)
+    assert (model / "notes.txt").is_symlink()

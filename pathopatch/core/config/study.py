@@ -46,7 +46,7 @@ class FlagsConfig(Config):
 
 
 AreaCorrection = Literal["none", "subtract", "average"]
-"""subtract: the mean response at the patch's own area; average: ask at five areas, which takes six times as long."""
+"""subtract: the mean response at the patch's own area; average: ask at five areas, which takes many times as long."""
 
 
 class PredictConfig(Config):
