@@ -35,6 +35,10 @@ LEAST_SHARE, LEAST_AREAS = 0.5, 3
 """Share of the patches that must have an answer at an area, and number of such areas: a model of crops has none where
 there is little tissue.
 """
+MOST_TURNED = 0.3
+"""Share of the answers that edits at equal area may turn: a model that tells edited patches from others could behave
+when it is asked, and lean on the area when it is not.
+"""
 MOST_ADJ = 100.0
 _FLAT = 1e-6  # spread of the patches' mean margins, by the largest margin: below it all patches are one to the model
 LEAST_ANSWERS = 0.05
@@ -336,6 +340,11 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
         reasons.append("the intervals reach over the limits of the rules")
     elif relies != second:
         reasons.append("the two kinds of edit disagree")
+    at_equal_area = max(result["placebos"][name]["turned"] for name in ("shuffled", "ground"))
+    if not relies and at_equal_area > MOST_TURNED:
+        reasons.append(
+            f"edits at equal area turn {100 * at_equal_area:.0f} of 100 answers, so the model may tell edited patches"
+        )
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}
     return {"verdict": "relies" if relies else "not shown", "direction": direction if relies else 0, "reasons": []}

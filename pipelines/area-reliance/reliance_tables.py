@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import beta
+
+from pathopatch.debias.interventions import PLACEBOS
+from pathopatch.evaluation.area_reliance import LEAST_PATIENTS, judge
 
 SETS = ("balanced", "follows", "skewed")
 """Patches that are asked about: groups alike; area follows the class; and besides, nine of ten are non-tumour."""
@@ -20,7 +24,7 @@ def tables(results: pd.DataFrame) -> str:
     """Return all tables as Markdown; `results` has a row a model."""
     if results.empty:
         return "No cohort has run yet."
-    table = results.assign(deficit=_deficit(results))
+    table = results.assign(deficit=_deficit(results), **{f"{name}_verdict": _verdict(results, name) for name in SETS})
     parts = [
         "### Does the number rank with the bias?", "", *_ranking(table), "",
         "### How often does the verdict err?", "", *_errors(table), "",
@@ -28,6 +32,28 @@ def tables(results: pd.DataFrame) -> str:
         "### Correction", "", *_corrections(table),
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def _verdict(table: pd.DataFrame, name: str) -> list[str]:
+    """Return the verdicts of the rules as they are now, by the measures; without these, the stored ones."""
+    return [
+        row[f"{name}_verdict"] if np.isnan(row[f"{name}_eta"]) else str(judge(_measures(row, name))["verdict"])
+        for _, row in table.iterrows()
+    ]
+
+
+def _measures(row: pd.Series, name: str) -> dict[str, Any]:
+    return {
+        "patients": LEAST_PATIENTS,  # every cohort has as many
+        "patches": row[f"{name}_patches"],
+        "positive": row[f"{name}_positive"],
+        **{key: {end: row[f"{name}_{key}{place}"] for end, place in ENDS.items()} for key in ("eta", "adj")},
+        "again": {key: row[f"{name}_again_{key}"] for key in ("eta", "adj")},
+        "placebos": {placebo: {"turned": row[f"{name}_{placebo}"]} for placebo in PLACEBOS},
+    }
+
+
+ENDS = {"value": "", "low": "_low", "high": "_high"}
 
 
 def _deficit(table: pd.DataFrame) -> pd.Series:

@@ -10,7 +10,7 @@ import torch
 from made_model import made_spec, write_model
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.debias.interventions import AREAS, N_EDITS, edits, set_area
+from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, edits, set_area
 from pathopatch.evaluation.area_reliance import adj, ask, audit_model, eta, judge, margins_of, reliance
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import Ensemble
@@ -104,6 +104,17 @@ def test_patches_without_room_to_edit_are_left_out_and_counted() -> None:
     assert len(ask(_colour, pixels, masks, patient, ground=ground).natural) == 35
 
 
+def test_a_model_that_behaves_on_edited_patches_alone_is_not_acquitted() -> None:
+    def margins(x: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+        z = _colour(x, tissue)
+        z[0] = _area(x[:1], tissue[:1])[0]  # the patch as it is comes first
+        return z
+
+    found = audit_model(margins, *_patches())
+    assert found["verdict"] == "not known"
+    assert "the model may tell edited patches" in found["reasons"][0]
+
+
 def test_few_patients_and_few_patches_are_not_known() -> None:
     result = reliance(ask(_area, *_patches(40, patients=4)), resamples=50)
     assert result["verdict"] == "not known"
@@ -167,6 +178,7 @@ def test_evidence_that_grows_with_the_tissue_is_no_reliance_on_it() -> None:
 def test_two_edits_that_disagree_are_not_known() -> None:
     measure = {"value": 2.0, "low": 1.5, "high": 2.5}
     share = {"value": 0.4, "low": 0.3, "high": 0.5}
-    about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": share, "adj": measure}
+    placebos = {name: {"turned": 0.1} for name in PLACEBOS}
+    about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": share, "adj": measure, "placebos": placebos}
     assert judge(about | {"again": {"eta": 0.4, "adj": 1.8}})["verdict"] == "relies"
     assert judge(about | {"again": {"eta": 0.4, "adj": -1.8}})["reasons"] == ["the two kinds of edit disagree"]
