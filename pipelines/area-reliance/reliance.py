@@ -40,8 +40,10 @@ from area_benchmark.tables import fill  # noqa: E402
 from reliance_tables import tables  # noqa: E402
 
 RESULTS = "results.csv"
-SEEDS = {"lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5)}
+SEEDS = {"lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5), "idc": range(3)}
 """Of the cohorts. The rules were fixed on others: lung of seed 4, and the demo's of seed 0."""
+KINDS = {"demo": ("dark",), "idc": natural.cases("idc")}
+"""Cohorts of a ground and seed; lung and colon are bright and dark."""
 MODELS = (
     ("erm", "0 %"), ("erm", "1 %"), ("erm", "5 %"), ("erm", "15 %"), ("erm", "30 %"),
     ("resample", "1 %"), ("auto, masked", "1 %"), ("interior erm", "1 %"),
@@ -54,6 +56,7 @@ DEMO_MODELS = (
     ("resample", "4 %"), ("gerne", "4 %"), ("auto, masked", "4 %"), ("interior erm", "4 %"),
     ("erm", "ceiling"), ("auto, masked", "ceiling"), ("interior erm", "ceiling"),
 )  # fmt: skip
+IDC_ROWS = ("erm", "resample", "gerne", "auto, masked", "interior erm")
 SKEWED_SHARE = 0.1
 """Of tumour among the patches where non-tumour prevails."""
 ASKED = 600
@@ -83,7 +86,7 @@ def main() -> None:
         for seeds in zip(*(_padded(SEEDS[ground]) for ground in SEEDS), strict=True)  # a seed of each ground in turn
         for ground, seed in zip(SEEDS, seeds, strict=True)
         if seed is not None
-        for polarity in (("dark",) if ground == "demo" else config.grounds[ground].polarities)
+        for polarity in KINDS.get(ground) or config.grounds[ground].polarities
     ]
     tasks: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
         (run_cohort, (cohort, config, searched, options.work)) for cohort in cohorts if named(*cohort) not in done
@@ -117,7 +120,12 @@ def run_cohort(
     """
     torch.set_num_threads(1)
     ground, _, seed = cohort
-    made = dict(_demo(seed, config, work) if ground == "demo" else _imposed(cohort, config, searched, work))
+    if ground == "demo":
+        made = dict(_demo(seed, config, work))
+    elif ground == "idc":
+        made = dict(_idc(cohort, config, work))
+    else:
+        made = dict(_imposed(cohort, config, searched, work))
     first = next(iter(made.values()))
     asked = edited(first.asked, N_EDITS, seed=seed, only=True)
     test = edited(first.test, 1 + len(AREAS), seed=seed + 1)
@@ -136,7 +144,7 @@ class Model:
     """What a model is trained, selected and judged on."""
 
     train: PatchSet
-    val: PatchSet
+    val: PatchSet | None
     test: PatchSet
     asked: PatchSet  # about these, without their labels
     settings: TrainConfig
@@ -164,6 +172,21 @@ def _demo(seed: int, config: BenchmarkConfig, work: Path) -> Iterator[tuple[tupl
     asked, test = both.rows(np.sort(np.random.default_rng(seed).permutation(len(both))[:ASKED])), test.rows(~is_asked)
     for row, case in DEMO_MODELS:
         yield (row, case), Model(sets[case][0], val, test, asked, config.variant_of(row, base, seed=seed))
+
+
+def _idc(cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path) -> Iterator[tuple[tuple[str, str], Model]]:
+    """Yield models of a breast carcinoma slide: one half of the other slide is asked about, the other is judged.
+
+    Each patch counts as a patient: there is one.
+    """
+    ground, case, seed = cohort
+    fold = next(natural.folds(ground, case, seed, work))
+    order = np.random.default_rng(seed).permutation(len(fold.test))
+    asked, test = (fold.test.rows(np.sort(part)) for part in (order[:ASKED], order[ASKED : 3 * ASKED]))
+    asked = replace(asked, patient=np.arange(len(asked)))
+    for row in IDC_ROWS:
+        settings = config.variant_of(row, fold.config, seed=seed)
+        yield (row, "as it is"), Model(fold.train, fold.val, test, asked, settings)
 
 
 def _demo_sets(seed: int, share: float, work: Path) -> list[PatchSet]:

@@ -78,7 +78,7 @@ def _ranking(table: pd.DataFrame) -> Iterator[str]:
     for name in SETS:
         for measure in ("eta", "adj", "slope", "rank"):
             column = table[f"{name}_{measure}"].abs()
-            of = table.assign(measure=column)[column.notna()]
+            of = table.assign(measure=column)[column.notna() & table["deficit"].notna()]
             within = [
                 part["measure"].corr(part["deficit"], "spearman") for _, part in of.groupby("cohort") if len(part) >= 8
             ]
