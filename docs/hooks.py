@@ -34,7 +34,8 @@ _FROM_ELSEWHERE = {
     **{
         f"results/{study}.md": f"pipelines/{study}/README.md"
         for study in (
-            "area-benchmark", "idc", "features", "features-speed", "cmnist", "group-robustness", "tissue-gallery",
+            "area-benchmark", "area-reliance", "idc", "features", "features-speed", "cmnist", "group-robustness",
+            "tissue-gallery",
         )
     },
 }  # fmt: skip
