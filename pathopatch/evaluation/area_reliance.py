@@ -343,7 +343,7 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     at_equal_area = max(result["placebos"][name]["turned"] for name in ("shuffled", "ground"))
     if not relies and at_equal_area > MOST_TURNED:
         reasons.append(
-            f"edits at equal area turn {100 * at_equal_area:.0f} of 100 answers, so the model may tell edited patches"
+            f"edits at equal area turn {100 * at_equal_area:.0f} of 100 answers, so the model may recognise edits"
         )
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}
@@ -381,7 +381,7 @@ def reliance_text(result: dict[str, Any]) -> str:
     if result["verdict"] == "relies":
         prices = [f"{name} {100 * own['turned']:.0f}" for name, own in result["correction"].items()]
         lines.append(
-            f"predict --area-correct turns as many of 100 of these answers: {', '.join(prices)}; "
+            f"predict --area-correct would change these answers, of 100: {', '.join(prices)}; "
             "where the area does go along with tumour, accuracy falls"
         )
     if result.get("glass", {}).get("patches"):

@@ -68,7 +68,9 @@ def response_curve(result: Mapping[str, Any]) -> bytes:
         left.fill_between(area, low, high, color=INK, alpha=0.16, linewidth=0)
     left.plot(area, value, "o-", color=INK, linewidth=2)
     style_axes(left, title="mean logit, 0 is the decision", x="tissue area that is set", xlim=(0, 1))
-    right.plot(area, [point["positive"] for point in result["curve"]], "o-", color=LABEL_COLORS[1], linewidth=2)
+    right.plot(
+        area, [point["positive"] for point in result["curve"]], "o-", color=LABEL_COLORS[1], linewidth=2, clip_on=False
+    )
     style_axes(right, title="patches that are called tumour", x="tissue area that is set", xlim=(0, 1), ylim=(0, 1))
     percent_axis(right)
     return png(figure)

@@ -86,9 +86,9 @@ class Sample:
     def ground(self) -> NDArray[np.float32] | None:
         """Pixels (C, m) away from tissue, of the wholly scanned patch that has most of them; None without any."""
         # Of one patch: in a set each has a stain of its own, and their pixels together would be a mottled ground.
-        clearest = int(((~self.tissue).sum(axis=(1, 2)) * (self.scanned == 1)).argmax())
-        pixels = self.pixels[clearest][:, ~self.tissue[clearest]]
-        return pixels if pixels.size else None
+        clear = (~self.tissue).sum(axis=(1, 2)) * ~(self.scanned < 1)  # of ready patches it may be unknown
+        clearest = int(clear.argmax())
+        return self.pixels[clearest][:, ~self.tissue[clearest]] if clear[clearest] else None
 
 
 def audit_model(

@@ -112,7 +112,7 @@ def test_a_model_that_behaves_on_edited_patches_alone_is_not_acquitted() -> None
 
     found = audit_model(margins, *_patches())
     assert found["verdict"] == "not known"
-    assert "the model may tell edited patches" in found["reasons"][0]
+    assert "the model may recognise edits" in found["reasons"][0]
 
 
 def test_few_patients_and_few_patches_are_not_known() -> None:

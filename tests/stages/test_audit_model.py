@@ -95,7 +95,7 @@ def test_a_verdict_is_recorded_in_the_bundle_where_asked(
     assert set(found.turned) == {"subtract", "average"}
     capsys.readouterr()
     assert typed(*command) == 3  # the record does not make the result stale
-    assert "predict --area-correct turns" in capsys.readouterr().out
+    assert "predict --area-correct would change" in capsys.readouterr().out
 
 
 def test_a_head_on_features_is_asked_by_encoding_edited_patches(
