@@ -181,8 +181,8 @@ def _idc(cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path) -> I
     """
     ground, case, seed = cohort
     fold = next(natural.folds(ground, case, seed, work))
-    order = np.random.default_rng(seed).permutation(len(fold.test))
-    asked, test = (fold.test.rows(np.sort(part)) for part in (order[:ASKED], order[ASKED : 3 * ASKED]))
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(fold.test)), 2)
+    asked, test = (fold.test.rows(np.sort(half)) for half in halves)
     asked = replace(asked, patient=np.arange(len(asked)))
     for row in IDC_ROWS:
         settings = config.variant_of(row, fold.config, seed=seed)
@@ -220,7 +220,7 @@ def edited(patches: PatchSet, count: int, *, seed: int, only: bool = False) -> E
             pixels.append(edit.pixels.astype(np.float16))
             masks.append(pack_masks(edit.tissue[None])[0])
         kept.append(number)
-    of = patches.rows(np.array(kept))
+    of = patches.rows(np.array(kept, np.int64))
     bits = PatchMasks(np.stack(masks), patches.tissue.input_px)
     many = replace(of.rows(np.repeat(np.arange(len(of)), count)), x=np.stack(pixels), tissue=bits)
     return Edited(many, of, count, np.array(is_edited))
