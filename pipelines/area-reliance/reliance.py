@@ -32,15 +32,22 @@ from pathopatch.training.phase_data import patches_with_crop
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "area-benchmark"))
 import benchmark  # noqa: E402
+import reliance_heads  # noqa: E402
 from area_benchmark import natural  # noqa: E402
 from area_benchmark.cells import Cell, joined, load  # noqa: E402
+from area_benchmark.features import whole  # noqa: E402
 from area_benchmark.settings import BenchmarkConfig  # noqa: E402
 from area_benchmark.settings import load as load_benchmark  # noqa: E402
 from area_benchmark.tables import fill  # noqa: E402
 from reliance_tables import tables  # noqa: E402
 
 RESULTS = "results.csv"
-SEEDS = {"lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5), "idc": range(3)}
+MARGINS = "reliance-margins"  # folder in the work folder
+HEADS = " heads"  # ends the name of a ground whose models are heads on features
+SEEDS = {
+    "lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5), "idc": range(3),
+    "lung heads": range(20, 22), "colon heads": range(20, 22), "idc heads": range(3),
+}  # fmt: skip
 """Of the cohorts. The rules were fixed on others: lung of seed 4, and the demo's of seed 0."""
 KINDS = {"demo": ("dark",), "idc": natural.cases("idc")}
 """Cohorts of a ground and seed; lung and colon are bright and dark."""
@@ -86,7 +93,7 @@ def main() -> None:
         for seeds in zip(*(_padded(SEEDS[ground]) for ground in SEEDS), strict=True)  # a seed of each ground in turn
         for ground, seed in zip(SEEDS, seeds, strict=True)
         if seed is not None
-        for polarity in KINDS.get(ground) or config.grounds[ground].polarities
+        for polarity in KINDS.get(plain(ground)) or config.grounds[plain(ground)].polarities
     ]
     tasks: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
         (run_cohort, (cohort, config, searched, options.work)) for cohort in cohorts if named(*cohort) not in done
@@ -99,6 +106,11 @@ def main() -> None:
     print(text)
     if options.readme:
         fill(options.out / "README.md", text)
+
+
+def plain(ground: str) -> str:
+    """Return the ground on whose patches the models of a ground are trained."""
+    return ground.removesuffix(HEADS)
 
 
 def named(ground: str, polarity: str, seed: int) -> str:
@@ -120,6 +132,8 @@ def run_cohort(
     """
     torch.set_num_threads(1)
     ground, _, seed = cohort
+    if ground.endswith(HEADS):
+        return {"rows": _heads(cohort, config, work)}
     if ground == "demo":
         made = dict(_demo(seed, config, work))
     elif ground == "idc":
@@ -135,8 +149,34 @@ def run_cohort(
         fitted = fit_arrays(model.train, model.val, model.settings)
         trained = time.process_time() - start
         about = {"cohort": named(*cohort), "ground": ground, "row": row, "case": case, "seconds": trained}
-        rows.append(about | measures(fitted, asked, test, seed=seed))
+        z = margins(fitted, asked), margins(fitted, test)
+        keep(work / MARGINS, about, asked.of, z[0])
+        rows.append(about | measures(*z, asked, test, seed=seed))
     return {"rows": rows}
+
+
+def _heads(cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path) -> list[dict[str, Any]]:
+    """Fit, ask and correct heads on features; the edits are encoded once for all of them."""
+    ground, kind, seed = plain(cohort[0]), *cohort[1:]
+    network = reliance_heads.encoder()
+    if ground == "idc":
+        fold, asked_set, test_set = _halves(kind, seed, work)
+        made = reliance_heads.breast(fold.train, network, seed=seed)
+    else:
+        folder = benchmark.make(work, config, Cell(ground, "1 %", kind, seed, "erm"))
+        input_px = config.settings("interior erm", seed=seed).input_px
+        made, asked_set, test_set = reliance_heads.imposed(folder, config, network, input_px=input_px, seed=seed)
+    asked = edited(asked_set, N_EDITS, seed=seed, only=True)
+    test = edited(test_set, 1 + len(AREAS), seed=seed + 1)
+    x_asked, x_test = (whole(network, part.patches) for part in (asked, test))
+    about = {"cohort": named(*cohort), "ground": cohort[0]}
+    rows = []
+    for (row, case), head in made.items():
+        mine = {**about, "row": row, "case": case}
+        z = by_edit(head.margins(x_asked), asked), by_edit(head.margins(x_test), test)
+        keep(work / MARGINS, mine, asked.of, z[0])
+        rows.append(mine | measures(*z, asked, test, seed=seed))
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,18 +215,23 @@ def _demo(seed: int, config: BenchmarkConfig, work: Path) -> Iterator[tuple[tupl
 
 
 def _idc(cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path) -> Iterator[tuple[tuple[str, str], Model]]:
-    """Yield models of a breast carcinoma slide: one half of the other slide is asked about, the other is judged.
-
-    Each patch counts as a patient: there is one.
-    """
-    ground, case, seed = cohort
-    fold = next(natural.folds(ground, case, seed, work))
-    halves = np.array_split(np.random.default_rng(seed).permutation(len(fold.test)), 2)
-    asked, test = (fold.test.rows(np.sort(half)) for half in halves)
-    asked = replace(asked, patient=np.arange(len(asked)))
+    """Yield models of a breast carcinoma slide."""
+    _, case, seed = cohort
+    fold, asked, test = _halves(case, seed, work)
     for row in IDC_ROWS:
         settings = config.variant_of(row, fold.config, seed=seed)
         yield (row, "as it is"), Model(fold.train, fold.val, test, asked, settings)
+
+
+def _halves(case: str, seed: int, work: Path) -> tuple[natural.Fold, PatchSet, PatchSet]:
+    """Return a fold of the breast slides: of the other slide one half is asked about, the other is judged.
+
+    Each patch counts as a patient: there is one.
+    """
+    fold = next(natural.folds("idc", case, seed, work))
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(fold.test)), 2)
+    asked, test = (fold.test.rows(np.sort(half)) for half in halves)
+    return fold, replace(asked, patient=np.arange(len(asked))), test
 
 
 def _demo_sets(seed: int, share: float, work: Path) -> list[PatchSet]:
@@ -231,16 +276,39 @@ def margins(fitted: TrainingResult, made: Edited) -> NDArray[np.float64]:
     z = (fitted.margins(made.patches) - fitted.decision_threshold) / fitted.temperature
     if fitted.crops is not None:
         z[~patches_with_crop(made.patches, fitted.crops.crop_px)] = np.nan
+    return by_edit(z, made)
+
+
+def by_edit(z: NDArray[np.float64], made: Edited) -> NDArray[np.float64]:
+    """Return margins (N * E,) as (N, E); NaN for edits of patches that cannot be edited."""
     z = z.reshape(len(made.of), made.count)
     z[~made.is_edited, 1:] = np.nan
     return z
 
 
-def measures(fitted: TrainingResult, asked: Edited, test: Edited, *, seed: int) -> dict[str, Any]:
-    """Return what a model is, what it answers on three sets of patches without labels, and what a correction does."""
-    of, z = asked.of, margins(fitted, asked)
+def keep(path: Path, about: Mapping[str, Any], asked: PatchSet, z: NDArray[np.float64]) -> None:
+    """Write the margins (N, E) of a model, with area, label and patient of the patches, for rules to come."""
+    path.mkdir(parents=True, exist_ok=True)
+    name = " ".join(str(about[key]) for key in ("cohort", "row", "case")).replace(" ", "_")
+    np.savez_compressed(
+        path / f"{name}.npz",
+        z=z.astype(np.float32),
+        area=asked.tissue_fraction.astype(np.float32),
+        label=asked.label.astype(np.int8),
+        attribute=asked.attribute.astype(np.int8),
+        patient=asked.patient.astype(np.str_),
+    )
+
+
+def measures(
+    z: NDArray[np.float64], z_test: NDArray[np.float64], asked: Edited, test: Edited, *, seed: int
+) -> dict[str, Any]:
+    """Return what a model is, what it answers on three sets of patches without labels, and what a correction does.
+
+    Margins (N, E) are of the patches that are asked about, and of those of test.
+    """
+    of = asked.of
     answers = responses_of(z, np.arange(len(of)), of.tissue_fraction, of.patient.astype(np.str_))
-    z_test = margins(fitted, test)
     found = {**judged(z_test[:, 0], test.of), "test_patches": len(z_test), "not_edited": int((~test.is_edited).sum())}
     for name, rows in subsets(of, seed=seed).items():
         result = reliance(_taken(answers, rows), seed=seed)

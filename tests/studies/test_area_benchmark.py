@@ -292,7 +292,7 @@ def test_a_patch_without_an_answer_counts_as_wrong_where_that_is_said() -> None:
 
 def test_equal_groups_are_as_large_as_the_smallest() -> None:
     group = np.repeat([0, 1, 2, 3], [30, 4, 6, 30])
-    assert np.bincount(group[features._equal_groups(group, seed=0)]).tolist() == [4, 4, 4, 4]
+    assert np.bincount(group[features.equal_groups(group, seed=0)]).tolist() == [4, 4, 4, 4]
 
 
 def test_a_plain_score_flatters_noise_and_a_cross_fitted_one_does_not() -> None:

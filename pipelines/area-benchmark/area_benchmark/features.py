@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,8 @@ _MEAN, _STD = 0.498, 0.502  # of the encoder's own training
 _BATCH = 128
 
 Features = NDArray[np.float32]
+Weighted = tuple[Features, NDArray[np.int64], NDArray[np.float64] | None]
+"""Features (N, D), labels (N,) and weights (N,) that a head is fitted on."""
 
 
 def rows(sets: Mapping[str, PatchSet], both: PatchSet, settings: Any, cuts: tuple[float, ...]) -> dict[str, Any]:
@@ -50,24 +53,20 @@ def rows(sets: Mapping[str, PatchSet], both: PatchSet, settings: Any, cuts: tupl
     torch.set_num_threads(1)
     encoder = build_network("tf_efficientnet_lite0", 3, pretrained="efficientnet-lite0").eval()
     train, val, test = (sets[name] for name in ("train", "val", "test"))
-    whole = {name: _whole(encoder, patches) for name, patches in sets.items()}
-    copies, copied = _composed(encoder, train, seed=settings.seed)
-    fewest = int(np.bincount(2 * train.label + train.attribute, minlength=4).min())
-    groups, balanced = 2 * train.label + train.attribute, _balancing(train)
-    share = intervention_share(fewest)
-    weight = np.concatenate([(1 - share) * balanced / len(train), np.full(len(copies), share / len(copies))])
-    picked = _equal_groups(groups, seed=settings.seed)
-    everyone = np.concatenate([train.label, copied])
-    heads: dict[str, tuple[Features, NDArray[np.int64], NDArray[np.float64] | None]] = {
-        "erm": (whole["train"], train.label, None),
-        "resample": (whole["train"], train.label, balanced),
-        "subsample": (whole["train"][picked], train.label[picked], None),
+    features = {name: whole(encoder, patches) for name, patches in sets.items()}
+    copies, copied = composed(encoder, train, seed=settings.seed)
+    groups, balanced = 2 * train.label + train.attribute, balancing(train)
+    picked = equal_groups(groups, seed=settings.seed)
+    heads: dict[str, Weighted] = {
+        "erm": (features["train"], train.label, None),
+        "resample": (features["train"], train.label, balanced),
+        "subsample": (features["train"][picked], train.label[picked], None),
         "intervene": (copies, copied, None),
-        "auto": (np.concatenate([whole["train"], copies]), everyone, weight * len(weight)),
-        "ceiling": (_whole(encoder, both), both.label, None),
+        "auto": joined_with_copies(features["train"], train, copies, copied),
+        "ceiling": (whole(encoder, both), both.label, None),
     }
     judge = partial(_judged, cuts=cuts)
-    made = {name: judge(head, whole["val"], val, whole["test"], test) for name, head in heads.items()}
+    made = {name: judge(head, features["val"], val, features["test"], test) for name, head in heads.items()}
     kept, kept_val, choice, _ = keep_crops(train, val, settings)
     assert kept_val is not None
     inner = [_inner(encoder, patches, choice.crop_px) for patches in (kept, kept_val, test)]
@@ -76,7 +75,8 @@ def rows(sets: Mapping[str, PatchSet], both: PatchSet, settings: Any, cuts: tupl
     return made | {"interior erm": judge(head, inner[1], kept_val, inner[2], test, has_answer=has_answer)}
 
 
-def _whole(encoder: torch.nn.Module, patches: PatchSet) -> Features:
+def whole(encoder: torch.nn.Module, patches: PatchSet) -> Features:
+    """Return the features (N, D) of whole patches."""
     parts = (patches.read(slice(start, start + _BATCH)) for start in range(0, len(patches), _BATCH))
     return np.concatenate([_encoded(encoder, pixels) for pixels in parts])
 
@@ -96,7 +96,15 @@ def _inner(encoder: torch.nn.Module, patches: PatchSet, crop_px: int) -> Feature
     return np.concatenate(means)
 
 
-def _composed(encoder: torch.nn.Module, train: PatchSet, *, seed: int) -> tuple[Features, NDArray[np.int64]]:
+def joined_with_copies(x: Features, train: PatchSet, copies: Features, copied: NDArray[np.int64]) -> Weighted:
+    """Return training patches and copies with their labels and weights."""
+    fewest = int(np.bincount(2 * train.label + train.attribute, minlength=4).min())
+    share = intervention_share(fewest)
+    weight = np.concatenate([(1 - share) * balancing(train) / len(train), np.full(len(copies), share / len(copies))])
+    return np.concatenate([x, copies]), np.concatenate([train.label, copied]), weight * len(weight)
+
+
+def composed(encoder: torch.nn.Module, train: PatchSet, *, seed: int) -> tuple[Features, NDArray[np.int64]]:
     """Return the features and labels of all composed copies."""
     intervention = Intervention(train, share=1, seed=seed)
     label = np.repeat([0, 1], COPIES_PER_CLASS)
@@ -118,13 +126,13 @@ def _encoded(encoder: Any, pixels: NDArray[np.float32]) -> Features:
     return np.asarray(features.numpy(), dtype=np.float32)
 
 
-def _balancing(patches: PatchSet) -> NDArray[np.float64]:
+def balancing(patches: PatchSet) -> NDArray[np.float64]:
     """Return weights (N,) with which every group counts alike: the expectation of resampling."""
     group = 2 * patches.label + patches.attribute
     return np.asarray(1 / np.bincount(group)[group] * len(group) / len(np.unique(group)))
 
 
-def _equal_groups(group: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+def equal_groups(group: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     """Return rows with as many patches of every group as the smallest one has."""
     rng = np.random.default_rng(seed)
     members = [rng.permutation(np.flatnonzero(group == number)) for number in np.unique(group)]
@@ -132,7 +140,7 @@ def _equal_groups(group: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
 
 
 def _judged(
-    head: tuple[Features, NDArray[np.int64], NDArray[np.float64] | None],
+    head: Weighted,
     val: Features,
     val_set: PatchSet,
     test: Features,
@@ -142,18 +150,52 @@ def _judged(
     has_answer: NDArray[np.bool_] | bool = True,
 ) -> dict[str, Any]:
     """Fit the head, pick penalty and decision threshold by validation's WGA, and return its numbers on test."""
+    found = fit_head(head, val, val_set)
+    patches = answers_of(found.scores(test), test_set, threshold=found.threshold, temperature=found.temperature)
+    return judged(patches.assign(has_answer=has_answer), cuts)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A linear head, and what turns its scores into calibrated margins above 0 for tumour."""
+
+    linear: LogisticRegression
+    centre: Features  # (D,), as is scale
+    scale: Features
+    threshold: float = 0.0
+    temperature: float = 1.0
+
+    def scores(self, x: Features) -> NDArray[np.float64]:
+        """Return the scores (N,) of features (N, D)."""
+        return np.asarray(self.linear.decision_function((x - self.centre) / self.scale))
+
+    def margins(self, x: Features) -> NDArray[np.float64]:
+        """Return the calibrated margins (N,) of features (N, D)."""
+        return (self.scores(x) - self.threshold) / self.temperature
+
+
+def fit_head(
+    head: Weighted,
+    val: Features | None,
+    val_set: PatchSet | None,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Head:
+    """Fit a head; validation's WGA picks penalty and threshold. Without validation there is one of `strengths`."""
     x, label, weight = head
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
-    best: tuple[float, float, Any, float] | None = None
-    for strength in STRENGTHS:
-        fitted = LogisticRegression(C=strength, max_iter=500).fit((x - centre) / scale, label, sample_weight=weight)
-        margin = fitted.decision_function((val - centre) / scale)
+    best: tuple[float, Head] | None = None
+    for strength in strengths:
+        linear = LogisticRegression(C=strength, max_iter=500).fit((x - centre) / scale, label, sample_weight=weight)
+        plain = Head(linear, centre, scale)
+        if val is None or val_set is None:
+            return plain
+        margin = plain.scores(val)
         threshold = metrics.best_decision_threshold(margin, val_set.label, val_set.attribute)
         wga = metrics.worst_group_accuracy((margin > threshold).astype(np.int64), val_set.label, val_set.attribute)
         if best is None or wga > best[0]:
             logits = np.column_stack([np.zeros(len(margin)), margin - threshold])
-            best = wga, threshold, fitted, best_temperature(logits, val_set.label)
+            temperature = best_temperature(logits, val_set.label)
+            best = wga, replace(plain, threshold=threshold, temperature=temperature)
     assert best is not None
-    margin = best[2].decision_function((test - centre) / scale)
-    patches = answers_of(margin, test_set, threshold=best[1], temperature=best[3])
-    return judged(patches.assign(has_answer=has_answer), cuts)
+    return best[1]
