@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,12 @@ RESULTS = "results.csv"
 MARGINS = "reliance-margins"  # folder in the work folder
 HEADS = " heads"  # ends the name of a ground whose models are heads on features
 SEEDS = {
-    "lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5), "idc": range(3),
+    "lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5), "idc": range(3), "ocdc": range(3),
     "lung heads": range(20, 22), "colon heads": range(20, 22), "idc heads": range(3),
 }  # fmt: skip
 """Of the cohorts. The rules were fixed on others: lung of seed 4, and the demo's of seed 0."""
-KINDS = {"demo": ("dark",), "idc": natural.cases("idc")}
+HALVES = {"even to odd fields": 0, "odd to even fields": 1}
+KINDS = {"demo": ("dark",), "idc": natural.cases("idc"), "ocdc": tuple(HALVES)}
 """Cohorts of a ground and seed; lung and colon are bright and dark."""
 MODELS = (
     ("erm", "0 %"), ("erm", "1 %"), ("erm", "5 %"), ("erm", "15 %"), ("erm", "30 %"),
@@ -63,7 +65,7 @@ DEMO_MODELS = (
     ("resample", "4 %"), ("gerne", "4 %"), ("auto, masked", "4 %"), ("interior erm", "4 %"),
     ("erm", "ceiling"), ("auto, masked", "ceiling"), ("interior erm", "ceiling"),
 )  # fmt: skip
-IDC_ROWS = ("erm", "resample", "gerne", "auto, masked", "interior erm")
+NATURAL_ROWS = ("erm", "resample", "gerne", "auto, masked", "interior erm")
 SKEWED_SHARE = 0.1
 """Of tumour among the patches where non-tumour prevails."""
 ASKED = 600
@@ -136,8 +138,8 @@ def run_cohort(
         return {"rows": _heads(cohort, config, work)}
     if ground == "demo":
         made = dict(_demo(seed, config, work))
-    elif ground == "idc":
-        made = dict(_idc(cohort, config, work))
+    elif ground in ("idc", "ocdc"):
+        made = dict(_natural(cohort, config, work))
     else:
         made = dict(_imposed(cohort, config, searched, work))
     first = next(iter(made.values()))
@@ -150,7 +152,7 @@ def run_cohort(
         trained = time.process_time() - start
         about = {"cohort": named(*cohort), "ground": ground, "row": row, "case": case, "seconds": trained}
         z = margins(fitted, asked), margins(fitted, test)
-        keep(work / MARGINS, about, asked.of, z[0])
+        keep(work / MARGINS, about, asked=(asked.of, z[0]), test=(test.of, z[1]))
         rows.append(about | measures(*z, asked, test, seed=seed))
     return {"rows": rows}
 
@@ -160,7 +162,7 @@ def _heads(cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path) ->
     ground, kind, seed = plain(cohort[0]), *cohort[1:]
     network = reliance_heads.encoder()
     if ground == "idc":
-        fold, asked_set, test_set = _halves(kind, seed, work)
+        fold, asked_set, test_set = _halves(ground, kind, seed, work)
         made = reliance_heads.breast(fold.train, network, seed=seed)
     else:
         folder = benchmark.make(work, config, Cell(ground, "1 %", kind, seed, "erm"))
@@ -174,7 +176,7 @@ def _heads(cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path) ->
     for (row, case), head in made.items():
         mine = {**about, "row": row, "case": case}
         z = by_edit(head.margins(x_asked), asked), by_edit(head.margins(x_test), test)
-        keep(work / MARGINS, mine, asked.of, z[0])
+        keep(work / MARGINS, mine, asked=(asked.of, z[0]), test=(test.of, z[1]))
         rows.append(mine | measures(*z, asked, test, seed=seed))
     return rows
 
@@ -208,27 +210,33 @@ def _demo(seed: int, config: BenchmarkConfig, work: Path) -> Iterator[tuple[tupl
     _, val, test = sets["4 %"]
     # Six patients of validation are too few: half of the test patients join them, and accuracy is that of the others.
     is_asked = np.isin(test.patient, np.unique(test.patient)[::2])
-    both = joined(*(replace(part, tumor=None, has_tumor=None) for part in (val, test.rows(is_asked))))
+    both = joined(val, test.rows(is_asked))
     asked, test = both.rows(np.sort(np.random.default_rng(seed).permutation(len(both))[:ASKED])), test.rows(~is_asked)
     for row, case in DEMO_MODELS:
         yield (row, case), Model(sets[case][0], val, test, asked, config.variant_of(row, base, seed=seed))
 
 
-def _idc(cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path) -> Iterator[tuple[tuple[str, str], Model]]:
-    """Yield models of a breast carcinoma slide."""
-    _, case, seed = cohort
-    fold, asked, test = _halves(case, seed, work)
-    for row in IDC_ROWS:
-        settings = config.variant_of(row, fold.config, seed=seed)
+def _natural(
+    cohort: tuple[str, Any, int], config: BenchmarkConfig, work: Path
+) -> Iterator[tuple[tuple[str, str], Model]]:
+    """Yield models of a breast carcinoma slide, or of half of the oral carcinoma fields."""
+    fold, asked, test = _halves(*cohort, work)
+    for row in NATURAL_ROWS:
+        settings = config.variant_of(row, fold.config, seed=cohort[2])
         yield (row, "as it is"), Model(fold.train, fold.val, test, asked, settings)
 
 
-def _halves(case: str, seed: int, work: Path) -> tuple[natural.Fold, PatchSet, PatchSet]:
-    """Return a fold of the breast slides: of the other slide one half is asked about, the other is judged.
+def _halves(ground: str, case: str, seed: int, work: Path) -> tuple[natural.Fold, PatchSet, PatchSet]:
+    """Return a fold of natural tissue: half of its test patches is asked about, the other is judged.
 
-    Each patch counts as a patient: there is one.
+    Each patch counts as a patient: there are one or five.
     """
-    fold = next(natural.folds("idc", case, seed, work))
+    if ground == "idc":
+        fold = next(natural.folds(ground, case, seed, work))
+    else:
+        folds, first = list(natural.folds(ground, *natural.cases(ground), seed, work)), HALVES[case]
+        train, test = (reduce(joined, [fold.test for fold in folds[start::2]]) for start in (first, 1 - first))
+        fold = replace(folds[0], train=train, test=test)
     halves = np.array_split(np.random.default_rng(seed).permutation(len(fold.test)), 2)
     asked, test = (fold.test.rows(np.sort(half)) for half in halves)
     return fold, replace(asked, patient=np.arange(len(asked))), test
@@ -286,18 +294,16 @@ def by_edit(z: NDArray[np.float64], made: Edited) -> NDArray[np.float64]:
     return z
 
 
-def keep(path: Path, about: Mapping[str, Any], asked: PatchSet, z: NDArray[np.float64]) -> None:
-    """Write the margins (N, E) of a model, with area, label and patient of the patches, for rules to come."""
+def keep(path: Path, about: Mapping[str, Any], **parts: tuple[PatchSet, NDArray[np.float64]]) -> None:
+    """Write the margins (N, E) of a model by set, with area, label, attribute and patient, for rules to come."""
     path.mkdir(parents=True, exist_ok=True)
     name = " ".join(str(about[key]) for key in ("cohort", "row", "case")).replace(" ", "_")
-    np.savez_compressed(
-        path / f"{name}.npz",
-        z=z.astype(np.float32),
-        area=asked.tissue_fraction.astype(np.float32),
-        label=asked.label.astype(np.int8),
-        attribute=asked.attribute.astype(np.int8),
-        patient=asked.patient.astype(np.str_),
-    )
+    columns: dict[str, NDArray[Any]] = {}
+    for part, (patches, z) in parts.items():
+        columns |= {f"{part}_z": z.astype(np.float32), f"{part}_area": patches.tissue_fraction.astype(np.float32)}
+        columns |= {f"{part}_{key}": getattr(patches, key).astype(np.int8) for key in ("label", "attribute")}
+        columns[f"{part}_patient"] = patches.patient.astype(np.str_)
+    np.savez_compressed(path / f"{name}.npz", **columns)
 
 
 def measures(

@@ -113,11 +113,14 @@ def _split(folder: Path, name: str, split: str, input_px: int, cut: float) -> Pa
 
 def joined(first: PatchSet, second: PatchSet) -> PatchSet:
     """Return the patches of two sets, those of the first set first."""
-    parts = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _COLUMNS}
-    tissue = None
-    if first.tissue is not None and second.tissue is not None:
-        tissue = PatchMasks(np.concatenate([first.tissue.bits, second.tissue.bits]), first.tissue.input_px)
-    return replace(first, tissue=tissue, **parts)
+    parts: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _COLUMNS}
+    for name in ("tissue", "tumor"):
+        one, other = getattr(first, name), getattr(second, name)
+        has_both = one is not None and other is not None
+        parts[name] = PatchMasks(np.concatenate([one.bits, other.bits]), one.input_px) if has_both else None
+    if first.has_tumor is not None and second.has_tumor is not None:
+        parts["has_tumor"] = np.concatenate([first.has_tumor, second.has_tumor])
+    return replace(first, **parts)
 
 
 def run(cell: Cell, config: BenchmarkConfig, settings: TrainConfig, folder: Path) -> dict[str, Any]:
