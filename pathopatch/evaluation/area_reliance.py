@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import spearmanr
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import pluralize
@@ -39,6 +40,11 @@ MOST_TURNED = 0.3
 """Share of the answers that edits at equal area may turn: a model that tells edited patches from others could behave
 when it is asked, and lean on the area when it is not.
 """
+MOST_WITHIN = 0.22
+"""Rank correlation of the margins with the patches' own area within either answer: where it is larger, and the set area
+moves little, the model may follow what goes along with the area in this tissue, as fat or density.
+"""
+_LEAST_EITHER = 10  # patches of an answer, for a rank correlation
 MOST_ADJ = 100.0
 _FLAT = 1e-6  # spread of the patches' mean margins, by the largest margin: below it all patches are one to the model
 LEAST_ANSWERS = 0.05
@@ -238,6 +244,19 @@ def adj(z: Floats) -> float:
     return float(np.clip(intercept / spread, -MOST_ADJ, MOST_ADJ))
 
 
+def within_answers(z: Floats, area: Floats) -> float | None:
+    """Return the rank correlation of margins (N,) with the area (N,) within either answer, as the mean of both.
+
+    More tissue gives more evidence for either answer, which cancels in the mean, and so does an area that follows the
+    class. None where an answer has too few patches.
+    """
+    found = []
+    for is_answer in (z > 0, z <= 0):
+        if np.count_nonzero(is_answer) >= _LEAST_EITHER and np.ptp(area[is_answer]) > 0 and np.ptp(z[is_answer]) > 0:
+            found.append(float(spearmanr(z[is_answer], area[is_answer]).statistic))
+    return float(np.mean(found)) if len(found) == 2 else None
+
+
 def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
     """Return measures, verdict and reasons as plain values; intervals are by patient.
 
@@ -274,6 +293,7 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> d
         "eta": measured(eta, flat, patient),
         "adj": measured(adj, flat, patient),
         "again": {"eta": eta(again), "adj": adj(again)},
+        "within": within_answers(natural, responses.area[rows]),
         "curve": [
             {"area": area, "margin": measured(mean, z, patient), "positive": mean(z > 0)}
             for area, z in zip(areas, flat.T, strict=True)
@@ -344,6 +364,12 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     if not relies and at_equal_area > MOST_TURNED:
         reasons.append(
             f"edits at equal area turn {100 * at_equal_area:.0f} of 100 answers, so the model may recognise edits"
+        )
+    within = result["within"]
+    if not relies and within is not None and abs(within) > MOST_WITHIN:
+        reasons.append(
+            "within either answer the margin goes along with the patch's own area (rank correlation "
+            f"{within:.2f}), though not with the set area: with what comes with it, as fat or density"
         )
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}

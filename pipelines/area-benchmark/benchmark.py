@@ -290,9 +290,12 @@ def _rows(path: Path) -> pd.DataFrame:
 
 
 def _add(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to a table of results, all at once."""
+    """Add rows to a table of results, all at once; what a row lacks of its columns is left empty."""
     rounded = [{k: round(value, 4) if isinstance(value, float) else value for k, value in row.items()} for row in rows]
-    text = pd.DataFrame(rounded).to_csv(index=False, header=not path.is_file(), lineterminator="\n")
+    table = pd.DataFrame(rounded)
+    if path.is_file():
+        table = table.reindex(columns=pd.read_csv(path, nrows=0).columns)
+    text = table.to_csv(index=False, header=not path.is_file(), lineterminator="\n")
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 

@@ -40,11 +40,10 @@ from area_benchmark.features import whole  # noqa: E402
 from area_benchmark.settings import BenchmarkConfig  # noqa: E402
 from area_benchmark.settings import load as load_benchmark  # noqa: E402
 from area_benchmark.tables import fill  # noqa: E402
-from reliance_tables import tables  # noqa: E402
+from reliance_tables import HEADS, tables  # noqa: E402
 
 RESULTS = "results.csv"
 MARGINS = "reliance-margins"  # folder in the work folder
-HEADS = " heads"  # ends the name of a ground whose models are heads on features
 SEEDS = {
     "lung": range(20, 26), "colon": range(20, 26), "demo": range(1, 5), "idc": range(3), "ocdc": range(3),
     "lung heads": range(20, 22), "colon heads": range(20, 22), "idc heads": range(3),
@@ -329,6 +328,7 @@ def measures(
             f"{name}_positive": result.get("positive", np.nan),
             **{f"{name}_{placebo}": own["turned"] for placebo, own in result.get("placebos", {}).items()},
             **{f"{name}_again_{key}": value for key, value in result.get("again", {}).items()},
+            f"{name}_within": result.get("within"),
             **{f"{name}_{key}": result.get(key, {}).get("value", np.nan) for key in ("eta", "adj")},
             **{f"{name}_{key}_{end}": result.get(key, {}).get(end, np.nan) for key in ("eta", "adj") for end in ENDS},
             f"{name}_slope": abs(np.polyfit(area[has], probability, 1)[0]) if has.any() else np.nan,

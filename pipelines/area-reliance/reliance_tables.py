@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ SETS = ("balanced", "follows", "skewed")
 """Patches that are asked about: groups alike; area follows the class; and besides, nine of ten are non-tumour."""
 _WORDS = {"relies": "RELIES", "not shown": "NONE SHOWN", "not known": "NOT KNOWN"}
 _RESAMPLES = 2000
+HEADS = " heads"
+"""Ends the name of a ground whose models are heads on features."""
 BIASED = {"0 %", "0.5 %", "1 %", "4 %", "5 %"}
 """Shares of conflicting patches with which plain training is known to learn the area."""
 
@@ -49,6 +52,7 @@ def _measures(row: pd.Series, name: str) -> dict[str, Any]:
         "positive": row[f"{name}_positive"],
         **{key: {end: row[f"{name}_{key}{place}"] for end, place in ENDS.items()} for key in ("eta", "adj")},
         "again": {key: row[f"{name}_again_{key}"] for key in ("eta", "adj")},
+        "within": None if np.isnan(row[f"{name}_within"]) else row[f"{name}_within"],
         "placebos": {placebo: {"turned": row[f"{name}_{placebo}"]} for placebo in PLACEBOS},
     }
 
@@ -72,19 +76,24 @@ def is_biased(table: pd.DataFrame) -> pd.Series:
     return (table["row"] == "erm") & table["case"].isin(BIASED)
 
 
+def _kinds(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield networks, and heads on features."""
+    is_head = table["ground"].str.endswith(HEADS)
+    for name, part in (("networks", table[~is_head]), ("heads", table[is_head])):
+        if len(part):
+            yield name, part
+
+
 def _ranking(table: pd.DataFrame) -> Iterator[str]:
-    yield "| patches | measure | models | rank correlation with the deficit of WGA | least within a cohort |"
-    yield "|---" * 5 + "|"
-    for name in SETS:
-        for measure in ("eta", "adj", "slope", "rank"):
-            column = table[f"{name}_{measure}"].abs()
-            of = table.assign(measure=column)[column.notna() & table["deficit"].notna()]
-            within = [
-                part["measure"].corr(part["deficit"], "spearman") for _, part in of.groupby("cohort") if len(part) >= 8
-            ]
-            overall = of["measure"].corr(of["deficit"], "spearman")
-            least = f"{min(within):.2f}" if within else ""
-            yield f"| {name} | {_MEASURES[measure]} | {len(of)} | {overall:.2f} | {least} |"
+    yield "| models | patches | measure | n | rank correlation with the deficit of WGA | least within a cohort |"
+    yield "|---" * 6 + "|"
+    for (kind, part), name, measure in product(_kinds(table), SETS, _MEASURES):
+        column = part[f"{name}_{measure}"].abs()
+        of = part.assign(measure=column)[column.notna() & part["deficit"].notna()]
+        within = [one["measure"].corr(one["deficit"], "spearman") for _, one in of.groupby("cohort") if len(one) >= 8]
+        overall = of["measure"].corr(of["deficit"], "spearman")
+        least = f"{min(within):.2f}" if within else ""
+        yield f"| {kind} | {name} | {_MEASURES[measure]} | {len(of)} | {overall:.2f} | {least} |"
 
 
 _MEASURES = {
@@ -96,14 +105,14 @@ _MEASURES = {
 
 
 def _errors(table: pd.DataFrame) -> Iterator[str]:
-    yield "| patches | models | n | wrong verdict | 95 %, by cohort | exact, models | exact, cohorts | NOT KNOWN |"
-    yield "|---" * 8 + "|"
-    for name in SETS:
+    yield "| models | patches | error | n | wrong | 95 %, by cohort | exact, models | exact, cohorts | NOT KNOWN |"
+    yield "|---" * 9 + "|"
+    for (kind, of), name in product(_kinds(table), SETS):
         for what, rows, wrong in (
-            ("unbiased, accused", is_unbiased(table), "relies"),
-            ("plain with the shortcut, acquitted", is_biased(table), "not shown"),
+            ("unbiased, accused", is_unbiased(of), "relies"),
+            ("plain with the shortcut, acquitted", is_biased(of), "not shown"),
         ):
-            part = table[rows]
+            part = of[rows]
             is_wrong, is_unknown = (part[f"{name}_verdict"] == word for word in (wrong, "not known"))
             low, high = _by_cohort(is_wrong.to_numpy(float), part["cohort"].to_numpy(str))
             # Models of a cohort may err together: the last bound takes a cohort with any error as one error.
@@ -117,7 +126,7 @@ def _errors(table: pd.DataFrame) -> Iterator[str]:
                 *(f"at most {100 * bound:.1f} %" for bound in bounds),
                 f"{is_unknown.sum()} ({100 * is_unknown.mean():.0f} %)",
             ]
-            yield f"| {name} | {what} | {len(part)} | {' | '.join(cells)} |"
+            yield f"| {kind} | {name} | {what} | {len(part)} | {' | '.join(cells)} |"
 
 
 def _bound(errors: int, n: int) -> float:

@@ -11,7 +11,16 @@ from made_model import made_spec, write_model
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, edits, set_area
-from pathopatch.evaluation.area_reliance import adj, ask, audit_model, eta, judge, margins_of, reliance
+from pathopatch.evaluation.area_reliance import (
+    adj,
+    ask,
+    audit_model,
+    eta,
+    judge,
+    margins_of,
+    reliance,
+    within_answers,
+)
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_model
@@ -180,5 +189,22 @@ def test_two_edits_that_disagree_are_not_known() -> None:
     share = {"value": 0.4, "low": 0.3, "high": 0.5}
     placebos = {name: {"turned": 0.1} for name in PLACEBOS}
     about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": share, "adj": measure, "placebos": placebos}
+    about["within"] = 0.5  # of no account where it relies
     assert judge(about | {"again": {"eta": 0.4, "adj": 1.8}})["verdict"] == "relies"
     assert judge(about | {"again": {"eta": 0.4, "adj": -1.8}})["reasons"] == ["the two kinds of edit disagree"]
+
+
+def test_a_model_that_follows_what_goes_along_with_the_area_is_not_acquitted() -> None:
+    rng = np.random.default_rng(0)
+    evidence, area = np.repeat([-2.0, 2.0], 200), rng.uniform(0.1, 0.9, 400)
+    stronger = evidence * (0.5 + area)  # more tissue, more evidence
+    assert within_answers(stronger, area) == pytest.approx(0, abs=0.1)
+    assert within_answers(stronger + 3 * area, area) > 0.6
+    follows = np.where(evidence > 0, 0.5, 0.0) + 0.5 * area  # the area follows the class
+    assert within_answers(evidence + rng.normal(size=400) / 2, follows) == pytest.approx(0, abs=0.1)
+    none = {"value": 0.01, "low": 0.0, "high": 0.02}
+    placebos = {name: {"turned": 0.1} for name in PLACEBOS}
+    about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": none, "adj": none, "placebos": placebos}
+    about["again"] = {"eta": 0.01, "adj": 0.0}
+    assert judge(about | {"within": 0.1})["verdict"] == "not shown"
+    assert "fat or density" in judge(about | {"within": -0.4})["reasons"][0]
