@@ -44,7 +44,7 @@ MOST_WITHIN = 0.22
 """Rank correlation of the margins with the patches' own area within either answer: where it is larger, and the set area
 moves little, the model may follow what goes along with the area in this tissue, as fat or density.
 """
-_LEAST_EITHER = 10  # patches of an answer, for a rank correlation
+_LEAST_EITHER = 40  # patches of an answer: of fewer, a rank correlation is noise
 MOST_ADJ = 100.0
 _FLAT = 1e-6  # spread of the patches' mean margins, by the largest margin: below it all patches are one to the model
 LEAST_ANSWERS = 0.05
