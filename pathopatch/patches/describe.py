@@ -99,6 +99,8 @@ class Description:
             ("levels", f"{len(slide.levels)}: {sizes}"),
             ("background", self.background),
         ]
+        if slide.facts.icc:
+            lines.append(("ICC profile", f"{slide.facts.icc}, not applied: colours are as stored"))
         if (width, height) != slide.size:
             lines.append(("scanned part", f"{width} x {height} px at ({x}, {y})"))
         if self.analysis is None:

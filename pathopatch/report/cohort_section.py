@@ -81,6 +81,7 @@ def cohort(study: Study) -> dict[str, Any]:
         ],
         "patients_in_several_splits": patients_in_several_splits(slides),
         **_scanner_facts(study),
+        "has_icc": bool(slides["icc"].any()),
         "has_tissue": has_tissue,
         "has_thresholds": bool(thresholds),
         "split_names": splits,
@@ -222,6 +223,7 @@ def _scanner_facts(study: Study) -> dict[str, str]:
         "background": slides["background"].replace("", "not known"),
         "channels": slides["channels"].map(lambda names: ", ".join(names) or "not known"),
         "resolution": slides["mpp"].map(lambda mpp: "not known" if pd.isna(mpp) else f"{mpp:.4g} µm/px"),
+        "icc": slides["icc"].replace("", "none"),
     }
     return {
         fact: "; ".join(f"{value} ({pluralize(n, 'slide')})" for value, n in column.value_counts().sort_index().items())

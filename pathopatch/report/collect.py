@@ -170,6 +170,7 @@ def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.Da
         "channels": list(channels),
         "mpp": store.get("mpp", checked.get("mpp")),
         "background": str(store.get("background", checked.get("background", ""))),
+        "icc": store.get("icc", ""),
         "windows": store.get("windows", []),
         "tissue_confidence": store.get("tissue", {}).get("confidence"),
         "tile_state": str(tiled.get("state", "")),

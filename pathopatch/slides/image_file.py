@@ -24,7 +24,7 @@ from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.input_files import require_regular
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, checked_tiff, corrupt, too_large, unsupported
 from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, opacity_of, orientation_of, upright
-from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
+from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts, icc_name
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
 from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment
@@ -37,7 +37,7 @@ _SPARE_PIXELS = 2**24  # below this, no ratio is looked at
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PNG_PALETTE = 3
-_PNG_CHUNKS = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"IEND")  # from which Pillow reads the orientation
+_PNG_CHUNKS = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"IEND")  # of which Pillow reads some
 _MOST_CHUNK_BYTES = 2**24  # of all of them
 _SAMPLES = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}  # grey, grey and alpha, RGB, RGB and alpha
 
@@ -56,6 +56,7 @@ class Raster:
     is_inverted: bool = False  # value 0 is white (a TIFF's photometric interpretation)
     piece_pixels: int = 0  # of a TIFF's tile or strip, which are decoded at once; 0 for other formats
     orientation: int = 1  # see `pathopatch.slides.resample.upright`
+    icc: str = ""  # see `SlideFacts`
 
     def pixels(self) -> NDArray[np.generic]:
         """Return the pixels as shown, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
@@ -134,15 +135,17 @@ def _png(path: Path) -> Raster:
         head = stream.read(26)
         if not head.startswith(_PNG) or head[12:16] != b"IHDR":
             raise ValueError("it does not begin as a PNG file does")
-        orientation = _png_orientation(stream)
+        orientation, icc = _png_facts(stream)
     width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
     size = (height, width) if orientation > 4 else (width, height)
     is_palette = colour == _PNG_PALETTE
-    return Raster(path, "png", *size, _PNG_SAMPLES[colour], bits, is_palette=is_palette, orientation=orientation)
+    return Raster(
+        path, "png", *size, _PNG_SAMPLES[colour], bits, is_palette=is_palette, orientation=orientation, icc=icc
+    )
 
 
-def _png_orientation(stream: BinaryIO) -> int:
-    """Return the orientation that a PNG file's EXIF data state; programs write them before or after the pixels."""
+def _png_facts(stream: BinaryIO) -> tuple[int, str]:
+    """Return a PNG file's orientation, and its ICC profile; programs write EXIF data before or after the pixels."""
     kept = bytearray(_PNG)  # a file without pixels: Pillow would decode them to reach what comes after
     stream.seek(len(_PNG))
     while len(start := stream.read(8)) == 8:
@@ -152,11 +155,12 @@ def _png_orientation(stream: BinaryIO) -> int:
         else:
             stream.seek(length + 4, io.SEEK_CUR)
     try:
-        exif = Image.Image.getexif(PngImageFile(io.BytesIO(kept)))
-        return orientation_of(exif.get(ORIENTATION_TAG))
+        image = PngImageFile(io.BytesIO(kept))
+        icc = icc_name(image.info.get("icc_profile"))
+        return orientation_of(Image.Image.getexif(image).get(ORIENTATION_TAG)), icc
     except DECODING_ERRORS:
-        # The picture can be read without its EXIF data.
-        return 1
+        # The picture can be read without these data.
+        return 1, ""
 
 
 def _jpeg(path: Path) -> Raster:
@@ -168,7 +172,8 @@ def _jpeg(path: Path) -> Raster:
             # The picture can be read without its EXIF data.
             orientation = 1
         size = image.size[::-1] if orientation > 4 else image.size
-        return Raster(path, "jpeg", *size, len(image.getbands()), 8, orientation=orientation)
+        icc = icc_name(image.info.get("icc_profile"))
+        return Raster(path, "jpeg", *size, len(image.getbands()), 8, orientation=orientation, icc=icc)
 
 
 def _tiff(path: Path) -> Raster:
@@ -209,6 +214,7 @@ class JpegPngSlide(Slide):
             resolution=Resolution(None, f"a {self._raster.kind.upper()} file does not state it"),
             paths=(path,),
             notes=(ALPHA_NOTE,) if self._raster.samples > len(names) else (),
+            icc=self._raster.icc,
         )
         super().__init__(facts, {"path": path, "choice": choice}, files=(opened,), **options)
 

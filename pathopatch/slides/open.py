@@ -20,7 +20,7 @@ from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, OpenedFile, checked_tiff, corrupt, unsupported
 from pathopatch.slides.omezarr import OmeZarrSlide
 from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
-from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
+from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, icc_name, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
 from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment, is_zarr, split_fragment
@@ -274,6 +274,7 @@ class OpenSlideSlide(Slide):
                 resolution=_openslide_resolution(handle),
                 paths=(path,),
                 bounds=None if None in box else cast(Any, tuple(map(int, box))),
+                icc=icc_name(None if (profile := handle.color_profile) is None else profile.tobytes()),
             )
         except openslide.OpenSlideError as error:
             raise unsupported(path, f"OpenSlide cannot open it: {error}", "convert it to a tiled TIFF") from error

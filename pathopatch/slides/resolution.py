@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageCms
 
 from pathopatch.core.config import MPP_RANGE, MPP_TOLERANCE
 from pathopatch.core.text import parse_number
@@ -17,6 +19,7 @@ from pathopatch.core.text import parse_number
 RGB = ("R", "G", "B")
 DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int8", "int16", "float32", "float64"))
 """Sample types that a slide may have."""
+ICC_TAG = 34675  # of a TIFF
 ALPHA_NOTE = "the alpha sample is taken as opacity; if it is a channel, name all samples in the column channels"
 
 _UM_PER_UNIT = {
@@ -58,6 +61,17 @@ class SlideFacts:
     bounds: tuple[int, int, int, int] | None = None  # x, y, width, height, level-0 px
     notes: tuple[str, ...] = ()  # what was chosen or assumed in reading the file, for a person to check
     file_of: tuple[int, ...] = ()  # index of each channel's file; () if all are of one
+    icc: str = ""  # name of the ICC profile that the file carries, which is not applied; "" without one
+
+
+def icc_name(profile: bytes | None) -> str:
+    """Return the name of an ICC profile, as it states it itself; "" without one."""
+    if not profile:
+        return ""
+    try:
+        return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip() or "without a name"
+    except (ImageCms.PyCMSError, OSError):
+        return "damaged"
 
 
 def resolution(x: float | str | None, y: float | str | None, *, source: str) -> Resolution:

@@ -49,6 +49,7 @@ class ChannelStack(Slide):
             paths=paths,
             bounds=parts[0].bounds,
             notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            icc=", ".join(dict.fromkeys(part.facts.icc for part in parts if part.facts.icc)),
             file_of=tuple(paths.index(part.paths[0]) for part in parts),
         )
         files = tuple(file for part in parts for file in part._files)

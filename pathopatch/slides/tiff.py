@@ -28,7 +28,17 @@ from pathopatch.slides.resample import (
     orientation_of,
     upright,
 )
-from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFacts, ome_pixels, tiff_resolution
+from pathopatch.slides.resolution import (
+    ALPHA_NOTE,
+    DTYPES,
+    ICC_TAG,
+    RGB,
+    Level,
+    SlideFacts,
+    icc_name,
+    ome_pixels,
+    tiff_resolution,
+)
 from pathopatch.slides.segments import PageReader, TileCache
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions
@@ -99,6 +109,7 @@ class TiffSlide(Slide):
                 ),
                 paths=(path,),
                 notes=tuple(filter(None, (note, "" if alpha is None else ALPHA_NOTE))),
+                icc=icc_name(first.tags.valueof(ICC_TAG)),
             )
         super().__init__(facts, {"path": path, "choice": choice}, files=(opened,), **options)
 

@@ -87,7 +87,7 @@ def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfi
             grid=grid_of(slide, measure) if measure is not None and slide.has_mpp else None,
             is_quick=measure is None,
         )
-        checked: dict[str, Any] = {"slide_id": row.slide_id, "label_errors": errors}
+        checked: dict[str, Any] = {"slide_id": row.slide_id, "label_errors": errors, "icc": slide.facts.icc}
         if measure is None:
             checked["warnings"] = slide.notes
         else:
