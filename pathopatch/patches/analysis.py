@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pathopatch.core.config import MPP_TOLERANCE, UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.core.mask_bits import pack_masks
-from pathopatch.patches.annotations.masks import read_tissue_mask
+from pathopatch.patches.annotations.masks import TissueCorrection, read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
 from pathopatch.patches.tissue_fit import fit_tissue
-from pathopatch.patches.tissue_model import TissueModel, nearest_part, supplied_tissue
+from pathopatch.patches.tissue_model import TissueModel, corrected_tissue, nearest_part, supplied_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.registration import measure_shifts, whole_offsets
@@ -88,7 +88,8 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
     """Return a slide's analysis. Without a target mpp the slide's own is kept.
 
     With ``registration.align`` everything but the shifts is of the aligned slide. A `tissue_mask`, a raster that covers
-    the whole slide or outlines of QuPath or ASAP, replaces the tissue that is found, and is compared with it.
+    the whole slide or outlines of QuPath or ASAP, replaces the tissue that is found, and is compared with it. With
+    corrections the intensity windows stay those of the tissue that is found.
 
     Raises
     ------
@@ -127,16 +128,21 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         channels=slide.channels,
         unscanned=unscanned,
     )
+    of_windows = tissue.mask
     if tissue_mask is not None:
         is_from_bounds = config.labels.annotations.subtracted_bounds
-        mask = read_tissue_mask(
+        stated = read_tissue_mask(
             tissue_mask,
             slide_size=slide.size,
             overview_px=(overview.shape[2], overview.shape[1]),
             bounds_origin=slide.bounds[:2] if is_from_bounds else (0, 0),
             grid=grid,
         )
-        tissue = supplied_tissue(mask, tissue, unscanned.mask)
+        if isinstance(stated, TissueCorrection):
+            tissue = corrected_tissue(tissue, *stated)
+        else:
+            tissue = supplied_tissue(stated, tissue, unscanned.mask)
+            of_windows = tissue.mask
     if tissue.is_unsure and config.tissue.when_unsure == "fail":
         raise NoTissueError(
             f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",
@@ -145,7 +151,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         )
     windows = intensity_windows(
         overview,
-        tissue.mask != 0,
+        of_windows != 0,
         rule=config.intensity,
         is_rgb_uint8=slide.is_rgb,
         polarities=polarities,

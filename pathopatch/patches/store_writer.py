@@ -7,7 +7,7 @@ patches         (N, C, P, P), source units; a store that keeps no pixels has non
 tissue_masks    (N, P, ceil(P / 8)) uint8: the pixels of each patch that are tissue, one bit a pixel
 tumor_masks     the same of the tumour, where files or the manifest state it
 origins         (N, 2) int64: (x, y) of each patch, level-0 px
-overview        the whole slide as an OME-Zarr 0.5 image with the labels `tissue` and `unscanned`; not of ready patches
+overview        the whole slide as an OME-Zarr 0.5 image with its masks as labels; not of ready patches
 attributes      all that a reader of the patches needs, `checksums` of the files, and `pixels_checksum`
 =============== ================================================================================================
 
@@ -18,8 +18,10 @@ compression: a third of the time of tiling at 48 px. Encoding a chunk takes 5 to
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
 _CHECKSUM_DIGITS = 16
 _ABSENT = 2**64 - 1  # place and size of a chunk that a shard does not hold
-_LABEL_COLORS = {"tissue": [0, 160, 90, 128], "unscanned": [128, 128, 128, 200]}
+_LABEL_COLORS = {"tissue": [0, 160, 90, 128], "unscanned": [128, 128, 128, 200], "missed": [230, 160, 0, 128]}
 
 
 def stored_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
@@ -129,14 +131,13 @@ class StoreWriter:
     def write_overview(
         self,
         overview: NDArray[np.generic],
-        tissue: NDArray[np.uint8],
+        masks: Mapping[str, NDArray[np.uint8]],
         *,
-        unscanned: NDArray[np.uint8] | None = None,
         channels: Sequence[str],
         um_per_px: tuple[float, float],
         windows: NDArray[np.float64],
     ) -> None:
-        """Write the image ``overview`` with its label images ``tissue`` and, if given, ``unscanned``.
+        """Write the image ``overview`` with masks as label images: ``tissue``, and ``unscanned`` or ``missed``.
 
         The overview has the shape (C, h, w), the masks of 0 and 1 have (h, w). `um_per_px` is (x, y) per overview px;
         viewers show the `windows`, shape (C, 2), as black and full.
@@ -145,22 +146,9 @@ class StoreWriter:
         levels = _write_pyramid(image, overview.astype(stored_dtype(overview.dtype), copy=False), cv2.INTER_AREA)
         pyramid = multiscales("overview", ("c", "y", "x"), levels, um_per_px)
         image.attrs.update(image_attributes(pyramid, channels, windows))
-        labels = image.create_group("labels")
-        masks = {"tissue": tissue} | ({} if unscanned is None else {"unscanned": unscanned})
         for values in (overview, *masks.values()):
             self._hash_pixels(values)
-        labels.attrs["ome"] = {"version": OME_VERSION, "labels": list(masks)}
-        for name, mask in masks.items():
-            label = labels.create_group(name)
-            levels = _write_pyramid(label, mask[None], cv2.INTER_NEAREST, drop_channel=True)
-            label.attrs["ome"] = {
-                "version": OME_VERSION,
-                "multiscales": multiscales(name, ("y", "x"), levels, um_per_px),
-                "image-label": {
-                    "colors": [{"label-value": 1, "rgba": _LABEL_COLORS[name]}],
-                    "source": {"image": "../../"},
-                },
-            }
+        _write_labels(image, masks, um_per_px)
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
         """Write the attributes; everything else is written."""
@@ -169,13 +157,56 @@ class StoreWriter:
             if array.missing:
                 raise AssertionError(f"{array.name}: {array.missing} are missing")
             known |= array.checksums
-        files = [path for path in sorted(self._path.rglob("*")) if path.is_file()]
-        names = [path.relative_to(self._path).as_posix() for path in files]
-        checksums = {name: known.get(name) or file_checksum(self._path / name) for name in names if name != "zarr.json"}
-        pixels_checksum = self._pixels.hexdigest()[:_CHECKSUM_DIGITS]
-        self._root.attrs.put({**attributes, "pixels_checksum": pixels_checksum, "checksums": checksums})
-        # `complete` comes last: readers refuse a store without it.
-        self._root.attrs["complete"] = True
+        _finish(self._root, self._path, attributes, known, self._pixels.hexdigest())
+
+
+def write_corrected(
+    path: Path,
+    earlier: Path,
+    masks: Iterable[NDArray[np.uint8]],
+    labels: Mapping[str, NDArray[np.uint8]],
+    *,
+    um_per_px: tuple[float, float],
+    checksums: Mapping[str, str],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write the store `earlier` again with other tissue; all that stays is linked, so that no pixel is written again.
+
+    `masks` yields the tissue masks of all patches, (n, P, ceil(P / 8)) each; `labels` and `um_per_px` are as of
+    `StoreWriter.write_overview`, `checksums` those of the earlier store. The new `pixels_checksum` is a hash of that in
+    the `attributes` and of the masks.
+    """
+    name = mask_array_name("tissue")
+    anew = {str(earlier): ["zarr.json", name], str(earlier / "overview"): ["labels"]}
+    shutil.copytree(earlier, path, copy_function=_link, ignore=lambda folder, _: anew.get(folder, []))
+    known = {file: checksum for file, checksum in checksums.items() if (path / file).is_file()}
+    root, former = zarr.create_group(path, zarr_format=3), zarr.open_array(earlier / name, mode="r")
+    assert former.shards is not None
+    array = mask_array(root, path, "tissue", count=former.shape[0], patch_px=former.shape[1], shard=former.shards[0])
+    digest = hashlib.sha256(attributes["pixels_checksum"].encode())
+    for bits in masks:
+        array.append(bits)
+        digest.update(google_crc32c.value(bits).to_bytes(4, "little"))
+    _write_labels(zarr.open_group(path / "overview", mode="r+"), labels, um_per_px)
+    _finish(root, path, attributes, known | array.checksums, digest.hexdigest())
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _finish(root: zarr.Group, path: Path, attributes: Mapping[str, Any], known: Mapping[str, str], digest: str) -> None:
+    """Write the attributes of a store at `path`, whose other files are there; `known` are checksums of some."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    names = [file.relative_to(path).as_posix() for file in files]
+    checksums = {name: known.get(name) or file_checksum(path / name) for name in names if name != "zarr.json"}
+    root.attrs.put({**attributes, "pixels_checksum": digest[:_CHECKSUM_DIGITS], "checksums": checksums})
+    # `complete` comes last: readers refuse a store without it.
+    root.attrs["complete"] = True
 
 
 class ShardedArray:
@@ -296,6 +327,23 @@ def write_array(
         config={"write_empty_chunks": True},
     )
     array[...] = values
+
+
+def _write_labels(image: zarr.Group, masks: Mapping[str, NDArray[np.uint8]], um_per_px: tuple[float, float]) -> None:
+    """Write masks (h, w) of 0 and 1 as the label images of an overview."""
+    labels = image.create_group("labels")
+    labels.attrs["ome"] = {"version": OME_VERSION, "labels": list(masks)}
+    for name, mask in masks.items():
+        label = labels.create_group(name)
+        levels = _write_pyramid(label, mask[None], cv2.INTER_NEAREST, drop_channel=True)
+        label.attrs["ome"] = {
+            "version": OME_VERSION,
+            "multiscales": multiscales(name, ("y", "x"), levels, um_per_px),
+            "image-label": {
+                "colors": [{"label-value": 1, "rgba": _LABEL_COLORS[name]}],
+                "source": {"image": "../../"},
+            },
+        }
 
 
 def _write_pyramid(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, content_bytes, read_stamp, read_table, require_same_source, write_table
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.core.status import is_recorded_done
@@ -35,7 +35,8 @@ from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
 from pathopatch.patches.source import FromImages, FromSlide, tile_stamp
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, recorded_attributes, source_record
-from pathopatch.patches.store_writer import StoreWriter
+from pathopatch.patches.store_writer import SHARD_PATCHES, StoreWriter, write_corrected
+from pathopatch.patches.tissue_model import nearest_part
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
 from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, valid_slide_id
@@ -164,9 +165,13 @@ def tile_slide(
         table = _table(config, analysis, slide_id, patient_id, stated)
         record = {"slide_id": slide_id, "warnings": [], "cohort_levels": levels, "stamp": stamp.to_dict()}
         tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
-        write = partial(
-            _write_store, source=source, table=table, record=record, tumor_mask=tumor_mask, progress=progress
-        )
+        rows = _rows_to_correct(outputs.parts[0], stamp, source)
+        if rows is None:
+            write = partial(_write_store, tumor_mask=tumor_mask, progress=progress)
+        else:
+            _log.info("slide %s: tissue is measured again in %d of %d patches", slide_id, len(rows), len(table))
+            write = partial(_correct_store, parts=outputs.parts, rows=rows)
+        write = partial(write, source=source, table=table, record=record)
         return write, lambda store, measured: table.assign(**measured, pixels_checksum=store.pixels_checksum)
 
     result = make_tiles(outputs, prepare)
@@ -296,17 +301,85 @@ def _write_store(
     writer = store_writer(path, source, with_tumor=tumor_mask is not None)
     writer.write_overview(
         source.analysis.overview,
-        tissue.mask,
-        unscanned=tissue.unscanned,
+        tissue.masks,
         channels=slide.channels,
         um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
         windows=source.windows,
     )
     measured = store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress)
+    writer.finish(_attributes(source, table, record, measured))
+    return measured
+
+
+def _attributes(
+    source: FromSlide, table: pd.DataFrame, record: Mapping[str, Any], measured: Measured
+) -> dict[str, Any]:
+    """Return the attributes of a slide's store joined by `record`, with a warning of tumour without tissue."""
     x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
     on_glass = tumor_on_glass(x, y, label, measured["tissue_fraction"], extent=source.grid.extent)
-    warnings = [*source.warnings, *on_glass]
-    writer.finish({**_slide_attributes(source), **record, "warnings": warnings})
+    return {**_slide_attributes(source), **record, "warnings": [*source.warnings, *on_glass]}
+
+
+def _rows_to_correct(path: Path, stamp: Stamp, source: FromSlide) -> NDArray[np.int64] | None:
+    """Return which patches (n,) of an existing store another tissue mask changes; None to write all of them anew."""
+    existing = read_stamp(path)
+    if existing is None or stamp.differences(existing) != ["input 'tissue_mask' differs"]:
+        return None
+    try:
+        earlier = PatchStore(path)
+        earlier.check_files()
+    except PathopatchError:  # damaged
+        return None
+    grid, tissue, present, former = source.grid, source.tissue, store_attributes(source), earlier.attributes
+    is_same_rule = present["tissue"].items() <= former["tissue"].items() and present["windows"] == former["windows"]
+    if not is_same_rule or not earlier.has_patches or source.dtype == np.float64:  # which is stored rounded
+        return None
+    changed = earlier.tissue() != tissue.mask
+    for missed in (earlier.missed(), tissue.missed):
+        changed |= False if missed is None else missed != 0
+    scale = tissue.scale_x, tissue.scale_y
+    places = source.origins.tolist()
+    return np.flatnonzero(
+        [nearest_part(changed, scale, (x, y), grid.downsample, grid.inside(x, y)).any() for x, y in places]
+    )
+
+
+def _correct_store(
+    path: Path,
+    source: FromSlide,
+    table: pd.DataFrame,
+    record: Mapping[str, Any],
+    parts: tuple[Path, ...],
+    rows: NDArray[np.int64],
+) -> Measured:
+    """Write the store of `parts`, store and table, again with the tissue of some `rows` (n,); return all columns."""
+    earlier, before, tissue, grid = PatchStore(parts[0]), read_table(parts[1]), source.tissue, source.grid
+    measured = {name: before[name].to_numpy(np.float64, copy=True) for name in MEASURED_COLUMNS}
+    anew: dict[int, NDArray[np.uint8]] = {}
+    for row in rows.tolist():
+        x, y = source.origins[row].tolist()
+        place = x, y, grid.downsample, grid.inside(x, y)
+        mask = tissue.patch_mask(earlier.read([row])[0], *place)
+        anew[row] = pack_masks(mask)
+        measured["tissue_fraction"][row] = np.count_nonzero(mask) / max(1, tissue.count_scanned(*place))
+
+    def masks() -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, len(earlier), SHARD_PATCHES):
+            numbers = range(start, min(start + SHARD_PATCHES, len(earlier)))
+            bits = pack_masks(earlier.masks(numbers, "tissue"))
+            for row in set(numbers) & anew.keys():
+                bits[row - start] = anew[row]
+            yield bits
+
+    write_corrected(
+        path,
+        parts[0],
+        masks(),
+        tissue.masks,
+        um_per_px=(source.slide.mpp * tissue.scale_x, source.slide.mpp * tissue.scale_y),
+        checksums=earlier.attributes["checksums"],
+        attributes={**_attributes(source, table, record, measured), "pixels_checksum": earlier.pixels_checksum},
+    )
     return measured
 
 

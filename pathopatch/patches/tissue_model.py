@@ -149,12 +149,19 @@ class TissueModel:
     unscanned: NDArray[np.uint8] | None = None  # (h, w): 1 was never scanned; None: all was scanned
     levels: tuple[float, ...] = ()  # background level by channel, source units; NaN where unknown
     illumination: Illumination | None = None  # factor on the windows of bright channels; None: even light
+    missed: NDArray[np.uint8] | None = None  # (h, w): 1 is tissue whatever its signal, as a person said; None: nowhere
     is_supplied: bool = False
     is_unsure: bool = False  # nothing told tissue from background: the configuration decided
     ink_share: float = 0.0  # of the overview, under pen marks, which are no tissue
     confidence: float = 1.0  # of the mask, in [0, 1]
     doubts: tuple[str, ...] = ()  # reasons for a confidence below UNCERTAIN_BELOW
     _limits_by_dtype: dict[np.dtype[np.generic], list[Any | None]] = field(init=False, repr=False, default_factory=dict)
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.uint8]]:
+        """Masks on the overview, (h, w) each: of tissue, and of what was not scanned, or was missed, if any."""
+        masks = {"tissue": self.mask, "unscanned": self.unscanned, "missed": self.missed}
+        return {name: mask for name, mask in masks.items() if mask is not None}
 
     @property
     def unscanned_share(self) -> float:
@@ -194,6 +201,8 @@ class TissueModel:
         if is_tissue.any() and self.threshold != EVERY_PIXEL:
             light = None if self.illumination is None else self._light(x, y, downsample, inside)
             np.logical_and(is_tissue, self._above_threshold(patch[:, :height, :width], light), out=is_tissue)
+            if self.missed is not None:
+                is_tissue |= nearest_part(self.missed, (self.scale_x, self.scale_y), (x, y), downsample, inside)
         if is_tissue.shape == patch.shape[1:]:
             return is_tissue
         padded = np.zeros(patch.shape[1:], np.bool_)
@@ -264,6 +273,16 @@ def _nearest(start: int, n: int, downsample: float, step: float, size: int) -> N
     nearest = np.minimum(((start + (np.arange(n) + 0.5) * downsample) / step).astype(np.int64), size - 1)
     nearest.flags.writeable = False
     return nearest
+
+
+def corrected_tissue(found: TissueModel, missed: NDArray[np.bool_], not_tissue: NDArray[np.bool_]) -> TissueModel:
+    """Return the tissue that was found with what a person corrected on the overview, (h, w) each; the rest stays."""
+    if found.unscanned is not None:
+        missed = missed & (found.unscanned == 0)
+    mask = ((found.mask != 0) & ~not_tissue | missed).astype(np.uint8)
+    if found.threshold is None:  # none was found: what was missed is all
+        return replace(found, mask=mask, threshold=EVERY_PIXEL)
+    return replace(found, mask=mask, missed=missed.astype(np.uint8) if missed.any() else None)
 
 
 def supplied_tissue(mask: NDArray[np.bool_], found: TissueModel, unscanned: NDArray[np.bool_]) -> TissueModel:

@@ -247,8 +247,7 @@ def checksum_of(path: Path, other: str = "") -> str:
     writer.append(arrays["patches"])
     writer.write_overview(
         arrays["overview"],
-        arrays["tissue"],
-        unscanned=arrays["unscanned"],
+        {name: arrays[name] for name in ("tissue", "unscanned")},
         channels=("CARS",),
         um_per_px=(1, 1),
         windows=np.array([[0.0, 1.0]]),
@@ -341,7 +340,9 @@ def test_black_patches_are_stored_and_read_as_any_others(tmp_path: Path) -> None
     writer = StoreWriter(tmp_path / "a.zarr", origins=origins, channels=1, patch_px=8, dtype=np.dtype(np.uint8))
     writer.append(np.zeros((300, 1, 8, 8), np.uint8))
     black = np.zeros((20, 20), np.uint8)
-    writer.write_overview(black[None], black, channels=("CARS",), um_per_px=(1, 1), windows=np.array([[0.0, 1.0]]))
+    writer.write_overview(
+        black[None], {"tissue": black}, channels=("CARS",), um_per_px=(1, 1), windows=np.array([[0.0, 1.0]])
+    )
     writer.finish({"slide_id": "a", "windows": []})
     store = PatchStore(tmp_path / "a.zarr")
     assert not store.read([0, 280]).any()

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,12 +27,20 @@ from pathopatch.slides.image_file import MAX_PIXELS, raster
 from pathopatch.slides.manifest import is_annotation
 
 _CUT_OUT_CLASS = "Ignore*"  # QuPath's own name for outlines that do not count
+_MISSED, _NOT_TISSUE = "missed tissue", "not tissue"  # classes of corrections, in any case
 _log = logging.getLogger(__name__)
 _MAX_ASPECT_DIFFERENCE = 0.02
 _HALF_UINT8 = 127  # a mask of 0 and 255, or a JPEG, is set above this
 _BAND_BYTES = 64 * 2**20
 _COARSEST_PX, _COARSEST_PATCHES = 100, 2  # side of a mask's pixel at the target mpp: the larger of both
 _ROUNDING = 1e-9  # of an area: rounding must not decide at one half
+
+
+class TissueCorrection(NamedTuple):
+    """What a person corrects of the tissue that was found, on the overview, (h, w) each."""
+
+    missed: NDArray[np.bool_]
+    not_tissue: NDArray[np.bool_]
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -198,13 +206,14 @@ def read_tissue_mask(
     overview_px: tuple[int, int],
     bounds_origin: tuple[int, int] = (0, 0),
     grid: Grid | None = None,
-) -> NDArray[np.bool_]:
+) -> NDArray[np.bool_] | TissueCorrection:
     """Return a supplied tissue mask, bool: a raster at its own scale, outlines at that of the overview.
 
     A pixel is set where its centre is inside an outline. Outlines of every class are tissue, those of QuPath's class
-    ``Ignore*`` are cut out of it; a file without outlines means no tissue. Sizes are (width, height); `slide_size` and
-    `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Errors as of `read_mask`,
-    `require_fit` and `place_on_slide`.
+    ``Ignore*`` are cut out of it; a file without outlines means no tissue. Outlines of the classes ``Missed tissue``
+    and ``Not tissue`` correct what is found, and no others may be beside them. Sizes are (width, height); `slide_size`
+    and `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Errors as of `read_mask`,
+    `require_fit` and `place_on_slide`; InputUnsupportedError for corrections beside other classes.
     """
     if not is_annotation(path):
         mask = read_mask(path)
@@ -216,10 +225,23 @@ def read_tissue_mask(
     )
     for warning in outlines.skipped_text() + warnings:
         _log.warning("%s: %s", path.name, warning)
-    is_cut_out = names == _CUT_OUT_CLASS
-    region = shapely.difference(shapely.union_all(shapes[~is_cut_out]), shapely.union_all(shapes[is_cut_out]))
     scale = np.array(overview_px) / slide_size
-    return rasterize(shapely.transform(region, lambda xy: xy * scale), overview_px)
+
+    def drawn(region: Any) -> NDArray[np.bool_]:
+        return rasterize(shapely.transform(region, lambda xy: xy * scale), overview_px)
+
+    kinds = np.char.lower(names.astype(np.str_))
+    if (is_correction := np.isin(kinds, (_MISSED, _NOT_TISSUE))).any():
+        if not is_correction.all():
+            raise InputUnsupportedError(
+                f"corrections beside outlines of the classes {', '.join(sorted(set(names[~is_correction])))}",
+                place=str(path),
+                remedy='give corrections alone, "Missed tissue" and "Not tissue", or outlines of all the tissue',
+            )
+        missed, not_tissue = (shapely.union_all(shapes[kinds == kind]) for kind in (_MISSED, _NOT_TISSUE))
+        return TissueCorrection(drawn(shapely.difference(missed, not_tissue)), drawn(not_tissue))
+    is_cut_out = names == _CUT_OUT_CLASS
+    return drawn(shapely.difference(shapely.union_all(shapes[~is_cut_out]), shapely.union_all(shapes[is_cut_out])))
 
 
 def check_tissue_mask(
