@@ -165,6 +165,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise known from error
 
 
+def link_or_copy(source: Path | str, target: Path | str) -> None:
+    """Give a file a second name, or copy it to another disk; only for files that are never written into."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there; a symbolic link goes, what it leads to stays."""
     if path.is_dir() and not path.is_symlink():

@@ -6,8 +6,6 @@ Files of heatmaps are linked where the disk allows it. ``export.json`` has the s
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +17,16 @@ import shapely
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
-from pathopatch.core.files import atomic_path, read_json, write_json
+from pathopatch.core.files import atomic_path, link_or_copy, read_json, write_json
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.groups.decisions.decision import REMOVED, RecordedDecision, current_decisions, region_polygon
+from pathopatch.groups.decisions.decision import (
+    REMOVED,
+    TISSUE_VERDICTS,
+    RecordedDecision,
+    current_decisions,
+    region_polygon,
+)
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.facts import HeatmapFacts, grid_of, read_facts
@@ -37,6 +41,8 @@ _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "tumour": ("tumour (reviewer)", (213, 94, 0)),
     "non-tumour": ("non-tumour (reviewer)", (0, 114, 178)),
     "unsure": ("unsure (reviewer)", (150, 150, 150)),
+    "missed tissue": ("Missed tissue", (230, 159, 0)),
+    "not tissue": ("Not tissue", (86, 180, 233)),
 }
 """QuPath's class and its colour (Okabe-Ito) by verdict."""
 _DESCRIPTION = "ANNOTATION_DESCRIPTION"  # the key under which QuPath keeps what it shows as an annotation's description
@@ -144,19 +150,11 @@ def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[Rec
     facts = _whole_facts(out, slide_id)
     folder.mkdir()
     for name in _HEATMAP_FILES:
-        _link(WorkFolder(out).heatmap(slide_id) / name, folder / name)
+        link_or_copy(WorkFolder(out).heatmap(slide_id) / name, folder / name)
     size, bounds = facts["size_px"], facts["bounds_px"]
     annotations = annotations_of(decisions, patch_px=grid_of(facts).span_px, slide_size=size, bounds=bounds)
     if annotations:
         write_annotations(folder / _DECISIONS_FILE, annotations, slide_id=slide_id, origin=bounds[:2])
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it to another disk. `predict` never writes into a file that is there."""
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,23 +233,22 @@ def write_annotations(path: Path, annotations: Iterable[Annotation], *, slide_id
 
 
 def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tuple[int, int]]) -> dict[str, str]:
-    """Return the text of ``<slide_id>.geojson`` by its name, for each slide with regions, as `tile` reads annotations.
+    """Return the text of a GeoJSON file by its name, for each slide with regions, as `tile` reads them.
 
-    The classes are those of the annotations for QuPath. `origin_of` maps a slide id to the corner of the slide's
+    ``<slide_id>.geojson`` holds annotations, of the classes of the annotations for QuPath, and
+    ``<slide_id>.tissue.geojson`` corrections of the tissue. `origin_of` maps a slide id to the corner of the slide's
     bounds (x, y), level-0 px, which is subtracted.
     """
-    by_slide: dict[str, list[Annotation]] = {}
+    by_file: dict[tuple[str, str], list[Annotation]] = {}
     for row in current_decisions(rows):
         if row.region and row.verdict != REMOVED:
-            by_slide.setdefault(row.slide_id, []).append(_annotation(row, region_polygon(row.region)))
+            ending = ".tissue.geojson" if row.verdict in TISSUE_VERDICTS else ".geojson"
+            by_file.setdefault((row.slide_id, ending), []).append(_annotation(row, region_polygon(row.region)))
     lines = {
-        slide_id: ",\n".join(_features(by_slide[slide_id], slide_id=slide_id, origin=origin_of(slide_id)))
-        for slide_id in sorted(by_slide)
+        slide_id + ending: ",\n".join(_features(annotations, slide_id=slide_id, origin=origin_of(slide_id)))
+        for (slide_id, ending), annotations in sorted(by_file.items())
     }
-    return {
-        f"{slide_id}.geojson": f'{{"type": "FeatureCollection", "features": [\n{text}\n]}}\n'
-        for slide_id, text in lines.items()
-    }
+    return {name: f'{{"type": "FeatureCollection", "features": [\n{text}\n]}}\n' for name, text in lines.items()}
 
 
 def _features(annotations: Iterable[Annotation], *, slide_id: str, origin: tuple[int, int]) -> Iterator[str]:

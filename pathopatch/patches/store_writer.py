@@ -18,7 +18,6 @@ compression: a third of the time of tiling at 48 px. Encoding a chunk takes 5 to
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +32,7 @@ from numcodecs import Blosc, Zstd
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from pathopatch.core.files import fault_point
+from pathopatch.core.files import fault_point, link_or_copy
 from pathopatch.core.mask_bits import MaskKind
 from pathopatch.slides.omezarr_metadata import OME_VERSION, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
@@ -178,7 +177,7 @@ def write_corrected(
     """
     name = mask_array_name("tissue")
     anew = {str(earlier): ["zarr.json", name], str(earlier / "overview"): ["labels"]}
-    shutil.copytree(earlier, path, copy_function=_link, ignore=lambda folder, _: anew.get(folder, []))
+    shutil.copytree(earlier, path, copy_function=link_or_copy, ignore=lambda folder, _: anew.get(folder, []))
     known = {file: checksum for file, checksum in checksums.items() if (path / file).is_file()}
     root, former = zarr.create_group(path, zarr_format=3), zarr.open_array(earlier / name, mode="r")
     assert former.shards is not None
@@ -189,14 +188,6 @@ def write_corrected(
         digest.update(google_crc32c.value(bits).to_bytes(4, "little"))
     _write_labels(zarr.open_group(path / "overview", mode="r+"), labels, um_per_px)
     _finish(root, path, attributes, known | array.checksums, digest.hexdigest())
-
-
-def _link(source: str, target: str) -> None:
-    """Link a file, or copy it where the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _finish(root: zarr.Group, path: Path, attributes: Mapping[str, Any], known: Mapping[str, str], digest: str) -> None:

@@ -24,7 +24,13 @@ SLIDE_VERDICTS = ("accept", "reject", "flag")
 PATCH_VERDICTS = ("tumour", "non-tumour", "unsure")
 REMOVED = "removed"
 """Verdict on a region that somebody drew and that counts no more."""
-VERDICTS = {"slide": SLIDE_VERDICTS, "patch": PATCH_VERDICTS, "region": ("tumour", "non-tumour", REMOVED)}
+TISSUE_VERDICTS = ("missed tissue", "not tissue")
+"""Verdicts on a region that correct the tissue that was found."""
+VERDICTS = {
+    "slide": SLIDE_VERDICTS,
+    "patch": PATCH_VERDICTS,
+    "region": ("tumour", "non-tumour", *TISSUE_VERDICTS, REMOVED),
+}
 """Verdicts by what is decided on."""
 UNDO = "undo"
 """Verdict of a row that withdraws another row."""

@@ -1,14 +1,16 @@
-// Draw regions of tumour or non-tumour on the slide, and list them. The server checks and keeps them.
+// Draw regions of tumour, or of tissue that was found wrongly, on the slide, and list them. The server checks and keeps them.
 
 import { byId, el, say } from "./dom.js";
 import { Note } from "./note.js";
 import { MOST_CHARACTERS, areaPx, bounds, onSlide, simplified, toPoints, toText } from "./shapes.js";
 import { when } from "./text.js";
 
-// Okabe and Ito's vermilion and blue. A line, dashed or not, and a letter say the same without colour.
+// Colours of Okabe and Ito. A line, dashed or not, and a letter say the same without colour.
 const STYLES = {
   tumour: { colour: "#d55e00", dash: [], letter: "T", says: "Tumour" },
   "non-tumour": { colour: "#0072b2", dash: [9, 6], letter: "N", says: "Non-tumour" },
+  "missed tissue": { colour: "#b07900", dash: [2, 5], letter: "+", says: "Missed tissue" },
+  "not tissue": { colour: "#007a87", dash: [12, 4, 2, 4], letter: "−", says: "Not tissue" },
 };
 const TOLERANCE_PX = 0.7; // of a freehand line, px of the screen: less than one sees
 const NEAR_PX = 4; // a second click this near is the one that closes the outline
@@ -76,7 +78,8 @@ export class Regions {
   }
 
   swapClass() {
-    this.verdict = this.verdict === "tumour" ? "non-tumour" : "tumour";
+    const verdicts = Object.keys(STYLES);
+    this.verdict = verdicts[(verdicts.indexOf(this.verdict) + 1) % verdicts.length];
     byId("region-class").textContent = this.verdict;
     this.#showTool();
   }

@@ -125,7 +125,7 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     { does: "patch-note", keys: ["p"], says: "Write a note on the selected patch", run: () => patchNote.focus() },
     { does: "polygon", keys: ["d"], says: "Draw a region by its corners", run: () => regions.begin("polygon") },
     { does: "freehand", keys: ["h"], says: "Draw a region freehand", run: () => regions.begin("freehand") },
-    { does: "region-class", keys: ["t"], says: "Draw tumour, or non-tumour", run: () => regions.swapClass() },
+    { does: "region-class", keys: ["t"], says: "Draw tumour, non-tumour, missed tissue or what is no tissue", run: () => regions.swapClass() },
     { does: "stop-drawing", keys: ["Escape"], says: "Stop drawing", run: () => regions.stop() },
     { does: "select", keys: ["Enter"], says: "Select the patch in the middle, or close the outline", run: () => (regions.points.length ? regions.close() : selectMiddle()) },
     { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },

@@ -23,6 +23,7 @@ from pathopatch.groups.decisions.decision import (
 )
 from pathopatch.groups.decisions.table import decisions_csv, read_decisions
 from pathopatch.heatmaps.qupath import region_files
+from pathopatch.patches.annotations.masks import TissueCorrection, read_tissue_mask
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.labels import find_regions
 from pathopatch.review.decisions import DecisionLog
@@ -137,6 +138,23 @@ def test_tile_reads_a_region_at_its_place_whatever_the_bounds(tmp_path: Path) ->
     assert first["geometry"]["coordinates"][0][0] == [70, 150]
     assert first["properties"]["metadata"]["note"] == "ä"
     assert first["id"] != second["id"]
+
+
+def test_tile_reads_corrections_of_the_tissue_apart_from_annotations(tmp_path: Path) -> None:
+    with DecisionLog(tmp_path / "review.sqlite") as log:
+        log.record(region(), revision=0)
+        log.record(region(SQUARE, "missed tissue", slide_id="s2"), revision=0)
+        log.record(region(TRIANGLE, "not tissue", slide_id="s2"), revision=1)
+        files = region_files(log.rows(), lambda _: (30, 50))
+    assert list(files) == ["s1.geojson", "s2.tissue.geojson"]
+    path = tmp_path / "s2.geojson"
+    path.write_text(files["s2.tissue.geojson"], encoding="utf-8")
+    size = (1000, 1000)
+    found = read_tissue_mask(path, slide_size=size, overview_px=size, bounds_origin=(30, 50))
+    assert isinstance(found, TissueCorrection)
+    square, triangle = region_polygon(SQUARE), region_polygon(TRIANGLE)
+    assert found.missed.sum() == pytest.approx(square.difference(triangle).area, rel=0.01)
+    assert found.not_tissue.sum() == pytest.approx(triangle.area, rel=0.05)
 
 
 def test_regions_label_no_patch_and_are_counted() -> None:
