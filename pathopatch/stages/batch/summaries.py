@@ -7,7 +7,7 @@ patient. They are written at the end of a run, even of an interrupted one, and n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pathopatch.core import files
+from pathopatch.core.artefacts import fingerprint_file, read_stamp
 from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
 from pathopatch.core.locks import folder_lock
 from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps.facts import SUMMARY, share_of_tissue
 from pathopatch.stages.batch.run import exit_code_of
 
@@ -134,6 +136,7 @@ class StatusSummary:
 
     table: pd.DataFrame  # a row a slide and stage; columns slide_id, stage, `_COLUMNS`
     counts: pd.DataFrame  # slides by stage (rows) and state (columns)
+    outdated: tuple[str, ...] = ()  # what rests on tissue that was measured again since
 
     @property
     def exit_code(self) -> int:
@@ -159,6 +162,7 @@ class StatusSummary:
             # Of slides, whichever stages failed.
             codes = coded.drop_duplicates(["slide_id", "code"])["code"].value_counts(sort=True)
             lines.append("failed, by code: " + ", ".join(f"{count:,} {code}" for code, count in codes.items()))
+        lines += [f"out of date: {text}" for text in self.outdated]
         return "\n".join(lines)
 
 
@@ -170,7 +174,40 @@ def status_summary(out: Path) -> StatusSummary:
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
-    return StatusSummary(table=table, counts=counts.reindex(columns=list(STATES), fill_value=0))
+    counts = counts.reindex(columns=list(STATES), fill_value=0)
+    return StatusSummary(table=table, counts=counts, outdated=tuple(_outdated(out, table)))
+
+
+def _outdated(out: Path, table: pd.DataFrame) -> Iterator[str]:
+    """Yield what slides that were tiled again make out of date, each with what is to be run."""
+    folder = WorkFolder(out)
+    tiled = table.loc[(table["stage"] == "tile") & table["state"].isin(FINISHED), "slide_id"].tolist()
+
+    def newer(than: Path, slide_id: str) -> bool:
+        tables = folder.patches(slide_id), than
+        return all(path.is_file() for path in tables) and tables[0].stat().st_mtime > than.stat().st_mtime
+
+    groups = read_stamp(folder.groups) if folder.groups.is_file() else None
+    changed = [
+        name
+        for name in tiled
+        if groups is not None
+        and newer(folder.groups, name)
+        and groups.inputs.get(name) != fingerprint_file(folder.patches(name))
+    ]
+    if changed:
+        yield f"the groups, by {_named(changed)}; run groups --force, then train, evaluate and report"
+    changed = []
+    for name in (name for name in tiled if newer(folder.predictions(name), name)):
+        stamps = read_stamp(folder.store(name)), read_stamp(folder.predictions(name))
+        if len({stamp.inputs.get("tissue_mask") for stamp in stamps if stamp is not None}) > 1:
+            changed.append(name)
+    if changed:
+        yield f"the predictions of {_named(changed)}; run predict --force, then report"
+
+
+def _named(slides: Sequence[str]) -> str:
+    return ", ".join(slides[:_FEW]) + (f" and {len(slides) - _FEW:,} more" if len(slides) > _FEW else "")
 
 
 def _uncertain(table: pd.DataFrame) -> list[str]:
@@ -180,10 +217,7 @@ def _uncertain(table: pd.DataFrame) -> list[str]:
         return []
     names = rated.loc[rated["tissue_confidence"].astype(float) < UNCERTAIN_BELOW, "slide_id"].tolist()
     line = f"tissue: {len(names):,} of {len(rated):,} slides uncertain"
-    if names:
-        more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
-        line += f": {', '.join(names[:_FEW])}{more}; look at them with pathopatch tissue"
-    return [line]
+    return [f"{line}: {_named(names)}; look at them with pathopatch tissue" if names else line]
 
 
 def _columns(rows: pd.DataFrame) -> str:
