@@ -33,6 +33,13 @@ _LEAST_BLOCKS = 64
 _INK_UM_PER_PX = 16.0  # at this scale a nucleus is mixed with its surroundings, and a stroke is not
 _LEAST_INK_UM2 = 5e4  # a dot of 0.25 mm: strokes are wider, pigment and clots in one dense piece are smaller
 _REACH_UM = 200.0  # width of the paler rim of a stroke
+_FLAT_UM_PER_PX = 8.0  # at this scale nuclei and fibres still make tissue rough
+# Standard deviation over 5 x 5 px of what a mean over 3 x 3 px leaves, by the mean density. Of tissue in focus 1 % of
+# the pixels are below 0.057 to 0.12; of ink three of four below 0.026.
+_FLAT, _FLAT_DENSITY = 0.045, 0.12
+# Tissue out of focus is as flat. Its pieces have a density of green of at most 0.83, and a quartile range of a colour's
+# share in the density of at least 0.016; pale ink has at most 0.014.
+_DENSE, _ONE_HUE = 1.5, 0.014
 _LEAST_BORDER_UM2 = 1e4
 _LEAST_BORDER_SHARE = 0.25  # of a side, for the borders of small fields
 _NEAR_BLACK, _UNSCANNED = 45, 8  # largest channel, of 255
@@ -215,11 +222,11 @@ def _has_structure(plane: NDArray[np.generic], usable: Mask) -> bool:
 
 
 def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
-    """Return the pixels (h, w) of blue, green, red or black ink with its paler rim, on an RGB overview (3, h, w).
+    """Return the pixels (h, w) of ink with its paler rim, on an RGB overview (3, h, w).
 
-    The rule holds for H&E and brown immunohistochemistry. Blue and green stains (trichrome, Alcian blue) look like ink
-    to it. Violet ink is not found: haematoxylin under eosin, by the published stain vectors (1.5 and 0.8 times), is
-    (86, 38, 143) in RGB, and a violet marker about (90, 40, 150). Draw a tissue mask for such slides.
+    The rules hold for H&E and brown immunohistochemistry. Blue and green stains (trichrome, Alcian blue) look like ink
+    to them. Violet ink has the colour of haematoxylin under eosin and pale red ink that of blood: they are told by
+    their evenness, or by a density that no tissue has.
     """
     height, width = overview.shape[1:]
     factor = max(1.0, _INK_UM_PER_PX / um_per_px)
@@ -237,19 +244,61 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     is_red = (blue >= 0.6 * green) & (red <= 0.3 * green)
     is_black = (lightest <= 70) & (chroma <= 25)
     is_full_red = is_red & (blue >= 1.5)  # tissue at 16 um/px: blue <= 1.4
-    full = (is_blue_or_green & (red >= 1.0)) | is_over_tissue | is_full_red | is_black
+    is_full_violet = (green >= 2.4) & (blue <= 0.5 * green)  # at most 512 um2 of tissue in one piece
+    full = (is_blue_or_green & (red >= 1.0)) | is_over_tissue | is_full_red | is_full_violet | is_black
     pale_red = (blue >= 0.75 * green) & (red <= 0.35 * green) & (green >= 0.3)
     pale = (is_blue_or_green & (red >= 0.25)) | is_red & (blue >= 1.0) | pale_red | (lightest <= 190) & (chroma <= 20)
     strokes = large_pieces(full, _LEAST_INK_UM2 / um2_per_px)
+    flat = _find_flat_ink(overview, um_per_px=um_per_px)
     if not strokes.any():
-        return np.zeros((height, width), np.bool_)
+        return flat
     # Pale ink colours also occur in tissue, so they count only in one piece with a stroke, and near it.
     reach = 2 * round(_REACH_UM / um2_per_px**0.5) + 1
     candidates = (strokes | (pale & grown(strokes, reach))).astype(np.uint8)
     _, components = cv2.connectedComponents(candidates, connectivity=8)
     ink = grown(np.isin(components, np.unique(components[strokes])), 3)
     enlarged = cv2.resize(ink.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(enlarged != 0, np.bool_) | flat
+
+
+def _find_flat_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
+    """Return the pixels (h, w) of large pieces of even density and a colour of ink, with their rim."""
+    height, width = overview.shape[1:]
+    factor = max(1.0, _FLAT_UM_PER_PX / um_per_px)
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    coarse = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in overview])
+    least_px = _LEAST_INK_UM2 / (um_per_px**2 * (width / size[0]) * (height / size[1]))
+    density = -np.log((coarse.astype(np.float32) + 1) / 256)
+    mean = density.mean(axis=0)
+    fine, level = mean - cv2.blur(mean, (3, 3)), cv2.blur(mean, (5, 5))
+    is_flat = (cv2.blur(fine * fine, (5, 5)) < (_FLAT * level) ** 2) & (level > _FLAT_DENSITY)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(is_flat.view(np.uint8), connectivity=4)
+    ink = np.zeros(mean.shape, np.bool_)
+    for number in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= least_px):
+        left, top, across, down = stats[number, : cv2.CC_STAT_AREA].tolist()
+        part = slice(top, top + down), slice(left, left + across)
+        is_piece = pieces[part] == number
+        if number and _has_colour_of_ink(density[:, *part][:, is_piece]):
+            ink[part] |= is_piece
+    if not ink.any():
+        return np.zeros((height, width), np.bool_)
+    # At its border a stroke is not flat.
+    enlarged = cv2.resize(grown(ink, 9).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return np.asarray(enlarged != 0, np.bool_)
+
+
+def _has_colour_of_ink(density: NDArray[np.float32]) -> bool:
+    """Return whether a piece of densities (3, N) of red, green and blue has a colour of ink."""
+    red, green, blue = np.median(density, axis=1).tolist()
+    # No tissue absorbs red more than green, nor all three alike: brown and grey immunohistochemistry at most
+    # (0.31, 0.40, 0.49) where it is flat.
+    if green >= _DENSE or red >= 1.05 * green or (red >= 0.85 * green and 0.7 * green <= blue <= 1.15 * green):
+        return True
+    low, high = np.percentile(density / density.sum(axis=0), (25, 75), axis=1)  # where strokes cross, the hue differs
+    spread = float((high - low).max())
+    is_violet = 0.38 * green <= red <= 0.8 * green and 0.2 * green <= blue <= 0.45 * green and spread <= _ONE_HUE
+    is_red = red <= 0.22 * green and blue >= 0.6 * green and spread <= 2 * _ONE_HUE  # tissue: red >= 0.28 of green
+    return green >= 0.4 and (is_violet or is_red)
 
 
 def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
