@@ -25,7 +25,7 @@ from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.debias.methods import NAMES, searched_parameters
+from pathopatch.debias.methods import searched_parameters
 from pathopatch.evaluation.group_scores import answers, is_right, patient_counts, too_few
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
@@ -375,8 +375,7 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     heads = {each.get("head") == "linear" for each in searched}
     used = {"learning_rates", "weight_decays"} if False in heads else set()
     used |= {"penalties"} if True in heads else set()
-    known = [str(each["method"]) for each in searched if each["method"] in NAMES]  # earlier versions had others
-    own = {parameter for name in known for parameter in searched_parameters(name)}
+    own = {parameter for each in searched for parameter in searched_parameters(str(each["method"]))}
     used |= {f"{name}_range" for name in own} | ({"c_values", "s_values"} if "extrapolation" in own else set())
     ranges = [
         f"{words} {' to '.join(f'{end:g}' for end in of_run[f'tune.{name}'])}"

@@ -148,7 +148,7 @@ def prediction_outputs(
     def is_whole() -> bool:
         damaged.extend(heatmap_damages(folder, table_path))
         warning = leakage_warning(known_as)
-        if warning and not damaged and read_facts(folder).get("leakage") != known_as:
+        if warning and not damaged and read_facts(folder)["leakage"] != known_as:
             damaged.append(f"they do not say that {warning}")
         return not damaged
 
@@ -281,7 +281,7 @@ def _status_entry(facts: HeatmapFacts, about: Mapping[str, Any]) -> dict[str, An
     return {
         "state": "done" if facts["counts"]["predicted"] else "done_empty",
         **about,
-        "leakage": facts.get("leakage", ""),
+        "leakage": facts["leakage"],
         "counts": facts["counts"],
         "summary": facts["summary"],
         "warnings": facts["warnings"],

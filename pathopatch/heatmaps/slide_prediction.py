@@ -299,7 +299,7 @@ def read_prediction(
         decision_probability=facts["decision_probability"],
         picture=None if slide is None else _picture(slide, facts),
         background=facts["background"],
-        leakage=facts.get("leakage", ""),  # facts of an earlier version do not say it
+        leakage=facts["leakage"],
     )
 
 

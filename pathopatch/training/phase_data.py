@@ -76,7 +76,7 @@ def steps_of_all_phases(config: Mapping[str, Any]) -> float:
     # A bundle from elsewhere may name a method that is unknown here, so its phases are unknown too.
     if config.get("method") not in NAMES:
         return config.get("steps", float("nan"))  # type: ignore[no-any-return]
-    read = ("method", "steps", *own_settings(config["method"]).values())  # earlier versions stored others, now gone
+    read = ("method", "steps", *own_settings(config["method"]).values())
     train = TrainConfig.model_validate({key: config[key] for key in read if key in config})
     return steps_in_all(phases_of(train), train.steps)
 

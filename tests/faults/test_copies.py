@@ -110,7 +110,7 @@ def test_a_model_knows_its_slides_saved_anew(tmp_path: Path) -> None:
         require_unseen(work, here.assign(split="test", label=1), spec, ("test",), place=tmp_path)
     require_unseen(work, here.assign(split=["train", "test"], label=1), spec, ("test",), place=tmp_path)
     known = {name: marks for name, marks in spec.training.items() if "structures" not in name}
-    earlier = model_of(training=known)  # bundles of earlier versions know files alone
+    earlier = model_of(training=known)  # a bundle may know files alone
     assert not any("trained" in text for text in leakage_warnings(earlier, work, here))
 
 
