@@ -140,13 +140,15 @@ def _whole_facts(out: Path, slide_id: str) -> HeatmapFacts:
 
 
 def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[RecordedDecision]) -> None:
-    """Put a slide's heatmap and the decisions on it into a new folder."""
+    """Put a slide's heatmap and the decisions on it that stand into a new folder."""
     facts = _whole_facts(out, slide_id)
     folder.mkdir()
     for name in _HEATMAP_FILES:
         _link(WorkFolder(out).heatmap(slide_id) / name, folder / name)
     size, bounds = facts["size_px"], facts["bounds_px"]
-    outlined = outlined_decisions(decisions, patch_px=grid_of(facts).span_px, slide_size=size, bounds=bounds)
+    patch_px, standing = grid_of(facts).span_px, [row for row in decisions if row.verdict != REMOVED]
+    pairs = ((row, _outline(row, patch_px, size, bounds)) for row in standing)
+    outlined = [(row, outline) for row, outline in pairs if not outline.is_empty]  # others are beyond the slide
     if outlined:
         write_features(folder / _DECISIONS_FILE, _features(outlined, slide_id=slide_id, origin=bounds[:2]))
 
@@ -159,28 +161,14 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def outlined_decisions(
-    decisions: Iterable[RecordedDecision],
-    *,
-    patch_px: int,
-    slide_size: tuple[int, int],
-    bounds: tuple[int, int, int, int],
-) -> list[tuple[RecordedDecision, Any]]:
-    """Return the decisions on one slide that stand, the earliest first, each with its outline, see `_outline`.
-
-    A verdict on the slide outlines its scanned part `bounds`, (x, y, width, height); a label outlines its patch of side
-    `patch_px`, cut at `slide_size`, (width, height). All in level-0 px. Patches beyond the slide are left out, and
-    so are regions that were removed.
-    """
-    rows = [row for row in current_decisions(decisions) if row.verdict != REMOVED]
-    pairs = [(row, _outline(row, patch_px, slide_size, bounds)) for row in rows]
-    return [(row, outline) for row, outline in pairs if not outline.is_empty]
-
-
 def _outline(
     row: RecordedDecision, patch_px: int, slide_size: tuple[int, int], bounds: tuple[int, int, int, int]
 ) -> Any:
-    """Return what a decision is about, a polygon in level-0 px; empty if that is not on the slide."""
+    """Return what a decision is about, a polygon in level-0 px; empty if that is not on the slide.
+
+    A verdict on the slide outlines its scanned part `bounds`, (x, y, width, height); a label outlines its patch of side
+    `patch_px`, cut at `slide_size`, (width, height).
+    """
     if row.region:
         return region_polygon(row.region)
     if row.x is None or row.y is None:

@@ -40,41 +40,32 @@ def summarize_data(
 ) -> dict[str, Any]:
     """Return slides, patients, patches and group sizes of the data for training and for selection.
 
-    ``trained`` and, where there is validation, ``validated`` are of `_summarize_split`; ``learnt_from_val`` is there
-    where it is above 0.
+    ``trained`` and, where there is validation, ``validated`` are of labelled patches of known attribute; `counts` is
+    K x A, `by` what forms the groups. ``learnt_from_val`` is there where it is above 0.
     """
     stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
     drawn = stored if bins is None else TissueBins(bins.kept)
-    trained, validated = (
-        _summarize_split(groups, split, stored.column, bins, drawn, len(class_names)) for split in ("train", "val")
-    )
-    summary: dict[str, Any] = {"trained": trained} | ({"validated": validated} if validated["patches"] else {})
+    labelled = groups[(groups["label"] >= 0) & (groups[stored.column] >= 0)]
+
+    def of_split(split: str) -> dict[str, Any]:
+        rows = labelled[labelled["split"] == split]
+        attribute = rows[stored.column].to_numpy(dtype=np.int64)
+        attribute = attribute if bins is None else bins.join(attribute)
+        cell = drawn.n_values * rows["label"].to_numpy(dtype=np.int64) + attribute
+        counts = np.bincount(cell, minlength=len(class_names) * drawn.n_values)
+        return {
+            "splits": [split],
+            "slides": int(rows["slide_id"].nunique()),
+            "patients": int(rows["patient_id"].nunique()),
+            "patches": len(rows),
+            "by": drawn.phrase,
+            "attributes": list(drawn.value_names),
+            "counts": counts.reshape(len(class_names), drawn.n_values).tolist(),
+        }
+
+    validated = of_split("val")
+    summary = {"trained": of_split("train"), **({"validated": validated} if validated["patches"] else {})}
     return summary | ({"learnt_from_val": learnt_from_val} if learnt_from_val else {})
-
-
-def _summarize_split(
-    groups: pd.DataFrame,
-    split: str,
-    column: str,
-    bins: JoinedBins | None,
-    by: GroupingAttribute,
-    n_classes: int,
-) -> dict[str, Any]:
-    """Return the numbers of the labelled patches of known attribute; `counts` is K x A, `by` what forms the groups."""
-    rows = groups[(groups["split"] == split) & (groups["label"] >= 0) & (groups[column] >= 0)]
-    attribute = rows[column].to_numpy(dtype=np.int64)
-    attribute = attribute if bins is None else bins.join(attribute)
-    cell = by.n_values * rows["label"].to_numpy(dtype=np.int64) + attribute
-    counts = np.bincount(cell, minlength=n_classes * by.n_values).reshape(n_classes, by.n_values)
-    return {
-        "splits": [split],
-        "slides": int(rows["slide_id"].nunique()),
-        "patients": int(rows["patient_id"].nunique()),
-        "patches": len(rows),
-        "by": by.phrase,
-        "attributes": list(by.value_names),
-        "counts": counts.tolist(),
-    }
 
 
 def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> TrainingRange:
