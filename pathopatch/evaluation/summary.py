@@ -100,7 +100,9 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     own = kept[(kept["attribute"] == kept["trained_attribute"]) | (kept["trained_attribute"] == "")]
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
-    for label, of_attribute in own.assign(name=_names(work, own)).groupby("attribute", sort=False):
+    shown = own[["run", "method", "variant"]].itertuples(index=False)
+    names = [row_name(read_config(WorkFolder(work).run(run)), method, variant) for run, method, variant in shown]
+    for label, of_attribute in own.assign(name=names).groupby("attribute", sort=False):
         by = attributes[str(label)]
         settings: dict[str, _Row] = {}
         for (_, _, name, _), runs in of_attribute.groupby(_SETTING, sort=False):
@@ -111,11 +113,6 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
                 difference = _difference(row, settings[other], config)
                 pairs.append({"attribute": label, "name": name, "less": other, **difference})
     return Summary(pd.DataFrame(rows), pd.DataFrame(pairs), methods_text(work, table, config=config))
-
-
-def _names(work: Path, table: pd.DataFrame) -> list[str]:
-    rows = table[["run", "method", "variant"]].itertuples(index=False)
-    return [row_name(read_config(WorkFolder(work).run(run)), method, variant) for run, method, variant in rows]
 
 
 def _drawn_row(
