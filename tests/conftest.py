@@ -28,7 +28,7 @@ _LONG = (
 _NOT_QUICK = ("slow", "browser", "slurm", "gpu", "real")
 _QUICK = {
     "": ("test_budget",),
-    "cli": ("test_removed", "test_training"),
+    "cli": ("test_help", "test_training"),
     "core": ("test_artefacts", "test_config", "test_errors"),
     "debias": ("test_gerne", "test_methods"),
     "demo": ("test_slides",),

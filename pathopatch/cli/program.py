@@ -22,7 +22,6 @@ import typer.core
 from pathopatch.cli import exporting, predicting, slides, training, upkeep
 from pathopatch.cli.options import with_settings
 from pathopatch.cli.output import interrupt_note, say
-from pathopatch.core import removed
 from pathopatch.core.version import __version__
 
 _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -46,23 +45,8 @@ _HELP = (
 )
 
 
-class _Commands(typer.core.TyperGroup):
-    """A group of commands that says what to use in place of a removed one, or of a removed option."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name = args[0] if ctx.parent is None else f"{ctx.info_name} {args[0]}"
-        if name in removed.COMMANDS:
-            ctx.fail(f"{name} was removed: {removed.COMMANDS[name]}")
-        for argument in args[1:]:
-            option = argument.partition("=")[0]
-            if option.startswith("--") and (key := f"{name} {option[2:]}") in removed.OPTIONS:
-                ctx.fail(f"{name} {option} was removed: {removed.OPTIONS[key]}")
-        return super().resolve_command(ctx, args)
-
-
 app = typer.Typer(
     name="pathopatch",
-    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -91,9 +75,7 @@ app.command(
     "tune", rich_help_panel="Train and study", help="Another name of `train --trials N`, for one more release."
 )(with_settings(training.train))
 
-exports = typer.Typer(
-    cls=_Commands, help="Write what was read or found in other programs' formats.", no_args_is_help=True
-)
+exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
 for command in _EXPORTS:
     exports.command(command.__name__.removeprefix("export_"))(with_settings(command))
 app.add_typer(exports, name="export", rich_help_panel="Review and export")

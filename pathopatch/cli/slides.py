@@ -251,7 +251,7 @@ def encode(
     *,
     settings: Annotated[
         EncodeConfig,
-        Fields("encoder weights pooling mpp channels min_tissue devices precision batch input_px mean std"),
+        Fields("encoder weights pooling mpp channels min_tissue device precision batch input_px mean std"),
     ],
     tiling: Annotated[TileConfig, Fields()],
     run: Annotated[BatchOptions, Fields("workers memory_gb retry_failed quiet force", timeout="timeout_s")],

@@ -20,7 +20,6 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core import removed
 from pathopatch.core.errors import (
     DuplicateIdError,
     InputChangedError,
@@ -100,10 +99,7 @@ class Stamp:
     def from_dict(cls, raw: Mapping[str, Any]) -> Stamp:
         """Return the stamp that `to_dict` wrote."""
         names = ("stage", "settings", "inputs", "schema_version", "package_version")
-        stamp = {name: raw[name] for name in names if name in raw}
-        if stamp.get("stage") in ("train", "tune"):
-            stamp["settings"] = removed.without_former_defaults(stamp.get("settings", {}))
-        return cls(**stamp)
+        return cls(**{name: raw[name] for name in names if name in raw})
 
     def differences(self, other: Stamp) -> list[str]:
         """Return in words what differs between this stamp and an earlier one; empty if they are equal."""

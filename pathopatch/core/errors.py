@@ -359,7 +359,7 @@ class Problem:
 class TableError(PathopatchError, ValueError):
     """Everything wrong in a manifest, a list of ready patches, or reviewers' decisions, in the order of the rows.
 
-    Each problem has a code of its own; the first one's is `first_code`. `place` is the table's path.
+    Each of the `problems` has a code of its own. `place` is the table's path.
     """
 
     def __init__(self, problems: list[Problem], *, place: str) -> None:
@@ -369,11 +369,6 @@ class TableError(PathopatchError, ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(TableError, place=self.place), (list(self.problems),)
-
-    @property
-    def first_code(self) -> str:
-        """The stable code of the first problem."""
-        return self.problems[0].code if self.problems else self.code
 
     def __str__(self) -> str:
         lines = [f"{self.message} [{self.place}]"]

@@ -32,24 +32,9 @@ def read_workbook(content: bytes, *, place: str) -> tuple[list[list[str]], list[
     """Return the cells of a workbook's first sheet as text, row by row, and notes for a person.
 
     Rows are as long as the first one, unless further cells are filled. Formulas have the values that Excel stored.
-
-    Parameters
-    ----------
-    content : bytes
-        The whole file.
-    place : str
-        Its path, for messages.
-
-    Raises
-    ------
-    InputMissingError
-        The extra `excel` is not installed.
-    InputUnsupportedError
-        It is a workbook of Excel 97 to 2003, Excel has made a date of a cell, or a formula has no stored value.
-    InputCorruptError
-        It cannot be read.
-    InputTooLargeError
-        It inflates to more than 256 MB, or has more rows or columns than a sheet in Excel, or five million cells.
+    `place` is the file's path, for messages. InputMissingError without the extra `excel`; InputUnsupportedError for
+    Excel 97 to 2003, a cell of which Excel made a date, or a formula without a value; InputCorruptError for what cannot
+    be read; InputTooLargeError beyond 256 MB inflated, the rows or columns of a sheet in Excel, or five million cells.
     """
     if content.startswith(_OLD_EXCEL):
         raise InputUnsupportedError(

@@ -28,9 +28,3 @@ MethodName = Literal[
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 COMPOSING_METHODS: tuple[MethodName, ...] = ("intervene", "auto")
 """Methods that compose patches of another tissue area, which features do not allow."""
-REMOVED_METHODS = {
-    "oversample": "train gerne with c = 1 and beta = s - 1, which has the same expected gradient",
-    "gerne-auto": "train gerne, by default at c = 0.5 and beta = 1; at 0.316 times the learning rate it takes the same "
-    "steps",
-}
-"""What to use in place of methods of earlier versions."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError, StaleArtefactError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
 from pathopatch.core.files import inside, read_json, write_json
 from pathopatch.core.locks import STATUS, folder_lock
 
@@ -88,21 +88,8 @@ def _read(out: Path, slide_id: str) -> dict[str, Any]:
 
 
 def slide_ids(out: Path) -> list[str]:
-    """Return the ids of all slides that have a status, in order.
-
-    Raises
-    ------
-    StaleArtefactError
-        A version in development merged statuses into a table, which this one does not read.
-    """
-    folder = out / FOLDER
-    if table := next(folder.glob("chunk-*.parquet"), None):
-        raise StaleArtefactError(
-            "a table of statuses that only a version in development wrote",
-            place=str(table),
-            remedy="remove it and run the command that filled this folder again: it keeps finished slides",
-        )
-    return sorted(path.stem for path in folder.glob("*.json"))
+    """Return the ids of all slides that have a status, in order."""
+    return sorted(path.stem for path in (out / FOLDER).glob("*.json"))
 
 
 @dataclass
@@ -118,13 +105,7 @@ class StatusTable:
     _seen: dict[str, tuple[tuple[int, ...], list[dict[str, Any]]]] = field(default_factory=dict, init=False)
 
     def read(self) -> pd.DataFrame:
-        """Return the table, in the order of ids and stages; missing where an entry has no such thing.
-
-        Raises
-        ------
-        StaleArtefactError
-            As `slide_ids`.
-        """
+        """Return the table, in the order of ids and stages; missing where an entry has no such thing."""
         import pandas as pd
 
         rows = [row for slide_id in slide_ids(self.out) for row in self._rows(slide_id)]

@@ -33,15 +33,6 @@ SPAWN = get_context("spawn")
 _GRACE_S = 10.0  # for a process without work to end by itself
 
 _MEMORY_POLL_S = 0.5
-_number = 0  # of this process among those that work beside it
-
-
-def worker_number() -> int:
-    """Return the number of this process among those of its `Workers`, from 0; 0 in a process that is none of them.
-
-    No two processes that live at the same time have the same number.
-    """
-    return _number
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,6 @@ class _Worker:
 
     process: SpawnProcess
     pipe: Connection
-    number: int
     piece: int | None = None
     due: float = math.inf
 
@@ -184,12 +174,10 @@ class Workers:
 
     def _start(self) -> _Worker:
         ours, theirs = SPAWN.Pipe()
-        taken = {worker.number for worker in self._workers}
-        number = next(number for number in range(len(taken) + 1) if number not in taken)
-        process = SPAWN.Process(target=_serve, args=(theirs, self.prepare, number), daemon=True)
+        process = SPAWN.Process(target=_serve, args=(theirs, self.prepare), daemon=True)
         process.start()
         theirs.close()  # the process has the only other end, so that its death closes the pipe
-        return _Worker(process, ours, number)
+        return _Worker(process, ours)
 
 
 def _resident_bytes(process: SpawnProcess) -> int:
@@ -200,10 +188,8 @@ def _resident_bytes(process: SpawnProcess) -> int:
         return 0
 
 
-def _serve(pipe: Connection, prepare: Callable[[], None] | None, number: int) -> None:
+def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
     """Work in a process of its own until the pipe is closed."""
-    global _number
-    _number = number
     follow_parent()
     if prepare is not None:
         prepare()

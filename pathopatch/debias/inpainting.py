@@ -26,30 +26,10 @@ def inpaint(
     *,
     ground: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return a patch in which ground replaces the tissue that is not kept, and the halo of all tissue.
+    """Return a patch (C, H, W) in which ground replaces the tissue (H, W) not `kept`, and the halo of all tissue.
 
-    Parameters
-    ----------
-    pixels : ndarray of float32, shape (C, H, W)
-        Any scale; not changed.
-    tissue : ndarray of bool, shape (H, W)
-        Which pixels are tissue.
-    kept : ndarray of bool, shape (H, W)
-        Which pixels of the tissue stay as they are.
-    rng : numpy.random.Generator
-        Draws the noise.
-    ground : ndarray, shape (C, n), optional
-        Pixels of the slide away from tissue, taken where the patch has few clear pixels.
-
-    Returns
-    -------
-    ndarray of float32, shape (C, H, W)
-        Other pixels are those of the patch.
-
-    Raises
-    ------
-    InputUnsupportedError, NonFiniteError
-        Tissue all over and no `ground`, or a `ground` of another shape; NaN or infinite pixels in it.
+    `ground` (C, n) are pixels of the slide away from tissue, taken where the patch has few clear pixels.
+    InputUnsupportedError, NonFiniteError for tissue all over and no `ground`, or one of another shape or with NaN.
     """
     if ground is not None and (ground.ndim != 2 or len(ground) != len(pixels) or not ground.size):
         raise InputUnsupportedError(

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.method_names import METHOD_NAMES, REMOVED_METHODS
+from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
 from pathopatch.debias.phases import Phase, equal_areas, equal_groups, steps_in_all
@@ -106,9 +106,7 @@ def method(
     """
     given = locals()
     if name not in METHODS:
-        raise InputUnsupportedError(
-            f"method {name!r}", remedy=REMOVED_METHODS.get(name, f"Use one of {', '.join(NAMES)}.")
-        )
+        raise InputUnsupportedError(f"method {name!r}", remedy=f"Use one of {', '.join(NAMES)}.")
     # Each method receives only the parameters in its signature, so that others cannot change it.
     return METHODS[name](**{parameter: given[parameter] for parameter in parameters_of(name)})
 

@@ -33,7 +33,6 @@ from pathopatch.evaluation.group_scores import (
     with_ends,
 )
 from pathopatch.evaluation.predicting import WITHOUT, drop_learnt_patches, predict_patches, require_unseen
-from pathopatch.evaluation.run_settings import read_config
 from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
 from pathopatch.metrics.accuracy import auroc
@@ -82,14 +81,11 @@ def evaluate_run(
         groups = read_table(WorkFolder(work).groups)
         model = load_model(model_folder, device=device, runtime=runtime)
         # A split that was trained on may be evaluated by name; any other must be new to the model.
-        trained = tuple(read_config(out.parent).get("train_splits", ("train",)))
-        require_unseen(work, groups, model.spec, sorted(set(splits) - set(trained)), place=out.parent)
+        require_unseen(work, groups, model.spec, sorted(set(splits) - {"train"}), place=out.parent)
         predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
         predictions = drop_learnt_patches(out.parent, predictions)
         threshold = model.spec.decision_threshold
-        numbers = evaluate_predictions(
-            predictions, groups, decision_threshold=threshold, train_splits=trained, config=config
-        )
+        numbers = evaluate_predictions(predictions, groups, decision_threshold=threshold, config=config)
         write_evaluation(out, predictions, groups, {"run": run_name, **numbers}, output, config=config)
     return out
 

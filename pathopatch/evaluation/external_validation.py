@@ -255,9 +255,7 @@ def external_validation_text(folder: Path) -> str:
             f"[{_number(row['slope_low'], 1, 2)}, {_number(row['slope_high'], 1, 2)}]"
             for label_name, row in zip(labels, content["tissue_dependence"], strict=True)
         ]
-    if "glass" in numbers:  # evaluations of earlier versions have none
-        lines += ["", glass_text(numbers["glass"], about["positive_class"])]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", glass_text(numbers["glass"], about["positive_class"])])
 
 
 def _rule_warnings(spec: BundleSpec, work: Path, labels: tuple[str, ...]) -> list[str]:

@@ -13,7 +13,6 @@ from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
 from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.run_settings import read_config
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import STRUCTURES, TRAINED, is_listed, structure_marks
@@ -92,13 +91,10 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
 def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
     """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from."""
     learnt = folder / LEARNT
-    if "val" in read_config(folder).get("train_splits", ()):
-        is_learnt = predictions["split"] == "val"
-    elif learnt.is_file():
-        names = pd.read_csv(learnt, dtype=str, keep_default_na=False)["patch_id"]
-        is_learnt = (predictions["split"] == "val") & predictions["patch_id"].isin(names)
-    else:
+    if not learnt.is_file():
         return predictions
+    names = pd.read_csv(learnt, dtype=str, keep_default_na=False)["patch_id"]
+    is_learnt = (predictions["split"] == "val") & predictions["patch_id"].isin(names)
     if is_learnt.all():
         raise InputMissingError(
             "no labelled patch that the run did not learn from", place=str(folder), remedy="judge it on other splits"

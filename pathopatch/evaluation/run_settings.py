@@ -71,7 +71,12 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     method and training attribute, as text; empty if nothing. rerun_of: the run of equal settings and seed that it
     repeats, the first by name; else empty.
     """
-    keys = {run: _key(run, settings) for run, settings in settings_of.items()}
+    # Nothing is known of a run without settings, so it is like no other.
+    known = {
+        run: {name: value for name, value in settings.items() if name != "seed"} or {"run": run}
+        for run, settings in settings_of.items()
+    }
+    keys = {run: fingerprint(settings)[:_DIGITS] for run, settings in known.items()}
     first: dict[tuple[str, Any], str] = {}
     for run in sorted(settings_of):
         first.setdefault((keys[run], settings_of[run].get("seed")), run)
@@ -95,12 +100,6 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def row_name(config: Mapping[str, Any], method: str, variant: str) -> str:
     """Return what tables call a run: its own name, else its method and in what it differs from others of that."""
     return str(config.get("row_name") or (f"{method}, {variant}" if variant else method))
-
-
-def _key(run: str, settings: Mapping[str, Any]) -> str:
-    # Nothing is known of a run without settings, so it is like no other.
-    known = {name: value for name, value in settings.items() if name != "seed"} or {"run": run}
-    return fingerprint(known)[:_DIGITS]
 
 
 def _variant(settings: Mapping[str, Any], alike: list[Mapping[str, Any]]) -> str:

@@ -25,7 +25,7 @@ from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.debias.methods import NAMES, searched_parameters
+from pathopatch.debias.methods import searched_parameters
 from pathopatch.evaluation.group_scores import answers, is_right, patient_counts, too_few
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
@@ -100,7 +100,9 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     own = kept[(kept["attribute"] == kept["trained_attribute"]) | (kept["trained_attribute"] == "")]
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
-    for label, of_attribute in own.assign(name=_names(work, own)).groupby("attribute", sort=False):
+    shown = own[["run", "method", "variant"]].itertuples(index=False)
+    names = [row_name(read_config(WorkFolder(work).run(run)), method, variant) for run, method, variant in shown]
+    for label, of_attribute in own.assign(name=names).groupby("attribute", sort=False):
         by = attributes[str(label)]
         settings: dict[str, _Row] = {}
         for (_, _, name, _), runs in of_attribute.groupby(_SETTING, sort=False):
@@ -111,11 +113,6 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
                 difference = _difference(row, settings[other], config)
                 pairs.append({"attribute": label, "name": name, "less": other, **difference})
     return Summary(pd.DataFrame(rows), pd.DataFrame(pairs), methods_text(work, table, config=config))
-
-
-def _names(work: Path, table: pd.DataFrame) -> list[str]:
-    rows = table[["run", "method", "variant"]].itertuples(index=False)
-    return [row_name(read_config(WorkFolder(work).run(run)), method, variant) for run, method, variant in rows]
 
 
 def _drawn_row(
@@ -375,8 +372,7 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     heads = {each.get("head") == "linear" for each in searched}
     used = {"learning_rates", "weight_decays"} if False in heads else set()
     used |= {"penalties"} if True in heads else set()
-    known = [str(each["method"]) for each in searched if each["method"] in NAMES]  # earlier versions had others
-    own = {parameter for name in known for parameter in searched_parameters(name)}
+    own = {parameter for each in searched for parameter in searched_parameters(str(each["method"]))}
     used |= {f"{name}_range" for name in own} | ({"c_values", "s_values"} if "extrapolation" in own else set())
     ranges = [
         f"{words} {' to '.join(f'{end:g}' for end in of_run[f'tune.{name}'])}"

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathopatch.core import removed
 from pathopatch.core.config import EncodeConfig, Pooling
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -29,7 +28,6 @@ from pathopatch.models.torchscript_archive import load_program, program_outputs
 from pathopatch.models.weights import file_sha256
 
 _TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
-_ONNX = ".onnx"  # named to be refused with what to use instead
 _WEIGHTS = (".safetensors", ".bin")
 _STATED = ("input_px", "mean", "std")
 _TOKEN_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "cls+mean", "tissue-mean")
@@ -42,7 +40,7 @@ def is_own_file(encoder: str) -> bool:
 
 def holds_network(path: Path) -> bool:
     """Return whether a file or folder is of a kind that holds a whole network, not weights alone."""
-    return path.is_dir() or path.suffix in (_ONNX, *_TORCHSCRIPT)
+    return path.is_dir() or path.suffix in _TORCHSCRIPT
 
 
 def load_file(config: EncodeConfig) -> LoadedEncoder:
@@ -61,17 +59,12 @@ def load_file(config: EncodeConfig) -> LoadedEncoder:
         )
     if path.is_dir():
         return _load_transformers(path, config)
-    if path.suffix == _ONNX:
-        raise InputUnsupportedError(
-            "encoders are no longer read from ONNX",
-            place=str(path),
-            remedy=removed.VALUES["EncodeConfig.encoder=.onnx"],
-        )
     if path.suffix not in _TORCHSCRIPT:
         raise InputUnsupportedError(
             f"{path.name} is no encoder",
             place="--encoder",
-            remedy=f"give TorchScript ({', '.join(_TORCHSCRIPT)}), or a name and --weights",
+            remedy=f"give TorchScript ({', '.join(_TORCHSCRIPT)}), as torch.jit.trace(network, x).save('encoder.pt') "
+            "writes it, or a name and --weights",
         )
     return _load_torchscript(path, config)
 

@@ -52,7 +52,8 @@ def cohort_indices(
     else:
         fraction = groups["tissue_fraction"].to_numpy(np.float64)
         confounder = tissue_thirds(np.where(is_grouped, fraction, np.nan))
-        kind, names = "tissue", [_range_text(fraction[confounder == third]) for third in (0, 1)]
+        kind, thirds = "tissue", [fraction[confounder == third] for third in (0, 1)]
+        names = [f"tissue {part.min():.2f} to {part.max():.2f}" if part.size else "no patch" for part in thirds]
     drawn = draw_patches(label, confounder, most=MOST_PATCHES, seed=seed)
     indices = robustness_indices(
         features_of(drawn),
@@ -73,11 +74,6 @@ def _units(groups: pd.DataFrame) -> NDArray[np.str_]:
     slide, patient = groups["slide_id"].astype(str), groups["patient_id"].astype(str)
     has_several = groups.groupby("slide_id")["patient_id"].transform("nunique") > 1
     return slide.where(~has_several, slide + "/" + patient).to_numpy(dtype=str)
-
-
-def _range_text(fraction: NDArray[np.float64]) -> str:
-    """Return the range of the tissue fractions of a third, such as ``tissue 0.02 to 0.31``."""
-    return f"tissue {fraction.min():.2f} to {fraction.max():.2f}" if fraction.size else "no patch"
 
 
 def tissue_thirds(fraction: ArrayLike) -> NDArray[np.int64]:

@@ -88,10 +88,9 @@ class GroupingAttribute(ABC):
 
     @staticmethod
     def from_label(text: str) -> GroupingAttribute | None:
-        """Return the attribute of a label, of which ``, selected at …`` is ignored; None of another text."""
-        edges = text.removeprefix(_BINS).split(", ")[0]
+        """Return the attribute of a label; None of another text."""
         try:
-            values = tuple(float(edge) for edge in edges.split(","))
+            values = tuple(float(edge) for edge in text.removeprefix(_BINS).split(","))
         except ValueError:
             return None
         return TissueBins(values) if text.startswith(_BINS) else TissueThreshold(values[0])
@@ -317,12 +316,6 @@ def attribute_in(
 
 
 def training_label(settings: Mapping[str, Any]) -> str:
-    """Return what a run draws by, such as ``bins 0.3,0.5, selected at 0.5``, from the settings in its ``config.json``.
-
-    It names what the run is selected at where that differs, and is empty where the settings do not say.
-    """
-    attribute, selected = GroupingAttribute.from_dict(settings), settings.get("select_at")
-    label = "" if attribute is None else attribute.label
-    if "attribute" in settings and settings["attribute"] != "groups":  # a run of an earlier version, by ranks
-        label, selected = settings["attribute"], selected or settings["threshold"]
-    return label if selected is None else f"{label}, selected at {selected:g}"
+    """Return what a run draws by, such as ``bins 0.3,0.5``, from its ``config.json``; empty where that does not say."""
+    attribute = GroupingAttribute.from_dict(settings)
+    return "" if attribute is None else attribute.label

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,7 @@ class HeatmapFacts(TypedDict):
     cell_px: float  # side of a cell of the map
     cell_um: float
     cells: tuple[int, int]  # nx, ny
-    placement: NotRequired[str]  # grid or nearest; earlier versions knew only a grid
+    placement: str  # grid or nearest
     class_names: list[str]
     method: str
     decision_threshold: float  # on the logit
@@ -72,7 +72,7 @@ class HeatmapFacts(TypedDict):
     map_channels: list[str]
     counts: dict[str, int]  # patches, predicted, tumour, unreadable
     summary: dict[str, float | None]  # see `SUMMARY`
-    leakage: NotRequired[str]  # earlier versions do not say it
+    leakage: str  # a word of `pathopatch.models.leakage`
     warnings: list[str]
     outputs: dict[str, dict[str, Any]]  # bytes and fingerprint of each export and the table
 

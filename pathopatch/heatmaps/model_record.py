@@ -38,7 +38,7 @@ def write_model_record(out: Path, bundles: Sequence[Path], *, correct: AreaCorre
 
 
 def read_model_record(out: Path, fingerprint: str) -> dict[str, Any]:
-    """Return what is known of the models with a fingerprint; empty if nothing is, as of earlier versions.
+    """Return what is known of the models with a fingerprint; empty if nothing is.
 
     ``members`` has for each model: ``name`` (see `bundle_name`), ``method``, ``seed`` (None: unknown),
     ``trained`` (splits, slides, patients, patches; empty: unknown), ``audit`` (the verdict on the training data; empty:

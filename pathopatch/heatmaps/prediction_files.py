@@ -92,7 +92,7 @@ def write_prediction(
     known_as = _known_as(source, ensemble)
     leaks = [warning] if (warning := leakage_warning(known_as)) else []
     about = {} if config.deidentify else {"source": source.source, "patient_id": patient_id}
-    outputs, damaged = prediction_outputs(source, ensemble, out, config, force=force, known_as=known_as, about=about)
+    outputs, damaged = prediction_outputs(source, ensemble, out, config, force=force, about=about)
     facts_path, table_path = outputs.parts
     folder = facts_path.parent
     with outputs.made() as output:
@@ -130,13 +130,11 @@ def prediction_outputs(
     config: PredictConfig,
     *,
     force: bool = False,
-    known_as: str = "",
     about: Mapping[str, Any] | None = None,
 ) -> tuple[SlideOutputs, list[str]]:
     """Return what `write_prediction` makes, and a list that tells what of it is damaged once that was looked at.
 
-    `known_as` is a word of `pathopatch.models.leakage`: outputs that lack its warning count as damaged. `about` is for
-    the slide's status.
+    `about` is for the slide's status.
     """
     folder, table_path = WorkFolder(out).heatmap(source.slide_id), WorkFolder(out).predictions(source.slide_id)
     parts, damaged = (folder / FACTS, table_path), list[str]()
@@ -147,9 +145,6 @@ def prediction_outputs(
 
     def is_whole() -> bool:
         damaged.extend(heatmap_damages(folder, table_path))
-        warning = leakage_warning(known_as)
-        if warning and not damaged and read_facts(folder).get("leakage") != known_as:
-            damaged.append(f"they do not say that {warning}")
         return not damaged
 
     outputs = SlideOutputs(
@@ -281,7 +276,7 @@ def _status_entry(facts: HeatmapFacts, about: Mapping[str, Any]) -> dict[str, An
     return {
         "state": "done" if facts["counts"]["predicted"] else "done_empty",
         **about,
-        "leakage": facts.get("leakage", ""),
+        "leakage": facts["leakage"],
         "counts": facts["counts"],
         "summary": facts["summary"],
         "warnings": facts["warnings"],

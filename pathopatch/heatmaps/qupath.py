@@ -146,61 +146,27 @@ def _whole_facts(out: Path, slide_id: str) -> HeatmapFacts:
 
 
 def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[RecordedDecision]) -> None:
-    """Put a slide's heatmap and the decisions on it into a new folder."""
+    """Put a slide's heatmap and the decisions on it that stand into a new folder."""
     facts = _whole_facts(out, slide_id)
     folder.mkdir()
     for name in _HEATMAP_FILES:
         link_or_copy(WorkFolder(out).heatmap(slide_id) / name, folder / name)
     size, bounds = facts["size_px"], facts["bounds_px"]
-    annotations = annotations_of(decisions, patch_px=grid_of(facts).span_px, slide_size=size, bounds=bounds)
-    if annotations:
-        write_annotations(folder / _DECISIONS_FILE, annotations, slide_id=slide_id, origin=bounds[:2])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Annotation:
-    """A decision with its place on the slide."""
-
-    key: str  # what was decided on; with the slide it makes the id, so that a later decision replaces the earlier one
-    verdict: str
-    name: str
-    outline: Any  # valid shapely Polygon, whole level-0 px from the corner of the whole slide
-    metadata: Mapping[str, str]
-
-
-def annotations_of(
-    decisions: Iterable[RecordedDecision],
-    *,
-    patch_px: int,
-    slide_size: tuple[int, int],
-    bounds: tuple[int, int, int, int],
-) -> list[Annotation]:
-    """Return the decisions on one slide that stand, the earliest first; each kind of decision has a case in `_outline`.
-
-    A verdict on the slide outlines its scanned part `bounds`, (x, y, width, height); a label outlines its patch of side
-    `patch_px`, cut at `slide_size`, (width, height). All in level-0 px. Patches beyond the slide are left out, and
-    so are regions that were removed.
-    """
-    rows = [row for row in current_decisions(decisions) if row.verdict != REMOVED]
-    annotations = [_annotation(row, _outline(row, patch_px, slide_size, bounds)) for row in rows]
-    return [annotation for annotation in annotations if not annotation.outline.is_empty]
-
-
-def _annotation(row: RecordedDecision, outline: Any) -> Annotation:
-    """Return a decision with its outline."""
-    return Annotation(
-        key=row.region or ("slide" if row.x is None else f"{row.x},{row.y}"),
-        verdict=row.verdict,
-        name=f"{row.verdict} ({row.reviewer})",
-        outline=outline,
-        metadata=_metadata(row),
-    )
+    patch_px, standing = grid_of(facts).span_px, [row for row in decisions if row.verdict != REMOVED]
+    pairs = ((row, _outline(row, patch_px, size, bounds)) for row in standing)
+    outlined = [(row, outline) for row, outline in pairs if not outline.is_empty]  # others are beyond the slide
+    if outlined:
+        write_features(folder / _DECISIONS_FILE, _features(outlined, slide_id=slide_id, origin=bounds[:2]))
 
 
 def _outline(
     row: RecordedDecision, patch_px: int, slide_size: tuple[int, int], bounds: tuple[int, int, int, int]
 ) -> Any:
-    """Return what a decision is about, a polygon in level-0 px; empty if that is not on the slide."""
+    """Return what a decision is about, a polygon in level-0 px; empty if that is not on the slide.
+
+    A verdict on the slide outlines its scanned part `bounds`, (x, y, width, height); a label outlines its patch of side
+    `patch_px`, cut at `slide_size`, (width, height).
+    """
     if row.region:
         return region_polygon(row.region)
     if row.x is None or row.y is None:
@@ -224,14 +190,6 @@ def _metadata(row: RecordedDecision) -> dict[str, str]:
     return {name: text for name, text in values.items() if text}
 
 
-def write_annotations(path: Path, annotations: Iterable[Annotation], *, slide_id: str, origin: tuple[int, int]) -> None:
-    """Write one locked annotation per decision to `path` (``.geojson.gz``), the same bytes for the same decisions.
-
-    `origin` is the corner of the slide's bounds (x, y), level-0 px, which is subtracted.
-    """
-    write_features(path, _features(annotations, slide_id=slide_id, origin=origin))
-
-
 def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tuple[int, int]]) -> dict[str, str]:
     """Return the text of a GeoJSON file by its name, for each slide with regions, as `tile` reads them.
 
@@ -239,11 +197,11 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
     ``<slide_id>.tissue.geojson`` corrections of the tissue. `origin_of` maps a slide id to the corner of the slide's
     bounds (x, y), level-0 px, which is subtracted.
     """
-    by_file: dict[tuple[str, str], list[Annotation]] = {}
+    by_file: dict[tuple[str, str], list[tuple[RecordedDecision, Any]]] = {}
     for row in current_decisions(rows):
         if row.region and row.verdict != REMOVED:
             ending = ".tissue.geojson" if row.verdict in TISSUE_VERDICTS else ".geojson"
-            by_file.setdefault((row.slide_id, ending), []).append(_annotation(row, region_polygon(row.region)))
+            by_file.setdefault((row.slide_id, ending), []).append((row, region_polygon(row.region)))
     lines = {
         slide_id + ending: ",\n".join(_features(annotations, slide_id=slide_id, origin=origin_of(slide_id)))
         for (slide_id, ending), annotations in sorted(by_file.items())
@@ -251,16 +209,23 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
     return {name: f'{{"type": "FeatureCollection", "features": [\n{text}\n]}}\n' for name, text in lines.items()}
 
 
-def _features(annotations: Iterable[Annotation], *, slide_id: str, origin: tuple[int, int]) -> Iterator[str]:
-    """Yield each annotation as a locked GeoJSON feature in the frame of QuPath."""
+def _features(
+    outlined: Iterable[tuple[RecordedDecision, Any]], *, slide_id: str, origin: tuple[int, int]
+) -> Iterator[str]:
+    """Yield each decision with its polygon as a locked GeoJSON annotation, the same text for the same decisions.
+
+    Polygons are in level-0 px; `origin` is the corner of the slide's bounds (x, y), which is subtracted.
+    """
     make_id = id_maker(_DECISIONS, "review", slide_id)
-    for annotation in annotations:
-        class_name, color = _CLASSES[annotation.verdict]
-        rings = [shapely.get_coordinates(r) for r in (annotation.outline.exterior, *annotation.outline.interiors)]
+    for row, outline in outlined:
+        class_name, color = _CLASSES[row.verdict]
+        rings = [shapely.get_coordinates(ring) for ring in (outline.exterior, *outline.interiors)]
+        # With the slide it makes the id, so that a later decision replaces the earlier one.
+        key = row.region or ("slide" if row.x is None else f"{row.x},{row.y}")
         yield _to_json(
             {
                 "type": "Feature",
-                "id": make_id(annotation.key),
+                "id": make_id(key),
                 "geometry": {
                     "type": "Polygon",
                     "coordinates": [(ring - origin).round().astype(int).tolist() for ring in rings],
@@ -268,10 +233,10 @@ def _features(annotations: Iterable[Annotation], *, slide_id: str, origin: tuple
                 "properties": {
                     "objectType": "annotation",
                     "isLocked": True,
-                    "name": annotation.name,
+                    "name": f"{row.verdict} ({row.reviewer})",
                     "classification": {"name": class_name, "color": color},
                     "measurements": {},
-                    "metadata": annotation.metadata,
+                    "metadata": _metadata(row),
                 },
             }
         )

@@ -18,14 +18,15 @@ from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, Inpu
 from pathopatch.core.text import THUMBNAIL_PX, card, pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS, FLAGS
-from pathopatch.heatmaps.colors import ground_of
+from pathopatch.heatmaps.colors import MAP_OPACITY, ground_of, heat_colormap
 from pathopatch.heatmaps.facts import HEATMAP, HeatmapFacts, heatmap_damages, read_facts
-from pathopatch.heatmaps.overlay import blend
+from pathopatch.heatmaps.overlay import blend, cells_under
 from pathopatch.heatmaps.predict import DEFAULTS, predict_patches, slide_source
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.leakage import leakage, leakage_warning
 from pathopatch.models.loading import load_ensemble
+from pathopatch.patches.annotations.polygons import border_lines
 from pathopatch.slides import Slide, in_order, open_slide
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture, compose, shrunk
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 MapName = Literal["probability", "tissue_fraction", "coverage", "spread", "scanned_fraction"]
 _PICTURE_PX = 1024  # longest side of the slide's picture: as large as a notebook shows
 _WHITE = 255
+_FROM_MM = 2000.0  # um: longer slides have axes in mm
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,7 +131,7 @@ class SlidePrediction:
         InputUnsupportedError
             There is no such map: only ensembles have a spread, only slides with unscanned parts a scanned fraction.
         """
-        from pathopatch.heatmaps.prediction_plot import draw_map
+        from matplotlib.collections import LineCollection
 
         if which not in self.maps:
             raise InputUnsupportedError(f"no map {which!r}", place="which", remedy=f"use {', '.join(self.maps)}")
@@ -139,20 +141,39 @@ class SlidePrediction:
             of = f"{self.is_positive.sum()} of {len(self.table)} patches {self.class_names[1]}"
             title = f"{of} (above {self.decision_probability:.2f})"
             label, outlined_above = f"{self.class_names[1]} probability", self.decision_probability
-        width, height = self.size_px
-        leaks = f"\nmodel was {self.leakage} this slide" if leakage_warning(self.leakage) else ""
-        return draw_map(
-            self.maps[which],
-            title=f"{self.slide_id}\n{title}{leaks}",
-            label=label,
-            cell_um=self.cell_px * self.mpp,
-            size_um=(width * self.mpp, height * self.mpp),
-            picture=self.picture,
-            ground=self._ground,
-            outlined_above=outlined_above,
-            highest=None if which == "spread" else 1.0,  # the top of a spread has no meaning of its own
-            axes=axes,
+        if axes is None:
+            import matplotlib.pyplot as plt  # here: it chooses a backend, and notebooks show its figures by themselves
+
+            _, axes = plt.subplots(layout="constrained")
+        values, size_um = self.maps[which], [side * self.mpp for side in self.size_px]
+        per_unit, unit = (1000.0, "mm") if max(size_um) > _FROM_MM else (1.0, "um")
+        (width, height), cell = (length / per_unit for length in size_um), self.cell_px * self.mpp / per_unit
+        if self.picture is not None:
+            axes.imshow(self.picture, extent=(0, width, height, 0), interpolation="nearest")
+        ny, nx = values.shape
+        image = axes.imshow(
+            np.ma.masked_invalid(values),
+            cmap=heat_colormap(self._ground, 1.0 if self.picture is None else MAP_OPACITY),
+            vmin=0,
+            vmax=None if which == "spread" else 1.0,  # the top of a spread has no meaning of its own
+            extent=(0, nx * cell, ny * cell, 0),
+            interpolation="nearest",
         )
+        area = cell * border_lines(np.isfinite(values))
+        axes.add_collection(LineCollection(list(area), colors="grey", linewidths=0.8, linestyles="dashed"))
+        if outlined_above is not None:
+            lines = cell * border_lines(values > outlined_above)
+            axes.add_collection(LineCollection(list(lines), colors="black", linewidths=2.2))
+            axes.add_collection(LineCollection(list(lines), colors="white", linewidths=1.0))
+        axes.set(xlim=(0, width), ylim=(height, 0), xlabel=unit, ylabel=unit)
+        leaks = f"\nmodel was {self.leakage} this slide" if leakage_warning(self.leakage) else ""
+        # A slide's name may hold a dollar sign, which would start a formula.
+        axes.set_title(f"{self.slide_id}\n{title}{leaks}", fontsize="medium", parse_math=False)
+        bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
+        bar.set_label(label, parse_math=False)
+        across, down = (cell / length for length in (width, height))
+        bar.ax.set_facecolor(_under_map(self.picture, values, (down, across)))
+        return axes
 
     def __repr__(self) -> str:
         return f"<SlidePrediction {self.slide_id!r}: {self._counts()}>"
@@ -299,8 +320,26 @@ def read_prediction(
         decision_probability=facts["decision_probability"],
         picture=None if slide is None else _picture(slide, facts),
         background=facts["background"],
-        leakage=facts.get("leakage", ""),  # facts of an earlier version do not say it
+        leakage=facts["leakage"],
     )
+
+
+def _under_map(
+    picture: Picture | None, values: NDArray[np.float64], cell: tuple[float, float]
+) -> tuple[float, float, float]:
+    """Return the median colour of the slide under a map, on which the colour bar shows the map's own colours.
+
+    `cell` is a cell's (height, width) as shares of the slide. White without a picture, and where cells are smaller than
+    its pixels.
+    """
+    under = np.full((1, 3), _WHITE)
+    if picture is not None:
+        height, width = picture.shape[:2]
+        row, column = cells_under((height, width), (cell[0] * height, cell[1] * width), values.shape)
+        seen = picture[np.isfinite(values)[row][:, column]]
+        under = seen if len(seen) else under
+    red, green, blue = np.median(under, axis=0) / 255
+    return (float(red), float(green), float(blue))
 
 
 def _predicted_slide(out: Path, slide_id: str | None) -> str:

@@ -93,7 +93,7 @@ def model_card(spec: BundleSpec) -> str:
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
         data=_data(spec),
         validation=_validation(spec),
-        limits="\n\n".join([_imported(spec) or _LIMITS, *_asked(spec), *_limits_of_data(spec)]),
+        limits="\n\n".join([_imported(spec) or _LIMITS, *_further_limits(spec)]),
     )
 
 
@@ -294,14 +294,10 @@ def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]
     return (part["by"], rows) if rows else None
 
 
-def _asked(spec: BundleSpec) -> list[str]:
-    text = reliance_text(spec.area_reliance)
-    return [_ASKED.format(text=text)] if text else []
-
-
-def _limits_of_data(spec: BundleSpec) -> list[str]:
-    """Return the limits that follow from the numbers."""
-    limits = [_OTHER_FEATURES] if spec.encoder is not None else [] if spec.mpp is not None else [_UNKNOWN_SCALE]
+def _further_limits(spec: BundleSpec) -> list[str]:
+    """Return the limits that follow from what was asked of the model, and from the numbers."""
+    limits = [_ASKED.format(text=text)] if (text := reliance_text(spec.area_reliance)) else []
+    limits += [_OTHER_FEATURES] if spec.encoder is not None else [] if spec.mpp is not None else [_UNKNOWN_SCALE]
     if part := spec.data.get("trained"):
         cells, names = _cells(part), _groups(spec, part)
         least = min(cells)

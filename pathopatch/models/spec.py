@@ -198,16 +198,6 @@ class BundleSpec(Config):
     seen: TrainingRange | None = None  # appearance of the training patches; None: unknown
     area_reliance: AreaReliance | None = None  # None: nobody has asked
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_area_slope(cls, raw: Any) -> Any:
-        # Bundles of earlier versions state it.
-        if not isinstance(raw, dict) or "area_slope" not in raw:
-            return raw
-        if raw["area_slope"] != 0:
-            raise ValueError("its threshold depends on the tissue area, as an earlier version allowed: train it again")
-        return {name: value for name, value in raw.items() if name != "area_slope"}
-
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> BundleSpec:
         if self.encoder is None:
@@ -269,9 +259,7 @@ class BundleSpec(Config):
 
     def contract(self) -> dict[str, Any]:
         """Return the settings that the weights depend on, as plain values. They must never be edited."""
-        # Bundles from before there were such settings have none.
-        later = {name for name in ("timm_args", "crop_px") if not getattr(self, name)}
-        return self.model_dump(mode="json", exclude=_ADJUSTABLE | later)
+        return self.model_dump(mode="json", exclude=_ADJUSTABLE)
 
 
 def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:

@@ -179,10 +179,7 @@ def external_validation(study: Study) -> dict[str, Any]:
                 "name": name,
                 "about": numbers["bundle"],
                 "warnings": numbers["warnings"],
-                # An evaluation of an earlier version has no blank glass.
-                "glass": glass_text(numbers["glass"], numbers["bundle"]["positive_class"])
-                if "glass" in numbers
-                else "",
+                "glass": glass_text(numbers["glass"], numbers["bundle"]["positive_class"]),
                 "attributes": _external_attributes(numbers["splits"], study.attribute),
                 "splits": splits,
             }

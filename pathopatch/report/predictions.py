@@ -59,7 +59,7 @@ def predictions_answer(study: Study, thumbnails: Mapping[str, str]) -> dict[str,
         "states": Counter(row["predict_state"] for row in rows),
         "leaks": Counter(row["predict_leakage"] for row in rows if row["predict_leakage"] in LEAKS),
         "counts": {name: sum(row["predict_counts"].get(name, 0) for row in rows) for name in _COUNTS},
-        # Of an earlier version a summary has no area of positive tissue.
+        # Of features the tissue may be unknown.
         "share": share_of_tissue(areas["positive_tissue_mm2"], areas["tissue_mm2"])
         if all(summary.get("positive_tissue_mm2") is not None for summary in summaries)
         else None,
@@ -76,7 +76,7 @@ def predictions_answer(study: Study, thumbnails: Mapping[str, str]) -> dict[str,
 def models(study: Study) -> list[dict[str, Any]]:
     """Return each model, or ensemble, behind the heatmaps: its name, decision, slides and members, and the card files.
 
-    Of predictions of an earlier version only the method and the decision are known.
+    Of slides that were predicted one by one only the method and the decision are known.
     """
     slides = Counter(facts["model"] for facts in study.heatmaps.values())
     of_model = {facts["model"]: facts for facts in study.heatmaps.values()}

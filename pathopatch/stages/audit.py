@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COPIES = 600  # of each class; a second or two, and an AUROC is known to some 0.03
-_SETTINGS = ("threshold", "bins", "least_per_bin", "input_px", "seed", "train_splits", "intervene_growth")
+_SETTINGS = ("threshold", "bins", "least_per_bin", "input_px", "seed", "intervene_growth")
 
 
 def write_audit(
@@ -129,7 +129,7 @@ def audit_composed(work: Path, config: TrainConfig, *, force: bool = False) -> M
             return files.read_json(folder.composed)
         config = config.model_copy(update={"intervene": config.intervene or 1.0})
         train, _ = load_sets(work, groups, config)
-        _require_training_patches(work, len(train), config)
+        _require_training_patches(work, len(train))
         intervention = first_intervention(phases_of(config), train, config)
         assert intervention is not None  # every method has a phase on training patches
         labels = list(label_names(groups) if intervention.n_classes == 2 else class_names(intervention.n_classes))
@@ -159,11 +159,11 @@ def crops_text(work: Path, config: TrainConfig) -> str:
     if config.threshold == TrainConfig().threshold and config.threshold not in stored:  # nobody asked for it
         config = config.model_copy(update={"threshold": stored[0]})
     train, val = load_sets(work, groups, config.model_copy(update={"mask": "interior", "bins": ()}))
-    _require_training_patches(work, len(train), config)
+    _require_training_patches(work, len(train))
     choice, attribute = choose_crops(train, config), attribute_in(groups, config.threshold)
     side = f"{choice.crop_px} of {config.input_px} px"
     lines = [f"Patches that hold a crop of {side} wholly in tissue (95 %), of those with a label:"]
-    for split, patches in ((" and ".join(config.train_splits), train), ("val", val)):
+    for split, patches in (("train", train), ("val", val)):
         if patches is None:
             continue
         has_crop = patches_with_crop(patches, choice.crop_px)
@@ -178,10 +178,10 @@ def crops_text(work: Path, config: TrainConfig) -> str:
     return "\n".join([*lines, "A model of crops has no answer for the others: 'too little tissue'."])
 
 
-def _require_training_patches(work: Path, n: int, config: TrainConfig) -> None:
+def _require_training_patches(work: Path, n: int) -> None:
     if not n:
         raise InputUnsupportedError(
-            f"no labelled training patches in {' or '.join(config.train_splits)}",
+            "no labelled training patches",
             place=str(WorkFolder(work).groups),
             remedy="give slides of the training split a tumor_mask in the manifest",
         )

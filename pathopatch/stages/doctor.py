@@ -44,7 +44,13 @@ def examine() -> list[Examined]:
             lines.append(Examined(name, version(name)))
         except PackageNotFoundError:
             lines.append(Examined(name, "missing", f"pip install {name}"))
-    lines += [*_compute(), _reader()]
+    lines += _compute()
+    try:
+        import openslide
+
+        lines.append(Examined("OpenSlide", str(openslide.__library_version__)))
+    except (ImportError, OSError) as error:
+        lines.append(Examined("OpenSlide", f"not loadable: {error}", "pip install openslide-bin"))
     lines += [
         Examined(f"extra: {what}", "there")
         if importlib.util.find_spec(module)
@@ -81,12 +87,3 @@ def _compute() -> list[Examined]:
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     threads = f"torch {torch.__version__} on {device}{name}, {torch.get_num_threads()} threads"
     return [*lines, Examined("training", threads)]
-
-
-def _reader() -> Examined:
-    try:
-        import openslide
-
-        return Examined("OpenSlide", str(openslide.__library_version__))
-    except (ImportError, OSError) as error:
-        return Examined("OpenSlide", f"not loadable: {error}", "pip install openslide-bin")

@@ -53,7 +53,7 @@ def encode_cohort(
 
     `source` is a tiled work folder, whose stored patches are encoded as they are, a manifest, or a slide; `out` is by
     default the tiled one. `tiling` has the rules of tissue and intensity; size and scale of patches are the encoder's.
-    `slide_mpp` is of slides whose files state none. PathopatchError if the encoder, its weights, the devices or the
+    `slide_mpp` is of slides whose files state none. PathopatchError if the encoder, its weights, the device or the
     source are refused, before any slide is opened.
     """
     # Here rather than in the processes: what is wrong with the command is one error, not one per slide.
@@ -75,7 +75,7 @@ def encode_cohort(
         for name, source_of in opened.items()
     ]
     tasks = chosen(tasks, batch)
-    with workers_for(tasks, batch, least=len(encoder.config.devices)) as processes:
+    with workers_for(tasks, batch) as processes:
         outcomes = run_slides(out, STAGE, tasks, processes, progress=progress)
     folder = encoder.file(out, "slide").parent
     remove_stale_files(folder)

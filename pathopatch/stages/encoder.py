@@ -12,7 +12,6 @@ from pathopatch.core.config import BatchOptions, EncodeConfig, PredictConfig, Ti
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
 from pathopatch.core.task import Outcome, Within
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.core.workers import worker_number
 from pathopatch.features.encode import PixelSource, encode_patches
 from pathopatch.features.slide_features import Encoder
 from pathopatch.stages.batch.run import DEFAULT_BATCH, run_limited
@@ -29,11 +28,6 @@ def encode_source(source: PixelSource, progress: Within, *, config: EncodeConfig
     return encode_patches(source, encoder, partial(open_encoder, config), out, config, force=force, progress=progress)
 
 
-def open_encoder(config: EncodeConfig) -> PatchEncoder:
-    """Return the encoder of a `PreparedEncoder`, ready to use on the device of this process."""
-    return _opened(config, config.devices[worker_number() % len(config.devices)])
-
-
 @lru_cache(maxsize=1)
 def _loaded(config: EncodeConfig) -> LoadedEncoder:
     """Return the encoder of a configuration with its weights, which a process reads once."""
@@ -43,12 +37,13 @@ def _loaded(config: EncodeConfig) -> LoadedEncoder:
 
 
 @lru_cache(maxsize=1)
-def _opened(config: EncodeConfig, device: str) -> PatchEncoder:
-    """Return the encoder of a configuration on a device, which a process opens once for all its slides."""
+def open_encoder(config: EncodeConfig) -> PatchEncoder:
+    """Return the encoder of a `PreparedEncoder`, ready to use; a process opens it once for all its slides."""
     from pathopatch.features import patch_encoder
 
-    loaded = _loaded(config)
-    return patch_encoder.open_patch_encoder(loaded, device=device, precision=config.precision, threads=config.threads)
+    return patch_encoder.open_patch_encoder(
+        _loaded(config), device=config.device, precision=config.precision, threads=config.threads
+    )
 
 
 def known_encoders_text() -> str:
@@ -67,7 +62,7 @@ def known_encoders_text() -> str:
 class PreparedEncoder:
     """An encoder that was loaded and tried: how each process opens it, and how slides are cut for it."""
 
-    config: EncodeConfig  # devices, precision and threads are no longer "auto"
+    config: EncodeConfig  # device, precision and threads are no longer "auto"
     encoder: Encoder
     patch_px: int  # side of a patch at `mpp`
     mpp: float | None  # um/px of the patches: as it was made for, unless another scale is asked for
@@ -100,7 +95,7 @@ def prepare_encoder(config: EncodeConfig, batch: BatchOptions = DEFAULT_BATCH) -
     """
     from pathopatch.features.encoder_files import is_own_file
 
-    config = _with_devices(config, batch.workers)
+    config = _with_device(config, batch.workers)
     if not is_own_file(config.encoder) or (batch.timeout_s is None and batch.memory_gb is None):
         loaded = _loaded(config)
     else:
@@ -124,19 +119,16 @@ def _without_network(config: EncodeConfig) -> LoadedEncoder:
     return replace(_loaded(config), network=None)
 
 
-def _with_devices(config: EncodeConfig, workers: int) -> EncodeConfig:
-    """Return a configuration with devices, precision and threads as they will be in `workers` processes."""
+def _with_device(config: EncodeConfig, workers: int) -> EncodeConfig:
+    """Return a configuration with device, precision and threads as they will be in `workers` processes."""
     from pathopatch.models.device import pick_device
     from pathopatch.models.runtime.openvino_runtime import cores
 
-    names = [f"cuda:{name}" if name.isdecimal() else name for name in config.devices]
-    devices = tuple(str(pick_device(name)) for name in names)
-    is_gpu = all(not name.startswith("cpu") for name in devices)
-    precision = config.precision
+    device, precision = pick_device(config.device), config.precision
     if precision == "auto":
-        precision = "float16" if is_gpu else "float32"
-    threads = config.threads or max(1, cores() // max(workers, len(devices)))
-    return config.model_copy(update={"devices": devices, "precision": precision, "threads": threads})
+        precision = "float32" if device.type == "cpu" else "float16"
+    threads = config.threads or max(1, cores() // workers)
+    return config.model_copy(update={"device": str(device), "precision": precision, "threads": threads})
 
 
 def encoder_of_head(
@@ -184,7 +176,7 @@ def _encoding(spec: BundleSpec, weights: Path, config: PredictConfig, *, mpp: fl
         )
     values = {
         **patch_limits(spec, config),
-        "devices": (config.device,),
+        "device": config.device,
         "threads": config.threads,
         "mpp": mpp,
         "channels": stated.get("channels"),

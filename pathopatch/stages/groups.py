@@ -137,11 +137,9 @@ def write_groups(
 ) -> None:
     """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder, or of a fold's."""
     artefacts.write_table(WorkFolder(folder).groups, table, stamp)
-    facts = None if decided is None else decided.summary | {"labels_changed": _changed_by_split(table, decided)}
+    facts = None
+    if decided is not None:
+        changed = table.loc[table["patch_id"].isin(decided.changed_patch_ids), "split"]
+        by_split = {split: count for split in SPLITS if (count := int((changed == split).sum()))}
+        facts = decided.summary | {"labels_changed": by_split}
     write_audit(folder, table, stamp, limits=config.limits, left_out=left_out, decided=facts)
-
-
-def _changed_by_split(table: pd.DataFrame, decided: AppliedDecisions) -> dict[str, int]:
-    """Return in how many patches of each split the label is another one by decision; of the splits that have any."""
-    changed = table.loc[table["patch_id"].isin(decided.changed_patch_ids), "split"]
-    return {split: count for split in SPLITS if (count := int((changed == split).sum()))}

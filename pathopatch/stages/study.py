@@ -73,7 +73,8 @@ def run_study(
     if until not in ("tile", "groups"):
         require_training()
     runs, work = study_runs(study), study.work
-    batch = _batch(study, workers, force=force)
+    workers = workers or study.batch.workers
+    batch = BatchOptions(**study.batch.model_dump(exclude={"workers"}), workers=workers, force=force)
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, batch, progress=progress)
     if until == "tile":
@@ -92,12 +93,6 @@ def run_study(
     if until == "report":
         write_report(work)
     return StudyResult(outcomes=tuple(outcomes), comparison=table, untrained=untrained)
-
-
-def _batch(study: StudyConfig, workers: int | None, *, force: bool) -> BatchOptions:
-    return BatchOptions(
-        **study.batch.model_dump(exclude={"workers"}), workers=workers or study.batch.workers, force=force
-    )
 
 
 def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | None = None) -> list[Outcome]:

@@ -40,43 +40,32 @@ def summarize_data(
 ) -> dict[str, Any]:
     """Return slides, patients, patches and group sizes of the data for training and for selection.
 
-    ``trained`` and, where there is validation, ``validated`` are of `_summarize_splits`; ``learnt_from_val`` is there
-    where it is above 0.
+    ``trained`` and, where there is validation, ``validated`` are of labelled patches of known attribute; `counts` is
+    K x A, `by` what forms the groups. ``learnt_from_val`` is there where it is above 0.
     """
     stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
     drawn = stored if bins is None else TissueBins(bins.kept)
-    summary: dict[str, Any] = {
-        "trained": _summarize_splits(groups, config.train_splits, stored.column, bins, drawn, len(class_names))
-    }
-    if "val" not in config.train_splits:
-        validated = _summarize_splits(groups, ("val",), stored.column, bins, drawn, len(class_names))
-        summary |= {"validated": validated} if validated["patches"] else {}
+    labelled = groups[(groups["label"] >= 0) & (groups[stored.column] >= 0)]
+
+    def of_split(split: str) -> dict[str, Any]:
+        rows = labelled[labelled["split"] == split]
+        attribute = rows[stored.column].to_numpy(dtype=np.int64)
+        attribute = attribute if bins is None else bins.join(attribute)
+        cell = drawn.n_values * rows["label"].to_numpy(dtype=np.int64) + attribute
+        counts = np.bincount(cell, minlength=len(class_names) * drawn.n_values)
+        return {
+            "splits": [split],
+            "slides": int(rows["slide_id"].nunique()),
+            "patients": int(rows["patient_id"].nunique()),
+            "patches": len(rows),
+            "by": drawn.phrase,
+            "attributes": list(drawn.value_names),
+            "counts": counts.reshape(len(class_names), drawn.n_values).tolist(),
+        }
+
+    validated = of_split("val")
+    summary = {"trained": of_split("train"), **({"validated": validated} if validated["patches"] else {})}
     return summary | ({"learnt_from_val": learnt_from_val} if learnt_from_val else {})
-
-
-def _summarize_splits(
-    groups: pd.DataFrame,
-    splits: Sequence[str],
-    column: str,
-    bins: JoinedBins | None,
-    by: GroupingAttribute,
-    n_classes: int,
-) -> dict[str, Any]:
-    """Return the numbers of the labelled patches of known attribute; `counts` is K x A, `by` what forms the groups."""
-    rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0) & (groups[column] >= 0)]
-    attribute = rows[column].to_numpy(dtype=np.int64)
-    attribute = attribute if bins is None else bins.join(attribute)
-    cell = by.n_values * rows["label"].to_numpy(dtype=np.int64) + attribute
-    counts = np.bincount(cell, minlength=n_classes * by.n_values).reshape(n_classes, by.n_values)
-    return {
-        "splits": list(splits),
-        "slides": int(rows["slide_id"].nunique()),
-        "patients": int(rows["patient_id"].nunique()),
-        "patches": len(rows),
-        "by": by.phrase,
-        "attributes": list(by.value_names),
-        "counts": counts.tolist(),
-    }
 
 
 def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> TrainingRange:
@@ -173,13 +162,12 @@ def _slides_with(work: Path, column: str) -> pd.DataFrame:
     return slides.set_index("slide_id") if column in slides else pd.DataFrame({column: []})
 
 
-def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
+def bundle_marks(work: Path, groups: pd.DataFrame) -> dict[str, str]:
     """Return the marks of the slides for training and validation, as a bundle stores them."""
     labelled = groups[groups["label"] >= 0]
-    parts = {TRAINED: labelled["split"].isin(train_splits), VALIDATED: labelled["split"] == "val"}
     stored = {}
-    for key, chosen in parts.items():
-        rows = labelled[chosen]
+    for key, split in ((TRAINED, "train"), (VALIDATED, "val")):
+        rows = labelled[labelled["split"] == split]
         of_files = {*slide_marks(work, rows).values(), *encoded_slide_marks(work, set(rows["slide_id"])).values()}
         of_structures = set(structure_marks(slide_structures(work, rows)).values())
         for name, marks in ((key, of_files), (STRUCTURES[key], of_structures)):

@@ -120,7 +120,7 @@ def fit_arrays(
     phases = tuple(phases or phases_of(config))
     if len(train) == 0:
         raise InputUnsupportedError(
-            f"no labelled training patches in {' or '.join(config.train_splits)}",
+            "no labelled training patches",
             place="groups.parquet",
             remedy="give slides of the training split a tumor_mask in the manifest",
         )
@@ -169,7 +169,7 @@ def fit_arrays(
         run = Run(
             config=config,
             train=train,
-            val=None if "val" in config.train_splits else validation.select,
+            val=validation.select,
             judged=judged,
             validation=validation,
             device=device,

@@ -76,7 +76,7 @@ def steps_of_all_phases(config: Mapping[str, Any]) -> float:
     # A bundle from elsewhere may name a method that is unknown here, so its phases are unknown too.
     if config.get("method") not in NAMES:
         return config.get("steps", float("nan"))  # type: ignore[no-any-return]
-    read = ("method", "steps", *own_settings(config["method"]).values())  # earlier versions stored others, now gone
+    read = ("method", "steps", *own_settings(config["method"]).values())
     train = TrainConfig.model_validate({key: config[key] for key in read if key in config})
     return steps_in_all(phases_of(train), train.steps)
 
@@ -125,12 +125,6 @@ def check_phases(
     phases: Sequence[Phase], train: PatchSet, validation: ValidationSplit, config: TrainConfig, *, n_classes: int
 ) -> None:
     """Refuse before the first step what would fail in a later phase or at the decision threshold."""
-    if "val" in config.train_splits and any(phase.split == "val" for phase in phases):
-        raise InputUnsupportedError(
-            f"{config.method} learns from held-out patches of the split 'val', which is trained on",
-            place="[train] train_splits",
-            remedy="leave 'val' out of [train] train_splits, or train another method",
-        )
     for phase in phases[1:]:
         if phase.relabel is None:  # pseudo-attributes exist only after the phase before
             patches = phase_data(phase, train, validation).patches
@@ -209,7 +203,7 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
     if config.bins or threshold_attributes(groups)[0].n_values > 2:
         return
     phases = [phase for phase in phases_of(config) if needs_groups(phase)]
-    needed = [config.train_splits] if any(phase.split == "train" for phase in phases) else []
+    needed = [("train",)] if any(phase.split == "train" for phase in phases) else []
     if phases and (config.select != "last" or learns_from_val):
         needed.append(("val",))
     for splits in needed:

@@ -106,7 +106,7 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
     """Return the stamp of a run (``train`` or ``tune``), with `settings` as its configuration."""
     # Of the groups only what the run reads: a further threshold, or a change in the test split, makes no run stale.
     column = attribute_in(groups, config.threshold, bins=config.bins).column
-    is_used = groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[column] >= 0)
+    is_used = groups["split"].isin(["train", "val"]) & (groups["label"] >= 0) & (groups[column] >= 0)
     used = groups[is_used]
     read = used[["patch_id", "split", "label", column]]
     content = fingerprint({column: read[column].tolist() for column in read.columns})
@@ -121,13 +121,13 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
     """Return the training patches and ``val``, by the attribute that the run draws and selects by."""
     by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
     if config.head is not None:
-        train = load_features(work, groups, splits=config.train_splits, **by)
+        train = load_features(work, groups, splits=("train",), **by)
         val = load_features(work, groups, splits=("val",), **by)
     else:
         masks: tuple[MaskKind, ...] = () if config.mask == "none" else ("tissue",)
         masks = ("tissue", "tumor") if intervenes(phases_of(config), config) else masks
         load = partial(load_patches, work, groups, input_px=config.input_px, masks=masks)
-        train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, **by)
+        train = load(splits=("train",), cache_gib=0.75 * config.cache_gib, **by)
         val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **by)
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))
@@ -141,7 +141,7 @@ def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> JoinedBins | None:
         return None
     # A bin must be large enough in every set that draws or selects by it.
     selects = [] if config.select == "last" else [("val",)]
-    return join_small_bins(groups, config.bins, splits=[config.train_splits, *selects], least=config.least_per_bin)
+    return join_small_bins(groups, config.bins, splits=[("train",), *selects], least=config.least_per_bin)
 
 
 def begin_run(folder: Path) -> None:
@@ -253,6 +253,6 @@ def _bundle_spec(
         group_metrics=result.validation,
         data=summarize_data(groups, config, bins=bins, class_names=labels, learnt_from_val=len(result.learnt_from_val))
         | ({"audit": verdict_text(audit)} if "verdict" in audit else {}),
-        training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups, config.train_splits),
+        training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups),
         seen=None if source.encoder is not None else appearance_range(work, groups, train),
     )

@@ -31,7 +31,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.files import disk_errors
 from pathopatch.core.text import pluralize
 from pathopatch.debias import gerne
@@ -49,20 +49,8 @@ NUMBER, DIVERGED = "trial", "diverged"
 MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high")), "wga_at_zero")
 
 
-def check_search(config: TrainConfig) -> None:
-    """Refuse a search whose trials would be compared by patches that they are trained on."""
-    if "val" in config.train_splits:
-        raise InputUnsupportedError(
-            "trials are compared by the split 'val', and train_splits holds it",
-            place="[train] train_splits",
-            remedy="search without it, then train the winner's settings on both",
-        )
-
-
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
     """Return the trials and steps of the searches of some runs as text."""
-    for config in configs:
-        check_search(config)
     cost = f"{search.trials * sum(map(steps_of_trial, configs))} steps in all"
     cost = "each solved to convergence" if configs[0].head == "linear" else cost
     return f"search: {pluralize(search.trials, 'trial')} for {pluralize(len(configs), 'run')}, {cost}"

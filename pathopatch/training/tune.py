@@ -38,7 +38,6 @@ from pathopatch.training.search import (
     NUMBER,
     ask_trial,
     best_trial,
-    check_search,
     earlier_waves,
     finished_trials,
     open_study,
@@ -77,7 +76,6 @@ def tune(
     trial diverged.
     """
     config = cohort_settings(work, config)
-    check_search(config)
     helpers = 0 if is_helper else min(workers, search.trials) - 1
     folder = WorkFolder(work).run(config.run_name)
     place = folder / FOLDER
@@ -165,7 +163,6 @@ class TrialRunner:
         folder: Path,
         progress: StepCallback | None = None,
     ) -> None:
-        check_search(config)
         self.train, self.val, self.search, self.study, self.folder = train, val, search, study, folder
         self.config = config.model_copy(update={"select": search.objective})
         self._progress = progress

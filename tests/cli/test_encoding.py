@@ -21,7 +21,7 @@ def test_options_reach_the_encoder_and_its_folder_is_printed(typed, capsys, tmp_
     write_rgb_pyramid(tmp_path / "slide.tif", h_and_e(two_discs), mpp=0.5, levels=1)
     encoder = write_torchscript(tmp_path / "mean.pt")
     stated = ["--input-px", 32, "--mean", "0.5,0.5,0", "--std", "1,1,2", "--mpp", 0.5, "--min-tissue", 0.5]
-    given = ["encode", tmp_path / "slide.tif", "--encoder", encoder, "-o", tmp_path / "work", "--devices", "cpu", "-q"]
+    given = ["encode", tmp_path / "slide.tif", "--encoder", encoder, "-o", tmp_path / "work", "--device", "cpu", "-q"]
     assert typed(*given, *stated) == 0
     folder, states = capsys.readouterr().out.splitlines()
     assert states == "slides: 1 done"

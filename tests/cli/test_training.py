@@ -1,5 +1,6 @@
 """Options of the training commands override the configuration, which gives the rest."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,20 @@ def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.M
     first, second = given
     assert (first.device, first.all_patches, first.batch, first.flags.low_tissue) == ("cuda", True, 3, 0.3)
     assert (second.device, second.all_patches) == ("cpu", True)
+
+
+def test_tune_is_another_name_of_train(
+    typed: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    said: Callable,
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(
+        "pathopatch.stages.train.train_run", lambda *arguments, **_: given.append(arguments) or tmp_path
+    )
+    assert "tune is another name of `train --trials N`" in said("tune", tmp_path, "--trials", 3, "-q").err
+    assert typed("train", tmp_path, "--trials", 3, "-q") == 0
+    assert given[0] == given[1]
+    assert capsys.readouterr().err == ""

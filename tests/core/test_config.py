@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from pathopatch.core import removed
 from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, load_settings, load_study, parse
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 
@@ -114,21 +113,6 @@ def test_settings_need_no_manifest_and_may_stand_alone(tmp_path: Path, text: str
 def test_settings_that_the_command_does_not_read_or_know_are_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(InputUnsupportedError, match=reason):
         load_settings(study(tmp_path, text), reads=("tile",))
-
-
-def test_a_removed_setting_or_value_says_what_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(removed.SETTINGS, "TissueConfig.old", "use method")
-    monkeypatch.setitem(removed.VALUES, "TissueConfig.method=sobel", "use otsu")
-    text = 'manifest = "m"\nwork = "w"\n[tile.tissue]\n'
-    with pytest.raises(InputUnsupportedError, match=r"\[tile.tissue\] old was removed: use method"):
-        load_study(study(tmp_path, text + "old = 1\n"))
-    with pytest.raises(InputUnsupportedError, match=r"\[tile.tissue\] method = 'sobel' was removed: use otsu"):
-        load_study(study(tmp_path, text + "method = 'sobel'\n"))
-    plain = 'manifest = "m"\nwork = "w"\n'
-    with pytest.raises(InputUnsupportedError, match="'gerne-auto' was removed: train gerne"):
-        load_study(study(tmp_path, plain + 'methods = ["erm", "gerne-auto"]\n'))
-    with pytest.raises(InputUnsupportedError, match="'rank' was removed: set bins"):
-        load_study(study(tmp_path, plain + 'attributes = ["thresholds", "rank"]\n'))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_manifest_error_lists_every_problem_after_a_process_boundary() -> None
     again = pickle.loads(pickle.dumps(TableError(problems, place="cohort.csv")))
     assert str(again).count("MPP_MISSING") == 2
     assert "row 3, column 'mpp'" in str(again)
-    assert again.first_code == "MPP_MISSING"
+    assert again.problems[0].code == "MPP_MISSING"
 
 
 def remarks(*pairs: tuple[str, str]) -> list[Remark]:

@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
-from pathopatch.core.method_names import REMOVED_METHODS
 from pathopatch.debias import methods
 from pathopatch.debias.gerne import cell_counts
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
@@ -317,9 +316,3 @@ def test_auto_balances_groups_and_where_one_is_empty_classes() -> None:
     indices = np.concatenate([empty.batch(step) for step in range(50)])
     assert np.bincount(label[indices]).tolist() == [800, 800]
     assert phase.intervene_share == "auto"
-
-
-@pytest.mark.parametrize("name", REMOVED_METHODS)
-def test_a_removed_method_names_what_to_use(name: str) -> None:
-    with pytest.raises(InputUnsupportedError, match="train gerne"):
-        methods.method(name)

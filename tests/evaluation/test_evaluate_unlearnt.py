@@ -6,7 +6,6 @@ import pytest
 from made_patches import write_work
 
 from pathopatch.core.config import EvaluateConfig, TrainConfig
-from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.training.run import fit
@@ -35,14 +34,10 @@ def test_a_run_is_not_evaluated_on_validation_patches_it_learnt_from(tmp_path):
     assert np.sum(predicted["split"] == "test") == 38
 
 
-def test_validation_counts_fully_for_other_methods_and_not_if_trained_on(tmp_path):
+def test_validation_counts_fully_for_other_methods(tmp_path):
     write_work(tmp_path)
     plain = trained(tmp_path, method="erm")
     assert not (plain / "learnt_from_val.csv").exists()
-    on_both = {"select": "last", "tune_threshold": False, "train_splits": ("train", "val"), "name": "both"}
-    both = trained(tmp_path, method="erm", **on_both)
-    metrics = [read_json(evaluate_run(tmp_path, run.name, config=JUDGE) / "metrics.json") for run in (plain, both)]
-    assert [set(run_metrics["splits"]) for run_metrics in metrics] == [{"val", "test"}, {"test"}]
-    assert metrics[0]["splits"]["val"]["thresholds"]["0.25"]["n"] == 38
-    with pytest.raises(InputMissingError, match="did not learn from"):
-        evaluate_run(tmp_path, both.name, config=JUDGE, splits=("val",), force=True)
+    splits = read_json(evaluate_run(tmp_path, plain.name, config=JUDGE) / "metrics.json")["splits"]
+    assert set(splits) == {"val", "test"}
+    assert splits["val"]["thresholds"]["0.25"]["n"] == 38

@@ -101,7 +101,7 @@ def test_a_model_knows_its_slides_saved_anew(tmp_path: Path) -> None:
     for name, rows in (("own", ["a,p,train,,a.tif", "b,r,val,,b.tif"]), ("new", ["x,s,,,jpeg.tif", "y,t,,,b.tif"])):
         check_manifest(write_cohort(tmp_path / name, *rows), tmp_path / name / "work")
     groups = pd.DataFrame({"slide_id": ["a", "b"], "patient_id": ["p", "r"], "split": ["train", "val"], "label": 1})
-    spec = model_of(training=bundle_marks(tmp_path / "own" / "work", groups, ("train",)))
+    spec = model_of(training=bundle_marks(tmp_path / "own" / "work", groups))
     work, here = tmp_path / "new" / "work", pd.DataFrame({"slide_id": ["x", "y"], "patient_id": ["s", "t"]})
     trained, selected = leakage_warnings(spec, work, here)
     assert trained.startswith("The model was trained on 1 of the 2 slides that are judged (x)")
@@ -110,7 +110,7 @@ def test_a_model_knows_its_slides_saved_anew(tmp_path: Path) -> None:
         require_unseen(work, here.assign(split="test", label=1), spec, ("test",), place=tmp_path)
     require_unseen(work, here.assign(split=["train", "test"], label=1), spec, ("test",), place=tmp_path)
     known = {name: marks for name, marks in spec.training.items() if "structures" not in name}
-    earlier = model_of(training=known)  # bundles of earlier versions know files alone
+    earlier = model_of(training=known)  # a bundle may know files alone
     assert not any("trained" in text for text in leakage_warnings(earlier, work, here))
 
 

@@ -110,8 +110,8 @@ REFUSED: dict[str, tuple[Call, str]] = {
     "probabilities that are NaN": (lambda _: pseudo.error_set([[np.nan, 1]], [0]), "NONFINITE"),
     "draws below none": (lambda _: bootstrap_by_patient(len, ["a", "b"], resamples=-1), "INPUT_UNSUPPORTED"),
     "an empty window": (lambda _: parse(IntensityConfig, {"windows": {"A": (2, 2)}}, place="x"), "INPUT_UNSUPPORTED"),
-    "training on validation": (
-        lambda _: parse(TrainConfig, {"train_splits": ("train", "val")}, place="x"), "INPUT_UNSUPPORTED"),
+    "a sensitivity without a threshold": (
+        lambda _: parse(TrainConfig, {"sensitivity": 0.9, "tune_threshold": False}, place="x"), "INPUT_UNSUPPORTED"),
     "patches of 4 px": (lambda _: parse(TrainConfig, {"input_px": 4}, place="x"), "INPUT_UNSUPPORTED"),
     "slides without features": (
         lambda _: parse(StudyConfig, {"manifest": "m", "work": "w", "slides": "s"}, place="x"), "INPUT_UNSUPPORTED"),

@@ -158,7 +158,7 @@ def test_a_special_file_that_is_named_is_refused_and_not_read(
         read(tmp_path / f"a{ending}")
     assert f"a{ending} is {words}" in str(raised.value)
     assert str(tmp_path) in str(raised.value)
-    assert getattr(raised.value, "first_code", raised.value.code) == InputUnsupportedError.code
+    assert getattr(raised.value, "problems", [raised.value])[0].code == InputUnsupportedError.code
 
 
 def test_a_manifest_that_names_a_special_file_is_refused_with_the_row(

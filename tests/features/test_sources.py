@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encoding(folder: Path) -> EncodeConfig:
     return EncodeConfig(
-        encoder=str(folder / "mean.pt"), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, devices=("cpu",),
+        encoder=str(folder / "mean.pt"), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, device="cpu",
         threads=1, min_tissue=0.0, batch=4,
     )  # fmt: skip
 

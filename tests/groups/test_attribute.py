@@ -56,7 +56,6 @@ def test_an_attribute_of_the_patches_ignores_the_tissue():
 def test_settings_and_label_give_the_attribute_back(attribute):
     assert GroupingAttribute.from_dict({"threshold": 0.5, **attribute.to_dict()}) == attribute
     assert GroupingAttribute.from_label(attribute.label) == attribute
-    assert GroupingAttribute.from_label(f"{attribute.label}, selected at 0.5") == attribute
 
 
 def test_settings_without_a_threshold_have_no_attribute():
@@ -65,10 +64,9 @@ def test_settings_without_a_threshold_have_no_attribute():
     assert training_label({}) == ""
 
 
-def test_a_training_label_names_what_selects():
+def test_a_training_label_names_threshold_or_bins():
     assert training_label({"threshold": 0.25}) == "0.25"
-    assert training_label({"threshold": 0.25, "bins": [0.3, 0.5], "select_at": 0.5}) == "bins 0.3,0.5, selected at 0.5"
-    assert training_label({"threshold": 0.25, "attribute": "rank"}) == "rank, selected at 0.25"
+    assert training_label({"threshold": 0.25, "bins": [0.3, 0.5]}) == "bins 0.3,0.5"
 
 
 def test_a_groups_table_gives_its_attributes_back():

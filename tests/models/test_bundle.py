@@ -115,18 +115,12 @@ def test_equal_models_give_equal_bytes(bundle, tmp_path):
         ({"schema_version": 2}, "version 2"),
         ({"channels": ["CARS"]}, "1 channels, 3 means"),
         ({"surprise": 1}, "surprise"),
-        ({"area_slope": 0.5}, "train it again"),
     ],
 )
 def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, message):
     _edit(bundle, **changes)
     with pytest.raises(CheckpointIncompatibleError, match=message):
         load_model(bundle)
-
-
-def test_a_bundle_of_an_earlier_version_without_a_slope_over_the_area_opens(bundle):
-    _edit(bundle, area_slope=0.0)
-    assert load_model(bundle).spec.model_copy(update={"onnx": None}) == _spec()
 
 
 def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
@@ -240,8 +234,3 @@ def test_a_bundle_keeps_the_arguments_that_timm_built_it_with(tmp_path):
     save_bundle(tmp_path / "model", network, spec)
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(load_network(tmp_path / "model").eval()(x), network(x))
-
-
-def test_bundles_of_before_there_were_arguments_have_the_same_contract():
-    assert "timm_args" not in _spec().contract()
-    assert _spec(timm_args={"depth": 1}).contract()["timm_args"] == {"depth": 1}

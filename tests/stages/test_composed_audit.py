@@ -63,7 +63,7 @@ def test_a_folder_without_training_patches_is_refused(tmp_path: Path) -> None:
     write_work(tmp_path)
     groups = read_table(tmp_path / "groups.parquet")
     write_table(tmp_path / "groups.parquet", groups[groups["split"] != "train"], Stamp(stage="groups"))
-    with pytest.raises(InputUnsupportedError, match="no labelled training patches in train"):
+    with pytest.raises(InputUnsupportedError, match="no labelled training patches"):
         audit_composed(tmp_path, TrainConfig(input_px=16))
 
 

@@ -62,7 +62,7 @@ def test_a_head_predicts_a_slide_as_it_predicts_its_features(
     assert typed("predict", slide, "--model", head, "-o", out, *options) == 0
     assert capsys.readouterr().out.splitlines()[0] == str(out / "heatmaps" / "slide" / "overlay.png")
     config = EncodeConfig(
-        encoder=str(encoder), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, devices=("cpu",), threads=1
+        encoder=str(encoder), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, device="cpu", threads=1
     )
     encoded = encode_cohort(str(slide), config, tmp_path / "work")
     predict_cohort(features_to_predict(encoded.folder, slides=slide.parent), head, by_steps, CONFIG)

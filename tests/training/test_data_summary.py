@@ -97,10 +97,7 @@ def test_an_own_attribute_and_a_third_class_have_names_and_rows():
     assert summary["trained"]["counts"] == [[1, 1], [2, 0], [0, 1]]
 
 
-def test_a_run_that_trains_on_validation_has_none():
-    summary = _described(_groups(), train_splits=("train", "val"), select="last", tune_threshold=False)
-    assert (summary["trained"]["patches"], summary["trained"]["splits"]) == (7, ["train", "val"])
-    assert "validated" not in summary
+def test_a_run_without_validation_patches_has_none():
     assert "validated" not in _described(_groups(ROWS[:7]), select="last")
 
 

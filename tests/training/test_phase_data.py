@@ -233,12 +233,6 @@ def test_an_impossible_second_phase_of_dfr_is_refused_before_the_first():
         fit_arrays(TRAIN, None, _config(method="dfr", select="last"), progress=_never)
 
 
-def test_dfr_refuses_training_on_val():
-    on_both = _config(method="dfr", select="last", tune_threshold=False, train_splits=("train", "val"))
-    with pytest.raises(InputUnsupportedError, match=r"held-out .*train_splits"):
-        fit_arrays(TRAIN, VAL, on_both, progress=_never)
-
-
 @pytest.mark.parametrize("name", ["erm", "gerne-unknown", "jtt"])
 def test_methods_without_attributes_ignore_known_ones_to_the_bit(name):
     config = _config(method=name, t=0.25)

@@ -190,12 +190,6 @@ def test_the_text_counts_the_steps_of_all_trials_phases_and_runs() -> None:
     assert search_text(runs, SEARCH) == "search: 3 trials for 3 runs, 7200 steps in all"
 
 
-def test_trials_are_never_compared_by_patches_that_they_are_trained_on() -> None:
-    config = config_of(select="last", tune_threshold=False, train_splits=("train", "val"))
-    with pytest.raises(InputUnsupportedError, match="compared by the split 'val', and train_splits holds it"):
-        search_arrays(TRAIN, VAL, config, SEARCH)
-
-
 @pytest.mark.parametrize("ranges", [{"learning_rates": (3e-3, 3e-4)}, {"weight_decays": (0.0, 0.1)}])
 def test_ranges_that_a_logarithmic_scale_does_not_have_are_refused(ranges: dict[str, Any]) -> None:
     with pytest.raises(InputUnsupportedError, match=rf"{next(iter(ranges))} must rise and be above 0"):

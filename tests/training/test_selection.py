@@ -155,15 +155,6 @@ def test_temperature_changes_no_decision_and_lowers_the_likelihood_loss():
     assert (choice.threshold, choice.validation["wga"]) == (2.5, 1.0)  # as of the logits themselves
 
 
-def test_nothing_is_fitted_to_validation_that_was_trained_on():
-    train = toy([[20, 5], [5, 20]], seed=0)
-    config = _config(method="erm", select="last", tune_threshold=False, train_splits=("train", "val"))
-    fitted = fit_arrays(train, toy([[5, 5], [5, 5]], seed=1), config)
-    assert (fitted.temperature, fitted.decision_threshold) == (1.0, 0.0)
-    assert fitted.validation == {}  # what it says of patches that were learnt from is no validation
-    assert {row["val_wga"] for row in fitted.history} == {None}
-
-
 def test_threshold_and_temperature_are_stored_and_applied(tmp_path):
     write_work(tmp_path)
     folder = fit(tmp_path, _config(sensitivity=0.9))

@@ -13,7 +13,6 @@ from typing import Annotated, Any, TypedDict, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pathopatch.core import removed
 from pathopatch.core.errors import InputUnsupportedError
 
 MPP_RANGE = (0.05, 20.0)
@@ -106,23 +105,18 @@ def _docs_of_classes(path: str) -> dict[str, dict[str, str]]:
 
 
 def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
-    """Return what is wrong with a key; what replaces a removed one, and which keys are most like an unknown one."""
+    """Return what is wrong with a key, and which keys are most like an unknown one."""
     key = _key(kind, item["loc"])
     *tables, last = [str(part) for part in item["loc"] if not isinstance(part, int)] or [""]  # without places in a list
     for name in tables:
         kind = tables_of(kind).get(name, kind)
-    owner = f"{kind.__name__}.{last}"
     if item["type"] != "extra_forbidden":
-        if (value := f"{owner}={item.get('input')}") in removed.VALUES:
-            return f"{key} = {item.get('input')!r} was removed: {removed.VALUES[value]}"
         if item["type"] == "missing":
             return f"{key}: {item['msg']}"
         if isinstance(item.get("input"), Mapping):  # settings that do not go together: all of a table were given
             return f"{key}: {item['msg']}"
         allowed = re.findall("'(.*?)'", str(item.get("ctx", {}).get("expected", "")))
         return f"{key}: {item['msg']} (got {item.get('input')!r}{_did_you_mean(item.get('input'), allowed)})"
-    if owner in removed.SETTINGS:
-        return f"{key} was removed: {removed.SETTINGS[owner]}"
     return f"{key}: unknown key{_did_you_mean(last, kind.model_fields)}"
 
 

@@ -227,8 +227,8 @@ class EncodeConfig(Config):
     """auto: float16 on GPUs, as publishers use it, and float32 on processors, where half precision moves features by 1
     %.
     """
-    devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
-    """auto, cpu, or GPUs by number; each GPU gets a process of its own."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
     threads: int | None = Field(default=None, ge=1)
     """Processor threads. None: all cores."""
     input_px: int | None = Field(default=None, ge=8, le=MOST_PX)

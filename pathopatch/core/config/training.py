@@ -172,8 +172,6 @@ class TrainConfig(Config):
     """auto: bfloat16 on GPUs that have it, float16 with a scaled loss on older ones, float32 on processors."""
     threads: int | None = Field(default=None, ge=1)
     """Processor threads. None: all cores. A linear head is solved by one."""
-    train_splits: tuple[Literal["train", "val"], ...] = ("train",)
-    """Splits to train on; val only where nothing is selected on it."""
     cache_gib: float = Field(default=1.5, gt=0)
     """Patches at `input_px` are held in memory up to this, GiB."""
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
@@ -267,9 +265,7 @@ class TrainConfig(Config):
     """Threads that make batches ahead. None: 4 on GPUs, 1 on processors, whose cores the network needs."""
 
     @model_validator(mode="after")
-    def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
-        if "val" in self.train_splits and (self.select != "last" or self.tune_threshold):
-            raise ValueError("training on val needs select = 'last' and tune_threshold = false")
+    def _sensitivity_needs_a_threshold(self) -> TrainConfig:
         if self.sensitivity is not None and not self.tune_threshold:
             raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
         return self

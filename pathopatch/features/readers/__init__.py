@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from pathopatch.core import removed
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import log_left_out, require_regular, walk_files
 from pathopatch.features.readers import pathopatch_h5, table, tools
@@ -16,6 +15,8 @@ from pathopatch.features.readers.h5 import h5_contents
 # The first that recognises a file has it: CLAM's files have the fewest marks.
 LAYOUTS = {layout.name: layout for layout in (pathopatch_h5.LAYOUT, *tools.LAYOUTS, table.LAYOUT)}
 """By the names that `open_features` takes."""
+OTHER_TOOLS = ("lazyslide", "slideflow", "atlaspatch", "mussel")
+"""Tools whose files are recognised and refused: read in one of `LAYOUTS`, their patches would be misplaced."""
 _H5 = (".h5", ".hdf5")
 _SHOWN = 5  # candidates named in a message
 
@@ -42,7 +43,7 @@ def open_features(path: Path, *, layout: str = "auto") -> SlideFolder:
         Two files are of one slide.
     """
     path = Path(path).absolute()
-    if layout in removed.LAYOUTS:
+    if layout in OTHER_TOOLS:
         raise _not_read(layout, path)
     if layout != "auto" and layout not in LAYOUTS:
         raise InputUnsupportedError(f"no layout {layout!r}", place=str(path), remedy=f"use auto, {', '.join(LAYOUTS)}")
@@ -81,7 +82,7 @@ def _find(place: Path, layout: str) -> dict[str, list[FeatureFile]]:
     root = place if place.is_dir() else place.parent
     for path in _paths(place):
         candidate = Candidate(path, root, h5_contents(path) if path.suffix.lower() in _H5 else None)
-        if layout == "auto" and (unread := _removed_layout(candidate)):
+        if layout == "auto" and (unread := _other_tool(candidate)):
             raise _not_read(unread, path)
         for reader in layouts:
             if files := reader.slide_files(candidate):
@@ -101,8 +102,8 @@ def _paths(place: Path) -> Iterator[Path]:
         yield from (folder / name for name in names if Path(name).suffix.lower() in FORMATS)
 
 
-def _removed_layout(candidate: Candidate) -> str | None:
-    """Return the layout of a file that is no longer read: as one of `LAYOUTS` its patches would be misplaced."""
+def _other_tool(candidate: Candidate) -> str | None:
+    """Return which of `OTHER_TOOLS` wrote a file; None if none did."""
     path, contents = candidate.path, candidate.h5
     if path.suffix == ".zarr":  # SpatialData; slides in OME-Zarr may have tables, and no shapes
         return "lazyslide" if all((path / name).is_dir() for name in ("shapes", "tables")) else None
@@ -119,5 +120,7 @@ def _removed_layout(candidate: Candidate) -> str | None:
 
 def _not_read(layout: str, place: Path) -> InputUnsupportedError:
     return InputUnsupportedError(
-        f"features of the layout {layout} are no longer read", place=str(place), remedy=removed.LAYOUTS[layout]
+        f"files of {layout} are not read",
+        place=str(place),
+        remedy="write tables from them by the ten lines in docs/how-to/other-features.md, and name their folder",
     )

@@ -46,8 +46,7 @@ def _read(file: FeatureFile, with_features: bool) -> SlideFeatures:
             place=str(file.path),
             remedy="remove the file and run pathopatch encode again",
         ) from error
-    content = known.get("slide", "")  # files of earlier versions have none
-    return replace(plain, encoder=encoder, notes=notes, slide_content=content, **facts)
+    return replace(plain, encoder=encoder, notes=notes, slide_content=known.get("slide", ""), **facts)
 
 
 LAYOUT = Layout("pathopatch", _slide_files, _read)

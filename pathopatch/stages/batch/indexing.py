@@ -49,7 +49,8 @@ def write_index(out: Path, *, force: bool = False, progress: Progress | None = N
     count = 1 << (int(done["predicted"].sum()) // ROWS_A_BUCKET).bit_length()
     of_bucket: dict[int, list[str]] = {}
     for slide_id in sorted(stamps):
-        of_bucket.setdefault(_bucket(slide_id, count), []).append(slide_id)
+        bucket = int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8], "big") % count
+        of_bucket.setdefault(bucket, []).append(slide_id)
     schema = None
     for number, (bucket, slide_ids) in enumerate(sorted(of_bucket.items()), 1):
         inputs = {
@@ -83,10 +84,6 @@ def _stamp(out: Path, slide_id: str) -> Stamp:
         )
     require_schema(stamp, place=path)
     return stamp
-
-
-def _bucket(slide_id: str, count: int) -> int:
-    return int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8], "big") % count
 
 
 def _path(out: Path, bucket: int) -> Path:

@@ -18,7 +18,7 @@ import torch
 from made_model import write_model
 from PIL import Image
 
-from pathopatch.core.artefacts import content_fingerprint, fingerprint
+from pathopatch.core.artefacts import content_fingerprint
 from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -27,7 +27,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     PathopatchError,
 )
-from pathopatch.core.files import read_json, temporary_path, write_json
+from pathopatch.core.files import temporary_path
 from pathopatch.core.task import Outcome
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
@@ -260,16 +260,3 @@ def test_the_picture_of_a_training_slide_says_so_beside_the_map(folder: Path) ->
     predict(folder, force=True)
     told = np.asarray(Image.open(folder / "out" / "heatmaps" / "good" / "overlay.png"))
     assert (told == (200, 40, 40)).all(axis=2).sum() > red + 500
-
-
-def test_outputs_of_an_earlier_version_that_do_not_tell_are_made_again(folder: Path) -> None:
-    with_marks(folder, good="train", other="val")
-    predict(folder)
-    path = folder / "out" / "heatmaps" / "good" / "heatmap.json"
-    facts = {name: value for name, value in read_json(path).items() if name not in ("leakage", "fingerprint")}
-    write_json(path, facts | {"fingerprint": fingerprint(facts)})
-    again, _, other = predict(folder)
-    assert (again.state, other.state) == ("done", "current")
-    assert "they do not say that the model was trained on this slide" in again.warnings[-1]
-    assert read_json(path)["leakage"] == "trained on"
-    assert predict(folder)[0].state == "current"

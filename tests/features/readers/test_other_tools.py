@@ -1,4 +1,4 @@
-"""Files of tools that are no longer read: refused by name, and the page's lines write a table from them."""
+"""Files of tools that are not read: refused by name, and the page's lines write a table from them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from pyarrow import Table, parquet
 from shapely import box, to_wkb
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.removed import LAYOUTS
-from pathopatch.features.readers import open_features
+from pathopatch.features.readers import OTHER_TOOLS, open_features
 
 PAGE = (Path(__file__).parents[3] / "docs" / "how-to" / "other-features.md").read_text(encoding="utf-8")
 
@@ -63,8 +62,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
-def test_what_is_no_longer_read_is_refused_with_the_page(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", OTHER_TOOLS)
+def test_what_is_not_read_is_refused_with_the_page(layout: str, tmp_path: Path) -> None:
     WRITERS[layout](tmp_path)
     for stated in ("auto", layout):
         with pytest.raises(InputUnsupportedError, match=layout) as refused:
@@ -72,7 +71,7 @@ def test_what_is_no_longer_read_is_refused_with_the_page(layout: str, tmp_path: 
         assert "docs/how-to/other-features.md" in (refused.value.remedy or "")
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("layout", OTHER_TOOLS)
 def test_the_lines_of_the_page_write_a_table_of_the_same_patches(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
