@@ -19,6 +19,9 @@ _LEAST_BLUR = 0.006  # of the histogram, absorption; also above the steps of dim
 _LOWEST = -0.15  # absorption; highlights are brighter than glass
 _PROMINENCE = 1.3  # by which the density falls behind a peak, and rises again behind a valley
 _LEAST_SHARE = 0.002  # of the pixels: what is rarer is a highlight
+# A peak of at most this share may be glints, if glass with at most this spread lies within this absorption behind it,
+# and is so many times as common.
+_MOST_GLINT, _GLASS_BEHIND, _NEAREST_GLASS, _GLINT_TO_GLASS = 0.05, 0.02, 0.1, 10
 # Standard deviation of the peak's absorption. On 47 real brightfield fields it is 0.005 to 0.028, also where glass is
 # 0.2 % of the field, and the peak lies 0.00 to 0.06 below the 99.5th percentile. Fields of tissue alone begin with
 # the peak of stroma or nuclei, of 0.09 to 0.18. Smooth stroma alone may have 0.03, hence `Glass.spread`.
@@ -133,6 +136,14 @@ def _peak(values: NDArray[np.float32], step: float, light: Illumination | None) 
         return None
     absorbed = _absorption(values[:, None], reference, None)[0]
     first_peak = _first_peak(absorbed, step / float(reference.min()))
+    if first_peak is not None and first_peak[2] is not None:
+        # Edges of bubbles and of a cover slip are brighter than glass: close behind them glass is far more common.
+        rest = absorbed[absorbed >= first_peak[2]]
+        glint = 1 - rest.size / absorbed.size
+        behind = _first_peak(rest, step / float(reference.min())) if glint < _MOST_GLINT else None
+        if behind is not None and behind[1] <= _GLASS_BEHIND and behind[0] - first_peak[0] <= _NEAREST_GLASS:
+            share = np.count_nonzero(np.abs(rest - behind[0]) <= 2 * behind[1]) / absorbed.size
+            first_peak = behind if share > _GLINT_TO_GLASS * glint else first_peak
     if first_peak is None or first_peak[1] > _LARGEST_SPREAD:
         return None
     middle, spread, valley = first_peak
