@@ -40,6 +40,8 @@ _FLAT, _FLAT_DENSITY = 0.045, 0.12
 # Tissue out of focus is as flat. Its pieces have a density of green of at most 0.83, and a quartile range of a colour's
 # share in the density of at least 0.016; pale ink has at most 0.014.
 _DENSE, _ONE_HUE = 1.5, 0.014
+_GREY_IMAGE = 0.8  # share of what is not glass: a grey image in three channels has grey tissue
+_AROUND_PX, _ON_GLASS = 10, 0.25  # least share of glass around a piece whose colour tissue and blood have too
 _LEAST_BORDER_UM2 = 1e4
 _LEAST_BORDER_SHARE = 0.25  # of a side, for the borders of small fields
 _NEAR_BLACK, _UNSCANNED = 45, 8  # largest channel, of 255
@@ -225,8 +227,8 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     """Return the pixels (h, w) of ink with its paler rim, on an RGB overview (3, h, w).
 
     The rules hold for H&E and brown immunohistochemistry. Blue and green stains (trichrome, Alcian blue) look like ink
-    to them. Violet ink has the colour of haematoxylin under eosin and pale red ink that of blood: they are told by
-    their evenness, or by a density that no tissue has.
+    to them. Violet ink has the colour of haematoxylin under eosin and pale red ink that of blood: they are found where
+    they are even and lie on glass.
     """
     height, width = overview.shape[1:]
     factor = max(1.0, _INK_UM_PER_PX / um_per_px)
@@ -244,8 +246,7 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     is_red = (blue >= 0.6 * green) & (red <= 0.3 * green)
     is_black = (lightest <= 70) & (chroma <= 25)
     is_full_red = is_red & (blue >= 1.5)  # tissue at 16 um/px: blue <= 1.4
-    is_full_violet = (green >= 2.4) & (blue <= 0.5 * green)  # at most 512 um2 of tissue in one piece
-    full = (is_blue_or_green & (red >= 1.0)) | is_over_tissue | is_full_red | is_full_violet | is_black
+    full = (is_blue_or_green & (red >= 1.0)) | is_over_tissue | is_full_red | is_black
     pale_red = (blue >= 0.75 * green) & (red <= 0.35 * green) & (green >= 0.3)
     pale = (is_blue_or_green & (red >= 0.25)) | is_red & (blue >= 1.0) | pale_red | (lightest <= 190) & (chroma <= 20)
     strokes = large_pieces(full, _LEAST_INK_UM2 / um2_per_px)
@@ -264,6 +265,8 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
 def _find_flat_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     """Return the pixels (h, w) of large pieces of even density and a colour of ink, with their rim."""
     height, width = overview.shape[1:]
+    if um_per_px > _INK_UM_PER_PX:  # here tissue may be flat
+        return np.zeros((height, width), np.bool_)
     factor = max(1.0, _FLAT_UM_PER_PX / um_per_px)
     size = max(1, round(width / factor)), max(1, round(height / factor))
     coarse = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in overview])
@@ -273,12 +276,17 @@ def _find_flat_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     fine, level = mean - cv2.blur(mean, (3, 3)), cv2.blur(mean, (5, 5))
     is_flat = (cv2.blur(fine * fine, (5, 5)) < (_FLAT * level) ** 2) & (level > _FLAT_DENSITY)
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(is_flat.view(np.uint8), connectivity=4)
-    ink = np.zeros(mean.shape, np.bool_)
+    ink, is_glass = np.zeros(mean.shape, np.bool_), level <= _FLAT_DENSITY
+    is_grey = (np.ptp(density, axis=0) < 0.2 * level) & ~is_glass
+    is_grey_image = np.count_nonzero(is_grey) > _GREY_IMAGE * np.count_nonzero(~is_glass)
     for number in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= least_px):
         left, top, across, down = stats[number, : cv2.CC_STAT_AREA].tolist()
-        part = slice(top, top + down), slice(left, left + across)
+        part = tuple(slice(max(0, at - _AROUND_PX), at + n + _AROUND_PX) for at, n in ((top, down), (left, across)))
         is_piece = pieces[part] == number
-        if number and _has_colour_of_ink(density[:, *part][:, is_piece]):
+        around = grown(is_piece, 2 * _AROUND_PX + 1) & ~grown(is_piece, _AROUND_PX)
+        on_glass = around.any() and is_glass[part][around].mean() >= _ON_GLASS
+        values = density[:, part[0], part[1]][:, is_piece]
+        if number and _has_colour_of_ink(values, may_be_grey=not is_grey_image, is_on_glass=on_glass):
             ink[part] |= is_piece
     if not ink.any():
         return np.zeros((height, width), np.bool_)
@@ -287,18 +295,18 @@ def _find_flat_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     return np.asarray(enlarged != 0, np.bool_)
 
 
-def _has_colour_of_ink(density: NDArray[np.float32]) -> bool:
-    """Return whether a piece of densities (3, N) of red, green and blue has a colour of ink."""
+def _has_colour_of_ink(density: NDArray[np.float32], *, may_be_grey: bool, is_on_glass: bool) -> bool:
+    """Return whether a flat piece of densities (3, N) of red, green and blue has a colour of ink."""
     red, green, blue = np.median(density, axis=1).tolist()
-    # No tissue absorbs red more than green, nor all three alike: brown and grey immunohistochemistry at most
-    # (0.31, 0.40, 0.49) where it is flat.
-    if green >= _DENSE or red >= 1.05 * green or (red >= 0.85 * green and 0.7 * green <= blue <= 1.15 * green):
+    # No tissue absorbs all three alike, and the counterstain of immunohistochemistry red 1.2 times as green at most.
+    if red >= 1.25 * green or (may_be_grey and red >= 0.85 * green and 0.7 * green <= blue <= 1.15 * green):
         return True
     low, high = np.percentile(density / density.sum(axis=0), (25, 75), axis=1)  # where strokes cross, the hue differs
     spread = float((high - low).max())
     is_violet = 0.38 * green <= red <= 0.8 * green and 0.2 * green <= blue <= 0.45 * green and spread <= _ONE_HUE
-    is_red = red <= 0.22 * green and blue >= 0.6 * green and spread <= 2 * _ONE_HUE  # tissue: red >= 0.28 of green
-    return green >= 0.4 and (is_violet or is_red)
+    is_red = red <= 0.22 * green and blue >= 0.6 * green and spread <= 2 * _ONE_HUE  # as blood
+    is_blue = red >= 1.05 * green and spread <= _ONE_HUE  # as haematoxylin alone
+    return is_on_glass and (green >= _DENSE or is_blue or (green >= 0.4 and (is_violet or is_red)))
 
 
 def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:

@@ -180,7 +180,7 @@ def with_overview(path: Path) -> tuple[Path, NDArray[np.uint16], NDArray[np.uint
     overview = np.arange(2 * 700 * 1100).reshape(2, 700, 1100).astype(np.uint16)
     tissue = (overview[0] % 3 == 0).astype(np.uint8)
     windows = np.array([[1.0, 50.0], [2.0, 60.0]])
-    writer.write_overview(overview, tissue, channels=("CARS", "SHG"), um_per_px=(2.0, 3.0), windows=windows)
+    writer.write_overview(overview, {"tissue": tissue}, channels=("CARS", "SHG"), um_per_px=(2.0, 3.0), windows=windows)
     writer.finish(ATTRIBUTES)
     return path, overview, tissue
 
