@@ -12,6 +12,7 @@ const STYLES = {
   "missed tissue": { colour: "#b07900", dash: [2, 5], letter: "+", says: "Missed tissue" },
   "not tissue": { colour: "#007a87", dash: [12, 4, 2, 4], letter: "−", says: "Not tissue" },
 };
+const VERDICTS = Object.keys(STYLES);
 const TOLERANCE_PX = 0.7; // of a freehand line, px of the screen: less than one sees
 const NEAR_PX = 4; // a second click this near is the one that closes the outline
 const HINTS = {
@@ -78,8 +79,7 @@ export class Regions {
   }
 
   swapClass() {
-    const verdicts = Object.keys(STYLES);
-    this.verdict = verdicts[(verdicts.indexOf(this.verdict) + 1) % verdicts.length];
+    this.verdict = VERDICTS[(VERDICTS.indexOf(this.verdict) + 1) % VERDICTS.length];
     byId("region-class").textContent = this.verdict;
     this.#showTool();
   }
@@ -123,10 +123,7 @@ export class Regions {
     const last = this.points.at(-1);
     const isNear = (corner, px) => Math.hypot(x - corner[0], y - corner[1]) < px / this.viewer.zoom();
     if (last && isNear(last, NEAR_PX)) return; // the second half of a double click
-    if (this.points.length > 2 && isNear(this.points[0], 2 * NEAR_PX)) {
-      this.close();
-      return;
-    }
+    if (this.points.length > 2 && isNear(this.points[0], 2 * NEAR_PX)) return void this.close();
     this.points.push([x, y]);
     this.viewer.draw();
   }
@@ -155,9 +152,8 @@ export class Regions {
       tolerance = 2 * tolerance || 1;
       points = outline();
     }
-    const isSaved = await this.decisions.drawn(toText(points), this.verdict);
-    if (isSaved) this.points = []; // the tool stays: regions are often drawn one after another
-    else if (this.tool === "freehand") this.points = [];
+    // The tool stays: regions are often drawn one after another.
+    if ((await this.decisions.drawn(toText(points), this.verdict)) || this.tool === "freehand") this.points = [];
     return this.viewer.draw();
   }
 

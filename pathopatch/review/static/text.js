@@ -36,6 +36,5 @@ export function when(iso) {
 
 export const VERDICTS = {
   accept: "accepted", reject: "rejected", flag: "flagged",
-  tumour: "tumour", "non-tumour": "non-tumour", unsure: "unsure", removed: "removed",
-  "missed tissue": "missed tissue", "not tissue": "not tissue",
+  tumour: "tumour", "non-tumour": "non-tumour", unsure: "unsure", removed: "removed", "missed tissue": "missed tissue", "not tissue": "not tissue",
 };
