@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -116,10 +117,10 @@ def check(
     print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     warnings = [(row["slide_id"], warning) for row in slides.to_dict("records") for warning in row.get("warnings", ())]
     say_warnings(warnings)
-    if slides["icc"].any():
-        counts = slides["icc"].replace("", "none").value_counts()
-        profiles = "; ".join(f"{name} ({pluralize(n, 'slide')})" for name, n in counts.items())
-        print(f"ICC profiles, not applied: {profiles}")
+    profiles = Counter(slides.get("icc", ()))
+    if any(profiles):
+        counts = "; ".join(f"{name or 'none'} ({pluralize(n, 'slide')})" for name, n in profiles.most_common())
+        print(f"ICC profiles, not applied: {counts}")
     warned = len({slide_id for slide_id, _ in warnings})
     print(
         f"{pluralize(len(slides), 'slide')} can be worked on" + (f", {warned} of them with warnings" if warned else "")

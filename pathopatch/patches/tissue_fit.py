@@ -284,7 +284,7 @@ def _find_flat_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
         part = tuple(slice(max(0, at - _AROUND_PX), at + n + _AROUND_PX) for at, n in ((top, down), (left, across)))
         is_piece = pieces[part] == number
         around = grown(is_piece, 2 * _AROUND_PX + 1) & ~grown(is_piece, _AROUND_PX)
-        on_glass = around.any() and is_glass[part][around].mean() >= _ON_GLASS
+        on_glass = bool(around.any() and is_glass[part][around].mean() >= _ON_GLASS)
         values = density[:, part[0], part[1]][:, is_piece]
         if number and _has_colour_of_ink(values, may_be_grey=not is_grey_image, is_on_glass=on_glass):
             ink[part] |= is_piece

@@ -85,7 +85,7 @@ def test_the_map_lies_on_the_overview_corner_on_corner_at_every_level(tmp_path, 
     origins = np.zeros((1, 2), np.int64)
     store = StoreWriter(tmp_path / "store.zarr", origins=origins, channels=1, patch_px=8, dtype=np.dtype(np.uint8))
     store.write_overview(
-        np.zeros((1, 1200, 700), np.uint8), np.zeros((1200, 700), np.uint8), channels=["CARS"],
+        np.zeros((1, 1200, 700), np.uint8), {"tissue": np.zeros((1200, 700), np.uint8)}, channels=["CARS"],
         um_per_px=OVER_UM, windows=np.array([[0.0, 255.0]]),
     )  # fmt: skip
     due = _corners(tmp_path / "store.zarr" / "overview")

@@ -224,7 +224,8 @@ def test_the_overview_of_a_store_is_a_slide(tmp_path: Path) -> None:
     )  # fmt: skip
     overview = made.noise(2, 701, 1103, np.uint16)
     mask = np.zeros(overview.shape[1:], np.uint8)
-    writer.write_overview(overview, mask, channels=("CARS", "SHG"), um_per_px=(2.0, 2.0), windows=np.ones((2, 2)))
+    masks, windows = {"tissue": mask}, np.ones((2, 2))
+    writer.write_overview(overview, masks, channels=("CARS", "SHG"), um_per_px=(2.0, 2.0), windows=windows)
     slide = open_slide(tmp_path / "s.zarr" / "overview")
     assert (slide.channels, slide.size, slide.mpp, len(slide.levels)) == (("CARS", "SHG"), (1103, 701), 2.0, 3)
     np.testing.assert_array_equal(slide.read_region(0, 0, 1103, 701), overview)

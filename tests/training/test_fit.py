@@ -224,7 +224,7 @@ def test_beta_outside_its_bounds_is_refused_with_the_bounds():
 
 @pytest.mark.fault("empty-group")
 def test_no_training_patch_at_all_is_refused():
-    with pytest.raises(InputUnsupportedError, match="no labelled training patches in train"):
+    with pytest.raises(InputUnsupportedError, match="no labelled training patches"):
         fit_arrays(TRAIN.rows(np.zeros(len(TRAIN), bool)), VAL, _config(method="erm"))
 
 

@@ -6,10 +6,8 @@ import pytest
 from made_patches import write_work
 
 from pathopatch.core.artefacts import Stamp, write_table
-from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import StaleArtefactError
-from pathopatch.evaluation.compare import comparison
-from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.models.loading import load_model
 from pathopatch.training.run import fit
 
@@ -35,24 +33,6 @@ def test_a_run_leaves_a_model_and_is_not_done_twice(tmp_path):
     with pytest.raises(StaleArtefactError, match="steps was 8, is 9"):
         fit(tmp_path, _config(steps=9))
     assert len(groups) == 120
-
-
-def test_a_run_of_an_earlier_version_is_current_unless_it_used_what_is_gone(tmp_path):
-    write_work(tmp_path)
-    folder = fit(tmp_path, _config(method="erm"))
-    run, gone = json.loads((folder / "run.json").read_text()), {"attribute": "groups", "pair_weight": 0.0, "s": 1.25}
-    settings = run["stamp"]["settings"]
-    run["stamp"]["settings"] = settings | gone
-    (folder / "run.json").write_text(json.dumps(run))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | gone | {"intervene_growth": "one"}))
-    assert fit(tmp_path, _config(method="erm")) == folder
-    evaluate_run(tmp_path, folder.name, config=EvaluateConfig(bootstrap=0))
-    assert comparison(tmp_path, config=EvaluateConfig(bootstrap=0))["variant"].tolist() == [""]
-    run["stamp"]["settings"] = settings | gone | {"pair_weight": 0.1}
-    (folder / "run.json").write_text(json.dumps(run))
-    with pytest.raises(StaleArtefactError, match="pair_weight"):
-        fit(tmp_path, _config(method="erm"))
 
 
 def test_a_bundle_calls_its_classes_what_the_patches_call_their_labels(tmp_path):
