@@ -51,7 +51,14 @@ def with_external_validation(work: Path, folder: Path, name: str) -> Path:
         "patch_px": 64,
     }
     about |= {"decision_threshold": 0.1, "decision_chosen_for": "wga", "temperature": 1.5}
-    metrics = {"bundle": about, "warnings": ["The model was trained on <b>slide07</b>."], "splits": {"all": content}}
+    about["positive_class"] = "tumour"
+    glass = {"patches": 4, "slides": 2, "positive": 0.25, "probability": 0.3}
+    metrics = {
+        "bundle": about,
+        "glass": glass,
+        "warnings": ["The model was trained on <b>slide07</b>."],
+        "splits": {"all": content},
+    }
     inputs = {"groups": fingerprint_file(copy / "groups.parquet")}
     stamp = Stamp(stage="evaluate", settings={"is": "c"}, inputs=inputs).to_dict()
     write_json(copy / "evaluations" / name / "metrics.json", {**metrics, "stamp": stamp})
