@@ -134,13 +134,13 @@ def main(options: argparse.Namespace) -> None:
         table = pd.DataFrame(measure(real, options.seed, find_by_lazyslide))
     table.drop(columns="is_dark").to_csv(options.out, index=False)
     is_ink = table.kind.str.endswith(" ink")
-    table["density"] = table.variant.str.split(",").str[0]
+    table[["density", "over"]] = table.variant.str.split(", ", expand=True)[[0, 1]]
     table["dirt"] = np.where(is_ink, table.density + " ink", table.kind)
     print("Tissue found / false tissue (failed slides)")
     for is_dark in (False, True):
         print_table(table[table.is_dark == is_dark], ["dirt"], ["tissue_found", "false_tissue"])
     print("\nInk on glass counted as tissue / tissue found under ink")
-    print_table(table[is_ink], ["kind", "density"], ["dirt_as_tissue", "under_dirt"])
+    print_table(table[is_ink], ["kind", "density", "over"], ["dirt_as_tissue", "under_dirt"])
     print("\nOther dirt on glass counted as tissue")
     print_table(table[table.dirt_as_tissue.notna() & ~is_ink], ["kind"], ["dirt_as_tissue"])
 
