@@ -262,10 +262,14 @@ def rate_confidence(
     informative: Sequence[Evidence],
     tissue: TissueModel,
     unscanned: Unscanned | None,
+    further: Sequence[tuple[float, str]] = (),
     *,
     is_unsure: bool,
 ) -> tuple[float, tuple[str, ...]]:
-    """Return the confidence in a mask, in [0, 1], and the doubts that lower it; `informative` has thresholds."""
+    """Return the confidence in a mask, in [0, 1], and the doubts that lower it; `informative` has thresholds.
+
+    `further` are scores with doubts that were found before.
+    """
     if is_unsure:
         counted_as = {"all": ", all is counted as tissue", "none": ", none is counted as tissue", "fail": ""}
         return 0.1, (f"no background is in view{counted_as[overview.config.when_unsure]}",)
@@ -273,7 +277,7 @@ def rate_confidence(
     step = max(1, max(overview.specimen.shape) // _THINNED_PX)
     pixels, specimen = overview.pixels[:, ::step, ::step], overview.specimen[::step, ::step]
     # The confidence is the least of several scores: one good sign does not make up for a bad one.
-    scores: list[tuple[float, str]] = [(0.9, "")]
+    scores: list[tuple[float, str]] = [(0.9, ""), *further]
     if unscanned is not None and unscanned.doubtful_share > _DOUBTFUL_FILL:
         doubt = f"{unscanned.doubtful_share:.0%} of the image is one value with straight edges, taken for background"
         scores.append((0.3, doubt))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import cast
+from typing import NamedTuple, Self, cast
 
 import cv2
 import numpy as np
@@ -36,12 +36,15 @@ _REACH_UM = 200.0  # width of the paler rim of a stroke
 _FLAT_UM_PER_PX = 8.0  # at this scale nuclei and fibres still make tissue rough
 # Standard deviation over 5 x 5 px of what a mean over 3 x 3 px leaves, by the mean density. Of tissue in focus 1 % of
 # the pixels are below 0.057 to 0.12; of ink three of four below 0.026.
-_FLAT, _FLAT_DENSITY = 0.045, 0.12
+_FLAT, _FLAT_DENSITY, _LEAST_INK = 0.045, 0.12, 0.35
 # Tissue out of focus is as flat. Its pieces have a density of green of at most 0.83, and a quartile range of a colour's
 # share in the density of at least 0.016; pale ink has at most 0.014.
 _DENSE, _ONE_HUE = 1.5, 0.014
+_LEAST_STROKE_UM, _LEAST_PASSED = 120.0, 0.2  # width of a pale stroke, and the light that translucent ink lets pass
+_PLACES = 3  # named in a doubt
 _GREY_IMAGE = 0.8  # share of what is not glass: a grey image in three channels has grey tissue
 _AROUND_PX, _ON_GLASS = 10, 0.25  # least share of glass around a piece whose colour tissue and blood have too
+_SAME_HUE = 0.015  # largest difference of a colour's share in the density: ink over tissue has another hue
 _LEAST_BORDER_UM2 = 1e4
 _LEAST_BORDER_SHARE = 0.25  # of a side, for the borders of small fields
 _NEAR_BLACK, _UNSCANNED = 45, 8  # largest channel, of 255
@@ -136,7 +139,9 @@ def fit_tissue(
         is_unsure=is_unsure,
         ink_share=np.count_nonzero(ink) / ink.size,
     )
-    confidence, doubts = rate_confidence(overview, informative, tissue, unscanned, is_unsure=is_unsure)
+    doubt = _doubtful_ink(overview, ink, tissue, um_per_px=math.sqrt(um2_per_px)) if ink.any() else None
+    scores = () if doubt is None else ((0.45, doubt),)
+    confidence, doubts = rate_confidence(overview, informative, tissue, unscanned, scores, is_unsure=is_unsure)
     return replace(tissue, confidence=confidence, doubts=doubts)
 
 
@@ -164,6 +169,31 @@ def _find_borders_and_ink(
     if config.ignore_borders:
         missing = missing | find_black(rgb, um_per_px=um_per_px)
     return missing, find_ink(rgb, um_per_px=um_per_px) & ~missing if config.ignore_pens else ink
+
+
+def _doubtful_ink(overview: Overview, ink: Mask, tissue: TissueModel, *, um_per_px: float) -> str | None:
+    """Return where translucent ink (h, w) borders on tissue, in words; None if nowhere.
+
+    Ink over glass and tissue under ink are told apart badly there.
+    """
+    level = np.full(3, _RULES_GLASS) if overview.glass is None else overview.glass.level
+    passed = np.minimum.reduce([plane / np.float32(of) for plane, of in zip(overview.pixels, level, strict=True)])
+    # Strokes that absorb much have a pale rim, but a narrow one.
+    side = max(3, round(_LEAST_STROKE_UM / um_per_px))
+    is_pale = (ink & (passed > _LEAST_PASSED) & (passed < 1 - _FLAT_DENSITY)).view(np.uint8)
+    wide = cv2.morphologyEx(is_pale, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(wide, connectivity=8)
+    touching = np.unique(pieces[grown(tissue.mask != 0, 7)])
+    largest = sorted(touching[touching > 0].tolist(), key=lambda number: -stats[number, cv2.CC_STAT_AREA])
+    if not largest:
+        return None
+    places = []
+    for number in largest[:_PLACES]:
+        left, top, across, down = stats[number, : cv2.CC_STAT_AREA].tolist()
+        x, y = np.array([left, left + across]) * tissue.scale_x, np.array([top, top + down]) * tissue.scale_y
+        places.append(f"x {x[0]:.0f} to {x[1]:.0f}, y {y[0]:.0f} to {y[1]:.0f}")
+    more = f" and {len(largest) - _PLACES} more" if len(largest) > _PLACES else ""
+    return f"translucent ink borders on tissue, and tissue under it may be left out, at {'; '.join(places)} px{more}"
 
 
 def _background_levels(overview: Overview, informative: Sequence[Evidence], mask: Mask) -> tuple[float, ...]:
@@ -275,18 +305,28 @@ def _find_flat_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     mean = density.mean(axis=0)
     fine, level = mean - cv2.blur(mean, (3, 3)), cv2.blur(mean, (5, 5))
     is_flat = (cv2.blur(fine * fine, (5, 5)) < (_FLAT * level) ** 2) & (level > _FLAT_DENSITY)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(is_flat.view(np.uint8), connectivity=4)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(is_flat.view(np.uint8), connectivity=4)
     ink, is_glass = np.zeros(mean.shape, np.bool_), level <= _FLAT_DENSITY
     is_grey = (np.ptp(density, axis=0) < 0.2 * level) & ~is_glass
-    is_grey_image = np.count_nonzero(is_grey) > _GREY_IMAGE * np.count_nonzero(~is_glass)
-    for number in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= least_px):
-        left, top, across, down = stats[number, : cv2.CC_STAT_AREA].tolist()
+    may_be_grey = bool(np.count_nonzero(is_grey) <= _GREY_IMAGE * np.count_nonzero(~is_glass))
+    hues, others = [], []
+    areas = stats[1:, cv2.CC_STAT_AREA]  # piece 0 is not flat
+    for number in (1 + np.flatnonzero(areas >= least_px / 4)).tolist():
+        left, top, across, down, area = stats[number].tolist()
         part = tuple(slice(max(0, at - _AROUND_PX), at + n + _AROUND_PX) for at, n in ((top, down), (left, across)))
         is_piece = pieces[part] == number
         around = grown(is_piece, 2 * _AROUND_PX + 1) & ~grown(is_piece, _AROUND_PX)
-        on_glass = bool(around.any() and is_glass[part][around].mean() >= _ON_GLASS)
-        values = density[:, part[0], part[1]][:, is_piece]
-        if number and _has_colour_of_ink(values, may_be_grey=not is_grey_image, is_on_glass=on_glass):
+        glass_share = float(is_glass[part][around].mean()) if around.any() else 0.0
+        colour = _InkColour.of(density[:, part[0], part[1]][:, is_piece])
+        # Small pieces within tissue may be pigment, pale ones a shadow.
+        may_be_ink = area >= least_px or (glass_share >= _ON_GLASS and colour.density.max() >= _LEAST_INK)
+        if may_be_ink and colour.is_ink(glass_share, may_be_grey=may_be_grey):
+            ink[part] |= is_piece
+            hues.append(colour.hue)
+        else:
+            others.append((part, is_piece, colour.hue))
+    for part, is_piece, hue in others:
+        if any(np.abs(hue - known).max() <= _SAME_HUE for known in hues):
             ink[part] |= is_piece
     if not ink.any():
         return np.zeros((height, width), np.bool_)
@@ -295,18 +335,33 @@ def _find_flat_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     return np.asarray(enlarged != 0, np.bool_)
 
 
-def _has_colour_of_ink(density: NDArray[np.float32], *, may_be_grey: bool, is_on_glass: bool) -> bool:
-    """Return whether a flat piece of densities (3, N) of red, green and blue has a colour of ink."""
-    red, green, blue = np.median(density, axis=1).tolist()
-    # No tissue absorbs all three alike, and the counterstain of immunohistochemistry red 1.2 times as green at most.
-    if red >= 1.25 * green or (may_be_grey and red >= 0.85 * green and 0.7 * green <= blue <= 1.15 * green):
-        return True
-    low, high = np.percentile(density / density.sum(axis=0), (25, 75), axis=1)  # where strokes cross, the hue differs
-    spread = float((high - low).max())
-    is_violet = 0.38 * green <= red <= 0.8 * green and 0.2 * green <= blue <= 0.45 * green and spread <= _ONE_HUE
-    is_red = red <= 0.22 * green and blue >= 0.6 * green and spread <= 2 * _ONE_HUE  # as blood
-    is_blue = red >= 1.05 * green and spread <= _ONE_HUE  # as haematoxylin alone
-    return is_on_glass and (green >= _DENSE or is_blue or (green >= 0.4 and (is_violet or is_red)))
+class _InkColour(NamedTuple):
+    """Median density (3,) of red, green and blue of a flat piece, its shares in their sum, and how much they vary."""
+
+    density: NDArray[np.float32]
+    hue: NDArray[np.float32]
+    spread: float
+
+    @classmethod
+    def of(cls, density: NDArray[np.float32]) -> Self:
+        """Return the colour of densities (3, N)."""
+        median = np.median(density, axis=1)
+        low, high = np.percentile(density / density.sum(axis=0), (25, 75), axis=1)  # where strokes cross, it varies
+        return cls(median, median / median.sum(), float((high - low).max()))
+
+    def is_ink(self, glass_share: float, *, may_be_grey: bool) -> bool:
+        """Return whether it is the colour of ink; `glass_share` of what surrounds the piece is glass."""
+        red, green, blue = self.density.tolist()
+        # No tissue absorbs all three alike; the counterstain of immunohistochemistry absorbs red 1.2 times as green.
+        if red >= 1.25 * green or (may_be_grey and red >= 0.85 * green and 0.7 * green <= blue <= 1.15 * green):
+            return True
+        is_violet = 0.38 * green <= red <= 0.8 * green and 0.2 * green <= blue <= 0.45 * green
+        is_even_violet = is_violet and self.spread <= _ONE_HUE
+        is_red = red <= 0.22 * green and blue >= 0.6 * green and self.spread <= 2 * _ONE_HUE  # as blood
+        is_blue = green >= 0.3 and red >= 1.05 * green and self.spread <= _ONE_HUE  # as haematoxylin alone
+        if green >= 1.5 * _DENSE and is_violet:
+            return True
+        return glass_share >= _ON_GLASS and (green >= _DENSE or is_blue or green >= 0.4 and (is_even_violet or is_red))
 
 
 def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:

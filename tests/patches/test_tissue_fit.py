@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -90,13 +91,23 @@ def test_a_pen_stroke_is_no_tissue_and_takes_none_with_it(ink: str, h_and_e: Pic
     assert fit(picture, ignore_pens=False).mask[mask > 0].mean() > 0.9
 
 
+def test_translucent_ink_beside_tissue_is_a_doubt_with_its_place(h_and_e: Picture) -> None:
+    translucent = fit(drawn(h_and_e, (120, 160, 225), stroke()))
+    assert translucent.confidence < 0.5
+    assert "translucent ink borders on tissue" in translucent.doubts[0]
+    x0, x1, y0, y1 = map(int, re.findall(r"\d+", translucent.doubts[0]))
+    assert 0 <= x0 < 60 < 200 < x1 <= 330
+    assert 20 <= y0 < 80 < 160 < y1 <= 260
+    assert fit(drawn(h_and_e, INKS["blue"], stroke())).doubts == ()
+
+
 def test_no_stain_clot_or_dot_is_ink(h_and_e: Picture) -> None:
     assert not find_ink(h_and_e, um_per_px=UM).any()
     haematoxylin, eosin = np.meshgrid(np.linspace(0, 1.8, 60), np.linspace(0, 1.8, 60))
     # At this scale a single pixel is as large as a stroke.
     assert not find_ink(stained(haematoxylin, eosin), um_per_px=250.0).any()
     dot = np.zeros((SIDE, SIDE), np.uint8)
-    cv2.circle(dot, (100, 60), 12, 1, -1)  # 0.2 mm
+    cv2.circle(dot, (200, 300), 12, 1, -1)  # 0.2 mm, within the tissue
     assert not find_ink(drawn(h_and_e, INKS["blue"], dot), um_per_px=UM).any()
 
 
