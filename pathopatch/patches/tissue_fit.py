@@ -352,16 +352,17 @@ class _InkColour(NamedTuple):
     def is_ink(self, glass_share: float, *, may_be_grey: bool) -> bool:
         """Return whether it is the colour of ink; `glass_share` of what surrounds the piece is glass."""
         red, green, blue = self.density.tolist()
-        # No tissue absorbs all three alike; the counterstain of immunohistochemistry absorbs red 1.2 times as green.
-        if red >= 1.25 * green or (may_be_grey and red >= 0.85 * green and 0.7 * green <= blue <= 1.15 * green):
-            return True
+        is_grey = may_be_grey and 0.7 * green <= blue <= 1.15 * green
         is_violet = 0.38 * green <= red <= 0.8 * green and 0.2 * green <= blue <= 0.45 * green
-        is_even_violet = is_violet and self.spread <= _ONE_HUE
-        is_red = red <= 0.22 * green and blue >= 0.6 * green and self.spread <= 2 * _ONE_HUE  # as blood
-        is_blue = green >= 0.3 and red >= 1.05 * green and self.spread <= _ONE_HUE  # as haematoxylin alone
-        if green >= 1.5 * _DENSE and is_violet:
+        # No tissue absorbs all three alike; the counterstain of immunohistochemistry absorbs red 1.2 times as green.
+        if red >= 1.25 * green or (is_grey and red >= 0.85 * green) or (is_violet and green >= 1.5 * _DENSE):
             return True
-        return glass_share >= _ON_GLASS and (green >= _DENSE or is_blue or green >= 0.4 and (is_even_violet or is_red))
+        is_one_hue = self.spread <= _ONE_HUE
+        is_blue = is_one_hue and green >= 0.3 and red >= 1.05 * green  # as haematoxylin alone
+        is_red = self.spread <= 2 * _ONE_HUE and red <= 0.22 * green and blue >= 0.6 * green  # as blood
+        has_hue_of_ink = is_blue or (is_one_hue and is_grey and red >= 0.7 * green)
+        has_hue_of_ink |= green >= 0.4 and (is_red or (is_one_hue and is_violet))
+        return glass_share >= _ON_GLASS and (green >= _DENSE or has_hue_of_ink)
 
 
 def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
