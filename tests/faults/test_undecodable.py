@@ -54,6 +54,15 @@ KINDS: dict[str, tuple[str, Write, Callable[[Path], None]]] = {
 """A slide of 4 x 3 tiles of 64 px, and what spoils the second of the second row, of the first channel at least."""
 
 
+def spoiled(folder: Path, kind: str = "a pyramid") -> Path:
+    """Write a model and a spoiled slide."""
+    name, write, spoil = KINDS[kind]
+    write_model(folder / "model")
+    write(folder / name, image())
+    spoil(folder / name)
+    return folder / name
+
+
 def predict(folder: Path, path: Path, **changes: object) -> Outcome:
     config = CONFIG.model_copy(update=changes)
     (outcome,) = predict_cohort([row(path)], folder / "model", folder / f"out-{path.stem}", config)
@@ -106,11 +115,7 @@ def test_cells_of_an_undecodable_tile_are_nan_counted_and_the_rest_equal(kind: s
 
 @pytest.mark.fault("corrupt-tile")
 def test_more_than_is_allowed_fails_the_slide(tmp_path: Path) -> None:
-    name, write, spoil = KINDS["a pyramid"]
-    write_model(tmp_path / "model")
-    write(tmp_path / name, image())
-    spoil(tmp_path / name)
-    outcome = predict(tmp_path, tmp_path / name, max_bad_tiles=0.05)
+    outcome = predict(tmp_path, spoiled(tmp_path), max_bad_tiles=0.05)
     assert (outcome.state, outcome.code) == ("failed", "INPUT_CORRUPT")
     assert "more than 5.00% of level 0 cannot be decoded" in outcome.message
 
@@ -118,30 +123,23 @@ def test_more_than_is_allowed_fails_the_slide(tmp_path: Path) -> None:
 @pytest.mark.fault("corrupt-tile")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dry_run_says_of_it_what_predicting_will(kind: str, tmp_path: Path) -> None:
-    name, write, spoil = KINDS[kind]
-    write_model(tmp_path / "model")
-    write(tmp_path / name, image())
-    spoil(tmp_path / name)
+    path = spoiled(tmp_path, kind)
 
     def planned(share: float) -> Plan:
         config = CONFIG.model_copy(update={"max_bad_tiles": share})
-        return predict_plan([row(tmp_path / name)], [tmp_path / "model"], tmp_path / "out-a", config)
+        return predict_plan([row(path)], [tmp_path / "model"], tmp_path / "out-a", config)
 
     (refused,) = planned(0.05).failed
     assert (refused.code, len(planned(0.05).table)) == ("INPUT_CORRUPT", 0)
     allowed = planned(0.1)
     assert (allowed.failed, allowed.table["patches"].tolist()) == ((), [192])
-    assert predict(tmp_path, tmp_path / name, max_bad_tiles=0.1).state == "done"
+    assert predict(tmp_path, path, max_bad_tiles=0.1).state == "done"
     assert planned(0.1).finished["slide_id"].tolist() == ["a"]
 
 
 @pytest.mark.fault("corrupt-tile")
 def test_overlapping_patches_on_an_undecodable_tile_have_no_value(tmp_path: Path) -> None:
-    name, write, spoil = KINDS["a pyramid"]
-    write_model(tmp_path / "model")
-    write(tmp_path / name, image())
-    spoil(tmp_path / name)
-    assert predict(tmp_path, tmp_path / name, max_bad_tiles=0.1, stride_px=8).counts["unreadable"] == 9 * 9
+    assert predict(tmp_path, spoiled(tmp_path), max_bad_tiles=0.1, stride_px=8).counts["unreadable"] == 9 * 9
     cells = read_ome_tiff(tmp_path / "out-a" / "heatmaps" / "a" / "heatmap.ome.tif").levels[0]
     rows, columns = np.nonzero(np.isnan(cells[0]))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 15, 8, 15)
@@ -149,10 +147,7 @@ def test_overlapping_patches_on_an_undecodable_tile_have_no_value(tmp_path: Path
 
 @pytest.mark.fault("corrupt-tile")
 def test_a_slide_is_read_around_what_is_lost_and_says_where_that_is(tmp_path: Path) -> None:
-    name, write, spoil = KINDS["a pyramid"]
-    write(tmp_path / name, image())
-    spoil(tmp_path / name)
-    with open_slide(tmp_path / name) as slide:
+    with open_slide(spoiled(tmp_path)) as slide:
         whole = TolerantSlide(slide=slide, share=0.1)
         read = whole.read_region(30, 30, 200, 150)
     expected = image()[:, 30:180, 30:230].copy()
