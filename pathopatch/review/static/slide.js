@@ -113,6 +113,7 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     { does: "overlay", keys: [" "], says: "Show or hide the heat layer", run: () => view.change({ isOn: !view.now.isOn }) },
     { does: "fainter", keys: ["["], says: "Heat layer fainter", run: () => changeOpacity(view, -0.1) },
     { does: "stronger", keys: ["]"], says: "Heat layer stronger", run: () => changeOpacity(view, 0.1) },
+    { does: "swap-map", keys: ["c"], says: "Change between cool and warm colours", run: () => swapMap(facts, view) },
     { does: "beside", keys: ["b"], says: "Change between run A and run B", run: swapRuns },
     { does: "accept", keys: ["a"], says: "Accept the slide", run: decisions.accept },
     { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
@@ -142,6 +143,11 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
       run: async () => go(nextUnreviewed(order, (await api.cohort()).rows, id), "Every other slide is reviewed."),
     },
   ];
+}
+
+function swapMap(facts, view) {
+  const maps = Object.keys(facts.colors.maps);
+  view.change({ map: maps[(maps.indexOf(view.now.map) + 1) % maps.length] });
 }
 
 function showPlace(order) {
