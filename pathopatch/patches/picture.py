@@ -63,11 +63,13 @@ def dashed(view: Picture, inside: NDArray[np.bool_], color: tuple[int, int, int]
 
 
 def _line_px(view: Picture) -> int:
-    return max(1, round(max(view.shape) / 700))  # lines grow with the picture, to stay visible when it is shown smaller
+    return max(
+        1, round(int(max(view.shape)) / 700)
+    )  # lines grow with the picture, to stay visible when it is shown smaller
 
 
 def _dash_px(view: Picture) -> int:
-    return max(4, max(view.shape) // 150)
+    return max(4, int(max(view.shape)) // 150)
 
 
 def _slant(shape: tuple[int, ...]) -> NDArray[np.int64]:

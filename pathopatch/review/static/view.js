@@ -20,6 +20,7 @@ export function openView(facts) {
   };
   const map = stored(() => localStorage.getItem(MAP));
   if (map in facts.colors.maps) view.map = map;
+  Object.assign(view, linked(facts, view.threshold));
   if (!facts.fields.includes(view.field)) view.field = "probability";
   const listeners = [];
   return {
@@ -31,6 +32,25 @@ export function openView(facts) {
     },
     whenChanged: (listener) => listeners.push(listener),
   };
+}
+
+function linked(facts, threshold) {
+  // What a link to a view says, see `linkTo`.
+  const given = new URLSearchParams(location.search);
+  const run = given.get("run") === "b" && facts.beside ? "b" : "a";
+  const value = Number(given.get("threshold") ?? NaN);
+  return {
+    run,
+    ...(given.has("field") ? { field: given.get("field") } : {}),
+    ...(value >= 0 && value <= 1 ? { threshold: { ...threshold, [run]: value } } : {}),
+  };
+}
+
+export function linkTo(view, [x, y], umPerPx) {
+  // The address of a view: its middle (level-0 px), µm per px, layer, run and threshold.
+  const at = `${x.toFixed(0)},${y.toFixed(0)},${umPerPx.toPrecision(4)}`;
+  const said = new URLSearchParams({ at, field: view.field, run: view.run, threshold: view.threshold[view.run] });
+  return `${location.origin}${location.pathname}?${said}`;
 }
 
 function stored(use) {
