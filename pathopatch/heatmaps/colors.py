@@ -32,7 +32,7 @@ HEAT_MAPS: dict[str, dict[Polarity, tuple[Color, Color]]] = {
 
 HEAT_COLORS = HEAT_MAPS["cool"]
 
-LEGEND_TISSUE: dict[Polarity, Color] = {"bright": (222, 184, 208), "dark": (70, 45, 30)}
+LEGEND_TISSUE: dict[Polarity, Color] = {"bright": (222, 184, 208), "dark": (48, 40, 36)}
 """What legends show the colours on: the same tissue in every picture, so that slides can be compared."""
 
 AREA_LINE: dict[Polarity, Color] = {"bright": (110, 110, 110), "dark": (150, 150, 150)}

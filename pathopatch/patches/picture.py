@@ -44,15 +44,17 @@ def outlined(
 
 def outlined_with_holes(view: Picture, inside: NDArray[np.bool_]) -> tuple[Picture, bool]:
     """Return `outlined`, its line dashed around what the mask (h, w) surrounds, and whether there is such a hole."""
-    contours, levels = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    is_hole = np.array([], bool) if levels is None else levels[0, :, 3] >= 0
-    near = [np.zeros(inside.shape, np.uint8), np.zeros(inside.shape, np.uint8)]  # an outer edge, a hole's edge
-    for index, hole in enumerate(is_hole):
-        cv2.drawContours(near[int(hole)], contours, index, 1)
+    # Of what lies around: its inner edges are outer edges of the mask. So two cells that meet at a corner are apart.
+    around = np.pad((~inside).astype(np.uint8), 1, constant_values=1)
+    contours, levels = cv2.findContours(around, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    near = [np.zeros(around.shape, np.uint8), np.zeros(around.shape, np.uint8)]  # an outer edge, a hole's edge
+    for index, contour in enumerate(contours):
+        if contour.min() > 0:  # not the frame
+            cv2.drawContours(near[int(levels[0, index, 3] < 0)], contours, index, 1)
     reach = np.ones((3, 3), np.uint8)
-    outer, inner = (cv2.dilate(line, reach, iterations=2 * _line_px(view)) != 0 for line in near)
+    outer, inner = (cv2.dilate(line, reach, iterations=2 * _line_px(view) + 1)[1:-1, 1:-1] != 0 for line in near)
     gaps = inner & ~outer & (_slant(inside.shape) // (2 * _dash_px(view)) % 2 == 0)
-    return np.where(gaps[..., None], view, outlined(view, inside)), bool(is_hole.any())
+    return np.where(gaps[..., None], view, outlined(view, inside)), bool(near[1].any())
 
 
 def dashed(view: Picture, inside: NDArray[np.bool_], color: tuple[int, int, int]) -> Picture:

@@ -203,6 +203,15 @@ def test_the_line_around_a_hole_is_dashed_and_the_outer_one_is_not():
     assert 0.3 < is_drawn[1] < 0.7
 
 
+def test_what_opens_at_a_corner_is_no_hole():
+    cells = np.full((10, 10), 0.9)
+    cells[4:6, 4:6] = cells[:4, 6] = 0.1  # they meet at a corner, as on the review page
+    sheet = render(_grey(1000, 1000), cells, cell_px=(100.0, 100.0), um_per_px=1, legend=Legend(threshold=0.5))
+    row, column = ORIGIN
+    line = sheet[row + 500, column + 600 : column + 603].astype(int)
+    assert line.max(axis=1).min() < 20
+
+
 def test_the_legend_is_the_same_on_pale_and_deep_slides():
     bars = []
     for grey in (240, 90):

@@ -17,14 +17,23 @@ export class Pair {
   toggle() {
     const place = byId("viewer-beside");
     const isOn = !this.second;
+    const { viewport } = this.viewer.osd;
+    const wasWhole = viewport.getZoom() < 1.01 * viewport.getHomeZoom();
     place.hidden = !isOn;
     for (const id of ["caption", "caption-beside"]) byId(id).hidden = !isOn;
     this.button.setAttribute("aria-pressed", String(isOn));
     this.leader = this.viewer;
-    if (isOn) return this.#open(place);
+    if (isOn) this.#open(place);
+    else this.#close(place);
+    if (!wasWhole) return;
+    this.viewer.osd.forceResize();
+    this.viewer.home();
+  }
+
+  #close(place) {
     this.second.osd.destroy();
     this.second = null;
-    return place.replaceChildren();
+    place.replaceChildren();
   }
 
   #open(place) {

@@ -91,7 +91,7 @@ export class Viewer {
   #describe() {
     const { canvas } = this.osd;
     canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-label", `Slide ${this.facts.slide_id}. Arrow keys move, plus and minus zoom, ` +
+    canvas.setAttribute("aria-label", `Slide ${this.facts.slide_id}${this.isMain ? "" : ", second view"}. Arrow keys move, plus and minus zoom, ` +
       "Enter selects the patch in the middle, Shift and an arrow key the one next to it.");
     if (!this.isMain) return;
     this.osd.navigator.element.setAttribute("aria-hidden", "true");
