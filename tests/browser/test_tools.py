@@ -10,6 +10,13 @@ def zoom_of(page, place="#viewer"):
     return float(page.locator(place).get_attribute("data-zoom"))
 
 
+def still(page):
+    """Wait until the view no longer moves."""
+    before = None
+    while before != (before := page.locator("#viewer").get_attribute("data-corner")):
+        page.wait_for_timeout(500)
+
+
 def middle_of(page):
     """The middle of the view, level-0 px."""
     box = page.locator("#viewer").bounding_box()
@@ -59,11 +66,12 @@ def test_the_ruler_is_used_by_keyboard_alone(predicted, address, visit):
     page = visit(address, reduced_motion="reduce").slide(SLIDES[0])
     page.keyboard.press("7")
     page.keyboard.press("l")
+    still(page)
     page.keyboard.press("Enter")
     start = middle_of(page)
     page.locator("#viewer [role=application]").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(300)
+    still(page)
     page.keyboard.press("Enter")
     expect(page.locator("#said")).to_contain_text("Length: ")
     moved = abs(middle_of(page)[0] - start[0]) * facts_of(predicted.out, SLIDES[0])["mpp"]
@@ -118,11 +126,11 @@ def test_two_views_move_in_step_whichever_is_moved(address, visit):
     box = page.locator("#viewer-beside").bounding_box()
     page.mouse.move(box["x"] + 100, box["y"] + 200)
     page.mouse.wheel(0, -300)
-    page.wait_for_timeout(600)
+    still(page)
     assert zoom_of(page) > 1.1 * before
     in_step(page)
     page.keyboard.press("0")
-    page.wait_for_timeout(300)
+    still(page)
     in_step(page)
     page.locator("[data-does=pair]").click()
     expect(page.locator("#viewer-beside")).to_be_hidden()
@@ -142,10 +150,14 @@ def test_two_views_show_run_a_beside_run_b(predicted, address, visit):
 
 @pytest.mark.slow
 def test_two_views_of_one_run_are_map_and_bare_slide(own, visit):
-    page = visit(own, reduced_motion="reduce").slide(SLIDES[0])
+    page = visit(own, reduced_motion="reduce", width=1024).slide(SLIDES[0])
     page.get_by_label("Fill", exact=True).check()
+    whole = page.locator("#viewer").get_attribute("data-zoom")
     page.keyboard.press("s")
+    expect(page.locator("#viewer")).not_to_have_attribute("data-zoom", whole)  # still the whole slide
     expect(page.locator("#viewer-beside[data-loaded=yes]")).to_be_attached()
+    assert float(page.locator("#viewer").get_attribute("data-corner").split(",")[0]) >= 0
+    in_step(page)
     expect(page.locator("#caption")).to_have_text("Map")
     drawn = [
         page.locator(f"{place} canvas.heat").evaluate(

@@ -25,9 +25,9 @@ export class Pair {
     this.leader = this.viewer;
     if (isOn) this.#open(place);
     else this.#close(place);
-    if (!wasWhole) return;
-    this.viewer.osd.forceResize();
-    this.viewer.home();
+    // A frame later: the viewer restores its old zoom after this event.
+    const home = () => requestAnimationFrame(() => this.viewer.home());
+    if (wasWhole) this.viewer.osd.addOnceHandler("after-resize", home);
   }
 
   #close(place) {
