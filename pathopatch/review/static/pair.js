@@ -7,7 +7,8 @@ import { Viewer } from "./viewer.js";
 export class Pair {
   constructor(facts, values, view, viewer, { clicked, pointed, button }) {
     Object.assign(this, { facts, values, view, viewer, clicked, pointed, button });
-    this.second = null;
+    this.second = null; // made at the first use, and kept: one that is destroyed complains of tiles that still come
+    this.isOn = false;
     this.leader = viewer;
     this.#listen(viewer);
     viewer.osd.addHandler("update-viewport", () => this.#follow(viewer));
@@ -16,24 +17,20 @@ export class Pair {
 
   toggle() {
     const place = byId("viewer-beside");
-    const isOn = !this.second;
+    const isOn = !this.isOn;
+    this.isOn = isOn;
     const { viewport } = this.viewer.osd;
     const wasWhole = viewport.getZoom() < 1.01 * viewport.getHomeZoom();
-    place.hidden = !isOn;
+    place.classList.toggle("away", !isOn);
     for (const id of ["caption", "caption-beside"]) byId(id).hidden = !isOn;
     this.button.setAttribute("aria-pressed", String(isOn));
     this.leader = this.viewer;
-    if (isOn) this.#open(place);
-    else this.#close(place);
+    if (isOn && !this.second) this.#open(place);
+    this.recolour();
+    this.#follow(this.viewer);
     // A frame later: the viewer restores its old zoom after this event.
     const home = () => requestAnimationFrame(() => this.viewer.home());
     if (wasWhole) this.viewer.osd.addOnceHandler("after-resize", home);
-  }
-
-  #close(place) {
-    this.second.osd.destroy();
-    this.second = null;
-    place.replaceChildren();
   }
 
   #open(place) {
@@ -46,7 +43,6 @@ export class Pair {
     this.#listen(this.second);
     this.second.osd.addHandler("open", () => this.#follow(this.viewer));
     this.second.osd.addHandler("update-viewport", () => this.#follow(this.second));
-    this.recolour();
   }
 
   #now() {
@@ -63,14 +59,14 @@ export class Pair {
   }
 
   #follow(viewer) {
-    if (!this.second?.osd.isOpen() || viewer !== this.leader) return;
+    if (!this.isOn || !this.second.osd.isOpen() || viewer !== this.leader) return;
     const { viewport } = (viewer === this.viewer ? this.second : this.viewer).osd;
     viewport.zoomTo(viewer.osd.viewport.getZoom(true), null, true);
     viewport.panTo(viewer.osd.viewport.getCenter(true), true);
   }
 
   recolour() {
-    if (!this.second) return;
+    if (!this.isOn) return;
     const nameOf = (run) => `Run ${run.toUpperCase()}: ${run === "b" ? this.facts.beside.model.name : this.facts.model.name}`;
     const isPair = Boolean(this.facts.beside);
     byId("caption").textContent = isPair ? nameOf(this.view.now.run) : "Map";
@@ -80,7 +76,7 @@ export class Pair {
   }
 
   draw() {
-    if (!this.second) return;
+    if (!this.isOn) return;
     this.second.labels = this.viewer.labels;
     this.second.draw();
   }
