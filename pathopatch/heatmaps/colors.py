@@ -1,8 +1,9 @@
 """Colours of heatmaps: clear at 0, and stronger with the value, in hues that the slide itself lacks.
 
-On bright ground values are chartreuse to green, away from the reds, purples and browns of the usual stains. On dark
-ground they are blue to cyan, away from the red, green and yellow that most channels mix to. Both stay at least 15
-apart in CIELAB from stained tissue to readers with red-green blindness.
+Every picture, report and page takes its colours from here. The map "cool" is chartreuse to green on bright ground,
+away from the reds, purples and browns of the usual stains. On dark ground it is blue to cyan, away from the red, green
+and yellow that most channels mix to. In the map "warm", which the review page offers, a finding is orange. To readers
+with any colour blindness, quarters of both maps stay a visible step apart on tissue.
 """
 
 from __future__ import annotations
@@ -20,11 +21,28 @@ if TYPE_CHECKING:
 MAP_OPACITY = 0.38
 """Opacity of the value 1: the tissue keeps 62 % of its contrast."""
 
-HEAT_COLORS: dict[Polarity, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
-    "bright": ((190, 255, 0), (0, 205, 20)),
-    "dark": ((0, 140, 255), (120, 255, 255)),
+Color = tuple[int, int, int]
+"""Red, green, blue, 0 to 255."""
+
+HEAT_MAPS: dict[str, dict[Polarity, tuple[Color, Color]]] = {
+    "cool": {"bright": ((190, 255, 0), (0, 205, 20)), "dark": ((0, 140, 255), (120, 255, 255))},
+    "warm": {"bright": ((255, 215, 0), (255, 70, 0)), "dark": ((255, 120, 0), (255, 225, 60))},
 }
-"""Red, green, blue next to 0 and at 1, by the slide's ground; linear in between. The review page has the same."""
+"""Colours next to 0 and at 1, by map and by the slide's ground; linear in between. Files have the first map."""
+
+HEAT_COLORS = HEAT_MAPS["cool"]
+
+LEGEND_TISSUE: dict[Polarity, Color] = {"bright": (222, 184, 208), "dark": (48, 40, 36)}
+"""What legends show the colours on: the same tissue in every picture, so that slides can be compared."""
+
+AREA_LINE: dict[Polarity, Color] = {"bright": (110, 110, 110), "dark": (150, 150, 150)}
+"""The dashed line around the analysed area."""
+
+GROUP_COLORS = ("#56b4e9", "#0072b2", "#e69f00", "#d55e00")
+"""Groups 0 to 3 (Okabe-Ito): blue for non-tumour, orange for tumour, the darker one for much tissue."""
+
+DIFFERENCE_COLORS = ("#0072b2", "#d55e00")
+"""Where run A is lower, and where it is higher."""
 
 _PAPER: dict[Polarity, int] = {"bright": 255, "dark": 0}
 
@@ -32,6 +50,17 @@ _PAPER: dict[Polarity, int] = {"bright": 255, "dark": 0}
 def ground_of(background: str) -> Polarity:
     """Return the ground of a slide's picture by its background; bright where channels differ, since they add up."""
     return "dark" if background == "dark" else "bright"
+
+
+def page_colors(ground: Polarity) -> dict[str, Any]:
+    """Return all colours of the review page on a ground, as JSON values."""
+    return {
+        "maps": {name: colors[ground] for name, colors in HEAT_MAPS.items()},
+        "legend_tissue": LEGEND_TISSUE[ground],
+        "area": AREA_LINE[ground],
+        "groups": GROUP_COLORS,
+        "difference": DIFFERENCE_COLORS,
+    }
 
 
 def map_colors(values: NDArray[np.floating[Any]], ground: Polarity) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pathopatch.heatmaps.colors import blended, map_colors, map_opacity
+from pathopatch.heatmaps.colors import AREA_LINE, LEGEND_TISSUE, blended, map_colors, map_opacity
 from pathopatch.patches.picture import (
     FAINT,
     FONT_PX,
@@ -25,16 +25,14 @@ from pathopatch.patches.picture import (
     draw_channels,
     font,
     framed,
-    outlined,
+    outlined_with_holes,
 )
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import Picture
 
 _MIN_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
 _STRIPE_PX, _STRIPE_COLOR = 6, (150, 150, 150)  # every third stripe is drawn
-_NO_MAP: dict[Polarity, int] = {"bright": 240, "dark": 20}  # grey of the legend's bar where nothing was predicted
 _ALERT = (200, 40, 40)  # of the threshold and of warnings
-_AREA_LINE: dict[Polarity, tuple[int, int, int]] = {"bright": (110, 110, 110), "dark": (150, 150, 150)}
 _FOOT_PX, _SIDE_PX = 68, 290
 _MIN_BODY_PX = 420  # room for the legend beside a small slide
 
@@ -117,15 +115,13 @@ def render(
     view = blend(picture, probability, cell_px, ground)
     row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
     has_value = np.isfinite(probability)
-    notes = [f"dashed: {legend.area}"] if has_value.any() else ["nothing predicted:", "too little tissue"]
-    view = dashed(view, has_value[row][:, column], _AREA_LINE[ground])
+    notes = [f"grey dashes: {legend.area}"] if has_value.any() else ["nothing predicted:", "too little tissue"]
+    view = dashed(view, has_value[row][:, column], AREA_LINE[ground])
     if legend.threshold is not None:
-        view = outlined(view, (probability > legend.threshold)[row][:, column])
+        view, has_hole = outlined_with_holes(view, (probability > legend.threshold)[row][:, column])
         notes.append(f"outlined: called {legend.class_name}")
-    # The legend's bar is blended on the median colour under the map, so that it shows the map's own colours.
-    under_map = picture[::4, ::4][has_value[row[::4]][:, column[::4]]]
-    under = np.median(under_map, axis=0) if len(under_map) else np.full(3, float(_NO_MAP[ground]))
-    bar = blended(under, np.linspace(1, 0, 256), ground)
+        notes += ["black dashes: a hole in it"] if has_hole else []
+    bar = blended(np.array(LEGEND_TISSUE[ground]), np.linspace(1, 0, 256), ground)
     reasons = [reason for reason, cells in hatched.items() if cells.any()]
     if reasons:
         view = _hatched(view, np.logical_or.reduce([hatched[reason] for reason in reasons]), cell_px)

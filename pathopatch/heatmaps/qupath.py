@@ -218,7 +218,9 @@ def _features(
     """
     make_id = id_maker(_DECISIONS, "review", slide_id)
     for row, outline in outlined:
-        class_name, color = _CLASSES[row.verdict]
+        # A class of the folder's own has no colour here: QuPath gives it one.
+        name, color = _CLASSES.get(row.verdict, (row.verdict, None))
+        classification = {"name": name} if color is None else {"name": name, "color": color}
         rings = [shapely.get_coordinates(ring) for ring in (outline.exterior, *outline.interiors)]
         # With the slide it makes the id, so that a later decision replaces the earlier one.
         key = row.region or ("slide" if row.x is None else f"{row.x},{row.y}")
@@ -234,7 +236,7 @@ def _features(
                     "objectType": "annotation",
                     "isLocked": True,
                     "name": f"{row.verdict} ({row.reviewer})",
-                    "classification": {"name": class_name, "color": color},
+                    "classification": classification,
                     "measurements": {},
                     "metadata": _metadata(row),
                 },

@@ -33,8 +33,7 @@ def outlined(
     `colors` are red, green, blue of each line, the outermost first.
     """
     drawn, neighbours = view.copy(), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    # Lines grow with the picture, so that they stay visible when it is shown smaller.
-    width_px = max(1, round(max(view.shape) / 700))
+    width_px = _line_px(view)
     for color in colors:
         core = np.pad(inside.astype(np.uint8), 1)  # outside the picture nothing is set
         core = cv2.erode(core, neighbours, iterations=width_px)[1:-1, 1:-1] != 0
@@ -43,12 +42,41 @@ def outlined(
     return drawn
 
 
+def outlined_with_holes(view: Picture, inside: NDArray[np.bool_]) -> tuple[Picture, bool]:
+    """Return `outlined`, its line dashed around what the mask (h, w) surrounds, and whether there is such a hole."""
+    # Of what lies around: its inner edges are outer edges of the mask. So two cells that meet at a corner are apart.
+    around = np.pad((~inside).astype(np.uint8), 1, constant_values=1)
+    contours, levels = cv2.findContours(around, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    near = [np.zeros(around.shape, np.uint8), np.zeros(around.shape, np.uint8)]  # an outer edge, a hole's edge
+    for index, contour in enumerate(contours):
+        if contour.min() > 0:  # not the frame
+            cv2.drawContours(near[int(levels[0, index, 3] < 0)], contours, index, 1)
+    reach = np.ones((3, 3), np.uint8)
+    outer, inner = (cv2.dilate(line, reach, iterations=2 * _line_px(view) + 1)[1:-1, 1:-1] != 0 for line in near)
+    gaps = inner & ~outer & (_slant(inside.shape) // (2 * _dash_px(view)) % 2 == 0)
+    return np.where(gaps[..., None], view, outlined(view, inside)), bool(near[1].any())
+
+
 def dashed(view: Picture, inside: NDArray[np.bool_], color: tuple[int, int, int]) -> Picture:
     """Return the picture (h, w, 3) with a dashed line along the inner edge of a mask (h, w)."""
     line = (outlined(np.zeros_like(view), inside, colors=((255, 255, 255),)) != 0).any(axis=2)
-    dash_px = max(4, max(view.shape) // 150)
-    slant = np.add.outer(np.arange(view.shape[0]), np.arange(view.shape[1]))
-    return np.where((line & (slant // dash_px % 2 == 0))[..., None], np.array(color, np.uint8), view)
+    is_drawn = line & (_slant(inside.shape) // _dash_px(view) % 2 == 0)
+    return np.where(is_drawn[..., None], np.array(color, np.uint8), view)
+
+
+def _line_px(view: Picture) -> int:
+    return max(
+        1, round(int(max(view.shape)) / 700)
+    )  # lines grow with the picture, to stay visible when it is shown smaller
+
+
+def _dash_px(view: Picture) -> int:
+    return max(4, int(max(view.shape)) // 150)
+
+
+def _slant(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return row + column of each pixel, (h, w)."""
+    return np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
 
 
 def mask_under(view: Picture, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -61,8 +89,7 @@ def mask_under(view: Picture, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def hatched(view: Picture, where: NDArray[np.bool_]) -> Picture:
     """Return the picture (h, w, 3) with diagonal grey stripes in place of the pixels `where` (h, w)."""
-    slant = np.add.outer(np.arange(where.shape[0]), np.arange(where.shape[1]))
-    stripes = np.array(_STRIPES, np.uint8)[slant // _STRIPE_PX % 2]
+    stripes = np.array(_STRIPES, np.uint8)[_slant(where.shape) // _STRIPE_PX % 2]
     return np.where(where[..., None], stripes[..., None], view)
 
 

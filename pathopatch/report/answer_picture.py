@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pathopatch.groups import TissueThreshold
 from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.heatmaps.colors import blended, ground_of
+from pathopatch.heatmaps.colors import LEGEND_TISSUE, blended, ground_of
 from pathopatch.heatmaps.overlay import blend
 from pathopatch.patches.picture import outlined
 from pathopatch.patches.store import PatchStore
@@ -151,7 +151,7 @@ def repair_picture(
         _show(axes, blend(slide, probability, (step_px * scale, step_px * scale), ground), model)
         _mark_errors(axes, table, scale, step_px, mark_pt)
         axes.set_xlabel("\n".join(error_lines(table, threshold)), fontsize=_TEXT_PT, color=INK)
-    _add_keys(figure, panels[-1], slide, ground)
+    _add_keys(figure, panels[-1], ground)
     figure.supxlabel(f"{caption} Research use only.", fontsize=_TEXT_PT, color=MUTED)
     return png(figure)
 
@@ -183,9 +183,9 @@ def _mark_errors(axes: Axes, table: pd.DataFrame, scale: float, step_px: float, 
         axes.plot(x, y, marker, color=color, markersize=mark_pt, **_MARK)
 
 
-def _add_keys(figure: Figure, axes: Axes, slide: Picture, ground: Polarity) -> None:
-    """Add the colour bar, in the colours that the map has on the slide, and the key of the marks."""
-    shades = blended(np.median(slide.reshape(-1, 3), axis=0), np.linspace(0, 1, 256), ground)
+def _add_keys(figure: Figure, axes: Axes, ground: Polarity) -> None:
+    """Add the colour bar and the key of the marks."""
+    shades = blended(np.array(LEGEND_TISSUE[ground]), np.linspace(0, 1, 256), ground)
     bar = figure.colorbar(ScalarMappable(cmap=ListedColormap(shades / 255)), ax=axes, shrink=0.8)
     bar.set_label("tumour probability", fontsize=_TEXT_PT, color=INK)
     marks = [

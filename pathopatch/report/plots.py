@@ -26,9 +26,8 @@ from pathopatch.evaluation.tissue_dependence import slope
 from pathopatch.groups import GroupingAttribute, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
-from pathopatch.heatmaps.colors import opaque_colors
+from pathopatch.heatmaps.colors import GROUP_COLORS, opaque_colors
 
-GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")
 INK, MUTED = "#1b1f23", "#4a5158"
 WIDTH_IN = 10.0

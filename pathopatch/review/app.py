@@ -148,8 +148,8 @@ def _facts(request: Request) -> Response:
     """Return what the browser must know of a slide before it draws it."""
     from pathopatch.review.values import available_kinds, slide_facts
 
-    slide = slide_of(request)
-    return json_answer(slide_facts(slide) | {"gallery": available_kinds(slide)})
+    slide, own_classes = slide_of(request), review_of(request).config.region_classes
+    return json_answer(slide_facts(slide) | {"gallery": available_kinds(slide), "region_classes": own_classes})
 
 
 def _values(request: Request) -> Response:

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, Response
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
 from pathopatch.groups.decisions.agreement import agreement_summary, pairs_csv
-from pathopatch.groups.decisions.decision import Decision, region_polygon
+from pathopatch.groups.decisions.decision import VERDICTS, Decision, region_polygon
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
 from pathopatch.review.reviewed_cohort import Review
@@ -131,6 +131,12 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
     if decision.x is not None and decision.y is not None:
         review.cohort.open(slide_id).patch_at(decision.x, decision.y)  # raises where no patch was predicted
     if decision.region:
+        if decision.verdict not in (allowed := (*VERDICTS["region"], *review.config.region_classes)):
+            raise InputUnsupportedError(
+                f"{decision.verdict!r} is no class of regions here",
+                place="verdict",
+                remedy=f"choose of {', '.join(allowed)}, or add it to region_classes in review.toml",
+            )
         _require_on_slide(decision.region, review.cohort.open(slide_id).size)
     # A verdict is on the map that the reviewer saw: a slide predicted again since then has another one.
     if decision.fingerprint != (review.cohort.fingerprint(slide_id) or ""):

@@ -12,9 +12,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_validator
+
+from pathopatch.core.config import Config
+from pathopatch.core.config.base import parse
+from pathopatch.core.config.study import read_toml
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.status import FINISHED, listed_status, read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.groups.decisions.decision import is_own_class
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.model_record import read_model_record
@@ -223,13 +229,32 @@ def open_cohort(
     return cohort
 
 
+class ReviewConfig(Config):
+    """``review.toml`` in a folder of predictions."""
+
+    region_classes: tuple[str, ...] = ()
+    """Classes of regions beside the built-in ones, in lower case."""
+
+    @field_validator("region_classes")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not is_own_class(name) or names.count(name) > 1:
+                raise ValueError(
+                    f"{name!r} is no name of a class: give each once, in lower case, of 40 letters, digits and spaces "
+                    "at most, other than the built-in verdicts"
+                )
+        return names
+
+
 @dataclass(frozen=True, kw_only=True)
 class Review:
-    """What the page answers from: predictions, decisions, and the reviewer where the page names none."""
+    """What the page answers from: predictions, decisions, settings, and the reviewer where the page names none."""
 
     cohort: ReviewedCohort
     decisions: DecisionLog
     reviewer: str
+    config: ReviewConfig = ReviewConfig()
 
 
 @contextmanager
@@ -247,22 +272,25 @@ def open_review(
     `reviewer` decides where the page does not say who does. `beside` has predictions of the same slides by another
     model. `manifest` says where slides lie, and takes precedence over their status files. `work`, by default `out`, has
     labels and groups. Decisions in the file `imported` are merged first.
+    ``review.toml`` in `out`, if there is one, has settings, see `ReviewConfig`.
 
     Raises
     ------
     InputMissingError
         A file or folder is missing, or there is no prediction in `out`.
     InputUnsupportedError
-        `out` cannot be written, or a decision to import is refused.
+        `out` cannot be written, or a decision to import or a setting is refused.
     InputCorruptError
         A file cannot be read.
     """
+    settings = out / "review.toml"
+    config = parse(ReviewConfig, read_toml(settings), place=str(settings)) if settings.is_file() else ReviewConfig()
     with closing(open_cohort(out, beside=beside, manifest=manifest, work=work)) as cohort:
         log = DecisionLog(out / "review.sqlite", fingerprint_of=lambda slide_id: cohort.fingerprint(slide_id) or "")
         with log as decisions:
             if imported is not None:
                 decisions.merge(read_decisions(imported))
-            yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer)
+            yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer, config=config)
 
 
 @lru_cache(maxsize=_KNOWN_ROWS)

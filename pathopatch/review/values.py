@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps import FLAGS
-from pathopatch.heatmaps.colors import HEAT_COLORS, MAP_OPACITY, ground_of
+from pathopatch.heatmaps.colors import MAP_OPACITY, ground_of, page_colors
 from pathopatch.review.reviewed_slide import Patches, ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
 from pathopatch.slides.composite import COLOR_NAMES, channel_colors
@@ -48,7 +48,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
             {"name": COLOR_NAMES[color], "css": "#" + "".join(f"{255 * part:02x}" for part in color)}
             for color in channel_colors(len(slide.channels))
         ],
-        "heat_colors": HEAT_COLORS[ground_of(slide.facts["background"])],
+        "colors": page_colors(ground_of(slide.facts["background"])),
         "heat_opacity": MAP_OPACITY,
         "span_px": slide.grid.span_px,
         "flags": list(FLAGS),

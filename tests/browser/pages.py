@@ -159,8 +159,9 @@ def set_range(page: Page, name: str, value: float) -> None:
 
 
 def filled(page: Page) -> None:
-    """The heat layer alone, opaque, without lines."""
+    """The fill alone, opaque, of all values."""
     page.get_by_label("Fill", exact=True).check()
+    page.locator("#only-positive").uncheck()
     set_range(page, "#opacity", 1)
 
 

@@ -57,6 +57,10 @@ def test_axe_finds_no_barrier_on_a_slide(own, visit, axe):
     page.get_by_label("Group").check()
     page.locator("summary").click()
     page.locator("[data-does=polygon]").click()  # the hint on drawing
+    page.locator("#threshold-number").fill("1.7")
+    page.locator("#threshold-number").press("Tab")
+    page.locator("[data-does=pair]").click()
+    expect(page.locator("#viewer-beside[data-loaded=yes]")).to_be_attached()
     assert barriers(page, axe) == []
     page.locator("#reason").select_option("out of focus")
     page.locator("#save").click()

@@ -1,5 +1,7 @@
 """The slide's page: what its heat layer shows, counts and hides, and what a click on a patch tells."""
 
+import json
+
 import made_slides as made
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from made_review import dark_image, predict, write_other_model
 from pages import assert_heat, filled, middle, serving, set_range
 from playwright.sync_api import expect
 
+from pathopatch.heatmaps.colors import HEAT_MAPS, page_colors
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 
 
@@ -82,6 +85,7 @@ def test_space_hides_the_heat_layer_and_brackets_change_its_opacity(predicted, a
     window = visit(address)
     page = window.slide(SLIDES[1])
     page.get_by_label("Fill", exact=True).check()
+    page.locator("#only-positive").uncheck()
     facts, table = facts_of(predicted.out, SLIDES[1]), table_of(predicted.out, SLIDES[1])
     row = table.iloc[100]
     place = middle(facts, row.x, row.y)
@@ -273,3 +277,58 @@ def test_a_slide_that_changes_under_its_open_page_leaves_the_map_alone(visit, tm
         expect(page.locator("#viewer[data-loaded=yes]")).to_be_attached()
         assert window.tissue_at(200, 200)[3] == 0
         assert window.positives() == facts_of(tmp_path / "out", "a")["counts"]["tumour"]
+
+
+def test_a_threshold_beyond_0_to_1_is_refused_with_the_range(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(SLIDES[0])
+    field, message = page.locator("#threshold-number"), page.locator("#threshold-error")
+    field.fill("1.7")
+    field.press("Tab")
+    expect(message).to_have_text("1.7 is not allowed: write a number from 0 to 1, such as 0.5.")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    assert window.positives() == facts_of(predicted.out, SLIDES[0])["counts"]["tumour"]
+    field.fill("0.5")
+    field.press("Tab")
+    expect(message).to_be_empty()
+    expect(page.locator("#positives")).to_have_attribute("data-threshold", "0.5")
+
+
+def test_the_threshold_moves_fill_and_outline_together(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(MODALITIES)
+    facts, table = facts_of(predicted.out, MODALITIES), table_of(predicted.out, MODALITIES)
+    for threshold in (0.3, 0.6):
+        set_range(page, "#threshold", threshold)
+        for row in table.iloc[::7].itertuples():
+            if abs(row.probability - threshold) > 1e-6:
+                is_filled = window.heat_at(*middle(facts, row.x, row.y))[3] > 0
+                assert is_filled == (row.probability > threshold)
+
+
+def test_the_chosen_colours_are_those_of_the_table_and_stay(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(SLIDES[0])
+    filled(page)
+    facts, table = facts_of(predicted.out, SLIDES[0]), table_of(predicted.out, SLIDES[0])
+    row = table.iloc[table["probability"].argmax()]
+    for ground, slide_id in (("bright", SLIDES[0]), ("dark", MODALITIES)):
+        served = json.loads(page.request.get(f"{address}/api/slides/{slide_id}").body())["colors"]
+        assert served == json.loads(json.dumps(page_colors(ground)))
+    page.keyboard.press("c")
+    expect(page.get_by_label("Warm")).to_be_checked()
+    low, high = (np.array(color) for color in HEAT_MAPS["warm"]["bright"])
+    seen = window.heat_at(*middle(facts, row.x, row.y))
+    np.testing.assert_allclose(seen[:3], low + row.probability * (high - low), atol=3)
+    window.slide(SLIDES[1])
+    expect(page.get_by_label("Warm")).to_be_checked()
+
+
+def test_a_hole_in_tumour_has_a_dashed_line_and_an_island_in_it_a_solid_one(address, visit):
+    page = visit(address).slide(MODALITIES)
+    grid = ["#######", "#.....#", "#.###.#", "#.#.#.#", "#.###.#", "#.....#", "#######"]
+    cells = [int(cell == "#") for row in grid for cell in row]
+    depth = page.evaluate("async (cells) => [...(await import('/static/heat.js')).nesting(cells, 7, 7)]", cells)
+    inner = np.array(depth).reshape(9, 9)[1:-1, 1:-1]
+    assert [inner[0, 0], inner[1, 1], inner[2, 2], inner[3, 3]] == [1, 2, 3, 4]
+    assert page.locator("#legend").text_content().count("dashed around a hole") == 1

@@ -190,3 +190,32 @@ def test_a_warning_stands_in_the_legend_and_the_map_is_untouched():
     changed = np.argwhere((plain != warned).any(axis=2))
     assert changed[:, 1].min() > ORIGIN[1] + 1000
     assert changed[:, 1].max() < plain.shape[1] - 1  # it ends on the sheet
+
+
+def test_the_line_around_a_hole_is_dashed_and_the_outer_one_is_not():
+    cells = np.full((10, 10), 0.9)
+    cells[4:6, 4:6] = 0.1
+    sheet = render(_grey(1000, 1000), cells, cell_px=(100.0, 100.0), um_per_px=1, legend=Legend(threshold=0.5))
+    row, column = ORIGIN
+    view = sheet[row : row + 1000, column : column + 1000].astype(int)
+    is_drawn = [(line.max(axis=1) < 20).mean() for line in (view[450:550, 999], view[399, 405:595])]
+    assert is_drawn[0] == 1
+    assert 0.3 < is_drawn[1] < 0.7
+
+
+def test_what_opens_at_a_corner_is_no_hole():
+    cells = np.full((10, 10), 0.9)
+    cells[4:6, 4:6] = cells[:4, 6] = 0.1  # they meet at a corner, as on the review page
+    sheet = render(_grey(1000, 1000), cells, cell_px=(100.0, 100.0), um_per_px=1, legend=Legend(threshold=0.5))
+    row, column = ORIGIN
+    line = sheet[row + 500, column + 600 : column + 603].astype(int)
+    assert line.max(axis=1).min() < 20
+
+
+def test_the_legend_is_the_same_on_pale_and_deep_slides():
+    bars = []
+    for grey in (240, 90):
+        picture = np.full((1000, 1000, 3), grey, np.uint8)
+        sheet = render(picture, np.full((2, 2), 0.4), cell_px=(500.0, 500.0), um_per_px=1)
+        bars.append(sheet[:, ORIGIN[1] + 1010 :])
+    np.testing.assert_array_equal(*bars)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from review_page import Page, answering, predicted
 
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.review.reviewed_cohort import open_review
 from pathopatch.review.security import Access
 
 INSIDE = "POLYGON ((10 10, 50 10, 50 40, 10 10))"
@@ -69,6 +71,36 @@ def test_a_folder_for_qupath_has_the_regions(page: Page) -> None:
     files = archive(page, "qupath.zip")
     decisions = json.loads(gzip.decompress(files["qupath/a/decisions.geojson.gz"]))
     assert len(decisions["features"]) == 1
+
+
+def test_a_class_of_the_folder_is_saved_and_exported(made: Path) -> None:
+    (made / "review.toml").write_text('region_classes = ["necrosis"]\n', encoding="utf-8")
+    try:
+        with answering(made, Access()) as page:
+            assert page.ask("/api/slides/a").json["region_classes"] == ["necrosis"]
+            assert draw(page, verdict="necrosis") == 201
+            (feature,) = json.loads(archive(page, "regions.zip")["a.geojson"])["features"]
+            assert feature["properties"]["classification"] == {"name": "necrosis"}
+            assert ",necrosis," in page.ask("/export/decisions.csv").body.decode()
+    finally:
+        (made / "review.toml").unlink()
+        (made / "review.sqlite").unlink()
+
+
+def test_a_class_that_the_folder_has_not_is_refused(page: Page) -> None:
+    answer = page.decide(verdict="necrosis", region=INSIDE)
+    assert (answer.status, answer.json["code"]) == (400, "INPUT_UNSUPPORTED")
+    assert "review.toml" in answer.json["remedy"]
+
+
+@pytest.mark.parametrize("names", ['["Necrosis"]', '["accept"]', '["fat", "fat"]', '["=1"]', '"fat"'])
+def test_a_class_that_is_none_is_refused_at_the_start(made: Path, names: str) -> None:
+    (made / "review.toml").write_text(f"region_classes = {names}\n", encoding="utf-8")
+    try:
+        with pytest.raises(InputUnsupportedError, match="region_classes"), open_review(made, reviewer="Ada"):
+            pass
+    finally:
+        (made / "review.toml").unlink()
 
 
 def test_two_reviewers_are_compared(page: Page) -> None:

@@ -296,7 +296,7 @@ def load_study(path: Path | str) -> StudyConfig:
     ('erm', 'gerne')
     """
     path = Path(path)
-    study = parse(StudyConfig, _toml(path), place=str(path))
+    study = parse(StudyConfig, read_toml(path), place=str(path))
     base = path.resolve().parent
     paths = ("manifest", "patches", "features", "labels", "slides", "decisions", "work")
     given = {name: getattr(study, name) for name in paths}
@@ -317,7 +317,7 @@ def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
     InputUnsupportedError
         As `load_study`; a table stands twice; or none of it is read.
     """
-    raw = _toml(path)
+    raw = read_toml(path)
     if not {"manifest", "patches", "features"}.isdisjoint(raw):
         return load_study(path)
     whole: dict[str, Any] = {}
@@ -346,7 +346,7 @@ def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
     return settings
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     """Return what a TOML file holds."""
     try:
         with open_regular(path) as stream:

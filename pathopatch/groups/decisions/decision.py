@@ -34,6 +34,8 @@ VERDICTS = {
 """Verdicts by what is decided on."""
 UNDO = "undo"
 """Verdict of a row that withdraws another row."""
+_RESERVED = {UNDO, *(verdict for verdicts in VERDICTS.values() for verdict in verdicts)}
+_CLASS = re.compile(r"\w[\w /+.()-]{0,39}")
 
 _LABELS = {"tumour": 1, "non-tumour": 0, "unsure": -1}  # -1: not labelled
 _MAX_CHARACTERS = {
@@ -43,6 +45,11 @@ _MAX_CHARACTERS = {
 _SQLITE_MAX_INTEGER = 2**63 - 1
 _WKT = re.compile(r"POLYGON \(\((\d{1,8} \d{1,8}(?:, \d{1,8} \d{1,8}){3,})\)\)", re.ASCII)
 _FORM = "write POLYGON ((x y, x y, x y, x y)) in whole level-0 px, the first point again at the end"
+
+
+def is_own_class(name: str) -> bool:
+    """Return whether a region may have this class beside the built-in ones: in lower case, and no other verdict."""
+    return bool(_CLASS.fullmatch(name)) and name == name.casefold().strip() and name not in _RESERVED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,8 @@ class Decision:
         if self.region and self.x is not None:
             raise _refused("region", self.x, "a region has no x and y", "give the outline, or a patch's corner")
         allowed = (*VERDICTS[self.kind], *self.further_verdicts)
-        if self.verdict not in allowed:
+        is_own = self.kind == "region" and isinstance(self.verdict, str) and is_own_class(self.verdict)
+        if self.verdict not in allowed and not is_own:
             raise _refused("verdict", self.verdict, f"no verdict on a {self.kind}", f"write {', '.join(allowed)}")
         for name, longest in _MAX_CHARACTERS.items():
             text = getattr(self, name)

@@ -1,10 +1,7 @@
 // Colours of values and groups, as packed numbers: the order of ImageData in a little-endian number, alpha the highest.
 
-// Okabe-Ito: run A lower, run A higher.
-const DIFFERENCE = ["#0072b2", "#d55e00"];
+// The colours themselves come with the facts of a slide, from the table that overlays and reports use.
 
-// Okabe-Ito, as in the report: blue for non-tumour, orange for tumour, the darker one for much tissue.
-export const GROUPS = ["#56b4e9", "#0072b2", "#e69f00", "#d55e00"];
 export const GROUP_NAMES = [
   "non-tumour, little tissue", "non-tumour, much tissue", "tumour, little tissue", "tumour, much tissue",
 ];
@@ -20,13 +17,14 @@ export function heatTable([low, high]) {
   return table((share) => packed(low.map((from, at) => Math.round(from + share * (high[at] - from))), share));
 }
 
-export function differenceTable() {
+export function differenceTable(colours) {
   // Opaque at -1 and 1, clear at 0.
-  const [lower, higher] = DIFFERENCE.map(rgb);
+  const [lower, higher] = colours.map(rgb);
   return table((share) => packed(share < 0.5 ? lower : higher, Math.abs(2 * share - 1)));
 }
 
-export const groupTable = () => Uint32Array.from(GROUPS, (colour) => packed(rgb(colour), 1));
+export const groupTable = (colours) => Uint32Array.from(colours, (colour) => packed(rgb(colour), 1));
+export const opaque = (colour) => packed(colour, 1);
 
 export function css(colour) {
   return `rgba(${colour & 255}, ${(colour >>> 8) & 255}, ${(colour >>> 16) & 255}, ${(colour >>> 24) / 255})`;

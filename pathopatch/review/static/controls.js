@@ -1,6 +1,7 @@
 // The controls of the heat layer: each changes the view, and shows its state.
 
 import { byId, el } from "./dom.js";
+import { isOnlyPositive } from "./heat.js";
 import { count, fixed, percent } from "./text.js";
 import { positiveTissue, positives } from "./values.js";
 
@@ -9,12 +10,14 @@ export function bindControls(facts, values, view) {
   for (const each of fields) each.closest("label").hidden = !facts.fields.includes(each.value);
   choices(fields, (field) => view.change({ field }));
   choices([...document.querySelectorAll("[name=shape]")], (shape) => view.change({ shape }));
+  choices([...document.querySelectorAll("[name=map]")], (map) => view.change({ map }));
   byId("opacity").addEventListener("input", (event) => view.change({ opacity: Number(event.target.value) }));
   byId("only-positive").addEventListener("change", (event) => view.change({ isOnlyPositive: event.target.checked }));
   byId("threshold").addEventListener("input", (event) => setThreshold(view, Number(event.target.value)));
   byId("threshold-number").addEventListener("change", (event) => {
-    if (event.target.value !== "") setThreshold(view, Number(event.target.value));
-    show(facts, values, view.now);
+    const wanted = event.target.valueAsNumber; // NaN where it is no number
+    if (wanted >= 0 && wanted <= 1) setThreshold(view, wanted);
+    else refuse(`${event.target.value || "This"} is not allowed: write a number from 0 to 1, such as 0.5.`);
   });
   byId("threshold-reset").addEventListener("click", () => setThreshold(view, decision(facts, view.now.run)));
   byId("runs").hidden = !facts.beside;
@@ -26,8 +29,13 @@ export function bindControls(facts, values, view) {
 const decision = (facts, run) => (run === "b" ? facts.beside.decision_probability : facts.decision_probability);
 
 function setThreshold(view, wanted) {
-  const value = Math.min(1, Math.max(0, wanted));
-  view.change({ threshold: { ...view.now.threshold, [view.now.run]: value } });
+  refuse("");
+  view.change({ threshold: { ...view.now.threshold, [view.now.run]: wanted } });
+}
+
+function refuse(message) {
+  byId("threshold-error").textContent = message;
+  byId("threshold-number").setAttribute("aria-invalid", String(message !== ""));
 }
 
 export function changeOpacity(view, by) {
@@ -44,7 +52,8 @@ function show(facts, values, now) {
   document.querySelector("[data-does=overlay]").setAttribute("aria-pressed", String(now.isOn));
   byId("opacity").value = now.opacity;
   byId("opacity-shown").textContent = percent(now.opacity, 0);
-  byId("only-positive").checked = now.isOnlyPositive;
+  for (const each of document.querySelectorAll("[name=map]")) each.checked = each.value === now.map;
+  byId("only-positive").checked = isOnlyPositive(now);
   showRun(facts, now);
   showThreshold(facts, values, now);
 }
@@ -59,7 +68,7 @@ function showRun(facts, now) {
 function showThreshold(facts, values, now) {
   const threshold = now.threshold[now.run];
   byId("threshold").value = threshold;
-  if (document.activeElement !== byId("threshold-number")) byId("threshold-number").value = fixed(threshold, 3);
+  if (document.activeElement !== byId("threshold-number") && !byId("threshold-error").textContent) byId("threshold-number").value = fixed(threshold, 3);
   const isModels = threshold === decision(facts, now.run);
   byId("threshold-reset").disabled = isModels;
   const { above, known } = positives(counted(values, now.run), threshold);

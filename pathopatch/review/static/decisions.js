@@ -142,7 +142,7 @@ export class Decisions {
     const patch = decision.x === undefined ? "Slide" : `Patch at ${decision.x}, ${decision.y} px`;
     const what = decision.region ? "Region" : patch;
     const shown = { threshold: now.threshold.a, fingerprint: this.facts.fingerprint };
-    return this.#write(`${what}: ${VERDICTS[decision.verdict]}. Undo with u.`, (seen) =>
+    return this.#write(`${what}: ${VERDICTS[decision.verdict] ?? decision.verdict}. Undo with u.`, (seen) =>
       api.decide(this.facts.slide_id, { ...shown, ...decision, ...seen }));
   }
 

@@ -1,18 +1,21 @@
 // Draw the values of a slide's grid over its tissue: one small canvas, one pixel per cell, drawn scaled.
 // Values are clear at 0, so a dashed line around the analysed cells tells "nothing found" from "not looked at".
 
-import { differenceTable, groupTable, heatTable } from "./colours.js";
+import { css, differenceTable, groupTable, heatTable, opaque } from "./colours.js";
 import { origin } from "./values.js";
 
 export const RANGES = { probability: [0, 1], tissue_fraction: [0, 1], difference: [-1, 1], spread: [0, 0.5] };
 const MIN_LINE_CELL_PX = 4; // of smaller cells, lines would hide the tissue: cells at the edge are filled instead
 const INK = 0xff231f1b; // #1b1f23, packed
 const PAPER = 0xffffffff;
-const AREA = { bright: "#6e6e6e", dark: "#969696" }; // of the dashed line
+const HOLE_DASH = [4, 6]; // px of the screen
 const NO_ANSWER = 0xff969696; // grey, packed: tissue, but too little for the model
-const AREA_PACKED = { bright: 0xff6e6e6e, dark: 0xff969696 };
 
-export const coloursOf = (facts, field) => (field === "difference" ? differenceTable() : heatTable(facts.heat_colors));
+export const coloursOf = ({ colors }, { field, map }) =>
+  field === "difference" ? differenceTable(colors.difference) : heatTable(colors.maps[map]);
+
+// Whether only cells above the threshold are filled: those of a probability, unless the reviewer chose otherwise.
+export const isOnlyPositive = (view) => view.isOnlyPositive ?? view.field === "probability";
 
 export class HeatLayer {
   constructor(facts, values) {
@@ -22,12 +25,14 @@ export class HeatLayer {
     this.painted = ""; // what the fill shows: a new threshold alone does not repaint it
     this.isPositive = new Uint8Array(values.across * values.down);
     this.ground = facts.background === "dark" ? "dark" : "bright";
-    this.positiveEdge = new Edge(values, this.isPositive, () => (this.ground === "dark" ? PAPER : INK));
+    const line = this.ground === "dark" ? PAPER : INK;
+    this.positiveEdge = new Edge(values, this.isPositive, (row, column, isHole) => (isHole && (row + column) % 2 ? 0 : line));
+    this.area = opaque(facts.colors.area);
     const isKnown = Uint8Array.from(values.probability, (value) => (value === value ? 1 : 0)); // NaN: not predicted
     const least = facts.no_answer_from;
     const isScanned = (cell) => !values.scanned || values.scanned[cell] >= least.scanned;
     this.hasNoAnswer = Uint8Array.from(values.tissue, (tissue, cell) => (least && !isKnown[cell] && tissue >= least.tissue && isScanned(cell) ? 1 : 0));
-    this.areaEdge = new Edge(values, isKnown, (row, column) => (((row + column) >> 1) % 2 ? 0 : AREA_PACKED[this.ground]));
+    this.areaEdge = new Edge(values, isKnown, (row, column) => (((row + column) >> 1) % 2 ? 0 : this.area));
   }
 
   field(view) {
@@ -47,8 +52,8 @@ export class HeatLayer {
     const threshold = view.threshold[view.run];
     const { isPositive } = this;
     for (let cell = 0; cell < isPositive.length; cell += 1) isPositive[cell] = probability[cell] > threshold ? 1 : 0;
-    const { field, run, isOnlyPositive } = view;
-    const wanted = [field, run, isOnlyPositive && threshold].join();
+    const { field, run, map } = view;
+    const wanted = [field, run, map, isOnlyPositive(view) && threshold].join();
     if (wanted !== this.painted) {
       if (field === "group") this.#paintGroups(view);
       else this.#paintField(view);
@@ -60,7 +65,7 @@ export class HeatLayer {
   #paintField(view) {
     const value = this.field(view);
     const [low, high] = RANGES[view.field];
-    const colours = coloursOf(this.facts, view.field);
+    const colours = coloursOf(this.facts, view);
     const last = colours.length - 1;
     const scale = last / (high - low);
     this.#paint(view, (cell) => {
@@ -72,16 +77,15 @@ export class HeatLayer {
   }
 
   #paintGroups(view) {
-    const colours = groupTable();
+    const colours = groupTable(this.facts.colors.groups);
     const { group } = this.values;
     this.#paint(view, (cell) => (group[cell] < 0 ? 0 : colours[group[cell]]));
   }
 
   #paint(view, colour) {
     const { pixels } = this.fill;
-    for (let cell = 0; cell < pixels.length; cell += 1) {
-      pixels[cell] = view.isOnlyPositive && !this.isPositive[cell] ? 0 : colour(cell);
-    }
+    const isHidden = isOnlyPositive(view) ? (cell) => !this.isPositive[cell] && !this.hasNoAnswer[cell] : () => false;
+    for (let cell = 0; cell < pixels.length; cell += 1) pixels[cell] = isHidden(cell) ? 0 : colour(cell);
     put(this.fill);
   }
 
@@ -101,8 +105,10 @@ export class HeatLayer {
         context.drawImage(this.fill.canvas, place.x, place.y, cell * values.across, cell * values.down);
         context.globalAlpha = 1;
       }
-      this.areaEdge.draw(context, place, cell, () => dashedStroke(context, AREA[this.ground], place.density));
-      if (view.shape !== "fill") this.positiveEdge.draw(context, place, cell, () => doubleStroke(context, place.density));
+      this.areaEdge.draw(context, place, cell, () => dashedStroke(context, css(this.area), place.density));
+      if (view.shape !== "fill") {
+        this.positiveEdge.draw(context, place, cell, (isHole) => doubleStroke(context, place.density, isHole ? HOLE_DASH : []));
+      }
     }
     context.restore();
     for (const label of labels) drawLabel(context, place, facts, label);
@@ -119,7 +125,8 @@ export class HeatLayer {
 }
 
 class Edge {
-  // The line around some cells. `isInside` is read anew after `changed`; `colour` is that of a cell where cells are small.
+  // The line around some cells, and the line around the holes in them. `isInside` is read anew after `changed`;
+  // `colour` is that of a cell where cells are small.
   constructor({ across, down }, isInside, colour) {
     this.across = across;
     this.down = down;
@@ -142,7 +149,10 @@ class Edge {
       return;
     }
     this.lines ??= this.#computeLines();
-    const { lines } = this;
+    this.lines.forEach((lines, isHole) => this.#strokeLines(context, place, cell, lines, () => stroke(isHole === 1)));
+  }
+
+  #strokeLines(context, place, cell, lines, stroke) {
     const right = (context.canvas.width - place.x) / cell;
     const bottom = (context.canvas.height - place.y) / cell;
     const [left, top] = [-place.x / cell, -place.y / cell];
@@ -157,49 +167,87 @@ class Edge {
 
   #computeLines() {
     // Borders between cells inside and others, joined while they run straight: x0, y0, x1, y1 of each, in cells.
-    const { across, down, isInside } = this;
-    const lines = [];
-    for (let row = 0; row <= down; row += 1) {
-      let began = -1;
-      for (let column = 0; column <= across; column += 1) {
-        const cell = row * across + column;
-        const here = row < down && column < across ? isInside[cell] : 0;
-        const above = row > 0 && column < across ? isInside[cell - across] : 0;
-        if (here === above) {
-          if (began >= 0) lines.push(began, row, column, row);
-          began = -1;
-        } else if (began < 0) began = column;
+    // Two lists: the outer borders, and those of holes.
+    const { across, down } = this;
+    const depth = nesting(this.isInside, across, down);
+    const lines = [[], []];
+    const kindOf = (one, other) => (one === other ? -1 : Math.max(one, other) % 2 ? 0 : 1);
+    const walk = (length, at, add) => {
+      let [began, kind] = [0, -1];
+      for (let step = 0; step <= length; step += 1) {
+        const now = step < length ? at(step) : -1;
+        if (now === kind) continue;
+        if (kind >= 0) lines[kind].push(...add(began, step));
+        [began, kind] = [step, now];
       }
+    };
+    const wide = across + 2;
+    for (let row = 0; row <= down; row += 1) {
+      const above = (column) => row * wide + column + 1;
+      walk(across, (column) => kindOf(depth[above(column)], depth[above(column) + wide]), (from, to) => [from, row, to, row]);
     }
     for (let column = 0; column <= across; column += 1) {
-      let began = -1;
-      for (let row = 0; row <= down; row += 1) {
-        const cell = row * across + column;
-        const here = row < down && column < across ? isInside[cell] : 0;
-        const left = row < down && column > 0 ? isInside[cell - 1] : 0;
-        if (here === left) {
-          if (began >= 0) lines.push(column, began, column, row);
-          began = -1;
-        } else if (began < 0) began = row;
-      }
+      const left = (row) => (row + 1) * wide + column;
+      walk(down, (row) => kindOf(depth[left(row)], depth[left(row) + 1]), (from, to) => [column, from, column, to]);
     }
-    return new Uint16Array(lines);
+    return lines.map((each) => new Uint16Array(each));
   }
 
   #paint() {
     // Cells inside with a neighbour that is not.
     const { across, down, isInside } = this;
     const { pixels } = this.cells;
+    const depth = nesting(isInside, across, down);
     for (let row = 0, cell = 0; row < down; row += 1) {
       for (let column = 0; column < across; column += 1, cell += 1) {
         const isInner =
           column > 0 && column < across - 1 && row > 0 && row < down - 1 &&
           isInside[cell - 1] && isInside[cell + 1] && isInside[cell - across] && isInside[cell + across];
-        pixels[cell] = isInside[cell] && !isInner ? this.colour(row, column) : 0;
+        pixels[cell] = isInside[cell] && !isInner ? this.colour(row, column, isAtHole(depth, (row + 1) * (across + 2) + column + 1, across + 2)) : 0;
       }
     }
     put(this.cells);
   }
+}
+
+const DIAGONALS = (wide) => [-wide - 1, -wide + 1, wide - 1, wide + 1];
+
+export function nesting(isInside, across, down) {
+  // How deep each cell lies, in a grid with one more cell on each side: 0 outside, 1 in a part inside, 2 in a hole of
+  // it, 3 in an island in the hole, and so on. Parts are connected by sides, what is around them by corners too.
+  const wide = across + 2;
+  const depth = new Int32Array(wide * (down + 2)).fill(-1);
+  const inside = (at) => {
+    const [column, row] = [(at % wide) - 1, Math.floor(at / wide) - 1];
+    return column >= 0 && row >= 0 && column < across && row < down ? isInside[row * across + column] : 0;
+  };
+  let layer = [0];
+  depth[0] = 0;
+  for (let level = 0; layer.length; level += 1) {
+    const next = [];
+    while (layer.length) {
+      const at = layer.pop();
+      const reach = (step, isSide) => {
+        const to = at + step;
+        if (to < 0 || to >= depth.length || Math.abs((to % wide) - (at % wide)) > 1 || depth[to] >= 0) return;
+        if (inside(to) === level % 2) {
+          depth[to] = level;
+          layer.push(to);
+        } else if (isSide) next.push(to);
+      };
+      for (const step of [-1, 1, -wide, wide]) reach(step, true);
+      if (level % 2 === 0) for (const step of DIAGONALS(wide)) reach(step, false);
+    }
+    layer = next.filter((at) => depth[at] < 0);
+    for (const at of layer) depth[at] = level + 1;
+  }
+  return depth;
+}
+
+function isAtHole(depth, at, wide) {
+  // Of a cell at an edge: whether only holes are next to it.
+  const around = [-1, 1, -wide, wide].map((step) => depth[at + step]);
+  return around.every((level) => level >= depth[at]);
 }
 
 function grid(across, down) {
@@ -215,15 +263,17 @@ function put({ context, image }) {
   context.putImageData(image, 0, 0);
 }
 
-function doubleStroke(context, thickness) {
-  // Dark with a light rim, visible on any tissue.
+function doubleStroke(context, thickness, dash = null) {
+  // Dark with a light rim, visible on any tissue; a dash is of the dark line.
   context.lineCap = "square";
   context.strokeStyle = "#ffffff";
   context.lineWidth = 3.2 * thickness;
   context.stroke();
+  if (dash) context.setLineDash(dash.map((length) => length * thickness));
   context.strokeStyle = "#1b1f23";
   context.lineWidth = 1.4 * thickness;
   context.stroke();
+  if (dash) context.setLineDash([]);
 }
 
 function dashedStroke(context, colour, density) {

@@ -1,8 +1,8 @@
 // Draw the legend of the heat layer: colours with numbers and units, a histogram, and a tick at the threshold.
 
-import { GROUP_NAMES, GROUPS, css } from "./colours.js";
+import { GROUP_NAMES, css, opaque } from "./colours.js";
 import { el } from "./dom.js";
-import { RANGES, coloursOf } from "./heat.js";
+import { RANGES, coloursOf, isOnlyPositive } from "./heat.js";
 import { count, fixed, percent, signed } from "./text.js";
 import { histogram } from "./values.js";
 
@@ -14,7 +14,7 @@ export function drawLegend(place, facts, heat, view) {
   place.dataset.field = view.field;
   if (view.field === "group") place.replaceChildren(groups(facts, heat));
   else place.replaceChildren(...scale(facts, heat, view));
-  place.append(el("p", { class: "quiet" }, "Dashed line: the analysed area. Clear inside: near 0. Outside: not predicted (glass, or not scanned)."));
+  place.append(el("p", { class: "quiet" }, "Grey dashes: the analysed area. Solid line: above the threshold; dashed around a hole in it. Outside the area nothing was predicted (glass, or not scanned)."));
   if (facts.no_answer_from) place.append(el("p", { class: "quiet" }, `Grey: no answer, too little tissue for this model (${count(facts.counts.too_little_tissue)} patches).`));
 }
 
@@ -23,8 +23,9 @@ function scale(facts, heat, view) {
   const threshold = view.threshold[view.run];
   const hasTick = view.field === "probability";
   const canvas = el("canvas", { width: 512, height: 2 * (HISTOGRAM_PX + BAR_PX), "aria-hidden": "true" });
-  const colours = coloursOf(facts, view.field);
-  const shown = { colours, opacity: view.opacity, ground: heat.ground === "dark" ? "#000000" : "#ffffff" };
+  const isFilled = (index, all) => !hasTick || !isOnlyPositive(view) || index / (all.length - 1) > threshold;
+  const colours = [...coloursOf(facts, view)].map((colour, index, all) => (isFilled(index, all) ? colour : 0));
+  const shown = { colours, opacity: view.opacity, ground: css(opaque(facts.colors.legend_tissue)) };
   paint(canvas, shown, histogram(heat.field(view), low, high, BINS), hasTick ? (threshold - low) / (high - low) : null);
   const write = view.field === "difference" ? (value) => signed(value, 1) : (value) => fixed(value, 2);
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => el("span", {}, write(low + share * (high - low))));
@@ -63,7 +64,7 @@ function paint(canvas, { colours, opacity, ground }, bins, tick) {
     const tall = cells === 0 ? 0 : Math.max(2, Math.sqrt(cells / most) * (high - 4)); // square roots keep rare values visible
     context.fillRect((index * width) / bins.length, high - tall, width / bins.length - 1, tall);
   });
-  context.fillStyle = ground; // the slide's glass, so that the bar has the colours of the layer on it
+  context.fillStyle = ground; // the same tissue on every slide, so that slides can be compared
   context.fillRect(0, high, width, bar);
   context.globalAlpha = opacity;
   const step = width / colours.length; // whole pixels, so that neighbours do not overlap
@@ -84,7 +85,7 @@ function groups(facts, heat) {
   for (const group of heat.values.patch.group) if (group >= 0) sizes[group] += 1;
   const all = sizes.reduce((sum, value) => sum + value, 0);
   const by = facts.group_of === "prediction" ? "predicted class" : "label";
-  const lines = GROUPS.map((colour, group) => {
+  const lines = facts.colors.groups.map((colour, group) => {
     const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = colour;
     const share = all ? ` (${percent(sizes[group] / all, 0)})` : "";

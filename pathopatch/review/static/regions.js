@@ -12,7 +12,16 @@ const STYLES = {
   "missed tissue": { colour: "#b07900", dash: [2, 5], letter: "+", says: "Missed tissue" },
   "not tissue": { colour: "#007a87", dash: [12, 4, 2, 4], letter: "−", says: "Not tissue" },
 };
-const VERDICTS = Object.keys(STYLES);
+const OWN_COLOURS = ["#a3477d", "#00735a", "#5b4bb0", "#6b5b00", "#a0283c", "#46505f"]; // white on them is readable
+
+function styleOf(verdict, own) {
+  // Of a class of the folder's own: a colour, a dash and a letter by its place in the list.
+  if (STYLES[verdict]) return STYLES[verdict];
+  const place = Math.max(0, own.indexOf(verdict));
+  const [first] = verdict;
+  const colour = OWN_COLOURS[place % OWN_COLOURS.length];
+  return { colour, dash: [6 + 3 * place, 4], letter: first.toUpperCase(), says: first.toUpperCase() + verdict.slice(1) };
+}
 const TOLERANCE_PX = 0.7; // of a freehand line, px of the screen: less than one sees
 const NEAR_PX = 4; // a second click this near is the one that closes the outline
 const HINTS = {
@@ -23,6 +32,8 @@ const HINTS = {
 export class Regions {
   constructor(facts, viewer, decisions) {
     this.facts = facts;
+    this.verdicts = [...Object.keys(STYLES), ...facts.region_classes];
+    this.styleOf = (verdict) => styleOf(verdict, facts.region_classes);
     this.viewer = viewer;
     this.decisions = decisions;
     this.shown = []; // {row, points}
@@ -30,7 +41,7 @@ export class Regions {
     this.tool = null; // polygon | freehand
     this.points = []; // of the outline that is being drawn, level-0 px
     this.pointer = null;
-    viewer.overlay = (context, place) => this.#draw(context, place);
+    viewer.overlays.push((context, place) => this.#draw(context, place));
     viewer.whenDragged((phase, x, y) => this.#drag(phase, x, y));
     viewer.whenDoubleClicked(() => this.tool === "polygon" && this.close());
   }
@@ -47,7 +58,7 @@ export class Regions {
   }
 
   #item({ row, points }, number) {
-    const { says, colour, letter } = STYLES[row.verdict];
+    const { says, colour, letter } = this.styleOf(row.verdict);
     const mm2 = (areaPx(points) * this.facts.mpp ** 2) / 1e6;
     const area = `${+mm2.toPrecision(3)} mm²`;
     const mark = el("span", { class: "region-mark", "aria-hidden": "true" }, letter);
@@ -79,9 +90,9 @@ export class Regions {
   }
 
   swapClass() {
-    this.verdict = VERDICTS[(VERDICTS.indexOf(this.verdict) + 1) % VERDICTS.length];
+    this.verdict = this.verdicts[(this.verdicts.indexOf(this.verdict) + 1) % this.verdicts.length];
     byId("region-class").textContent = this.verdict;
-    this.#showTool();
+    if (this.isDrawing) this.#showTool();
   }
 
   begin(tool) {
@@ -109,13 +120,7 @@ export class Regions {
     for (const tool of ["polygon", "freehand"]) {
       document.querySelector(`[data-does=${tool}]`).setAttribute("aria-pressed", String(this.tool === tool));
     }
-    document.querySelector("[data-does=stop-drawing]").disabled = !this.isDrawing;
-    const hint = byId("drawing-hint");
-    hint.hidden = !this.isDrawing;
-    hint.textContent = this.isDrawing ? `Region of ${this.verdict}: ${HINTS[this.tool]}.` : "";
-    byId("viewer").toggleAttribute("data-drawing", this.isDrawing);
-    this.viewer.isDrawing = this.isDrawing;
-    this.viewer.draw();
+    this.viewer.showTool(this.isDrawing ? `Region of ${this.verdict}: ${HINTS[this.tool]}.` : null);
   }
 
   click(x, y) {
@@ -158,10 +163,10 @@ export class Regions {
   }
 
   #draw(context, place) {
-    for (const { row, points } of this.shown) drawOutline(context, place, points, STYLES[row.verdict], true);
+    for (const { row, points } of this.shown) drawOutline(context, place, points, this.styleOf(row.verdict), true);
     if (!this.points.length) return;
     const isOpen = this.tool === "polygon" && this.pointer;
-    drawOutline(context, place, isOpen ? [...this.points, this.pointer] : this.points, STYLES[this.verdict], false);
+    drawOutline(context, place, isOpen ? [...this.points, this.pointer] : this.points, this.styleOf(this.verdict), false);
     if (this.tool === "polygon") for (const [x, y] of this.points) drawCorner(context, place, x, y);
   }
 }

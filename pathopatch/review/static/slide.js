@@ -10,14 +10,17 @@ import { bindKeys } from "./keys.js";
 import { drawLegend } from "./legend.js";
 import { neighbours, nextUnreviewed, orderOfSlides } from "./order.js";
 import { Note } from "./note.js";
+import { Pair } from "./pair.js";
 import { Panel } from "./panel.js";
 import { Regions } from "./regions.js";
+import { Ruler } from "./ruler.js";
 import { count, fixed, leakageText, length, percent } from "./text.js";
 import { cellAt, nearestPatch, nextPatch, origin, unpack } from "./values.js";
-import { openView } from "./view.js";
+import { linkTo, openView } from "./view.js";
 import { Viewer } from "./viewer.js";
 
 const RECOLOURS = ["field", "run", "map", "isOnlyPositive", "threshold"];
+const OBJECTIVES = [5, 10, 20, 40];
 const id = decodeURIComponent(location.pathname.split("/").pop());
 
 async function start() {
@@ -55,6 +58,7 @@ async function start() {
     patchNote.show();
   });
   const regions = new Regions(facts, viewer, decisions);
+  const ruler = new Ruler(facts, viewer, document.querySelector("[data-does=ruler]"));
   const patchNote = new Note(byId("patch-note"), byId("save-patch-note"), {
     standing: () => panel.now && decisions.ownLabelOf(panel.now.x, panel.now.y),
     add: (text) => decisions.relabel(panel.now.x, panel.now.y, decisions.labelOf(panel.now.x, panel.now.y).verdict, text),
@@ -64,37 +68,51 @@ async function start() {
     if (RECOLOURS.some((name) => name in changes)) {
       heat.recolour(now);
       drawLegend(byId("legend"), facts, heat, now);
+      pair.recolour();
     }
     viewer.draw();
     if ("channels" in changes) {
       viewer.showChannels();
+      pair.second?.showChannels();
       panel.repaint();
     }
   });
   drawLegend(byId("legend"), facts, heat, view.now);
-  viewer.whenClicked((x, y) => (regions.isDrawing ? regions.click(x, y) : selectAt(x, y)));
-  viewer.whenTilesFail(() => hideIfChanged(facts, viewer, panel));
-  viewer.whenPointed((x, y) => {
+  const clicked = (x, y) => {
+    if (ruler.isOn) ruler.click(x, y);
+    else if (regions.isDrawing) regions.click(x, y);
+    else selectAt(x, y);
+  };
+  const pointed = (x, y) => {
     showPointer(facts, values, x, y);
     regions.point(x, y);
-  });
+    ruler.point(x, y);
+  };
+  const pair = new Pair(facts, values, view, viewer, { clicked, pointed, button: document.querySelector("[data-does=pair]") });
+  viewer.whenClicked(clicked);
+  viewer.whenTilesFail(() => hideIfChanged(facts, viewer, panel));
+  viewer.whenPointed(pointed);
   describe(facts);
   const order = orderOfSlides(cohort.rows);
-  bindKeys(bindings({ facts, values, view, viewer, panel, decisions, regions, patchNote, select, order }));
+  bindKeys(bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, select, order }));
   showPlace(order);
+  document.addEventListener("fullscreenchange", () =>
+    document.querySelector("[data-does=full-screen]").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement))));
   gallery.show();
   await decisions.load();
-  flyToAddress(fly);
+  flyToAddress(fly, viewer);
   document.body.dataset.ready = "yes";
 }
 
-function flyToAddress(fly) {
-  // A link of the agreement page leads to a patch.
+function flyToAddress(fly, viewer) {
+  // A link of the agreement page leads to a patch, a copied one to a view.
   const given = new URLSearchParams(location.search);
+  const at = given.get("at")?.split(",").map(Number);
+  if (at?.length === 3 && at.every(Number.isFinite) && at[2] > 0) viewer.goTo(...at);
   if (given.has("x") && given.has("y")) fly(Number(given.get("x")), Number(given.get("y")));
 }
 
-function bindings({ facts, values, view, viewer, panel, decisions, regions, patchNote, select, order }) {
+function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, select, order }) {
   const { before, after } = neighbours(order, id);
   const go = (there, otherwise) => (there ? (location.href = api.pageUrl(there)) : say(otherwise));
   const label = (verdict) => () => {
@@ -109,10 +127,28 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     return select(cell) ? viewer.keepInSight(...origin(facts, cell), facts.span_px) : say("No patch there.");
   };
   const swapRuns = () => (facts.beside ? view.change({ run: view.now.run === "a" ? "b" : "a" }) : say("There is no second run."));
+  const stop = () => {
+    regions.stop();
+    ruler.stop();
+  };
+  const draw = (tool) => () => {
+    ruler.stop();
+    regions.begin(tool);
+  };
+  const measure = () => {
+    const isOn = ruler.isOn;
+    stop();
+    if (!isOn) ruler.begin();
+  };
+  const confirm = () => {
+    if (ruler.isOn) return ruler.click(...viewer.middle());
+    return regions.points.length ? regions.close() : selectMiddle();
+  };
   return [
     { does: "overlay", keys: [" "], says: "Show or hide the heat layer", run: () => view.change({ isOn: !view.now.isOn }) },
     { does: "fainter", keys: ["["], says: "Heat layer fainter", run: () => changeOpacity(view, -0.1) },
     { does: "stronger", keys: ["]"], says: "Heat layer stronger", run: () => changeOpacity(view, 0.1) },
+    { does: "swap-map", keys: ["c"], says: "Change between cool and warm colours", run: () => swapMap(facts, view) },
     { does: "beside", keys: ["b"], says: "Change between run A and run B", run: swapRuns },
     { does: "accept", keys: ["a"], says: "Accept the slide", run: decisions.accept },
     { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
@@ -123,11 +159,12 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
     { does: "label-unsure", keys: ["3"], says: "Selected patch: unsure", run: label("unsure") },
     { does: "patch-note", keys: ["p"], says: "Write a note on the selected patch", run: () => patchNote.focus() },
-    { does: "polygon", keys: ["d"], says: "Draw a region by its corners", run: () => regions.begin("polygon") },
-    { does: "freehand", keys: ["h"], says: "Draw a region freehand", run: () => regions.begin("freehand") },
-    { does: "region-class", keys: ["t"], says: "Draw tumour, non-tumour, missed tissue or what is no tissue", run: () => regions.swapClass() },
-    { does: "stop-drawing", keys: ["Escape"], says: "Stop drawing", run: () => regions.stop() },
-    { does: "select", keys: ["Enter"], says: "Select the patch in the middle, or close the outline", run: () => (regions.points.length ? regions.close() : selectMiddle()) },
+    { does: "polygon", keys: ["d"], says: "Draw a region by its corners", run: draw("polygon") },
+    { does: "freehand", keys: ["h"], says: "Draw a region freehand", run: draw("freehand") },
+    { does: "region-class", keys: ["t"], says: "Next class of regions", run: () => regions.swapClass() },
+    { does: "stop-drawing", keys: ["Escape"], says: "Stop drawing or measuring", run: stop },
+    { does: "ruler", keys: ["l"], says: "Measure a length", run: measure },
+    { does: "select", keys: ["Enter"], says: "Select the patch in the middle, close the outline, or set a point of the ruler", run: confirm },
     { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },
     { does: "right", keys: ["Shift+ArrowRight"], says: "Select the patch to the right", run: step(1, 0) },
     { does: "up", keys: ["Shift+ArrowUp"], says: "Select the patch above", run: step(0, -1) },
@@ -135,6 +172,11 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     { does: "zoom-in", keys: ["+", "="], says: "Zoom in", run: () => viewer.zoomBy(1.5) },
     { does: "zoom-out", keys: ["-"], says: "Zoom out", run: () => viewer.zoomBy(1 / 1.5) },
     { does: "home", keys: ["0"], says: "Whole slide", run: () => viewer.home() },
+    ...OBJECTIVES.map((objective, index) => (
+      { does: `magnify-${objective}`, keys: [String(5 + index)], says: `Magnification ${objective}×`, run: () => viewer.magnify(objective) })),
+    { does: "pair", keys: ["s"], says: "Two views in step: map and slide, or run A and run B", run: () => pair.toggle() },
+    { does: "full-screen", keys: ["w"], says: "Full screen", run: fullScreen },
+    { does: "link", keys: ["v"], says: "Copy a link to this view", run: () => copyLink(linkTo(view.now, viewer.middle(), facts.mpp / viewer.zoom())) },
     { does: "next", keys: ["j"], says: "Next slide", run: () => go(after, "This is the last slide.") },
     { does: "previous", keys: ["k"], says: "Previous slide", run: () => go(before, "This is the first slide.") },
     {
@@ -142,6 +184,26 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
       run: async () => go(nextUnreviewed(order, (await api.cohort()).rows, id), "Every other slide is reviewed."),
     },
   ];
+}
+
+function fullScreen() {
+  if (document.fullscreenElement) return document.exitFullscreen();
+  return document.documentElement.requestFullscreen().catch(() => say("This browser refuses full screen."));
+}
+
+async function copyLink(link) {
+  history.replaceState(null, "", link);
+  try {
+    await navigator.clipboard.writeText(link);
+    say("Link copied. It opens this view for whoever may open this page.");
+  } catch {
+    say("The link is in the address bar: copy it there."); // without https, browsers refuse to copy
+  }
+}
+
+function swapMap(facts, view) {
+  const maps = Object.keys(facts.colors.maps);
+  view.change({ map: maps[(maps.indexOf(view.now.map) + 1) % maps.length] });
 }
 
 function showPlace(order) {

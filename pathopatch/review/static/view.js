@@ -2,6 +2,7 @@
 
 const KEPT = "pathopatch.view";
 const STAYS = ["field", "shape", "opacity", "isOnlyPositive"]; // kept from slide to slide; the threshold is not
+const MAP = "pathopatch.map"; // the colour map, kept for good
 
 export function openView(facts) {
   const view = {
@@ -10,12 +11,16 @@ export function openView(facts) {
     shape: "both", // fill | outline | both
     opacity: facts.heat_opacity, // of the highest value
     isOn: true,
-    isOnlyPositive: false,
+    isOnlyPositive: null, // null: where the field is the probability
+    map: Object.keys(facts.colors.maps)[0],
     threshold: { a: facts.decision_probability, b: facts.beside?.decision_probability ?? facts.decision_probability },
     channels: facts.is_rgb ? null : [...facts.channels],
     selected: -1, // cell of the selected patch
     ...kept(),
   };
+  const map = stored(() => localStorage.getItem(MAP));
+  if (map in facts.colors.maps) view.map = map;
+  Object.assign(view, linked(facts, view.threshold));
   if (!facts.fields.includes(view.field)) view.field = "probability";
   const listeners = [];
   return {
@@ -29,18 +34,36 @@ export function openView(facts) {
   };
 }
 
-function kept() {
+function linked(facts, threshold) {
+  // What a link to a view says, see `linkTo`.
+  const given = new URLSearchParams(location.search);
+  const run = given.get("run") === "b" && facts.beside ? "b" : "a";
+  const value = Number(given.get("threshold") ?? NaN);
+  return {
+    run,
+    ...(given.has("field") ? { field: given.get("field") } : {}),
+    ...(value >= 0 && value <= 1 ? { threshold: { ...threshold, [run]: value } } : {}),
+  };
+}
+
+export function linkTo(view, [x, y], umPerPx) {
+  // The address of a view: its middle (level-0 px), µm per px, layer, run and threshold.
+  const at = `${x.toFixed(0)},${y.toFixed(0)},${umPerPx.toPrecision(4)}`;
+  const said = new URLSearchParams({ at, field: view.field, run: view.run, threshold: view.threshold[view.run] });
+  return `${location.origin}${location.pathname}?${said}`;
+}
+
+function stored(use) {
   try {
-    return JSON.parse(sessionStorage.getItem(KEPT)) ?? {};
+    return use();
   } catch {
-    return {};
+    return null; // storage is forbidden: nothing is kept
   }
 }
 
+const kept = () => stored(() => JSON.parse(sessionStorage.getItem(KEPT))) ?? {};
+
 function keep(view) {
-  try {
-    sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(STAYS.map((name) => [name, view[name]]))));
-  } catch {
-    // Storage is forbidden: nothing is kept.
-  }
+  stored(() => sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(STAYS.map((name) => [name, view[name]])))));
+  stored(() => localStorage.setItem(MAP, view.map));
 }

@@ -5,18 +5,22 @@ import { byId } from "./dom.js";
 import { length, roundLength } from "./text.js";
 
 const BAR_PX = 120; // longest scale bar
+const UM_PER_PX_OF_1X = 10; // the usual convention: an objective of 40x scans at 0.25 µm/px
 const VIEWER_KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]; // the page handles all others
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export class Viewer {
-  constructor(facts, view, heat) {
+  constructor(facts, view, heat, place = byId("viewer")) {
     this.facts = facts;
     this.view = view;
     this.heat = heat;
     this.labels = [];
-    this.overlay = () => {}; // draws above the heat layer
+    this.overlays = []; // each draws above the heat layer
+    this.leads = () => {}; // called before the reviewer moves this view
+    this.whenDrawn = () => {};
+    this.isMain = place.id === "viewer";
     this.isDrawing = false; // a double click closes an outline then, and does not zoom
-    this.place = byId("viewer");
+    this.place = place;
     this.place.dataset.ground = facts.background;
     const { OpenSeadragon } = globalThis;
     this.point = (x, y) => new OpenSeadragon.Point(x, y);
@@ -27,7 +31,7 @@ export class Viewer {
       tileSources: this.#source(),
       drawer: "canvas",
       showNavigationControl: false,
-      showNavigator: true,
+      showNavigator: this.isMain,
       navigatorPosition: "TOP_RIGHT",
       navigatorSizeRatio: 0.18,
       navigatorMaintainSizeRatio: true,
@@ -87,8 +91,9 @@ export class Viewer {
   #describe() {
     const { canvas } = this.osd;
     canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-label", `Slide ${this.facts.slide_id}. Arrow keys move, plus and minus zoom, ` +
+    canvas.setAttribute("aria-label", `Slide ${this.facts.slide_id}${this.isMain ? "" : ", second view"}. Arrow keys move, plus and minus zoom, ` +
       "Enter selects the patch in the middle, Shift and an arrow key the one next to it.");
+    if (!this.isMain) return;
     this.osd.navigator.element.setAttribute("aria-hidden", "true");
     this.osd.navigator.element.querySelectorAll("[tabindex]").forEach((each) => each.removeAttribute("tabindex"));
     this.osd.navigator.element.removeAttribute("tabindex");
@@ -157,9 +162,34 @@ export class Viewer {
 
   showBox({ left, top, width, height }, margin = 0.25) {
     // Level-0 px; the margin on each side is a share of the box.
+    this.leads();
     const [x, y] = [left - margin * width, top - margin * height];
     const around = this.rectangle(x, y, (1 + 2 * margin) * width, (1 + 2 * margin) * height);
     this.osd.viewport.fitBounds(this.osd.viewport.imageToViewportRectangle(around), isCalm);
+  }
+
+  goTo(x, y, umPerPx) {
+    // A point of the slide, level-0 px, into the middle; µm per px of the screen.
+    const { osd } = this;
+    if (!osd.isOpen()) return osd.addOnceHandler("open", () => this.goTo(x, y, umPerPx));
+    osd.viewport.panTo(osd.viewport.imageToViewportCoordinates(this.point(x, y)), true);
+    return osd.viewport.zoomTo(osd.world.getItemAt(0).imageToViewportZoom(this.facts.mpp / umPerPx), null, true);
+  }
+
+  magnify(objective) {
+    this.leads();
+    const zoom = (objective * this.facts.mpp) / UM_PER_PX_OF_1X;
+    this.osd.viewport.zoomTo(this.osd.world.getItemAt(0).imageToViewportZoom(zoom), null, isCalm);
+  }
+
+  showTool(hint) {
+    // What a click does while a tool is chosen; null: none is.
+    byId("drawing-hint").hidden = hint === null;
+    byId("drawing-hint").textContent = hint ?? "";
+    document.querySelector("[data-does=stop-drawing]").disabled = hint === null;
+    this.place.toggleAttribute("data-drawing", hint !== null);
+    this.isDrawing = hint !== null;
+    this.draw();
   }
 
   zoom() {
@@ -169,16 +199,19 @@ export class Viewer {
 
   keepInSight(x, y, sidePx) {
     const { viewport } = this.osd;
+    this.leads();
     const middle = viewport.imageToViewportCoordinates(this.point(x + sidePx / 2, y + sidePx / 2));
     if (!viewport.getBounds(false).containsPoint(middle)) viewport.panTo(middle, isCalm);
   }
 
   zoomBy(factor) {
+    this.leads();
     this.osd.viewport.zoomBy(factor, undefined, isCalm);
     this.osd.viewport.applyConstraints(isCalm);
   }
 
   home() {
+    this.leads();
     this.osd.viewport.goHome(isCalm);
   }
 
@@ -195,12 +228,13 @@ export class Viewer {
     context.clearRect(0, 0, this.layer.width, this.layer.height);
     const place = { x: corner.x * density, y: corner.y * density, scale: zoom * density, density };
     this.heat.draw(context, this.view.now, place, this.labels);
-    this.overlay(context, place);
+    for (const overlay of this.overlays) overlay(context, place);
     this.osd.drawer.setImageSmoothingEnabled(zoom < 1); // beyond full resolution, pixels stay visible as squares
     this.place.dataset.zoom = zoom.toPrecision(6);
     this.place.dataset.corner = `${corner.x.toFixed(2)},${corner.y.toFixed(2)}`;
     this.place.dataset.heat ??= performance.now().toFixed(0); // ms from navigation to the first heat layer
-    this.#drawScale(zoom);
+    if (this.isMain) this.#drawScale(zoom);
+    this.whenDrawn();
   }
 
   #drawScale(zoom) {
@@ -208,6 +242,11 @@ export class Viewer {
     const um = roundLength(BAR_PX * umPerPx);
     byId("scale-bar").style.width = `${um / umPerPx}px`;
     byId("scale-length").textContent = length(um);
+    const objective = UM_PER_PX_OF_1X / umPerPx;
+    byId("magnification").textContent = `${+objective.toPrecision(objective < 10 ? 2 : 3)}×`;
+    for (const button of document.querySelectorAll("[data-objective]")) {
+      button.setAttribute("aria-pressed", String(Math.abs(button.dataset.objective / objective - 1) < 0.01));
+    }
     byId("zoom").textContent = `${(100 * zoom).toFixed(zoom < 0.1 ? 1 : 0)} % · ${umPerPx.toPrecision(3)} µm/px`;
   }
 }
