@@ -8,7 +8,7 @@ import { Gallery } from "./gallery.js";
 import { HeatLayer } from "./heat.js";
 import { bindKeys } from "./keys.js";
 import { drawLegend } from "./legend.js";
-import { neighbours, nextUnreviewed, orderOfSlides } from "./order.js";
+import { neighbours, nextToDo, orderOfSlides } from "./order.js";
 import { Note } from "./note.js";
 import { Panel } from "./panel.js";
 import { Regions } from "./regions.js";
@@ -54,6 +54,7 @@ async function start() {
     panel.relabelled(panel.now && decisions.labelOf(panel.now.x, panel.now.y));
     patchNote.show();
   });
+  decisions.isBlinded = cohort.is_blinded;
   const regions = new Regions(facts, viewer, decisions);
   const patchNote = new Note(byId("patch-note"), byId("save-patch-note"), {
     standing: () => panel.now && decisions.ownLabelOf(panel.now.x, panel.now.y),
@@ -118,6 +119,7 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
     { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: () => decisions.open("flag") },
     { does: "undo", keys: ["u"], says: "Undo your last decision on this slide, or the last corner of an outline", run: () => (regions.points.length ? regions.back() : decisions.undo()) },
+    { does: "settle", keys: ["e"], says: "Settle the dispute with your next verdict", run: () => decisions.settle() },
     { does: "note", keys: ["m"], says: "Write a note on the slide", run: () => decisions.note.focus() },
     { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
@@ -138,8 +140,12 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
     { does: "next", keys: ["j"], says: "Next slide", run: () => go(after, "This is the last slide.") },
     { does: "previous", keys: ["k"], says: "Previous slide", run: () => go(before, "This is the first slide.") },
     {
-      does: "unreviewed", keys: ["n"], says: "Next slide without a review",
-      run: async () => go(nextUnreviewed(order, (await api.cohort()).rows, id), "Every other slide is reviewed."),
+      does: "unreviewed", keys: ["n"], says: "Next slide that you have to do",
+      run: async () => {
+        const { rows: all } = await api.cohort();
+        const others = all.map((row) => row.slide_id).filter((one) => !order.includes(one)); // that a filter hid
+        go(nextToDo([...order, ...others], all, id), "You have decided on every other slide.");
+      },
     },
   ];
 }
@@ -189,6 +195,14 @@ function describeMissing(facts) {
   byId("no-slide").hidden = facts.has_slide;
   if (!facts.has_slide) byId("no-slide").textContent = `The slide itself is not shown: ${facts.why_no_slide ?? "its file is not there"}`;
 }
+
+// On paper the picture keeps its size in pixels and is scaled as a whole, so that heat layer and scale bar fit it.
+const stage = document.querySelector(".stage");
+addEventListener("beforeprint", () => {
+  const { width, height } = stage.getBoundingClientRect();
+  Object.assign(stage.style, { width: `${width}px`, height: `${height}px`, zoom: String(Math.min(1, 680 / width)) });
+});
+addEventListener("afterprint", () => stage.removeAttribute("style"));
 
 async function hideIfChanged(facts, viewer, panel) {
   // A file that changed while the page is open is another one than was predicted: its map is shown without it.
