@@ -96,7 +96,8 @@ def qupath(request: Request) -> Response:
 def agreement(request: Request) -> Response:
     """Return how reviewers agree, and what they differ in."""
     review = review_of(request)
-    return json_answer(agreement_summary(review.rows()) | {"folder": review.cohort.out.resolve().name})
+    more = {"folder": review.cohort.out.resolve().name, "is_blinded": review.decisions.is_blinded()}
+    return json_answer(agreement_summary(review.rows()) | more)
 
 
 def _regions_zip(review: Review) -> bytes:

@@ -184,13 +184,15 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def blinded(out: Path) -> Iterator[Page]:
-    """The page of "me" over a blinded folder in which ada has decided, labelled and drawn."""
+    """The page of "me" over a blinded folder in which Somebody has decided, labelled and drawn."""
     (out / "review.sqlite").unlink(missing_ok=True)
     with answering(out, Access()) as page:
-        page.decide(reviewer="ada", comment="of ada")
-        page.decide(reviewer="ada", verdict="tumour", region="POLYGON ((1 1, 9 1, 9 9, 1 1))", comment="of ada")
+        page.decide(reviewer="Somebody", comment="of Somebody")
+        page.decide(
+            reviewer="Somebody", verdict="tumour", region="POLYGON ((1 1, 9 1, 9 9, 1 1))", comment="of Somebody"
+        )
         with DecisionLog(out / "review.sqlite") as log:
-            log.set_blinded(True, "ada")
+            log.set_blinded(True, "Somebody")
         yield page
 
 
@@ -211,13 +213,13 @@ def test_nothing_of_others_leaves_the_server_before_ones_own_verdict(out: Path) 
             "/api/slides/a",
             "/api/slides/a/gallery?kind=near-threshold",
         ):
-            assert b"ada" not in page.ask(address).body, address
+            assert b"Somebody" not in page.ask(address).body, address
         assert page.ask("/export/regions.zip").status == 404
         assert b"decisions.geojson" not in page.ask("/export/qupath.zip").body
-        assert b"ada" not in page.decide(revision=5).body  # a conflict names nobody
+        assert b"Somebody" not in page.decide(revision=5).body  # a conflict names nobody
         assert page.decide(verdict="reject", reason="out of focus").status == 201
         for address in ADDRESSES:
-            assert b"ada" in page.ask(address).body, address
+            assert b"Somebody" in page.ask(address).body, address
         assert b"decisions.geojson" in page.ask("/export/qupath.zip").body
 
 

@@ -12,11 +12,12 @@ const filters = fromAddress();
 const rowById = new Map(); // table rows by slide id: created once, then moved
 const FIRST_ROWS = 60; // shown at once, more than fit on a screen; the others follow
 let rows = [];
+let isBlinded = false;
 let fillTimer = 0;
 
 async function start() {
   const cohort = await api.cohort();
-  rows = cohort.rows;
+  ({ rows, is_blinded: isBlinded } = cohort);
   byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
   byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
@@ -180,7 +181,7 @@ function onDemand(message) {
 }
 
 function decisionCell({ decision, verdicts, dispute }) {
-  if (!decision) return el("td", { data: { column: "decision", value: "" } }, el("span", { class: "quiet" }, "not reviewed"));
+  if (!decision) return el("td", { data: { column: "decision", value: "" } }, el("span", { class: "quiet" }, isBlinded ? "not reviewed by you" : "not reviewed"));
   const { verdict, reviewer, made: at, reason, comment, outdated, settles } = decision;
   const isDisputed = dispute.length > 0;
   const why = [reason, comment].filter(Boolean).join(": ");

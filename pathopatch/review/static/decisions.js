@@ -209,7 +209,7 @@ export class Decisions {
     const verdict = decision?.verdict ?? "none";
     place.dataset.verdict = verdict;
     place.dataset.revision = this.state.revision;
-    place.replaceChildren(el("span", { class: `chip ${verdict}` }, VERDICTS[verdict] ?? "not reviewed"));
+    place.replaceChildren(el("span", { class: `chip ${verdict}` }, VERDICTS[verdict] ?? (this.isBlinded ? "not reviewed by you" : "not reviewed")));
     if (decision) {
       const why = [decision.reason, decision.comment].filter(Boolean).join(": ");
       const settled = decision.settles && !this.state.dispute.length ? "settled by " : "";
