@@ -25,7 +25,7 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pathopatch.patches.annotations.polygons import mask_polygons
+from pathopatch.patches.annotations.polygons import mask_polygons, region_text
 
 _COLORS = ([70, 130, 180], [200, 40, 40])  # steel blue, red: distinct for any colour vision
 _PATCHES = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:patch")
@@ -170,27 +170,13 @@ def write_regions(
             corners = shapely.get_coordinates(polygon.exterior).astype(np.int64).tolist()
             first_x, first_y = min(corners, key=lambda corner: (corner[1], corner[0]))
             numbers = {"area mm2": area_mm2, f"mean {class_name} probability": mean, "cells": cells}
-            yield annotation_text(
-                polygon, make_id(f"{first_x},{first_y}"), (class_name, _COLORS[1]), origin,
+            yield region_text(
+                polygon, make_id(f"{first_x},{first_y}"), (class_name, _COLORS[1]), origin, isLocked=True,
                 # As `_measurements`: infinite ones and NaN are left out.
                 measurements={name: round(number, 6) for name, number in numbers.items() if math.isfinite(number)},
             )  # fmt: skip
 
     write_features(path, features())
-
-
-def annotation_text(
-    polygon: Any, own_id: str, class_: tuple[str, Sequence[int]], origin: tuple[int, int], **more: Any
-) -> str:
-    """Return a region, of the model or of a reviewer, as a locked GeoJSON annotation with `more` properties.
-
-    The polygon is in level-0 px, from which `origin` (x, y) is subtracted; `class_` is (name, colour).
-    """
-    rings = (shapely.get_coordinates(ring) - origin for ring in (polygon.exterior, *polygon.interiors))
-    geometry = {"type": "Polygon", "coordinates": [ring.round().astype(np.int64).tolist() for ring in rings]}
-    classification = {"name": class_[0], "color": class_[1]}
-    properties = {"objectType": "annotation", "isLocked": True, "classification": classification, **more}
-    return _to_json({"type": "Feature", "id": own_id, "geometry": geometry, "properties": properties})
 
 
 def collection_parts(features: Iterable[str]) -> Iterator[str]:

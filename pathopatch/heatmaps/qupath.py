@@ -29,7 +29,8 @@ from pathopatch.groups.decisions.decision import (
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.facts import HeatmapFacts, grid_of, read_facts
-from pathopatch.heatmaps.patch_exports import annotation_text, collection_parts, id_maker, write_features
+from pathopatch.heatmaps.patch_exports import collection_parts, id_maker, write_features
+from pathopatch.patches.annotations.polygons import region_text
 from pathopatch.slides.slide_paths import valid_slide_id
 
 # Other names than the model's classes: exported together with its regions, a reviewer's label stays one.
@@ -220,7 +221,7 @@ def _features(
     for row, outline in outlined:
         # With the slide it makes the id, so that a later decision replaces the earlier one.
         key = row.region or ("slide" if row.x is None else f"{row.x},{row.y}")
-        yield annotation_text(
-            outline, make_id(key), _CLASSES[row.verdict], origin,
+        yield region_text(
+            outline, make_id(key), _CLASSES[row.verdict], origin, isLocked=True,
             name=f"{row.verdict} ({row.reviewer})", measurements={}, metadata=_metadata(row),
         )  # fmt: skip
