@@ -206,4 +206,5 @@ def _where_decisions_are(log: DecisionLog, out: Path) -> str:
     if kept is None:
         return f"every decision is in {log.path}"
     again = f"pathopatch review {shlex.quote(str(out))} --import {shlex.quote(str(kept))}"
+    again += " --blinded" if log.is_blinded() else ""
     return f"{log.path} was removed, replaced or damaged; every decision is in {kept}; to go on: {again}"

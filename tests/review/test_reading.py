@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from review_page import Page, answering, predicted
 
+from pathopatch.cli.predicting import _where_decisions_are
 from pathopatch.core.errors import InputUnsupportedError, ReviewConflictError, TableError
 from pathopatch.groups.decisions.agreement import decision_pairs
 from pathopatch.groups.decisions.decision import Decision
@@ -157,6 +158,13 @@ def test_blinding_stays_with_the_folder_and_reaches_an_open_page(log: DecisionLo
         ]  # fmt: skip
         with pytest.raises(sqlite3.IntegrityError, match="only appended"):
             file.execute("DELETE FROM settings")
+
+
+def test_what_to_type_after_a_loss_keeps_the_folder_blinded(log: DecisionLog) -> None:
+    decide(log, "ada")
+    log.set_blinded(True, "ada")
+    log.path.unlink()
+    assert _where_decisions_are(log, log.path.parent).endswith(".csv --blinded")
 
 
 def test_a_log_of_an_earlier_version_opens_with_its_rows_untouched(tmp_path: Path) -> None:
