@@ -123,6 +123,7 @@ function show(changes = {}) {
   byId("none").hidden = shown.length > 0;
   byId("shown").textContent = shown.length === rows.length ? "" : `${count(shown.length)} of ${count(rows.length)}`;
   keepOrder(shown.filter(isShowable).map((row) => row.slide_id));
+  keepOrder(chosen(rows, { ...filters, list: "" }).filter(isShowable).map((row) => row.slide_id), "all");
   toAddress();
 }
 

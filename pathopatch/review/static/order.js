@@ -2,19 +2,20 @@
 
 const KEPT = "pathopatch.order";
 
-export function keepOrder(ids) {
+export function keepOrder(ids, list = "") {
+  // list "all": also the slides that a work list hides.
   try {
-    sessionStorage.setItem(KEPT, JSON.stringify(ids));
+    sessionStorage.setItem(KEPT + list, JSON.stringify(ids));
   } catch {
     // Storage is forbidden: slides come in the order of their ids.
   }
 }
 
-export function orderOfSlides(rows) {
+export function orderOfSlides(rows, list = "") {
   const there = rows.filter(isShowable).map((row) => row.slide_id);
   try {
     const known = new Set(there);
-    const kept = (JSON.parse(sessionStorage.getItem(KEPT)) ?? []).filter((id) => known.has(id));
+    const kept = (JSON.parse(sessionStorage.getItem(KEPT + list)) ?? []).filter((id) => known.has(id));
     return kept.length ? kept : there;
   } catch {
     return there;

@@ -143,8 +143,7 @@ function bindings({ facts, values, view, viewer, panel, decisions, regions, patc
       does: "unreviewed", keys: ["n"], says: "Next slide that you have to do",
       run: async () => {
         const { rows: all } = await api.cohort();
-        const others = all.map((row) => row.slide_id).filter((one) => !order.includes(one)); // that a filter hid
-        go(nextToDo([...order, ...others], all, id), "You have decided on every other slide.");
+        go(nextToDo(orderOfSlides(all, "all"), all, id), "You have decided on every other slide of the table.");
       },
     },
   ];
