@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import importlib.util
 import shlex
 from ipaddress import ip_address
@@ -161,6 +160,10 @@ def review(
     imported: Annotated[
         Path | None, typer.Option("--import", help="First take over decisions from an exported review.csv.")
     ] = None,
+    blinded: Annotated[
+        bool | None,
+        typer.Option("--blinded/--no-blinded", help="Hide others' verdicts until yours; the folder keeps it."),
+    ] = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -175,13 +178,9 @@ def review(
     from pathopatch.review.security import access_for
     from pathopatch.review.server import create_server, listen
 
-    if reviewer is None:
-        try:
-            reviewer = getpass.getuser()
-        except (KeyError, OSError):  # some containers have no name for their user
-            reviewer = "reviewer"
+    folders = {"beside": beside, "manifest": manifest, "work": work, "imported": imported}
     with (
-        open_review(out, reviewer=reviewer, beside=beside, manifest=manifest, work=work, imported=imported) as opened,
+        open_review(out, reviewer=reviewer, blinded=blinded, **folders) as opened,
         listen(host, port) as listener,
     ):
         try:
@@ -207,4 +206,5 @@ def _where_decisions_are(log: DecisionLog, out: Path) -> str:
     if kept is None:
         return f"every decision is in {log.path}"
     again = f"pathopatch review {shlex.quote(str(out))} --import {shlex.quote(str(kept))}"
+    again += " --blinded" if log.is_blinded() else ""
     return f"{log.path} was removed, replaced or damaged; every decision is in {kept}; to go on: {again}"

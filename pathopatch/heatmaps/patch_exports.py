@@ -15,6 +15,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pathopatch.patches.annotations.polygons import mask_polygons
+from pathopatch.patches.annotations.polygons import mask_polygons, region_text
 
 _COLORS = ([70, 130, 180], [200, 40, 40])  # steel blue, red: distinct for any colour vision
 _PATCHES = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:patch")
@@ -162,23 +163,27 @@ def write_regions(
     The annotation's id is made of the corner of the region's first cell.
     """
     make_id = id_maker(_REGIONS, run, slide_id)
-    classification = _to_json({"name": class_name, "color": _COLORS[1]})
-    mean_name = _to_json(f"mean {class_name} probability")
     columns = (regions.area_mm2.tolist(), regions.mean_probability.tolist(), regions.cells.tolist())
 
     def features() -> Iterator[str]:
         for polygon, area_mm2, mean, cells in zip(regions.polygons, *columns, strict=True):
-            rings = [shapely.get_coordinates(ring).astype(np.int64) for ring in (polygon.exterior, *polygon.interiors)]
-            first_x, first_y = min(rings[0].tolist(), key=lambda corner: (corner[1], corner[0]))
-            numbers = _measurements((('"area mm2"', area_mm2), (mean_name, mean), ('"cells"', cells)))
-            yield (
-                f'{{"type": "Feature", "id": "{make_id(f"{first_x},{first_y}")}", "geometry": {{"type": "Polygon", '
-                f'"coordinates": {_to_json([(ring - origin).tolist() for ring in rings])}}}, '
-                f'"properties": {{"objectType": "annotation", "isLocked": true, "classification": {classification}, '
-                f'"measurements": {numbers}}}}}'
-            )
+            corners = shapely.get_coordinates(polygon.exterior).astype(np.int64).tolist()
+            first_x, first_y = min(corners, key=lambda corner: (corner[1], corner[0]))
+            numbers = {"area mm2": area_mm2, f"mean {class_name} probability": mean, "cells": cells}
+            yield region_text(
+                polygon, make_id(f"{first_x},{first_y}"), (class_name, _COLORS[1]), origin, isLocked=True,
+                # As `_measurements`: infinite ones and NaN are left out.
+                measurements={name: round(number, 6) for name, number in numbers.items() if math.isfinite(number)},
+            )  # fmt: skip
 
     write_features(path, features())
+
+
+def collection_parts(features: Iterable[str]) -> Iterator[str]:
+    """Yield the text of a FeatureCollection, one line per feature."""
+    yield '{"type": "FeatureCollection", "features": ['
+    yield from (("\n" if number == 0 else ",\n") + feature for number, feature in enumerate(features))
+    yield "\n]}\n"
 
 
 def write_features(path: Path, features: Iterable[str]) -> None:
@@ -188,16 +193,9 @@ def write_features(path: Path, features: Iterable[str]) -> None:
         # Without name and date, so that equal features give equal bytes.
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as stream,
     ):
-        stream.write(b'{"type": "FeatureCollection", "features": [')
-        batch: list[str] = []
-        separator = "\n"
-        for feature in features:
-            batch.append(separator + feature)
-            separator = ",\n"
-            if len(batch) == _BATCH:
-                stream.write("".join(batch).encode())
-                batch.clear()
-        stream.write("".join(batch).encode() + b"\n]}\n")
+        parts = collection_parts(features)
+        while batch := "".join(islice(parts, _BATCH)):
+            stream.write(batch.encode())
 
 
 def id_maker(namespace: uuid.UUID, run: str, slide_id: str) -> Callable[[str], str]:

@@ -5,7 +5,6 @@ Files of heatmaps are linked where the disk allows it. ``export.json`` has the s
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,8 @@ from pathopatch.groups.decisions.decision import (
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.facts import HeatmapFacts, grid_of, read_facts
-from pathopatch.heatmaps.patch_exports import id_maker, write_features
+from pathopatch.heatmaps.patch_exports import collection_parts, id_maker, write_features
+from pathopatch.patches.annotations.polygons import region_text
 from pathopatch.slides.slide_paths import valid_slide_id
 
 # Other names than the model's classes: exported together with its regions, a reviewer's label stays one.
@@ -47,7 +47,6 @@ _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
 """QuPath's class and its colour (Okabe-Ito) by verdict."""
 _DESCRIPTION = "ANNOTATION_DESCRIPTION"  # the key under which QuPath keeps what it shows as an annotation's description
 _DECISIONS = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:decision")
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _HEATMAP_FILES = ("patches.geojson.gz", "regions.geojson.gz")
 _DECISIONS_FILE, _EXPORT = "decisions.geojson.gz", "export.json"
 
@@ -62,16 +61,19 @@ class QupathFolder:
 
 
 def write_qupath_folder(
-    out: Path, path: Path, *, force: bool = False, progress: Progress | None = None
-) -> QupathFolder:
+    out: Path, path: Path, *, rows: Iterable[RecordedDecision] | None = None, force: bool = False,
+    progress: Progress | None = None,
+) -> QupathFolder:  # fmt: skip
     """Write ``<slide_id>/*.geojson.gz`` of all predicted slides, unless the same is there; equal inputs, equal bytes.
 
     Parameters
     ----------
     out : Path
-        Folder that ``predict`` wrote. Decisions are those of its ``review.sqlite``.
+        Folder that ``predict`` wrote.
     path : Path
         Folder to write.
+    rows : iterable of RecordedDecision, optional
+        Rows of its log to write, by default all rows of its ``review.sqlite``.
     force : bool
         Replace an export of other content.
 
@@ -95,7 +97,7 @@ def write_qupath_folder(
         )
     existing = _stamp_of_export(path)
     decisions: dict[str, list[RecordedDecision]] = defaultdict(list)
-    for row in current_decisions(read_log(out / LOG_NAME)):
+    for row in current_decisions(read_log(out / LOG_NAME) if rows is None else rows):
         decisions[row.slide_id].append(row)
     notes: dict[str, str] = {}
     inputs: dict[str, str] = {}
@@ -202,11 +204,10 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
         if row.region and row.verdict != REMOVED:
             ending = ".tissue.geojson" if row.verdict in TISSUE_VERDICTS else ".geojson"
             by_file.setdefault((row.slide_id, ending), []).append((row, region_polygon(row.region)))
-    lines = {
-        slide_id + ending: ",\n".join(_features(annotations, slide_id=slide_id, origin=origin_of(slide_id)))
-        for (slide_id, ending), annotations in sorted(by_file.items())
+    return {
+        name + ending: "".join(collection_parts(_features(outlined, slide_id=name, origin=origin_of(name))))
+        for (name, ending), outlined in sorted(by_file.items())
     }
-    return {name: f'{{"type": "FeatureCollection", "features": [\n{text}\n]}}\n' for name, text in lines.items()}
 
 
 def _features(
@@ -218,27 +219,9 @@ def _features(
     """
     make_id = id_maker(_DECISIONS, "review", slide_id)
     for row, outline in outlined:
-        # A class of the folder's own has no colour here: QuPath gives it one.
-        name, color = _CLASSES.get(row.verdict, (row.verdict, None))
-        classification = {"name": name} if color is None else {"name": name, "color": color}
-        rings = [shapely.get_coordinates(ring) for ring in (outline.exterior, *outline.interiors)]
         # With the slide it makes the id, so that a later decision replaces the earlier one.
         key = row.region or ("slide" if row.x is None else f"{row.x},{row.y}")
-        yield _to_json(
-            {
-                "type": "Feature",
-                "id": make_id(key),
-                "geometry": {
-                    "type": "Polygon",
-                    "coordinates": [(ring - origin).round().astype(int).tolist() for ring in rings],
-                },
-                "properties": {
-                    "objectType": "annotation",
-                    "isLocked": True,
-                    "name": f"{row.verdict} ({row.reviewer})",
-                    "classification": classification,
-                    "measurements": {},
-                    "metadata": _metadata(row),
-                },
-            }
-        )
+        yield region_text(
+            outline, make_id(key), _CLASSES.get(row.verdict, (row.verdict, None)), origin, isLocked=True,
+            name=f"{row.verdict} ({row.reviewer})", measurements={}, metadata=_metadata(row),
+        )  # fmt: skip

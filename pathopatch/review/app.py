@@ -10,7 +10,7 @@ import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -113,10 +113,11 @@ async def _ready(_request: Request) -> Response:
 
 
 def _cohort(request: Request) -> Response:
-    """Return one row per slide, with its current decision."""
+    """Return one row per slide, with its current decision and how far its readings are."""
     review = review_of(request)
-    verdicts = review.decisions.last()
-    rows = [row | {"decision": verdicts.get(row["slide_id"])} for row in review.cohort.rows()]
+    states = review.decisions.verdicts(review.reviewer)
+    unread: dict[str, Any] = {"decision": None, "verdicts": [], "is_mine_done": False, "dispute": []}
+    rows = [row | states.get(row["slide_id"], unread) for row in review.cohort.rows()]
     model, beside = review.cohort.models()
     answer = json_answer(
         {
@@ -126,6 +127,7 @@ def _cohort(request: Request) -> Response:
             "beside": beside,
             "fields": list(rows[0]) if rows else [],
             "reviewer": review.reviewer,
+            "is_blinded": review.decisions.is_blinded(),
             "note": "Research use only, not for diagnosis",
         }
     )

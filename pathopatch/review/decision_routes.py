@@ -17,10 +17,11 @@ from starlette.responses import FileResponse, Response
 
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
-from pathopatch.groups.decisions.agreement import agreement_summary, pairs_csv
+from pathopatch.groups.decisions.agreement import pairs_csv
 from pathopatch.groups.decisions.decision import VERDICTS, Decision, region_polygon
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
+from pathopatch.review.reading import agreement_summary
 from pathopatch.review.reviewed_cohort import Review
 
 
@@ -35,6 +36,7 @@ class DecisionRequest(Config):
     reason: str = ""
     comment: str = ""
     region: str = ""
+    settles: str = ""
     threshold: float | None = None
     reviewer: str | None = None
 
@@ -77,12 +79,12 @@ def qupath(request: Request) -> Response:
     """Return an archive of the folder for QuPath, with the decisions so far."""
     from pathopatch.heatmaps.qupath import write_qupath_folder
 
-    cohort = review_of(request).cohort
+    review = review_of(request)
     temporary = tempfile.TemporaryDirectory(prefix="pathopatch-qupath-")
     with ExitStack() as unless_sent:
         unless_sent.callback(temporary.cleanup)
         folder, archive = Path(temporary.name) / "qupath", Path(temporary.name) / "qupath.zip"
-        write_qupath_folder(cohort.out, folder)
+        write_qupath_folder(review.cohort.out, folder, rows=review.rows())
         with zipfile.ZipFile(archive, "w") as target:  # stored: what is large is compressed already
             for path in sorted(folder.rglob("*")):
                 target.write(path, path.relative_to(folder.parent))
@@ -94,7 +96,8 @@ def qupath(request: Request) -> Response:
 def agreement(request: Request) -> Response:
     """Return how reviewers agree, and what they differ in."""
     review = review_of(request)
-    return json_answer(agreement_summary(review.decisions.rows()) | {"folder": review.cohort.out.resolve().name})
+    more = {"folder": review.cohort.out.resolve().name, "is_blinded": review.decisions.is_blinded()}
+    return json_answer(agreement_summary(review.rows()) | more)
 
 
 def _regions_zip(review: Review) -> bytes:
@@ -102,7 +105,7 @@ def _regions_zip(review: Review) -> bytes:
     from pathopatch.heatmaps.qupath import region_files
     from pathopatch.review.reviewed_slide import bounds_origin
 
-    files = region_files(review.decisions.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))
+    files = region_files(review.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))
     if not files:
         raise InputMissingError("no region was drawn", remedy="draw one on the page of a slide")
     stream = io.BytesIO()
@@ -113,8 +116,8 @@ def _regions_zip(review: Review) -> bytes:
 
 
 _EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
-    "decisions.csv": ("review.csv", "text/csv", lambda review: decisions_csv(review.decisions.rows())),
-    "agreement.csv": ("agreement.csv", "text/csv", lambda review: pairs_csv(review.decisions.rows())),
+    "decisions.csv": ("review.csv", "text/csv", lambda review: decisions_csv(review.rows())),
+    "agreement.csv": ("agreement.csv", "text/csv", lambda review: pairs_csv(review.rows())),
     "regions.zip": ("regions.zip", "application/zip", _regions_zip),
 }
 """By address: the file's name, its type, and what makes it."""
@@ -144,9 +147,9 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
             "the slide was predicted again since the page was opened",
             place=slide_id,
             remedy="reload the page and look again",
-            state=review.decisions.state(slide_id),
+            state=review.decisions.state(slide_id, review.reviewer),
         )
-    review.decisions.record(decision, revision=body.revision)
+    review.decisions.record(decision, revision=body.revision, reader=review.reviewer)
     return _decisions(review, slide_id, 201)
 
 
@@ -163,9 +166,9 @@ def _require_on_slide(region: str, size: tuple[int, int]) -> None:
 
 def _undo(request: Request, body: UndoRequest) -> Response:
     review, slide_id = review_of(request), slide_id_of(request)
-    review.decisions.undo(slide_id, body.reviewer or review.reviewer, body.revision)
+    review.decisions.undo(slide_id, body.reviewer or review.reviewer, body.revision, review.reviewer)
     return _decisions(review, slide_id, 201)
 
 
 def _decisions(review: Review, slide_id: str, status: int = 200) -> Response:
-    return json_answer(review.decisions.state(slide_id), status)
+    return json_answer(review.decisions.state(slide_id, review.reviewer), status)

@@ -45,6 +45,7 @@ from pathopatch.groups.decisions.log import (
     sqlite_errors,
 )
 from pathopatch.groups.decisions.table import decisions_csv
+from pathopatch.review.reading import reading_state, require_dispute, visible_rows
 
 # The triggers keep the history: no other program can change or remove a row either.
 _SCHEMA = (
@@ -61,14 +62,12 @@ _SCHEMA = (
     f"PRAGMA user_version = {LOG_VERSION}",
 )
 _OF_SLIDE = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE slide_id = ? ORDER BY id"
+_OF_SLIDES = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE x IS NULL AND region = '' ORDER BY id"
 _NEWEST = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id DESC LIMIT 1"
+_NEWEST_SETTING = "SELECT id FROM settings ORDER BY id DESC LIMIT 1"
+_BLINDED = "SELECT value FROM settings WHERE name = 'blinded' ORDER BY id DESC LIMIT 1"
 _BY_ID = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE id = ?"
 _TIME = "COALESCE(NULLIF(sorted_as, ''), made)"  # as `RecordedDecision.order`
-_LAST = f"""SELECT {", ".join(FIELDS)} FROM (
-    SELECT *, ROW_NUMBER() OVER (PARTITION BY slide_id ORDER BY {_TIME} DESC, id DESC) AS place FROM decisions
-    WHERE x IS NULL AND region = '' AND verdict != '{UNDO}'
-    AND id NOT IN (SELECT undoes FROM decisions WHERE undoes IS NOT NULL)
-) WHERE place = 1"""
 _WRITTEN = tuple(name for name in FIELDS if name != "id")
 _INSERT = f"INSERT INTO decisions ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':{name}' for name in _WRITTEN)})"
 
@@ -81,7 +80,8 @@ def _with_outdated(row: RecordedDecision, fingerprint: str) -> dict[str, Any]:
 class DecisionLog:
     """The decisions of one folder of predictions, open for reading and writing; safe to share among threads.
 
-    Reading waits for nobody. `path` is created if it is missing. `fingerprint_of` maps a slide id to the fingerprint of
+    Reading waits for nobody. A `reader` is a reviewer to whom a blinded folder shows what `visible_rows` names; without
+    one, all rows are read. `path` is created if it is missing. `fingerprint_of` maps a slide id to the fingerprint of
     its current heatmap, or to "" for no heatmap. `busy_s` is how long a write waits for the lock of another process, s.
 
     Raises
@@ -126,23 +126,25 @@ class DecisionLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def record(self, decision: Decision, *, revision: int) -> RecordedDecision:
+    def record(self, decision: Decision, *, revision: int, reader: str | None = None) -> RecordedDecision:
         """Write a decision on the state of a slide that the reviewer saw; return its row once it is on the disk.
 
         Raises
         ------
         ReviewConflictError
-            The slide has another revision: somebody else decided meanwhile. The error's ``state`` has that.
+            The slide has another revision: somebody else decided meanwhile. The error's ``state`` has that. Or what
+            the decision settles is no dispute.
         InputChangedError
             The file was removed, or another one put in its place, since it was opened; nothing was written.
         SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
             It could not be written; nothing was.
         """
         with self._writing() as log:
-            self._require_revision(log, decision.slide_id, revision)
+            rows = self._require_revision(log, decision.slide_id, revision, reader)
+            require_dispute(rows, decision, self._fingerprint(decision.slide_id))
             return _append(log, decision)
 
-    def undo(self, slide_id: str, reviewer: str, revision: int) -> RecordedDecision:
+    def undo(self, slide_id: str, reviewer: str, revision: int, reader: str | None = None) -> RecordedDecision:
         """Withdraw a reviewer's own newest decision on a slide, and return the row that records this.
 
         Raises
@@ -154,15 +156,15 @@ class DecisionLog:
             As `record`.
         """
         with self._writing() as log:
-            self._require_revision(log, slide_id, revision)
-            last = latest_decision(_rows(log, _OF_SLIDE, slide_id), reviewer)
+            last = latest_decision(self._require_revision(log, slide_id, revision, reader), reviewer)
             if last is None:
                 raise InputMissingError(
                     f"no decision of {reviewer} to withdraw",
                     place=slide_id,
                     remedy="only its own reviewer withdraws a decision; a new one of yours replaces it",
                 )
-            return _append(log, replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
+            undo = replace(last, verdict=UNDO, reviewer=reviewer, undoes=last.id, reason="", comment="", settles="")
+            return _append(log, undo)
 
     def merge(self, rows: Sequence[RecordedDecision]) -> int:
         """Add the rows of another log that are not here yet, all or none, and return their number; errors as `record`.
@@ -179,7 +181,8 @@ class DecisionLog:
             id_map: dict[int | None, int] = {None: 0}  # that log's id -> this log's
             added = 0
             for row in rows:
-                own = replace(row, undoes=None if row.undoes is None else id_map[row.undoes])
+                settles = " ".join(str(id_map[settled]) for settled in row.settled_ids)
+                own = replace(row, undoes=None if row.undoes is None else id_map[row.undoes], settles=settles)
                 if content_key(own) in own_ids or (own.undoes is not None and own.undoes in withdrawn):
                     id_map[row.id] = own_ids.get(content_key(own), 0)
                     continue
@@ -187,9 +190,22 @@ class DecisionLog:
                 added += 1
             return added
 
-    def rows(self) -> list[RecordedDecision]:
+    def rows(self, reader: str | None = None) -> list[RecordedDecision]:
         """Return all rows of all slides, in the order in which they were written."""
-        return self._read(ALL_ROWS)
+        return self._read(ALL_ROWS, reader=reader)
+
+    def is_blinded(self) -> bool:
+        """Return whether reviewers read independently: nobody sees others' verdicts before giving his own."""
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            return _is_blinded(self._log)
+
+    def set_blinded(self, is_blinded: bool, reviewer: str) -> None:
+        """Keep with the folder whether reviewers read independently, and who said so; errors as `record`."""
+        with self._writing() as log:
+            if _is_blinded(log) != is_blinded:
+                values = utc_text(datetime.now(UTC)), reviewer, "yes" if is_blinded else "no"
+                log.execute("INSERT INTO settings (made, reviewer, name, value) VALUES (?, ?, 'blinded', ?)", values)
 
     def keep_lost(self) -> Path | None:
         """Write all rows to a new CSV file if the log no longer holds each of them; return it, else None.
@@ -218,19 +234,32 @@ class DecisionLog:
         write_bytes(Path.cwd() / name, content)
         return Path.cwd() / name
 
-    def state(self, slide_id: str) -> dict[str, Any]:
+    def state(self, slide_id: str, reader: str | None = None) -> dict[str, Any]:
         """Return the decisions on a slide as JSON values, each with ``outdated`` and ``stands``.
 
         ``revision`` is the number of its rows, which a reviewer who decides must have seen. ``decision``, ``patches``
-        and ``regions``, less those removed, are current, oldest first; ``history`` has all rows, newest first.
+        and ``regions``, less those removed, are current, oldest first; ``history`` has all rows, newest first. The
+        rest is that of `reading_state`.
         """
-        return self._state(slide_id, self._read(_OF_SLIDE, slide_id))
+        return self._state(slide_id, self._read(_OF_SLIDE, slide_id, reader=reader), reader)
+
+    def verdicts(self, reader: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return by slide `reading_state` and ``decision``, the current verdict with ``outdated``, or None."""
+        by_slide: dict[str, list[RecordedDecision]] = {}
+        for row in self._read(_OF_SLIDES, reader=reader):
+            by_slide.setdefault(row.slide_id, []).append(row)
+        states = {}
+        for slide_id, rows in by_slide.items():
+            fingerprint = self._fingerprint(slide_id)
+            decision = next((_with_outdated(row, fingerprint) for row in current_decisions(rows)), None)
+            states[slide_id] = {"decision": decision, **reading_state(rows, slide_id, reader, fingerprint)}
+        return states
 
     def last(self) -> dict[str, dict[str, Any]]:
-        """Return by slide the current verdict, as JSON values with ``outdated``; one query for all slides."""
-        return {row.slide_id: _with_outdated(row, self._fingerprint(row.slide_id)) for row in self._read(_LAST)}
+        """Return by slide the current verdict, as JSON values with ``outdated``."""
+        return {slide_id: state["decision"] for slide_id, state in self.verdicts().items() if state["decision"]}
 
-    def _state(self, slide_id: str, rows: Sequence[RecordedDecision]) -> dict[str, Any]:
+    def _state(self, slide_id: str, rows: Sequence[RecordedDecision], reader: str | None) -> dict[str, Any]:
         current, fingerprint = current_decisions(rows), self._fingerprint(slide_id)
         ids = {row.id for row in current}
 
@@ -244,6 +273,7 @@ class DecisionLog:
             "patches": to_json("patch"),
             "regions": [row for row in to_json("region") if row["verdict"] != REMOVED],
             "history": [_with_outdated(row, fingerprint) | {"stands": row.id in ids} for row in reversed(rows)],
+            **reading_state(rows, slide_id, reader, fingerprint),
         }
 
     def _fingerprint(self, slide_id: str) -> str:
@@ -253,9 +283,12 @@ class DecisionLog:
         except InputMissingError:
             return ""
 
-    def _require_revision(self, log: sqlite3.Connection, slide_id: str, revision: int) -> None:
-        """Refuse a decision on a slide whose state has changed since the reviewer saw it."""
-        state = self._state(slide_id, _rows(log, _OF_SLIDE, slide_id))
+    def _require_revision(
+        self, log: sqlite3.Connection, slide_id: str, revision: int, reader: str | None
+    ) -> list[RecordedDecision]:
+        """Return what the reader sees of a slide; refuse a decision if that has changed since."""
+        rows = self._visible(log, _rows(log, _OF_SLIDE, slide_id), reader)
+        state = self._state(slide_id, rows, reader)
         if state["revision"] != revision:
             raise ReviewConflictError(
                 f"slide {slide_id} has {state['revision']} decisions by now, the page showed {revision}",
@@ -263,11 +296,18 @@ class DecisionLog:
                 remedy="look at the new decisions, then decide again",
                 state=state,
             )
+        return rows
 
-    def _read(self, query: str, *values: object) -> list[RecordedDecision]:
+    def _read(self, query: str, *values: object, reader: str | None = None) -> list[RecordedDecision]:
         with self._lock, sqlite_errors(self.path):
             self._reload()
-            return _rows(self._log, query, *values)
+            return self._visible(self._log, _rows(self._log, query, *values), reader)
+
+    def _visible(
+        self, log: sqlite3.Connection, rows: list[RecordedDecision], reader: str | None
+    ) -> list[RecordedDecision]:
+        """Return the rows that a log shows a reader."""
+        return rows if reader is None or not _is_blinded(log) else visible_rows(rows, reader, self._fingerprint)
 
     def _reload(self) -> None:
         """Read the file again if another page has written to it, or keep what is known; the next write says why."""
@@ -289,9 +329,12 @@ class DecisionLog:
     def _require_successor(self, log: sqlite3.Connection, status: os.stat_result) -> None:
         """Refuse a file that is neither the known one nor one that another page made of it by adding rows."""
         known, newest = (connection.execute(_NEWEST).fetchone() for connection in (self._log, log))
-        has_all = known is None or log.execute(_BY_ID, (known[FIELDS.index("id")],)).fetchone() == known
+        known_setting, newest_setting = (c.execute(_NEWEST_SETTING).fetchone() or (0,) for c in (self._log, log))
+        has_all = known_setting <= newest_setting and (
+            known is None or log.execute(_BY_ID, (known[FIELDS.index("id")],)).fetchone() == known
+        )
         is_same_file = (status.st_dev, status.st_ino) == self._version[:2]
-        if not has_all or (newest == known and not is_same_file):
+        if not has_all or (newest == known and newest_setting == known_setting and not is_same_file):
             raise self._gone("another file was put in its place")
 
     def _gone(self, what: str) -> InputChangedError:
@@ -343,6 +386,10 @@ class DecisionLog:
 def _version(status: os.stat_result) -> tuple[int, ...]:
     """Return what changes with a file's content: which file it is, when it was written, and its size."""
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _is_blinded(log: sqlite3.Connection) -> bool:
+    return bool(log.execute(_BLINDED).fetchone() == ("yes",))
 
 
 def _rows(log: sqlite3.Connection, query: str, *values: object) -> list[RecordedDecision]:

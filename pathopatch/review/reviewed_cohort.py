@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import threading
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from pathopatch.core.config.study import read_toml
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.status import FINISHED, listed_status, read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.groups.decisions.decision import is_own_class
+from pathopatch.groups.decisions.decision import RecordedDecision, is_own_class
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.model_record import read_model_record
@@ -256,22 +257,28 @@ class Review:
     reviewer: str
     config: ReviewConfig = ReviewConfig()
 
+    def rows(self) -> list[RecordedDecision]:
+        """Return the rows of the log that the reviewer may see."""
+        return self.decisions.rows(self.reviewer)
+
 
 @contextmanager
 def open_review(
     out: Path,
     *,
-    reviewer: str,
+    reviewer: str | None = None,
     beside: Path | None = None,
     manifest: Path | None = None,
     work: Path | None = None,
     imported: Path | None = None,
+    blinded: bool | None = None,
 ) -> Iterator[Review]:
     """Yield the predictions and decisions of a folder that ``predict`` wrote, and close them at the end.
 
-    `reviewer` decides where the page does not say who does. `beside` has predictions of the same slides by another
-    model. `manifest` says where slides lie, and takes precedence over their status files. `work`, by default `out`, has
-    labels and groups. Decisions in the file `imported` are merged first.
+    `reviewer` decides where the page does not say who does, by default the user. `beside` has predictions of the same
+    slides by another model. `manifest` says where slides lie, and takes precedence over their status files. `work`, by
+    default `out`, has labels and groups. Decisions in the file `imported` are merged first. `blinded` says whether
+    reviewers read independently, from now on; None leaves that as it is.
     ``review.toml`` in `out`, if there is one, has settings, see `ReviewConfig`.
 
     Raises
@@ -290,6 +297,13 @@ def open_review(
         with log as decisions:
             if imported is not None:
                 decisions.merge(read_decisions(imported))
+            if reviewer is None:
+                try:
+                    reviewer = getpass.getuser()
+                except (KeyError, OSError):  # some containers have no name for their user
+                    reviewer = "reviewer"
+            if blinded is not None:
+                decisions.set_blinded(blinded, reviewer)
             yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer, config=config)
 
 

@@ -117,7 +117,8 @@ def test_a_reviewers_day_from_the_table_to_the_exports(folder, visit, tmp_path):
         expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("non-tumour, Bo")
 
         page = window.cohort()
-        exported = download(page, page.get_by_text("Export CSV").click, tmp_path / "review.csv")
+        page.keyboard.press("x")
+        exported = download(page, page.get_by_text("Decisions, CSV").click, tmp_path / "review.csv")
         regions = download(page, lambda: page.keyboard.press("g"), tmp_path / "regions.zip")
         qupath = download(page, lambda: page.keyboard.press("q"), tmp_path / "qupath.zip")
         page = window.agreement()

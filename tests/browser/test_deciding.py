@@ -101,7 +101,7 @@ def test_a_script_in_a_comment_is_a_text(own, visit):
 
 
 @pytest.mark.slow
-def test_the_next_unreviewed_slide_is_one_nobody_decided_on(own, visit):
+def test_next_goes_to_the_slides_that_the_reviewer_has_to_do(own, visit):
     window = visit(own)
     page = window.cohort()
     page.keyboard.press("n")

@@ -256,7 +256,7 @@ def test_a_log_that_was_written_in_place_opens_with_its_journal(tmp_path: Path) 
         import os, signal, sqlite3, sys
         log = sqlite3.connect(sys.argv[1], isolation_level=None)
         log.execute("PRAGMA journal_mode = WAL")
-        for column in ("sorted_as", "region"):
+        for column in ("sorted_as", "region", "settles"):
             log.execute(f"ALTER TABLE decisions DROP COLUMN {column}")
         log.execute("INSERT INTO decisions SELECT 2, made, 'Bo', 's2', x, y, verdict, reason, comment, fingerprint,"
                     " run, threshold, undoes, 1 FROM decisions")

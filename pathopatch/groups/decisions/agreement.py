@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,13 +108,13 @@ class Pair(NamedTuple):
 def own_decisions(rows: Iterable[RecordedDecision]) -> dict[str, dict[_Subject, RecordedDecision]]:
     """Return each reviewer's latest decision on each slide and patch that was not withdrawn, by reviewer and subject.
 
-    A later decision of somebody else does not replace it.
+    A later decision of somebody else does not replace it. Adjudications are left out: they know the other verdicts.
     """
     ordered = sorted(rows, key=lambda row: row.order)
     withdrawn = {row.undoes for row in ordered}
     own: dict[str, dict[_Subject, RecordedDecision]] = {}
     for row in ordered:
-        if row.verdict != UNDO and row.id not in withdrawn and row.kind != "region":
+        if row.verdict != UNDO and row.id not in withdrawn and row.kind != "region" and not row.settles:
             own.setdefault(row.reviewer.strip(), {})[row.subject] = row
     return dict(sorted(own.items()))
 
@@ -136,51 +135,6 @@ def decision_pairs(rows: Iterable[RecordedDecision]) -> list[Pair]:
         pair for pair in pairs if pair.first.kind == "patch" or pair.first.fingerprint == pair.second.fingerprint
     ]
     return sorted(comparable, key=_order)
-
-
-def agreement_summary(rows: Iterable[RecordedDecision]) -> dict[str, Any]:
-    """Return, as JSON values, who decided how much, how each two reviewers agree, and what they differ in.
-
-    ``reviewers``: name, slides, patches. ``agreements``: first, second, kind, and the values of `Agreement`, None where
-    it has NaN. ``differences``: slide_id, x, y, and of both decisions reviewer, verdict, reason and comment.
-    """
-    rows = list(rows)
-    decisions_of = own_decisions(rows)
-    pairs = decision_pairs(rows)
-    reviewers = [
-        {
-            "name": name,
-            "slides": sum(row.kind == "slide" for row in of_one.values()),
-            "patches": sum(row.kind == "patch" for row in of_one.values()),
-        }
-        for name, of_one in decisions_of.items()
-    ]
-    agreements = []
-    for one, other in combinations(decisions_of, 2):
-        for kind in ("slide", "patch"):
-            of_both = [
-                pair
-                for pair in pairs
-                if pair.first.kind == kind
-                and (pair.first.reviewer.strip(), pair.second.reviewer.strip()) == (one, other)
-            ]
-            first, second = ([pair[at].verdict for pair in of_both] for at in (0, 1))
-            values = asdict(agreement(first, second, [pair.first.slide_id for pair in of_both]))
-            finite = {name: None if math.isnan(value) else value for name, value in values.items()}
-            agreements.append({"first": one, "second": other, "kind": kind, **finite})
-    differences = [
-        {
-            "slide_id": pair.first.slide_id,
-            "x": pair.first.x,
-            "y": pair.first.y,
-            "decisions": [
-                {name: getattr(row, name) for name in ("reviewer", "verdict", "reason", "comment")} for row in pair
-            ],
-        }
-        for pair in pairs
-        if not pair.agrees
-    ]
-    return {"reviewers": reviewers, "agreements": agreements, "differences": differences}
 
 
 def pairs_csv(rows: Iterable[RecordedDecision]) -> str:

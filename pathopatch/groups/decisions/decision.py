@@ -41,8 +41,10 @@ _LABELS = {"tumour": 1, "non-tumour": 0, "unsure": -1}  # -1: not labelled
 _MAX_CHARACTERS = {
     **{"reviewer": 200, "run": 500, "fingerprint": 128, "reason": 1000, "comment": 10_000},
     "region": 32_000,  # cells of a spreadsheet hold 32,767
+    "settles": 40,
 }
 _SQLITE_MAX_INTEGER = 2**63 - 1
+_TWO_IDS = re.compile(r"[1-9]\d* [1-9]\d*", re.ASCII)
 _WKT = re.compile(r"POLYGON \(\((\d{1,8} \d{1,8}(?:, \d{1,8} \d{1,8}){3,})\)\)", re.ASCII)
 _FORM = "write POLYGON ((x y, x y, x y, x y)) in whole level-0 px, the first point again at the end"
 
@@ -75,6 +77,7 @@ class Decision:
     run: str = ""  # the training run whose model made that heatmap
     threshold: float | None = None  # probability above which patches were shown as tumour, in [0, 1]
     region: str = ""  # outline of a drawn region, see `region_polygon`; "" for a slide or a patch
+    settles: str = ""  # of an adjudication the ids of the two differing verdicts, as "3 7"; else ""
 
     def __post_init__(self) -> None:
         if not valid_slide_id(self.slide_id):
@@ -102,6 +105,8 @@ class Decision:
                 raise _refused(name, text, "characters that no file holds", "write plain text")
         if self.region:
             region_polygon(self.region)
+        if self.settles and (self.kind != "slide" or not _TWO_IDS.fullmatch(self.settles)):
+            raise _refused("settles", self.settles, "no ids of two verdicts on a slide", "write two ids, as 3 7")
         if not self.reviewer.strip():
             raise _refused("reviewer", self.reviewer, "nobody is named", "name who decides")
         is_number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
@@ -119,6 +124,11 @@ class Decision:
     def subject(self) -> tuple[str, int | None, int | None, str]:
         """The slide's id, of a patch its corner, and of a region its outline."""
         return self.slide_id, self.x, self.y, self.region
+
+    @property
+    def settled_ids(self) -> tuple[int, ...]:
+        """Ids of the two verdicts that an adjudication settles; none of any other decision."""
+        return tuple(map(int, self.settles.split()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +165,17 @@ FIELDS = tuple(column.name for column in fields(RecordedDecision))
 def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
     """Return the rows that count, sorted by time: the latest of each slide, patch and region that was not withdrawn.
 
-    Rows may be of many slides and in any order; those of one time are sorted by id.
+    Rows may be of many slides and in any order; those of one time are sorted by id. An adjudication gives way to
+    another one, or to a verdict on another heatmap, alone.
     """
     ordered = sorted(rows, key=lambda row: row.order)
     withdrawn = {row.undoes for row in ordered}
-    latest = {row.subject: row for row in ordered if row.verdict != UNDO and row.id not in withdrawn}
+    latest: dict[tuple[object, ...], RecordedDecision] = {}
+    for row in ordered:
+        before = latest.get(row.subject)
+        is_settled = before is not None and before.settles and before.fingerprint == row.fingerprint
+        if row.verdict != UNDO and row.id not in withdrawn and (row.settles or not is_settled):
+            latest[row.subject] = row
     return sorted(latest.values(), key=lambda row: row.order)
 
 

@@ -31,9 +31,20 @@ LOCK_WAIT_S = 5.0
 """Longest wait for a lock that another process holds."""
 
 LATE_COLUMNS = {
-    name: f"ALTER TABLE decisions ADD COLUMN {name} TEXT NOT NULL DEFAULT ''" for name in ("sorted_as", "region")
+    name: f"ALTER TABLE decisions ADD COLUMN {name} TEXT NOT NULL DEFAULT ''"
+    for name in ("sorted_as", "region", "settles")
 }
 """Columns that the earliest logs lack, and what adds them."""
+_SETTINGS = (
+    """CREATE TABLE IF NOT EXISTS settings (id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL,
+        reviewer TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL) STRICT""",
+    *(
+        f"""CREATE TRIGGER IF NOT EXISTS settings_{name} BEFORE {event} ON settings
+        BEGIN SELECT RAISE(ABORT, 'settings are only appended'); END"""
+        for name, event in (("stay", "UPDATE"), ("are_kept", "DELETE"))
+    ),
+)
+"""Table of the folder's settings, that the earliest logs lack: the latest row of a name counts."""
 ALL_ROWS = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -105,6 +116,8 @@ def log_in_memory(content: bytes, path: Path) -> sqlite3.Connection:
         columns = {column[1] for column in connection.execute("PRAGMA table_info(decisions)")}
         for name in [name for name in LATE_COLUMNS if name not in columns]:
             connection.execute(LATE_COLUMNS[name])
+        for statement in _SETTINGS:
+            connection.execute(statement)
     except BaseException:
         connection.close()
         raise

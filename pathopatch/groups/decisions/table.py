@@ -22,10 +22,11 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of an exported file. ``stands``: nothing later replaced or withdrew the row.
 
-``sorted_as`` follows where the clock was once set back, and ``region`` where one was drawn, see `RecordedDecision`.
+``sorted_as`` follows where the clock was once set back, ``region`` where one was drawn, and ``settles`` where a dispute
+was settled, see `RecordedDecision`.
 """
 
-_LATE_COLUMNS = ("sorted_as", "region")
+_LATE_COLUMNS = ("sorted_as", "region", "settles")
 _REQUIRED = ("slide_id", "verdict", "reviewer")
 _TEXT_COLUMNS = ("reason", "comment", "reviewer", "fingerprint", "run")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -100,6 +101,7 @@ def _decision(cells: _Cells, above: Mapping[int, tuple[RecordedDecision, _Cells]
         "made": cells.time("made"),
         "sorted_as": cells.time("sorted_as"),
         "region": cells.text("region"),
+        "settles": cells.text("settles"),
         "id": cells.row if stated_id is None else stated_id,
         "undoes": None,
         **{name: cells.cells.get(name, "") for name in _TEXT_COLUMNS},
@@ -120,7 +122,10 @@ def _decision(cells: _Cells, above: Mapping[int, tuple[RecordedDecision, _Cells]
     if len(cells.table.problems) > problems_before:
         return None
     try:
-        return RecordedDecision(**values)
+        decision = RecordedDecision(**values)
+        if not set(decision.settled_ids) <= {row.id for row, _ in above.values() if row.subject == decision.subject}:
+            cells.add_problem("settles", "a verdict that it settles is not above it", "remove this row too")
+        return decision
     except PathopatchError as error:
         message = error.message.removeprefix(f"{cells.cells.get(error.place, '')!r}: ")
         cells.add_problem(error.place, message, error.remedy)

@@ -14,8 +14,7 @@ from scipy import ndimage
 _MAX_VERTICES = 128  # of a piece; half or twice as many take about as long
 _CHUNK = 8192  # patches at a time, to bound the memory
 _MIN_SIDE_PX = 1.0  # level-0 px; smaller pieces are not cut further, however many vertices they have
-_TISSUE_CLASS = "Tissue"
-_COLOR = [0, 160, 90]
+_TISSUE_CLASS = "Tissue", (0, 160, 90)
 _TOLERANCE_PX = 1.0  # of the overview: a staircase of pixels becomes a line
 _MAX_AREA_CHANGE = 0.02
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:tissue")
@@ -160,9 +159,8 @@ def tissue_geojson(
 ) -> str:
     """Return a mask's outlines as QuPath's GeoJSON, one annotation of the class "Tissue" for each connected piece.
 
-    It is a FeatureCollection with one feature a line; equal arguments give equal text. The `mask`, (h, w), covers the
-    whole slide. `slide_size` is (width, height), and `bounds_origin` (x, y) of the slide's bounds, from which QuPath
-    measures; level-0 px.
+    Equal arguments give equal text. The `mask`, (h, w), covers the whole slide. `slide_size` is (width, height), and
+    `bounds_origin` (x, y) of the slide's bounds, from which QuPath measures; level-0 px.
     """
     labels, _ = ndimage.label(mask)  # connected by sides, as `mask_polygons` needs
     # Fewer corners, unless the area changes by more than 2 %: thin fibres would lose half of it to the tolerance.
@@ -172,17 +170,24 @@ def tissue_geojson(
     polygons = shapely.orient_polygons(shapely.normalize(np.where(is_close, fewer, polygons)))
     scale = np.array(slide_size) / mask.shape[::-1]
     features = []
-    for polygon in polygons:
-        rings = [
-            shapely.get_coordinates(ring) * scale - bounds_origin for ring in (polygon.exterior, *polygon.interiors)
-        ]
+    for polygon in shapely.transform(polygons, lambda corners: np.round(corners * scale - bounds_origin, 2)):
         # An id that depends on the place alone: a second export replaces the first one in QuPath.
-        first = min(rings[0].tolist(), key=lambda at: (at[1], at[0]))
-        feature = {
-            "type": "Feature",
-            "id": str(uuid.uuid5(_NAMESPACE, f"{slide_id}/{first[0]:g},{first[1]:g}")),
-            "geometry": {"type": "Polygon", "coordinates": [np.round(ring, 2).tolist() for ring in rings]},
-            "properties": {"objectType": "annotation", "classification": {"name": _TISSUE_CLASS, "color": _COLOR}},
-        }
-        features.append(json.dumps(feature))
+        x, y = min(shapely.get_coordinates(polygon.exterior).tolist(), key=lambda at: (at[1], at[0]))
+        own_id = str(uuid.uuid5(_NAMESPACE, f"{slide_id}/{x:g},{y:g}"))
+        features.append(region_text(polygon, own_id, _TISSUE_CLASS))
     return '{"type": "FeatureCollection", "features": [\n' + ",\n".join(features) + "\n]}\n"
+
+
+def region_text(polygon: Any, own_id: str, class_: Any, origin: Any = (0, 0), **more: Any) -> str:
+    """Return a polygon as QuPath's annotation; `class_` is (name, colour), and `origin` (x, y) px is subtracted.
+
+    QuPath gives a class without a colour, None, one of its own.
+    """
+    rings = (shapely.get_coordinates(ring) - origin for ring in (polygon.exterior, *polygon.interiors))
+    corners = [[[int(at) if at.is_integer() else at for at in corner] for corner in ring.tolist()] for ring in rings]
+    name, color = class_
+    classification = {"name": name} if color is None else {"name": name, "color": color}
+    properties = {"objectType": "annotation", "classification": classification, **more}
+    geometry = {"type": "Polygon", "coordinates": corners}
+    feature = {"type": "Feature", "id": own_id, "geometry": geometry, "properties": properties}
+    return json.dumps(feature, ensure_ascii=False, allow_nan=False)

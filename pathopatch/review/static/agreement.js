@@ -10,19 +10,32 @@ const KINDS = { slide: "slides (accepted, rejected, flagged)", patch: "patch lab
 const number = (text) => el("td", { class: "number" }, text);
 
 async function start() {
-  const { folder, reviewers, agreements, differences } = await api.agreement();
+  const { folder, is_blinded: isBlinded, ...all } = await api.agreement();
+  const { reviewers } = all;
   byId("cohort-name").textContent = folder;
   fill("reviewers", reviewers.map((one) => el("tr", {}, el("th", { scope: "row" }, one.name), number(count(one.slides)), number(count(one.patches)))));
   byId("reviewers").hidden = reviewers.length === 0;
   byId("alone").hidden = reviewers.length > 1;
   byId("alone").textContent = alone(reviewers);
   for (const id of ["kappa-section", "difference-section"]) byId(id).hidden = reviewers.length < 2;
-  fill("kappas", agreements.map(kappaRow));
-  fill("differences", differences.map(differenceRow));
-  byId("difference-count").textContent = count(differences.length);
-  byId("none").hidden = differences.length > 0;
-  for (const id of ["differences", "difference-keys"]) byId(id).hidden = differences.length === 0;
-  bindKeys(differences.length === 0 ? [] : [
+  byId("how-read").textContent = isBlinded
+    ? "Blinded reading: nobody sees others’ decisions on a slide before giving his own verdict. You see those on slides that you have read."
+    : "Each reviewer sees the others’ decisions. For independent readings start the page with --blinded.";
+  const chosen = ["first", "second"].map(byId);
+  chosen.forEach((select, at) => {
+    select.append(...reviewers.map(({ name }) => el("option", {}, name)));
+    select.selectedIndex = at;
+    // The same name twice is no pair: the other one changes places.
+    let before = at;
+    select.addEventListener("change", () => {
+      const other = chosen[1 - at];
+      if (other.selectedIndex === select.selectedIndex) other.selectedIndex = before;
+      showPair(all, chosen.map(({ value }) => value));
+    });
+    for (const each of chosen) each.addEventListener("change", () => (before = select.selectedIndex));
+  });
+  if (reviewers.length > 1) showPair(all, chosen.map(({ value }) => value));
+  bindKeys(all.differences.length === 0 ? [] : [
     { does: "next", keys: ["j", "ArrowDown"], says: "Next difference", run: () => moveAmong(links(), 1) },
     { does: "previous", keys: ["k", "ArrowUp"], says: "Difference above", run: () => moveAmong(links(), -1) },
     { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: openRow },
@@ -30,8 +43,31 @@ async function start() {
   document.body.dataset.ready = "yes";
 }
 
+function showPair({ agreements, differences }, pair) {
+  const isOfPair = (names) => names.every((name) => pair.includes(name.trim()));
+  const ofPair = agreements.filter(({ first, second }) => isOfPair([first, second]));
+  const differing = differences.filter(({ decisions }) => isOfPair(decisions.map(({ reviewer }) => reviewer)));
+  fill("kappas", ofPair.map(kappaRow));
+  byId("counts").replaceChildren(...ofPair.filter(({ n }) => n > 0).map(countTable));
+  fill("differences", differing.map(differenceRow));
+  byId("difference-count").textContent = count(differing.length);
+  byId("none").hidden = differing.length > 0;
+  for (const id of ["differences", "difference-keys"]) byId(id).hidden = differing.length === 0;
+}
+
+function countTable({ first, second, kind, counts }) {
+  const used = Object.keys(VERDICTS).filter((name) => name in counts || Object.values(counts).some((row) => name in row));
+  const head = used.map((name) => el("th", { scope: "col", class: "number" }, VERDICTS[name]));
+  const rows = used.map((name) =>
+    el("tr", {}, el("th", { scope: "row" }, VERDICTS[name]), ...used.map((other) => number(count(counts[name]?.[other] ?? 0)))));
+  return el(
+    "table", { class: "plain", data: { kind } }, el("caption", {}, `${KINDS[kind]}: rows ${first}, columns ${second}`),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Verdict"), ...head)), el("tbody", {}, ...rows),
+  );
+}
+
 const links = () => [...byId("differences").querySelectorAll("a")];
-const openRow = () => (links().find((link) => link === document.activeElement) ?? links()[0]).click();
+const openRow = () => (links().find((link) => link === document.activeElement) ?? links()[0])?.click();
 
 function alone(reviewers) {
   const who = reviewers.length ? `Only ${reviewers[0].name} has decided here` : "Nobody has decided here";

@@ -1,28 +1,30 @@
-// The cohort page: START HERE. One row per slide; sort, filter, open the next slide without a review.
+// The cohort page: START HERE. One row per slide; sort, filter, open the next slide that the reviewer has to do.
 
 import * as api from "./api.js";
 import { alarm, byId, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
-import { isShowable, keepOrder, moveAmong, nextUnreviewed } from "./order.js";
-import { COLUMNS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
-import { VERDICTS, count, leakageText, when } from "./text.js";
+import { isShowable, keepOrder, moveAmong, nextToDo } from "./order.js";
+import { COLUMNS, LISTS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
+import { VERDICTS, count, leakageText, verdictsText, when } from "./text.js";
 
 const table = byId("slides");
 const filters = fromAddress();
 const rowById = new Map(); // table rows by slide id: created once, then moved
 const FIRST_ROWS = 60; // shown at once, more than fit on a screen; the others follow
 let rows = [];
+let isBlinded = false;
 let fillTimer = 0;
 
 async function start() {
   const cohort = await api.cohort();
-  rows = cohort.rows;
+  ({ rows, is_blinded: isBlinded } = cohort);
   byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
   byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
     ...(cohort.model ? [" · predicted by ", modelName(cohort.model)] : []),
     ...(cohort.beside ? [" · beside ", modelName(cohort.beside)] : []),
     ...(cohort.reviewer ? [` · reviewer ${cohort.reviewer}`] : []),
+    ...(cohort.is_blinded ? [" · ", el("b", {}, "blinded reading"), ": others’ verdicts on a slide appear after yours"] : []),
   );
   document.title = `${cohort.folder} · pathopatch review`;
   makeHead();
@@ -32,7 +34,12 @@ async function start() {
     { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => moveAmong(links(), 1) },
     { does: "previous", keys: ["k", "ArrowUp"], says: "Row above", run: () => moveAmong(links(), -1) },
     { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: open },
-    { does: "unreviewed", keys: ["n"], says: "Open the next slide without a review", run: openUnreviewed },
+    { does: "unreviewed", keys: ["n"], says: "Open the next slide that you have to do", run: openNextToDo },
+    ...Object.entries(LISTS).map(([name, { says }], at) => ({
+      does: name, keys: [String(at + 1)], says: `Show only: ${says.toLowerCase()}; again: all`,
+      run: () => show({ list: filters.list === name ? "" : name }),
+    })),
+    { does: "export", keys: ["x"], says: "Open or close the export menu", run: () => toggleExport() },
     { does: "agreement", keys: ["c"], says: "Compare reviewers", run: () => (location.href = "/agreement") },
     { does: "regions", keys: ["g"], says: "Export the drawn regions as GeoJSON", run: () => exported("regions.zip") },
     { does: "qupath", keys: ["q"], says: "Export slides, heatmaps and decisions to QuPath", run: () => exported("qupath.zip") },
@@ -45,6 +52,14 @@ async function start() {
 
 const links = () => [...table.tBodies[0].querySelectorAll("th a")];
 
+function toggleExport(isOpen = byId("export-menu").hidden) {
+  const button = document.querySelector("[data-does=export]");
+  if (!isOpen && byId("export-menu").contains(document.activeElement)) button.focus();
+  byId("export-menu").hidden = !isOpen;
+  button.setAttribute("aria-expanded", String(isOpen));
+  if (isOpen) byId("export-menu").firstElementChild.focus();
+}
+
 function painted() {
   return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 }
@@ -53,12 +68,13 @@ function fromAddress() {
   const given = new URLSearchParams(location.search);
   const sort = COLUMNS.some(({ name }) => name === given.get("sort")) ? given.get("sort") : "slide_id";
   const status = given.get("status") in STATUSES ? given.get("status") : "all";
-  return { search: given.get("search") ?? "", status, sort, isDown: given.get("down") === "1" };
+  const list = given.get("list") in LISTS ? given.get("list") : "";
+  return { search: given.get("search") ?? "", status, list, sort, isDown: given.get("down") === "1" };
 }
 
 function toAddress() {
-  const { search, status, sort, isDown } = filters;
-  const kept = new URLSearchParams({ ...(search && { search }), status, sort, ...(isDown && { down: "1" }) });
+  const { search, status, list, sort, isDown } = filters;
+  const kept = new URLSearchParams({ ...(search && { search }), status, ...(list && { list }), sort, ...(isDown && { down: "1" }) });
   history.replaceState(null, "", `?${kept}`);
 }
 
@@ -82,6 +98,11 @@ function makeFilters() {
   for (const [name, { says, holds }] of Object.entries(STATUSES)) {
     status.append(el("option", { value: name }, `${says} (${count(rows.filter(holds).length)})`));
   }
+  for (const [name, { holds }] of Object.entries(LISTS)) {
+    document.querySelector(`[data-does=${name}] b`).textContent = count(rows.filter(holds).length);
+  }
+  byId("export-menu").addEventListener("keydown", ({ key }) => key === "Escape" && toggleExport(false));
+  document.addEventListener("click", ({ target }) => !target.closest(".menu") && toggleExport(false));
   status.value = filters.status;
   byId("search").value = filters.search;
   status.addEventListener("change", () => show({ status: status.value }));
@@ -96,9 +117,13 @@ function show(changes = {}) {
     if (head.dataset.column === filters.sort) head.setAttribute("aria-sort", filters.isDown ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
+  for (const name of Object.keys(LISTS)) {
+    document.querySelector(`[data-does=${name}]`).setAttribute("aria-pressed", String(filters.list === name));
+  }
   byId("none").hidden = shown.length > 0;
   byId("shown").textContent = shown.length === rows.length ? "" : `${count(shown.length)} of ${count(rows.length)}`;
   keepOrder(shown.filter(isShowable).map((row) => row.slide_id));
+  keepOrder(chosen(rows, { ...filters, list: "" }).filter(isShowable).map((row) => row.slide_id), "all");
   toAddress();
 }
 
@@ -156,15 +181,18 @@ function onDemand(message) {
   return el("details", { class: "message" }, el("summary", {}, message), el("p", { class: "why" }, message));
 }
 
-function decisionCell({ decision }) {
-  if (!decision) return el("td", { data: { column: "decision", value: "" } }, el("span", { class: "quiet" }, "not reviewed"));
-  const { verdict, reviewer, made: at, reason, comment, outdated } = decision;
+function decisionCell({ decision, verdicts, dispute }) {
+  if (!decision) return el("td", { data: { column: "decision", value: "" } }, el("span", { class: "quiet" }, isBlinded ? "not reviewed by you" : "not reviewed"));
+  const { verdict, reviewer, made: at, reason, comment, outdated, settles } = decision;
+  const isDisputed = dispute.length > 0;
   const why = [reason, comment].filter(Boolean).join(": ");
   return el(
     "td", { data: { column: "decision", value: verdict } },
     el("span", { class: `chip ${verdict}` }, VERDICTS[verdict]),
     outdated ? el("span", { class: "chip flag" }, "outdated") : null,
-    el("span", { class: "quiet" }, ` ${reviewer}, ${when(at)}`),
+    isDisputed ? el("span", { class: "chip disputed" }, "≠ disputed") : null,
+    el("span", { class: "quiet" }, settles && !isDisputed ? ` settled by ${reviewer}, ${when(at)}` : ` ${reviewer}, ${when(at)}`),
+    verdicts.length > 1 ? el("p", { class: "verdicts" }, verdictsText(verdicts)) : null,
     why ? el("p", { class: "why" }, why) : null,
   );
 }
@@ -186,11 +214,11 @@ async function exported(name) {
   }
 }
 
-function openUnreviewed() {
+function openNextToDo() {
   const here = document.activeElement?.closest("tbody tr")?.dataset.slide ?? null;
-  const next = nextUnreviewed(chosen(rows, filters).map((row) => row.slide_id), rows, here);
+  const next = nextToDo(chosen(rows, { ...filters, list: "" }).map((row) => row.slide_id), rows, here);
   if (next) location.href = api.pageUrl(next);
-  else say("Every slide in the table is reviewed.");
+  else say("You have decided on every slide in the table.");
 }
 
 // Going back from a slide may show an old copy of this page, without the new decision.

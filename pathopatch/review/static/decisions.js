@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { alarm, byId, el, say } from "./dom.js";
 import { Note, leave } from "./note.js";
-import { VERDICTS, fixed, when } from "./text.js";
+import { VERDICTS, fixed, verdictsText, when } from "./text.js";
 
 export const REASONS = [
   "map does not follow the tissue", "tumour missed", "non-tumour called tumour", "out of focus",
@@ -17,14 +17,16 @@ export class Decisions {
     this.view = view;
     this.reviewer = reviewer;
     this.changed = changed;
-    this.state = { revision: 0, decision: null, patches: [], regions: [], history: [] };
+    this.state = { revision: 0, decision: null, patches: [], regions: [], history: [], verdicts: [], dispute: [] };
+    this.isSettling = false; // the next verdict settles the dispute
+    this.isBlinded = false;
     this.isBusy = false;
     this.verdict = null; // that of the open form
     this.form = byId("decision-form");
     byId("reason").append(...REASONS.map((reason) => el("option", { value: reason }, reason)));
     this.note = new Note(byId("comment"), byId("save-note"), {
       standing: () => this.own(this.state.decision),
-      add: (comment) => this.#send({ verdict: this.state.decision.verdict, reason: this.state.decision.reason, comment }),
+      add: (comment) => this.#send({ verdict: this.state.decision.verdict, reason: this.state.decision.reason, settles: this.state.decision.settles, comment }),
     });
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -61,6 +63,7 @@ export class Decisions {
 
   #take(state) {
     this.state = state;
+    this.isSettling = false;
     this.#showStanding();
     this.#showHistory();
     this.note.show();
@@ -124,6 +127,12 @@ export class Decisions {
 
   drawn = (region, verdict, comment = "") => this.#send({ verdict, region, comment });
 
+  settle() {
+    if (!this.state.dispute.length) return say("No two verdicts differ here.");
+    this.isSettling = !this.isSettling;
+    return this.#showDispute();
+  }
+
   async undo() {
     const withdrawn = new Set(this.state.history.map((row) => row.undoes));
     const rows = this.state.history.filter((row) => row.verdict !== "undo" && !withdrawn.has(row.id));
@@ -141,7 +150,9 @@ export class Decisions {
     const { now } = this.view;
     const patch = decision.x === undefined ? "Slide" : `Patch at ${decision.x}, ${decision.y} px`;
     const what = decision.region ? "Region" : patch;
-    const shown = { threshold: now.threshold.a, fingerprint: this.facts.fingerprint };
+    const isSettling = this.isSettling && what === "Slide";
+    const settles = isSettling ? this.state.dispute.map((row) => row.id).join(" ") : "";
+    const shown = { threshold: now.threshold.a, fingerprint: this.facts.fingerprint, settles };
     return this.#write(`${what}: ${VERDICTS[decision.verdict] ?? decision.verdict}. Undo with u.`, (seen) =>
       api.decide(this.facts.slide_id, { ...shown, ...decision, ...seen }));
   }
@@ -198,18 +209,31 @@ export class Decisions {
     const verdict = decision?.verdict ?? "none";
     place.dataset.verdict = verdict;
     place.dataset.revision = this.state.revision;
-    place.replaceChildren(el("span", { class: `chip ${verdict}` }, VERDICTS[verdict] ?? "not reviewed"));
+    place.replaceChildren(el("span", { class: `chip ${verdict}` }, VERDICTS[verdict] ?? (this.isBlinded ? "not reviewed by you" : "not reviewed")));
     if (decision) {
       const why = [decision.reason, decision.comment].filter(Boolean).join(": ");
-      place.append(el("span", {}, ` ${decision.reviewer}, ${when(decision.made)}`));
+      const settled = decision.settles && !this.state.dispute.length ? "settled by " : "";
+      place.append(el("span", {}, ` ${settled}${decision.reviewer}, ${when(decision.made)}`));
       if (why) place.append(el("p", { class: "why" }, why));
       if (decision.outdated) {
         place.append(el("p", { class: "why warn" }, "Outdated: it refers to another heatmap than this one."));
       }
     }
+    const { verdicts, is_mine_done: isMineDone } = this.state;
+    if (verdicts.length > 1) place.append(el("p", { class: "verdicts" }, verdictsText(verdicts)));
+    if (this.isBlinded && !isMineDone) place.append(el("p", { class: "quiet" }, "Blinded reading: what others decided here appears after your verdict."));
+    this.#showDispute();
     for (const does of ["accept", "reject", "flag"]) {
       document.querySelector(`[data-does="${does}"]`).setAttribute("aria-pressed", String(verdict === does));
     }
+  }
+
+  #showDispute() {
+    const { dispute } = this.state;
+    byId("dispute").hidden = dispute.length === 0;
+    document.querySelector("[data-does=settle]").setAttribute("aria-pressed", String(this.isSettling));
+    const pair = verdictsText(dispute);
+    byId("dispute-text").textContent = this.isSettling ? `Your next verdict settles ${pair}.` : `≠ Disputed: ${pair}.`;
   }
 
   #showHistory() {
@@ -224,7 +248,7 @@ export class Decisions {
         const at = row.threshold === null ? "" : ` · threshold ${fixed(row.threshold, 3)}`;
         return el(
           "li", { class: row.stands ? "" : "past" },
-          `${what} (${on})`, el("span", { class: "quiet" }, ` ${row.reviewer}, ${when(row.made)}${at}`),
+          `${what} (${on}${row.settles ? `, settles ${row.settles.replace(" ", " and ")}` : ""})`, el("span", { class: "quiet" }, ` ${row.reviewer}, ${when(row.made)}${at}`),
           why ? el("p", { class: "why" }, why) : null,
         );
       }),

@@ -2,19 +2,20 @@
 
 const KEPT = "pathopatch.order";
 
-export function keepOrder(ids) {
+export function keepOrder(ids, list = "") {
+  // list "all": also the slides that a work list hides.
   try {
-    sessionStorage.setItem(KEPT, JSON.stringify(ids));
+    sessionStorage.setItem(KEPT + list, JSON.stringify(ids));
   } catch {
     // Storage is forbidden: slides come in the order of their ids.
   }
 }
 
-export function orderOfSlides(rows) {
+export function orderOfSlides(rows, list = "") {
   const there = rows.filter(isShowable).map((row) => row.slide_id);
   try {
     const known = new Set(there);
-    const kept = (JSON.parse(sessionStorage.getItem(KEPT)) ?? []).filter((id) => known.has(id));
+    const kept = (JSON.parse(sessionStorage.getItem(KEPT + list)) ?? []).filter((id) => known.has(id));
     return kept.length ? kept : there;
   } catch {
     return there;
@@ -28,9 +29,9 @@ export function neighbours(order, id) {
   return { place: at + 1, before: at > 0 ? order[at - 1] : null, after: at >= 0 ? (order[at + 1] ?? null) : null };
 }
 
-export function nextUnreviewed(order, rows, from = null) {
-  // The first slide after `from` without a valid decision, continued from the start; null if there is none.
-  const open = new Set(rows.filter((row) => isShowable(row) && isOpen(row)).map((row) => row.slide_id));
+export function nextToDo(order, rows, from = null) {
+  // The first slide after `from` that the reviewer has to do, continued from the start; null if there is none.
+  const open = new Set(rows.filter(isToDo).map((row) => row.slide_id));
   const at = order.indexOf(from) + 1;
   return [...order.slice(at), ...order.slice(0, at)].find((id) => id !== from && open.has(id)) ?? null;
 }
@@ -41,4 +42,5 @@ export function moveAmong(links, by) {
   links.at(at < 0 ? 0 : Math.min(Math.max(at + by, 0), links.length - 1))?.focus();
 }
 
+export const isToDo = (row) => isShowable(row) && !row.is_mine_done;
 export const isOpen = (row) => !row.decision || row.decision.outdated === true;

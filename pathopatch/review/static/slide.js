@@ -8,7 +8,7 @@ import { Gallery } from "./gallery.js";
 import { HeatLayer } from "./heat.js";
 import { bindKeys } from "./keys.js";
 import { drawLegend } from "./legend.js";
-import { neighbours, nextUnreviewed, orderOfSlides } from "./order.js";
+import { neighbours, nextToDo, orderOfSlides } from "./order.js";
 import { Note } from "./note.js";
 import { Pair } from "./pair.js";
 import { Panel } from "./panel.js";
@@ -57,6 +57,7 @@ async function start() {
     panel.relabelled(panel.now && decisions.labelOf(panel.now.x, panel.now.y));
     patchNote.show();
   });
+  decisions.isBlinded = cohort.is_blinded;
   const regions = new Regions(facts, viewer, decisions);
   const ruler = new Ruler(facts, viewer, document.querySelector("[data-does=ruler]"));
   const patchNote = new Note(byId("patch-note"), byId("save-patch-note"), {
@@ -154,6 +155,7 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
     { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
     { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: () => decisions.open("flag") },
     { does: "undo", keys: ["u"], says: "Undo your last decision on this slide, or the last corner of an outline", run: () => (regions.points.length ? regions.back() : decisions.undo()) },
+    { does: "settle", keys: ["e"], says: "Settle the dispute with your next verdict", run: () => decisions.settle() },
     { does: "note", keys: ["m"], says: "Write a note on the slide", run: () => decisions.note.focus() },
     { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
@@ -180,8 +182,11 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
     { does: "next", keys: ["j"], says: "Next slide", run: () => go(after, "This is the last slide.") },
     { does: "previous", keys: ["k"], says: "Previous slide", run: () => go(before, "This is the first slide.") },
     {
-      does: "unreviewed", keys: ["n"], says: "Next slide without a review",
-      run: async () => go(nextUnreviewed(order, (await api.cohort()).rows, id), "Every other slide is reviewed."),
+      does: "unreviewed", keys: ["n"], says: "Next slide that you have to do",
+      run: async () => {
+        const { rows: all } = await api.cohort();
+        go(nextToDo(orderOfSlides(all, "all"), all, id), "You have decided on every other slide of the table.");
+      },
     },
   ];
 }
@@ -251,6 +256,14 @@ function describeMissing(facts) {
   byId("no-slide").hidden = facts.has_slide;
   if (!facts.has_slide) byId("no-slide").textContent = `The slide itself is not shown: ${facts.why_no_slide ?? "its file is not there"}`;
 }
+
+// On paper the picture keeps its size in pixels and is scaled as a whole, so that heat layer and scale bar fit it.
+const stage = document.querySelector(".stage");
+addEventListener("beforeprint", () => {
+  const { width, height } = stage.getBoundingClientRect();
+  Object.assign(stage.style, { width: `${width}px`, height: `${height}px`, zoom: String(Math.min(1, 680 / width)) });
+});
+addEventListener("afterprint", () => stage.removeAttribute("style"));
 
 async function hideIfChanged(facts, viewer, panel) {
   // A file that changed while the page is open is another one than was predicted: its map is shown without it.

@@ -1,6 +1,6 @@
 // Filter and sort the cohort's rows (arithmetic only: rows in, rows out).
 
-import { isOpen } from "./order.js";
+import { isOpen, isToDo } from "./order.js";
 import { NOTHING, VERDICTS, count, fixed, least, percent } from "./text.js";
 
 export const COLUMNS = [
@@ -14,7 +14,7 @@ export const COLUMNS = [
   { name: "lowest_margin", says: "Lowest margin", of: (row) => row.lowest_margin, write: least, isNumber: true, hint: "least distance of a patch’s probability from the threshold" },
   { name: "flagged_share", says: "Flagged %", of: (row) => row.flagged_share, write: (value) => percent(value), isNumber: true, hint: "patches with a quality flag" },
   { name: "state", says: "Status", of: (row) => stateText(row) },
-  { name: "decision", says: "Last decision", of: (row) => row.decision?.made ?? null },
+  { name: "decision", says: "Decisions", of: (row) => row.decision?.made ?? null },
 ];
 
 export const STATUSES = {
@@ -28,6 +28,12 @@ export const STATUSES = {
   failed: { says: "failed", holds: (row) => isFailed(row) },
 };
 
+export const LISTS = {
+  todo: { says: "Mine to do", holds: isToDo },
+  done: { says: "Mine done", holds: (row) => row.is_mine_done },
+  disputed: { says: "Disputed", holds: (row) => row.dispute.length > 0 },
+};
+
 export const isFailed = (row) => !["done", "done_empty", "current", "running"].includes(row.state);
 export const warnings = (row) => (Array.isArray(row.warnings) ? row.warnings : []);
 
@@ -36,13 +42,13 @@ export function stateText(row) {
   return { done: "predicted", current: "predicted", done_empty: "no tissue", running: "running" }[row.state];
 }
 
-export function chosen(rows, { search, status, sort, isDown }) {
+export function chosen(rows, { search, status, list, sort, isDown }) {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = (row) => {
-    const text = [row.slide_id, row.patient_id, row.decision?.reviewer, VERDICTS[row.decision?.verdict]].join(" ").toLowerCase();
+    const text = [row.slide_id, row.patient_id, row.decision?.reviewer, ...row.verdicts.map((one) => one.reviewer), VERDICTS[row.decision?.verdict]].join(" ").toLowerCase();
     return words.every((word) => text.includes(word));
   };
-  const kept = rows.filter((row) => STATUSES[status].holds(row) && fits(row));
+  const kept = rows.filter((row) => STATUSES[status].holds(row) && (!list || LISTS[list].holds(row)) && fits(row));
   const { of } = COLUMNS.find(({ name }) => name === sort);
   return kept.sort((one, other) => compare(of(one), of(other), isDown) || compare(one.slide_id, other.slide_id, false));
 }

@@ -34,6 +34,9 @@ export function when(iso) {
   return `${day} ${two(time.getHours())}:${two(time.getMinutes())}`;
 }
 
+export const verdictsText = (verdicts) =>
+  verdicts.map(({ reviewer, verdict, outdated }) => `${reviewer}: ${verdict}${outdated ? " (outdated)" : ""}`).join(", ");
+
 export const VERDICTS = {
   accept: "accepted", reject: "rejected", flag: "flagged",
   tumour: "tumour", "non-tumour": "non-tumour", unsure: "unsure", removed: "removed", "missed tissue": "missed tissue", "not tissue": "not tissue",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pathopatch.groups.decisions.agreement import COLUMNS, agreement_summary, decision_pairs, own_decisions, pairs_csv
+from pathopatch.groups.decisions.agreement import COLUMNS, decision_pairs, own_decisions, pairs_csv
 from pathopatch.groups.decisions.decision import RecordedDecision
+from pathopatch.review.reading import agreement_summary
 
 SQUARE = "POLYGON ((0 0, 9 0, 9 9, 0 0))"
 
@@ -72,7 +73,7 @@ def test_the_summary_has_counts_agreement_and_differences() -> None:
     slides, patches = summary["agreements"]
     assert slides == {
         "first": "Ada", "second": "Bo", "kind": "slide", "n": 2, "n_slides": 2, "n_agreed": 1, "kappa": 0.0,
-        "low": None, "high": None,
+        "low": None, "high": None, "counts": {"accept": {"accept": 1, "reject": 1}},
     }  # fmt: skip
     assert (patches["kind"], patches["n"], patches["n_agreed"], patches["kappa"]) == ("patch", 1, 0, 0.0)
     assert [(one["slide_id"], one["x"], one["y"]) for one in summary["differences"]] == [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import shapely
 from numpy.typing import NDArray
 
-from pathopatch.patches.annotations.polygons import PolygonRegion
+from pathopatch.patches.annotations.polygons import PolygonRegion, region_text
 
 
 def at(*origins: int) -> NDArray[np.int64]:
@@ -70,3 +72,13 @@ def test_a_long_outline_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPat
     boxes = shapely.box(x[some], y[some], x[some] + 256, y[some] + 256)
     assert len(some) > 3
     assert shares[some] == pytest.approx(shapely.area(shapely.intersection(region, boxes)) / 256**2, abs=1e-9)
+
+
+def test_a_region_with_a_hole_is_an_annotation_in_the_frame_of_qupath() -> None:
+    region = shapely.box(10, 20, 40, 50) - shapely.box(20, 30, 25.5, 35)
+    feature = json.loads(region_text(region, "id", ("Tissue", (1, 2, 3)), (10, 20), isLocked=True))
+    outer, hole = (shapely.Polygon(ring) for ring in feature["geometry"]["coordinates"])
+    assert (outer.bounds, hole.bounds) == ((0, 0, 30, 30), (10, 10, 15.5, 15))
+    assert feature["properties"] == {
+        "objectType": "annotation", "classification": {"name": "Tissue", "color": [1, 2, 3]}, "isLocked": True,
+    }  # fmt: skip
