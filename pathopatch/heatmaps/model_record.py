@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.files import inside, read_json, write_json
 from pathopatch.models.bundle import bundle_fingerprint, read_spec
-from pathopatch.models.card import model_card
+from pathopatch.models.card import beware, model_card
 from pathopatch.models.forward import CORRECTED
 from pathopatch.models.spec import BundleSpec
 
@@ -42,7 +42,7 @@ def read_model_record(out: Path, fingerprint: str) -> dict[str, Any]:
 
     ``members`` has for each model: ``name`` (see `bundle_name`), ``method``, ``seed`` (None: unknown),
     ``trained`` (splits, slides, patients, patches; empty: unknown), ``audit`` (the verdict on the training data; empty:
-    unknown) and ``card`` (Markdown).
+    unknown), ``beware`` (sentences for a reviewer) and ``card`` (Markdown).
     """
     path = _place(out, fingerprint)
     return read_json(path) if path.is_file() else {}
@@ -61,6 +61,7 @@ def _member(folder: Path, spec: BundleSpec, correct: AreaCorrection) -> dict[str
         "seed": spec.parameters.get("seed"),
         "trained": {name: trained[name] for name in ("splits", "slides", "patients", "patches") if name in trained},
         "audit": spec.data.get("audit", ""),
+        "beware": beware(spec),
         "card": model_card(spec),
     }
 

@@ -62,6 +62,7 @@ _VERDICTS = {
 }
 _ASKED = """Does it lean on the tissue area? Without labels: {text}. Reliance on fat or density that goes
 along with the area would not be seen, and the verdict says nothing of accuracy."""
+_WEAK = 0.7  # accuracy of a group
 _UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide is predicted at its own scale, with a
 warning; if the training patches had another scale, the probabilities mean nothing."""
 _SELECTED = """The model was selected on these patches, so the numbers are optimistic. Run `pathopatch evaluate` on
@@ -123,7 +124,7 @@ def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
         if name in spec.group_metrics:
             facts.append((f"validation, {words}", _number(spec.group_metrics[name])))
     if groups := _group_accuracies(spec):
-        facts += [(f"validation, {name}", f"{accuracy} of {n} patches") for name, n, accuracy in groups[1]]
+        facts += [(f"validation, {name}", f"{_number(accuracy)} of {n} patches") for name, n, accuracy in groups[1]]
     if spec.group_metrics.get("is_composed"):
         facts.append(("validation", "of composed copies: far too good"))
     return facts
@@ -264,7 +265,8 @@ def _validation(spec: BundleSpec) -> str:
             else "There is one validation patient, so variation between patients is unknown: no interval."
         )
     if groups := _group_accuracies(spec):
-        parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), groups[1]))
+        rows = [(name, n, _number(accuracy)) for name, n, accuracy in groups[1]]
+        parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), rows))
     # Whatever else training stored has a table of its own, so that the card hides nothing.
     shown = {name for name, _ in _MEASURES} | {"patients", "is_threshold_tuned", "is_composed"}
     other = [
@@ -278,8 +280,8 @@ def _validation(spec: BundleSpec) -> str:
     return "\n\n".join([*parts, *([_table(("", ""), other)] if other else []), _SELECTED])
 
 
-def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]] | None:
-    """Return how validation's groups are formed and a row for each; None if the bundle does not name them."""
+def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, float | None]]] | None:
+    """Return how validation's groups are formed; a name, size and accuracy for each. None if the bundle names none."""
     part = spec.data.get("validated")
     if not part:
         return None
@@ -287,7 +289,7 @@ def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]
     keys = [f"label {y}, attribute {a}" for y, a in pairs]
     metrics = spec.group_metrics
     rows = [
-        (name, metrics[f"n of {key}"], _number(metrics.get(f"accuracy of {key}")))
+        (name, metrics[f"n of {key}"], metrics.get(f"accuracy of {key}"))
         for name, key in zip(_groups(spec, part), keys, strict=True)
         if f"n of {key}" in metrics
     ]
@@ -309,6 +311,20 @@ def _further_limits(spec: BundleSpec) -> list[str]:
             "tumour may need another one."
         )
     return limits
+
+
+def beware(spec: BundleSpec) -> list[str]:
+    """Return what a reviewer should know of a model beside its answers: reliance on the area, a weak worst group."""
+    text = reliance_text(spec.area_reliance)
+    asked = [f"Does the model lean on the tissue area? {text[0].upper()}{text[1:]}."] if text else []
+    rows = (_group_accuracies(spec) or ("", []))[1]
+    weak = [(accuracy, name, n) for name, n, accuracy in rows if accuracy is not None and accuracy < _WEAK]
+    if not weak:
+        return asked
+    accuracy, name, n = min(weak)
+    patients = int(spec.group_metrics["patients"])
+    of = f"{n} patches, {patients} validation patient{'' if patients == 1 else 's'}"
+    return [*asked, f"The model's worst group is weak: {accuracy:.0%} right of {name} ({of})."]
 
 
 def reliance_text(found: AreaReliance | None) -> str:

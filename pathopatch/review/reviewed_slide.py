@@ -294,7 +294,7 @@ def heatmap_fingerprint(facts: Mapping[str, Any]) -> str:
 
 
 def describe_model(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return name, method and fingerprint of the model that made a heatmap, and whether it has a card.
+    """Return name, method and fingerprint of the model that made a heatmap, its card or none, and its weaknesses.
 
     `facts` is the content of ``heatmap.json`` in the folder of predictions `out`. Without a record the name has the
     first digits of the fingerprint.
@@ -311,6 +311,7 @@ def describe_model(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         "method": method,
         "fingerprint": fingerprint,
         "has_card": any(member.get("card") for member in members),
+        "beware": list(dict.fromkeys(text for member in members for text in member.get("beware", ()))),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 from made_model import made_spec
 
 from pathopatch.models.bundle import read_spec, save_bundle
-from pathopatch.models.card import model_card
+from pathopatch.models.card import beware, model_card
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
@@ -95,6 +95,14 @@ def test_the_card_gives_wga_with_its_interval_and_at_threshold_0():
     assert "| negative log-likelihood | 0.25 |" in card
     assert "optimistic" in card
     assert "label 1, attribute 1" not in card  # it has a name
+
+
+def test_a_weak_group_is_said_beside_the_answers_and_a_good_one_is_not():
+    assert beware(_spec()) == []
+    weak = _spec(group_metrics={**METRICS, "accuracy of label 1, attribute 0": 0.455, "patients": 1})
+    assert beware(weak) == [
+        "The model's worst group is weak: 46% right of tumour, little tissue (8 patches, 1 validation patient)."
+    ]
 
 
 def test_the_card_gives_the_threshold_as_a_logit_and_as_a_probability():

@@ -248,7 +248,8 @@ function describe(facts) {
     ["Heatmap", el("code", {}, facts.fingerprint)],
   ]);
   const noRunB = facts.why_no_beside ? [`There is no run B: ${facts.why_no_beside}`] : [];
-  byId("warnings").replaceChildren(...[...(facts.warnings ?? []), ...noRunB].map((warning) => el("li", {}, warning)));
+  const said = [...(facts.warnings ?? []), ...(facts.model.beware ?? []), ...noRunB];
+  byId("warnings").replaceChildren(...said.map((warning) => el("li", {}, warning)));
   describeMissing(facts);
 }
 
