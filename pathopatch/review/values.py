@@ -141,6 +141,7 @@ def gallery(slide: ReviewedSlide, kind: str, limit: int = 24) -> list[dict[str, 
             "y": int(patches.y[row]),
             "probability": float(patches.probability[row]),
             "tissue_fraction": float(patches.tissue_fraction[row]),
+            "flags": [name for bit, name in enumerate(FLAGS) if patches.flags[row] >> bit & 1],
             **_joined(patches, row),
         }
         for row in candidates[order][: max(0, limit)].tolist()

@@ -1,6 +1,7 @@
 """The slide's page: what its heat layer shows, counts and hides, and what a click on a patch tells."""
 
 import json
+import re
 
 import made_slides as made
 import numpy as np
@@ -227,6 +228,16 @@ def test_a_gallery_picture_jumps_to_its_patch_under_reduced_motion(address, visi
     box = page.locator("#viewer").bounding_box()
     assert across == pytest.approx(box["x"] + box["width"] / 2, abs=2)
     assert down == pytest.approx(box["y"] + box["height"] / 2, abs=2)
+
+
+def test_a_key_goes_to_the_doubtful_patches_one_after_another(address, visit):
+    page = visit(address).slide(SLIDES[0])
+    page.locator("#gallery button").nth(1).wait_for()
+    nearest = [item.get_attribute("title") for item in page.locator("#gallery button").all()[:2]]
+    for place in nearest:
+        x, y = re.findall(r"\d+", place)
+        page.keyboard.press("z")
+        expect(page.locator("#patch")).to_have_attribute("data-shown", f"{x},{y}")
 
 
 def test_a_channel_that_is_off_is_not_in_the_picture(predicted, address, visit):

@@ -51,6 +51,7 @@ def test_the_most_striking_come_first(kind: str) -> None:
 def test_an_entry_says_what_is_known_of_a_patch() -> None:
     assert gallery(slide(), "near-threshold")[0] == {
         "x": 16, "y": 0, "probability": 0.5625, "tissue_fraction": 0.2, "label": None, "group": None, "beside": 0.5,
+        "flags": ["saturated"],
     }  # fmt: skip
     assert gallery(slide(), "near-threshold")[2]["beside"] is None
 

@@ -66,7 +66,7 @@ function painted() {
 
 function fromAddress() {
   const given = new URLSearchParams(location.search);
-  const sort = COLUMNS.some(({ name }) => name === given.get("sort")) ? given.get("sort") : "slide_id";
+  const sort = COLUMNS.some(({ name }) => name === given.get("sort")) ? given.get("sort") : "lowest_margin"; // doubt first
   const status = given.get("status") in STATUSES ? given.get("status") : "all";
   const list = given.get("list") in LISTS ? given.get("list") : "";
   return { search: given.get("search") ?? "", status, list, sort, isDown: given.get("down") === "1" };

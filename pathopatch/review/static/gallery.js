@@ -1,7 +1,7 @@
 // Show the patches that most deserve a look, by one reason at a time; a click flies to one.
 
 import * as api from "./api.js";
-import { byId, el } from "./dom.js";
+import { byId, el, say } from "./dom.js";
 import { fixed, percent, signed } from "./text.js";
 
 const KINDS = {
@@ -42,6 +42,16 @@ export class Gallery {
     }
   }
 
+  async nextDoubtful() {
+    // Of the patches near the threshold, the nearest first, and after the last one that again.
+    this.doubtful ??= await api.gallery(this.facts.slide_id, "near-threshold");
+    if (!this.doubtful.length) return say("There is no patch.");
+    this.at = ((this.at ?? -1) + 1) % this.doubtful.length;
+    const { x, y } = this.doubtful[this.at];
+    this.fly(x, y);
+    say(`Doubtful patch ${this.at + 1} of ${this.doubtful.length}.`);
+  }
+
   #item(patch, kind) {
     const { facts } = this;
     const isDifference = kind === "disagreement";
@@ -58,7 +68,7 @@ export class Gallery {
       image,
       el("span", { class: "hidden" }, `Patch at ${patch.x}, ${patch.y} px: `),
       el("span", {}, `${number},`),
-      el("span", { class: "quiet" }, `tissue ${percent(patch.tissue_fraction, 0)}`),
+      el("span", { class: "quiet" }, kind === "flagged" ? patch.flags.map((name) => name.replaceAll("_", " ")).join(", ") : `tissue ${percent(patch.tissue_fraction, 0)}`),
     );
     return el("li", {}, button);
   }

@@ -95,7 +95,7 @@ async function start() {
   viewer.whenPointed(pointed);
   describe(facts);
   const order = orderOfSlides(cohort.rows);
-  bindKeys(bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, select, order }));
+  bindKeys(bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, gallery, select, order }));
   showPlace(order);
   document.addEventListener("fullscreenchange", () =>
     document.querySelector("[data-does=full-screen]").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement))));
@@ -113,7 +113,7 @@ function flyToAddress(fly, viewer) {
   if (given.has("x") && given.has("y")) fly(Number(given.get("x")), Number(given.get("y")));
 }
 
-function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, select, order }) {
+function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, gallery, select, order }) {
   const { before, after } = neighbours(order, id);
   const go = (there, otherwise) => (there ? (location.href = api.pageUrl(there)) : say(otherwise));
   const label = (verdict) => () => {
@@ -167,6 +167,7 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
     { does: "stop-drawing", keys: ["Escape"], says: "Stop drawing or measuring", run: stop },
     { does: "ruler", keys: ["l"], says: "Measure a length", run: measure },
     { does: "select", keys: ["Enter"], says: "Select the patch in the middle, close the outline, or set a point of the ruler", run: confirm },
+    { does: "doubtful", keys: ["z"], says: "Next doubtful patch: the nearest to the threshold first", run: () => gallery.nextDoubtful() },
     { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },
     { does: "right", keys: ["Shift+ArrowRight"], says: "Select the patch to the right", run: step(1, 0) },
     { does: "up", keys: ["Shift+ArrowUp"], says: "Select the patch above", run: step(0, -1) },
