@@ -103,13 +103,13 @@ def test_a_script_in_a_comment_is_a_text(own, visit):
 @pytest.mark.slow
 def test_next_goes_to_the_slides_that_the_reviewer_has_to_do(own, visit):
     window = visit(own)
-    page = window.cohort()
+    page = window.cohort("?sort=slide_id")
     page.keyboard.press("n")
     page.wait_for_url(f"**/slides/{SLIDES[0]}")
     window.settled()
     page.keyboard.press("a")
     expect(window.standing()).to_have_attribute("data-verdict", "accept")
-    page = window.cohort()
+    page = window.cohort("?sort=slide_id")
     page.keyboard.press("n")
     page.wait_for_url(f"**/slides/{MODALITIES}")
     window.settled()
