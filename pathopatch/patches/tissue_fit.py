@@ -172,9 +172,9 @@ def _find_borders_and_ink(
 
 
 def _doubtful_ink(overview: Overview, ink: Mask, tissue: TissueModel, *, um_per_px: float) -> str | None:
-    """Return where translucent ink (h, w) borders on tissue, in words; None if nowhere.
+    """Return a doubt with the places, level-0 px, where translucent ink borders on tissue; None without any.
 
-    Ink over glass and tissue under ink are told apart badly there.
+    `ink` is (h, w) on the overview. There, ink over glass and tissue under ink are hard to tell apart.
     """
     level = np.full(3, _RULES_GLASS) if overview.glass is None else overview.glass.level
     passed = np.minimum.reduce([plane / np.float32(of) for plane, of in zip(overview.pixels, level, strict=True)])
@@ -182,18 +182,18 @@ def _doubtful_ink(overview: Overview, ink: Mask, tissue: TissueModel, *, um_per_
     side = max(3, round(_LEAST_STROKE_UM / um_per_px))
     is_pale = (ink & (passed > _LEAST_PASSED) & (passed < 1 - _FLAT_DENSITY)).view(np.uint8)
     wide = cv2.morphologyEx(is_pale, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(wide, connectivity=8)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(wide, connectivity=8)
     touching = np.unique(pieces[grown(tissue.mask != 0, 7)])
     largest = sorted(touching[touching > 0].tolist(), key=lambda number: -stats[number, cv2.CC_STAT_AREA])
     if not largest:
         return None
     places = []
     for number in largest[:_PLACES]:
-        left, top, across, down = stats[number, : cv2.CC_STAT_AREA].tolist()
+        left, top, across, down, _ = stats[number].tolist()
         x, y = np.array([left, left + across]) * tissue.scale_x, np.array([top, top + down]) * tissue.scale_y
         places.append(f"x {x[0]:.0f} to {x[1]:.0f}, y {y[0]:.0f} to {y[1]:.0f}")
-    more = f" and {len(largest) - _PLACES} more" if len(largest) > _PLACES else ""
-    return f"translucent ink borders on tissue, and tissue under it may be left out, at {'; '.join(places)} px{more}"
+    at = "; ".join(places) + (f" and {len(largest) - _PLACES} more" if len(largest) > _PLACES else "")
+    return f"translucent ink borders on tissue, and tissue under it may be left out, at {at} (level-0 px)"
 
 
 def _background_levels(overview: Overview, informative: Sequence[Evidence], mask: Mask) -> tuple[float, ...]:
