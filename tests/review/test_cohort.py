@@ -163,8 +163,8 @@ def test_models_are_called_by_run_and_method(out: Path, folders: Folders, tmp_pa
     cohort = open_cohort(out, beside=beside)
     other = read_json(heatmap_of(beside, "bright"))["stamp"]["inputs"]["model"][:16]
     assert cohort.models() == (
-        {"name": "gerne-t0.25-s0 (gerne)", "method": "gerne", "fingerprint": mark, "has_card": True},
-        {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False},
+        {"name": "gerne-t0.25-s0 (gerne)", "method": "gerne", "fingerprint": mark, "has_card": True, "beware": []},
+        {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False, "beware": []},
     )
     assert (
         cohort.model_name("bright") == slide_facts(cohort.open("bright"))["model"]["name"] == "gerne-t0.25-s0 (gerne)"
@@ -174,7 +174,7 @@ def test_models_are_called_by_run_and_method(out: Path, folders: Folders, tmp_pa
     with pytest.raises(InputMissingError, match="no card"):
         cohort.card(other)
     assert open_cohort(out, beside=folders.beside).models()[1] == {
-        "name": "other (erm)", "method": "erm", "fingerprint": other, "has_card": True,
+        "name": "other (erm)", "method": "erm", "fingerprint": other, "has_card": True, "beware": [],
     }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_a_model_without_a_name_has_its_fingerprint(folders: Folders, out: Path)
     assert open_cohort(out).model_name("bright") == f"model {mark[:8]} (gerne)"
     shutil.rmtree(out / "models")
     assert open_cohort(out).models()[0] == {
-        "name": f"model {mark[:8]} (gerne)", "method": "gerne", "fingerprint": mark, "has_card": False,
+        "name": f"model {mark[:8]} (gerne)", "method": "gerne", "fingerprint": mark, "has_card": False, "beware": [],
     }  # fmt: skip
 
 
