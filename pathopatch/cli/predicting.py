@@ -18,6 +18,7 @@ from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
+    from pathopatch.core.input_files import LeftOut
     from pathopatch.review.decisions import DecisionLog
     from pathopatch.stages.find_slides import ToPredict
 
@@ -74,6 +75,7 @@ def predict(
         raise typer.BadParameter("name one folder or file of features")
     encoder = None
     cohort: ToPredict
+    left_out: tuple[LeftOut, ...] = ()
     if is_head and weights is None:
         cohort = features_to_predict(Path(sources[0]), slides=slides)
     else:
@@ -81,8 +83,8 @@ def predict(
             say(note)
         with progress_bars(batch.quiet) as progress:
             found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
-        say_left_out(found.left_out)
-        cohort = found.rows
+        left_out, cohort = found.left_out, found.rows
+        say_left_out(left_out)
         if weights is not None:
             from pathopatch.stages.encoder import encoder_of_head
 
@@ -100,8 +102,9 @@ def predict(
                 return
     with progress_bars(batch.quiet) as progress:
         outcomes = predict_cohort(
-            cohort, models, out, settings, batch, encoder=encoder, slide_mpp=slide_mpp, progress=progress
-        )
+            cohort, models, out, settings, batch,
+            encoder=encoder, slide_mpp=slide_mpp, left_out=left_out, progress=progress,
+        )  # fmt: skip
     for note in encoder.notes if encoder else ():
         say(note)
     overlays = [

@@ -60,6 +60,11 @@ class WorkFolder:
         return inside(self.root, "slides.parquet")
 
     @property
+    def left_out(self) -> Path:
+        """``left-out.json``: the reason why ``predict`` left a file out, by its path."""
+        return inside(self.root, "left-out.json")
+
+    @property
     def groups(self) -> Path:
         """``groups.parquet``: one row per patch, with split and groups."""
         return inside(self.root, "groups.parquet")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import shapely
 
@@ -19,6 +20,7 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUn
 from pathopatch.core.files import atomic_path, link_or_copy, read_json, write_json
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.groups.decisions.agreement import Pair, decision_pairs
 from pathopatch.groups.decisions.decision import (
     REMOVED,
     TISSUE_VERDICTS,
@@ -33,6 +35,8 @@ from pathopatch.heatmaps.patch_exports import collection_parts, id_maker, write_
 from pathopatch.patches.annotations.polygons import region_text
 from pathopatch.slides.slide_paths import valid_slide_id
 
+T = TypeVar("T")
+
 # Other names than the model's classes: exported together with its regions, a reviewer's label stays one.
 _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "accept": ("slide accepted", (0, 158, 115)),
@@ -45,6 +49,7 @@ _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "not tissue": ("Not tissue", (86, 180, 233)),
 }
 """QuPath's class and its colour (Okabe-Ito) by verdict."""
+_AGREEMENT = {True: ("agree", (0, 158, 115)), False: ("differ", (204, 121, 167))}
 _DESCRIPTION = "ANNOTATION_DESCRIPTION"  # the key under which QuPath keeps what it shows as an annotation's description
 _DECISIONS = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:decision")
 _HEATMAP_FILES = ("patches.geojson.gz", "regions.geojson.gz")
@@ -153,28 +158,28 @@ def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[Rec
     folder.mkdir()
     for name in _HEATMAP_FILES:
         link_or_copy(WorkFolder(out).heatmap(slide_id) / name, folder / name)
-    size, bounds = facts["size_px"], facts["bounds_px"]
-    patch_px, standing = grid_of(facts).span_px, [row for row in decisions if row.verdict != REMOVED]
-    pairs = ((row, _outline(row, patch_px, size, bounds)) for row in standing)
-    outlined = [(row, outline) for row, outline in pairs if not outline.is_empty]  # others are beyond the slide
-    if outlined:
-        write_features(folder / _DECISIONS_FILE, _features(outlined, slide_id=slide_id, origin=bounds[:2]))
+    if outlined := _outlined(decisions, facts):
+        write_features(folder / _DECISIONS_FILE, _features(outlined, slide_id=slide_id, origin=facts["bounds_px"][:2]))
 
 
-def _outline(
-    row: RecordedDecision, patch_px: int, slide_size: tuple[int, int], bounds: tuple[int, int, int, int]
-) -> Any:
+def _outlined(decisions: Iterable[RecordedDecision], facts: HeatmapFacts) -> list[tuple[RecordedDecision, Any]]:
+    """Return the decisions that stand, each with its polygon; those beyond the slide are left out."""
+    pairs = ((row, _outline(row, facts)) for row in decisions if row.verdict != REMOVED)
+    return [(row, outline) for row, outline in pairs if not outline.is_empty]
+
+
+def _outline(row: RecordedDecision, facts: HeatmapFacts) -> Any:
     """Return what a decision is about, a polygon in level-0 px; empty if that is not on the slide.
 
-    A verdict on the slide outlines its scanned part `bounds`, (x, y, width, height); a label outlines its patch of side
-    `patch_px`, cut at `slide_size`, (width, height).
+    A verdict on the slide outlines its scanned part; a label outlines its patch, cut at the slide's edge.
     """
     if row.region:
         return region_polygon(row.region)
     if row.x is None or row.y is None:
-        x, y, width, height = bounds
+        x, y, width, height = facts["bounds_px"]
         return shapely.box(x, y, x + width, y + height)
-    right, bottom = min(row.x + patch_px, slide_size[0]), min(row.y + patch_px, slide_size[1])
+    patch_px, size = grid_of(facts).span_px, facts["size_px"]
+    right, bottom = min(row.x + patch_px, size[0]), min(row.y + patch_px, size[1])
     return shapely.box(row.x, row.y, right, bottom) if right > row.x and bottom > row.y else shapely.Polygon()
 
 
@@ -208,6 +213,47 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
         name + ending: "".join(collection_parts(_features(outlined, slide_id=name, origin=origin_of(name))))
         for (name, ending), outlined in sorted(by_file.items())
     }
+
+
+def decision_files(out: Path, rows: Iterable[RecordedDecision]) -> dict[str, str]:
+    """Return the text of ``<slide_id>.geojson`` by its name, with the decisions that stand, for each slide with any."""
+    return _files_by_slide(out, ((row.slide_id, row) for row in current_decisions(rows)), _features_of_decisions)
+
+
+def agreement_files(out: Path, rows: Iterable[RecordedDecision]) -> dict[str, str]:
+    """Return the same with what two reviewers decided on, of the class ``agree`` or ``differ``."""
+    return _files_by_slide(out, ((pair.first.slide_id, pair) for pair in decision_pairs(rows)), _features_of_pairs)
+
+
+def _files_by_slide(
+    out: Path, items: Iterable[tuple[str, T]], features: Callable[[str, list[T], HeatmapFacts], Iterator[str]]
+) -> dict[str, str]:
+    """Return the text of each slide's features by its file name; a slide without a heatmap has none."""
+    by_slide: dict[str, list[T]] = defaultdict(list)
+    for slide_id, item in items:
+        by_slide[slide_id].append(item)
+    files = {}
+    for slide_id, own in sorted(by_slide.items()):
+        with suppress(InputMissingError):
+            facts = read_facts(WorkFolder(out).heatmap(slide_id))
+            files[f"{slide_id}.geojson"] = "".join(collection_parts(features(slide_id, own, facts)))
+    return files
+
+
+def _features_of_decisions(slide_id: str, rows: list[RecordedDecision], facts: HeatmapFacts) -> Iterator[str]:
+    return _features(_outlined(rows, facts), slide_id=slide_id, origin=facts["bounds_px"][:2])
+
+
+def _features_of_pairs(slide_id: str, pairs: list[Pair], facts: HeatmapFacts) -> Iterator[str]:
+    make_id = id_maker(_DECISIONS, "agreement", slide_id)
+    for pair in pairs:
+        one, other = pair
+        if not (outline := _outline(one, facts)).is_empty:
+            yield region_text(
+                outline, make_id(f"{one.reviewer},{other.reviewer},{one.x},{one.y}"), _AGREEMENT[pair.agrees],
+                facts["bounds_px"][:2], isLocked=True, measurements={},
+                name=f"{one.reviewer}: {one.verdict}, {other.reviewer}: {other.verdict}",
+            )  # fmt: skip
 
 
 def _features(

@@ -122,6 +122,7 @@ def _cohort(request: Request) -> Response:
     answer = json_answer(
         {
             "rows": rows,
+            "left_out": review.cohort.left_out(),
             "folder": review.cohort.out.resolve().name,
             "model": model,
             "beside": beside,

@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from starlette.background import BackgroundTask
@@ -100,14 +101,20 @@ def agreement(request: Request) -> Response:
     return json_answer(agreement_summary(review.rows()) | more)
 
 
-def _regions_zip(review: Review) -> bytes:
-    """Return an archive with one GeoJSON per slide; equal regions give equal bytes."""
-    from pathopatch.heatmaps.qupath import region_files
+def _geojson_zip(review: Review, name: str) -> bytes:
+    """Return an archive with one GeoJSON per slide; equal files give equal bytes."""
+    from pathopatch.heatmaps.qupath import agreement_files, decision_files, region_files
     from pathopatch.review.reviewed_slide import bounds_origin
 
-    files = region_files(review.rows(), lambda slide_id: bounds_origin(review.cohort.out, slide_id))
+    out, rows = review.cohort.out, review.rows()
+    if name == "regions":
+        files, missing = region_files(rows, partial(bounds_origin, out)), "no region was drawn"
+    elif name == "decisions":
+        files, missing = decision_files(out, rows), "nobody has decided"
+    else:
+        files, missing = agreement_files(out, rows), "no two reviewers have decided on the same slide or patch"
     if not files:
-        raise InputMissingError("no region was drawn", remedy="draw one on the page of a slide")
+        raise InputMissingError(missing, remedy="decide, or draw, on the page of a slide")
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, text in files.items():
@@ -118,7 +125,10 @@ def _regions_zip(review: Review) -> bytes:
 _EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
     "decisions.csv": ("review.csv", "text/csv", lambda review: decisions_csv(review.rows())),
     "agreement.csv": ("agreement.csv", "text/csv", lambda review: pairs_csv(review.rows())),
-    "regions.zip": ("regions.zip", "application/zip", _regions_zip),
+    **{
+        f"{name}.zip": (f"{name}.zip", "application/zip", partial(_geojson_zip, name=name))
+        for name in ("regions", "decisions", "agreement")
+    },
 }
 """By address: the file's name, its type, and what makes it."""
 

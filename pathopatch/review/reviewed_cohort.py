@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from pathopatch.core.config import Config
 from pathopatch.core.config.base import parse
 from pathopatch.core.config.study import read_toml
 from pathopatch.core.errors import InputMissingError, PathopatchError
+from pathopatch.core.files import read_json
 from pathopatch.core.status import FINISHED, listed_status, read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.decision import RecordedDecision, is_own_class
@@ -114,6 +116,17 @@ class ReviewedCohort:
             return str(describe_model(self.out, read_facts(self.out, slide_id))["name"])
         except InputMissingError:
             return ""
+
+    def left_out(self) -> list[dict[str, str]]:
+        """Return the files beside the slides that were not predicted: file, reason, and a command that says more."""
+        try:
+            reasons = read_json(WorkFolder(self.out).left_out)
+        except PathopatchError:  # none, or damaged: it is only told of
+            return []
+        return [
+            {"file": file, "reason": str(reason), "command": f"pathopatch info {shlex.quote(file)}"}
+            for file, reason in reasons.items()
+        ]
 
     def card(self, fingerprint: str) -> str:
         """Return the card of a model of this run or of the one beside; InputMissingError if there is none."""
@@ -339,6 +352,7 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
         "state": state,
         "code": str(entry.get("code", "")),
         "message": str(entry.get("message", "")),
+        "command": str(entry.get("command", "")),
         **{name: counts.get(name) for name in _COUNTS},
         "positive_share": summary.get("positive_share"),
         "tissue_area_mm2": tissue_mm2,
@@ -349,6 +363,7 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
         "leakage": str(numbers.get("leakage", "")),
         "warnings": list(entry.get("warnings") or numbers.get("warnings") or ()),
         "fingerprint": fingerprint,
+        "model": str(facts.get("stamp", {}).get("inputs", {}).get("model", ""))[:16],
     }
 
 

@@ -78,7 +78,11 @@ def find_cohort(
     sources = [path for text in sources for path in _expanded(text)]
     folders = [text for text in sources if Path(text).is_dir() and not is_zarr(Path(text))]
     if len(sources) == 1 and not folders:
-        return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id, strict=strict))
+        if slide_id is not None or not is_manifest(sources[0]):
+            return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id, strict=strict))
+        manifest, reason = read_manifest(Path(sources[0]), strict=strict), "the manifest excludes it"
+        excluded = (LeftOut(Path(row.sources[0]), reason) for row in manifest if row.exclude)
+        return Cohort(rows=list(manifest.included), left_out=tuple(excluded))
     if slide_id is not None:
         raise InputUnsupportedError(
             f"an id {slide_id!r} for several slides", place="--slide-id", remedy="leave it out, or name a single slide"

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import BatchOptions, PredictConfig
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.files import read_json, write_json
+from pathopatch.core.input_files import LeftOut
 from pathopatch.core.status import read_status
-from pathopatch.core.task import Outcome, Progress, SlidePlan, SlideTask, Within
+from pathopatch.core.task import HasSlideId, Outcome, Progress, SlidePlan, SlideTask, Within
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
@@ -40,6 +42,7 @@ def predict_cohort(
     *,
     encoder: PreparedEncoder | None = None,
     slide_mpp: float | None = None,
+    left_out: Sequence[LeftOut] = (),
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return the outcome of each slide.
@@ -58,6 +61,8 @@ def predict_cohort(
         and predicted from its features.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
+    left_out : sequence of LeftOut
+        What was found beside the slides, to be told of on the review page; not kept of de-identified ones.
 
     Raises
     ------
@@ -91,12 +96,26 @@ def predict_cohort(
             pick_device(config.device)
         with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
             write_model_record(out, models, correct=config.area_correct)
+            if not config.deidentify:
+                _keep_left_out(out, left_out, cohort)
         with keep_cohort_tables(out) if batch.totals else nullcontext() as on_done:
             outcomes = run_slides(
                 out, STAGE, tasks, processes, on_done=on_done, deidentified=config.deidentify, progress=progress
             )
     remove_stale_files(out)
     return outcomes
+
+
+def _keep_left_out(out: Path, left_out: Sequence[LeftOut], cohort: Sequence[HasSlideId]) -> None:
+    """Add what was left out to ``left-out.json``, for whoever asks where a slide is; take out what is predicted now."""
+    path, reasons = WorkFolder(out).left_out, dict[str, Any]()
+    used = {str(Path(file).absolute()) for row in cohort if isinstance(row, SlideRow) for file in row.sources}
+    with suppress(InputMissingError, InputCorruptError):
+        reasons = read_json(path)
+    found = reasons | {str(item.path.absolute()): item.reason for item in left_out}
+    found = {file: reason for file, reason in found.items() if file not in used}
+    if found != reasons:
+        write_json(path, found)
 
 
 def check_models(models: Sequence[Path], config: PredictConfig) -> list[str]:

@@ -2,7 +2,11 @@
 
 import pytest
 from made_predictions import SLIDES, facts_of
+from pages import serving
 from playwright.sync_api import expect
+
+from pathopatch.core.files import write_json
+from pathopatch.core.status import update_status
 
 
 def shown(page):
@@ -55,6 +59,28 @@ def test_filters_show_the_slides_that_fit_and_no_others(address, visit):
     expect(page.locator("#none")).to_be_visible()
     page.locator("#status").select_option("open")
     assert sorted(shown(page)) == sorted(SLIDES)
+
+
+@pytest.mark.slow
+def test_what_failed_or_was_left_out_says_what_to_do_and_copies_a_command(folder, visit):
+    command, message = "cd /scans && pathopatch predict a.tif", "INPUT_CORRUPT: no TIFF [a.tif] Remedy: copy it again"
+    failed = {"state": "failed", "code": "INPUT_CORRUPT", "message": message, "command": command}
+    update_status(folder, "broken", "predict", failed)
+    write_json(folder / "left-out.json", {"/scans/notes.txt": "no reader for notes.txt"})
+    with serving(folder) as ours:
+        page = visit(ours, permissions=["clipboard-read", "clipboard-write"]).cohort()
+        state = cell(page, "broken", "state")
+        expect(state).to_contain_text("INPUT_CORRUPT")
+        expect(state.locator("summary")).to_have_text("no TIFF [a.tif]")
+        expect(state.locator(".to-do")).to_contain_text("What to do: copy it again")
+        state.get_by_role("button", name="Copy command").click()
+        expect(page.locator("#said")).to_have_text("Command copied.")
+        assert page.evaluate("navigator.clipboard.readText()") == command
+        page.locator("#left-out summary").click()
+        expect(page.locator("#left-out-files")).to_contain_text("notes.txt no reader for notes.txt")
+        page.locator("#left-out-files button").click()
+        expect(page.locator("#said")).to_have_text("Command copied.")
+        assert page.evaluate("navigator.clipboard.readText()") == "pathopatch info /scans/notes.txt"
 
 
 @pytest.mark.slow

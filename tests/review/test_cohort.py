@@ -45,12 +45,13 @@ def test_a_row_says_what_status_and_heatmap_say(folders: Folders) -> None:
     summary, counts = status["summary"], status["counts"]
     stamp = Stamp.from_dict(read_json(heatmap_of(folders.out, "bright"))["stamp"])
     assert bright == {
-        "slide_id": "bright", "patient_id": "bright", "state": "done", "code": "", "message": "", **counts,
+        "slide_id": "bright", "patient_id": "bright", "state": "done", "code": "", "message": "", "command": "",
+        **counts,
         "positive_share": summary["positive_share"], "tissue_area_mm2": summary["tissue_mm2"],
         "tissue_share": pytest.approx(summary["tissue_mm2"] / (300 * 280 * 0.5e-3**2)),
         "positive_area_mm2": summary["positive_mm2"], "flagged_share": summary["flagged_share"],
         "lowest_margin": summary["lowest_margin"], "leakage": status["leakage"], "warnings": [],
-        "fingerprint": fingerprint(stamp.to_dict())[:16],
+        "fingerprint": fingerprint(stamp.to_dict())[:16], "model": stamp.inputs["model"][:16],
     }  # fmt: skip
     assert 0 < bright["positive_share"] < 1
     assert "TPEF" in dark["warnings"][0]
@@ -62,6 +63,16 @@ def test_the_numbers_of_an_earlier_run_do_not_stand_beside_a_failure(out: Path) 
     update_status(out, "bright", "predict", {"state": "failed", "code": "TIMEOUT", "message": "late"})
     row = open_cohort(out).rows()[0]
     assert (row["state"], row["code"], row["tumour"], row["tissue_area_mm2"]) == ("failed", "TIMEOUT", None, None)
+
+
+def test_files_left_out_are_told_of_with_a_command(out: Path) -> None:
+    assert open_cohort(out).left_out() == []
+    write_json(out / "left-out.json", {"/scans/a b.txt": "no reader for a b.txt"})
+    assert open_cohort(out).left_out() == [
+        {"file": "/scans/a b.txt", "reason": "no reader for a b.txt", "command": "pathopatch info '/scans/a b.txt'"}
+    ]
+    (out / "left-out.json").write_text("[")
+    assert open_cohort(out).left_out() == []
 
 
 def test_a_slide_whose_status_is_lost_has_the_numbers_of_its_heatmap(out: Path) -> None:

@@ -222,7 +222,8 @@ def test_nothing_of_others_leaves_the_server_before_ones_own_verdict(out: Path) 
             "/api/slides/a/gallery?kind=near-threshold",
         ):
             assert b"Somebody" not in page.ask(address).body, address
-        assert page.ask("/export/regions.zip").status == 404
+        for name in ("regions", "decisions", "agreement"):
+            assert page.ask(f"/export/{name}.zip").status == 404
         assert b"decisions.geojson" not in page.ask("/export/qupath.zip").body
         assert b"Somebody" not in page.decide(revision=5).body  # a conflict names nobody
         assert page.decide(verdict="reject", reason="out of focus").status == 201

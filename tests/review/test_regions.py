@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from review_page import Page, answering, predicted
 
+from pathopatch.core.artefacts import read_table
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.review.reviewed_cohort import open_review
 from pathopatch.review.security import Access
@@ -71,6 +72,23 @@ def test_a_folder_for_qupath_has_the_regions(page: Page) -> None:
     files = archive(page, "qupath.zip")
     decisions = json.loads(gzip.decompress(files["qupath/a/decisions.geojson.gz"]))
     assert len(decisions["features"]) == 1
+
+
+def test_decisions_and_agreement_are_sent_as_one_file_per_slide(page: Page, made: Path) -> None:
+    x, y = (int(place) for place in read_table(made / "predictions" / "a.parquet").iloc[0][["x", "y"]])
+    assert page.ask("/export/decisions.zip").status == page.ask("/export/agreement.zip").status == 404
+    for reviewer, verdict in (("Ada", "tumour"), ("Bo", "non-tumour")):
+        assert page.decide(verdict=verdict, x=x, y=y, reviewer=reviewer).status == 201
+        page.decide(verdict="accept", reviewer=reviewer)
+    decisions = json.loads(archive(page, "decisions.zip")["a.geojson"])["features"]
+    assert [feature["properties"]["name"] for feature in decisions] == ["non-tumour (Bo)", "accept (Bo)"]
+    assert page.ask("/export/decisions.zip").body == page.ask("/export/decisions.zip").body
+    slide, patch = json.loads(archive(page, "agreement.zip")["a.geojson"])["features"]
+    named = [(one["properties"]["classification"]["name"], one["properties"]["name"]) for one in (slide, patch)]
+    assert named == [("agree", "Ada: accept, Bo: accept"), ("differ", "Ada: tumour, Bo: non-tumour")]
+    assert patch["geometry"] == decisions[0]["geometry"]  # the patch, and the slide's scanned part
+    assert slide["geometry"] == decisions[1]["geometry"]
+    assert slide["id"] != patch["id"]
 
 
 def test_a_class_of_the_folder_is_saved_and_exported(made: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputUnsupportedError,
 )
+from pathopatch.core.files import read_json
+from pathopatch.core.status import read_status
 from pathopatch.models.bundle import bundle_folder
 from pathopatch.stages.find_slides import Cohort, find_cohort
 
@@ -137,11 +141,38 @@ def test_a_folder_is_predicted_and_its_outputs_are_not_slides(
     printed = capsys.readouterr()
     assert "slides: 2 current" in printed.out
     assert "left out: in/notes.txt: no reader for notes.txt" in printed.err
+    kept = {str(place / "in" / "notes.txt"): "no reader for notes.txt"}
+    assert read_json(place / "in" / "out" / "left-out.json") == kept
     assert sorted(path.parent.name for path in (place / "in" / "out").glob("heatmaps/*/overlay.png")) == ["a", "b"]
     assert typed("predict", "in/a.tif", "in/gone.tif", "--model", "runs/erm", "-o", "out", "-q") == 3
     assert "failed: gone: INPUT_MISSING" in capsys.readouterr().err
     assert "--slide-mpp" in said("predict", "in", "--model", "runs/erm", "-o", "out", "--mpp", "0.5", code=2).err
     (place / "m.csv").write_text("slide_id;patient_id;path\na;a;in/a.tif\ngone;gone;in/gone.tif\n")
     assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q") == 3
+    assert not (place / "csv" / "left-out.json").exists()
     (place / "strict.toml").write_text("[batch]\nstrict = true\n")
     assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q", "--config", "strict.toml") == 1
+
+
+def test_what_was_left_out_is_remembered_until_it_is_predicted(place: Path, typed: Type) -> None:
+    """Of a slide that a manifest excludes, then not; a file beside an earlier run's slides stays listed."""
+    command = ("predict", "m.csv", "--model", "runs/erm", "-o", "out", "--device", "cpu", "-q")
+    excluded, beside = str(place / "in" / "b.tif"), str(place / "in" / "notes.txt")
+    (place / "m.csv").write_text("slide_id,patient_id,path,exclude\na,a,in/a.tif,\nb,b,in/b.tif,yes\n")
+    assert typed(*command) == 0
+    assert read_json(place / "out" / "left-out.json") == {excluded: "the manifest excludes it"}
+    assert typed("predict", "in", *command[2:]) == 0
+    assert read_json(place / "out" / "left-out.json") == {beside: "no reader for notes.txt"}
+
+
+def test_a_failure_has_the_command_that_tries_again(place: Path) -> None:
+    """By the installed command, and by ``python -m``; another program has none."""
+    arguments = ["predict", "in/gone.tif", "--model", "runs/erm", "-o", "the out", "-q"]
+    code = "from pathopatch.stages.batch.run import again; print(again('predict'))"
+    for program in ([str(Path(sys.executable).parent / "pathopatch")], [sys.executable, "-m", "pathopatch"]):
+        assert subprocess.run([*program, *arguments], check=False, capture_output=True).returncode == 1
+        command = read_status(place / "the out", "gone")["predict"]["command"]
+        assert command == (
+            f"cd {place} && pathopatch predict in/gone.tif --model runs/erm -o 'the out' -q --retry-failed"
+        )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"\n"

@@ -1,7 +1,7 @@
 // The cohort page: START HERE. One row per slide; sort, filter, open the next slide that the reviewer has to do.
 
 import * as api from "./api.js";
-import { alarm, byId, el, modelName, say } from "./dom.js";
+import { alarm, byId, copy, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
 import { isShowable, keepOrder, moveAmong, nextToDo } from "./order.js";
 import { COLUMNS, LISTS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
@@ -10,6 +10,7 @@ import { VERDICTS, count, leakageText, verdictsText, when } from "./text.js";
 const table = byId("slides");
 const filters = fromAddress();
 const rowById = new Map(); // table rows by slide id: created once, then moved
+const SPANNED = ["tissue_share", "tumour", "positive_share", "lowest_margin", "flagged_share"]; // by a failure's text
 const FIRST_ROWS = 60; // shown at once, more than fit on a screen; the others follow
 let rows = [];
 let isBlinded = false;
@@ -21,7 +22,7 @@ async function start() {
   byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
   byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
-    ...(cohort.model ? [" · predicted by ", modelName(cohort.model)] : []),
+    ...(cohort.model ? [" · predicted by ", modelName(cohort.model), others(rows)] : []),
     ...(cohort.beside ? [" · beside ", modelName(cohort.beside)] : []),
     ...(cohort.reviewer ? [` · reviewer ${cohort.reviewer}`] : []),
     ...(cohort.is_blinded ? [" · ", el("b", {}, "blinded reading"), ": others’ verdicts on a slide appear after yours"] : []),
@@ -29,6 +30,7 @@ async function start() {
   document.title = `${cohort.folder} · pathopatch review`;
   makeHead();
   makeFilters();
+  showLeftOut(cohort.left_out);
   show();
   bindKeys([
     { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => moveAmong(links(), 1) },
@@ -41,6 +43,8 @@ async function start() {
     })),
     { does: "export", keys: ["x"], says: "Open or close the export menu", run: () => toggleExport() },
     { does: "agreement", keys: ["c"], says: "Compare reviewers", run: () => (location.href = "/agreement") },
+    { does: "decisions-geojson", keys: ["d"], says: "Export the decisions that stand as GeoJSON", run: () => exported("decisions.zip") },
+    { does: "agreement-geojson", keys: ["b"], says: "Export what two reviewers decided on as GeoJSON", run: () => exported("agreement.zip") },
     { does: "regions", keys: ["g"], says: "Export the drawn regions as GeoJSON", run: () => exported("regions.zip") },
     { does: "qupath", keys: ["q"], says: "Export slides, heatmaps and decisions to QuPath", run: () => exported("qupath.zip") },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
@@ -48,6 +52,11 @@ async function start() {
   document.body.dataset.ready = "yes";
   await painted();
   document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from navigation to the painted table
+}
+
+function others(rows) {
+  const more = new Set(rows.map(({ model }) => model).filter(Boolean)).size - 1;
+  return more > 0 ? ` and ${count(more)} other model${more > 1 ? "s" : ""}` : "";
 }
 
 const links = () => [...table.tBodies[0].querySelectorAll("th a")];
@@ -141,7 +150,8 @@ function rowOf(row) {
 }
 
 function tableRow(row) {
-  const cells = COLUMNS.map((column) => cell(row, column));
+  const isSpanned = ({ name }) => isFailed(row) && SPANNED.includes(name); // it has no numbers, and much to say
+  const cells = COLUMNS.filter((column) => !isSpanned(column)).map((column) => cell(row, column));
   const picture = isShowable(row)
     ? el("img", { src: api.thumbnailUrl(row.slide_id), alt: "", loading: "lazy", decoding: "async", width: 64, height: 44 })
     : null;
@@ -169,16 +179,35 @@ function cell(row, { name, of, write, isNumber, hasBar }) {
 function stateCell(row) {
   const texts = warnings(row);
   const warned = texts.length ? el("span", { class: "chip flag", title: texts.join("\n") }, `${texts.length} warning${texts.length > 1 ? "s" : ""}`) : null;
-  const why = isFailed(row) && row.message ? onDemand(row.message) : null;
+  const why = isFailed(row) ? failure(row) : [];
   const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
   const leak = leakageText(row.leakage);
   const leaked = leak ? el("span", { class: "chip reject", title: leak }, row.leakage) : null;
-  return el("td", { data: { column: "state" } }, state, leak ? " " : null, leaked, warned ? " " : null, warned, why);
+  return el("td", { data: { column: "state" }, colspan: isFailed(row) ? SPANNED.length + 1 : null }, state, leak ? " " : null, leaked, warned ? " " : null, warned, ...why);
 }
 
-function onDemand(message) {
-  // One line of a long text; the whole opens.
-  return el("details", { class: "message" }, el("summary", {}, message), el("p", { class: "why" }, message));
+function failure({ code, message, command }) {
+  // One line of what is wrong, of which the whole opens, and what to do.
+  const [wrong, remedy] = message.replace(`${code}: `, "").split(" Remedy: ");
+  const what = el("details", { class: "message" }, el("summary", {}, wrong), el("p", { class: "why" }, message));
+  return [message ? what : null, toDo(remedy ?? "run it again", command)];
+}
+
+function toDo(remedy, command) {
+  const copied = () => copy(command, "Command copied.", `Copy it from here: ${command}`);
+  const button = el("button", { type: "button", class: "small", title: command, onclick: copied }, "Copy command");
+  return el("p", { class: "to-do" }, el("b", {}, "What to do: "), `${remedy} `, command ? button : null);
+}
+
+function showLeftOut(files) {
+  byId("left-out").hidden = files.length === 0;
+  byId("left-out-count").textContent = count(files.length);
+  byId("left-out-files").append(
+    ...files.map(({ file, reason, command }) => {
+      const remedy = "nothing, if that is right; the command says what the file is";
+      return el("li", {}, el("b", { title: file }, file.split("/").at(-1)), ` ${reason}`, toDo(remedy, command));
+    }),
+  );
 }
 
 function decisionCell({ decision, verdicts, dispute }) {

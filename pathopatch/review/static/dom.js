@@ -37,6 +37,15 @@ export function say(text) {
   say.fading = setTimeout(() => delete place.dataset.fresh, 6000);
 }
 
+export async function copy(text, saying, otherwise) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(saying);
+  } catch {
+    say(otherwise); // without https, browsers refuse to copy
+  }
+}
+
 export function alarm(text, ...buttons) {
   // An error stays until it is closed.
   const place = byId("alarm");

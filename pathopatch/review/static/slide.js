@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { bindControls, changeOpacity } from "./controls.js";
 import { Decisions } from "./decisions.js";
-import { alarm, byId, el, modelName, rows, say } from "./dom.js";
+import { alarm, byId, copy, el, modelName, rows, say } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { HeatLayer } from "./heat.js";
 import { bindKeys } from "./keys.js";
@@ -197,14 +197,10 @@ function fullScreen() {
   return document.documentElement.requestFullscreen().catch(() => say("This browser refuses full screen."));
 }
 
-async function copyLink(link) {
+function copyLink(link) {
   history.replaceState(null, "", link);
-  try {
-    await navigator.clipboard.writeText(link);
-    say("Link copied. It opens this view for whoever may open this page.");
-  } catch {
-    say("The link is in the address bar: copy it there."); // without https, browsers refuse to copy
-  }
+  const copied = "Link copied. It opens this view for whoever may open this page.";
+  return copy(link, copied, "The link is in the address bar: copy it there.");
 }
 
 function swapMap(facts, view) {

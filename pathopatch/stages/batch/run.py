@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import socket
+import sys
 import time
 import traceback
 from collections import Counter
@@ -252,6 +254,8 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
         entry["seconds"] = f"{failure.seconds:.2f}"
     if failure.trace and not task.deidentified:
         entry["trace"] = failure.trace
+    if not task.deidentified and (command := again(task.stage)):
+        entry["command"] = command
     try:
         before = read_status(task.out, task.slide_id).get(task.stage, {})
         # Work that begins replaces "done" by "running": so nothing was begun, and the outputs are as they were.
@@ -263,6 +267,16 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
     except (PathopatchError, OSError) as second:  # the same full disk: the outcome still reaches the caller
         return replace(outcome, message=f"{error}; {second}")
     return outcome
+
+
+def again(stage: str) -> str:
+    """Return the shell command that runs this process' command once more on what failed; "" in another program."""
+    program, arguments = Path(sys.argv[0]), sys.argv[1:]
+    if program.name != "pathopatch" and program.parent.name != "pathopatch":  # python -m: pathopatch/__main__.py
+        return ""
+    if stage in arguments[:1] and "--retry-failed" not in arguments:
+        arguments = [*arguments, "--retry-failed"]
+    return f"cd {shlex.quote(str(Path.cwd()))} && pathopatch {shlex.join(arguments)}"
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
