@@ -21,16 +21,23 @@ async function answered(response) {
   throw new Refused(response.status, answer);
 }
 
+async function asked(url, options) {
+  try {
+    return await fetch(url, { credentials: "same-origin", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    const remedy = "Start pathopatch review again and open the address that it prints: what was saved is kept.";
+    throw new Refused(0, { message: "the command pathopatch review does not answer", remedy });
+  }
+}
+
 async function got(url) {
-  return answered(await fetch(url, { credentials: "same-origin" }));
+  return answered(await asked(url));
 }
 
 async function posted(url, body) {
   const headers = { "Content-Type": "application/json", "X-Pathopatch": "review" };
-  const response = await fetch(url, {
-    method: "POST", credentials: "same-origin", headers, body: JSON.stringify(body),
-  });
-  return (await answered(response)).json();
+  return (await answered(await asked(url, { method: "POST", headers, body: JSON.stringify(body) }))).json();
 }
 
 const slide = (id) => `/api/slides/${encodeURIComponent(id)}`;
