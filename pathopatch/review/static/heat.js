@@ -210,44 +210,46 @@ class Edge {
   }
 }
 
-const DIAGONALS = (wide) => [-wide - 1, -wide + 1, wide - 1, wide + 1];
-
 export function nesting(isInside, across, down) {
   // How deep each cell lies, in a grid with one more cell on each side: 0 outside, 1 in a part inside, 2 in a hole of
   // it, 3 in an island in the hole, and so on. Parts are connected by sides, what is around them by corners too.
+  // A step over the end of a row leads from one of the outer cells to another, which changes nothing.
   const wide = across + 2;
-  const depth = new Int32Array(wide * (down + 2)).fill(-1);
-  const inside = (at) => {
-    const [column, row] = [(at % wide) - 1, Math.floor(at / wide) - 1];
-    return column >= 0 && row >= 0 && column < across && row < down ? isInside[row * across + column] : 0;
-  };
-  let layer = [0];
-  depth[0] = 0;
-  for (let level = 0; layer.length; level += 1) {
-    const next = [];
-    while (layer.length) {
-      const at = layer.pop();
-      const reach = (step, isSide) => {
-        const to = at + step;
-        if (to < 0 || to >= depth.length || Math.abs((to % wide) - (at % wide)) > 1 || depth[to] >= 0) return;
-        if (inside(to) === level % 2) {
+  const inside = new Uint8Array(wide * (down + 2));
+  for (let row = 0; row < down; row += 1) {
+    for (let column = 0; column < across; column += 1) inside[(row + 1) * wide + column + 1] = isInside[row * across + column];
+  }
+  const [UNSEEN, WAITING] = [-1, -2];
+  const depth = new Int32Array(inside.length).fill(UNSEEN);
+  const steps = [-1, 1, -wide, wide, -wide - 1, -wide + 1, wide - 1, wide + 1]; // the sides first
+  let [layer, next] = [new Int32Array(inside.length), new Int32Array(inside.length)];
+  let count = 1;
+  for (let level = 0; count; level += 1) {
+    for (let at = 0; at < count; at += 1) depth[layer[at]] = level;
+    let waiting = 0;
+    while (count) {
+      const at = layer[--count];
+      for (let number = 0; number < (level % 2 ? 4 : 8); number += 1) {
+        const to = at + steps[number];
+        if (depth[to] !== UNSEEN) continue; // or beyond the grid, where nothing is
+        if (inside[to] === level % 2) {
           depth[to] = level;
-          layer.push(to);
-        } else if (isSide) next.push(to);
-      };
-      for (const step of [-1, 1, -wide, wide]) reach(step, true);
-      if (level % 2 === 0) for (const step of DIAGONALS(wide)) reach(step, false);
+          layer[count++] = to;
+        } else if (number < 4) {
+          depth[to] = WAITING;
+          next[waiting++] = to;
+        }
+      }
     }
-    layer = next.filter((at) => depth[at] < 0);
-    for (const at of layer) depth[at] = level + 1;
+    [layer, next, count] = [next, layer, waiting];
   }
   return depth;
 }
 
 function isAtHole(depth, at, wide) {
   // Of a cell at an edge: whether only holes are next to it.
-  const around = [-1, 1, -wide, wide].map((step) => depth[at + step]);
-  return around.every((level) => level >= depth[at]);
+  const least = depth[at];
+  return depth[at - 1] >= least && depth[at + 1] >= least && depth[at - wide] >= least && depth[at + wide] >= least;
 }
 
 function grid(across, down) {
