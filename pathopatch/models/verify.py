@@ -1,7 +1,7 @@
 """Verify that a bundle, or what is exported of it, still gives the answers that it gave when it was written.
 
-The patches are always the same, and nobody's tissue. They are made by single operations of IEEE arithmetic on numbers of a seed, whose rounding no machine and no version of
-a library changes.
+The patches are always the same, and nobody's tissue. They are made by single operations of IEEE arithmetic on numbers
+of a seed, whose rounding no machine and no version of a library changes.
 """
 
 from __future__ import annotations
