@@ -228,15 +228,16 @@ def agreement_files(out: Path, rows: Iterable[RecordedDecision]) -> dict[str, st
 def _files_by_slide(
     out: Path, items: Iterable[tuple[str, T]], features: Callable[[str, list[T], HeatmapFacts], Iterator[str]]
 ) -> dict[str, str]:
-    """Return the text of each slide's features by its file name; a slide without a heatmap has none."""
+    """Return the text of each slide's features by its file name; none of a slide without a readable heatmap."""
     by_slide: dict[str, list[T]] = defaultdict(list)
     for slide_id, item in items:
         by_slide[slide_id].append(item)
     files = {}
     for slide_id, own in sorted(by_slide.items()):
-        with suppress(InputMissingError):
+        with suppress(PathopatchError):
             facts = read_facts(WorkFolder(out).heatmap(slide_id))
-            files[f"{slide_id}.geojson"] = "".join(collection_parts(features(slide_id, own, facts)))
+            if found := list(features(slide_id, own, facts)):
+                files[f"{slide_id}.geojson"] = "".join(collection_parts(found))
     return files
 
 

@@ -37,7 +37,7 @@ def sample_patches(spec: BundleSpec) -> tuple[NDArray[np.float32], NDArray[np.bo
     rng = np.random.default_rng(_SEED)
     if spec.encoder is not None:
         mean, std = (np.array(values, np.float64) for values in (spec.mean, spec.std))
-        return (mean + std * rng.uniform(-2, 2, (COUNT, len(mean)))).astype(np.float32), np.zeros((COUNT, 0, 0), bool)
+        return (mean + std * (4 * rng.random((COUNT, len(mean))) - 2)).astype(np.float32), np.zeros((COUNT, 0, 0), bool)
     channels, side = len(spec.channels), spec.patch_px
     fields = _smooth(rng.random((COUNT, channels + 1, _COARSE, _COARSE)), side)
     shade, shape = fields[:, :channels], fields[:, channels].reshape(COUNT, -1)

@@ -101,20 +101,20 @@ def agreement(request: Request) -> Response:
     return json_answer(agreement_summary(review.rows()) | more)
 
 
-def _geojson_zip(review: Review, name: str) -> bytes:
+def _geojson_zip(review: Review, kind: str) -> bytes:
     """Return an archive with one GeoJSON per slide; equal files give equal bytes."""
     from pathopatch.heatmaps.qupath import agreement_files, decision_files, region_files
     from pathopatch.review.reviewed_slide import bounds_origin
 
     out, rows = review.cohort.out, review.rows()
-    if name == "regions":
+    if kind == "regions":
         files, missing = region_files(rows, partial(bounds_origin, out)), "no region was drawn"
-    elif name == "decisions":
-        files, missing = decision_files(out, rows), "nobody has decided"
+    elif kind == "decisions":
+        files, missing = decision_files(out, rows), "no decision that you may see is on a predicted slide"
     else:
-        files, missing = agreement_files(out, rows), "no two reviewers have decided on the same slide or patch"
+        files, missing = agreement_files(out, rows), "no two reviewers, that you may see, decided on the same"
     if not files:
-        raise InputMissingError(missing, remedy="decide, or draw, on the page of a slide")
+        raise InputMissingError(missing, remedy="decide, or draw a region, on the page of a slide")
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, text in files.items():
@@ -126,7 +126,7 @@ _EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
     "decisions.csv": ("review.csv", "text/csv", lambda review: decisions_csv(review.rows())),
     "agreement.csv": ("agreement.csv", "text/csv", lambda review: pairs_csv(review.rows())),
     **{
-        f"{name}.zip": (f"{name}.zip", "application/zip", partial(_geojson_zip, name=name))
+        f"{name}.zip": (f"{name}.zip", "application/zip", partial(_geojson_zip, kind=name))
         for name in ("regions", "decisions", "agreement")
     },
 }

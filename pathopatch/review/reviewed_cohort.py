@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from pathopatch.slides.slide_paths import valid_slide_id
 
 _OPEN_SLIDES = 8
 _KNOWN_ROWS = 50_000  # some 2 kB each
+_LISTED_LEFT_OUT = 500
 _COUNTS = ("patches", "predicted", "tumour", "unreadable")
 _Mtimes = tuple[int, ...]
 """When files were written, ns: other times mean that what was read of them is outdated."""
@@ -117,16 +119,17 @@ class ReviewedCohort:
         except InputMissingError:
             return ""
 
-    def left_out(self) -> list[dict[str, str]]:
-        """Return the files beside the slides that were not predicted: file, reason, and a command that says more."""
+    def left_out(self) -> dict[str, Any]:
+        """Return the ``count`` of files not predicted, and ``files``: file, reason and a command, or "" if unsafe."""
         try:
             reasons = read_json(WorkFolder(self.out).left_out)
         except PathopatchError:  # none, or damaged: it is only told of
-            return []
-        return [
-            {"file": file, "reason": str(reason), "command": f"pathopatch info {shlex.quote(file)}"}
-            for file, reason in reasons.items()
-        ]
+            reasons = {}
+        files = []
+        for file, reason in islice(reasons.items(), _LISTED_LEFT_OUT):
+            command = f"pathopatch info {shlex.quote(file)}" if file.isprintable() else ""
+            files.append({"file": file, "reason": str(reason), "command": command})
+        return {"count": len(reasons), "files": files}
 
     def card(self, fingerprint: str) -> str:
         """Return the card of a model of this run or of the one beside; InputMissingError if there is none."""
@@ -328,10 +331,10 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
     """
     entry = listed_status(out, slide_id).get("predict") or {}
     facts: dict[str, Any] = {}
-    fingerprint: str | None = None
+    fingerprint, model = None, ""
     try:
         facts = dict(read_facts(out, slide_id))
-        fingerprint = heatmap_fingerprint(facts)
+        fingerprint, model = heatmap_fingerprint(facts), str(facts["stamp"]["inputs"].get("model", ""))[:16]
     except InputMissingError:
         pass
     except (PathopatchError, KeyError) as error:
@@ -363,7 +366,7 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
         "leakage": str(numbers.get("leakage", "")),
         "warnings": list(entry.get("warnings") or numbers.get("warnings") or ()),
         "fingerprint": fingerprint,
-        "model": str(facts.get("stamp", {}).get("inputs", {}).get("model", ""))[:16],
+        "model": model,
     }
 
 

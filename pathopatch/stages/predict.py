@@ -13,6 +13,7 @@ from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.core.input_files import LeftOut
+from pathopatch.core.locks import STATUS, folder_lock
 from pathopatch.core.status import read_status
 from pathopatch.core.task import HasSlideId, Outcome, Progress, SlidePlan, SlideTask, Within
 from pathopatch.core.work_folder import WorkFolder
@@ -96,8 +97,7 @@ def predict_cohort(
             pick_device(config.device)
         with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
             write_model_record(out, models, correct=config.area_correct)
-            if not config.deidentify:
-                _keep_left_out(out, left_out, cohort)
+            record_left_out(out, () if config.deidentify else left_out, cohort, deidentify=config.deidentify)
         with keep_cohort_tables(out) if batch.totals else nullcontext() as on_done:
             outcomes = run_slides(
                 out, STAGE, tasks, processes, on_done=on_done, deidentified=config.deidentify, progress=progress
@@ -106,16 +106,28 @@ def predict_cohort(
     return outcomes
 
 
-def _keep_left_out(out: Path, left_out: Sequence[LeftOut], cohort: Sequence[HasSlideId]) -> None:
-    """Add what was left out to ``left-out.json``, for whoever asks where a slide is; take out what is predicted now."""
+def record_left_out(
+    out: Path, left_out: Sequence[LeftOut], cohort: Sequence[HasSlideId], *, deidentify: bool = False
+) -> None:
+    """Add files to ``left-out.json``, and take out those that are predicted now or are gone; none with `deidentify`."""
     path, reasons = WorkFolder(out).left_out, dict[str, Any]()
+    if deidentify:
+        path.unlink(missing_ok=True)
+        return
     used = {str(Path(file).absolute()) for row in cohort if isinstance(row, SlideRow) for file in row.sources}
-    with suppress(InputMissingError, InputCorruptError):
-        reasons = read_json(path)
-    found = reasons | {str(item.path.absolute()): item.reason for item in left_out}
-    found = {file: reason for file, reason in found.items() if file not in used}
-    if found != reasons:
-        write_json(path, found)
+    found = {_as_utf8(str(item.path.absolute())): _as_utf8(item.reason) for item in left_out}
+    with folder_lock(out, STATUS):  # other processes may work on parts of the same cohort
+        with suppress(InputMissingError, InputCorruptError):
+            reasons = read_json(path)
+        earlier = {file: reason for file, reason in reasons.items() if Path(file).exists()}
+        found = {file: reason for file, reason in (earlier | found).items() if file not in used}
+        if found != reasons:
+            write_json(path, found)
+
+
+def _as_utf8(text: str) -> str:
+    """Return a text that JSON can hold, whatever the name of the file in it."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def check_models(models: Sequence[Path], config: PredictConfig) -> list[str]:

@@ -99,7 +99,9 @@ def read(folder: Path) -> pd.DataFrame:
 
 def set_by(settings: Any) -> dict[str, Any]:
     """Return what differs from the defaults of `[train]`, without what a study sets for all runs."""
-    chosen: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True, exclude={"seed", "threshold"})
+    chosen: dict[str, Any] = settings.model_dump(
+        mode="json", exclude_defaults=True, exclude={"seed", "threshold", "name", "row_name"}
+    )
     return chosen
 
 

@@ -73,14 +73,17 @@ def test_what_failed_or_was_left_out_says_what_to_do_and_copies_a_command(folder
         expect(state).to_contain_text("INPUT_CORRUPT")
         expect(state.locator("summary")).to_have_text("no TIFF [a.tif]")
         expect(state.locator(".to-do")).to_contain_text("What to do: copy it again")
-        state.get_by_role("button", name="Copy command").click()
+        state.get_by_role("button", name="Copy command: broken").click()
         expect(page.locator("#said")).to_have_text("Command copied.")
         assert page.evaluate("navigator.clipboard.readText()") == command
         page.locator("#left-out summary").click()
-        expect(page.locator("#left-out-files")).to_contain_text("notes.txt no reader for notes.txt")
+        expect(page.locator("#left-out-files")).to_contain_text("/scans/notes.txt no reader for notes.txt")
         page.locator("#left-out-files button").click()
         expect(page.locator("#said")).to_have_text("Command copied.")
         assert page.evaluate("navigator.clipboard.readText()") == "pathopatch info /scans/notes.txt"
+        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")  # as on a page without https
+        state.get_by_role("button").click()
+        expect(page.locator("#alarm code")).to_have_text(command)
 
 
 @pytest.mark.slow

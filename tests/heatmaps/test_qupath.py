@@ -1,5 +1,6 @@
 """The folder for QuPath: its files follow QuPath's rules, and nothing of a person is replaced."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ from shapely.geometry import shape
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.groups.decisions.decision import Decision
-from pathopatch.heatmaps.qupath import write_qupath_folder
+from pathopatch.groups.decisions.log import read_log
+from pathopatch.heatmaps.qupath import agreement_files, decision_files, write_qupath_folder
 from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.review.decisions import DecisionLog
 
@@ -75,6 +77,23 @@ def test_decisions_are_annotations_in_the_frame_of_the_scanned_part(out, tmp_pat
     assert rejected["metadata"]["ANNOTATION_DESCRIPTION"] == "blurred. scan again"
     assert (rejected["metadata"]["reason"], rejected["metadata"]["note"]) == ("blurred", "scan again")
     assert tumour["metadata"]["note"] == "=1+1"
+    alone = json.loads(decision_files(out, read_log(out / "review.sqlite"))["a.geojson"])["features"]
+    assert [shape(feature["geometry"]) for feature in alone] == [shape(feature["geometry"]) for feature in features]
+
+
+def test_what_two_reviewers_differ_in_lies_at_its_place(out):
+    decide(out, "tumour", x=48, y=32)
+    decide(out, "non-tumour", x=48, y=32, reviewer="Bo")
+    (feature,) = json.loads(agreement_files(out, read_log(out / "review.sqlite"))["a.geojson"])["features"]
+    assert shape(feature["geometry"]).bounds == (18, 22, 34, 38)
+    assert feature["properties"]["name"] == "Ada: tumour, Bo: non-tumour"
+
+
+def test_a_removed_region_leaves_no_empty_file(out):
+    outline = "POLYGON ((40 20, 60 20, 60 40, 40 20))"
+    decide(out, "tumour", region=outline)
+    decide(out, "removed", region=outline)
+    assert decision_files(out, read_log(out / "review.sqlite")) == {}
 
 
 def test_a_drawn_region_is_an_annotation_of_its_own_until_it_is_removed(out, tmp_path, decided):

@@ -65,14 +65,18 @@ def test_the_numbers_of_an_earlier_run_do_not_stand_beside_a_failure(out: Path) 
     assert (row["state"], row["code"], row["tumour"], row["tissue_area_mm2"]) == ("failed", "TIMEOUT", None, None)
 
 
-def test_files_left_out_are_told_of_with_a_command(out: Path) -> None:
-    assert open_cohort(out).left_out() == []
-    write_json(out / "left-out.json", {"/scans/a b.txt": "no reader for a b.txt"})
-    assert open_cohort(out).left_out() == [
-        {"file": "/scans/a b.txt", "reason": "no reader for a b.txt", "command": "pathopatch info '/scans/a b.txt'"}
-    ]
+def test_files_left_out_are_told_of_with_a_command_that_is_safe_to_paste(out: Path) -> None:
+    assert open_cohort(out).left_out() == {"count": 0, "files": []}
+    write_json(out / "left-out.json", {"/scans/a b.txt": "no reader", "/scans/\x15rm.tif": "no reader"})
+    assert open_cohort(out).left_out() == {
+        "count": 2,
+        "files": [
+            {"file": "/scans/a b.txt", "reason": "no reader", "command": "pathopatch info '/scans/a b.txt'"},
+            {"file": "/scans/\x15rm.tif", "reason": "no reader", "command": ""},
+        ],
+    }
     (out / "left-out.json").write_text("[")
-    assert open_cohort(out).left_out() == []
+    assert open_cohort(out).left_out()["count"] == 0
 
 
 def test_a_slide_whose_status_is_lost_has_the_numbers_of_its_heatmap(out: Path) -> None:

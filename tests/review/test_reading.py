@@ -229,6 +229,8 @@ def test_nothing_of_others_leaves_the_server_before_ones_own_verdict(out: Path) 
         assert page.decide(verdict="reject", reason="out of focus").status == 201
         for address in ADDRESSES:
             assert b"Somebody" in page.ask(address).body, address
+        for name in ("regions", "decisions", "agreement"):
+            assert page.ask(f"/export/{name}.zip").status == 200
         assert b"decisions.geojson" in page.ask("/export/qupath.zip").body
 
 

@@ -22,7 +22,9 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.models.bundle import bundle_folder
+from pathopatch.stages.batch.run import retry_command
 from pathopatch.stages.find_slides import Cohort, find_cohort
+from pathopatch.stages.predict import record_left_out
 
 Type = Callable[..., int]
 
@@ -154,25 +156,57 @@ def test_a_folder_is_predicted_and_its_outputs_are_not_slides(
     assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q", "--config", "strict.toml") == 1
 
 
-def test_what_was_left_out_is_remembered_until_it_is_predicted(place: Path, typed: Type) -> None:
-    """Of a slide that a manifest excludes, then not; a file beside an earlier run's slides stays listed."""
+def test_what_was_left_out_is_remembered_until_it_is_predicted_or_gone(place: Path, typed: Type) -> None:
     command = ("predict", "m.csv", "--model", "runs/erm", "-o", "out", "--device", "cpu", "-q")
-    excluded, beside = str(place / "in" / "b.tif"), str(place / "in" / "notes.txt")
+    excluded, beside, odd = (str(place / "in" / name) for name in ("b.tif", "notes.txt", "Pr\udce4parat.txt"))
+    Path(odd).touch()  # no UTF-8
     (place / "m.csv").write_text("slide_id,patient_id,path,exclude\na,a,in/a.tif,\nb,b,in/b.tif,yes\n")
+    kept = place / "out" / "left-out.json"
     assert typed(*command) == 0
-    assert read_json(place / "out" / "left-out.json") == {excluded: "the manifest excludes it"}
+    assert read_json(kept) == {excluded: "the manifest excludes it"}
     assert typed("predict", "in", *command[2:]) == 0
-    assert read_json(place / "out" / "left-out.json") == {beside: "no reader for notes.txt"}
+    assert {Path(name).name for name in read_json(kept)} == {"notes.txt", "Pr\\udce4parat.txt"}
+    assert typed(*command) == 0
+    assert read_json(kept) == {beside: "no reader for notes.txt", excluded: "the manifest excludes it"}
+    Path(beside).unlink()
+    record_left_out(place / "out", (), [])
+    assert read_json(kept) == {excluded: "the manifest excludes it"}
+    record_left_out(place / "out", (), [], deidentify=True)
+    assert not kept.exists()
 
 
-def test_a_failure_has_the_command_that_tries_again(place: Path) -> None:
-    """By the installed command, and by ``python -m``; another program has none."""
-    arguments = ["predict", "in/gone.tif", "--model", "runs/erm", "-o", "the out", "-q"]
-    code = "from pathopatch.stages.batch.run import again; print(again('predict'))"
-    for program in ([str(Path(sys.executable).parent / "pathopatch")], [sys.executable, "-m", "pathopatch"]):
-        assert subprocess.run([*program, *arguments], check=False, capture_output=True).returncode == 1
-        command = read_status(place / "the out", "gone")["predict"]["command"]
-        assert command == (
-            f"cd {place} && pathopatch predict in/gone.tif --model runs/erm -o 'the out' -q --retry-failed"
-        )
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"\n"
+PREDICT = ["predict", "in/gone.tif", "--model", "runs/erm", "-o", "the out", "-q"]
+
+
+@pytest.mark.parametrize("start", ["pathopatch", "{python} -m pathopatch"])
+def test_a_failure_has_the_command_that_tries_again(place: Path, start: str) -> None:
+    start = start.format(python=sys.executable)
+    program = [str(Path(sys.executable).parent / "pathopatch")] if start == "pathopatch" else start.split()
+    assert subprocess.run([*program, *PREDICT], check=False, capture_output=True).returncode == 1
+    assert read_status(place / "the out", "gone")["predict"]["command"] == (
+        f"cd {place} && {start} predict --retry-failed in/gone.tif --model runs/erm -o 'the out' -q"
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("/bin/pathopatch", ["predict", "a\x15rm.tif"]),
+        ("/bin/pathopatch", ["predict", "Pr\udce4parat.tif"]),
+        ("/bin/pathopatch", ["predict", *["slide.tif"] * 1000]),
+        ("/home/pathopatch/figures.py", ["predict", "a.tif"]),
+    ],
+)
+def test_no_command_is_kept_that_should_not_be_pasted(
+    program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    assert retry_command("predict") == ""
+
+
+def test_a_working_folder_that_is_gone_has_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "argv", ["pathopatch", "predict", "a.tif"])
+    assert retry_command("predict") == ""

@@ -106,6 +106,6 @@ function decisionCell({ reviewer, verdict, reason, comment }) {
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 start().catch((error) => {
-  alarm(`The agreement cannot be shown: ${error.message} ${error.remedy ?? ""}`);
+  alarm(`The agreement cannot be shown: ${error.message}. ${error.remedy ?? ""}`);
   document.body.dataset.ready = "failed";
 });

@@ -21,23 +21,22 @@ async function answered(response) {
   throw new Refused(response.status, answer);
 }
 
-async function asked(url, options) {
+async function request(url, options) {
   try {
     return await fetch(url, { credentials: "same-origin", ...options });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    const remedy = "Start pathopatch review again and open the address that it prints: what was saved is kept.";
-    throw new Refused(0, { message: "the command pathopatch review does not answer", remedy });
+  } catch {
+    const remedy = "Try again. If its command has ended, start pathopatch review again and open the address that it prints: what was saved is kept.";
+    throw new Refused(0, { message: "the server of this page does not answer", remedy });
   }
 }
 
 async function got(url) {
-  return answered(await asked(url));
+  return answered(await request(url));
 }
 
 async function posted(url, body) {
   const headers = { "Content-Type": "application/json", "X-Pathopatch": "review" };
-  return (await answered(await asked(url, { method: "POST", headers, body: JSON.stringify(body) }))).json();
+  return (await answered(await request(url, { method: "POST", headers, body: JSON.stringify(body) }))).json();
 }
 
 const slide = (id) => `/api/slides/${encodeURIComponent(id)}`;

@@ -90,7 +90,7 @@ function toAddress() {
 function makeHead() {
   const cells = COLUMNS.map(({ name, says, isNumber, hint }) => {
     const button = el("button", { type: "button", title: hint ?? null, onclick: () => sortBy(name, isNumber) }, says);
-    return el("th", { scope: "col", class: isNumber ? "number" : null, data: { column: name } }, button);
+    return el("th", { scope: "col", id: `head-${name}`, class: isNumber ? "number" : null, data: { column: name } }, button);
   });
   table.tHead.rows[0].replaceChildren(el("td", { class: "picture" }), ...cells);
 }
@@ -183,31 +183,33 @@ function stateCell(row) {
   const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
   const leak = leakageText(row.leakage);
   const leaked = leak ? el("span", { class: "chip reject", title: leak }, row.leakage) : null;
-  return el("td", { data: { column: "state" }, colspan: isFailed(row) ? SPANNED.length + 1 : null }, state, leak ? " " : null, leaked, warned ? " " : null, warned, ...why);
+  const span = isFailed(row) ? { colspan: SPANNED.length + 1, headers: "head-state" } : {};
+  return el("td", { data: { column: "state" }, ...span }, state, leak ? " " : null, leaked, warned ? " " : null, warned, ...why);
 }
 
-function failure({ code, message, command }) {
+function failure({ slide_id: id, code, message, command }) {
   // One line of what is wrong, of which the whole opens, and what to do.
   const [wrong, remedy] = message.replace(`${code}: `, "").split(" Remedy: ");
   const what = el("details", { class: "message" }, el("summary", {}, wrong), el("p", { class: "why" }, message));
-  return [message ? what : null, toDo(remedy ?? "run it again", command)];
+  return [message ? what : null, toDo(remedy ?? "run the same command again; it says more", command, id)];
 }
 
-function toDo(remedy, command) {
-  const copied = () => copy(command, "Command copied.", `Copy it from here: ${command}`);
-  const button = el("button", { type: "button", class: "small", title: command, onclick: copied }, "Copy command");
+function toDo(remedy, command, of) {
+  const button = el("button", { type: "button", title: command, "aria-label": `Copy command: ${of}`, onclick: () => copy(command, "Command copied.") }, "Copy command");
   return el("p", { class: "to-do" }, el("b", {}, "What to do: "), `${remedy} `, command ? button : null);
 }
 
-function showLeftOut(files) {
-  byId("left-out").hidden = files.length === 0;
-  byId("left-out-count").textContent = count(files.length);
-  byId("left-out-files").append(
-    ...files.map(({ file, reason, command }) => {
-      const remedy = "nothing, if that is right; the command says what the file is";
-      return el("li", {}, el("b", { title: file }, file.split("/").at(-1)), ` ${reason}`, toDo(remedy, command));
-    }),
-  );
+function showLeftOut({ count: all, files }) {
+  byId("left-out").hidden = all === 0;
+  byId("left-out-count").textContent = count(all) + (all > files.length ? `, the first ${count(files.length)} here` : "");
+  // Many are listed when somebody asks for them.
+  byId("left-out").addEventListener("toggle", () => byId("left-out-files").append(...files.map(leftOut)), { once: true });
+}
+
+function leftOut({ file, reason, command }) {
+  const isExcluded = reason === "the manifest excludes it";
+  const remedy = isExcluded ? "clear its cell of the column exclude, and predict again" : "nothing, if it is no slide; else the command says what is known of it";
+  return el("li", {}, el("b", {}, file), ` ${reason}`, toDo(remedy, isExcluded ? "" : command, file));
 }
 
 function decisionCell({ decision, verdicts, dispute }) {
@@ -254,6 +256,6 @@ function openNextToDo() {
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 start().catch((error) => {
-  alarm(`The cohort cannot be shown: ${error.message} ${error.remedy ?? ""}`);
+  alarm(`The cohort cannot be shown: ${error.message}. ${error.remedy ?? ""}`);
   document.body.dataset.ready = "failed";
 });

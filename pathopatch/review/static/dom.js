@@ -37,12 +37,12 @@ export function say(text) {
   say.fading = setTimeout(() => delete place.dataset.fresh, 6000);
 }
 
-export async function copy(text, saying, otherwise) {
+export async function copy(text, saying) {
   try {
     await navigator.clipboard.writeText(text);
     say(saying);
   } catch {
-    say(otherwise); // without https, browsers refuse to copy
+    alarm("This browser copies nothing from a page without https. Copy it from here:", el("code", {}, text));
   }
 }
 

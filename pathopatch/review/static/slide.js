@@ -199,8 +199,7 @@ function fullScreen() {
 
 function copyLink(link) {
   history.replaceState(null, "", link);
-  const copied = "Link copied. It opens this view for whoever may open this page.";
-  return copy(link, copied, "The link is in the address bar: copy it there.");
+  return copy(link, "Link copied. It opens this view for whoever may open this page.");
 }
 
 function swapMap(facts, view) {
@@ -277,6 +276,6 @@ async function hideIfChanged(facts, viewer, panel) {
 }
 
 start().catch((error) => {
-  alarm(`This slide cannot be shown: ${error.message} ${error.remedy ?? ""}`);
+  alarm(`This slide cannot be shown: ${error.message}. ${error.remedy ?? ""}`);
   document.body.dataset.ready = "failed";
 });

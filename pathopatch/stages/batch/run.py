@@ -52,6 +52,7 @@ GOOD_STATES = (*FINISHED, "current")
 LOGS = "logs"
 KEPT_RUNS = 20
 """Of each stage; the logs of earlier runs go."""
+_MOST_COMMAND = 2000  # characters: a status of each failed slide repeats it
 _LOG_BYTES, _LOG_PARTS = 16 * 2**20, 4  # a log that grows on is continued in a new file, and so many old ones are kept
 
 
@@ -254,7 +255,7 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
         entry["seconds"] = f"{failure.seconds:.2f}"
     if failure.trace and not task.deidentified:
         entry["trace"] = failure.trace
-    if not task.deidentified and (command := again(task.stage)):
+    if not task.deidentified and (command := retry_command(task.stage)):
         entry["command"] = command
     try:
         before = read_status(task.out, task.slide_id).get(task.stage, {})
@@ -269,14 +270,26 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
     return outcome
 
 
-def again(stage: str) -> str:
-    """Return the shell command that runs this process' command once more on what failed; "" in another program."""
+def retry_command(stage: str) -> str:
+    """Return the shell command that repeats this process' command for slides that failed.
+
+    "" in another program, in a folder that is gone, and for what a terminal must not be given: control characters act
+    there even within quotes.
+    """
     program, arguments = Path(sys.argv[0]), sys.argv[1:]
-    if program.name != "pathopatch" and program.parent.name != "pathopatch":  # python -m: pathopatch/__main__.py
+    if program.name == "pathopatch":
+        start = "pathopatch"
+    elif program.parts[-2:] == ("pathopatch", "__main__.py"):
+        start = f"{shlex.quote(sys.executable)} -m pathopatch"
+    else:
         return ""
     if stage in arguments[:1] and "--retry-failed" not in arguments:
-        arguments = [*arguments, "--retry-failed"]
-    return f"cd {shlex.quote(str(Path.cwd()))} && pathopatch {shlex.join(arguments)}"
+        arguments = [stage, "--retry-failed", *arguments[1:]]
+    try:
+        command = f"cd {shlex.quote(str(Path.cwd()))} && {start} {shlex.join(arguments)}"
+    except OSError:
+        return ""
+    return command if command.isprintable() and len(command) <= _MOST_COMMAND else ""
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
