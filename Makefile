@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo example check test test-slow lint bench gpu gpu-wheels docs wheelhouse clean
+.PHONY: demo example example-model check test test-slow lint bench gpu gpu-wheels docs wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -22,6 +22,10 @@ demo: $(READY)
 # The slide and the model of `pathopatch predict --example`, which the package holds.
 example: $(READY)
 	$(BIN)/python pipelines/example/make_example.py demo-work/example
+
+# The model of `pathopatch predict --example-model`, of two real slides in $PATHOPATCH_REAL_DATA.
+example-model: $(READY)
+	$(BIN)/python pipelines/example/make_he_model.py demo-work/example-model
 
 # A process of tests has one core: its threads would spin against those of the others, which doubles some tests' time.
 check test test-slow: export OMP_NUM_THREADS = 1

@@ -43,6 +43,10 @@ def predict(
     example: Annotated[
         bool, typer.Option("--example", help="Predict a small made slide that comes with the package.")
     ] = False,
+    example_model: Annotated[
+        bool,
+        typer.Option("--example-model", help="In place of --model: a small one of two H&E slides, for trying alone."),
+    ] = False,
     slides: Annotated[
         Path | None, typer.Option(help="With features: folder or manifest of their slides, to draw under the map.")
     ] = None,
@@ -61,7 +65,7 @@ def predict(
     from pathopatch.stages.find_slides import features_to_predict, find_cohort, takes_features
     from pathopatch.stages.predict import check_models, predict_cohort, predict_plan
 
-    sources, models, out = _what_to_predict(source, model, out, example=example)
+    sources, models, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
     is_head = takes_features(models)
     if slides is not None and not (is_head and weights is None):
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
@@ -120,19 +124,26 @@ def predict(
 
 
 def _what_to_predict(
-    source: list[str] | None, model: list[Path] | None, out: Path | None, *, example: bool
+    source: list[str] | None, model: list[Path] | None, out: Path | None, *, example: bool, example_model: bool
 ) -> tuple[list[str], list[Path], Path]:
     """Return slides, bundles and folder: those that were given, or the packaged ones of the example."""
     from pathopatch.stages.find_slides import find_models
 
     if example:
-        if source or model:
+        if source or model or example_model:
             raise typer.BadParameter("--example brings its own slide and model: leave SLIDE and --model out")
         from pathopatch.demo import EXAMPLE_MANIFEST, EXAMPLE_MODEL
 
         return [str(EXAMPLE_MANIFEST)], [EXAMPLE_MODEL], out or Path("pathopatch-example")
+    if example_model:
+        if model:
+            raise typer.BadParameter("--example-model takes the place of --model")
+        from pathopatch.demo import EXAMPLE_HE_MODEL
+
+        say("the example model is for trying the tool: it learnt from two slides, and says nothing about a patient")
+        model = [EXAMPLE_HE_MODEL]
     if not (source and model and out):
-        raise typer.BadParameter("name a SLIDE, --model and --out, or try --example")
+        raise typer.BadParameter("name a SLIDE, --model and --out, or try --example or --example-model")
     return source, find_models(model), out
 
 

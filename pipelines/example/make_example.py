@@ -30,8 +30,13 @@ What `pathopatch predict --example` predicts, and with what. *For research only;
   and no tissue is behind it. `manifest.csv` names its files.
 - `model/`: the model that `pathopatch demo --quick` trains on synthetic slides (method `auto`). Its card is
   `model/README.md`. It has seen no real tissue, and on real slides its probabilities mean nothing.
+- `he_model/`: the model of `pathopatch predict SLIDES --example-model`, for trying pathopatch alone: the tumour of two
+  patients is all that it has seen. It learnt from two breast carcinoma slides (haematoxylin and eosin, 4.0 um/px, IDC
+  data set, CC0). Trained on one patient, it has an AUROC of 0.88 and 0.98 on the other (909 squares of 50 px,
+  2026-11-30, AMD EPYC, one run of seed 0 each); the tissue fraction alone has 0.82 and 0.88 there.
+  `make example-model` measures this, and makes the model anew.
 
-`make example` makes these files anew. Licence: Apache-2.0, as the package.
+`make example` makes the other files anew. Licence: Apache-2.0, as the package.
 """
 
 

@@ -6,6 +6,7 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 
+import made_slides as made
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 from pathopatch.core import artefacts
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.demo import EXAMPLE, EXAMPLE_MANIFEST, EXAMPLE_MODEL
+from pathopatch.demo import EXAMPLE, EXAMPLE_HE_MODEL, EXAMPLE_MANIFEST, EXAMPLE_MODEL
 from pathopatch.demo.slides import CHANNELS, make_cohort
 from pathopatch.models.bundle import read_spec
 
@@ -23,7 +24,16 @@ FILES = {
     "README.md",
     "manifest.csv",
     *(f"example_{channel}.tif" for channel in CHANNELS),
-    *(f"model/{name}" for name in ("README.md", "model.json", "model.onnx", "model.safetensors")),
+    *(
+        f"{folder}/{name}"
+        for folder in ("model", "he_model")
+        for name in (
+            "README.md",
+            "model.json",
+            "model.onnx",
+            "model.safetensors",
+        )
+    ),
 }
 
 
@@ -42,7 +52,7 @@ def test_the_wheel_holds_every_file_of_the_example() -> None:
 def test_the_example_is_small_and_has_card_and_licence() -> None:
     files = [path for path in EXAMPLE.rglob("*") if path.is_file()]
     assert {path.relative_to(EXAMPLE).as_posix() for path in files} == FILES
-    assert sum(path.stat().st_size for path in files) <= 1_500_000
+    assert sum(path.stat().st_size for path in files) <= 2_600_000
     assert "Licence: Apache-2.0" in (EXAMPLE / "README.md").read_text()
     assert "For research only" in (EXAMPLE_MODEL / "README.md").read_text()
     assert (read_spec(EXAMPLE_MODEL).method, read_spec(EXAMPLE_MODEL).onnx is not None) == ("auto", True)
@@ -90,3 +100,15 @@ def test_the_example_is_alone_and_what_is_missing_is_named(
     arguments: tuple[str, ...], words: str, said: Callable
 ) -> None:
     assert words in " ".join(said("predict", *arguments, code=2).err.replace("│", " ").split())
+
+
+def test_a_slide_of_ones_own_is_predicted_by_the_example_model(tmp_path: Path, typed: Callable, said: Callable) -> None:
+    tissue = made.disc_image(400, 400, (200, 200), 150, tissue=(180, 90, 150), glass=(245, 245, 245))
+    made.write_aperio(tmp_path / "slide.svs", tissue, mpp=4.0)
+    command = ("predict", str(tmp_path / "slide.svs"), "--example-model", "-o", str(tmp_path / "out"), "-q")
+    assert "for trying the tool" in said(*command, code=0).err
+    assert len(artefacts.read_table(tmp_path / "out" / "predictions" / "slide.parquet")) > 10
+    assert "takes the place of --model" in said(*command, "--model", "other", code=2).err
+    card = (EXAMPLE_HE_MODEL / "README.md").read_text()
+    assert "For trying pathopatch alone" in card
+    assert read_spec(EXAMPLE_HE_MODEL).mask == "normalise"
