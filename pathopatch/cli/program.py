@@ -30,7 +30,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Data": (slides.manifest, slides.check, slides.tile, slides.tissue, slides.encode),
     "Audit": (training.groups, training.audit, training.audit_model),
     "Train and study": (training.run, training.train, training.evaluate, training.demo),
-    "Tools": (upkeep.status, upkeep.doctor, upkeep.clean),
+    "Tools": (upkeep.status, upkeep.verify, upkeep.doctor, upkeep.clean),
 }
 """The commands of each panel of `pathopatch --help`."""
 _EXPORTS = (

@@ -1,4 +1,4 @@
-"""Commands to look after work folders and the machine: status, index, clean, doctor."""
+"""Commands to look after work folders, models and the machine: status, index, clean, verify, doctor."""
 
 from __future__ import annotations
 
@@ -70,6 +70,29 @@ def clean(
     gone = [finding for finding in findings if finding.goes]
     freed = sum(finding.bytes for finding in gone) / 1e9
     print(f"{len(gone)} {'would be removed' if dry_run else 'removed'}, {freed:.3f} GB")
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Model bundle, run, or export of a model.", metavar="BUNDLE")],
+    program: Annotated[
+        str | None,
+        typer.Option("--with", help="One of torch, openvino, onnxruntime, numpy. Default: all that are installed."),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Take the model's answers of now, by torch, as those to compare with.")
+    ] = False,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Compare a model's answers to 16 made patches with those that it gave when it was written."""
+    from pathopatch.core.errors import InputCorruptError
+    from pathopatch.stages.export import verify_model
+
+    verified = verify_model(bundle, program, write=write)
+    for one in verified if not quiet else ():
+        print(f"{'--' if one.problem else 'ok'}  {one.runtime}: largest difference {one.difference:.2g}")
+    if problems := "; ".join(f"{one.runtime}: {one.problem}" for one in verified if one.problem):
+        raise InputCorruptError(problems, place=str(bundle), remedy="copy it again, or use a program that agrees")
 
 
 def doctor(

@@ -1,9 +1,12 @@
 """Store trained models as folders of safetensors, JSON and a model card, and read them safely.
 
 The header of the weights repeats their contract: channels and their order, classes, scaling, sizes. A bundle whose
-``model.json`` differs from it is refused, since a network fed with other channels returns wrong numbers without an
+``config.json`` differs from it is refused, since a network fed with other channels returns wrong numbers without an
 error. The checks do without torch. A bundle may come from a stranger: what it claims is bounded and compared before
 memory is taken for it.
+
+``config.json`` and the head of ``README.md`` are those of the Hugging Face Hub: timm builds a network of its own from
+the folder. Bundles of version 0.1 have ``model.json`` instead, with the spec alone.
 """
 
 from __future__ import annotations
@@ -33,14 +36,16 @@ from pathopatch.core.errors import (
     with_code,
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_bytes, write_json
-from pathopatch.models.card import model_card
+from pathopatch.models.card import front_matter, model_card
 from pathopatch.models.spec import BUNDLE_VERSION, AreaReliance, BundleSpec, OnnxGraph, joint_spec
 from pathopatch.models.weights import file_fingerprint, require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "model.json", "model.onnx", "README.md"
+WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "config.json", "model.onnx", "README.md"
+OLD_SPEC = "model.json"
+BLOCK = "pathopatch"  # key of `SPEC` with the spec; timm reads the others
 ARCHIVE = "model.torchscript"  # of a bundle whose network came as one
 INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
 # A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
@@ -54,20 +59,24 @@ _MOST_HEADER_BYTES = 2**24  # a network of a thousand layers needs 200 kB
 _MOST_LEVELS = 32  # of nested values
 _NO_HEADER = "not the header of a bundle's weights"
 _SHOWN_LINES = 5  # of an error's text
+_HEAD = re.compile(r"---\n.*?\n---\n\n", re.DOTALL)  # of a card
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors passes it on
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec, *, archive: Path | None = None) -> None:
-    """Write a bundle as a whole: weights, graph, ``model.json`` and a model card. Equal models give equal bytes.
+    """Write a bundle as a whole. Equal models give equal bytes.
 
-    An earlier bundle in the folder is replaced; on a full disk (`DiskFullError`) it is untouched. `network` is as
-    `build_network` made it for ``spec.architecture``, or as `open_archive` opened `archive` by the spec.
+    It has weights, graph, spec, model card, and answers by which `verify_bundle` finds changes. An earlier bundle is
+    replaced; on a full disk (`DiskFullError`) it is untouched. `network` is as `build_network` made it for
+    ``spec.architecture``, or as `open_archive` opened `archive` by the spec.
     """
     import torch
 
     from pathopatch.models.onnx_graph import write_graph
+    from pathopatch.models.runtime.torch_runtime import TorchRuntime
+    from pathopatch.models.verify import write_check
 
     spec = spec.model_copy(update={"onnx": None})
     # Contiguous and in one memory format, so that equal models give equal bytes.
@@ -87,8 +96,50 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec, *, archive: 
         with suppress(InputUnsupportedError, ImportError):
             graph = None if spec.encoder else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
             spec = spec.model_copy(update={"onnx": graph})
-        write_json(temporary / SPEC, spec.model_dump(mode="json"))
-        (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
+        _write_spec(temporary, spec, _timm_settings(spec, network))
+        write_check(temporary, spec, TorchRuntime(network))
+
+
+def _timm_settings(spec: BundleSpec, network: nn.Module) -> dict[str, Any]:
+    """Return what timm reads of ``config.json``; empty where it would not build the same network from it."""
+    known: Any = getattr(network, "pretrained_cfg", None)
+    if known is None or any(name.endswith("_layer") for name in spec.timm_args):
+        return {}
+    if hasattr(network, "set_input_size") and tuple(known["input_size"][1:]) != spec.input_shape[1:]:
+        from timm.models import VisionTransformer
+
+        if not isinstance(network, VisionTransformer):  # Swin of another size shifts other windows when timm builds it
+            return {}
+    pretrained = {
+        "input_size": list(spec.input_shape),
+        "fixed_input_size": hasattr(network, "set_input_size"),
+        "interpolation": "box",  # the nearest to the area means by which patches are resized
+        "crop_pct": 1.0,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "first_conv": known["first_conv"],
+        "classifier": known["classifier"],
+    }
+    return {
+        "architecture": known["architecture"],
+        "num_classes": len(spec.class_names),
+        "num_features": network.num_features,
+        "label_names": list(spec.class_names),
+        "model_args": dict(spec.timm_args),
+        "pretrained_cfg": pretrained,
+    }
+
+
+def _write_spec(folder: Path, spec: BundleSpec, settings: Mapping[str, Any] | None = None) -> None:
+    """Write a bundle's spec into its file, and its card; `settings` for timm stay as they are if None."""
+    path, stated = spec_file(folder), spec.model_dump(mode="json")
+    settings = read_json(path) if settings is None else settings
+    write_json(path, stated if path.name == OLD_SPEC else {**settings, BLOCK: stated})
+    head = front_matter(spec, library="timm" if "pretrained_cfg" in settings else "pathopatch")
+    if (folder / CARD).is_file():  # who publishes a model states its licence there
+        before = (folder / CARD).read_text(encoding="utf-8", errors="replace")
+        head = kept[0] if (kept := _HEAD.match(before)) else head
+    write_bytes(folder / CARD, (head + model_card(spec)).encode())
 
 
 def rewrite_graph(folder: Path, network: nn.Module) -> Path:
@@ -98,17 +149,19 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
     spec, _ = checked_bundle(folder, with_graph=False)
     with atomic_path(folder) as temporary:
         shutil.copytree(folder, temporary, symlinks=True)  # no link of a stranger's brings another file in
-        spec = spec.model_copy(update={"onnx": write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)})
-        write_json(temporary / SPEC, spec.model_dump(mode="json"))
-        (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
+        graph = write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
+        _write_spec(temporary, spec.model_copy(update={"onnx": graph}))
     return folder / GRAPH
 
 
 def record_reliance(folder: Path, found: AreaReliance) -> None:
     """Write into a bundle and its card what was found of the model; errors as `checked_bundle`, or of the disk."""
+    from pathopatch.models.verify import settings_sha256, update_check
+
     spec = checked_bundle(folder)[0].model_copy(update={"area_reliance": found})
-    write_json(folder / SPEC, spec.model_dump(mode="json"))
-    write_bytes(folder / CARD, model_card(spec).encode())
+    before = settings_sha256(folder)
+    _write_spec(folder, spec)
+    update_check(folder, before)
 
 
 def reliance_to_correct(folders: Sequence[Path]) -> AreaReliance:
@@ -169,12 +222,19 @@ def first_of(lines: Sequence[str]) -> str:
 def bundle_folder(path: Path) -> Path:
     """Return the bundle that a path names: the path itself, or ``model/`` in the folder of a training run."""
     inner = path / "model"
-    is_run = not os.path.isfile(path / SPEC) and os.path.isfile(inner / SPEC)  # noqa: PTH113  # raises for no name
+    # By the weights: a run has a config.json of its own.
+    is_run = not os.path.isfile(path / WEIGHTS) and os.path.isfile(spec_file(inner))  # noqa: PTH113  # no name raises
     return inner if is_run else path
 
 
+def spec_file(folder: Path) -> Path:
+    """Return the file of a bundle's spec: ``config.json``, or ``model.json`` where there is that alone."""
+    is_old = os.path.lexists(folder / OLD_SPEC) and not os.path.lexists(folder / SPEC)
+    return folder / (OLD_SPEC if is_old else SPEC)
+
+
 def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:
-    """Return a bundle's ``model.json`` and the shapes of its weights, after comparing it with their header."""
+    """Return a bundle's spec and the shapes of its weights, after comparing it with their header."""
     _refuse_pickles(folder)
     spec = read_spec(folder)
     weights = folder / WEIGHTS
@@ -192,7 +252,7 @@ def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec
         if stated.get(name) != trained.get(name)
     ]
     if differences:
-        raise incompatible(f"{SPEC} does not fit {WEIGHTS}: {first_of(differences)}", folder)
+        raise incompatible(f"{spec_file(folder).name} does not fit {WEIGHTS}: {first_of(differences)}", folder)
     if spec.torchscript is not None and not (folder / ARCHIVE).is_file():
         raise InputMissingError(f"no {ARCHIVE}", place=str(folder), remedy="copy the bundle again")
     if with_graph and spec.onnx is not None:
@@ -201,10 +261,10 @@ def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec
 
 
 def _check_graph(path: Path, spec: BundleSpec, stated: OnnxGraph) -> None:
-    """Refuse a graph that is missing, is another one than ``model.json`` names, or takes weights from other files."""
+    """Refuse a graph that is missing, is another one than the spec names, or takes weights from other files."""
     made_for = stated.architecture, stated.input_shape, stated.classes
     if (due := (spec.architecture, spec.input_shape, len(spec.class_names))) != made_for:
-        problem = f"{GRAPH} was made for {made_for}, {SPEC} names {due} (architecture, input, classes)"
+        problem = f"{GRAPH} was made for {made_for}, the spec names {due} (architecture, input, classes)"
         raise incompatible(problem, path.parent)
     if not path.is_file():
         raise InputMissingError(f"no {GRAPH}", place=str(path.parent), remedy="copy the bundle again")
@@ -212,7 +272,7 @@ def _check_graph(path: Path, spec: BundleSpec, stated: OnnxGraph) -> None:
     content = path.read_bytes() if size <= _MOST_GRAPH_BYTES else b""
     if hashlib.sha256(content).hexdigest() != stated.sha256:
         raise InputCorruptError(
-            f"{GRAPH} is not the one that {SPEC} names ({size} bytes)",
+            f"{GRAPH} is not the one that the spec names ({size} bytes)",
             place=str(path),
             remedy=f"copy the bundle again, or write it anew: {INTO_BUNDLE}",
         )
@@ -264,27 +324,41 @@ def _is_deeper(value: object, levels: int) -> bool:
     return bool(below) and (levels == 0 or any(_is_deeper(item, levels - 1) for item in below))
 
 
-def read_spec(folder: Path) -> BundleSpec:
-    """Return a bundle's ``model.json``; refuse what is something else, of another version, or out of range."""
+def bundle_config(folder: Path) -> dict[str, Any]:
+    """Return the values of a bundle's `spec_file`; refuse what is something else."""
     _refuse_other_kinds(folder)
-    place = str(folder / SPEC)
+    path = spec_file(folder)
     try:
-        raw = read_json(folder / SPEC)
+        return read_json(path)
     except InputMissingError as error:
         raise InputMissingError(
-            f"no file {SPEC}", place=place, remedy="give the folder of a model bundle, such as WORK/runs/NAME/model"
+            f"no file {SPEC}", place=str(path), remedy="give the folder of a model bundle, such as WORK/runs/NAME/model"
         ) from error
     except InputCorruptError as error:
-        raise incompatible(error.message, folder / SPEC) from error
+        raise incompatible(error.message, path) from error
+
+
+def stated_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec, as it is written, of what `bundle_config` returned; refuse other files of this name."""
+    path = spec_file(folder)
+    stated = config if path.name == OLD_SPEC else config.get(BLOCK)
+    if not isinstance(stated, dict):
+        raise incompatible(f"it has no table {BLOCK!r}, as bundles of pathopatch have", path)
+    return stated
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Return a bundle's spec; refuse what is something else, of another version, or out of range."""
+    raw, path = stated_spec(folder, bundle_config(folder)), spec_file(folder)
     version = raw.get("schema_version")
     if version != BUNDLE_VERSION:
         raise CheckpointIncompatibleError(
             f"bundle version {version!r}, this program reads {BUNDLE_VERSION}",
-            place=place,
+            place=str(path),
             remedy="run pathopatch train WORK --force to make it anew, or use the version of pathopatch that wrote it",
         )
     if _is_deeper(raw, _MOST_LEVELS):
-        raise incompatible("not a valid bundle: nested too deeply", folder / SPEC)
+        raise incompatible("not a valid bundle: nested too deeply", path)
     try:
         return BundleSpec.model_validate(raw)
     except ValidationError as error:
@@ -292,7 +366,7 @@ def read_spec(folder: Path) -> BundleSpec:
             f"{'.'.join(str(part) for part in item['loc']) or 'bundle'}: {item['msg']}"
             for item in error.errors(include_url=False)
         ]
-        raise incompatible(f"not a valid bundle: {first_of(lines)}", folder / SPEC) from error
+        raise incompatible(f"not a valid bundle: {first_of(lines)}", path) from error
 
 
 def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
@@ -351,7 +425,8 @@ def check_bundles(folders: Sequence[Path]) -> BundleSpec:
 
 def _refuse_other_kinds(folder: Path) -> None:
     """Refuse what only looks like a bundle: a FIFO would block its reader for ever, a link loop leads nowhere."""
-    is_of_kind = {folder: Path.is_dir, folder / SPEC: Path.is_file, folder / WEIGHTS: Path.is_file}
+    spec = spec_file(folder)
+    is_of_kind = {folder: Path.is_dir, spec: Path.is_file, folder / WEIGHTS: Path.is_file}
     for path, is_kind in is_of_kind.items():
         if os.path.lexists(path) and not is_kind(path):
             raise CheckpointIncompatibleError(
@@ -359,7 +434,6 @@ def _refuse_other_kinds(folder: Path) -> None:
                 place=str(path),
                 remedy="give the folder of a model bundle, such as WORK/runs/NAME/model",
             )
-    spec = folder / SPEC
     if spec.is_file() and spec.stat().st_size > _MOST_SPEC_BYTES:
         raise CheckpointIncompatibleError(
             f"{spec.stat().st_size} bytes, {_MOST_SPEC_BYTES} at most",
@@ -383,5 +457,5 @@ def _refuse_pickles(folder: Path) -> None:
             raise CheckpointUnsafeError(
                 "a pickle could run code when read; it was not read",
                 place=str(path),
-                remedy="use a model bundle: a folder with model.safetensors and model.json",
+                remedy="use a model bundle: a folder with model.safetensors and config.json",
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -96,6 +98,32 @@ def model_card(spec: BundleSpec) -> str:
         validation=_validation(spec),
         limits="\n\n".join([_imported(spec) or _LIMITS, *_further_limits(spec)]),
     )
+
+
+def front_matter(spec: BundleSpec, *, library: str) -> str:
+    """Return what the Hugging Face Hub reads at the head of ``README.md``; `library` is what opens the bundle.
+
+    Numbers of validation are named as such; those of composed patches are left out.
+    """
+    measured = {} if spec.group_metrics.get("is_composed") else spec.group_metrics
+    metrics = [
+        {"type": "accuracy", "name": words, "value": measured[name]}
+        for name, words in _MEASURES
+        if measured.get(name) is not None and math.isfinite(measured[name])
+    ]
+    fields: dict[str, Any] = {
+        "library_name": library,
+        "license": "unknown",  # the Hub's word for one that nobody has stated
+        "pipeline_tag": "image-classification",
+        "tags": ["pathology", "histology", "pathopatch"],
+    }
+    if metrics:
+        dataset = {"type": "validation", "name": "validation patches of the training"}
+        result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
+        fields["model-index"] = [{"name": spec.method, "results": [result]}]
+    # YAML takes JSON as a value.
+    lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
+    return "\n".join(["---", *lines, "---", "", ""])
 
 
 def classifier_text(spec: BundleSpec) -> str:
@@ -242,7 +270,7 @@ def _data(spec: BundleSpec) -> str:
         parts.append(f"Audit of these data before training: {verdict}")
     fingerprints = [f"{name} {spec.training[name][:16]}" for name in _FINGERPRINTS if name in spec.training]
     if fingerprints:
-        marked = "; `model.json` marks each slide by its content" if "train_slides" in spec.training else ""
+        marked = "; the bundle marks each slide by its content" if "train_slides" in spec.training else ""
         parts.append(f"Fingerprints: {', '.join(fingerprints)}{marked}.")
     return "\n\n".join(parts)
 

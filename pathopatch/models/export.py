@@ -34,7 +34,7 @@ from torch.nn.functional import avg_pool2d, softmax
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
-from pathopatch.models.bundle import SPEC, WEIGHTS, read_spec
+from pathopatch.models.bundle import WEIGHTS, read_spec, spec_file
 from pathopatch.models.card import crop_text, decision_text, intensity_text, model_card, scale_text
 from pathopatch.models.loading import load_network
 from pathopatch.models.onnx_graph import export_program
@@ -121,7 +121,7 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
     stamp = Stamp(
         stage=f"export {kind}",
         settings={"version": _VERSION},
-        inputs={name: fingerprint_file(bundle / name) for name in (WEIGHTS, SPEC)},
+        inputs={path.name: fingerprint_file(path) for path in (bundle / WEIGHTS, spec_file(bundle))},
     )
     with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
         if output.is_current:

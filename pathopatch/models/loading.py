@@ -79,7 +79,7 @@ def load_model(
     CheckpointUnsafeError
         A pickle (``.pt``, ``.pth`` and so on), which could run code when read.
     CheckpointIncompatibleError
-        A bundle of another version, one whose ``model.json`` and weights contradict each other, or something else.
+        A bundle of another version, one whose spec and weights contradict each other, or something else.
 
     Examples
     --------

@@ -2,22 +2,49 @@
 
 The patches are always the same, and nobody's tissue. They are made by single operations of IEEE arithmetic on numbers
 of a seed, whose rounding no machine and no version of a library changes.
+
+``check.json`` of a bundle holds the logits of these patches, and digests of settings and weights. It finds damage,
+files of two models, and edits. It is no signature: who writes ``check.json`` anew is not found.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+)
+from pathopatch.core.files import read_json, write_json
+from pathopatch.models.bundle import BLOCK, GRAPH, WEIGHTS, bundle_config, checked_bundle, stated_spec
+from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.loading import load_model
+from pathopatch.models.runtime import Precision, Runtime
 from pathopatch.models.spec import BundleSpec
+from pathopatch.models.weights import file_fingerprint
 
+CHECK, EXPORT = "check.json", "export.json"
 COUNT = 16
 _SEED = 20250
 _COARSE = 7  # places on a side that are drawn; what is between them is interpolated
 _GROUND = {"bright": 0.94, "dark": 0.04}
 _LEAST_AREA = 0.1
+_VERSION = 1  # of the format of ``check.json``, and of the patches
+_TOLERANCE = 1e-4
+# Of a spec: what tells of the training, and no answer or its meaning depends on. The graph has a digest of its own.
+_DESCRIBING = {"group_metrics", "data", "training", "parameters", "package_version", "onnx"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +84,165 @@ def _smooth(coarse: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     part = at - first
     rows = coarse[..., first, :] * (1 - part)[:, None] + coarse[..., first + 1, :] * part[:, None]
     return np.asarray(rows[..., first] * (1 - part) + rows[..., first + 1] * part)
+
+
+def settings_sha256(folder: Path) -> str:
+    """Return a digest of a bundle's settings by which an answer or its meaning changes, as they are written.
+
+    Those of timm are among them. A setting that a later version adds, with its default, leaves the digest as it is.
+    """
+    config = bundle_config(folder)
+    stated = {name: value for name, value in stated_spec(folder, config).items() if name not in _DESCRIBING}
+    settings = config | {BLOCK: stated} if BLOCK in config else stated
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_check(folder: Path, spec: BundleSpec, runtime: Runtime) -> None:
+    """Write ``check.json`` of a bundle whose other files are written; `runtime` runs its network in float32."""
+    logits = _answers(PatchClassifier(spec, runtime))
+    check = {
+        "schema_version": _VERSION,
+        "computed_by": f"{runtime.name} {runtime.version}",
+        **_digests(folder),
+        # The shortest numbers that are these float32 again.
+        "logits": [[float(str(value)) for value in row] for row in logits],
+    }
+    write_json(folder / CHECK, check)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {"settings_sha256": settings_sha256(folder), "weights_sha256": file_fingerprint(folder / WEIGHTS)}
+
+
+def update_check(folder: Path, before: str) -> None:
+    """Write the digest of changed settings into ``check.json``, if that held `before`, the one before the change."""
+    if (folder / CHECK).is_file() and (check := read_json(folder / CHECK)).get("settings_sha256") == before:
+        write_json(folder / CHECK, check | {"settings_sha256": settings_sha256(folder)})
+
+
+def rewrite_check(folder: Path) -> Path:
+    """Take the answers that a bundle gives now, by torch, as those to compare with; return the file."""
+    model = load_model(folder, device="cpu", precision="float32", runtime="torch")
+    write_check(folder, model.spec, model.runtime)
+    return folder / CHECK
+
+
+def verify_bundle(folder: Path, program: str | None = None) -> list[Verified]:
+    """Compare the answers of a bundle with those in its ``check.json``, by each program that can run it.
+
+    Logits are equal if they differ by at most 1e-4 of the largest one, or of 1 if all are smaller: the rounding of
+    float32 grows with the logit, and the same tolerance accepts a graph when it is written. A difference beyond it is a
+    `problem` of the program.
+
+    Parameters
+    ----------
+    folder : Path
+        A bundle, or an export of one.
+    program : {"torch", "openvino", "onnxruntime", "numpy"}, optional
+        The one to compare by; all that are installed by default. ONNX Runtime and OpenVINO run ``model.onnx``, NumPy
+        heads on features.
+
+    Raises
+    ------
+    InputMissingError
+        There is no bundle, or it has no ``check.json``.
+    InputCorruptError
+        Settings or weights are not those of ``check.json``, or that is damaged.
+    InputUnsupportedError
+        The program is not installed or cannot run the bundle.
+    PathopatchError
+        The bundle cannot be read, as `load_model`.
+    """
+    if (folder / EXPORT).is_file():
+        from pathopatch.models.export import verify_export  # type: ignore[attr-defined]
+
+        return list(verify_export(folder, program))
+    spec, _ = checked_bundle(folder)
+    expected = _expected_logits(folder, len(spec.class_names))
+    return [_compare(folder, spec, name, expected) for name in _programs(spec, program)]
+
+
+def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
+    """Return the logits (16, K) of ``check.json``, after comparing its digests with the bundle."""
+    path, remedy = folder / CHECK, f"pathopatch verify {folder} --write"
+    try:
+        check = read_json(path)
+    except InputMissingError as error:
+        raise InputMissingError(
+            f"no {CHECK}: the bundle holds no answers to compare with",
+            place=str(folder),
+            remedy=f"where you trust the bundle, store its answers of now: {remedy}",
+        ) from error
+    logits: NDArray[np.float32] = np.empty(0, np.float32)
+    if check.get("schema_version") == _VERSION:
+        with suppress(KeyError, OverflowError, TypeError, ValueError):
+            logits = np.array(check["logits"], np.float32)
+    if logits.shape != (COUNT, n_classes):
+        raise InputCorruptError(
+            f"{CHECK} is not one of {COUNT} patches and {n_classes} classes, version {_VERSION}",
+            place=str(path),
+            remedy=f"copy the bundle again, or write it anew: {remedy}",
+        )
+    if changed := [name for name, digest in _digests(folder).items() if check.get(name) != digest]:
+        names = " and ".join(name.removesuffix("_sha256") for name in changed)
+        raise InputCorruptError(
+            f"the {names} of the model are not those that it was written with",
+            place=str(folder),
+            remedy=f"copy the bundle again; if you changed them on purpose: {remedy}",
+        )
+    return logits
+
+
+def _programs(spec: BundleSpec, chosen: str | None) -> list[str]:
+    """Return the installed programs that can run a bundle, or the chosen one."""
+    able = ["torch", *(["numpy"] if spec.encoder else ["openvino", "onnxruntime"] if spec.onnx else [])]
+    installed = [name for name in able if find_spec(name) is not None and chosen in (None, name)]
+    if not installed:
+        raise InputUnsupportedError(
+            f"{chosen or 'what is installed'} cannot run this bundle",
+            place="--with",
+            remedy=f"install and name one of {', '.join(able)}",
+        )
+    return installed
+
+
+def _answers(model: PatchClassifier) -> NDArray[np.float32]:
+    return model.predict_logits(*sample_patches(model.spec))
+
+
+def _compare(folder: Path, spec: BundleSpec, program: str, expected: NDArray[np.float32]) -> Verified:
+    """Return how near a program comes to logits (16, K)."""
+    if program == "onnxruntime":
+        model = PatchClassifier(spec, _ONNXRuntime(folder))
+    else:
+        runtime = "auto" if program == "numpy" else program  # which of a head is NumPy
+        model = load_model(folder, device="cpu", precision="float32", runtime=runtime)
+    difference = float(np.abs(_answers(model) - expected).max())
+    is_near = difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max()))  # NaN is not <=
+    problem = "" if is_near else f"a logit differs by {difference:.2g} from that in {CHECK}"
+    return Verified(runtime=f"{model.runtime.name} {model.runtime.version}", difference=difference, problem=problem)
+
+
+class _ONNXRuntime:
+    """``model.onnx`` of a checked bundle, by ONNX Runtime on a processor."""
+
+    name = "onnxruntime"
+    precision: Precision = "float32"
+    patches_per_pass = COUNT
+
+    def __init__(self, folder: Path) -> None:
+        onnxruntime: Any = import_module("onnxruntime")  # no package that pathopatch needs
+        self.version = str(onnxruntime.__version__)
+        self.weights = file_fingerprint(folder / WEIGHTS)
+        refusals = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+        try:
+            self._session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
+        except (refusals.Fail, refusals.InvalidGraph, refusals.NotImplemented) as error:
+            raise CheckpointIncompatibleError(
+                f"ONNX Runtime cannot run {GRAPH}: {error}", place=str(folder), remedy="name another program by --with"
+            ) from error
+
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px)."""
+        (values,) = self._session.run(None, {self._session.get_inputs()[0].name: x})
+        return np.asarray(values, np.float32)

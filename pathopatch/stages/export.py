@@ -12,6 +12,7 @@ from pathopatch.core.task import Progress
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
     from pathopatch.heatmaps.qupath import QupathFolder
+    from pathopatch.models.verify import Verified
 
 
 def export_review(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
@@ -117,3 +118,17 @@ def add_graph(bundle: Path) -> Path:
     from pathopatch.models.loading import load_network
 
     return rewrite_graph(bundle, load_network(bundle))
+
+
+def verify_model(folder: Path, program: str | None = None, *, write: bool = False) -> list[Verified]:
+    """Compare a bundle, that of a run, or an export with its answers, see `verify_bundle`; `write` stores them anew."""
+    from pathopatch.models.bundle import bundle_folder
+    from pathopatch.models.verify import EXPORT, rewrite_check, verify_bundle
+
+    is_export = (folder / EXPORT).is_file()
+    if is_export and write:
+        raise InputUnsupportedError("--write is for bundles", place=str(folder), remedy="export the bundle again")
+    folder = folder if is_export else bundle_folder(folder)
+    if write:
+        rewrite_check(folder)
+    return verify_bundle(folder, program)

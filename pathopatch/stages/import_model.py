@@ -69,11 +69,11 @@ def glass_probability(bundle: Path) -> float:
 
 def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:
     """Return whether the bundle is there; refuse one of another spec, and what is no bundle."""
-    from pathopatch.models.bundle import SPEC, read_spec
+    from pathopatch.models.bundle import read_spec, spec_file
 
     if not bundle.exists():
         return False
-    if not (bundle / SPEC).is_file():
+    if not spec_file(bundle).is_file():
         raise InputUnsupportedError(
             "the path exists and is no model bundle", place=str(bundle), remedy="choose another folder"
         )

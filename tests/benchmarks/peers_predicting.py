@@ -79,7 +79,7 @@ from tiatoolbox.models.architecture.vanilla import TimmModel
 from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
 from tiatoolbox.models.engine.patch_predictor import PatchPredictor
 logging.getLogger().setLevel(logging.ERROR)
-spec = json.loads((bundle / "model.json").read_text())
+spec = json.loads((bundle / "config.json").read_text())["pathopatch"]
 plain = timm.create_model(spec["architecture"], num_classes=2)
 plain.load_state_dict(load_file(bundle / "model.safetensors"))
 model = TimmModel(spec["architecture"], num_classes=2, pretrained=False)

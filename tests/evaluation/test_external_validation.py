@@ -116,8 +116,8 @@ def test_leaked_patients_of_ready_patches_are_found_without_their_names(
     spec = read_spec(bundle).model_copy(update={"training": {"train_slides": mark}})
     rows = pd.DataFrame({"slide_id": "set", "patient_id": ["Ann", "Bob"]})
     assert "1 of the 2 patients that are judged (set, patient Ann)" in leakage_warnings(spec, tmp_path, rows)[0]
-    assert "slide-train" not in (bundle / "model.json").read_text()
-    assert "patient-train" not in (bundle / "model.json").read_text()
+    assert "slide-train" not in (bundle / "config.json").read_text()
+    assert "patient-train" not in (bundle / "config.json").read_text()
 
 
 def test_a_bundle_without_its_training_slides_warns_of_unchecked_leakage(bundle: Path, outside: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_model import write_model
+from made_model import edit_both, edit_spec, stated, write_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -36,18 +36,9 @@ def bundle(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model")
 
 
-def edit(bundle: Path, **changes: Any) -> None:
-    """Change the contract of a bundle on both sides, as who makes one would."""
-    stated = json.loads((bundle / "model.json").read_text()) | changes
-    (bundle / "model.json").write_text(json.dumps(stated))
-    weights = load_file(bundle / "model.safetensors")
-    save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(stated)})
-
-
 def without_graph(bundle: Path) -> None:
     """Take a bundle's graph away, so that torch must build the network."""
-    stated = json.loads((bundle / "model.json").read_text()) | {"onnx": None}
-    (bundle / "model.json").write_text(json.dumps(stated))
+    edit_spec(bundle, onnx=None)
     (bundle / "model.onnx").unlink()
 
 
@@ -72,7 +63,7 @@ print(time.process_time() - began, peak_kib / 2**20)
 @pytest.mark.slow
 def test_a_small_bundle_of_a_giant_network_is_refused_before_its_memory(bundle: Path) -> None:
     without_graph(bundle)
-    edit(bundle, architecture="vit_7b_patch16_dinov3")
+    edit_both(bundle, architecture="vit_7b_patch16_dinov3")
     done = subprocess.run([sys.executable, "-c", _GIANT, str(bundle)], capture_output=True, text=True, check=True)
     message, figures = done.stdout.splitlines()
     seconds, gib = map(float, figures.split())
@@ -100,11 +91,11 @@ def test_a_small_bundle_of_a_giant_network_is_refused_before_its_memory(bundle: 
 def test_absurd_sizes_in_a_bundle_are_refused_by_name(changes: dict[str, Any], said: str, bundle: Path) -> None:
     with_graph = bundle.parent / "with-graph"
     shutil.copytree(bundle, with_graph)
-    edit(with_graph, **changes)
+    edit_both(with_graph, **changes)
     with pytest.raises(CheckpointIncompatibleError, match=f"{said}|was made for"):
         load_model(with_graph)
     without_graph(bundle)
-    edit(bundle, **changes)
+    edit_both(bundle, **changes)
     with pytest.raises(CheckpointIncompatibleError, match=said) as caught:
         load_model(bundle, device="cpu")
     assert len(str(caught.value)) < 2000
@@ -126,9 +117,7 @@ def test_a_graph_that_takes_weights_from_another_file_is_unsafe(bundle: Path) ->
     graph = bundle / "model.onnx"
     content = graph.read_bytes().replace(b"model.safetensors", b"/etc/../etc/group", 1)
     graph.write_bytes(content)
-    stated = json.loads((bundle / "model.json").read_text())
-    stated["onnx"]["sha256"] = hashlib.sha256(content).hexdigest()
-    (bundle / "model.json").write_text(json.dumps(stated))
+    edit_spec(bundle, onnx=stated(bundle)["onnx"] | {"sha256": hashlib.sha256(content).hexdigest()})
     with pytest.raises(CheckpointUnsafeError, match="another file"):
         load_model(bundle)
 
@@ -159,21 +148,22 @@ SPECS = {
     "null": "null",
     "deep lists": "[" * 10**5,
     "deep objects": '{"a":' * 10**5,
-    "many unknown keys": '{"schema_version": 1, ' + ", ".join(f'"{n}": 0' for n in range(10**4)) + "}",
+    "many unknown keys": '{"pathopatch": {"schema_version": 1, ' + ", ".join(f'"{n}": 0' for n in range(10**4)) + "}}",
+    "of another program": '{"architecture": "resnet18", "num_classes": 2}',
+    "a block of another kind": '{"pathopatch": [1]}',
 }
 
 
 @pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
-def test_a_malformed_or_deep_model_json_is_incompatible(text: str, bundle: Path) -> None:
-    (bundle / "model.json").write_bytes(text.encode("latin-1"))
+def test_a_malformed_or_deep_spec_is_incompatible(text: str, bundle: Path) -> None:
+    (bundle / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointIncompatibleError) as caught:
         checked_bundle(bundle)
     assert len(str(caught.value)) < 2000
 
 
-def test_a_model_json_that_is_valid_but_nested_too_deeply_is_incompatible(bundle: Path) -> None:
-    stated = json.loads((bundle / "model.json").read_text())
-    (bundle / "model.json").write_text(json.dumps({**stated, "parameters": {"a": json.loads("[" * 50 + "]" * 50)}}))
+def test_a_spec_that_is_valid_but_nested_too_deeply_is_incompatible(bundle: Path) -> None:
+    edit_spec(bundle, parameters={"a": json.loads("[" * 50 + "]" * 50)})
     with pytest.raises(CheckpointIncompatibleError, match="nested too deeply"):
         checked_bundle(bundle)
 
@@ -209,8 +199,8 @@ def test_weights_with_a_malformed_header_are_incompatible(content: bytes, bundle
     assert len(str(caught.value)) < 2000
 
 
-def test_a_header_or_model_json_of_many_megabytes_is_not_read(bundle: Path) -> None:
-    (bundle / "model.json").write_text((bundle / "model.json").read_text() + " " * 2**20)
+def test_a_header_or_spec_of_many_megabytes_is_not_read(bundle: Path) -> None:
+    (bundle / "config.json").write_text((bundle / "config.json").read_text() + " " * 2**20)
     with pytest.raises(CheckpointIncompatibleError, match="1048576 at most"):
         checked_bundle(bundle)
     write_model(bundle)
@@ -238,8 +228,8 @@ def endless(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [(name, make) for name in ("", "model.json", "model.safetensors") for make in (os.mkfifo, loop, endless)]
-    + [("", Path.touch), ("model.json", Path.mkdir), ("model.safetensors", Path.mkdir)],
+    [(name, make) for name in ("", "config.json", "model.safetensors") for make in (os.mkfifo, loop, endless)]
+    + [("", Path.touch), ("config.json", Path.mkdir), ("model.safetensors", Path.mkdir)],
 )
 def test_a_fifo_or_a_link_loop_as_bundle_is_incompatible(
     name: str, make: Callable[[Path], None], bundle: Path, tmp_path: Path

@@ -222,8 +222,8 @@ def test_a_model_with_a_spoilt_description_or_weights_is_loaded_or_refused(
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(base, path)
     if data is None:
-        text = json.dumps(with_leaf(json.loads((base / "model.json").read_text()), *leaf))
-        (path / "model.json").write_text(text)
+        text = json.dumps(with_leaf(json.loads((base / "config.json").read_text()), *leaf))
+        (path / "config.json").write_text(text)
     else:
         weights = path / "model.safetensors"
         weights.write_bytes(changed(weights.read_bytes(), data))

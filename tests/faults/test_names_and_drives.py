@@ -180,7 +180,8 @@ def test_model_files_are_readable_as_any_new_file_of_their_folder(umask: int, tm
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
-    assert modes == dict.fromkeys(("README.md", "model.json", "model.onnx", "model.safetensors"), 0o666 & ~umask)
+    names = ("README.md", "check.json", "config.json", "model.onnx", "model.safetensors")
+    assert modes == dict.fromkeys(names, 0o666 & ~umask)
     load_model(tmp_path / "model")
 
 

@@ -199,6 +199,6 @@ def test_stores_of_an_older_schema_are_refused_with_the_command_to_run(folder: P
 
 @pytest.mark.fault("older-version", "checkpoint")
 def test_bundles_of_another_schema_are_refused_with_the_command_to_run(tmp_path: Path) -> None:
-    write_json(tmp_path / "model.json", {"schema_version": 0})
+    write_json(tmp_path / "config.json", {"pathopatch": {"schema_version": 0}})
     with pytest.raises(CheckpointIncompatibleError, match="version 0.*run pathopatch train WORK"):
         read_spec(tmp_path)

@@ -13,10 +13,9 @@ import h5py
 import made_features
 import numpy as np
 import pytest
-from made_model import write_model
+from made_model import edit_both, write_model
 from made_omezarr import write_omezarr
 from opened_files import opened_files
-from safetensors.torch import load_file, save_file
 
 from pathopatch.core.config import TrainConfig, parse
 from pathopatch.core.errors import (
@@ -202,11 +201,7 @@ def test_arguments_of_timm_that_may_read_files_are_no_part_of_a_bundle(
     bundle = write_model(tmp_path / "model")
     named: dict[str, Any] = {"file": str(outside / "marker.bin")}
     value = named if name.startswith("pretrained_cfg") else str(outside / "marker.bin")
-    stated = json.loads((bundle / "model.json").read_text())
-    stated |= {"onnx": None, "architecture": "resnet10t", "timm_args": {name: value}}
-    (bundle / "model.json").write_text(json.dumps(stated))
-    weights = load_file(bundle / "model.safetensors")
-    save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(stated)})
+    edit_both(bundle, onnx=None, architecture="resnet10t", timm_args={name: value})
     with opened_files(outside) as names, pytest.raises(CheckpointIncompatibleError, match=rf"timm_args.*{name}"):
         checked_bundle(bundle)
     assert names == []

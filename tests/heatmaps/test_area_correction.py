@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from array_slides import h_and_e
-from made_model import made_spec, write_model
+from made_model import edit_spec, made_spec, write_model
 from made_slides import write_rgb_pyramid
 from pydantic import ValidationError
 
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.files import read_json, write_json
+from pathopatch.core.files import read_json
 from pathopatch.debias.interventions import set_area
 from pathopatch.evaluation.area_reliance import margins_of
 from pathopatch.heatmaps.slide_prediction import predict_slide, read_prediction
-from pathopatch.models.bundle import SPEC, bundle_fingerprint, record_reliance, save_bundle
+from pathopatch.models.bundle import bundle_fingerprint, record_reliance, save_bundle
 from pathopatch.models.forward import correct_for_area
 from pathopatch.models.loading import load_ensemble
 from pathopatch.models.networks import build_network
@@ -151,8 +151,7 @@ def test_a_record_changes_neither_model_nor_decision(tmp_path: Path) -> None:
     before = bundle_fingerprint([write_model(tmp_path / "plain")])
     model = write_asked(tmp_path / "model")
     assert bundle_fingerprint([model]) == before
-    spec = read_json(model / SPEC)
-    write_json(model / SPEC, spec | {"decision_threshold": 0.5})
+    edit_spec(model, decision_threshold=0.5)
     assert bundle_fingerprint([model]) != before
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from pathopatch.models.bundle import save_bundle
+from pathopatch.models.bundle import BLOCK, save_bundle, spec_file
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 
@@ -28,3 +30,31 @@ def write_model(folder: Path) -> Path:
     torch.manual_seed(0)
     save_bundle(folder, build_network("small-groupnorm", 3), made_spec(background="bright"))
     return folder
+
+
+def stated(bundle: Path) -> dict[str, Any]:
+    """Return the spec in a bundle's file, as it is written."""
+    config = json.loads(spec_file(bundle).read_text())
+    return dict(config.get(BLOCK, config))
+
+
+def edit_spec(bundle: Path, **changes: Any) -> dict[str, Any]:
+    """Change what a bundle's file states, there alone; return it."""
+    config, spec = json.loads(spec_file(bundle).read_text()), stated(bundle) | changes
+    spec_file(bundle).write_text(json.dumps(config | {BLOCK: spec} if BLOCK in config else spec))
+    return spec
+
+
+def edit_both(bundle: Path, **changes: Any) -> None:
+    """Change the contract of a bundle in its file and in the header of the weights, as who makes one would."""
+    spec, weights = edit_spec(bundle, **changes), load_file(bundle / "model.safetensors")
+    save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(spec)})
+
+
+def as_old_bundle(bundle: Path) -> Path:
+    """Make a bundle one of version 0.1: ``model.json``, and no answers to compare with; return it."""
+    spec = stated(bundle)
+    (bundle / "config.json").unlink()
+    (bundle / "check.json").unlink()
+    (bundle / "model.json").write_text(json.dumps(spec))
+    return bundle

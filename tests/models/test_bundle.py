@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_model import made_spec
+from made_model import edit_spec, made_spec
 from payload import Touch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -48,11 +48,6 @@ def _network():
 def bundle(tmp_path):
     save_bundle(tmp_path / "model", _network(), _spec())
     return tmp_path / "model"
-
-
-def _edit(folder: Path, **changes) -> None:
-    path = folder / "model.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_a_loaded_model_resizes_and_standardises_patches(bundle):
@@ -96,7 +91,7 @@ def test_predicting_changes_neither_the_patches_nor_the_spec(bundle):
 
 def test_equal_models_give_equal_bytes(bundle, tmp_path):
     save_bundle(tmp_path / "again", _network(), _spec())
-    for name in ("model.safetensors", "model.json", "README.md"):
+    for name in ("model.safetensors", "config.json", "check.json", "README.md"):
         assert (bundle / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
@@ -117,15 +112,15 @@ def test_equal_models_give_equal_bytes(bundle, tmp_path):
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, message):
-    _edit(bundle, **changes)
+def test_an_edited_spec_is_refused_with_the_difference(bundle, changes, message):
+    edit_spec(bundle, **changes)
     with pytest.raises(CheckpointIncompatibleError, match=message):
         load_model(bundle)
 
 
 def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
     old = {"low_percentile": 1.0, "high_percentile": 99.5}
-    _edit(bundle, intensity=old, onnx=None)  # which such a bundle has not
+    edit_spec(bundle, intensity=old, onnx=None)  # which such a bundle has not
     with safe_open(bundle / "model.safetensors", framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         header = json.loads(stream.metadata()["pathopatch"])
@@ -134,7 +129,7 @@ def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle)
 
 
 def test_the_decision_threshold_may_be_set_anew(bundle):
-    _edit(bundle, decision_threshold=1.5, temperature=2.0)
+    edit_spec(bundle, decision_threshold=1.5, temperature=2.0)
     assert load_model(bundle).spec.decision_threshold == 1.5
 
 
@@ -158,7 +153,7 @@ def test_a_pickle_with_a_payload_is_refused_and_its_code_does_not_run(bundle, na
 
 
 def test_a_missing_bundle_or_part_is_named(bundle, tmp_path):
-    with pytest.raises(InputMissingError, match=r"model\.json"):
+    with pytest.raises(InputMissingError, match=r"config\.json"):
         load_model(tmp_path / "nowhere")
     (bundle / "model.safetensors").unlink()
     with pytest.raises(InputMissingError, match=r"model\.safetensors"):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from made_model import made_spec
+from made_model import as_old_bundle, made_spec
 
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import beware, model_card
@@ -61,7 +61,7 @@ def test_the_card_says_what_it_was_trained_and_validated_on():
     assert "| trained on train | 3 | 2 | 120 |" in card
     assert "| validated on val | 2 | 2 | 40 |" in card
     assert "Groups at tissue threshold 0.25." in card
-    assert "Fingerprints: groups 0123456789abcdef, patches ffffffffffffffff; `model.json` marks each slide" in card
+    assert "Fingerprints: groups 0123456789abcdef, patches ffffffffffffffff; the bundle marks each slide" in card
     assert "marks each slide" not in model_card(_spec(training={"groups": "0123"}))
 
 
@@ -147,14 +147,14 @@ def test_the_card_of_a_bundle_read_again_is_the_same_nan_and_all(tmp_path):
     spec = _spec(group_metrics=METRICS | {"wga_low": float("nan"), "wga_high": float("nan")})
     save_bundle(tmp_path / "model", build_network("small-groupnorm", 2), spec)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert model_card(read_spec(tmp_path / "model")) == card
+    assert card.endswith("---\n\n" + model_card(read_spec(tmp_path / "model")))
     assert "nan" not in card
 
 
 def test_an_older_bundle_without_a_data_summary_has_a_card(tmp_path):
     old = {"wga": 0.75, "accuracy of label 0, attribute 1": 0.5, "n of label 0, attribute 1": 10}
     save_bundle(tmp_path / "model", build_network("small-groupnorm", 2), _spec(group_metrics=old, data={}))
-    path = tmp_path / "model" / "model.json"
+    path = as_old_bundle(tmp_path / "model") / "model.json"
     raw = json.loads(path.read_text())
     del raw["data"]
     path.write_text(json.dumps(raw))

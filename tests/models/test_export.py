@@ -10,13 +10,14 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from made_model import made_spec
+from made_model import edit_spec, made_spec, stated
 from PIL import Image
 from torchvision import transforms
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
 from pathopatch.models import export
-from pathopatch.models.bundle import save_bundle
+from pathopatch.models.bundle import read_spec, save_bundle
+from pathopatch.models.card import model_card
 from pathopatch.models.export import Format, export_model
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
@@ -180,11 +181,11 @@ def test_export_json_gives_the_threshold_as_probability_and_the_model(tmp_path, 
     decision = facts["decision"]
     assert decision["threshold_on_probability"] == pytest.approx(1 / (1 + np.exp(-0.5)))  # of 0.85 / 1.7
     assert (decision["of_class"], decision["chosen_for"]) == ("tumour", "wga")
-    assert facts["model"] == json.loads((bundle / "model.json").read_text())
+    assert facts["model"] == stated(bundle)
     assert facts["input"]["is_standardised"] == (kind == "wsinfer")
     readme = (tmp_path / "out" / "README.md").read_text()
     assert "that is a probability above 0.6225" in readme
-    assert (bundle / "README.md").read_text() in readme
+    assert model_card(read_spec(bundle)) in readme
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -244,7 +245,7 @@ def test_an_existing_export_is_replaced_only_by_force(tmp_path):
     with pytest.raises(StaleArtefactError, match="stage was 'export wsinfer', is 'export onnx'"):
         export_model(bundle, out, kind="onnx")
     _bundle(bundle, _spec(temperature=2.0))
-    with pytest.raises(StaleArtefactError, match=r"input 'model\.json' differs"):
+    with pytest.raises(StaleArtefactError, match=r"input 'config\.json' differs"):
         export_model(bundle, out, kind="wsinfer")
     assert export_model(bundle, out, kind="onnx", force=True)
     assert not (out / "torchscript_model.pt").exists()
@@ -278,8 +279,7 @@ def test_a_failed_export_leaves_the_earlier_one_as_it_was(tmp_path, monkeypatch)
 
 def test_a_bundle_whose_files_contradict_each_other_is_not_exported(tmp_path):
     bundle = _bundle(tmp_path / "model", _spec())
-    path = bundle / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"mpp": 1.0}))
+    edit_spec(bundle, mpp=1.0)
     with pytest.raises(CheckpointIncompatibleError, match="mpp is"):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
 
@@ -287,8 +287,7 @@ def test_a_bundle_whose_files_contradict_each_other_is_not_exported(tmp_path):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_models_that_need_the_tissue_mask_are_refused(tmp_path, kind):
     bundle = _bundle(tmp_path / "model", _spec())
-    path = bundle / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"mask": "normalise"}))
+    edit_spec(bundle, mask="normalise")
     with pytest.raises(InputUnsupportedError, match="needs the tissue mask"):
         export_model(bundle, tmp_path / "out", kind=kind)
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from made_model import made_spec
+from made_model import edit_spec, made_spec
 from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
@@ -230,8 +230,7 @@ def test_without_a_cache_folder_networks_are_compiled_each_time(monkeypatch, tmp
 
 
 def _without_graph(folder):
-    spec = read_spec(folder).model_copy(update={"onnx": None})
-    (folder / "model.json").write_text(spec.model_dump_json())
+    edit_spec(folder, onnx=None)
     (folder / GRAPH).unlink()
 
 

@@ -29,7 +29,7 @@ def test_a_million_slides_are_planned_within_a_minute(tmp_path: Path) -> None:
         stream.write("slide_id,patient_id,path\n")
         stream.writelines(f"s{number:07d},p{number // 3},slides/s{number:07d}.svs\n" for number in range(SLIDES))
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text("{}")
     config = {"manifest": "cohort.csv", "models": ["model"], "out": "out"}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
     command = [

@@ -80,7 +80,7 @@ def test_permuted_test_labels_leave_every_choice_as_it_is(tmp_path: Path) -> Non
         train_all(tmp_path / name)
     first, second = chosen(tmp_path / "a"), chosen(tmp_path / "b")
     assert {Path(name).name for name in first} >= {
-        "model.safetensors", "model.json", "history.csv", "run.json", "trials.csv", "checkpoint.safetensors",
+        "model.safetensors", "check.json", "history.csv", "run.json", "trials.csv", "checkpoint.safetensors",
     }  # fmt: skip
     assert first == second
     for threshold in CONFIG.thresholds:

@@ -432,9 +432,9 @@ def test_an_archive_that_was_exchanged_is_noticed(tmp_path: Path) -> None:
 def test_another_model_in_the_way_is_refused_until_forced(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "zoo", tiny())
     import_wsinfer(folder, tmp_path / "bundle")
-    before = (tmp_path / "bundle" / "model.json").stat().st_mtime_ns
+    before = (tmp_path / "bundle" / "config.json").stat().st_mtime_ns
     import_wsinfer(folder, tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "model.json").stat().st_mtime_ns == before
+    assert (tmp_path / "bundle" / "config.json").stat().st_mtime_ns == before
     with pytest.raises(StaleArtefactError, match=r"class_names was \['Other', 'Tumor'\], is \['Tumor', 'Other'\]"):
         import_wsinfer(folder, tmp_path / "bundle", tumor_classes=["Other"])
     spec = import_wsinfer(folder, tmp_path / "bundle", tumor_classes=["Other"], force=True)

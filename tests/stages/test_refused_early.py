@@ -1,14 +1,13 @@
 """`predict` refuses bad inputs before it loads what runs networks, and never loads torch on a processor."""
 
 import ast
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_model import write_model
+from made_model import edit_spec, write_model
 from made_slides import disc_image, write_rgb_pyramid
 
 PROGRAM = """
@@ -36,8 +35,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("refused")
     write_model(folder / "model")
     write_model(folder / "edited")
-    path = folder / "edited" / "model.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "patch_px": 32}))
+    edit_spec(folder / "edited", patch_px=32)
     (folder / "pickled").mkdir()
     (folder / "pickled" / "model.pt").write_bytes(b"\x80\x02")
     bright = disc_image(96, 96, (48, 48), 30, tissue=(180, 90, 150), glass=(240, 240, 240))

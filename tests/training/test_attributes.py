@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_model import stated
 from made_patches import write_work
 
 from pathopatch.core.artefacts import Stamp, write_table
@@ -93,7 +94,7 @@ def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path):
             assert by_bins[f"n_{3 * y + a}"] == ((test["label"] == y) & (test["bin@0.3,0.6"] == a)).sum()
     assert by_bins["wga"] == min(by_bins[f"accuracy_{g}"] for g in range(6))
     assert set(mine["trained_attribute"]) == {"bins 0.3,0.6"}
-    assert read_json(run / "model" / "model.json")["parameters"]["bins"] == list(CUTS)
+    assert stated(run / "model")["parameters"]["bins"] == list(CUTS)
 
 
 def test_a_study_trains_at_each_threshold_and_by_bins():

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from made_model import stated
 from made_patches import write_work
 
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.files import read_json
 from pathopatch.groups import assign_groups
 from pathopatch.groups.assign import join_small_bins
 from pathopatch.heatmaps.predict import least_sharpness
@@ -113,7 +113,7 @@ def test_the_bundle_of_a_run_tells_its_groups_and_its_card_shows_them(tmp_path, 
     model = fit(tmp_path, TrainConfig(method=method, **settings)) / "model"
     train_rows = groups[(groups["split"] == "train") & (groups["group@0.25"] >= 0)]
     counts = np.bincount(train_rows["group@0.25"], minlength=4).reshape(2, 2).tolist()
-    raw = read_json(model / "model.json")
+    raw = stated(model)
     assert raw["data"]["trained"]["counts"] == counts
     assert ("learnt_from_val" in raw["data"]) == (method == "dfr")
     assert raw["group_metrics"]["patients"] == 1

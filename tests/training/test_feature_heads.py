@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from feature_work import DIM, planted, write_features
+from made_model import edit_spec
 
 from pathopatch import metrics
 from pathopatch.core.artefacts import read_table
@@ -101,9 +102,7 @@ def test_a_bundle_states_its_encoder_and_refuses_another(work, model, tmp_path):
     assert "| encoder | uni_v1 |" in (folder / "README.md").read_text()
     forged = tmp_path / "forged"
     shutil.copytree(folder, forged)
-    spec = json.loads((forged / "model.json").read_text())
-    spec["encoder"]["name"] = "uni_v2"
-    (forged / "model.json").write_text(json.dumps(spec))
+    edit_spec(forged, encoder={"dim": DIM, "name": "uni_v2"})
     with pytest.raises(CheckpointIncompatibleError, match="encoder"):
         load_model(forged)
 

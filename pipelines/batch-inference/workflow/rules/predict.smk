@@ -18,7 +18,7 @@ rule predict:
     input:
         manifest=OUT + "/parts/{part}.csv",
         settings=OUT + "/parts/settings.toml",
-        models=expand("{model}/model.json", model=config["models"]),
+        models=[spec_of(model) for model in config["models"]],
     output:
         touch(OUT + "/parts/{part}.done"),
     log:

@@ -1,0 +1,238 @@
+"""A bundle that was changed fails `verify`, also where both its sides were edited alike; timm opens it as its own."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from made_model import as_old_bundle, edit_both, edit_spec, made_spec, stated, write_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from pathopatch.cli.program import app
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.demo import EXAMPLE_MODEL
+from pathopatch.models import export, verify
+from pathopatch.models.bundle import record_reliance, rewrite_graph, save_bundle
+from pathopatch.models.loading import load_model, load_network
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import AreaReliance, BundleSpec
+from pathopatch.models.verify import Verified, rewrite_check, sample_patches, verify_bundle
+
+PATCH_PROGRAMS = ["torch", "openvino", "onnxruntime"]
+HEAD = {
+    "architecture": "mlp-head", "channels": (), "dtype": "float16", "patch_px": 1, "stride_px": 1, "input_px": 1,
+    "mean": (0.5,) * 3, "std": (2.0,) * 3, "method": "erm", "encoder": {"dim": 3, "name": "uni_v1"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_model(tmp_path / "model")
+
+
+def _verify(*arguments):
+    return CliRunner().invoke(app, ["verify", *map(str, arguments)])
+
+
+def _programs(verified: list[Verified]) -> list[str]:
+    return [one.runtime.split()[0] for one in verified]
+
+
+def _restore(bundle, weights):
+    with safe_open(bundle / "model.safetensors", framework="pt") as stream:
+        metadata = stream.metadata()
+    save_file(weights, bundle / "model.safetensors", metadata=metadata)
+
+
+@pytest.mark.parametrize("mask", ["none", "normalise", "interior"])
+def test_every_program_gives_the_answers_that_were_kept(tmp_path, mask):
+    crop = {"crop_px": 12} if mask == "interior" else {}
+    torch.manual_seed(0)
+    network = build_network("small-groupnorm", 3, is_masked=mask == "normalise")
+    spec = made_spec(40, input_px=20, mask=mask, **crop)
+    save_bundle(tmp_path / "model", network, spec)
+    logits = json.loads((tmp_path / "model" / "check.json").read_text())["logits"]
+    model = load_model(tmp_path / "model", device="cpu", runtime="torch", precision="float32")
+    np.testing.assert_array_equal(np.float32(logits), model.predict_logits(*sample_patches(spec)))
+    verified = verify_bundle(tmp_path / "model")
+    assert _programs(verified) == PATCH_PROGRAMS
+    assert [one.problem for one in verified] == [""] * 3
+    assert verified[0].difference == 0
+    assert 0 < max(one.difference for one in verified) < 1e-5
+
+
+def test_a_head_on_features_is_verified_by_numpy_and_torch(tmp_path):
+    network = build_network("mlp-head", 3)
+    save_bundle(tmp_path / "head", network, BundleSpec(**HEAD))
+    features = (sample_patches(BundleSpec(**HEAD))[0] - 0.5) / 2
+    by_hand = network(torch.from_numpy(features)[:, :, None, None]).detach().numpy()
+    np.testing.assert_allclose(json.loads((tmp_path / "head" / "check.json").read_text())["logits"], by_hand, atol=1e-6)
+    assert _programs(verify_bundle(tmp_path / "head")) == ["torch", "numpy"]
+    with pytest.raises(InputUnsupportedError, match="openvino cannot run this bundle"):
+        verify_bundle(tmp_path / "head", "openvino")
+
+
+def test_one_flipped_weight_is_found_whoever_keeps_its_digest(bundle):
+    weights = load_file(bundle / "model.safetensors")
+    weights["classifier.bias"][0] *= -1
+    _restore(bundle, weights)
+    with pytest.raises(InputCorruptError, match="the weights of the model are not those"):
+        verify_bundle(bundle)
+    check = json.loads((bundle / "check.json").read_text())
+    check["weights_sha256"] = verify.file_fingerprint(bundle / "model.safetensors")
+    (bundle / "check.json").write_text(json.dumps(check))
+    (torch_alone,) = verify_bundle(bundle, "torch")
+    assert "a logit differs by" in torch_alone.problem
+    assert torch_alone.difference > 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": [0.4] * 3},
+        {"std": [0.3] * 3},
+        {"class_names": ["tumour", "non-tumour"]},
+        {"mask": "interior", "crop_px": 12, "onnx": None},
+        {"tissue": {"background": "dark"}},
+        {"temperature": 2.0},
+        {"decision_threshold": 0.5},
+        {"min_tissue": 0.5},
+        {"min_scanned": 0.25},
+        {"mpp": 1.0},
+    ],
+    ids=str,
+)
+def test_a_setting_that_is_edited_on_both_sides_is_found(bundle, changes):
+    edit_both(bundle, **changes)
+    with pytest.raises(InputCorruptError, match="the settings of the model are not those"):
+        verify_bundle(bundle)
+
+
+def test_what_timm_reads_is_among_the_settings_and_what_describes_is_not(tmp_path):
+    bundle = tmp_path / "model"
+    save_bundle(bundle, build_network("resnet10t", 3), made_spec(32, architecture="resnet10t"))
+    edit_spec(bundle, parameters={"seed": 3}, package_version="9")
+    assert verify_bundle(bundle, "torch")[0].problem == ""
+    config = json.loads((bundle / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.1] * 3
+    (bundle / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputCorruptError, match="settings"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("changes", [{"logits": [[0.0, 1.0]]}, {"logits": "x"}, {"schema_version": 2}, {"logits": []}])
+def test_a_damaged_check_is_corrupt(bundle, changes):
+    check = json.loads((bundle / "check.json").read_text())
+    (bundle / "check.json").write_text(json.dumps(check | changes))
+    with pytest.raises(InputCorruptError, match=r"check\.json is not one of 16 patches and 2 classes"):
+        verify_bundle(bundle)
+
+
+def test_answers_that_are_nan_are_a_problem(bundle):
+    check = json.loads((bundle / "check.json").read_text())
+    check["logits"][3][0] = None
+    (bundle / "check.json").write_text(json.dumps(check))
+    assert "differs by nan" in verify_bundle(bundle, "torch")[0].problem
+
+
+def test_a_new_graph_and_a_record_leave_a_bundle_valid_and_a_changed_one_changed(bundle):
+    card = bundle / "README.md"
+    card.write_text(card.read_text().replace('license: "unknown"', "license: mit"))
+    rewrite_graph(bundle, load_network(bundle))
+    assert card.read_text().count("license: mit") == 1
+    verify_bundle(bundle, "torch")
+    found = AreaReliance(
+        verdict="not shown", direction=0, slides=9, patients=9, patches=90, date="2026-11-30", model="a",
+        backgrounds=("bright",), mpp=None,
+    )  # fmt: skip
+    record_reliance(bundle, found)
+    assert stated(bundle)["area_reliance"]["verdict"] == "not shown"
+    verify_bundle(bundle, "torch")
+    edit_spec(bundle, temperature=3.0)
+    record_reliance(bundle, found)
+    with pytest.raises(InputCorruptError, match="settings"):
+        verify_bundle(bundle)
+
+
+def test_the_command_prints_each_program_and_fails_with_code_1(bundle):
+    done = _verify(bundle)
+    assert done.exit_code == 0
+    assert [line.split()[:2] for line in done.output.splitlines()] == [["ok", name] for name in PATCH_PROGRAMS]
+    assert _verify(bundle, "--with", "onnxruntime").output.startswith("ok  onnxruntime")
+    check = json.loads((bundle / "check.json").read_text())
+    check["logits"][0][0] += 0.01
+    (bundle / "check.json").write_text(json.dumps(check))
+    done = _verify(bundle, "--with", "torch")
+    assert (done.exit_code, done.output[:9]) == (1, "--  torch")
+    assert isinstance(done.exception, InputCorruptError)
+    assert "largest difference 0.01" in done.output
+
+
+def test_an_old_bundle_opens_and_is_verified_once_its_answers_are_stored(tmp_path):
+    old = as_old_bundle(write_model(tmp_path / "old"))
+    model = load_model(shutil.copytree(EXAMPLE_MODEL, tmp_path / "example"))
+    assert np.isfinite(model.predict_logits(*sample_patches(model.spec))).all()
+    for folder in (tmp_path / "example", old):
+        with pytest.raises(InputMissingError, match=r"holds no answers to compare with.*verify .* --write"):
+            verify_bundle(folder)
+        assert _verify(folder, "--write").exit_code == 0
+        assert (folder / "model.json").is_file()
+        assert not (folder / "config.json").exists()
+    edit_both(old, tissue={"background": "dark"})
+    with pytest.raises(InputCorruptError, match="settings"):
+        verify_bundle(old)
+    rewrite_check(old)
+    verify_bundle(old, "torch")
+
+
+def test_an_export_is_verified_by_its_own_rule(tmp_path, monkeypatch):
+    (tmp_path / "export.json").write_text("{}")
+    result = [Verified(runtime="onnxruntime 1", difference=0.5, problem="differs")]
+    monkeypatch.setattr(export, "verify_export", lambda folder, program: result, raising=False)
+    assert verify_bundle(tmp_path, "onnxruntime") == result
+    assert isinstance(_verify(tmp_path).exception, InputCorruptError)
+    assert isinstance(_verify(tmp_path, "--write").exception, InputUnsupportedError)
+
+
+@pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224"])
+def test_timm_builds_the_same_network_from_the_folder(tmp_path, architecture):
+    torch.manual_seed(0)
+    args = {"depth": 1} if architecture.startswith("vit") else {}
+    network = build_network(architecture, 3, n_classes=3, input_px=32, timm_args=args).eval()
+    names = ("a", "b", "c")
+    spec = made_spec(32, architecture=architecture, timm_args=args, class_names=names, mean=(0.5, 0.6, 0.7))
+    save_bundle(tmp_path / "model", network, spec)
+    same = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(same(x), network(x), rtol=0, atol=0)
+    known = timm.data.resolve_model_data_config(same)
+    assert [list(known[name]) for name in ("input_size", "mean", "std")] == [[3, 32, 32], list(spec.mean), [0.2] * 3]
+    assert tuple(same.pretrained_cfg["label_names"]) == names
+
+
+def test_what_timm_would_build_otherwise_is_not_offered_to_it(tmp_path):
+    args = {"depth": 1, "mlp_layer": "SwiGLUPacked"}
+    network = build_network("vit_tiny_patch16_224", 3, input_px=32, timm_args=args)
+    save_bundle(tmp_path / "model", network, made_spec(32, architecture="vit_tiny_patch16_224", timm_args=args))
+    assert list(json.loads((tmp_path / "model" / "config.json").read_text())) == ["pathopatch"]
+
+
+def test_the_head_of_the_card_is_what_the_hub_reads(tmp_path):
+    hub = pytest.importorskip("huggingface_hub", reason="timm brings it")
+    metrics = {"wga": 0.75, "average": 0.9, "gba": float("nan"), "patients": 2}
+    spec = made_spec(32, architecture="resnet10t", group_metrics=metrics)
+    save_bundle(tmp_path / "model", build_network("resnet10t", 3), spec)
+    card = hub.ModelCard.load(tmp_path / "model" / "README.md")
+    assert card.text.startswith("\n# Patch classifier") or card.text.startswith("# Patch classifier")
+    data = card.data
+    assert (data.library_name, data.license, data.pipeline_tag) == ("timm", "unknown", "image-classification")
+    numbers = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert numbers == {"worst-group accuracy": 0.75, "accuracy": 0.9}
+    composed = made_spec(16, group_metrics=metrics | {"is_composed": True})
+    save_bundle(tmp_path / "composed", build_network("small-groupnorm", 3), composed)
+    data = hub.ModelCard.load(tmp_path / "composed" / "README.md").data
+    assert (data.library_name, data.eval_results) == ("pathopatch", None)
