@@ -54,15 +54,15 @@ def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
     """Return how near an export's answers for its own patches are to those that are due, by each program that has it.
 
     The programs are onnxruntime and openvino, or torch for wsinfer's format: the one named by `runtime`, or each that
-    is installed. Files and parts of ``export.json`` are compared with their hashes first; a file that has changed is
-    not run. TorchScript is run after the checks of `load_program`.
+    is installed. Files and parts of ``export.json`` are compared with their hashes first; a network is not run where a
+    file has changed. TorchScript is run after the checks of `load_program`; one that they refuse is a problem.
 
     Raises
     ------
     InputUnsupportedError
         The folder is no export, or the program is not installed or cannot run it.
-    InputMissingError, InputCorruptError, CheckpointUnsafeError
-        ``export.json`` or the network cannot be read, or its program does more than arithmetic.
+    InputMissingError, InputCorruptError
+        ``export.json`` is missing or cannot be read.
     """
     about = read_json(folder / EXPORT)
     kind = str(about.get("format"))

@@ -383,7 +383,7 @@ def masked_export(tmp_path_factory) -> Path:
     return folder / "out"
 
 
-def test_an_export_for_wsinfer_is_verified_by_torch_with_its_own_scaling(tmp_path):
+def test_an_export_for_wsinfer_is_verified_by_torch_and_its_config(tmp_path):
     out = tmp_path / "out"
     export_model(_bundle(tmp_path / "model", _spec()), out, kind="wsinfer")
     (verified,) = verify_export(out, "torch")
@@ -396,6 +396,10 @@ def test_an_export_for_wsinfer_is_verified_by_torch_with_its_own_scaling(tmp_pat
     digest = hashlib.sha256((out / "config.json").read_bytes()).hexdigest()
     _edit(out / "export.json", "sha256", "files", "config.json", value=digest)
     assert "differ by" in verify_export(out)[0].problem
+    torch.save({}, out / "torchscript_model.pt")
+    digest = hashlib.sha256((out / "torchscript_model.pt").read_bytes()).hexdigest()
+    _edit(out / "export.json", "sha256", "files", "torchscript_model.pt", value=digest)
+    assert "a pickle could run code when read; it was not read" in verify_export(out)[0].problem
     with pytest.raises(InputUnsupportedError, match="openvino is not installed, or does not run the format wsinfer"):
         verify_export(out, "openvino")
 
