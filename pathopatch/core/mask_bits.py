@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MaskKind = Literal["tissue", "tumor"]
-_ROUNDING = 1e-6  # half of a pixel is enough, also after rounding
+LEAST_SHARE = 0.5 - 1e-6  # half of a pixel is enough, also after rounding
 
 
 def pack_masks(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -29,5 +29,5 @@ def resize_masks(masks: NDArray[np.bool_], side_px: int) -> NDArray[np.bool_]:
     resized = np.empty((len(masks), side_px, side_px), np.bool_)
     for mask, target in zip(masks, resized, strict=True):
         share: Any = cv2.resize(mask.astype(np.float32), (side_px, side_px), interpolation=cv2.INTER_AREA)
-        np.greater_equal(share, 0.5 - _ROUNDING, out=target)
+        np.greater_equal(share, LEAST_SHARE, out=target)
     return resized

@@ -15,6 +15,7 @@ import hashlib
 import io
 import math
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-INPUT, OUTPUT = "patches", "logits"
+INPUT, TISSUE, OUTPUT = "patches", "tissue", "logits"
 _LOGIT_TOLERANCE = 1e-4  # relative to the largest logit, or to 1
 _PROBE_STEP = 8  # a patch of each kind
 _PROGRAM_OPSET = 18  # the first in which resizing is as torch's
@@ -44,9 +45,9 @@ _LEAST_BYTES = 64  # of a weight that a graph takes from the file of the weights
 
 
 def export_program(
-    network: nn.Module, patches: torch.Tensor, output: str, *, optimize: bool = False
+    network: nn.Module, inputs: Mapping[str, torch.Tensor], output: str, *, optimize: bool = False
 ) -> onnx.ModelProto:
-    """Return a network in evaluation mode as ONNX, for any number of patches; `patches` (N, C, H, W) are to trace it.
+    """Return a network in evaluation mode as ONNX, for any number of patches; `inputs` (N, C, H, W) are to trace it.
 
     With `optimize` weights are folded into each other, and lose their names. InputUnsupportedError if ONNX cannot hold
     the network.
@@ -58,10 +59,10 @@ def export_program(
         try:
             program = torch.onnx.export(
                 network,
-                (patches,),
+                tuple(inputs.values()),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("N")},),
-                input_names=[INPUT],
+                dynamic_shapes=({0: torch.export.Dim("N")},) * len(inputs),
+                input_names=list(inputs),
                 output_names=[output],
                 optimize=optimize,
                 verbose=False,
@@ -208,7 +209,7 @@ def _graph_of(spec: BundleSpec) -> bytes:
         return kept
     with torch.random.fork_rng(devices=()):  # the weights are random, and are not kept
         network = networks.build_network(spec.architecture, len(spec.channels), **spec.form)
-    model = export_program(network.eval(), torch.zeros(2, *spec.input_shape), OUTPUT)
+    model = export_program(network.eval(), {INPUT: torch.zeros(2, *spec.input_shape)}, OUTPUT)
     names = set(network.state_dict())
     for tensor in model.graph.initializer:
         if tensor.name in names:

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     InputCorruptError,
@@ -33,10 +37,17 @@ from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime import Precision, Runtime
 from pathopatch.models.spec import BundleSpec
-from pathopatch.models.weights import file_fingerprint
+from pathopatch.models.weights import file_fingerprint, file_sha256
 
-CHECK, EXPORT = "check.json", "export.json"
+CHECK = "check.json"
 COUNT = 16
+EXPORT, PATCHES, DESCRIPTION = "export.json", "patches.npz", "config.json"
+"""Files of an export: what it is, patches with the answers that are due, and wsinfer's description."""
+EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
+"""The network of an export, by its format."""
+_EXPORT_TOLERANCE = 1e-5  # of a probability; of logits as part of the largest one
+_PROGRAMS = {"onnx": ("onnxruntime", "openvino"), "wsinfer": ("torch",)}
+_NOT_READ = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile)
 _SEED = 20250
 _COARSE = 7  # places on a side that are drawn; what is between them is interpolated
 _GROUND = {"bright": 0.94, "dark": 0.04}
@@ -54,6 +65,124 @@ class Verified:
     runtime: str  # openvino, torch, onnxruntime or numpy, with its version
     difference: float  # largest of a logit or probability; NaN where nothing was computed
     problem: str = ""  # what is wrong, for a person; "" if nothing is
+
+
+Replay = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
+
+
+def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
+    """Return how near an export's answers for its own patches are to those that are due, by each program that has it.
+
+    The programs are onnxruntime and openvino, or torch for wsinfer's format: the one named by `runtime`, or each that
+    is installed. Files and parts of ``export.json`` are compared with their hashes first; a network is not run where a
+    file has changed. TorchScript is run after the checks of `load_program`; one that they refuse is a problem.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The folder is no export, or the program is not installed or cannot run it.
+    InputMissingError, InputCorruptError
+        ``export.json`` is missing or cannot be read.
+    """
+    about = read_json(folder / EXPORT)
+    kind = str(about.get("format"))
+    if kind not in _PROGRAMS:
+        raise InputUnsupportedError("no export of a model", place=str(folder), remedy="give the folder of an export")
+    able = _PROGRAMS[kind]
+    programs = [name for name in able if runtime in (None, name) and find_spec(name)]
+    if not programs:
+        raise InputUnsupportedError(
+            f"{runtime or able[0]} is not installed, or does not run the format {kind}",
+            place=str(folder),
+            remedy=f"use one of: {', '.join(able)}",
+        )
+    files, parts = _changes(folder, about)
+    verified = []
+    for name in programs:
+        difference, problems = math.nan, [*files, *parts]
+        if not files:
+            try:
+                difference, largest = _difference(folder, kind, name)
+                if not difference <= _EXPORT_TOLERANCE * max(1.0, largest):  # NaN is not
+                    problems.append(f"its answers for {PATCHES} differ by {difference:g}")
+            except _errors_of(name) as error:
+                problems.append(f"{name} does not run it: {error}")
+        program = f"{name} {import_module(name).__version__}"
+        verified.append(Verified(runtime=program, difference=difference, problem="; ".join(problems)))
+    return verified
+
+
+def export_hashes(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of the files in the folder of an export, and of each value of ``export.json``."""
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != EXPORT}
+    return {"files": files, "values": {key: fingerprint(value) for key, value in sorted(about.items())}}
+
+
+def _changes(folder: Path, about: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return in words which files of an export, and which values of ``export.json``, are not as they were written."""
+    stated = about.pop("sha256", None)
+    if not isinstance(stated, dict) or not all(isinstance(stated.get(key), dict) for key in ("files", "values")):
+        return [f"{EXPORT} holds no hashes: export the model again"], []
+    files, values = stated["files"], stated["values"]
+    names = sorted(files.keys() | {EXPORTED[about["format"]], PATCHES})
+    paths = {name: folder / Path(name).name for name in names}  # a stranger's name leads nowhere else
+    found = {name: file_sha256(path) if path.is_file() else "" for name, path in paths.items()}
+    now = {key: fingerprint(value) for key, value in about.items()}
+    changed = [key for key in sorted(now | values) if now.get(key) != values.get(key)]
+    return (
+        [f"{name} is not the file that was written" for name in names if found[name] != files.get(name)],
+        [f"{key} of {EXPORT} is not what was written" for key in changed],
+    )
+
+
+def _difference(folder: Path, kind: str, program: str) -> tuple[float, float]:
+    """Return the largest difference of an export's outputs from those that are due, and the largest of these."""
+    with np.load(folder / PATCHES, allow_pickle=False) as stored:
+        arrays = {name: np.asarray(stored[name], np.float32) for name in stored.files}
+    due = arrays.pop("expected")
+    arrays["patches"] /= 255
+    if kind == "wsinfer":
+        (norm,) = (step for step in read_json(folder / DESCRIPTION)["transform"] if step["name"] == "Normalize")
+        mean, std = (np.array(norm["arguments"][key], np.float32)[:, None, None] for key in ("mean", "std"))
+        arrays["patches"] = (arrays["patches"] - mean) / std
+    replay = _open(folder / EXPORTED[kind], program)
+    # Batches of two sizes: an answer depends on its patch alone.
+    parts = [replay({name: array[rows] for name, array in arrays.items()}) for rows in (slice(1), slice(1, None))]
+    given = np.concatenate(parts)
+    if given.shape != due.shape:
+        raise ValueError(f"its answers are of shape {given.shape}, {due.shape} is due")
+    return float(np.abs(given - due).max()), float(np.abs(due).max())
+
+
+def _open(path: Path, program: str) -> Replay:
+    """Return what runs an exported network by a program."""
+    if program == "openvino":
+        from pathopatch.models.runtime.openvino_runtime import open_model
+
+        return open_model(path)
+    if program == "onnxruntime":
+        session = import_module(program).InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
+    import torch
+
+    from pathopatch.models.torchscript_archive import load_program
+
+    network = load_program(path, torch.device("cpu")).eval()
+
+    def replay(inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(inputs["patches"])).numpy())
+
+    return replay
+
+
+def _errors_of(program: str) -> tuple[type[Exception], ...]:
+    """Return what is raised for files that cannot be read, and by a program that cannot run a network."""
+    if program != "onnxruntime":
+        return _NOT_READ
+    state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+    return (*_NOT_READ, *(getattr(state, name) for name in names))
 
 
 def sample_patches(spec: BundleSpec) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -154,8 +283,6 @@ def verify_bundle(folder: Path, program: str | None = None) -> list[Verified]:
         The bundle cannot be read, as `load_model`.
     """
     if (folder / EXPORT).is_file():
-        from pathopatch.models.export import verify_export  # type: ignore[attr-defined]
-
         return list(verify_export(folder, program))
     spec, _ = checked_bundle(folder)
     expected = _expected_logits(folder, len(spec.class_names))

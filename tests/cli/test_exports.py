@@ -22,8 +22,8 @@ Type = Callable[..., int]
 @pytest.mark.parametrize(
     ("kind", "files"),
     [
-        ("onnx", ["README.md", "export.json", "model.onnx"]),
-        ("wsinfer", ["README.md", "config.json", "export.json", "torchscript_model.pt"]),
+        ("onnx", ["README.md", "export.json", "model.onnx", "patches.npz"]),
+        ("wsinfer", ["README.md", "config.json", "export.json", "patches.npz", "torchscript_model.pt"]),
     ],
 )
 def test_an_export_without_a_name_bears_the_runs(

@@ -1,17 +1,22 @@
-"""Exported models: the same probabilities in other people's programs, equal bytes, and refusals that say why."""
+"""Exported models: our probabilities in other people's programs, equal bytes, verification, refusals with reasons."""
 
 import hashlib
 import json
+import re
+import shutil
+import subprocess
+import sys
 import warnings
 import zipfile
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from made_model import edit_spec, made_spec, stated
 from PIL import Image
+from torch.nn.functional import softmax
 from torchvision import transforms
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
@@ -22,6 +27,8 @@ from pathopatch.models.export import Format, export_model
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, class_names
+from pathopatch.models.verify import sample_patches, verify_export
+from pathopatch.patches.tissue_model import TissueModel
 
 FORMATS = get_args(Format)
 MULTIMODAL = {"channels": ("CARS", "TPEF"), "dtype": "uint16", "mean": (0.2, 0.4), "std": (0.3, 0.2)}
@@ -37,9 +44,7 @@ def _spec(**changes) -> BundleSpec:
 
 def _bundle(folder: Path, spec: BundleSpec) -> Path:
     torch.manual_seed(3)
-    network = build_network(
-        spec.architecture, len(spec.channels), n_classes=len(spec.class_names), input_px=spec.input_px
-    )
+    network = build_network(spec.architecture, len(spec.channels), **spec.form)
     for parameter in list(network.parameters())[-2:]:
         parameter.data *= 5  # so that probabilities are far from one half
     save_bundle(folder, network, spec)
@@ -51,10 +56,10 @@ def _patches(spec: BundleSpec, n: int) -> np.ndarray:
     return patches * np.linspace(0.1, 1, n, dtype=np.float32)[:, None, None, None]
 
 
-def _ours(bundle: Path, patches: np.ndarray) -> np.ndarray:
+def _ours(bundle: Path, patches: np.ndarray, tissue: np.ndarray | None = None) -> np.ndarray:
     """Softmax of our own float32 logits over the temperature."""
     model = load_model(bundle, device="cpu", precision="float32")
-    z = np.exp(model.predict_logits(patches) / model.spec.temperature)
+    z = np.exp(model.predict_logits(patches, tissue) / model.spec.temperature)
     return z / z.sum(axis=1, keepdims=True)
 
 
@@ -64,12 +69,24 @@ def _loaded(path: Path) -> torch.nn.Module:
         return torch.jit.load(path)
 
 
-def _run(folder: Path, patches: np.ndarray) -> np.ndarray:
+def _run(folder: Path, patches: np.ndarray, **further: np.ndarray) -> np.ndarray:
     """Return the output that another program gets from an exported network."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    return session.run(["probabilities"], {"patches": patches})[0]
+    return session.run(["probabilities"], {"patches": patches, **further})[0]
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Return ``export.json`` as the network holds it: without hashes, of which one is the network's."""
+    return {key: value for key, value in json.loads((folder / "export.json").read_text()).items() if key != "sha256"}
+
+
+def _reference(path: Path) -> dict[str, Any]:
+    """Return the functions of a file of Python."""
+    names: dict[str, Any] = {}
+    exec(compile(path.read_text(), path, "exec"), names)
+    return names
 
 
 def _through_wsinfer(folder: Path, images: np.ndarray) -> np.ndarray:
@@ -209,31 +226,183 @@ def test_the_recording_keeps_no_sources_no_inputs_and_no_running_numbers(tmp_pat
         assert not any(b"torch_mangle" in archive.read(name) for name in names)
         facts = json.loads(archive.read("archive/extra/pathopatch.json"))
     assert not [name for name in names if "debug" in name or "traced_inputs" in name or "mangle" in name]
-    assert facts == json.loads((tmp_path / "out" / "export.json").read_text())
+    assert facts == _about(tmp_path / "out")
 
 
 def test_onnx_carries_its_facts_and_no_stack_traces(tmp_path):
     import onnx
 
-    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="onnx")
+    groups = {"by": "tissue share", "attributes": ["little", "much"], "splits": ["val"], "counts": [[3, 4], [13, 14]]}
+    metrics = {f"n of label {y}, attribute {a}": 10 * y + a + 3 for y in (0, 1) for a in (0, 1)}
+    metrics |= {f"accuracy of label {y}, attribute {a}": 0.9 - 0.2 * y - 0.1 * a for y in (0, 1) for a in (0, 1)}
+    validated = groups | {"slides": 2, "patients": 2, "patches": 34}
+    spec = _spec(training={"groups": "ab" * 32}, data={"validated": validated}, group_metrics=metrics)
+    bundle = _bundle(tmp_path / "model", spec)
+    export_model(bundle, tmp_path / "out", kind="onnx")
     model = onnx.load(tmp_path / "out" / "model.onnx")
-    (facts,) = model.metadata_props
-    assert json.loads(facts.value) == json.loads((tmp_path / "out" / "export.json").read_text())
+    facts = {item.key: item.value for item in model.metadata_props}
+    assert json.loads(facts.pop("pathopatch")) == _about(tmp_path / "out")
+    assert "Below a tissue share of 0.01 nothing is predicted. Tissue: background auto" in facts.pop("tissue")
+    assert facts == {
+        "classes": "non-tumour, tumour", "mpp": "0.5 um/px", "patch_px": "32", "channels": "R, G, B",
+        "scaling": "to [0, 1] and clipped: 0 to 255", "licence": "not stated", "area_reliance": "not asked",
+        "decision": "tumour if the logit exceeds 0.85 (chosen for: wga), that is a probability above 0.6225",
+        "training_cohort": f"groups {'ab' * 32}", "worst_group": "60% right of tumour, much (14 validation patches)",
+    }  # fmt: skip
     assert not any(len(node.metadata_props) for node in model.graph.node)
     dims = model.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 3, 32, 32]
 
 
-def test_a_network_that_depends_on_the_batch_size_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_network_that_depends_on_the_batch_is_refused(tmp_path, monkeypatch, kind):
     bundle = _bundle(tmp_path / "model", _spec())
 
     def depends(self, patches):
-        return self.network(patches) * int(patches.size(0))  # which is recorded as the number that it was
+        return softmax(self.network(patches) + patches.mean(dim=(0, 2, 3))[None, :2], dim=1)
 
     monkeypatch.setattr("pathopatch.models.export.ExportedNetwork.forward", depends)
-    with pytest.raises(InputUnsupportedError, match=r"small-groupnorm cannot be recorded .* patches differ by"):
-        export_model(bundle, tmp_path / "out", kind="wsinfer")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputUnsupportedError, match=r"small-groupnorm is not the model, by .* differ by"):
+        export_model(bundle, tmp_path / "out", kind=kind)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+MASKED = {"mask": "normalise", "patch_px": 40, "input_px": 24}
+
+
+@pytest.mark.parametrize("changes", [MASKED, {**MASKED, "patch_px": 64, "input_px": 32, "architecture": "resnet10t"}])
+def test_a_masked_model_takes_the_tissue_as_second_input(tmp_path, changes):
+    spec = _spec(**changes)
+    bundle, out = _bundle(tmp_path / "model", spec), tmp_path / "out"
+    export_model(bundle, out, kind="onnx")
+    patches, tissue = sample_patches(spec)
+    expected = _ours(bundle, patches, tissue)
+    given = _run(out, patches, tissue=tissue[:, None].astype(np.float32))
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    np.testing.assert_allclose(np.load(out / "patches.npz")["expected"], expected, atol=1e-5)
+    assert np.abs(_run(out, patches, tissue=np.ones_like(patches[:, :1])) - expected).max() > 1e-3
+    assert [(one.runtime.split()[0], one.problem) for one in verify_export(out)] == [
+        ("onnxruntime", ""), ("openvino", ""),
+    ]  # fmt: skip
+    assert _about(out)["tissue"]["shape"] == ["N", 1, spec.patch_px, spec.patch_px]
+    assert '"tissue": tissue}' in (out / "README.md").read_text()
+
+
+def test_the_reference_reads_crops_and_tells_tissue_as_pathopatch(tmp_path):
+    spec = _spec(mask="interior", crop_px=12, input_px=48, patch_px=96)
+    bundle, out = _bundle(tmp_path / "model", spec), tmp_path / "out"
+    export_model(bundle, out, kind="onnx")
+    reference = _reference(out / "mask_and_crops.py")
+    patches, tissue = sample_patches(spec)
+    sides = _about(out)["crops_of"]
+    found = [
+        reference["predict"](lambda crops: _run(out, crops), patch, mask, sides["input_px"], sides["crop_px"])
+        for patch, mask in zip(patches, tissue, strict=True)
+    ]
+    has_answer = load_model(bundle, device="cpu").takes(tissue)
+    assert has_answer.tolist() == [probability is not None for probability in found]
+    assert 3 < has_answer.sum() < len(patches)
+    expected = _ours(bundle, patches, tissue)[has_answer]
+    np.testing.assert_allclose([one for one in found if one is not None], expected, atol=1e-5)
+
+    windows = np.array([[0, 230.0], [10, 220], [0, 240]])
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    polarities = ("bright", "dark", "bright")
+    model = TissueModel(
+        polarities=polarities, windows=windows, threshold=0.8, mask=np.ones((1, 1), np.uint8), scale_x=16, scale_y=16
+    )
+    own = model.patch_mask(pixels, 0, 0, 1.0, (16, 16))
+    is_bright = [polarity == "bright" for polarity in polarities]
+    np.testing.assert_array_equal(reference["tissue_mask"](pixels, windows, 0.8, is_bright), own)
+    assert 0 < own.sum() < own.size
+
+
+def test_the_reference_is_short_and_needs_numpy_and_opencv_alone():
+    text = Path(export.__file__).with_name("mask_and_crops.txt").read_text()
+    assert len(text.splitlines()) <= 60
+    assert re.findall("^(?:import|from) .*", text, re.M) == ["import cv2", "import numpy as np"]
+    ruff = Path(sys.executable).with_name("ruff")
+    for command in (["check"], ["format", "--check"]):
+        subprocess.run(
+            [ruff, *command, "--stdin-filename", "mask_and_crops.py", "-"], input=text, text=True, check=True
+        )
+
+
+def _edit(path: Path, *keys: str, value: object) -> None:
+    facts = json.loads(path.read_text())
+    place = facts
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(facts))
+
+
+def _flip_weight(folder: Path) -> None:
+    path = folder / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 | 3] ^= 0x42
+    path.write_bytes(bytes(content))
+
+
+def _flip_and_hash(folder: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.raw_data = weights.raw_data[:3] + bytes([weights.raw_data[3] ^ 0x42]) + weights.raw_data[4:]
+    onnx.save(model, folder / "model.onnx")
+    digest = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    _edit(folder / "export.json", "sha256", "files", "model.onnx", value=digest)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (_flip_weight, "model.onnx is not the file that was written"),
+        (_flip_and_hash, "differ by"),
+        (lambda out: _edit(out / "export.json", "model", "mean", value=[0.5] * 3), "model of export.json is not"),
+        (lambda out: _edit(out / "export.json", "model", "class_names", value=["tumour", "non-tumour"]), "model of"),
+        (lambda out: _edit(out / "export.json", "tissue", "is", value="1 is glass"), "tissue of export.json is not"),
+        (lambda out: _edit(out / "export.json", "sha256", value=[]), "export.json holds no hashes"),
+        (lambda out: (out / "patches.npz").unlink(), "patches.npz is not the file"),
+    ],
+    ids=["weight", "weight and hash", "scaling", "classes", "mask", "no hashes", "no patches"],
+)
+def test_what_was_changed_in_an_export_is_a_problem_of_every_program(tmp_path, masked_export, damage, problem):
+    out = shutil.copytree(masked_export, tmp_path / "out")
+    assert [one.problem for one in verify_export(out)] == ["", ""]
+    damage(out)
+    verified = verify_export(out)
+    assert len(verified) == 2
+    assert all(problem in one.problem for one in verified)
+
+
+@pytest.fixture(scope="module")
+def masked_export(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("masked")
+    export_model(_bundle(folder / "model", _spec(**MASKED)), folder / "out", kind="onnx")
+    return folder / "out"
+
+
+def test_an_export_for_wsinfer_is_verified_by_torch_and_its_config(tmp_path):
+    out = tmp_path / "out"
+    export_model(_bundle(tmp_path / "model", _spec()), out, kind="wsinfer")
+    (verified,) = verify_export(out, "torch")
+    assert verified.difference < 1e-5
+    assert not verified.problem
+    config = json.loads((out / "config.json").read_text())
+    config["transform"][2]["arguments"]["mean"][0] += 0.01
+    (out / "config.json").write_text(json.dumps(config))
+    assert "config.json is not the file" in verify_export(out)[0].problem
+    digest = hashlib.sha256((out / "config.json").read_bytes()).hexdigest()
+    _edit(out / "export.json", "sha256", "files", "config.json", value=digest)
+    assert "differ by" in verify_export(out)[0].problem
+    torch.save({}, out / "torchscript_model.pt")
+    digest = hashlib.sha256((out / "torchscript_model.pt").read_bytes()).hexdigest()
+    _edit(out / "export.json", "sha256", "files", "torchscript_model.pt", value=digest)
+    assert "a pickle could run code when read; it was not read" in verify_export(out)[0].problem
+    with pytest.raises(InputUnsupportedError, match="openvino is not installed, or does not run the format wsinfer"):
+        verify_export(out, "openvino")
 
 
 def test_an_existing_export_is_replaced_only_by_force(tmp_path):
@@ -284,10 +453,7 @@ def test_a_bundle_whose_files_contradict_each_other_is_not_exported(tmp_path):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_models_that_need_the_tissue_mask_are_refused(tmp_path, kind):
-    bundle = _bundle(tmp_path / "model", _spec())
-    edit_spec(bundle, mask="normalise")
-    with pytest.raises(InputUnsupportedError, match="needs the tissue mask"):
-        export_model(bundle, tmp_path / "out", kind=kind)
+def test_wsinfer_gets_no_model_that_needs_the_tissue_mask(tmp_path):
+    with pytest.raises(InputUnsupportedError, match=r"needs the tissue mask .* export it as onnx"):
+        export_model(_bundle(tmp_path / "model", _spec(**MASKED)), tmp_path / "out", kind="wsinfer")
     assert not (tmp_path / "out").exists()

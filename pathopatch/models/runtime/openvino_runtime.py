@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,12 @@ def compile_network(model: Any, shape: tuple[int, ...], precision: str, threads:
     """Return a converted network, compiled for inputs of one shape; nothing is kept in the cache."""
     model.reshape(list(shape))
     return _core().compile_model(model, _DEVICE, _settings(precision, threads))
+
+
+def open_model(path: Path) -> Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]:
+    """Return a function that gives the output (N, K) of an ONNX model for its inputs by name, in float32, any N."""
+    compiled = _core().compile_model(_core().read_model(path), _DEVICE, _settings("float32", cores()))
+    return lambda inputs: np.array(next(iter(compiled(dict(inputs)).values())))
 
 
 def _settings(precision: str, threads: int) -> dict[str, Any]:
