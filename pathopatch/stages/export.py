@@ -127,7 +127,7 @@ def verify_model(folder: Path, program: str | None = None, *, write: bool = Fals
 
     is_export = (folder / EXPORT).is_file()
     if is_export and write:
-        raise InputUnsupportedError("--write is for bundles", place=str(folder), remedy="export the bundle again")
+        raise InputUnsupportedError("answers of an export stay", place=str(folder), remedy="export the bundle again")
     folder = folder if is_export else bundle_folder(folder)
     if write:
         rewrite_check(folder)

@@ -54,7 +54,9 @@ def main() -> None:
     shutil.rmtree(EXAMPLE_HE_MODEL, ignore_errors=True)
     shutil.copytree(bundle, EXAMPLE_HE_MODEL)
     card = EXAMPLE_HE_MODEL / "README.md"
-    card.write_text(card.read_text(encoding="utf-8").replace("\n\n", f"\n\n{NOTE}\n\n", 1), encoding="utf-8")
+    card.write_text(
+        card.read_text(encoding="utf-8").replace("\n\nClassifies", f"\n\n{NOTE}\n\nClassifies", 1), encoding="utf-8"
+    )
     print(EXAMPLE_HE_MODEL)
 
 

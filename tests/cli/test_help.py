@@ -82,6 +82,7 @@ RAISED_BY = {
     "heatmaps/predict.py": ["predict"],
     "models/loading.py": ["evaluate", "predict"],
     "models/runtime/": ["evaluate", "predict", "train", "tune"],
+    "models/verify.py": ["verify"],
     "models/wsinfer.py": ["import wsinfer"],
     "patches/describe.py": ["info"],
     "patches/import_list.py": ["tile"],
