@@ -24,16 +24,8 @@ FILES = {
     "README.md",
     "manifest.csv",
     *(f"example_{channel}.tif" for channel in CHANNELS),
-    *(
-        f"{folder}/{name}"
-        for folder in ("model", "he_model")
-        for name in (
-            "README.md",
-            "model.json",
-            "model.onnx",
-            "model.safetensors",
-        )
-    ),
+    *(f"model/{name}" for name in ("README.md", "model.json", "model.onnx", "model.safetensors")),
+    *(f"he_model/{name}" for name in ("README.md", "check.json", "config.json", "model.onnx", "model.safetensors")),
 }
 
 
