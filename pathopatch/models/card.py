@@ -83,7 +83,7 @@ def model_card(spec: BundleSpec) -> str:
     """Return the model card in Markdown; values that the bundle lacks are stated to be unknown."""
     runtimes = "torch alone: there is no model.onnx" if spec.onnx is None else "OpenVINO (model.onnx) or torch"
     if spec.architecture == ONNX_NETWORK:
-        runtimes = "OpenVINO alone: the network came as ONNX"
+        runtimes = "OpenVINO alone, by model.onnx"
     if spec.encoder is not None:
         runtimes = "NumPy or torch"
     return _CARD.format(

@@ -265,7 +265,7 @@ def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]
         return open_archive(folder / ARCHIVE, spec, device=pick_device(device))
     if spec.architecture == ONNX_NETWORK:
         raise InputUnsupportedError(
-            "the network came as ONNX, which OpenVINO alone runs",
+            "the network is an ONNX graph, which OpenVINO alone runs",
             place=str(folder),
             remedy="predict with the runtime 'auto' or 'openvino' of [predict], on a processor",
         )

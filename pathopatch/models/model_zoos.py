@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from pathopatch.core.config import LEAST_PX, MOST_PX, MPP_RANGE, Config, TimmArguments, parse
 from pathopatch.core.config.study import read_toml
@@ -165,12 +165,20 @@ class _TimmInput(_Lenient):
     license: str | None = None
 
 
+def _shaping(arguments: object) -> object:
+    """Return the arguments of a network of timm without those that follow from its classes and its input."""
+    if not isinstance(arguments, dict):
+        return arguments
+    follow = ("num_classes", "in_chans", "img_size")
+    return {name: value for name, value in arguments.items() if name not in follow and value is not None}
+
+
 class _TimmModel(_Lenient):
     """``config.json`` beside the weights of a network of timm, as ``timm.models.save_for_hf`` writes it."""
 
     architecture: str
     pretrained_cfg: _TimmInput
-    model_args: TimmArguments = {}
+    model_args: Annotated[TimmArguments, BeforeValidator(_shaping)] = {}
     label_names: tuple[str, ...] | dict[str, str] = ()
 
 
@@ -322,16 +330,16 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
     for one, other in (("patch_px", "input_px"), ("input_px", "patch_px")):
         if one not in facts and other in facts:
             facts[one] = facts[other]
-    remedy = "into the TOML file of --description, as its makers do; no default is guessed"
+    remedy = "in the TOML file of --description; no default is guessed"
     if "mpp" not in facts:
         raise MppMissingError(
             "nothing states the scale of the model's patches",
             place=str(source),
-            remedy=f"give --mpp, in um/px, or write mpp {remedy}",
+            remedy=f"state what its makers do, in um/px: by --mpp, or as mpp {remedy}",
         )
     needed = [name for name, about in ModelDescription.model_fields.items() if about.is_required()]
     if missing := [name for name in needed if name not in facts]:
-        raise InputMissingError(f"nothing states {', '.join(missing)}", place=str(source), remedy=f"write it {remedy}")
+        raise InputMissingError(f"nothing states {', '.join(missing)}", place=str(source), remedy=f"state it {remedy}")
     return _described(found, parse(ModelDescription, facts, place=str(description or source)), place=str(source))
 
 

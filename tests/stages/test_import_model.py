@@ -293,7 +293,8 @@ def write_timm(folder: Path, n_classes: int = 2, **changes: object) -> nn.Module
     folder.mkdir()
     save_file(network.state_dict(), folder / "model.safetensors")
     form = {"mean": MEAN.tolist(), "std": STD.tolist(), "input_size": [3, PX, PX], "license": "apache-2.0"}
-    described = {"architecture": "resnet10t", "num_classes": n_classes, "pretrained_cfg": form}
+    arguments = {"num_classes": n_classes, "in_chans": 3, "global_pool": "avg"}
+    described = {"architecture": "resnet10t", "pretrained_cfg": form, "model_args": arguments}
     (folder / "config.json").write_text(json.dumps(described | {"label_names": NAMES[:n_classes]} | changes))
     return network
 
@@ -438,7 +439,7 @@ def test_two_descriptions_must_agree(tmp_path: Path) -> None:
 
 
 def test_networks_that_do_not_fit_their_description_are_refused(tmp_path: Path) -> None:
-    write_timm(tmp_path / "hub", num_classes=3, label_names=NAMES[:3])
+    write_timm(tmp_path / "hub", label_names=NAMES[:3])
     with pytest.raises(CheckpointIncompatibleError, match=r"fc\.weight"):
         import_model(tmp_path / "hub", tmp_path / "bundle", mpp=0.5)
     for model, said in (
