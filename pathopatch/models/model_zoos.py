@@ -192,7 +192,7 @@ class _Axis(_Lenient):
 
 
 class _File(_Lenient):
-    source: str
+    source: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     sha256: str | None = None
 
 
@@ -445,11 +445,12 @@ def _read_monai(folder: Path) -> _Found:
 
 def _monai_steps(path: Path) -> Iterator[_GainOffset]:
     """Yield gain and offset of each step by which a bundle's own inference scales pixels."""
-    preprocessing = _read_bounded(path, read_json).get("preprocessing")
-    for step in preprocessing["transforms"] if isinstance(preprocessing, dict) else [{}]:
+    for step in _read_bounded(path, read_json)["preprocessing"]["transforms"]:
         name = str(step.get("_target_")).rpartition(".")[2].removesuffix("d")
         if name == "ScaleIntensityRange":
             low, high, to_low, to_high = (float(step[key]) for key in ("a_min", "a_max", "b_min", "b_max"))
+            if step.get("clip") and (low, high) != (0, 255):
+                raise ValueError(f"{name} with clip")
             gain = (to_high - to_low) / (high - low)
             yield gain, to_low - low * gain
         elif name == "NormalizeIntensity" and not step.get("nonzero"):
@@ -536,8 +537,9 @@ def _moments(steps: Iterable[_GainOffset], channels: int, white: float, place: P
     """
     gain, offset = np.full(channels, white), np.zeros(channels)
     try:
-        for factor, shift in steps:
-            gain, offset = gain * factor, offset * factor + shift
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            for factor, shift in steps:
+                gain, offset = gain * factor, offset * factor + shift
         if not (gain.shape == offset.shape == (channels,) and np.isfinite([gain, offset]).all() and (gain > 0).all()):
             raise ValueError(f"gains {gain.tolist()} and offsets {offset.tolist()}")
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import timm
 import torch
 import yaml
+from made_slides import write_rgb_pyramid
 from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
@@ -417,6 +419,25 @@ def test_a_monai_bundle_scaled_by_the_patch_itself_is_refused(tmp_path: Path) ->
     write_monai(tmp_path / "monai", {"_target_": "ScaleIntensityd", "minv": 0, "maxv": 1})
     with pytest.raises(InputUnsupportedError, match="preprocessing by ScaleIntensity"):
         import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.5)
+    for content, said in (("{}", "preprocessing by 'preprocessing'"), ('{"preprocessing": "@p"}', "preprocessing by")):
+        (tmp_path / "monai" / "configs" / "inference.json").write_text(content)
+        with pytest.raises(InputUnsupportedError, match=said):
+            import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.5)
+
+
+@pytest.mark.slow
+def test_the_command_imports_predicts_and_names_the_licence(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_timm(tmp_path / "hub")
+    command = ("import", "model", tmp_path / "hub", "-o", tmp_path / "bundle")
+    assert typed(*command) == 1
+    assert "--mpp" in capsys.readouterr().err
+    assert typed(*command, "--mpp", "0.5") == 0
+    assert "licence: apache-2.0" in capsys.readouterr().err
+    image = np.random.default_rng(0).integers(60, 240, (3, 96, 96), dtype=np.uint8)
+    write_rgb_pyramid(tmp_path / "slide.tif", image, levels=1)
+    assert typed("predict", tmp_path / "slide.tif", "--model", tmp_path / "bundle", "-o", tmp_path / "out") == 0
 
 
 def test_a_scale_that_nothing_states_is_asked_for_by_its_option(tmp_path: Path) -> None:
