@@ -38,7 +38,7 @@ from pathopatch.core.files import read_json, refuse_links_outside
 from pathopatch.core.input_files import require_regular
 from pathopatch.core.version import __version__
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec, TorchScriptSpec, class_names
-from pathopatch.models.weights import file_sha256
+from pathopatch.models.weights import file_inside, file_sha256
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.joblib", "models/*.pt")
 _TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
@@ -227,6 +227,10 @@ class _Tolerance(_Lenient):
     relative_tolerance: float = Field(default=0.0, ge=0)
 
 
+class _Tolerances(_Lenient):
+    reproducibility_tolerance: tuple[_Tolerance, ...] = ()
+
+
 class _BioImageModel(_Lenient):
     """``rdf.yaml`` of a model, of format 0.5."""
 
@@ -242,7 +246,7 @@ class _BioImageModel(_Lenient):
 
 
 @dataclass(frozen=True)
-class TestTensors:
+class StatedAnswers:
     """Patches as a model's makers take them before any scaling, and the answers that they state."""
 
     patches: Path
@@ -276,7 +280,7 @@ class TestTensors:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Origin:
     """What the files of a model state: keys of `ModelDescription`, and how its network is built."""
 
     network: Path  # a file of TorchScript, ONNX, or safetensors of a network of timm
@@ -284,14 +288,14 @@ class _Found:
     stated: dict[str, Any]
     torchscript: dict[str, Any] | None = None  # further values of `TorchScriptSpec`
     timm: tuple[str, dict[str, Any]] | None = None  # architecture, and its arguments
-    test: TestTensors | None = None
+    test: StatedAnswers | None = None
 
 
 @dataclass(frozen=True)
 class ForeignModel:
     """A model of another program: the spec of its bundle, and its own network and classes."""
 
-    found: _Found
+    origin: _Origin
     spec: BundleSpec
     classes: tuple[str, ...]  # as the network's outputs
     chosen: tuple[int, ...]  # numbers of those that are the bundle's second class
@@ -315,18 +319,18 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
     CheckpointIncompatibleError
         Two descriptions contradict each other, or no class is known to be tumour.
     """
-    found = _found(source)
+    origin = _read_origin(source)
     if description is None and source.is_file() and source.with_suffix(".toml").is_file():
         description = source.with_suffix(".toml")
     stated = _read_bounded(description, read_toml) if description else {}
     stated |= {name: value for name, value in options.items() if value}
     if differing := [
-        f"{name} is {found.stated[name]} in its files, and {value} is stated"
+        f"{name} is {origin.stated[name]} in its files, and {value} is stated"
         for name, value in stated.items()
-        if name not in _MAKERS_OWN and value != found.stated.get(name, value)
+        if name not in _MAKERS_OWN and value != origin.stated.get(name, value)
     ]:
         raise CheckpointIncompatibleError("; ".join(differing), place=str(source), remedy="leave out what is wrong")
-    facts = {name: value for name, value in found.stated.items() if value} | stated
+    facts = {name: value for name, value in origin.stated.items() if value} | stated
     for one, other in (("patch_px", "input_px"), ("input_px", "patch_px")):
         if one not in facts and other in facts:
             facts[one] = facts[other]
@@ -340,21 +344,21 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
     needed = [name for name, about in ModelDescription.model_fields.items() if about.is_required()]
     if missing := [name for name in needed if name not in facts]:
         raise InputMissingError(f"nothing states {', '.join(missing)}", place=str(source), remedy=f"state it {remedy}")
-    return _described(found, parse(ModelDescription, facts, place=str(description or source)), place=str(source))
+    return _described(origin, parse(ModelDescription, facts, place=str(description or source)), place=str(source))
 
 
-def _described(found: _Found, described: ModelDescription, *, place: str) -> ForeignModel:
+def _described(origin: _Origin, described: ModelDescription, *, place: str) -> ForeignModel:
     """Return a model with the spec of its bundle."""
-    names, digest = described.classes, file_sha256(found.network)
+    names, digest = described.classes, file_sha256(origin.network)
     chosen = _chosen(names, described.tumor_classes, place)
     rest = " or ".join(name for number, name in enumerate(names) if number not in chosen)
     architecture, torchscript = ONNX_NETWORK, None
     timm_args: dict[str, Any] = {}
-    if found.torchscript is not None:
+    if origin.torchscript is not None:
         architecture = "torchscript"
-        torchscript = TorchScriptSpec(sha256=digest, class_names=names, chosen=chosen, **found.torchscript)
-    elif found.timm is not None and len(names) == 2:  # what makes two classes of others is a part of a graph
-        architecture, timm_args = found.timm
+        torchscript = TorchScriptSpec(sha256=digest, class_names=names, chosen=chosen, **origin.torchscript)
+    elif origin.timm is not None and len(names) == 2:  # what makes two classes of others is a part of a graph
+        architecture, timm_args = origin.timm
     taken = {"mpp", "patch_px", "input_px", "mean", "std", "channels", "dtype", "background"}
     spec = described.model_dump(include=taken) | {
         "package_version": __version__,
@@ -362,7 +366,7 @@ def _described(found: _Found, described: ModelDescription, *, place: str) -> For
         "timm_args": timm_args,
         "stride_px": described.patch_px,
         "class_names": (rest or class_names(2)[0], " or ".join(names[number] for number in chosen)),
-        "method": f"imported from {found.kind}",
+        "method": f"imported from {origin.kind}",
         "parameters": {
             **described.model_dump(include={"network", "made_by", "licence"}),
             "classes": ", ".join(names),
@@ -370,16 +374,16 @@ def _described(found: _Found, described: ModelDescription, *, place: str) -> For
         },
         "torchscript": torchscript,
     }
-    return ForeignModel(found, parse(BundleSpec, spec, place=place), names, chosen)
+    return ForeignModel(origin, parse(BundleSpec, spec, place=place), names, chosen)
 
 
-def _found(source: Path) -> _Found:
+def _read_origin(source: Path) -> _Origin:
     """Return what the files of a model state; its kind is known by their names."""
     require_regular(source)
     if source.suffix == ".onnx" and source.is_file():
-        return _Found(source, "ONNX", {"network": source.stem})
+        return _Origin(source, "ONNX", {"network": source.stem})
     if source.suffix in _TORCHSCRIPT and source.is_file():
-        return _Found(source, "TorchScript", {"network": source.stem}, torchscript={})
+        return _Origin(source, "TorchScript", {"network": source.stem}, torchscript={})
     if source.is_dir():
         refuse_links_outside(source)
         for files, read in _READERS.items():
@@ -399,7 +403,7 @@ def _found(source: Path) -> _Found:
     )
 
 
-def _read_wsinfer(folder: Path) -> _Found:
+def _read_wsinfer(folder: Path) -> _Origin:
     path = folder / "config.json"
     described = parse(_WsinferModel, _read_bounded(path, read_json), place=str(path))
     resize = next((step.arguments for step in described.transform if isinstance(step, _Resize)), None)
@@ -421,10 +425,10 @@ def _read_wsinfer(folder: Path) -> _Found:
         "resize_px": resize.sides[0] if resize else None,
         "interpolation": resize.interpolation if resize else _BILINEAR,
     }
-    return _Found(folder / "torchscript_model.pt", "wsinfer", stated, torchscript=resized)
+    return _Origin(folder / "torchscript_model.pt", "wsinfer", stated, torchscript=resized)
 
 
-def _read_monai(folder: Path) -> _Found:
+def _read_monai(folder: Path) -> _Origin:
     path, inference = (folder / "configs" / f"{name}.json" for name in ("metadata", "inference"))
     metadata = _read_bounded(path, read_json)
     form = parse(_MonaiFormat, metadata.get("network_data_format") or {}, place=str(path))
@@ -440,7 +444,7 @@ def _read_monai(folder: Path) -> _Found:
     # The value range of metadata.json is that of the slides in some bundles, and of the network's input in others.
     if inference.is_file():
         stated |= _moments(_monai_steps(inference), image.num_channels, 255.0, inference)
-    return _Found(folder / "models" / "model.ts", "MONAI", stated, torchscript={})
+    return _Origin(folder / "models" / "model.ts", "MONAI", stated, torchscript={})
 
 
 def _monai_steps(path: Path) -> Iterator[_GainOffset]:
@@ -460,7 +464,7 @@ def _monai_steps(path: Path) -> Iterator[_GainOffset]:
             raise ValueError(name)
 
 
-def _read_bioimage(folder: Path) -> _Found:
+def _read_bioimage(folder: Path) -> _Origin:
     path = folder / "rdf.yaml"
     described = parse(_BioImageModel, _read_bounded(path, _read_yaml), place=str(path))
     (image,), (answer,) = described.inputs, described.outputs
@@ -487,11 +491,10 @@ def _read_bioimage(folder: Path) -> _Found:
         "classes": classes,
         **_moments(_bioimage_steps(image.preprocessing), len(channel.channel_names), white, path),
     }
-    own = (described.config.get("bioimageio") or {}).get("reproducibility_tolerance") or [{}]
-    tolerance = parse(_Tolerance, own[0], place=str(path))
+    own = parse(_Tolerances, described.config.get("bioimageio") or {}, place=str(path)).reproducibility_tolerance
     patches, answers = (_inside(folder, tensor.test_tensor) for tensor in (image, answer))
-    test = TestTensors(patches, answers, white, "".join(ends), tolerance)
-    return _Found(_inside(folder, described.weights.onnx), "the BioImage Model Zoo", stated, test=test)
+    test = StatedAnswers(patches, answers, white, "".join(ends), own[0] if own else _Tolerance())
+    return _Origin(_inside(folder, described.weights.onnx), "the BioImage Model Zoo", stated, test=test)
 
 
 def _bioimage_steps(steps: Sequence[_Step]) -> Iterator[_GainOffset]:
@@ -506,7 +509,7 @@ def _bioimage_steps(steps: Sequence[_Step]) -> Iterator[_GainOffset]:
             raise ValueError(step.id)
 
 
-def _read_timm(folder: Path) -> _Found:
+def _read_timm(folder: Path) -> _Origin:
     path = folder / "config.json"
     described = parse(_TimmModel, _read_bounded(path, read_json), place=str(path))
     form, names = described.pretrained_cfg, described.label_names
@@ -519,10 +522,10 @@ def _read_timm(folder: Path) -> _Found:
         "channels": ["R", "G", "B"],
         "classes": list(names) if isinstance(names, tuple) else None,
     }
-    return _Found(folder / "model.safetensors", "timm", stated, timm=(described.architecture, described.model_args))
+    return _Origin(folder / "model.safetensors", "timm", stated, timm=(described.architecture, described.model_args))
 
 
-_READERS: dict[tuple[str, ...], Callable[[Path], _Found]] = {
+_READERS: dict[tuple[str, ...], Callable[[Path], _Origin]] = {
     ("config.json", "torchscript_model.pt"): _read_wsinfer,
     ("configs/metadata.json", "models/model.ts"): _read_monai,
     ("rdf.yaml",): _read_bioimage,
@@ -571,16 +574,7 @@ def _first_line(path: Path) -> str:
 
 def _inside(folder: Path, file: _File) -> Path:
     """Return a file of a model, which must lie in its folder and have the content that is stated."""
-    path = folder / file.source
-    if Path(file.source).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise CheckpointUnsafeError(
-            f"it takes {file.source!r}, which is outside the folder; nothing was read",
-            place=str(folder),
-            remedy="get the model with all its files in one folder",
-        )
-    require_regular(path)
-    if not path.is_file():
-        raise InputMissingError(f"no file {file.source}", place=str(folder), remedy=_AGAIN)
+    path = file_inside(folder, file.source)
     if file.sha256 is not None and file_sha256(path) != file.sha256:
         raise InputCorruptError("not the file that rdf.yaml names", place=str(path), remedy="fetch it again")
     return path

@@ -33,7 +33,6 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     PathopatchError,
 )
-from pathopatch.core.input_files import require_regular
 from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models import networks
 from pathopatch.models.runtime import patches_per_pass, probe_patches, require_function
@@ -41,7 +40,7 @@ from pathopatch.models.runtime.openvino_runtime import FixedBatch, OpenVINORunti
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, OnnxGraph
 from pathopatch.models.torchscript_archive import are_probabilities
-from pathopatch.models.weights import file_sha256, tensor_places
+from pathopatch.models.weights import file_inside, file_sha256, tensor_places
 
 if TYPE_CHECKING:
     import onnx
@@ -266,15 +265,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         model = onnx.load_from_string(content)
         for tensor in filter(external_data_helper.uses_external_data, model.graph.initializer):
             stored = external_data_helper.ExternalDataInfo(tensor)
-            file = folder / stored.location
-            if Path(stored.location).is_absolute() or not file.resolve().is_relative_to(folder):
-                raise CheckpointUnsafeError(
-                    f"it takes weights from {stored.location!r}, outside its folder; nothing was read",
-                    place=str(path),
-                    remedy="store the network with its weights in one folder",
-                )
-            require_regular(file)
-            size += stored.length or file.stat().st_size
+            file = file_inside(folder, stored.location)
+            size += max(stored.length or 0, 0) or file.stat().st_size
         if size > _MOST_BYTES:
             raise InputTooLargeError(
                 f"{size} bytes, {_MOST_BYTES} at most", place=str(path), remedy="use a smaller network"

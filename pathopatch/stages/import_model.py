@@ -32,7 +32,7 @@ def import_model(source: Path, bundle: Path, *, force: bool = False, **stated: A
     model = read_model(source, **stated)
     spec, network, archive = model.spec, None, None
     if spec.torchscript is not None:
-        archive = model.found.network
+        archive = model.origin.network
         kind = {"gives_probabilities": gives_probabilities(archive, spec)}
         spec = spec.model_copy(update={"torchscript": spec.torchscript.model_copy(update=kind)})
     if not _is_there(bundle, spec, force=force):
@@ -51,21 +51,21 @@ def _open_network(model: ForeignModel) -> nn.Module | ImportedGraph:
     from pathopatch.models.onnx_graph import OUTPUT, ImportedGraph, export_program, read_onnx
     from pathopatch.models.spec import ONNX_NETWORK
 
-    found, spec, n_classes = model.found, model.spec, len(model.classes)
-    if found.timm is None:
-        graph = read_onnx(found.network)
+    origin, spec, n_classes = model.origin, model.spec, len(model.classes)
+    if origin.timm is None:
+        graph = read_onnx(origin.network)
     else:
-        form = {"n_classes": n_classes, "input_px": spec.input_px, "timm_args": found.timm[1]}
-        _, shapes = read_header(found.network)
-        network = filled_network(found.timm[0], len(spec.channels), found.network, shapes, **form).eval()
+        form = {"n_classes": n_classes, "input_px": spec.input_px, "timm_args": origin.timm[1]}
+        _, shapes = read_header(origin.network)
+        network = filled_network(origin.timm[0], len(spec.channels), origin.network, shapes, **form).eval()
         if spec.architecture != ONNX_NETWORK:
             if model.chosen == (0,):
                 swap_classes(network)
             return network
         graph = export_program(network, torch.zeros(2, *spec.input_shape), OUTPUT)
-    imported = ImportedGraph(graph, spec, n_classes=n_classes, chosen=model.chosen, place=found.network)
-    if found.test is not None:
-        found.test.check(imported.outputs, spec)
+    imported = ImportedGraph(graph, spec, n_classes=n_classes, chosen=model.chosen, place=origin.network)
+    if origin.test is not None:
+        origin.test.check(imported.outputs, spec)
     return imported
 
 

@@ -385,7 +385,7 @@ def test_files_outside_a_folder_are_refused(tmp_path: Path) -> None:
     (folder / "weights.onnx").unlink()
     for source in ("../weights.onnx", str(tmp_path / "weights.onnx")):
         (folder / "rdf.yaml").write_text(yaml.safe_dump(BIOIMAGE | {"weights": {"onnx": {"source": source}}}))
-        with pytest.raises(CheckpointUnsafeError, match="outside the folder"):
+        with pytest.raises(CheckpointUnsafeError, match="outside its folder"):
             import_model(folder, tmp_path / "bundle")
 
 
