@@ -86,12 +86,27 @@ def export_qupath(out: Predictions, folder: QupathFolder = None, quiet: Quiet = 
     print(written.path)
 
 
-def import_wsinfer(
-    folder: Annotated[Path, typer.Argument(help="Folder with config.json and torchscript_model.pt.", metavar="FOLDER")],
+def import_model(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a model of wsinfer, MONAI, BioImage Model Zoo or timm; or a file of ONNX or TorchScript.",
+            metavar="FOLDER_OR_FILE",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model bundle to write.")],
     tumor_class: Annotated[
         list[str] | None,
         typer.Option(help="Class that counts as tumour; repeat for several. Default: the one whose name says so."),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Scale of the model's patches, um/px, where its files do not state it.")
+    ] = None,
+    description: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with what the model's files do not state. Default: the network's name, but .toml."
+        ),
     ] = None,
     made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
     timeout: Annotated[
@@ -100,17 +115,27 @@ def import_wsinfer(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Make a model for wsinfer a bundle, to predict with it and to measure whether it relies on tissue area."""
+    """Make a model of another program a bundle, to predict with it and to ask whether it relies on tissue area."""
     from pathopatch.stages import import_model
 
     spec, probability = import_model.import_limited(
-        folder, out, limit_s=timeout, tumor_classes=tumor_class or (), made_by=made_by, force=force
+        source,
+        out,
+        limit_s=timeout,
+        description=description,
+        mpp=mpp,
+        tumor_classes=tumor_class or (),
+        made_by=made_by,
+        force=force,
     )
     if not quiet:
         say(f"counted as tumour: {spec.class_names[1]}; as the rest: {spec.class_names[0]}")
         if spec.torchscript and spec.torchscript.gives_probabilities:
-            say("the network gives probabilities, which are taken as they are; wsinfer would take them for logits")
-        say(f"blank glass (a patch of grey value 240) has a probability of {probability:.3f} of {spec.class_names[1]}")
+            say("the network gives probabilities, which are taken as they are")
+        say(f"licence: {spec.parameters['licence']}")
+        if spec.background == "bright":
+            grey = "blank glass (a patch of grey value 240)"
+            say(f"{grey} has a probability of {probability:.3f} of {spec.class_names[1]}")
         if spec.onnx is None:
             say("the network cannot be written as ONNX: torch runs it")
     print(out)

@@ -81,7 +81,8 @@ for command in _EXPORTS:
 app.add_typer(exports, name="export", rich_help_panel="Review and export")
 
 imports = typer.Typer(help="Take over models from other programs' formats.", no_args_is_help=True)
-imports.command("wsinfer")(exporting.import_wsinfer)
+imports.command("model")(exporting.import_model)
+imports.command("wsinfer", help="Another name of `import model`, for a model for wsinfer.")(exporting.import_model)
 app.add_typer(imports, name="import", rich_help_panel="Review and export")
 
 

@@ -37,11 +37,13 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_bytes, write_json
 from pathopatch.models.card import front_matter, model_card
-from pathopatch.models.spec import BUNDLE_VERSION, AreaReliance, BundleSpec, OnnxGraph, joint_spec
+from pathopatch.models.spec import BUNDLE_VERSION, ONNX_NETWORK, AreaReliance, BundleSpec, OnnxGraph, joint_spec
 from pathopatch.models.weights import file_fingerprint, require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from pathopatch.models.onnx_graph import ImportedGraph
 
 WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "config.json", "model.onnx", "README.md"
 OLD_SPEC = "model.json"
@@ -65,18 +67,21 @@ _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec, *, archive: Path | None = None) -> None:
+def save_bundle(
+    folder: Path, network: nn.Module | ImportedGraph, spec: BundleSpec, *, archive: Path | None = None
+) -> None:
     """Write a bundle as a whole. Equal models give equal bytes.
 
     It has weights, graph, spec, model card, and answers by which `verify_bundle` finds changes. An earlier bundle is
     replaced; on a full disk (`DiskFullError`) it is untouched. `network` is as `build_network` made it for
-    ``spec.architecture``, or as `open_archive` opened `archive` by the spec.
+    ``spec.architecture``, or as `open_archive` opened `archive` by the spec. An `ImportedGraph` raises
+    InputUnsupportedError if its graph cannot be run, since nothing else runs it.
     """
     import torch
 
     from pathopatch.models.onnx_graph import write_graph
     from pathopatch.models.runtime.torch_runtime import TorchRuntime
-    from pathopatch.models.verify import write_check
+    from pathopatch.models.verify import rewrite_check, write_check
 
     spec = spec.model_copy(update={"onnx": None})
     # Contiguous and in one memory format, so that equal models give equal bytes.
@@ -90,17 +95,24 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec, *, archive: 
         write_tensors(temporary / WEIGHTS, tensors, header)
         if archive is not None:
             shutil.copyfile(archive, temporary / ARCHIVE)
+        if spec.is_imported:
             require_finite(temporary / WEIGHTS)  # training sees to that for its own networks
         # torch alone runs a network that ONNX cannot hold, or that was trained without the packages that write ONNX.
         # NumPy runs a head on features.
-        with suppress(InputUnsupportedError, ImportError):
+        optional: tuple[type[Exception], ...] = (
+            () if spec.architecture == ONNX_NETWORK else (InputUnsupportedError, ImportError)
+        )
+        with suppress(*optional):
             graph = None if spec.encoder else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
             spec = spec.model_copy(update={"onnx": graph})
         _write_spec(temporary, spec, _timm_settings(spec, network))
-        write_check(temporary, spec, TorchRuntime(network))
+        if isinstance(network, torch.nn.Module):
+            write_check(temporary, spec, TorchRuntime(network))
+        else:
+            rewrite_check(temporary)
 
 
-def _timm_settings(spec: BundleSpec, network: nn.Module) -> dict[str, Any]:
+def _timm_settings(spec: BundleSpec, network: nn.Module | ImportedGraph) -> dict[str, Any]:
     """Return what timm reads of ``config.json``; empty where it would not build the same network from it."""
     known: Any = getattr(network, "pretrained_cfg", None)
     if known is None or any(name.endswith("_layer") for name in spec.timm_args):
@@ -240,7 +252,7 @@ def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise InputMissingError(f"no {WEIGHTS}", place=str(folder), remedy="give the folder of a model bundle")
-    header, shapes = _read_header(weights)
+    header, shapes = read_header(weights)
     stated = spec.contract()
     try:
         trained = BundleSpec.model_validate(header).contract()  # settings newer than the weights take their defaults
@@ -284,7 +296,7 @@ def _check_graph(path: Path, spec: BundleSpec, stated: OnnxGraph) -> None:
         )
 
 
-def _read_header(weights: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+def read_header(weights: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """Return the contract that the header of a bundle's weights repeats, and the shape of each tensor by its name."""
     try:
         str(weights).encode()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pathopatch.models.interior import CROPS, FULL, rim_px
-from pathopatch.models.spec import AreaReliance, BundleSpec
+from pathopatch.models.spec import ONNX_NETWORK, AreaReliance, BundleSpec
 from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 _CARD = """# Patch classifier: {spec.method}
@@ -48,15 +48,14 @@ cut as in its training. Features of another encoder of the same length give mean
 _LIMITS = """The model was not trained on other channels, stains, scanners or scales than those above. In its training
 data, the tissue share predicts the label; the evaluation's shortcut audit measures how far the model still relies on
 it."""
-_IMPORTED = """The model was made elsewhere, by: {made_by}. pathopatch knows neither its training data nor its accuracy.
-`pathopatch evaluate WORK --model BUNDLE` measures whether it relies on the tissue area, and whether it calls blank
-glass {second}.
+_IMPORTED = """The model was made elsewhere, by: {made_by}. Its licence: {licence}.
+pathopatch knows neither its training data nor its accuracy. `pathopatch evaluate WORK --model BUNDLE` measures whether
+it relies on the tissue area, and whether it calls blank glass {second}.
 
-Of its classes ({classes}) these count as {second}: {chosen}. A patch counts as {second} if its probability exceeds one
-half; other programs mark the class of the largest probability.
-
-Its network is TorchScript, a program of its makers: `model.torchscript`. Programs that read or write files are refused.
-OpenVINO runs `model.onnx`, which can do neither."""
+Of its classes ({classes}) these count as tumour: {second}. A patch counts as {second} if its probability exceeds one
+half; other programs mark the class of the largest probability."""
+_TORCHSCRIPT = """Its network is TorchScript, a program of its makers: `model.torchscript`. Programs that read or
+write files are refused. OpenVINO runs `model.onnx`, which can do neither."""
 _VERDICTS = {
     "relies": "it relies on it",
     "not shown": "no reliance shown",
@@ -85,6 +84,8 @@ _FINGERPRINTS = ("groups", "patches", "config")
 def model_card(spec: BundleSpec) -> str:
     """Return the model card in Markdown; values that the bundle lacks are stated to be unknown."""
     runtimes = "torch alone: there is no model.onnx" if spec.onnx is None else "OpenVINO (model.onnx) or torch"
+    if spec.architecture == ONNX_NETWORK:
+        runtimes = "OpenVINO alone, by model.onnx"
     if spec.encoder is not None:
         runtimes = "NumPy or torch"
     return _CARD.format(
@@ -111,9 +112,12 @@ def front_matter(spec: BundleSpec, *, library: str) -> str:
         for name, words in _MEASURES
         if measured.get(name) is not None and math.isfinite(measured[name])
     ]
+    licence = {"license": "unknown"}  # the Hub's word for one that nobody has stated
+    if spec.is_imported and (stated := spec.parameters.get("licence")):
+        licence = {"license": "other", "license_name": stated}
     fields: dict[str, Any] = {
         "library_name": library,
-        "license": "unknown",  # the Hub's word for one that nobody has stated
+        **licence,
         "pipeline_tag": "image-classification",
         "tags": ["pathology", "histology", "pathopatch"],
     }
@@ -194,14 +198,11 @@ def _inputs_text(spec: BundleSpec) -> str:
 
 def _imported(spec: BundleSpec) -> str:
     """Return the limits of a model that was imported; empty for one that was trained here."""
-    if spec.torchscript is None:
+    if not spec.is_imported:
         return ""
-    return _IMPORTED.format(
-        made_by=spec.parameters.get("made_by", _UNKNOWN),
-        classes=", ".join(spec.torchscript.class_names),
-        chosen=" and ".join(spec.torchscript.class_names[number] for number in spec.torchscript.chosen),
-        second=spec.class_names[1],
-    )
+    facts = {name: spec.parameters.get(name, _UNKNOWN) for name in ("made_by", "licence", "classes")}
+    text = _IMPORTED.format(**facts, second=spec.class_names[1])
+    return f"{text}\n\n{_TORCHSCRIPT}" if spec.torchscript else text
 
 
 def crop_text(spec: BundleSpec) -> str:

@@ -28,7 +28,7 @@ from pathopatch.models.bundle import (
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime import NumPyRuntime, Precision, Runtime, head_shapes, probe_patches
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
 from pathopatch.models.weights import file_sha256, require_finite
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
             place="[predict] runtime",
             remedy=f"write it: {INTO_BUNDLE}; or use the runtime torch",
         )
+    if runtime == "auto" and device == "auto" and spec.architecture == ONNX_NETWORK:
+        return True
     if runtime == "auto" and device == "auto" and has_cuda_driver():
         # An installation for prediction has no torch, and uses the processor.
         with suppress(ModuleNotFoundError):
@@ -261,17 +263,30 @@ def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]
                 remedy="copy the bundle again, or import the model again",
             )
         return open_archive(folder / ARCHIVE, spec, device=pick_device(device))
+    if spec.architecture == ONNX_NETWORK:
+        raise InputUnsupportedError(
+            "the network is an ONNX graph, which OpenVINO alone runs",
+            place=str(folder),
+            remedy="predict with the runtime 'auto' or 'openvino' of [predict], on a processor",
+        )
+    return filled_network(spec.architecture, len(spec.mean), folder / WEIGHTS, shapes, **spec.form)
+
+
+def filled_network(
+    architecture: str, channels: int, weights: Path, shapes: Mapping[str, tuple[int, ...]], **form: Any
+) -> nn.Module:
+    """Return a network of `build_network` with all weights of a safetensors file, whose shapes were read before."""
     from safetensors.torch import load_file
 
     from pathopatch.models.networks import build_network, network_shapes
 
     try:
-        # A small bundle may name a network of billions of weights: nothing is allocated for one that does not fit.
-        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.mean), **spec.form))
-        network = build_network(spec.architecture, len(spec.mean), **spec.form)
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        # A small file may name a network of billions of weights: nothing is allocated for one that does not fit.
+        _refuse_other_shapes(shapes, network_shapes(architecture, channels, **form))
+        network = build_network(architecture, channels, **form)
+        network.load_state_dict(load_file(weights))
     except _NETWORK_ERRORS as error:
-        raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
+        raise incompatible(f"the weights are not those of {architecture!r}: {error}", weights.parent) from error
     return network
 
 

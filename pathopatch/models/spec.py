@@ -35,6 +35,8 @@ _ADJUSTABLE = {  # may change after training without making the weights wrong
     "decision_threshold", "decision_chosen_for", "temperature", "group_metrics", "data", "training",
     "parameters", "package_version", "min_tissue", "min_scanned", "seen", "onnx", "area_reliance",
 }  # fmt: skip
+ONNX_NETWORK = "onnx"
+"""Architecture of a network that came as ONNX: ``model.onnx`` is all that is known of it."""
 _LIKE = 0.02  # share by which um/px of a slide may differ from those of an audit
 # Bounds of what a bundle may claim, since it may come from a stranger: far beyond any microscope and any of timm's.
 _MOST_CHANNELS, _MOST_CLASSES = 1024, 1000
@@ -248,6 +250,11 @@ class BundleSpec(Config):
             "is_masked": self.mask == "normalise",
             "timm_args": self.timm_args,
         }
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another program made the model."""
+        return "made_by" in self.parameters
 
     @property
     def decision_probability(self) -> float | None:

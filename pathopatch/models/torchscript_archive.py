@@ -76,7 +76,7 @@ class TorchScriptNetwork(nn.Module):
         """
         if self.is_resized:
             x = self.resize @ x @ self.resize.T
-        logits = self.program(x)  # (N, K)
+        logits = self.program(x).flatten(1)  # (N, K); some networks give (N, K, 1, 1)
         if self.gives_probabilities:
             logits = _logits_of(logits)
         if not self.rest:
@@ -110,7 +110,7 @@ def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = 
     """
     assert spec.torchscript is not None
     program = load_program(path, device or torch.device("cpu"))
-    network = TorchScriptNetwork(program, spec.torchscript, spec.patch_px).eval().requires_grad_(False)
+    network = TorchScriptNetwork(program, spec.torchscript, spec.input_px).eval().requires_grad_(False)
     _outputs(program.eval(), spec, path, device)
     return network.to(device) if device else network
 
@@ -122,18 +122,21 @@ def gives_probabilities(path: Path, spec: BundleSpec) -> bool:
     where the program ends in a sigmoid. CheckpointIncompatibleError if each of several classes has a sigmoid.
     """
     program = load_program(path, torch.device("cpu")).eval()
-    outputs = _outputs(program, spec, path)
     # One of several ends is enough: some networks have another in training.
-    ends_in_sigmoid = "aten::sigmoid" in _last_operators(program.inlined_graph) and bool(
-        ((outputs >= 0) & (outputs <= 1)).all()
-    )
+    ends_in_sigmoid = "aten::sigmoid" in _last_operators(program.inlined_graph)
+    return are_probabilities(_outputs(program, spec, path), path, ends_in_sigmoid=ends_in_sigmoid)
+
+
+def are_probabilities(outputs: NDArray[np.float32], path: Path, *, ends_in_sigmoid: bool) -> bool:
+    """Return whether outputs (N, K) of a network are probabilities; errors as of `gives_probabilities`."""
+    ends_in_sigmoid = ends_in_sigmoid and bool(((outputs >= 0) & (outputs <= 1)).all())
     if outputs.shape[1] == 1:
         return ends_in_sigmoid
     if (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
         return True
     if ends_in_sigmoid:
         raise CheckpointIncompatibleError(
-            "it ends in a sigmoid: each class has a probability of its own, and wsinfer's classes exclude each other",
+            "it ends in a sigmoid: each class has a probability of its own, and a bundle's classes exclude each other",
             place=str(path),
             remedy="export the network without the sigmoid if they do, or with one class",
         )
@@ -182,7 +185,7 @@ def _check_file(path: Path) -> None:
     require_regular(path)
     if not path.is_file():
         raise InputMissingError(
-            f"no file {path.name}", place=str(path), remedy="give the folder of a model for wsinfer, or copy it again"
+            f"no file {path.name}", place=str(path), remedy="give the folder of a model, or copy it again"
         )
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
@@ -250,14 +253,15 @@ def _outputs(
     """Return a program's outputs (N, K) of a probe, which must be as many as its classes."""
     assert spec.torchscript is not None
     n_classes = len(spec.torchscript.class_names)
-    side = spec.torchscript.resize_px or spec.patch_px
+    side = spec.torchscript.resize_px or spec.input_px
     probe = program_outputs(
         program,
         (len(spec.channels), side, side),
         place=path,
-        remedy="compare patch_size_pixels and Resize with what the network takes",
+        remedy="compare the size that the description states with what the network takes",
         device=device,
     )
+    probe = probe.reshape(len(probe), -1) if probe.ndim > 1 else probe
     if probe.shape[1:] != (n_classes,):
         raise CheckpointIncompatibleError(
             f"its output for a patch is {probe.shape[1:]}, {(n_classes,)} is due",

@@ -32,11 +32,11 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 from pathopatch.core.files import read_json, write_json
-from pathopatch.models.bundle import BLOCK, GRAPH, WEIGHTS, bundle_config, checked_bundle, stated_spec
+from pathopatch.models.bundle import BLOCK, GRAPH, WEIGHTS, bundle_config, checked_bundle, read_spec, stated_spec
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime import Precision, Runtime
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
 from pathopatch.models.weights import file_fingerprint, file_sha256
 
 CHECK = "check.json"
@@ -250,8 +250,9 @@ def update_check(folder: Path, before: str) -> None:
 
 
 def rewrite_check(folder: Path) -> Path:
-    """Take the answers that a bundle gives now, by torch, as those to compare with; return the file."""
-    model = load_model(folder, device="cpu", precision="float32", runtime="torch")
+    """Take the answers that a bundle gives now, by torch if that runs it, as those to compare with."""
+    runtime = "openvino" if read_spec(folder).architecture == ONNX_NETWORK else "torch"
+    model = load_model(folder, device="cpu", precision="float32", runtime=runtime)
     write_check(folder, model.spec, model.runtime)
     return folder / CHECK
 
@@ -322,7 +323,8 @@ def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
 
 def _programs(spec: BundleSpec, chosen: str | None) -> list[str]:
     """Return the installed programs that can run a bundle, or the chosen one."""
-    able = ["torch", *(["numpy"] if spec.encoder else ["openvino", "onnxruntime"] if spec.onnx else [])]
+    able = ["numpy"] if spec.encoder else ["openvino", "onnxruntime"] if spec.onnx else []
+    able += [] if spec.architecture == ONNX_NETWORK else ["torch"]
     installed = [name for name in able if find_spec(name) is not None and chosen in (None, name)]
     if not installed:
         raise InputUnsupportedError(

@@ -53,6 +53,21 @@ def file_fingerprint(weights: Path) -> str:
     return weights_fingerprint(tensors())
 
 
+def file_inside(folder: Path, name: str) -> Path:
+    """Return a file that a model names, which must lie in its folder, links included; CheckpointUnsafeError."""
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointUnsafeError(
+            f"it takes {name!r}, which is outside its folder; nothing was read",
+            place=str(folder),
+            remedy="get the model with all its files in one folder",
+        )
+    require_regular(path)
+    if not path.is_file():
+        raise InputMissingError(f"no file {name}", place=str(folder), remedy="get the model's folder again")
+    return path
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a whole file."""
     with path.open("rb") as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,47 +11,75 @@ from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.stages.batch.run import run_limited
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from pathopatch.models.model_zoos import ForeignModel
+    from pathopatch.models.onnx_graph import ImportedGraph
     from pathopatch.models.spec import BundleSpec
 
 _GLASS = 240 / 255  # of scans of H&E, whose white is 235 to 245
 
 
-def import_wsinfer(
-    folder: Path,
-    bundle: Path,
-    *,
-    tumor_classes: Sequence[str] = (),
-    made_by: str = "",
-    force: bool = False,
-) -> BundleSpec:
-    """Write the model of a folder for wsinfer as a bundle, unless it is there, and return its spec.
+def import_model(source: Path, bundle: Path, *, force: bool = False, **stated: Any) -> BundleSpec:
+    """Write the model of another program as a bundle, unless it is there, and return its spec.
 
-    `tumor_classes` and `made_by` are those of `read_wsinfer`. `force` replaces a bundle of another model.
+    `stated` are the description and the options of `read_model`. `force` replaces a bundle of another model.
     """
     from pathopatch.models.bundle import read_spec, save_bundle
+    from pathopatch.models.model_zoos import read_model
     from pathopatch.models.torchscript_archive import gives_probabilities, open_archive
-    from pathopatch.models.wsinfer import NETWORK, read_wsinfer
 
-    spec = read_wsinfer(folder, tumor_classes=tumor_classes, made_by=made_by)
-    assert spec.torchscript is not None
-    kind = {"gives_probabilities": gives_probabilities(folder / NETWORK, spec)}
-    spec = spec.model_copy(update={"torchscript": spec.torchscript.model_copy(update=kind)})
+    model = read_model(source, **stated)
+    spec, network, archive = model.spec, None, None
+    if spec.torchscript is not None:
+        archive = model.origin.network
+        kind = {"gives_probabilities": gives_probabilities(archive, spec)}
+        spec = spec.model_copy(update={"torchscript": spec.torchscript.model_copy(update=kind)})
     if not _is_there(bundle, spec, force=force):
-        save_bundle(bundle, open_archive(folder / NETWORK, spec), spec, archive=folder / NETWORK)
+        network = open_archive(archive, spec) if archive else _open_network(model)
+        save_bundle(bundle, network, spec, archive=archive)
     return read_spec(bundle)
+
+
+def _open_network(model: ForeignModel) -> nn.Module | ImportedGraph:
+    """Return the network of a model that is no TorchScript, and compare its answers with those that are stated."""
+    import torch
+
+    from pathopatch.models.bundle import read_header
+    from pathopatch.models.loading import filled_network
+    from pathopatch.models.networks import swap_classes
+    from pathopatch.models.onnx_graph import OUTPUT, ImportedGraph, export_program, read_onnx
+    from pathopatch.models.spec import ONNX_NETWORK
+
+    origin, spec, n_classes = model.origin, model.spec, len(model.classes)
+    if origin.timm is None:
+        graph = read_onnx(origin.network)
+    else:
+        form = {"n_classes": n_classes, "input_px": spec.input_px, "timm_args": origin.timm[1]}
+        _, shapes = read_header(origin.network)
+        network = filled_network(origin.timm[0], len(spec.channels), origin.network, shapes, **form).eval()
+        if spec.architecture != ONNX_NETWORK:
+            if model.chosen == (0,):
+                swap_classes(network)
+            return network
+        graph = export_program(network, torch.zeros(2, *spec.input_shape), OUTPUT)
+    imported = ImportedGraph(graph, spec, n_classes=n_classes, chosen=model.chosen, place=origin.network)
+    if origin.test is not None:
+        origin.test.check(imported.outputs, spec)
+    return imported
 
 
 def import_limited(folder: Path, bundle: Path, *, limit_s: float | None, **options: Any) -> tuple[BundleSpec, float]:
     """Import a model in a process of its own; return its spec, and its probability of blank glass.
 
-    A program that does not end is ended after `limit_s` seconds, with SlideTimeoutError; else as `import_wsinfer`.
+    A program that does not end is ended after `limit_s` seconds, with SlideTimeoutError; else as `import_model`.
     """
     work = partial(_import_and_try, folder, bundle, **options)
     return run_limited(work, place=str(folder), what="to read and try the network", limit_s=limit_s)
 
 
 def _import_and_try(folder: Path, bundle: Path, **options: Any) -> tuple[BundleSpec, float]:
-    return import_wsinfer(folder, bundle, **options), glass_probability(bundle)
+    return import_model(folder, bundle, **options), glass_probability(bundle)
 
 
 def glass_probability(bundle: Path) -> float:

@@ -83,7 +83,7 @@ RAISED_BY = {
     "models/loading.py": ["evaluate", "predict"],
     "models/runtime/": ["evaluate", "predict", "train", "tune"],
     "models/verify.py": ["verify"],
-    "models/wsinfer.py": ["import wsinfer"],
+    "models/model_zoos.py": ["import model"],
     "patches/describe.py": ["info"],
     "patches/import_list.py": ["tile"],
     "patches/patch_import.py": ["tile"],

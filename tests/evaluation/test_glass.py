@@ -82,12 +82,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundles(work: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model that calls glass tumour, and one that calls tissue tumour."""
-    from pathopatch.stages.import_model import import_wsinfer
+    from pathopatch.stages.import_model import import_model
 
     folder = tmp_path_factory.mktemp("models")
     signs = {"likes-glass": 1.0, "likes-tissue": -1.0}
     for name, sign in signs.items():
-        import_wsinfer(write_wsinfer(folder / f"{name}-zoo", sign), folder / name)
+        import_model(write_wsinfer(folder / f"{name}-zoo", sign), folder / name)
     return {name: folder / name for name in signs}
 
 

@@ -31,7 +31,7 @@ from pathopatch.models.bundle import read_spec
 from pathopatch.models.export import export_model
 from pathopatch.models.loading import load_model
 from pathopatch.models.torchscript_archive import pillow_weights
-from pathopatch.stages.import_model import glass_probability, import_limited, import_wsinfer
+from pathopatch.stages.import_model import glass_probability, import_limited, import_model
 
 CONFIG = {
     "spec_version": "1.0",
@@ -138,7 +138,7 @@ def our_probability(bundle: Path, patches: np.ndarray, *, runtime: str = "auto")
 def test_an_exported_bundle_imported_again_has_the_same_logits(tmp_path: Path) -> None:
     bundle = write_model(tmp_path / "model")
     export_model(bundle, tmp_path / "wsinfer", kind="wsinfer")
-    spec = import_wsinfer(tmp_path / "wsinfer", tmp_path / "again", tumor_classes=["tumour"])
+    spec = import_model(tmp_path / "wsinfer", tmp_path / "again", tumor_classes=["tumour"])
     original = read_spec(bundle)
     assert (spec.patch_px, spec.mpp, spec.mean, spec.class_names) == (
         original.patch_px, original.mpp, original.mean, original.class_names,
@@ -155,7 +155,7 @@ def test_an_exported_bundle_imported_again_has_the_same_logits(tmp_path: Path) -
 def test_a_resnet_gives_wsinfers_probabilities_in_both_runtimes(tmp_path: Path, form: str) -> None:
     torch.manual_seed(0)
     folder = write_folder(tmp_path / "zoo", resnet18(num_classes=2).eval(), form=form)
-    spec = import_wsinfer(folder, tmp_path / "bundle")
+    spec = import_model(folder, tmp_path / "bundle")
     assert spec.onnx is not None
     expected = wsinfers_output(folder, images())[:, 1]
     assert np.ptp(expected) > 0.01
@@ -167,7 +167,7 @@ def test_a_resnet_gives_wsinfers_probabilities_in_both_runtimes(tmp_path: Path, 
 
 
 def test_a_bundle_holds_frozen_weights_once_beside_the_archive(tmp_path: Path) -> None:
-    import_wsinfer(write_folder(tmp_path / "zoo", tiny(), form="frozen"), tmp_path / "bundle")
+    import_model(write_folder(tmp_path / "zoo", tiny(), form="frozen"), tmp_path / "bundle")
     weights = sum(value.numel() for value in tiny().state_dict().values()) * 4
     assert (tmp_path / "bundle" / "model.safetensors").stat().st_size > weights
     assert b"model.safetensors" in (tmp_path / "bundle" / "model.onnx").read_bytes()
@@ -186,14 +186,14 @@ def test_resizing_is_pillows_as_a_matrix(interpolation: int, side: int) -> None:
 def test_patches_are_resized_by_the_filter_that_the_model_names(tmp_path: Path, interpolation: int) -> None:
     resize = {"name": "Resize", "arguments": {"size": [64, 64], "interpolation": interpolation}}
     folder = write_folder(tmp_path / "zoo", tiny(), transform=[resize, *CONFIG["transform"][1:]])
-    import_wsinfer(folder, tmp_path / "bundle")
+    import_model(folder, tmp_path / "bundle")
     expected = wsinfers_output(folder, images())[:, 1]
     np.testing.assert_allclose(our_probability(tmp_path / "bundle", images()), expected, atol=1e-3)
 
 
 def test_one_logit_is_the_classs_against_all_else(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "zoo", tiny(1), num_classes=1, class_names=["growth"])
-    spec = import_wsinfer(folder, tmp_path / "bundle")
+    spec = import_model(folder, tmp_path / "bundle")
     assert spec.class_names == ("non-tumour", "growth")
     expected = wsinfers_output(folder, images())[:, 0]
     np.testing.assert_allclose(our_probability(tmp_path / "bundle", images()), expected, atol=1e-3)
@@ -211,7 +211,7 @@ def test_classes_of_tumour_have_the_sum_of_their_probabilities(
     tmp_path: Path, names: list[str], chosen: list[str], columns: list[int]
 ) -> None:
     folder = write_folder(tmp_path / "zoo", tiny(len(names)), num_classes=len(names), class_names=names)
-    spec = import_wsinfer(folder, tmp_path / "bundle", tumor_classes=chosen)
+    spec = import_model(folder, tmp_path / "bundle", tumor_classes=chosen)
     assert spec.class_names[1] == " or ".join(names[number] for number in columns)
     expected = wsinfers_output(folder, images())[:, columns].sum(axis=1)
     np.testing.assert_allclose(our_probability(tmp_path / "bundle", images()), expected, atol=1e-3)
@@ -228,7 +228,7 @@ def test_a_network_that_ends_in_softmax_keeps_its_probabilities(tmp_path: Path, 
     names = {"num_classes": n, "class_names": ["Tumor", "b", "c", "d"][:n]}
     write_folder(tmp_path / "logits", tiny(n), form=form, **names)
     folder = write_folder(tmp_path / "ended", probabilities(n, end), form=form, **names)
-    spec = import_wsinfer(folder, tmp_path / "bundle")
+    spec = import_model(folder, tmp_path / "bundle")
     assert spec.torchscript is not None
     assert spec.torchscript.gives_probabilities == (end != "log softmax")
     expected = wsinfers_output(tmp_path / "logits", images())[:, 0]
@@ -243,7 +243,7 @@ def test_certain_probabilities_give_finite_logits(tmp_path: Path, n: int, end: s
     network = probabilities(n, end)
     network.fc.weight.data *= 1e6
     names = {"num_classes": n, "class_names": ["Tumor", "b"][:n]}
-    import_wsinfer(write_folder(tmp_path / "zoo", network, **names), tmp_path / "bundle")
+    import_model(write_folder(tmp_path / "zoo", network, **names), tmp_path / "bundle")
     model = load_model(tmp_path / "bundle", device="cpu", precision=precision, runtime="torch")
     assert np.isfinite(model.predict_logits(images().transpose(0, 3, 1, 2).astype(np.float32) / 255)).all()
 
@@ -251,7 +251,7 @@ def test_certain_probabilities_give_finite_logits(tmp_path: Path, n: int, end: s
 def test_a_sigmoid_for_each_of_several_classes_is_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "zoo", probabilities(2, "sigmoid"))
     with pytest.raises(CheckpointIncompatibleError, match="ends in a sigmoid"):
-        import_wsinfer(folder, tmp_path / "bundle")
+        import_model(folder, tmp_path / "bundle")
 
 
 @pytest.mark.fault("no-function")
@@ -260,7 +260,7 @@ def test_a_model_that_is_no_function_of_the_patch_is_refused(tmp_path: Path, kin
     names = {"num_classes": 3, "class_names": ["Tumor", "b", "c"]}
     folder = write_folder(tmp_path / "zoo", NoFunction(kind), **names)
     with pytest.raises(CheckpointIncompatibleError, match="outputs of the network"):
-        import_wsinfer(folder, tmp_path / "bundle")
+        import_model(folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -303,7 +303,7 @@ def test_a_description_that_is_not_wsinfers_is_refused_by_key(
 ) -> None:
     folder = write_folder(tmp_path / "zoo", tiny(), **changes)
     with pytest.raises(InputUnsupportedError, match=said):
-        import_wsinfer(folder, tmp_path / "bundle")
+        import_model(folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -321,7 +321,7 @@ def test_an_unclear_tumour_class_is_asked_for_by_name(
 ) -> None:
     folder = write_folder(tmp_path / "zoo", tiny(), class_names=names)
     with pytest.raises(CheckpointIncompatibleError, match=said) as caught:
-        import_wsinfer(folder, tmp_path / "bundle", tumor_classes=chosen)
+        import_model(folder, tmp_path / "bundle", tumor_classes=chosen)
     assert "--tumor-class" in str(caught.value)
 
 
@@ -336,7 +336,7 @@ def test_a_network_of_other_classes_or_another_input_size_is_refused(
     tmp_path: Path, network: nn.Module, said: str
 ) -> None:
     with pytest.raises(CheckpointIncompatibleError, match=said):
-        import_wsinfer(write_folder(tmp_path / "zoo", network), tmp_path / "bundle")
+        import_model(write_folder(tmp_path / "zoo", network), tmp_path / "bundle")
 
 
 class _Evil:
@@ -353,7 +353,7 @@ def test_pickles_are_refused_unread(tmp_path: Path, capsys: pytest.CaptureFixtur
     else:
         torch.save(_Evil(), path)
     with pytest.raises(CheckpointUnsafeError, match="a pickle"):
-        import_wsinfer(folder, tmp_path / "bundle")
+        import_model(folder, tmp_path / "bundle")
     assert "this ran" not in capsys.readouterr().out
 
 
@@ -397,7 +397,7 @@ def test_programs_that_do_more_than_arithmetic_are_refused(
     monkeypatch.chdir(tmp_path)
     folder = write_folder(tmp_path / "zoo", kind().eval())
     with pytest.raises(CheckpointUnsafeError, match=said):
-        import_wsinfer(folder, tmp_path / "bundle")
+        import_model(folder, tmp_path / "bundle")
     assert not Path("written-by-a-network").exists()
 
 
@@ -407,22 +407,22 @@ def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputCorruptError, match="cut off"):
-        import_wsinfer(folder, tmp_path / "bundle")
+        import_model(folder, tmp_path / "bundle")
     path.unlink()
     with pytest.raises(InputMissingError):
-        import_wsinfer(folder, tmp_path / "bundle")
+        import_model(folder, tmp_path / "bundle")
 
 
 def test_weights_that_are_nan_are_refused(tmp_path: Path) -> None:
     network = tiny()
     network.fc.weight.data[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match=r"fc\.weight"):
-        import_wsinfer(write_folder(tmp_path / "zoo", network), tmp_path / "bundle")
+        import_model(write_folder(tmp_path / "zoo", network), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
 def test_an_archive_that_was_exchanged_is_noticed(tmp_path: Path) -> None:
-    import_wsinfer(write_folder(tmp_path / "zoo", tiny()), tmp_path / "bundle")
+    import_model(write_folder(tmp_path / "zoo", tiny()), tmp_path / "bundle")
     other = write_folder(tmp_path / "other", Tiny().eval())
     (tmp_path / "bundle" / "model.torchscript").write_bytes((other / "torchscript_model.pt").read_bytes())
     with pytest.raises(InputCorruptError, match="not the one that the bundle was made with"):
@@ -431,29 +431,29 @@ def test_an_archive_that_was_exchanged_is_noticed(tmp_path: Path) -> None:
 
 def test_another_model_in_the_way_is_refused_until_forced(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "zoo", tiny())
-    import_wsinfer(folder, tmp_path / "bundle")
+    import_model(folder, tmp_path / "bundle")
     before = (tmp_path / "bundle" / "config.json").stat().st_mtime_ns
-    import_wsinfer(folder, tmp_path / "bundle")
+    import_model(folder, tmp_path / "bundle")
     assert (tmp_path / "bundle" / "config.json").stat().st_mtime_ns == before
     with pytest.raises(StaleArtefactError, match=r"class_names was \['Other', 'Tumor'\], is \['Tumor', 'Other'\]"):
-        import_wsinfer(folder, tmp_path / "bundle", tumor_classes=["Other"])
-    spec = import_wsinfer(folder, tmp_path / "bundle", tumor_classes=["Other"], force=True)
+        import_model(folder, tmp_path / "bundle", tumor_classes=["Other"])
+    spec = import_model(folder, tmp_path / "bundle", tumor_classes=["Other"], force=True)
     assert spec.class_names == ("Tumor", "Other")
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputUnsupportedError, match="no model bundle"):
-        import_wsinfer(folder, tmp_path / "mine", force=True)
+        import_model(folder, tmp_path / "mine", force=True)
 
 
 def test_the_card_names_the_makers_and_claims_no_training_data(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "zoo", tiny())
-    import_wsinfer(folder, tmp_path / "bundle", made_by="a lab")
+    import_model(folder, tmp_path / "bundle", made_by="a lab")
     card = " ".join((tmp_path / "bundle" / "README.md").read_text().split())
     assert "The model was made elsewhere, by: a lab." in card
     assert "In its training data, the tissue share predicts the label" not in card
-    assert "Of its classes (Other, Tumor) these count as Tumor: Tumor." in card
+    assert "Of its classes (Other, Tumor) these count as tumour: Tumor." in card
 
 
 def test_an_imported_network_is_not_exported_again(tmp_path: Path) -> None:
-    import_wsinfer(write_folder(tmp_path / "zoo", tiny()), tmp_path / "bundle")
+    import_model(write_folder(tmp_path / "zoo", tiny()), tmp_path / "bundle")
     with pytest.raises(InputUnsupportedError, match="imported as TorchScript"):
         export_model(tmp_path / "bundle", tmp_path / "out", kind="onnx")
