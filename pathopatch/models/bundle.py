@@ -112,7 +112,7 @@ def save_bundle(
             rewrite_check(temporary)
 
 
-def _timm_settings(spec: BundleSpec, network: nn.Module | ImportedGraph) -> dict[str, Any]:
+def _timm_settings(spec: BundleSpec, network: Any) -> dict[str, Any]:
     """Return what timm reads of ``config.json``; empty where it would not build the same network from it."""
     known: Any = getattr(network, "pretrained_cfg", None)
     if known is None or any(name.endswith("_layer") for name in spec.timm_args):

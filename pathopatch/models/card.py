@@ -113,7 +113,7 @@ def front_matter(spec: BundleSpec, *, library: str) -> str:
         if measured.get(name) is not None and math.isfinite(measured[name])
     ]
     licence = {"license": "unknown"}  # the Hub's word for one that nobody has stated
-    if spec.is_imported and (stated := spec.parameters.get("licence")):
+    if spec.is_imported and (stated := spec.parameters.get("licence")) not in (None, "", "not stated"):
         licence = {"license": "other", "license_name": stated}
     fields: dict[str, Any] = {
         "library_name": library,

@@ -48,7 +48,7 @@ def _open_network(model: ForeignModel) -> nn.Module | ImportedGraph:
     from pathopatch.models.bundle import read_header
     from pathopatch.models.loading import filled_network
     from pathopatch.models.networks import swap_classes
-    from pathopatch.models.onnx_graph import OUTPUT, ImportedGraph, export_program, read_onnx
+    from pathopatch.models.onnx_graph import INPUT, OUTPUT, ImportedGraph, export_program, read_onnx
     from pathopatch.models.spec import ONNX_NETWORK
 
     origin, spec, n_classes = model.origin, model.spec, len(model.classes)
@@ -62,7 +62,7 @@ def _open_network(model: ForeignModel) -> nn.Module | ImportedGraph:
             if model.chosen == (0,):
                 swap_classes(network)
             return network
-        graph = export_program(network, torch.zeros(2, *spec.input_shape), OUTPUT)
+        graph = export_program(network, {INPUT: torch.zeros(2, *spec.input_shape)}, OUTPUT)
     imported = ImportedGraph(graph, spec, n_classes=n_classes, chosen=model.chosen, place=origin.network)
     if origin.test is not None:
         origin.test.check(imported.outputs, spec)
