@@ -323,8 +323,8 @@ def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
 
 def _programs(spec: BundleSpec, chosen: str | None) -> list[str]:
     """Return the installed programs that can run a bundle, or the chosen one."""
-    able = ["numpy"] if spec.encoder else ["openvino", "onnxruntime"] if spec.onnx else []
-    able += [] if spec.architecture == ONNX_NETWORK else ["torch"]
+    able = [] if spec.architecture == ONNX_NETWORK else ["torch"]
+    able += ["numpy"] if spec.encoder else ["openvino", "onnxruntime"] if spec.onnx else []
     installed = [name for name in able if find_spec(name) is not None and chosen in (None, name)]
     if not installed:
         raise InputUnsupportedError(
