@@ -44,10 +44,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pathopatch.models.onnx_graph import ImportedGraph
+    from pathopatch.models.runtime import Runtime
 
 WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "config.json", "model.onnx", "README.md"
 OLD_SPEC = "model.json"
 BLOCK = "pathopatch"  # key of `SPEC` with the spec; timm reads the others
+CHECK, CHECK_VERSION = "check.json", 1
+"""Answers to made patches with digests of settings and weights, and the version of its format and of the patches."""
 ARCHIVE = "model.torchscript"  # of a bundle whose network came as one
 INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
 # A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
@@ -63,6 +66,8 @@ _NO_HEADER = "not the header of a bundle's weights"
 _SHOWN_LINES = 5  # of an error's text
 _HEAD = re.compile(r"---\n.*?\n---\n\n", re.DOTALL)  # of a card
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors passes it on
+# Of a spec: what tells of the training, and no answer or its meaning depends on. The graph has a digest of its own.
+_DESCRIBING = {"group_metrics", "data", "training", "parameters", "package_version", "onnx"}
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -80,8 +85,6 @@ def save_bundle(
     import torch
 
     from pathopatch.models.onnx_graph import write_graph
-    from pathopatch.models.runtime.torch_runtime import TorchRuntime
-    from pathopatch.models.verify import rewrite_check, write_check
 
     spec = spec.model_copy(update={"onnx": None})
     # Contiguous and in one memory format, so that equal models give equal bytes.
@@ -106,10 +109,21 @@ def save_bundle(
             graph = None if spec.encoder else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
             spec = spec.model_copy(update={"onnx": graph})
         _write_spec(temporary, spec, _timm_settings(spec, network))
-        if isinstance(network, torch.nn.Module):
-            write_check(temporary, spec, TorchRuntime(network))
-        else:
-            rewrite_check(temporary)
+        write_check(temporary, spec, _runtime_of(temporary, spec, network))
+
+
+def _runtime_of(folder: Path, spec: BundleSpec, network: nn.Module | ImportedGraph) -> Runtime:
+    """Return what runs a network in float32: torch, or OpenVINO for one that came as a graph, now in `folder`."""
+    import torch
+
+    if isinstance(network, torch.nn.Module):
+        from pathopatch.models.runtime.torch_runtime import TorchRuntime
+
+        return TorchRuntime(network)
+    from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime
+
+    assert spec.onnx is not None
+    return OpenVINORuntime(folder / GRAPH, folder / WEIGHTS, spec.onnx)
 
 
 def _timm_settings(spec: BundleSpec, network: Any) -> dict[str, Any]:
@@ -168,8 +182,6 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
 
 def record_reliance(folder: Path, found: AreaReliance) -> None:
     """Write into a bundle and its card what was found of the model; errors as `checked_bundle`, or of the disk."""
-    from pathopatch.models.verify import settings_sha256, update_check
-
     spec = checked_bundle(folder)[0].model_copy(update={"area_reliance": found})
     before = settings_sha256(folder)
     _write_spec(folder, spec)
@@ -471,3 +483,40 @@ def _refuse_pickles(folder: Path) -> None:
                 place=str(path),
                 remedy="use a model bundle: a folder with model.safetensors and config.json",
             )
+
+
+def settings_sha256(folder: Path) -> str:
+    """Return a digest of a bundle's settings by which an answer or its meaning changes, as they are written.
+
+    Those of timm are among them. A setting that a later version adds, with its default, leaves the digest as it is.
+    """
+    config = bundle_config(folder)
+    stated = {name: value for name, value in stated_spec(folder, config).items() if name not in _DESCRIBING}
+    settings = config | {BLOCK: stated} if BLOCK in config else stated
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_check(folder: Path, spec: BundleSpec, runtime: Runtime) -> None:
+    """Write ``check.json`` of a bundle whose other files are written; `runtime` runs its network in float32."""
+    from pathopatch.models.forward import PatchClassifier, sample_patches
+
+    logits = PatchClassifier(spec, runtime).predict_logits(*sample_patches(spec))
+    check = {
+        "schema_version": CHECK_VERSION,
+        "computed_by": f"{runtime.name} {runtime.version}",
+        **digests(folder),
+        # The shortest numbers that are these float32 again.
+        "logits": [[float(str(value)) for value in row] for row in logits],
+    }
+    write_json(folder / CHECK, check)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return digests of a bundle's settings and weights, by the names in ``check.json``."""
+    return {"settings_sha256": settings_sha256(folder), "weights_sha256": file_fingerprint(folder / WEIGHTS)}
+
+
+def update_check(folder: Path, before: str) -> None:
+    """Write the digest of changed settings into ``check.json``, if that held `before`, the one before the change."""
+    if (folder / CHECK).is_file() and (check := read_json(folder / CHECK)).get("settings_sha256") == before:
+        write_json(folder / CHECK, check | {"settings_sha256": settings_sha256(folder)})

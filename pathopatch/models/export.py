@@ -48,7 +48,7 @@ from pathopatch.models.card import (
     scale_text,
     worst_group_text,
 )
-from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.forward import PatchClassifier, sample_patches
 from pathopatch.models.loading import load_network
 from pathopatch.models.onnx_graph import INPUT, TISSUE, export_program
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
@@ -59,7 +59,6 @@ from pathopatch.models.verify import (
     EXPORTED,
     PATCHES,
     export_hashes,
-    sample_patches,
     verify_export,
 )
 

@@ -1,16 +1,11 @@
 """Verify that a bundle, or what is exported of it, still gives the answers that it gave when it was written.
 
-The patches are always the same, and nobody's tissue. They are made by single operations of IEEE arithmetic on numbers
-of a seed, whose rounding no machine and no version of a library changes.
-
 ``check.json`` of a bundle holds the logits of these patches, and digests of settings and weights. It finds damage,
 files of two models, and edits. It is no signature: who writes ``check.json`` anew is not found.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import zipfile
 from collections.abc import Callable, Mapping
@@ -31,16 +26,23 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputUnsupportedError,
 )
-from pathopatch.core.files import read_json, write_json
-from pathopatch.models.bundle import BLOCK, GRAPH, WEIGHTS, bundle_config, checked_bundle, read_spec, stated_spec
-from pathopatch.models.forward import PatchClassifier
+from pathopatch.core.files import read_json
+from pathopatch.models.bundle import (
+    CHECK,
+    CHECK_VERSION,
+    GRAPH,
+    WEIGHTS,
+    checked_bundle,
+    digests,
+    read_spec,
+    write_check,
+)
+from pathopatch.models.forward import SAMPLES, PatchClassifier, sample_patches
 from pathopatch.models.loading import load_model
-from pathopatch.models.runtime import Precision, Runtime
+from pathopatch.models.runtime import Precision
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
 from pathopatch.models.weights import file_fingerprint, file_sha256
 
-CHECK = "check.json"
-COUNT = 16
 EXPORT, PATCHES, DESCRIPTION = "export.json", "patches.npz", "config.json"
 """Files of an export: what it is, patches with the answers that are due, and wsinfer's description."""
 EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
@@ -48,14 +50,7 @@ EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 _EXPORT_TOLERANCE = 1e-5  # of a probability; of logits as part of the largest one
 _PROGRAMS = {"onnx": ("onnxruntime", "openvino"), "wsinfer": ("torch",)}
 _NOT_READ = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile)
-_SEED = 20250
-_COARSE = 7  # places on a side that are drawn; what is between them is interpolated
-_GROUND = {"bright": 0.94, "dark": 0.04}
-_LEAST_AREA = 0.1
-_VERSION = 1  # of the format of ``check.json``, and of the patches
 _TOLERANCE = 1e-4
-# Of a spec: what tells of the training, and no answer or its meaning depends on. The graph has a digest of its own.
-_DESCRIBING = {"group_metrics", "data", "training", "parameters", "package_version", "onnx"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,70 +180,6 @@ def _errors_of(program: str) -> tuple[type[Exception], ...]:
     return (*_NOT_READ, *(getattr(state, name) for name in names))
 
 
-def sample_patches(spec: BundleSpec) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return patches (16, C, p, p) in [0, 1], in steps of 1/255, and their tissue masks (16, p, p), p = `patch_px`.
-
-    The tissue area rises from 0.1 to 1. Of a head on features the first are features (16, D), the masks are empty.
-    """
-    rng = np.random.default_rng(_SEED)
-    if spec.encoder is not None:
-        mean, std = (np.array(values, np.float64) for values in (spec.mean, spec.std))
-        return (mean + std * (4 * rng.random((COUNT, len(mean))) - 2)).astype(np.float32), np.zeros((COUNT, 0, 0), bool)
-    channels, side = len(spec.channels), spec.patch_px
-    fields = _smooth(rng.random((COUNT, channels + 1, _COARSE, _COARSE)), side)
-    shade, shape = fields[:, :channels], fields[:, channels].reshape(COUNT, -1)
-    grain = rng.random((COUNT, channels, side, side))
-    rank = np.argsort(np.argsort(-shape, axis=1, kind="stable"), axis=1, kind="stable")
-    areas = np.linspace(_LEAST_AREA, 1, COUNT)
-    tissue = (rank < np.rint(areas * side**2)[:, None]).reshape(COUNT, side, side)
-    ground = _GROUND["dark" if spec.background == "dark" else "bright"]
-    pixels = np.where(tissue[:, None], 0.1 + 0.6 * shade + 0.2 * grain, ground)
-    return (np.rint(pixels * 255) / 255).astype(np.float32), tissue
-
-
-def _smooth(coarse: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """Return fields (N, C, side, side), linear between the places (N, C, k, k) of a coarse grid."""
-    at = np.linspace(0, coarse.shape[-1] - 1, side)
-    first = np.minimum(at.astype(np.int64), coarse.shape[-1] - 2)
-    part = at - first
-    rows = coarse[..., first, :] * (1 - part)[:, None] + coarse[..., first + 1, :] * part[:, None]
-    return np.asarray(rows[..., first] * (1 - part) + rows[..., first + 1] * part)
-
-
-def settings_sha256(folder: Path) -> str:
-    """Return a digest of a bundle's settings by which an answer or its meaning changes, as they are written.
-
-    Those of timm are among them. A setting that a later version adds, with its default, leaves the digest as it is.
-    """
-    config = bundle_config(folder)
-    stated = {name: value for name, value in stated_spec(folder, config).items() if name not in _DESCRIBING}
-    settings = config | {BLOCK: stated} if BLOCK in config else stated
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def write_check(folder: Path, spec: BundleSpec, runtime: Runtime) -> None:
-    """Write ``check.json`` of a bundle whose other files are written; `runtime` runs its network in float32."""
-    logits = _answers(PatchClassifier(spec, runtime))
-    check = {
-        "schema_version": _VERSION,
-        "computed_by": f"{runtime.name} {runtime.version}",
-        **_digests(folder),
-        # The shortest numbers that are these float32 again.
-        "logits": [[float(str(value)) for value in row] for row in logits],
-    }
-    write_json(folder / CHECK, check)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {"settings_sha256": settings_sha256(folder), "weights_sha256": file_fingerprint(folder / WEIGHTS)}
-
-
-def update_check(folder: Path, before: str) -> None:
-    """Write the digest of changed settings into ``check.json``, if that held `before`, the one before the change."""
-    if (folder / CHECK).is_file() and (check := read_json(folder / CHECK)).get("settings_sha256") == before:
-        write_json(folder / CHECK, check | {"settings_sha256": settings_sha256(folder)})
-
-
 def rewrite_check(folder: Path) -> Path:
     """Take the answers that a bundle gives now, by torch if that runs it, as those to compare with."""
     runtime = "openvino" if read_spec(folder).architecture == ONNX_NETWORK else "torch"
@@ -302,16 +233,16 @@ def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
             remedy=f"where you trust the bundle, store its answers of now: {remedy}",
         ) from error
     logits: NDArray[np.float32] = np.empty(0, np.float32)
-    if check.get("schema_version") == _VERSION:
+    if check.get("schema_version") == CHECK_VERSION:
         with suppress(KeyError, OverflowError, TypeError, ValueError):
             logits = np.array(check["logits"], np.float32)
-    if logits.shape != (COUNT, n_classes):
+    if logits.shape != (SAMPLES, n_classes):
         raise InputCorruptError(
-            f"{CHECK} is not one of {COUNT} patches and {n_classes} classes, version {_VERSION}",
+            f"{CHECK} is not one of {SAMPLES} patches and {n_classes} classes, version {CHECK_VERSION}",
             place=str(path),
             remedy=f"copy the bundle again, or write it anew: {remedy}",
         )
-    if changed := [name for name, digest in _digests(folder).items() if check.get(name) != digest]:
+    if changed := [name for name, digest in digests(folder).items() if check.get(name) != digest]:
         names = " and ".join(name.removesuffix("_sha256") for name in changed)
         raise InputCorruptError(
             f"the {names} of the model are not those that it was written with",
@@ -357,7 +288,7 @@ class _ONNXRuntime:
 
     name = "onnxruntime"
     precision: Precision = "float32"
-    patches_per_pass = COUNT
+    patches_per_pass = SAMPLES
 
     def __init__(self, folder: Path) -> None:
         onnxruntime: Any = import_module("onnxruntime")  # no package that pathopatch needs

@@ -24,10 +24,11 @@ from pathopatch.models import export
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import model_card
 from pathopatch.models.export import Format, export_model
+from pathopatch.models.forward import sample_patches
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, class_names
-from pathopatch.models.verify import sample_patches, verify_export
+from pathopatch.models.verify import verify_export
 from pathopatch.patches.tissue_model import TissueModel
 
 FORMATS = get_args(Format)

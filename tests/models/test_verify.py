@@ -17,10 +17,11 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUn
 from pathopatch.demo import EXAMPLE_MODEL
 from pathopatch.models import verify
 from pathopatch.models.bundle import record_reliance, rewrite_graph, save_bundle
+from pathopatch.models.forward import sample_patches
 from pathopatch.models.loading import load_model, load_network
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import AreaReliance, BundleSpec
-from pathopatch.models.verify import Verified, rewrite_check, sample_patches, verify_bundle
+from pathopatch.models.verify import Verified, rewrite_check, verify_bundle
 
 PATCH_PROGRAMS = ["torch", "openvino", "onnxruntime"]
 HEAD = {
