@@ -235,12 +235,14 @@ def test_wrong_usage_and_missing_inputs_end_with_their_codes(
 
 
 def test_help_answers_in_under_a_second() -> None:
+    """Of the processor's time: by the clock it takes longer where the machine does something else."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         assert "not for diagnosis" in " ".join(run("--help").stdout.split())
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1
+        end = os.times()
+        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
+    assert 0 < min(seconds) < 1
 
 
 def test_the_doctor_lists_what_is_there_and_how_to_get_what_is_missing(
