@@ -107,9 +107,21 @@ def save_bundle(
         )
         with suppress(*optional):
             graph = None if spec.encoder else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
+            _require_small(temporary / GRAPH)
             spec = spec.model_copy(update={"onnx": graph})
         _write_spec(temporary, spec, _timm_settings(spec, network))
         write_check(temporary, spec, _runtime_of(temporary, spec, network))
+
+
+def _require_small(graph: Path) -> None:
+    """Remove and refuse a graph that no bundle may hold: its weights stayed in it."""
+    if graph.is_file() and graph.stat().st_size > _MOST_GRAPH_BYTES:
+        graph.unlink()
+        raise InputUnsupportedError(
+            f"its graph has more than {_MOST_GRAPH_BYTES} bytes beside its float32 weights",
+            place=GRAPH,
+            remedy="convert the network's weights to float32",
+        )
 
 
 def _runtime_of(folder: Path, spec: BundleSpec, network: nn.Module | ImportedGraph) -> Runtime:
@@ -252,9 +264,13 @@ def bundle_folder(path: Path) -> Path:
 
 
 def spec_file(folder: Path) -> Path:
-    """Return the file of a bundle's spec: ``config.json``, or ``model.json`` where there is that alone."""
-    is_old = os.path.lexists(folder / OLD_SPEC) and not os.path.lexists(folder / SPEC)
-    return folder / (OLD_SPEC if is_old else SPEC)
+    """Return the file of a bundle's spec: ``config.json``, or ``model.json`` unless the other one has a spec too."""
+    if not os.path.lexists(folder / OLD_SPEC):
+        return folder / SPEC
+    with suppress(InputMissingError, InputCorruptError):  # its owner may have put another config.json there
+        if BLOCK in read_json(folder / SPEC):
+            return folder / SPEC
+    return folder / OLD_SPEC
 
 
 def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:

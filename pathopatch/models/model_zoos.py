@@ -324,13 +324,14 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
         description = source.with_suffix(".toml")
     stated = _read_bounded(description, read_toml) if description else {}
     stated |= {name: value for name, value in options.items() if value}
+    known = {name: value for name, value in origin.stated.items() if value}
     if differing := [
-        f"{name} is {origin.stated[name]} in its files, and {value} is stated"
+        f"{name} is {known[name]} in its files, and {value} is stated"
         for name, value in stated.items()
-        if name not in _MAKERS_OWN and value != origin.stated.get(name, value)
+        if name not in _MAKERS_OWN and name in known and not _agree(value, known[name])
     ]:
         raise CheckpointIncompatibleError("; ".join(differing), place=str(source), remedy="leave out what is wrong")
-    facts = {name: value for name, value in origin.stated.items() if value} | stated
+    facts = known | stated
     for one, other in (("patch_px", "input_px"), ("input_px", "patch_px")):
         if one not in facts and other in facts:
             facts[one] = facts[other]
@@ -345,6 +346,14 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
     if missing := [name for name in needed if name not in facts]:
         raise InputMissingError(f"nothing states {', '.join(missing)}", place=str(source), remedy=f"state it {remedy}")
     return _described(origin, parse(ModelDescription, facts, place=str(description or source)), place=str(source))
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Return whether two statements are equal; numbers up to their rounding."""
+    try:
+        return bool(np.allclose(one, other, rtol=1e-6, atol=0))
+    except (TypeError, ValueError):  # no numbers, or another count
+        return bool(one == other)
 
 
 def _described(origin: _Origin, described: ModelDescription, *, place: str) -> ForeignModel:
@@ -443,8 +452,22 @@ def _read_monai(folder: Path) -> _Origin:
     }
     # The value range of metadata.json is that of the slides in some bundles, and of the network's input in others.
     if inference.is_file():
+        _refuse_sigmoids(inference, n_classes=len(answer.names()))
         stated |= _moments(_monai_steps(inference), image.num_channels, 255.0, inference)
     return _Origin(folder / "models" / "model.ts", "MONAI", stated, torchscript={})
+
+
+def _refuse_sigmoids(inference: Path, *, n_classes: int) -> None:
+    """Refuse a network whose classes do not exclude each other: each has a probability of its own."""
+    after = _read_bounded(inference, read_json).get("postprocessing") or {}
+    steps = (after.get("transforms") or ()) if isinstance(after, dict) else ()
+    for step in (step for step in steps if isinstance(step, dict)):
+        if "Activations" in str(step.get("_target_")) and step.get("sigmoid") and n_classes > 1:
+            raise CheckpointIncompatibleError(
+                "each of its classes has a sigmoid, and a bundle's classes exclude each other",
+                place=str(inference),
+                remedy="use a network of one class, or with a softmax",
+            )
 
 
 def _monai_steps(path: Path) -> Iterator[_GainOffset]:
@@ -597,7 +620,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # Its constructors raise these for a value that does not fit its tag.
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputCorruptError(f"not YAML: {error}", place=str(path), remedy=_AGAIN) from error
     if not isinstance(value, dict):
         raise InputCorruptError("not a YAML mapping", place=str(path), remedy=_AGAIN)

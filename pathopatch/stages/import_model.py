@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.artefacts import changed_settings
-from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.stages.batch.run import run_limited
 
 if TYPE_CHECKING:
@@ -96,22 +96,29 @@ def glass_probability(bundle: Path) -> float:
 
 def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:
     """Return whether the bundle is there; refuse one of another spec, and what is no bundle."""
-    from pathopatch.models.bundle import read_spec, spec_file
+    from pathopatch.models.bundle import bundle_config, read_spec, stated_spec
+    from pathopatch.models.spec import ONNX_NETWORK
 
     if not bundle.exists():
         return False
-    if not spec_file(bundle).is_file():
+    try:
+        stated_spec(bundle, bundle_config(bundle))
+    except PathopatchError as error:  # a config.json lies in many folders that are none
         raise InputUnsupportedError(
-            "the path exists and is no model bundle", place=str(bundle), remedy="choose another folder"
-        )
+            f"the path exists and is no model bundle: {error.message}",
+            place=str(bundle),
+            remedy="choose another folder",
+        ) from error
     if force:
         return False
     present = read_spec(bundle)
-    before, now = ({**one.contract(), "parameters": one.parameters} for one in (present, spec))
-    if changes := changed_settings(before, now):
+    # A bundle of an earlier version states less of where it is from.
+    told = {name: value for name, value in spec.parameters.items() if name in present.parameters}
+    before = {**present.contract(), "parameters": present.parameters}
+    if changes := changed_settings(before, {**spec.contract(), "parameters": told}):
         raise StaleArtefactError(
             "another model, or the same one with other settings, is here: " + "; ".join(changes),
             place=str(bundle),
             remedy="use --force to replace it, or another folder",
         )
-    return True
+    return spec.architecture != ONNX_NETWORK  # whose weights may lie in files beside it: they are read anew

@@ -237,3 +237,9 @@ def test_the_head_of_the_card_is_what_the_hub_reads(tmp_path):
     save_bundle(tmp_path / "composed", build_network("small-groupnorm", 3), composed)
     data = hub.ModelCard.load(tmp_path / "composed" / "README.md").data
     assert (data.library_name, data.eval_results) == ("pathopatch", None)
+
+
+def test_an_old_bundle_opens_beside_a_config_of_its_owner(tmp_path):
+    old = as_old_bundle(write_model(tmp_path / "model"))
+    (old / "config.json").write_text('{"mine": 1}')
+    assert load_model(old).spec.method

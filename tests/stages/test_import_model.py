@@ -493,3 +493,29 @@ def test_another_network_in_the_way_is_noticed(tmp_path: Path) -> None:
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones((8, 2), np.float32), "matrix"))
     with pytest.raises(PathopatchError, match="network_sha256"):
         import_model(write_onnx(tmp_path / "made", model), tmp_path / "bundle")
+
+
+def test_a_folder_that_is_no_bundle_survives_force(tmp_path: Path) -> None:
+    """As that of a run, which has a config.json of its own."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(InputUnsupportedError, match="no model bundle"):
+        import_model(write_onnx(tmp_path / "made"), tmp_path / "run", force=True)
+    assert (tmp_path / "run" / "config.json").read_text() == "{}"
+
+
+def test_what_the_files_leave_open_may_be_stated(tmp_path: Path) -> None:
+    """And numbers agree but for their rounding."""
+    write_timm(tmp_path / "timm", label_names={"0": "normal"})
+    (tmp_path / "more.toml").write_text(f'classes = ["normal", "tumor"]\nmean = {(MEAN * (1 + 1e-9)).tolist()}\n')
+    spec = import_model(tmp_path / "timm", tmp_path / "bundle", description=tmp_path / "more.toml", mpp=0.5)
+    assert spec.class_names == ("normal", "tumor")
+
+
+def test_a_monai_network_with_a_sigmoid_a_class_is_refused(tmp_path: Path) -> None:
+    write_monai(tmp_path / "monai", n_classes=2)
+    path = tmp_path / "monai" / "configs" / "inference.json"
+    after = {"postprocessing": {"transforms": [{"_target_": "Activationsd", "sigmoid": True}]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | after))
+    with pytest.raises(CheckpointIncompatibleError, match="has a sigmoid"):
+        import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.25, tumor_classes=["metastasis"])
