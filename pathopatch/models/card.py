@@ -13,7 +13,7 @@ from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 _CARD = """# Patch classifier: {spec.method}
 
-Classifies each patch of a slide as {classes}. **For research only; not for diagnosis.**
+Classifies each patch of a slide as {classes}. **For research only; not for diagnosis.**{note}
 
 | | |
 |---|---|
@@ -78,6 +78,8 @@ _MEASURES = (
 )
 _LOSSES = {"nll": "negative log-likelihood", "nll_at_one": "the same with temperature 1"}
 _UNKNOWN = "not known"
+NOTE = "note"
+"""Key of a bundle's `parameters`: what whoever uses the model must know first."""
 _FINGERPRINTS = ("groups", "patches", "config")
 
 
@@ -88,13 +90,15 @@ def model_card(spec: BundleSpec) -> str:
         runtimes = "OpenVINO alone, by model.onnx"
     if spec.encoder is not None:
         runtimes = "NumPy or torch"
+    parameters = sorted((name, value) for name, value in spec.parameters.items() if name != NOTE)
     return _CARD.format(
         spec=spec,
         classes=_classes_text(spec),
         decision=decision_text(spec),
         inputs=_inputs_text(spec),
         runtimes=runtimes,
-        parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
+        note=f"\n\n**{note}**" if (note := spec.parameters.get(NOTE)) else "",
+        parameters=", ".join(f"{name} = {value}" for name, value in parameters) or spec.method,
         data=_data(spec),
         validation=_validation(spec),
         limits="\n\n".join([_imported(spec) or _LIMITS, *_further_limits(spec)]),
@@ -343,9 +347,10 @@ def _further_limits(spec: BundleSpec) -> list[str]:
 
 
 def beware(spec: BundleSpec) -> list[str]:
-    """Return what a reviewer should know of a model beside its answers: reliance on the area, a weak worst group."""
+    """Return what a reviewer should know beside a model's answers: its note, reliance on area, a weak worst group."""
     text = reliance_text(spec.area_reliance)
-    asked = [f"Does the model lean on the tissue area? {text[0].upper()}{text[1:]}."] if text else []
+    asked = [str(spec.parameters[NOTE])] if NOTE in spec.parameters else []
+    asked += [f"Does the model lean on the tissue area? {text[0].upper()}{text[1:]}."] if text else []
     rows = (_group_accuracies(spec) or ("", []))[1]
     weak = [(accuracy, name, n) for name, n, accuracy in rows if accuracy is not None and accuracy < _WEAK]
     if not weak:

@@ -15,12 +15,15 @@ import pandas as pd
 
 from pathopatch.demo import EXAMPLE_HE_MODEL
 from pathopatch.metrics.accuracy import auroc
+from pathopatch.models.bundle import read_spec, save_bundle
+from pathopatch.models.card import NOTE
+from pathopatch.models.loading import load_network
 
 HERE = Path(__file__).resolve().parent
 MANIFESTS = HERE.parents[1] / "data_manifests"
 LEAST_AUROC = 0.85
-NOTE = (
-    "**For trying pathopatch alone.** It learnt from two breast carcinoma slides, and no other tissue, scanner or "
+WORDS = (
+    "For trying pathopatch alone. It learnt from two breast carcinoma slides, and no other tissue, scanner or "
     "stain: its map says nothing about a patient."
 )
 
@@ -51,12 +54,9 @@ def main() -> None:
     both = (MANIFESTS / "idc.csv").read_text(encoding="utf-8").replace(",test,", ",train,")
     work = run(top / "both", both, "train")
     (bundle,) = work.glob("runs/*-masked/model")
-    shutil.rmtree(EXAMPLE_HE_MODEL, ignore_errors=True)
-    shutil.copytree(bundle, EXAMPLE_HE_MODEL)
-    card = EXAMPLE_HE_MODEL / "README.md"
-    card.write_text(
-        card.read_text(encoding="utf-8").replace("\n\nClassifies", f"\n\n{NOTE}\n\nClassifies", 1), encoding="utf-8"
-    )
+    spec = read_spec(bundle)
+    spec = spec.model_copy(update={"parameters": {**spec.parameters, NOTE: WORDS}})
+    save_bundle(EXAMPLE_HE_MODEL, load_network(bundle), spec)
     print(EXAMPLE_HE_MODEL)
 
 

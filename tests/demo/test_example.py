@@ -18,6 +18,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo import EXAMPLE, EXAMPLE_HE_MODEL, EXAMPLE_MANIFEST, EXAMPLE_MODEL
 from pathopatch.demo.slides import CHANNELS, make_cohort
 from pathopatch.models.bundle import read_spec
+from pathopatch.models.card import beware
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -103,4 +104,6 @@ def test_a_slide_of_ones_own_is_predicted_by_the_example_model(tmp_path: Path, t
     assert "takes the place of --model" in said(*command, "--model", "other", code=2).err
     card = (EXAMPLE_HE_MODEL / "README.md").read_text()
     assert "For trying pathopatch alone" in card
-    assert read_spec(EXAMPLE_HE_MODEL).mask == "normalise"
+    spec = read_spec(EXAMPLE_HE_MODEL)
+    assert spec.mask == "normalise"
+    assert beware(spec) == [spec.parameters["note"]]  # a reviewer is told beside the map
