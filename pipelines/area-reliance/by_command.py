@@ -45,6 +45,8 @@ HEADS = {
     "0 %": ("erm",), "1 %": ("erm", "resample"), "5 %": ("erm",), "15 %": ("erm",), "30 %": ("erm",), CEILING: ("erm",),
 }  # fmt: skip
 
+ENCODED = {"features": "features", "labels": "labels.csv"}
+
 
 def command(*words: object) -> None:
     """Run pathopatch."""
@@ -95,7 +97,7 @@ def imposed(work: Path, name: str) -> Iterator[dict[str, Any]]:
             command("tile", "--patches", top / f"{case}.csv", "-o", top / "tiled" / case)
             command("encode", top / "tiled" / case, "--encoder", LITE0, *weights)
             runs = {row: {"method": row} for row in rows}
-            source = {name: str(top / "tiled" / case / name) for name in ("features", "labels.csv")}
+            source = {name: str(top / "tiled" / case / file) for name, file in ENCODED.items()}
         yield from answers(
             top / case, source, runs, top / "asked", "--per-slide", len(patches), *weights,
             about={"cohort": name, "case": case}, seed=int(seed), threshold=config.thresholds[0],
