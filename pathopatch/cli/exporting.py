@@ -112,6 +112,9 @@ def import_model(
     timeout: Annotated[
         float, typer.Option(min=1, help="Give up a network that takes more seconds to be read and tried.")
     ] = 600.0,
+    memory_gb: Annotated[
+        float, typer.Option(min=0.1, help="Give up a network for which the process holds more GB.")
+    ] = 16.0,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -122,6 +125,7 @@ def import_model(
         source,
         out,
         limit_s=timeout,
+        limit_bytes=memory_gb * 1e9,
         description=description,
         mpp=mpp,
         tumor_classes=tumor_class or (),

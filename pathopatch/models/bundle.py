@@ -188,7 +188,9 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
     with atomic_path(folder) as temporary:
         shutil.copytree(folder, temporary, symlinks=True)  # no link of a stranger's brings another file in
         graph = write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
+        before = settings_sha256(temporary)
         _write_spec(temporary, spec.model_copy(update={"onnx": graph}))
+        update_check(temporary, before)
     return folder / GRAPH
 
 

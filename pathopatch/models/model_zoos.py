@@ -30,14 +30,13 @@ from pathopatch.core.errors import (
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
-    InputTooLargeError,
     InputUnsupportedError,
     MppMissingError,
 )
 from pathopatch.core.files import read_json, refuse_links_outside
-from pathopatch.core.input_files import require_regular
+from pathopatch.core.input_files import require_regular, require_small
 from pathopatch.core.version import __version__
-from pathopatch.models.spec import ONNX_NETWORK, BundleSpec, TorchScriptSpec, class_names
+from pathopatch.models.spec import ONNX_NETWORK, BundleSpec, OutputKind, TorchScriptSpec, class_names
 from pathopatch.models.weights import file_inside, file_sha256
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.joblib", "models/*.pt")
@@ -76,6 +75,7 @@ class ModelDescription(Config):
     network: str = "unknown"
     dtype: Literal["uint8", "uint16"] = "uint8"  # of the slides' pixels
     background: Literal["bright", "dark", "auto"] = "bright"
+    outputs: OutputKind | None = None  # of the network; None: as it shows itself
 
 
 class _Lenient(Config):
@@ -289,6 +289,7 @@ class _Origin:
     torchscript: dict[str, Any] | None = None  # further values of `TorchScriptSpec`
     timm: tuple[str, dict[str, Any]] | None = None  # architecture, and its arguments
     test: StatedAnswers | None = None
+    in_doubt: OutputKind | None = None  # for what its makers' program takes a single output
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,7 @@ class ForeignModel:
     spec: BundleSpec
     classes: tuple[str, ...]  # as the network's outputs
     chosen: tuple[int, ...]  # numbers of those that are the bundle's second class
+    outputs: OutputKind | None  # of the network, if it is stated
 
 
 def read_model(source: Path, *, description: Path | None = None, **options: Any) -> ForeignModel:
@@ -383,7 +385,7 @@ def _described(origin: _Origin, described: ModelDescription, *, place: str) -> F
         },
         "torchscript": torchscript,
     }
-    return ForeignModel(origin, parse(BundleSpec, spec, place=place), names, chosen)
+    return ForeignModel(origin, parse(BundleSpec, spec, place=place), names, chosen, described.outputs)
 
 
 def _read_origin(source: Path) -> _Origin:
@@ -434,7 +436,7 @@ def _read_wsinfer(folder: Path) -> _Origin:
         "resize_px": resize.sides[0] if resize else None,
         "interpolation": resize.interpolation if resize else _BILINEAR,
     }
-    return _Origin(folder / "torchscript_model.pt", "wsinfer", stated, torchscript=resized)
+    return _Origin(folder / "torchscript_model.pt", "wsinfer", stated, torchscript=resized, in_doubt="logits")
 
 
 def _read_monai(folder: Path) -> _Origin:
@@ -451,23 +453,29 @@ def _read_monai(folder: Path) -> _Origin:
         "classes": answer.names() if all(answer.names()) else None,
     }
     # The value range of metadata.json is that of the slides in some bundles, and of the network's input in others.
+    in_doubt = None
     if inference.is_file():
-        _refuse_sigmoids(inference, n_classes=len(answer.names()))
+        in_doubt = _monai_outputs(inference, n_classes=len(answer.names()))
         stated |= _moments(_monai_steps(inference), image.num_channels, 255.0, inference)
-    return _Origin(folder / "models" / "model.ts", "MONAI", stated, torchscript={})
+    return _Origin(folder / "models" / "model.ts", "MONAI", stated, torchscript={}, in_doubt=in_doubt)
 
 
-def _refuse_sigmoids(inference: Path, *, n_classes: int) -> None:
-    """Refuse a network whose classes do not exclude each other: each has a probability of its own."""
+def _monai_outputs(inference: Path, *, n_classes: int) -> OutputKind | None:
+    """Return what a single output is that a bundle's inference makes a probability; None if it makes none.
+
+    CheckpointIncompatibleError if the classes do not exclude each other: each has a sigmoid.
+    """
     after = _read_bounded(inference, read_json).get("postprocessing") or {}
     steps = (after.get("transforms") or ()) if isinstance(after, dict) else ()
-    for step in (step for step in steps if isinstance(step, dict)):
-        if "Activations" in str(step.get("_target_")) and step.get("sigmoid") and n_classes > 1:
+    made = [step for step in steps if isinstance(step, dict) and "Activations" in str(step.get("_target_"))]
+    for step in made:
+        if step.get("sigmoid") and n_classes > 1:
             raise CheckpointIncompatibleError(
                 "each of its classes has a sigmoid, and a bundle's classes exclude each other",
                 place=str(inference),
                 remedy="use a network of one class, or with a softmax",
             )
+    return "logits" if any(step.get("sigmoid") for step in made) else None
 
 
 def _monai_steps(path: Path) -> Iterator[_GainOffset]:
@@ -517,7 +525,8 @@ def _read_bioimage(folder: Path) -> _Origin:
     own = parse(_Tolerances, described.config.get("bioimageio") or {}, place=str(path)).reproducibility_tolerance
     patches, answers = (_inside(folder, tensor.test_tensor) for tensor in (image, answer))
     test = StatedAnswers(patches, answers, white, "".join(ends), own[0] if own else _Tolerance())
-    return _Origin(_inside(folder, described.weights.onnx), "the BioImage Model Zoo", stated, test=test)
+    network = _inside(folder, described.weights.onnx)
+    return _Origin(network, "the BioImage Model Zoo", stated, test=test, in_doubt="logits" if ends else None)
 
 
 def _bioimage_steps(steps: Sequence[_Step]) -> Iterator[_GainOffset]:
@@ -591,7 +600,10 @@ def _square(sides: Sequence[object]) -> int | None:
 
 def _first_line(path: Path) -> str:
     """Return the first line of a licence."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not path.is_file():
+        return _NOT_STATED
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        text = stream.read(_MOST_TEXT_BYTES)
     return next((line.strip()[:200] for line in text.splitlines() if line.strip()), _NOT_STATED)
 
 
@@ -605,13 +617,7 @@ def _inside(folder: Path, file: _File) -> Path:
 
 def _read_bounded(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Return the content of a description, by `read`, unless it is far larger than any."""
-    require_regular(path)
-    if not path.is_file():
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path")
-    if (size := path.stat().st_size) > _MOST_TEXT_BYTES:
-        raise InputTooLargeError(
-            f"{size} bytes, {_MOST_TEXT_BYTES} at most", place=str(path), remedy="give the model's own description"
-        )
+    require_small(path, _MOST_TEXT_BYTES)
     return read(path)
 
 

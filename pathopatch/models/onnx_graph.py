@@ -38,7 +38,7 @@ from pathopatch.models import networks
 from pathopatch.models.runtime import patches_per_pass, probe_patches, require_function
 from pathopatch.models.runtime.openvino_runtime import FixedBatch, OpenVINORuntime, compile_network, cores
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec, OnnxGraph
+from pathopatch.models.spec import BundleSpec, OnnxGraph, OutputKind
 from pathopatch.models.torchscript_archive import are_probabilities
 from pathopatch.models.weights import file_inside, file_sha256, tensor_places
 
@@ -287,12 +287,21 @@ class ImportedGraph:
     """A network that came as ONNX, for standardised patches of a spec, whose K classes become two.
 
     `model` is from `read_onnx` or `export_program`, and is changed. `chosen` are the numbers of the classes that are
-    the second one here; with K = 1 that is told from all else. CheckpointIncompatibleError if it takes or gives
-    something else, or its outputs are no function of the patch.
+    the second one here; with K = 1 that is told from all else. `stated` and `in_doubt` say what its outputs are, as in
+    `gives_probabilities`. CheckpointIncompatibleError if it takes or gives something else, or its outputs are no
+    function of the patch.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, spec: BundleSpec, *, n_classes: int, chosen: Sequence[int], place: Path
+        self,
+        model: onnx.ModelProto,
+        spec: BundleSpec,
+        *,
+        n_classes: int,
+        chosen: Sequence[int],
+        stated: OutputKind | None,
+        in_doubt: OutputKind | None,
+        place: Path,
     ) -> None:
         self._model, self._place, self._shape = model, place, spec.input_shape
         _remove_notes(model)
@@ -314,7 +323,11 @@ class ImportedGraph:
         if outputs.shape[1] != n_classes:
             raise self._incompatible(f"its output for a patch has {outputs.shape[1]} values, {n_classes} is due")
         self.gives_probabilities = are_probabilities(
-            outputs.astype(np.float32), place, ends_in_sigmoid=self._last_operator() == "Sigmoid"
+            outputs.astype(np.float32),
+            place,
+            ends_in_sigmoid=self._last_operator() == "Sigmoid",
+            stated=stated,
+            in_doubt=in_doubt,
         )
         # Columns of the first class and of the second one.
         columns = np.zeros((n_classes, 2), np.float32)

@@ -90,6 +90,10 @@ class OnnxGraph(Config):
     producer: str
 
 
+OutputKind = Literal["logits", "probabilities"]
+"""What the outputs of a network are, one a class."""
+
+
 class TorchScriptSpec(Config):
     """How the network of a TorchScript archive becomes one of two classes; see `pathopatch.models.torchscript_archive`.
 

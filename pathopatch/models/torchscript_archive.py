@@ -29,7 +29,7 @@ from pathopatch.core.errors import (
 from pathopatch.core.input_files import require_regular
 from pathopatch.models.device import full_float32
 from pathopatch.models.runtime import require_function
-from pathopatch.models.spec import BundleSpec, TorchScriptSpec
+from pathopatch.models.spec import BundleSpec, OutputKind, TorchScriptSpec
 
 _NAMESPACES = ("aten", "prim", "torchvision")
 _FILE_OPERATORS = ("aten::from_file", "aten::save")
@@ -115,26 +115,54 @@ def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = 
     return network.to(device) if device else network
 
 
-def gives_probabilities(path: Path, spec: BundleSpec) -> bool:
+def gives_probabilities(
+    path: Path, spec: BundleSpec, *, stated: OutputKind | None, in_doubt: OutputKind | None
+) -> bool:
     """Return whether the network of an archive gives probabilities, to which no softmax may be applied again.
 
-    The outputs of several classes tell it: they are in [0, 1] and sum to 1. A single output in [0, 1] is a probability
-    where the program ends in a sigmoid. CheckpointIncompatibleError if each of several classes has a sigmoid.
+    Where it is not `stated`, the outputs of several classes tell it: they are in [0, 1] and sum to 1. A single output
+    in [0, 1] is a probability where the program ends in a sigmoid, and else what it is `in_doubt`.
+    CheckpointIncompatibleError if nothing says what it is, if outputs are not as stated, and if each of several classes
+    has a sigmoid.
     """
     program = load_program(path, torch.device("cpu")).eval()
     # One of several ends is enough: some networks have another in training.
     ends_in_sigmoid = "aten::sigmoid" in _last_operators(program.inlined_graph)
-    return are_probabilities(_outputs(program, spec, path), path, ends_in_sigmoid=ends_in_sigmoid)
+    outputs = _outputs(program, spec, path)
+    return are_probabilities(outputs, path, ends_in_sigmoid=ends_in_sigmoid, stated=stated, in_doubt=in_doubt)
 
 
-def are_probabilities(outputs: NDArray[np.float32], path: Path, *, ends_in_sigmoid: bool) -> bool:
+def are_probabilities(
+    outputs: NDArray[np.float32],
+    path: Path,
+    *,
+    ends_in_sigmoid: bool,
+    stated: OutputKind | None,
+    in_doubt: OutputKind | None,
+) -> bool:
     """Return whether outputs (N, K) of a network are probabilities; errors as of `gives_probabilities`."""
-    ends_in_sigmoid = ends_in_sigmoid and bool(((outputs >= 0) & (outputs <= 1)).all())
-    if outputs.shape[1] == 1:
-        return ends_in_sigmoid
-    if (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
+    is_single, in_range = outputs.shape[1] == 1, bool(((outputs >= 0) & (outputs <= 1)).all())
+    if is_single and in_range and not ends_in_sigmoid:
+        stated = stated or in_doubt
+        if stated is None:
+            raise CheckpointIncompatibleError(
+                f"its output, {outputs.min():.3g} to {outputs.max():.3g} on test patches, may be a logit or a "
+                "probability",
+                place=str(path),
+                remedy='state outputs = "logits" or "probabilities" in a TOML file that describes the network',
+            )
+    if stated == "logits":
+        return False
+    if in_range and (is_single or np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE):
         return True
-    if ends_in_sigmoid:
+    if stated == "probabilities":
+        raise CheckpointIncompatibleError(
+            f"its outputs are stated to be probabilities, and are {outputs.min():.3g} to {outputs.max():.3g}, or do "
+            "not sum to 1",
+            place=str(path),
+            remedy="compare the description with the network",
+        )
+    if ends_in_sigmoid and in_range:
         raise CheckpointIncompatibleError(
             "it ends in a sigmoid: each class has a probability of its own, and a bundle's classes exclude each other",
             place=str(path),

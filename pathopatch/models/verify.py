@@ -26,6 +26,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 from pathopatch.core.files import read_json
+from pathopatch.core.input_files import require_small
 from pathopatch.models.bundle import (
     CHECK,
     CHECK_VERSION,
@@ -48,7 +49,8 @@ EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 """The network of an export, by its format."""
 _EXPORT_TOLERANCE = 1e-5  # of a probability; of logits as part of the largest one
 _PROGRAMS = {"onnx": ("onnxruntime", "openvino"), "wsinfer": ("torch",)}
-_NOT_READ = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile)
+_NOT_READ = (EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile)
+_MOST_JSON_BYTES, _MOST_PATCHES_BYTES = 2**22, 2**30  # the largest made here have some 100 kB, and 270 MB
 _TOLERANCE = 1e-4
 
 
@@ -78,6 +80,7 @@ def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
     InputMissingError, InputCorruptError
         ``export.json`` is missing or cannot be read.
     """
+    require_small(folder / EXPORT, _MOST_JSON_BYTES)
     about = read_json(folder / EXPORT)
     kind = str(about.get("format"))
     if kind not in _PROGRAMS:
@@ -132,6 +135,8 @@ def _changes(folder: Path, about: dict[str, Any]) -> tuple[list[str], list[str]]
 def _difference(folder: Path, kind: str, program: str) -> tuple[float, float]:
     """Return the largest difference of an export's outputs from those that are due, and the largest of these."""
     with np.load(folder / PATCHES, allow_pickle=False) as stored:
+        if (size := sum(entry.file_size for entry in stored.zip.infolist())) > _MOST_PATCHES_BYTES:
+            raise ValueError(f"{PATCHES} has {size} bytes unpacked, {_MOST_PATCHES_BYTES} at most")
         arrays = {name: np.asarray(stored[name], np.float32) for name in stored.files}
     due = arrays.pop("expected")
     arrays["patches"] /= 255
@@ -224,6 +229,7 @@ def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
     """Return the logits (16, K) of ``check.json``, after comparing its digests with the bundle."""
     path, remedy = folder / CHECK, f"pathopatch verify {folder} --write"
     try:
+        require_small(path, _MOST_JSON_BYTES)
         check = read_json(path)
     except InputMissingError as error:
         raise InputMissingError(

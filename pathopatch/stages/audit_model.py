@@ -30,7 +30,6 @@ from pathopatch.core.artefacts import (
 )
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import (
-    CheckpointIncompatibleError,
     InputMissingError,
     InputUnsupportedError,
     PathopatchError,
@@ -438,14 +437,10 @@ def _stored(work: Path, asked: Asked) -> list[_Opened]:
     source = common_source([PatchStore(WorkFolder(work).store(str(name))) for name in slides["slide_id"]])
     if source is not None and asked.encoder is None:
         check_patches(asked.spec, source, place=str(work))
-    elif source is not None and asked.encoder is not None:
-        wanted, found = asked.encoder.tiling(), (source.patch_px, source.mpp)
-        if found != (taken := (wanted.patch_px, wanted.mpp)):
-            raise CheckpointIncompatibleError(
-                "the patches have {} px at {} um/px, the encoder takes {} px at {}".format(*found, *taken),
-                place=str(work),
-                remedy="give the slides, or tile them so",
-            )
+    elif asked.encoder is not None:
+        from pathopatch.stages.encode import require_tiled
+
+        require_tiled(work, asked.encoder.mpp, asked.encoder.patch_px)
     return [
         (str(row.slide_id), str(row.patient_id), partial(_open_store, work, str(row.slide_id)))
         for row in slides.itertuples()

@@ -64,7 +64,7 @@ def encode_cohort(
         raise InputMissingError("no folder for the features", place="--out", remedy="give -o WORK")
     opened: dict[str, Callable[[], AbstractContextManager[PixelSource]]]
     if tiled is not None:
-        slide_ids, notes = _tiled_slides(tiled, encoder.mpp, encoder.patch_px)
+        slide_ids, notes = require_tiled(tiled, encoder.mpp, encoder.patch_px)
         opened = {name: partial(_stored, tiled, name) for name in slide_ids}
     else:
         rows, notes = slides_to_predict(source, slide_id=slide_id), []
@@ -106,7 +106,7 @@ def _tiled_folder(source: str) -> Path | None:
     return work.root
 
 
-def _tiled_slides(work: Path, mpp: float | None, patch_px: int) -> tuple[list[str], list[str]]:
+def require_tiled(work: Path, mpp: float | None, patch_px: int) -> tuple[list[str], list[str]]:
     """Return the ids of a work folder's slides, and notes; refuse slides that are not tiled, or at another um/px.
 
     `patch_px` is the side of a patch at `mpp` for which the encoder was made.

@@ -33,8 +33,9 @@ def import_model(source: Path, bundle: Path, *, force: bool = False, **stated: A
     spec, network, archive = model.spec, None, None
     if spec.torchscript is not None:
         archive = model.origin.network
-        kind = {"gives_probabilities": gives_probabilities(archive, spec)}
-        spec = spec.model_copy(update={"torchscript": spec.torchscript.model_copy(update=kind)})
+        ends = gives_probabilities(archive, spec, stated=model.outputs, in_doubt=model.origin.in_doubt)
+        torchscript = spec.torchscript.model_copy(update={"gives_probabilities": ends})
+        spec = spec.model_copy(update={"torchscript": torchscript})
     if not _is_there(bundle, spec, force=force):
         network = open_archive(archive, spec) if archive else _open_network(model)
         save_bundle(bundle, network, spec, archive=archive)
@@ -63,19 +64,31 @@ def _open_network(model: ForeignModel) -> nn.Module | ImportedGraph:
                 swap_classes(network)
             return network
         graph = export_program(network, {INPUT: torch.zeros(2, *spec.input_shape)}, OUTPUT)
-    imported = ImportedGraph(graph, spec, n_classes=n_classes, chosen=model.chosen, place=origin.network)
+    imported = ImportedGraph(
+        graph,
+        spec,
+        n_classes=n_classes,
+        chosen=model.chosen,
+        stated=model.outputs,
+        in_doubt=origin.in_doubt,
+        place=origin.network,
+    )
     if origin.test is not None:
         origin.test.check(imported.outputs, spec)
     return imported
 
 
-def import_limited(folder: Path, bundle: Path, *, limit_s: float | None, **options: Any) -> tuple[BundleSpec, float]:
+def import_limited(
+    folder: Path, bundle: Path, *, limit_s: float | None, limit_bytes: float | None = None, **options: Any
+) -> tuple[BundleSpec, float]:
     """Import a model in a process of its own; return its spec, and its probability of blank glass.
 
-    A program that does not end is ended after `limit_s` seconds, with SlideTimeoutError; else as `import_model`.
+    The process is ended after `limit_s` seconds, with SlideTimeoutError, and where it holds more than `limit_bytes`,
+    with OutOfMemoryError; else as `import_model`.
     """
     work = partial(_import_and_try, folder, bundle, **options)
-    return run_limited(work, place=str(folder), what="to read and try the network", limit_s=limit_s)
+    what = "to read and try the network"
+    return run_limited(work, place=str(folder), what=what, limit_s=limit_s, limit_bytes=limit_bytes)
 
 
 def _import_and_try(folder: Path, bundle: Path, **options: Any) -> tuple[BundleSpec, float]:

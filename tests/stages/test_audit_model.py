@@ -14,7 +14,7 @@ from made_model import made_spec, write_model
 from made_slides import write_png, write_rgb_pyramid
 
 from pathopatch.core.config import GroupsConfig, PredictConfig, ReadyConfig, TileConfig
-from pathopatch.core.errors import CheckpointIncompatibleError, PathopatchError
+from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
@@ -169,3 +169,11 @@ def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Pat
     with pytest.raises(PathopatchError, match="no slide could be asked about"):
         stage.audit_model([model], sources, tmp_path, PredictConfig(device="cpu"))
     assert not (tmp_path / stage.RESULT).exists()
+    encoder = write_torchscript(tmp_path / "mean.pt")
+    head = write_head(tmp_path / "head", encoder)
+    config = PredictConfig(device="cpu", encoder_mpp=0.5)  # patches of another side are encoded as `encode` does
+    found = stage.audit_model([head], sources, tmp_path / "of-head", config, per_slide=20, weights=encoder)
+    assert found["eta"]["value"] > 0.9
+    config = config.model_copy(update={"encoder_mpp": 1.0})
+    with pytest.raises(InputUnsupportedError, match=r"at 0\.5 um/px"):
+        stage.audit_model([head], sources, tmp_path / "other-scale", config, weights=encoder)

@@ -123,7 +123,7 @@ def probability(bundle: Path, x: np.ndarray, *, runtime: str = "auto") -> np.nda
 )
 def test_a_bare_onnx_network_keeps_its_probabilities(tmp_path: Path, n_classes: int, end: str, opset: int) -> None:
     path = write_onnx(tmp_path / "made", onnx_model(n_classes, end, opset=opset), n_classes=n_classes)
-    spec = import_model(path, tmp_path / "bundle")
+    spec = import_model(path, tmp_path / "bundle", outputs="" if end or n_classes > 1 else "logits")
     outputs = answers(path, scaled(shrunk(patches())))
     expected = outputs if end else softmax(outputs) if n_classes > 1 else 1 / (1 + np.exp(-outputs))
     assert np.ptp(expected[:, 0]) > 0.05
@@ -188,9 +188,13 @@ def write_monai(folder: Path, *steps: dict[str, object], n_classes: int = 1) -> 
     names = {str(number): name for number, name in enumerate(["metastasis", "b", "c"][:n_classes])}
     answer = {"num_channels": n_classes, "spatial_shape": [1, 1], "channel_def": names}
     form = {"inputs": {"image": image | {"value_range": [0, 255]}}, "outputs": {"pred": answer}}
+    after = [{"_target_": "Activationsd", "sigmoid": True}] if n_classes == 1 else []
     configs = {
         "metadata": {"name": "tiny", "authors": "MONAI team", "network_data_format": form},
-        "inference": {"preprocessing": {"_target_": "Compose", "transforms": steps}},
+        "inference": {
+            "preprocessing": {"_target_": "Compose", "transforms": steps},
+            "postprocessing": {"transforms": after},
+        },
     }
     (folder / "configs").mkdir()
     for name, content in configs.items():
@@ -519,3 +523,16 @@ def test_a_monai_network_with_a_sigmoid_a_class_is_refused(tmp_path: Path) -> No
     path.write_text(json.dumps(json.loads(path.read_text()) | after))
     with pytest.raises(CheckpointIncompatibleError, match="has a sigmoid"):
         import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.25, tumor_classes=["metastasis"])
+
+
+def test_what_a_single_output_from_0_to_1_is_must_be_stated(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "made", onnx_model(1, "HardSigmoid"), n_classes=1)
+    x = patches()
+    value = answers(path, scaled(shrunk(x)))[:, 0]
+    with pytest.raises(CheckpointIncompatibleError, match="may be a logit or a probability"):
+        import_model(path, tmp_path / "bundle")
+    for kind, expected in (("probabilities", value), ("logits", 1 / (1 + np.exp(-value)))):
+        import_model(path, tmp_path / kind, outputs=kind)
+        np.testing.assert_allclose(probability(tmp_path / kind, x), expected, atol=1e-5)
+    with pytest.raises(CheckpointIncompatibleError, match="stated to be probabilities"):
+        import_model(write_onnx(tmp_path / "made"), tmp_path / "bundle", outputs="probabilities")
