@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pathopatch.core.errors import Remark, merged, shared_text
-from pathopatch.core.task import WITHIN_SLIDE
-from pathopatch.core.text import duration
+from pathopatch.core.text import WITHIN_SLIDE, duration
 
 if TYPE_CHECKING:
     from pathopatch.core.config import BatchOptions

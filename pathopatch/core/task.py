@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, read_stamp
 from pathopatch.core.errors import InputCorruptError, PathopatchError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import update_status
+from pathopatch.core.text import WITHIN_SLIDE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 S = TypeVar("S")
-WITHIN_SLIDE = "patches"
-"""The task within one slide, which other tasks count as a whole."""
 
 Within = Callable[[int, int], None]
 """Called with (grid positions done, all)."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+WITHIN_SLIDE = "patches"
+"""What progress counts within one slide; all other things that it counts are whole ones."""
 THUMBNAIL_PX = 240
 """Longest side of a picture in a card: a notebook keeps a copy of each, about 100 kB at most."""
 

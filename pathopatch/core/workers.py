@@ -23,8 +23,6 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import psutil
-
 R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
@@ -182,6 +180,8 @@ class Workers:
 
 def _resident_bytes(process: SpawnProcess) -> int:
     """Return how much memory a process holds; 0 of one that is gone."""
+    import psutil  # here: it takes a while, and few processes have a limit
+
     try:
         return int(psutil.Process(process.pid).memory_info().rss)
     except psutil.Error:

@@ -23,9 +23,8 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from pathopatch.patches.annotations.polygons import mask_polygons, region_text
+from pathopatch.patches.annotations.polygons import connected_pieces, mask_polygons, region_text
 
 _COLORS = ([70, 130, 180], [200, 40, 40])  # steel blue, red: distinct for any colour vision
 _PATCHES = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:patch")
@@ -129,7 +128,7 @@ def positive_regions(
     # Of a cell that begins within half a pixel of the slide's edge, no pixel is left.
     is_positive = (probability > decision_probability) & (height > 0)[:, None] & (width > 0)
     # Connected by sides: a region joined at a corner alone would have no valid outline.
-    labels, count = ndimage.label(is_positive)
+    labels, count = connected_pieces(is_positive)
     row, column = np.nonzero(is_positive)
     region = labels[row, column] - 1
     cells = np.bincount(region, minlength=count)

@@ -176,8 +176,8 @@ class BundleSpec(Config):
     # None: trained on ready patches of unknown scale
     mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
     input_px: int = Field(ge=1, le=MOST_PX)
-    intensity: IntensityConfig = IntensityConfig()
-    tissue: TissueConfig = TissueConfig()
+    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+    tissue: TissueConfig = Field(default_factory=TissueConfig)
     align: bool = False  # move the channels of each slide onto each other, by shifts measured on that slide
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -16,7 +16,8 @@ import numpy as np
 from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.patches.store import STAGE, PatchStore
+from pathopatch.patches.source import STAGE
+from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tissue_model import TissueModel
 
 _LEAST_SLIDES = 2  # that show a channel's background

@@ -25,8 +25,8 @@ from pathopatch.core.patients import invented_patients_note
 from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, find_copies, read_list, read_tumor_mask
-from pathopatch.patches.source import FromImages, sheet_grid
-from pathopatch.patches.store import STAGE, PatchStore, patch_ids
+from pathopatch.patches.source import STAGE, FromImages, sheet_grid
+from pathopatch.patches.store import PatchStore, patch_ids
 from pathopatch.patches.store_writer import SHARD_PATCHES
 from pathopatch.patches.tile import (
     EXTRA_COLUMNS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -103,9 +104,10 @@ def write_png(path: Path, image: Picture) -> None:
 @lru_cache(maxsize=8)
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font that matplotlib ships, so that pictures do not depend on the machine's fonts."""
-    import matplotlib as mpl  # here: it loads slowly, and only pictures with text need it
-
-    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+    found = find_spec("matplotlib")  # its file alone: the package loads slowly
+    assert found is not None
+    assert found.origin is not None
+    return ImageFont.truetype(str(Path(found.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def shortened(text: str, width_px: int) -> str:

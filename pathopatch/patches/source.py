@@ -26,7 +26,6 @@ from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import ImageSpec, fitted, read_image, read_pixels
 from pathopatch.patches.labels import LabelSource
-from pathopatch.patches.store import STAGE, PatchStore
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.patches.tissue_model import TissueModel
 from pathopatch.slides import Shift, Slide, TolerantSlide
@@ -36,6 +35,8 @@ from pathopatch.slides.resample import resized
 if TYPE_CHECKING:
     import pandas as pd
 
+STAGE = "tile"
+"""The stage that makes stores and patch tables."""
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
@@ -252,6 +253,8 @@ class FromStore:
 
     def __init__(self, work: Path, slide_id: str) -> None:
         self.slide_id, self.warnings = slide_id, list[str]()
+        from pathopatch.patches.store import PatchStore  # here: Zarr loads slowly, and slides need none
+
         self.store = PatchStore(WorkFolder(work).store(slide_id))
         self._table_path = WorkFolder(work).patches(slide_id)
         stored, self.grid = self.store.attributes, self.store.grid

@@ -25,8 +25,6 @@ from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr import ZarrReader
 from pathopatch.slides.resample import planes
 
-STAGE = "tile"
-"""The stage that makes stores and patch tables."""
 _WHOLE_STORE_BYTES = 256 * 2**20  # as for fingerprints: to find a cohort current must not take hours
 
 

@@ -30,11 +30,11 @@ import numpy as np
 import zarr
 from numcodecs import Blosc, Zstd
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from pathopatch.core.files import fault_point, link_or_copy
 from pathopatch.core.mask_bits import MaskKind
-from pathopatch.slides.omezarr_metadata import OME_VERSION, compressor, image_attributes, multiscales
+from pathopatch.slides.omezarr_metadata import OME_VERSION, image_attributes, multiscales
 from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256
@@ -49,6 +49,14 @@ _LABEL_COLORS = {"tissue": [0, 160, 90, 128], "unscanned": [128, 128, 128, 200],
 def stored_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     """Return the dtype in which a source's pixels are stored: its own, but float32 for float64."""
     return np.dtype(np.float32) if dtype == np.float64 else np.dtype(dtype)
+
+
+def compressor(dtype: np.dtype[np.generic]) -> ZstdCodec | BloscCodec:
+    """Return the codec that fits a sample type."""
+    if dtype.itemsize == 1:
+        return ZstdCodec(level=1)
+    # The high bytes of neighbouring pixels are mostly equal, so shuffled bits compress well.
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
 
 
 def shard_patches(patch_bytes: int, n: int) -> int:

@@ -33,8 +33,8 @@ from pathopatch.patches.background_levels import slide_levels, with_cohort_level
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
-from pathopatch.patches.source import FromImages, FromSlide, tile_stamp
-from pathopatch.patches.store import STAGE, PatchStore, patch_ids, recorded_attributes, source_record
+from pathopatch.patches.source import STAGE, FromImages, FromSlide, tile_stamp
+from pathopatch.patches.store import PatchStore, patch_ids, recorded_attributes, source_record
 from pathopatch.patches.store_writer import SHARD_PATCHES, StoreWriter, write_corrected
 from pathopatch.patches.tissue_model import nearest_part
 from pathopatch.slides import Slide

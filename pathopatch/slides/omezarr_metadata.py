@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, ZstdCodec
-from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, refuse_channels, too_large, unsupported
@@ -256,6 +254,8 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
     # A path from the file must not lead out of the image's folder.
     if not isinstance(path, str) or not (folder / path).resolve().is_relative_to(folder.resolve()):
         raise corrupt(folder, f"a level's path is {path!r}")
+    from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata  # here: what writes alone does without it
+
     place = folder / path
     is_v3 = (place / "zarr.json").is_file()
     if not is_v3 and not (place / ".zarray").is_file():
@@ -413,11 +413,3 @@ def image_attributes(
         for name, (low, high) in zip(channels, windows.tolist(), strict=True)
     ]
     return {"ome": {"version": OME_VERSION, "multiscales": pyramid, "omero": {"channels": shown_channels}}}
-
-
-def compressor(dtype: np.dtype[np.generic]) -> ZstdCodec | BloscCodec:
-    """Return the codec that fits a sample type."""
-    if dtype.itemsize == 1:
-        return ZstdCodec(level=1)
-    # The high bytes of neighbouring pixels are mostly equal, so shuffled bits compress well.
-    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)

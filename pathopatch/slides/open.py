@@ -18,7 +18,6 @@ from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, OpenedFile, checked_tiff, corrupt, unsupported
-from pathopatch.slides.omezarr import OmeZarrSlide
 from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, icc_name, resolution
 from pathopatch.slides.slide import Slide
@@ -153,6 +152,8 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     """Return the class that reads a file or folder; `is_chosen`: a page or a position on an axis is chosen."""
     if path.is_dir():
         if is_zarr(path):
+            from pathopatch.slides.omezarr import OmeZarrSlide  # here: zarr and TensorStore load slowly
+
             return OmeZarrSlide
         raise unsupported(path, f"{path.name} is a folder and no OME-Zarr image", "name a file in it")
     require_regular(path)

@@ -37,7 +37,8 @@ from pathopatch.features.readers.folder import SlideFolder
 from pathopatch.features.slide_features import SlideFeatures, row_sketch, same_rows
 from pathopatch.features.tissue import find_slides
 from pathopatch.groups.attribute import PATCH_ATTRIBUTE
-from pathopatch.patches.store import STAGE, patch_ids
+from pathopatch.patches.source import STAGE
+from pathopatch.patches.store import patch_ids
 from pathopatch.patches.tile import COLUMNS
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL

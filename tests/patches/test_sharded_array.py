@@ -12,8 +12,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from pathopatch.core.mask_bits import pack_masks
-from pathopatch.patches.store_writer import ShardedArray, file_checksum, mask_array
-from pathopatch.slides.omezarr_metadata import compressor
+from pathopatch.patches.store_writer import ShardedArray, compressor, file_checksum, mask_array
 
 
 @pytest.mark.parametrize(("count", "side", "shard"), [(11, 21, 4), (8, 16, 4), (1, 8, 1), (3, 9, 5)])
