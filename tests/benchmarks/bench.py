@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cohort
 import cv2
 import peers
 import peers_predicting
@@ -34,9 +35,10 @@ from measure import Row
 
 _PARTS = (
     "training", "tissue", "reading", "store", "whole", "runtimes", "predicting", "peers", "peers_predicting", "stages",
+    "cohort",
 )  # fmt: skip
 _PEERS = ("peers", "peers_predicting")
-_WITHOUT_GOALS = ("stages",)
+_WITHOUT_GOALS = "stages", "cohort"
 
 
 def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Iterator[Row]:
@@ -57,6 +59,8 @@ def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Ite
         yield from predicting.rows(inputs)
     if "stages" in parts:
         yield from stages.rows(inputs)
+    if "cohort" in parts:
+        yield from cohort.rows(inputs, environments)
     if "peers" in parts:
         yield from peers.rows(inputs, environments)
     if "peers_predicting" in parts:
@@ -81,7 +85,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pathopatch-bench-") as folder:
         for row in measured(Inputs(Path(folder), options.side), parts, options.environments):
             verdict = "ok" if row.is_met else "missed"
-            print(f"{row.name:<88}{row.ratio:>9.3f}   {row.sense} {row.goal:<5g} {verdict}", flush=True)  # noqa: T201
+            limit = "" if row.limit is None else f", the limit here is {row.limit:.3g}"
+            print(f"{row.name:<88}{row.ratio:>9.3f}   {row.sense} {row.goal:<5.3g} {verdict}{limit}", flush=True)  # noqa: T201
             rows.append(row)
     if options.only is None:
         Path("bench.json").write_text(json.dumps(_described(rows), indent=2) + "\n", encoding="utf-8")
@@ -96,7 +101,8 @@ def _described(rows: list[Row]) -> list[dict[str, object]]:
         {
             "name": row.name,
             "ratio": round(row.ratio, 4),
-            "goal": row.goal,
+            "goal": round(row.goal, 4),
+            "limit": None if row.limit is None else round(row.limit, 4),
             "sense": row.sense,
             "unit": row.unit,
             "date": date,

@@ -55,19 +55,23 @@ class Inputs:
         side = side or self.side
         path = self.folder / f"rgb-{side}.tif"
         if not path.exists():
-            tifffile.imwrite(
-                path,
-                np.ascontiguousarray(self.texture(side).transpose(1, 2, 0)),
-                photometric="rgb",
-                tile=(TILE_PX, TILE_PX),
-                compression="jpeg",
-                compressionargs={"level": 80},
-                subsampling=(2, 2),
-                resolution=(20000, 20000),
-                resolutionunit="CENTIMETER",
-                metadata=None,
-            )
+            self.write_rgb_jpeg(path, side)
         return path
+
+    def write_rgb_jpeg(self, path: Path, side: int, seed: int = 0) -> None:
+        """Write `rgb_jpeg` of a seed, 0.5 um/px."""
+        tifffile.imwrite(
+            path,
+            np.ascontiguousarray(self.texture(side, seed).transpose(1, 2, 0)),
+            photometric="rgb",
+            tile=(TILE_PX, TILE_PX),
+            compression="jpeg",
+            compressionargs={"level": 80},
+            subsampling=(2, 2),
+            resolution=(20000, 20000),
+            resolutionunit="CENTIMETER",
+            metadata=None,
+        )
 
     def rgb_pyramid(self, side: int) -> Path:
         """The same with the levels of a scanner: 2 x 2 means, down to one of about a thousand pixels a side."""

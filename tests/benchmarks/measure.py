@@ -27,11 +27,13 @@ class Row:
     ratio : float
         What was measured.
     goal : float
-        What it should be.
+        What it should be: where there is a limit, a share of it.
     sense : {"at least", "at most"}
         On which side of the goal.
     unit : str
         What kind of number it is.
+    limit : float, optional
+        What nothing could exceed on this machine, measured in the same run: a bare decoder, a bare matrix product.
     """
 
     name: str
@@ -39,6 +41,12 @@ class Row:
     goal: float
     sense: str = "at least"
     unit: str = "ratio of CPU seconds"
+    limit: float | None = None
+
+    @classmethod
+    def of_limit(cls, name: str, ratio: float, limit: float, share: float) -> Row:
+        """A speed whose goal is a share of the limit."""
+        return cls(name, ratio, share * limit, limit=limit)
 
     @property
     def is_met(self) -> bool:

@@ -1,4 +1,4 @@
-"""Measure the scaling of the whole command `tile` over processes and over the area of a slide."""
+"""Measure the scaling of whole commands over processes and over the area of a slide."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TextIO, cast
 
-from inputs import Inputs
+from inputs import TILE_PX, Inputs
 from measure import REPEATS, Row
 
 _SLIDES = 4
@@ -22,6 +24,37 @@ import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:]).returncode
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
+"""
+# Each says when it is ready, and then how many seconds its work took.
+_DECODE = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from reading import BareDecoder
+from pathlib import Path
+tiles = BareDecoder(Path(sys.argv[2]))
+work = tiles.bands(side=tiles.side, stride=tiles.side)
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.perf_counter()
+for band in work:
+    band()
+print(time.perf_counter() - start, flush=True)
+"""
+_FORWARD = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from pathopatch.models.loading import load_model
+runtime = load_model(Path(sys.argv[2]), device="cpu", threads=1).runtime
+side = int(sys.argv[3])
+x = np.random.default_rng(0).standard_normal((32, 3, side, side), np.float32)
+runtime.logits(x)
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.perf_counter()
+for _ in range(16):
+    runtime.logits(x)
+print(time.perf_counter() - start, flush=True)
 """
 _IDLE_CORES = 0.1  # cores' worth of others' work up to which the cores count as idle
 _PATIENCE_S = 60.0  # in all, for others to end
@@ -36,11 +69,18 @@ def rows(inputs: Inputs) -> Iterator[Row]:
     yield from _processes(inputs)
 
 
+def processes_of_predict(inputs: Inputs, bundle: Path) -> Iterator[Row]:
+    """Wall-clock time of `predict` of several slides."""
+    options = ["--model", str(bundle), "--slide-mpp", "0.5", "--device", "cpu"]
+    slides = [inputs.rgb_jpeg(4096), *_copies(inputs.rgb_jpeg(4096), 2 * _SLIDES - 1)]
+    yield from _scaling("predict", inputs.folder, slides, options, _FORWARD, str(bundle), str(TILE_PX))
+
+
 def _memory(inputs: Inputs) -> Row:
     """Peak memory of the largest process; both slides are larger than an overview, which never grows further."""
     smaller, larger = max(inputs.side, 4096), 2 * max(inputs.side, 4096)
     peaks = [
-        statistics.median(_tile(inputs.folder, [inputs.rgb_jpeg(side)], workers=1)[1] for _ in range(3))
+        statistics.median(_run("tile", inputs.folder, [inputs.rgb_jpeg(side)], workers=1)[1] for _ in range(3))
         for side in (smaller, larger)
     ]
     name = f"peak memory of tile, {larger} px square by {smaller} px square, made"
@@ -48,27 +88,60 @@ def _memory(inputs: Inputs) -> Row:
 
 
 def _processes(inputs: Inputs) -> Iterator[Row]:
-    """Wall-clock time, in turn: as it comes, where one process uses a part of a second core, and of one thread each."""
+    """Wall-clock time of `tile` of several slides."""
     first = inputs.rgb_jpeg(max(inputs.side, _LARGE_PX))
-    slides = [first]
-    for number in range(1, _SLIDES):
-        copy = inputs.folder / f"copy-{number}.tif"
-        shutil.copy(first, copy)
-        with copy.open("ab") as stream:  # not the same bytes: equal slides are refused
+    yield from _scaling("tile", inputs.folder, [first, *_copies(first, _SLIDES - 1)], [], _DECODE, str(first))
+
+
+def _copies(path: Path, count: int) -> list[Path]:
+    """Copies of a slide that are not the same bytes: equal slides are refused."""
+    copies = [path.with_name(f"{path.stem}-copy-{number}.tif") for number in range(1, count + 1)]
+    for number, copy in enumerate(copies, 1):
+        shutil.copy(path, copy)
+        with copy.open("ab") as stream:
             stream.write(bytes(number))
-        slides.append(copy)
+    return copies
+
+
+def _scaling(
+    command: str, folder: Path, slides: Sequence[Path], options: Sequence[str], bare: str, *arguments: str
+) -> Iterator[Row]:
+    """Two processes by one, each of one thread; the limit is that of bare work side by side, in the same run."""
     patience = time.monotonic() + _PATIENCE_S
     is_idle = len(os.sched_getaffinity(0)) > 1
-    for how, variables in (("as they come", {}), ("of one thread each", _ONE_THREAD)):
-        ratios = []
-        for _ in range(REPEATS):
-            is_idle &= _idle_by(patience)
-            one, two = (_tile(inputs.folder, slides, workers=workers, variables=variables)[0] for workers in (1, 2))
-            ratios.append(one / two)
-        name = f"tile, {_SLIDES} made slides, two processes by one, {how}"
-        if not is_idle:
-            name += ", CORES NOT IDLE"
-        yield Row(name, statistics.median(ratios), 1.7, unit="ratio of wall-clock seconds")
+    ratios, limits = [], []
+    for _ in range(REPEATS):
+        is_idle &= _idle_by(patience)
+        one, two = (
+            _run(command, folder, slides, options, workers=workers, variables=_ONE_THREAD)[0] for workers in (1, 2)
+        )
+        ratios.append(one / two)
+        limits.append(2 * _side_by_side(bare, arguments, 1) / _side_by_side(bare, arguments, 2))
+    name = f"{command}, {len(slides)} made slides, two processes by one, of one thread each"
+    if not is_idle:
+        name += ", CORES NOT IDLE"
+    limit = statistics.median(limits)
+    yield Row(name, statistics.median(ratios), 0.95 * limit, unit="ratio of wall-clock seconds", limit=limit)
+
+
+def _side_by_side(code: str, arguments: Sequence[str], count: int) -> float:
+    """Wall-clock seconds of bare work in so many processes that start together; of the slower one."""
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), *arguments]
+    environment = {**os.environ, **_ONE_THREAD}
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            )
+            for _ in range(count)
+        ]
+        pipes = [(cast(TextIO, process.stdin), cast(TextIO, process.stdout)) for process in processes]
+        for _, said in pipes:
+            said.readline()
+        for told, _ in pipes:
+            told.write("go\n")
+            told.flush()
+        return max(float(said.readline()) for _, said in pipes)
 
 
 def _idle_by(deadline: float) -> bool:
@@ -96,8 +169,14 @@ def _busy_seconds() -> float:
     return sum(int(ticks) for ticks in (user, nice, system, *rest)) / os.sysconf("SC_CLK_TCK")
 
 
-def _tile(
-    folder: Path, slides: Sequence[Path], *, workers: int, variables: Mapping[str, str] | None = None
+def _run(
+    command: str,
+    folder: Path,
+    slides: Sequence[Path],
+    more: Sequence[str] = (),
+    *,
+    workers: int,
+    variables: Mapping[str, str] | None = None,
 ) -> tuple[float, int]:
     """Wall-clock seconds and peak resident kilobytes of one run of the command."""
     manifest, out = folder / "cohort.csv", folder / "work"
@@ -105,8 +184,8 @@ def _tile(
     manifest.write_text("\n".join(["slide_id,patient_id,path", *lines]) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    options = ["-o", str(out), "--workers", str(workers), "--quiet"]
-    peak = peak_of([sys.executable, "-m", "pathopatch", "tile", str(manifest), *options], variables)
+    options = ["-o", str(out), "--workers", str(workers), "--quiet", *more]
+    peak = peak_of([sys.executable, "-m", "pathopatch", command, str(manifest), *options], variables)
     return time.perf_counter() - start, peak
 
 
