@@ -105,6 +105,12 @@ def model_card(spec: BundleSpec) -> str:
     )
 
 
+_HUB_LICENCES = {
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0",
+    "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "unlicense",
+}  # fmt: skip
+
+
 def front_matter(spec: BundleSpec, *, library: str) -> str:
     """Return what the Hugging Face Hub reads at the head of ``README.md``; `library` is what opens the bundle.
 
@@ -118,7 +124,8 @@ def front_matter(spec: BundleSpec, *, library: str) -> str:
     ]
     licence = {"license": "unknown"}  # the Hub's word for one that nobody has stated
     if spec.is_imported and (stated := spec.parameters.get("licence")) not in (None, "", "not stated"):
-        licence = {"license": "other", "license_name": stated}
+        own = stated.lower()  # the Hub's names are those of SPDX in small letters
+        licence = {"license": own} if own in _HUB_LICENCES else {"license": "other", "license_name": stated}
     fields: dict[str, Any] = {
         "library_name": library,
         **licence,

@@ -189,9 +189,9 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
                 write_json(temporary / DESCRIPTION, _wsinfer_config(spec))
             if whole.mask != "none":
                 shutil.copyfile(Path(__file__).with_name("mask_and_crops.txt"), temporary / _REFERENCE)
+            (temporary / _README).write_text(_readme(whole, kind), encoding="utf-8")
             write_json(temporary / EXPORT, metadata | {"sha256": export_hashes(temporary, metadata)})
             _replay(temporary, spec, kind)
-            (temporary / _README).write_text(_readme(whole, kind), encoding="utf-8")
     return True
 
 

@@ -456,7 +456,8 @@ def _read_monai(folder: Path) -> _Origin:
     in_doubt = None
     if inference.is_file():
         in_doubt = _monai_outputs(inference, n_classes=len(answer.names()))
-        stated |= _moments(_monai_steps(inference), image.num_channels, 255.0, inference)
+        key = next(iter(form.inputs))
+        stated |= _moments(_monai_scaling(inference, key), image.num_channels, 255.0, inference)
     return _Origin(folder / "models" / "model.ts", "MONAI", stated, torchscript={}, in_doubt=in_doubt)
 
 
@@ -465,9 +466,7 @@ def _monai_outputs(inference: Path, *, n_classes: int) -> OutputKind | None:
 
     CheckpointIncompatibleError if the classes do not exclude each other: each has a sigmoid.
     """
-    after = _read_bounded(inference, read_json).get("postprocessing") or {}
-    steps = (after.get("transforms") or ()) if isinstance(after, dict) else ()
-    made = [step for step in steps if isinstance(step, dict) and "Activations" in str(step.get("_target_"))]
+    made = [step for name, step in _monai_steps(inference, "postprocessing") if name == "Activations"]
     for step in made:
         if step.get("sigmoid") and n_classes > 1:
             raise CheckpointIncompatibleError(
@@ -478,21 +477,49 @@ def _monai_outputs(inference: Path, *, n_classes: int) -> OutputKind | None:
     return "logits" if any(step.get("sigmoid") for step in made) else None
 
 
-def _monai_steps(path: Path) -> Iterator[_GainOffset]:
-    """Yield gain and offset of each step by which a bundle's own inference scales pixels."""
-    for step in _read_bounded(path, read_json)["preprocessing"]["transforms"]:
-        name = str(step.get("_target_")).rpartition(".")[2].removesuffix("d")
+def _monai_steps(inference: Path, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and arguments of each step of a part of a bundle's inference that is not switched off.
+
+    What is no step, such as a reference to one, is given as its text.
+    """
+    made = _read_bounded(inference, read_json).get(part)
+    steps = made.get("transforms") if isinstance(made, dict) else made
+    for step in steps if isinstance(steps, list) else [steps]:
+        if not isinstance(step, dict):
+            yield f"{step}", {}
+        elif step.get("_disabled_") is not True:
+            name = str(step.get("_target_")).rpartition(".")[2].removesuffix("d")
+            yield name if step.get("_disabled_") in (None, False) else f"{name}, which may be switched off", step
+
+
+def _monai_scaling(inference: Path, image: str) -> Iterator[_GainOffset]:
+    """Yield gain and offset of each step by which a bundle's own inference scales what it names `image`.
+
+    The pixels are those of 8-bit slides. ValueError names a step that is no fixed scaling.
+    """
+    darkest, brightest = np.array(0.0), np.array(255.0)  # as they are after the steps so far
+    for name, step in _monai_steps(inference, "preprocessing"):
+        keys = step.get("keys", image)
+        keys = keys if isinstance(keys, list) else [keys]
+        if image not in keys and not any(str(key).startswith(("@", "$")) for key in keys):  # which stand for others
+            continue
         if name == "ScaleIntensityRange":
             low, high, to_low, to_high = (float(step[key]) for key in ("a_min", "a_max", "b_min", "b_max"))
-            if step.get("clip") and (low, high) != (0, 255):
+            if step.get("clip") and not (low <= darkest.min() and brightest.max() <= high):
                 raise ValueError(f"{name} with clip")
-            gain = (to_high - to_low) / (high - low)
-            yield gain, to_low - low * gain
-        elif name == "NormalizeIntensity" and not step.get("nonzero"):
+            gain = np.array((to_high - to_low) / (high - low))
+            offset = to_low - low * gain
+        elif name == "NormalizeIntensity" and not step.get("nonzero") and {"subtrahend", "divisor"} <= step.keys():
             subtrahend, divisor = (np.array(step[key], np.float64) for key in ("subtrahend", "divisor"))
-            yield 1 / divisor, -subtrahend / divisor
-        elif name not in ("CastToType", "ToTensor", "EnsureType", "EnsureChannelFirst", "LoadImage"):
+            gain, offset = 1 / divisor, -subtrahend / divisor
+        elif name == "LoadImage" and step.get("reader") != "WSIReader" and step.get("reverse_indexing") is not False:
+            raise ValueError(f"{name}, which turns images: columns become rows")
+        elif name in ("CastToType", "ToTensor", "EnsureType", "EnsureChannelFirst", "LoadImage"):
+            continue
+        else:
             raise ValueError(name)
+        darkest, brightest = darkest * gain + offset, brightest * gain + offset
+        yield gain, offset
 
 
 def _read_bioimage(folder: Path) -> _Origin:
@@ -531,14 +558,14 @@ def _read_bioimage(folder: Path) -> _Origin:
 
 def _bioimage_steps(steps: Sequence[_Step]) -> Iterator[_GainOffset]:
     """Yield gain and offset of each step of a model's preprocessing."""
-    for step in steps:
+    for number, step in enumerate(steps):
         values = {name: np.array(value, np.float64) for name, value in step.kwargs.items() if name in _NUMBERS}
         if step.id == "scale_linear":
             yield values.get("gain", np.array(1.0)), values.get("offset", np.array(0.0))
         elif step.id == "fixed_zero_mean_unit_variance":
             yield 1 / values["std"], -values["mean"] / values["std"]
-        elif step.id != "ensure_dtype":
-            raise ValueError(step.id)
+        elif step.id != "ensure_dtype" or (number and not str(step.kwargs.get("dtype")).startswith("float")):
+            raise ValueError(f"{step.id} {step.kwargs.get('dtype', '')}".strip())
 
 
 def _read_timm(folder: Path) -> _Origin:

@@ -262,7 +262,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         content = path.read_bytes() if size <= _MOST_BYTES else b""
         with contextlib.suppress(onnx.checker.ValidationError):  # of weights that are not loaded yet
             onnx.checker.check_model(content)
-        model = onnx.load_from_string(content)
+        model = _parsed(content)
         for tensor in filter(external_data_helper.uses_external_data, model.graph.initializer):
             stored = external_data_helper.ExternalDataInfo(tensor)
             file = file_inside(folder, stored.location)
@@ -281,6 +281,16 @@ def read_onnx(path: Path) -> onnx.ModelProto:
             f"not valid ONNX: {error}", place=str(path), remedy="fetch it again, with all files beside it"
         ) from error
     return model
+
+
+def _parsed(content: bytes) -> onnx.ModelProto:
+    """Return the bytes of an ONNX file as a model; ValueError if they are something else."""
+    import onnx
+
+    try:
+        return onnx.load_from_string(content)
+    except Exception as error:  # a DecodeError of protobuf, which onnx does not pass on
+        raise ValueError(str(error)) from error
 
 
 class ImportedGraph:

@@ -48,6 +48,7 @@ EXPORT, PATCHES, DESCRIPTION = "export.json", "patches.npz", "config.json"
 EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 """The network of an export, by its format."""
 _EXPORT_TOLERANCE = 1e-5  # of a probability; of logits as part of the largest one
+_LOGARITHM_WEIGHT, _LEAST = 0.01, 1e-30  # so that a probability's logarithm may differ by 1e-3
 _PROGRAMS = {"onnx": ("onnxruntime", "openvino"), "wsinfer": ("torch",)}
 _NOT_READ = (EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile)
 _MOST_JSON_BYTES, _MOST_PATCHES_BYTES = 2**22, 2**30  # the largest made here have some 100 kB, and 270 MB
@@ -150,7 +151,11 @@ def _difference(folder: Path, kind: str, program: str) -> tuple[float, float]:
     given = np.concatenate(parts)
     if given.shape != due.shape:
         raise ValueError(f"its answers are of shape {given.shape}, {due.shape} is due")
-    return float(np.abs(given - due).max()), float(np.abs(due).max())
+    difference = np.abs(given - due)
+    if kind == "onnx":  # of probabilities near 0 and 1 the other class's logarithm tells more
+        apart = np.abs(np.log(np.maximum(given, _LEAST)) - np.log(np.maximum(due, _LEAST)))
+        difference = np.maximum(difference, _LOGARITHM_WEIGHT * apart)
+    return float(difference.max()), float(np.abs(due).max())
 
 
 def _open(path: Path, program: str) -> Replay:

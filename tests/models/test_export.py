@@ -26,7 +26,7 @@ from pathopatch.models.card import model_card
 from pathopatch.models.export import Format, export_model
 from pathopatch.models.forward import sample_patches
 from pathopatch.models.loading import load_model
-from pathopatch.models.networks import build_network
+from pathopatch.models.networks import build_network, classifier_of
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.models.verify import verify_export
 from pathopatch.patches.tissue_model import TissueModel
@@ -366,8 +366,9 @@ def _flip_and_hash(folder: Path) -> None:
         (lambda out: _edit(out / "export.json", "tissue", "is", value="1 is glass"), "tissue of export.json is not"),
         (lambda out: _edit(out / "export.json", "sha256", value=[]), "export.json holds no hashes"),
         (lambda out: (out / "patches.npz").unlink(), "patches.npz is not the file"),
+        (lambda out: (out / "README.md").write_text(""), "README.md is not the file"),
     ],
-    ids=["weight", "weight and hash", "scaling", "classes", "mask", "no hashes", "no patches"],
+    ids=["weight", "weight and hash", "scaling", "classes", "mask", "no hashes", "no patches", "card"],
 )
 def test_what_was_changed_in_an_export_is_a_problem_of_every_program(tmp_path, masked_export, damage, problem):
     out = shutil.copytree(masked_export, tmp_path / "out")
@@ -376,6 +377,26 @@ def test_what_was_changed_in_an_export_is_a_problem_of_every_program(tmp_path, m
     verified = verify_export(out)
     assert len(verified) == 2
     assert all(problem in one.problem for one in verified)
+
+
+def test_an_export_that_is_sure_of_everything_is_verified_too(tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    network = build_network("small-groupnorm", 3)
+    torch.nn.init.constant_(classifier_of(network).bias, 0.0)
+    classifier_of(network).bias.data[1] = 40.0  # probabilities of 0 and 1, by float32
+    save_bundle(tmp_path / "model", network, _spec())
+    out = tmp_path / "out"
+    export_model(tmp_path / "model", out, kind="onnx")
+    assert [one.problem for one in verify_export(out)] == ["", ""]
+    model = onnx.load(out / "model.onnx")
+    (bias,) = (tensor for tensor in model.graph.initializer if numpy_helper.to_array(tensor).max(initial=0) == 40)
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(0.9), bias.name))
+    onnx.save(model, out / "model.onnx")
+    digest = hashlib.sha256((out / "model.onnx").read_bytes()).hexdigest()
+    _edit(out / "export.json", "sha256", "files", "model.onnx", value=digest)
+    assert all("differ by" in one.problem for one in verify_export(out))
 
 
 @pytest.fixture(scope="module")

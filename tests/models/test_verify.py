@@ -176,6 +176,7 @@ def test_the_command_prints_each_program_and_fails_with_code_1(bundle):
 def test_an_old_bundle_opens_and_is_verified_once_its_answers_are_stored(tmp_path):
     old = as_old_bundle(write_model(tmp_path / "old"))
     model = load_model(shutil.copytree(EXAMPLE_MODEL, tmp_path / "example"))
+    (tmp_path / "example" / "check.json").unlink()
     assert np.isfinite(model.predict_logits(*sample_patches(model.spec))).all()
     for folder in (tmp_path / "example", old):
         with pytest.raises(InputMissingError, match=r"holds no answers to compare with.*verify .* --write"):

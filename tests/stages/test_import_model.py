@@ -204,9 +204,13 @@ def write_monai(folder: Path, *steps: dict[str, object], n_classes: int = 1) -> 
 
 
 def test_a_monai_bundle_is_scaled_as_its_own_inference_scales(tmp_path: Path) -> None:
-    steps = {"_target_": "CastToTyped"}, {
-        "_target_": "ScaleIntensityRanged", "a_min": 0.0, "a_max": 255.0, "b_min": -1.0, "b_max": 1.0,
-    }, {"_target_": "monai.transforms.NormalizeIntensityd", "subtrahend": [0.1, 0, 0], "divisor": 2}  # fmt: skip
+    steps = [
+        {"_target_": "LoadImaged", "keys": "image", "reader": "WSIReader"},
+        {"_target_": "ScaleIntensityRanged", "a_min": 0.0, "a_max": 255.0, "b_min": -1.0, "b_max": 1.0, "clip": True},
+        {"_target_": "ScaleIntensityd", "_disabled_": True},
+        {"_target_": "ScaleIntensityd", "keys": ["label"]},
+        {"_target_": "monai.transforms.NormalizeIntensityd", "subtrahend": [0.1, 0, 0], "divisor": 2},
+    ]
     network = write_monai(tmp_path / "monai", *steps)
     spec = import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.25, tumor_classes=["metastasis"])
     x = patches(PX)
@@ -423,10 +427,31 @@ def test_a_monai_bundle_scaled_by_the_patch_itself_is_refused(tmp_path: Path) ->
     write_monai(tmp_path / "monai", {"_target_": "ScaleIntensityd", "minv": 0, "maxv": 1})
     with pytest.raises(InputUnsupportedError, match="preprocessing by ScaleIntensity"):
         import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.5)
-    for content, said in (("{}", "preprocessing by 'preprocessing'"), ('{"preprocessing": "@p"}', "preprocessing by")):
+    for content in ("{}", '{"preprocessing": "@p"}', '{"preprocessing": {"transforms": ["@p"]}}'):
         (tmp_path / "monai" / "configs" / "inference.json").write_text(content)
-        with pytest.raises(InputUnsupportedError, match=said):
+        with pytest.raises(InputUnsupportedError, match="preprocessing by (None|@p)"):
             import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.5)
+
+
+_RANGE = {"_target_": "ScaleIntensityRanged", "a_min": 0, "a_max": 255, "b_min": 0, "b_max": 1}
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([{"_target_": "NormalizeIntensityd", "subtrahend": 128, "divisor": 64}, _RANGE | {"clip": True}], "with clip"),
+        ([{"_target_": "LoadImaged", "keys": "image"}, _RANGE], "columns become rows"),
+        ([_RANGE, {"_target_": "NormalizeIntensityd"}], "NormalizeIntensity"),
+        ([_RANGE | {"_disabled_": "$x"}], "may be switched off"),
+        ([{"_target_": "Rotated", "keys": "@key"}, _RANGE], "Rotate"),
+    ],
+)
+def test_steps_of_monai_that_are_no_fixed_scaling_are_refused(
+    tmp_path: Path, steps: list[dict[str, object]], said: str
+) -> None:
+    write_monai(tmp_path / "monai", *steps)
+    with pytest.raises(InputUnsupportedError, match=said):
+        import_model(tmp_path / "monai", tmp_path / "bundle", mpp=0.5)
 
 
 @pytest.mark.slow
@@ -475,9 +500,10 @@ def test_networks_that_do_not_fit_their_description_are_refused(tmp_path: Path) 
     ):
         with pytest.raises(PathopatchError, match=said):
             import_model(write_onnx(tmp_path / "made", model), tmp_path / "bundle")
-    (tmp_path / "made" / "tiny.onnx").write_bytes(b"no ONNX")
-    with pytest.raises(InputCorruptError, match="not valid ONNX"):
-        import_model(tmp_path / "made" / "tiny.onnx", tmp_path / "bundle")
+    for content in (b"no ONNX", pickle.dumps({"a": [1, 2]})):
+        (tmp_path / "made" / "tiny.onnx").write_bytes(content)
+        with pytest.raises(InputCorruptError, match="not valid ONNX"):
+            import_model(tmp_path / "made" / "tiny.onnx", tmp_path / "bundle")
 
 
 def test_onnx_weights_that_are_nan_are_refused(tmp_path: Path) -> None:
