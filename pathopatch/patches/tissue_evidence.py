@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, dark_window, rounding_spread, tissue_signal
+from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, bands, dark_window, rounding_spread, tissue_signal
 from pathopatch.slides.background import SEPARATION, Polarities, accepted_split, correlated_channels, plain_polarity
 from pathopatch.slides.glass import Glass, Illumination, find_glass
 from pathopatch.slides.unscanned import Unscanned
@@ -254,7 +254,12 @@ def _separation(values: NDArray[np.float32], threshold: float, spread: float) ->
 def _smoothed_sample(signal: NDArray[np.float32], usable: Mask) -> NDArray[np.float32]:
     """Return the values (N,) on which thresholds are found: means over 3 x 3 px, thinned on large overviews."""
     step = math.isqrt(signal.size // _SAMPLE_PX) or 1
-    return np.asarray(cv2.blur(signal, (3, 3))[::step, ::step][usable[::step, ::step]], np.float32)
+    sample = np.empty(signal[::step, ::step].shape, np.float32)
+    for rows in bands((len(sample), step * signal.shape[1])):
+        top = max(0, rows.start * step - 1)  # a row more on each side, for its means
+        smoothed = cv2.blur(signal[top : rows.stop * step + 1], (3, 3))
+        sample[rows] = smoothed[rows.start * step - top :: step, ::step][: rows.stop - rows.start]
+    return np.asarray(sample[usable[::step, ::step]], np.float32)
 
 
 def rate_confidence(

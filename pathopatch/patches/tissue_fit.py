@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
 from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_evidence, rate_confidence
-from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, clean_mask, tissue_signal
+from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, bands, clean_mask, tissue_signal
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
 from pathopatch.slides.unscanned import Unscanned, grown, large_pieces
@@ -111,10 +111,7 @@ def fit_tissue(
             if signal is None:
                 lit = None if light is None else light.over(*pixels.shape[1:])
                 signal = tissue_signal(pixels, polarities=polarities, windows=windows, light=lit)
-            # A pixel must pass, and so must the mean of some 3 x 3 px around it: noise passes one test, not both.
-            passes_smoothed = (cv2.blur(signal, (3, 3)) > threshold).astype(np.uint8)
-            is_supported = cv2.dilate(passes_smoothed, np.ones((3, 3), np.uint8)) != 0
-            mask = (signal > np.float32(threshold)) & is_supported & overview.specimen
+            mask = _passing(signal, threshold) & overview.specimen
         mask = overview.specimen & clean_mask(
             mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
         )
@@ -143,6 +140,21 @@ def fit_tissue(
     scores = () if doubt is None else ((0.45, doubt),)
     confidence, doubts = rate_confidence(overview, informative, tissue, unscanned, scores, is_unsure=is_unsure)
     return replace(tissue, confidence=confidence, doubts=doubts)
+
+
+def _passing(signal: NDArray[np.float32], threshold: float) -> Mask:
+    """Return the pixels (h, w) of a signal above a threshold that are no noise."""
+    # A pixel must pass, and so must the mean of some 3 x 3 px around it: noise passes one test, not both.
+    passing = np.empty(signal.shape, np.bool_)
+    for rows in bands(signal.shape):
+        top = max(0, rows.start - 2)  # two rows more: a mean, and its neighbours
+        part = signal[top : rows.stop + 2]
+        passes_smoothed = (cv2.blur(part, (3, 3)) > threshold).view(np.uint8)
+        is_supported = cv2.dilate(passes_smoothed, np.ones((3, 3), np.uint8))[rows.start - top :][
+            : rows.stop - rows.start
+        ]
+        np.logical_and(signal[rows] > np.float32(threshold), is_supported, out=passing[rows])
+    return passing
 
 
 def _find_borders_and_ink(

@@ -8,7 +8,7 @@ from `pathopatch.patches.tissue_fit`, or from a supplied mask. Pure arithmetic o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from typing import Any, cast
@@ -26,7 +26,20 @@ EVERY_PIXEL = -1.0
 """Threshold that every pixel passes: the mask alone decides."""
 _LEAST_CONTRAST = 2.0  # sparse fibres fill little of an outline, but far more of it than of the rest
 _DARK_PERCENTILES = (1.0, 99.9)  # a few hot pixels, and dead ones, must not set the scale
+_BAND_PX = 2**18  # a megabyte of float32
 _ROWS_AT_ONCE = 64  # of an overview's labelled components: numpy copies them to its own index type
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows of an overview are worked on together: what the processor's cache holds."""
+    return max(1, _BAND_PX // max(1, width))
+
+
+def bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield the rows of an overview (H, W) in bands: a copy of all at every step costs more than the work on it."""
+    step = rows_at_once(shape[1])
+    for top in range(0, shape[0], step):
+        yield slice(top, min(top + step, shape[0]))
 
 
 def tissue_signal(
@@ -41,6 +54,12 @@ def tissue_signal(
     A channel with an empty window (low, high) in `windows`, shape (C, 2), does not count. Bright channels are divided
     by the `light`, shape (H, W).
     """
+    if pixels.shape[1] > rows_at_once(pixels.shape[2]):
+        whole = np.empty(pixels.shape[1:], np.float32)
+        for rows in bands(whole.shape):
+            lit = None if light is None else light[rows]
+            whole[rows] = tissue_signal(pixels[:, rows], polarities=polarities, windows=windows, light=lit)
+        return whole
     if light is not None:
         is_bright = np.array([polarity == "bright" for polarity in polarities])[:, None, None]
         pixels = np.where(is_bright, pixels.astype(np.float32) / light, pixels).astype(np.float32)
@@ -98,15 +117,24 @@ def clean_mask(
     A component of tissue below `min_speck_um2` becomes background. An enclosed component of background (4 neighbours)
     up to `max_hole_um2` becomes tissue.
     """
+    # One after the other: each needs four bytes a pixel.
+    return _without_holes(_without_specks(mask, um2_per_px, min_speck_um2), max_hole_um2 / um2_per_px)
+
+
+def _without_specks(mask: NDArray[np.bool_], um2_per_px: float, min_speck_um2: float) -> NDArray[np.bool_]:
     # Components no further apart than the side of a speck count as one: fibres and nuclei are small, lie close to each
     # other and are no dust.
     reach = 2 * math.floor(math.sqrt(min_speck_um2 / um2_per_px) / 2) + 1
     grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
     count, components = cv2.connectedComponents(grown, connectivity=8)
     is_large = _component_areas(components, count, mask) * um2_per_px >= min_speck_um2
-    tissue = mask if is_large[1:].all() else mask & _select_components(components, is_large)
-    count, components = cv2.connectedComponents((~tissue).view(np.uint8), connectivity=4)
-    is_hole = _component_areas(components, count, ~tissue) <= max_hole_um2 / um2_per_px
+    return mask if is_large[1:].all() else mask & _select_components(components, is_large)
+
+
+def _without_holes(tissue: NDArray[np.bool_], most_px: float) -> NDArray[np.bool_]:
+    ground = ~tissue
+    count, components = cv2.connectedComponents(ground.view(np.uint8), connectivity=4)
+    is_hole = _component_areas(components, count, ground) <= most_px
     # Background at the border continues outside the image: its area is unknown.
     for side in (components[0], components[-1], components[:, 0], components[:, -1]):
         is_hole[side] = False
