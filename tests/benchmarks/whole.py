@@ -56,6 +56,7 @@ for _ in range(16):
     runtime.logits(x)
 print(time.perf_counter() - start, flush=True)
 """
+_BARE_PATCHES = 512  # of _FORWARD
 _IDLE_CORES = 0.1  # cores' worth of others' work up to which the cores count as idle
 _PATIENCE_S = 60.0  # in all, for others to end
 _LARGE_PX = 8192  # side of a slide beside whose work the start of a process is short
@@ -70,10 +71,21 @@ def rows(inputs: Inputs) -> Iterator[Row]:
 
 
 def processes_of_predict(inputs: Inputs, bundle: Path) -> Iterator[Row]:
-    """Wall-clock time of `predict` of several slides."""
+    """Patches a second of `predict` in two processes, by those of two bare forward passes side by side."""
+    first = inputs.rgb_pyramid(_LARGE_PX)
+    slides = [first, *_copies(first, _SLIDES - 1)]
     options = ["--model", str(bundle), "--slide-mpp", "0.5", "--device", "cpu"]
-    slides = [inputs.rgb_jpeg(4096), *_copies(inputs.rgb_jpeg(4096), 2 * _SLIDES - 1)]
-    yield from _scaling("predict", inputs.folder, slides, options, _FORWARD, str(bundle), str(TILE_PX))
+    patience = time.monotonic() + _PATIENCE_S
+    is_idle, ratios = len(os.sched_getaffinity(0)) > 1, []
+    for _ in range(3):
+        is_idle &= _idle_by(patience)
+        seconds = _run("predict", inputs.folder, slides, options, workers=2, variables=_ONE_THREAD)[0]
+        bare = _side_by_side(_FORWARD, [str(bundle), str(TILE_PX)], 2)
+        ratios.append(_SLIDES * (_LARGE_PX // TILE_PX) ** 2 / seconds / (2 * _BARE_PATCHES / bare))
+    name = f"predict, {_SLIDES} slides of 1,024 patches in two processes, by two bare forward passes side by side"
+    if not is_idle:
+        name += ", CORES NOT IDLE"
+    yield Row(name, statistics.median(ratios), 0.95, unit="ratio of patches a second")
 
 
 def _memory(inputs: Inputs) -> Row:
