@@ -162,13 +162,6 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     page = write_report(tmp_path / "work").read_text()  # and shows it
     assert '<a href="area-reliance/mine.html">mine: look for yourself</a>' in page
     assert (tmp_path / "work" / "report" / "area-reliance" / "mine.html").read_text() == (out / stage.PAGE).read_text()
-
-
-def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Path, tmp_path: Path) -> None:
-    sources = stage.find_sources([str(cohort.parent / "S8.tif")], out=tmp_path)
-    with pytest.raises(PathopatchError, match="no slide could be asked about"):
-        stage.audit_model([model], sources, tmp_path, PredictConfig(device="cpu"))
-    assert not (tmp_path / stage.RESULT).exists()
     encoder = write_torchscript(tmp_path / "mean.pt")
     head = write_head(tmp_path / "head", encoder)
     config = PredictConfig(device="cpu", encoder_mpp=0.5)  # patches of another side are encoded as `encode` does
@@ -177,3 +170,10 @@ def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Pat
     config = config.model_copy(update={"encoder_mpp": 1.0})
     with pytest.raises(InputUnsupportedError, match=r"at 0\.5 um/px"):
         stage.audit_model([head], sources, tmp_path / "other-scale", config, weights=encoder)
+
+
+def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Path, tmp_path: Path) -> None:
+    sources = stage.find_sources([str(cohort.parent / "S8.tif")], out=tmp_path)
+    with pytest.raises(PathopatchError, match="no slide could be asked about"):
+        stage.audit_model([model], sources, tmp_path, PredictConfig(device="cpu"))
+    assert not (tmp_path / stage.RESULT).exists()
