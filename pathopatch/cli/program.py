@@ -168,7 +168,7 @@ def main() -> None:
     if sigterm.has_arrived:
         say(f"terminated; {interrupt_note()}")
         code = 143
-    gc.freeze()  # what is left ends with the process: to look for circles in it takes a tenth of a second
+    gc.freeze()  # what is left ends with the process: a search for reference cycles takes a tenth of a second
     sys.exit(code if isinstance(code, int) else 0)
 
 

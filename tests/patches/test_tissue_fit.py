@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
+from pathopatch.patches import tissue_evidence, tissue_model
 from pathopatch.patches.tissue_fit import find_black, find_ink, fit_tissue
 from pathopatch.patches.tissue_model import TissueModel
 
@@ -149,3 +150,21 @@ def test_ink_and_borders_are_sought_only_if_configured(h_and_e: Picture) -> None
     assert (result.ink_share > 0, result.unscanned_share > 0) == (False, True)
     result = fit(picture, ignore_borders=False)
     assert (result.ink_share > 0, result.unscanned_share > 0) == (True, False)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_bands_of_rows_leave_no_trace(
+    h_and_e: Picture, truth: NDArray[np.bool_], monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    noisy = np.random.default_rng(0).normal(h_and_e, 12).clip(0, 255).astype(np.uint8)  # near the limits everywhere
+    found = []
+    for band_px in (truth.size, rows * truth.shape[1]):
+        monkeypatch.setattr(tissue_model, "_BAND_PX", band_px)
+        monkeypatch.setattr(tissue_evidence, "_SAMPLE_PX", truth.size // 16)  # of which every fourth row is a sample
+        found.append(fit(noisy))
+    assert found[0].mask.any()
+    assert found[0].threshold == found[1].threshold
+    np.testing.assert_array_equal(found[0].mask, found[1].mask)
+    signal = noisy[0].astype(np.float32) / 256  # sums of these are exact
+    sample = tissue_evidence._smoothed_sample(signal, np.ones_like(truth))
+    np.testing.assert_array_equal(sample, cv2.blur(signal, (3, 3))[::4, ::4].ravel())
