@@ -83,6 +83,10 @@ class Overview:
     glass: Glass | None  # of a colour image
     is_flat: bool  # no picture of one field: no uneven light
 
+    def planes(self, channels: Sequence[int]) -> NDArray[np.generic]:
+        """Return the pixels of some channels, a copy only where it must be one."""
+        return self.pixels if list(channels) == list(range(len(self.pixels))) else self.pixels[list(channels)]
+
 
 def find_evidence(overview: Overview, channels: Sequence[int]) -> list[Evidence]:
     """Return the evidence of each dark channel, and of each group of bright channels with the same content."""
@@ -103,7 +107,7 @@ def find_evidence(overview: Overview, channels: Sequence[int]) -> list[Evidence]
 
 def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     """Return the evidence of bright channels: absorption relative to their glass."""
-    pixels, config = overview.pixels[list(channels)], overview.config
+    pixels, config = overview.planes(channels), overview.config
     if not overview.specimen.any():
         return Evidence(channels=channels, is_empty=True)
     if set(channels) <= set(overview.levels):
@@ -165,7 +169,7 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
 
 def _image_set_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     """Return the evidence of a set of colour images, which have no single glass."""
-    pixels, config = overview.pixels[list(channels)], overview.config
+    pixels, config = overview.planes(channels), overview.config
     glass = overview.glass
     # Each image has its own glass, so full scale takes its place, unless glass is even over the images.
     is_common = glass is not None and glass.spread <= _SURE_SPREAD and glass.share >= _COMMON_SHARE

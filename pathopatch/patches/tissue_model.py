@@ -27,7 +27,6 @@ EVERY_PIXEL = -1.0
 _LEAST_CONTRAST = 2.0  # sparse fibres fill little of an outline, but far more of it than of the rest
 _DARK_PERCENTILES = (1.0, 99.9)  # a few hot pixels, and dead ones, must not set the scale
 _BAND_PX = 2**18  # a megabyte of float32
-_ROWS_AT_ONCE = 64  # of an overview's labelled components: numpy copies them to its own index type
 
 
 def rows_at_once(width: int) -> int:
@@ -127,8 +126,9 @@ def _without_specks(mask: NDArray[np.bool_], um2_per_px: float, min_speck_um2: f
     reach = 2 * math.floor(math.sqrt(min_speck_um2 / um2_per_px) / 2) + 1
     grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
     count, components = cv2.connectedComponents(grown, connectivity=8)
-    is_large = _component_areas(components, count, mask) * um2_per_px >= min_speck_um2
-    return mask if is_large[1:].all() else mask & _select_components(components, is_large)
+    is_speck = _component_areas(components, count, mask) * um2_per_px < min_speck_um2
+    is_speck[0] = False  # component 0 is the background
+    return _without(mask, components, is_speck)
 
 
 def _without_holes(tissue: NDArray[np.bool_], most_px: float) -> NDArray[np.bool_]:
@@ -139,29 +139,45 @@ def _without_holes(tissue: NDArray[np.bool_], most_px: float) -> NDArray[np.bool
     for side in (components[0], components[-1], components[:, 0], components[:, -1]):
         is_hole[side] = False
     is_hole[0] = False  # component 0 is the tissue itself
-    return tissue | _select_components(components, is_hole)
+    return ~_without(ground, components, is_hole)
 
 
 def _component_areas(components: NDArray[Any], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return each component's number of pixels in a mask (H, W), shape (count,)."""
     areas = np.zeros(count, np.int64)
-    for top in range(0, len(mask), _ROWS_AT_ONCE):
-        rows = slice(top, top + _ROWS_AT_ONCE)
-        in_band = np.bincount(components[rows][mask[rows]])
+    for first, length in _runs(mask):
+        in_band = np.bincount(components.ravel()[first], length).astype(np.int64)
         areas[: len(in_band)] += in_band
     return areas
 
 
-def _select_components(components: NDArray[Any], is_selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of the components selected by number."""
-    if not is_selected.any():
-        return np.zeros(components.shape, np.bool_)
-    selected = np.empty(components.shape, np.bool_)
-    for top in range(0, len(components), _ROWS_AT_ONCE):
-        rows = slice(top, top + _ROWS_AT_ONCE)
-        # Twice as fast as an index; all numbers are valid, so nothing is clipped.
-        np.take(is_selected, components[rows], out=selected[rows], mode="clip")
-    return selected
+def _without(
+    mask: NDArray[np.bool_], components: NDArray[Any], is_chosen: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return a mask (H, W) without its pixels in the components chosen by number."""
+    if not is_chosen.any():
+        return mask
+    kept = mask.copy()
+    for first, length in _runs(mask):
+        is_left_out = is_chosen[components.ravel()[first]]
+        first, length = first[is_left_out], length[is_left_out]
+        before = np.cumsum(length) - length  # pixels of the runs before each
+        kept.ravel()[np.arange(length.sum()) + np.repeat(first - before, length)] = False
+    return kept
+
+
+def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the flat index of the first pixel, and the length, of each row's runs of a mask (H, W), by bands of rows.
+
+    A run lies in one component, and there are far fewer runs than pixels.
+    """
+    for rows in bands(mask.shape):
+        part = mask[rows]
+        is_first, is_last = part.copy(), part.copy()
+        np.greater(part[:, 1:], part[:, :-1], out=is_first[:, 1:])
+        np.greater(part[:, :-1], part[:, 1:], out=is_last[:, :-1])
+        first = np.flatnonzero(is_first)
+        yield first + rows.start * mask.shape[1], np.flatnonzero(is_last) - first + 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

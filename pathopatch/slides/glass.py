@@ -107,11 +107,11 @@ def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_fla
 def _means(plane: NDArray[np.generic], step: int) -> NDArray[np.float32]:
     """Return means over 3 x 3 pixels, of every k-th row and column."""
     height, width = plane.shape
-    padded = np.pad(plane, 1, mode="edge")
-    total = np.zeros((-(-height // step), -(-width // step)), np.float32)
-    for y in range(3):
-        for x in range(3):
-            total += padded[y : y + height : step, x : x + width : step]
+    rows, columns = np.arange(0, height, step), np.arange(0, width, step)
+    sums = np.zeros((len(rows), width), np.uint16 if plane.dtype == np.uint8 else np.float32)  # exact for integers
+    for by in (-1, 0, 1):
+        sums += plane[np.clip(rows + by, 0, height - 1)]
+    total = sum(np.take(sums, np.clip(columns + by, 0, width - 1), axis=1) for by in (-1, 0, 1))
     return np.asarray(total / np.float32(9), np.float32)
 
 

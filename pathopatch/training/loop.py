@@ -134,7 +134,9 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         loaders=config.loaders or (_LOADERS_ON_GPU if run.device.type == "cuda" else 1),
     ):
         # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
-        torch.manual_seed(mixed_seed(config.seed, state.phase, batch.step, *own_rank))
+        step_seed = mixed_seed(config.seed, state.phase, batch.step, *own_rank)
+        # For a GPU that is not used yet, torch.manual_seed formats a traceback each time.
+        (torch.default_generator if run.device.type == "cpu" else torch).manual_seed(step_seed)
         # Where only the last layer learns, its input must be what the network gives in prediction.
         state.network.train(phase.trainable == "all")
         state.objective.train()
