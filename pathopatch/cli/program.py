@@ -72,9 +72,6 @@ def _program(
 for panel, commands in _COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(with_settings(command))
-app.command(
-    "tune", rich_help_panel="Train and study", help="Another name of `train --trials N`, for one more release."
-)(with_settings(training.train))
 
 exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
 for command in _EXPORTS:
@@ -83,7 +80,6 @@ app.add_typer(exports, name="export", rich_help_panel="Review and export")
 
 imports = typer.Typer(help="Take over models from other programs' formats.", no_args_is_help=True)
 imports.command("model")(exporting.import_model)
-imports.command("wsinfer", help="Another name of `import model`, for a model for wsinfer.")(exporting.import_model)
 app.add_typer(imports, name="import", rich_help_panel="Review and export")
 
 

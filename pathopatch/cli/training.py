@@ -193,10 +193,7 @@ def train(
     from pathopatch.stages.train import recommended, reports, search_plan_text, train_run
 
     settings = recommended(work, settings)
-    is_tune = context.info_name == "tune"
-    if is_tune:
-        say("tune is another name of `train --trials N`, and goes in the next release")
-    is_search, is_first = is_tune or bool(typed_options(context, "trials")), reports()
+    is_search, is_first = bool(typed_options(context, "trials")), reports()
     if not is_search:
         refuse(context, "it is of a search: give --trials", "objective", "workers")
     elif not batch.quiet:

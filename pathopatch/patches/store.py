@@ -120,11 +120,6 @@ class PatchStore:
         """Row of each patch id."""
         return {name: row for row, name in enumerate(patch_ids(self.attributes["slide_id"], self.origins))}
 
-    @property
-    def patch_ids(self) -> list[str]:
-        """Patch ids, in the order of the rows."""
-        return list(self._rows)
-
     def rows(self, patch_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the row of each patch id; raises InputMissingError for an unknown one."""
         try:

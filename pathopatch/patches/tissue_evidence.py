@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, bands, dark_window, rounding_spread, tissue_signal
+from pathopatch.patches.tissue_model import (
+    EVERY_PIXEL,
+    OverviewSignal,
+    TissueModel,
+    bands,
+    dark_window,
+    rounding_spread,
+    tissue_signal,
+)
 from pathopatch.slides.background import SEPARATION, Polarities, accepted_split, correlated_channels, plain_polarity
 from pathopatch.slides.glass import Glass, Illumination, find_glass
 from pathopatch.slides.unscanned import Unscanned
@@ -66,7 +74,7 @@ class Evidence:
     is_doubtful: bool = False  # the supposed glass may be pale tissue
     may_be_uneven: bool = False  # darker glass may have been taken for tissue
     glass_level: NDArray[np.float64] | None = None  # (n,), of bright channels, source units
-    signal: NDArray[np.float32] | None = None  # (h, w), of bright channels: kept, since computing it is slow
+    signal: OverviewSignal | None = None  # of bright channels
     light: Illumination | None = None  # of bright channels
 
 
@@ -141,12 +149,7 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     is_dim = glass is not None and float(glass.level.min()) < _DIM * white
     if glass is None or (is_dim and glass.spread > _DIM_SPREAD):
         return Evidence(channels=channels)
-    signal = tissue_signal(
-        pixels,
-        polarities=["bright"] * len(channels),
-        windows=windows,
-        light=None if light is None else light.over(*pixels.shape[1:]),
-    )
+    signal = OverviewSignal(pixels=pixels, polarities=["bright"] * len(channels), windows=windows, illumination=light)
     values = _smoothed_sample(signal, overview.specimen)
     threshold = _bright_threshold(values, glass)
     if threshold is None:
@@ -175,7 +178,7 @@ def _image_set_evidence(overview: Overview, channels: tuple[int, ...]) -> Eviden
     is_common = glass is not None and glass.spread <= _SURE_SPREAD and glass.share >= _COMMON_SHARE
     level = glass.level[list(channels)] if glass is not None and is_common else np.full(len(channels), 255.0)
     windows = np.outer(level, (0.0, 1.0))
-    signal = tissue_signal(pixels, polarities=["bright"] * len(channels), windows=windows)
+    signal = OverviewSignal(pixels=pixels, polarities=["bright"] * len(channels), windows=windows)
     values = _smoothed_sample(signal, overview.specimen)
     if config.method == "fixed":
         return Evidence(channels=channels, windows=windows, threshold=config.fixed_threshold, is_shared=True)
@@ -219,7 +222,7 @@ def _dark_evidence(overview: Overview, channel: int) -> Evidence:
         return _evidence_above_level(overview, channel, window[1])
     if window[1] > window[0]:
         windows = np.array([window])
-        signal = tissue_signal(plane[None], polarities=["dark"], windows=windows)
+        signal = OverviewSignal(pixels=plane[None], polarities=["dark"], windows=windows)
         spread = rounding_spread(window, plane.dtype)
         values = _smoothed_sample(signal, specimen)
         threshold = accepted_split(values, spread)
@@ -255,11 +258,11 @@ def _separation(values: NDArray[np.float32], threshold: float, spread: float) ->
     return distance / max(float(low.std(dtype=np.float64)), spread)
 
 
-def _smoothed_sample(signal: NDArray[np.float32], usable: Mask) -> NDArray[np.float32]:
+def _smoothed_sample(signal: NDArray[np.float32] | OverviewSignal, usable: Mask) -> NDArray[np.float32]:
     """Return the values (N,) on which thresholds are found: means over 3 x 3 px, thinned on large overviews."""
-    step = math.isqrt(signal.size // _SAMPLE_PX) or 1
-    sample = np.empty(signal[::step, ::step].shape, np.float32)
-    for rows in bands((len(sample), step * signal.shape[1])):
+    step = math.isqrt(usable.size // _SAMPLE_PX) or 1
+    sample = np.empty(usable[::step, ::step].shape, np.float32)
+    for rows in bands((len(sample), step * usable.shape[1])):
         top = max(0, rows.start * step - 1)  # a row more on each side, for its means
         smoothed = cv2.blur(signal[top : rows.stop * step + 1], (3, 3))
         sample[rows] = smoothed[rows.start * step - top :: step, ::step][: rows.stop - rows.start]
@@ -324,10 +327,13 @@ def _has_smooth_tissue(overview: Overview, evidence: Evidence, tissue: TissueMod
     assert evidence.threshold is not None
     least_px = _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
     near = np.ones((_SMOOTH_PX + 2, _SMOOTH_PX + 2), np.uint8)
-    # Tissue by other channels' evidence says nothing about this glass.
-    is_own = (evidence.signal > evidence.threshold) & (evidence.signal <= _DARKEST_GLASS)
     # Flat indices of the pixels in question: filters run on the whole image, statistics on these alone.
-    places = np.flatnonzero((cv2.erode(tissue.mask, near) != 0) & is_own)
+    is_in_question = cv2.erode(tissue.mask, near) != 0
+    for rows in bands(is_in_question.shape):
+        # Tissue by other channels' evidence says nothing about this glass.
+        signal = evidence.signal[rows]
+        is_in_question[rows] &= (signal > evidence.threshold) & (signal <= _DARKEST_GLASS)
+    places = np.flatnonzero(is_in_question)
     glass = np.flatnonzero(cv2.erode((overview.specimen & (tissue.mask == 0)).view(np.uint8), near))
     colour = evidence.glass_level if overview.is_colour else None
     if places.size <= least_px or (glass.size < _LEAST_SMOOTH_PX and colour is None):

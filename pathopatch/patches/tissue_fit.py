@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
 from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_evidence, rate_confidence
-from pathopatch.patches.tissue_model import EVERY_PIXEL, TissueModel, bands, clean_mask, tissue_signal
+from pathopatch.patches.tissue_model import EVERY_PIXEL, OverviewSignal, TissueModel, bands, clean_mask
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
 from pathopatch.slides.unscanned import Unscanned, grown, large_pieces
@@ -107,10 +107,7 @@ def fit_tissue(
     mask = np.zeros_like(overview.specimen)
     if not is_unsure:
         if threshold is not None:
-            signal = informative[0].signal if len(informative) == 1 else None
-            if signal is None:
-                lit = None if light is None else light.over(*pixels.shape[1:])
-                signal = tissue_signal(pixels, polarities=polarities, windows=windows, light=lit)
+            signal = OverviewSignal(pixels=pixels, polarities=polarities, windows=windows, illumination=light)
             mask = _passing(signal, threshold) & overview.specimen
         mask = overview.specimen & clean_mask(
             mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
@@ -142,18 +139,17 @@ def fit_tissue(
     return replace(tissue, confidence=confidence, doubts=doubts)
 
 
-def _passing(signal: NDArray[np.float32], threshold: float) -> Mask:
+def _passing(signal: OverviewSignal, threshold: float) -> Mask:
     """Return the pixels (h, w) of a signal above a threshold that are no noise."""
     # A pixel must pass, and so must the mean of some 3 x 3 px around it: noise passes one test, not both.
-    passing = np.empty(signal.shape, np.bool_)
-    for rows in bands(signal.shape):
+    passing = np.empty(signal.pixels.shape[1:], np.bool_)
+    for rows in bands(passing.shape):
         top = max(0, rows.start - 2)  # two rows more: a mean, and its neighbours
         part = signal[top : rows.stop + 2]
         passes_smoothed = (cv2.blur(part, (3, 3)) > threshold).view(np.uint8)
-        is_supported = cv2.dilate(passes_smoothed, np.ones((3, 3), np.uint8))[rows.start - top :][
-            : rows.stop - rows.start
-        ]
-        np.logical_and(signal[rows] > np.float32(threshold), is_supported, out=passing[rows])
+        is_supported = cv2.dilate(passes_smoothed, np.ones((3, 3), np.uint8))
+        own = slice(rows.start - top, rows.stop - top)
+        np.logical_and(part[own] > np.float32(threshold), is_supported[own], out=passing[rows])
     return passing
 
 

@@ -26,17 +26,12 @@ EVERY_PIXEL = -1.0
 """Threshold that every pixel passes: the mask alone decides."""
 _LEAST_CONTRAST = 2.0  # sparse fibres fill little of an outline, but far more of it than of the rest
 _DARK_PERCENTILES = (1.0, 99.9)  # a few hot pixels, and dead ones, must not set the scale
-_BAND_PX = 2**18  # a megabyte of float32
-
-
-def rows_at_once(width: int) -> int:
-    """Return how many rows of an overview are worked on together: what the processor's cache holds."""
-    return max(1, _BAND_PX // max(1, width))
+_BAND_PX = 2**18  # a megabyte of float32, which the processor's cache holds
 
 
 def bands(shape: tuple[int, ...]) -> Iterator[slice]:
     """Yield the rows of an overview (H, W) in bands: a copy of all at every step costs more than the work on it."""
-    step = rows_at_once(shape[1])
+    step = max(1, _BAND_PX // max(1, shape[1]))
     for top in range(0, shape[0], step):
         yield slice(top, min(top + step, shape[0]))
 
@@ -53,12 +48,6 @@ def tissue_signal(
     A channel with an empty window (low, high) in `windows`, shape (C, 2), does not count. Bright channels are divided
     by the `light`, shape (H, W).
     """
-    if pixels.shape[1] > rows_at_once(pixels.shape[2]):
-        whole = np.empty(pixels.shape[1:], np.float32)
-        for rows in bands(whole.shape):
-            lit = None if light is None else light[rows]
-            whole[rows] = tissue_signal(pixels[:, rows], polarities=polarities, windows=windows, light=lit)
-        return whole
     if light is not None:
         is_bright = np.array([polarity == "bright" for polarity in polarities])[:, None, None]
         pixels = np.where(is_bright, pixels.astype(np.float32) / light, pixels).astype(np.float32)
@@ -93,6 +82,21 @@ def _byte_signals(polarity: Polarity, low: float, high: float) -> NDArray[np.flo
     return _plane_signal(np.arange(256, dtype=np.float32)[None], polarity, np.array([low, high])).ravel()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OverviewSignal:
+    """The signal of an overview, computed anew for some rows: new memory for all would cost more than that."""
+
+    pixels: NDArray[np.generic]  # (C, H, W), source units
+    polarities: Sequence[Polarity]
+    windows: NDArray[np.float64]  # (C, 2)
+    illumination: Illumination | None = None
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        """Return the signal of some rows, (h, W)."""
+        light = None if self.illumination is None else self.illumination.over(*self.pixels.shape[1:], rows=rows)
+        return tissue_signal(self.pixels[:, rows], polarities=self.polarities, windows=self.windows, light=light)
+
+
 def dark_window(plane: NDArray[np.generic], usable: NDArray[np.bool_]) -> tuple[float, float]:
     """Return a dark channel's window, source units: percentiles of all usable pixels (H, W); (0, 0) without any."""
     values: NDArray[Any] = plane.ravel() if usable.all() else plane[usable]
@@ -116,24 +120,26 @@ def clean_mask(
     A component of tissue below `min_speck_um2` becomes background. An enclosed component of background (4 neighbours)
     up to `max_hole_um2` becomes tissue.
     """
-    # One after the other: each needs four bytes a pixel.
-    return _without_holes(_without_specks(mask, um2_per_px, min_speck_um2), max_hole_um2 / um2_per_px)
+    numbers = np.empty(mask.shape, np.int32)  # of components: new memory of this size costs as much as finding them
+    return _without_holes(_without_specks(mask, numbers, um2_per_px, min_speck_um2), numbers, max_hole_um2 / um2_per_px)
 
 
-def _without_specks(mask: NDArray[np.bool_], um2_per_px: float, min_speck_um2: float) -> NDArray[np.bool_]:
+def _without_specks(
+    mask: NDArray[np.bool_], numbers: NDArray[np.int32], um2_per_px: float, min_speck_um2: float
+) -> NDArray[np.bool_]:
     # Components no further apart than the side of a speck count as one: fibres and nuclei are small, lie close to each
     # other and are no dust.
     reach = 2 * math.floor(math.sqrt(min_speck_um2 / um2_per_px) / 2) + 1
     grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
-    count, components = cv2.connectedComponents(grown, connectivity=8)
+    count, components = cv2.connectedComponents(grown, numbers, connectivity=8)
     is_speck = _component_areas(components, count, mask) * um2_per_px < min_speck_um2
     is_speck[0] = False  # component 0 is the background
     return _without(mask, components, is_speck)
 
 
-def _without_holes(tissue: NDArray[np.bool_], most_px: float) -> NDArray[np.bool_]:
+def _without_holes(tissue: NDArray[np.bool_], numbers: NDArray[np.int32], most_px: float) -> NDArray[np.bool_]:
     ground = ~tissue
-    count, components = cv2.connectedComponents(ground.view(np.uint8), connectivity=4)
+    count, components = cv2.connectedComponents(ground.view(np.uint8), numbers, connectivity=4)
     is_hole = _component_areas(components, count, ground) <= most_px
     # Background at the border continues outside the image: its area is unknown.
     for side in (components[0], components[-1], components[:, 0], components[:, -1]):
@@ -151,9 +157,7 @@ def _component_areas(components: NDArray[Any], count: int, mask: NDArray[np.bool
     return areas
 
 
-def _without(
-    mask: NDArray[np.bool_], components: NDArray[Any], is_chosen: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _without(mask: NDArray[np.bool_], components: NDArray[Any], is_chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return a mask (H, W) without its pixels in the components chosen by number."""
     if not is_chosen.any():
         return mask

@@ -40,11 +40,6 @@ class GroupAudit:
         """The verdict in one or two sentences."""
         return verdict_text(self.numbers)
 
-    @property
-    def is_flagged(self) -> bool:
-        """Whether a shortcut was found."""
-        return bool(self.numbers["verdict"]["is_flagged"])
-
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the numbers as tables by name: ``fraction_only``, ``cells`` and ``sweep``."""
         return audit_tables(self.numbers)

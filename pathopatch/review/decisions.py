@@ -255,10 +255,6 @@ class DecisionLog:
             states[slide_id] = {"decision": decision, **reading_state(rows, slide_id, reader, fingerprint)}
         return states
 
-    def last(self) -> dict[str, dict[str, Any]]:
-        """Return by slide the current verdict, as JSON values with ``outdated``."""
-        return {slide_id: state["decision"] for slide_id, state in self.verdicts().items() if state["decision"]}
-
     def _state(self, slide_id: str, rows: Sequence[RecordedDecision], reader: str | None) -> dict[str, Any]:
         current, fingerprint = current_decisions(rows), self._fingerprint(slide_id)
         ids = {row.id for row in current}

@@ -53,9 +53,9 @@ class Illumination:
         total += columns
         return np.asarray(np.exp(total, out=total), np.float32)
 
-    def over(self, height: int, width: int, *, step: int = 1) -> NDArray[np.float32]:
-        """Return the factor at the pixels of an image of the whole slide, (height, width), or at every k-th of them."""
-        return self.at(_positions(width)[::step], _positions(height)[::step])
+    def over(self, height: int, width: int, *, step: int = 1, rows: slice | None = None) -> NDArray[np.float32]:
+        """Return the factor at every k-th pixel of all or some rows of an image of the whole slide, (height, width)."""
+        return self.at(_positions(width)[::step], _positions(height)[rows or slice(None)][::step])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,11 +71,6 @@ class Glass:
     # the image, and no illumination was looked for.
     may_be_uneven: bool = False
 
-    def absorption(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Return the absorption of an image of the whole slide, (C, H, W) -> (H, W) in [0, 1]."""
-        light = None if self.illumination is None else self.illumination.over(*pixels.shape[1:])
-        return np.clip(_absorption(pixels, self.level, light), 0, 1)
-
 
 def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_flat: bool = False) -> Glass | None:
     """Return the glass of a brightfield image; None where none is in view.
@@ -86,7 +81,8 @@ def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_fla
     step = 1.0 if pixels.dtype.kind in "iu" else 0.0
     thin = max(1, int((usable.size / _SAMPLE_PX) ** 0.5))
     part = usable[::thin, ::thin]
-    values = np.stack([_means(plane, thin)[part] for plane in pixels])  # (C, N)
+    means, is_whole = (_means(plane, thin) for plane in pixels), bool(part.all())
+    values = np.stack([plane.ravel() if is_whole else plane[part] for plane in means])  # (C, N)
     even = _peak(values, step, None)
     if is_flat:
         return even and even[0]

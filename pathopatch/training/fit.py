@@ -175,11 +175,7 @@ def fit_arrays(
             device=device,
             dtype=dtype,
             standardize=Standardizer(mean, std, device, has_mask=is_masked),
-            has_frozen_batchnorm=(
-                is_pretrained or config.freeze == "backbone"
-                if config.freeze_batchnorm is None
-                else config.freeze_batchnorm
-            ),
+            has_frozen_batchnorm=is_pretrained,
             n_classes=n_classes,
             phases=phases,
             steps=config.steps,
@@ -261,7 +257,7 @@ def _initial_state(
 ) -> State:
     """Return the state before the first step of a phase."""
     config, patches = run.config, data.patches
-    network.requires_grad_(phase.trainable == "all" and config.freeze == "none")
+    network.requires_grad_(phase.trainable == "all")
     classifier_of(network).requires_grad_(True)
     weights = [p for p in network.parameters() if p.requires_grad]
     return State(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import subprocess
@@ -47,8 +46,8 @@ def rows(inputs: Inputs, environments: Path | None = None) -> Iterator[Row]:
         wall, cpu = _timed(command)
         whole += wall
         of_predict = cpu if name == "predict" else of_predict
-        yield Row(f"{SLIDES} made slides of {_SIDE} px: {name}", wall, math.inf, "at most", "seconds")
-    yield Row(f"the same, all five on {cores} cores", 3600 * SLIDES / whole, 0.0, unit="slides an hour")
+        yield Row(f"{SLIDES} made slides of {_SIDE} px: {name}", wall, None, "at most", "seconds")
+    yield Row(f"the same, all five on {cores} cores", 3600 * SLIDES / whole, None, unit="slides an hour")
 
     def row(peer: Predictor) -> Row:
         out = folder / peer.environment.name

@@ -16,6 +16,7 @@ import made_slides  # noqa: E402 - found through the line above
 MODALITIES = ("CARS", "TPEF", "SHG")
 TILE_PX = 256
 _COARSEST_PX = 1024
+_LARGEST_TEXTURE_PX = 8192
 _NOISE = 4.0  # standard deviation of a camera's noise, grey levels
 
 
@@ -59,10 +60,12 @@ class Inputs:
         return path
 
     def write_rgb_jpeg(self, path: Path, side: int, seed: int = 0) -> None:
-        """Write `rgb_jpeg` of a seed, 0.5 um/px."""
+        """Write `rgb_jpeg` of a seed, 0.5 um/px; a large one repeats the same texture."""
+        part = min(side, _LARGEST_TEXTURE_PX)
+        texture = self.texture(part, seed)
         tifffile.imwrite(
             path,
-            np.ascontiguousarray(self.texture(side, seed).transpose(1, 2, 0)),
+            np.ascontiguousarray(np.tile(texture, (1, side // part, side // part)).transpose(1, 2, 0)),
             photometric="rgb",
             tile=(TILE_PX, TILE_PX),
             compression="jpeg",

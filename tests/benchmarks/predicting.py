@@ -1,4 +1,4 @@
-"""Measure prediction against the network's forward pass, and the growth of time and memory."""
+"""Measure prediction against the network's forward pass, its start, and the export of very many patches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from reading import BareDecoder
 from runtimes import widest
 from whole import peak_of, processes_of_predict
 
-from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.bundle import save_bundle
@@ -32,7 +31,6 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 BATCH = 32
 _PATCHES = 256  # that are passed forward alone; fewer came out a fifth apart from one time to the next
 _ACROSS = 32  # patches along a side of the slide: a slide of few is mostly overview
-_IN_FLIGHT = 4 * PredictConfig().batch  # patches: one batch in the network, two that wait, one in the making
 _REPEATS, _STARTS = 3, 9
 _START_S = {"AVX-512": 1.5, "AVX2": 2.2}
 _MILLION = 1_000_000
@@ -57,7 +55,6 @@ def rows(inputs: Inputs) -> Iterator[Row]:
     yield _end_to_end(inputs, bundle)
     yield _start(inputs, bundle)
     yield from processes_of_predict(inputs, bundle)
-    yield _memory(inputs, bundle)
     yield from _geojson(inputs.folder)
 
 
@@ -127,21 +124,6 @@ def _start(inputs: Inputs, bundle: Path) -> Row:
         seconds.append(time.perf_counter() - start)
     isa, name = widest(), "predict, one slide of one patch, command to end"
     return Row(f"{name} ({isa})", statistics.median(seconds), _START_S[isa], "at most", "seconds")
-
-
-def _memory(inputs: Inputs, bundle: Path) -> Row:
-    """Peak memory; both slides are larger than an overview, which grows no further, and fill all batches in flight."""
-    sides = max(inputs.side, 4096), 2 * max(inputs.side, 4096)
-    peaks = []
-    for side in sides:
-        out = inputs.folder / f"memory-{side}"
-        path = inputs.rgb_jpeg(side)
-        peaks.append(peak_of(_command(path, bundle, out)))
-        patches = len(read_table(out / "predictions" / f"{path.stem}.parquet"))
-        if patches < _IN_FLIGHT:
-            raise SystemExit(f"{patches} patches at {side} px, {_IN_FLIGHT} are held at a time: unlike is compared")
-    name = f"peak memory of predict, {sides[1]} px square by {sides[0]} px square, made"
-    return Row(name, peaks[1] / peaks[0], 1.15, "at most", "ratio of peak resident bytes")
 
 
 def _command(path: Path, bundle: Path, out: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from inputs import Inputs
 from measure import Row, Work, speedup
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,7 +33,7 @@ _SIDE = 1024
 _AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
-def rows() -> Iterator[Row]:
+def rows(_inputs: Inputs) -> Iterator[Row]:
     """All rows about runtimes."""
     isa, precisions = widest(), ("float32", "bfloat16") if is_bfloat16_native() else ("float32",)
     # It is taken in place of torch because it is faster; how much depends on what torch makes of the processor.

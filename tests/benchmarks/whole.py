@@ -1,4 +1,4 @@
-"""Measure the scaling of whole commands over processes and over the area of a slide."""
+"""Measure the scaling of whole commands over processes, and their peak memory."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ _ONE_THREAD = dict.fromkeys(_THREADS, "1")
 
 
 def rows(inputs: Inputs) -> Iterator[Row]:
-    """All rows about whole commands."""
-    yield _memory(inputs)
-    yield from _processes(inputs)
+    """Wall-clock time of `tile` of several slides."""
+    first = inputs.rgb_jpeg(max(inputs.side, _LARGE_PX))
+    yield from _scaling("tile", inputs.folder, [first, *_copies(first, _SLIDES - 1)], [], _DECODE, str(first))
 
 
 def processes_of_predict(inputs: Inputs, bundle: Path) -> Iterator[Row]:
@@ -86,23 +86,6 @@ def processes_of_predict(inputs: Inputs, bundle: Path) -> Iterator[Row]:
     if not is_idle:
         name += ", CORES NOT IDLE"
     yield Row(name, statistics.median(ratios), 0.95, unit="ratio of patches a second")
-
-
-def _memory(inputs: Inputs) -> Row:
-    """Peak memory of the largest process; both slides are larger than an overview, which never grows further."""
-    smaller, larger = max(inputs.side, 4096), 2 * max(inputs.side, 4096)
-    peaks = [
-        statistics.median(_run("tile", inputs.folder, [inputs.rgb_jpeg(side)], workers=1)[1] for _ in range(3))
-        for side in (smaller, larger)
-    ]
-    name = f"peak memory of tile, {larger} px square by {smaller} px square, made"
-    return Row(name, peaks[1] / peaks[0], 1.15, "at most", "ratio of peak resident bytes")
-
-
-def _processes(inputs: Inputs) -> Iterator[Row]:
-    """Wall-clock time of `tile` of several slides."""
-    first = inputs.rgb_jpeg(max(inputs.side, _LARGE_PX))
-    yield from _scaling("tile", inputs.folder, [first, *_copies(first, _SLIDES - 1)], [], _DECODE, str(first))
 
 
 def _copies(path: Path, count: int) -> list[Path]:

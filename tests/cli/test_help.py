@@ -77,11 +77,11 @@ PROGRAMS = [" ".join(names) for names, command in COMMANDS.items() if not hasatt
 RAISED_BY = {
     "evaluation/external_validation.py": ["evaluate"],
     "features/encoder": ["encode", "predict"],
-    "groups/attribute.py": ["train", "tune", "audit"],
+    "groups/attribute.py": ["train", "audit"],
     "features/source.py": ["predict"],
     "heatmaps/predict.py": ["predict"],
     "models/loading.py": ["evaluate", "predict"],
-    "models/runtime/": ["evaluate", "predict", "train", "tune"],
+    "models/runtime/": ["evaluate", "predict", "train"],
     "models/verify.py": ["verify"],
     "models/model_zoos.py": ["import model"],
     "patches/describe.py": ["info"],

@@ -1,6 +1,5 @@
 """Options of the training commands override the configuration, which gives the rest."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,15 +34,12 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, command: str, *arguments: str) 
     return given[0]
 
 
-@pytest.mark.parametrize("command", ["train", "tune"])
-def test_a_configuration_stands_where_an_option_is_not_given(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
-) -> None:
+def test_a_configuration_stands_where_an_option_is_not_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(STUDY, encoding="utf-8")
-    settings = settings_of(monkeypatch, command, "--config", str(path))
+    settings = settings_of(monkeypatch, "train", "--config", str(path))
     assert (settings.method, settings.threshold, settings.seed, settings.device) == ("resample", 0.5, 7, "cpu")
-    settings = settings_of(monkeypatch, command, "--config", str(path), "--method", "erm", "--threshold", "0.25")
+    settings = settings_of(monkeypatch, "train", "--config", str(path), "--method", "erm", "--threshold", "0.25")
     assert (settings.method, settings.threshold, settings.seed) == ("erm", 0.25, 7)
 
 
@@ -65,20 +61,3 @@ def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.M
     first, second = given
     assert (first.device, first.all_patches, first.batch, first.flags.low_tissue) == ("cuda", True, 3, 0.3)
     assert (second.device, second.all_patches) == ("cpu", True)
-
-
-def test_tune_is_another_name_of_train(
-    typed: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    said: Callable,
-) -> None:
-    given: list[object] = []
-    monkeypatch.setattr(
-        "pathopatch.stages.train.train_run", lambda *arguments, **_: given.append(arguments) or tmp_path
-    )
-    assert "tune is another name of `train --trials N`" in said("tune", tmp_path, "--trials", 3, "-q").err
-    assert typed("train", tmp_path, "--trials", 3, "-q") == 0
-    assert given[0] == given[1]
-    assert capsys.readouterr().err == ""

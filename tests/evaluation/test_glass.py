@@ -132,7 +132,7 @@ def test_the_import_says_what_glass_is_called(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_wsinfer(tmp_path / "zoo", 1.0)
-    assert typed("import", "wsinfer", folder, "-o", tmp_path / "bundle") == 0
+    assert typed("import", "model", folder, "-o", tmp_path / "bundle") == 0
     out, err = capsys.readouterr()
     assert out.strip() == str(tmp_path / "bundle")
     assert "counted as tumour: Tumor; as the rest: Other" in err

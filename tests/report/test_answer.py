@@ -13,7 +13,7 @@ import tifffile
 
 from pathopatch.core.config import TileConfig
 from pathopatch.groups import TissueThreshold
-from pathopatch.patches.store import PatchStore
+from pathopatch.patches.store import PatchStore, patch_ids
 from pathopatch.report import answer
 from pathopatch.report.answer_picture import answer_picture
 from pathopatch.stages.tile import tile_cohort
@@ -97,7 +97,7 @@ def study_of(work: Path, *, plain_right: int, debiased_right: int, drop: int = 0
     ):
         parts = []
         for name, store in stores.items():
-            ids = PatchStore(store).patch_ids
+            ids = patch_ids(name, PatchStore(store).origins)
             label = np.array([1, 1, 0, 0] * 4)
             called = np.where([is_right(row) for row in range(16)], label, 1 - label)
             part = {"patch_id": ids, "label": label, "logit": called - 0.5, "probability": 0.25 + 0.5 * called}

@@ -101,31 +101,22 @@ def test_schedule_warm_up_and_precision_each_change_training():
     assert losses[3] == pytest.approx(losses[0], rel=0.02)
 
 
-def _statistics(freeze_batchnorm, **rest):
-    """Stored statistics and the scale of the first BatchNorm, before and after training."""
+@pytest.mark.parametrize("is_pretrained", [False, True])
+def test_batchnorm_keeps_its_statistics_and_learns_its_scale_where_weights_are_pretrained(tmp_path, is_pretrained):
+    pretrained = "none"
+    if is_pretrained:
+        network, pretrained = build_network("resnet10t", 2), tmp_path / "weights.safetensors"
+        with torch.no_grad():
+            for name, buffer in network.named_buffers():
+                buffer.fill_(1 if name.endswith("var") else 0)
+        save_file(network.state_dict(), pretrained)
     patches = toy([[12, 12], [12, 12]], seed=0)
     small = {"input_px": 32, "steps": 3, "batch_per_class": 4, "evaluations": 1, "threads": 1}
-    config = TrainConfig(architecture="resnet10t", freeze_batchnorm=freeze_batchnorm, **small, **rest)
+    config = TrainConfig(architecture="resnet10t", pretrained=pretrained, **small)
     state = fit_arrays(patches, patches, config).network.state_dict()
     first = next(name.removesuffix("running_mean") for name in state if name.endswith("running_mean"))
-    return state[f"{first}running_mean"], state[f"{first}weight"]
-
-
-def test_frozen_batchnorm_keeps_its_statistics_and_learns_its_scale():
-    for freeze, moves in ((True, False), (False, True), (None, True)):  # None and no pretrained weights: trained
-        mean, scale = _statistics(freeze)
-        assert bool(mean.any()) == moves
-        assert bool((scale != 1).any())
-
-
-def test_batchnorm_is_frozen_of_itself_where_weights_are_pretrained(tmp_path):
-    network = build_network("resnet10t", 2)
-    with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            buffer.fill_(1 if name.endswith("var") else 0)
-    save_file(network.state_dict(), tmp_path / "weights.safetensors")
-    assert not _statistics(None, pretrained=tmp_path / "weights.safetensors")[0].any()
-    assert _statistics(False, pretrained=tmp_path / "weights.safetensors")[0].any()
+    assert bool(state[f"{first}running_mean"].any()) != is_pretrained
+    assert bool((state[f"{first}weight"] != 1).any())
 
 
 def test_the_moving_average_follows_its_formula():

@@ -130,14 +130,10 @@ class TrainConfig(Config):
     """Weights to start from: efficientnet-lite0 (extra `pretrained`), or a file."""
     timm_args: TimmArguments = {}
     """Arguments of the network in timm, such as depth; layers are given by name, such as SwiGLUPacked."""
-    freeze: Literal["none", "backbone"] = "none"
-    """backbone: the classifier alone learns."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel in [0, 1]. None: that of the training patches; pretrained weights expect their own."""
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Standard deviation of each channel; goes with `mean`."""
-    freeze_batchnorm: bool | None = None
-    """None: frozen if and only if weights are pretrained."""
     steps: int = Field(default=600, ge=1)
     """Training steps of a phase."""
     batch_per_class: int = Field(default=32, ge=2)
