@@ -120,32 +120,32 @@ def clean_mask(
     A component of tissue below `min_speck_um2` becomes background. An enclosed component of background (4 neighbours)
     up to `max_hole_um2` becomes tissue.
     """
-    numbers = np.empty(mask.shape, np.int32)  # of components: new memory of this size costs as much as finding them
-    return _without_holes(_without_specks(mask, numbers, um2_per_px, min_speck_um2), numbers, max_hole_um2 / um2_per_px)
+    labels = np.empty(mask.shape, np.int32)  # of components: new memory of this size costs as much as finding them
+    return _without_holes(_without_specks(mask, labels, um2_per_px, min_speck_um2), labels, max_hole_um2 / um2_per_px)
 
 
 def _without_specks(
-    mask: NDArray[np.bool_], numbers: NDArray[np.int32], um2_per_px: float, min_speck_um2: float
+    mask: NDArray[np.bool_], labels: NDArray[np.int32], um2_per_px: float, min_speck_um2: float
 ) -> NDArray[np.bool_]:
     # Components no further apart than the side of a speck count as one: fibres and nuclei are small, lie close to each
     # other and are no dust.
     reach = 2 * math.floor(math.sqrt(min_speck_um2 / um2_per_px) / 2) + 1
     grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
-    count, components = cv2.connectedComponents(grown, numbers, connectivity=8)
+    count, components = cv2.connectedComponents(grown, labels, connectivity=8)
     is_speck = _component_areas(components, count, mask) * um2_per_px < min_speck_um2
     is_speck[0] = False  # component 0 is the background
-    return _without(mask, components, is_speck)
+    return _without_labels(mask, components, is_speck)
 
 
-def _without_holes(tissue: NDArray[np.bool_], numbers: NDArray[np.int32], most_px: float) -> NDArray[np.bool_]:
+def _without_holes(tissue: NDArray[np.bool_], labels: NDArray[np.int32], most_px: float) -> NDArray[np.bool_]:
     ground = ~tissue
-    count, components = cv2.connectedComponents(ground.view(np.uint8), numbers, connectivity=4)
+    count, components = cv2.connectedComponents(ground.view(np.uint8), labels, connectivity=4)
     is_hole = _component_areas(components, count, ground) <= most_px
     # Background at the border continues outside the image: its area is unknown.
     for side in (components[0], components[-1], components[:, 0], components[:, -1]):
         is_hole[side] = False
     is_hole[0] = False  # component 0 is the tissue itself
-    return ~_without(ground, components, is_hole)
+    return ~_without_labels(ground, components, is_hole)
 
 
 def _component_areas(components: NDArray[Any], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -157,13 +157,13 @@ def _component_areas(components: NDArray[Any], count: int, mask: NDArray[np.bool
     return areas
 
 
-def _without(mask: NDArray[np.bool_], components: NDArray[Any], is_chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask (H, W) without its pixels in the components chosen by number."""
+def _without_labels(mask: NDArray[np.bool_], labels: NDArray[Any], is_chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask (H, W) without its pixels of the chosen labels; `is_chosen` is (count,)."""
     if not is_chosen.any():
         return mask
     kept = mask.copy()
     for first, length in _runs(mask):
-        is_left_out = is_chosen[components.ravel()[first]]
+        is_left_out = is_chosen[labels.ravel()[first]]
         first, length = first[is_left_out], length[is_left_out]
         before = np.cumsum(length) - length  # pixels of the runs before each
         kept.ravel()[np.arange(length.sum()) + np.repeat(first - before, length)] = False

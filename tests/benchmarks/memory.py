@@ -59,11 +59,10 @@ def _peaks(inputs: Inputs, side: int, bundle: Path) -> dict[str, int]:
         path = folder / f"slide-{number}.tif"
         inputs.write_rgb_jpeg(path, side, seed=number)
         lines.append(f"S{number},P{number},{path.name},mask.png,{split}")
-    manifest, settings = folder / "cohort.csv", folder / "train.toml"
+    manifest, settings, on_cpu = folder / "cohort.csv", folder / "train.toml", ["--device", "cpu"]
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings.write_text(_TRAIN, encoding="utf-8")
     work, out = folder / "work", folder / "predicted"
-    on_cpu = ["--device", "cpu"]
     commands = {
         "tile": ["tile", manifest, "-o", work, "--patch-px", TILE_PX, "--mpp", 0.5, "--workers", 1],
         "groups": ["groups", work],

@@ -85,6 +85,7 @@ def test_uneven_light_is_divided_out(kind: str) -> None:
     assert glass.illumination is not None
     seen = glass.illumination.over(SIDE, SIDE)
     np.testing.assert_allclose(seen / seen.max(), ramp(kind) / ramp(kind).max(), atol=0.05)
+    np.testing.assert_array_equal(glass.illumination.over(SIDE, SIDE, rows=slice(5, 9)), seen[5:9])
     absorbed = _absorption(as_uint8(pixels * ramp(kind)), glass.level, seen)
     assert (absorbed[~tissue] < 0.05).mean() > 0.99
     assert (absorbed[tissue] > 0.05).mean() > 0.99
