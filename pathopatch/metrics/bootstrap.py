@@ -60,6 +60,15 @@ def bootstrap_by_patient(
     return interval(np.array(values, dtype=np.float64))
 
 
+def effective_count(ids: ArrayLike) -> float:
+    """Return the effective number of patients of samples, 1 / (sum of squared shares); `ids` (N,) names each sample's.
+
+    Equal shares give the plain number, one patient with nearly all samples about 1; 0 without samples.
+    """
+    _, n = np.unique(np.asarray(ids), return_counts=True)
+    return float(n.sum() ** 2 / (n.astype(np.float64) ** 2).sum()) if n.size else 0.0
+
+
 def sums_by_patient(values: FloatArray, patient: ArrayLike) -> FloatArray:
     """Return each patient's sums of the columns of `values` (N, M), shape (P, M), patients in sorted order."""
     ids, code = np.unique(np.asarray(patient), return_inverse=True)

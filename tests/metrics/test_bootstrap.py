@@ -13,6 +13,7 @@ from pathopatch.metrics.bootstrap import (
     auroc_interval,
     auroc_of,
     bootstrap_by_patient,
+    effective_count,
     interval,
     ratio,
     resampled,
@@ -102,3 +103,9 @@ def test_nan_draws_are_left_out_of_the_bootstrap() -> None:
     low, high = bootstrap_by_patient(lambda rows: math.nan, ["a", "b"], resamples=10, seed=0)
     assert math.isnan(low)
     assert math.isnan(high)
+
+
+def test_one_patient_with_nearly_all_samples_counts_as_hardly_more_than_one() -> None:
+    assert effective_count(["a", "b", "c", "d"] * 5) == pytest.approx(4)
+    assert effective_count(["a"] * 153 + list("bcdefgh")) == pytest.approx(160**2 / (153**2 + 7))
+    assert effective_count([]) == 0
