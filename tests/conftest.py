@@ -33,7 +33,7 @@ _QUICK = {
     "debias": ("test_gerne", "test_methods"),
     "demo": ("test_slides",),
     "evaluation": ("test_group_scores", "test_run_settings"),
-    "features": ("test_labels", "test_robustness"),
+    "features": ("test_labels",),
     "groups": ("test_assign", "test_audit"),
     "heatmaps": ("test_predict_flags", "test_stitch"),
     "metrics": ("test_accuracy", "test_bootstrap"),

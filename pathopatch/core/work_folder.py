@@ -75,11 +75,6 @@ class WorkFolder:
         return inside(self.root, "groups", "audit.json")
 
     @property
-    def robustness(self) -> Path:
-        """``groups/robustness.json``: the robustness indices of features."""
-        return inside(self.root, "groups", "robustness.json")
-
-    @property
     def composed(self) -> Path:
         """``groups/composed.json``: the check of composed patches; ``composed.png`` beside it shows some."""
         return inside(self.root, "groups", "composed.json")

@@ -99,7 +99,7 @@ def audit(
     patient: ArrayLike | None = None,
     slide: ArrayLike | None = None,
 ) -> dict[str, Any]:
-    """Return whether tissue area alone tells the label, and whether features follow it more than the label.
+    """Return whether tissue area alone tells the label of patches that have features.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def audit(
     -------
     dict
         ``verdict``, a text; ``is_flagged``; ``audit``, what `pathopatch.groups.audit` returns at the thresholds 0.25
-        and 0.5; ``robustness``, what `pathopatch.features.robustness.cohort_indices` returns.
+        and 0.5.
 
     Raises
     ------
@@ -136,7 +136,6 @@ def audit(
     """
     import pandas as pd
 
-    from pathopatch.features.robustness import cohort_indices
     from pathopatch.groups import assign_groups, verdict_text
     from pathopatch.groups import audit as audit_groups
 
@@ -155,7 +154,6 @@ def audit(
         "verdict": verdict_text(numbers),
         "is_flagged": numbers["verdict"]["is_flagged"],
         "audit": numbers,
-        "robustness": cohort_indices(groups, lambda rows: vectors[rows]),
     }
 
 

@@ -121,19 +121,15 @@ def slides(study: Study) -> dict[str, Any]:
 
 
 def features(study: Study) -> dict[str, Any]:
-    """Return layout, encoder and notes of a cohort of features, and its robustness indices; empty for slides."""
-    feature_cohort, indices = study.features, study.robustness
+    """Return layout, encoder and notes of a cohort of features; empty for slides."""
+    feature_cohort = study.features
     if feature_cohort is None:
         return {}
     known = {"name": "not named in its files", **feature_cohort["encoder"]}
-    is_known = indices is not None and indices["ri"] is not None
     return {
         "layout": feature_cohort["layout"],
         "facts": [(text, known[name]) for name, text in _ENCODER_FACTS.items() if name in known],
         "notes": feature_cohort["notes"],
-        "indices": None if indices is None else {**indices, "n": indices["patches"], "patients": None},
-        "has_indices": is_known,
-        "by": "attribute" if indices is not None and indices["confounder"] == "attribute" else "amount of tissue",
     }
 
 

@@ -1,7 +1,6 @@
 """Audit features, and labels of whole slides: import them, form the groups, measure the shortcut, write the page.
 
-``groups/robustness.json`` holds the robustness indices with the stamp of the groups that they were measured on. Where
-labels are of slides, a slide is one sample, and intervals resample patients.
+Where labels are of slides, a slide is one sample, and intervals resample patients.
 """
 
 from __future__ import annotations
@@ -13,17 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pathopatch.core import files
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
+from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.patients import Listed, copy_problems, raise_first
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.features.cohort import is_feature_cohort, read_patches
 from pathopatch.features.labels import are_of_slides, read_slide_labels
 from pathopatch.features.readers import open_features
-from pathopatch.features.robustness import MOST_PATCHES, cohort_indices
 from pathopatch.features.slide_features import row_sketch, same_rows
 from pathopatch.groups.shortcut import FLAGGED, NEGLIGIBLE, NOT_SHOWN, fraction_only
 from pathopatch.report import write_report
@@ -32,7 +28,6 @@ from pathopatch.stages.batch.slide_table import SLIDE_LABEL
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
 
-_SEED = 0
 _VERDICTS = {FLAGGED: "SHORTCUT", NOT_SHOWN: "no shortcut is shown", NEGLIGIBLE: "no shortcut of any size"}
 
 
@@ -53,7 +48,6 @@ def audit_features(
         return audit_slide_labels(folder, labels, layout=options.get("layout", "auto"))
     cohort = import_features(work, folder, labels, force=force, **options)
     form_groups(work, config, force=force)
-    measure_robustness(work, force=force)
     page, slides = write_report(work), read_table(WorkFolder(work).slides)
     encoder = cohort.encoder.get("name", "an encoder that its files do not name")
     head = (
@@ -66,57 +60,8 @@ def audit_features(
 
 
 def work_audit_text(work: Path, *, force: bool = False) -> str:
-    """Return all that is audited of a work folder: its groups, labels of slides, and features if it has any."""
-    parts = [audit_text(work, force=force), slide_labels_text(work)]
-    if is_feature_cohort(work):
-        parts.append(robustness_text(measure_robustness(work, force=force)))
-    return "\n\n".join(filter(None, parts))
-
-
-def measure_robustness(work: Path, *, force: bool = False) -> Mapping[str, Any]:
-    """Return the robustness indices of a work folder of features; measure them anew if groups or features changed.
-
-    They are of labelled patches of all splits, at most `MOST_PATCHES` of them. The confounder is the tissue fraction,
-    its lowest against its highest third, or the patches' own attribute.
-    """
-    folder = WorkFolder(work)
-    inputs = {"groups": fingerprint_file(folder.groups), "features": fingerprint_file(folder.tiled.features)}
-    stamp = Stamp(stage="robustness", settings={"most_patches": MOST_PATCHES, "seed": _SEED}, inputs=inputs)
-    # Formed groups were confirmed already: the indices follow them without --force.
-    with artefact(folder.robustness, stamp=stamp, force=True) as made:
-        if made.is_current and not force:
-            return files.read_json(folder.robustness)
-        groups = read_table(folder.groups)
-        result = cohort_indices(groups, lambda rows: read_patches(work, groups.iloc[rows]), seed=_SEED)
-        made.write_json(folder.robustness, result)
-    return result
-
-
-def robustness_text(result: Mapping[str, Any]) -> str:
-    """Return the robustness indices as text for a terminal."""
-    by = "attribute" if result["confounder"] == "attribute" else "amount of tissue"
-    drawn, eligible = result["patches"], result["eligible"]
-    of = f"{drawn} patches" if drawn == eligible else f"{drawn} of {eligible} patches, drawn at random"
-    lines = [
-        f"Nearest neighbours among the features ({of}; {', '.join(result['values'])}; never of the same slide"
-        ", or patient if it holds several):"
-    ]
-    if result["ri"] is None:
-        return lines[0] + "\n  not known: no patch has a neighbour that shares only its label or only its " + by
-    ends = "" if result["ri_low"] is None else f" [{result['ri_low']:.2f}, {result['ri_high']:.2f}]"
-    lines += [
-        f"  RI    {result['ri']:.2f}{ends} at k = {result['k']}; {result['ri_random']:.2f} if neighbours were random: "
-        f"the share with the same label, among neighbours with either the same label or the same {by}",
-        f"  MaRI  {result['mari']:.2f}: the same, near neighbours counting more",
-    ]
-    if result["croma"] is None:
-        lines.append(f"  CRoMa not known: some patches lack {result['m']} neighbours of each kind")
-    else:
-        lines.append(
-            f"  CRoMa {result['croma']:+.2f} (worst tenth {result['croma_worst']:+.2f}): above 0 the label is nearer, "
-            f"below 0 the {by}; {100 * result['croma_f0']:.0f} % of patches are at or below 0"
-        )
-    return "\n".join(lines)
+    """Return all that is audited of a work folder: its groups, and labels of slides if it has any."""
+    return "\n\n".join(filter(None, [audit_text(work, force=force), slide_labels_text(work)]))
 
 
 def slide_labels_text(work: Path) -> str:

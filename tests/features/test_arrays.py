@@ -82,13 +82,9 @@ def test_a_clean_cohort_is_flagged_at_most_once_in_20() -> None:
     assert sum(result["is_flagged"] for result in results) <= 1
 
 
-def test_audit_of_arrays_says_its_verdict_and_indices() -> None:
-    vectors, label, tissue = cohort(0, shift=3.0)
-    vectors[:, 0] += 9 * tissue
-    result = features.audit(vectors, label, tissue, patient=PATIENT)
+def test_audit_of_arrays_says_its_verdict() -> None:
+    result = features.audit(*cohort(0, shift=3.0), patient=PATIENT)
     assert result["verdict"].startswith("SHORTCUT. In all labelled patches the tissue fraction alone")
-    assert result["robustness"]["patches"] < N  # the middle third is left out
-    assert result["robustness"]["confounder"] == "tissue"
 
 
 def test_slides_stand_in_for_patients() -> None:
