@@ -92,7 +92,5 @@ def test_the_debiasing_alone_keeps_the_worst_group_and_the_area_tells_nothing(tm
 def test_embeddings_are_audited_and_gerne_keeps_the_worst_group(tmp_path: Path) -> None:
     text = shown_by("embeddings", tmp_path)
     assert "SHORTCUT. In all labelled patches" in text
-    ri, by_chance = numbers(r"RI (\d\.\d+); (\d\.\d+) if", text)
-    assert ri < by_chance
     (erm, _, gerne, _) = numbers(r"worst group (\d\.\d+), mean of the groups (\d\.\d+)", text)
     assert gerne > erm + 0.1
