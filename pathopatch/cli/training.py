@@ -39,9 +39,6 @@ def audit(
     work: Annotated[
         Path | None, typer.Argument(help="Work folder, where slides or features are in one.", metavar="WORK")
     ] = None,
-    composed: Annotated[
-        bool, typer.Option("--composed", help="Check the patches that an intervention composes, and draw some.")
-    ] = False,
     crops: Annotated[
         bool, typer.Option("--crops", help="Say how many patches mask = 'interior' could use, and at which side.")
     ] = False,
@@ -68,9 +65,7 @@ def audit(
     out: Annotated[Path, typer.Option("--out", "-o", help="With --features: work folder for the outputs.")] = Path(
         "features-audit"
     ),
-    config: Annotated[
-        Path | None, typer.Option(help="With --composed or --crops: TOML whose table \\[train] is used.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="With --crops: TOML whose table \\[train] is used.")] = None,
     *,
     training: Annotated[TrainConfig, Fields("threshold")],
     batch: Annotated[BatchOptions, Fields("workers quiet force")],
@@ -79,7 +74,7 @@ def audit(
     if features is not None:
         if work is not None:
             raise typer.BadParameter("--features goes without WORK; -o names the work folder")
-        refuse(context, "it goes without --features", "composed", "crops", "config")
+        refuse(context, "it goes without --features", "crops", "config")
         if labels is None:
             raise typer.BadParameter("--features needs --labels: a CSV with slide_id, x, y, label")
         from pathopatch.stages.feature_audit import audit_features
@@ -104,19 +99,12 @@ def audit(
     if work is None:
         raise typer.BadParameter("give WORK, or --features and --labels")
     refuse(context, "it goes with --features", "labels", "layout", "slides", "attribute", "slide_mpp")
-    if composed:
-        from pathopatch.core.work_folder import WorkFolder
-        from pathopatch.stages.audit import composed_audit_text
-
-        print(composed_audit_text(work, training, force=batch.force))
-        print(f"contact sheet: {WorkFolder(work).composed_sheet}")
-        return
     if crops:
         from pathopatch.stages.audit import crops_text
 
         print(crops_text(work, training))
         return
-    refuse(context, "it goes with --composed or --crops", "threshold", "config")
+    refuse(context, "it goes with --crops", "threshold", "config")
     from pathopatch.stages.feature_audit import work_audit_text
 
     print(work_audit_text(work, force=batch.force))

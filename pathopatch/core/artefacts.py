@@ -50,7 +50,6 @@ _COMMANDS = {  # what makes a stage's artefacts anew, where the command is not t
     "check": "check MANIFEST -o WORK",
     "tile": "tile MANIFEST -o WORK",
     "predict": "predict MANIFEST --model BUNDLE -o OUT",
-    "audit composed": "audit WORK --composed",
     "features": "audit --features DIR --labels CSV -o WORK",
 }
 

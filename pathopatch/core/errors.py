@@ -219,9 +219,7 @@ _REMEDIES = {
 }
 """What to do about complaints of the operating system that are of files and drives."""
 _TRAINING_PACKAGES = {
-    **{name: name for name in ("torch", "timm", "optuna", "albumentations", "onnx", "onnxscript")},
-    "sklearn": "scikit-learn",
-    "threadpoolctl": "threadpoolctl",
+    **{name: name for name in ("torch", "timm", "optuna", "albumentations", "onnx", "onnxscript", "threadpoolctl")},
 }
 """What the extra `train` installs, by the name of its import: prediction and evaluation run without it."""
 INSTALL_TRAINING = f"pip install {' '.join(_TRAINING_PACKAGES.values())}"

@@ -75,16 +75,6 @@ class WorkFolder:
         return inside(self.root, "groups", "audit.json")
 
     @property
-    def composed(self) -> Path:
-        """``groups/composed.json``: the check of composed patches; ``composed.png`` beside it shows some."""
-        return inside(self.root, "groups", "composed.json")
-
-    @property
-    def composed_sheet(self) -> Path:
-        """``groups/composed.png``."""
-        return inside(self.root, "groups", "composed.png")
-
-    @property
     def comparison(self) -> Path:
         """``comparison.csv``: the evaluated runs side by side."""
         return inside(self.root, "comparison.csv")

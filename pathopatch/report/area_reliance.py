@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pathopatch.debias.interventions import AREAS
 from pathopatch.evaluation.area_reliance import LIMITS, verdict_text
-from pathopatch.report.composed import patch_view
 from pathopatch.report.page import render
+from pathopatch.report.patch_view import patch_view
 from pathopatch.report.plots import INK, LABEL_COLORS, MUTED, new_figure, percent_axis, png, style_axes
 
 _SIDE_PX = 112

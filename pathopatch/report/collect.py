@@ -52,8 +52,6 @@ class Study:
         self.slides = _slides(tiled, self.groups)
         self.audit = read_json(folder.audit) if folder.audit.is_file() else None
         self.features = read_json(folder.tiled.features) if folder.tiled.features.is_file() else None
-        self.composed = read_json(folder.composed) if folder.composed.is_file() else None
-        self.composed_sheet = folder.composed_sheet if folder.composed_sheet.is_file() else None
         self.evaluations = {run: read_json(folder.evaluation(run) / "metrics.json") for run in runs}
         self.configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
         self.run_variants = describe_runs({run: run_settings(work, run) for run in self.configs})
@@ -253,7 +251,6 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         "slides.parquet": read_stamp(WorkFolder(work).slides),
         **{f"patches/{path.name}": read_stamp(path) for path in sorted(work.glob("patches/*.parquet"))},
         "groups.parquet": read_stamp(WorkFolder(work).groups),
-        "groups/composed.json": read_stamp(WorkFolder(work).composed),
         **{f"runs/{path.parent.name}": read_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": read_stamp(WorkFolder(work).evaluation(run) / "metrics.json") for run in runs},
         **{f"evaluations/{p.parent.name}": read_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},

@@ -35,7 +35,6 @@ from pathopatch.report import cohort_section, models, predictions, results
 from pathopatch.report.answer import answer
 from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed
 from pathopatch.report.collect import Study
-from pathopatch.report.composed import composed
 from pathopatch.report.tissue import TissueFacts, read_tissue_facts, write_outlines, write_tissue_pictures
 
 _THUMBNAIL_PX = 900
@@ -199,7 +198,6 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
             "ablation": models.ablation(study),
             "external_validation": models.external_validation(study),
             "training": models.training(study),
-            "composed": composed(study),
         }
     return {name: data for name, data in content.items() if data}
 

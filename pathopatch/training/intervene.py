@@ -302,12 +302,6 @@ def phase_intervention(phase: Phase, number: int, data: PatchSet, config: TrainC
     )
 
 
-def first_intervention(phases: Sequence[Phase], data: PatchSet, config: TrainConfig) -> Intervention | None:
-    """Return what composes the patches of the first phase that has some composed; None without such a phase."""
-    interventions = (phase_intervention(phase, number, data, config) for number, phase in enumerate(phases))
-    return next((made for made in interventions if made is not None), None)
-
-
 def composed_share(phase: Phase, data: PatchSet, config: TrainConfig) -> float | None:
     """Return the share of a phase's draws to compose; None for none. What the user sets comes first."""
     if phase.split != "train":

@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -33,7 +31,6 @@ from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import InteriorCrops
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
-from pathopatch.training.composition import check_run, leak_findings
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.distributed import ProcessGroup, process_group
@@ -68,15 +65,12 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
             if processes.is_first:
                 begin_run(folder)
             train, val = load_sets(work, groups, config)
-            composition = check_run(train, config) if processes.is_first else None
-            if composition and (leaks := leak_findings(composition)):
-                warnings.warn(f"{' '.join(leaks)} See pathopatch audit WORK --composed.", UserWarning, stacklevel=2)
             start = time.perf_counter()
             checkpoints = CheckpointFolder(folder, fingerprint(stamp.to_dict()))
             result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress)
             if processes.is_first:
                 seconds = time.perf_counter() - start
-                write_run(work, folder, result, config, made, train=train, seconds=seconds, composition=composition)
+                write_run(work, folder, result, config, made, train=train, seconds=seconds)
             processes.barrier()
     return folder
 
@@ -161,12 +155,8 @@ def write_run(
     *,
     train: PatchSet,
     seconds: float,
-    composition: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone.
-
-    `composition` are the leak controls of the patches that it composed.
-    """
+    """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone."""
     groups = artefacts.read_table(WorkFolder(work).groups)
     bins = bins_of_run(groups, config)
     spec = _bundle_spec(work, groups, bins, result, config, made.stamp, train)
@@ -195,8 +185,6 @@ def write_run(
     if result.crops is not None:
         without = dict(zip(("train", "val"), result.without_crop, strict=True))
         picked["crops"] = asdict(result.crops) | {"without": without}
-    if composition is not None:
-        picked["composition"] = dict(composition)
     made.write_json(folder / RUN, picked)
 
 

@@ -165,7 +165,7 @@ for cache_gib in (1, 0):  # in memory, and read when they are needed
     [
         ["train", "work"],
         ["train", "work", "--trials", "2"],
-        ["audit", "work", "--composed"],
+        ["audit", "work", "--crops"],
         ["run", "study.toml"],
         ["demo"],
         ["export", "wsinfer", "bundle"],
@@ -178,7 +178,7 @@ def test_commands_that_train_name_the_missing_package(
     (tmp_path / "study.toml").write_text('manifest = "cohort.csv"\nwork = "studied"\n')
     before = set(tmp_path.iterdir())
     done = without_torch(RUN, *command, folder=tmp_path)
-    remedy = "Remedy: pip install torch timm optuna albumentations onnx onnxscript scikit-learn threadpoolctl"
+    remedy = "Remedy: pip install torch timm optuna albumentations onnx onnxscript threadpoolctl"
     assert done.stderr.splitlines()[-1] == f"error: INPUT_UNSUPPORTED: torch is not installed {remedy}"
     assert done.returncode == 1
     assert set(tmp_path.iterdir()) == before  # nothing is tiled or made first

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "gpu-wheels"
-_NOT_RUN = {"openvino", "onnx", "onnxscript", "optuna", "pyarrow", "scikit-learn", "jinja2", "markupsafe"}
+_NOT_RUN = {"openvino", "onnx", "onnxscript", "optuna", "pyarrow", "jinja2", "markupsafe"}
 """What neither the tests nor the benchmark of a GPU load."""
 _TESTS = ("pytest", "pytest-timeout")
 

@@ -66,15 +66,3 @@ def test_a_further_threshold_or_a_change_in_test_makes_no_run_stale(tmp_path):
     changed.to_parquet(tmp_path / "groups.parquet")
     with pytest.raises(StaleArtefactError, match="groups"):
         fit(tmp_path, _config(steps=2))
-
-
-def test_a_run_that_composes_leaves_its_leak_controls_and_warns_of_leaks(tmp_path, monkeypatch):
-    monkeypatch.setattr("pathopatch.training.composition._COPIES_OF_A_RUN", 40)
-    write_work(tmp_path)
-    with pytest.warns(UserWarning, match="The size of the pieces of composed patches tells the class: AUROC"):
-        folder = fit(tmp_path, _config(method="erm", steps=2, intervene=0.5))
-    composition = json.loads((folder / "run.json").read_text())["composition"]
-    assert composition["copies"] == 40
-    assert composition["controls"]["pieces"]["composed"]["low"] > 0.55
-    natural = fit(tmp_path, _config(method="erm", steps=2, name="natural"))
-    assert "composition" not in json.loads((natural / "run.json").read_text())

@@ -14,12 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.config import TrainConfig
 from pathopatch.core.text import pluralize
 from pathopatch.metrics.bootstrap import IntArray, auroc_of, bootstrap_by_patient
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.intervene import Intervention, first_intervention
-from pathopatch.training.phase_data import phases_of
+from pathopatch.training.intervene import Intervention
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -31,12 +29,8 @@ CONTROL_NAMES = {
     "background": "background",
     "pieces": "size of the pieces",
 }
-VERSION = 3
-"""Of what a check holds; one of another version is made anew."""
-
 _LEAST_EFFECT = 0.05  # distance of a leak's AUROC from 0.5, as in the audit of the tissue fraction
 _LEAST_UNITS, _LEAST_UNITS_OF_A_CLASS = 5, 3
-_COPIES_OF_A_RUN = 200
 _RIM_PX = 2
 _SQUARE = np.ones((3, 3), np.uint8)
 _FOLDS, _TREES, _LEAF = 5, 60, 5
@@ -45,10 +39,10 @@ _RESAMPLES = 500
 _NAME_WIDTH = max(map(len, CONTROL_NAMES.values()))
 _REMEDIES = {
     "area": "Donors of a class hold too little tissue for the target area: add patches with more tissue of that class.",
-    "shape": "Look at the contact sheet, and try another [train] intervene_growth.",
+    "shape": "Look at composed patches, and try another [train] intervene_growth.",
     "rim": "Look whether the masks follow the tissue equally well in both classes.",
     "background": "Look whether slides or stains differ between the classes, and augment the colours.",
-    "pieces": "Look at the contact sheet: tissue of a class may lie in smaller parts, or bases must keep more of it.",
+    "pieces": "Look at composed patches: tissue of a class may lie in smaller parts, or bases must keep more of it.",
 }
 _REMEDY_OF_PIECES = 'Set [train] intervene_growth = "many", which alone has one law of sizes for all classes.'
 
@@ -86,16 +80,6 @@ def check_composition(
         "units": len(np.unique(unit)),
         "controls": leak_controls(composed, unit, natural=natural, seed=seed),
     }
-
-
-def check_run(train: PatchSet, config: TrainConfig) -> dict[str, Any] | None:
-    """Return the check of the patches that a run composes; None if it composes none.
-
-    It takes a few seconds: only the first 200 copies of each class are measured, and no natural patch.
-    """
-    if (intervention := first_intervention(phases_of(config), train, config)) is None:
-        return None
-    return check_composition(intervention, copies=_COPIES_OF_A_RUN, seed=config.seed, has_natural=False)
 
 
 def leak_controls(
@@ -318,8 +302,3 @@ def _interval_text(result: Mapping[str, Any]) -> str:
         return "cannot be told"
     ends = "" if result["low"] is None else f" [{result['low']:.2f}, {result['high']:.2f}]"
     return f"{result['auroc']:.2f}{ends}"
-
-
-def leak_rule() -> str:
-    """Return the rule by which a control counts as a leak."""
-    return f"interval wholly above {0.5 + _LEAST_EFFECT:g}, of the area also wholly below {0.5 - _LEAST_EFFECT:g}"

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from made_patches import write_work
 
-from pathopatch.core.config import TrainConfig
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.debias.interventions import Composition
-from pathopatch.training.composition import (
+from pathopatch.training.dataset import PatchMasks, PatchSet
+from pathopatch.training.intervene import Intervention
+
+HERE = Path(__file__).parents[2] / "pipelines" / "area-benchmark"
+sys.path.insert(0, str(HERE))
+leaks = import_module("leaks")
+from area_benchmark.leak_controls import (  # noqa: E402
     MeasuredPatches,
     _features,
     _held_out,
     _is_leak,
     check_composition,
-    check_run,
     composition_text,
     has_leak,
     leak_controls,
@@ -28,8 +36,6 @@ from pathopatch.training.composition import (
     measure_natural,
     resampling_unit,
 )
-from pathopatch.training.dataset import PatchMasks, PatchSet, mixed_seed
-from pathopatch.training.intervene import Intervention
 
 SIDE = 32
 ALIKE = ((0.1, 0.95), (0.1, 0.95))
@@ -260,23 +266,11 @@ def test_a_full_and_an_empty_patch_have_unknown_numbers() -> None:
     assert np.isnan(_features(pixels, ~full)["shape"]).all()
 
 
-def settings(**changes: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"method": "erm", "input_px": SIDE, "threshold": 0.5, "intervene": 0.5} | changes)
-
-
-def test_a_run_measures_the_copies_that_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, seen = cohort(), []
-    monkeypatch.setattr("pathopatch.training.composition._COPIES_OF_A_RUN", 40)
-    assert check_run(data, settings(intervene=None)) is None
-
-    def measured(intervention: Intervention, copies: int) -> Any:
-        seen.append(intervention.copy(1, 5)[0])
-        return measure_copies(intervention, copies)
-
-    monkeypatch.setattr("pathopatch.training.composition.measure_copies", measured)
-    check = check_run(data, settings(method="intervene", intervene=None, seed=3))
-    assert check is not None
-    assert check["copies"] == 40
-    assert set(check["controls"]) == {"area", "shape", "rim", "background", "pieces"}
-    # The same copies as the training loop composes in its first phase.
-    np.testing.assert_array_equal(seen[0], Intervention(data, share=1, seed=mixed_seed(3, 0)).copy(1, 5)[0])
+def test_the_program_prints_the_check_of_a_work_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_work(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["leaks.py", str(tmp_path), "--input-px", "16"])
+    monkeypatch.setattr(leaks, "check_composition", lambda intervention: check_composition(intervention, copies=40))
+    leaks.main()
+    assert "40 composed patches of each" in capsys.readouterr().out
