@@ -31,3 +31,13 @@ def resize_masks(masks: NDArray[np.bool_], side_px: int) -> NDArray[np.bool_]:
         share: Any = cv2.resize(mask.astype(np.float32), (side_px, side_px), interpolation=cv2.INTER_AREA)
         np.greater_equal(share, LEAST_SHARE, out=target)
     return resized
+
+
+def masks_and_area(masks: NDArray[np.bool_], side_px: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return tissue masks (n, h, w) at the side at which areas are set, and the share of each that is tissue, (n,).
+
+    The audit's response to the area and its correction both read it here: of fine texture, a mask at another side has
+    another area.
+    """
+    resized = resize_masks(masks, side_px)
+    return resized, resized.mean(axis=(1, 2))

@@ -19,7 +19,7 @@ from pandas.arrays import BooleanArray
 
 from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.core.mask_bits import resize_masks, unpack_masks
+from pathopatch.core.mask_bits import masks_and_area, resize_masks, unpack_masks
 from pathopatch.core.workers import prefetch_items
 from pathopatch.debias.interventions import LEAST_AREA, set_area
 from pathopatch.features.slide_features import SlideFeatures
@@ -414,31 +414,31 @@ def _prepared(
     x = [member.standardised(scaled, inside) for member in ensemble.members]
     if ensemble.area_correct == "none" or inside is None:
         return _Batch(x, values)
-    area = inside.mean(axis=(1, 2))
+    masks, area = masks_and_area(inside, edit_side(ensemble, inside.shape[-1]))
     if ensemble.area_correct == "subtract":
         return _Batch(x, values, area)
-    return _Batch(x, values, area, *_with_areas(ensemble, scaled, inside, origins, source.clearest))
+    return _Batch(x, values, area, *_with_areas(ensemble, scaled, masks, origins, source.clearest))
 
 
 def _with_areas(
     ensemble: Ensemble,
     patches: NDArray[np.float32],
-    tissue: NDArray[np.bool_],
+    masks: NDArray[np.bool_],
     origins: NDArray[np.int64],
     clearest: tuple[NDArray[np.float32], NDArray[np.bool_]] | None,
 ) -> tuple[NDArray[np.bool_], list[NDArray[np.float32]]]:
     """Return which patches (n, C, P, P) could be set to which area of the model's record, (n, T), and these as `x`.
 
-    The same patches as the audit edits, in the same way; `clearest` is a patch with ground and its tissue.
+    The same patches as the audit edits, in the same way, by their `masks` (n, S, S) at the side of the edits;
+    `clearest` is a patch with ground and its tissue.
     """
-    rule, side = ensemble.spec.area_reliance, edit_side(ensemble, patches.shape[-1])
+    rule, side = ensemble.spec.area_reliance, masks.shape[-1]
     assert rule is not None
     ground = None
     if clearest is not None:
         ground = resize_area(clearest[0][None], side)[0][:, ~resize_masks(clearest[1][None], side)[0]]
     made, is_set = [], np.zeros((len(patches), len(rule.areas)), np.bool_)
-    small, masks = resize_area(patches, side), resize_masks(tissue, side)
-    for number, (pixels, mask) in enumerate(zip(small, masks, strict=True)):
+    for number, (pixels, mask) in enumerate(zip(resize_area(patches, side), masks, strict=True)):
         if mask.mean() < LEAST_AREA or (mask.all() and ground is None):
             continue
         for place, area in enumerate(rule.areas):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.debias.interventions import AREAS
-from pathopatch.evaluation.area_reliance import LIMITS, verdict_text
+from pathopatch.evaluation.area_reliance import asked_text, limits_text, verdict_text
 from pathopatch.report.page import render
 from pathopatch.report.patch_view import patch_view
 from pathopatch.report.plots import INK, LABEL_COLORS, MUTED, new_figure, percent_axis, png, style_axes
@@ -50,7 +50,8 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
         "area_reliance.html.j2",
         title=f"Does {model} lean on tissue area?",
         verdict=verdict_text(dict(result)),
-        limits=LIMITS,
+        asked=asked_text(result),
+        limits=limits_text(result),
         result=result,
         curve=_data_uri(response_curve(result)) if "curve" in result else "",
         areas=result["areas"],

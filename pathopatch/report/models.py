@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.evaluation.area_reliance import LIMITS, verdict_text
+from pathopatch.evaluation.area_reliance import limits_text, verdict_text
 from pathopatch.evaluation.external_validation import glass_text
 from pathopatch.evaluation.group_scores import with_ends
 from pathopatch.evaluation.reference import is_plain_erm
@@ -150,12 +150,15 @@ def area_reliance(study: Study) -> dict[str, Any]:
             "name": place.name,
             "verdict": verdict_text(dict(result)),
             **{name: result.get(name) for name in ("slides", "patients", "patches", "date")},
-            **{name: result.get(name, {}).get("value") for name in ("eta", "adj")},
+            **{name: result.get(name, {}).get("value") for name in ("eta", "adj", "largest")},
             "file": asked_page(place),
         }
         for place, result in study.asked.items()
     ]
-    return {"models": models, "limits": LIMITS} if models else {}
+    limits = max(
+        (limits_text(result) for result in study.asked.values()), key=len, default=""
+    )  # of the fewest patients
+    return {"models": models, "limits": limits} if models else {}
 
 
 def asked_page(place: Path) -> str:

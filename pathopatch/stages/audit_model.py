@@ -7,7 +7,8 @@ and ``area-reliance.html`` shows some of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -35,11 +36,19 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.core.files import read_json, write_bytes, write_csv, write_json
-from pathopatch.core.mask_bits import resize_masks, unpack_masks
+from pathopatch.core.mask_bits import masks_and_area, unpack_masks
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, edits
-from pathopatch.evaluation.area_reliance import Margins, Responses, ask, margins_of, reliance, reliance_text
+from pathopatch.evaluation.area_reliance import (
+    LITTLE_TISSUE,
+    Margins,
+    Responses,
+    ask,
+    margins_of,
+    reliance,
+    reliance_text,
+)
 from pathopatch.evaluation.external_validation import bundle_name, check_patches
 from pathopatch.heatmaps.predict import edit_side, slide_source
 from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
@@ -62,7 +71,7 @@ if TYPE_CHECKING:  # torch is loaded for heads on features alone
 STAGE = "audit-model"
 RESULT, TABLE, PAGE = "area-reliance.json", "area-reliance.csv", "area-reliance.html"
 PER_SLIDE = 50
-_BLANK, _BLANKS = 0.01, 10  # tissue of a blank patch, and how many of a slide are asked about
+_BLANK, _BLANKS = 0.01, 10  # tissue of a blank patch, and how many of them, and with little tissue, are drawn
 _EXAMPLES = 12  # patches on the page
 
 _Opened = tuple[str, str, Callable[[], AbstractContextManager[FromSlide | FromStore]]]
@@ -78,8 +87,15 @@ class Sample:
     names: list[str]  # patch_id of each
     pixels: NDArray[np.float32]  # (n, C, P, P)
     tissue: NDArray[np.bool_]  # (n, P, P)
-    blank: NDArray[np.bool_]  # (n,): glass
+    area: NDArray[np.float64]  # (n,): share of each patch that is tissue
     scanned: NDArray[np.float64]  # (n,): share of each patch that was scanned
+    given: NDArray[np.str_]  # (m,): patient of each patch of the slide that holds tissue, drawn or not
+    left_out: Mapping[str, int]  # how many of these were not drawn, by the reason
+
+    @property
+    def is_asked(self) -> NDArray[np.bool_]:
+        """Which patches (n,) hold enough tissue to set its area; of the others only the answer is asked."""
+        return self.area >= LEAST_AREA
 
     @property
     def ground(self) -> NDArray[np.float32] | None:
@@ -106,8 +122,10 @@ def audit_model(
 ) -> dict[str, Any]:
     """Ask a model, or the mean of several, about patches of some slides; write the answers and return the result.
 
-    It is that of `reliance` with ``slides``, ``failed`` (slides that could not be asked about, with the reason),
-    ``glass`` and ``stamp``. A finished result of equal inputs is returned as it is.
+    It is that of `reliance` with ``slides`` (number that was asked about), ``given`` (numbers of slides, patients and
+    patches with tissue), ``failed`` (slides that could not be read, with the reason), ``glass`` and ``little`` (answers
+    to patches without tissue, and with too little to set its area) and ``stamp``. A finished result of equal inputs is
+    returned as it is.
 
     Parameters
     ----------
@@ -118,7 +136,8 @@ def audit_model(
     out : Path
         Folder for the result.
     per_slide : int
-        Patches of a slide, at most, spread over the tissue area.
+        Patches of a slide, at most, spread over the tissue area, and fewer of patients with many more slides than
+        others.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
     weights : Path, optional
@@ -140,6 +159,7 @@ def audit_model(
     stamp = Stamp(
         stage=STAGE,
         settings={
+            "rules": 2,  # a verdict by other rules is stale
             "per_slide": per_slide,
             "seed": seed,
             "slide_mpp": slide_mpp,
@@ -262,7 +282,8 @@ def _open_model(models: Sequence[Path], weights: Path | None, config: PredictCon
         encoder = encoder_of_head(models, weights, config, mpp=config.encoder_mpp)
     elif weights is not None:
         raise InputUnsupportedError("the model takes patches", place="--weights", remedy="leave it out")
-    ensemble = load_ensemble(models, device=config.device, precision=config.precision, runtime=config.runtime)
+    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}
+    ensemble = load_ensemble(models, **options)
     return Asked(ensemble, config, encoder)
 
 
@@ -275,21 +296,30 @@ def _ask(
     progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
-    margins, parts, tables, blanks, failed = asked.margins(), [], [], [], {}
+    margins, parts, tables, failed, known = asked.margins(), [], [], {}, set[bytes]()
+    given, blank, little, left_out = list[NDArray[np.str_]](), [], [], Counter[str]()
     examples: list[Example] = []
+    slides_of = Counter(patient for _, patient, _ in opened)
+    most_of_patient = 2 * per_slide * float(np.median(list(slides_of.values())))  # one patient must not outweigh all
     grounds, scales = set[str](), list[float]()  # of the slides that could be asked about
     for number, (name, patient, opener) in enumerate(opened):
+        count = min(per_slide, math.ceil(most_of_patient / slides_of[patient]))
         try:
             with opener() as source:
-                sample = draw(source, asked, patient=patient, count=per_slide, seed=seed + number)
-            part, table = _asked(margins, sample, seed=seed + number)
-            blanks.append(margins(sample.pixels[sample.blank], sample.tissue[sample.blank]))
+                sample = draw(source, asked, patient=patient, count=count, seed=seed + number)
+            part, table = _asked(margins, sample, seed=seed + number, known=known)
+            natural = margins(sample.pixels[~sample.is_asked], sample.tissue[~sample.is_asked])
         except PathopatchError as error:
             failed[name] = str(error)
             continue
         finally:
             if progress is not None:
                 progress("slides", number + 1, len(opened))
+        is_blank = sample.area[~sample.is_asked] < _BLANK
+        blank.append(natural[is_blank])
+        little.append(natural[~is_blank])
+        given.append(sample.given)
+        left_out.update(sample.left_out)
         parts.append(part)
         tables.append(table)
         grounds.update(filter(None, [_background(source)]))
@@ -301,21 +331,31 @@ def _ask(
             f"no slide could be asked about: {next(iter(failed.values()), 'there is none')}",
             remedy="give slides that the model can predict",
         )
-    glass = np.concatenate(blanks)
-    glass = glass[np.isfinite(glass)]  # of which a model of crops says nothing
-    result = reliance(_joined(parts), seed=seed) | {
-        "slides": len(parts),
+    result = reliance(_joined(parts, left_out), seed=seed) | {
+        "slides": sum(len(part.rows) > 0 for part in parts),
+        "given": {
+            "patches": sum(map(len, given)),
+            "patients": len(np.unique(np.concatenate(given))),
+            "slides": sum(len(patients) > 0 for patients in given) + len(failed),
+        },
         "backgrounds": sorted(grounds),
         "mpp": [min(scales), max(scales)] if scales else None,
         "failed": failed,
-        "glass": {"patches": len(glass), "positive": float((glass > 0).mean()) if len(glass) else None},
+        "glass": _calls(np.concatenate(blank)),
+        "little": _calls(np.concatenate(little)),
     }
     return result, pd.concat(tables, ignore_index=True), examples[:_EXAMPLES]
 
 
+def _calls(natural: NDArray[np.float64]) -> dict[str, Any]:
+    """Return how many patches have an answer, a margin (n,), and which share of them is called tumour."""
+    natural = natural[np.isfinite(natural)]  # of glass a model of crops says nothing
+    return {"patches": len(natural), "positive": float((natural > 0).mean()) if len(natural) else None}
+
+
 def _examples(sample: Sample, answers: Responses, *, seed: int, count: int) -> list[Example]:
     """Return some of a slide's patches with each area, and the model's answers."""
-    pixels, tissue, found = sample.pixels[~sample.blank], sample.tissue[~sample.blank], []
+    pixels, tissue, found = sample.pixels[sample.is_asked], sample.tissue[sample.is_asked], []
     by_area = np.argsort(answers.area, kind="stable")
     middles = (np.arange(count) + 0.5) / count * len(by_area)  # of as many parts of equal size
     for place in by_area[np.unique(middles.astype(int))] if len(by_area) else ():
@@ -345,60 +385,77 @@ def result_text(result: dict[str, Any]) -> str:
 
 
 def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: int, seed: int) -> Sample:
-    """Return patches of a slide spread over the tissue area, and some blank ones."""
+    """Return patches of a slide spread over the tissue area, and some that are blank or hold little tissue."""
     rng, min_scanned = np.random.default_rng((seed, 1)), patch_limits(asked.spec, asked.config)["min_scanned"]
     if isinstance(source, FromStore):
         table = source.table(min_scanned=min_scanned)
         fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
-        rows = _spread(fractions, count, rng)
-        chosen, patients = stored[rows], table["patient_id"].to_numpy(np.str_)[rows]
-        scanned = table["scanned_fraction"].to_numpy(np.float64)[rows]
+        patients = table["patient_id"].to_numpy(np.str_)
+        drawn = rows = _spread(fractions, patients, count, rng)
+        chosen, scanned = stored[rows], table["scanned_fraction"].to_numpy(np.float64)[rows]
         pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
     else:
-        chosen = _spread(source.overview_fractions(), count, rng)
-        batches = list(source.batches(rows=chosen, min_scanned=min_scanned))
-        chosen = np.concatenate([np.empty(0, np.int64), *(chosen[batch.rows] for batch in batches)])
-        patients = np.full(len(chosen), patient)
+        fractions = source.overview_fractions()
+        patients = np.full(len(fractions), patient)
+        drawn = _spread(fractions, patients, count, rng)
+        batches = list(source.batches(rows=drawn, min_scanned=min_scanned))
+        chosen = rows = np.concatenate([np.empty(0, np.int64), *(drawn[batch.rows] for batch in batches)])
         scanned = np.concatenate([np.empty(0), *(batch.scanned_fraction for batch in batches)])
         if batches:
             pixels = np.concatenate([batch.patches for batch in batches])
             tissue = np.concatenate([unpack_masks(batch.tissue_mask, pixels.shape[-1]) for batch in batches])
-    if not len(chosen):
+    if not len(rows):
         raise InputUnsupportedError(
-            f"no patch holds {100 * LEAST_AREA:g} % of tissue, and none is blank",
+            "no patch was scanned so far that the model would predict it",
             place=source.slide_id,
             remedy="leave the slide out",
         )
     side, index = asked.side(pixels.shape[-1]), asked.channels(source)
     scaled = np.stack([scale(patch, source.windows)[index] for patch in pixels])
+    masks, area = masks_and_area(tissue, side)
+    holds, is_given = fractions >= LEAST_AREA, fractions >= _BLANK
     origins = source.origins[chosen].tolist()
     return Sample(
         slide_id=source.slide_id,
-        patients=patients,
+        patients=patients[rows],
         names=[f"{source.slide_id}@{x},{y}" for x, y in origins],
         pixels=resize_area(scaled, side),
-        tissue=resize_masks(tissue, side),
-        blank=tissue.mean(axis=(1, 2)) < _BLANK,
+        tissue=masks,
+        area=area,
         scanned=scanned,
+        given=patients[is_given],
+        left_out={
+            LITTLE_TISSUE: int((is_given & ~holds).sum() + (holds[rows] & (area < LEAST_AREA)).sum()),
+            "hardly scanned": int(holds[drawn].sum() - holds[rows].sum()),
+            "not drawn": int(holds.sum() - holds[drawn].sum()),
+        },
     )
 
 
-def _spread(fractions: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return rows of at most `count` patches whose tissue fractions (N,) are spread evenly, and of some blank ones."""
+def _spread(
+    fractions: NDArray[np.float64], patients: NDArray[np.str_], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return rows of at most `count` patches, and of some with less tissue than can be set.
+
+    Their tissue fractions (N,) are spread evenly, and at each tenth of them the patients (N,) take turns.
+    """
     rows = rng.permutation(len(fractions))
-    tenth = np.floor(10 * fractions[rows]).clip(0, 9)
-    turn = pd.Series(tenth).groupby(tenth).cumcount().to_numpy()  # one of each tenth, then the second of each …
-    order = rows[np.lexsort((tenth, turn))]
-    held = order[fractions[order] >= LEAST_AREA][:count]
-    blank = rows[fractions[rows] < _BLANK][:_BLANKS]
-    return np.sort(np.concatenate([held, blank])).astype(np.int64)
+    tenths = np.floor(10 * fractions).clip(0, 9)
+    turn = pd.Series(tenths[rows]).groupby([patients[rows], tenths[rows]]).cumcount().to_numpy()
+    in_turn = rows[np.argsort(turn, kind="stable")]
+    turn = pd.Series(tenths[in_turn]).groupby(tenths[in_turn]).cumcount().to_numpy()
+    order = in_turn[np.lexsort((tenths[in_turn], turn))]  # one of each tenth, then the second of each …
+    drawn = order[fractions[order] >= LEAST_AREA][:count]
+    is_blank = fractions[rows] < _BLANK
+    blank, little = rows[is_blank], rows[~is_blank & (fractions[rows] < LEAST_AREA)]
+    return np.sort(np.concatenate([drawn, blank[:_BLANKS], little[:_BLANKS]])).astype(np.int64)
 
 
-def _asked(margins: Margins, sample: Sample, *, seed: int) -> tuple[Responses, pd.DataFrame]:
-    """Return the answers on a slide's patches that hold tissue, and as a table."""
-    held = ~sample.blank
-    patients = sample.patients[held]
-    answers = ask(margins, sample.pixels[held], sample.tissue[held], patients, seed=seed, ground=sample.ground)
+def _asked(margins: Margins, sample: Sample, *, seed: int, known: set[bytes]) -> tuple[Responses, pd.DataFrame]:
+    """Return the answers on a slide's patches that hold tissue, and as a table; copies of `known` ones are left out."""
+    held = sample.is_asked
+    patients, ground = sample.patients[held], sample.ground
+    answers = ask(margins, sample.pixels[held], sample.tissue[held], patients, seed=seed, ground=ground, known=known)
     names = [name for name, is_held in zip(sample.names, held, strict=True) if is_held]
     columns: dict[str, Any] = {
         "patch_id": [names[row] for row in answers.rows],
@@ -412,7 +469,7 @@ def _asked(margins: Margins, sample: Sample, *, seed: int) -> tuple[Responses, p
     return answers, pd.DataFrame(columns)
 
 
-def _joined(parts: Sequence[Responses]) -> Responses:
+def _joined(parts: Sequence[Responses], not_drawn: Counter[str]) -> Responses:
     """Return the answers on several slides as those on one."""
     return Responses(
         rows=np.concatenate([part.rows for part in parts]),
@@ -422,7 +479,7 @@ def _joined(parts: Sequence[Responses]) -> Responses:
         placebos={name: np.concatenate([part.placebos[name] for part in parts]) for name in parts[0].placebos},
         area=np.concatenate([part.area for part in parts]),
         patient=np.concatenate([part.patient for part in parts]),
-        left_out=sum(part.left_out for part in parts),
+        left_out=sum((Counter(part.left_out) for part in parts), not_drawn),
     )
 
 

@@ -47,7 +47,7 @@ def _verdict(table: pd.DataFrame, name: str) -> list[str]:
 
 def _measures(row: pd.Series, name: str) -> dict[str, Any]:
     return {
-        "patients": LEAST_PATIENTS,  # every cohort has as many
+        "effective_patients": LEAST_PATIENTS,  # every cohort has as many
         "patches": row[f"{name}_patches"],
         "positive": row[f"{name}_positive"],
         **{key: {end: row[f"{name}_{key}{place}"] for end, place in ENDS.items()} for key in ("eta", "adj")},
