@@ -451,7 +451,7 @@ def reliance_text(result: dict[str, Any]) -> str:
             f"share of the answers' variance that the set area explains (eta): {_ends(result['eta'], '.3f')}",
             f"move of an undecided patch {way} (adj): {_ends(result['adj'], '+.2f')} sd",
             f"its largest move between any two areas: {moved:+.2f} sd, from {' to '.join(map(str, largest['areas']))}",
-            f"{way} {to_tumor:.0f} of 100 patches become tumour, and {to_other:.0f} stop being it; "
+            f"of 100 patches {to_tumor:.0f} become tumour {way}, and {to_other:.0f} stop being it; "
             f"by edits at equal area {placebo:.0f} turn at most",
         ]
     if result["verdict"] == "relies":

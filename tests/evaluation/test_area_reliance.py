@@ -1,6 +1,7 @@
 """The audit of a model: patches are set to an area, and models of known conduct get the verdict that they deserve."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,8 +18,11 @@ from pathopatch.evaluation.area_reliance import (
     audit_model,
     eta,
     judge,
+    limits_text,
     margins_of,
     reliance,
+    reliance_text,
+    responses_of,
     within_answers,
 )
 from pathopatch.models.bundle import save_bundle
@@ -72,6 +76,86 @@ def test_models_of_known_conduct_get_the_verdict_that_they_deserve(name: str) ->
     assert bool(result["reasons"]) == (verdict == "not known")
 
 
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "U-shaped": lambda area: 12.5 * (area - 0.5) ** 2 - 1,
+    "mid-area": lambda area: np.where(abs(area - 0.5) < 0.15, 1.0, -1.0),
+    "step": lambda area: np.where(area > 0.6, 1.0, -1.0),
+    "one area": lambda area: np.where(abs(area - 0.3) < 0.1, 2.0, -1.0),
+    "oscillating": lambda area: np.cos(5 * np.pi * (area - 0.1)),
+    "linear": lambda area: 2 * area - 1,
+}
+"""Functions of the area alone, at 0 between its least and its largest value."""
+
+
+def _responses(evidence: np.ndarray, term: Callable[[np.ndarray], np.ndarray], patient: np.ndarray | None = None):
+    """Return exact answers of a model: evidence (N,) of each patch, and a term of the area."""
+    natural = np.random.default_rng(1).uniform(0.12, 0.88, len(evidence))
+    areas = np.column_stack([natural, *np.tile(AREAS, (len(evidence), 3)).T, *[natural] * len(PLACEBOS)])
+    patient = np.arange(len(evidence)) % 10 if patient is None else patient
+    z = evidence[:, None] + term(areas)
+    return responses_of(z, np.arange(len(z)), natural, patient.astype(np.str_))
+
+
+@pytest.mark.parametrize("texture", [0.0, 0.5])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_model_is_acquitted_that_follows_the_area_in_any_way(name: str, texture: float) -> None:
+    evidence = texture * np.random.default_rng(0).choice([-1.0, 1.0], 200)
+    result = reliance(_responses(evidence, FUNCTIONS[name]), resamples=100)
+    assert result["verdict"] != "not shown"
+    assert result["eta"]["value"] > 0.12
+
+
+def test_texture_and_a_u_shaped_term_depend_on_the_area_not_one_way() -> None:
+    evidence = 0.5 * np.random.default_rng(0).choice([-1.0, 1.0], 200)
+    result = reliance(_responses(evidence, FUNCTIONS["U-shaped"]), resamples=100)
+    assert result["reasons"] == ["the answers depend on the area, but not one way"]
+    # The term is 1, -.5, -1, -.5, 1: its variance is .7, that of the evidence .25.
+    assert result["eta"]["value"] == pytest.approx(0.7 / 0.95, abs=0.01)
+    assert result["adj"]["value"] == pytest.approx(0, abs=1e-9)
+    assert result["largest"]["areas"] in ([0.1, 0.5], [0.5, 0.9])
+    assert abs(result["largest"]["value"]) == pytest.approx(2 / 0.5, rel=0.01)  # sd of the patches' means is .5
+    assert "largest move between any two areas: -4.0" in reliance_text(result)
+
+
+def test_areas_that_no_patch_of_either_answer_has_are_not_used() -> None:
+    responses = _responses(np.random.default_rng(0).choice([-1.0, 1.0], 200), lambda area: 0.1 * area)
+    for most, areas in ((0.88, list(AREAS)), (0.5, [0.1, 0.3, 0.5])):
+        part = replace(responses, area=np.linspace(0.12, most, 200))
+        assert reliance(part, resamples=20)["areas"] == areas
+    # Where the area leads, answers have no area in common: together they hold all.
+    follows = np.where(responses.natural > 0, np.linspace(0.5, 0.9, 200), np.linspace(0.1, 0.5, 200))
+    assert reliance(replace(responses, area=follows), resamples=20)["areas"] == list(AREAS)
+    result = reliance(replace(responses, area=np.linspace(0.1, 0.26, 200)), resamples=20)
+    assert (result["verdict"], result["areas"]) == ("not known", [0.1, 0.3])
+    assert result["reasons"][0].startswith("areas of 0.1 to 0.9 are set, and patches called tumour hold 0.11 to 0.25")
+
+
+def test_equal_patches_count_once_in_one_call_and_over_several() -> None:
+    pixels, masks, patient = _patches(8)
+    known = set[bytes]()
+    copies = np.tile(pixels, (20, 1, 1, 1)), np.tile(masks, (20, 1, 1)), np.arange(160)
+    responses = ask(_area, *copies, known=known)
+    assert (len(responses.natural), responses.left_out) == (8, {"equal to others": 152})
+    result = reliance(responses, resamples=20)
+    assert (result["verdict"], result["patients"]) == ("not known", 8)
+    assert "left out: 152 equal to others" in reliance_text(result)
+    assert len(ask(_area, pixels, masks, patient, known=known).natural) == 0
+
+
+def test_patients_count_by_their_shares_of_the_patches() -> None:
+    evidence = np.random.default_rng(0).choice([-1.0, 1.0], 160)
+    patient = np.r_[np.zeros(153, int), 1:8]
+    result = reliance(_responses(evidence, FUNCTIONS["linear"], patient), resamples=20)
+    assert (result["verdict"], result["patients"]) == ("not known", 8)
+    assert result["effective_patients"] == pytest.approx(160**2 / (153**2 + 7))
+    assert result["reasons"][0].startswith("1 of at least 8 patients")
+    assert "they count as 1.1 patients" in reliance_text(result)
+    for patients, is_few in ((8, True), (11, True), (12, False)):
+        even = reliance(_responses(evidence, FUNCTIONS["linear"], np.arange(160) % patients), resamples=20)
+        assert even["verdict"] == "relies"
+        assert ("is not excluded" in limits_text(even)) == is_few
+
+
 @pytest.mark.parametrize("area", AREAS)
 def test_a_patch_has_the_area_that_is_set_and_keeps_its_colours(area: float) -> None:
     pixels, masks, _ = _patches(2)
@@ -108,7 +192,8 @@ def test_patches_without_room_to_edit_are_left_out_and_counted() -> None:
     pixels, masks, patient = _patches(40)
     masks[:5], masks[5:10] = False, True
     responses = ask(_colour, pixels, masks, patient)
-    assert (len(responses.natural), responses.left_out) == (30, 10)
+    assert len(responses.natural) == 30
+    assert responses.left_out == {"with less than 10 % tissue": 5, "without ground to show": 5}
     ground = np.full((3, 100), 0.93, np.float32)
     assert len(ask(_colour, pixels, masks, patient, ground=ground).natural) == 35
 
@@ -133,7 +218,7 @@ def test_few_patients_and_few_patches_are_not_known() -> None:
 def test_no_patch_at_all_is_not_known() -> None:
     pixels, masks, patient = _patches(3)
     result = reliance(ask(_colour, pixels, np.ones_like(masks), patient), resamples=10)
-    assert (result["verdict"], result["patches"], result["left_out"]) == ("not known", 0, 3)
+    assert (result["verdict"], result["patches"], result["left_out"]) == ("not known", 0, {"without ground to show": 3})
 
 
 def test_answers_that_are_no_numbers_are_refused() -> None:
@@ -188,7 +273,14 @@ def test_two_edits_that_disagree_are_not_known() -> None:
     measure = {"value": 2.0, "low": 1.5, "high": 2.5}
     share = {"value": 0.4, "low": 0.3, "high": 0.5}
     placebos = {name: {"turned": 0.1} for name in PLACEBOS}
-    about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": share, "adj": measure, "placebos": placebos}
+    about = {
+        "effective_patients": 9.0,
+        "patches": 200,
+        "positive": 0.4,
+        "eta": share,
+        "adj": measure,
+        "placebos": placebos,
+    }
     about["within"] = 0.5  # of no account where it relies
     assert judge(about | {"again": {"eta": 0.4, "adj": 1.8}})["verdict"] == "relies"
     assert judge(about | {"again": {"eta": 0.4, "adj": -1.8}})["reasons"] == ["the two kinds of edit disagree"]
@@ -204,7 +296,7 @@ def test_a_model_that_follows_what_goes_along_with_the_area_is_not_acquitted() -
     assert within_answers(evidence + rng.normal(size=400) / 2, follows) == pytest.approx(0, abs=0.1)
     none = {"value": 0.01, "low": 0.0, "high": 0.02}
     placebos = {name: {"turned": 0.1} for name in PLACEBOS}
-    about = {"patients": 9, "patches": 200, "positive": 0.4, "eta": none, "adj": none, "placebos": placebos}
+    about = {"effective_patients": 9.0, "patches": 200, "positive": 0.4, "eta": none, "adj": none, "placebos": placebos}
     about["again"] = {"eta": 0.01, "adj": 0.0}
     assert judge(about | {"within": 0.1})["verdict"] == "not shown"
     assert "fat or density" in judge(about | {"within": -0.4})["reasons"][0]

@@ -25,6 +25,7 @@ from pathopatch.models.networks import build_network
 from pathopatch.models.spec import AreaReliance
 from pathopatch.patches.intensity import scale
 from pathopatch.slides import open_slide
+from pathopatch.stages.audit_model import TABLE, audit_model, find_sources
 
 AREAS, RESPONSE = (0.1, 0.5, 0.9), (-0.2, 0.1, 0.3)
 
@@ -177,6 +178,22 @@ def test_a_patch_that_overhangs_is_corrected_by_the_area_that_the_network_sees(s
     chosen = at_edge | ((plain["x"] < 112) & (plain["y"] < 112))
     assert (at_edge & (plain["tissue_fraction"] > 0.2)).any()
     np.testing.assert_allclose(table["logit"][chosen], expected[chosen], atol=1e-9)
+
+
+def test_audit_and_correction_read_the_same_area_of_fine_tissue(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    field = cv2.GaussianBlur(rng.normal(size=(128, 128)), (0, 0), 8)
+    write_rgb_pyramid(tmp_path / "S.tif", h_and_e((field > 0) & (rng.random(field.shape) < 0.65)), levels=1)
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 3), made_spec(background="bright", input_px=8))
+    model = write_record(tmp_path / "model")
+    sources = find_sources([str(tmp_path / "S.tif")], out=tmp_path)
+    audit_model([model], sources, tmp_path / "asked", PredictConfig(device="cpu"), per_slide=99)
+    asked = pd.read_csv(tmp_path / "asked" / TABLE).set_index("patch_id")["tissue_fraction"]
+    plain, table = (predicted(tmp_path / "S.tif", model, how).set_index("patch_id") for how in ("none", "subtract"))
+    plain, table = plain.loc[asked.index], table.loc[asked.index]
+    assert (asked - plain["tissue_fraction"]).max() > 0.1  # at the network's side the holes are closed
+    expected = plain["logit"] - np.interp(asked, AREAS, RESPONSE) + np.mean(RESPONSE) + 0.05
+    np.testing.assert_allclose(table["logit"], expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("mask", ["normalise", "interior"])

@@ -1,6 +1,7 @@
 """The command audit-model: patches of slides without labels are set to areas, and the answers judged and kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,70 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     config = config.model_copy(update={"encoder_mpp": 1.0})
     with pytest.raises(InputUnsupportedError, match=r"at 0\.5 um/px"):
         stage.audit_model([head], sources, tmp_path / "other-scale", config, weights=encoder)
+
+
+@pytest.mark.usefixtures("_counts_tissue")
+def test_what_is_not_asked_about_is_counted_by_its_reason(
+    typed: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half, thin = np.zeros((128, 128), np.bool_), np.zeros((832, 32), np.bool_)
+    half[:, :65] = True  # four columns of 8 full patches, and one with a sixteenth of tissue
+    thin[:, 15:17] = True  # 104 patches with a sixteenth
+    for name, tissue in {"half": half, "thin": thin}.items():
+        grain = np.random.default_rng(0).integers(0, 8, (3, *tissue.shape), np.uint8)
+        write_rgb_pyramid(tmp_path / f"{name}.tif", h_and_e(tissue) + grain, levels=1)
+    slides = [tmp_path / "half.tif", tmp_path / "thin.tif", cohort.parent / "S0.tif"]
+    rows = [(path.stem, path.stem, path) for path in slides]
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"]).to_csv(tmp_path / "slides.csv", index=False)
+    assert typed("audit-model", model, tmp_path / "slides.csv", "-o", tmp_path / "out", "--per-slide", "20") == 0
+    result, text = read_json(tmp_path / "out" / stage.RESULT), capsys.readouterr().out
+    asked, left_out = pd.read_csv(tmp_path / "out" / stage.TABLE)["slide_id"].value_counts(), result["left_out"]
+    assert asked.to_dict() == {"half": 20, "S0": 20}
+    assert left_out["with less than 10 % tissue"] >= 8 + 104
+    assert left_out["not drawn"] >= 32 - 20
+    assert result["patches"] + sum(left_out.values()) == result["given"]["patches"]
+    assert (result["given"]["slides"], result["slides"], result["patients"]) == (3, 2, 2)
+    assert f"asked about 40 of {result['given']['patches']} patches, 2 of 3 patients, 2 of 3 slides" in text
+    assert result["little"]["patches"] >= 8 + 10  # of which only the answer is asked
+    assert result["little"]["positive"] == 0
+
+
+def test_patients_take_turns_where_patches_are_drawn() -> None:
+    fractions, patients = np.full(260, 0.55), np.repeat(["A", "B", "C"], (240, 10, 10))
+    rows = stage._spread(fractions, patients, 30, np.random.default_rng(0))
+    assert np.unique(patients[rows], return_counts=True)[1].tolist() == [10, 10, 10]
+
+
+def test_a_patient_of_many_slides_does_not_outweigh_the_others(
+    cohort: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: dict[str, list[int]] = {"P": [], "Q": [], "R": []}
+    sources = stage.find_sources([str(cohort.parent / "S0.tif")], out=tmp_path)
+    assert isinstance(sources, Sequence)
+
+    def count_drawn(*_: Any, patient: str, count: int, **__: Any) -> None:
+        counts[patient].append(count)
+        raise InputUnsupportedError("counted", remedy="none")
+
+    monkeypatch.setattr(stage, "draw", count_drawn)
+    rows = [replace(sources[0], slide_id=f"S{k}", patient_id=patient) for k, patient in enumerate("PPPPPPPPQR")]
+    with pytest.raises(PathopatchError, match="counted"):
+        stage.audit_model([model], rows, tmp_path, PredictConfig(device="cpu"), per_slide=20)
+    assert counts == {"P": [5] * 8, "Q": [20], "R": [20]}  # at most twice what the median patient has
+
+
+def test_the_threads_of_the_settings_are_used(
+    typed: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = dict[str, Any]()
+    load = stage.load_ensemble
+    monkeypatch.setattr(
+        stage, "load_ensemble", lambda models, **options: seen.update(options) or load(models, **options)
+    )
+    (tmp_path / "settings.toml").write_text("[predict]\nthreads = 1\n")
+    command = ("audit-model", model, cohort.parent / "S0.tif", "-o", tmp_path, "--per-slide", "1")
+    assert typed(*command, "--config", tmp_path / "settings.toml") == 0
+    assert seen["threads"] == 1
 
 
 def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Path, tmp_path: Path) -> None:
