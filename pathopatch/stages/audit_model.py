@@ -47,7 +47,6 @@ from pathopatch.evaluation.area_reliance import (
     ask,
     margins_of,
     reliance,
-    reliance_text,
 )
 from pathopatch.evaluation.external_validation import bundle_name, check_patches
 from pathopatch.heatmaps.predict import edit_side, slide_source
@@ -87,15 +86,10 @@ class Sample:
     names: list[str]  # patch_id of each
     pixels: NDArray[np.float32]  # (n, C, P, P)
     tissue: NDArray[np.bool_]  # (n, P, P)
-    area: NDArray[np.float64]  # (n,): share of each patch that is tissue
+    is_asked: NDArray[np.bool_]  # (n,): it holds enough tissue to set its area; of others only the answer is asked
     scanned: NDArray[np.float64]  # (n,): share of each patch that was scanned
     given: NDArray[np.str_]  # (m,): patient of each patch of the slide that holds tissue, drawn or not
     left_out: Mapping[str, int]  # how many of these were not drawn, by the reason
-
-    @property
-    def is_asked(self) -> NDArray[np.bool_]:
-        """Which patches (n,) hold enough tissue to set its area; of the others only the answer is asked."""
-        return self.area >= LEAST_AREA
 
     @property
     def ground(self) -> NDArray[np.float32] | None:
@@ -198,11 +192,12 @@ def audit_model(
 def reliance_of(result: dict[str, Any], model: str) -> AreaReliance:
     """Return a result of `audit_model` as it is kept in a bundle; `model` is its `bundle_fingerprint`."""
     curve, correction = result.get("curve", []), result.get("correction", {})
+    found = {} if result["verdict"] == "not known" else result  # what was measured is then no finding
     names = ("verdict", "direction", "slides", "patients", "patches", "date", "backgrounds", "mpp")
     return AreaReliance(
         **{name: result[name] for name in names},
-        eta=result.get("eta", {}).get("value"),
-        adj=result.get("adj", {}).get("value"),
+        eta=found.get("eta", {}).get("value"),
+        adj=found.get("adj", {}).get("value"),
         model=model,
         areas=tuple(point["area"] for point in curve),
         response=tuple(point["margin"]["value"] for point in curve),
@@ -297,7 +292,7 @@ def _ask(
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
     margins, parts, tables, failed, known = asked.margins(), [], [], {}, set[bytes]()
-    given, blank, little, left_out = list[NDArray[np.str_]](), [], [], Counter[str]()
+    given, others, is_blank, left_out = list[NDArray[np.str_]](), [], [], Counter[str]()
     examples: list[Example] = []
     slides_of = Counter(patient for _, patient, _ in opened)
     most_of_patient = 2 * per_slide * float(np.median(list(slides_of.values())))  # one patient must not outweigh all
@@ -308,16 +303,15 @@ def _ask(
             with opener() as source:
                 sample = draw(source, asked, patient=patient, count=count, seed=seed + number)
             part, table = _asked(margins, sample, seed=seed + number, known=known)
-            natural = margins(sample.pixels[~sample.is_asked], sample.tissue[~sample.is_asked])
+            other = sample.tissue[~sample.is_asked]
+            others.append(margins(sample.pixels[~sample.is_asked], other))
+            is_blank.append(other.mean(axis=(1, 2)) < _BLANK)
         except PathopatchError as error:
             failed[name] = str(error)
             continue
         finally:
             if progress is not None:
                 progress("slides", number + 1, len(opened))
-        is_blank = sample.area[~sample.is_asked] < _BLANK
-        blank.append(natural[is_blank])
-        little.append(natural[~is_blank])
         given.append(sample.given)
         left_out.update(sample.left_out)
         parts.append(part)
@@ -331,6 +325,7 @@ def _ask(
             f"no slide could be asked about: {next(iter(failed.values()), 'there is none')}",
             remedy="give slides that the model can predict",
         )
+    natural, blank = np.concatenate(others), np.concatenate(is_blank)
     result = reliance(_joined(parts, left_out), seed=seed) | {
         "slides": sum(len(part.rows) > 0 for part in parts),
         "given": {
@@ -341,8 +336,8 @@ def _ask(
         "backgrounds": sorted(grounds),
         "mpp": [min(scales), max(scales)] if scales else None,
         "failed": failed,
-        "glass": _calls(np.concatenate(blank)),
-        "little": _calls(np.concatenate(little)),
+        "glass": _calls(natural[blank]),
+        "little": _calls(natural[~blank]),
     }
     return result, pd.concat(tables, ignore_index=True), examples[:_EXAMPLES]
 
@@ -379,11 +374,6 @@ def find_sources(sources: Sequence[str], *, out: Path, progress: Progress | None
     return find_cohort(sources, out=out, progress=progress).rows
 
 
-def result_text(result: dict[str, Any]) -> str:
-    """Return a result of `audit_model` as text for a terminal."""
-    return reliance_text(result)
-
-
 def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: int, seed: int) -> Sample:
     """Return patches of a slide spread over the tissue area, and some that are blank or hold little tissue."""
     rng, min_scanned = np.random.default_rng((seed, 1)), patch_limits(asked.spec, asked.config)["min_scanned"]
@@ -413,7 +403,8 @@ def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: in
     side, index = asked.side(pixels.shape[-1]), asked.channels(source)
     scaled = np.stack([scale(patch, source.windows)[index] for patch in pixels])
     masks, area = masks_and_area(tissue, side)
-    holds, is_given = fractions >= LEAST_AREA, fractions >= _BLANK
+    holds, given = fractions >= LEAST_AREA, patients[fractions >= _BLANK]
+    is_asked = holds[rows] & (area >= LEAST_AREA)
     origins = source.origins[chosen].tolist()
     return Sample(
         slide_id=source.slide_id,
@@ -421,12 +412,11 @@ def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: in
         names=[f"{source.slide_id}@{x},{y}" for x, y in origins],
         pixels=resize_area(scaled, side),
         tissue=masks,
-        area=area,
+        is_asked=is_asked,
         scanned=scanned,
-        given=patients[is_given],
+        given=given,
         left_out={
-            # At the side of the edits fine tissue has another area than here, so some cross the limit either way.
-            LITTLE_TISSUE: int((is_given & ~holds).sum() + holds[rows].sum() - (area >= LEAST_AREA).sum()),
+            LITTLE_TISSUE: int(len(given) - holds.sum() + holds[rows].sum() - is_asked.sum()),
             "hardly scanned": int(holds[drawn].sum() - holds[rows].sum()),
             "not drawn": int(holds.sum() - holds[drawn].sum()),
         },

@@ -108,13 +108,23 @@ def test_no_model_is_acquitted_that_follows_the_area_in_any_way(name: str, textu
 def test_texture_and_a_u_shaped_term_depend_on_the_area_not_one_way() -> None:
     evidence = 0.5 * np.random.default_rng(0).choice([-1.0, 1.0], 200)
     result = reliance(_responses(evidence, FUNCTIONS["U-shaped"]), resamples=100)
-    assert result["reasons"] == ["the answers depend on the area, but not one way"]
+    assert result["reasons"][0] == "the answers depend on the area, but not one way"
     # The term is 1, -.5, -1, -.5, 1: its variance is .7, that of the evidence .25.
     assert result["eta"]["value"] == pytest.approx(0.7 / 0.95, abs=0.01)
     assert result["adj"]["value"] == pytest.approx(0, abs=1e-9)
     assert result["largest"]["areas"] in ([0.1, 0.5], [0.5, 0.9])
     assert abs(result["largest"]["value"]) == pytest.approx(2 / 0.5, rel=0.01)  # sd of the patches' means is .5
     assert "largest move between any two areas: -4.0" in reliance_text(result)
+
+
+def test_an_area_that_changes_what_a_texture_means_is_not_acquitted() -> None:
+    rng = np.random.default_rng(0)
+    texture, own = rng.permutation(np.repeat([-1.0, 1.0], 200)), rng.permutation(np.repeat([-0.2, 0.2], 200))
+    responses = _responses(own, lambda area: texture[:, None] * (area - 0.5) * 2)
+    result = reliance(responses, resamples=100)
+    assert result["eta"]["high"] < 0.06  # patches of either texture move against each other
+    assert result["largest"]["turned"] > 0.9
+    assert result["reasons"] == ["between two areas 100 of 100 answers turn"]
 
 
 def test_areas_that_no_patch_of_either_answer_has_are_not_used() -> None:
