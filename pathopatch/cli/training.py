@@ -134,7 +134,6 @@ def audit_model(
     settings: Annotated[PredictConfig, Fields("device")],
 ) -> None:
     """Ask a model whether its answers follow the tissue area: set the area of patches, and ask again."""
-    from pathopatch.evaluation.area_reliance import reliance_text
     from pathopatch.stages import audit_model as stage
     from pathopatch.stages.find_slides import find_models
 
@@ -152,7 +151,7 @@ def audit_model(
             force=force,
             progress=progress,
         )
-    print(reliance_text(result))
+    print(stage.result_text(result))
     if fail_on == "relies" and result["verdict"] == "relies":
         raise typer.Exit(1)
     if result["failed"]:

@@ -47,6 +47,7 @@ from pathopatch.evaluation.area_reliance import (
     ask,
     margins_of,
     reliance,
+    reliance_text,
 )
 from pathopatch.evaluation.external_validation import bundle_name, check_patches
 from pathopatch.heatmaps.predict import edit_side, slide_source
@@ -372,6 +373,11 @@ def find_sources(sources: Sequence[str], *, out: Path, progress: Progress | None
     if len(sources) == 1 and WorkFolder(Path(sources[0])).slides.is_file():
         return Path(sources[0])
     return find_cohort(sources, out=out, progress=progress).rows
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Return a result of `audit_model` as text for a terminal."""
+    return reliance_text(result)
 
 
 def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: int, seed: int) -> Sample:

@@ -17,7 +17,6 @@ from made_slides import write_png, write_rgb_pyramid
 from pathopatch.core.config import GroupsConfig, PredictConfig, ReadyConfig, TileConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation.area_reliance import reliance_text
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.report import write_report
@@ -160,7 +159,7 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     sources = stage.find_sources([str(tmp_path / "work")], out=out)
     result = stage.audit_model([model], sources, out, PredictConfig(device="cpu"), per_slide=20)
     assert (result["slides"], result["patients"], result["failed"], result["patches"]) == (8, 8, {}, 160)
-    assert reliance_text(result).splitlines()[-1].startswith("The area was set, and nothing else")
+    assert stage.result_text(result).splitlines()[-1].startswith("The area was set, and nothing else")
     page = write_report(tmp_path / "work").read_text()  # and shows it
     assert '<a href="area-reliance/mine.html">mine: look for yourself</a>' in page
     assert (tmp_path / "work" / "report" / "area-reliance" / "mine.html").read_text() == (out / stage.PAGE).read_text()
