@@ -203,7 +203,7 @@ def ask(
         )
     answers, kept, left_out, known = [], [], Counter[str](), set() if known is None else known
     for number, (pixels, mask) in enumerate(zip(patches, tissue, strict=True)):
-        digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
         if mask.mean() < LEAST_AREA:
             left_out[LITTLE_TISSUE] += 1
         elif mask.all() and ground is None:

@@ -197,6 +197,7 @@ def test_what_is_not_asked_about_is_counted_by_its_reason(
     assert f"asked about 40 of {result['given']['patches']} patches, 2 of 3 patients, 2 of 3 slides" in text
     assert result["little"]["patches"] >= 8 + 10  # of which only the answer is asked
     assert result["little"]["positive"] == 0
+    assert stage.reliance_of(result, "model").adj is None  # of a verdict NOT KNOWN no measure is on the card
 
 
 def test_patients_take_turns_where_patches_are_drawn() -> None:
