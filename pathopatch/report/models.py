@@ -150,7 +150,11 @@ def area_reliance(study: Study) -> dict[str, Any]:
             "name": place.name,
             "verdict": verdict_text(dict(result)),
             **{name: result.get(name) for name in ("slides", "patients", "patches", "date")},
-            **{name: result.get(name, {}).get("value") for name in ("eta", "adj", "largest")},
+            # Of a verdict NOT KNOWN the measures are no finding; the model's own page has them.
+            **{
+                name: None if result["verdict"] == "not known" else result.get(name, {}).get("value")
+                for name in ("eta", "adj", "largest")
+            },
             "file": asked_page(place),
         }
         for place, result in study.asked.items()
