@@ -180,6 +180,7 @@ def test_a_patch_that_overhangs_is_corrected_by_the_area_that_the_network_sees(s
     np.testing.assert_allclose(table["logit"][chosen], expected[chosen], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_audit_and_correction_read_the_same_area_of_fine_tissue(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     field = cv2.GaussianBlur(rng.normal(size=(128, 128)), (0, 0), 8)

@@ -173,6 +173,7 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
         stage.audit_model([head], sources, tmp_path / "other-scale", config, weights=encoder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_counts_tissue")
 def test_what_is_not_asked_about_is_counted_by_its_reason(
     typed: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
