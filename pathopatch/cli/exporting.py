@@ -90,7 +90,7 @@ def import_model(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder of a model of wsinfer, MONAI, BioImage Model Zoo or timm; or a file of ONNX or TorchScript.",
+            help="Folder of a model of wsinfer, or a file of ONNX.",
             metavar="FOLDER_OR_FILE",
         ),
     ],

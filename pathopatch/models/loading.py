@@ -269,24 +269,17 @@ def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]]
             place=str(folder),
             remedy="predict with the runtime 'auto' or 'openvino' of [predict], on a processor",
         )
-    return filled_network(spec.architecture, len(spec.mean), folder / WEIGHTS, shapes, **spec.form)
-
-
-def filled_network(
-    architecture: str, channels: int, weights: Path, shapes: Mapping[str, tuple[int, ...]], **form: Any
-) -> nn.Module:
-    """Return a network of `build_network` with all weights of a safetensors file, whose shapes were read before."""
     from safetensors.torch import load_file
 
     from pathopatch.models.networks import build_network, network_shapes
 
     try:
         # A small file may name a network of billions of weights: nothing is allocated for one that does not fit.
-        _refuse_other_shapes(shapes, network_shapes(architecture, channels, **form))
-        network = build_network(architecture, channels, **form)
-        network.load_state_dict(load_file(weights))
+        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.mean), **spec.form))
+        network = build_network(spec.architecture, len(spec.mean), **spec.form)
+        network.load_state_dict(load_file(folder / WEIGHTS))
     except _NETWORK_ERRORS as error:
-        raise incompatible(f"the weights are not those of {architecture!r}: {error}", weights.parent) from error
+        raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
     return network
 
 

@@ -341,16 +341,6 @@ def classifier_of(network: nn.Module) -> nn.Module:
     return network.get_submodule(_timm_name(network, "classifier") if is_of_timm else "classifier")
 
 
-def swap_classes(network: nn.Module) -> None:
-    """Exchange the two classes of one of timm's networks, whichever last layers it has."""
-    settings: Any = network.pretrained_cfg
-    names = settings["classifier"]
-    for name in [names] if isinstance(names, str) else names:
-        for parameter in network.get_submodule(name).parameters():
-            if len(parameter) == 2:  # a norm within has as many values as features
-                parameter.data = parameter.data.flip(0)
-
-
 def freeze_batchnorm(network: nn.Module) -> None:
     """Make every BatchNorm use its stored statistics; ``network.train()`` undoes it. Scale and shift still learn."""
     for module in network.modules():

@@ -296,10 +296,10 @@ def _parsed(content: bytes) -> onnx.ModelProto:
 class ImportedGraph:
     """A network that came as ONNX, for standardised patches of a spec, whose K classes become two.
 
-    `model` is from `read_onnx` or `export_program`, and is changed. `chosen` are the numbers of the classes that are
-    the second one here; with K = 1 that is told from all else. `stated` and `in_doubt` say what its outputs are, as in
-    `gives_probabilities`. CheckpointIncompatibleError if it takes or gives something else, or its outputs are no
-    function of the patch.
+    `model` is from `read_onnx`, and is changed. `chosen` are the numbers of the classes that are
+    the second one here; with K = 1 that is told from all else. `stated` says what its outputs are, as in
+    `are_probabilities`. CheckpointIncompatibleError if it takes or gives something else, or its outputs are no function
+    of the patch.
     """
 
     def __init__(
@@ -310,7 +310,6 @@ class ImportedGraph:
         n_classes: int,
         chosen: Sequence[int],
         stated: OutputKind | None,
-        in_doubt: OutputKind | None,
         place: Path,
     ) -> None:
         self._model, self._place, self._shape = model, place, spec.input_shape
@@ -337,7 +336,6 @@ class ImportedGraph:
             place,
             ends_in_sigmoid=self._last_operator() == "Sigmoid",
             stated=stated,
-            in_doubt=in_doubt,
         )
         # Columns of the first class and of the second one.
         columns = np.zeros((n_classes, 2), np.float32)

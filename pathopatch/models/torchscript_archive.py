@@ -115,42 +115,36 @@ def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = 
     return network.to(device) if device else network
 
 
-def gives_probabilities(
-    path: Path, spec: BundleSpec, *, stated: OutputKind | None, in_doubt: OutputKind | None
-) -> bool:
+def gives_probabilities(path: Path, spec: BundleSpec, *, stated: OutputKind | None) -> bool:
     """Return whether the network of an archive gives probabilities, to which no softmax may be applied again.
 
     Where it is not `stated`, the outputs of several classes tell it: they are in [0, 1] and sum to 1. A single output
-    in [0, 1] is a probability where the program ends in a sigmoid, and else what it is `in_doubt`.
-    CheckpointIncompatibleError if nothing says what it is, if outputs are not as stated, and if each of several classes
-    has a sigmoid.
+    is a probability where the program ends in a sigmoid, and else a logit, as wsinfer takes it.
+    CheckpointIncompatibleError if outputs are not as stated, and if each of several classes has a sigmoid.
     """
     program = load_program(path, torch.device("cpu")).eval()
     # One of several ends is enough: some networks have another in training.
     ends_in_sigmoid = "aten::sigmoid" in _last_operators(program.inlined_graph)
     outputs = _outputs(program, spec, path)
-    return are_probabilities(outputs, path, ends_in_sigmoid=ends_in_sigmoid, stated=stated, in_doubt=in_doubt)
+    if outputs.shape[1] == 1 and not ends_in_sigmoid:
+        stated = stated or "logits"
+    return are_probabilities(outputs, path, ends_in_sigmoid=ends_in_sigmoid, stated=stated)
 
 
 def are_probabilities(
-    outputs: NDArray[np.float32],
-    path: Path,
-    *,
-    ends_in_sigmoid: bool,
-    stated: OutputKind | None,
-    in_doubt: OutputKind | None,
+    outputs: NDArray[np.float32], path: Path, *, ends_in_sigmoid: bool, stated: OutputKind | None
 ) -> bool:
-    """Return whether outputs (N, K) of a network are probabilities; errors as of `gives_probabilities`."""
+    """Return whether outputs (N, K) of a network are probabilities; errors as of `gives_probabilities`.
+
+    Also CheckpointIncompatibleError for a single output in [0, 1] if nothing says what it is.
+    """
     is_single, in_range = outputs.shape[1] == 1, bool(((outputs >= 0) & (outputs <= 1)).all())
-    if is_single and in_range and not ends_in_sigmoid:
-        stated = stated or in_doubt
-        if stated is None:
-            raise CheckpointIncompatibleError(
-                f"its output, {outputs.min():.3g} to {outputs.max():.3g} on test patches, may be a logit or a "
-                "probability",
-                place=str(path),
-                remedy='state outputs = "logits" or "probabilities" in a TOML file that describes the network',
-            )
+    if is_single and in_range and not ends_in_sigmoid and stated is None:
+        raise CheckpointIncompatibleError(
+            f"its output, {outputs.min():.3g} to {outputs.max():.3g} on test patches, may be a logit or a probability",
+            place=str(path),
+            remedy='state outputs = "logits" or "probabilities" in a TOML file that describes the network',
+        )
     if stated == "logits":
         return False
     if in_range and (is_single or np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE):

@@ -11,9 +11,7 @@ from pathopatch.core.errors import InputUnsupportedError, PathopatchError, Stale
 from pathopatch.stages.batch.run import run_limited
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from pathopatch.models.model_zoos import ForeignModel
+    from pathopatch.models.foreign_model import ForeignModel
     from pathopatch.models.onnx_graph import ImportedGraph
     from pathopatch.models.spec import BundleSpec
 
@@ -26,56 +24,34 @@ def import_model(source: Path, bundle: Path, *, force: bool = False, **stated: A
     `stated` are the description and the options of `read_model`. `force` replaces a bundle of another model.
     """
     from pathopatch.models.bundle import read_spec, save_bundle
-    from pathopatch.models.model_zoos import read_model
+    from pathopatch.models.foreign_model import read_model
     from pathopatch.models.torchscript_archive import gives_probabilities, open_archive
 
     model = read_model(source, **stated)
-    spec, network, archive = model.spec, None, None
+    spec, archive = model.spec, None
     if spec.torchscript is not None:
-        archive = model.origin.network
-        ends = gives_probabilities(archive, spec, stated=model.outputs, in_doubt=model.origin.in_doubt)
+        archive = model.network
+        ends = gives_probabilities(archive, spec, stated=model.outputs)
         torchscript = spec.torchscript.model_copy(update={"gives_probabilities": ends})
         spec = spec.model_copy(update={"torchscript": torchscript})
     if not _is_there(bundle, spec, force=force):
-        network = open_archive(archive, spec) if archive else _open_network(model)
+        network = open_archive(archive, spec) if archive else _open_graph(model)
         save_bundle(bundle, network, spec, archive=archive)
     return read_spec(bundle)
 
 
-def _open_network(model: ForeignModel) -> nn.Module | ImportedGraph:
-    """Return the network of a model that is no TorchScript, and compare its answers with those that are stated."""
-    import torch
+def _open_graph(model: ForeignModel) -> ImportedGraph:
+    """Return the network of a model that came as ONNX."""
+    from pathopatch.models.onnx_graph import ImportedGraph, read_onnx
 
-    from pathopatch.models.bundle import read_header
-    from pathopatch.models.loading import filled_network
-    from pathopatch.models.networks import swap_classes
-    from pathopatch.models.onnx_graph import INPUT, OUTPUT, ImportedGraph, export_program, read_onnx
-    from pathopatch.models.spec import ONNX_NETWORK
-
-    origin, spec, n_classes = model.origin, model.spec, len(model.classes)
-    if origin.timm is None:
-        graph = read_onnx(origin.network)
-    else:
-        form = {"n_classes": n_classes, "input_px": spec.input_px, "timm_args": origin.timm[1]}
-        _, shapes = read_header(origin.network)
-        network = filled_network(origin.timm[0], len(spec.channels), origin.network, shapes, **form).eval()
-        if spec.architecture != ONNX_NETWORK:
-            if model.chosen == (0,):
-                swap_classes(network)
-            return network
-        graph = export_program(network, {INPUT: torch.zeros(2, *spec.input_shape)}, OUTPUT)
-    imported = ImportedGraph(
-        graph,
-        spec,
-        n_classes=n_classes,
+    return ImportedGraph(
+        read_onnx(model.network),
+        model.spec,
+        n_classes=len(model.classes),
         chosen=model.chosen,
         stated=model.outputs,
-        in_doubt=origin.in_doubt,
-        place=origin.network,
+        place=model.network,
     )
-    if origin.test is not None:
-        origin.test.check(imported.outputs, spec)
-    return imported
 
 
 def import_limited(

@@ -83,7 +83,7 @@ RAISED_BY = {
     "models/loading.py": ["evaluate", "predict"],
     "models/runtime/": ["evaluate", "predict", "train"],
     "models/verify.py": ["verify"],
-    "models/model_zoos.py": ["import model"],
+    "models/foreign_model.py": ["import model"],
     "patches/describe.py": ["info"],
     "patches/import_list.py": ["tile"],
     "patches/patch_import.py": ["tile"],

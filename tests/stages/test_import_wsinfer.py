@@ -21,7 +21,6 @@ from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
     InputCorruptError,
-    InputMissingError,
     InputUnsupportedError,
     NonFiniteError,
     SlideTimeoutError,
@@ -307,6 +306,15 @@ def test_a_description_that_is_not_wsinfers_is_refused_by_key(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_two_descriptions_must_agree_but_for_the_rounding(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "zoo", tiny())
+    (tmp_path / "about.toml").write_text("mean = [0.5, 0.5, 0.5]\n")
+    with pytest.raises(CheckpointIncompatibleError, match="mean is .* in its files, and .* is stated"):
+        import_model(folder, tmp_path / "bundle", description=tmp_path / "about.toml")
+    (tmp_path / "about.toml").write_text('licence = "MIT"\nmean = [0.72, 0.57, 0.6800000001]\n')
+    assert import_model(folder, tmp_path / "bundle", description=tmp_path / "about.toml").parameters["licence"] == "MIT"
+
+
 @pytest.mark.parametrize(
     ("names", "chosen", "said"),
     [
@@ -409,7 +417,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputCorruptError, match="cut off"):
         import_model(folder, tmp_path / "bundle")
     path.unlink()
-    with pytest.raises(InputMissingError):
+    with pytest.raises(InputUnsupportedError, match="torchscript_model"):
         import_model(folder, tmp_path / "bundle")
 
 
