@@ -108,6 +108,14 @@ def import_model(
             help="TOML file with what the model's files do not state. Default: the network's name, but .toml."
         ),
     ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File .npz of patches and their answers, or IMAGE=PROBABILITY three times. Our exports bring theirs.",
+            metavar="PATCHES",
+        ),
+    ] = None,
+    untested: Annotated[bool, typer.Option("--untested", help="Compare no answers; the model card says so.")] = False,
     made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
     timeout: Annotated[
         float, typer.Option(min=1, help="Give up a network that takes more seconds to be read and tried.")
@@ -119,6 +127,8 @@ def import_model(
     force: Force = False,
 ) -> None:
     """Make a model of another program a bundle, to predict with it and to ask whether it relies on tissue area."""
+    if test and untested:
+        raise typer.BadParameter("--test and --untested exclude each other")
     from pathopatch.stages import import_model
 
     spec, probability = import_model.import_limited(
@@ -130,6 +140,8 @@ def import_model(
         mpp=mpp,
         tumor_classes=tumor_class or (),
         made_by=made_by,
+        test=test or (),
+        untested=untested,
         force=force,
     )
     if not quiet:
@@ -137,6 +149,8 @@ def import_model(
         if spec.torchscript and spec.torchscript.gives_probabilities:
             say("the network gives probabilities, which are taken as they are")
         say(f"licence: {spec.parameters['licence']}")
+        compared = spec.parameters.get("test_patches")
+        say(f"its answers to {compared} test patches are those due" if compared else spec.parameters["note"])
         if spec.background == "bright":
             grey = "blank glass (a patch of grey value 240)"
             say(f"{grey} has a probability of {probability:.3f} of {spec.class_names[1]}")

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from pathopatch.models.weights import file_fingerprint, require_finite
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pathopatch.models.forward import PatchClassifier
     from pathopatch.models.onnx_graph import ImportedGraph
     from pathopatch.models.runtime import Runtime
 
@@ -73,17 +74,24 @@ _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def save_bundle(
-    folder: Path, network: nn.Module | ImportedGraph, spec: BundleSpec, *, archive: Path | None = None
+    folder: Path,
+    network: nn.Module | ImportedGraph,
+    spec: BundleSpec,
+    *,
+    archive: Path | None = None,
+    compare: Callable[[PatchClassifier], None] | None = None,
 ) -> None:
     """Write a bundle as a whole. Equal models give equal bytes.
 
     It has weights, graph, spec, model card, and answers by which `verify_bundle` finds changes. An earlier bundle is
     replaced; on a full disk (`DiskFullError`) it is untouched. `network` is as `build_network` made it for
     ``spec.architecture``, or as `open_archive` opened `archive` by the spec. An `ImportedGraph` raises
-    InputUnsupportedError if its graph cannot be run, since nothing else runs it.
+    InputUnsupportedError if its graph cannot be run, since nothing else runs it. `compare` raises for answers of the
+    model that are wrong.
     """
     import torch
 
+    from pathopatch.models.forward import PatchClassifier
     from pathopatch.models.onnx_graph import write_graph
 
     spec = spec.model_copy(update={"onnx": None})
@@ -110,7 +118,10 @@ def save_bundle(
             _require_small(temporary / GRAPH)
             spec = spec.model_copy(update={"onnx": graph})
         _write_spec(temporary, spec, _timm_settings(spec, network))
-        write_check(temporary, spec, _runtime_of(temporary, spec, network))
+        runtime = _runtime_of(temporary, spec, network)
+        if compare:
+            compare(PatchClassifier(spec, runtime))
+        write_check(temporary, spec, runtime)
 
 
 def _require_small(graph: Path) -> None:
@@ -517,8 +528,10 @@ def settings_sha256(folder: Path) -> str:
 def write_check(folder: Path, spec: BundleSpec, runtime: Runtime) -> None:
     """Write ``check.json`` of a bundle whose other files are written; `runtime` runs its network in float32."""
     from pathopatch.models.forward import PatchClassifier, sample_patches
+    from pathopatch.models.runtime import require_finite_answers
 
     logits = PatchClassifier(spec, runtime).predict_logits(*sample_patches(spec))
+    require_finite_answers(logits, place=spec.method)
     check = {
         "schema_version": CHECK_VERSION,
         "computed_by": f"{runtime.name} {runtime.version}",

@@ -49,6 +49,7 @@ from pathopatch.models.card import (
     worst_group_text,
 )
 from pathopatch.models.forward import PatchClassifier, sample_patches
+from pathopatch.models.known_answers import PATCHES
 from pathopatch.models.loading import load_network
 from pathopatch.models.onnx_graph import INPUT, TISSUE, export_program
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
@@ -57,7 +58,6 @@ from pathopatch.models.verify import (
     DESCRIPTION,
     EXPORT,
     EXPORTED,
-    PATCHES,
     export_hashes,
     verify_export,
 )

@@ -37,7 +37,11 @@ _DESCRIPTION, _PROGRAM = "config.json", "torchscript_model.pt"
 _MOST_TEXT_BYTES = 2**20  # descriptions have some kB
 _MAKERS_OWN = ("made_by", "licence", "network")  # a person may state them in other words than the files
 _TUMOR = {"tumor", "tumour", "cancer", "carcinoma", "malignant"}
-_NEGATION = {"no", "non", "not", "without", "benign", "normal"}
+# ``Tumor`` says that it is tumour, ``non-tumour``, ``tumor-free`` and ``nontumor`` do not.
+_NEGATIVE = re.compile(
+    r"\b(non[a-z]*|no|not|without|free|neg|negative|benign|norm|normal|healthy|control|uninvolved|background|others?"
+    r"|rest|else|stroma|glass|inflammation|necrosis|art[ei]fact)\b"
+)
 _STEPS = (["Resize", "ToTensor", "Normalize"], ["ToTensor", "Normalize"], ["Resize", "ToTensor"], ["ToTensor"])
 _BILINEAR = 2  # torchvision's default, by Pillow's number
 _Side = Annotated[int, Field(ge=1, le=MOST_PX)]
@@ -61,6 +65,15 @@ class ModelDescription(Config):
     dtype: Literal["uint8", "uint16"] = "uint8"  # of the slides' pixels
     background: Literal["bright", "dark", "auto"] = "bright"
     outputs: OutputKind | None = None  # of the network; None: as it shows itself
+
+    @model_validator(mode="after")
+    def _are_of_values_to_1(self) -> ModelDescription:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if (largest := max(map(abs, values), default=0)) > 1:
+                white = 255 if largest <= 255 else 65535
+                divided = ", ".join(f"{value:g} / {white} = {value / white:.3g}" for value in values)
+                raise ValueError(f"{name} must be of values from 0 to 1. If it is of 0 to {white}: {divided}")
+        return self
 
 
 class _ResizeArguments(Config):
@@ -281,10 +294,15 @@ def _chosen(names: Sequence[str], tumor_classes: Sequence[str], place: str) -> t
         )
     if unknown := [name for name in tumor_classes if name not in names]:
         raise CheckpointIncompatibleError(f"no class {', '.join(unknown)}", place=place, remedy=remedy)
-    words_of = {name: set(re.findall(r"[a-z]+", name.lower())) for name in names}
-    # ``Tumor`` says that it is tumour, ``non-tumour`` does not.
-    tumors = [name for name, words in words_of.items() if words & _TUMOR and not words & _NEGATION]
-    wanted = tumor_classes or (tumors if len(names) > 1 else names)
+    positive = [name for name in names if not _NEGATIVE.search(name.lower().replace("_", " "))]
+    tumors = [name for name in positive if _TUMOR & {*re.findall(r"[a-z]+", name.lower())}]
+    wanted = tumor_classes or (tumors if len(names) > 1 else positive)
+    if len(names) == 1 and not wanted:
+        raise CheckpointIncompatibleError(
+            f"its single class is named {names[0]}, which is not tumour: low values would be",
+            place=place,
+            remedy="export the network with an output of tumour, or say --tumor-class if that name means tumour",
+        )
     if not tumor_classes and len(wanted) != 1:
         raise CheckpointIncompatibleError(
             f"{len(wanted)} of the classes are named as tumour, one is due",

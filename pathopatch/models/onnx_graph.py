@@ -35,7 +35,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models import networks
-from pathopatch.models.runtime import patches_per_pass, probe_patches, require_function
+from pathopatch.models.runtime import patches_per_pass, probe_patches, require_finite_answers, require_function
 from pathopatch.models.runtime.openvino_runtime import FixedBatch, OpenVINORuntime, compile_network, cores
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, OnnxGraph, OutputKind
@@ -214,6 +214,7 @@ def _require_equal_logits(
     """Remove a graph whose logits differ from those of the network by `run`, and raise."""
     x = probe_patches(*graph.input_shape[:2])[::_PROBE_STEP]
     expected = run(x)
+    require_finite_answers(expected, place=graph.architecture)
     try:
         ready = OpenVINORuntime(path, weights, graph)
         difference = float(np.abs(ready.logits(x) - expected).max())
@@ -357,7 +358,8 @@ class ImportedGraph:
     def _run(self, content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
         import openvino
 
-        shape = patches_per_pass(x.shape[-1]), *x.shape[1:]
+        # Two patches at least and no padding beyond: else an answer that depends on the other patches is not found.
+        shape = max(2, min(len(x), patches_per_pass(x.shape[-1]))), *x.shape[1:]
         try:
             network = openvino.Core().read_model(content)
             outputs = FixedBatch(compile_network(network, shape, "float32", cores()), shape)(x)

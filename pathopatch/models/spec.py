@@ -210,6 +210,8 @@ class BundleSpec(Config):
             n, item = len(self.channels), "channels"
             if not n:
                 raise ValueError("a model of patches has at least one channel")
+            if len({name.casefold() for name in self.channels}) < n:
+                raise ValueError(f"channels are {', '.join(self.channels)}: each may stand once")
             if self.patch_px < LEAST_PX:
                 raise ValueError(f"patches of {self.patch_px} px, {LEAST_PX} at least")
         else:

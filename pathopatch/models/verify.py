@@ -7,7 +7,6 @@ files of two models, and edits. It is no signature: who writes ``check.json`` an
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,20 +37,20 @@ from pathopatch.models.bundle import (
     write_check,
 )
 from pathopatch.models.forward import SAMPLES, PatchClassifier, sample_patches
+from pathopatch.models.known_answers import NOT_READ, PATCHES, read_arrays
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime import Precision, Runtime
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
 from pathopatch.models.weights import file_fingerprint, file_sha256
 
-EXPORT, PATCHES, DESCRIPTION = "export.json", "patches.npz", "config.json"
-"""Files of an export: what it is, patches with the answers that are due, and wsinfer's description."""
+EXPORT, DESCRIPTION = "export.json", "config.json"
+"""Files of an export: what it is, and wsinfer's description."""
 EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 """The network of an export, by its format."""
 _EXPORT_TOLERANCE = 1e-5  # of a probability; of logits as part of the largest one
 _LOGARITHM_WEIGHT, _LEAST = 0.01, 1e-30  # so that a probability's logarithm may differ by 1e-3
 _PROGRAMS = {"onnx": ("onnxruntime", "openvino"), "wsinfer": ("torch",)}
-_NOT_READ = (EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile)
-_MOST_JSON_BYTES, _MOST_PATCHES_BYTES = 2**22, 2**30  # the largest made here have some 100 kB, and 270 MB
+_MOST_JSON_BYTES = 2**22  # the largest made here have some 100 kB
 _TOLERANCE = 1e-4
 
 
@@ -135,10 +134,7 @@ def _changes(folder: Path, about: dict[str, Any]) -> tuple[list[str], list[str]]
 
 def _difference(folder: Path, kind: str, program: str) -> tuple[float, float]:
     """Return the largest difference of an export's outputs from those that are due, and the largest of these."""
-    with np.load(folder / PATCHES, allow_pickle=False) as stored:
-        if (size := sum(entry.file_size for entry in stored.zip.infolist())) > _MOST_PATCHES_BYTES:
-            raise ValueError(f"{PATCHES} has {size} bytes unpacked, {_MOST_PATCHES_BYTES} at most")
-        arrays = {name: np.asarray(stored[name], np.float32) for name in stored.files}
+    arrays = {name: array.astype(np.float32) for name, array in read_arrays(folder / PATCHES).items()}
     due = arrays.pop("expected")
     arrays["patches"] /= 255
     if kind == "wsinfer":
@@ -183,10 +179,10 @@ def _open(path: Path, program: str) -> Replay:
 def _errors_of(program: str) -> tuple[type[Exception], ...]:
     """Return what is raised for files that cannot be read, and by a program that cannot run a network."""
     if program != "onnxruntime":
-        return _NOT_READ
+        return NOT_READ
     state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-    return (*_NOT_READ, *(getattr(state, name) for name in names))
+    return (*NOT_READ, *(getattr(state, name) for name in names))
 
 
 def rewrite_check(folder: Path) -> Path:

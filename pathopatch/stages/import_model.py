@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.artefacts import changed_settings
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.stages.batch.run import run_limited
 
 if TYPE_CHECKING:
@@ -15,38 +16,76 @@ if TYPE_CHECKING:
     from pathopatch.models.onnx_graph import ImportedGraph
     from pathopatch.models.spec import BundleSpec
 
+_UNTESTED = (
+    "Untested: nobody has compared its answers with those of the program that it was made for. Scaling, channels and "
+    "classes are as its description says."
+)
 _GLASS = 240 / 255  # of scans of H&E, whose white is 235 to 245
 
 
-def import_model(source: Path, bundle: Path, *, force: bool = False, **stated: Any) -> BundleSpec:
+def import_model(
+    source: Path,
+    bundle: Path,
+    *,
+    test: Sequence[str | Path] = (),
+    untested: bool = False,
+    force: bool = False,
+    **stated: Any,
+) -> BundleSpec:
     """Write the model of another program as a bundle, unless it is there, and return its spec.
 
-    `stated` are the description and the options of `read_model`. `force` replaces a bundle of another model.
+    `test` are known answers as `read_answers` takes them; those beside one of our own exports are found. Without any,
+    `untested` must be said, and the card says so. `stated` are the description and the options of `read_model`. `force`
+    replaces a bundle of another model.
     """
     from pathopatch.models.bundle import read_spec, save_bundle
+    from pathopatch.models.card import NOTE
     from pathopatch.models.foreign_model import read_model
+    from pathopatch.models.known_answers import read_answers
     from pathopatch.models.torchscript_archive import gives_probabilities, open_archive
 
     model = read_model(source, **stated)
-    spec, archive = model.spec, None
+    spec, archive, answers, compare = model.spec, None, None, None
+    if not untested:
+        answers = read_answers(test or _patches_beside(model.network), spec, len(model.classes))
+    facts = {NOTE: _UNTESTED} if answers is None else answers.facts()
+    spec = spec.model_copy(update={"parameters": spec.parameters | facts})
     if spec.torchscript is not None:
         archive = model.network
         ends = gives_probabilities(archive, spec, stated=model.outputs)
         torchscript = spec.torchscript.model_copy(update={"gives_probabilities": ends})
         spec = spec.model_copy(update={"torchscript": torchscript})
     if not _is_there(bundle, spec, force=force):
-        network = open_archive(archive, spec) if archive else _open_graph(model)
-        save_bundle(bundle, network, spec, archive=archive)
+        network = open_archive(archive, spec) if archive else _open_graph(model, spec)
+        if answers is not None:
+            compare = partial(answers.compare, chosen=model.chosen, gives_probabilities=network.gives_probabilities)
+        save_bundle(bundle, network, spec, archive=archive, compare=compare)
     return read_spec(bundle)
 
 
-def _open_graph(model: ForeignModel) -> ImportedGraph:
+def _patches_beside(network: Path) -> list[Path]:
+    """Return the test patches beside the network of one of our own exports; InputMissingError without any."""
+    from pathopatch.models.known_answers import PATCHES
+    from pathopatch.models.verify import EXPORT, EXPORTED
+
+    folder = network.parent
+    if (folder / EXPORT).is_file() and (folder / PATCHES).is_file() and network.name in EXPORTED.values():
+        return [folder / PATCHES]
+    raise InputMissingError(
+        "no test patches: nothing shows whether scaling, channels and classes are as described",
+        place=str(network),
+        remedy="give patches with the answers that are due (--test patches.npz), three images with the model's "
+        "probability of tumour (--test tumour.png=0.93 --test ...), or say --untested",
+    )
+
+
+def _open_graph(model: ForeignModel, spec: BundleSpec) -> ImportedGraph:
     """Return the network of a model that came as ONNX."""
     from pathopatch.models.onnx_graph import ImportedGraph, read_onnx
 
     return ImportedGraph(
         read_onnx(model.network),
-        model.spec,
+        spec,
         n_classes=len(model.classes),
         chosen=model.chosen,
         stated=model.outputs,
@@ -101,10 +140,8 @@ def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:
     if force:
         return False
     present = read_spec(bundle)
-    # A bundle of an earlier version states less of where it is from.
-    told = {name: value for name, value in spec.parameters.items() if name in present.parameters}
-    before = {**present.contract(), "parameters": present.parameters}
-    if changes := changed_settings(before, {**spec.contract(), "parameters": told}):
+    before, now = ({**of.contract(), "parameters": of.parameters} for of in (present, spec))
+    if changes := changed_settings(before, now):
         raise StaleArtefactError(
             "another model, or the same one with other settings, is here: " + "; ".join(changes),
             place=str(bundle),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from made_model import write_model
 from made_slides import write_rgb_pyramid
 from onnx import helper, numpy_helper
+from PIL import Image
 
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -24,8 +27,10 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.models.bundle import read_spec
+from pathopatch.models.card import beware
+from pathopatch.models.export import export_model
 from pathopatch.models.loading import load_model
-from pathopatch.stages.import_model import import_model
+from pathopatch.stages import import_model as stage
 
 PX = 32
 MEAN, STD = np.array([0.7, 0.5, 0.6]), np.array([0.1, 0.2, 0.15])
@@ -40,6 +45,9 @@ licence = "CC-BY-4.0"
 made_by = "a lab"
 """
 NAMES = ("Tumor", "stroma", "fat", "mucus")
+
+
+import_model = partial(stage.import_model, untested=True)
 
 
 def onnx_model(n_classes: int = 2, end: str = "", *, opset: int = 13, stated_px: int | str = PX) -> onnx.ModelProto:
@@ -186,6 +194,11 @@ def test_other_kinds_of_models_are_refused_by_naming_those_taken(tmp_path: Path,
         import_model(tmp_path / "elsewhere", tmp_path / "bundle", mpp=0.5)
 
 
+class _Evil:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link"])
 def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(8 * 3 * 25 * 4))
@@ -207,7 +220,7 @@ def test_the_command_imports_predicts_and_names_the_licence(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_onnx(tmp_path / "made", toml=TOML.replace("mpp = 0.5", ""))
-    command = ("import", "model", path, "-o", tmp_path / "bundle")
+    command = ("import", "model", path, "-o", tmp_path / "bundle", "--untested")
     assert typed(*command) == 1
     assert "--mpp" in capsys.readouterr().err
     assert typed(*command, "--mpp", "0.5") == 0
@@ -277,3 +290,147 @@ def test_what_a_single_output_from_0_to_1_is_must_be_stated(tmp_path: Path) -> N
         np.testing.assert_allclose(probability(tmp_path / kind, x), expected, atol=1e-5)
     with pytest.raises(CheckpointIncompatibleError, match="stated to be probabilities"):
         import_model(write_onnx(tmp_path / "made"), tmp_path / "bundle", outputs="probabilities")
+
+
+@pytest.mark.fault("no-function")
+@pytest.mark.parametrize("px", [32, 224, 256, 512])
+def test_statistics_of_the_batch_are_refused_at_every_size(tmp_path: Path, px: int) -> None:
+    """Two patches make a pass at 224 and 256 px, one at 512, and many at 32."""
+    model = onnx_model(stated_px=px)
+    del model.graph.node[-1]
+    model.graph.node.append(helper.make_node("ReduceMean", ["values"], ["mean"], axes=[0]))
+    model.graph.node.append(helper.make_node("Sub", ["values", "mean"], ["answer"]))
+    toml = TOML.replace("_px = 32", f"_px = {px}")
+    with pytest.raises(CheckpointIncompatibleError, match="depend on the other patches of the batch"):
+        import_model(write_onnx(tmp_path / "made", model, toml=toml), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("end", ["Sqrt", "Log"])
+def test_answers_that_are_nan_are_refused(tmp_path: Path, end: str) -> None:
+    with pytest.raises(NonFiniteError):
+        import_model(write_onnx(tmp_path / "made", onnx_model(end=end)), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("[0.7, 0.5, 0.6]", "[123.675, 116.28, 103.53]", r"mean .* 123\.675 / 255 = 0\.485, 116\.28 / 255 = 0\.456"),
+        ("[0.1, 0.2, 0.15]", "[58.395, 57.12, 57.375]", r"std .* 58\.395 / 255 = 0\.229"),
+        ("[0.7, 0.5, 0.6]", "[31785, 29884, 26607]", r"31785 / 65535 = 0\.485"),
+        ('["R", "G", "B"]', '["R", "R", "B"]', "channels are R, R, B: each may stand once"),
+        ('["R", "G", "B"]', '["R", "g", "G"]', "channels are R, g, G: each may stand once"),
+    ],
+)
+def test_moments_of_0_to_255_and_doubled_channels_are_refused(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    with pytest.raises(InputUnsupportedError, match=said):
+        import_model(write_onnx(tmp_path / "made", toml=TOML.replace(before, after)), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    "name", ["non-tumour", "Normal", "benign", "no_tumor", "nontumoral", "tumor-free", "healthy tissue", "Other"]
+)
+def test_a_single_class_that_is_not_tumour_is_asked_about(tmp_path: Path, name: str) -> None:
+    path = write_onnx(tmp_path / "made", onnx_model(1), n_classes=1)
+    path.with_suffix(".toml").write_text(f'{TOML}classes = ["{name}"]\noutputs = "logits"\n')
+    with pytest.raises(CheckpointIncompatibleError, match="which is not tumour"):
+        import_model(path, tmp_path / "bundle")
+    assert import_model(path, tmp_path / "bundle", tumor_classes=[name]).class_names[1] == name
+
+
+def write_answers(folder: Path, answer: str, n: int = 5) -> list[str]:
+    """Write the answers of the network in a folder to n patches: its outputs, or probabilities in a file or typed."""
+    x = patches()[:n]
+    outputs = answers(folder / "tiny.onnx", scaled(shrunk(x))) if n else np.empty((0, 2))
+    due, pixels = softmax(outputs)[:, 0] if n else np.empty(0), np.rint(x * 255).astype(np.uint8)
+    if answer == "typed":
+        for number, image in enumerate(pixels):
+            Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
+        return [f"{folder / f'{number}.png'}={p:.2f}" for number, p in enumerate(due)]
+    np.savez(folder / "test.npz", patches=pixels, expected=outputs if answer == "outputs" else due)
+    return [str(folder / "test.npz")]
+
+
+@pytest.mark.parametrize("answer", ["outputs", "probabilities", "typed"])
+def test_known_answers_tell_right_from_wrong_descriptions(tmp_path: Path, answer: str) -> None:
+    path = write_onnx(tmp_path / "made")
+    test = write_answers(tmp_path / "made", answer)
+    spec = stage.import_model(path, tmp_path / "bundle", test=test)
+    assert spec.parameters["test_patches"] == 5
+    assert "Untested" not in (tmp_path / "bundle" / "README.md").read_text()
+    for before, after in (
+        ("[0.7, 0.5, 0.6]", "[0.0, 0.0, 0.0]"),
+        ("[0.1, 0.2, 0.15]", "[1.0, 1.0, 1.0]"),
+        ('["R", "G", "B"]', '["B", "G", "R"]'),
+    ):
+        write_onnx(tmp_path / "made", toml=TOML.replace(before, after))
+        if answer == "typed" or '"R"' not in before:  # a file has the channels' order, images have their colours
+            with pytest.raises(CheckpointIncompatibleError, match="differ from those due"):
+                stage.import_model(path, tmp_path / "wrong", test=test)
+    (tmp_path / "made" / "tiny.toml").write_text(f'{TOML}classes = ["stroma", "Tumor"]\n')
+    if answer != "outputs":  # outputs have no names
+        with pytest.raises(CheckpointIncompatibleError, match="differ from those due"):
+            stage.import_model(path, tmp_path / "wrong", test=test)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_an_import_without_known_answers_must_be_called_unwrite_answers(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "made")
+    with pytest.raises(InputMissingError, match="--untested"):
+        stage.import_model(path, tmp_path / "bundle")
+    spec = import_model(path, tmp_path / "bundle")
+    assert "**Untested: " in (tmp_path / "bundle" / "README.md").read_text()
+    assert any(text.startswith("Untested: ") for text in beware(spec))
+
+
+def _spoilt(folder: Path, **arrays: object) -> list[str]:
+    with np.load(*write_answers(folder, "outputs")) as stored:
+        np.savez(folder / "test.npz", **(dict(stored) | arrays))
+    return [str(folder / "test.npz")]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda f: write_answers(f, "outputs", n=0), InputUnsupportedError, "0 test patches, 3 at least"),
+        (lambda f: write_answers(f, "typed", n=2), InputUnsupportedError, "2 test patches, 3 at least"),
+        (lambda f: write_answers(f, "typed")[:1] * 3, InputUnsupportedError, "nearly one answer"),
+        (lambda f: _spoilt(f, expected=np.zeros((5, 2))), InputUnsupportedError, "nearly one answer"),
+        (lambda f: _spoilt(f, expected=np.full((5, 2), np.nan)), InputUnsupportedError, "no finite numbers"),
+        (lambda f: _spoilt(f, expected=np.full(5, 1.5)), InputUnsupportedError, "no probabilities"),
+        (lambda f: _spoilt(f, expected=np.zeros((5, 3))), InputUnsupportedError, "answers of shape"),
+        (lambda f: _spoilt(f, patches=np.zeros((5, 3, 32, 32))), InputUnsupportedError, "patches of shape"),
+        (lambda f: _spoilt(f, patches=np.full((5, 3, 48, 48), 9.0)), InputUnsupportedError, "floats from 0 to 1"),
+        (lambda f: _spoilt(f, patches=np.array([_Evil()])), InputCorruptError, "no readable arrays"),
+        (lambda f: [f"{f / 'tiny.toml'}=0.9"] * 3, InputUnsupportedError, "no test image"),
+        (lambda f: [*write_answers(f, "typed")[:2], str(f / "0.png")], InputUnsupportedError, "no "),
+    ],
+)  # fmt: skip
+def test_known_answers_that_cannot_be_used_are_refused(
+    tmp_path: Path, make: Callable[[Path], list[str]], error: type[PathopatchError], said: str
+) -> None:
+    path = write_onnx(tmp_path / "made")
+    with pytest.raises(error, match=said):
+        stage.import_model(path, tmp_path / "bundle", test=make(tmp_path / "made"))
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "wsinfer"])
+def test_an_export_is_imported_by_its_own_patches_and_predicts_alike(tmp_path: Path, kind: str) -> None:
+    bundle = write_model(tmp_path / "model")
+    export_model(bundle, tmp_path / "out", kind=kind)
+    about = 'mpp = 0.5\npatch_px = 16\nmean = [0, 0, 0]\nstd = [1, 1, 1]\nchannels = ["R", "G", "B"]\nlicence = "MIT"\n'
+    (tmp_path / "out" / "model.toml").write_text(f'{about}classes = ["non-tumour", "tumour"]\n')
+    source = tmp_path / "out" / ("model.onnx" if kind == "onnx" else "")
+    spec = stage.import_model(source, tmp_path / "again")
+    assert spec.parameters["test_patches"] == 16
+    x = np.random.default_rng(0).random((20, 3, 16, 16), np.float32)
+    assert np.ptp(probability(bundle, x)) > 0.01
+    np.testing.assert_allclose(probability(tmp_path / "again", x), probability(bundle, x), atol=1e-5)
+    with np.load(tmp_path / "out" / "patches.npz") as stored:
+        np.savez(tmp_path / "out" / "patches.npz", patches=stored["patches"], expected=stored["expected"][::-1])
+    with pytest.raises(CheckpointIncompatibleError, match="differ from those due"):
+        stage.import_model(source, tmp_path / "again", force=True)

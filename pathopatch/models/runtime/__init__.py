@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from pathopatch.core.config import HEAD_NETWORKS
-from pathopatch.core.errors import CheckpointIncompatibleError
+from pathopatch.core.errors import CheckpointIncompatibleError, NonFiniteError
 from pathopatch.models.weights import file_fingerprint
 
 Precision = Literal["float32", "bfloat16"]
@@ -56,18 +55,25 @@ def require_function(
     """Refuse a network whose outputs are no function of the patch alone; return those of a fixed probe, (3, ...).
 
     `run` returns outputs (N, ...) of standardised patches (N, channels, input_px, input_px). The probe is run twice,
-    and once more in another order and in other batches: no output may differ by more than 1e-3 of its sd.
+    and once more in other batches: no output may differ by more than 1e-3 of its sd. NonFiniteError for an output that
+    is NaN or infinite.
     """
     probe = probe_patches(channels, input_px, FUNCTION_PATCHES)
     first, again = run(probe), run(probe)
-    # Batches of other sizes: the mean of a batch does not depend on the order of its patches.
-    turned = np.ascontiguousarray(probe[::-1])
-    elsewhere = np.concatenate([run(turned[:1]), run(turned[1:])])[::-1]
-    for other, fault, remedy in (
-        (again, "differ from run to run", "without dropout and random numbers"),
-        (elsewhere, "depend on the other patches of the batch", "without statistics of the batch"),
+    require_finite_answers(first, place=place)
+    # Whether one, two or all patches make a pass of `run`, each has other neighbours here than in `first`.
+    batches = [2, 0], [1, 2], [1]
+    elsewhere = np.concatenate([run(probe[batch]) for batch in batches])
+    for once, other, fault, remedy in (
+        (first, again, "differ from run to run", "without dropout and random numbers"),
+        (
+            first[np.concatenate(batches)],
+            elsewhere,
+            "depend on the other patches of the batch",
+            "without statistics of the batch",
+        ),
     ):
-        if (share := _difference(first, other)) > _SAME:
+        if not (share := _difference(once, other)) <= _SAME:  # NaN is not <=
             raise CheckpointIncompatibleError(
                 f"the outputs of the network {fault}, by {share:.3g} of their standard deviation",
                 place=place,
@@ -76,13 +82,19 @@ def require_function(
     return first
 
 
+def require_finite_answers(answers: NDArray[np.floating[Any]], *, place: str) -> None:
+    """Refuse a network's answers to patches of ordinary values that are NaN or infinite: NonFiniteError."""
+    if not np.isfinite(answers).all():
+        raise NonFiniteError(
+            "the network gives NaN or infinity for patches of ordinary values",
+            place=place,
+            remedy="look for weights that are NaN, and for divisions by zero in it",
+        )
+
+
 def _difference(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
-    """Return the largest difference of outputs (N, ...) in units of their sd; infinite if one alone is not finite."""
+    """Return the largest difference of outputs (N, ...) in units of their sd; NaN if any is NaN."""
     one, other = one.astype(np.float64), other.astype(np.float64)
-    is_finite = np.isfinite(one)
-    if (is_finite != np.isfinite(other)).any():
-        return math.inf
-    one, other = np.where(is_finite, one, 0.0), np.where(is_finite, other, 0.0)
     size = np.abs(one).max(axis=0)
     size = np.maximum(size, max(float(np.median(size)), float(np.finfo(np.float32).tiny)))
     sd = np.maximum(one.std(axis=0), _LEAST_SD * size)

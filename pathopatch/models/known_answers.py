@@ -1,0 +1,180 @@
+"""Compare the answers of an imported model with those that are known for test patches."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
+from pathopatch.core.input_files import require_regular, require_small
+from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.spec import BundleSpec
+
+PATCHES = "patches.npz"
+"""File of an export: patches with the answers that are due."""
+_MOST_BYTES = 2**30  # of such a file, also unpacked; the largest made here have 270 MB
+_LEAST = 3  # patches
+# Of a probability. A network's own outputs are repeated nearly exactly; what another program prints was made of pixels
+# that it resized and rounded, and has two digits.
+_OF_OUTPUTS, _OF_PROBABILITIES = 1e-3, 1e-2
+_LOGIT_WEIGHT, _MOST_LOGIT = 0.01, 16.0  # so that a probability near 0 or 1 counts by its logit, within float32
+_SPREAD = 10  # times the tolerance by which answers must differ, to show that a scaling is right
+NOT_READ = (
+    EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+"""What is raised for arrays and images that cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class KnownAnswers:
+    """Patches and what a model must answer: its network's outputs, or probabilities of tumour."""
+
+    patches: NDArray[np.float32]  # (N, C, p, p) in [0, 1]
+    due: NDArray[np.float64]  # (N, K) outputs of the network, or (N,) probabilities
+    place: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a bundle keeps of the comparison: the number of patches, and a digest of patches and answers."""
+        digest = hashlib.sha256(self.patches.tobytes() + self.due.tobytes())
+        return {"test_patches": len(self.due), "test_sha256": digest.hexdigest()}
+
+    def compare(self, model: PatchClassifier, *, chosen: Sequence[int], gives_probabilities: bool) -> None:
+        """Refuse a model of two classes that answers otherwise, and answers that would be right whatever the scaling.
+
+        `chosen` are the numbers of the outputs that are its second class.
+        """
+        if self.due.ndim == 1:
+            tolerance, weight = _OF_PROBABILITIES, 0.0
+            due = _log_odds(self.due[:, None], (0,), gives_probabilities=True)
+        else:
+            tolerance, weight = _OF_OUTPUTS, _LOGIT_WEIGHT
+            due = _log_odds(self.due, chosen, gives_probabilities=gives_probabilities)
+        if not _difference(due.min(), due.max(), weight) >= _SPREAD * tolerance:
+            raise InputUnsupportedError(
+                f"the {len(due)} test patches have nearly one answer: a wrong scaling would not be found",
+                place=self.place,
+                remedy="give patches of both classes, whose answers differ by more than 0.1",
+            )
+        logits = model.predict_logits(self.patches).astype(np.float64) / model.spec.temperature
+        given = logits[:, 1] - logits[:, 0]
+        difference = _difference(given, due, weight)
+        if not difference <= tolerance:  # NaN is not <=
+            pairs = ", ".join(f"{a:.3g} ({b:.3g})" for a, b in zip(_sigmoid(given), _sigmoid(due), strict=True))
+            raise CheckpointIncompatibleError(
+                f"its probabilities of {model.spec.class_names[1]} for the test patches differ from those due (in "
+                f"brackets) by {difference:.3g}, {tolerance:g} at most: {pairs[:300]}",
+                place=self.place,
+                remedy="compare mean, std, channels, size and classes of the description with the model's own program",
+            )
+
+
+def read_answers(tests: Sequence[str | Path], spec: BundleSpec, n_classes: int) -> KnownAnswers:
+    """Return known answers for a model: of one ``.npz`` file, or of images, each as ``image.png=0.93``.
+
+    The file holds ``patches``, uint8 or floats from 0 to 1 of shape (N, C, patch_px, patch_px), and ``expected``: the
+    network's outputs (N, K), or probabilities of tumour (N,). That of our own exports is one. Images are of `patch_px`,
+    in colours. N is at least 3. InputMissingError, InputCorruptError, InputUnsupportedError, InputTooLargeError.
+    """
+    place = ", ".join(map(str, tests))
+    if len(tests) == 1 and Path(tests[0]).suffix == ".npz":
+        require_small(Path(tests[0]), _MOST_BYTES)
+        try:
+            arrays = read_arrays(Path(tests[0]))
+            patches, due = arrays["patches"], arrays["expected"].astype(np.float64)
+        except NOT_READ as error:
+            raise InputCorruptError(
+                f"no readable arrays patches and expected: {error}", place=place, remedy="write it by numpy.savez"
+            ) from error
+    else:
+        named = [str(text).rpartition("=") for text in tests]
+        patches = np.array([_read_image(Path(name), spec) for name, _, _ in named])
+        due = np.array([_probability(value, place) for _, _, value in named])
+    if patches.dtype == np.uint8:
+        patches = patches.astype(np.float32) / 255
+    wanted = len(spec.channels), spec.patch_px, spec.patch_px
+    problem = ""
+    if patches.shape[1:] != wanted or patches.dtype.kind != "f":
+        problem = (
+            f"patches of shape {patches.shape} and type {patches.dtype}, (N, {', '.join(map(str, wanted))}) is due"
+        )
+    elif len(patches) < _LEAST:
+        problem = f"{len(patches)} test patches, {_LEAST} at least"
+    elif due.shape not in ((len(patches),), (len(patches), n_classes)):
+        problem = f"answers of shape {due.shape} to {len(patches)} patches by {n_classes} outputs"
+    elif not (patches.min() >= 0 and patches.max() <= 1):  # NaN is not >=
+        problem = f"patches from {patches.min():g} to {patches.max():g}, as floats from 0 to 1"
+    elif not np.isfinite(due).all() or (due.ndim == 1 and not (due.min() >= 0 and due.max() <= 1)):
+        problem = "answers that are no finite numbers, or no probabilities from 0 to 1"
+    if problem:
+        raise InputUnsupportedError(
+            problem, place=place, remedy="give --test patches.npz with patches and expected, or IMAGE=PROBABILITY"
+        )
+    return KnownAnswers(patches.astype(np.float32), due, place)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a ``.npz`` file by name; ValueError if they are too large, or as of `numpy.load`."""
+    with np.load(path, allow_pickle=False) as stored:
+        if (size := sum(entry.file_size for entry in stored.zip.infolist())) > _MOST_BYTES:
+            raise ValueError(f"{path.name} has {size} bytes unpacked, {_MOST_BYTES} at most")
+        return {name: np.asarray(stored[name]) for name in stored.files}
+
+
+def _read_image(path: Path, spec: BundleSpec) -> NDArray[np.uint8]:
+    """Return an image of `patch_px` in the model's channels, (C, p, p)."""
+    from PIL import Image
+
+    require_regular(path)
+    remedy = f"give an RGB image of {spec.patch_px} x {spec.patch_px} px and its probability: IMAGE=PROBABILITY"
+    if sorted(spec.channels) != ["B", "G", "R"]:
+        raise InputUnsupportedError(
+            f"the model takes {', '.join(spec.channels)}, no colour images", place=str(path), remedy="give a .npz file"
+        )
+    try:
+        with Image.open(path) as image:
+            if image.size != (spec.patch_px, spec.patch_px):
+                raise ValueError(f"it has {image.size[0]} x {image.size[1]} px")
+            pixels = np.asarray(image.convert("RGB"))
+    except (*NOT_READ, Image.DecompressionBombError) as error:
+        raise InputUnsupportedError(f"no test image: {error}", place=str(path), remedy=remedy) from error
+    return pixels[..., ["RGB".index(name) for name in spec.channels]].transpose(2, 0, 1)
+
+
+def _probability(text: str, place: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputUnsupportedError(
+            f"{text!r} is no probability", place=place, remedy="give IMAGE=PROBABILITY, such as tumour.png=0.93"
+        ) from error
+
+
+def _log_odds(outputs: NDArray[np.float64], chosen: Sequence[int], *, gives_probabilities: bool) -> NDArray[np.float64]:
+    """Return the log-odds (N,) of the chosen outputs together against the others; a single one is against all else."""
+    if outputs.shape[1] == 1:
+        outputs = np.hstack([1 - outputs if gives_probabilities else np.zeros_like(outputs), outputs])
+        chosen = (1,)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.log(outputs) if gives_probabilities else outputs
+        rest = [number for number in range(z.shape[1]) if number not in chosen]
+        odds = np.logaddexp.reduce(z[:, list(chosen)], axis=1) - np.logaddexp.reduce(z[:, rest], axis=1)
+    return np.asarray(np.clip(odds, -_MOST_LOGIT, _MOST_LOGIT))
+
+
+def _sigmoid(z: Any) -> NDArray[np.float64]:
+    return np.asarray(0.5 * (1 + np.tanh(np.asarray(z) / 2)))
+
+
+def _difference(one: Any, other: Any, weight: float) -> float:
+    """Return the largest difference of the probabilities of two log-odds, or of `weight` times the log-odds."""
+    one = np.clip(one, -_MOST_LOGIT, _MOST_LOGIT)
+    return float(np.maximum(np.abs(_sigmoid(one) - _sigmoid(other)), weight * np.abs(one - other)).max())
