@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.files import inside, read_json, write_json
-from pathopatch.models.bundle import bundle_fingerprint, read_spec
+from pathopatch.models.bundle import bundle_fingerprint, checked_bundle
 from pathopatch.models.card import beware, model_card
 from pathopatch.models.forward import CORRECTED
 from pathopatch.models.spec import BundleSpec
@@ -32,7 +32,7 @@ def write_model_record(out: Path, bundles: Sequence[Path], *, correct: AreaCorre
     """
     fingerprint = bundle_fingerprint(bundles, correct=correct)
     path = _place(out, fingerprint)
-    members = [_member(folder, read_spec(folder), correct) for folder in bundles]
+    members = [_member(folder, checked_bundle(folder)[0], correct) for folder in bundles]
     write_json(path, {"fingerprint": fingerprint, "members": members})
     return path
 

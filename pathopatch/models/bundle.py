@@ -36,6 +36,7 @@ from pathopatch.core.errors import (
     with_code,
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_bytes, write_json
+from pathopatch.core.input_files import require_small
 from pathopatch.models.card import front_matter, model_card
 from pathopatch.models.spec import BUNDLE_VERSION, ONNX_NETWORK, AreaReliance, BundleSpec, OnnxGraph, joint_spec
 from pathopatch.models.weights import file_fingerprint, require_finite
@@ -118,7 +119,7 @@ def save_bundle(
             _require_small(temporary / GRAPH)
             spec = spec.model_copy(update={"onnx": graph})
         _write_spec(temporary, spec, _timm_settings(spec, network))
-        runtime = _runtime_of(temporary, spec, network)
+        runtime = runtime_of(temporary, spec, network)
         if compare:
             compare(PatchClassifier(spec, runtime))
         write_check(temporary, spec, runtime)
@@ -135,7 +136,7 @@ def _require_small(graph: Path) -> None:
         )
 
 
-def _runtime_of(folder: Path, spec: BundleSpec, network: nn.Module | ImportedGraph) -> Runtime:
+def runtime_of(folder: Path, spec: BundleSpec, network: nn.Module | ImportedGraph | None) -> Runtime:
     """Return what runs a network in float32: torch, or OpenVINO for one that came as a graph, now in `folder`."""
     import torch
 
@@ -219,15 +220,12 @@ def reliance_to_correct(folders: Sequence[Path]) -> AreaReliance:
     if len(folders) > 1:
         raise CheckpointIncompatibleError("the mean of several models is not corrected", place="--model", remedy=remedy)
     remedy += ", or ask the model: pathopatch audit-model MODEL SLIDES -o OUT --record"
-    found = read_spec(folders[0]).area_reliance
+    found = checked_bundle(folders[0])[0].area_reliance
     if found is None or found.verdict != "relies":
-        verdict = "nobody has asked whether it relies on the tissue area"
+        verdict = "nobody has asked this model, as it is now, whether it relies on the tissue area"
         if found is not None:
             verdict = f"asked on {found.date}, it is {found.verdict} to rely on the tissue area"
         raise CheckpointIncompatibleError(verdict, place=str(folders[0]), remedy=remedy)
-    if found.model != bundle_fingerprint(folders):
-        problem = "the model has changed since it was asked whether it relies on the tissue area"
-        raise CheckpointIncompatibleError(problem, place=str(folders[0]), remedy=remedy)
     return found
 
 
@@ -286,8 +284,13 @@ def spec_file(folder: Path) -> Path:
     return folder / OLD_SPEC
 
 
-def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:
-    """Return a bundle's spec and the shapes of its weights, after comparing it with their header."""
+def checked_bundle(
+    folder: Path, *, with_graph: bool = True, with_settings: bool = True
+) -> tuple[BundleSpec, dict[str, tuple[int, ...]]]:
+    """Return a bundle's spec and the shapes of its weights, after comparing it with their header and ``check.json``.
+
+    What is stated of another model's reliance on the tissue area is left out.
+    """
     _refuse_pickles(folder)
     spec = read_spec(folder)
     weights = folder / WEIGHTS
@@ -310,7 +313,25 @@ def checked_bundle(folder: Path, *, with_graph: bool = True) -> tuple[BundleSpec
         raise InputMissingError(f"no {ARCHIVE}", place=str(folder), remedy="copy the bundle again")
     if with_graph and spec.onnx is not None:
         _check_graph(folder / GRAPH, spec, spec.onnx)
+    if with_settings:
+        _refuse_edited(folder)
+    if (found := spec.area_reliance) and found.model != joint_fingerprint([(spec, file_fingerprint(weights))]):
+        spec = spec.model_copy(update={"area_reliance": None})
     return spec, shapes
+
+
+def _refuse_edited(folder: Path) -> None:
+    """Refuse settings that are not those of ``check.json``; bundles of 0.1.0 have none."""
+    try:
+        require_small(folder / CHECK, _MOST_SPEC_BYTES)
+    except InputMissingError:
+        return
+    if read_json(folder / CHECK).get("settings_sha256") != settings_sha256(folder):
+        raise InputCorruptError(
+            "the settings of the model are not those that it was written with",
+            place=str(folder),
+            remedy=f"copy the bundle again; if you changed them on purpose: pathopatch verify {folder} --write",
+        )
 
 
 def _check_graph(path: Path, spec: BundleSpec, stated: OnnxGraph) -> None:
@@ -535,16 +556,12 @@ def write_check(folder: Path, spec: BundleSpec, runtime: Runtime) -> None:
     check = {
         "schema_version": CHECK_VERSION,
         "computed_by": f"{runtime.name} {runtime.version}",
-        **digests(folder),
+        "settings_sha256": settings_sha256(folder),
+        "weights_sha256": file_fingerprint(folder / WEIGHTS),
         # The shortest numbers that are these float32 again.
         "logits": [[float(str(value)) for value in row] for row in logits],
     }
     write_json(folder / CHECK, check)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Return digests of a bundle's settings and weights, by the names in ``check.json``."""
-    return {"settings_sha256": settings_sha256(folder), "weights_sha256": file_fingerprint(folder / WEIGHTS)}
 
 
 def update_check(folder: Path, before: str) -> None:

@@ -38,7 +38,7 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, json_text, read_json, write_json
 from pathopatch.core.mask_bits import LEAST_SHARE
-from pathopatch.models.bundle import WEIGHTS, read_spec, spec_file
+from pathopatch.models.bundle import WEIGHTS, checked_bundle, spec_file
 from pathopatch.models.card import (
     crop_text,
     decision_text,
@@ -157,7 +157,7 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
     DiskFullError
         No space is left; an earlier export is untouched.
     """
-    whole = read_spec(bundle)
+    whole, _ = checked_bundle(bundle)
     _require_exportable(whole, kind)
     spec = _of_crops(whole)
     if kind == "wsinfer":

@@ -106,7 +106,7 @@ def load_model(
         return PatchClassifier(spec, NumPyRuntime(folder / WEIGHTS))
     if _runs_openvino(spec, runtime, device):
         return PatchClassifier(spec, _open_openvino(folder, spec, precision, threads))
-    network = _build(folder, spec, shapes, device=device)
+    network = network_of(folder, spec, shapes, device=device)
     return PatchClassifier(spec, _open_torch(network, spec, device, precision, threads))
 
 
@@ -139,7 +139,7 @@ def load_ensemble(
 
 def load_network(folder: Path) -> nn.Module:
     """Return the network of a bundle, in float32 on the processor."""
-    return _build(folder, *checked_bundle(folder, with_graph=False))
+    return network_of(folder, *checked_bundle(folder, with_graph=False))
 
 
 def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
@@ -250,7 +250,9 @@ def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[n
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def _build(folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]], *, device: str = "cpu") -> nn.Module:
+def network_of(
+    folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]], *, device: str = "cpu"
+) -> nn.Module:
     """Return a network with the weights of its bundle; one from TorchScript on the device where it will run."""
     if spec.torchscript is not None:
         from pathopatch.models.device import pick_device

@@ -8,6 +8,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from pathopatch.core.errors import (
     InputTooLargeError,
     NonFiniteError,
 )
+from pathopatch.core.files import file_state
 from pathopatch.core.input_files import require_regular
 
 if TYPE_CHECKING:
@@ -43,6 +45,12 @@ def weights_fingerprint(tensors: Iterable[tuple[str, bytes | memoryview]]) -> st
 
 def file_fingerprint(weights: Path) -> str:
     """Return `weights_fingerprint` of a safetensors file, whose header was checked before."""
+    return _fingerprint_of_state(weights, file_state(weights))
+
+
+@lru_cache(maxsize=64)
+def _fingerprint_of_state(weights: Path, _state: tuple[int | str, ...]) -> str:
+    """Return the fingerprint of a file in this state: to predict one slide, it is asked for several times."""
 
     def tensors() -> Iterator[tuple[str, bytes]]:
         with weights.open("rb") as stream:

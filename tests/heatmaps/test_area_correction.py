@@ -116,7 +116,7 @@ def test_all_that_is_written_says_that_it_is_corrected(
     ("changed", "word"),
     [
         ({"verdict": "not shown", "direction": 0}, "not shown to rely"),
-        ({"model": "another"}, "has changed since"),
+        ({"model": "another"}, "as it is now"),
         ({"mpp": (0.25, 0.45)}, "0.25 to 0.45 um/px"),
         ({"mpp": None}, "audited on slides"),
         ({"backgrounds": ("dark",)}, "background dark"),

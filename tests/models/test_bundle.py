@@ -22,10 +22,14 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.models.bundle import save_bundle
-from pathopatch.models.loading import load_model, load_network
+from pathopatch.core.files import read_json
+from pathopatch.heatmaps.model_record import write_model_record
+from pathopatch.models.bundle import bundle_fingerprint, check_bundles, record_reliance, rewrite_graph, save_bundle
+from pathopatch.models.export import export_model
+from pathopatch.models.loading import load_ensemble, load_model, load_network
 from pathopatch.models.networks import build_network
-from pathopatch.models.spec import check_slide, class_names
+from pathopatch.models.spec import AreaReliance, check_slide, class_names
+from pathopatch.models.verify import rewrite_check
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 
@@ -120,7 +124,8 @@ def test_an_edited_spec_is_refused_with_the_difference(bundle, changes, message)
 
 def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
     old = {"low_percentile": 1.0, "high_percentile": 99.5}
-    edit_spec(bundle, intensity=old, onnx=None)  # which such a bundle has not
+    edit_spec(bundle, intensity=old, onnx=None)  # such a bundle has no graph
+    (bundle / "check.json").unlink()
     with safe_open(bundle / "model.safetensors", framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         header = json.loads(stream.metadata()["pathopatch"])
@@ -128,9 +133,41 @@ def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle)
     assert load_model(bundle).spec.intensity.scope == "slide"
 
 
-def test_the_decision_threshold_may_be_set_anew(bundle):
-    edit_spec(bundle, decision_threshold=1.5, temperature=2.0)
-    assert load_model(bundle).spec.decision_threshold == 1.5
+@pytest.mark.parametrize("changes", [{"decision_threshold": 1.5}, {"temperature": 2.0}, {"min_tissue": 0.5}], ids=str)
+def test_an_edited_setting_predicts_only_once_it_is_confirmed(bundle, changes):
+    edit_spec(bundle, **changes)
+    for opened in (load_model, lambda folder: check_bundles([folder]), lambda folder: load_ensemble([folder])):
+        with pytest.raises(InputCorruptError, match=r"settings of the model .*verify .* --write"):
+            opened(bundle)
+    rewrite_check(bundle)
+    assert load_model(bundle).spec.model_dump().items() >= changes.items()
+    edit_spec(bundle, min_tissue=0.25)
+    (bundle / "check.json").unlink()  # as those of 0.1.0, which hold no digest
+    assert load_model(bundle).spec.min_tissue == 0.25
+
+
+def test_another_models_verdict_is_shown_nowhere(bundle, tmp_path):
+    other = tmp_path / "other"
+    save_bundle(other, _network(), _spec(decision_threshold=0.5))
+    found = AreaReliance(
+        verdict="not shown", direction=0, slides=9, patients=9, patches=90, date="2026-11-30", backgrounds=("bright",),
+        mpp=None, model=bundle_fingerprint([other]),
+    )  # fmt: skip
+    record_reliance(other, found)
+    shown = {}
+    for folder in (other, bundle):
+        edit_spec(folder, area_reliance=found.model_dump(mode="json"))
+        if folder == bundle:
+            with pytest.raises(InputCorruptError, match="settings of the model"):
+                load_model(folder)
+        rewrite_check(folder)
+        rewrite_graph(folder, load_network(folder))
+        record = read_json(write_model_record(tmp_path / "out", [folder]))
+        export_model(folder, tmp_path / f"{folder.name}-onnx", kind="onnx")
+        cards = [(where / "README.md").read_text() for where in (folder, tmp_path / f"{folder.name}-onnx")]
+        texts = [*cards, repr(record), load_model(folder)._repr_html_()]
+        shown[folder] = [found.date in text for text in texts]
+    assert shown == {other: [True] * 4, bundle: [False] * 4}
 
 
 @pytest.mark.fault("cut-weights")
