@@ -240,7 +240,7 @@ def read_json(path: Path) -> dict[str, Any]:
         # A pipe would wait for whoever writes into it.
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "not a file")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows put a byte order mark first
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="run the stage before") from error
     except (ValueError, RecursionError) as error:  # a stranger's file may be nested without end

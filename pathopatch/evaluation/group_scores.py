@@ -215,7 +215,7 @@ def _check(
     if not np.isfinite(margin).all():
         raise NonFiniteError(
             f"{int((~np.isfinite(margin)).sum())} of {len(margin)} margins are not finite",
-            remedy="train again with a lower learning rate or beta",
+            remedy="look for patches that are not finite; a run of your own may need a lower learning rate or beta",
         )
 
 

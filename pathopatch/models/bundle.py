@@ -256,7 +256,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def incompatible(problem: str, place: Path) -> CheckpointIncompatibleError:
     """Return the error that a bundle, or a part of it, is not one that can be used."""
     return CheckpointIncompatibleError(
-        problem, place=str(place), remedy="copy all files of the bundle again, or train again"
+        problem, place=str(place), remedy="copy all files of the bundle again, or make it anew"
     )
 
 
@@ -292,7 +292,8 @@ def checked_bundle(
     What is stated of another model's reliance on the tissue area is left out.
     """
     _refuse_pickles(folder)
-    spec = read_spec(folder)
+    config = bundle_config(folder)
+    spec = read_spec(folder, config)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise InputMissingError(f"no {WEIGHTS}", place=str(folder), remedy="give the folder of a model bundle")
@@ -314,19 +315,19 @@ def checked_bundle(
     if with_graph and spec.onnx is not None:
         _check_graph(folder / GRAPH, spec, spec.onnx)
     if with_settings:
-        _refuse_edited(folder)
+        _refuse_edited(folder, config)
     if (found := spec.area_reliance) and found.model != joint_fingerprint([(spec, file_fingerprint(weights))]):
         spec = spec.model_copy(update={"area_reliance": None})
     return spec, shapes
 
 
-def _refuse_edited(folder: Path) -> None:
+def _refuse_edited(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse settings that are not those of ``check.json``; bundles of 0.1.0 have none."""
     try:
         require_small(folder / CHECK, _MOST_SPEC_BYTES)
     except InputMissingError:
         return
-    if read_json(folder / CHECK).get("settings_sha256") != settings_sha256(folder):
+    if read_json(folder / CHECK).get("settings_sha256") != settings_sha256(folder, config):
         raise InputCorruptError(
             "the settings of the model are not those that it was written with",
             place=str(folder),
@@ -388,7 +389,7 @@ def _cut_off(weights: Path, problem: str) -> InputCorruptError:
     return InputCorruptError(
         f"weights cut off or damaged: {problem}",
         place=str(weights),
-        remedy="copy the bundle again, or train again",
+        remedy="copy the bundle again, or make it anew",
     )
 
 
@@ -421,15 +422,15 @@ def stated_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return stated
 
 
-def read_spec(folder: Path) -> BundleSpec:
-    """Return a bundle's spec; refuse what is something else, of another version, or out of range."""
-    raw, path = stated_spec(folder, bundle_config(folder)), spec_file(folder)
+def read_spec(folder: Path, config: Mapping[str, Any] | None = None) -> BundleSpec:
+    """Return a bundle's spec, of its `bundle_config`; refuse what is something else, of another version, or invalid."""
+    raw, path = stated_spec(folder, bundle_config(folder) if config is None else config), spec_file(folder)
     version = raw.get("schema_version")
     if version != BUNDLE_VERSION:
         raise CheckpointIncompatibleError(
             f"bundle version {version!r}, this program reads {BUNDLE_VERSION}",
             place=str(path),
-            remedy="run pathopatch train WORK --force to make it anew, or use the version of pathopatch that wrote it",
+            remedy="use the version of pathopatch that wrote it, or make the bundle anew",
         )
     if _is_deeper(raw, _MOST_LEVELS):
         raise incompatible("not a valid bundle: nested too deeply", path)
@@ -535,14 +536,14 @@ def _refuse_pickles(folder: Path) -> None:
             )
 
 
-def settings_sha256(folder: Path) -> str:
-    """Return a digest of a bundle's settings by which an answer or its meaning changes, as they are written.
+def settings_sha256(folder: Path, config: Mapping[str, Any] | None = None) -> str:
+    """Return a digest of a bundle's settings by which an answer or its meaning changes, as `bundle_config` gave them.
 
     Those of timm are among them. A setting that a later version adds, with its default, leaves the digest as it is.
     """
-    config = bundle_config(folder)
+    config = bundle_config(folder) if config is None else config
     stated = {name: value for name, value in stated_spec(folder, config).items() if name not in _DESCRIBING}
-    settings = config | {BLOCK: stated} if BLOCK in config else stated
+    settings = {**config, BLOCK: stated} if BLOCK in config else stated
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -219,8 +219,8 @@ def _replay(folder: Path, spec: BundleSpec, kind: Format) -> None:
 def _require_exportable(spec: BundleSpec, kind: Format) -> None:
     """Refuse a model that takes something else than patches alone, or whose network is a program of others."""
     refusals = (
-        (spec.torchscript is not None, "the model was imported as TorchScript, which cannot be recorded again",
-         "give other programs the folder that it was imported from"),
+        (spec.is_imported, "the model was imported, and its network cannot be recorded again",
+         "give other programs what it was imported from"),
         (spec.encoder is not None, "the model takes features of an encoder, and exports take patches",
          "predict feature files with pathopatch, or call predict_logits of load_model"),
         (spec.mask == "normalise" and kind == "wsinfer",

@@ -94,7 +94,7 @@ def require_finite(weights: Path) -> None:
                 )
             if not np.isfinite(stream.get_tensor(name)).all():
                 raise NonFiniteError(
-                    f"weights of {name} are NaN or infinite", place=str(weights), remedy="train the model again"
+                    f"weights of {name} are NaN or infinite", place=str(weights), remedy="get or make the model anew"
                 )
 
 

@@ -348,7 +348,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > _MAX_METADATA_BYTES:
         raise too_large(path, f"metadata of {size} bytes", "copy the folder again from its source")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise corrupt(path, f"not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -84,6 +84,7 @@ RAISED_BY = {
     "models/runtime/": ["evaluate", "predict", "train"],
     "models/verify.py": ["verify"],
     "models/foreign_model.py": ["import model"],
+    "models/known_answers.py": ["import model"],
     "patches/describe.py": ["info"],
     "patches/import_list.py": ["tile"],
     "patches/patch_import.py": ["tile"],
@@ -95,6 +96,7 @@ RAISED_BY = {
     "stages/feature_audit.py": ["audit"],
     "stages/feature_tissue.py": ["audit"],
     "stages/find_slides.py": ["predict"],
+    "stages/import_model.py": ["import model"],
     "stages/predict.py": ["predict"],
 }
 """Commands that reach the messages of modules, by how their paths begin; all others may be read after any command."""

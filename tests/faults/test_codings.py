@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_model import write_model
 
 from pathopatch.core.config.study import load_settings
 from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.input_files import wide_coding
 from pathopatch.features.labels import read_labels
+from pathopatch.models.bundle import checked_bundle
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.import_list import read_list
 from pathopatch.slides.manifest import read_manifest
@@ -63,6 +65,15 @@ def test_a_marked_text_and_one_of_one_byte_a_letter_are_read(coding: str, tmp_pa
     (tmp_path / "t.csv").write_bytes("a,b\r\né,ü\r\n".encode(coding))
     table = read_csv_table(tmp_path / "t.csv", kind="table", item="row", required=("a", "b"), optional=())
     assert table.rows == [(2, {"a": "é", "b": "ü"})]
+
+
+def test_a_byte_order_mark_before_toml_and_json_is_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("[tile]\npatch_px = 64\n", encoding="utf-8-sig")
+    assert load_settings(tmp_path / "s.toml", reads=["tile"]).tile.patch_px == 64
+    bundle = write_model(tmp_path / "model")
+    text = (bundle / "config.json").read_text(encoding="utf-8")
+    (bundle / "config.json").write_text(text, encoding="utf-8-sig")
+    assert checked_bundle(bundle)[0].patch_px == 16
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from made_model import write_model
+from made_model import edit_spec, write_model
 from made_slides import write_rgb_pyramid
 from onnx import helper, numpy_helper
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -434,3 +436,20 @@ def test_an_export_is_imported_by_its_own_patches_and_predicts_alike(tmp_path: P
         np.savez(tmp_path / "out" / "patches.npz", patches=stored["patches"], expected=stored["expected"][::-1])
     with pytest.raises(CheckpointIncompatibleError, match="differ from those due"):
         stage.import_model(source, tmp_path / "again", force=True)
+
+
+@pytest.mark.parametrize("spoil", ["config.json", "weights", "header", "version", "nan"])
+def test_no_remedy_for_an_imported_bundle_says_train(tmp_path: Path, spoil: str) -> None:
+    import_model(write_onnx(tmp_path / "made"), tmp_path / "bundle")
+    weights, tensors = tmp_path / "bundle" / "model.safetensors", {}
+    if spoil == "weights":
+        weights.write_bytes(weights.read_bytes()[:20])
+    elif spoil in ("header", "nan"):
+        tensors = {name: np.full_like(value, np.nan) for name, value in load_file(weights).items()}
+        with safe_open(weights, framework="numpy") as stream:
+            save_file(tensors, weights, stream.metadata() if spoil == "nan" else None)
+    else:
+        edit_spec(tmp_path / "bundle", **({"schema_version": 9} if spoil == "version" else {"mean": [0.5] * 3}))
+    with pytest.raises(PathopatchError) as caught:
+        load_model(tmp_path / "bundle", device="cpu")
+    assert "train" not in caught.value.remedy

@@ -28,6 +28,7 @@ LEAST_PX, MOST_PX = 8, 4096
 """Smallest and largest side of a patch; others are a mistake."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # those that every library takes
 T = TypeVar("T", bound="Config")
 _REMEDIES = {"missing": "add what is missing", "extra_forbidden": "correct or remove the keys"}
 """By pydantic's type of an error."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, parse, tables_of
+from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, Seed, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
 from pathopatch.core.config.training import GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
@@ -24,7 +24,7 @@ class EvaluateConfig(Config):
 
     bootstrap: int = Field(default=1000, ge=0)
     """Resamplings of patients behind each interval."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap."""
     least_per_group: int = Field(default=25, ge=1)
     """Least patches of a group in a sweep; the standard error of a smaller group is above 10 points."""
@@ -194,7 +194,7 @@ class StudyConfig(SettingsConfig):
     """Rows by name, with any settings of `[train]`, beside or in place of `methods`. Of slides, without both, the
     recommended row joins the methods: auto, masked.
     """
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     """Seeds of weights, batches and the search."""
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
     """Slides for which the best run draws heatmaps."""
@@ -352,7 +352,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         with open_regular(path) as stream:
             content = stream.read()
         require_narrow(content, place=path)
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise InputMissingError(
             f"no study file {path}", place=str(path), remedy="give the path of a TOML study file"

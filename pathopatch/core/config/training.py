@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pathopatch.core.config.base import LEAST_PX, MOST_PX, Config, Fraction, PatchLimits, parse
+from pathopatch.core.config.base import LEAST_PX, MOST_PX, Config, Fraction, PatchLimits, Seed, parse
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
@@ -23,7 +23,7 @@ class GroupsConfig(Config):
     """Tissue fraction below which a patch is blank glass: it has no group and no prediction."""
     min_scanned: Fraction = 0.5
     """Scanned share below which a patch has no group and no prediction: it shows mostly what fills unscanned parts."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of the split by patient where the manifest leaves it open."""
 
     @model_validator(mode="after")
@@ -160,7 +160,7 @@ class TrainConfig(Config):
     """Validation passes, evenly spread over the steps."""
     augment: bool | AugmentConfig = True
     """true: the defaults of `[train.augment]`; false: no variation."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of weights, batches and augmentation."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
