@@ -404,13 +404,16 @@ def bundle_config(folder: Path) -> dict[str, Any]:
     _refuse_other_kinds(folder)
     path = spec_file(folder)
     try:
-        return read_json(path)
+        config = read_json(path)
     except InputMissingError as error:
         raise InputMissingError(
             f"no file {SPEC}", place=str(path), remedy="give the folder of a model bundle, such as WORK/runs/NAME/model"
         ) from error
     except InputCorruptError as error:
         raise incompatible(error.message, path) from error
+    if _is_deeper(config, _MOST_LEVELS):
+        raise incompatible("not a valid bundle: nested too deeply", path)
+    return config
 
 
 def stated_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -432,8 +435,6 @@ def read_spec(folder: Path, config: Mapping[str, Any] | None = None) -> BundleSp
             place=str(path),
             remedy="use the version of pathopatch that wrote it, or make the bundle anew",
         )
-    if _is_deeper(raw, _MOST_LEVELS):
-        raise incompatible("not a valid bundle: nested too deeply", path)
     try:
         return BundleSpec.model_validate(raw)
     except ValidationError as error:

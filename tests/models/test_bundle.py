@@ -146,6 +146,7 @@ def test_an_edited_setting_predicts_only_once_it_is_confirmed(bundle, changes):
     assert load_model(bundle).spec.min_tissue == 0.25
 
 
+@pytest.mark.slow
 def test_another_models_verdict_is_shown_nowhere(bundle, tmp_path):
     other = tmp_path / "other"
     save_bundle(other, _network(), _spec(decision_threshold=0.5))
