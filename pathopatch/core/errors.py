@@ -218,11 +218,9 @@ _REMEDIES = {
     errno.ESTALE: "check the drive and its connection, and that it is still mounted",
 }
 """What to do about complaints of the operating system that are of files and drives."""
-_TRAINING_PACKAGES = {
-    **{name: name for name in ("torch", "timm", "optuna", "albumentations", "onnx", "onnxscript", "threadpoolctl")},
-}
-"""What the extra `train` installs, by the name of its import: prediction and evaluation run without it."""
-INSTALL_TRAINING = f"pip install {' '.join(_TRAINING_PACKAGES.values())}"
+_TRAINING_PACKAGES = ("torch", "timm", "optuna", "albumentations", "onnx", "onnxscript", "threadpoolctl")
+"""What the extra `train` installs: prediction and evaluation run without it."""
+INSTALL_TRAINING = f"pip install {' '.join(_TRAINING_PACKAGES)}"
 
 
 def os_error(error: OSError, *, place: str, doing: str) -> PathopatchError | None:
@@ -258,8 +256,7 @@ def with_code(error: Exception, *, place: str = "") -> PathopatchError:
             str(error), place=place, remedy="use a smaller batch, a GPU with more free memory, or device = 'cpu'"
         )
     if isinstance(error, ModuleNotFoundError) and error.name in _TRAINING_PACKAGES:
-        package = _TRAINING_PACKAGES[error.name]
-        return InputUnsupportedError(f"{package} is not installed", place=place, remedy=INSTALL_TRAINING)
+        return InputUnsupportedError(f"{error.name} is not installed", place=place, remedy=INSTALL_TRAINING)
     if isinstance(error, FileNotFoundError):
         return InputMissingError(
             f"no file or folder {error.filename}", place=place, remedy="check the path, and that it is still there"
