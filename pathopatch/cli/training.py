@@ -18,6 +18,10 @@ def groups(
         Path | None,
         typer.Option(help="An exported review: rejected slides drop out, relabelled patches change their label."),
     ] = None,
+    disputes: Annotated[
+        Literal["stop", "leave-out"],
+        typer.Option(help="Slides and patches on which reviewers differ: stop and list them, or leave them out."),
+    ] = "stop",
     config: ConfigFile = None,
     quiet: Quiet = False,
     force: Force = False,
@@ -29,7 +33,7 @@ def groups(
     from pathopatch.stages.audit import audit_text
     from pathopatch.stages.groups import form_groups
 
-    form_groups(work, settings, folds=splits.folds, decisions=decisions, force=force)
+    form_groups(work, settings, folds=splits.folds, decisions=decisions, disputes=disputes, force=force)
     if not quiet:
         print(audit_text(work))
 

@@ -11,9 +11,10 @@ one model's predictions could put its training patches among those that test the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -24,21 +25,25 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
 from pathopatch.groups.assign import assign_folds, split_in_fold
-from pathopatch.groups.decisions.decision import AppliedDecisions, RecordedDecision, apply_decisions
+from pathopatch.groups.decisions.decision import AppliedDecisions, apply_decisions
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.slides.manifest import SPLITS
 from pathopatch.stages.audit import is_audited, write_audit
 
 
 def form_groups(
-    work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None, force: bool = False
-) -> pd.DataFrame:
+    work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None,
+    disputes: Literal["stop", "leave-out"] = "stop", force: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Join the patch tables of all tiled slides, split them by patient, form the groups; write table and audit.
 
     With folds, write those of each fold too. Decisions are an exported review: rejected slides go, labels change.
+    Slides and patches that reviewers dispute stop this, or are left out.
 
     Raises
     ------
+    LabelConflictError
+        Reviewers differ on a slide or patch, and nobody settled it.
     InputMissingError
         No slide was tiled yet, or a relabelled patch is not among those that were.
     InputUnsupportedError
@@ -62,6 +67,8 @@ def form_groups(
         rows = read_decisions(decisions)
         inputs["decisions"] = artefacts.fingerprint_file(decisions)
     settings = {**config.model_dump(mode="json"), "folds": folds}
+    if disputes != "stop":  # in the default case no dispute left a trace
+        settings["disputes"] = disputes
     stamp = Stamp(stage="groups", settings=settings, inputs=inputs)
     path = WorkFolder(work).groups
     with artefact(path, stamp=stamp, force=force, is_whole=lambda: is_audited(work, stamp)) as made:
@@ -69,10 +76,10 @@ def form_groups(
             return artefacts.read_table(path)
         patches = pd.concat([artefacts.read_table(item) for item in paths.values()], ignore_index=True)
         left_out = sorted(set(slides["slide_id"]) - set(done))
-        applied = apply_decisions(patches, rows)
+        applied = apply_decisions(patches, rows, leave_out_disputed=disputes == "leave-out")
         decided = None if decisions is None else applied
         if folds > 1:
-            tables = fold_tables(patches, config, folds=folds, rows=rows)
+            tables = fold_tables(patches, config, folds=folds, kept=applied.patches)
             write_folds(work, tables, config, stamp=stamp, left_out=left_out, decided=decided)
             return tables[0]
         split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
@@ -84,11 +91,12 @@ def form_groups(
 
 
 def fold_tables(
-    patches: pd.DataFrame, config: GroupsConfig, *, folds: int, rows: Sequence[RecordedDecision] = ()
+    patches: pd.DataFrame, config: GroupsConfig, *, folds: int, kept: pd.DataFrame | None = None
 ) -> dict[int, pd.DataFrame]:
     """Return the groups table of every fold, and under 0 that of the whole cohort, in which all patients are tested.
 
-    Splits that the manifest or the list of patches gives take no part.
+    Folds are drawn of all `patches`; the tables have those that reviewers' decisions `kept`, by default all. Splits
+    that the manifest or the list of patches gives take no part.
 
     Raises
     ------
@@ -96,8 +104,7 @@ def fold_tables(
         More folds than patients, or fewer than three.
     """
     fold = assign_folds(patches, folds=folds, seed=config.split_seed)
-    kept = apply_decisions(patches, rows).patches
-    table = _assign(kept.assign(split="test"), config)
+    table = _assign((patches if kept is None else kept).assign(split="test"), config)
     of_patch = table["patient_id"].astype(str)
     table.insert(list(table.columns).index("split") + 1, "fold", of_patch.map(fold))
     tables = {0: table}

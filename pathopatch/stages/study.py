@@ -79,7 +79,9 @@ def run_study(
     outcomes = tile_study(study, batch, progress=progress)
     if until == "tile":
         return StudyResult(outcomes=tuple(outcomes))
-    form_groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
+    form_groups(
+        work, study.groups, folds=study.splits.folds, decisions=study.decisions, disputes=study.disputes, force=force
+    )
     if until == "groups":
         return StudyResult(outcomes=tuple(outcomes))
     runs, untrained = runs_with_groups(training_folders(work), runs)

@@ -96,7 +96,11 @@ def test_only_two_verdicts_that_differ_can_be_settled(log: DecisionLog, settles:
 
 
 def test_what_settles_names_two_rows_of_a_slide() -> None:
-    for values in ({"settles": "1"}, {"settles": "1,2"}, {"settles": "1 2", "x": 0, "y": 0, "verdict": "tumour"}):
+    for values in (
+        {"settles": "1"},
+        {"settles": "1,2"},
+        {"settles": "1 2", "region": "POLYGON ((1 1, 9 1, 9 9, 1 1))", "verdict": "tumour"},
+    ):
         with pytest.raises(InputUnsupportedError, match="two verdicts"):
             Decision(**{"slide_id": "s1", "verdict": "accept", "reviewer": "cy", **values})
 

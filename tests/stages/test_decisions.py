@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tifffile
 from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.config import GroupsConfig, TileConfig
 from pathopatch.core.files import read_json
-from pathopatch.groups.decisions.decision import RecordedDecision
+from pathopatch.groups.decisions.decision import RecordedDecision, apply_decisions
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.stages.groups import fold_tables, form_groups
 from pathopatch.stages.tile import tile_cohort
@@ -24,11 +25,12 @@ SLIDES = 10
 CONFIG = GroupsConfig(thresholds=(0.5,))
 
 
-def rows(*verdicts: tuple[str, int | None, str]) -> list[RecordedDecision]:
+def rows(*verdicts: tuple[Any, ...]) -> list[RecordedDecision]:
+    """Decisions, a second apart: slide, x or None, verdict, and if it is not Ada, the reviewer."""
     return [
-        RecordedDecision(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer="Ada", id=n,
-                 made=f"2026-01-01T00:00:{n:02d}.000000Z")
-        for n, (slide, x, verdict) in enumerate(verdicts, 1)
+        RecordedDecision(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer=(*who, "Ada")[0],
+                 id=n, made=f"2026-01-01T00:00:{n:02d}.000000Z")
+        for n, (slide, x, verdict, *who) in enumerate(verdicts, 1)
     ]  # fmt: skip
 
 
@@ -92,9 +94,39 @@ def test_decisions_of_reviewers_are_printed_and_recorded(work: Path, decisions: 
     assert facts == {
         "reviewers": ["Ada"], "rejected": ["s1"], "accepted": [], "flagged": [], "patches_rejected": 4,
         "relabelled": {"tumour": 0, "non-tumour": 2, "unsure": 1}, "regions": 0, "elsewhere": ["elsewhere"],
-        "labels_changed": {split: 2},
+        "labels_changed": {split: 2}, "disputed": [],
     }  # fmt: skip
     assert "Decisions of reviewers (Ada)" in said("audit", work, "--force").out
+
+
+@pytest.mark.parametrize("verdicts", [("reject", "accept"), ("accept", "reject")])
+def test_a_dispute_stops_groups_in_either_order_or_is_left_out(
+    work: Path, tmp_path: Path, said: Callable, verdicts: tuple[str, str]
+) -> None:
+    labels = [("s3", 0, "non-tumour", "Ada"), ("s3", 0, "tumour", "Ben")]
+    slide = [("s1", None, verdict, name) for verdict, name in zip(verdicts, ("Ada", "Ben"), strict=True)]
+    (tmp_path / "review.csv").write_text(decisions_csv(rows(*slide, *labels)))
+    listed = f"slide s1 (Ada: {verdicts[0]}, Ben: {verdicts[1]})", "patch s3@0,0 (Ada: non-tumour, Ben: tumour)"
+    command = ("groups", work, "--threshold", "0.5", "--decisions", tmp_path / "review.csv")
+    refusal = said(*command, code=1).err
+    assert f"LABEL_CONFLICT: reviewers differ, and nobody settled it: {'; '.join(listed)}" in refusal
+    assert not (work / "groups.parquet").exists()
+    output = said(*command, "--disputes", "leave-out").out
+    assert "Decisions of reviewers (Ada, Ben): no slide rejected; no patch relabelled; left out as 2 disputes" in output
+    table = read_table(work / "groups.parquet")
+    assert "s1" not in set(table["slide_id"])
+    assert sorted(table.loc[table["slide_id"] == "s3", "patch_id"]) == ["s3@16,0", "s3@32,0", "s3@48,0"]
+    assert read_json(work / "groups" / "audit.json")["decided"]["disputed"] == list(listed)
+
+
+def test_a_settled_dispute_counts_as_it_was_settled(work: Path, tmp_path: Path) -> None:
+    slide = ("s1", None, "reject"), ("s1", None, "accept", "Ben"), ("s1", None, "reject", "Cy")
+    patch = ("s3", 0, "tumour"), ("s3", 0, "non-tumour", "Ben"), ("s3", 0, "non-tumour", "Cy")
+    settled = [replace(row, settles={3: "1 2", 6: "4 5"}.get(row.id, "")) for row in rows(*slide, *patch)]
+    (tmp_path / "review.csv").write_text(decisions_csv(settled))
+    table = form_groups(work, CONFIG, decisions=tmp_path / "review.csv").set_index("patch_id")
+    assert "s1" not in set(table["slide_id"])
+    assert table.loc["s3@0,0", "label"] == 0
 
 
 def test_other_decisions_are_another_input(
@@ -132,7 +164,8 @@ def patches(n_patients: int = 6) -> pd.DataFrame:
 def test_patients_stay_in_their_folds_whatever_is_decided() -> None:
     config = GroupsConfig(thresholds=(0.25,))
     verdicts = rows(("s2", None, "reject"), *((f"s{n}", 4, "tumour") for n in (0, 1)))
-    before, after = fold_tables(patches(), config, folds=3), fold_tables(patches(), config, folds=3, rows=verdicts)
+    kept = apply_decisions(patches(), verdicts).patches
+    before, after = (fold_tables(patches(), config, folds=3, kept=some) for some in (None, kept))
 
     def folds(table: Any) -> dict[str, int]:
         return dict(zip(table["patient_id"], table["fold"], strict=True))

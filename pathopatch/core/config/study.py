@@ -188,6 +188,8 @@ class StudyConfig(SettingsConfig):
     """Work folder for all outputs."""
     decisions: Path | None = None
     """An exported review, as `pathopatch groups --decisions` takes it."""
+    disputes: Literal["stop", "leave-out"] = "stop"
+    """Slides and patches on which reviewers differ, and that nobody settled: stop and list them, or leave them out."""
     methods: tuple[MethodName, ...] = _METHODS
     """Methods to train, each at every threshold and seed."""
     runs: tuple[RunVariant, ...] = ()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.csv_table import escape_formulas
-from pathopatch.groups.decisions.decision import UNDO, RecordedDecision
+from pathopatch.groups.decisions.decision import RecordedDecision, StandingDecisions, Subject
 from pathopatch.metrics.bootstrap import interval, ratio, resampled, sums_by_patient
 
 COLUMNS = (
@@ -21,7 +21,6 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of `pairs_csv`."""
 
-_Subject = tuple[str, int | None, int | None, str]
 LEAST_SLIDES = 5
 """Fewer slides than this tell nothing of how slides differ: the interval is NaN."""
 
@@ -105,17 +104,15 @@ class Pair(NamedTuple):
         return self.first.verdict == self.second.verdict
 
 
-def own_decisions(rows: Iterable[RecordedDecision]) -> dict[str, dict[_Subject, RecordedDecision]]:
+def own_decisions(rows: Iterable[RecordedDecision]) -> dict[str, dict[Subject, RecordedDecision]]:
     """Return each reviewer's latest decision on each slide and patch that was not withdrawn, by reviewer and subject.
 
     A later decision of somebody else does not replace it. Adjudications are left out: they know the other verdicts.
     """
-    ordered = sorted(rows, key=lambda row: row.order)
-    withdrawn = {row.undoes for row in ordered}
-    own: dict[str, dict[_Subject, RecordedDecision]] = {}
-    for row in ordered:
-        if row.verdict != UNDO and row.id not in withdrawn and row.kind != "region" and not row.settles:
-            own.setdefault(row.reviewer.strip(), {})[row.subject] = row
+    own: dict[str, dict[Subject, RecordedDecision]] = {}
+    for subject, standing in StandingDecisions(rows).by_subject.items():
+        for row in standing.readings:
+            own.setdefault(row.reviewer.strip(), {})[subject] = row
     return dict(sorted(own.items()))
 
 

@@ -1,22 +1,23 @@
 """A reviewer's decision on a slide, a patch or a region, the rules by which one of many counts, and what it changes.
 
-A later verdict on the same slide, patch or region replaces an earlier one. A row with the verdict ``undo`` withdraws
-another row; then the one before that counts again.
+A reviewer's later verdict on the same slide or patch replaces the own earlier one. Differing verdicts of two reviewers
+are a dispute, until a further verdict settles it. A row with the verdict ``undo`` withdraws another row; then the one
+before that counts again.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import pandas as pd
 
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, LabelConflictError
 from pathopatch.core.text import pluralize
 from pathopatch.slides.slide_paths import valid_slide_id
 
@@ -34,9 +35,13 @@ VERDICTS = {
 """Verdicts by what is decided on."""
 UNDO = "undo"
 """Verdict of a row that withdraws another row."""
+Subject = tuple[str, int | None, int | None, str]
+"""What is decided on, see `Decision.subject`."""
 _RESERVED = {UNDO, *(verdict for verdicts in VERDICTS.values() for verdict in verdicts)}
 _CLASS = re.compile(r"\w[\w /+.()-]{0,39}")
 
+DISPUTED = "disputed"
+"""What stands where reviewers differ and nobody settled it."""
 _LABELS = {"tumour": 1, "non-tumour": 0, "unsure": -1}  # -1: not labelled
 _MAX_CHARACTERS = {
     **{"reviewer": 200, "run": 500, "fingerprint": 128, "reason": 1000, "comment": 10_000},
@@ -44,6 +49,7 @@ _MAX_CHARACTERS = {
     "settles": 40,
 }
 _SQLITE_MAX_INTEGER = 2**63 - 1
+_MAX_LISTED_DISPUTES = 50
 _TWO_IDS = re.compile(r"[1-9]\d* [1-9]\d*", re.ASCII)
 _WKT = re.compile(r"POLYGON \(\((\d{1,8} \d{1,8}(?:, \d{1,8} \d{1,8}){3,})\)\)", re.ASCII)
 _FORM = "write POLYGON ((x y, x y, x y, x y)) in whole level-0 px, the first point again at the end"
@@ -105,8 +111,10 @@ class Decision:
                 raise _refused(name, text, "characters that no file holds", "write plain text")
         if self.region:
             region_polygon(self.region)
-        if self.settles and (self.kind != "slide" or not _TWO_IDS.fullmatch(self.settles)):
-            raise _refused("settles", self.settles, "no ids of two verdicts on a slide", "write two ids, as 3 7")
+        if self.settles and (self.kind == "region" or not _TWO_IDS.fullmatch(self.settles)):
+            raise _refused(
+                "settles", self.settles, "no ids of two verdicts on a slide or patch", "write two ids, as 3 7"
+            )
         if not self.reviewer.strip():
             raise _refused("reviewer", self.reviewer, "nobody is named", "name who decides")
         is_number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
@@ -121,7 +129,7 @@ class Decision:
         return "slide" if self.x is None else "patch"
 
     @property
-    def subject(self) -> tuple[str, int | None, int | None, str]:
+    def subject(self) -> Subject:
         """The slide's id, of a patch its corner, and of a region its outline."""
         return self.slide_id, self.x, self.y, self.region
 
@@ -162,21 +170,79 @@ FIELDS = tuple(column.name for column in fields(RecordedDecision))
 """Names of a row's values, as the log has them."""
 
 
-def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
-    """Return the rows that count, sorted by time: the latest of each slide, patch and region that was not withdrawn.
+class Standing(NamedTuple):
+    """What stands on one slide, patch or region."""
 
-    Rows may be of many slides and in any order; those of one time are sorted by id. An adjudication gives way to
-    another one, or to a verdict on another heatmap, alone.
+    decision: RecordedDecision  # the latest; of a settled dispute, what settled it
+    readings: tuple[RecordedDecision, ...]  # each reviewer's latest, by name; no adjudication; none of a region
+    dispute: tuple[RecordedDecision, ...]  # two readings that differ and that nobody settled; else none
+
+
+class StandingDecisions:
+    """What stands of decisions, brought up to date as rows are added; those of one time are sorted by id.
+
+    Verdicts on slides are about the map: those on the heatmap of this `fingerprint` are compared, by default on that of
+    the slide's decision. Labels of patches are about the tissue. An adjudication gives way to another one, or to a
+    verdict on another heatmap, alone. Whoever settled a dispute weighed the two verdicts named: a reading that repeats
+    one of them opens no new dispute.
     """
-    ordered = sorted(rows, key=lambda row: row.order)
-    withdrawn = {row.undoes for row in ordered}
-    latest: dict[tuple[object, ...], RecordedDecision] = {}
-    for row in ordered:
-        before = latest.get(row.subject)
-        is_settled = before is not None and before.settles and before.fingerprint == row.fingerprint
-        if row.verdict != UNDO and row.id not in withdrawn and (row.settles or not is_settled):
-            latest[row.subject] = row
-    return sorted(latest.values(), key=lambda row: row.order)
+
+    def __init__(self, rows: Iterable[RecordedDecision] = (), *, fingerprint: str | None = None) -> None:
+        self.fingerprint = fingerprint
+        self.by_subject: dict[Subject, Standing] = {}
+        self._rows: dict[Subject, list[RecordedDecision]] = defaultdict(list)
+        self._subject_of: dict[int | None, Subject] = {}
+        self._withdrawn: set[int | None] = set()
+        self.add(rows)
+
+    def add(self, rows: Iterable[RecordedDecision]) -> set[Subject]:
+        """Add rows in any order; return on what a decision changed."""
+        changed: set[Subject] = set()
+        for row in rows:
+            self._rows[row.subject].append(row)
+            self._subject_of[row.id] = row.subject
+            self._withdrawn.add(row.undoes)
+            changed |= {row.subject, self._subject_of.get(row.undoes, row.subject)}
+        for subject in changed:
+            self._rows[subject].sort(key=lambda row: row.order)
+            valid = [row for row in self._rows[subject] if row.verdict != UNDO and row.id not in self._withdrawn]
+            self.by_subject.pop(subject, None)
+            if valid:
+                self.by_subject[subject] = self._standing(valid)
+        return changed
+
+    def by_time(self) -> list[Standing]:
+        """Return what stands on each slide, patch and region, by the time of the decision."""
+        return sorted(self.by_subject.values(), key=lambda one: one.decision.order)
+
+    def _standing(self, valid: Sequence[RecordedDecision]) -> Standing:
+        """Return what stands of a subject's rows that nobody withdrew, by time."""
+        decision = valid[0]
+        is_patch = decision.kind == "patch"
+        for row in valid:
+            if row.settles or not decision.settles or not (is_patch or row.fingerprint == decision.fingerprint):
+                decision = row
+        if decision.kind == "region":
+            return Standing(decision, (), ())
+        own = {row.reviewer.strip(): row for row in valid if not row.settles}
+        readings = tuple(own[name] for name in sorted(own))
+        heatmap = decision.fingerprint if self.fingerprint is None else self.fingerprint
+        comparable = [row for row in readings if is_patch or row.fingerprint == heatmap]
+        verdict_of = {row.id: row.verdict for row in self._rows[decision.subject]}
+        weighed: set[str | None] = set()
+        for row in valid:
+            if row.settles and (is_patch or row.fingerprint == heatmap):
+                weighed |= {row.verdict, *map(verdict_of.get, row.settled_ids)}
+        for one in comparable:
+            other = next((row for row in comparable if row.verdict != one.verdict), None)
+            if other is not None and one.verdict not in weighed:
+                return Standing(decision, readings, tuple(sorted((one, other), key=lambda row: row.id)))
+        return Standing(decision, readings, ())
+
+
+def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
+    """Return the rows that count, sorted by time: the latest of each slide, patch and region that was not withdrawn."""
+    return [one.decision for one in StandingDecisions(rows).by_time()]
 
 
 def latest_decision(rows: Sequence[RecordedDecision], reviewer: str) -> RecordedDecision | None:
@@ -245,22 +311,27 @@ class AppliedDecisions:
     ``summary`` holds plain values for JSON. ``rejected``, ``accepted``, ``flagged``: slides. ``patches_rejected``: how
     many went with them. ``relabelled``: patches by verdict. ``reviewers``: of the decisions that apply here.
     ``elsewhere``: slides with decisions that are not here. ``regions``: how many count; they change nothing here.
+    ``disputed``: slides and patches that were left out, each with its verdicts.
     """
 
-    patches: pd.DataFrame  # without those of rejected slides; label as decided
+    patches: pd.DataFrame  # without those of rejected and disputed slides, and disputed ones; label as decided
     summary: dict[str, Any]
     changed_patch_ids: frozenset[str]  # patches whose label differs from before
 
 
-def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> AppliedDecisions:
+def apply_decisions(
+    patches: pd.DataFrame, rows: Sequence[RecordedDecision], *, leave_out_disputed: bool = False
+) -> AppliedDecisions:
     """Return the patches without rejected slides, with the labels that reviewers gave.
 
     A decision counts whoever made it and whichever heatmap was shown: it is about the tissue. Those on slides that are
     not among the patches (columns patch_id, slide_id, label) are counted only, and so are regions: those are
-    annotations for ``tile``.
+    annotations for ``tile``. Disputed slides and patches are refused, or left out.
 
     Raises
     ------
+    LabelConflictError
+        Reviewers differ on one of the slides or patches, and nobody settled it; lists the verdicts.
     InputMissingError
         A relabelled patch of one of the slides does not exist: it was predicted on another grid.
     InputUnsupportedError
@@ -274,23 +345,34 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
         )
     slide_ids = patches["slide_id"].astype(str)
     here = set(slide_ids)
-    current = current_decisions(rows)
+    standing = StandingDecisions(rows).by_time()
+    current = [one.decision for one in standing]
     regions = [row for row in current if row.kind == "region" and row.verdict != REMOVED]
-    current_here = [row for row in current if row.slide_id in here and row.kind != "region"]
+    standing_here = [one for one in standing if one.decision.slide_id in here and one.decision.kind != "region"]
     slides_by_verdict = {
-        verdict: sorted(row.slide_id for row in current_here if row.kind == "slide" and row.verdict == verdict)
+        verdict: sorted(
+            one.decision.slide_id
+            for one in standing_here
+            if one.decision.kind == "slide" and one.decision.verdict == verdict and not one.dispute
+        )
         for verdict in SLIDE_VERDICTS
     }
     rejected = set(slides_by_verdict["reject"])
-    if rejected == here:
+    disputed = [one for one in standing_here if one.dispute and one.decision.slide_id not in rejected]
+    if disputed and not leave_out_disputed:
+        raise _disputed(disputed)
+    disputed_slides = {one.decision.slide_id for one in disputed if one.decision.kind == "slide"}
+    if rejected | disputed_slides == here:
         raise InputUnsupportedError(
-            f"all {len(here)} slides were rejected", place="decisions", remedy="accept some, or add slides"
+            f"all {len(here)} slides were rejected{' or are disputed' if disputed_slides else ''}",
+            place="decisions",
+            remedy="accept some, or add slides",
         )
-    remaining = patches[~slide_ids.isin(rejected)].reset_index(drop=True)
+    remaining = patches[~slide_ids.isin(rejected | disputed_slides)].reset_index(drop=True)
     verdicts = {
-        f"{row.slide_id}@{row.x},{row.y}": row.verdict
-        for row in current_here
-        if row.kind == "patch" and row.slide_id not in rejected
+        f"{one.decision.slide_id}@{one.decision.x},{one.decision.y}": DISPUTED if one.dispute else one.decision.verdict
+        for one in standing_here
+        if one.decision.kind == "patch" and one.decision.slide_id not in rejected | disputed_slides
     }
     # A reviewer's work on patches that do not exist would be lost silently.
     if missing := sorted(set(verdicts) - set(remaining["patch_id"].astype(str))):
@@ -300,21 +382,40 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
             place="decisions, columns x and y",
             remedy="predict with the patch and stride of the work folder, and decide there; or remove these rows",
         )
-    decided = remaining["patch_id"].map({patch_id: _LABELS[verdict] for patch_id, verdict in verdicts.items()})
+    remaining = remaining[remaining["patch_id"].map(verdicts) != DISPUTED].reset_index(drop=True)
+    decided = remaining["patch_id"].map(verdicts).map(_LABELS)
     label = decided.fillna(remaining["label"]).astype(remaining["label"].dtype)
     counts = Counter(verdicts.values())
     summary = {
-        "reviewers": sorted({row.reviewer for row in current_here}),
+        "reviewers": sorted({row.reviewer for one in standing_here for row in (one.decision, *one.readings)}),
         "rejected": slides_by_verdict["reject"],
         "accepted": slides_by_verdict["accept"],
         "flagged": slides_by_verdict["flag"],
-        "patches_rejected": len(patches) - len(remaining),
+        "patches_rejected": int(slide_ids.isin(rejected).sum()),
         "relabelled": {verdict: counts[verdict] for verdict in PATCH_VERDICTS},
         "regions": len(regions),
         "elsewhere": sorted({row.slide_id for row in current} - here),
+        "disputed": [verdicts_text(one) for one in disputed],
     }
     changed = frozenset(remaining.loc[label != remaining["label"], "patch_id"].astype(str))
     return AppliedDecisions(remaining.assign(label=label), summary, changed)
+
+
+def verdicts_text(standing: Standing) -> str:
+    """Return a slide or patch and what each reviewer decided, as ``slide s1 (Ada: accept, Ben: reject)``."""
+    row = standing.decision
+    name = f"slide {row.slide_id}" if row.kind == "slide" else f"patch {row.slide_id}@{row.x},{row.y}"
+    return f"{name} ({', '.join(f'{one.reviewer}: {one.verdict}' for one in standing.readings)})"
+
+
+def _disputed(disputed: Sequence[Standing]) -> LabelConflictError:
+    listed = [verdicts_text(one) for one in disputed[:_MAX_LISTED_DISPUTES]]
+    more = [f"and {len(disputed) - len(listed)} more"] if len(listed) < len(disputed) else []
+    return LabelConflictError(
+        f"reviewers differ, and nobody settled it: {'; '.join([*listed, *more])}",
+        place="decisions",
+        remedy="settle each on the review page (Disputed), and export again; or say --disputes leave-out",
+    )
 
 
 def decision_summary(summary: Mapping[str, Any]) -> str:
@@ -325,6 +426,8 @@ def decision_summary(summary: Mapping[str, Any]) -> str:
     changed = ", ".join(f"{number} in {split}" for split, number in summary.get("labels_changed", {}).items())
     patches = f"patches relabelled: {relabelled}; labels that changed by that: {changed or 'none'}"
     parts = [slides if rejected else "no slide rejected", patches if relabelled else "no patch relabelled"]
+    if disputed := summary.get("disputed"):
+        parts.append(f"left out as {pluralize(len(disputed), 'dispute')} that nobody settled: {', '.join(disputed)}")
     if n_regions := summary.get("regions", 0):
         parts.append(f"{pluralize(n_regions, 'region')} drawn and not used here: annotations for `pathopatch tile`")
     return f"Decisions of reviewers ({reviewers}): {'; '.join(parts)}."

@@ -14,16 +14,23 @@ from typing import Any
 from pathopatch.core.csv_table import CsvTable, escape_formulas, read_csv_table, unescape_formulas
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.text import parse_number
-from pathopatch.groups.decisions.decision import UNDO, RecordedDecision, current_decisions, latest_decision, utc_text
+from pathopatch.groups.decisions.decision import (
+    DISPUTED,
+    UNDO,
+    RecordedDecision,
+    StandingDecisions,
+    latest_decision,
+    utc_text,
+)
 
 COLUMNS = (
     "slide_id", "x", "y", "verdict", "reason", "comment", "reviewer", "made", "fingerprint", "run", "threshold",
     "stands", "id", "undoes",
 )  # fmt: skip
-"""Columns of an exported file. ``stands``: nothing later replaced or withdrew the row.
+"""Columns of an exported file. ``stands``: the row counts, or is its reviewer's latest, and was not withdrawn.
 
 ``sorted_as`` follows where the clock was once set back, ``region`` where one was drawn, and ``settles`` where a dispute
-was settled, see `RecordedDecision`.
+was settled, see `RecordedDecision`; ``disputed`` where reviewers differ: true of each verdict that stands on it.
 """
 
 _LATE_COLUMNS = ("sorted_as", "region", "settles")
@@ -35,15 +42,20 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
     """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet, wherever it splits."""
     rows = list(rows)
-    current_ids = {row.id for row in current_decisions(rows)}
+    standing = StandingDecisions(rows).by_time()
+    standing_ids = {row.id for one in standing for row in (one.decision, *one.readings)}
+    disputed_ids = {row.id for one in standing if one.dispute for row in (one.decision, *one.readings)}
     columns = (*COLUMNS, *(name for name in _LATE_COLUMNS if any(getattr(row, name) for row in rows)))
+    if disputed_ids:
+        columns = (*columns, DISPUTED)
     stream = io.StringIO(newline="")
     # CRLF, so that the csv module also quotes a cell that holds a lone CR.
     writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
     for row in rows:
         texts = {name: escape_formulas(getattr(row, name)) for name in _TEXT_COLUMNS}
-        writer.writerow(row.to_dict() | texts | {"stands": str(row.id in current_ids).lower()})
+        marks = {"stands": row.id in standing_ids, DISPUTED: row.id in disputed_ids}
+        writer.writerow(row.to_dict() | texts | {name: str(is_true).lower() for name, is_true in marks.items()})
     return stream.getvalue()
 
 
@@ -61,7 +73,7 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
     TableError
         Lists everything wrong in it, with row of a spreadsheet, column and remedy.
     """
-    optional = [name for name in (*COLUMNS, *_LATE_COLUMNS) if name not in _REQUIRED]
+    optional = [name for name in (*COLUMNS, *_LATE_COLUMNS, DISPUTED) if name not in _REQUIRED]
     table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
     # Cells can only be parsed where all columns are known.
     table.raise_problems()
@@ -74,11 +86,14 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
     # After a problem rows are missing, and what they replaced would seem to count.
     table.raise_problems()
     decisions = [decision for decision, _ in read.values()]
-    current_ids = {row.id for row in current_decisions(decisions)}
+    standing = StandingDecisions(decisions).by_subject.values()
+    current_ids = {one.decision.id for one in standing}
+    reading_ids = {row.id for one in standing for row in one.readings}
     for decision, row in read.values():
-        # Where the column contradicts the other rows, one of the two is a mistake.
+        # Where the column contradicts the other rows, one of the two is a mistake. Of a reading that a colleague's
+        # later one did not replace, earlier versions said false.
         stands = row.boolean("stands")
-        if stands and decision.id not in current_ids:
+        if stands and decision.id not in current_ids | reading_ids:
             row.add_problem("stands", "it says true, but another row replaces or withdraws this one",
                             "keep one of the two, or leave the column stands out")  # fmt: skip
         if stands is False and decision.id in current_ids:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, LabelConflictError
 from pathopatch.groups.decisions.decision import RecordedDecision, apply_decisions, decision_summary
 
 
@@ -40,7 +40,7 @@ def test_rejected_slides_go_and_patches_take_the_verdict_as_their_label() -> Non
     assert applied.changed_patch_ids == {"b@0,0", "b@64,0", "c@128,0"}  # c@0,0 was tumour already
     assert applied.summary == {
         "reviewers": ["Ada", "Bo"], "rejected": ["a"], "accepted": ["c"], "flagged": ["b"], "patches_rejected": 3,
-        "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "regions": 0, "elsewhere": ["z"],
+        "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "regions": 0, "elsewhere": ["z"], "disputed": [],
     }  # fmt: skip
     pd.testing.assert_frame_equal(before, patches())
     assert decision_summary({**applied.summary, "labels_changed": {"train": 3}}) == (
@@ -49,9 +49,9 @@ def test_rejected_slides_go_and_patches_take_the_verdict_as_their_label() -> Non
     )
 
 
-def test_only_the_latest_verdict_counts() -> None:
-    decisions = rows(("a", None, "reject", "Ada"), ("a", None, "accept", "Bo"), ("a", 0, "unsure", "Bo"),
-                ("a", 0, "tumour", "Ada"))  # fmt: skip
+def test_only_a_reviewers_latest_verdict_counts() -> None:
+    decisions = rows(("a", None, "reject", "Ada"), ("a", None, "accept", "Ada"), ("a", 0, "unsure", "Bo"),
+                ("a", 0, "tumour", "Bo"))  # fmt: skip
     applied = apply_decisions(patches(), decisions)
     pd.testing.assert_frame_equal(applied.patches, patches())
     assert applied.changed_patch_ids == frozenset()
@@ -63,6 +63,22 @@ def test_no_decisions_change_nothing() -> None:
     assert (
         decision_summary(applied.summary) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
     )
+
+
+def test_a_cohort_all_rejected_or_disputed_is_refused() -> None:
+    both = [("a", None, "reject", "Ada"), *(("b", None, verdict, verdict) for verdict in ("accept", "flag"))]
+    third = [("c", None, verdict, verdict) for verdict in ("accept", "reject")]
+    with pytest.raises(LabelConflictError, match=r"slide b \(accept: accept, flag: flag\); slide c"):
+        apply_decisions(patches(), rows(*both, *third))
+    with pytest.raises(InputUnsupportedError, match="all 3 slides were rejected or are disputed"):
+        apply_decisions(patches(), rows(*both, *third), leave_out_disputed=True)
+
+
+def test_a_disputed_patch_of_a_rejected_slide_goes_with_it() -> None:
+    applied = apply_decisions(
+        patches(), rows(("a", None, "reject", "Ada"), ("a", 0, "tumour", "Ada"), ("a", 0, "unsure", "Bo"))
+    )
+    assert (applied.summary["rejected"], applied.summary["disputed"]) == (["a"], [])
 
 
 def test_a_label_of_a_patch_that_was_not_tiled_is_refused() -> None:

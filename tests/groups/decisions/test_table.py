@@ -155,7 +155,7 @@ GOOD = "slide_id,x,y,verdict,reason,comment,reviewer,made,fingerprint,run,thresh
         ("s1,,,undo,,,Ada,,,,,,,", "row 2, column 'undoes', value '': the row that it withdraws is not above"),
         ("s1,,,accept,,,Ada,,,,,,1,\ns2,,,undo,,,Ada,,,,,,2,1", "row 3, column 'undoes'"),
         ("s1,,,accept,,,Ada,,,,,false,,", "row 2, column 'stands', value 'false': it says false, but no row replaces"),
-        ("s1,,,accept,,,Ada,,,,,true,,\ns1,,,reject,,,Bo,,,,,true,,", "row 2, column 'stands', value 'true': it"),
+        ("s1,,,accept,,,Ada,,,,,true,,\ns1,,,reject,,,Ada,,,,,true,,", "row 2, column 'stands', value 'true': it"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_file_has_its_row_column_and_remedy(tmp_path: Path, lines: str, message: str) -> None:
