@@ -116,7 +116,13 @@ def _cohort(request: Request) -> Response:
     """Return one row per slide, with its current decision and how far its readings are."""
     review = review_of(request)
     states = review.decisions.verdicts(review.reviewer)
-    unread: dict[str, Any] = {"decision": None, "verdicts": [], "is_mine_done": False, "dispute": []}
+    unread: dict[str, Any] = {
+        "decision": None,
+        "verdicts": [],
+        "is_mine_done": False,
+        "dispute": [],
+        "disputed_patches": 0,
+    }
     rows = [row | states.get(row["slide_id"], unread) for row in review.cohort.rows()]
     model, beside = review.cohort.models()
     answer = json_answer(

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from pathopatch.core.config import Config
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError, ReviewRefusedError
 from pathopatch.groups.decisions.agreement import pairs_csv
 from pathopatch.groups.decisions.decision import VERDICTS, Decision, region_polygon
 from pathopatch.groups.decisions.table import decisions_csv
@@ -137,7 +137,7 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
     review, slide_id = review_of(request), slide_id_of(request)
     decision = Decision(
         slide_id=slide_id,
-        reviewer=review.reviewer if body.reviewer is None else body.reviewer,
+        reviewer=_own_name(review, body.reviewer),
         run=review.cohort.model_name(slide_id),
         **body.model_dump(exclude={"revision", "reviewer"}),
     )
@@ -160,7 +160,18 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
             state=review.decisions.state(slide_id, review.reviewer),
         )
     review.decisions.record(decision, revision=body.revision, reader=review.reviewer)
-    return _decisions(review, slide_id, 201)
+    return _decisions(review, slide_id, 201, since=body.revision)
+
+
+def _own_name(review: Review, name: str | None) -> str:
+    """Return the page's reviewer; refuse another one's name: each reads at a page of their own."""
+    if name is not None and name.strip() != review.reviewer.strip():
+        raise ReviewRefusedError(
+            f"this page records decisions of {review.reviewer}, not of {name[:200]!r}",
+            place="reviewer",
+            remedy="start a page with --reviewer and that name",
+        )
+    return review.reviewer
 
 
 def _require_on_slide(region: str, size: tuple[int, int]) -> None:
@@ -176,9 +187,9 @@ def _require_on_slide(region: str, size: tuple[int, int]) -> None:
 
 def _undo(request: Request, body: UndoRequest) -> Response:
     review, slide_id = review_of(request), slide_id_of(request)
-    review.decisions.undo(slide_id, body.reviewer or review.reviewer, body.revision, review.reviewer)
-    return _decisions(review, slide_id, 201)
+    review.decisions.undo(slide_id, _own_name(review, body.reviewer), body.revision, review.reviewer)
+    return _decisions(review, slide_id, 201, since=body.revision)
 
 
-def _decisions(review: Review, slide_id: str, status: int = 200) -> Response:
-    return json_answer(review.decisions.state(slide_id, review.reviewer), status)
+def _decisions(review: Review, slide_id: str, status: int = 200, *, since: int = 0) -> Response:
+    return json_answer(review.decisions.state(slide_id, review.reviewer, since=since), status)

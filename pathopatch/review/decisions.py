@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +27,9 @@ from pathopatch.groups.decisions.decision import (
     UNDO,
     Decision,
     RecordedDecision,
+    Standing,
+    StandingDecisions,
     content_key,
-    current_decisions,
     latest_decision,
     utc_text,
 )
@@ -45,7 +46,7 @@ from pathopatch.groups.decisions.log import (
     sqlite_errors,
 )
 from pathopatch.groups.decisions.table import decisions_csv
-from pathopatch.review.reading import reading_state, require_dispute, visible_rows
+from pathopatch.review.reading import json_row, reading_state, readings_state, require_dispute, visible_rows
 
 # The triggers keep the history: no other program can change or remove a row either.
 _SCHEMA = (
@@ -61,8 +62,8 @@ _SCHEMA = (
         BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END""",
     f"PRAGMA user_version = {LOG_VERSION}",
 )
-_OF_SLIDE = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE slide_id = ? ORDER BY id"
-_OF_SLIDES = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE x IS NULL AND region = '' ORDER BY id"
+_OF_SLIDE = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE slide_id = ? AND revision > ? ORDER BY revision"
+_SLIDE_IDS = "SELECT DISTINCT slide_id FROM decisions"
 _NEWEST = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id DESC LIMIT 1"
 _NEWEST_SETTING = "SELECT id FROM settings ORDER BY id DESC LIMIT 1"
 _BLINDED = "SELECT value FROM settings WHERE name = 'blinded' ORDER BY id DESC LIMIT 1"
@@ -72,9 +73,20 @@ _WRITTEN = tuple(name for name in FIELDS if name != "id")
 _INSERT = f"INSERT INTO decisions ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':{name}' for name in _WRITTEN)})"
 
 
-def _with_outdated(row: RecordedDecision, fingerprint: str) -> dict[str, Any]:
-    """Return a row as JSON values; ``outdated``: it was made of another heatmap."""
-    return row.to_dict() | {"outdated": row.fingerprint != fingerprint}
+_HISTORY = 200
+"""Rows of a slide, the newest, that its page lists."""
+
+
+@dataclass
+class _SlideRows:
+    """The rows of one slide as a reader sees them, by revision, and what stands of them."""
+
+    rows: list[RecordedDecision] = field(default_factory=list)
+    standing: StandingDecisions = field(default_factory=StandingDecisions)
+
+    def add(self, rows: Sequence[RecordedDecision]) -> None:
+        self.rows += rows
+        self.standing.add(rows)
 
 
 class DecisionLog:
@@ -100,11 +112,13 @@ class DecisionLog:
         self.path = inside(path.parent, path.name)
         self._fingerprint_of = fingerprint_of
         self._busy_s = busy_s
-        self._lock = threading.Lock()  # on the two below; held for moments, never while a write waits
+        self._lock = threading.Lock()  # on those below; held for moments, never while a write waits
+        # Rows are never changed: only new ones are read. To check 10,000 at each decision took a second.
+        self._slides: dict[str, _SlideRows] = {}
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with folder_lock(path.parent, REVIEW, limit_s=busy_s), sqlite_errors(path):
-            if not path.exists() or (path.is_file() and not path.stat().st_size):
+            if not path.exists():
                 with closing(sqlite3.connect(":memory:", isolation_level=None)) as log:
                     for statement in _SCHEMA:
                         log.execute(statement)
@@ -139,9 +153,8 @@ class DecisionLog:
         SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
             It could not be written; nothing was.
         """
-        with self._writing() as log:
-            rows = self._require_revision(log, decision.slide_id, revision, reader)
-            require_dispute(rows, decision, self._fingerprint(decision.slide_id))
+        with self._writing(decision.slide_id, revision, reader) as log:
+            require_dispute(self._require_revision(log, decision.slide_id, revision, reader).standing, decision)
             return _append(log, decision)
 
     def undo(self, slide_id: str, reviewer: str, revision: int, reader: str | None = None) -> RecordedDecision:
@@ -155,13 +168,13 @@ class DecisionLog:
         InputCorruptError
             As `record`.
         """
-        with self._writing() as log:
-            last = latest_decision(self._require_revision(log, slide_id, revision, reader), reviewer)
+        with self._writing(slide_id, revision, reader) as log:
+            last = latest_decision(self._require_revision(log, slide_id, revision, reader).rows, reviewer)
             if last is None:
                 raise InputMissingError(
                     f"no decision of {reviewer} to withdraw",
                     place=slide_id,
-                    remedy="only its own reviewer withdraws a decision; a new one of yours replaces it",
+                    remedy="only its own reviewer withdraws a decision; a new one of yours stands beside it",
                 )
             undo = replace(last, verdict=UNDO, reviewer=reviewer, undoes=last.id, reason="", comment="", settles="")
             return _append(log, undo)
@@ -192,7 +205,11 @@ class DecisionLog:
 
     def rows(self, reader: str | None = None) -> list[RecordedDecision]:
         """Return all rows of all slides, in the order in which they were written."""
-        return self._read(ALL_ROWS, reader=reader)
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            rows = _rows(self._log, ALL_ROWS)
+            is_whole = reader is None or not _is_blinded(self._log)
+            return rows if is_whole else visible_rows(rows, str(reader), self._fingerprint)
 
     def is_blinded(self) -> bool:
         """Return whether reviewers read independently: nobody sees others' verdicts before giving his own."""
@@ -234,43 +251,63 @@ class DecisionLog:
         write_bytes(Path.cwd() / name, content)
         return Path.cwd() / name
 
-    def state(self, slide_id: str, reader: str | None = None) -> dict[str, Any]:
-        """Return the decisions on a slide as JSON values, each with ``outdated`` and ``stands``.
+    def state(self, slide_id: str, reader: str | None = None, *, since: int = 0) -> dict[str, Any]:
+        """Return the decisions on a slide as JSON values, each with ``outdated``.
 
-        ``revision`` is the number of its rows, which a reviewer who decides must have seen. ``decision``, ``patches``
-        and ``regions``, less those removed, are current, oldest first; ``history`` has all rows, newest first. The
-        rest is that of `reading_state`.
+        ``revision`` is the number of its rows, which a reviewer who decides must have seen. ``decision`` is the current
+        one, and ``history`` has the newest rows, the newest first, with ``stands``: current, or its reviewer's latest.
+        ``patches`` and ``regions``, less those removed, have the current decision on each, the oldest first, with
+        ``verdicts`` and ``dispute`` as `reading_state`, whose values make the rest. Where ``since``, a revision, is not
+        0, they are only those that were decided on since then; without a decision, ``verdict`` is None.
         """
-        return self._state(slide_id, self._read(_OF_SLIDE, slide_id, reader=reader), reader)
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            seen = self._seen(self._log, slide_id, reader)
+            standing = seen.standing
+            # Blinded, a reader's own verdict brings up what others decided before.
+            if since > len(seen.rows) or (reader is not None and _is_blinded(self._log)):
+                since = 0
+            subjects = (
+                standing.subjects(seen.rows[since:]) if since else [one.decision.subject for one in standing.by_time()]
+            )
+            places = [
+                {"x": x, "y": y, "region": region}
+                | _place_state(standing.by_subject.get(subject), standing.fingerprint)
+                for subject in subjects
+                for _, x, y, region in [subject]
+                if x is not None or region
+            ]
+            return {
+                "slide_id": slide_id,
+                "revision": len(seen.rows),
+                "since": since,
+                "decision": _slide_decision(standing, slide_id),
+                "patches": [place for place in places if not place["region"]],
+                "regions": [place for place in places if place["region"] and (since or place["verdict"])],
+                "history": [
+                    json_row(row, standing.fingerprint) | {"stands": standing.stands(row)}
+                    for row in seen.rows[: -_HISTORY - 1 : -1]
+                ],
+                **reading_state(seen.rows, standing, slide_id, reader),
+            }
 
     def verdicts(self, reader: str | None = None) -> dict[str, dict[str, Any]]:
-        """Return by slide `reading_state` and ``decision``, the current verdict with ``outdated``, or None."""
-        by_slide: dict[str, list[RecordedDecision]] = {}
-        for row in self._read(_OF_SLIDES, reader=reader):
-            by_slide.setdefault(row.slide_id, []).append(row)
+        """Return by slide `reading_state`, ``decision`` and ``disputed_patches``, their number.
+
+        ``decision`` is the current verdict with ``outdated``, or None.
+        """
         states = {}
-        for slide_id, rows in by_slide.items():
-            fingerprint = self._fingerprint(slide_id)
-            decision = next((_with_outdated(row, fingerprint) for row in current_decisions(rows)), None)
-            states[slide_id] = {"decision": decision, **reading_state(rows, slide_id, reader, fingerprint)}
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            for (slide_id,) in self._log.execute(_SLIDE_IDS).fetchall():
+                seen = self._seen(self._log, slide_id, reader)
+                if not seen.rows:
+                    continue
+                state = reading_state(seen.rows, seen.standing, slide_id, reader)
+                disputes = [one.decision.kind for one in seen.standing.by_subject.values() if one.dispute]
+                decision = _slide_decision(seen.standing, slide_id)
+                states[slide_id] = {"decision": decision, "disputed_patches": disputes.count("patch"), **state}
         return states
-
-    def _state(self, slide_id: str, rows: Sequence[RecordedDecision], reader: str | None) -> dict[str, Any]:
-        current, fingerprint = current_decisions(rows), self._fingerprint(slide_id)
-        ids = {row.id for row in current}
-
-        def to_json(kind: str) -> list[dict[str, Any]]:
-            return [_with_outdated(row, fingerprint) | {"stands": True} for row in current if row.kind == kind]
-
-        return {
-            "slide_id": slide_id,
-            "revision": len(rows),
-            "decision": next(iter(to_json("slide")), None),
-            "patches": to_json("patch"),
-            "regions": [row for row in to_json("region") if row["verdict"] != REMOVED],
-            "history": [_with_outdated(row, fingerprint) | {"stands": row.id in ids} for row in reversed(rows)],
-            **reading_state(rows, slide_id, reader, fingerprint),
-        }
 
     def _fingerprint(self, slide_id: str) -> str:
         """Return the fingerprint of the current heatmap; "" for a slide without one."""
@@ -280,30 +317,34 @@ class DecisionLog:
             return ""
 
     def _require_revision(
-        self, log: sqlite3.Connection, slide_id: str, revision: int, reader: str | None
-    ) -> list[RecordedDecision]:
-        """Return what the reader sees of a slide; refuse a decision if that has changed since."""
-        rows = self._visible(log, _rows(log, _OF_SLIDE, slide_id), reader)
-        state = self._state(slide_id, rows, reader)
-        if state["revision"] != revision:
+        self, log: sqlite3.Connection | None, slide_id: str, revision: int, reader: str | None
+    ) -> _SlideRows:
+        """Return what the reader sees of a slide, by default as known; refuse a decision if that has changed since."""
+        with self._lock:
+            if log is None:
+                self._reload()
+            seen = self._seen(log or self._log, slide_id, reader)
+        if len(seen.rows) != revision:
             raise ReviewConflictError(
-                f"slide {slide_id} has {state['revision']} decisions by now, the page showed {revision}",
+                f"slide {slide_id} has {len(seen.rows)} decisions by now, the page showed {revision}",
                 place=str(self.path),
                 remedy="look at the new decisions, then decide again",
-                state=state,
+                state=self.state(slide_id, reader, since=max(0, revision)),
             )
-        return rows
+        return seen
 
-    def _read(self, query: str, *values: object, reader: str | None = None) -> list[RecordedDecision]:
-        with self._lock, sqlite_errors(self.path):
-            self._reload()
-            return self._visible(self._log, _rows(self._log, query, *values), reader)
-
-    def _visible(
-        self, log: sqlite3.Connection, rows: list[RecordedDecision], reader: str | None
-    ) -> list[RecordedDecision]:
-        """Return the rows that a log shows a reader."""
-        return rows if reader is None or not _is_blinded(log) else visible_rows(rows, reader, self._fingerprint)
+    def _seen(self, log: sqlite3.Connection, slide_id: str, reader: str | None) -> _SlideRows:
+        """Return what a log, in which nothing is unsaved, shows a reader of a slide; `_lock` is held."""
+        fingerprint = self._fingerprint(slide_id)
+        known = self._slides.get(slide_id)
+        if known is None or known.standing.fingerprint != fingerprint:
+            rows = [] if known is None else known.rows
+            known = self._slides[slide_id] = _SlideRows(rows, StandingDecisions(rows, fingerprint=fingerprint))
+        known.add(_rows(log, _OF_SLIDE, slide_id, len(known.rows)))
+        if reader is None or not _is_blinded(log):
+            return known
+        rows = visible_rows(known.rows, reader, lambda _: fingerprint)
+        return _SlideRows(rows, StandingDecisions(rows, fingerprint=fingerprint))
 
     def _reload(self) -> None:
         """Read the file again if another page has written to it, or keep what is known; the next write says why."""
@@ -341,32 +382,33 @@ class DecisionLog:
         )
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(
+        self, slide_id: str = "", revision: int = 0, reader: str | None = None
+    ) -> Iterator[sqlite3.Connection]:
         """Yield a copy of the log under the write lock; rows added to it are on the disk at the end, or none is there.
 
-        Reading goes on meanwhile.
+        Reading goes on meanwhile. A slide's outdated revision is refused before the file is copied.
         """
         if not self.path.exists():  # before a lock is made in a folder that was moved away
             raise self._gone("it was removed")
-        with (
-            folder_lock(self.path.parent, REVIEW, limit_s=self._busy_s),
-            sqlite_errors(self.path),
+        with folder_lock(self.path.parent, REVIEW, limit_s=self._busy_s), sqlite_errors(self.path):
+            if slide_id:
+                self._require_revision(None, slide_id, revision, reader)
             # SQLite's own lock too: a program that writes in place must not write to a file that is being replaced.
-            closing(open_in_place(self.path, self._busy_s)) as in_place,
-        ):
-            in_place.execute("BEGIN IMMEDIATE")
-            log = log_in_memory(in_place.serialize(), self.path)
-            try:
+            with closing(open_in_place(self.path, self._busy_s)) as in_place:
+                in_place.execute("BEGIN IMMEDIATE")
+                log = log_in_memory(in_place.serialize(), self.path)
+                try:
+                    with self._lock:
+                        self._require_successor(log, self.path.stat())
+                    before = log.total_changes
+                    yield log
+                    file = self._put(log) if log.total_changes != before else self.path.open("rb")
+                except BaseException:
+                    log.close()
+                    raise
                 with self._lock:
-                    self._require_successor(log, self.path.stat())
-                before = log.total_changes
-                yield log
-                file = self._put(log) if log.total_changes != before else self.path.open("rb")
-            except BaseException:
-                log.close()
-                raise
-            with self._lock:
-                self._adopt(log, file)
+                    self._adopt(log, file)
 
     def _put(self, log: sqlite3.Connection) -> BinaryIO:
         """Put a log in the place of the file, and return the open file once it is on the disk."""
@@ -377,6 +419,20 @@ class DecisionLog:
             fault_point("deciding")
         fault_point("decided")
         return self.path.open("rb")
+
+
+def _slide_decision(standing: StandingDecisions, slide_id: str) -> dict[str, Any] | None:
+    """Return the current verdict on a slide with ``outdated``; None without one."""
+    one = standing.by_subject.get((slide_id, None, None, ""))
+    return None if one is None else json_row(one.decision, standing.fingerprint)
+
+
+def _place_state(standing: Standing | None, fingerprint: str | None) -> dict[str, Any]:
+    """Return the current decision on a patch or region, and what reviewers decided, as JSON values."""
+    if standing is None or standing.decision.verdict == REMOVED:
+        return {"verdict": None}
+    names = ("id", "verdict", "reviewer", "made", "comment", "settles")
+    return json_row(standing.decision, fingerprint, names) | readings_state(standing, fingerprint)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

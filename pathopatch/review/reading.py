@@ -11,20 +11,19 @@ from typing import Any
 
 from pathopatch.core.errors import ReviewConflictError
 from pathopatch.groups.decisions.agreement import agreement, decision_pairs, own_decisions
-from pathopatch.groups.decisions.decision import UNDO, Decision, RecordedDecision
+from pathopatch.groups.decisions.decision import (
+    FIELDS,
+    Decision,
+    RecordedDecision,
+    Standing,
+    StandingDecisions,
+)
 
 
-def standing_verdicts(rows: Iterable[RecordedDecision], fingerprint: str) -> list[RecordedDecision]:
-    """Return all verdicts on one slide and its heatmap of this fingerprint that nobody withdrew, adjudications too."""
-    rows = list(rows)
-    withdrawn = {row.undoes for row in rows}
-    verdicts = [row for row in rows if row.kind == "slide" and row.verdict != UNDO and row.id not in withdrawn]
-    return sorted((row for row in verdicts if row.fingerprint == fingerprint), key=lambda row: row.order)
-
-
-def has_read(rows: Iterable[RecordedDecision], reviewer: str, fingerprint: str) -> bool:
-    """Return whether a verdict of the reviewer on this slide and heatmap stands."""
-    return any(row.reviewer.strip() == reviewer.strip() for row in standing_verdicts(rows, fingerprint))
+def has_read(standing: StandingDecisions, slide_id: str, reviewer: str, fingerprint: str | None) -> bool:
+    """Return whether the reviewer gave a verdict on this slide and heatmap that was not withdrawn."""
+    of_slide = standing.by_subject.get((slide_id, None, None, ""))
+    return of_slide is not None and (reviewer.strip(), fingerprint) in of_slide.readers
 
 
 def visible_rows(
@@ -40,42 +39,20 @@ def visible_rows(
         by_slide[row.slide_id].append(row)
     visible: list[RecordedDecision] = []
     for slide_id, of_slide in by_slide.items():
-        if not has_read(of_slide, reviewer, fingerprint_of(slide_id)):
+        if not has_read(StandingDecisions(of_slide), slide_id, reviewer, fingerprint_of(slide_id)):
             own = (row for row in of_slide if row.reviewer.strip() == reviewer.strip())
             of_slide = [replace(row, revision=number) for number, row in enumerate(own, 1)]
         visible += of_slide
     return sorted(visible, key=lambda row: row.id)
 
 
-def latest_readings(rows: Sequence[RecordedDecision], slide_id: str) -> list[RecordedDecision]:
-    """Return each reviewer's latest verdict on a slide, by name, on whichever heatmap; no adjudication."""
-    subject = (slide_id, None, None, "")
-    return [own[subject] for own in own_decisions(rows).values() if subject in own]
-
-
-def dispute(rows: Sequence[RecordedDecision], slide_id: str, fingerprint: str) -> list[RecordedDecision]:
-    """Return two readers' differing verdicts on a slide's current heatmap that nobody settled; none without a dispute.
-
-    Whoever settled a dispute weighed the two verdicts named: a reading that repeats one of them opens no new dispute.
-    """
-    readings = [row for row in latest_readings(rows, slide_id) if row.fingerprint == fingerprint]
-    verdict_of = {row.id: row.verdict for row in rows}
-    weighed: set[str | None] = set()
-    for row in standing_verdicts(rows, fingerprint):
-        if row.settles:
-            weighed |= {row.verdict, *map(verdict_of.get, row.settled_ids)}
-    for one in readings:
-        for other in readings:
-            if one.verdict != other.verdict and one.verdict not in weighed:
-                return sorted((one, other), key=lambda row: row.id)
-    return []
-
-
-def require_dispute(rows: Sequence[RecordedDecision], decision: Decision, fingerprint: str) -> None:
-    """Refuse an adjudication of other verdicts than two that differ and stand on the slide; ReviewConflictError."""
-    readings = {row.id: row for row in latest_readings(rows, decision.slide_id) if row.fingerprint == fingerprint}
-    settled = [readings[one].verdict for one in decision.settled_ids if one in readings]
-    if decision.settles and len(set(settled)) < 2:
+def require_dispute(standing: StandingDecisions, decision: Decision) -> None:
+    """Refuse an adjudication of other verdicts than two that differ and stand on the same; ReviewConflictError."""
+    one = standing.by_subject.get(decision.subject)
+    is_patch = decision.kind == "patch"
+    readings = one.readings if one is not None else ()
+    verdict_of = {row.id: row.verdict for row in readings if is_patch or row.fingerprint == standing.fingerprint}
+    if decision.settles and len({verdict_of.get(each) for each in decision.settled_ids} - {None}) < 2:
         raise ReviewConflictError(
             f"rows {decision.settles} are not two verdicts that differ and stand on this heatmap",
             place=decision.slide_id,
@@ -83,24 +60,38 @@ def require_dispute(rows: Sequence[RecordedDecision], decision: Decision, finger
         )
 
 
+def json_row(row: RecordedDecision, fingerprint: str | None, names: Sequence[str] = FIELDS) -> dict[str, Any]:
+    """Return a row's values for JSON; ``outdated``: it was made of another heatmap."""
+    return {name: getattr(row, name) for name in names} | {"outdated": row.fingerprint != fingerprint}
+
+
+def readings_state(standing: Standing | None, fingerprint: str | None) -> dict[str, Any]:
+    """Return, as JSON values, what reviewers decided on a slide or patch.
+
+    ``verdicts``: of each reviewer's latest; ``dispute``: of two that differ, see `Standing`; each with id, reviewer,
+    verdict, reason, comment and outdated.
+    """
+    names = ("id", "reviewer", "verdict", "reason", "comment")
+    verdicts, dispute = ((), ()) if standing is None else (standing.readings, standing.dispute)
+    return {
+        "verdicts": [json_row(row, fingerprint, names) for row in verdicts],
+        "dispute": [json_row(row, fingerprint, names) for row in dispute],
+    }
+
+
 def reading_state(
-    rows: Sequence[RecordedDecision], slide_id: str, reviewer: str | None, fingerprint: str
+    rows: Sequence[RecordedDecision], standing: StandingDecisions, slide_id: str, reviewer: str | None
 ) -> dict[str, Any]:
     """Return, as JSON values, how far the readings of a slide are, by the rows that the reviewer may see.
 
-    ``verdicts``: reviewer, verdict and outdated, of each reviewer's latest. ``is_mine_done``: the reviewer has a
-    verdict on the current heatmap. ``dispute``: id, reviewer and verdict of two that differ, see `dispute`.
+    Those of `readings_state`. ``is_mine_done``: the reviewer has a verdict on the current heatmap. ``can_undo``: one of
+    the reviewer's decisions stands.
     """
+    of_slide = standing.by_subject.get((slide_id, None, None, ""))
     return {
-        "verdicts": [
-            {"reviewer": row.reviewer, "verdict": row.verdict, "outdated": row.fingerprint != fingerprint}
-            for row in latest_readings(rows, slide_id)
-        ],
-        "is_mine_done": reviewer is not None and has_read(rows, reviewer, fingerprint),
-        "dispute": [
-            {"id": row.id, "reviewer": row.reviewer, "verdict": row.verdict}
-            for row in dispute(rows, slide_id, fingerprint)
-        ],
+        **readings_state(of_slide, standing.fingerprint),
+        "is_mine_done": reviewer is not None and has_read(standing, slide_id, reviewer, standing.fingerprint),
+        "can_undo": reviewer is not None and standing.has_own(rows, reviewer),
     }
 
 

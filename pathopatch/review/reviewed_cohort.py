@@ -20,7 +20,7 @@ from pydantic import field_validator
 from pathopatch.core.config import Config
 from pathopatch.core.config.base import parse
 from pathopatch.core.config.study import read_toml
-from pathopatch.core.errors import InputMissingError, PathopatchError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.core.status import FINISHED, listed_status, read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
@@ -266,7 +266,7 @@ class ReviewConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Review:
-    """What the page answers from: predictions, decisions, settings, and the reviewer where the page names none."""
+    """What the page answers from: predictions, decisions, settings, and the reviewer who decides on it."""
 
     cohort: ReviewedCohort
     decisions: DecisionLog
@@ -291,7 +291,7 @@ def open_review(
 ) -> Iterator[Review]:
     """Yield the predictions and decisions of a folder that ``predict`` wrote, and close them at the end.
 
-    `reviewer` decides where the page does not say who does, by default the user. `beside` has predictions of the same
+    `reviewer` decides, by default the user. `beside` has predictions of the same
     slides by another model. `manifest` says where slides lie, and takes precedence over their status files. `work`, by
     default `out`, has labels and groups. Decisions in the file `imported` are merged first. `blinded` says whether
     reviewers read independently, from now on; None leaves that as it is.
@@ -318,6 +318,8 @@ def open_review(
                     reviewer = getpass.getuser()
                 except (KeyError, OSError):  # some containers have no name for their user
                     reviewer = "reviewer"
+            if not reviewer.strip():
+                raise InputUnsupportedError("nobody is named", place="--reviewer", remedy="name who decides")
             if blinded is not None:
                 decisions.set_blinded(blinded, reviewer)
             yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer, config=config)

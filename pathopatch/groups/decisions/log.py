@@ -108,10 +108,15 @@ def log_in_memory(content: bytes, path: Path) -> sqlite3.Connection:
     """Return the bytes of a log as a database in memory, its version checked. `path` is named in errors."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     try:
-        if content:  # SQLite refuses none
-            # In memory there is no write-ahead log; a file that says so would not open.
-            header = content[: _JOURNAL_MODE.start] + _ROLLBACK
-            connection.deserialize(header + content[_JOURNAL_MODE.stop :])
+        if not content:
+            raise InputCorruptError(
+                "the file of decisions is empty: it was cut, or not copied to its end",
+                place=str(path),
+                remedy="put a whole copy of it back; or move it away, and take over an export with review --import",
+            )
+        # In memory there is no write-ahead log; a file that says so would not open.
+        header = content[: _JOURNAL_MODE.start] + _ROLLBACK
+        connection.deserialize(header + content[_JOURNAL_MODE.stop :])
         _require_version(connection, path)
         columns = {column[1] for column in connection.execute("PRAGMA table_info(decisions)")}
         for name in [name for name in LATE_COLUMNS if name not in columns]:

@@ -42,11 +42,10 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
     """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet, wherever it splits."""
     rows = list(rows)
-    standing = StandingDecisions(rows).by_time()
-    standing_ids = {row.id for one in standing for row in (one.decision, *one.readings)}
-    disputed_ids = {row.id for one in standing if one.dispute for row in (one.decision, *one.readings)}
+    standing = StandingDecisions(rows)
+    disputed = {subject for subject, one in standing.by_subject.items() if one.dispute}
     columns = (*COLUMNS, *(name for name in _LATE_COLUMNS if any(getattr(row, name) for row in rows)))
-    if disputed_ids:
+    if disputed:
         columns = (*columns, DISPUTED)
     stream = io.StringIO(newline="")
     # CRLF, so that the csv module also quotes a cell that holds a lone CR.
@@ -54,7 +53,8 @@ def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
     writer.writeheader()
     for row in rows:
         texts = {name: escape_formulas(getattr(row, name)) for name in _TEXT_COLUMNS}
-        marks = {"stands": row.id in standing_ids, DISPUTED: row.id in disputed_ids}
+        stands = standing.stands(row)
+        marks = {"stands": stands, DISPUTED: stands and row.subject in disputed}
         writer.writerow(row.to_dict() | texts | {name: str(is_true).lower() for name, is_true in marks.items()})
     return stream.getvalue()
 
@@ -86,14 +86,13 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
     # After a problem rows are missing, and what they replaced would seem to count.
     table.raise_problems()
     decisions = [decision for decision, _ in read.values()]
-    standing = StandingDecisions(decisions).by_subject.values()
-    current_ids = {one.decision.id for one in standing}
-    reading_ids = {row.id for one in standing for row in one.readings}
+    standing = StandingDecisions(decisions)
+    current_ids = {one.decision.id for one in standing.by_subject.values()}
     for decision, row in read.values():
         # Where the column contradicts the other rows, one of the two is a mistake. Of a reading that a colleague's
         # later one did not replace, earlier versions said false.
         stands = row.boolean("stands")
-        if stands and decision.id not in current_ids | reading_ids:
+        if stands and not standing.stands(decision):
             row.add_problem("stands", "it says true, but another row replaces or withdraws this one",
                             "keep one of the two, or leave the column stands out")  # fmt: skip
         if stands is False and decision.id in current_ids:
