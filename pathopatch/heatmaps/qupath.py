@@ -9,7 +9,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +22,12 @@ from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.agreement import Pair, decision_pairs
 from pathopatch.groups.decisions.decision import (
+    DISPUTED,
     REMOVED,
     TISSUE_VERDICTS,
     RecordedDecision,
-    current_decisions,
+    Standing,
+    StandingDecisions,
     region_polygon,
 )
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
@@ -47,6 +49,7 @@ _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "unsure": ("unsure (reviewer)", (150, 150, 150)),
     "missed tissue": ("Missed tissue", (230, 159, 0)),
     "not tissue": ("Not tissue", (86, 180, 233)),
+    DISPUTED: (DISPUTED, (0, 0, 0)),
 }
 """QuPath's class and its colour (Okabe-Ito) by verdict."""
 _AGREEMENT = {True: ("agree", (0, 158, 115)), False: ("differ", (204, 121, 167))}
@@ -101,15 +104,16 @@ def write_qupath_folder(
             "no prediction here", place=str(out), remedy="run pathopatch predict, or name its output folder"
         )
     existing = _stamp_of_export(path)
-    decisions: dict[str, list[RecordedDecision]] = defaultdict(list)
-    for row in current_decisions(read_log(out / LOG_NAME) if rows is None else rows):
-        decisions[row.slide_id].append(row)
+    decisions: dict[str, list[Standing]] = defaultdict(list)
+    for one in StandingDecisions(read_log(out / LOG_NAME) if rows is None else rows).by_time():
+        decisions[one.decision.slide_id].append(one)
     notes: dict[str, str] = {}
     inputs: dict[str, str] = {}
     for slide_id in ids:
         try:
             marks = [_whole_facts(out, slide_id)["outputs"][name]["fingerprint"] for name in _HEATMAP_FILES]
-            inputs[slide_id] = fingerprint([marks, [asdict(row) for row in decisions[slide_id]]])
+            shown = [[row.to_dict() for row in (one.decision, *one.readings)] for one in decisions[slide_id]]
+            inputs[slide_id] = fingerprint([marks, shown])
         except PathopatchError as error:
             notes[slide_id] = f"{error.message}; predict the slide again"
     with artefact(path, stamp=Stamp(stage="export qupath", inputs=inputs), force=force, existing=[existing]) as output:
@@ -152,7 +156,7 @@ def _whole_facts(out: Path, slide_id: str) -> HeatmapFacts:
     return facts
 
 
-def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[RecordedDecision]) -> None:
+def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[Standing]) -> None:
     """Put a slide's heatmap and the decisions on it that stand into a new folder."""
     facts = _whole_facts(out, slide_id)
     folder.mkdir()
@@ -162,10 +166,10 @@ def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[Rec
         write_features(folder / _DECISIONS_FILE, _features(outlined, slide_id=slide_id, origin=facts["bounds_px"][:2]))
 
 
-def _outlined(decisions: Iterable[RecordedDecision], facts: HeatmapFacts) -> list[tuple[RecordedDecision, Any]]:
+def _outlined(decisions: Iterable[Standing], facts: HeatmapFacts) -> list[tuple[Standing, Any]]:
     """Return the decisions that stand, each with its polygon; those beyond the slide are left out."""
-    pairs = ((row, _outline(row, facts)) for row in decisions if row.verdict != REMOVED)
-    return [(row, outline) for row, outline in pairs if not outline.is_empty]
+    pairs = ((one, _outline(one.decision, facts)) for one in decisions if one.decision.verdict != REMOVED)
+    return [(one, outline) for one, outline in pairs if not outline.is_empty]
 
 
 def _outline(row: RecordedDecision, facts: HeatmapFacts) -> Any:
@@ -183,17 +187,22 @@ def _outline(row: RecordedDecision, facts: HeatmapFacts) -> Any:
     return shapely.box(row.x, row.y, right, bottom) if right > row.x and bottom > row.y else shapely.Polygon()
 
 
-def _metadata(row: RecordedDecision) -> dict[str, str]:
-    """Return what else the log says of a decision, without what is empty."""
-    values = {
-        _DESCRIPTION: ". ".join(text for text in (row.reason, row.comment) if text),
-        "reviewer": row.reviewer,
-        "made": row.made,
-        "reason": row.reason,
-        "note": row.comment,
-        "run": row.run,
-        "heatmap": row.fingerprint,
-    }
+def _metadata(one: Standing) -> dict[str, str]:
+    """Return what else the log says of a decision, or of those that differ, without what is empty."""
+    row = one.decision
+    if one.dispute:
+        notes = ((each.reviewer, ". ".join(filter(None, (each.reason, each.comment)))) for each in one.readings)
+        values = {_DESCRIPTION: "; ".join(f"{name}: {note}" for name, note in notes if note)}
+    else:
+        values = {
+            _DESCRIPTION: ". ".join(text for text in (row.reason, row.comment) if text),
+            "reviewer": row.reviewer,
+            "made": row.made,
+            "reason": row.reason,
+            "note": row.comment,
+            "run": row.run,
+            "heatmap": row.fingerprint,
+        }
     return {name: text for name, text in values.items() if text}
 
 
@@ -204,11 +213,12 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
     ``<slide_id>.tissue.geojson`` corrections of the tissue. `origin_of` maps a slide id to the corner of the slide's
     bounds (x, y), level-0 px, which is subtracted.
     """
-    by_file: dict[tuple[str, str], list[tuple[RecordedDecision, Any]]] = {}
-    for row in current_decisions(rows):
+    by_file: dict[tuple[str, str], list[tuple[Standing, Any]]] = {}
+    for one in StandingDecisions(rows).by_time():
+        row = one.decision
         if row.region and row.verdict != REMOVED:
             ending = ".tissue.geojson" if row.verdict in TISSUE_VERDICTS else ".geojson"
-            by_file.setdefault((row.slide_id, ending), []).append((row, region_polygon(row.region)))
+            by_file.setdefault((row.slide_id, ending), []).append((one, region_polygon(row.region)))
     return {
         name + ending: "".join(collection_parts(_features(outlined, slide_id=name, origin=origin_of(name))))
         for (name, ending), outlined in sorted(by_file.items())
@@ -217,7 +227,8 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
 
 def decision_files(out: Path, rows: Iterable[RecordedDecision]) -> dict[str, str]:
     """Return the text of ``<slide_id>.geojson`` by its name, with the decisions that stand, for each slide with any."""
-    return _files_by_slide(out, ((row.slide_id, row) for row in current_decisions(rows)), _features_of_decisions)
+    standing = StandingDecisions(rows).by_time()
+    return _files_by_slide(out, ((one.decision.slide_id, one) for one in standing), _features_of_decisions)
 
 
 def agreement_files(out: Path, rows: Iterable[RecordedDecision]) -> dict[str, str]:
@@ -241,7 +252,7 @@ def _files_by_slide(
     return files
 
 
-def _features_of_decisions(slide_id: str, rows: list[RecordedDecision], facts: HeatmapFacts) -> Iterator[str]:
+def _features_of_decisions(slide_id: str, rows: list[Standing], facts: HeatmapFacts) -> Iterator[str]:
     return _features(_outlined(rows, facts), slide_id=slide_id, origin=facts["bounds_px"][:2])
 
 
@@ -257,18 +268,19 @@ def _features_of_pairs(slide_id: str, pairs: list[Pair], facts: HeatmapFacts) ->
             )  # fmt: skip
 
 
-def _features(
-    outlined: Iterable[tuple[RecordedDecision, Any]], *, slide_id: str, origin: tuple[int, int]
-) -> Iterator[str]:
+def _features(outlined: Iterable[tuple[Standing, Any]], *, slide_id: str, origin: tuple[int, int]) -> Iterator[str]:
     """Yield each decision with its polygon as a locked GeoJSON annotation, the same text for the same decisions.
 
     Polygons are in level-0 px; `origin` is the corner of the slide's bounds (x, y), which is subtracted.
     """
     make_id = id_maker(_DECISIONS, "review", slide_id)
-    for row, outline in outlined:
+    for one, outline in outlined:
+        row = one.decision
+        verdict = DISPUTED if one.dispute else row.verdict
         # With the slide it makes the id, so that a later decision replaces the earlier one.
         key = row.region or ("slide" if row.x is None else f"{row.x},{row.y}")
+        said = ", ".join(f"{each.reviewer}: {each.verdict}" for each in one.readings if len(one.readings) > 1)
         yield region_text(
-            outline, make_id(key), _CLASSES.get(row.verdict, (row.verdict, None)), origin, isLocked=True,
-            name=f"{row.verdict} ({row.reviewer})", measurements={}, metadata=_metadata(row),
+            outline, make_id(key), _CLASSES.get(verdict, (verdict, None)), origin, isLocked=True,
+            name=f"{verdict} ({said or row.reviewer})", measurements={}, metadata=_metadata(one),
         )  # fmt: skip

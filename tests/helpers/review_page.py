@@ -77,8 +77,8 @@ class Page:
 
 
 @contextmanager
-def answering(out: Path, access: Access) -> Iterator[Page]:
-    with open_review(out, reviewer="me") as review, listen("127.0.0.1", 0) as listener:
+def answering(out: Path, access: Access, reviewer: str = "me") -> Iterator[Page]:
+    with open_review(out, reviewer=reviewer) as review, listen("127.0.0.1", 0) as listener:
         server = create_server(create_app(review, access))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -88,6 +88,12 @@ def answering(out: Path, access: Access) -> Iterator[Page]:
             server.should_exit = True
             thread.join(30)
         assert not thread.is_alive()
+
+
+def decide_as(out: Path, reviewer: str, **fields: Any) -> Answer:
+    """Send a decision from a page of the reviewer's own over the same folder."""
+    with answering(out, Access(), reviewer) as page:
+        return page.decide(**fields)
 
 
 def predicted(folder: Path) -> Path:

@@ -70,7 +70,7 @@ def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisio
     labels = [(row["x"], row["y"], row["verdict"]) for row in state["patches"]]
     assert labels == [(0, 64, "unsure"), (64, 0, "non-tumour")]
     assert [row["revision"] for row in state["history"]] == [5, 4, 3, 2, 1]
-    assert [row["stands"] for row in state["history"]] == [True, True, True, False, False]
+    assert [row["stands"] for row in state["history"]] == [True, True, True, False, True]  # both reviewers' verdicts
 
 
 def test_a_write_on_an_old_revision_is_refused_with_the_latest_decision(decisions: DecisionLog) -> None:
@@ -84,6 +84,40 @@ def test_a_write_on_an_old_revision_is_refused_with_the_latest_decision(decision
         decisions.undo("s1", "Ada", 0)
     assert len(decisions.rows()) == 1
     decisions.record(accept("s2"), revision=0)  # another slide has a revision of its own
+
+
+def test_a_decision_reads_and_sends_only_what_is_new_on_its_slide(
+    decisions: DecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 500 rows each was checked and sent anew at each decision: of 10,000 that took seconds."""
+    rows = [
+        RecordedDecision(**vars(patch(64 * n, 0, "tumour")), id=n, made=f"2026-01-01T00:00:00.{n:06d}Z")
+        for n in range(1, 501)
+    ]
+    decisions.merge(rows)
+    assert len(decisions.state("s1")["patches"]) == 500
+    read: list[object] = []
+    monkeypatch.setattr(
+        decisions_module, "decision_of_row", lambda row: read.append(row) or log_module.decision_of_row(row)
+    )
+    decisions.record(patch(64, 0, "unsure"), revision=500)
+    decisions.undo("s1", "Ada", 501)
+    with pytest.raises(ReviewConflictError) as raised:
+        decisions.record(patch(0, 0, "tumour"), revision=501)
+    state = decisions.state("s1", "Ada", since=500)
+    assert len(read) <= 4
+    assert raised.value.state["since"] == 501
+    assert [(row["x"], row["verdict"]) for row in state["patches"]] == [(64, "tumour")]
+    assert (state["revision"], len(state["history"])) == (502, 200)
+    assert len(decisions.state("s1", since=9000)["patches"]) == 500  # a revision of another log
+
+
+def test_an_emptied_log_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "review.sqlite").touch()
+    for opened in (DecisionLog, read_log):
+        with pytest.raises(InputCorruptError, match="the file of decisions is empty.*put a whole copy of it back"):
+            opened(tmp_path / "review.sqlite")
+    assert (tmp_path / "review.sqlite").stat().st_size == 0
 
 
 def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: DecisionLog) -> None:
@@ -107,7 +141,7 @@ def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: DecisionLog)
 @pytest.mark.fault("foreign-undo")
 def test_a_reviewer_withdraws_only_decisions_of_their_own(decisions: DecisionLog) -> None:
     decisions.record(accept(reviewer="Ada"), revision=0)
-    with pytest.raises(InputMissingError, match="no decision of Bo to withdraw .* a new one of yours replaces it"):
+    with pytest.raises(InputMissingError, match="no decision of Bo to withdraw .* a new one of yours stands beside it"):
         decisions.undo("s1", "Bo", 1)
     assert last(decisions)["s1"]["reviewer"] == "Ada"
     decisions.record(patch(64, 0, "tumour", reviewer="Bo"), revision=1)

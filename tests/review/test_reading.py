@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from review_page import Page, answering, predicted
+from review_page import Page, answering, decide_as, predicted
 
 from pathopatch.cli.predicting import _where_decisions_are
 from pathopatch.core.errors import InputUnsupportedError, ReviewConflictError, TableError
@@ -87,6 +89,37 @@ def test_a_withdrawn_settlement_leaves_the_dispute(log: DecisionLog) -> None:
     assert log.state("s1")["decision"]["reviewer"] == "ben"
 
 
+def test_two_labels_of_a_patch_are_a_dispute_whichever_map_was_shown(log: DecisionLog) -> None:
+    at = {"x": 64, "y": 0}
+    decide(log, "ada", "tumour", **at, fingerprint="of an earlier heatmap")
+    decide(log, "ben", "non-tumour", **at)
+    (patch,) = log.state("s1")["patches"]
+    assert [(row["reviewer"], row["verdict"]) for row in patch["dispute"]] == [("ada", "tumour"), ("ben", "non-tumour")]
+    assert (log.verdicts()["s1"]["dispute"], log.verdicts()["s1"]["disputed_patches"]) == ([], 1)
+    with pytest.raises(ReviewConflictError, match="not two verdicts"):
+        decide(log, "cy", settles="1 2")  # they are on the patch, not on the slide
+    decide(log, "cy", "tumour", **at, settles="1 2")
+    decide(log, "ben", "non-tumour", **at, fingerprint="of a later heatmap")
+    (patch,) = log.state("s1")["patches"]
+    assert (patch["reviewer"], patch["verdict"], patch["dispute"]) == ("cy", "tumour", [])
+    decide(log, "dee", "unsure", **at)
+    assert log.verdicts()["s1"]["disputed_patches"] == 1
+
+
+def test_a_colleagues_verdict_stands_beside_ones_own(log: DecisionLog) -> None:
+    decide(log, "ada", "flag")
+    decide(log, "ada")
+    decide(log, "ben", "reject")
+    decide(log, "ben", "flag")
+    log.undo("s1", "ben", 4)
+    rows = {row["id"]: row["stands"] for row in log.state("s1")["history"]}
+    assert rows == {5: False, 4: False, 3: True, 2: True, 1: False}
+    marked = csv.DictReader(io.StringIO(decisions_csv(log.rows())))
+    assert [(row["stands"], row["disputed"]) for row in marked] == [
+        ("false", "false"), ("true", "true"), ("true", "true"), ("false", "false"), ("false", "false"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("settles", ["1 1", "1 3", "1 9"])
 def test_only_two_verdicts_that_differ_can_be_settled(log: DecisionLog, settles: str) -> None:
     for name, verdict in (("ada", "accept"), ("ben", "reject"), ("dee", "accept")):
@@ -129,7 +162,7 @@ def test_a_blinded_reviewer_sees_others_only_after_his_own_verdict(log: Decision
     state = log.state("s1", "ben")
     assert (state["revision"], state["decision"], state["verdicts"]) == (1, None, [])
     assert [row["reviewer"] for row in state["history"]] == ["ben"]
-    assert log.verdicts("ben") == {}
+    assert log.verdicts("ben")["s1"]["verdicts"] == []
     assert [row.reviewer for row in log.rows("ben")] == ["ben"]
     decide(log, "ben", "reject")
     assert verdicts(log.state("s1", "ben")) == [("ada", "accept"), ("ben", "reject")]
@@ -199,10 +232,8 @@ def blinded(out: Path) -> Iterator[Page]:
     """The page of "me" over a blinded folder in which Somebody has decided, labelled and drawn."""
     (out / "review.sqlite").unlink(missing_ok=True)
     with answering(out, Access()) as page:
-        page.decide(reviewer="Somebody", comment="of Somebody")
-        page.decide(
-            reviewer="Somebody", verdict="tumour", region="POLYGON ((1 1, 9 1, 9 9, 1 1))", comment="of Somebody"
-        )
+        decide_as(out, "Somebody", comment="of Somebody")
+        decide_as(out, "Somebody", verdict="tumour", region="POLYGON ((1 1, 9 1, 9 9, 1 1))", comment="of Somebody")
         with DecisionLog(out / "review.sqlite") as log:
             log.set_blinded(True, "Somebody")
         yield page

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from review_page import Page, answering, predicted
+from review_page import Page, answering, decide_as, predicted
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.errors import InputUnsupportedError
@@ -78,10 +78,14 @@ def test_decisions_and_agreement_are_sent_as_one_file_per_slide(page: Page, made
     x, y = (int(place) for place in read_table(made / "predictions" / "a.parquet").iloc[0][["x", "y"]])
     assert page.ask("/export/decisions.zip").status == page.ask("/export/agreement.zip").status == 404
     for reviewer, verdict in (("Ada", "tumour"), ("Bo", "non-tumour")):
-        assert page.decide(verdict=verdict, x=x, y=y, reviewer=reviewer).status == 201
-        page.decide(verdict="accept", reviewer=reviewer)
+        assert decide_as(made, reviewer, verdict=verdict, x=x, y=y, comment=f"of {reviewer}").status == 201
+        decide_as(made, reviewer)
     decisions = json.loads(archive(page, "decisions.zip")["a.geojson"])["features"]
-    assert [feature["properties"]["name"] for feature in decisions] == ["non-tumour (Bo)", "accept (Bo)"]
+    of_each = [(each["properties"]["classification"]["name"], each["properties"]["name"]) for each in decisions]
+    assert of_each == [
+        ("disputed", "disputed (Ada: tumour, Bo: non-tumour)"), ("slide accepted", "accept (Ada: accept, Bo: accept)"),
+    ]  # fmt: skip
+    assert decisions[0]["properties"]["metadata"] == {"ANNOTATION_DESCRIPTION": "Ada: of Ada; Bo: of Bo"}
     assert page.ask("/export/decisions.zip").body == page.ask("/export/decisions.zip").body
     slide, patch = json.loads(archive(page, "agreement.zip")["a.geojson"])["features"]
     named = [(one["properties"]["classification"]["name"], one["properties"]["name"]) for one in (slide, patch)]
@@ -121,10 +125,10 @@ def test_a_class_that_is_none_is_refused_at_the_start(made: Path, names: str) ->
         (made / "review.toml").unlink()
 
 
-def test_two_reviewers_are_compared(page: Page) -> None:
+def test_two_reviewers_are_compared(page: Page, made: Path) -> None:
     assert page.ask("/api/agreement").json["agreements"] == []
-    page.decide(reviewer="Ada")
-    page.decide(reviewer="Bo", verdict="reject", reason="out of focus", comment="=1")
+    decide_as(made, "Ada")
+    decide_as(made, "Bo", verdict="reject", reason="out of focus", comment="=1")
     found = page.ask("/api/agreement").json
     assert [one["name"] for one in found["reviewers"]] == ["Ada", "Bo"]
     counts = [(one["kind"], one["n"], one["n_agreed"]) for one in found["agreements"]]

@@ -73,6 +73,14 @@ def test_the_csv_has_every_decision_and_whether_it_stands(log: DecisionLog) -> N
     assert rows[2]["reviewer"] == "'-Bo"
 
 
+@pytest.mark.parametrize("stands", ["true", "false"])  # earlier versions said false
+def test_a_colleagues_verdict_may_stand_beside_a_later_one(tmp_path: Path, stands: str) -> None:
+    path = written(
+        tmp_path / "review.csv", f"slide_id,verdict,reviewer,stands\ns1,accept,Ada,{stands}\ns1,reject,Bo,true\n"
+    )
+    assert [row.verdict for row in read_decisions(path)] == ["accept", "reject"]
+
+
 TEXT = st.one_of(
     st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20),
     st.text("'=+-@\t\r\n,\"; ü", max_size=8),
