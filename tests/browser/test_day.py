@@ -81,7 +81,7 @@ def test_a_reviewers_day_from_the_table_to_the_exports(folder, visit, tmp_path):
                 page.keyboard.press("u")
                 expect(page.locator("#regions li")).to_have_count(0)
         page.keyboard.press("r")
-        page.locator("#reason").select_option("tumour missed")
+        page.locator("#reason").fill("tumour missed")
         page.locator("#save").click()
         standing(window, "reject", "Ada")
         page.screenshot(path=pictures / "day-slide.png")

@@ -17,7 +17,7 @@ def select(window, row):
 
 def reject(page, reason, comment):
     page.locator("[data-does=reject]").click()
-    page.locator("#reason").select_option(reason)
+    page.locator("#reason").fill(reason)
     page.locator("#comment").fill(comment)
     page.locator("#save").click()
 
@@ -75,8 +75,19 @@ def test_undo_leaves_a_colleagues_decision_and_says_so(folder, own, visit):
         second = visit(theirs)
         page = second.slide(MODALITIES)
         page.keyboard.press("u")
-        expect(page.locator("#said")).to_contain_text("Nothing of yours to undo: A. Reader decided here.")
+        said = "Nothing of yours to undo: A. Reader decided here. A new decision of yours stands beside it."
+        expect(page.locator("#said")).to_have_text(said)
         expect(second.standing()).to_have_attribute("data-verdict", "accept")
+
+
+def test_a_reason_that_is_typed_is_the_reason_that_is_saved(own, visit):
+    window = visit(own)
+    page = window.slide(MODALITIES)
+    page.keyboard.press("r")
+    page.keyboard.type("skin, no tumour")  # once the list took it for "staining or scan"
+    page.keyboard.press("Enter")
+    expect(window.standing()).to_have_attribute("data-verdict", "reject")
+    expect(page.locator("#standing .why")).to_have_text("skin, no tumour")
 
 
 @pytest.mark.slow

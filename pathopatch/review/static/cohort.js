@@ -212,17 +212,19 @@ function leftOut({ file, reason, command }) {
   return el("li", {}, el("b", {}, file), ` ${reason}`, toDo(remedy, isExcluded ? "" : command, file));
 }
 
-function decisionCell({ decision, verdicts, dispute }) {
-  if (!decision) return el("td", { data: { column: "decision", value: "" } }, el("span", { class: "quiet" }, isBlinded ? "not reviewed by you" : "not reviewed"));
+function decisionCell({ decision, verdicts, dispute, disputed_patches: patches }) {
+  const disputed = (what) => el("span", { class: "chip disputed" }, `≠ ${what}`);
+  const ofPatches = patches ? disputed(`${count(patches)} patch${patches > 1 ? "es" : ""} disputed`) : null;
+  if (!decision) return el("td", { data: { column: "decision", value: "" } }, el("span", { class: "quiet" }, isBlinded ? "not reviewed by you" : "not reviewed"), ofPatches);
   const { verdict, reviewer, made: at, reason, comment, outdated, settles } = decision;
   const isDisputed = dispute.length > 0;
   const why = [reason, comment].filter(Boolean).join(": ");
   return el(
     "td", { data: { column: "decision", value: verdict } },
-    el("span", { class: `chip ${verdict}` }, VERDICTS[verdict]),
+    isDisputed ? disputed("disputed") : el("span", { class: `chip ${verdict}` }, VERDICTS[verdict]),
     outdated ? el("span", { class: "chip flag" }, "outdated") : null,
-    isDisputed ? el("span", { class: "chip disputed" }, "≠ disputed") : null,
-    el("span", { class: "quiet" }, settles && !isDisputed ? ` settled by ${reviewer}, ${when(at)}` : ` ${reviewer}, ${when(at)}`),
+    ofPatches,
+    el("span", { class: "quiet" }, ` ${isDisputed ? "last " : settles ? "settled by " : ""}${reviewer}, ${when(at)}`),
     verdicts.length > 1 ? el("p", { class: "verdicts" }, verdictsText(verdicts)) : null,
     why ? el("p", { class: "why" }, why) : null,
   );

@@ -9,7 +9,8 @@ export const REASONS = [
   "map does not follow the tissue", "tumour missed", "non-tumour called tumour", "out of focus",
   "artefact (fold, ink, bubble, knife)", "wrong or damaged tissue", "staining or scan", "second opinion wanted",
 ];
-const NAME = "pathopatch.reviewer";
+const MOST_LISTED = 20; // disputed patches
+const placeOf = ({ x, y, region }) => `${x},${y},${region}`;
 
 export class Decisions {
   constructor(facts, view, reviewer, changed) {
@@ -18,15 +19,18 @@ export class Decisions {
     this.reviewer = reviewer;
     this.changed = changed;
     this.state = { revision: 0, decision: null, patches: [], regions: [], history: [], verdicts: [], dispute: [] };
-    this.isSettling = false; // the next verdict settles the dispute
+    this.settling = null; // "slide", or the patch's "x,y": the next verdict on it settles its dispute
     this.isBlinded = false;
     this.isBusy = false;
     this.verdict = null; // that of the open form
     this.form = byId("decision-form");
-    byId("reason").append(...REASONS.map((reason) => el("option", { value: reason }, reason)));
+    byId("reasons").append(...REASONS.map((reason) => el("option", { value: reason })));
     this.note = new Note(byId("comment"), byId("save-note"), {
-      standing: () => this.own(this.state.decision),
-      add: (comment) => this.#send({ verdict: this.state.decision.verdict, reason: this.state.decision.reason, settles: this.state.decision.settles, comment }),
+      standing: () => this.#ownOfSlide(),
+      add: (comment) => {
+        const { verdict, reason, settles = "" } = this.#ownOfSlide();
+        return this.#send({ verdict, reason, settles, comment });
+      },
     });
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -41,20 +45,6 @@ export class Decisions {
       }
     }, { capture: true });
     byId("cancel").addEventListener("click", () => this.close());
-    this.#askName();
-  }
-
-  #askName() {
-    // Needed only if the page was started without --reviewer.
-    const field = byId("reviewer-name");
-    byId("reviewer").hidden = Boolean(this.reviewer);
-    if (this.reviewer) return;
-    try {
-      field.value = localStorage.getItem(NAME) ?? "";
-      field.addEventListener("change", () => localStorage.setItem(NAME, field.value.trim()));
-    } catch {
-      // Storage is forbidden: each page asks for the name.
-    }
   }
 
   async load() {
@@ -62,34 +52,47 @@ export class Decisions {
   }
 
   #take(state) {
+    if (state.since && state.since !== this.state.revision) return this.load();
+    if (state.since) {
+      // Of patches and regions only those that were decided on since then.
+      for (const kind of ["patches", "regions"]) {
+        const all = new Map(this.state[kind].map((row) => [placeOf(row), row]));
+        for (const row of state[kind]) {
+          all.delete(placeOf(row));
+          if (row.verdict) all.set(placeOf(row), row);
+        }
+        state[kind] = [...all.values()];
+      }
+    }
     this.state = state;
-    this.isSettling = false;
+    this.settling = null;
     this.#showStanding();
     this.#showHistory();
     this.note.show();
-    this.changed(state);
+    return this.changed(state);
   }
 
   labelOf(x, y) {
     return this.state.patches.find((label) => label.x === x && label.y === y) ?? null;
   }
 
-  own(decision) {
-    // A decision to which this reviewer may add a note: somebody else's, or one on another map, is made anew instead.
-    return decision && decision.reviewer === this.#name() && !decision.outdated ? decision : null;
+  own(decision, verdicts = decision?.verdicts ?? []) {
+    // This reviewer's decision, to which a note may be added: one on another map is made anew instead.
+    const isOwn = (row) => row && row.reviewer.trim() === this.reviewer.trim() && !row.outdated;
+    return isOwn(decision) ? decision : (verdicts.find(isOwn) ?? null);
   }
 
   ownLabelOf(x, y) {
     return this.own(this.labelOf(x, y));
   }
 
-  #name() {
-    return this.reviewer || byId("reviewer-name").value.trim();
+  #ownOfSlide() {
+    return this.own(this.state.decision, this.state.verdicts);
   }
 
   open(verdict) {
     // Only rejecting and flagging need a reason.
-    if (this.state.decision?.verdict !== verdict) this.note.begin();
+    if (this.#ownOfSlide()?.verdict !== verdict) this.note.begin();
     this.verdict = verdict;
     byId("why").hidden = false;
     byId("why-buttons").hidden = false;
@@ -109,7 +112,7 @@ export class Decisions {
   }
 
   async #save() {
-    const [reason, comment] = [byId("reason").value, byId("comment").value.trim()];
+    const [reason, comment] = [byId("reason").value.trim(), byId("comment").value.trim()];
     if (!reason && !comment) {
       byId("form-error").textContent = "Choose a reason or write a note.";
       byId("reason").focus();
@@ -123,54 +126,47 @@ export class Decisions {
 
   accept = () => this.#send({ verdict: "accept", comment: this.note.draft() });
 
-  relabel = (x, y, verdict, comment) => this.#send({ verdict, x, y, comment });
+  relabel = (x, y, verdict, comment, settles) => this.#send({ verdict, x, y, comment, ...(settles && { settles }) });
 
   drawn = (region, verdict, comment = "") => this.#send({ verdict, region, comment });
 
-  settle() {
-    if (!this.state.dispute.length) return say("No two verdicts differ here.");
-    this.isSettling = !this.isSettling;
-    return this.#showDispute();
+  settle(place, dispute) {
+    // The same button again takes it back.
+    if (!dispute?.length) return say("No two verdicts differ here.");
+    this.settling = this.settling === place ? null : place;
+    this.#showDispute();
+    return this.changed(this.state);
   }
 
   async undo() {
-    const withdrawn = new Set(this.state.history.map((row) => row.undoes));
-    const rows = this.state.history.filter((row) => row.verdict !== "undo" && !withdrawn.has(row.id));
-    if (!rows.length) return say("Nothing to undo.");
-    // The server withdraws nobody else's decision.
-    const name = this.#name().trim();
-    if (name && !rows.some((row) => row.reviewer.trim() === name)) {
-      const others = [...new Set(rows.map((row) => row.reviewer))].join(", ");
-      return say(`Nothing of yours to undo: ${others} decided here. A new decision of yours replaces theirs.`);
+    if (!this.state.can_undo) {
+      // The server withdraws nobody else's decision.
+      const others = [...new Set(this.state.history.filter((row) => row.stands).map((row) => row.reviewer))].join(", ");
+      return say(others ? `Nothing of yours to undo: ${others} decided here. A new decision of yours stands beside it.` : "Nothing to undo.");
     }
-    return this.#write("Undone.", (seen) => api.undo(this.facts.slide_id, seen));
+    return this.#write(() => "Undone.", (seen) => api.undo(this.facts.slide_id, seen));
   }
 
   #send(decision) {
     const { now } = this.view;
     const patch = decision.x === undefined ? "Slide" : `Patch at ${decision.x}, ${decision.y} px`;
     const what = decision.region ? "Region" : patch;
-    const isSettling = this.isSettling && what === "Slide";
-    const settles = isSettling ? this.state.dispute.map((row) => row.id).join(" ") : "";
+    const disputeNow = () => (what === "Slide" ? this.state.dispute : (!decision.region && this.labelOf(decision.x, decision.y)?.dispute) || []);
+    const isSettling = this.settling === (what === "Slide" ? "slide" : `${decision.x},${decision.y}`);
+    const settles = isSettling ? disputeNow().map((row) => row.id).join(" ") : "";
     const shown = { threshold: now.threshold.a, fingerprint: this.facts.fingerprint, settles };
-    return this.#write(`${what}: ${VERDICTS[decision.verdict] ?? decision.verdict}. Undo with u.`, (seen) =>
+    const differs = () => (disputeNow().length ? ` ≠ Disputed: ${verdictsText(disputeNow())}.` : "");
+    return this.#write(() => `${what}: ${VERDICTS[decision.verdict] ?? decision.verdict}. Undo with u.${differs()}`, (seen) =>
       api.decide(this.facts.slide_id, { ...shown, ...decision, ...seen }));
   }
 
   async #write(done, send) {
     // Returns whether it was saved. The server refuses a decision that was made on an older state than its own.
     if (this.isBusy) return false;
-    const name = this.#name();
-    if (!name) {
-      byId("reviewer-name").focus();
-      say("Write your name first: it is saved with each decision.");
-      return false;
-    }
     this.isBusy = true;
     try {
-      const seen = { revision: this.state.revision, ...(this.reviewer ? {} : { reviewer: name }) };
-      this.#take(await send(seen));
-      say(done);
+      await this.#take(await send({ revision: this.state.revision }));
+      say(done());
       return true;
     } catch (error) {
       if (error.status === 409) this.#conflict(error);
@@ -187,7 +183,7 @@ export class Decisions {
     const reload = el("button", { type: "button", id: "reload-decisions" }, "Show what stands now");
     reload.addEventListener("click", async () => {
       byId("alarm").replaceChildren();
-      if (error.state) this.#take(error.state);
+      if (error.state) await this.#take(error.state);
       else await this.load();
       say("Decisions are up to date. Decide again if you still want to.");
     });
@@ -204,41 +200,42 @@ export class Decisions {
   }
 
   #showStanding() {
-    const { decision } = this.state;
+    const { decision, dispute, verdicts, is_mine_done: isMineDone } = this.state;
     const place = byId("standing");
     const verdict = decision?.verdict ?? "none";
     place.dataset.verdict = verdict;
     place.dataset.revision = this.state.revision;
-    place.replaceChildren(el("span", { class: `chip ${verdict}` }, VERDICTS[verdict] ?? (this.isBlinded ? "not reviewed by you" : "not reviewed")));
+    const said = VERDICTS[verdict] ?? (this.isBlinded ? "not reviewed by you" : "not reviewed");
+    const chip = dispute.length ? el("span", { class: "chip disputed" }, "≠ disputed") : el("span", { class: `chip ${verdict}` }, said);
+    place.replaceChildren(chip);
     if (decision) {
       const why = [decision.reason, decision.comment].filter(Boolean).join(": ");
-      const settled = decision.settles && !this.state.dispute.length ? "settled by " : "";
-      place.append(el("span", {}, ` ${settled}${decision.reviewer}, ${when(decision.made)}`));
+      const settled = decision.settles ? "settled by " : "";
+      place.append(el("span", {}, ` ${dispute.length ? "last " : settled}${decision.reviewer}, ${when(decision.made)}`));
       if (why) place.append(el("p", { class: "why" }, why));
       if (decision.outdated) {
         place.append(el("p", { class: "why warn" }, "Outdated: it refers to another heatmap than this one."));
       }
     }
-    const { verdicts, is_mine_done: isMineDone } = this.state;
     if (verdicts.length > 1) place.append(el("p", { class: "verdicts" }, verdictsText(verdicts)));
     if (this.isBlinded && !isMineDone) place.append(el("p", { class: "quiet" }, "Blinded reading: what others decided here appears after your verdict."));
     this.#showDispute();
     for (const does of ["accept", "reject", "flag"]) {
-      document.querySelector(`[data-does="${does}"]`).setAttribute("aria-pressed", String(verdict === does));
+      document.querySelector(`[data-does="${does}"]`).setAttribute("aria-pressed", String(this.#ownOfSlide()?.verdict === does));
     }
   }
 
   #showDispute() {
-    const { dispute } = this.state;
-    byId("dispute").hidden = dispute.length === 0;
-    document.querySelector("[data-does=settle]").setAttribute("aria-pressed", String(this.isSettling));
-    const pair = verdictsText(dispute);
-    byId("dispute-text").textContent = this.isSettling ? `Your next verdict settles ${pair}.` : `≠ Disputed: ${pair}.`;
+    showDispute("dispute", this.state.dispute, this.settling === "slide", "verdict");
+    const disputed = this.state.patches.filter((label) => label.dispute.length);
+    byId("disputed-patches").hidden = disputed.length === 0;
+    const links = disputed.slice(0, MOST_LISTED).flatMap(({ x, y }) => [el("a", { href: api.placeUrl(this.facts.slide_id, x, y) }, `${x}, ${y}`), " · "]);
+    byId("disputed-patches").replaceChildren(`≠ Disputed patches (${disputed.length}), px: `, ...links.slice(0, -1), disputed.length > MOST_LISTED ? " …" : "");
   }
 
   #showHistory() {
-    const { history } = this.state;
-    byId("history-count").textContent = String(history.length);
+    const { history, revision } = this.state;
+    byId("history-count").textContent = String(revision);
     byId("history").replaceChildren(
       ...history.map((row) => {
         const patch = row.x === null ? "slide" : `patch ${row.x}, ${row.y}`;
@@ -252,6 +249,15 @@ export class Decisions {
           why ? el("p", { class: "why" }, why) : null,
         );
       }),
+      revision > history.length ? el("li", { class: "quiet" }, "Earlier ones are in the export of decisions.") : "",
     );
   }
+}
+
+export function showDispute(name, dispute, isSettling, what) {
+  // Of the slide or of a patch: who differs, and the button with which the next verdict settles it.
+  byId(name).hidden = dispute.length === 0;
+  byId(name).querySelector("button").setAttribute("aria-pressed", String(isSettling));
+  const pair = verdictsText(dispute);
+  byId(`${name}-text`).textContent = isSettling ? `Your next ${what} settles ${pair}.` : `≠ Disputed: ${pair}.`;
 }

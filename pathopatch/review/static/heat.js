@@ -289,7 +289,7 @@ function dashedStroke(context, colour, density) {
 
 const LETTERS = { tumour: "T", "non-tumour": "N", unsure: "?" };
 
-function drawLabel(context, place, facts, { x, y, verdict }) {
+function drawLabel(context, place, facts, { x, y, verdict, dispute }) {
   const side = facts.span_px * place.scale;
   const [left, top] = [place.x + x * place.scale, place.y + y * place.scale];
   context.save();
@@ -305,5 +305,5 @@ function drawLabel(context, place, facts, { x, y, verdict }) {
   context.fillRect(left, top, px * 1.2, px * 1.25);
   context.fillStyle = "#1b1f23";
   context.textBaseline = "top";
-  context.fillText(LETTERS[verdict] ?? "?", left + px * 0.2, top + px * 0.15);
+  context.fillText(dispute.length ? "≠" : (LETTERS[verdict] ?? "?"), left + px * 0.2, top + px * 0.15);
 }

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { GROUP_NAMES } from "./colours.js";
+import { showDispute } from "./decisions.js";
 import { alarm, byId, modelName, rows } from "./dom.js";
 import { NOTHING, fixed, length, percent, signed } from "./text.js";
 
@@ -46,15 +47,17 @@ export class Panel {
     if (this.now) this.#picture();
   }
 
-  relabelled(label) {
-    // The label that a reviewer gave the patch, or null.
-    this.label = label;
+  relabelled(decisions) {
+    // Shows the labels that reviewers gave the patch; the pressed button is this reviewer's own.
+    const { x, y } = this.now ?? {};
+    this.label = this.now && decisions.labelOf(x, y);
     if (this.now) this.#facts();
     for (const verdict of ["tumour", "non-tumour", "unsure"]) {
       const button = document.querySelector(`[data-does="label-${verdict}"]`);
-      button.setAttribute("aria-pressed", String(label?.verdict === verdict));
+      button.setAttribute("aria-pressed", String(decisions.own(this.label)?.verdict === verdict));
       button.disabled = !this.now;
     }
+    showDispute("patch-dispute", this.label?.dispute ?? [], decisions.settling === `${x},${y}`, "label");
   }
 
   #facts() {
@@ -83,8 +86,12 @@ export class Panel {
   }
 }
 
-function labelText({ verdict, reviewer, comment }) {
-  return `${verdict}, ${reviewer}${comment ? `: ${comment}` : ""}`;
+function labelText({ verdict, reviewer, comment, settles, verdicts, dispute }) {
+  const note = comment ? `: ${comment}` : "";
+  if (verdicts.length < 2 && !settles) return `${verdict}, ${reviewer}${note}`;
+  const each = verdicts.map((one) => `${one.reviewer}: ${one.verdict}${one.comment ? ` (${one.comment})` : ""}`).join(", ");
+  if (dispute.length) return `≠ disputed: ${each}`;
+  return settles ? `${verdict}, settled by ${reviewer}${note}; ${each}` : each;
 }
 
 function flags(patch) {

@@ -40,7 +40,7 @@ async function start() {
     const [x, y] = origin(facts, cell);
     panel.show(x, y).then(() => {
       if (!panel.now) return;
-      panel.relabelled(decisions.labelOf(panel.now.x, panel.now.y));
+      panel.relabelled(decisions);
       patchNote.clear(); // a note that was not saved was on another patch
     });
     return true;
@@ -54,7 +54,7 @@ async function start() {
   const decisions = new Decisions(facts, view, cohort.reviewer, (state) => {
     viewer.labels = state.patches;
     regions.show(state.regions);
-    panel.relabelled(panel.now && decisions.labelOf(panel.now.x, panel.now.y));
+    panel.relabelled(decisions);
     patchNote.show();
   });
   decisions.isBlinded = cohort.is_blinded;
@@ -62,7 +62,10 @@ async function start() {
   const ruler = new Ruler(facts, viewer, document.querySelector("[data-does=ruler]"));
   const patchNote = new Note(byId("patch-note"), byId("save-patch-note"), {
     standing: () => panel.now && decisions.ownLabelOf(panel.now.x, panel.now.y),
-    add: (text) => decisions.relabel(panel.now.x, panel.now.y, decisions.labelOf(panel.now.x, panel.now.y).verdict, text),
+    add: (text) => {
+      const { verdict, settles = "" } = decisions.ownLabelOf(panel.now.x, panel.now.y);
+      return decisions.relabel(panel.now.x, panel.now.y, verdict, text, settles);
+    },
   });
   bindControls(facts, values, view);
   view.whenChanged((now, changes) => {
@@ -155,11 +158,12 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
     { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
     { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: () => decisions.open("flag") },
     { does: "undo", keys: ["u"], says: "Undo your last decision on this slide, or the last corner of an outline", run: () => (regions.points.length ? regions.back() : decisions.undo()) },
-    { does: "settle", keys: ["e"], says: "Settle the dispute with your next verdict", run: () => decisions.settle() },
+    { does: "settle", keys: ["e"], says: "Settle the dispute with your next verdict", run: () => decisions.settle("slide", decisions.state.dispute) },
     { does: "note", keys: ["m"], says: "Write a note on the slide", run: () => decisions.note.focus() },
     { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
     { does: "label-unsure", keys: ["3"], says: "Selected patch: unsure", run: label("unsure") },
+    { does: "settle-label", keys: ["4"], says: "Settle the dispute of the patch with your next label", run: () => decisions.settle(`${panel.now?.x},${panel.now?.y}`, panel.label?.dispute) },
     { does: "patch-note", keys: ["p"], says: "Write a note on the selected patch", run: () => patchNote.focus() },
     { does: "polygon", keys: ["d"], says: "Draw a region by its corners", run: draw("polygon") },
     { does: "freehand", keys: ["h"], says: "Draw a region freehand", run: draw("freehand") },

@@ -20,9 +20,9 @@ export const COLUMNS = [
 export const STATUSES = {
   all: { says: "all slides", holds: () => true },
   open: { says: "not reviewed", holds: (row) => isOpen(row) && !isFailed(row) },
-  accept: { says: "accepted", holds: (row) => row.decision?.verdict === "accept" },
-  reject: { says: "rejected", holds: (row) => row.decision?.verdict === "reject" },
-  flag: { says: "flagged", holds: (row) => row.decision?.verdict === "flag" },
+  accept: { says: "accepted", holds: (row) => isDecided(row, "accept") },
+  reject: { says: "rejected", holds: (row) => isDecided(row, "reject") },
+  flag: { says: "flagged", holds: (row) => isDecided(row, "flag") },
   outdated: { says: "decision outdated", holds: (row) => row.decision?.outdated === true },
   warned: { says: "with warnings", holds: (row) => warnings(row).length > 0 },
   failed: { says: "failed", holds: (row) => isFailed(row) },
@@ -31,8 +31,10 @@ export const STATUSES = {
 export const LISTS = {
   todo: { says: "Mine to do", holds: isToDo },
   done: { says: "Mine done", holds: (row) => row.is_mine_done },
-  disputed: { says: "Disputed", holds: (row) => row.dispute.length > 0 },
+  disputed: { says: "Disputed", holds: (row) => row.dispute.length + row.disputed_patches > 0 },
 };
+
+const isDecided = (row, verdict) => row.decision?.verdict === verdict && row.dispute.length === 0;
 
 export const isFailed = (row) => !["done", "done_empty", "current", "running"].includes(row.state);
 export const warnings = (row) => (Array.isArray(row.warnings) ? row.warnings : []);
