@@ -107,13 +107,17 @@ class Workers:
             yield from ((index, work(item)) for index, item in enumerate(items))
             return
         again: list[int] = []
-        for index, result in self._share(work, enumerate(items), self.count):
-            if isinstance(result, WorkerDied) and not (result.is_late or result.is_large):
-                again.append(index)
-            else:
-                yield index, result
-        for index in again:
-            yield from self._share(work, [(index, items[index])], 1)
+        try:
+            for index, result in self._share(work, enumerate(items), self.count):
+                if isinstance(result, WorkerDied) and not (result.is_late or result.is_large):
+                    again.append(index)
+                else:
+                    yield index, result
+            for index in again:
+                yield from self._share(work, [(index, items[index])], 1)
+        finally:  # where the caller stops early, results under way must not be taken for those of later work
+            for worker in [worker for worker in self._workers if worker.piece is not None]:
+                self._end(worker, WorkerDied())
 
     def _share(
         self, work: Callable[[T], R], pieces: Iterable[tuple[int, T]], count: int

@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 
 from pathopatch.core.config import BatchOptions
 from pathopatch.core.errors import (
+    DiskFullError,
     DuplicateIdError,
     InternalError,
     OutOfMemoryError,
@@ -40,6 +41,7 @@ from pathopatch.core.files import disk_errors, inside
 from pathopatch.core.locks import is_locked, slide_lock
 from pathopatch.core.status import FINISHED, is_recorded_done, read_status, update_status
 from pathopatch.core.task import HasSlideId, Outcome, Progress, SlideTask
+from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.workers import WorkerDied, Workers
 
@@ -126,7 +128,8 @@ def run_slides(
 
     A slide that another process is at comes after all others, and is waited for then: so two processes that are given
     the same slides share them. Slides of `failures` failed before their task. The run has a log, and a progress bar
-    that is called `what`, or by the stage. `on_done` is called with each outcome as it comes.
+    that is called `what`, or by the stage. `on_done` is called with each outcome as it comes. A full disk ends the run:
+    slides that it left undone have no outcome, and the message of the one that found it tells their number.
     """
     workers, failures, what = workers or Workers(0), failures or {}, what or stage
     outcomes: dict[str, Outcome] = {}
@@ -146,12 +149,21 @@ def run_slides(
         for task in tasks:
             if task.slide_id in failures:
                 on_logged(fail(task, failures[task.slide_id]))
-        for waits, part in ((False, [task for task in tasks if task.slide_id not in failures]), (True, taken)):
+        ready = [task for task in tasks if task.slide_id not in failures]
+        for waits, part in ((False, ready), (True, taken)):
             for task, result in each_slide(partial(work, waits=waits), part, workers):
                 if result is None:
                     taken.append(task)
-                else:
-                    on_logged(fail(task, result) if isinstance(result, Failure) else result)
+                    continue
+                outcome = fail(task, result) if isinstance(result, Failure) else result
+                if outcome.code != DiskFullError.code:
+                    on_logged(outcome)
+                    continue
+                # Each further slide would find the disk full as well, after its whole work.
+                undone = len(tasks) - len(outcomes) - 1
+                more = f"; {pluralize(undone, 'further slide')} not done" if undone else ""
+                on_logged(replace(outcome, message=outcome.message + more))
+                return [outcomes[each.slide_id] for each in tasks if each.slide_id in outcomes]
     return [outcomes[task.slide_id] for task in tasks]
 
 
@@ -265,8 +277,9 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
         if "source" in before:
             entry["source"] = before["source"]
         update_status(task.out, task.slide_id, task.stage, entry)
-    except (PathopatchError, OSError) as second:  # the same full disk: the outcome still reaches the caller
-        return replace(outcome, message=f"{error}; {second}")
+    except (PathopatchError, OSError) as second:  # the outcome still reaches the caller
+        if outcome.code != DiskFullError.code:  # of the same full disk all is said
+            return replace(outcome, message=f"{error}; {second}")
     return outcome
 
 

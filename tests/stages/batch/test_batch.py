@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from pathopatch.core.config import BatchOptions, PredictConfig
-from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.errors import DiskFullError, InputCorruptError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import read_status, update_status
 from pathopatch.core.task import Outcome, Progress
@@ -41,6 +42,10 @@ class FakeTask:
             raise ZeroDivisionError("oh")
         if self.fault == "abort":
             os.abort()
+        if self.fault == "full":
+            raise DiskFullError("no space left", remedy="free space")
+        if self.fault == "slow":
+            time.sleep(60)
         return Outcome(slide_id=self.slide_id, state="done", counts={"pid": os.getpid()})
 
 
@@ -71,6 +76,18 @@ def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> Non
         ("failed", "WORKER_CRASH"),
         ("done", ""),
     ]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_ends_the_batch_and_is_told_of_once(tmp_path: Path, workers: int) -> None:
+    tasks = [FakeTask("a", tmp_path, "full"), *(FakeTask(name, tmp_path, "slow") for name in "bcd")]
+    with workers_for(tasks, BatchOptions(workers=workers)) as processes:
+        (outcome,) = run_slides(tmp_path, "tile", tasks, processes)
+        assert outcome.message == "DISK_FULL: no space left Remedy: free space; 3 further slides not done"
+        later = run_slides(tmp_path, "tile", [FakeTask("d", tmp_path), FakeTask("e", tmp_path)], processes)
+    assert [(each.slide_id, each.state) for each in later] == [("d", "done"), ("e", "done")]
+    assert exit_code([outcome]) == 1
+    assert exit_code([outcome, *later]) == 3
 
 
 @pytest.mark.parametrize("state", ["done", "done_empty"])
