@@ -10,7 +10,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from pathopatch.core.csv_table import escape_formulas
-from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
+from pathopatch.groups.decisions.decision import (
+    DISPUTED,
+    PATCH_VERDICTS,
+    Standing,
+    StandingDecisions,
+    decision_summary,
+    verdicts_text,
+)
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.facts import LEAKS, share_of_tissue
 from pathopatch.report.cohort_section import STATES, one_row_a_slide, slide_problems
@@ -127,8 +134,31 @@ def predicted(study: Study) -> dict[str, Any]:
     }
 
 
-def _verdict_name(decision: RecordedDecision | None) -> str:
-    return "" if decision is None else _VERDICT_NAMES[decision.verdict]
+def _verdict(standing: Standing | None) -> str:
+    if standing is None:
+        return ""
+    return DISPUTED if standing.dispute else standing.decision.verdict
+
+
+def _verdict_name(standing: Standing | None) -> str:
+    return _VERDICT_NAMES.get(_verdict(standing), _verdict(standing))
+
+
+def _reviewers(standing: Standing | None) -> str:
+    """Return who decided; of several, each one's verdict too."""
+    if standing is None:
+        return ""
+    own, settled = standing.decision.reviewer, "settled by " if standing.decision.settles else ""
+    each = [f"{row.reviewer}: {_VERDICT_NAMES[row.verdict]}" for row in standing.readings if len(standing.readings) > 1]
+    return ", ".join(each if standing.dispute else [settled + own, *each] if settled else each or [own])
+
+
+def _noted(standing: Standing | None, key: str) -> str:
+    """Return the reason or comment of the decision, of a dispute those of all."""
+    if standing is None:
+        return ""
+    rows = standing.readings if standing.dispute else (standing.decision,)
+    return "; ".join(text for row in rows if (text := getattr(row, key)))
 
 
 def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
@@ -144,7 +174,7 @@ def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
             "slide_id": slide_id,
             "file": file,
             "decision": _verdict_name(decisions.get(slide_id)),
-            "reviewer": getattr(decisions.get(slide_id), "reviewer", ""),
+            "reviewer": _reviewers(decisions.get(slide_id)),
         }
         for slide_id, file in thumbnails.items()
     ]
@@ -154,7 +184,8 @@ def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
 def review(study: Study) -> dict[str, Any]:
     """Return the current decision on each slide, and the decisions that the groups were formed by."""
     decisions = _slide_decisions(study)
-    labels = Counter((row.slide_id, row.verdict) for row in current_decisions(study.decisions) if row.kind == "patch")
+    standing = StandingDecisions(study.decisions).by_time()
+    labels = Counter((one.decision.slide_id, _verdict(one)) for one in standing if one.decision.kind == "patch")
     # Only groups that were formed with decisions have this entry.
     applied = (study.audit or {}).get("decided")
     if applied is None and not study.decisions:
@@ -164,16 +195,20 @@ def review(study: Study) -> dict[str, Any]:
         "applied": None if applied is None else decision_summary(applied),
         "n_changed_test_labels": (applied or {}).get("labels_changed", {}).get("test", 0),
         "has_decisions": bool(study.decisions),
-        "outdated": sorted(name for name, row in decisions.items() if row.fingerprint != fingerprints.get(name, "")),
+        "disputed": [verdicts_text(one) for one in standing if one.dispute],
+        "outdated": sorted(
+            name for name, one in decisions.items() if one.decision.fingerprint != fingerprints.get(name, "")
+        ),
         "verdicts": _verdict_counts(study),
-        "n_relabelled": sum(labels.values()),
+        "n_relabelled": sum(number for (_, verdict), number in labels.items() if verdict != DISPUTED),
         "n_reviewers": len({row.reviewer for row in study.decisions}),
         "slides": [
             {
                 "slide_id": name,
                 "decision": _verdict_name(decisions.get(name)),
-                **{key: getattr(decisions.get(name), key, "") for key in ("reviewer", "reason", "comment")},
-                **{verdict: labels[name, verdict] for verdict in PATCH_VERDICTS},
+                "reviewer": _reviewers(decisions.get(name)),
+                **{key: _noted(decisions.get(name), key) for key in ("reason", "comment")},
+                **{verdict: labels[name, verdict] for verdict in (*PATCH_VERDICTS, DISPUTED)},
             }
             for name in sorted({*decisions, *(slide_id for slide_id, _ in labels)})
         ],
@@ -193,7 +228,7 @@ def predictions_table(study: Study) -> pd.DataFrame:
             **{name: row["predict_summary"].get(name) for name in names},
             "leakage": row["predict_leakage"],
             "warnings": escape_formulas("; ".join(row["warnings"])),
-            "decision": decisions[row["slide_id"]].verdict if row["slide_id"] in decisions else "",
+            "decision": _verdict(decisions.get(row["slide_id"])),
         }
         for row in rows
     ]
@@ -205,14 +240,15 @@ def _predicted_slides(study: Study) -> list[dict[Any, Any]]:
     return [row for row in one_row_a_slide(study) if row["predict_state"]]
 
 
-def _slide_decisions(study: Study) -> dict[str, RecordedDecision]:
-    """Return the current decision on each slide."""
-    return {row.slide_id: row for row in current_decisions(study.decisions) if row.kind == "slide"}
+def _slide_decisions(study: Study) -> dict[str, Standing]:
+    """Return what stands on each slide."""
+    standing = StandingDecisions(study.decisions).by_time()
+    return {one.decision.slide_id: one for one in standing if one.decision.kind == "slide"}
 
 
 def _verdict_counts(study: Study) -> dict[str, int]:
     """Return the number of slides with each verdict, and of predicted slides without one."""
     decisions = _slide_decisions(study)
-    verdicts = Counter(decision.verdict for decision in decisions.values())
+    verdicts = Counter(map(_verdict, decisions.values()))
     n_undecided = sum(row["slide_id"] not in decisions for row in _predicted_slides(study))
-    return {**{name: verdicts[name] for name in ("accept", "reject", "flag")}, "undecided": n_undecided}
+    return {**{name: verdicts[name] for name in ("accept", "reject", "flag", DISPUTED)}, "undecided": n_undecided}

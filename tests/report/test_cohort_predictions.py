@@ -148,7 +148,7 @@ def test_decisions_are_counted_and_shown_as_text(out: Path) -> None:
     bound = {slide: heatmap_fingerprint(out, slide) for slide in ("s0", "s1")}
     decide(
         out,
-        Decision(slide_id="s0", verdict="accept", reviewer="Ada", fingerprint=bound["s0"]),
+        Decision(slide_id="s0", verdict="accept", reviewer="Bo", fingerprint=bound["s0"]),
         Decision(slide_id="s0", verdict="reject", reviewer="Bo", fingerprint=bound["s0"], comment=HOSTILE),
         Decision(slide_id="s1", verdict="flag", reviewer="Ada", fingerprint=bound["s1"], reason="fold"),
         Decision(slide_id="s1", x=0, y=0, verdict="tumour", reviewer="Ada"),
@@ -165,6 +165,27 @@ def test_decisions_are_counted_and_shown_as_text(out: Path) -> None:
     assert len(read_decisions(out / "report" / "decisions.csv")) == 5
     with (out / "report" / "decisions.csv").open(newline="") as stream:
         assert [row["comment"] for row in csv.DictReader(stream)][1] == f"'{HOSTILE}"
+
+
+def test_a_dispute_is_counted_with_every_readers_verdict(out: Path) -> None:
+    bound = {"fingerprint": heatmap_fingerprint(out, "s0")}
+    decide(
+        out,
+        Decision(slide_id="s0", verdict="accept", reviewer="Ada", **bound, comment="clear"),
+        Decision(slide_id="s0", verdict="reject", reviewer="Bo", **bound, comment="torn"),
+        Decision(slide_id="s1", x=0, y=0, verdict="tumour", reviewer="Ada"),
+        Decision(slide_id="s1", x=0, y=0, verdict="unsure", reviewer="Bo"),
+    )
+    text = Page(write_report(out)).text
+    assert "0 accepted, 0 rejected, 0 flagged, 1 disputed, 2 undecided; 0 patches relabelled; 2 reviewers." in text
+    assert (
+        "2 disputed, settled by nobody: slide s0 (Ada: accept, Bo: reject); patch s1@0,0 (Ada: tumour, Bo: unsure)"
+        in text
+    )
+    assert "Ada: accepted, Bo: rejected" in text
+    assert "clear; torn" in text
+    numbers = pd.read_csv(out / "report" / "predictions.csv", keep_default_na=False, dtype=str)
+    assert dict(zip(numbers["slide_id"], numbers["decision"], strict=True))["s0"] == "disputed"
 
 
 @pytest.mark.fault("escaped")
