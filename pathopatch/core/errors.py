@@ -122,7 +122,7 @@ class SplitLeakageError(PathopatchError, ValueError):
 
 
 class LabelConflictError(PathopatchError, ValueError):
-    """One image or slide has two labels."""
+    """One image or slide has two labels, or reviewers differ on it."""
 
     code = "LABEL_CONFLICT"
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pathopatch.groups.decisions.log import read_log
 from pathopatch.heatmaps.qupath import agreement_files, decision_files, write_qupath_folder
 from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.review.decisions import DecisionLog
+from pathopatch.slides.slide_paths import slide_id_from_path
 
 
 @pytest.fixture
@@ -195,3 +197,30 @@ def test_the_page_names_the_files_that_are_written(out, tmp_path):
     write_qupath_folder(out, tmp_path / "qupath")
     page = Path("docs/how-to/qupath.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\b\w+\.geojson\.gz", page)) == {path.name for path in (tmp_path / "qupath" / "a").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "name", ["S01.svs", "My slide 1.svs", " (lead) x.tif", "a.ome.tif", "Mü é+x.ndpi", "dots...svs"]
+)
+def test_the_pages_script_finds_a_slide_by_its_files_name(name):
+    """The script's expressions, in their order, make the id that `predict` gives the file."""
+    page = Path("docs/how-to/qupath.md").read_text(encoding="utf-8")
+    ending = re.search(r'image\.replaceFirst\(/(.+?)/, ""\)', page)[1]
+    forbidden, first, last = re.search(
+        r'it\.replaceAll\(/(.+?)/, "_"\)\.replaceFirst\(/(.+?)/, ""\)\.replaceFirst\(/(.+?)/', page
+    ).groups()
+    found = re.sub(ending, "", name)
+    for pattern, put in ((forbidden, "_"), (first, ""), (last, "")):
+        found = re.sub(_python_pattern(pattern), put, found)
+    assert found == slide_id_from_path(name)
+
+
+def _python_pattern(pattern):
+    """Python's `re` has no categories: write out those of the first thousand characters."""
+    letters = (chr(code) for code in range(1024))
+    of = {"L": "", "Nd": "", "Mn": "", "Mc": ""}
+    for letter in letters:
+        category = unicodedata.category(letter)
+        for name in of:
+            of[name] += letter if category.startswith(name) else ""
+    return re.sub(r"\\p\{(\w+)\}", lambda match: of[match[1]], pattern)
