@@ -17,6 +17,7 @@ from pathopatch.groups.decisions.decision import (
     RecordedDecision,
     Standing,
     StandingDecisions,
+    latest_decision,
 )
 
 
@@ -91,7 +92,7 @@ def reading_state(
     return {
         **readings_state(of_slide, standing.fingerprint),
         "is_mine_done": reviewer is not None and has_read(standing, slide_id, reviewer, standing.fingerprint),
-        "can_undo": reviewer is not None and standing.has_own(rows, reviewer),
+        "can_undo": reviewer is not None and latest_decision(rows, reviewer) is not None,
     }
 
 

@@ -20,7 +20,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.groups.decisions import log as log_module
-from pathopatch.groups.decisions.decision import Decision, RecordedDecision, current_decisions, utc_text
+from pathopatch.groups.decisions.decision import Decision, RecordedDecision, StandingDecisions, utc_text
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.groups.decisions.table import decisions_csv, read_decisions
 from pathopatch.review import decisions as decisions_module
@@ -336,7 +336,7 @@ STEPS = st.lists(st.one_of(st.tuples(st.sampled_from([None, 0, 64]), st.integers
 
 
 @given(steps=STEPS)
-def test_current_decisions_equal_a_replay_of_the_clicks(steps: list[Any]) -> None:
+def test_standing_decisions_equal_a_replay_of_the_clicks(steps: list[Any]) -> None:
     """Against a stack of clicks: undo takes the last one off, and each subject shows its topmost."""
     stack: list[RecordedDecision] = []
     rows: list[RecordedDecision] = []
@@ -355,4 +355,4 @@ def test_current_decisions_equal_a_replay_of_the_clicks(steps: list[Any]) -> Non
         stack.append(row)
         rows.append(row)
     expected = {row.subject: row for row in stack}
-    assert {row.subject: row for row in current_decisions(reversed(rows))} == expected
+    assert {subject: one.decision for subject, one in StandingDecisions(reversed(rows)).by_subject.items()} == expected

@@ -249,18 +249,6 @@ class StandingDecisions:
         one = self.by_subject.get(row.subject)
         return one is not None and row.id in {each.id for each in (one.decision, *one.readings)}
 
-    def has_own(self, rows: Sequence[RecordedDecision], reviewer: str) -> bool:
-        """Return whether one of these rows is a decision of a reviewer that was not withdrawn."""
-        return any(
-            row.reviewer.strip() == reviewer.strip() and row.verdict != UNDO and row.id not in self._withdrawn
-            for row in reversed(rows)
-        )
-
-
-def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
-    """Return the rows that count, sorted by time: the latest of each slide, patch and region that was not withdrawn."""
-    return [one.decision for one in StandingDecisions(rows).by_time()]
-
 
 def latest_decision(rows: Sequence[RecordedDecision], reviewer: str) -> RecordedDecision | None:
     """Return the row of one slide that an undo by a reviewer withdraws next: their own latest; None if there is none.

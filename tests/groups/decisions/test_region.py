@@ -16,8 +16,8 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups.decisions.decision import (
     Decision,
     RecordedDecision,
+    StandingDecisions,
     apply_decisions,
-    current_decisions,
     decision_summary,
     region_polygon,
 )
@@ -76,7 +76,7 @@ def test_a_region_is_drawn_relabelled_removed_and_comes_back_by_undo(tmp_path: P
         log.record(region(), revision=0)
         log.record(region(TRIANGLE, "non-tumour"), revision=1)
         log.record(region(SQUARE, "non-tumour", reviewer="Bo"), revision=2)
-        assert [(row.region, row.verdict) for row in current_decisions(log.rows())] == [
+        assert [(one.decision.region, one.decision.verdict) for one in StandingDecisions(log.rows()).by_time()] == [
             (TRIANGLE, "non-tumour"),
             (SQUARE, "non-tumour"),
         ]
@@ -87,9 +87,9 @@ def test_a_region_is_drawn_relabelled_removed_and_comes_back_by_undo(tmp_path: P
         assert not any(verdict["decision"] for verdict in log.verdicts().values())
         assert [row["stands"] for row in state["history"]] == [True, True, False, False]
         log.undo("s1", "Ada", 4)  # the removal
-        assert [row.region for row in current_decisions(log.rows())] == [TRIANGLE, SQUARE]
+        assert [one.decision.region for one in StandingDecisions(log.rows()).by_time()] == [TRIANGLE, SQUARE]
         log.undo("s1", "Bo", 5)  # the other class
-        assert [(row.region, row.verdict) for row in current_decisions(log.rows())] == [
+        assert [(one.decision.region, one.decision.verdict) for one in StandingDecisions(log.rows()).by_time()] == [
             (SQUARE, "tumour"),
             (TRIANGLE, "non-tumour"),
         ]
