@@ -1,6 +1,6 @@
 """Count the functions of the package that `predict` enters for one small TIFF before its heatmap is written.
 
-``python tests/golden/trace_predict.py [--list]`` makes an RGB TIFF and a bundle of random weights, and runs the
+``python pipelines/golden/trace_predict.py [--list]`` makes an RGB TIFF and a bundle of random weights, and runs the
 command ``pathopatch predict`` within this process. Bodies of modules and classes are not counted, lambdas and
 comprehensions are part of the function that holds them. The fewer, the sooner a newcomer has read what happens.
 """

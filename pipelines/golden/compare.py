@@ -1,8 +1,8 @@
 """Compare the contents of two recorded output trees.
 
-``python tests/golden/compare.py BEFORE AFTER`` reads every output that ``record.py`` wrote into both folders and prints
-each difference. Values must be equal, not close. Stamps, times, hosts and run names change between versions and are
-left out; so are logs, locks, pictures and the bundles that record.py was given. Deliberate differences stand in
+``python pipelines/golden/compare.py BEFORE AFTER`` reads every output that ``record.py`` wrote into both folders and
+prints each difference. Values must be equal, not close. Stamps, times, hosts and run names change between versions and
+are left out; so are logs, locks, pictures and the bundles that record.py was given. Deliberate differences stand in
 ``differences.toml`` with their reason: they are listed and do not fail.
 
 Exit status: 0 where all else is equal, 1 where something differs.

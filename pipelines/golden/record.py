@@ -1,6 +1,6 @@
 """Record the outputs of a version of the package: predictions of every real slide, the IDC study, and the demo.
 
-``PATHOPATCH_REAL_DATA=FOLDER python tests/golden/record.py OUT [--bundles BEFORE/bundles]`` runs the installed
+``PATHOPATCH_REAL_DATA=FOLDER python pipelines/golden/record.py OUT [--bundles BEFORE/bundles]`` runs the installed
 package's own commands. The networks of the predictions have random weights: what is recorded is how a slide becomes
 patches, numbers and files. Give the bundles of the earlier record, so that both versions predict by the same ones.
 Compare two records by ``compare.py``.
