@@ -35,6 +35,15 @@ def patches_and_patients(patches: int, patients: int) -> str:
     return f"{pluralize(patches, 'patch')} of {pluralize(patients, 'patient')}"
 
 
+def patients_text(patients: int, effective: float | None = None) -> str:
+    """Return a number of patients in words, with the effective number where unequal shares make it less.
+
+    For instance ``8 patients, effectively 1.1``.
+    """
+    is_less = effective is not None and round(effective) < patients
+    return pluralize(patients, "patient") + (f", effectively {effective:.1f}" if is_less else "")
+
+
 def capitalize_first(text: str) -> str:
     """Return a text that can begin a sentence; `str.capitalize` would also lower the other letters."""
     return text[0].upper() + text[1:]

@@ -47,8 +47,9 @@ def reliability(
     """Return how well predicted probabilities of tumour and the share of tumour (label 1) agree, from arrays (N,).
 
     `ece_if_calibrated` is the mean error of a perfectly calibrated model with as many independent patches: chance
-    alone. `bins` has for each of ten `low`, `high`, `n`, `mean_probability`, `tumor_share`. `ece` and the bins'
-    `tumor_share` have intervals by patient (``_low``, ``_high``). NaN without patches or with too few patients.
+    alone. `ece` has no interval: resampling raises it, so that an interval seldom holds the value itself. `bins` has
+    for each of ten `low`, `high`, `n`, `mean_probability`, and `tumor_share` with its interval by patient (``_low``,
+    ``_high``). NaN without patches or with too few patients.
     """
     # A probability of 1 belongs to the last bin.
     place = np.minimum((probability * _N_BINS).astype(np.int64), _N_BINS - 1)
@@ -73,7 +74,7 @@ def reliability(
         "patients": len(sums),
         "mean_probability": _mean(probability),
         "tumor_share": _mean(label),
-        **with_ends("ece", float(_expected_calibration_error(total)[0]), *interval(_expected_calibration_error(draws))),
+        "ece": float(_expected_calibration_error(total)[0]),
         "ece_if_calibrated": _chance_error(probability, place, seed),
         "brier": _mean((probability - label) ** 2),
         "nll": _mean(-np.log(np.where(label == 1, clipped, 1 - clipped))),

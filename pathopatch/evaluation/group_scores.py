@@ -8,7 +8,8 @@ minimum or mean of the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,26 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.core.text import patches_and_patients, pluralize
+from pathopatch.core.text import patches_and_patients, patients_text, pluralize
 from pathopatch.groups import TissueThreshold
 from pathopatch.groups.group_sizes import SMALL_CELL
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.metrics.accuracy import biased_average
-from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled
+from pathopatch.metrics.bootstrap import (
+    LEAST_UNITS,
+    LEAST_UNITS_OF_A_GROUP,
+    auroc_of,
+    bootstrap_by_patient,
+    effective_number,
+    interval,
+    ratio,
+    resampled,
+)
 
 SMALL_GROUP = SMALL_CELL
 """Patches below which the accuracy of a group is to be read with care."""
-LEAST_PATCHES, LEAST_PATIENTS = SMALL_GROUP, 5
-"""Numbers of fewer are grey in all tables, and never a headline."""
+LEAST_PATCHES = SMALL_GROUP
+"""Numbers of fewer are grey in all tables, and never a headline; so are those of fewer than five patients."""
 
 _LEAST_TO_RESAMPLE = 2  # patients: one patient in a group gives no information on how patients differ
 
@@ -165,28 +175,76 @@ def null_to_nan(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def too_few(n: float | None, patients: float | None = None, unit: str = "patch") -> str:
+def too_few(
+    n: float | None,
+    patients: float | None = None,
+    unit: str = "patch",
+    *,
+    effective: float | None = None,
+    least: int = LEAST_UNITS_OF_A_GROUP,
+) -> str:
     """Return why a number is grey, such as ``only 23 patches of 2 patients``; empty if enough lies behind it.
 
-    `n` counts what `unit` names, in the singular, and `patients` those that they come from. None or NaN: unknown, which
-    greys nothing.
+    `n` counts what `unit` names, in the singular, and `patients` those that they come from. The `effective` number of
+    patients, where it is known, is what must reach `least`. None or NaN: unknown, which greys nothing.
 
     Examples
     --------
     >>> too_few(49, 12)
     'only 49 patches'
+    >>> too_few(50, 8, effective=1.1)
+    'only 8 patients, effectively 1.1'
     >>> too_few(50, 5)
     ''
     """
     if n == 0:
         return f"no {unit}"
-    amounts = [(n, LEAST_PATCHES, unit), (patients, LEAST_PATIENTS, "patient")]
-    short = [
-        pluralize(int(amount), noun)
-        for amount, least, noun in amounts
-        if amount is not None and math.isfinite(amount) and amount < least
-    ]
+    n, patients, effective = (
+        None if each is None or not math.isfinite(each) else each for each in (n, patients, effective)
+    )
+    short = [] if n is None or n >= LEAST_PATCHES else [pluralize(int(n), unit)]
+    if patients is not None and round(patients if effective is None else effective) < least:
+        short.append(patients_text(int(patients), effective))
     return f"only {' of '.join(short)}" if short else ""
+
+
+def effective_sizes(n: NDArray[np.int64]) -> dict[str, float]:
+    """Return the effective numbers of patients as columns, ``effective_patients`` and of each group g with ``_g``.
+
+    `n` is as `patient_counts` returns it.
+    """
+    of_group = {f"effective_patients_{group}": float(value) for group, value in enumerate(effective_number(n))}
+    return {"effective_patients": float(effective_number(n.sum(axis=1)))} | of_group
+
+
+def too_few_of(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Return why a comparison's row claims nothing, by place: ``group 0`` and so on, ``all``; empty if it may.
+
+    The row has ``n_g`` and ``patients_g`` of each group g, ``patients``, and what `effective_sizes` returns.
+    """
+    reasons = {f"group {group}": _reason_of_group(row, group) for group in range(n_groups_of(row))}
+    all_of_them = row["patients"], row.get("effective_patients")
+    reasons["all"] = too_few(None, all_of_them[0], effective=all_of_them[1], least=LEAST_UNITS)
+    return {place: reason for place, reason in reasons.items() if reason}
+
+
+def smallest_group(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return patches and patients of the smallest group of a row; of groups that are too small, if any is.
+
+    What is measured over all groups, such as WGA, rests on no more than these.
+    """
+    group = min(range(n_groups_of(row)), key=lambda group: (not _reason_of_group(row, group), row[f"n_{group}"]))
+    names = {f"{kind}_{group}": f"{kind}_smallest" for kind in ("n", "patients", "effective_patients")}
+    return {new: row[name] for name, new in names.items() if name in row}
+
+
+def _reason_of_group(row: Mapping[Any, Any], group: int) -> str:
+    return too_few(row[f"n_{group}"], row[f"patients_{group}"], effective=row.get(f"effective_patients_{group}"))
+
+
+def n_groups_of(row: Mapping[Any, Any]) -> int:
+    """Return how many groups a comparison's row is evaluated by: 2 A."""
+    return sum(bool(re.fullmatch(r"n_\d+", str(name))) and bool(pd.notna(n)) for name, n in row.items())
 
 
 def group_shares(group: NDArray[np.integer[Any]], *, n_groups: int = 4) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ the patches that both runs predicted, and an interval resamples patients for bot
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +18,17 @@ from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import (
+    effective_sizes,
     is_right,
+    n_groups_of,
     patient_counts,
     pooled_accuracy,
     resampled_counts,
-    too_few,
+    too_few_of,
     with_ends,
 )
 from pathopatch.groups import GroupingAttribute
-from pathopatch.metrics.bootstrap import interval, ratio
+from pathopatch.metrics.bootstrap import interval, ratio, widened
 from pathopatch.training.phase_data import steps_of_all_phases
 
 ERM_METHODS = ("erm", "erm-balanced")
@@ -70,25 +71,27 @@ def gains_of_row(
     attributes: Mapping[str, GroupingAttribute],
     config: EvaluateConfig,
 ) -> dict[str, float]:
-    """Return the `paired_gains` of a comparison's row over its reference; NaN throughout where it has none.
+    """Return the `paired_gains` of a comparison's row over its reference; gains are NaN where it has none.
 
     `predictions` are those of each run, indexed by patch_id like `patient`; `attributes` those of the groups, by label.
     """
-    n_groups = n_groups_of(row)
-    if row["reference"] == "":
-        names = ("wga", *range(n_groups))
-        return {f"gain_{name}{end}": float("nan") for name in names for end in ("", "_low", "_high")}
     own = predictions[row["run"]]
-    reference = predictions[row["reference"]].reindex(own.index).dropna(subset=["logit"])
+    # A row without a reference is taken as its own, for the sizes of its groups.
+    name = row["reference"] or row["run"]
+    reference = predictions[name].reindex(own.index).dropna(subset=["logit"])
     group = attributes[row["attribute"]].groups_in(own.loc[reference.index])
     reference, group = reference[group >= 0], group[group >= 0]  # blank patches are in no bin
     own = own.loc[reference.index]
     # Each run keeps its own decision threshold, which its row at the same attribute holds.
-    is_same = (table["run"] == row["reference"]) & (table["attribute"] == row["attribute"])
+    is_same = (table["run"] == name) & (table["attribute"] == row["attribute"])
     reference_threshold = table.loc[is_same, "decision_threshold"].iloc[0]
     right, reference_right = is_right(own, row["decision_threshold"]), is_right(reference, reference_threshold)
     patients = patient.loc[own.index].to_numpy(dtype=str)
-    return paired_gains(right, reference_right, group, patients, n_groups=n_groups, config=config)
+    gains = paired_gains(right, reference_right, group, patients, n_groups=n_groups_of(dict(row)), config=config)
+    has_reference = row["reference"] != ""
+    return {
+        name: value if has_reference or not name.startswith("gain_") else float("nan") for name, value in gains.items()
+    }
 
 
 Verdict = Literal["empty group", "too few", "plain", "no plain", "no interval", "better", "worse", "no difference"]
@@ -105,7 +108,7 @@ def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
     """Return what a comparison's row shows against its reference, by the paired interval of its gain in WGA."""
     if pd.isna(row["wga"]):
         return "empty group"
-    if _too_few_in(row):
+    if too_few_of(row):
         return "too few"
     if row["reference"] in ("", row["run"]):
         return "plain" if row["reference"] else "no plain"
@@ -115,14 +118,6 @@ def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
     if low > 0:
         return "better"
     return "worse" if high < 0 else "no difference"
-
-
-def _too_few_in(row: Mapping[Any, Any]) -> str:
-    """Name the first group of a comparison's row that is too small to claim anything; "" if none is."""
-    for group in range(n_groups_of(row)):
-        if reason := too_few(row[f"n_{group}"], row[f"patients_{group}"]):
-            return f"{reason} in group {group}"
-    return ""
 
 
 def gain_text(row: Mapping[Any, Any]) -> str:
@@ -135,13 +130,9 @@ def gain_text(row: Mapping[Any, Any]) -> str:
     verdict = gain_verdict(row)
     gain, low, high = (100 * row[f"gain_wga{end}"] for end in ("", "_low", "_high"))
     number = "-" if pd.isna(gain) else f"{gain:+.1f}" + ("" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]")
-    words = f"too few, {_too_few_in(row)}" if verdict == "too few" else _IN_WORDS[verdict]
+    reasons = [f"{reason} in {place}" for place, reason in too_few_of(row).items()]
+    words = f"too few, {reasons[0]}" if verdict == "too few" else _IN_WORDS[verdict]
     return f"{number} over {row['reference']}: {words}"
-
-
-def n_groups_of(row: Mapping[Any, Any] | pd.Series[Any]) -> int:
-    """Return how many groups a comparison's row is evaluated by: 2 A."""
-    return sum(bool(re.fullmatch(r"n_\d+", str(name))) and bool(pd.notna(n)) for name, n in dict(row).items())
 
 
 def paired_gains(
@@ -153,11 +144,11 @@ def paired_gains(
     n_groups: int = 4,
     config: EvaluateConfig,
 ) -> dict[str, float]:
-    """Return the gain in WGA and in each group's accuracy over a reference, with paired 95 % intervals.
+    """Return the gain in WGA and in each group's accuracy over a reference, with paired, `widened` intervals.
 
     `right` and `reference_right`, (N,), say whether either model predicted each patch right; `group` is A y + a. The
     columns are ``gain_wga``, ``gain_0`` and so on, each with ``_low`` and ``_high``; NaN for an empty group, and for an
-    interval from fewer than two patients.
+    interval from fewer than two patients. Beside them what `effective_sizes` returns of the patches.
     """
     hits, n = patient_counts(right, group, patient, n_groups=n_groups)
     reference_hits, _ = patient_counts(reference_right, group, patient, n_groups=n_groups)
@@ -165,14 +156,17 @@ def paired_gains(
     value, reference_value = pooled_accuracy(hits, n), pooled_accuracy(reference_hits, n)
     own, reference, count = resampled_counts(hits, reference_hits, n, **settings)
     drawn = ratio(own, count).min(axis=1) - ratio(reference, count).min(axis=1)
-    gains = with_ends("gain_wga", float(value.min() - reference_value.min()), *interval(drawn))
+    sizes = effective_sizes(n)
+    ends = interval(widened(drawn, sizes["effective_patients"]))
+    gains = with_ends("gain_wga", float(value.min() - reference_value.min()), *ends)
     for number in range(n_groups):
         # Only patients with patches in the group are resampled.
         has_group = n[:, number] > 0
         pair = (hits - reference_hits)[has_group, number, None], n[has_group, number, None]
         drawn = ratio(*resampled_counts(*pair, **settings))[:, 0]
-        gains |= with_ends(f"gain_{number}", float(pooled_accuracy(*pair)[0]), *interval(drawn))
-    return gains
+        ends = interval(widened(drawn, sizes[f"effective_patients_{number}"]))
+        gains |= with_ends(f"gain_{number}", float(pooled_accuracy(*pair)[0]), *ends)
+    return gains | sizes
 
 
 def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Summarise runs for a paper: each row over its seeds, and every two rows compared, as CSV, Markdown and LaTeX.
 
-Intervals are over seeds and patients: both are drawn anew, the same draws for all rows, so that the differences of two
-rows are paired by patient and, where both have the same seeds, by seed.
+Patients are drawn anew, the same draws for all rows, and the spread over seeds is added: see `_over_seeds`. The
+differences of two rows are so paired by patient and, where both have the same seeds, by seed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import EvaluateConfig
@@ -26,13 +28,20 @@ from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.methods import searched_parameters
-from pathopatch.evaluation.group_scores import answers, is_right, patient_counts, too_few
+from pathopatch.evaluation.group_scores import (
+    answers,
+    effective_sizes,
+    is_right,
+    patient_counts,
+    smallest_group,
+    too_few_of,
+)
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.accuracy import auroc
-from pathopatch.metrics.bootstrap import interval, ratio
+from pathopatch.metrics.bootstrap import interval, ratio, widened
 from pathopatch.slides.manifest import SPLITS
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
@@ -44,10 +53,13 @@ _RANGES = {
     "t_range": "hard share t", "biased_lr_scale_range": "scale of the biased phase's learning rate",
 }  # fmt: skip
 _VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
+ALPHA = 0.05
+LEAST_SEEDS = 3
+"""Seeds that two rows must share for a difference to be shown: fewer do not tell how much the seed alone moves."""
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
-    "with its 95 % interval over draws of seeds and patients. Smallest group: its patches and patients in the test "
-    "split; nothing can be claimed of a row marked *."
+    "with its 95 % interval over patients and seeds; of one seed over patients alone. Smallest group: its patches and "
+    "patients in the test split; nothing can be claimed of a row marked *."
 )
 _SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "last": "being the last"}
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
@@ -61,17 +73,20 @@ class _Row:
     wga: NDArray[np.float64]  # (S,), of all patients
     drawn: NDArray[np.float64]  # (R, S), in draws of patients
     measures: pd.DataFrame  # a row a seed
+    sizes: Mapping[str, Any]  # those of `smallest_group`, of the same patches in each seed, and `too_few`
 
 
 @dataclass(frozen=True, eq=False)
 class Summary:
     """Runs of one setting, over seeds: accuracies in [0, 1].
 
-    `rows` has attribute, name, seeds, patients, smallest_n and fewest_patients of a group; wga, wga_sd, wga_lowest,
+    `rows` has attribute, name, seeds, patients and their effective number; n, patients and the effective number of the
+    smallest group (``n_smallest``, ...), and too_few, why nothing is claimed; wga, wga_sd, wga_lowest,
     wga_low, wga_high, wga_at_zero; gba, sensitivity, specificity, answered and the AUROC at each value of the attribute
     (``auroc_0``, ...): means over seeds. `pairs` has every two rows: attribute, name, less (the other row), seeds that
-    both have, wga (the difference), wga_low, wga_high, and is_shown: whether the interval excludes 0, and no group is
-    too small to claim anything. `methods` is a paragraph on what was run.
+    both have, wga (the difference), wga_low, wga_high, p, is_shown: whether the interval excludes 0, both have at least
+    three seeds, and no group is too small to claim anything; and holds_by_holm: whether it is shown by Holm's
+    correction for all pairs of the attribute too. `methods` is a paragraph on what was run.
     """
 
     rows: pd.DataFrame
@@ -99,7 +114,7 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     kept = table[(table["rerun_of"] == "") & (table["attribute"].isin(attributes))]
     own = kept[(kept["attribute"] == kept["trained_attribute"]) | (kept["trained_attribute"] == "")]
     rows: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []
+    pairs: list[pd.DataFrame] = []
     shown = own[["run", "method", "variant"]].itertuples(index=False)
     names = [row_name(read_config(WorkFolder(work).run(run)), method, variant) for run, method, variant in shown]
     for label, of_attribute in own.assign(name=names).groupby("attribute", sort=False):
@@ -107,12 +122,15 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
         settings: dict[str, _Row] = {}
         for (_, _, name, _), runs in of_attribute.groupby(_SETTING, sort=False):
             settings[str(name)] = row = _drawn_row(work, runs, patient, by, config)
-            rows.append({"attribute": label, "name": name, **_numbers(row, config)})
-        for number, (name, row) in enumerate(settings.items()):
-            for other in list(settings)[:number]:
-                difference = _difference(row, settings[other], config)
-                pairs.append({"attribute": label, "name": name, "less": other, **difference})
-    return Summary(pd.DataFrame(rows), pd.DataFrame(pairs), methods_text(work, table, config=config))
+            rows.append({"attribute": label, "name": name, **_numbers(row)})
+        compared = pd.DataFrame(
+            {"attribute": label, "name": name, "less": other, **_difference(settings[name], settings[other])}
+            for other, name in combinations(settings, 2)
+        )
+        pairs += [compared.assign(holds_by_holm=_holds_by_holm(compared))] if len(compared) else []
+    return Summary(
+        pd.DataFrame(rows), pd.concat(pairs) if pairs else pd.DataFrame(), methods_text(work, table, config=config)
+    )
 
 
 def _drawn_row(
@@ -135,10 +153,13 @@ def _drawn_row(
         }
         sides = {"sensitivity": right[label == 1].mean(), "specificity": right[label == 0].mean()}
         measures.append({**{k: run[k] for k in ("wga_at_zero", "gba")}, **sides, "answered": judged.mean(), **of_value})
-        sizes = {"smallest_n": n.sum(axis=0).min(), "fewest_patients": (n > 0).sum(axis=0).min()}
-        measures[-1] |= {"patients": len(n), **sizes}
+        cells: dict[str, Any] = {f"n_{group}": int(size) for group, size in enumerate(n.sum(axis=0))}
+        cells |= {f"patients_{group}": int(size) for group, size in enumerate((n > 0).sum(axis=0))}
+        cells |= {"patients": len(n)} | effective_sizes(n)
     seeds = tuple(runs.sort_values("seed")["seed"].astype(int))
-    return _Row(seeds, np.array(values), np.stack(draws, axis=1), pd.DataFrame(measures))
+    sizes = {"patients": cells["patients"], "effective_patients": cells["effective_patients"], **smallest_group(cells)}
+    sizes["too_few"] = next((f"{reason} in {place}" for place, reason in too_few_of(cells).items()), "")
+    return _Row(seeds, np.array(values), np.stack(draws, axis=1), pd.DataFrame(measures), sizes)
 
 
 def _wga_in_draws(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) -> NDArray[np.float64]:
@@ -154,51 +175,64 @@ def _wga_in_draws(hits: NDArray[np.int64], n: NDArray[np.int64], config: Evaluat
     return np.concatenate([np.empty(0), *parts])
 
 
-def _over_seeds(drawn: NDArray[np.float64], config: EvaluateConfig) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over seeds of values (R, S), by drawing seeds besides."""
-    count = drawn.shape[1]
-    times = np.random.default_rng((config.seed, 1)).multinomial(count, np.full(count, 1 / count), size=len(drawn))
-    return interval((drawn * times).sum(axis=1) / count)
+def _over_seeds(
+    values: NDArray[np.float64], drawn: NDArray[np.float64], units: float
+) -> tuple[NDArray[np.float64], float]:
+    """Return draws (R,) of the mean over seeds, and the two-sided p of a mean of 0.
+
+    `values` (S,) are those of all patients, `drawn` (R, S) those in draws of them, an effective number of `units`. The
+    mean of S seeds lies about that of all seeds as sd / sqrt(S) times a t of S - 1 degrees of freedom. Drawing three
+    seeds with replacement would give two thirds of that variance, and the normal's quantile of 1.96 in place of 4.3.
+    One seed tells no spread: its draws are of patients alone, and p is NaN.
+    """
+    count, mean = len(values), widened(drawn.mean(axis=1), units)
+    if count < 2 or np.isnan(mean).all():
+        return mean, float("nan")
+    error = max(float(values.std(ddof=1)) / np.sqrt(count), np.finfo(np.float64).tiny)
+    # Each quantile once, in random order: the tails of t are long, and so do not depend on the luck of the draws.
+    place = np.random.default_rng(len(mean)).permutation(len(mean))
+    is_below = np.nanmean(stdtr(count - 1, -mean / error))  # the share of draws below 0, were t drawn without end
+    return mean + error * stdtrit(count - 1, (place + 0.5) / len(mean)), 2 * float(min(is_below, 1 - is_below))
 
 
-def _numbers(row: _Row, config: EvaluateConfig) -> dict[str, Any]:
-    low, high = _over_seeds(row.drawn, config)
-    sizes = _sizes(row)
-    means = {str(name): float(value) for name, value in row.measures.mean().items() if name not in sizes}
+def _numbers(row: _Row) -> dict[str, Any]:
+    drawn, _ = _over_seeds(row.wga, row.drawn, row.sizes["effective_patients"])
+    low, high = interval(drawn.clip(0, 1))
     return {
         "seeds": len(row.seeds),
-        **sizes,
+        **row.sizes,
         "wga": float(row.wga.mean()),
         "wga_sd": float(row.wga.std(ddof=1)) if len(row.wga) > 1 else float("nan"),
         "wga_lowest": float(row.wga.min()),
         "wga_low": low,
         "wga_high": high,
-        **means,
+        **row.measures.mean(),
     }
 
 
-def _difference(row: _Row, other: _Row, config: EvaluateConfig) -> dict[str, Any]:
+def _difference(row: _Row, other: _Row) -> dict[str, Any]:
     shared = sorted(set(row.seeds) & set(other.seeds))
     if not shared:
-        nothing = dict.fromkeys(("wga", "wga_low", "wga_high"), float("nan"))
+        nothing = dict.fromkeys(("wga", "wga_low", "wga_high", "p"), float("nan"))
         return {"seeds": 0, **nothing, "is_shown": False, "too_few": "no seed of both"}
     own, others = ([each.seeds.index(seed) for seed in shared] for each in (row, other))
-    low, high = _over_seeds(row.drawn[:, own] - other.drawn[:, others], config)
-    difference = float((row.wga[own] - other.wga[others]).mean())
-    few = next(filter(None, map(_few, (_sizes(row), _sizes(other)))), "")
-    is_shown = (low > 0 or high < 0) and not few
-    ends = {"wga": difference, "wga_low": low, "wga_high": high}
-    return {"seeds": len(shared), **ends, "is_shown": is_shown, "too_few": few}
+    values = row.wga[own] - other.wga[others]
+    units = min(each.sizes["effective_patients"] for each in (row, other))
+    drawn, p = _over_seeds(values, row.drawn[:, own] - other.drawn[:, others], units)
+    low, high = interval(drawn.clip(-1, 1))
+    few = row.sizes["too_few"] or other.sizes["too_few"]
+    if not few and len(shared) < LEAST_SEEDS:
+        few = f"only {pluralize(len(shared), 'seed')} of both: {LEAST_SEEDS} tell the spread over seeds"
+    ends = {"wga": float(values.mean()), "wga_low": low, "wga_high": high, "p": float("nan") if few else p}
+    return {"seeds": len(shared), **ends, "is_shown": (low > 0 or high < 0) and not few, "too_few": few}
 
 
-def _sizes(row: _Row) -> dict[str, int]:
-    """Return patients, and the patches and patients of the smallest group, in the mean over seeds."""
-    means = row.measures[["patients", "smallest_n", "fewest_patients"]].mean()
-    return {str(name): int(value) for name, value in means.items()}
-
-
-def _few(row: Mapping[str, Any]) -> str:
-    return too_few(row["smallest_n"], row["fewest_patients"])
+def _holds_by_holm(pairs: pd.DataFrame) -> pd.Series[bool]:
+    """Return which shown differences of one attribute stay so when all its pairs are tested at 5 % together."""
+    p = pairs.loc[pairs["p"].notna(), "p"].sort_values()
+    # Holm: the smallest p of m is compared with .05 / m, the next with .05 / (m - 1), up to the first that fails.
+    holds = (p * np.arange(len(p), 0, -1) <= ALPHA).cummin()
+    return pairs["is_shown"] & holds.reindex(pairs.index, fill_value=False)
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -223,10 +257,19 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
             f"| {_areas(row)} | {_percent(row['answered'])} |"
         )
     if len(pairs):
+        tested = int(pairs["p"].notna().sum())
+        if tested:
+            lines += [
+                "",
+                f"Of {pluralize(tested, 'interval')} between two rows, {ALPHA * tested:.1f} would exclude 0 by chance "
+                "were all rows equal. Differences marked † hold by Holm's correction for all of one attribute.",
+            ]
         lines += ["", "| groups by | row | less | seeds | WGA | 95 % interval |", "|---" * 6 + "|"]
     for pair in pairs.to_dict("records"):
         value, low, high = (100 * pair[name] for name in ("wga", "wga_low", "wga_high"))
-        shown = "" if pair["is_shown"] else f" ({pair['too_few'] or 'no difference is shown'})"
+        shown = (
+            " †" * pair["holds_by_holm"] if pair["is_shown"] else f" ({pair['too_few'] or 'no difference is shown'})"
+        )
         lines.append(
             f"| {pair['attribute']} | {pair['name']} | {pair['less']} | {pair['seeds']} | {value:+.1f} "
             f"| {low:+.1f} to {high:+.1f}{shown} |"
@@ -265,7 +308,7 @@ def _escaped(text: str) -> str:
 
 
 def _smallest(row: Mapping[Any, Any]) -> str:
-    return f"{row['smallest_n']}, {row['fewest_patients']}{'*' if _few(row) else ''}"
+    return f"{row['n_smallest']}, {row['patients_smallest']}{'*' if row['too_few'] else ''}"
 
 
 def _wga(row: dict[Any, Any], between: str) -> str:
@@ -293,7 +336,7 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
-    sentences.append(f"Intervals are 95 %, by {config.bootstrap:,} draws of seeds and of patients.")
+    sentences.append(f"Intervals are 95 %, by {config.bootstrap:,} draws of patients, and Student's t over seeds.")
     return " ".join([*sentences, software_text()])
 
 

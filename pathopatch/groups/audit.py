@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.text import patches_and_patients, pluralize
+from pathopatch.core.text import patches_and_patients, patients_text, pluralize
 from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, PatchAttribute, TissueThreshold, attribute_in
 from pathopatch.groups.group_sizes import expected_intervals
 from pathopatch.groups.shortcut import (
     FLAGGED,
-    LEAST_PATIENTS,
-    LEAST_PATIENTS_OF_A_LABEL,
+    LEAST_OF_BOTH,
     NEGLIGIBLE,
     NOT_SHOWN,
     alpha_of,
@@ -27,6 +26,7 @@ from pathopatch.groups.shortcut import (
     fraction_only,
     sweep_thresholds,
 )
+from pathopatch.metrics.bootstrap import LEAST_UNITS, LEAST_UNITS_OF_A_GROUP
 from pathopatch.slides.manifest import SPLITS
 
 _FRACTION_COLUMNS = (
@@ -34,7 +34,7 @@ _FRACTION_COLUMNS = (
     "accuracy", "threshold", "larger_is_tumor", "accuracy_elsewhere", "accuracy_elsewhere_low",
     "accuracy_elsewhere_high", "majority", "verdict", "is_flagged",
 )  # fmt: skip
-VERSION = 3
+VERSION = 4
 """Of what an audit holds; one of another version is made anew."""
 
 
@@ -169,7 +169,10 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
         return "NOT KNOWN. There is one label only, so that nothing can give it away."
     predictor = "the patches' own attribute" if is_own else "the tissue fraction"
     finding = f"in {where} {predictor} alone tells the label with AUROC {_interval(result, 'auroc')}"
-    patients = pluralize(result["patients"], "patient")
+    patients, with_tumor, with_other = (
+        patients_text(result[name], result[f"effective_{name}"])
+        for name in ("patients", "patients_with_tumor", "patients_with_non_tumor")
+    )
     if verdict["verdict"] == FLAGGED:
         side = f"above {0.5 + effect:g}" if result["auroc"] > 0.5 else f"below {0.5 - effect:g}"
         by = "that attribute" if is_own else "tissue area"
@@ -183,9 +186,9 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
         return f"No shortcut is shown: {finding} ({patients}). One as strong as {farthest:.2f} is not excluded."
     verb = "is" if result["patients"] == 1 else "are"
     return (
-        f"NOT KNOWN. {finding[0].upper()}{finding[1:]}, but {patients} ({result['patients_with_tumor']} with {tumor}, "
-        f"{result['patients_with_non_tumor']} with {other}) {verb} too few for a verdict, which takes "
-        f"{LEAST_PATIENTS} and {LEAST_PATIENTS_OF_A_LABEL} of each label."
+        f"NOT KNOWN. {finding[0].upper()}{finding[1:]}, but {patients} ({with_tumor} with {tumor}, "
+        f"{with_other} with {other}) {verb} too few for a verdict, which takes {LEAST_UNITS} and "
+        f"{LEAST_UNITS_OF_A_GROUP} of each label, or {LEAST_OF_BOTH} with both labels."
     )
 
 

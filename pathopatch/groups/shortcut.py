@@ -1,9 +1,10 @@
 """Measure how well the tissue fraction alone tells the label, over patients; and at which thresholds it does.
 
 The rule of the verdict: **a shortcut is flagged where the 95 % interval by patient of the fraction's AUROC lies wholly
-above 0.55 or wholly below 0.45**, in the training patches or in all labelled patches together. With fewer than six
-patients, or fewer than three that show one of the labels, nothing is flagged and nothing is cleared. Of an attribute of
-the patches' own only above 0.55 counts: which value speaks for tumour is learnt from other patients.
+above 0.55 or wholly below 0.45**, in the training patches or in all labelled patches together. Nothing is flagged and
+nothing cleared with too few patients, by their effective number: a verdict takes 12, and 5 of each label. Six with both
+labels do too, since they are compared within themselves. Of an attribute of the patches' own only above 0.55 counts:
+which value speaks for tumour is learnt from other patients.
 """
 
 from __future__ import annotations
@@ -15,14 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.metrics.accuracy import auroc
-from pathopatch.metrics.bootstrap import FloatArray, auroc_interval, interval, ratio, resampled, sums_by_patient
+from pathopatch.metrics.bootstrap import (
+    LEAST_UNITS,
+    LEAST_UNITS_OF_A_GROUP,
+    FloatArray,
+    auroc_interval,
+    effective_number,
+    interval,
+    ratio,
+    resampled,
+    sums_by_patient,
+)
 
-LEAST_PATIENTS, LEAST_PATIENTS_OF_A_LABEL = 6, 3
+LEAST_OF_BOTH = 6
+"""Effective number of patients with both labels that is enough for a verdict by itself."""
 FLAGGED, NOT_SHOWN, NEGLIGIBLE, UNKNOWN = "shortcut", "not shown", "negligible", "not known"
 SWEEP_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Tissue thresholds of a sweep: 0.05 to 0.95."""
-# Distance of the AUROC from 0.5. On simulated cohorts of 6 to 40 patients at most 1 % were false alarms, at any
-# clustering of patches within patients.
+# Distance of the AUROC from 0.5. Of simulated cohorts whose patients have both labels at most 1 % were false alarms,
+# from 6 patients on. Where each has one label, as in cohorts labelled by slide: 14 % at 6, at most 6 % from 12 on.
 _LEAST_EFFECT = 0.05
 _FOLDS = 5
 _ELSEWHERE = ("accuracy_elsewhere", "accuracy_elsewhere_low", "accuracy_elsewhere_high")
@@ -51,7 +63,8 @@ def fraction_only(
     Returns
     -------
     dict
-        `n`, `tumor`, `patients`, `patients_with_tumor`, `patients_with_non_tumor`; `auroc` with `auroc_low` and
+        `n`, `tumor`, `patients`, `patients_with_tumor`, `patients_with_non_tumor`, `patients_with_both`, and the
+        effective number of each (``effective_patients``, ...); `auroc` with `auroc_low` and
         `auroc_high`; the best `accuracy` with its cut `threshold` and `larger_is_tumor`; `accuracy_elsewhere` with its
         interval: that of cuts chosen on four fifths of the patients and evaluated on the rest; `majority`, the share
         of the more frequent label; `verdict` (shortcut, not shown, negligible, not known) and `is_flagged`. None where
@@ -59,15 +72,20 @@ def fraction_only(
     """
     n, tumor = len(label), int(label.sum())
     patients, place = np.unique(patient, return_inverse=True)
-    of_label = [len(np.unique(place[label == y])) for y in (0, 1)]
-    sizes: dict[str, Any] = {"n": n, "tumor": tumor, "patients": len(patients)}
-    sizes |= {"patients_with_non_tumor": of_label[0], "patients_with_tumor": of_label[1]}
+    of_label = [np.bincount(place[label == y], minlength=len(patients)) for y in (0, 1)]  # patches of each patient
+    both = np.where((of_label[0] > 0) & (of_label[1] > 0), of_label[0] + of_label[1], 0)
+    counts = {"patients": of_label[0] + of_label[1], "patients_with_non_tumor": of_label[0]}
+    counts |= {"patients_with_tumor": of_label[1], "patients_with_both": both}
+    sizes: dict[str, Any] = {"n": n, "tumor": tumor}
+    sizes |= {name: int(np.count_nonzero(size)) for name, size in counts.items()}
+    sizes |= {f"effective_{name}": float(effective_number(size)) for name, size in counts.items()}
     if tumor in (0, n):
         names = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority")
         return {**sizes, **dict.fromkeys((*names, *_ELSEWHERE)), "verdict": UNKNOWN, "is_flagged": False}
-    low, high = auroc_interval(fraction, label, patient, resamples=resamples, seed=seed)
+    units = sizes["effective_patients"]
+    low, high = auroc_interval(fraction, label, patient, units=units, resamples=resamples, seed=seed)
     accuracy, threshold, is_larger_tumor = _best_cut(label, fraction)
-    verdict = _verdict(low, high, patients=len(patients), of_label=min(of_label), is_directed=is_directed)
+    verdict = _verdict(low, high, sizes, is_directed=is_directed)
     return {
         **sizes,
         "auroc": auroc(fraction, label),
@@ -183,9 +201,14 @@ def _gaps(sums: FloatArray) -> FloatArray:
     return alpha[:, 1] - alpha[:, 0]
 
 
-def _verdict(low: float, high: float, *, patients: int, of_label: int, is_directed: bool) -> str:
+def _verdict(low: float, high: float, sizes: Mapping[str, Any], *, is_directed: bool) -> str:
     """Return what the interval of the AUROC shows."""
-    if patients < LEAST_PATIENTS or of_label < LEAST_PATIENTS_OF_A_LABEL or np.isnan(low):
+    total, *of_label, both = (
+        round(sizes[f"effective_patients{end}"]) for end in ("", "_with_tumor", "_with_non_tumor", "_with_both")
+    )
+    is_enough = total >= LEAST_UNITS and min(of_label) >= LEAST_UNITS_OF_A_GROUP
+    # One patient with most patches outweighs the six that have both labels.
+    if not (is_enough or min(total, both) >= LEAST_OF_BOTH) or np.isnan(low):
         return UNKNOWN
     if low > 0.5 + _LEAST_EFFECT or (high < 0.5 - _LEAST_EFFECT and not is_directed):
         return FLAGGED

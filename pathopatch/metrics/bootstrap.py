@@ -1,4 +1,4 @@
-"""Bootstrap over patients: resample whole patients, since patches of one patient resemble each other (numpy only).
+"""Bootstrap over patients: resample whole patients, since patches of one patient resemble each other.
 
 A statistic that follows from sums over samples (shares, slopes, correlations) needs each patient's sums only once. A
 resample of patients is then a sum of rows, whatever the number of samples: see `resampled`. `bootstrap_by_patient`
@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, stdtrit
 
 from pathopatch.core.errors import InputUnsupportedError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+LEAST_UNITS, LEAST_UNITS_OF_A_GROUP = 12, 5
+"""Effective numbers of units (patients) that a claim takes, in all and in each group. Of equal models 13 % come
+out better or worse by plain percentiles at 5 units, 9 % at 12, and 6 % by `widened` draws at 12."""
 
 _CHUNK_DRAWS = 2**22  # patients drawn at a time (32 MB), so that 200,000 patients need no more memory than 20
 
@@ -65,8 +70,13 @@ def effective_count(ids: ArrayLike) -> float:
 
     Equal shares give the plain number, one patient with nearly all samples about 1; 0 without samples.
     """
-    _, n = np.unique(np.asarray(ids), return_counts=True)
-    return float(n.sum() ** 2 / (n.astype(np.float64) ** 2).sum()) if n.size else 0.0
+    return float(effective_number(np.unique(np.asarray(ids), return_counts=True)[1]))
+
+
+def effective_number(n: ArrayLike) -> Any:
+    """Return what `effective_count` does, from the samples of each patient (P, ...); without the first axis."""
+    sizes = np.asarray(n, dtype=np.float64)
+    return np.nan_to_num(ratio(sizes.sum(axis=0) ** 2, (sizes**2).sum(axis=0)))
 
 
 def sums_by_patient(values: FloatArray, patient: ArrayLike) -> FloatArray:
@@ -109,6 +119,20 @@ def interval(draws: FloatArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def widened(draws: FloatArray, units: float) -> FloatArray:
+    """Return draws (R,) moved away from their median, so that `interval` holds for a small effective number of units.
+
+    The spread of resamples is short by sqrt((n - 1) / n), and of a normal's quantile where Student's t is due: at 12
+    units both ends move out by 17 %. NaN throughout for one unit.
+    """
+    if units <= 1 or np.isnan(draws).all():
+        return np.full_like(draws, np.nan)
+    middle = np.nanmedian(draws)
+    return np.asarray(
+        middle + stdtrit(units - 1, 0.975) / ndtri(0.975) * np.sqrt(units / (units - 1)) * (draws - middle)
+    )
+
+
 def ratio(numerator: Any, denominator: Any) -> Any:
     """Return numerator / denominator, element by element; NaN where the denominator is 0."""
     above, below = np.broadcast_arrays(
@@ -135,11 +159,17 @@ def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
 
 
 def auroc_interval(
-    score: ArrayLike, label: ArrayLike, patient: ArrayLike, *, resamples: int = 1000, seed: int = 0
+    score: ArrayLike,
+    label: ArrayLike,
+    patient: ArrayLike,
+    *,
+    units: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the 95 % interval of the AUROC by patient: what `bootstrap_by_patient` returns of `auroc_of`, faster.
 
-    `score`, `label` (0 or 1) and `patient` are of shape (N,).
+    `score`, `label` (0 or 1) and `patient` are of shape (N,). It is `widened` for an effective number of `units`.
     """
     score, label = np.asarray(score, np.float64), np.asarray(label, np.int64)
     ids, code = np.unique(np.asarray(patient), return_inverse=True)
@@ -149,11 +179,12 @@ def auroc_interval(
     wins = _wins_by_patients(score, label, code, len(ids))
     n = np.stack([np.bincount(code[label == y], minlength=len(ids)) for y in (0, 1)], axis=1).astype(np.float64)
     values = [np.empty(0)]
-    for draws in _patient_draws(len(ids), resamples=resamples, seed=seed):
-        times_drawn = _times_drawn(draws, len(ids))
+    for drawn in _patient_draws(len(ids), resamples=resamples, seed=seed):
+        times_drawn = _times_drawn(drawn, len(ids))
         negative, positive = (times_drawn @ n).T
         values.append(ratio(((times_drawn @ wins) * times_drawn).sum(axis=1), positive * negative))
-    return interval(np.concatenate(values))
+    draws = np.concatenate(values)
+    return interval(draws if units is None else widened(draws, units).clip(0, 1))
 
 
 def _wins_by_patients(score: FloatArray, label: IntArray, code: IntArray, n_patients: int) -> FloatArray:

@@ -8,15 +8,15 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import capitalize_first
-from pathopatch.evaluation.group_scores import SMALL_GROUP, too_few
-from pathopatch.evaluation.reference import gain_verdict, is_plain_erm, n_groups_of
+from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group, too_few_of
+from pathopatch.evaluation.reference import gain_verdict, is_plain_erm
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import verdict_text
 from pathopatch.report.answer_picture import answer_picture
 from pathopatch.report.cohort_section import patients_in_several_splits, slide_problems
 from pathopatch.report.collect import Study
 from pathopatch.report.models import runs_to_show
-from pathopatch.report.results import group_problems, preferred, rows_at, smallest_of
+from pathopatch.report.results import by_validation, group_problems, preferred, rows_at
 
 _FEW_SEEDS = 3
 
@@ -41,15 +41,12 @@ def answer(study: Study) -> dict[str, Any]:
 
 def _pair(study: Study) -> tuple[str, str]:
     """Return the plain and the debiased run to look at, of the first threshold; "" where there is none."""
-    rows = rows_at(study, study.thresholds[0]).set_index("run")
-    shown = [run for run in runs_to_show(study) if run in rows.index]
-    is_plain = is_plain_erm(rows).to_dict()
-    best = preferred(rows.reset_index())
+    rows, shown = rows_at(study, study.thresholds[0]), runs_to_show(study)
+    is_plain = dict(zip(rows["run"], is_plain_erm(rows), strict=True))
     # The debiased run that validation prefers comes before the others.
-    shown.sort(key=lambda run: best is None or run != best["run"])
-    pick = {kind: next((run for run in shown if is_plain[run] == kind), "") for kind in (True, False)}
-    reference = best["reference"] if best is not None and best["reference"] in rows.index else ""
-    return reference or pick[True], pick[False]
+    ranked = [run for run in (*by_validation(rows)["run"], *shown) if run in shown]
+    plain, debiased = (next((run for run in ranked if is_plain[run] == kind), "") for kind in (True, False))
+    return plain, debiased
 
 
 def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
@@ -58,18 +55,15 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
     by_run = {row["run"]: row for row in rows.to_dict("records")}
     reference = by_run.get(best["reference"]) if best and best["reference"] != best["run"] else None
     names = attribute.group_names
-    first = rows.iloc[0]
-    few = [
-        {"name": name, "reason": reason}
-        for group, name in enumerate(names)
-        if (reason := too_few(first[f"n_{group}"], first[f"patients_{group}"]))
-    ]
+    first = rows.to_dict("records")[0]
+    places = {f"group {group}": name for group, name in enumerate(names)} | {"all": "all groups together"}
+    few = [{"name": places[place], "reason": reason} for place, reason in too_few_of(first).items()]
     card = {
         "by": attribute.description,
         "best": best,
         "models": [] if best is None else [_model(row, names) for row in (reference, best) if row is not None],
         "few": few,
-        **smallest_of(first),
+        **smallest_group(first),
         "runs": rows["run"].nunique(),
         "range": (wga.min(), wga.max()) if len(wga) else None,
         "split": first["split"],
@@ -85,7 +79,7 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
 
 def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Return a run's worst-group accuracy, and which group it is; of equal ones the first."""
-    accuracy = [row[f"accuracy_{group}"] for group in range(n_groups_of(pd.Series(row)))]
+    accuracy = [row[f"accuracy_{group}"] for group in range(n_groups_of(row))]
     worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
     return {
         "is_plain": bool(is_plain_erm(pd.DataFrame([row])).iloc[0]),
@@ -102,7 +96,7 @@ def _worst_group_row(card: Mapping[str, Any], model: Mapping[str, Any]) -> dict[
     has_gain = model["run"] == best["run"] and best["reference"] not in ("", best["run"])
     return {
         **model,
-        **{name: card[name] for name in ("by", "smallest_n", "fewest_patients")},
+        **{name: card[name] for name in ("by", "n_smallest", "patients_smallest")},
         "model": f"{'plain' if model['is_plain'] else 'debiased'}: {model['run']}",
         "worst": model["worst"] and model["worst"]["name"],
         **{f"gain_wga{end}": best[f"gain_wga{end}"] if has_gain else None for end in ("", "_low", "_high")},

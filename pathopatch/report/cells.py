@@ -12,7 +12,7 @@ from pathopatch.evaluation.group_scores import too_few
 
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"
-_SIZES = {"own": ("n", "patients"), "smallest": ("smallest_n", "fewest_patients")}
+_SIZES = {"own": ("n", "patients"), "smallest": ("n_smallest", "patients_smallest")}
 
 
 class Column(NamedTuple):
@@ -53,7 +53,8 @@ def cell(row: Mapping[Any, Any], column: Column) -> Markup:
         text = escape(_formatted(value, column.form))
     n, patients = _SIZES.get(column.sizes) or (f"n_{column.sizes}", f"patients_{column.sizes}")
     # A number that is not there needs no reason, unless it is that there are no patches.
-    reason = too_few(row[n], row[patients]) if column.sizes and (text != DASH or not row[n]) else ""
+    has_reason = column.sizes and (text != DASH or not row[n])
+    reason = too_few(row[n], row[patients], effective=row.get(f"effective_{patients}")) if has_reason else ""
     if reason and column.sizes == "smallest":
         reason = f"smallest group: {reason}"
     classes = " ".join(["few"] * bool(reason) + ["text"] * column.is_text)

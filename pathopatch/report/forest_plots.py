@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pathopatch.core.text import capitalize_first, pluralize
-from pathopatch.evaluation.group_scores import too_few
+from pathopatch.evaluation.group_scores import too_few_of
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.audit import distinct_results
@@ -76,7 +76,7 @@ def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute) -> byt
     for axes, (name, title, color, groups) in zip(panels, columns, strict=True):
         marks = []
         for place, row in enumerate(rows.to_dict("records")):
-            is_few = any(too_few(row[f"n_{group}"], row[f"patients_{group}"]) for group in groups)
+            is_few = any(f"group {group}" in too_few_of(row) for group in groups)
             value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
             marks.append(Mark(place, value, low, high, FAINT if is_few else color, text=f"{100 * value:.0f}"))
         draw_marks(axes, marks, text_at=1.12, unknown="no patches")
@@ -105,7 +105,7 @@ def worst_groups(rows: pd.DataFrame) -> Figure:
     for axes, (label, part) in zip(panels[:, 0], parts, strict=True):
         marks = []
         for place, row in enumerate(part.to_dict("records")):
-            is_few = bool(too_few(row["smallest_n"], row["fewest_patients"]))
+            is_few = bool(row["too_few"])
             text = f"{100 * row['wga']:.1f}" + ("*" if is_few else "")
             marks.append(Mark(place, row["wga"], row["wga_low"], row["wga_high"], FAINT if is_few else INK, text=text))
         draw_marks(axes, marks, text_at=1.02)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pathopatch.evaluation.area_reliance import limits_text, verdict_text
 from pathopatch.evaluation.external_validation import glass_text
-from pathopatch.evaluation.group_scores import with_ends
+from pathopatch.evaluation.group_scores import smallest_group, with_ends
 from pathopatch.evaluation.reference import is_plain_erm
 from pathopatch.evaluation.run_settings import settings_note
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
@@ -19,7 +19,7 @@ from pathopatch.groups.attribute import training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import probability_by_fraction, reliability, training_histories
-from pathopatch.report.results import by_setting, in_order, preferred, rows_at
+from pathopatch.report.results import by_setting, by_validation, in_order, preferred, rows_at
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -46,15 +46,20 @@ def summary(study: Study) -> dict[str, Any]:
 
 
 def runs_to_show(study: Study) -> list[str]:
-    """Return the best plain ERM run and the best run of each other setting by validation, at the first threshold."""
+    """Return the preferred run at the first threshold, its plain one, and the best runs of other settings, at most 4.
+
+    They are those of every picture of the page, and so in its order.
+    """
     if study.comparison is None or not study.thresholds:
         return []
     rows = rows_at(study, study.thresholds[0])
-    if preferred(rows) is None:
+    best, is_erm = preferred(rows), is_plain_erm(rows)
+    if best is None:
         return [str(run) for run in rows["run"].drop_duplicates()[:_MOST_PANELS]]
-    is_erm = is_plain_erm(rows)
-    candidates = [rows[is_erm], *(part for _, part in rows[~is_erm].groupby("settings_key", sort=False))]
-    return [str(best["run"]) for part in candidates if (best := preferred(part))][:_MOST_PANELS]
+    plain = [best["reference"]] if best["reference"] in set(rows["run"]) else by_validation(rows[is_erm])["run"][:1]
+    others = by_validation(rows[~is_erm]).drop_duplicates("settings_key")["run"]
+    chosen = [*plain, *others][:_MOST_PANELS]
+    return [str(run) for run in rows["run"].drop_duplicates() if run in chosen]
 
 
 def dependence(study: Study) -> dict[str, Any]:
@@ -99,9 +104,9 @@ def _ablation_rows(run: str, content: Mapping[str, Any], key: str) -> list[dict[
 
 
 def _smallest_of(scores: Mapping[str, Any]) -> dict[str, int]:
-    """Return patches of the smallest group of an evaluation, and patients of the group with the fewest."""
-    fewest_patients = min(group["patients"] for group in scores["groups"])
-    return {"smallest_n": scores["smallest_group_n"], "fewest_patients": fewest_patients}
+    """Return patches and patients of the smallest group of an evaluation."""
+    groups = scores["groups"]
+    return smallest_group({f"{kind}_{group['group']}": group[kind] for kind in ("n", "patients") for group in groups})
 
 
 def _calibration(

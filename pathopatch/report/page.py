@@ -26,11 +26,12 @@ from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import written_columns
-from pathopatch.evaluation.group_scores import LEAST_PATCHES, LEAST_PATIENTS, SMALL_GROUP, too_few
+from pathopatch.evaluation.group_scores import LEAST_PATCHES, SMALL_GROUP, too_few
 from pathopatch.groups.audit import audit_tables
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.heatmaps.model_record import card_html
+from pathopatch.metrics.bootstrap import LEAST_UNITS, LEAST_UNITS_OF_A_GROUP
 from pathopatch.report import cohort_section, models, predictions, results
 from pathopatch.report.answer import answer
 from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed
@@ -287,5 +288,6 @@ def _environment() -> Environment:
     filters = (cell, percent, number, signed, points, capitalize_first, pluralize)
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {"col": Column, "cols": columns, "too_few": too_few}
-    environment.globals |= {"least_patches": LEAST_PATCHES, "least_patients": LEAST_PATIENTS}
+    least = {"least_patients": LEAST_UNITS, "least_patients_of_a_group": LEAST_UNITS_OF_A_GROUP}
+    environment.globals |= {"least_patches": LEAST_PATCHES, **least}
     return environment

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pathopatch.core.text import capitalize_first, pluralize
-from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.evaluation.reference import n_groups_of
+from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group
 from pathopatch.evaluation.run_settings import row_name
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
@@ -71,12 +71,14 @@ def by_setting(study: Study, tables: Mapping[str, pd.DataFrame]) -> dict[str, di
 
 
 def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
-    """Return the row with the highest validation WGA, then GBA, then name; None where no run has a validation WGA."""
+    """Return the first row of `by_validation`; None where no run has a validation WGA."""
+    return next(iter(by_validation(rows).to_dict("records")), None)
+
+
+def by_validation(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a validation WGA, the highest first, then by GBA and name."""
     validated = rows[rows["wga_val"].notna()] if len(rows) else rows
-    if validated.empty:
-        return None
-    ranked = validated.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True])
-    return ranked.to_dict("records")[0]
+    return validated.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True]) if len(rows) else rows
 
 
 def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dict[str, Any]]:
@@ -101,16 +103,7 @@ def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dic
 
 def _group_sizes(row: Mapping[Any, Any] | pd.Series[Any]) -> list[tuple[int, int]]:
     """Return patches and patients of each group of a comparison's row."""
-    return [(int(row[f"n_{group}"]), int(row[f"patients_{group}"])) for group in range(n_groups_of(pd.Series(row)))]
-
-
-def smallest_of(row: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, int]:
-    """Return patches of the smallest group of a comparison's row, and patients of the group with the fewest.
-
-    What is measured over all groups, such as WGA, rests on no more than these.
-    """
-    sizes, patients = zip(*_group_sizes(row), strict=True)
-    return {"smallest_n": min(sizes), "fewest_patients": min(patients)}
+    return [(int(row[f"n_{group}"]), int(row[f"patients_{group}"])) for group in range(n_groups_of(dict(row)))]
 
 
 def results(study: Study) -> dict[str, Any]:
@@ -133,8 +126,14 @@ def results(study: Study) -> dict[str, Any]:
             file = f"accuracies_{attribute.key}.png"
             n_others = int((table["threshold"] == attribute.tau).sum()) - len(rows)
         validation = {} if study.audit is None else study.audit["thresholds"].get(attribute.key, {}).get("val", {})
-        least = {name: min(map(min, validation[name])) if validation else None for name in ("counts", "patients")}
-        sizes = {**smallest_of(rows.iloc[0]), "n_val": least["counts"], "patients_val": least["patients"]}
+        val = {
+            f"{kind}_{group}": size
+            for kind, name in (("n", "counts"), ("patients", "patients"))
+            for group, size in enumerate(np.ravel(validation.get(name, ())).tolist())
+        }
+        least = smallest_group(val) if val else {"n_smallest": None, "patients_smallest": None}
+        sizes = {**smallest_group(dict(rows.iloc[0])), "n_val": least["n_smallest"]}
+        sizes["patients_val"] = least["patients_smallest"]
         records = [
             {
                 **row,
@@ -218,13 +217,13 @@ def sweep(study: Study) -> dict[str, Any]:
 
 
 def _range_measured(sweep: pd.DataFrame | None) -> dict[str, float | None]:
-    """Return how many thresholds of a run's sweep were measured, its lowest and highest WGA there, and `smallest_of`.
+    """Return how many thresholds of a run's sweep were measured, its lowest and highest WGA and smallest group there.
 
     None where none was.
     """
     measured = pd.DataFrame() if sweep is None else sweep[sweep["is_measured"].astype(bool)]
     rows = measured.to_dict("records")
-    sizes = [smallest_of(row) for row in rows]
+    sizes = [smallest_group(row) for row in rows]
     ends = {
         name: pick(rows, key=lambda row: row["wga"], default={}) for name, pick in (("lowest", min), ("highest", max))
     }
@@ -232,5 +231,5 @@ def _range_measured(sweep: pd.DataFrame | None) -> dict[str, float | None]:
         "measured": len(rows),
         **{name: row.get("wga") for name, row in ends.items()},
         **{f"{name}_at": row.get("threshold") for name, row in ends.items()},
-        **{name: min((row[name] for row in sizes), default=None) for name in ("smallest_n", "fewest_patients")},
+        **min(sizes, key=lambda row: row["n_smallest"], default={"n_smallest": None, "patients_smallest": None}),
     }

@@ -151,13 +151,13 @@ def test_a_gain_in_the_text_has_interval_verdict_and_reference(work: Path) -> No
     ],
 )
 def test_the_verdict_on_a_gain_follows_from_its_interval(ends: tuple[float, float], verdict: str, words: str) -> None:
-    row = {"run": "gerne", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "gain_wga": 0.3}
+    row = {"run": "gerne", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "patients": 12, "gain_wga": 0.3}
     row |= {"gain_wga_low": ends[0], "gain_wga_high": ends[1]}
     assert (gain_verdict(row), gain_text(row)) == (verdict, words)
 
 
 def test_a_run_without_a_reference_has_no_gain_in_words() -> None:
-    row = {"run": "erm", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "gain_wga": 0.0}
+    row = {"run": "erm", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "patients": 12, "gain_wga": 0.0}
     assert (gain_verdict(row), gain_text(row)) == ("plain", "")
     assert (gain_verdict(row | {"reference": ""}), gain_text(row | {"reference": ""})) == ("no plain", "")
     empty = row | {"run": "gerne", "wga": np.nan, "gain_wga": np.nan, "gain_wga_low": np.nan, "gain_wga_high": np.nan}
@@ -248,7 +248,7 @@ def test_the_summary_has_each_setting_over_its_seeds_and_every_two_of_them(work:
     assert "| 0.5 | gerne | 2 | 10, 2* | 45.0 ± 35.4 |" in (work / "summary.md").read_text()
     assert r"gerne & 10, 2* & 45.0 $\pm$ 35.4 &" in (work / "summary.tex").read_text()
     assert not pairs["is_shown"].any()  # ten patches of two patients
-    assert "(only 10 patches of 2 patients)" in (work / "summary.md").read_text()
+    assert "(only 10 patches of 2 patients in group 0)" in (work / "summary.md").read_text()
 
 
 def test_a_paired_interval_is_narrower_than_two_apart() -> None:
@@ -350,7 +350,7 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "learning rate 0.001 to 0.004",
         "c (beta + 1) of 0.5",
         "compared by worst-group accuracy on validation, at the decision threshold that is best there",
-        "by 30 draws of seeds and of patients",
+        "by 30 draws of patients, and Student's t over seeds",
     ):
         assert part in text
     for other in ("group-balanced accuracy", "linear heads", "biased phase"):  # of which nothing was run

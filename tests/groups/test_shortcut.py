@@ -91,6 +91,49 @@ def test_a_perfect_shortcut_of_too_few_patients_has_no_verdict(patients: int, ve
     assert result["verdict"] == verdict
 
 
+def labelled_by_patient(luck: int, patients: int) -> dict[str, object]:
+    """The result where each patient has one label, drawn apart from its tissue fraction, which goes by patient."""
+    rng = np.random.default_rng((luck, patients))
+    label = rng.permutation(np.arange(patients) % 2)
+    who = np.repeat(np.arange(patients), 30)
+    latent = 0.7 * rng.standard_normal(patients)[who] + 0.7 * rng.standard_normal(len(who))
+    return fraction_only(label[who], expit(latent), who, resamples=200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [12, 20])
+def test_a_label_for_each_patient_gives_at_most_6_percent_of_false_alarms(patients: int) -> None:
+    assert sum(bool(labelled_by_patient(luck, patients)["is_flagged"]) for luck in range(100)) <= 6
+
+
+@pytest.mark.parametrize(
+    ("patients", "of_both", "is_known"), [(11, 0, False), (12, 0, True), (7, 5, False), (7, 6, True), (6, 6, True)]
+)
+def test_a_verdict_takes_12_patients_or_6_with_both_labels(patients: int, of_both: int, is_known: bool) -> None:
+    who = np.repeat(np.arange(patients), 20)
+    label = np.where(who < of_both, np.arange(len(who)) % 2, who % 2)
+    result = fraction_only(label, np.random.default_rng(0).random(len(who)), who, resamples=50)
+    assert result["patients_with_both"] == of_both
+    assert (result["verdict"] != UNKNOWN) == is_known
+
+
+def test_a_patient_with_nearly_all_patches_leaves_no_verdict() -> None:
+    who = np.concatenate([np.zeros(153, np.int64), np.arange(1, 8)])
+    cohort = pd.DataFrame({"patient_id": who.astype(str), "label": np.arange(160) % 2, "slide_id": who.astype(str)})
+    cohort = cohort.assign(patch_id=np.arange(160).astype(str), tissue_fraction=0.2 + 0.6 * cohort["label"])
+    result = audit(assign_groups(cohort, [0.25]), [0.25], resamples=50)
+    assert result["verdict"]["verdict"] == UNKNOWN
+    assert "8 patients, effectively 1.1 (" in verdict_text(result)
+
+
+def test_copies_of_all_patches_change_no_verdict() -> None:
+    arrays = [made_cohort(0, auroc=0.6)[name].to_numpy() for name in ("label", "tissue_fraction", "patient_id")]
+    once, copied = (fraction_only(*(np.tile(each, times) for each in arrays), resamples=100) for times in (1, 20))
+    names = ("auroc", "auroc_low", "auroc_high", "effective_patients")
+    assert [copied[name] for name in names] == pytest.approx([once[name] for name in names])
+    assert copied["verdict"] == once["verdict"]
+
+
 def test_many_patients_without_a_shortcut_clear_the_cohort() -> None:
     rng = np.random.default_rng(0)
     who, label = np.repeat(np.arange(100), 60), np.tile([0, 1], 3000)

@@ -16,21 +16,25 @@ from pathopatch.groups import TissueThreshold
 from pathopatch.patches.store import PatchStore, patch_ids
 from pathopatch.report import answer
 from pathopatch.report.answer_picture import answer_picture
+from pathopatch.report.models import runs_to_show
+from pathopatch.report.results import rows_at
 from pathopatch.stages.tile import tile_cohort
 
 NAN = float("nan")
 
 
-def runs(gain: tuple[float, float, float], *, n: int = 50, patients: int = 5, preferred: str = "gerne") -> pd.DataFrame:
+def runs(
+    gain: tuple[float, float, float], *, n: int = 50, patients: int = 5, preferred: str = "gerne", **more: float
+) -> pd.DataFrame:
     """A comparison of two runs: erm, and gerne with a gain in WGA (value, low, high); group 2 is the worst."""
-    common: dict[str, Any] = {"split": "test", "n": 400, "patients": 9, "average": 0.9, "seed": 0, "is_plain": True}
+    common: dict[str, Any] = {"split": "test", "n": 400, "patients": 12, "average": 0.9, "seed": 0, "is_plain": True}
     for group in range(4):
         common |= {f"n_{group}": 100, f"patients_{group}": 9, f"accuracy_{group}": 0.95}
     common |= {"n_2": n, "patients_2": patients}
     rows = []
     for method, wga in (("erm", 0.4), ("gerne", 0.4 + gain[0])):
         names = ("gain_wga", "gain_wga_low", "gain_wga_high")
-        row = common | dict(zip(names, gain if method == "gerne" else (NAN,) * 3, strict=True))
+        row = common | more | dict(zip(names, gain if method == "gerne" else (NAN,) * 3, strict=True))
         row |= {"run": method, "method": method, "reference": "erm", "accuracy_2": wga}
         row |= {"wga": wga, "wga_low": wga - 0.1, "wga_high": wga + 0.1, "wga_at_zero": wga - 0.05}
         rows.append(row | {"wga_val": 0.5 + (method == preferred) / 10, "gba_val": 0.5})
@@ -46,6 +50,9 @@ def runs(gain: tuple[float, float, float], *, n: int = 50, patients: int = 5, pr
         (runs((0.3, NAN, NAN)), "no interval"),
         (runs((0.3, 0.1, 0.5), n=49), "too few"),
         (runs((0.3, 0.1, 0.5), patients=4), "too few"),
+        (runs((0.3, 0.1, 0.5), effective_patients=11.4), "too few"),
+        (runs((0.3, 0.1, 0.5), effective_patients=11.6, effective_patients_2=4.6), "better"),
+        (runs((0.3, 0.1, 0.5), patients=9, effective_patients_2=1.1), "too few"),
         (runs((0.3, 0.1, 0.5), preferred="erm"), "plain"),
         (runs((0.3, 0.1, 0.5)).assign(wga_val=NAN), "not chosen"),
         (runs((0.3, 0.1, 0.5)).assign(wga=NAN), "empty group"),
@@ -64,11 +71,27 @@ def test_the_worst_group_is_named_with_its_patches_and_patients() -> None:
     assert plain["wga"] == 0.4
 
 
+@pytest.mark.parametrize("best", ["resample", "auto"])
+def test_pictures_and_text_are_of_the_same_models(best: str) -> None:
+    methods = ("erm", "resample", "groupdro", "gerne", "auto")
+    rows = pd.concat([runs((0.3, 0.1, 0.5)).iloc[1:].assign(run=name, method=name) for name in methods])
+    rows = rows.assign(settings_key=rows["run"], wga_val=np.where(rows["run"] == best, 0.9, 0.5), gba_val=0.5)
+    rows = rows.assign(threshold=0.25, trained_threshold=0.25)
+    by = TissueThreshold(0.25)
+    study: Any = SimpleNamespace(comparison=rows, thresholds=(0.25,), attribute=by)
+    text = [model["run"] for model in answer._card(rows_at(study, 0.25), by)["models"]]
+    assert text == ["erm", best]
+    assert answer._pair(study) == ("erm", best)
+    shown = runs_to_show(study)
+    assert set(text) < set(shown)
+    assert len(shown) == 4
+
+
 @pytest.mark.usefixtures("page")
 def test_a_number_of_too_few_is_no_headline(work: Path) -> None:
     source = (work / "report" / "index.html").read_text()
     headline = source.split('<p class="headline">')[1].split("</p>")[0]
-    assert "Too few test patches to answer." in headline
+    assert "Too few test patches or patients to answer." in headline
     assert "%" not in headline
     assert '<div class="duel">' not in source
 

@@ -1,0 +1,84 @@
+"""A difference between two rows is shown where patients, seeds and the number of comparisons all allow it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.evaluation import summary
+from pathopatch.evaluation.group_scores import effective_sizes, smallest_group, too_few_of
+from pathopatch.metrics.bootstrap import ratio
+
+CONFIG = EvaluateConfig(bootstrap=500)
+
+
+def row_of(seeds: int, *, accuracy: float = 0.8, seed_sd: float = 0.0, luck: int = 0) -> summary._Row:
+    """A method on 20 patients of 20 patches a group; each seed moves the accuracy of each group by a normal."""
+    rng = np.random.default_rng((luck, seeds, int(1000 * seed_sd)))
+    n = np.full((20, 4), 20)
+    runs = [rng.binomial(20, np.clip(accuracy + rng.normal(0, seed_sd, 4), 0, 1), (20, 4)) for _ in range(seeds)]
+    wga = np.array([ratio(hits.sum(axis=0), n.sum(axis=0)).min() for hits in runs])
+    drawn = np.stack([summary._wga_in_draws(hits, n, CONFIG) for hits in runs], axis=1)
+    sizes = {"effective_patients": 20.0, "too_few": ""}
+    return summary._Row(tuple(range(seeds)), wga, drawn, pd.DataFrame(), sizes)
+
+
+@pytest.mark.parametrize(("seeds", "words"), [(1, "only 1 seed of both"), (2, "only 2 seeds of both"), (3, "")])
+def test_a_difference_is_shown_from_three_shared_seeds_on(seeds: int, words: str) -> None:
+    pair = summary._difference(row_of(seeds), row_of(5, accuracy=0.5))
+    assert pair["wga"] > 0.2
+    assert pair["wga_low"] > 0 or seeds == 2  # whose t has one degree of freedom
+    assert pair["is_shown"] == (seeds == 3)
+    assert pair["too_few"].startswith(words)
+    assert np.isnan(pair["p"]) == (seeds < 3)
+
+
+def test_without_spread_over_patients_the_interval_is_students() -> None:
+    values = np.array([0.1, 0.2, 0.3])
+    drawn, p = summary._over_seeds(values, np.tile(values, (2000, 1)), units=1000)
+    assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx(
+        0.2 + np.array([-1, 1]) * 4.303 * 0.1 / 3**0.5, abs=0.002
+    )
+    assert p == pytest.approx(ttest_1samp(values, 0).pvalue)
+
+
+def test_without_spread_over_seeds_the_interval_is_of_patients() -> None:
+    mean = np.linspace(-0.1, 0.3, 401)
+    drawn, p = summary._over_seeds(np.full(3, 0.1), np.tile(mean[:, None], (1, 3)), units=1e6)
+    assert np.sort(drawn) == pytest.approx(mean, abs=1e-3)
+    assert p == pytest.approx(0.5, abs=0.01)  # a quarter of the draws lies below 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed_sd", [0, 0.02, 0.05])
+def test_two_equal_methods_differ_shown_in_at_most_6_percent(seed_sd: float) -> None:
+    pairs = (
+        summary._difference(row_of(3, seed_sd=seed_sd, luck=2 * luck), row_of(3, seed_sd=seed_sd, luck=2 * luck + 1))
+        for luck in range(100)
+    )
+    assert sum(pair["is_shown"] for pair in pairs) <= 6
+
+
+def test_holm_compares_each_p_with_5_percent_by_how_many_are_left() -> None:
+    pairs = pd.DataFrame({"p": [0.04, 0.01, np.nan, 0.03, 0.012], "is_shown": [True, True, False, True, True]})
+    # .01 <= .05 / 4 and .012 <= .05 / 3, but .03 > .05 / 2, and then .04 does not count either.
+    assert summary._holds_by_holm(pairs).tolist() == [False, True, False, False, True]
+
+
+def test_the_smallest_group_is_one_group_and_not_two_minima() -> None:
+    row = {"n_0": 117, "patients_0": 16, "n_1": 300, "patients_1": 15, "patients": 20}
+    assert smallest_group(row) == {"n_smallest": 117, "patients_smallest": 16}
+    # A group that is too small comes before one that is smaller.
+    assert smallest_group(row | {"patients_1": 4}) == {"n_smallest": 300, "patients_smallest": 4}
+
+
+def test_a_claim_counts_patients_by_their_shares_of_the_patches() -> None:
+    n = np.ones((12, 2), np.int64)
+    row = {"n_0": 60, "n_1": 60, "patients_0": 12, "patients_1": 12, "patients": 12}
+    assert too_few_of(row | effective_sizes(n)) == {}
+    n[0] = 109
+    reason = "only 12 patients, effectively 1.2"
+    assert too_few_of(row | effective_sizes(n)) == {"group 0": reason, "group 1": reason, "all": reason}
