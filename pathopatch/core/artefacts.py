@@ -27,7 +27,7 @@ from pathopatch.core.errors import (
     InputMissingError,
     StaleArtefactError,
 )
-from pathopatch.core.files import atomic_path, file_state, plain, read_json, write_json
+from pathopatch.core.files import atomic_path, file_state, making_remedy, plain, read_json, write_json
 from pathopatch.core.input_files import open_regular
 from pathopatch.core.version import __version__
 
@@ -457,10 +457,10 @@ def read_table(path: Path, *, slide_id: str | None = None) -> pd.DataFrame:
         table: pd.DataFrame = content.to_pandas()
         return table
     except FileNotFoundError as error:
-        raise InputMissingError(f"no table {path.name}", place=str(path), remedy="run the stage before") from error
+        raise InputMissingError(f"no table {path.name}", place=str(path), remedy=making_remedy(path)) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise InputCorruptError(
             f"not a readable Parquet table: {error}",
             place=str(path),
-            remedy="remove it and run its stage again",
+            remedy=f"remove it and {making_remedy(path)}",
         ) from error

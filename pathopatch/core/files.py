@@ -43,6 +43,16 @@ MARK = ".tmp-"
 _NAME = re.compile(r".+\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})-[0-9a-f]{8}")
 
 Writer = Literal["dead", "running", "unknown"]
+_WRITTEN_BY = {  # the command that writes a file of a work folder, by its name or that of its folder
+    "slides.parquet": "tile MANIFEST -o WORK",
+    "patches": "tile MANIFEST -o WORK",
+    "groups.parquet": "groups WORK",
+    "audit.json": "groups WORK",
+    "run.json": "train WORK",
+    "metrics.json": "evaluate WORK",
+    "predictions.parquet": "evaluate WORK",
+    "predictions": "predict MANIFEST --model BUNDLE -o OUT",
+}
 _LATE_S = (0.0, 0.05, 0.2, 0.5)
 _SYNC_THREADS = 8  # a journal writes at once what several threads wait for: 40 files took 10 ms, one by one 160
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}  # raised for folders on some network drives
@@ -242,18 +252,24 @@ def read_json(path: Path) -> dict[str, Any]:
             raise OSError(errno.EINVAL, "not a file")
         value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows put a byte order mark first
     except FileNotFoundError as error:
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="run the stage before") from error
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy=making_remedy(path)) from error
     except (ValueError, RecursionError) as error:  # a stranger's file may be nested without end
         raise InputCorruptError(
-            f"not JSON: {error}", place=str(path), remedy="remove it and run its stage again"
+            f"not JSON: {error}", place=str(path), remedy=f"remove it and {making_remedy(path)}"
         ) from error
     except OSError as error:
         raise InputCorruptError(
-            f"cannot be read: {error.strerror}", place=str(path), remedy="remove it and run its stage again"
+            f"cannot be read: {error.strerror}", place=str(path), remedy=f"remove it and {making_remedy(path)}"
         ) from error
     if not isinstance(value, dict):
-        raise InputCorruptError("not a JSON object", place=str(path), remedy="remove it and run its stage again")
+        raise InputCorruptError("not a JSON object", place=str(path), remedy=f"remove it and {making_remedy(path)}")
     return value
+
+
+def making_remedy(path: Path) -> str:
+    """Return the remedy for a missing or damaged file of a work folder: the command that writes it."""
+    command = _WRITTEN_BY.get(path.name) or _WRITTEN_BY.get(path.parent.name)
+    return f"run pathopatch {command}" if command else "run the command that writes it"
 
 
 def file_state(path: Path | int) -> tuple[int | str, ...]:

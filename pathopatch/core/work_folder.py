@@ -70,6 +70,11 @@ class WorkFolder:
         return inside(self.root, "groups.parquet")
 
     @property
+    def untrained(self) -> Path:
+        """``untrained.json``: why a run of the study was not trained, by its name."""
+        return inside(self.root, "untrained.json")
+
+    @property
     def audit(self) -> Path:
         """``groups/audit.json``; its tables lie beside it."""
         return inside(self.root, "groups", "audit.json")

@@ -26,7 +26,7 @@ from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
-from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.debias.methods import searched_parameters
 from pathopatch.evaluation.group_scores import (
     answers,
@@ -332,7 +332,9 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     settings = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
     groups = read_table(WorkFolder(work).groups)
     every, variants = list(settings.values()), dict(zip(table["run"], table["variant"], strict=True))
-    sentences = [_data(groups), _grouping(groups, table), *_training(every), *_rows_text(work, settings, variants)]
+    folds = groups["fold"].nunique() if "fold" in groups else 1
+    sentences = [_data(groups), _grouping(groups, table), *_training(every, folds)]
+    sentences += _rows_text(work, settings, variants)
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
@@ -342,15 +344,26 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
 
 def _data(groups: pd.DataFrame) -> str:
     labelled = groups[groups["label"] >= 0]
+    grouped = labelled[threshold_attributes(groups)[0].groups_in(labelled) >= 0]
+    by = "fold" if "fold" in groups else "split"
+    names = [str(fold) for fold in sorted(set(groups["fold"]))] if by == "fold" else SPLITS
     parts = [
-        f"{split} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
-        for split in SPLITS
-        if len(rows := labelled[labelled["split"] == split])
+        f"{name} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
+        for name in names
+        if len(rows := grouped[grouped[by].astype(str) == name])
     ]
-    split_of = sorted(set(zip(groups["patient_id"].astype(str), groups["split"].astype(str), strict=True)))
-    names = " or ".join(label_names(groups))
-    mark = fingerprint(split_of)[:12]
-    return f"{len(labelled):,} patches labelled {names} were split by patient (hash {mark}): {', '.join(parts)}."
+    place_of = sorted(set(zip(groups["patient_id"].astype(str), groups[by].astype(str), strict=True)))
+    left_out = len(labelled) - len(grouped)
+    text = f"{len(grouped):,} patches labelled {' or '.join(label_names(groups))}"
+    text += f" ({left_out:,} more left out, as blank or hardly scanned)" if left_out else ""
+    mark = fingerprint(place_of)[:12]
+    if by == "split":
+        return f"{text} were split by patient (hash {mark}): {', '.join(parts)}."
+    return (
+        f"{text} were divided by patient into {len(parts)} folds (hash {mark}): {', '.join(parts)}. Each fold tests "
+        "once, the next one validates and the others train; the test answers of all folds are judged together, each "
+        "less the decision threshold of its network."
+    )
 
 
 def _grouping(groups: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -360,7 +373,7 @@ def _grouping(groups: pd.DataFrame, table: pd.DataFrame) -> str:
     return f"Groups are label and tissue fraction, at {' and '.join(dict.fromkeys(table['attribute'].astype(str)))}."
 
 
-def _training(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     if not settings:
         return []
 
@@ -370,10 +383,12 @@ def _training(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     searched = any(each.get("search") for each in settings)
     rates = "" if searched else f", learning rate {values('learning_rate')}, weight decay {values('weight_decay')}"
     averaged = ", the weights averaged over steps" if any(each.get("average_weights") for each in settings) else ""
+    runs = pluralize(len(settings), "run")
+    runs += f" in each of {folds} folds, {folds * len(settings)} networks" if folds > 1 else ""
     return [
         f"Networks ({values('architecture')}, patches of {values('input_px')} px) learnt for {values('steps')} steps, "
         f"{values('batch_per_class')} patches of each class a step, by {values('optimizer')}{rates}{averaged}; "
-        f"{pluralize(len(settings), 'run')}, seeds: {values('seed').replace(' or ', ', ')}."
+        f"{runs}, seeds: {values('seed').replace(' or ', ', ')}."
     ]
 
 
@@ -389,14 +404,16 @@ def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: 
         about = [str(each["method"])] * (name != each["method"])
         about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")
         if each.get("mask") == "interior":
-            about.append(_crops_text([WorkFolder(work).run(run) / "run.json" for run in runs]))
+            folders = [WorkFolder(work).run(run) for run in runs]
+            folders += [path for run in runs for path in sorted(work.glob(f"{FOLDS}/*/runs/{run}"))]
+            about.append(_crops_text([folder / "run.json" for folder in folders]))
         rows.append(name + (f" ({', '.join(about)})" if about else ""))
     return [f"Rows: {'; '.join(rows)}."] if rows else []
 
 
 def _crops_text(paths: Sequence[Path]) -> str:
     crops = [found for path in paths if path.is_file() and (found := read_json(path).get("crops"))]
-    if not crops:  # of folds each has its own
+    if not crops:
         return "crops that lie wholly in tissue"
     sides = " or ".join(str(side) for side in sorted({each["crop_px"] for each in crops}))
     train, val = (max(each["without"][split] for each in crops) for split in ("train", "val"))

@@ -170,7 +170,7 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
     predictor = "the patches' own attribute" if is_own else "the tissue fraction"
     finding = f"in {where} {predictor} alone tells the label with AUROC {_interval(result, 'auroc')}"
     patients, with_tumor, with_other = (
-        patients_text(result[name], result[f"effective_{name}"])
+        patients_text(result[name], result.get(f"effective_{name}"))
         for name in ("patients", "patients_with_tumor", "patients_with_non_tumor")
     )
     if verdict["verdict"] == FLAGGED:

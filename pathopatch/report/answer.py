@@ -36,6 +36,7 @@ def answer(study: Study) -> dict[str, Any]:
         "verdict": None if study.audit is None else verdict_text(study.audit),
         "is_flagged": study.audit is not None and study.audit["verdict"]["is_flagged"],
         "limits": _limits(study),
+        "untrained": study.untrained,
     }
 
 

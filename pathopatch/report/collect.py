@@ -52,6 +52,9 @@ class Study:
         self.slides = _slides(tiled, self.groups)
         self.audit = read_json(folder.audit) if folder.audit.is_file() else None
         self.features = read_json(folder.tiled.features) if folder.tiled.features.is_file() else None
+        # Of a study's runs; one that was trained since has an evaluation.
+        untrained = read_json(folder.untrained) if folder.untrained.is_file() else {}
+        self.untrained = {run: reason for run, reason in untrained.items() if run not in runs}
         self.evaluations = {run: read_json(folder.evaluation(run) / "metrics.json") for run in runs}
         self.configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
         self.run_variants = describe_runs({run: run_settings(work, run) for run in self.configs})

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, TuneConfig, head_settings, load_study
-from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.config.study import RECOMMENDED, RunVariant
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.task import Outcome, Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.groups.group_sizes import empty_groups
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import read_manifest
-from pathopatch.stages.evaluate import evaluate_runs
+from pathopatch.stages.evaluate import evaluate_runs, finished_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
-from pathopatch.stages.train import require_training, train_many, training_folders
+from pathopatch.stages.train import can_be_masked, check_networks, train_many, training_folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,11 +32,11 @@ Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What became of the slides of a study; `untrained` says by run which methods lacked a group that they need."""
+    """What became of the slides of a study; `untrained` has the error of each run that was not trained, by its name."""
 
     outcomes: tuple[Outcome, ...]
     comparison: pd.DataFrame | None = None  # see `pathopatch.evaluation.compare.compare`; None before that stage
-    untrained: Mapping[str, GroupEmptyError] = field(default_factory=dict)
+    untrained: Mapping[str, PathopatchError] = field(default_factory=dict)
 
 
 def run_study(
@@ -51,12 +52,13 @@ def run_study(
     `study` is a configuration, or the TOML file of one; `workers` are those of its ``[batch]`` by default.
     The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
     prefers at the first threshold at which no validation group is empty; the test split selects nothing. `until` names
-    the last stage to run. Runs whose method needs a group that is empty are left out, and the others go on.
+    the last stage to run. What settings alone forbid is refused before the first stage. Runs whose method needs a group
+    that is empty, and runs that fail, are left out, and the others go on; the report names them.
 
     Raises
     ------
-    GroupEmptyError
-        No run is left.
+    PathopatchError
+        No run is left: the error of the first one.
     InputMissingError, InputUnsupportedError
         As `load_study`, for a file.
 
@@ -70,9 +72,9 @@ def run_study(
     from pathopatch.training.phase_data import runs_with_groups
 
     study = study if isinstance(study, StudyConfig) else load_study(study)
-    if until not in ("tile", "groups"):
-        require_training()
     runs, work = study_runs(study), study.work
+    if until not in ("tile", "groups"):
+        check_networks(runs)
     workers = workers or study.batch.workers
     batch = BatchOptions(**study.batch.model_dump(exclude={"workers"}), workers=workers, force=force)
     files.write_json(work / "study.json", study.model_dump(mode="json"))
@@ -84,12 +86,18 @@ def run_study(
     )
     if until == "groups":
         return StudyResult(outcomes=tuple(outcomes))
-    runs, untrained = runs_with_groups(training_folders(work), runs)
-    for part in training_folders(work):
-        train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
+    parts = training_folders(work)
+    runs, untrained = runs_with_groups(parts, runs)
+    for part in parts:  # a run that failed in one fold has no use in the others
+        failed = train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
+        runs, untrained = [run for run in runs if run.run_name not in failed], untrained | failed
+        if not runs:
+            raise next(iter(failed.values()))
+    files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
-    table = evaluate_runs(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
+    finished = sorted(set.intersection(*(set(finished_runs(part)) for part in parts)))
+    table = evaluate_runs(work, finished, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none" and until != "evaluate":
         outcomes += predict_split(study, runs, batch, progress=progress)
     if until == "report":
@@ -143,7 +151,11 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
     }
     rows = [study.train.model_copy(update={"method": method}) for method in study.methods]
-    rows += [variant.settings(study.train) for variant in study.runs]
+    # By identity: a row of the same words that the user wrote is trained as it says, or refused.
+    is_unmasked = any(variant is RECOMMENDED for variant in study.runs) and not can_be_masked(study.train)
+    unmasked = RunVariant.model_validate({"name": "auto", "method": "auto"})
+    variants = [unmasked if is_unmasked and variant is RECOMMENDED else variant for variant in study.runs]
+    rows += [variant.settings(study.train) for variant in variants]
     runs = [
         row.model_copy(update={"seed": seed, "threads": threads, **settings})
         for seed in study.seeds

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import PathopatchError
+from pathopatch.core.errors import DiskFullError, InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
@@ -31,8 +32,46 @@ def recommended(work: Path, config: TrainConfig) -> TrainConfig:
         return config
     if threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute:
         return config
-    own = {"method": "auto", "mask": "normalise", "name": config.name or "masked"}
+    own = {"method": "auto"}
+    if can_be_masked(config):
+        own |= {"mask": "normalise", "name": config.name or "masked"}
     return TrainConfig.model_validate({name: getattr(config, name) for name in config.model_fields_set} | own)
+
+
+def can_be_masked(config: TrainConfig) -> bool:
+    """Return whether the recommended mask goes with an architecture; a warning says why not, and what then is trained.
+
+    Errors of the architecture itself are those of `network_of`.
+    """
+    if config.architecture == TrainConfig.model_fields["architecture"].default:
+        return True
+    from pathopatch.training.fit import network_of
+
+    network_of(config)
+    try:
+        network_of(config.model_copy(update={"mask": "normalise"}))
+    except InputUnsupportedError as error:
+        warnings.warn(
+            f"auto is trained without the mask that is recommended: {error.message}. With small-groupnorm, or with "
+            "pretrained weights, it is trained with the mask",
+            UserWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def check_networks(configs: Sequence[TrainConfig]) -> None:
+    """Refuse before the first of several runs what `network_of` refuses of any, naming the row."""
+    from pathopatch.training.fit import network_of
+
+    names = ("architecture", "timm_args", "pretrained", "mask", "input_px", "crop_px")
+    for config in {repr([getattr(config, name) for name in names]): config for config in reversed(configs)}.values():
+        try:
+            network_of(config)
+        except InputUnsupportedError as error:
+            place = f"row {config.row_name or config.method!r}, {error.place}"
+            raise InputUnsupportedError(error.message, place=place, remedy=error.remedy) from error
 
 
 def train_run(
@@ -91,32 +130,48 @@ def train_many(
     jobs: int = 1,
     force: bool = False,
     progress: Progress | None = None,
-) -> list[Path]:
-    """Train, or tune where `search` is given, several runs; return their folders in the order of `configs`.
+) -> dict[str, PathopatchError]:
+    """Train, or tune where `search` is given, several runs; return the errors of those that failed, by name.
 
-    With more than one job, each run has a process of its own.
+    With more than one job, each run has a process of its own. A run that fails does not stop the others.
+
+    Raises
+    ------
+    StaleArtefactError
+        A run was trained with other settings; raised last, since the other runs are worth keeping.
+    DiskFullError
+        Nothing more can be written.
     """
     from pathopatch.training.distributed import refuse_torchrun
 
     refuse_torchrun("a study")
     # Processes of one thread each: on few cores and small networks that is faster than sharing threads, and it makes
     # the results independent of the number of jobs.
+    errors: dict[str, PathopatchError] = {}
     if jobs <= 1:
-        return [_train(work, search, force, config, progress) for config in configs]
-    calls = [Call(config.run_name, partial(_train, work, search, force, config, None)) for config in configs]
-    what = "train" if search is None else "tune"
-    folders: dict[Call[Path], Path] = {}
-    errors: list[PathopatchError] = []
-    with Workers(min(jobs, len(configs))) as processes:
-        for call, result in each_slide(Call.__call__, calls, processes, bar=what, progress=progress):
-            if isinstance(result, Failure):
-                errors.append(result.error)
-            else:
-                folders[call] = result
-    # The first error is raised last: the other runs are worth keeping.
-    if errors:
-        raise errors[0]
-    return [folders[call] for call in calls]
+        for config in configs:
+            try:
+                _train(work, search, force, config, progress)
+            except DiskFullError:
+                raise
+            except PathopatchError as error:
+                errors[config.run_name] = error
+    else:
+        calls = [Call(config.run_name, partial(_train, work, search, force, config, None)) for config in configs]
+        with Workers(min(jobs, len(configs))) as processes:
+            for call, result in each_slide(Call.__call__, calls, processes, bar=_step(work, search), progress=progress):
+                if isinstance(result, Failure):
+                    errors[call.slide_id] = result.error
+    for failure in errors.values():
+        if isinstance(failure, StaleArtefactError | DiskFullError):
+            raise failure
+    return errors
+
+
+def _step(work: Path, search: TuneConfig | None) -> str:
+    """Return what is done in a work folder: ``train``, or ``tune fold 2`` in that of a fold."""
+    fold = f" fold {work.name}" if work.parent.name == FOLDS else ""
+    return f"{'train' if search is None else 'tune'}{fold}"
 
 
 def _train(
@@ -130,7 +185,7 @@ def _train(
     def show_step(step: int, total: int, measures: dict[str, float]) -> None:
         assert progress is not None
         shown = " ".join(f"{key} {value:.3f}" for key, value in measures.items() if isinstance(value, float))
-        progress(f"{'train' if search is None else 'tune'} {config.run_name}", step, total, shown)
+        progress(f"{_step(work, search)} {config.run_name}", step, total, shown)
 
     on_step = None if progress is None else show_step
     if search is None:

@@ -275,26 +275,34 @@ def _initial_state(
 
 def _new_network(run: Run, channels: int) -> nn.Module:
     """Return the network that the run starts from."""
-    config = run.config
-    torch.manual_seed(config.seed)
+    torch.manual_seed(run.config.seed)
+    network = network_of(run.config, channels, run.n_classes)
+    return network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def network_of(config: TrainConfig, channels: int = 3, n_classes: int = 2) -> nn.Module:
+    """Return a network by the settings of a run; errors are those of `build_network`, and of a mask over batch norms.
+
+    A study calls it for each row before the first one trains, with channels that are not known yet.
+    """
     network = build_network(
         config.architecture,
         channels,
         pretrained=config.pretrained,
-        n_classes=run.n_classes,
+        n_classes=n_classes,
         input_px=config.crop_px or config.input_px,
         is_masked=config.mask == "normalise",
         timm_args=config.timm_args,
     )
     if config.crop_px is not None:
         network = InteriorCrops(network, config.crop_px)
-    if config.mask == "normalise" and has_batchnorm(network) and not run.has_frozen_batchnorm:
+    if config.mask == "normalise" and has_batchnorm(network) and str(config.pretrained) == "none":
         raise InputUnsupportedError(
             f"the batch norms of {config.architecture} learn statistics over all pixels, not over the tissue",
             place="[train] mask",
             remedy="use small-groupnorm or pretrained weights, whose batch norms are frozen, or set mask = 'none'",
         )
-    return network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network
 
 
 def _phase_data(run: Run, phase: Phase, network: nn.Module, *, is_resumed: bool) -> PhaseData:

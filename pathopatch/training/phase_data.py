@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core import artefacts
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, PathopatchError
 from pathopatch.core.method_names import COMPOSING_METHODS
 from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.debias.methods import NAMES, Phase, method, parameters_of, steps_in_all
@@ -192,6 +192,7 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
     """Refuse a run that draws or is selected by two-valued groups of which one is empty; name what would do.
 
     A method that learns from validation also needs two patches there of each group: one to learn from, one to select.
+    What its sampler refuses of the training groups is refused too, such as a beta out of bounds.
     """
     learns_from_val = any(phase.split == "val" for phase in phases_of(config))
     if learns_from_val and not ((groups["split"] == "val") & (groups["label"] >= 0)).any():
@@ -231,24 +232,29 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
                 place=f"{fold}split 'val'",
                 remedy="move patients to validation, set [train] select = 'last', or train another method",
             )
+    group = attribute_in(groups, config.threshold).groups_in(groups[groups["split"] == "train"])
+    label, value = divmod(group[group >= 0], 2)
+    for phase in phases if len(label) else ():
+        if phase.split == "train":
+            phase.sampler(label, value, batch_per_class=config.batch_per_class, steps=1, seed=config.seed)
 
 
 def runs_with_groups(
     parts: Sequence[Path], runs: Sequence[TrainConfig]
-) -> tuple[list[TrainConfig], dict[str, GroupEmptyError]]:
-    """Return the runs for which every part of a cohort has the groups, and the error of each other run by its name.
+) -> tuple[list[TrainConfig], dict[str, PathopatchError]]:
+    """Return the runs that every part of a cohort can train, and the error of each other run by its name.
 
     `parts` are the work folders of the folds, or the one work folder. Where no run is left, the first one's error is
     raised.
     """
-    refused: dict[str, GroupEmptyError] = {}
+    refused: dict[str, PathopatchError] = {}
     for part in parts:
         groups = artefacts.read_table(WorkFolder(part).groups)
         fold = f"fold {part.name}, " if part.parent.name == FOLDS else ""
         for config in runs:
             try:
                 require_groups(groups, config, fold=fold)
-            except GroupEmptyError as error:
+            except PathopatchError as error:
                 refused.setdefault(config.run_name, error)
     left = [config for config in runs if config.run_name not in refused]
     if not left:
