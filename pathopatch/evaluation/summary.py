@@ -348,7 +348,7 @@ def _data(groups: pd.DataFrame) -> str:
     by = "fold" if "fold" in groups else "split"
     names = [str(fold) for fold in sorted(set(groups["fold"]))] if by == "fold" else SPLITS
     parts = [
-        f"{name} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
+        f"{'fold ' if by == 'fold' else ''}{name} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
         for name in names
         if len(rows := grouped[grouped[by].astype(str) == name])
     ]

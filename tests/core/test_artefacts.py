@@ -8,7 +8,7 @@ import pytest
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputCorruptError, StaleArtefactError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
 
 
 def stamp(**changes: object) -> Stamp:
@@ -144,3 +144,22 @@ def test_a_file_that_was_not_among_those_written_counts_as_missing(tmp_path: Pat
         (tmp_path / name).write_bytes(b"1")
     marks = artefacts.file_marks({"old": tmp_path / "old"})
     assert artefacts.damages({name: tmp_path / name for name in ("old", "new")}, marks) == ["new is missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("groups.parquet", "groups WORK"),
+        ("slides.parquet", "tile MANIFEST -o WORK"),
+        ("patches/s1.parquet", "tile MANIFEST -o WORK"),
+        ("runs/erm/evaluation/metrics.json", "evaluate WORK"),
+        ("runs/erm/run.json", "train WORK"),
+    ],
+)
+def test_a_missing_file_of_a_work_folder_names_the_command_that_writes_it(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    read = files.read_json if name.endswith("json") else artefacts.read_table
+    with pytest.raises(InputMissingError) as caught:
+        read(tmp_path / name)
+    assert caught.value.remedy == f"run pathopatch {command}"

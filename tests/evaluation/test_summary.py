@@ -82,3 +82,18 @@ def test_a_claim_counts_patients_by_their_shares_of_the_patches() -> None:
     n[0] = 109
     reason = "only 12 patients, effectively 1.2"
     assert too_few_of(row | effective_sizes(n)) == {"group 0": reason, "group 1": reason, "all": reason}
+
+
+@pytest.mark.parametrize("has_folds", [False, True])
+def test_the_methods_paragraph_counts_what_was_judged_by_split_or_fold(has_folds: bool) -> None:
+    groups = pd.DataFrame({"patient_id": list("aabbcc"), "label": [0, 1] * 3, "tissue_fraction": 0.5, "split": "test"})
+    groups["group@0.5"] = [-1, 3, 1, 3, 1, 3]
+    text = summary._data(groups.assign(fold=[1, 1, 2, 2, 2, 2]) if has_folds else groups)
+    assert text.startswith(
+        "5 patches labelled non-tumour or tumour (1 more left out, as blank or hardly scanned) were "
+    )
+    parts = "fold 1 1 of 1 patient, fold 2 4 of 2 patients." if has_folds else "test 5 of 3 patients."
+    assert parts in text
+    settings = {"architecture": "linear", "input_px": 1, "steps": 9, "batch_per_class": 4, "optimizer": "sgd"}
+    (networks,) = summary._training([settings | {"seed": seed, "learning_rate": 1} for seed in (0, 1)], 2 * has_folds)
+    assert ("2 runs in each of 2 folds, 4 networks, seeds: 0, 1." in networks) == has_folds

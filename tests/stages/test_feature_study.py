@@ -7,7 +7,8 @@ import pytest
 from feature_work import write_features
 
 from pathopatch.core.config import load_study
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.stages import train as stage
 from pathopatch.stages.study import run_study, study_runs
 
 STUDY = """
@@ -48,6 +49,28 @@ def test_a_study_without_validation_leaves_out_the_method_that_learns_there(stud
     result = run_study(load_study(study), until="train")
     assert {run: error.code for run, error in result.untrained.items()} == {"dfr-t0.25-s0": "GROUP_EMPTY"}
     assert [path.parent.name for path in (study.parent / "work" / "runs").glob("*/run.json")] == ["erm-t0.25-s0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_failed_run_leaves_a_report_that_names_it(study, monkeypatch, folds):
+    train = stage._train
+
+    def fail_once(work, search, force, config, *further):
+        if config.method == "resample" and (folds == 1 or work.name == "2"):
+            raise NonFiniteError("the loss is NaN", place="step 3", remedy="lower the learning rate")
+        return train(work, search, force, config, *further)
+
+    monkeypatch.setattr(stage, "_train", fail_once)
+    if folds > 1:
+        labels = pd.read_csv(study.parent / "labels.csv")
+        labels.drop(columns="split").to_csv(study.parent / "labels.csv", index=False)
+        study.write_text(STUDY + f"[splits]\nfolds = {folds}\n")
+    result = run_study(load_study(study))
+    assert {run: error.code for run, error in result.untrained.items()} == {"resample-t0.25-s0": "NONFINITE"}
+    assert set(result.comparison["run"]) == {"erm-t0.25-s0"}
+    page = (study.parent / "work" / "report" / "index.html").read_text()
+    assert "Not trained: resample-t0.25-s0.</strong> NONFINITE: the loss is NaN" in page
 
 
 def test_a_study_on_features_refuses_methods_of_pixels_at_its_start(study):

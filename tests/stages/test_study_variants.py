@@ -51,6 +51,17 @@ def test_rows_that_cannot_be_run_are_refused(runs, problem):
         _study(runs=runs)
 
 
+def test_the_automatic_row_of_a_network_without_a_mask_is_auto_alone():
+    resnet = {"architecture": "resnet18"}
+    with pytest.warns(UserWarning, match="auto is trained without the mask"):
+        runs = study_runs(_study(seeds=(0,), train=resnet))
+    assert [(run.method, run.mask, run.row_name) for run in runs][-1] == ("auto", "none", "auto")
+    assert not any(run.mask == "normalise" for run in runs)
+    # A row that the user wrote is never changed: it is refused, see `check_networks`.
+    assert study_runs(_study(seeds=(0,), train=resnet, runs=[MASKED]))[0].mask == "normalise"
+    assert study_runs(_study(seeds=(0,)))[-1].mask == "normalise"
+
+
 def test_a_study_without_rows_is_refused():
     with pytest.raises(InputUnsupportedError, match=r"give methods or \[\[runs\]\]"):
         _study(methods=())

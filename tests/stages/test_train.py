@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from made_patches import write_work
 
 from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import StaleArtefactError
-from pathopatch.stages.train import recommended, train_many
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.stages.train import check_networks, recommended, train_many
+from pathopatch.training.phase_data import runs_with_groups
 
 
 def config_of(**changes: Any) -> TrainConfig:
@@ -36,16 +38,76 @@ def test_who_names_no_method_gets_composed_patches_and_a_masked_network(tmp_path
     assert recommended(tmp_path, given) is given  # which is not composed
 
 
+@pytest.mark.parametrize(
+    ("given", "mask"), [({"architecture": "convnext_atto"}, "normalise"), ({"architecture": "resnet18"}, "none")]
+)
+def test_a_network_that_cannot_be_masked_gets_composed_patches_alone(
+    tmp_path: Path, given: dict[str, str], mask: str
+) -> None:
+    write_work(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        chosen = recommended(tmp_path, config_of(threshold=0.5, **given))
+    assert (chosen.method, chosen.mask) == ("auto", mask)
+    told = [str(warning.message) for warning in caught if "trained without the mask" in str(warning.message)]
+    assert len(told) == (mask == "none")
+    assert all("small-groupnorm" in text and "pretrained weights" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"architecture": "resnet18", "mask": "normalise", "row_name": "mine"}, r"row 'mine', \[train\] mask"),
+        ({"architecture": "resnet-18"}, r"row 'erm', \[train\] architecture"),
+        ({"timm_args": {"depth": 3}}, r"row 'erm', \[train\] timm_args"),
+    ],
+)
+def test_what_a_row_cannot_be_is_refused_before_any_trains(settings: dict[str, Any], place: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=place):
+        check_networks([config_of(), config_of(method="erm", **settings)])
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path, jobs: int) -> None:
+    write_work(tmp_path)
+    bad = config_of(method="resample", mean=(0.5,) * 9, std=(0.1,) * 9)
+    good = config_of(method="erm")
+    errors = train_many(tmp_path, [bad, good], None, jobs=jobs)
+    assert {run: error.code for run, error in errors.items()} == {bad.run_name: "CHANNEL_MISMATCH"}
+    assert (tmp_path / "runs" / good.run_name / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"), [({"beta": 900.0}, "BETA_OUT_OF_BOUNDS"), ({"batch_per_class": 5}, "INPUT_UNSUPPORTED")]
+)
+def test_what_the_sampler_refuses_is_refused_before_any_run_trains(
+    tmp_path: Path, settings: dict[str, Any], code: str
+) -> None:
+    write_work(tmp_path)
+    runs = [config_of(method="gerne", **settings), config_of(method="erm")]
+    left, refused = runs_with_groups([tmp_path], runs)
+    assert [run.method for run in left] == ["erm"]
+    assert [error.code for error in refused.values()] == [code]
+
+
+def test_progress_in_a_fold_names_the_fold(tmp_path: Path) -> None:
+    fold = tmp_path / "folds" / "2"
+    write_work(fold)
+    shown: list[str] = []
+    train_many(fold, [config_of(method="erm")], None, progress=lambda *words: shown.append(words[0]))
+    assert set(shown) == {"train fold 2 erm-t0.25-s0"}
+
+
 @pytest.mark.slow
 def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_work(tmp_path / name)
     configs = [config_of(method=method) for method in ("erm", "resample")]
     shown: list[tuple[str, int, int, str]] = []
-    one = train_many(tmp_path / "a", configs, None, jobs=1)
-    two = train_many(tmp_path / "b", configs, None, jobs=2, progress=lambda *words: shown.append(words))
-    assert [folder.name for folder in two] == [folder.name for folder in one] == [config.run_name for config in configs]
-    for before, after in zip(one, two, strict=True):
+    assert train_many(tmp_path / "a", configs, None, jobs=1) == {}
+    assert train_many(tmp_path / "b", configs, None, jobs=2, progress=lambda *words: shown.append(words)) == {}
+    for config in configs:
+        before, after = (tmp_path / name / "runs" / config.run_name for name in "ab")
         assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
     assert sorted(words[:3] for words in shown) == [("train", 0, 2), ("train", 1, 2), ("train", 2, 2)]
     # The first of the two is stale: the second is trained nevertheless.
