@@ -1,9 +1,8 @@
 """Measure calibration: of patches with a probability of 80 %, 80 of 100 should be tumour.
 
-*Reliability* compares the probability with the share of tumour, over all patches and over those of each attribute
-value: there both labels occur. Within one group all patches have one label, so only *confidence* can be compared with
-accuracy there. A model that is calibrated over all patches is still over-confident in the groups that are hard for it,
-and under-confident in the others.
+The probability is compared with the share of tumour, over all patches and over those of each attribute value: there
+both labels occur. A model that is calibrated over all patches is still over-confident in the groups that are hard for
+it, and under-confident in the others.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathopatch.evaluation.group_scores import with_ends
 from pathopatch.groups import threshold_attributes
 from pathopatch.metrics.bootstrap import interval, ratio, resampled
 
-_N_BINS = 10  # of equal width, over probabilities from 0 to 1 and over confidences from 0.5 to 1
+_N_BINS = 10  # of equal width, over probabilities from 0 to 1
 _SIMULATIONS = 200
 
 
@@ -82,25 +81,6 @@ def reliability(
     }
 
 
-def confidence(probability: NDArray[np.float64], label: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the mean confidence of a model within one group, and its accuracy there, from arrays (N,).
-
-    `n`, `confidence` (mean probability of the predicted class, the more probable one), `accuracy`, `overconfidence`
-    (their difference) and `ece` over ten bins of confidence from 0.5 to 1; NaN without patches.
-    """
-    confident = np.maximum(probability, 1 - probability)
-    right = ((probability > 0.5) == (label == 1)).astype(np.float64)
-    place = np.minimum(((confident - 0.5) * 2 * _N_BINS).astype(np.int64), _N_BINS - 1)
-    total = _binned(place, confident, right, np.zeros(len(label))).sum(axis=0, keepdims=True)
-    return {
-        "n": len(label),
-        "confidence": _mean(confident),
-        "accuracy": _mean(right),
-        "overconfidence": _mean(confident) - _mean(right),
-        "ece": float(_expected_calibration_error(total)[0]),
-    }
-
-
 def calibration(
     table: pd.DataFrame, patient: NDArray[Any], *, n_values: int = 2, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
@@ -108,7 +88,7 @@ def calibration(
 
     `table` has label, logit (tumour minus non-tumour), probability (after the temperature) and ``group@<threshold>``;
     `patient` is (N,), group = `n_values` label + attribute. Each kind has ``all`` and per threshold ``attributes``, see
-    `reliability`, and ``groups``, see `confidence`.
+    `reliability`.
     """
     label = table["label"].to_numpy(dtype=np.int64)
     after = table["probability"].to_numpy(dtype=np.float64)
@@ -126,31 +106,10 @@ def calibration(
                 "attributes": [
                     reliability(*(array[group % n_values == a] for array in (probability, label, patient)), **settings)
                     for a in range(n_values)
-                ],
-                "groups": [confidence(probability[group == g], label[group == g]) for g in range(2 * n_values)],
+                ]
             }
         result[kind] = numbers
     return result
-
-
-def calibration_tables(numbers: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """Return the calibration of `evaluate_predictions` as tables by name: ``calibration`` and ``reliability``."""
-    summary, bins = [], []
-    for split, content in numbers["splits"].items():
-        for kind, result in content["calibration"].items():
-            scopes = [("", "all", result["all"])]
-            for threshold, at in result["thresholds"].items():
-                scopes += [(threshold, f"attribute {a}", part) for a, part in enumerate(at["attributes"])]
-            for threshold, scope, part in scopes:
-                where = {"split": split, "temperature": kind, "threshold": threshold, "scope": scope}
-                summary.append({**where, **{name: value for name, value in part.items() if name != "bins"}})
-                bins += [{**where, **row} for row in part["bins"]]
-            summary += [
-                {"split": split, "temperature": kind, "threshold": threshold, "scope": f"group {g}", **part}
-                for threshold, at in result["thresholds"].items()
-                for g, part in enumerate(at["groups"])
-            ]
-    return {"calibration": pd.DataFrame(summary), "reliability": pd.DataFrame(bins)}
 
 
 def _binned(

@@ -19,7 +19,7 @@ from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
+from pathopatch.evaluation.evaluate import by_attribute
 from pathopatch.evaluation.group_scores import null_to_nan, with_ends
 from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
 from pathopatch.evaluation.reference import (
@@ -124,15 +124,6 @@ def comparison(
     return table.sort_values(["threshold", "method", "seed", "run"], kind="stable", ignore_index=True)
 
 
-def sweep_of(work: Path, name: str, split: str) -> pd.DataFrame:
-    """Return one run's sweep over tissue thresholds on a split; without rows where there is none."""
-    path = WorkFolder(work).evaluation(name) / SWEEP_FILE
-    if not path.is_file():
-        return pd.DataFrame()
-    table = pd.read_csv(path, keep_default_na=True, dtype={"split": str, "note": str})
-    return table[table["split"] == split].drop(columns="split").reset_index(drop=True)
-
-
 def evaluated_runs(work: Path) -> list[str]:
     """Return the names of the runs that have an evaluation, sorted."""
     return sorted(path.parent.parent.name for path in work.glob("runs/*/evaluation/metrics.json"))
@@ -183,7 +174,7 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
     unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
     lines.append("WGA is at the decision threshold that validation chose; at 0: WGA at a decision threshold of 0.")
     lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
-    lines.append("What settings differ: comparison.csv, column variant. WGA over all tissue thresholds: the report.")
+    lines.append("What settings differ: comparison.csv, column variant.")
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
     titles: list[tuple[str, GroupingAttribute]] = [(f"tau: {meaning}. Groups", first)]
     for title, by in (*titles, *(("Groups by bins", each) for each in bins)):

@@ -1,9 +1,8 @@
 """Evaluate one training run on labelled patches: read its model and the groups, write its evaluation.
 
 ``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
-threshold and group), ``sweep.csv`` (one row per split and tissue threshold of a sweep), ``tissue_dependence.csv``,
-``calibration.csv``, ``reliability.csv`` and ``ablation.csv`` (audit of the trained model) and ``predictions.parquet``
-(one row per patch).
+threshold and group), ``tissue_dependence.csv`` and ``ablation.csv`` (audit of the trained model) and
+``predictions.parquet`` (one row per patch and split).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.calibration import calibration, calibration_tables
+from pathopatch.evaluation.calibration import calibration
 from pathopatch.evaluation.group_scores import (
     answers,
     evaluate_logits,
@@ -29,7 +28,6 @@ from pathopatch.evaluation.group_scores import (
     patient_counts,
     pooled_accuracy,
     resampled_counts,
-    sweep_thresholds,
     with_ends,
 )
 from pathopatch.evaluation.predicting import WITHOUT, drop_learnt_patches, predict_patches, require_unseen
@@ -39,8 +37,6 @@ from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio
 from pathopatch.models.bundle import bundle_fingerprint
 from pathopatch.models.loading import load_model
-
-SWEEP_FILE = "sweep.csv"
 
 
 def evaluate_run(
@@ -114,16 +110,14 @@ def write_evaluation(
     )
     tables = {
         **(further or {}),
-        "sweep": sweep_table(predictions, groups, decision_threshold=threshold, config=config),
         "groups": group_table(numbers),
         **{name: split_table(numbers, name) for name in ("tissue_dependence", "ablation")},
-        **calibration_tables(numbers),
     }
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
         output.write_table(temporary / "predictions.parquet", predictions)
         for name, table in tables.items():
-            # One channel has no ablation, and an attribute of the patches no sweep.
+            # One channel has no ablation.
             if len(table):
                 table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
         output.write_json(temporary / "metrics.json", numbers)
@@ -224,21 +218,6 @@ def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
         for row in scores["groups"]
     ]
     return pd.DataFrame(rows)
-
-
-def sweep_table(
-    predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float, config: EvaluateConfig
-) -> pd.DataFrame:
-    """Return the sweep over tissue thresholds of each split; without rows where the attribute is the patches' own."""
-    patient_of = groups.set_index("patch_id")["patient_id"]
-    parts = []
-    for split, table in predictions.groupby("split", sort=False):
-        patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
-        sweep = sweep_thresholds(table, patient, decision_threshold=decision_threshold, config=config)
-        sweep.insert(0, "split", split)
-        parts.append(sweep)
-    sweeps = pd.concat(parts, ignore_index=True)
-    return sweeps.iloc[:0] if threshold_attributes(groups)[0].is_patch_attribute else sweeps
 
 
 def by_attribute(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Evaluate logits group by group, at one tissue threshold or at many: arrays in, plain values out.
+"""Evaluate logits group by group: arrays in, plain values out.
 
 The groups are g = A y + a (label, attribute of A values): four where the attribute is much tissue. Worst-group and
 group-balanced accuracy (WGA, GBA) are statements about all groups. Both are NaN where a group has no patch, never the
@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.core.text import patches_and_patients, patients_text, pluralize
-from pathopatch.groups import TissueThreshold
+from pathopatch.core.text import patients_text, pluralize
 from pathopatch.groups.group_sizes import SMALL_CELL
-from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.metrics.accuracy import biased_average
 from pathopatch.metrics.bootstrap import (
     LEAST_UNITS,
@@ -38,8 +35,6 @@ SMALL_GROUP = SMALL_CELL
 """Patches below which the accuracy of a group is to be read with care."""
 LEAST_PATCHES = SMALL_GROUP
 """Numbers of fewer are grey in all tables, and never a headline; so are those of fewer than five patients."""
-
-_LEAST_TO_RESAMPLE = 2  # patients: one patient in a group gives no information on how patients differ
 
 
 def evaluate_logits(
@@ -294,48 +289,4 @@ def _one_group(
         "accuracy": accuracy["value"],
         "low": accuracy["low"],
         "high": accuracy["high"],
-    }
-
-
-def sweep_thresholds(
-    predictions: pd.DataFrame, patient: NDArray[Any], *, decision_threshold: float, config: EvaluateConfig
-) -> pd.DataFrame:
-    """Return the accuracy on the four groups at tissue thresholds from 0.05 to 0.95, at one decision threshold.
-
-    `predictions`, of one split, has label, tissue_fraction and logit; patches of unknown fraction are left out.
-    `patient` is (N,). A row per threshold; WGA and GBA are NaN where a group is empty, the interval wherever one is too
-    small.
-    """
-    fraction = predictions["tissue_fraction"].to_numpy(np.float64)
-    # Patches with an attribute of their own may come without a tissue fraction.
-    is_known = np.isfinite(fraction)
-    fraction, patient = fraction[is_known], np.asarray(patient)[is_known]
-    label = predictions["label"].to_numpy(np.int64)[is_known]
-    right = is_right(predictions, decision_threshold)[is_known]
-    rows = []
-    for threshold in SWEEP_THRESHOLDS:
-        # A threshold is reached by equality, as in `tissue_bin`.
-        hits, n = patient_counts(right, 2 * label + (fraction >= threshold), patient)
-        rows.append({"threshold": threshold, **_sweep_row(hits, n, TissueThreshold(threshold).group_names, config)})
-    return pd.DataFrame(rows)
-
-
-def _sweep_row(
-    hits: NDArray[np.int64], n: NDArray[np.int64], names: Sequence[str], config: EvaluateConfig
-) -> dict[str, Any]:
-    """Return one threshold's numbers from the counts by patient and group, shape (P, 4)."""
-    accuracy, size, patients = pooled_accuracy(hits, n), n.sum(axis=0), (n > 0).sum(axis=0)
-    is_small = (size < config.least_per_group) | (patients < _LEAST_TO_RESAMPLE)
-    wga = with_interval(hits, n, np.min, resamples=0 if is_small.any() else config.bootstrap, seed=config.seed)
-    small = [int(g) for g in np.flatnonzero(is_small)]
-    note = [f"group {g} ({names[g]}): {patches_and_patients(size[g], patients[g])}" for g in small]
-    return {
-        **{f"n_{g}": int(size[g]) for g in range(4)},
-        **{f"patients_{g}": int(patients[g]) for g in range(4)},
-        **{f"accuracy_{g}": float(accuracy[g]) for g in range(4)},
-        **with_ends("wga", **wga),
-        "gba": float(accuracy.mean()),
-        "smallest_group_n": int(size.min()),
-        "is_measured": not is_small.any(),
-        "note": f"too small: {'; '.join(note)}" if note else "",
     }

@@ -10,6 +10,7 @@ import pandas as pd
 from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group, too_few_of
 from pathopatch.evaluation.reference import gain_verdict, is_plain_erm
+from pathopatch.evaluation.summary import LEAST_SEEDS
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import verdict_text
 from pathopatch.report.answer_picture import answer_picture
@@ -17,8 +18,6 @@ from pathopatch.report.cohort_section import patients_in_several_splits, slide_p
 from pathopatch.report.collect import Study
 from pathopatch.report.models import runs_to_show
 from pathopatch.report.results import by_validation, group_problems, preferred, rows_at
-
-_FEW_SEEDS = 3
 
 
 def answer(study: Study) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def _limits(study: Study) -> dict[str, Any]:
         "groups": [problem for by in study.attributes for problem in group_problems(rows_at(study, by.tau), by)],
         "validation_groups": _small_validation_groups(study),
         "fewest_seeds": int(seeds.min()),
-        "few_seeds": _FEW_SEEDS,
+        "few_seeds": LEAST_SEEDS,
         "has_unequal_budgets": (table["steps"] * table["batch_per_class"]).nunique() > 1,
         "has_erm": is_plain_erm(table).any(),
         "is_validation_only": (table["split"] != "test").any(),

@@ -15,7 +15,7 @@ from pathopatch.core.files import inside, read_json
 from pathopatch.core.patients import patient_key
 from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
+from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.evaluation.summary import summarise_runs
@@ -41,7 +41,9 @@ class Study:
         tiled = folder.tiled.root
         if evaluate is None:
             path = tiled / "study.json"
-            settings = read_json(path).get("evaluate", {}) if path.is_file() else {}
+            stored = read_json(path).get("evaluate", {}) if path.is_file() else {}
+            # A study of an earlier version may hold settings that are gone.
+            settings = {name: value for name, value in stored.items() if name in EvaluateConfig.model_fields}
             evaluate = parse(EvaluateConfig, settings, place=str(path))
         self.name = work.resolve().name
         runs = evaluated_runs(work)
@@ -64,9 +66,6 @@ class Study:
         table = self.comparison
         self.summary = None if table is None else summarise_runs(work, table, config=evaluate)
         self.predictions = {run: read_table(folder.evaluation(run) / "predictions.parquet") for run in runs}
-        # A run that was stopped before its first validation has an empty history.
-        histories = [path for path in sorted(work.glob("runs/*/history.csv")) if path.stat().st_size > 1]
-        self.histories = {path.parent.name: pd.read_csv(path) for path in histories}
         # Of runs whose settings were searched.
         self.trials = {path.parent.name: pd.read_csv(path) for path in sorted(work.glob("runs/*/trials.csv"))}
         self.overlays = {path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))}
@@ -75,9 +74,6 @@ class Study:
         # If the groups have no folds now, the file is of an earlier division.
         has_folds = self.groups is not None and "fold" in self.groups and (work / FOLDS_FILE).is_file()
         self.folds = pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if has_folds else None
-        # Evaluated runs over all tissue thresholds, on the split of `comparison`.
-        sweeps = {run: sweep_of(work, run, self.split) for run in runs}
-        self.sweeps = {run: sweep for run, sweep in sweeps.items() if len(sweep)}
         # A row per run and label, see `pathopatch.evaluation.tissue_dependence`.
         self.dependence = None if table is None else dependence_comparison(work, table, config=evaluate)
         self.external_validations = _external_validations(work)  # metrics.json of models of other studies

@@ -18,8 +18,8 @@ from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.plots import probability_by_fraction, reliability, training_histories
-from pathopatch.report.results import by_setting, by_validation, in_order, preferred, rows_at
+from pathopatch.report.plots import probability_by_fraction, reliability
+from pathopatch.report.results import by_validation, in_order, preferred, rows_at
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -113,9 +113,8 @@ def _calibration(
     contents: Mapping[str, Mapping[str, Any]], attribute: TissueThreshold | PatchAttribute, file: str
 ) -> dict[str, Any]:
     """Return the calibration of some models on a split, each before and, where it has one, after its temperature."""
-    scopes, groups = [], []
+    scopes = []
     for run, content in contents.items():
-        patients = [group["patients"] for group in content["thresholds"][attribute.key]["groups"]]
         kinds = content["calibration"]
         for kind, numbers in kinds.items():
             at = numbers["thresholds"][attribute.key]
@@ -123,10 +122,6 @@ def _calibration(
             scopes += [
                 {**model, **row, "scope": scope}
                 for scope, row in zip(("all", *attribute.value_names), (numbers["all"], *at["attributes"]), strict=True)
-            ]
-            groups += [
-                {**model, **row, "group": f"{group} {attribute.group_names[group]}", "patients": patients[group]}
-                for group, row in enumerate(at["groups"])
             ]
     # The bundle applies the temperature, so the diagram shows the probabilities after it.
     kinds_of = {run: content["calibration"] for run, content in contents.items()}
@@ -143,7 +138,6 @@ def _calibration(
         "at": attribute.phrase,
         "by": attribute.description,
         "scopes": scopes,
-        "groups": groups,
         "pictures": {file: diagram},
     }
 
@@ -247,16 +241,13 @@ def _external_split(
 
 
 def training(study: Study) -> dict[str, Any]:
-    """Return the training histories and the settings of each run."""
-    if not study.configs and not study.histories:
+    """Return the settings of each run."""
+    if not study.configs:
         return {}
     rows = pd.DataFrame({"run": list(study.configs)}, dtype=str)
     for name in ("threshold", "method", "seed"):
         rows[name] = [study.configs[run].get(name) for run in rows["run"]]
-    # A run that was stopped before its first step has no curve.
-    panels = by_setting(study, {run: table for run, table in study.histories.items() if "step" in table and len(table)})
     return {
-        "n_histories": sum(len(seeds) for lines in panels.values() for seeds in lines.values()),
         "n_searches": len(study.trials),
         "runs": [
             {
@@ -269,7 +260,6 @@ def training(study: Study) -> dict[str, Any]:
             }
             for run in in_order(rows, "threshold")["run"]
         ],
-        "pictures": {"histories.png": training_histories(panels)} if panels else {},
     }
 
 

@@ -193,7 +193,6 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
             "tissue": {"slides": tissue} if tissue else {},
             "audit": cohort_section.audit(study),
             "results": results.results(study),
-            "sweep": results.sweep(study),
             "dependence": models.dependence(study),
             "calibration": models.calibration(study),
             "ablation": models.ablation(study),

@@ -1,4 +1,4 @@
-"""Draw the plots of the report, as PNG bytes: group sizes, accuracies, training curves, threshold sweeps.
+"""Draw the plots of the report, as PNG bytes: group sizes, accuracies, reliability.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
 number beside the colour. Probabilities have the colours of the heatmaps. Equal tables give equal bytes: no dates, no
@@ -8,7 +8,6 @@ global state.
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,9 +22,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.tissue_dependence import slope
-from pathopatch.groups import GroupingAttribute, threshold_attributes
+from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.heatmaps.colors import GROUP_COLORS, opaque_colors
 
 LABEL_COLORS = ("#0072B2", "#D55E00")
@@ -39,15 +37,11 @@ _VALUE_STYLES = (
     ("o", "s", "^", "D", "v", "P", "X"),
 )
 _FEW = 10  # patches in a bin of a reliability diagram; with fewer its mark is hollow
-_LINE_COLORS = (MUTED, "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#E69F00", "#0072B2")
 DASHED = (0, (4, 3))
 # The font that comes with matplotlib, so that pictures are the same everywhere.
 _FONT = "DejaVu Sans"
 _DPI = 144
 _MOST_POINTS = 1500  # in one scatter panel; more only hide each other
-_SWEEP_COLUMNS = 2
-_TITLE_LETTERS = 22  # of 9 pt, in a line over a column of 2 inches
-_HALF_STEP = 0.025  # of the thresholds of a sweep
 
 
 def group_colors(n: int) -> tuple[str, ...]:
@@ -189,106 +183,6 @@ def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.
     if means:
         x, y = np.array(means).T
         axes.plot(x, y, "D", color="white", markeredgecolor=INK, markersize=5, markeredgewidth=1.2)
-
-
-def training_histories(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> bytes:
-    """Draw validation accuracies and, beneath them, the training loss; a column per setting, a line per seed.
-
-    `panels` is as of `pathopatch.report.results.by_setting`, histories with step, and where there are any phase, loss,
-    val_wga and val_gba.
-    """
-    methods = list(dict.fromkeys(method for by_method in panels.values() for method in by_method))
-    width_in, n_rows = WIDTH_IN / 2 if len(methods) == 1 else WIDTH_IN * max(1.0, len(methods) / 5), len(panels)
-    ratios = [3, 2] * n_rows
-    figure, grid = new_figure(
-        width_in, 0.4 + 3.3 * n_rows, 2 * n_rows, len(methods), sharex="col", height_ratios=ratios
-    )
-    for row, (attribute, by_method) in enumerate(panels.items()):
-        for column, method in enumerate(methods):
-            upper, lower = grid[2 * row : 2 * row + 2, column]
-            histories = by_method.get(method, ())
-            trained = f"threshold {attribute}" if attribute[:1].isdigit() else attribute
-            title = textwrap.fill(f"{method}, {trained}", _TITLE_LETTERS if len(methods) > 2 else 99)
-            style_axes(upper, title=title, y="" if column else "validation", title_pt=9)
-            style_axes(lower, x="step", y="" if column else "loss")
-            lines = (
-                (upper, "val_gba", "GBA", "#0072B2", 1.5),
-                (upper, "val_wga", "WGA", "#D55E00", 1.5),
-                (lower, "loss", None, INK, 1.2),
-            )
-            for history in histories:
-                for axes, name, label, color, width in lines:
-                    if name in history and history[name].notna().any():
-                        axes.plot(_steps(history), history[name], color=color, linewidth=width, label=label)
-            upper.set_ylim(-0.03, 1.03)
-            percent_axis(upper)
-            # A shared x axis would hide the steps of all but the lowest row.
-            lower.tick_params(labelbottom=True)
-            handles, names = upper.get_legend_handles_labels()
-            # One entry for the lines of all seeds.
-            by_name = dict(zip(names, handles, strict=True))
-            if by_name:
-                upper.legend(by_name.values(), by_name.keys(), fontsize=8, frameon=False, loc="lower right")
-            for axes in (upper, lower):
-                axes.set_visible(bool(histories))
-    return png(figure)
-
-
-def _steps(history: pd.DataFrame) -> pd.Series[float]:
-    """Return the step of each row, phases one after the other."""
-    step = history["step"].astype(float)
-    if "phase" not in history:
-        return step
-    # Phases differ in length, and the steps of each start anew.
-    last = step.groupby(history["phase"]).max()
-    return step + history["phase"].map(last.cumsum().shift(fill_value=0.0))
-
-
-def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> bytes:
-    """Draw WGA against the evaluation threshold, a line per method; `panels` as of `training_histories`."""
-    methods = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    colors = {
-        name: _LINE_COLORS[place] if place < len(_LINE_COLORS) else to_hex(colormaps["viridis"](place / len(methods)))
-        for place, name in enumerate(methods)
-    }
-    columns = min(len(panels), _SWEEP_COLUMNS)
-    n_rows = -(-len(panels) // columns)
-    figure, grid = new_figure(WIDTH_IN / 2 * columns, 0.5 + 3.2 * n_rows, n_rows, columns, sharey=True)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for place, (axes, (trained, lines)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
-        _sweep_lines(axes, lines, colors)
-        attribute = GroupingAttribute.from_label(trained)
-        for cut in attribute.edges if attribute else ():
-            axes.axvline(cut, color=INK, linewidth=1, linestyle=DASHED)
-        at = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
-        y = "" if place % columns else "worst-group accuracy"
-        x_ends = SWEEP_THRESHOLDS[0] - _HALF_STEP, SWEEP_THRESHOLDS[-1] + _HALF_STEP
-        x = "tissue threshold of the evaluation"
-        style_axes(axes, title=f"trained {at}", x=x, y=y, xlim=x_ends, ylim=(-0.02, 1.02))
-        percent_axis(axes)
-    handles = {text: line for axes in grid.flat for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
-    return png(figure)
-
-
-def _sweep_lines(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors: Mapping[str, str]) -> None:
-    """Draw the lines of one panel, and grey where a group of any of them is too small."""
-    tables = [sweep.set_index("threshold") for seeds in lines.values() for sweep in seeds]
-    is_small = ~pd.concat([table["is_measured"].astype(bool) for table in tables], axis=1).all(axis=1)
-    for threshold in is_small[is_small].index:
-        axes.axvspan(threshold - _HALF_STEP, threshold + _HALF_STEP, color="#e4e7ea", zorder=0, linewidth=0)
-    for method, seeds in lines.items():
-        values = pd.concat([sweep.set_index("threshold")["wga"] for sweep in seeds], axis=1)
-        # ERM is dashed and on top: where two lines coincide, both are seen.
-        line, order = ("--", 3) if "erm" in method else ("-", 2)
-        style: dict[str, Any] = {"color": colors[method], "linestyle": line, "zorder": order}
-        mean = values.mean(axis=1)
-        axes.plot(mean.index, mean, linewidth=1, alpha=0.35, **style)
-        axes.plot(mean.index, mean.where(~is_small), linewidth=2, label=method, **style)
-        if len(seeds) > 1:
-            low, high = (getattr(values, end)(axis=1).where(~is_small) for end in ("min", "max"))
-            axes.fill_between(mean.index, low, high, color=colors[method], alpha=0.12, linewidth=0)
 
 
 def reliability(

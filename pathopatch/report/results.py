@@ -1,4 +1,4 @@
-"""Collect what the report shows of the evaluated runs: results by group and over all tissue thresholds."""
+"""Collect what the report shows of the evaluated runs: results by group."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import pandas as pd
 
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group
-from pathopatch.evaluation.run_settings import row_name
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
-from pathopatch.groups.attribute import training_label
 from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.report.cells import percent, signed
 from pathopatch.report.cohort_section import group_key
 from pathopatch.report.collect import Study
 from pathopatch.report.forest_plots import group_accuracies, worst_groups
-from pathopatch.report.plots import pdf, png, wga_sweep
+from pathopatch.report.plots import pdf, png
 
 # From the baselines to the methods that know the groups; unknown methods come last.
 _METHODS_IN_ORDER = (
@@ -45,29 +43,6 @@ def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
     )
     keys = [*first, "place", *(name for name in ("method", "seed", "run") if name in rows)]
     return rows.assign(place=place).sort_values(keys).drop(columns="place")
-
-
-def by_setting(study: Study, tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, list[pd.DataFrame]]]:
-    """Return training attribute -> method and variant -> tables of its seeds; a run that repeats another is left out.
-
-    `tables` is by run.
-    """
-    settings = [
-        {
-            "run": run,
-            "trained": training_label(config) or "another cohort",
-            "name": row_name(config, str(config.get("method", run)), study.run_variants["variant"].get(run, "")),
-            "method": str(config.get("method", run)),
-            "seed": int(config.get("seed", 0)),
-        }
-        for run in tables
-        for config in [study.configs.get(run, {})]
-        if not study.run_variants["rerun_of"].get(run)
-    ]
-    panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
-    for row in in_order(pd.DataFrame(settings), "trained").to_dict("records") if settings else ():
-        panels.setdefault(row["trained"], {}).setdefault(row["name"], []).append(tables[row["run"]])
-    return panels
 
 
 def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
@@ -194,42 +169,3 @@ def folds_table(study: Study) -> pd.DataFrame:
     over = {f"{name}_mean": by_run[name].transform("mean") for name in ("wga", "auroc")}
     over |= {f"{name}_sd": by_run[name].transform("std") for name in ("wga", "auroc")}
     return study.folds.assign(**over)
-
-
-def sweep(study: Study) -> dict[str, Any]:
-    """Return WGA over all evaluation thresholds, for every attribute that runs were trained by."""
-    if study.comparison is None or not study.sweeps:
-        return {}
-    runs = in_order(study.comparison.drop_duplicates("run"), "trained_attribute")
-    panels = by_setting(study, study.sweeps)
-    return {
-        "panels": list(panels),
-        "rows": [{**row, **_range_measured(study.sweeps.get(row["run"]))} for row in runs.to_dict("records")],
-        "too_small": sorted(
-            {
-                f"at {row['threshold']:g} {str(row['note']).removeprefix('too small: ')}"
-                for table in study.sweeps.values()
-                for row in table[~table["is_measured"].astype(bool)].to_dict("records")
-            }
-        ),
-        "pictures": {"wga_sweep.png": wga_sweep(panels)},
-    }
-
-
-def _range_measured(sweep: pd.DataFrame | None) -> dict[str, float | None]:
-    """Return how many thresholds of a run's sweep were measured, its lowest and highest WGA and smallest group there.
-
-    None where none was.
-    """
-    measured = pd.DataFrame() if sweep is None else sweep[sweep["is_measured"].astype(bool)]
-    rows = measured.to_dict("records")
-    sizes = [smallest_group(row) for row in rows]
-    ends = {
-        name: pick(rows, key=lambda row: row["wga"], default={}) for name, pick in (("lowest", min), ("highest", max))
-    }
-    return {
-        "measured": len(rows),
-        **{name: row.get("wga") for name, row in ends.items()},
-        **{f"{name}_at": row.get("threshold") for name, row in ends.items()},
-        **min(sizes, key=lambda row: row["n_smallest"], default={"n_smallest": None, "patients_smallest": None}),
-    }

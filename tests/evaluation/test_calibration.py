@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.evaluation.calibration import calibration, confidence, reliability
+from pathopatch.evaluation.calibration import calibration, reliability
 
 RNG = np.random.default_rng(0)
 
@@ -40,19 +40,7 @@ def test_the_interval_of_a_bin_counts_patients_not_patches() -> None:
     assert (row["tumor_share_low"], row["tumor_share_high"]) == (0, 1)
 
 
-def test_within_a_group_confidence_is_held_against_accuracy() -> None:
-    # Tumour patches: two rightly at .9, two wrongly at .2 (so sure by .8 of non-tumour).
-    result = confidence(np.array([0.9, 0.9, 0.2, 0.2]), np.ones(4, dtype=int))
-    assert result["confidence"] == pytest.approx(0.85)
-    assert result["accuracy"] == 0.5
-    assert result["overconfidence"] == pytest.approx(0.35)
-    assert result["ece"] == pytest.approx((2 * 0.1 + 2 * 0.8) / 4)
-
-
-def test_an_empty_group_has_no_calibration() -> None:
-    result = confidence(np.empty(0), np.empty(0, dtype=int))
-    assert result["n"] == 0
-    assert np.isnan(result["ece"])
+def test_no_patch_has_no_calibration() -> None:
     assert np.isnan(reliability(np.empty(0), np.empty(0, dtype=int), np.empty(0), resamples=10)["ece"])
 
 
@@ -72,9 +60,6 @@ def test_the_right_temperature_mends_overconfidence_at_each_attribute() -> None:
         assert before["ece"] > 0.06
         assert after["ece"] < 0.04
         assert after["nll"] < before["nll"]
-    assert [group["n"] for group in result["after"]["thresholds"]["0.5"]["groups"]] == [
-        group["n"] for group in result["before"]["thresholds"]["0.5"]["groups"]
-    ]
 
 
 def test_without_a_temperature_there_is_no_after() -> None:

@@ -77,8 +77,8 @@ def test_all_labelled_patches_are_judged_together_whatever_their_split(outside: 
     assert judged["patients"] == 3
     assert numbers["splits"]["all"]["fraction_only"]["n"] == judged["n"]
     assert sorted(path.name for path in out.iterdir()) == [
-        "ablation.csv", "calibration.csv", "groups.csv", "metrics.json", "predictions.parquet", "reliability.csv",
-        "sweep.csv", "tissue_dependence.csv",
+        "ablation.csv", "groups.csv", "metrics.json", "predictions.parquet",
+        "tissue_dependence.csv",
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import write_bytes, write_json
 from pathopatch.core.status import update_status
-from pathopatch.evaluation.evaluate import evaluate_predictions, group_table, sweep_table
+from pathopatch.evaluation.evaluate import evaluate_predictions, group_table
 from pathopatch.groups import assign_groups, audit
 
 QUICK = EvaluateConfig(bootstrap=40)
@@ -120,11 +120,4 @@ def write_run(
     write_table(folder / "evaluation" / "predictions.parquet", table, stamp)
     write_json(folder / "evaluation" / "metrics.json", {"run": config.run_name, **numbers, "stamp": stamp.to_dict()})
     group_table(numbers).to_csv(folder / "evaluation" / "groups.csv", index=False)
-    swept = sweep_table(table, groups, decision_threshold=0.1, config=QUICK)
-    swept.to_csv(folder / "evaluation" / "sweep.csv", index=False)
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    step = np.linspace(50, 600, 12)
-    history = pd.DataFrame(
-        {"phase": 0, "step": step, "loss": np.exp(-step / 300), "val_wga": 0.7 - 0.4 * np.exp(-step / 200)}
-    ).assign(val_gba=lambda rows: rows["val_wga"] * 0.5 + 0.45)
-    write_bytes(folder / "history.csv", history.to_csv(index=False).encode())

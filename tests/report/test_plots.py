@@ -12,11 +12,7 @@ from PIL import Image
 from pathopatch.evaluation.calibration import reliability
 from pathopatch.report import plots
 from pathopatch.report.forest_plots import shortcut_strength
-from pathopatch.report.plots import (
-    _steps,
-    probability_by_fraction,
-    training_histories,
-)
+from pathopatch.report.plots import probability_by_fraction
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -37,16 +33,6 @@ def test_probabilities_have_the_heatmaps_colours_whatever_is_set() -> None:
 def test_a_class_with_one_patch_or_none_is_drawn_without_a_line() -> None:
     table = pd.DataFrame({"patch_id": ["a"], "label": [0], "tissue_fraction": [0.3], "probability": [0.2]})
     assert pixels(probability_by_fraction({"erm": table})).shape[1] == 1440
-
-
-def test_histories_without_validation_are_drawn() -> None:
-    history = pd.DataFrame({"step": [1, 2], "loss": [0.7, 0.5], "val_wga": [np.nan, np.nan]})
-    assert pixels(training_histories({"0.25": {"erm": [history]}})).min() < 60
-
-
-def test_a_second_phase_follows_a_shorter_first_one_without_a_gap() -> None:
-    history = pd.DataFrame({"phase": [0, 0, 1, 1], "step": [5, 10, 20, 40]})
-    assert _steps(history).tolist() == [5, 10, 30, 50]
 
 
 def test_a_split_of_one_label_is_drawn_as_such() -> None:

@@ -51,9 +51,3 @@ def test_the_table_over_seeds_has_a_row_for_each_setting(study: Study) -> None:
 
 def test_seeds_are_counted_within_a_setting(study: Study) -> None:
     assert answer.answer(study)["limits"]["fewest_seeds"] == 1
-
-
-def test_curves_of_seeds_are_drawn_by_setting(study: Study) -> None:
-    for tables in (study.histories, study.sweeps):
-        lines = results.by_setting(study, tables)["0.25"]
-        assert {name: len(lines[name]) for name in ("erm", UNMASKED, MASKED)} == {"erm": 2, UNMASKED: 1, MASKED: 1}

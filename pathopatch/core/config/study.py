@@ -26,8 +26,6 @@ class EvaluateConfig(Config):
     """Resamplings of patients behind each interval."""
     seed: Seed = 0
     """Seed of the bootstrap."""
-    least_per_group: int = Field(default=25, ge=1)
-    """Least patches of a group in a sweep; the standard error of a smaller group is above 10 points."""
     ablation: bool = True
     """Predict once more without each channel, to show on which ones a model relies."""
 
