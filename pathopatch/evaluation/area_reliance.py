@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import pluralize
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
-from pathopatch.metrics.bootstrap import bootstrap_by_patient, effective_count
+from pathopatch.metrics.bootstrap import LEAST_UNITS, bootstrap_by_patient, effective_count
 from pathopatch.models.forward import Ensemble, PatchClassifier, correct_for_area
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,9 @@ LEAST_ETA, LEAST_ADJ = 0.06, 0.65
 MOST_ETA = 0.12
 """A small adj alone acquits below it: otherwise the answers follow the area, but not one way, as by a U-shaped term."""
 LEAST_PATIENTS, LEAST_PATCHES = 8, 100
-_FEW_PATIENTS = 12  # of 8, bootstrap intervals miss the true value in 12 % (simulated means, correlation .1)
+"""Patients are only those that were asked, so fewer are enough than for a claim on an evaluation. Of 8, intervals miss
+the true value in 12 % (simulated means, correlation .1), which `limits_text` says.
+"""
 LIMITS = (
     "The area was set, and nothing else: reliance on fat or density that goes along with it is not seen. "
     "The verdict says nothing of accuracy."
@@ -500,10 +502,10 @@ def _ranges_text(ranges: Mapping[str, Sequence[float]]) -> str:
 
 def limits_text(result: Mapping[str, Any]) -> str:
     """Return what a result cannot say; of few patients that is more."""
-    if not LEAST_PATIENTS <= round(result.get("effective_patients", _FEW_PATIENTS)) < _FEW_PATIENTS:  # older: unknown
+    if not LEAST_PATIENTS <= round(result.get("effective_patients", LEAST_UNITS)) < LEAST_UNITS:  # older: unknown
         return LIMITS
     return (
-        f"{LIMITS} The intervals of fewer than {_FEW_PATIENTS} patients miss the true value in up to 1 of 8 cases, "
+        f"{LIMITS} The intervals of fewer than {LEAST_UNITS} patients miss the true value in up to 1 of 8 cases, "
         "so reliance a little beyond them is not excluded."
     )
 
