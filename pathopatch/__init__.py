@@ -5,14 +5,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pathopatch.core.user_cache import cache_folder
 from pathopatch.core.version import FOREIGN_REMEDY, foreign_distribution
 from pathopatch.core.version import __version__ as __version__
+
+# Nothing is sent, and nothing is written outside our cache, by a library either. Every process imports this package
+# before any of them: the program, its workers and other people's code. OpenVINO takes its own stub for a module that
+# cannot be imported; without it the import of OpenVINO is reported to a server.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+os.environ |= {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+_matplotlib = os.path.expanduser(f"{os.environ.get('XDG_CONFIG_HOME') or '~/.config'}/matplotlib")  # noqa: PTH111
+if not any(Path(_matplotlib).glob("*")):  # the user has no styles of their own there
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 _IMPORTS = re.findall(r"^from (\S+) import (\w+) as", Path(__file__).with_suffix(".pyi").read_text("utf-8"), re.M)
 _HOMES = {name: module for module, name in _IMPORTS}

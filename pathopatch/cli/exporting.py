@@ -26,7 +26,6 @@ def export_onnx(
     into_bundle: Annotated[
         bool, typer.Option("--into-bundle", help="Write the bundle's own model.onnx, by which OpenVINO predicts.")
     ] = False,
-    quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `train`."""
@@ -40,7 +39,7 @@ def export_onnx(
     print(add_graph(bundle))
 
 
-def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
+def export_wsinfer(bundle: Bundle, out: Folder = None, force: Force = False) -> None:
     """Write a model of 8-bit RGB slides for wsinfer and QuPath's wsinfer extension."""
     _export(bundle, out, "wsinfer", force=force)
 
@@ -52,21 +51,21 @@ def _export(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *,
     print(export.export_bundle(bundle, out, kind, force=force))
 
 
-def export_review(out: Predictions, file: ReviewFile = None, quiet: Quiet = False, force: Force = False) -> None:
+def export_review(out: Predictions, file: ReviewFile = None, force: Force = False) -> None:
     """Write what reviewers decided, for spreadsheets and `groups --decisions`."""
     from pathopatch.stages import export
 
     print(export.export_review(out, file, force=force))
 
 
-def export_regions(out: Predictions, folder: RegionsFolder = None, quiet: Quiet = False, force: Force = False) -> None:
+def export_regions(out: Predictions, folder: RegionsFolder = None, force: Force = False) -> None:
     """Write the regions that reviewers drew: GeoJSON for `tile` and QuPath, one file per slide."""
     from pathopatch.stages import export
 
     print(export.export_regions(out, folder, force=force))
 
 
-def export_agreement(out: Predictions, file: AgreementFile = None, quiet: Quiet = False, force: Force = False) -> None:
+def export_agreement(out: Predictions, file: AgreementFile = None, force: Force = False) -> None:
     """Write what each two reviewers decided of the same slides and patches, as CSV."""
     from pathopatch.stages import export
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pathopatch.cli.options import Batch, ConfigFile, Fields, Force, Quiet, SlideId, SlideMpp, Work, refuse_limits
+from pathopatch.cli.options import Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse_limits
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError
@@ -147,7 +147,7 @@ def _what_to_predict(
     return source, find_models(model), out
 
 
-def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:
+def report(work: Work) -> None:
     """Write report/index.html from whatever is in a work folder; it opens without a network."""
     from pathopatch.report import write_report
 
@@ -179,7 +179,6 @@ def review(
         typer.Option("--blinded/--no-blinded", help="Hide others' verdicts until yours; the folder keeps it."),
     ] = None,
     quiet: Quiet = False,
-    force: Force = False,
 ) -> None:
     """Show predictions as a web page on this machine, where a person accepts or rejects; Ctrl-C ends it."""
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:

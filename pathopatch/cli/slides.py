@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from pathopatch.cli.options import (
     Batch,
     ConfigFile,
     Fields,
-    Force,
     Manifest,
     Quiet,
     SlideId,
@@ -25,7 +24,7 @@ from pathopatch.cli.options import (
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, show_plan
-from pathopatch.core.config import BatchOptions, EncodeConfig, ReadyConfig, TileConfig
+from pathopatch.core.config import BatchOptions, EncodeConfig, ReadyConfig, SplitsConfig, TileConfig
 from pathopatch.core.text import pluralize
 
 _MOST_SHOWN = 20  # lines of a manifest
@@ -89,6 +88,7 @@ def check(
     config: ConfigFile = None,
     *,
     tiling: Annotated[TileConfig, Fields(warn_shift_um="registration.warn_um")],
+    splits: Annotated[SplitsConfig, Fields()],
     batch: Annotated[BatchOptions, Fields("memory_gb quiet force", timeout="timeout_s")],
 ) -> None:
     r"""Check a manifest and open every slide and mask in it; report every problem in one go, and what each slide is.
@@ -111,6 +111,7 @@ def check(
             measure=None if quick else tiling,
             labels=None if config is None else tiling.labels,
             slide_mpp=slide_mpp,
+            distinct_patients=splits.distinct_patients,
             progress=progress,
         )
     shown = slides[[name for name in _CHECKED if name in slides]]
@@ -138,8 +139,6 @@ def info(
         str | None, typer.Option(help="auto, dark, bright, or CHANNEL=dark,CHANNEL=bright. Default: auto.")
     ] = None,
     config: ConfigFile = None,
-    quiet: Quiet = False,
-    force: Force = False,
     *,
     tiling: Annotated[TileConfig, Fields("mpp", warn_shift_um="registration.warn_um")],
 ) -> None:
@@ -177,6 +176,7 @@ def tile(
         Fields("patch_px stride_px store tissue.background registration.align", warn_shift_um="registration.warn_um"),
     ],
     ready: Annotated[ReadyConfig, Fields("fit", resize_px="px")],
+    splits: Annotated[SplitsConfig, Fields()],
     batch: Batch,
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
@@ -184,13 +184,14 @@ def tile(
 
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
+    known: dict[str, Any] = {"distinct_patients": splits.distinct_patients}
     if patches is not None:
         refuse(context, "ready patches are as they are", "patch_px", "stride_px", "dry_run")
         refuse(context, "it is of slides; --mpp states the um per px of ready patches", "slide_mpp")
         refuse(context, "they are limits of a slide, and a set of patches is no slide", "timeout", "memory_gb")
         ready = ready if mpp is None else with_options(ReadyConfig, ready, {"mpp": mpp})
         with progress_bars(batch.quiet) as progress:
-            outcomes = import_patches(patches, out, tiling, ready=ready, force=batch.force, progress=progress)
+            outcomes = import_patches(patches, out, tiling, ready=ready, **known, force=batch.force, progress=progress)
         finish(outcomes)
         return
     assert manifest is not None
@@ -200,11 +201,11 @@ def tile(
         refuse_limits(context)
         from pathopatch.stages.tile import tile_plan
 
-        plan = tile_plan(manifest, out, tiling, batch, slide_mpp=slide_mpp)
+        plan = tile_plan(manifest, out, tiling, batch, slide_mpp=slide_mpp, **known)
         show_plan(plan, batch.workers)
         return
     with progress_bars(batch.quiet) as progress:
-        outcomes = tile_cohort(manifest, out, tiling, batch, slide_mpp=slide_mpp, progress=progress)
+        outcomes = tile_cohort(manifest, out, tiling, batch, slide_mpp=slide_mpp, **known, progress=progress)
     finish(outcomes, batch)
 
 

@@ -33,7 +33,10 @@ def groups(
     from pathopatch.stages.audit import audit_text
     from pathopatch.stages.groups import form_groups
 
-    form_groups(work, settings, folds=splits.folds, decisions=decisions, disputes=disputes, force=force)
+    form_groups(
+        work, settings, folds=splits.folds, distinct_patients=splits.distinct_patients, decisions=decisions,
+        disputes=disputes, force=force,
+    )  # fmt: skip
     if not quiet:
         print(audit_text(work))
 
@@ -102,7 +105,7 @@ def audit(
         return
     if work is None:
         raise typer.BadParameter("give WORK, or --features and --labels")
-    refuse(context, "it goes with --features", "labels", "layout", "slides", "attribute", "slide_mpp")
+    refuse(context, "it goes with --features", "labels", "layout", "slides", "attribute", "slide_mpp", "workers")
     if crops:
         from pathopatch.stages.audit import crops_text
 
@@ -136,13 +139,14 @@ def audit_model(
     force: Force = False,
     *,
     settings: Annotated[PredictConfig, Fields("device")],
+    splits: Annotated[SplitsConfig, Fields()],
 ) -> None:
     """Ask a model whether its answers follow the tissue area: set the area of patches, and ask again."""
     from pathopatch.stages import audit_model as stage
     from pathopatch.stages.find_slides import find_models
 
     with progress_bars(quiet) as progress:
-        sources = stage.find_sources(source, out=out, progress=progress)
+        sources = stage.find_sources(source, out=out, distinct_patients=splits.distinct_patients, progress=progress)
         result = stage.audit_model(
             find_models([model]),
             sources,

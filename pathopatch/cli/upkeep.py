@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pathopatch.cli.options import Force, Quiet
+from pathopatch.cli.options import Quiet
 from pathopatch.cli.output import progress_bars, say
 
 
@@ -15,7 +15,6 @@ def status(
     out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
     slides: Annotated[bool, typer.Option("--slides", help="List every slide, however many there are.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The exit code only.")] = False,
-    force: Force = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
     from pathopatch.stages.batch.summaries import status_summary
@@ -43,7 +42,10 @@ def index(
 def clean(
     out: Annotated[Path | None, typer.Argument(help="Work folder.", metavar="OUT")] = None,
     cache: Annotated[
-        bool, typer.Option("--cache", help="Also compiled networks in your cache folder; OUT is not needed then.")
+        bool,
+        typer.Option(
+            "--cache", help="Also what your cache folder holds, such as compiled networks; OUT is not needed then."
+        ),
     ] = False,
     store: Annotated[
         bool, typer.Option("--store", help="Also the pixels of slides tiled to the end; they are read from the slides.")
@@ -82,7 +84,6 @@ def verify(
         bool, typer.Option("--write", help="Take the model's answers of now, by torch, as those to compare with.")
     ] = False,
     quiet: Quiet = False,
-    force: Force = False,
 ) -> None:
     """Compare a model's answers to 16 made patches with those that it gave when it was written."""
     from pathopatch.core.errors import InputCorruptError
@@ -99,8 +100,6 @@ def doctor(
     get_viewer: Annotated[
         bool, typer.Option("--get-viewer", help="First fetch the review page's viewer with npm, if it is missing.")
     ] = False,
-    quiet: Quiet = False,
-    force: Force = False,
 ) -> None:
     """Say what this machine has, what is missing, and how to get it."""
     from pathopatch.stages.doctor import examine

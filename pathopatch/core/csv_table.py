@@ -15,7 +15,6 @@ from pathlib import Path
 from pathopatch.core.errors import InputMissingError, PathopatchError, Problem, Remark, TableError, merged
 from pathopatch.core.excel import is_workbook, read_workbook, require_width
 from pathopatch.core.input_files import open_regular, require_narrow, wide_coding
-from pathopatch.core.patients import mixed_scripts
 
 # A spreadsheet runs a cell that begins so as a formula. Full-width signs count too: some programs convert them. Spaces,
 # quotes and our own apostrophe may stand before.
@@ -176,9 +175,6 @@ def read_csv_table(
 def _cell(table: CsvTable, row: int, column: str, text: str, numbers: Collection[str]) -> str:
     """Return a cell's text: an id in the form NFC, a number with a decimal point."""
     if column in _ID_COLUMNS:
-        if scripts := mixed_scripts(text):
-            shared = f"ids in column {column} mix scripts"
-            table.notes.append(Remark(str(row), f"row {row}, {text!r} mixes {' and '.join(scripts)} letters", shared))
         return unicodedata.normalize("NFC", text)
     if column in numbers and _DECIMAL_COMMA.fullmatch(text):
         value = text.strip().replace(",", ".")

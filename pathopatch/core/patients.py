@@ -5,111 +5,69 @@ Ids are only compared by `patient_key` and `id_key`; tables keep what the user w
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Context, Decimal
 from functools import lru_cache
+from itertools import combinations
 from typing import NamedTuple
 
 from pathopatch.core.errors import DuplicateIdError, LabelConflictError, Problem, SplitLeakageError
 
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+_NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d{1,3})?")
+# Between two digits a separator tells numbers apart: 1-23 is not 12-3.
+_SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_.-]+(?=\d)|(?<=\d)[\s_.-]+(?=[^\W\d_])")
 # The property Default_Ignorable_Code_Point, which Python's tables lack.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-_MIXABLE = {"LATIN", "HAN", "HIRAGANA", "KATAKANA", "BOPOMOFO", "HANGUL"}
-"""Scripts that are written together: those of the level "highly restrictive" of UTS #39."""
-_EVERYWHERE = {"COMMON", "INHERITED", "UNKNOWN"}
 _MANY_PATIENTS = 100
 _OWN_PATIENT = 0.95  # patients an image from which on patients look invented: a few images may share one by chance
 
 
-def patient_key(patient_id: str) -> str:
-    """Return what all spellings of a patient's id share: that of `id_key`, without leading zeros of numbers.
-
-    ``P07``, ``p7`` and ``P007`` have one key.
-    """
-    return _LEADING_ZEROS.sub("", id_key(patient_id))
-
-
 @lru_cache(maxsize=2**16)
-def id_key(text: str) -> str:
-    """Return what all ids share that a reader takes for one, whatever the case, Unicode form and script.
+def patient_key(patient_id: str) -> str:
+    """Return what all spellings of a patient's id share: that of `id_key`, and of numbers their value.
 
-    Invisible characters (Default_Ignorable_Code_Point) go. Case and form are those of a compatibility caseless match.
-    A character that looks like another counts as that one, by the skeleton of UTS #39. Only characters beyond ASCII
-    are mapped, and to one of the same kind (capital, small, digit) where there is one: ``P1``, ``Pl`` and ``PI``,
-    ``10`` and ``1O`` stay apart.
+    Leading zeros go, and separators between a letter and a digit: ``P07``, ``p-7`` and ``P 007`` have one key. An id
+    that is a number has one key in every notation, such as those of spreadsheets: ``7`` and ``7.0``, ``100000`` and
+    ``1E5``.
+    """
+    key = id_key(patient_id)
+    if key.isascii() and _NUMBER.fullmatch(key):
+        return str(Decimal(key).normalize(Context(prec=len(key))))
+    return _LEADING_ZEROS.sub("", _SEPARATORS.sub("", key))
+
+
+def id_key(text: str) -> str:
+    """Return what all spellings of an id share, whatever the case and Unicode form.
+
+    Invisible characters (Default_Ignorable_Code_Point) go; the rest is a compatibility caseless match. Letters of two
+    scripts stay apart, however alike they look.
 
     References
     ----------
-    The Unicode Standard, section 3.13, definition D146; Unicode Technical Standard #39, section 4.
+    The Unicode Standard, section 3.13, definition D146.
     """
     if text.isascii():
         return text.casefold()
-    folded = unicodedata.normalize("NFD", _INVISIBLE.sub("", text))
-    # Folding may yield text that is not in normal form, and normal form may yield capitals. So may look-alikes.
+    folded = unicodedata.normalize("NFD", text)
+    # Folding may yield text that is not in normal form, and normal form may yield capitals.
     for _ in range(2):
         folded = unicodedata.normalize("NFKD", _INVISIBLE.sub("", folded).casefold())
-    while (alike := unicodedata.normalize("NFKD", "".join(map(_look_alike, folded)).casefold())) != folded:
-        folded = alike
     return folded
 
 
-@lru_cache(maxsize=2**12)
-def _look_alike(character: str) -> str:
-    """Return the case-folded character that one looks like, as a capital or as a small letter; itself if none."""
-    # Cyrillic в looks like no Latin letter, and its capital like B. Where both look like one, as those of Greek ν do,
-    # the capital decides: ids are rather written in capitals.
-    capital = character.upper()
-    alike = [_prototype(form).casefold() for form in (capital, character) if len(form) == 1]
-    return next((one for one in alike if one.isascii()), alike[-1])
-
-
-def _prototype(character: str) -> str:
-    """Return the ASCII character of the same kind that one looks like, else the one of another script; itself if none.
-
-    Look-alikes of one script stay apart: whoever writes it tells them apart.
-    """
-    if character.isascii():
-        return character
-    from confusable_homoglyphs.categories import alias  # 30 ms, and few ids need it
-    from confusable_homoglyphs.confusables import confusables_data
-
-    def alike(text: str) -> list[str]:
-        # Characters that are written from right to left stand between marks of direction there.
-        others = confusables_data.get(text) or confusables_data.get(f"\u200e{text}\u200e", ())
-        return [str(other["c"]).strip("\u200e") for other in others]
-
-    # A character has one prototype, and a prototype lists all that have it. Of a pair the smaller is the prototype.
-    first = min([character, *alike(character)], key=lambda text: (-len(alike(text)), text))
-    kind = unicodedata.category(character)
-    of_kind = [text for text in (first, *alike(first)) if len(text) == 1 and unicodedata.category(text) == kind]
-    ascii_ones = [text for text in of_kind if text.isascii()]
-    return (
-        ascii_ones or [text for text in of_kind if text == first and alias(text) != alias(character)] or [character]
-    )[0]
-
-
 def spelled_out(text: str) -> str:
-    """Return an id in quotes, with the names of its characters that are invisible or look like others."""
-    folded = unicodedata.normalize("NFKC", text)
-    odd = [c for c in dict.fromkeys(folded) if _INVISIBLE.match(c) or _look_alike(c) != c.casefold()]
+    """Return an id in quotes, with the names of its characters that are invisible or have a plainer form."""
+    odd = [c for c in dict.fromkeys(text) if _INVISIBLE.match(c) or unicodedata.normalize("NFKC", c) != c]
     names = [unicodedata.name(character, f"U+{ord(character):04X}") for character in odd]
     return repr(text) + (f" (with {', '.join(names)})" if names else "")
-
-
-def mixed_scripts(text: str) -> Sequence[str]:
-    """Return the scripts of an id where it mixes several that are not written together; empty otherwise."""
-    if text.isascii():
-        return ()
-    from confusable_homoglyphs.categories import unique_aliases
-
-    scripts = {str(alias).upper() for alias in unique_aliases(text)} - _EVERYWHERE
-    return () if len(scripts) < 2 or scripts <= _MIXABLE else [alias.capitalize() for alias in sorted(scripts)]
 
 
 def invented_patients_note(patients: Sequence[str]) -> list[str]:
@@ -123,7 +81,9 @@ def invented_patients_note(patients: Sequence[str]) -> list[str]:
     ]
 
 
-def patient_problems(rows: Iterable[tuple[str, str | None, int | None]]) -> Iterator[Problem]:
+def patient_problems(
+    rows: Iterable[tuple[str, str | None, int | None]], distinct: Collection[tuple[str, str]] = ()
+) -> Iterator[Problem]:
     """Yield a problem for each patient in several splits, and for each whose id is written in several ways.
 
     Spellings of one split may be of two patients, who would be mixed, or of one, who could be divided later: only the
@@ -134,7 +94,10 @@ def patient_problems(rows: Iterable[tuple[str, str | None, int | None]]) -> Iter
     rows : iterable of (str, str or None, int or None)
         The patient's id as written; the split, "" where it is to be drawn, None where the row says nothing of it; and
         the number of the row, if it has one. Rows without a patient are left out.
+    distinct : collection of (str, str)
+        Pairs of ids that the user knows to be two patients.
     """
+    known = {frozenset(pair) for pair in distinct}
     by_key: dict[str, dict[tuple[str, str | None], int | None]] = defaultdict(dict)
     keys: dict[str, str] = {}  # a list of patches has many rows a patient
     for patient_id, split, row in rows:
@@ -143,25 +106,34 @@ def patient_problems(rows: Iterable[tuple[str, str | None, int | None]]) -> Iter
             by_key[key].setdefault((patient_id, split), row)
     for same in by_key.values():
         spellings = list(dict.fromkeys(patient_id for patient_id, _ in same))
-        splits = sorted({split for _, split in same if split is not None})
-        if len(spellings) < 2 and len(splits) < 2:
-            continue
-        numbers = [str(row) for row in same.values() if row is not None]
-        where = f"rows {', '.join(numbers)}: " if numbers else ""
-        ways = " and ".join(map(spelled_out, spellings))
-        if len(splits) > 1:
-            code = SplitLeakageError.code
-            written = f", written {ways}" if len(spellings) > 1 else ""
-            message = f"the patient is in the splits {', '.join(split or '(empty)' for split in splits)}{written}"
-            remedy = "keep each patient in one split"
-        else:
-            code, message, remedy = DuplicateIdError.code, f"{ways} may be one patient", "write one patient one way"
-        if len(spellings) > 1:
-            remedy += ", and tell two patients apart by more than case, leading zeros and letters that look alike"
-        yield Problem(
-            code=code, row=list(same.values())[-1], column="patient_id", value=spellings[-1],
-            message=f"{where}{message}", remedy=remedy, own=(*spellings, *numbers),
-        )  # fmt: skip
+        unanswered = [pair for pair in combinations(spellings, 2) if frozenset(pair) not in known]
+        asked = [text for text in spellings if any(text in pair for pair in unanswered)]
+        for ways in [asked, *([text] for text in spellings if text not in asked)]:
+            yield from _spelling_problem({key: row for key, row in same.items() if key[0] in ways}, ways)
+
+
+def _spelling_problem(rows: Mapping[tuple[str, str | None], int | None], spellings: Sequence[str]) -> Iterator[Problem]:
+    """Yield the problem of what may be one patient, if there is one: number of a row by spelling and split."""
+    splits = sorted({split for _, split in rows if split is not None})
+    if len(spellings) < 2 and len(splits) < 2:
+        return
+    numbers = [str(row) for row in rows.values() if row is not None]
+    where = f"rows {', '.join(numbers)}: " if numbers else ""
+    ways = " and ".join(map(spelled_out, spellings))
+    if len(splits) > 1:
+        code = SplitLeakageError.code
+        written = f", written {ways}" if len(spellings) > 1 else ""
+        message = f"the patient is in the splits {', '.join(split or '(empty)' for split in splits)}{written}"
+        remedy = "keep each patient in one split"
+    else:
+        code, message, remedy = DuplicateIdError.code, f"{ways} may be one patient", "write one patient one way"
+    if len(spellings) > 1:
+        pairs = ", ".join(f"[{json.dumps(a)}, {json.dumps(b)}]" for a, b in combinations(spellings, 2))
+        remedy += f"; if they are several patients, set [splits] distinct_patients = [{pairs}]"
+    yield Problem(
+        code=code, row=list(rows.values())[-1], column="patient_id", value=spellings[-1],
+        message=f"{where}{message}", remedy=remedy, own=(*spellings, *numbers),
+    )  # fmt: skip
 
 
 class Listed(NamedTuple):

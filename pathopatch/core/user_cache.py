@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
-
-import platformdirs
 
 MOST_BYTES = 2**30
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -15,7 +14,10 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 def cache_folder() -> Path:
     """Return the folder, which may not exist: ``~/.cache/pathopatch`` on Linux, or below XDG_CACHE_HOME."""
-    return platformdirs.user_cache_path("pathopatch", appauthor=False)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local", "pathopatch", "Cache")
+    default = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or default), "pathopatch")  # noqa: PTH111  # no error
 
 
 def read_cached(name: str) -> bytes | None:
@@ -56,4 +58,4 @@ def files() -> list[tuple[Path, int, int]]:
     folder = cache_folder()
     if not folder.is_dir():
         return []
-    return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()]
+    return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()]

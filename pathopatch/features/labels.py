@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ _KEY = ["slide_id", "x", "y"]
 _EXAMPLES = 3  # keys that a message names
 
 
-def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
+def read_labels(
+    path: Path, *, attribute: str | None = None, distinct_patients: Collection[tuple[str, str]] = ()
+) -> pd.DataFrame:
     """Return the labels of a CSV file, a row per patch.
 
     The file is UTF-8 and comma-separated. Columns: slide_id; x and y, the patch's top-left corner in level-0 px; label
     (1, 0; -1 or empty: none). Optional, in all rows or none: patient_id, tissue_fraction. Optional:
     split (train, val, test or empty), slide_label (of the slide as a whole, as label, the same in all its rows), and
     any others. `attribute` names the column that is audited in place of tissue.
+    `distinct_patients` are pairs of ids that are two patients.
 
     Returns
     -------
@@ -84,12 +87,12 @@ def read_labels(path: Path, *, attribute: str | None = None) -> pd.DataFrame:
             "slide_label": cells["slide_label"].map(_LABELS).astype(np.int64),
         }
     )
-    _check_rows_together(table, labels.assign(row=[number for number, _ in table.rows]))
+    _check_rows_together(table, labels.assign(row=[number for number, _ in table.rows]), distinct_patients)
     table.raise_problems()
     return labels if attribute is None else labels.assign(attribute=cells[attribute])
 
 
-def _check_rows_together(table: CsvTable, labels: pd.DataFrame) -> None:
+def _check_rows_together(table: CsvTable, labels: pd.DataFrame, distinct: Collection[tuple[str, str]]) -> None:
     """Note patches that are listed twice, slides of two labels, and patients of two splits."""
     for slide_id, x, y, row in labels.loc[labels.duplicated(_KEY), [*_KEY, "row"]].itertuples(index=False):
         table.add_problem("DUPLICATE_ID", row, "slide_id", slide_id, f"the patch at {x}, {y} is listed twice",
@@ -99,7 +102,8 @@ def _check_rows_together(table: CsvTable, labels: pd.DataFrame) -> None:
         table.add_problem("INPUT_UNSUPPORTED", row, "slide_label", slide_id, "the rows of the slide differ in it",
                           "give all its rows one label")  # fmt: skip
     splits_of = labels.drop_duplicates(["slide_id", "patient_id", "split"])
-    table.problems += patient_problems(zip(splits_of["patient_id"], splits_of["split"], splits_of["row"], strict=True))
+    of_rows = zip(splits_of["patient_id"], splits_of["split"], splits_of["row"], strict=True)
+    table.problems += patient_problems(of_rows, distinct)
 
 
 def are_of_slides(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,7 +166,13 @@ def _check(patches: pd.DataFrame, thresholds: Sequence[float], bins: Sequence[fl
         )
 
 
-def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0) -> pd.Series[str]:
+def assign_splits(
+    patches: pd.DataFrame,
+    slides: pd.DataFrame,
+    *,
+    seed: int = 0,
+    distinct_patients: Collection[tuple[str, str]] = (),
+) -> pd.Series[str]:
     """Return each patient's split: the given one, or 60/20/20 by patient within each label.
 
     Parameters
@@ -178,6 +184,8 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
         patient's. Patients without patches get no split of their own.
     seed : int
         Which of the possible assignments is drawn. It does not depend on the order of the rows.
+    distinct_patients : collection of (str, str)
+        Pairs of ids that are two patients, see `patient_problems`.
 
     Returns
     -------
@@ -202,7 +210,8 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
         raise InputUnsupportedError(f"split {unknown[0]!r}", remedy="write train, val or test, or leave it empty")
     of_slides = list(zip(slides["patient_id"].astype(str), stated, strict=True))
     _require_unambiguous(
-        [*((patient, split or None) for patient, split in of_slides), *((name, None) for name in label.index)]
+        [*((patient, split or None) for patient, split in of_slides), *((name, None) for name in label.index)],
+        distinct_patients,
     )
     given = {patient: split for patient, split in of_slides if split}
     splits = pd.Series([given.get(patient, "") for patient in label.index], index=label.index, dtype=object)
@@ -232,8 +241,10 @@ def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([given[given["patient_id"] != ""], of_ready_patches], ignore_index=True)
 
 
-def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Series[int]:
-    """Return each patient's fold: dealt out in turn within each label, in a drawn order; `patches` as `assign_splits`.
+def assign_folds(
+    patches: pd.DataFrame, *, folds: int, seed: int = 0, distinct_patients: Collection[tuple[str, str]] = ()
+) -> pd.Series[int]:
+    """Return each patient's fold: dealt out in turn within each label, in a drawn order; the rest as `assign_splits`.
 
     Folds go from 1 to `folds`, by patient_id (the index, sorted), and differ by at most one patient, within a label
     too. The draw does not depend on the order of the rows.
@@ -252,7 +263,7 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
             place="[splits] folds",
             remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are patients",
         )
-    _require_unambiguous((patient, None) for patient in label.index)
+    _require_unambiguous([(patient, None) for patient in label.index], distinct_patients)
     generator = np.random.default_rng(seed)
     of_label = [label.index[label == value] for value in sorted(set(label))]
     order = [patients[i] for patients in of_label for i in generator.permutation(len(patients))]
@@ -278,8 +289,8 @@ def _patient_labels(patches: pd.DataFrame) -> pd.Series[int]:
     return patches["label"].groupby(patches["patient_id"].astype(str)).max()
 
 
-def _require_unambiguous(rows: Iterable[tuple[str, str | None]]) -> None:
+def _require_unambiguous(rows: Sequence[tuple[str, str | None]], distinct: Collection[tuple[str, str]]) -> None:
     """Refuse a patient in several splits, and one whose id is written in several ways; a split of None is not given."""
-    for problem in patient_problems((patient, split, None) for patient, split in rows):
+    for problem in patient_problems([(patient, split, None) for patient, split in rows], distinct):
         kind = SplitLeakageError if problem.code == SplitLeakageError.code else DuplicateIdError
         raise kind(f"patient {problem.value!r}: {problem.message}", place="patient_id", remedy=problem.remedy)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -55,7 +55,7 @@ _MOST_LISTED = 10  # images named in a message
 _SIDE_PX = (8, MOST_PX)  # smallest and largest patch, as in TileConfig
 
 
-def read_list(source: Path) -> pd.DataFrame:
+def read_list(source: Path, distinct_patients: Collection[tuple[str, str]] = ()) -> pd.DataFrame:
     """Return the patches that a CSV file or a folder names, one row per patch.
 
     A `source` is a CSV file (UTF-8); or a folder with such a file ``patches.csv``; or a folder laid out as
@@ -63,6 +63,7 @@ def read_list(source: Path) -> pd.DataFrame:
     not labelled), patient_id. Optional: split, tissue_fraction (all rows or none), attribute (any values; empty:
     unknown), label_name (one name per label), tumor_mask (path of the patch's tumour as a mask, see `read_mask`; all
     rows or none). Paths are relative to the file; ``${NAME}`` is replaced from the environment.
+    `distinct_patients` are pairs of ids that are two patients.
 
     Returns
     -------
@@ -77,7 +78,8 @@ def read_list(source: Path) -> pd.DataFrame:
     else:
         place = source / LIST_NAME if source.is_dir() else source
         cells = _read_csv(place)
-    problems = list(_find_problems(cells, place))
+    of_rows = [(row["patient_id"], row["split"].casefold(), row["row"]) for row in cells.to_dict("records")]
+    problems = [*_find_problems(cells, place), *patient_problems(of_rows, distinct_patients)]
     # Images are hashed only if all of them exist.
     if not problems:
         problems = list(find_copies(cells, [fingerprint_file(Path(file)) for file in cells["file"]]))
@@ -181,9 +183,6 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
                 yield Problem(
                     code=code, row=row["row"], column=column, value=row[column], message=message, remedy=remedy
                 )
-    yield from patient_problems(
-        (row["patient_id"], row["split"].casefold(), row["row"]) for row in cells.to_dict("records")
-    )
 
 
 def find_copies(listed: pd.DataFrame, marks: Sequence[str]) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ mask if the list names one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,12 +48,14 @@ def tile_patches(
     out: Path,
     *,
     ready: ReadyConfig | None = None,
+    distinct_patients: Collection[tuple[str, str]] = (),
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[TileResult, dict[str, object]]:
     """Write the store, patch table and status of a set of existing patches; do nothing if they are current.
 
-    The `source` is a CSV file or folder, see `read_list`. Its images have the size of the patches; `ready` states their
+    The `source` is a CSV file or folder, and `distinct_patients` as well, see `read_list`.
+    Its images have the size of the patches; `ready` states their
     scale, and the size to which images of several sizes are brought. An unknown scale gives a warning here and in each
     prediction by a model trained on the set. Other arguments and errors are those of `tile_slide`; a configuration with
     an `mpp` or without a store is an InputUnsupportedError.
@@ -75,7 +77,7 @@ def tile_patches(
         )
     named = source.parent if source.name == LIST_NAME else source
     name = slide_id_from_path(named.resolve())
-    listed = read_list(source)
+    listed = read_list(source, distinct_patients)
     files = [Path(file) for file in listed["file"]]
     spec = common_spec(files, ready)
     mpp, warnings = _patch_mpp(spec, ready)

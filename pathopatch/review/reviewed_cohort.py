@@ -235,7 +235,7 @@ def open_cohort(
         raise InputMissingError(
             "no groups.parquet", place=str(work), remedy="run pathopatch groups there, or drop --work"
         )
-    rows = () if manifest is None else read_manifest(manifest).included
+    rows = () if manifest is None else read_manifest(manifest, distinct_patients=None).included
     other = None if beside is None else ReviewedCohort(beside, work=work)
     cohort = ReviewedCohort(out, beside=other, rows=rows, work=work)
     for run in (cohort, other):

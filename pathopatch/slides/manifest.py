@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -110,7 +110,9 @@ def is_annotation(path: Path) -> bool:
     return path.name.lower().endswith(_ANNOTATION_SUFFIXES)
 
 
-def read_manifest(path: Path, *, strict: bool = True) -> Manifest:
+def read_manifest(
+    path: Path, *, strict: bool = True, distinct_patients: Collection[tuple[str, str]] | None = ()
+) -> Manifest:
     """Return the slides of a table: a CSV file with any usual separator and encoding, or an Excel workbook.
 
     Parameters
@@ -120,6 +122,9 @@ def read_manifest(path: Path, *, strict: bool = True) -> Manifest:
         environment.
     strict : bool
         A file that is not there is a problem of the manifest. Off: its slide fails alone, when it is opened.
+    distinct_patients : collection of (str, str), optional
+        Pairs of ids that are two patients, see `patient_problems`. None: patients are not compared, for a use in which
+        they are in no split.
 
     Raises
     ------
@@ -150,7 +155,9 @@ def read_manifest(path: Path, *, strict: bool = True) -> Manifest:
     rows = [_RowParser(table, number, cells, channels, strict).row() for number, cells in table.rows]
     # Rows with problems are compared too: a user should see all of them in one go.
     _check_ids(table, rows)
-    table.problems += patient_problems((row.patient_id, row.split, row.row) for row in rows if not row.exclude)
+    if distinct_patients is not None:
+        of_rows = ((row.patient_id, row.split, row.row) for row in rows if not row.exclude)
+        table.problems += patient_problems(of_rows, distinct_patients)
     _check_content(table, rows)
     table.raise_problems()
     return Manifest(tuple(rows), path)

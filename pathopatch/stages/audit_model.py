@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -368,11 +368,17 @@ def _examples(sample: Sample, answers: Responses, *, seed: int, count: int) -> l
     return found
 
 
-def find_sources(sources: Sequence[str], *, out: Path, progress: Progress | None = None) -> Sequence[SlideRow] | Path:
+def find_sources(
+    sources: Sequence[str],
+    *,
+    out: Path,
+    distinct_patients: Collection[tuple[str, str]] = (),
+    progress: Progress | None = None,
+) -> Sequence[SlideRow] | Path:
     """Return what a command line names: a tiled work folder, or slides as `find_cohort`."""
     if len(sources) == 1 and WorkFolder(Path(sources[0])).slides.is_file():
         return Path(sources[0])
-    return find_cohort(sources, out=out, progress=progress).rows
+    return find_cohort(sources, out=out, distinct_patients=distinct_patients, progress=progress).rows
 
 
 def result_text(result: dict[str, Any]) -> str:

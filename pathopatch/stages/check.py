@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def divide_manifest(manifest: Path, out: Path, slides_per_part: int) -> list[Path]:
     """Write a manifest in parts of so many slides into ``parts/`` of a folder; return their paths."""
-    return write_parts(read_manifest(manifest), out / "parts", slides_per_part)
+    return write_parts(read_manifest(manifest, distinct_patients=None), out / "parts", slides_per_part)
 
 
 def check_manifest(
@@ -45,6 +45,7 @@ def check_manifest(
     measure: TileConfig | None = None,
     labels: LabelConfig | None = None,
     slide_mpp: float | None = None,
+    distinct_patients: Collection[tuple[str, str]] = (),
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Open every slide that is not excluded; return one row per slide and write ``slides.parquet`` into `work`.
@@ -52,9 +53,11 @@ def check_manifest(
     Masks and annotations are checked as well; of masks only the headers, unless `measure` is given: then pixels are
     measured by these settings, which adds the columns of `Description.measurements`. `labels` has the meaning of the
     annotations' class names; None accepts any name. `slide_mpp` is um per level-0 px of slides for which neither
-    manifest nor file states it. TableError lists all problems of the manifest and its slides.
+    manifest nor file states it. `distinct_patients` are pairs of ids that are two patients.
+    TableError lists all problems of the manifest and its slides.
     """
-    rows = [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path).included]
+    manifest = read_manifest(manifest_path, distinct_patients=distinct_patients)
+    rows = [replace(row, fallback_mpp=slide_mpp) for row in manifest.included]
     facts_of = partial(_checked_facts, measure=measure, labels=labels)
     with Workers(0, limit_s=batch.timeout_s, limit_bytes=batch.limit_bytes) as processes:
         table, failures = open_slides(rows, facts_of=facts_of, workers=processes, progress=progress)

@@ -59,7 +59,9 @@ def cached_files(*, remove: bool = False) -> list[Leftover]:
     if remove:
         for path, _, _ in files:
             path.unlink(missing_ok=True)
-    return [Leftover(path=path, bytes=size, goes=True, reason="a compiled network") for path, size, _ in files]
+    return [
+        Leftover(path=path, bytes=size, goes=True, reason="made again when it is needed") for path, size, _ in files
+    ]
 
 
 def remove_stale_files(out: Path) -> None:

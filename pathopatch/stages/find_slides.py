@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ def slides_to_predict(
             raise InputUnsupportedError(
                 f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
             )
-        return list(read_manifest(Path(source), strict=strict).included)
+        return list(read_manifest(Path(source), strict=strict, distinct_patients=None).included)
     parsed = parse_source(source)
     identity = slide_id or (
         slide_id_from_text(set_name(parsed)) if isinstance(parsed, dict) else slide_id_from_path(parsed)
@@ -67,21 +67,22 @@ def find_cohort(
     out: Path | None = None,
     slide_id: str | None = None,
     strict: bool = False,
+    distinct_patients: Collection[tuple[str, str]] | None = None,
     progress: Progress | None = None,
 ) -> Cohort:
     """Return the slides that a command line names: a manifest, folders, files, and ``CARS=a.tif,TPEF=b.tif``.
 
     Files that are no slides are left out. A slide that is missing or cannot be opened is among the rows, where it fails
     alone; with `strict` it fails here. ``*`` and ``?`` are expanded where the shell left them. The folder `out` of the
-    outputs is not searched. `slide_id` is that of a single slide.
+    outputs is not searched. `slide_id` is that of a single slide. `distinct_patients` is as for `read_manifest`.
     """
     sources = [path for text in sources for path in _expanded(text)]
     folders = [text for text in sources if Path(text).is_dir() and not is_zarr(Path(text))]
     if len(sources) == 1 and not folders:
         if slide_id is not None or not is_manifest(sources[0]):
             return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id, strict=strict))
-        manifest, reason = read_manifest(Path(sources[0]), strict=strict), "the manifest excludes it"
-        excluded = (LeftOut(Path(row.sources[0]), reason) for row in manifest if row.exclude)
+        manifest = read_manifest(Path(sources[0]), strict=strict, distinct_patients=distinct_patients)
+        excluded = (LeftOut(Path(row.sources[0]), "the manifest excludes it") for row in manifest if row.exclude)
         return Cohort(rows=list(manifest.included), left_out=tuple(excluded))
     if slide_id is not None:
         raise InputUnsupportedError(
@@ -176,7 +177,7 @@ def _rows(slides: Path | None, slide_ids: Sequence[str]) -> dict[str, SlideRow]:
     if slides is None:
         return {}
     if is_manifest(slides):
-        rows = {row.slide_id: row for row in read_manifest(slides).included}
+        rows = {row.slide_id: row for row in read_manifest(slides, distinct_patients=None).included}
         if missing := [slide_id for slide_id in slide_ids if slide_id not in rows]:
             raise InputMissingError(
                 f"no row for {len(missing)} of {len(slide_ids)} feature files, such as {', '.join(missing[:3])}",

@@ -11,7 +11,7 @@ one model's predictions could put its training patches among those that test the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -32,12 +32,13 @@ from pathopatch.stages.audit import is_audited, write_audit
 
 
 def form_groups(
-    work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None,
-    disputes: Literal["stop", "leave-out"] = "stop", force: bool = False,
+    work: Path, config: GroupsConfig, *, folds: int = 1, distinct_patients: Collection[tuple[str, str]] = (),
+    decisions: Path | None = None, disputes: Literal["stop", "leave-out"] = "stop", force: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Join the patch tables of all tiled slides, split them by patient, form the groups; write table and audit.
 
-    With folds, write those of each fold too. Decisions are an exported review: rejected slides go, labels change.
+    With folds, write those of each fold too. `distinct_patients` are pairs of ids that are two patients.
+    Decisions are an exported review: rejected slides go, labels change.
     Slides and patches that reviewers dispute stop this, or are left out.
 
     Raises
@@ -79,10 +80,13 @@ def form_groups(
         applied = apply_decisions(patches, rows, leave_out_disputed=disputes == "leave-out")
         decided = None if decisions is None else applied
         if folds > 1:
-            tables = fold_tables(patches, config, folds=folds, kept=applied.patches)
+            tables = fold_tables(
+                patches, config, folds=folds, distinct_patients=distinct_patients, kept=applied.patches
+            )
             write_folds(work, tables, config, stamp=stamp, left_out=left_out, decided=decided)
             return tables[0]
-        split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
+        given = given_splits(slides, patches)
+        split = assign_splits(patches, given, seed=config.split_seed, distinct_patients=distinct_patients)
         kept = applied.patches
         kept = kept.assign(split=kept["patient_id"].map(split))
         table = _assign(kept, config)
@@ -91,7 +95,12 @@ def form_groups(
 
 
 def fold_tables(
-    patches: pd.DataFrame, config: GroupsConfig, *, folds: int, kept: pd.DataFrame | None = None
+    patches: pd.DataFrame,
+    config: GroupsConfig,
+    *,
+    folds: int,
+    distinct_patients: Collection[tuple[str, str]] = (),
+    kept: pd.DataFrame | None = None,
 ) -> dict[int, pd.DataFrame]:
     """Return the groups table of every fold, and under 0 that of the whole cohort, in which all patients are tested.
 
@@ -103,7 +112,7 @@ def fold_tables(
     InputUnsupportedError
         More folds than patients, or fewer than three.
     """
-    fold = assign_folds(patches, folds=folds, seed=config.split_seed)
+    fold = assign_folds(patches, folds=folds, seed=config.split_seed, distinct_patients=distinct_patients)
     table = _assign((patches if kept is None else kept).assign(split="test"), config)
     of_patch = table["patient_id"].astype(str)
     table.insert(list(table.columns).index("split") + 1, "fold", of_patch.map(fold))

@@ -7,7 +7,7 @@ take it for a tiled cohort.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def import_features(
     attribute: str | None = None,
     slide_mpp: float | None = None,
     workers: int = 1,
+    distinct_patients: Collection[tuple[str, str]] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> FeatureCohort:
@@ -67,12 +68,12 @@ def import_features(
     The tissue fraction of each patch is that of the feature files; else the labels' column tissue_fraction; else it is
     measured on the slides, by `workers` processes. With an `attribute` it may be unknown.
 
-    `folder` and `layout` are as `open_features` takes them, `labels` and `attribute` as `read_labels`. `slides` is a
-    folder of the slides, found by the names of the feature files. `slide_mpp` is level-0 um/px where neither feature
-    files nor slides say it.
+    `folder` and `layout` are as `open_features` takes them; `labels`, `attribute` and `distinct_patients` as
+    `read_labels`. `slides` is a folder of the slides, found by the names of the feature files. `slide_mpp` is level-0
+    um/px where neither feature files nor slides say it.
     """
     source = open_features(folder, layout=layout)
-    labelled = read_labels(labels, attribute=attribute)
+    labelled = read_labels(labels, attribute=attribute, distinct_patients=distinct_patients)
     paths = find_slides(slides, source.slide_ids) if slides is not None else {}
     folder_of = WorkFolder(work)
     existing = read_stamp(folder_of.slides)

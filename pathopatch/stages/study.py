@@ -82,8 +82,9 @@ def run_study(
     if until == "tile":
         return StudyResult(outcomes=tuple(outcomes))
     form_groups(
-        work, study.groups, folds=study.splits.folds, decisions=study.decisions, disputes=study.disputes, force=force
-    )
+        work, study.groups, folds=study.splits.folds, distinct_patients=study.splits.distinct_patients,
+        decisions=study.decisions, disputes=study.disputes, force=force,
+    )  # fmt: skip
     if until == "groups":
         return StudyResult(outcomes=tuple(outcomes))
     parts = training_folders(work)
@@ -107,21 +108,22 @@ def run_study(
 
 def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | None = None) -> list[Outcome]:
     """Cut the study's slides into patches, or store its ready ones or features; return what became of them."""
+    known: dict[str, Any] = {"distinct_patients": study.splits.distinct_patients}
     if study.features is not None:
         from pathopatch.stages.import_features import import_features
 
         assert study.labels is not None  # the configuration demands them
         import_features(
             study.work, study.features, study.labels, slides=study.slides, attribute=study.attribute,
-            workers=batch.workers, force=batch.force, progress=progress,
+            workers=batch.workers, **known, force=batch.force, progress=progress,
         )  # fmt: skip
         return []
     if study.patches is not None:
         return import_patches(
-            study.patches, study.work, study.tile, ready=study.ready, force=batch.force, progress=progress
+            study.patches, study.work, study.tile, ready=study.ready, **known, force=batch.force, progress=progress
         )
     assert study.manifest is not None  # the configuration has one of the two
-    return tile_cohort(study.manifest, study.work, study.tile, batch, progress=progress)
+    return tile_cohort(study.manifest, study.work, study.tile, batch, **known, progress=progress)
 
 
 def study_search_text(study: StudyConfig, search: TuneConfig) -> str:
@@ -171,7 +173,7 @@ def predict_split(
 ) -> list[Outcome]:
     """Predict the slides of the study's `predict_split` with the run that validation prefers, fold by fold."""
     assert study.manifest is not None
-    rows = read_manifest(study.manifest, strict=False).included
+    rows = read_manifest(study.manifest, strict=False, distinct_patients=None).included
     is_choice = len(runs) > 1  # a single run needs no validation to be preferred
     outcomes: list[Outcome] = []
     for part in training_folders(study.work):

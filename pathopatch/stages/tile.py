@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,12 +41,14 @@ def tile_cohort(
     batch: BatchOptions = DEFAULT_BATCH,
     *,
     slide_mpp: float | None = None,
+    distinct_patients: Collection[tuple[str, str]] = (),
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Check the manifest, then cut every slide into patches; return the outcome of each slide.
 
     All slides are opened before the first is tiled, by the same processes. A slide that cannot be opened fails alone.
-    `slide_mpp` is um per level-0 px of slides whose files state none.
+    `slide_mpp` is um per level-0 px of slides whose files state none. `distinct_patients` are
+    pairs of ids that are two patients.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def tile_cohort(
         No target mpp is given and the slides' own differ by more than 2 %; or the patches of `work` are features.
     """
     require_no_features(work)
-    rows = _rows(manifest_path, batch, slide_mpp)
+    rows = _rows(manifest_path, batch, slide_mpp, distinct_patients)
     tasks = chosen([tile_task(row, config, work, force=batch.force) for row in rows], batch)
     selected = {task.slide_id for task in tasks}
     with workers_for(tasks, batch) as processes:
@@ -82,10 +84,11 @@ def tile_plan(
     batch: BatchOptions = DEFAULT_BATCH,
     *,
     slide_mpp: float | None = None,
+    distinct_patients: Collection[tuple[str, str]] = (),
 ) -> Plan:
     """Return what `tile_cohort` would do, and what it would cost; arguments and errors as there."""
     require_no_features(work)
-    rows = _rows(manifest_path, batch, slide_mpp)
+    rows = _rows(manifest_path, batch, slide_mpp, distinct_patients)
     table, failures = open_slides(rows)
     if len(table):
         _refuse_mixed(table, rows, config, manifest_path)
@@ -94,8 +97,11 @@ def tile_plan(
     return plan_tasks(tasks, {slide_id: failure.error for slide_id, failure in failures.items()})
 
 
-def _rows(manifest_path: Path, batch: BatchOptions, slide_mpp: float | None) -> list[SlideRow]:
-    return [replace(row, fallback_mpp=slide_mpp) for row in read_manifest(manifest_path, strict=batch.strict).included]
+def _rows(
+    manifest_path: Path, batch: BatchOptions, slide_mpp: float | None, distinct: Collection[tuple[str, str]]
+) -> list[SlideRow]:
+    manifest = read_manifest(manifest_path, strict=batch.strict, distinct_patients=distinct)
+    return [replace(row, fallback_mpp=slide_mpp) for row in manifest.included]
 
 
 def tile_task(
@@ -196,6 +202,7 @@ def import_patches(
     config: TileConfig,
     *,
     ready: ReadyConfig | None = None,
+    distinct_patients: Collection[tuple[str, str]] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -212,7 +219,8 @@ def import_patches(
         if progress:
             progress("tile", done, total)
 
-    result, facts = tile_patches(source, config, work, ready=ready, force=force, progress=report_patches)
+    given: dict[str, Any] = {"ready": ready, "distinct_patients": distinct_patients, "force": force}
+    result, facts = tile_patches(source, config, work, **given, progress=report_patches)
     write_slides(work, pd.DataFrame([facts]), force=force)
     counts = {"patches": result.patches}
     return [Outcome(slide_id=result.slide_id, state=result.state, counts=counts, warnings=result.warnings)]

@@ -10,7 +10,6 @@ albumentations gives the arithmetic of single patches. Its pipelines cost 0.14 m
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -18,18 +17,14 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import torch
+from albumentations.augmentations.geometric import functional as geometric
+from albumentations.augmentations.pixel import functional as pixel
 from numpy.typing import NDArray
 from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from pathopatch.core.config import AugmentConfig
 from pathopatch.training.dataset import mixed_seed
-
-# Without this, the import asks a server for a newer version.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-from albumentations.augmentations.geometric import functional as geometric  # noqa: E402
-from albumentations.augmentations.pixel import functional as pixel  # noqa: E402
 
 Images: TypeAlias = NDArray[np.float32]  # (n, H, W, C)
 

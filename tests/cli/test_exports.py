@@ -84,7 +84,7 @@ def test_a_review_is_exported_as_csv_and_no_other_file_is_replaced(
         assert capsys.readouterr().out == "review.csv\n"
         decisions.record(Decision(slide_id="s1", verdict="reject", reviewer="Ada"), revision=1)
     assert "STALE_ARTEFACT" in said("export", "review", tmp_path, code=1).err
-    assert typed("export", "review", tmp_path, "--force", "-q") == 0
+    assert typed("export", "review", tmp_path, "--force") == 0
     assert typed("export", "review", tmp_path) == 0
     assert [row.verdict for row in read_decisions(Path("review.csv"))] == ["accept", "reject"]
     assert "not a CSV file: review.xlsx" in said("export", "review", tmp_path, "-o", "review.xlsx", code=1).err

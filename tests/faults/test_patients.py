@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import made_slides as made
@@ -26,13 +27,36 @@ from pathopatch.stages.tile import tile_cohort
 from pathopatch.training.data_summary import slide_marks
 
 pytestmark = pytest.mark.fault("patient-in-two-ways")
-SPELLINGS = [("P1", "p1"), ("07", "7"), ("Zo\u00eb", "Zoe\u0308")]
+SPELLINGS = [("P1", "p1"), ("07", "7"), ("7.0", "7"), ("1E5", "100000"), ("P-1", "P1"), ("Zo\u00eb", "Zoe\u0308")]
 CONFIG = GroupsConfig(thresholds=(0.5,))
 each_pair = pytest.mark.parametrize("pair", SPELLINGS, ids=lambda pair: pair[0])
 
 
 def patches(*patients: str) -> pd.DataFrame:
     return pd.DataFrame({"patient_id": patients, "label": 1})
+
+
+def test_a_setting_says_that_two_ids_are_two_patients(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["slide_id,patient_id,split,path"]
+    for n, patient in enumerate(("P-1", "P1", "7", "7.0")):
+        lines.append(f"s{n},{patient},{'test' if n % 2 else 'train'},s{n}.tif")
+        pixels = np.full((3, 64, 64), 240, np.uint8)
+        pixels[:, 8:40, 8 : 30 + 8 * n] = 120
+        made.write_rgb_pyramid(tmp_path / f"s{n}.tif", pixels, levels=1)
+    manifest, work, answer = tmp_path / "cohort.csv", tmp_path / "work", tmp_path / "answer.toml"
+    manifest.write_text("\n".join(lines) + "\n")
+    assert typed("check", manifest) == 1
+    said = capsys.readouterr().err
+    assert said.count("SPLIT_LEAKAGE") == 2
+    assert 'distinct_patients = [["P-1", "P1"]]' in said
+    answer.write_text('[splits]\ndistinct_patients = [["P1", "P-1"], ["7", "7.0"]]\n')
+    given = ("--config", answer, "--quiet")
+    assert typed("check", manifest, *given) == 0
+    assert typed("tile", manifest, "-o", work, "--patch-px", 32, *given) == 0
+    assert typed("groups", work, "--threshold", 0.5, *given) == 0
+    assert typed("groups", work, "--threshold", 0.4, "--force", "--quiet") == 1
 
 
 @each_pair

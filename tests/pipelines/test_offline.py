@@ -1,20 +1,60 @@
-"""An install without a network: a wheelhouse, a network namespace that has no route, and a slide predicted in it."""
+"""No network: what each command asks for and writes, and an install from a wheelhouse where there is no route."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import made_encoders
 import made_slides as made
 import pytest
 from made_model import write_model
+from program_commands import COMMANDS
+
+from pathopatch.demo import EXAMPLE_MANIFEST
+from pathopatch.groups.decisions.decision import Decision
+from pathopatch.review.decisions import DecisionLog
 
 PROJECT = Path(__file__).parents[2]
+AUDIT = PROJECT / "tests" / "helpers" / "audited"
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "/")  # a path is that of a socket of this machine
+TYPED = {
+    "demo": "--quick --jobs 1 -o made",
+    "run": "study.toml --until tile",
+    "doctor": "",
+    "predict": "--example -o predicted --timeout 600",
+    "info": "{example}/example_CARS.tif -o info.png --slide-mpp 0.5",
+    "manifest": "{example} -o found.csv",
+    "check": "{example}/manifest.csv",
+    "tile": "{example}/manifest.csv -o tiled --timeout 600",
+    "tissue": "tiled",
+    "encode": "tiled --encoder encoder.pt --channels CARS,TPEF,SHG --input-px 32 --mean 0,0,0 --std 1,1,1 --device cpu",
+    "groups": "made --threshold 0.5 --force",
+    "audit": "made",
+    "audit-model": "made/runs/auto-t0.5-s0 made -o asked",
+    "train": "made --threshold 0.5 --method gerne --mask none --steps 2 --device cpu",
+    "evaluate": "made --run gerne-t0.5-s0 --device cpu",
+    "index": "predicted",
+    "report": "made",
+    "review": "predicted --port 0",
+    "status": "predicted",
+    "verify": "made/runs/auto-t0.5-s0/model",
+    "export onnx": "made/runs/erm-t0.5-s0/model -o onnx",
+    "export wsinfer": "{example}/he_model -o wsinfer",
+    "export qupath": "predicted -o qupath",
+    "export review": "reviewed -o review.csv",
+    "export regions": "reviewed -o regions",
+    "export agreement": "reviewed -o agreement.csv",
+    "import model": "wsinfer -o imported",
+    "clean": "predicted --cache --dry-run",
+}
+"""What is typed after each command, in this order, in one folder."""
 pytestmark = pytest.mark.timeout(1500)
 
 
@@ -89,3 +129,65 @@ def test_a_wheelhouse_without_torch_predicts_where_there_is_no_route(place: Path
     assert "review" in inside("pathopatch --help")
     viewer = inside("python -c 'from pathopatch.review import viewer; print(viewer.is_installed())'")
     assert viewer.strip() == "True"
+
+
+def refused(log: Path, *, allowed: tuple[Path, ...]) -> set[str]:
+    """Return what was noted of a process and its children that is neither of this machine nor below the folders."""
+    lines = {tuple(line.split("\t", 1)) for line in log.read_text(encoding="utf-8").splitlines()}
+    ours = (*map(str, allowed), "/dev/null", "/dev/shm", "/proc/self", ":memory:")
+    known = {"writes": ours, "asks": LOOPBACK, "starts": (sys.prefix, sys.base_prefix, "git", "fc-list", "uname")}
+    return {f"{kind} {value}" for kind, value in lines if not value.startswith(known[kind])}
+
+
+@pytest.mark.slow
+def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: Path) -> None:
+    programs = [name for name, command in COMMANDS.items() if not hasattr(command, "commands")]
+    assert sorted(TYPED) == sorted(name.removeprefix("pathopatch ") for name in programs)
+    work, home, temporary = folders = [tmp_path / name for name in ("work", "home", "temporary")]
+    for folder in folders:
+        folder.mkdir()
+    example = EXAMPLE_MANIFEST.parent
+    (work / "study.toml").write_text(f'manifest = "{EXAMPLE_MANIFEST}"\nwork = "studied"\n', encoding="utf-8")
+    made_encoders.write_torchscript(work / "encoder.pt")
+    (work / "reviewed").mkdir()
+    with DecisionLog(work / "reviewed" / "review.sqlite") as log:
+        for revision, reviewer in enumerate(("Ada", "Bo")):
+            log.record(Decision(slide_id="s1", verdict="accept", reviewer=reviewer), revision=revision)
+        square = "POLYGON ((40 20, 60 20, 60 40, 40 20))"
+        log.record(Decision(slide_id="s1", verdict="tumour", reviewer="Ada", region=square), revision=2)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL", "HF_", "NO_ALB"))}
+    path = os.pathsep.join([str(AUDIT), str(PROJECT)])
+    own = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    found = {}
+    for name, words in TYPED.items():
+        log = tmp_path / f"{name}.log"
+        with subprocess.Popen(
+            [sys.executable, "-m", "pathopatch", *name.split(), *words.format(example=example).split()],
+            cwd=work, env={**kept, **own, "AUDIT_LOG": str(log)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            if name == "review":
+                assert process.stdout is not None
+                assert process.stdout.readline().startswith("http://127.0.0.1:")
+                process.send_signal(signal.SIGINT)
+            printed = process.communicate()
+        assert process.returncode == (130 if name == "review" else 0), (name, *printed)
+        found[name] = refused(log, allowed=(work, temporary, home / ".cache"))
+    assert {name: noted for name, noted in found.items() if noted} == {}
+    # Files of native code, which the audit does not see.
+    assert [path.relative_to(home) for path in home.glob("*/*")] == [Path(".cache/pathopatch")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("words", ["predict --example", "doctor"])
+def test_native_code_asks_no_server_either(words: str, tmp_path: Path) -> None:
+    command = ["strace", "-f", "-e", "trace=connect,sendto,sendmsg", "-o", tmp_path / "trace"]
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": "", "PYTHONPATH": str(PROJECT)}
+    subprocess.run(
+        [*command, sys.executable, "-m", "pathopatch", *words.split()],
+        cwd=tmp_path, env=environment, check=True, capture_output=True,
+    )  # fmt: skip
+    addresses = re.findall(r"sin6?_addr.*?\"(.*?)\"", (tmp_path / "trace").read_text(encoding="utf-8"))
+    assert set(addresses) <= {"127.0.0.1", "::1"}
+    assert not (tmp_path / "intel").exists()

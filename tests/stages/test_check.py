@@ -309,7 +309,7 @@ def test_info_warns_of_a_slide_in_the_words_of_check(tmp_path: Path, background:
     checked = warned(said("check", manifest, "--quiet").err)
     source = ",".join(f"{name}={path}" for name, path in paths.items())
     options = ["--background", background] if background else []
-    assert warned(said("info", source, "-o", tmp_path / "a.png", "--quiet", *options).err) == checked
+    assert warned(said("info", source, "-o", tmp_path / "a.png", *options).err) == checked
     assert len(checked) == 1 + bool(background)
 
 
@@ -330,7 +330,7 @@ def test_info_warns_of_a_missing_mpp_with_the_message_of_check(
     words = "micrometres per pixel are unknown"
     assert typed("check", tmp_path / "m.csv", "--quiet") == 1
     assert f"MPP_MISSING: row 2, column 'mpp', value '': slide a: {words}" in capsys.readouterr().err
-    assert typed("info", tmp_path / "a.tif", "-o", tmp_path / "a.png", "--quiet") == 0
+    assert typed("info", tmp_path / "a.tif", "-o", tmp_path / "a.png") == 0
     assert f"warning: a: MPP_MISSING: {words}" in capsys.readouterr().err
 
 

@@ -54,6 +54,8 @@ class SplitsConfig(Config):
 
     folds: int = Field(default=1, ge=1)
     """1: one split, the manifest's or drawn by patient. From 3 on: cross-validation by patient."""
+    distinct_patients: tuple[tuple[str, str], ...] = Field(default=(), exclude=True)  # without effect on what is made
+    """Pairs of ids that are two patients, though they may be two spellings of one: ``[["P-1", "P1"]]``."""
 
     @model_validator(mode="after")
     def _some_train(self) -> SplitsConfig:
