@@ -232,7 +232,9 @@ def os_error(error: OSError, *, place: str, doing: str) -> PathopatchError | Non
         return DiskFullError("no space left", place=place, remedy="free space, or choose another output folder")
     if error.errno in _NOT_ALLOWED:
         return InputUnsupportedError(
-            f"cannot {doing}: {error.strerror}", place=place, remedy=f"choose a place where you may {doing}"
+            f"cannot {doing}: {error.strerror}",
+            place=place,
+            remedy=f"ask for the permission, or choose a place where you may {doing}",
         )
     if error.errno in _REMEDIES:
         return InputUnsupportedError(f"cannot {doing}: {error.strerror}", place=place, remedy=_REMEDIES[error.errno])
@@ -299,8 +301,17 @@ class Remark:
 def shared_text(message: str, *own: str) -> str:
     """Return what other places may share of a message: without values of its own."""
     for value in own:
-        message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", message) if value else message
+        at = message.find(value) if value else -1
+        while at >= 0:  # a regular expression of each value would be compiled for each row of a table
+            end = at + len(value)
+            if not _is_word(message[at - 1 : at]) and not _is_word(message[end : end + 1]):
+                message = f"{message[:at]}…{message[end:]}"
+            at = message.find(value, at + 1)
     return message
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def merged(remarks: Iterable[Remark], noun: str) -> list[str]:

@@ -47,15 +47,21 @@ class LeftOut:
     reason: str
 
 
-def walk_files(root: Path, leave_out: Callable[[LeftOut], object]) -> Iterator[tuple[Path, list[str], list[str]]]:
+def walk_files(
+    root: Path, leave_out: Callable[[LeftOut], object], closed: Callable[[Path], object] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder below a root with the names of its folders and its files, sorted; hidden ones are skipped.
 
     A folder whose name the caller removes is not entered. Links are followed, and each folder is entered once. What is
-    left out is handed to `leave_out`: pipes, sockets, devices, links around them, and folders that cannot be read.
+    left out is handed to `leave_out`: pipes, sockets, devices, links around them, and closed folders; these go to
+    `closed` where it is given.
     """
     visited: set[Path] = set()
 
     def note(error: OSError) -> None:
+        if closed is not None:
+            closed(Path(error.filename))
+            return
         leave_out(LeftOut(Path(error.filename), f"the folder cannot be read: {error.strerror}"))
 
     for parent, folders, files in os.walk(root, followlinks=True, onerror=note):

@@ -27,6 +27,7 @@ _INVISIBLE = re.compile(
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _MANY_PATIENTS = 100
+_MOST_NAMED, _FEW = 100, 5  # pairs, and spellings of one patient, that remedies name
 _OWN_PATIENT = 0.95  # patients an image from which on patients look invented: a few images may share one by chance
 
 
@@ -104,15 +105,21 @@ def patient_problems(
         if patient_id:
             key = keys.get(patient_id) or keys.setdefault(patient_id, patient_key(patient_id))
             by_key[key].setdefault((patient_id, split), row)
+    count = 0
     for same in by_key.values():
         spellings = list(dict.fromkeys(patient_id for patient_id, _ in same))
         unanswered = [pair for pair in combinations(spellings, 2) if frozenset(pair) not in known]
         asked = [text for text in spellings if any(text in pair for pair in unanswered)]
         for ways in [asked, *([text] for text in spellings if text not in asked)]:
-            yield from _spelling_problem({key: row for key, row in same.items() if key[0] in ways}, ways)
+            rows_of = {key: row for key, row in same.items() if key[0] in ways}
+            for problem in _spelling_problem(rows_of, ways, is_named=count < _MOST_NAMED):
+                count += 1
+                yield problem
 
 
-def _spelling_problem(rows: Mapping[tuple[str, str | None], int | None], spellings: Sequence[str]) -> Iterator[Problem]:
+def _spelling_problem(
+    rows: Mapping[tuple[str, str | None], int | None], spellings: Sequence[str], *, is_named: bool
+) -> Iterator[Problem]:
     """Yield the problem of what may be one patient, if there is one: number of a row by spelling and split."""
     splits = sorted({split for _, split in rows if split is not None})
     if len(spellings) < 2 and len(splits) < 2:
@@ -128,8 +135,10 @@ def _spelling_problem(rows: Mapping[tuple[str, str | None], int | None], spellin
     else:
         code, message, remedy = DuplicateIdError.code, f"{ways} may be one patient", "write one patient one way"
     if len(spellings) > 1:
-        pairs = ", ".join(f"[{json.dumps(a)}, {json.dumps(b)}]" for a, b in combinations(spellings, 2))
-        remedy += f"; if they are several patients, set [splits] distinct_patients = [{pairs}]"
+        pairs = ", ".join(f"[{json.dumps(a)}, {json.dumps(b)}]" for a, b in combinations(spellings[:_FEW], 2))
+        # Messages of one remedy are merged: only the first pairs are named one by one.
+        remedy += "; if they are several patients, name the pair in [splits] distinct_patients"
+        remedy += f" = [{pairs}]" if is_named else ""
     yield Problem(
         code=code, row=list(rows.values())[-1], column="patient_id", value=spellings[-1],
         message=f"{where}{message}", remedy=remedy, own=(*spellings, *numbers),

@@ -11,7 +11,7 @@ from pathlib import Path
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
 from pathopatch.core.input_files import LeftOut, open_regular, walk_files
 from pathopatch.slides.open import open_slide
-from pathopatch.slides.slide_paths import is_file, is_folder, is_zarr, split_fragment
+from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, is_file, is_folder, is_zarr, split_fragment
 
 _IGNORED = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found"}
 _LISTS_OF_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the JPEG files and maps of one slide
@@ -54,22 +54,26 @@ def list_files(sources: Iterable[Path], left_out: list[LeftOut], *, skipped: Col
     """Return the files that are named or lie below folders that are named, sorted within each, with their stems.
 
     A slide's further files are not among them. Links are followed. Hidden files, `skipped` folders and work folders are
-    not entered; `left_out` takes what else is left out, see `walk_files`.
+    not entered; `left_out` takes what else is left out, see `walk_files`. A folder that cannot be read is among the
+    files: nobody knows which slides it holds.
     """
     stems: dict[Path, str] = {}
+    unread: list[Path] = []
     for source in sources:
         if source.is_dir() and not is_zarr(source):
             closed = {path.resolve() for path in skipped} - {source.resolve()}
-            for folder, names in _walk(source, closed, left_out):
+            for folder, names in _walk(source, closed, left_out, unread):
                 stems |= {path: stem for path, stem in _in_folder(folder, names, left_out).items() if path not in stems}
         else:
             stems.setdefault(source, stem_of(source))
-    return stems
+    return stems | {folder: folder.name for folder in unread}
 
 
-def _walk(root: Path, closed: set[Path], left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
+def _walk(
+    root: Path, closed: set[Path], left_out: list[LeftOut], unread: list[Path]
+) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder that is not closed, with the names in it to be looked at: files and OME-Zarr folders."""
-    for folder, folders, files in walk_files(root, left_out.append):
+    for folder, folders, files in walk_files(root, left_out.append, unread.append):
         if folder.resolve() in closed:
             folders.clear()
             continue
@@ -149,7 +153,11 @@ def describe(path: Path, stem: str) -> FoundFile | LeftOut:
             )
     except (PathopatchError, OSError, ValueError) as error:
         coded = with_code(error, place=str(path))
-        if coded.code == InputUnsupportedError.code:
+        # What cannot be read for want of a permission, or by a fault of its drive, may be a slide.
+        is_unread = isinstance(error, OSError) and not isinstance(error, PathopatchError)
+        if coded.code == InputUnsupportedError.code and not (
+            is_unread and (path.is_dir() or path.name.lower().endswith(SLIDE_SUFFIXES))
+        ):
             return LeftOut(path, coded.message)
         return FoundFile(path=path, stem=stem, error=coded)
 

@@ -7,9 +7,10 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from pathopatch.core.artefacts import content_bytes, fingerprint, fingerprint_file
@@ -47,6 +48,7 @@ _BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:d
 _SLIDE_LABELS = {"": None, "0": 0, "1": 1}
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
 _DIGITS = 16
+_MOST_NAMED = 20  # rows that one message names
 PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
 
 
@@ -152,7 +154,8 @@ def read_manifest(
         table.add_problem("INPUT_MISSING", None, "path", "", "no column names the files", "add path or path:NAME")
     if not table.rows and not table.problems:
         table.add_problem("INPUT_MISSING", None, "slide_id", "", "no rows", "write one row per slide")
-    rows = [_RowParser(table, number, cells, channels, strict).row() for number, cells in table.rows]
+    folder = path.parent.absolute()
+    rows = [_RowParser(table, folder, number, cells, channels, strict).row() for number, cells in table.rows]
     # Rows with problems are compared too: a user should see all of them in one go.
     _check_ids(table, rows)
     if distinct_patients is not None:
@@ -182,7 +185,7 @@ def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:
 def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
     """Note rows whose files hold the same bytes under several names."""
     for group in rows_of_same_content(rows):
-        ids = " and ".join(row.slide_id for row in group)
+        ids = _listed([row.slide_id for row in group], " and ")
         if {row.slide_label for row in group} >= {0, 1}:
             table.add_problem("LABEL_CONFLICT", group[1].row, "slide_label", group[1].slide_id,
                               f"rows {_numbers(group)} have the same content and the labels 1 and 0: {ids}",
@@ -196,20 +199,22 @@ def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
 def rows_of_same_content(rows: Sequence[SlideRow]) -> Iterator[list[SlideRow]]:
     """Yield groups of rows of which a file holds the same bytes; excluded rows are left out."""
     # Only files of equal size, and equal page or plane, are read: a fingerprint of a whole cohort takes minutes.
-    by_size: dict[tuple[int, str], list[tuple[SlideRow, Fragment]]] = defaultdict(list)
+    by_size: dict[tuple[int, tuple[int | None, ...]], list[tuple[SlideRow, Fragment]]] = defaultdict(list)
     for row in rows:
         for source in () if row.exclude else row.sources:
-            fragment = Fragment(source) if is_slide(source) else split_fragment(source)
+            is_whole = is_slide(source)
+            fragment = Fragment(source) if is_whole else split_fragment(source)
             # A missing or failing file has its own problem, when its slide is opened.
             with suppress(PathopatchError, OSError):
-                if is_slide(fragment.path):
-                    by_size[content_bytes(Path(fragment.path)), str(replace(fragment, path=""))].append((row, fragment))
+                if is_whole or fragment.path != source and is_slide(fragment.path):
+                    by_size[content_bytes(Path(fragment.path)), fragment.chosen].append((row, fragment))
     reported: set[tuple[int, ...]] = set()
     for candidates in by_size.values():
         by_content: dict[str, dict[int, SlideRow]] = defaultdict(dict)
+        fingerprint_of = cache(fingerprint_file)  # rows may name one file thousands of times
         for row, fragment in candidates if len(candidates) > 1 else ():
             with suppress(PathopatchError, OSError):
-                by_content[fingerprint_file(Path(fragment.path))][row.row] = row
+                by_content[fingerprint_of(Path(fragment.path))][row.row] = row
         for same in by_content.values():
             # Slides with one file per channel would be reported once per channel.
             if len(same) > 1 and tuple(same) not in reported:
@@ -217,17 +222,29 @@ def rows_of_same_content(rows: Sequence[SlideRow]) -> Iterator[list[SlideRow]]:
                 yield list(same.values())
 
 
-def _numbers(group: Iterable[SlideRow]) -> str:
-    return ", ".join(str(row.row) for row in group)
+def _numbers(group: Sequence[SlideRow]) -> str:
+    return _listed([str(row.row) for row in group])
+
+
+def _listed(texts: Sequence[str], joint: str = ", ") -> str:
+    """Return the first texts in one, and how many more there are."""
+    more = f" and {len(texts) - _MOST_NAMED:,} more" if len(texts) > _MOST_NAMED else ""
+    return joint.join(texts[:_MOST_NAMED]) + more
 
 
 class _RowParser:
-    """Cells of one row on their way to a `SlideRow`; `channels` maps a channel to its column."""
+    """Cells of one row on their way to a `SlideRow`; paths are of `folder`, `channels` maps a channel to its column."""
 
     def __init__(
-        self, table: CsvTable, number: int, cells: Mapping[str, str], channels: Mapping[str, str], strict: bool
+        self,
+        table: CsvTable,
+        folder: Path,
+        number: int,
+        cells: Mapping[str, str],
+        channels: Mapping[str, str],
+        strict: bool,
     ) -> None:
-        self._table, self._number, self._channels, self._strict = table, number, channels, strict
+        self._table, self._folder, self._number, self._channels, self._strict = table, folder, number, channels, strict
         self._cells = {column: text.strip() for column, text in cells.items()}
 
     def row(self) -> SlideRow:
@@ -339,10 +356,12 @@ class _RowParser:
             self._add("INPUT_MISSING", column, f"the environment does not define {undefined}",
                       f"set {undefined}, or write the path out")  # fmt: skip
             return text
-        absolute = str((self._table.path.parent / text).absolute())
+        absolute = str(self._folder / text)
+        if not self._strict:
+            return absolute
         is_there = is_slide if may_be_folder else is_file
         # The whole text first: a file's own name may hold "#page=2".
-        if not self._strict or is_there(absolute) or is_there(split_fragment(absolute).path):
+        if is_there(absolute) or (path := split_fragment(absolute).path) != absolute and is_there(path):
             return absolute
         if kind := special_kind(Path(absolute)):
             self._add("INPUT_UNSUPPORTED", column, f"{absolute} is {kind}, not a file", "name a file", absolute)

@@ -151,6 +151,7 @@ def _open_file(source: Path | str, **options: Unpack[SlideOptions]) -> Slide:
 def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     """Return the class that reads a file or folder; `is_chosen`: a page or a position on an axis is chosen."""
     if path.is_dir():
+        next(path.iterdir(), None)  # PermissionError of a closed folder
         if is_zarr(path):
             from pathopatch.slides.omezarr import OmeZarrSlide  # here: zarr and TensorStore load slowly
 

@@ -34,6 +34,11 @@ class Fragment:
     z: int | None = None  # position on this axis, as the file's metadata name it
     t: int | None = None
 
+    @property
+    def chosen(self) -> tuple[int | None, ...]:
+        """What is chosen of the file, without its path."""
+        return self.page, self.plane, self.z, self.t
+
 
 WHOLE_FILE = Fragment("")
 
@@ -102,8 +107,8 @@ def _cut(text: str) -> str:
 
 def is_file(path: str) -> bool:
     """Return whether a file is there."""
-    # Not Path.is_file, which raises for too long a name, or one with a zero byte; Path drops a trailing slash.
-    return os.path.isfile(Path(path))  # noqa: PTH113
+    # Not Path.is_file, which raises for too long a name, or one with a zero byte. A trailing slash is no difference.
+    return os.path.isfile(path.rstrip("/"))  # noqa: PTH113
 
 
 def is_folder(path: str) -> bool:
@@ -113,7 +118,9 @@ def is_folder(path: str) -> bool:
 
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr group or array of either version."""
-    return any(is_file(str(path / name)) for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
+    return is_folder(str(path)) and any(
+        is_file(str(path / name)) for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray")
+    )
 
 
 def is_slide(path: str) -> bool:

@@ -12,7 +12,9 @@ from pathopatch.core import user_cache
 from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import MARK, inside, owner, remove, temporary_path
+from pathopatch.core.status import read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.stages.batch.summaries import is_gone
 
 _OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "models", "status")
 
@@ -34,6 +36,11 @@ def find(out: Path, *, store: bool = False, force: bool = False) -> list[Leftove
     `force`, also temporary files of processes that cannot be asked, and pixels whose slide is gone or changed.
     """
     findings = [_left_over(path, force) for path in _temporary_files(out)]
+    findings += [
+        Leftover(path=status, bytes=content_bytes(status), goes=True, reason="the slide failed, and its file is gone")
+        for status in (inside(out, "status", f"{name}.json") for name in slide_ids(out))
+        if (entries := read_status(out, status.stem)) and all(map(is_gone, entries.values()))
+    ]
     if not findings:  # a killed process may have left nothing else
         WorkFolder(out).require_outputs()
     if store:
@@ -47,7 +54,7 @@ def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Leftov
     for finding in findings:
         if finding.goes:
             path = inside(out, str(finding.path.relative_to(out)))
-            if owner(path) is None:  # in one step: a store half without its pixels must not be seen
+            if owner(path) is None and path.is_dir():  # in one step: a store half without its pixels must not be seen
                 path = path.rename(temporary_path(path))
             remove(path)
     return findings

@@ -185,10 +185,15 @@ def predict_tasks(
             plan=partial(work.plan, row),
             force=force,
             deidentified=config.deidentify,
-            about={} if config.deidentify else {"patient_id": row.patient_id},  # for the tables of the cohort
+            about={} if config.deidentify else _about(row),
         )
         for row in cohort
     ]
+
+
+def _about(row: SlideRow | SlideFeaturesRow) -> dict[str, Any]:
+    """Return what the status of a slide that failed keeps, for the cohort's tables and to see whether it is gone."""
+    return {"patient_id": row.patient_id, **({"files": list(row.sources)} if isinstance(row, SlideRow) else {})}
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def tile_task(
         write=partial(_tile, row, cohort_levels=cohort_levels, **made),
         plan=partial(_plan, row, **made),
         force=force,
+        about={"files": list(row.sources)},
     )
 
 

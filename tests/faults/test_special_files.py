@@ -12,8 +12,10 @@ from pathlib import Path
 import made_features
 import made_slides as made
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 from malformed_slides import bounded
 
@@ -220,6 +222,34 @@ print(len(read_list(patches)))
 """
 
 
+_AS_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+"""Root may read everything."""
+
+
+@pytest.mark.slow
+def test_a_slide_that_may_not_be_read_fails_in_status_and_tables(tmp_path: Path) -> None:
+    slides, out = tmp_path / "slides", tmp_path / "out"
+    write_slide(slides / "shut.tif", 2)
+    disc = made.disc_image(64, 64, (32, 32), 20, tissue=(170, 80, 140), glass=(240, 240, 240))
+    made.write_rgb_pyramid(slides / "a.tif", disc, levels=1)
+    (slides / "notes.txt").touch(0)
+    (slides / "closed").mkdir(0)
+    (slides / "shut.tif").chmod(0)
+    program = [*_AS_USER, sys.executable, "-m", "pathopatch"]
+    predicting = [*program, "predict", slides, "--model", write_model(tmp_path / "model"), "-o", out, "--device", "cpu"]
+    assert subprocess.run(predicting, check=False, capture_output=True).returncode == 3
+    status = subprocess.run([*program, "status", out], check=False, capture_output=True, text=True)
+    assert (status.returncode, "2 failed" in status.stdout) == (3, True)
+    table = pd.read_csv(out / "cohort.csv")
+    assert dict(zip(table["slide_id"], table["state"].str.startswith("done"), strict=True)) == {
+        "a": True, "closed": False, "shut": False
+    }  # fmt: skip
+    subprocess.run([*program, "report", out], check=True, capture_output=True)
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "shut" in page
+    assert "closed" in page
+
+
 def test_a_closed_folder_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     slides, patches, features = tmp_path / "slides", tmp_path / "patches", made_features.trident(tmp_path)
     write_slide(slides / "a.tif", 1)
@@ -231,15 +261,13 @@ def test_a_closed_folder_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     for folder in closed:
         folder.mkdir()
         folder.chmod(0)
-    command = [sys.executable, "-c", _CLOSED, *map(str, (slides, features, patches))]
-    if os.getuid() == 0:  # to whom nothing is closed
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    command = [*_AS_USER, sys.executable, "-c", _CLOSED, *map(str, (slides, features, patches))]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     for folder in closed:
         folder.chmod(0o700)
-    words = [f"{folder}: the folder cannot be read: Permission denied" for folder in closed]
+    words = [f"{folder}: the folder cannot be read: Permission denied" for folder in closed]  # of slides it is one
     assert ended.stdout.splitlines() == [
-        f"a b {words[0]}", f"left out: {words[1]}", "A B", f"left out: {words[2]}", "2"
+        "a b closed", f"left out: {words[1]}", "A B", f"left out: {words[2]}", "2"
     ], ended.stderr  # fmt: skip
 
 

@@ -46,11 +46,11 @@ TYPED = {
     "status": "predicted",
     "verify": "made/runs/auto-t0.5-s0/model",
     "export onnx": "made/runs/erm-t0.5-s0/model -o onnx",
-    "export wsinfer": "{example}/he_model -o wsinfer",
+    "export wsinfer": "rgb -o wsinfer",
     "export qupath": "predicted -o qupath",
-    "export review": "reviewed -o review.csv",
-    "export regions": "reviewed -o regions",
-    "export agreement": "reviewed -o agreement.csv",
+    "export review": "predicted -o review.csv",
+    "export regions": "predicted -o regions",
+    "export agreement": "predicted -o agreement.csv",
     "import model": "wsinfer -o imported",
     "clean": "predicted --cache --dry-run",
 }
@@ -149,12 +149,13 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
     example = EXAMPLE_MANIFEST.parent
     (work / "study.toml").write_text(f'manifest = "{EXAMPLE_MANIFEST}"\nwork = "studied"\n', encoding="utf-8")
     made_encoders.write_torchscript(work / "encoder.pt")
-    (work / "reviewed").mkdir()
-    with DecisionLog(work / "reviewed" / "review.sqlite") as log:
+    write_model(work / "rgb")
+    (work / "predicted").mkdir()
+    with DecisionLog(work / "predicted" / "review.sqlite") as log:
         for revision, reviewer in enumerate(("Ada", "Bo")):
-            log.record(Decision(slide_id="s1", verdict="accept", reviewer=reviewer), revision=revision)
+            log.record(Decision(slide_id="example", verdict="accept", reviewer=reviewer), revision=revision)
         square = "POLYGON ((40 20, 60 20, 60 40, 40 20))"
-        log.record(Decision(slide_id="s1", verdict="tumour", reviewer="Ada", region=square), revision=2)
+        log.record(Decision(slide_id="example", verdict="tumour", reviewer="Ada", region=square), revision=2)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL", "HF_", "NO_ALB"))}
     path = os.pathsep.join([str(AUDIT), str(PROJECT)])
     own = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}

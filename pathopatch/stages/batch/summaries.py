@@ -6,8 +6,10 @@ patient. They are written at the end of a run, even of an interrupted one, and n
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,12 @@ from pathopatch.core.artefacts import fingerprint_file, read_stamp
 from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
-from pathopatch.core.locks import folder_lock
-from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable
+from pathopatch.core.locks import folder_lock, is_locked, slide_lock
+from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable, listed_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps.facts import SUMMARY, share_of_tissue
-from pathopatch.stages.batch.run import exit_code_of
+from pathopatch.slides.slide_paths import split_fragment
+from pathopatch.stages.batch.run import LOGS, exit_code_of
 
 if TYPE_CHECKING:
     from pathopatch.core.task import Outcome
@@ -43,8 +46,11 @@ PATIENTS = (
 _TEXTS = ("patient_id", "state", "code", "leakage", "warnings")
 _EVERY_S = 60.0
 _REST = 20  # the tables take at most this part of a run: one twentieth
-STATES = (*TERMINAL_STATES, "running")
-"""In the order in which they are shown; `running` is also what a killed process leaves."""
+STATES = (*TERMINAL_STATES, "gone", "interrupted", "running", "not begun")
+"""In the order in which they are shown. A status has the first three and `running`, which a killed process leaves.
+
+The file of a slide that is `gone` was removed after it failed; the last run had slides that are `not begun`.
+"""
 _COLUMNS = ("state", "code", "message", "patches", "predicted", "tumour", "seconds", "ended", "tissue_confidence")
 _SHOWN = ("slide_id", "stage", "state", "code", "patches", "predicted", "tumour", "seconds")
 _FEW = 40  # slides: so many are listed without being asked for
@@ -141,16 +147,17 @@ class StatusSummary:
     @property
     def exit_code(self) -> int:
         """As of a run: 0 when every slide is done, 3 when some are not, 1 when none is."""
-        return exit_code_of(int(self.counts[list(FINISHED)].to_numpy().sum()), len(self.table))
+        wanted = int(self.counts.drop(columns="gone").to_numpy().sum())
+        return exit_code_of(int(self.counts[list(FINISHED)].to_numpy().sum()), wanted)
 
     def text(self, *, all_slides: bool = False) -> str:
         """Format table and totals; of many slides those that are not done, unless all are asked for."""
         lines = []
         is_few = self.table["slide_id"].nunique() <= _FEW
-        rows = self.table if all_slides or is_few else self.table[~self.table["state"].isin(FINISHED)]
+        rows = self.table if all_slides or is_few else self.table[~self.table["state"].isin((*FINISHED, "gone"))]
         if len(rows):
             lines += [_columns(rows), ""]
-        lines.append(f"{self.table['slide_id'].nunique():,} slides")
+        lines.append(f"{self.table['slide_id'].nunique() + int(self.counts['not begun'].max()):,} slides")
         for stage, row in self.counts.iterrows():
             states = ", ".join(f"{count:,} {state}" for state, count in row.items() if count)
             patches = self.table.loc[self.table["stage"] == stage, "patches"].sum()
@@ -162,6 +169,8 @@ class StatusSummary:
             # Of slides, whichever stages failed.
             codes = coded.drop_duplicates(["slide_id", "code"])["code"].value_counts(sort=True)
             lines.append("failed, by code: " + ", ".join(f"{count:,} {code}" for code, count in codes.items()))
+        if self.counts["gone"].any():
+            lines.append("gone: the files of slides that failed; pathopatch clean takes the slides out")
         lines += [f"out of date: {text}" for text in self.outdated]
         return "\n".join(lines)
 
@@ -173,9 +182,48 @@ def status_summary(out: Path) -> StatusSummary:
         raise InputMissingError(
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
+    table["state"] = [
+        _state(out, *row) for row in table[["slide_id", "stage", "state", "code"]].itertuples(index=False)
+    ]
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(STATES), fill_value=0)
+    for stage, rows in table.groupby("stage"):
+        underway = rows.loc[rows["state"].isin(("interrupted", "running")), "slide_id"]
+        counts.loc[stage, "not begun"] = _not_begun(out, str(stage), set(underway))
     return StatusSummary(table=table, counts=counts, outdated=tuple(_outdated(out, table)))
+
+
+def _state(out: Path, slide_id: str, stage: str, state: str, code: str) -> str:
+    """Return a slide's state as it is now: its process may have ended, and its file may have been removed."""
+    with suppress(PathopatchError):  # of locks that this user may not take
+        if state == "running" and not is_locked(out, slide_lock(slide_id, stage)):
+            return "interrupted"
+    return "gone" if state == "failed" and is_gone(listed_status(out, slide_id)[stage]) else state
+
+
+def is_gone(entry: Mapping[str, Any]) -> bool:
+    """Return whether a slide failed in a stage, and a file of it was removed since, from a folder that is there."""
+    # A file that was missing from the beginning is a wrong path in the manifest.
+    if entry.get("state") != "failed" or entry.get("code") == InputMissingError.code:
+        return False
+    paths = [
+        str(text) if os.path.lexists(str(text)) else split_fragment(str(text)).path for text in entry.get("files", ())
+    ]
+    return any(not os.path.lexists(path) and Path(path).parent.is_dir() for path in paths)
+
+
+def _not_begun(out: Path, stage: str, underway: Collection[str]) -> int:
+    """Return how many slides of the last run are still to be begun; none if it has ended, or its log is gone."""
+    logs = sorted((out / LOGS).glob(f"{stage}-*.jsonl"))
+    begun, slides = set(underway), 0
+    for line in logs[-1].read_text(encoding="utf-8").splitlines() if logs else ():
+        with suppress(ValueError):  # a line that was cut
+            event = json.loads(line)
+            slides = event.get("slides", slides)
+            begun |= {event["slide_id"]} if event["event"] == "slide" else set()
+            if event["event"] == "end":
+                return 0
+    return max(0, slides - len(begun))
 
 
 def _outdated(out: Path, table: pd.DataFrame) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import update_status
 from pathopatch.core.version import __version__
 
@@ -22,7 +23,8 @@ def fill(out: Path, done: int, failed: int = 0) -> None:
 def test_few_slides_are_listed_with_totals_and_errors(tmp_path: Path, said: Callable) -> None:
     fill(tmp_path, 2, 1)
     update_status(tmp_path, "s009", "tile", {"state": "running"})
-    output = said("status", tmp_path, code=3).out
+    with folder_lock(tmp_path, slide_lock("s009", "tile")):
+        output = said("status", tmp_path, code=3).out
     assert [line.split()[:3] for line in output.splitlines()[1:3]] == [
         ["s000", "predict", "done"],
         ["s001", "predict", "done"],
@@ -69,6 +71,36 @@ def test_slides_whose_tissue_is_uncertain_are_counted_and_named(tmp_path: Path, 
         update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **confidence_entry})
         update_status(tmp_path, slide, "predict", DONE)
     assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in said("status", tmp_path).out
+
+
+def test_a_killed_run_is_told_with_all_its_slides(tmp_path: Path, said: Callable) -> None:
+    fill(tmp_path, 1)
+    update_status(tmp_path, "s001", "predict", {"state": "running"})
+    log = tmp_path / "logs" / "predict-20261201T000000000Z-1.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"event": "begin", "slides": 8}\n{"event": "slide", "slide_id": "s000"}\n{"event": "sl')
+    output = said("status", tmp_path, code=3).out
+    assert "\n8 slides\npredict: 1 done, 1 interrupted, 6 not begun; 30 patches\n" in output
+    with log.open("a") as file:
+        file.write('\n{"event": "end"}\n')
+    assert "\n2 slides\npredict: 1 done, 1 interrupted; 30 patches\n" in said("status", tmp_path, code=3).out
+
+
+def test_a_failed_slide_whose_file_was_removed_is_gone_until_clean(tmp_path: Path, said: Callable) -> None:
+    fill(tmp_path, 1)
+    slide, absent = tmp_path / "slides" / "a.tif", tmp_path / "unmounted" / "b.tif"
+    slide.parent.mkdir()
+    slide.touch()
+    update_status(tmp_path, "a", "predict", {**FAILED, "files": [f"{slide}#page=1"]})
+    assert "1 done, 1 failed" in said("status", tmp_path, code=3).out
+    slide.unlink()
+    assert "1 done, 1 gone" in said("status", tmp_path).out
+    # Where the folder is gone too, its drive may be away; and a path that never led to a file is wrong.
+    update_status(tmp_path, "b", "predict", {**FAILED, "files": [str(absent)]})
+    update_status(tmp_path, "c", "predict", {"state": "failed", "code": "INPUT_MISSING", "files": [str(slide)]})
+    assert "1 done, 2 failed, 1 gone" in said("status", tmp_path, code=3).out
+    assert "1 removed" in said("clean", tmp_path).out
+    assert "1 done, 2 failed;" in said("status", tmp_path, code=3).out
 
 
 def test_a_folder_where_nothing_was_done_is_an_error(tmp_path: Path, said: Callable) -> None:
