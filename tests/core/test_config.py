@@ -2,8 +2,26 @@ from pathlib import Path
 
 import pytest
 
-from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, load_settings, load_study, parse
+from pathopatch.core.config import (
+    Config,
+    EvaluateConfig,
+    GroupsConfig,
+    PredictConfig,
+    StudyConfig,
+    TileConfig,
+    TrainConfig,
+    load_settings,
+    load_study,
+    parse,
+    tables_of,
+)
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+
+SEEDS: list[tuple[type[Config], str]] = [
+    (EvaluateConfig, "seed"),
+    (GroupsConfig, "split_seed"),
+    (TrainConfig, "seed"),
+]
 
 
 def study(tmp_path: Path, text: str) -> Path:
@@ -152,3 +170,30 @@ def test_how_the_work_is_shared_is_not_stored_with_a_study() -> None:
     stored = StudyConfig(manifest=Path("m.csv"), work=Path("w")).model_dump(mode="json")
     assert "batch" not in stored
     assert "encoder_mpp" not in stored["predict"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (TrainConfig, {"steps": True}),
+        (TrainConfig, {"steps": "100"}),
+        (TrainConfig, {"learning_rate": False}),
+        (TrainConfig, {"average_weights": 1}),
+        (TrainConfig, {"average_weights": "yes"}),
+        (GroupsConfig, {"thresholds": [True, 0.5]}),
+        (TrainConfig, {"threads": 10**6}),
+        (PredictConfig, {"threads": 10**6}),
+        *((kind, {name: seed}) for kind, name in SEEDS for seed in (-1, 2**31, True, 2**80)),
+    ],
+)
+def test_a_value_of_another_kind_or_beyond_all_sense_is_refused(kind: type[Config], values: dict[str, object]) -> None:
+    with pytest.raises(InputUnsupportedError):
+        parse(kind, values, place="test")
+
+
+def test_every_seed_has_the_limits_of_a_seed() -> None:
+    settings = {kind for table in tables_of(StudyConfig).values() for kind in (table, *tables_of(table).values())}
+    seeds = {(kind, name) for kind in settings for name in kind.model_fields if name.endswith("seed")}
+    assert seeds == set(SEEDS)
+    assert all(getattr(parse(kind, {name: 2**31 - 1}, place="test"), name) == 2**31 - 1 for kind, name in SEEDS)
+    assert parse(TrainConfig, {"augment": True, "steps": 5.0, "learning_rate": 1}, place="test").steps == 5

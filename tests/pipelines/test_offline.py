@@ -156,7 +156,11 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
             log.record(Decision(slide_id="example", verdict="accept", reviewer=reviewer), revision=revision)
         square = "POLYGON ((40 20, 60 20, 60 40, 40 20))"
         log.record(Decision(slide_id="example", verdict="tumour", reviewer="Ada", region=square), revision=2)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL", "HF_", "NO_ALB"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("XDG_", "MPL", "HF_", "NO_ALB", "TORCH"))
+    }
     path = os.pathsep.join([str(AUDIT), str(PROJECT)])
     own = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     found = {}

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pathopatch.core.errors import InputUnsupportedError
 
@@ -28,7 +28,10 @@ LEAST_PX, MOST_PX = 8, 4096
 """Smallest and largest side of a patch; others are a mistake."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # those that every library takes
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+"""Of random numbers: what NumPy, torch and scikit-learn all take, and sums with small numbers as well."""
+Threads = Annotated[int, Field(ge=1, le=1024)]
+"""More than any processor has; the operating system refuses a million, and ends the process."""
 T = TypeVar("T", bound="Config")
 _REMEDIES = {"missing": "add what is missing", "extra_forbidden": "correct or remove the keys"}
 """By pydantic's type of an error."""
@@ -52,6 +55,21 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _same_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true for a number, and a number or a text for true or false, which pydantic would convert."""
+        kinds = _scalars(cls.model_fields[str(info.field_name)].annotation)
+        for item in value if isinstance(value, list | tuple) else [value]:
+            is_switch = isinstance(item, bool)
+            if is_switch and kinds & {int, float} and bool not in kinds:
+                raise ValueError("a number is due, not true or false")
+            if not is_switch and isinstance(item, int | float | str) and kinds == {bool}:
+                raise ValueError("true or false is due")
+            if isinstance(value, str) and kinds and kinds <= {int, float}:
+                raise ValueError("a number is due, not a text")
+        return value
+
 
 def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
     """Return a checked configuration from plain values.
@@ -71,6 +89,16 @@ def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
             place=place,
             remedy=" and ".join(sorted(remedies)),
         ) from error
+
+
+def _scalars(annotation: Any) -> set[type]:
+    """Return the types of single values that an annotation allows."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    inner = get_args(annotation)
+    if not inner:
+        return {annotation} if annotation in (bool, int, float, str, Path) else set()
+    return set().union(*map(_scalars, inner[:1] if get_origin(annotation) is Annotated else inner))
 
 
 def tables_of(kind: type[Config]) -> dict[str, type[Config]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction
+from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction, Threads
 
 _POLARITY = r"(?:dark|bright)"
 _BACKGROUND = rf"^(?:auto|{_POLARITY}|[^=,]+={_POLARITY}(?:,[^=,]+={_POLARITY})*)$"
@@ -229,7 +229,7 @@ class EncodeConfig(Config):
     """
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: Threads | None = None
     """Processor threads. None: all cores."""
     input_px: int | None = Field(default=None, ge=8, le=MOST_PX)
     """Side of the input of an encoder file, px; the file does not state it."""

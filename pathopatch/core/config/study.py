@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, Seed, parse, tables_of
+from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, Seed, Threads, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
 from pathopatch.core.config.training import GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
@@ -74,7 +74,7 @@ class PredictConfig(Config):
     """auto: torch on a GPU and for a bundle without `model.onnx`, else openvino, which is faster on processors."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the processor has it and it moves no probability of test patches by more than 0.01."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: Threads | None = None
     """Processor threads. None: all cores."""
     encoder_mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1], exclude=True)
     """Scale at which slides are encoded for a head on features, um/px. None: the encoder's."""

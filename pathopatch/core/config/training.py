@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pathopatch.core.config.base import LEAST_PX, MOST_PX, Config, Fraction, PatchLimits, Seed, parse
+from pathopatch.core.config.base import LEAST_PX, MOST_PX, Config, Fraction, PatchLimits, Seed, Threads, parse
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
@@ -168,7 +168,7 @@ class TrainConfig(Config):
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, float16 with a scaled loss on older ones, float32 on processors."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: Threads | None = None
     """Processor threads. None: all cores. A linear head is solved by one."""
     cache_gib: float = Field(default=1.5, gt=0)
     """Patches at `input_px` are held in memory up to this, GiB."""
@@ -259,7 +259,7 @@ class TrainConfig(Config):
     """Steps between checkpoints. None: at evaluations, which always write one."""
     prefetch: int = Field(default=2, ge=0)
     """Batches that are made ahead, at least one by each loader; 0: each is made when it is due."""
-    loaders: int | None = Field(default=None, ge=1)
+    loaders: Threads | None = None
     """Threads that make batches ahead. None: 4 on GPUs, 1 on processors, whose cores the network needs."""
 
     @model_validator(mode="after")
