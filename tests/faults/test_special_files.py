@@ -267,7 +267,7 @@ def test_a_closed_folder_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
         folder.chmod(0o700)
     words = [f"{folder}: the folder cannot be read: Permission denied" for folder in closed]  # of slides it is one
     assert ended.stdout.splitlines() == [
-        "a b closed", f"left out: {words[1]}", "A B", f"left out: {words[2]}", "2"
+        "a closed b", f"left out: {words[1]}", "A B", f"left out: {words[2]}", "2"
     ], ended.stderr  # fmt: skip
 
 

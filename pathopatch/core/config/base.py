@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pathopatch.core.errors import InputUnsupportedError
 
@@ -55,20 +55,15 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _same_kind(cls, value: Any, info: ValidationInfo) -> Any:
+    def _same_kinds(cls, raw: Any) -> Any:
         """Refuse true for a number, and a number or a text for true or false, which pydantic would convert."""
-        kinds = _scalars(cls.model_fields[str(info.field_name)].annotation)
-        for item in value if isinstance(value, list | tuple) else [value]:
-            is_switch = isinstance(item, bool)
-            if is_switch and kinds & {int, float} and bool not in kinds:
-                raise ValueError("a number is due, not true or false")
-            if not is_switch and isinstance(item, int | float | str) and kinds == {bool}:
-                raise ValueError("true or false is due")
-            if isinstance(value, str) and kinds and kinds <= {int, float}:
-                raise ValueError("a number is due, not a text")
-        return value
+        given = {name: raw[name] for name in cls.model_fields if name in raw} if isinstance(raw, Mapping) else {}
+        wrong = {name: _wrong_kind(cls.model_fields[name].annotation, value) for name, value in given.items()}
+        if problems := [f"{name}: {words} (got {given[name]!r})" for name, words in wrong.items() if words]:
+            raise ValueError("; ".join(problems))
+        return raw
 
 
 def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
@@ -89,6 +84,18 @@ def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
             place=place,
             remedy=" and ".join(sorted(remedies)),
         ) from error
+
+
+def _wrong_kind(annotation: Any, value: object) -> str:
+    """Return what is due in place of a value of another kind; empty where it is of the right one."""
+    kinds = _scalars(annotation)
+    items = value if isinstance(value, list | tuple) else [value]
+    has_switch = any(isinstance(item, bool) for item in items)
+    if kinds & {int, float} and bool not in kinds and has_switch:
+        return "a number is due"
+    if kinds and kinds <= {int, float} and isinstance(value, str):
+        return "a number is due"
+    return "true or false is due" if kinds == {bool} and isinstance(value, int | float | str) and not has_switch else ""
 
 
 def _scalars(annotation: Any) -> set[type]:
