@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ _ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
 _BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:dark|bright))*", re.IGNORECASE)
 _SLIDE_LABELS = {"": None, "0": 0, "1": 1}
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
+_FILE_NAME = re.compile(r"\w[\w. -]*")
 _DIGITS = 16
 _MOST_NAMED = 20  # rows that one message names
 PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
@@ -356,7 +358,9 @@ class _RowParser:
             self._add("INPUT_MISSING", column, f"the environment does not define {undefined}",
                       f"set {undefined}, or write the path out")  # fmt: skip
             return text
-        absolute = str(self._folder / text)
+        # A file in the manifest's own folder, as most are: to join paths takes longer than all else of a row.
+        is_name = _FILE_NAME.fullmatch(text) is not None
+        absolute = f"{self._folder}{os.sep}{text}" if is_name else str(self._folder / text)
         if not self._strict:
             return absolute
         is_there = is_slide if may_be_folder else is_file

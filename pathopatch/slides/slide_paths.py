@@ -15,6 +15,7 @@ SLIDE_SUFFIXES = (
 """Endings of the files and folders that slides are, in lower case."""
 _CHOICE = r"(?:page|plane|z|t)=\d{1,9}"
 _FRAGMENT = re.compile(rf"(?P<path>.+?)#(?P<choices>{_CHOICE}(?:&{_CHOICE}){{0,3}})")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]+")
 _MOST_ID_BYTES = 128  # names of files are made of ids, which have 255 bytes at most
 ID_REMEDY = (
     f"use letters, digits, '.', '_' and '-', first a letter or digit, {_MOST_ID_BYTES} bytes at most, "
@@ -68,7 +69,10 @@ def valid_slide_id(text: str) -> bool:
 
     Letters and digits of any script are allowed, in Unicode's form NFC.
     """
-    if not text or not _is_alphanumeric(text[0]) or text.endswith(".") or not all(map(_is_id_character, text)):
+    is_plain = _PLAIN_ID.fullmatch(text) is not None  # of two columns of each of thousands of rows
+    if not text or not _is_alphanumeric(text[0]) or text.endswith("."):
+        return False
+    if not is_plain and not all(map(_is_id_character, text)):
         return False
     is_bounded = len(text.encode()) <= _MOST_ID_BYTES and unicodedata.is_normalized("NFC", text)
     # Windows reserves these names with any ending too.
@@ -126,4 +130,4 @@ def is_zarr(path: Path) -> bool:
 def is_slide(path: str) -> bool:
     """Return whether a file or an OME-Zarr folder is there."""
     # A folder is not searched: a wrong path may name a whole disk.
-    return is_file(path) or is_zarr(Path(path))
+    return is_file(path) or is_folder(path) and is_zarr(Path(path))
