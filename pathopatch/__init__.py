@@ -22,7 +22,6 @@ from pathopatch.core.version import __version__ as __version__
 # cannot be imported; without it the import of OpenVINO is reported to a server.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ |= {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _matplotlib = os.path.expanduser(f"{os.environ.get('XDG_CONFIG_HOME') or '~/.config'}/matplotlib")  # noqa: PTH111
 if not any(Path(_matplotlib).glob("*")):  # the user has no styles of their own there
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))

@@ -25,6 +25,8 @@ from pathopatch.cli.options import with_settings
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core.version import __version__
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # not in `pathopatch` itself: code that imports it may use the hub
+
 _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Predict": (predicting.predict, slides.info),
     "Review and export": (predicting.review, predicting.report, upkeep.index),

@@ -72,16 +72,20 @@ def audit(
     out: Annotated[Path, typer.Option("--out", "-o", help="With --features: work folder for the outputs.")] = Path(
         "features-audit"
     ),
-    config: Annotated[Path | None, typer.Option(help="With --crops: TOML whose table \\[train] is used.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML: with --crops its table \\[train] is used, with --features \\[splits]."),
+    ] = None,
     *,
     training: Annotated[TrainConfig, Fields("threshold")],
+    splits: Annotated[SplitsConfig, Fields()],
     batch: Annotated[BatchOptions, Fields("workers quiet force")],
 ) -> None:
     """Say before training how strong the tissue-area shortcut is, and what groups of these sizes can measure."""
     if features is not None:
         if work is not None:
             raise typer.BadParameter("--features goes without WORK; -o names the work folder")
-        refuse(context, "it goes without --features", "crops", "config")
+        refuse(context, "it goes without --features", "crops")
         if labels is None:
             raise typer.BadParameter("--features needs --labels: a CSV with slide_id, x, y, label")
         from pathopatch.stages.feature_audit import audit_features
@@ -97,6 +101,7 @@ def audit(
                 slides=slides,
                 attribute=attribute,
                 slide_mpp=slide_mpp,
+                distinct_patients=splits.distinct_patients,
                 workers=batch.workers,
                 force=batch.force,
                 progress=progress,
@@ -111,7 +116,7 @@ def audit(
 
         print(crops_text(work, training))
         return
-    refuse(context, "it goes with --crops", "threshold", "config")
+    refuse(context, "it goes with --crops or --features", "threshold", "config")
     from pathopatch.stages.feature_audit import work_audit_text
 
     print(work_audit_text(work, force=batch.force))

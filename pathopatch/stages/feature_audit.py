@@ -47,7 +47,7 @@ def audit_features(
             )
         return audit_slide_labels(folder, labels, layout=options.get("layout", "auto"))
     cohort = import_features(work, folder, labels, force=force, **options)
-    form_groups(work, config, force=force)
+    form_groups(work, config, distinct_patients=options.get("distinct_patients", ()), force=force)
     page, slides = write_report(work), read_table(WorkFolder(work).slides)
     encoder = cohort.encoder.get("name", "an encoder that its files do not name")
     head = (

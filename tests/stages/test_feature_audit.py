@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -361,3 +362,18 @@ def test_audit_of_features_runs_without_torch(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("Features of ")
+
+
+def test_the_settings_say_that_two_ids_of_labels_are_two_patients(
+    typed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, labels = made_cohort(tmp_path)
+    table = pd.read_csv(labels)
+    table["patient_id"] = table["patient_id"].replace({"P00": "P-1", "P01": "P1"})
+    table.to_csv(labels, index=False)
+    command = ["audit", "--features", features, "--labels", labels, "-o", tmp_path / "work", "--quiet"]
+    assert typed(*command) == 1
+    answer = re.search(r"\[splits\] (distinct_patients = \S+ \S+)", capsys.readouterr().err)
+    assert answer is not None
+    (tmp_path / "answer.toml").write_text(f"[splits]\n{answer[1]}\n", encoding="utf-8")
+    assert typed(*command, "--config", tmp_path / "answer.toml") == 0
