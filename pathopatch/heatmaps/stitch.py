@@ -96,11 +96,11 @@ def coverage(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells
     valued[cell_positions(grid, x, y)] = np.isfinite(np.asarray(values, np.float64))
     rows, columns = _inside(grid)
     # Every patch covers a cell from the cell's top-left corner on. So a side has at most two parts that differ: the
-    # near one, and the far one, which one patch fewer reaches.
+    # near one, and the far one, which one patch fewer reaches; none does where patches have gaps.
     whole, rest = divmod(grid.patch_px, grid.stride_px)
     near = [np.minimum(rest / grid.stride_px, inside) for inside in (rows, columns)]
     heights, widths = (
-        [(whole + 1, part), (whole, inside - part)] if rest else [(whole, inside)]
+        [(reach, length) for reach, length in ((whole + 1, part), (whole, inside - part)) if reach and length.any()]
         for part, inside in zip(near, (rows, columns), strict=True)
     )
     covered = np.zeros((grid.ny, grid.nx))

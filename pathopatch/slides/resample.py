@@ -249,15 +249,22 @@ def _shrink_down(rows: NDArray[np.floating], edges: NDArray[np.float64]) -> NDAr
 
 
 def _shrink_across(plane: Pixels, width: int, factor: float) -> NDArray[np.floating]:
-    """Return float area means along the rows; a missing last column repeats its neighbour."""
+    """Return float area means along the rows; past the end stands the last column."""
     wide_type = np.float64 if plane.dtype.itemsize > 4 else np.float32
-    means: NDArray[np.floating] = plane.astype(wide_type)
-    if round(means.shape[1] / factor) < 1:
-        means = means.mean(axis=1, keepdims=True)
+    wide: NDArray[np.floating] = plane.astype(wide_type)
+    columns = wide.shape[1]
+    if round(columns / factor) < 1:
+        means = wide[:, :0]
     elif abs(factor - 1) > 1e-12:
-        means = _resized(means, 1, factor, cv2.INTER_AREA).astype(wide_type, copy=False)
-    if means.shape[1] < width:
-        means = np.pad(means, ((0, 0), (0, width - means.shape[1])), mode="edge")
+        means = _resized(wide, 1, factor, cv2.INTER_AREA).astype(wide_type, copy=False)
+    else:
+        means = wide
+    if (whole := means.shape[1]) < width:
+        # cv2 leaves out a last column of which half or less is there.
+        first = min(int(whole * factor), columns - 1)
+        edges = np.minimum(np.arange(whole, width + 1) * factor, columns)
+        rest = wide[:, first:] @ _row_weights(edges - first, columns - first).astype(wide_type).T
+        means = np.hstack([means, rest])
     return means[:, :width]
 
 

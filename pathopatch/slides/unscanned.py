@@ -135,21 +135,22 @@ def _has_straight_edges(region: NDArray[np.bool_]) -> bool:
     upright = max(_UPRIGHT_PX, _UPRIGHT_SIDE_SHARE * min(height, width))
     oblique = _OBLIQUE_SIDE_SHARE * min(height, width)
     contours, _ = cv2.findContours(region.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    total = straight = 0.0
-    for contour in contours:
-        corners = cv2.approxPolyDP(contour, _BENT_PX, closed=True)[:, 0].astype(np.float64)
-        for one, other in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            is_side = [
-                (one[axis] <= 1 and other[axis] <= 1) or (one[axis] >= last - 1 and other[axis] >= last - 1)
-                for axis, last in ((0, width - 1), (1, height - 1))
-            ]
-            # The image's own border is straight and proves nothing.
-            if not any(is_side):
-                length = float(np.hypot(*(other - one)))
-                total += length
-                least = upright if np.abs(other - one).min() <= 1 else oblique
-                straight += length if length >= least else 0.0
-    return total > 0 and straight >= _STRAIGHT_SHARE * total
+    corners = [cv2.approxPolyDP(contour, _BENT_PX, closed=True)[:, 0] for contour in contours]
+    if not corners:
+        return False
+    # Parts of all contours at once: the background of a core has hundreds of thousands.
+    one = np.concatenate(corners)
+    following = np.arange(1, len(one) + 1)
+    ends = np.cumsum([len(part) for part in corners])
+    following[ends - 1] = np.append(0, ends[:-1])
+    other = one[following]
+    last = np.array([width - 1, height - 1])
+    is_border = ((one <= 1) & (other <= 1)) | ((one >= last - 1) & (other >= last - 1))
+    # The image's own border is straight and proves nothing.
+    parts = np.abs(other - one)[~is_border.any(axis=1)]
+    lengths = np.hypot(*parts.T)
+    least = np.where(parts.min(axis=1) <= 1, upright, oblique)
+    return bool(lengths.any() and lengths[lengths >= least].sum() >= _STRAIGHT_SHARE * lengths.sum())
 
 
 def _has_background(overview: NDArray[np.generic], rest: NDArray[np.bool_], value: float, is_colour: bool) -> bool:

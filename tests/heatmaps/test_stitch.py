@@ -77,7 +77,7 @@ def test_real_strides_find_the_cell_of_every_origin(downsample):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), patch=st.integers(1, 6), width=st.integers(1, 13), height=st.integers(1, 9))
 def test_stitch_and_coverage_agree_with_counting_pixels(data, patch, width, height):
-    grid = _grid(width, height, patch, data.draw(st.integers(1, patch)))
+    grid = _grid(width, height, patch, data.draw(st.integers(1, patch + 3)))  # above the patch's side it leaves gaps
     cell = st.one_of(st.just(NAN), st.floats(0, 1))
     count = grid.nx * grid.ny
     values = np.array(data.draw(st.lists(cell, min_size=count, max_size=count)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,48 @@ def test_two_scans_of_one_field_lie_two_pixels_apart(real_data: Path) -> None:
     with open_slide({"DAPI": f"{dapi}#plane=2", "TRITC": f"{tritc}#plane=0"}) as slide:
         for max_px in (2048, 512):
             (shift,) = measure_shifts(slide, *slide.read_overview(max_px))
-            assert shift.confidence > 20
-            assert (shift.x_px, shift.y_px) == pytest.approx((0.1, 2.0), abs=0.3)
+            assert shift.confidence > 4
+            assert (shift.x_px, shift.y_px) == pytest.approx((0.1, 2.0), abs=0.5)
         moved = aligned(slide, ((0, 0), (-12, 7)))  # by 12 px to the right and 7 up
         (shift,) = measure_shifts(moved, *moved.read_overview(2048))
         assert (shift.x_px, shift.y_px) == pytest.approx((12.1, -5.0), abs=0.3)
+
+
+def two_colour_files(one: np.ndarray, other: np.ndarray, folder: Path) -> dict[str, str]:
+    """The planes of two images (3, h, w), cut to one size and written, as the channels of one slide."""
+    height, width = (min(sides) for sides in zip(one.shape[1:], other.shape[1:], strict=True))
+    sources = {}
+    for name, image in (("one", one), ("other", other)):
+        file = folder / f"{name}.tif"
+        tifffile.imwrite(file, np.ascontiguousarray(image[:, :height, :width].transpose(1, 2, 0)), photometric="rgb")
+        sources |= {f"{name}{plane}": f"{file}#plane={plane}" for plane in range(3)}
+    return sources
+
+
+@pytest.mark.slow
+def test_unrelated_and_mirrored_slides_have_no_measured_shift(real_data: Path, tmp_path: Path) -> None:
+    names = ("CMU-1-Small-Region.svs", "idc_14082.tif", "idc_14306.tif", "pair-dapi.ndpi", "pair-tritc.ndpi")
+    images = []
+    for name in names:
+        with open_slide(real_data / "wsi" / name) as slide:
+            images.append(slide.read_overview(700)[0])
+    pairs = list(itertools.combinations(images, 2))[:-1]  # the last two scans are of one field
+    pairs += [(image, mirrored) for image in images for mirrored in (image[:, ::-1], image[:, :, ::-1])]
+    for one, other in pairs:
+        with open_slide(two_colour_files(one, other, tmp_path), background="bright") as slide:
+            for max_px in (2048, 250):
+                shifts = measure_shifts(slide, *slide.read_overview(max_px))
+                assert not any(shift.is_measured for shift in shifts if not shift.is_same_file)
+
+
+@pytest.mark.parametrize(("field", "shift"), [("ROI1", (0.3, -12.7)), ("ROI2", (3.1, -9.4))])
+def test_collagen_of_two_microscopes_is_aligned(field: str, shift: tuple[float, float], real_data: Path) -> None:
+    shg, stained = (real_data / "multimodal" / f"curvealign-2B_D9_{field}-{name}.tif" for name in ("shg", "he"))
+    sources = {"SHG": shg} | {name: f"{stained}#plane={plane}" for plane, name in enumerate("RGB")}
+    with open_slide(sources, background="SHG=dark,R=bright,G=bright,B=bright", mpp=0.5) as slide:
+        measured = measure_shifts(slide, *slide.read_overview())[0]
+        assert measured.is_measured
+        assert (measured.x_px, measured.y_px) == pytest.approx(shift, abs=0.5)
 
 
 def test_two_modalities_share_edges_and_the_transmitted_light_does_not(real_data: Path) -> None:
@@ -85,7 +123,7 @@ def test_two_modalities_share_edges_and_the_transmitted_light_does_not(real_data
         with open_slide({name: f"{path}#page={i}&plane={frame}" for i, name in enumerate(names)}) as slide:
             tpef, transmitted = measure_shifts(slide, *slide.read_overview())
             assert (tpef.x_px, tpef.y_px) == pytest.approx((-0.7, 0.2), abs=0.2)
-            assert tpef.confidence > 15
+            assert tpef.confidence > 4
             assert not transmitted.is_measured
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.core.config import TileConfig
+from pathopatch.core.config import RegistrationConfig, TileConfig
 from pathopatch.patches.analysis import analyse_slide
 from pathopatch.slides import Shift, Slide, aligned, open_slide
 from pathopatch.slides.registration import measure_shifts, whole_offsets
@@ -94,6 +94,33 @@ def test_channels_that_share_nothing_have_no_measured_shift(kind: str, tmp_path:
     assert not measured.is_measured
     assert np.isnan(measured.distance_px)
     assert whole_offsets([measured]) == ((0, 0), (0, 0))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_unrelated_outlines_on_dark_ground_have_no_measured_shift(seed: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng(seed)
+    smooth = [cv2.GaussianBlur(generator.normal(size=(400, 500)), (0, 0), 20 + seed) for _ in range(2)]
+    image = generator.poisson(np.stack([np.where(one > np.median(one), 60, 0) for one in smooth])).astype(np.uint16)
+    slide = opened(tmp_path, image, background="dark")
+    assert not shift_of(slide).is_measured
+    for align in (True, False):
+        config = TileConfig(patch_px=64, mpp=0.5, registration=RegistrationConfig(align=align))
+        analysis = analyse_slide(slide, config)
+        assert not any(x or y for x, y in analysis.offsets)
+        assert not any("shifted" in warning for warning in analysis.warnings(0.5, 2.0))
+
+
+@pytest.mark.slow
+def test_a_shift_that_level_0_does_not_show_is_not_measured(tmp_path: Path) -> None:
+    coarse = cut(blobs(1500 + 2 * PAD, 0, 120), 0, 0)  # both channels share it; the fine texture of each is its own
+    fine = [cv2.GaussianBlur(np.random.default_rng(seed).normal(size=coarse.shape), (0, 0), 4) for seed in (1, 2)]
+    image = np.stack([5000 + 300 * coarse + 3000 * texture for texture in fine]).astype(np.uint16)
+    folders = [tmp_path / name for name in ("slide", "overview")]
+    for folder in folders:
+        folder.mkdir()
+    slide = opened(folders[0], image, background="dark")
+    assert shift_of(opened(folders[1], slide.read_overview(100)[0])).is_measured
+    assert not shift_of(slide, 100).is_measured
 
 
 def test_the_edge_of_the_scanned_part_is_no_content(tmp_path: Path) -> None:

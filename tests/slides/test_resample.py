@@ -155,6 +155,24 @@ def test_blocks_of_whole_pixels_have_the_mean_of_theirs(dtype: type, channels: i
         assert off <= (1e-6 * np.abs(exact).max() if np.dtype(dtype).kind == "f" else 0.5 + 1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    ("target", "factors"), [((6, 5), (2, 2)), ((3, 3), (4, 4)), ((1, 1), (30, 24)), ((5, 4), (2.5, 2.5))]
+)
+def test_shrinking_a_transposed_image_gives_the_transpose(
+    target: tuple[int, int], factors: tuple[float, float], dtype: type
+) -> None:
+    image = made.noise(2, 11, 9, np.uint8).astype(dtype)  # of 9 columns half of the fifth pair is there, and so on
+
+    def shrunk(pixels: np.ndarray, step: int) -> np.ndarray:
+        options = {"source": pixels.shape, "dtype": pixels.dtype, "target": target[::step], "factors": factors[::step]}
+        return shrink_in_bands(lambda top, rows: pixels[:, top : top + rows], **options).astype(float)
+
+    turned = shrunk(np.ascontiguousarray(image.transpose(0, 2, 1)), -1).transpose(0, 2, 1)
+    # Means that lie in the middle of two integers may be rounded to either.
+    np.testing.assert_allclose(shrunk(image, 1), turned, atol=1e-3 if dtype is np.float32 else 1)
+
+
 @pytest.mark.parametrize(("down", "across"), [(1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (2.5, 1.25), (8.0, 4.0)])
 def test_means_do_not_depend_on_how_many_rows_are_summed_at_once(
     down: float, across: float, monkeypatch: pytest.MonkeyPatch
