@@ -18,7 +18,7 @@ from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
 from pathopatch.features.readers.folder import files_fingerprint
 from pathopatch.features.slide_features import SlideFeatures
-from pathopatch.features.tissue import measure_tissue
+from pathopatch.features.tissue import measure_tissue, measuring_grid
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.source import Canvas, draw_canvas
@@ -87,13 +87,18 @@ class FromFeatures:
         return [self.files, self.features.slide_content, *slides]
 
     @cached_property
+    def inside_fractions(self) -> NDArray[np.float64]:
+        """Share of each patch that lies on the slide, (N,)."""
+        return measuring_grid(self.size_px, self.grid.extent).inside_fractions(self.origins)
+
+    @cached_property
     def fractions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Tissue and scanned fraction of each patch, (N,) each, stored or measured.
 
-        Where neither is possible, the tissue is NaN and all counts as scanned.
+        Where neither is possible, the tissue is NaN and all that lies on the slide counts as scanned.
         """
         features = self.features
-        scanned = np.ones(len(features)) if features.scanned_fraction is None else features.scanned_fraction
+        scanned = self.inside_fractions if features.scanned_fraction is None else features.scanned_fraction
         if features.tissue_fraction is not None:
             return features.tissue_fraction.astype(np.float64), scanned.astype(np.float64)
         if self.slide is None or len(features) == 0:

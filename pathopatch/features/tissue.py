@@ -57,6 +57,12 @@ def _slides_below(folder: Path) -> Iterator[Path]:
         yield from (parent / name for name in sorted(files + slides) if name.lower().endswith(SLIDE_SUFFIXES))
 
 
+def measuring_grid(size: tuple[int, int], side: float) -> Grid:
+    """Return a grid of patches of that side as they are measured; both are level-0 px. Only its geometry is used."""
+    patch_px = min(_MOST_PX, max(1, round(side)))
+    return Grid(width=size[0], height=size[1], downsample=side / patch_px, patch_px=patch_px, stride_px=patch_px)
+
+
 def measure_tissue(
     slide: Slide, x: NDArray[np.int64], y: NDArray[np.int64], side: float, *, analysis: SlideAnalysis | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -75,9 +81,7 @@ def measure_tissue(
             remedy="give the slides that these features were made of",
         )
     analysis = analysis or analyse_slide(slide, TileConfig())
-    patch_px = min(_MOST_PX, max(1, round(side)))
-    # A grid of this patch size: only its geometry is used, the places are those of the features.
-    grid = Grid(width=width, height=height, downsample=side / patch_px, patch_px=patch_px, stride_px=patch_px)
+    grid = measuring_grid(slide.size, side)
     fractions, scanned = np.zeros(len(x)), np.ones(len(x))
     batches = iterate_patches(
         slide,

@@ -226,7 +226,7 @@ def predict_patches(
             place=source.slide_id,
             remedy="look for NaN pixels in the slide and for NaN weights in the model",
         )
-    threshold = spec.decision_probability
+    inside, threshold = source.inside_fractions, spec.decision_probability
     assert threshold is not None  # members of an ensemble have two classes
     raised = flags(
         tissue_fraction=tissue[rows],
@@ -244,7 +244,8 @@ def predict_patches(
         canvas=canvas,
         places=origins,
         tissue_fraction=tissue,
-        scanned_fraction=scanned,
+        # Stored features have float32 shares.
+        scanned_fraction=np.where(np.isclose(scanned, inside, rtol=1e-6), 1.0, np.minimum(scanned / inside, 1.0)),
         origins=origins[rows],
         columns=columns,
         decision_probability=threshold,

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pathopatch.core.config import (
     LEAST_PX,
+    MIN_SCANNED,
     MOST_PX,
     MPP_RANGE,
     MPP_TOLERANCE,
@@ -185,7 +186,9 @@ class BundleSpec(Config):
     mask: Literal["none", "normalise", "interior"] = "none"
     crop_px: int | None = Field(default=None, ge=1, le=MOST_PX)  # on the scale of input_px
     min_tissue: float = Field(default=0.01, ge=0, le=1)
-    min_scanned: float = Field(default=0.5, ge=0, le=1)  # below it a patch is not predicted, as below min_tissue
+    min_scanned: float = Field(
+        default=MIN_SCANNED, ge=0, le=1
+    )  # below it a patch is not predicted, as below min_tissue
     class_names: tuple[str, ...] = Field(
         default=("non-tumour", "tumour"), min_length=2, max_length=_MOST_CLASSES
     )  # as the logits

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.config import MPP_TOLERANCE, UNCERTAIN_BELOW, TileConfig
+from pathopatch.core.config import MIN_SCANNED, MPP_TOLERANCE, UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.patches.annotations.masks import TissueCorrection, read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
+from pathopatch.patches.labels import patch_means
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.patches.tissue_model import TissueModel, corrected_tissue, nearest_part, supplied_tissue
 from pathopatch.slides import Shift, Slide, aligned
@@ -28,6 +29,7 @@ from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
 
 _BAND_PX = 2048  # side of the regions in which a whole slide is read
 _BATCH_PATCHES = 256
+_MOST_LOST = 0.1  # of the tissue, at the right and lower edge
 _BATCH_BYTES = 32 * 2**20
 _TISSUE_REMEDY = (
     "Look at its outline; give a tissue_mask in the manifest, or set background_level, method = 'fixed' or when_unsure "
@@ -61,6 +63,23 @@ class SlideAnalysis:
             return far
         doubts = "; ".join(self.tissue.doubts)
         return [f"the tissue is uncertain (confidence {self.tissue.confidence:.2f}): {doubts}. {_TISSUE_REMEDY}", *far]
+
+    def overhang_warnings(self) -> list[str]:
+        """Return a warning if much of the tissue lies in patches that overhang the slide by more than half."""
+        grid, inside = self.grid, self.grid.inside_fractions(self.grid.origins())
+        is_lost = inside < MIN_SCANNED
+        # Where patches overlap, those before the last ones reach its cells.
+        if grid.stride_px < grid.patch_px and not is_lost.all():
+            return []
+        tissue = patch_means(self.tissue.mask != 0, grid) * inside
+        lost = tissue[is_lost].sum() / max(1e-12, tissue.sum())
+        if lost <= _MOST_LOST:
+            return []
+        return [
+            f"{lost:.0%} of the tissue is in patches of {grid.extent:.4g} px that overhang the slide of {grid.width} x "
+            f"{grid.height} px by more than half: they get no group and no prediction. Choose smaller patches, or a "
+            "stride_px of half a patch, and check the slide's mpp"
+        ]
 
 
 def grid_of(slide: Slide, config: TileConfig) -> Grid:
@@ -221,7 +240,7 @@ class PatchBatch(NamedTuple):
     rows: NDArray[np.int64]  # (n,): indices into the origins
     patches: NDArray[np.generic]  # (n, C, P, P), source units
     tissue_fraction: NDArray[np.float64]  # (n,): share of tissue in a patch's scanned pixels; 0 without any
-    scanned_fraction: NDArray[np.float64]  # (n,): share of a patch's part on the slide that was scanned
+    scanned_fraction: NDArray[np.float64]  # (n,): scanned share of a patch; beyond the slide nothing was
     tissue_mask: NDArray[np.uint8]  # (n, P, ceil(P / 8)): the tissue's pixels as bits, see `pack_masks`
 
 
@@ -265,9 +284,9 @@ def iterate_patches(
         within = grid.inside(x, y)
         # Without tissue on the overview a patch has none: it is not even read.
         is_blank = min_tissue > 0 and not nearest_part(tissue.mask, scale, (x, y), grid.downsample, within).any()
-        inside_px, fraction = within[0] * within[1], 0.0
+        fraction = 0.0
         scanned_px = tissue.count_scanned(x, y, grid.downsample, within)
-        scanned_fraction = scanned_px / max(1, inside_px)
+        scanned_fraction = scanned_px / grid.patch_px**2
         if not is_blank:
             # Each batch has new memory, since the consumer may keep the last one.
             if not rows:

@@ -135,9 +135,9 @@ class Description:
                 text += f", against {self.slide.channels[0]}: "
                 text += (
                     f"shifted {shift.x_px:+.1f} px across, {shift.y_px:+.1f} px down "
-                    f"({shift.distance_px * self.mpp:.2f} um, confidence {shift.confidence:.0f})"
+                    f"({shift.distance_px * self.mpp:.2f} um, confidence {shift.confidence:.1f})"
                     if shift.is_measured
-                    else f"no common edges, shift unknown (confidence {shift.confidence:.0f})"
+                    else f"no common edges, shift unknown (confidence {shift.confidence:.1f})"
                 )
             lines.append((name, text))
         return lines
@@ -183,10 +183,11 @@ def describe_slide(
         stated = SlideLabels(
             labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=grid
         )
-        x, y = grid.origins().T
+        origins = grid.origins()
+        x, y = origins.T
         label = labels_of(*stated.fractions(x, y, grid.extent), patch_px=grid.patch_px, config=config.labels)
         tissue_fraction = patch_means(analysis.tissue.mask != 0, grid)
-        warnings += tumor_on_glass(x, y, label, tissue_fraction, extent=grid.extent)
+        warnings += tumor_on_glass(x, y, label, tissue_fraction, grid.inside_fractions(origins), extent=grid.extent)
     return Description(
         slide_id=slide_id,
         slide=slide,

@@ -62,6 +62,11 @@ class Grid:
         x, y = (np.floor(np.arange(n) * self.stride + 0.5).astype(np.int64) for n in (self.nx, self.ny))
         return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)  # (N, 2)
 
+    def inside_fractions(self, origins: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share of each patch's pixels that lies on the slide, (N,), by `origins`, (N, 2), and `inside`."""
+        sides = np.floor((np.array([self.width, self.height]) - origins) / self.downsample + 0.5)
+        return np.asarray(np.clip(sides, 1, self.patch_px).prod(axis=1) / self.patch_px**2, np.float64)
+
     def inside(self, x: int, y: int) -> tuple[int, int]:
         """Return how much of the patch at (x, y), level-0 px, lies on the slide: (width, height) in target-mpp px.
 

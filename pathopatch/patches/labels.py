@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from pathopatch.core.config import AnnotationConfig, LabelConfig
+from pathopatch.core.config import MIN_SCANNED, AnnotationConfig, LabelConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.patches.annotations.masks import MaskRegion, check_mask, check_tissue_mask
 from pathopatch.patches.annotations.outlines import Outlines, place_on_slide, read_annotations
@@ -240,15 +240,21 @@ def tumor_on_glass(
     y: NDArray[np.int64],
     label: NDArray[np.int64],
     tissue_fraction: NDArray[np.float64],
+    scanned_fraction: NDArray[np.float64],
     *,
     extent: float,
 ) -> list[str]:
     """Return a warning where too many of a slide's tumour patches hold next to no tissue, with their number and place.
 
-    So do labels of which none is on tissue. Arrays are of shape (N,); `x`, `y` and `extent`, a patch's side, are
-    level-0 px.
+    So do labels of which none is on tissue. Patches that are too little scanned for a group do not count. Arrays are of
+    shape (N,); `x`, `y` and `extent`, a patch's side, are level-0 px.
     """
-    is_glass, is_tumor, is_labelled = tissue_fraction < _GLASS_BELOW, label == 1, label >= 0
+    is_scanned = scanned_fraction >= MIN_SCANNED
+    is_glass, is_tumor, is_labelled = (
+        tissue_fraction < _GLASS_BELOW,
+        (label == 1) & is_scanned,
+        (label >= 0) & is_scanned,
+    )
     remedy = "may be turned, mirrored or shifted, or belong to another slide"
     misplaced, total = is_tumor & is_glass, int(np.count_nonzero(is_tumor))
     count = int(np.count_nonzero(misplaced))

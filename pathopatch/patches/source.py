@@ -143,6 +143,11 @@ class FromSlide:
         return self.grid.origins()
 
     @property
+    def inside_fractions(self) -> NDArray[np.float64]:
+        """Share of each patch's pixels that lies on the slide, (N,)."""
+        return self.grid.inside_fractions(self.origins)
+
+    @property
     def stamp(self) -> Stamp:
         """The stamp of a tiled slide without labels and patient; pixels of the slide are read."""
         return tile_stamp(self.slide, self.tiling, self.slide_id, "", None, self.tissue_mask)
@@ -157,6 +162,7 @@ class FromSlide:
         """Tissue, windows and overview; the slide is read, and what is uncertain joins the warnings."""
         analysis = analyse_slide(self.slide, self.tiling, tissue_mask=self.tissue_mask)
         self.warnings += analysis.warnings(self.slide.mpp, self.tiling.registration.warn_um)
+        self.warnings += analysis.overhang_warnings()
         return analysis
 
     @property

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, content_bytes, read_stamp, read_table, require_same_source, write_table
-from pathopatch.core.config import TileConfig
+from pathopatch.core.config import MIN_SCANNED, TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.mask_bits import MaskKind, pack_masks
@@ -48,10 +48,10 @@ COLUMNS = (
 """Columns of the patch table.
 
 x, y: the patch's origin, level-0 px.
-scanned_fraction, tumor_fraction, labelled_fraction: of its part on the slide, in [0, 1]; tumor_fraction is NaN where
-nothing is labelled. tissue_fraction: of the scanned pixels of that part; the tissue's area is the part's area times
-both fractions. tumor_fraction is exact; the store's tumour
-mask rounds it to whole pixels. label: 1 tumour, 0 non-tumour, -1 not labelled.
+scanned_fraction: of the whole patch, in [0, 1]; what lies beyond the slide was not scanned. tissue_fraction: of its
+scanned pixels; the tissue's area is the patch's area times both fractions. tumor_fraction, labelled_fraction: of its
+part on the slide; tumor_fraction is NaN where nothing is labelled. It is exact; the store's tumour mask rounds it to
+whole pixels. label: 1 tumour, 0 non-tumour, -1 not labelled.
 saturated_fraction: of its pixels, in [0, 1], see `pathopatch.patches.intensity.saturated_fraction`. It and
 tissue_fraction count scanned pixels only.
 sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
@@ -176,7 +176,7 @@ def tile_slide(
 
     result = make_tiles(outputs, prepare)
     if result.state == "done_empty":
-        _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, result.patches)
+        _log.warning("slide %s shows no tissue in a patch that is half scanned: %d patches", slide_id, result.patches)
     return result
 
 
@@ -316,7 +316,8 @@ def _attributes(
 ) -> dict[str, Any]:
     """Return the attributes of a slide's store joined by `record`, with a warning of tumour without tissue."""
     x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
-    on_glass = tumor_on_glass(x, y, label, measured["tissue_fraction"], extent=source.grid.extent)
+    shares = measured["tissue_fraction"], measured["scanned_fraction"]
+    on_glass = tumor_on_glass(x, y, label, *shares, extent=source.grid.extent)
     return {**_slide_attributes(source), **record, "warnings": [*source.warnings, *on_glass]}
 
 
@@ -503,10 +504,11 @@ def store_attributes(source: FromSlide | FromImages) -> dict[str, Any]:
 
 def _status_entry(table: pd.DataFrame, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stage's status from the patch table and the store's attributes."""
+    has_tissue = table["tissue_fraction"] > 0
     return {
-        "state": "done" if (table["tissue_fraction"] > 0).any() else "done_empty",
+        "state": "done" if (has_tissue & (table["scanned_fraction"] >= MIN_SCANNED)).any() else "done_empty",
         "patches": len(table),
-        "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
+        "tissue_patches": int(has_tissue.sum()),
         "labelled_patches": int((table["label"] >= 0).sum()),
         "tissue_confidence": attributes["tissue"]["confidence"],
         "cohort_levels": attributes["cohort_levels"],

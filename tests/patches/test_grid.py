@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ def test_the_last_patches_overhang_and_none_is_left_out() -> None:
     assert grid.origins().tolist() == [[x, y] for y in (0, 32) for x in (0, 32, 64, 96)]
     assert grid.inside(96, 32) == (4, 18)
     assert grid.inside(0, 0) == (32, 32)
+    parts = grid.inside_fractions(np.array([[96, 32], [0, 0], [96, 0]]))
+    np.testing.assert_array_equal(parts, [4 * 18 / 32**2, 1, 4 / 32])
 
 
 def test_a_real_stride_is_rounded_at_each_patch_and_not_once() -> None:

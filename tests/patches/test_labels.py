@@ -40,16 +40,18 @@ def test_the_kind_of_label_source_decides_the_fractions(tmp_path: Path) -> None:
 def test_tumour_on_glass_is_counted_and_placed() -> None:
     x, y = at(0, 100, 200, 300, 400), at(0, 0, 0, 50, 50)
     label, tissue = at(1, 1, 1, 0, -1), np.array([0.009, 0.01, 0.0, 0.0, 0.0])
-    (warning,) = tumor_on_glass(x, y, label, tissue, extent=100.0)
+    (warning,) = tumor_on_glass(x, y, label, tissue, np.ones(5), extent=100.0)
     assert warning.startswith("2 of 3 tumour patches (67%) hold next to no tissue, at x 0 to 300, y 0 to 100 px")
-    assert tumor_on_glass(x, y, label, np.full(5, 0.01), extent=100.0) == []
-    assert tumor_on_glass(x, y, at(0, 0, -1, 0, -1), np.zeros(5), extent=100.0) == []  # no tumour
-    assert tumor_on_glass(x, y, at(-1, -1, 0, 0, -1), np.array([1.0, 1, 0, 0, 1]), extent=100.0) == [
+    assert tumor_on_glass(x, y, label, np.full(5, 0.01), np.ones(5), extent=100.0) == []
+    assert tumor_on_glass(x, y, at(0, 0, -1, 0, -1), np.zeros(5), np.ones(5), extent=100.0) == []  # no tumour
+    assert tumor_on_glass(x, y, at(-1, -1, 0, 0, -1), np.array([1.0, 1, 0, 0, 1]), np.ones(5), extent=100.0) == [
         "none of 2 labelled patches holds tissue: "
         "the labelled_mask or outlines may be turned, mirrored or shifted, or belong to another slide"
     ]
     many = np.arange(20)
-    assert tumor_on_glass(many, many, np.ones(20, np.int64), (many > 0) * 1.0, extent=1.0) == []  # an edge
+    assert tumor_on_glass(many, many, np.ones(20, np.int64), (many > 0) * 1.0, np.ones(20), extent=1.0) == []  # an edge
+    slivers = np.array([0.49, 1.0, 0.01, 1.0, 1.0])  # the two on glass overhang the slide by more than half
+    assert tumor_on_glass(x, y, label, tissue, slivers, extent=100.0) == []
 
 
 def test_the_mean_over_a_patch_counts_the_overview_pixels_that_it_touches() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made_slides as made
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import read_json
+from pathopatch.groups.assign import assign_groups
 from pathopatch.patches.analysis import analyse_slide
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore
@@ -315,3 +317,38 @@ def test_int8_gives_the_fractions_and_pixels_of_int16(make_slide: Make, two_disc
     index = np.arange(len(narrow))
     np.testing.assert_array_equal(stores["int8"].read(index), stores["int16"].read(index))
     assert stores["int8"].read(index).dtype == np.int8
+
+
+def test_slivers_at_the_edge_of_a_slide_have_no_group(make_slide: Make, tmp_path: Path) -> None:
+    image = np.full((3, 130, 132), 200, np.uint8)
+    image[:, 8:] = made.noise(3, 122, 132, np.uint8) // 2  # tissue everywhere below a strip of glass
+    result = tile_slide(
+        make_slide(image), TileConfig(patch_px=64), tmp_path, labels=LabelSource(whole_slide_non_tumor=True)
+    )
+    assert not any("overhang" in warning for warning in result.warnings)  # 5 % of the tissue
+    table = pd.read_parquet(tmp_path / "patches" / "slide.parquet")
+    parts = np.outer([64, 64, 2], [64, 64, 4]).ravel() / 64**2
+    np.testing.assert_array_equal(table["scanned_fraction"], parts)
+    assert (table["label"] == 0).all()
+    groups = assign_groups(table, [0.25])
+    np.testing.assert_array_equal(groups["group@0.25"] >= 0, parts == 1)
+
+
+@pytest.mark.parametrize(("side", "state"), [(49, "done"), (40, "done_empty")])
+def test_a_slide_smaller_than_a_patch_needs_half_of_it(side: int, state: str, make_slide: Make, tmp_path: Path) -> None:
+    image = np.full((3, side, side), 230, np.uint8)
+    image[:, : side // 2] = made.noise(3, side // 2, side, np.uint8) // 2
+    result = tile_slide(make_slide(image), TileConfig(patch_px=64), tmp_path)
+    assert result.state == state  # 59 % and 39 % of the patch
+    lost = [warning for warning in result.warnings if "overhang" in warning]
+    assert [warning.split(" of the tissue")[0] for warning in lost] == (["100%"] if state == "done_empty" else [])
+
+
+def test_much_tissue_in_the_overhang_is_warned_of(make_slide: Make, tmp_path: Path) -> None:
+    image = np.full((3, 128, 90), 230, np.uint8)
+    image[:, 30:] = made.noise(3, 98, 90, np.uint8) // 2
+    # The last column of patches has 26 of the 90 px.
+    warnings = tile_slide(make_slide(image), TileConfig(patch_px=64), tmp_path).warnings
+    assert [warning[:54] for warning in warnings] == ["29% of the tissue is in patches of 64 px that overhang"]
+    half = tile_slide(make_slide(image, name="half"), TileConfig(patch_px=64, stride_px=32), tmp_path)
+    assert not any("overhang" in warning for warning in half.warnings)

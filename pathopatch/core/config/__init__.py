@@ -4,6 +4,7 @@ Configurations are read from TOML, checked once, and stored as JSON beside the r
 """
 
 from pathopatch.core.config.base import LEAST_PX as LEAST_PX
+from pathopatch.core.config.base import MIN_SCANNED as MIN_SCANNED
 from pathopatch.core.config.base import MOST_PX as MOST_PX
 from pathopatch.core.config.base import MPP_RANGE as MPP_RANGE
 from pathopatch.core.config.base import MPP_TOLERANCE as MPP_TOLERANCE

@@ -24,6 +24,9 @@ MPP_TOLERANCE = 0.02
 0.499 um/px is as good as 0.5. Resampling one to the other would blur an image for a difference that no network sees.
 """
 
+MIN_SCANNED = 0.5
+"""Scanned share of a patch below which, by default, it has no group and no prediction."""
+
 LEAST_PX, MOST_PX = 8, 4096
 """Smallest and largest side of a patch; others are a mistake."""
 
@@ -47,7 +50,7 @@ class PatchLimits(TypedDict):
     """Least shares of a patch that has a group and a prediction, by their names in settings, audit and bundle."""
 
     min_tissue: float  # of the scanned pixels
-    min_scanned: float  # of the part on the slide
+    min_scanned: float  # of the whole patch
 
 
 class Config(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction, Threads
+from pathopatch.core.config.base import LEAST_PX, MIN_SCANNED, MOST_PX, MPP_RANGE, Config, Fraction, Threads
 
 _POLARITY = r"(?:dark|bright)"
 _BACKGROUND = rf"^(?:auto|{_POLARITY}|[^=,]+={_POLARITY}(?:,[^=,]+={_POLARITY})*)$"
@@ -219,7 +219,7 @@ class EncodeConfig(Config):
     """Channels that are given as red, green and blue. None: the slides are RGB."""
     min_tissue: Fraction = 0.01
     """Least tissue fraction of a patch, as in `[groups]`; below it a patch is blank glass."""
-    min_scanned: Fraction = 0.5
+    min_scanned: Fraction = MIN_SCANNED
     """Least scanned share of a patch, as in `[groups]`."""
     batch: int = Field(default=64, ge=1)
     """Patches at a time."""

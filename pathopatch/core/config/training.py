@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pathopatch.core.config.base import LEAST_PX, MOST_PX, Config, Fraction, PatchLimits, Seed, Threads, parse
+from pathopatch.core.config.base import (
+    LEAST_PX,
+    MIN_SCANNED,
+    MOST_PX,
+    Config,
+    Fraction,
+    PatchLimits,
+    Seed,
+    Threads,
+    parse,
+)
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
@@ -21,8 +31,9 @@ class GroupsConfig(Config):
     """Cuts of an attribute of several bins; empty for none."""
     min_tissue: Fraction = 0.01
     """Tissue fraction below which a patch is blank glass: it has no group and no prediction."""
-    min_scanned: Fraction = 0.5
-    """Scanned share below which a patch has no group and no prediction: it shows mostly what fills unscanned parts."""
+    min_scanned: Fraction = MIN_SCANNED
+    """Scanned share below which a patch has no group and no prediction: it shows mostly fill, or overhangs the slide.
+    """
     split_seed: Seed = 0
     """Seed of the split by patient where the manifest leaves it open."""
 

@@ -30,7 +30,10 @@ export class HeatLayer {
     this.area = opaque(facts.colors.area);
     const isKnown = Uint8Array.from(values.probability, (value) => (value === value ? 1 : 0)); // NaN: not predicted
     const least = facts.no_answer_from;
-    const isScanned = (cell) => !values.scanned || values.scanned[cell] >= least.scanned;
+    // Of the whole patch that begins in a cell: what lies beyond the slide was not scanned.
+    const inside = (length, index) => Math.min(1, (length - index * facts.cell_px) / facts.span_px);
+    const onSlide = (cell) => inside(facts.size_px[0], cell % values.across) * inside(facts.size_px[1], Math.floor(cell / values.across));
+    const isScanned = (cell) => (values.scanned ? values.scanned[cell] : 1) * onSlide(cell) >= least.scanned;
     this.hasNoAnswer = Uint8Array.from(values.tissue, (tissue, cell) => (least && !isKnown[cell] && tissue >= least.tissue && isScanned(cell) ? 1 : 0));
     this.areaEdge = new Edge(values, isKnown, (row, column) => (((row + column) >> 1) % 2 ? 0 : this.area));
   }
