@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import shapely
@@ -96,7 +96,7 @@ class LabelSource:
     """
 
     tumor_mask: Path | None = None  # raster of the tumour
-    whole_slide_non_tumor: bool = False  # the whole slide holds no tumour
+    whole_slide: Literal["none", "all"] | None = None  # none: the whole slide holds no tumour; all: it is tumour
     labelled_mask: Path | None = None  # raster; default: the whole slide with a mask, as configured with annotations
     annotations: Path | None = None  # outlines of QuPath or ASAP
 
@@ -104,7 +104,7 @@ class LabelSource:
         statements = {
             f"the mask {self.tumor_mask}": self.tumor_mask is not None,
             f"the annotations {self.annotations}": self.annotations is not None,
-            "the word none": self.whole_slide_non_tumor,
+            f"the word {self.whole_slide}": self.whole_slide is not None,
         }
         stated = [name for name, is_stated in statements.items() if is_stated]
         if len(stated) > 1:
@@ -150,8 +150,9 @@ class SlideLabels:
             labelled = None if areas.labelled is None else PolygonRegion(areas.labelled, slide_size)
         elif source.tumor_mask is not None:
             tumor = MaskRegion(source.tumor_mask, slide_size, grid=grid)
-        elif source.whole_slide_non_tumor:
-            tumor = PolygonRegion(shapely.Polygon(), slide_size)
+        elif source.whole_slide is not None:
+            whole = shapely.box(0, 0, *slide_size)
+            tumor = PolygonRegion(whole if source.whole_slide == "all" else shapely.Polygon(), slide_size)
         if source.labelled_mask is not None:
             labelled = MaskRegion(source.labelled_mask, slide_size, grid=grid)
         self._tumor, self._labelled = tumor, labelled

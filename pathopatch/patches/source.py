@@ -345,7 +345,7 @@ def tile_stamp(
             "channels": slide.channels,
             "mpp": slide.mpp,
             "background": slide.background,
-            "whole_slide_non_tumor": source is not None and source.whole_slide_non_tumor,
+            "whole_slide": None if source is None else source.whole_slide,
         },
     }
     inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}

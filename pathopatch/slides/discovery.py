@@ -243,7 +243,11 @@ class _Builder:
             _row(slide, number, *names)
             for number, (slide, *names) in enumerate(zip(slides, ids, patients, strict=True), 2)
         ]
-        copies = {row.row: group[0] for group in rows_of_same_content(rows) for row in group[1:]}
+        is_link = {row.row: path.resolve() != path.absolute() for row, path in zip(rows, paths, strict=True)}
+        copies: dict[int | None, SlideRow] = {}
+        for group in rows_of_same_content(rows):
+            kept = min(group, key=lambda row: is_link[row.row])  # a link's name is not the file's own
+            copies |= {row.row: kept for row in group if row is not kept}
         self.left_out += [
             LeftOut(slide.first.path, f"its content is that of another slide [{copies[row.row].slide_id}]")
             for slide, row in zip(slides, rows, strict=True)

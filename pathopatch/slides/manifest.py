@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pathopatch.core.artefacts import content_bytes, fingerprint, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
@@ -47,6 +48,7 @@ _ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
 
 _BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:dark|bright))*", re.IGNORECASE)
 _SLIDE_LABELS = {"": None, "0": 0, "1": 1}
+_WHOLE_SLIDE: dict[str, Literal["none", "all"]] = {"none": "none", "all": "all"}  # words for a tumour mask
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
 _FILE_NAME = re.compile(r"\w[\w. -]*")
 _DIGITS = 16
@@ -65,8 +67,8 @@ class SlideRow:
     split: str = ""  # one of `SPLITS`; "": the patient is still to be assigned
     channels: tuple[str, ...] | None = None  # names of the planes of a multi-plane file
     mpp: float | None = None  # um per level-0 px, in place of what the file says
-    tumor_mask: Path | None = None  # raster; None: there is none, or the whole slide is non-tumour
-    whole_slide_non_tumor: bool = False  # the manifest says ``none`` for the tumour mask
+    tumor_mask: Path | None = None  # raster; None: there is none, or the whole slide is of one class
+    whole_slide: Literal["none", "all"] | None = None  # what the manifest says in place of a tumour mask
     labelled_mask: Path | None = None  # what was labelled at all
     annotations: Path | None = None  # outlines by a pathologist
     tissue_mask: Path | None = None  # raster or outlines; None: the tissue is found
@@ -80,7 +82,7 @@ class SlideRow:
     @property
     def has_tumor(self) -> bool:
         """Whether anything says where tumour is, or that there is none."""
-        return self.tumor_mask is not None or self.annotations is not None or self.whole_slide_non_tumor
+        return self.tumor_mask is not None or self.annotations is not None or self.whole_slide is not None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -252,7 +254,7 @@ class _RowParser:
     def row(self) -> SlideRow:
         """Return the row; its problems are in the table."""
         tumor_mask = self._text("tumor_mask")
-        is_non_tumor = tumor_mask.casefold() == "none"
+        whole_slide = _WHOLE_SLIDE.get(tumor_mask.casefold())
         channels = tuple(name for name in re.split(r"[;,\s]+", self._text("channels")) if name)
         row = SlideRow(
             slide_id=self._id("slide_id"),
@@ -261,8 +263,8 @@ class _RowParser:
             source=self._source(),
             channels=channels or None,
             mpp=self._mpp(),
-            tumor_mask=None if is_non_tumor else self._file("tumor_mask"),
-            whole_slide_non_tumor=is_non_tumor,
+            tumor_mask=None if whole_slide else self._file("tumor_mask"),
+            whole_slide=whole_slide,
             labelled_mask=self._file("labelled_mask"),
             annotations=self._file("annotations"),
             tissue_mask=self._file("tissue_mask"),
@@ -412,7 +414,7 @@ def _cells(row: SlideRow) -> dict[str, str]:
         "split": row.split,
         "channels": ";".join(row.channels or ()),
         "mpp": "" if row.mpp is None else repr(row.mpp),  # all digits, so that reading gives the same number
-        "tumor_mask": "none" if row.whole_slide_non_tumor else str(row.tumor_mask or ""),
+        "tumor_mask": row.whole_slide or str(row.tumor_mask or ""),
         "labelled_mask": str(row.labelled_mask or ""),
         "annotations": str(row.annotations or ""),
         "tissue_mask": str(row.tissue_mask or ""),

@@ -22,6 +22,7 @@ from pathopatch.stages.batch.slide_table import (
     SLIDE_LABEL,
     STRUCTURE,
     label_source,
+    label_warnings,
     open_row,
     open_slides,
     slide_facts,
@@ -101,6 +102,7 @@ def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfi
             checked |= describe_slide(
                 slide, measure, slide_id=row.slide_id, tissue_mask=mask, labels=stated
             ).measurements()
+        checked["warnings"] = (*checked["warnings"], *label_warnings(row))
         return checked if errors else {**slide_facts(row, slide), **checked}
 
 

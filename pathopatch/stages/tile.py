@@ -18,6 +18,7 @@ from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import (
     label_source,
+    label_warnings,
     open_row,
     open_slides,
     require_no_features,
@@ -132,7 +133,8 @@ def _tile(row: SlideRow, slide: Slide, progress: Within, **made: Any) -> Outcome
 
     result = tile_slide(slide, progress=progress, **_about(row), **made)
     counts = {"patches": result.patches}
-    return Outcome(slide_id=row.slide_id, state=result.state, counts=counts, warnings=result.warnings)
+    warnings = (*result.warnings, *label_warnings(row))
+    return Outcome(slide_id=row.slide_id, state=result.state, counts=counts, warnings=warnings)
 
 
 def _plan(row: SlideRow, slide: Slide, *, config: TileConfig, **made: Any) -> SlidePlan:

@@ -28,8 +28,9 @@ def test_the_kind_of_label_source_decides_the_fractions(tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     assert cv2.imwrite(str(mask), pixels)
     assert fractions(LabelSource(tumor_mask=mask)) == ([0.5, 0.0], [1.0, 1.0])
-    assert fractions(LabelSource(whole_slide_non_tumor=True)) == ([0.0, 0.0], [1.0, 1.0])
-    assert fractions(LabelSource(whole_slide_non_tumor=True, labelled_mask=mask)) == ([0.0, 0.0], [0.5, 0.0])
+    assert fractions(LabelSource(whole_slide="none")) == ([0.0, 0.0], [1.0, 1.0])
+    assert fractions(LabelSource(whole_slide="all")) == ([1.0, 1.0], [1.0, 1.0])
+    assert fractions(LabelSource(whole_slide="none", labelled_mask=mask)) == ([0.0, 0.0], [0.5, 0.0])
     for nothing in (None, LabelSource()):
         assert np.isnan(fractions(nothing)).all()
     tumor, labelled = fractions(LabelSource(labelled_mask=mask))
@@ -66,7 +67,7 @@ def test_the_tumour_is_stated_once(tmp_path: Path, two: tuple[int, int]) -> None
     statements = [
         ("tumor_mask", tmp_path / "a.png"),
         ("annotations", tmp_path / "a.xml"),
-        ("whole_slide_non_tumor", True),
+        ("whole_slide", "none"),
     ]
     with pytest.raises(InputUnsupportedError, match="is stated by"):
         LabelSource(**dict(statements[i] for i in two))

@@ -271,7 +271,7 @@ def test_a_slide_without_tumour_has_empty_masks_and_an_unlabelled_one_none(
     make_slide: Make, two_discs: Discs, tmp_path: Path
 ) -> None:
     slide = make_slide(low_counts(two_discs))
-    for name, source in (("none", LabelSource(whole_slide_non_tumor=True)), ("open", None)):
+    for name, source in (("none", LabelSource(whole_slide="none")), ("open", None)):
         tile_slide(slide, CONFIG, tmp_path, slide_id=name, labels=source)
     healthy, unlabelled = (PatchStore(tmp_path / "slides" / f"{name}.zarr") for name in ("none", "open"))
     assert not healthy.masks(range(35), "tumor").any()
@@ -322,9 +322,7 @@ def test_int8_gives_the_fractions_and_pixels_of_int16(make_slide: Make, two_disc
 def test_slivers_at_the_edge_of_a_slide_have_no_group(make_slide: Make, tmp_path: Path) -> None:
     image = np.full((3, 130, 132), 200, np.uint8)
     image[:, 8:] = made.noise(3, 122, 132, np.uint8) // 2  # tissue everywhere below a strip of glass
-    result = tile_slide(
-        make_slide(image), TileConfig(patch_px=64), tmp_path, labels=LabelSource(whole_slide_non_tumor=True)
-    )
+    result = tile_slide(make_slide(image), TileConfig(patch_px=64), tmp_path, labels=LabelSource(whole_slide="none"))
     assert not any("overhang" in warning for warning in result.warnings)  # 5 % of the tissue
     table = pd.read_parquet(tmp_path / "patches" / "slide.parquet")
     parts = np.outer([64, 64, 2], [64, 64, 4]).ravel() / 64**2

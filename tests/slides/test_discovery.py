@@ -200,6 +200,14 @@ def test_one_content_twice_is_one_slide(make: Make) -> None:
     assert reasons(found) == dict.fromkeys(("b.tif", "c.tif"), "its content is that of another slide [a]")
 
 
+def test_a_file_comes_before_a_link_to_it(make: Make) -> None:
+    root = make("b.tif")
+    (root / "a.tif").symlink_to("b.tif")
+    found = discover([root])
+    assert files(found) == {"b": "b.tif"}
+    assert reasons(found) == {"a.tif": "its content is that of another slide [b]"}
+
+
 def test_equal_names_get_ids_of_their_folders_or_endings(make: Make) -> None:
     found = discover([make("x/s1.tif", "y/S1.tif", "z/s2.tif", "z/s2.ome.tif", "z/s3.tif", "z/s3.tiff", "e\u0301.tif")])
     assert list(files(found)) == ["é", "x_s1", "y_S1", "s2.ome", "s2", "s3.tif", "s3.tiff"]

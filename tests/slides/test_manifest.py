@@ -50,7 +50,7 @@ def test_a_row_becomes_a_slide_with_absolute_paths(tmp_path: Path) -> None:
     assert row.tumor_mask == tmp_path / "b.tif"
     assert (row.labelled_mask, row.annotations) == (tmp_path / "c.tif", None)
     assert row.tissue_mask == tmp_path / "e.tif"
-    assert (row.background, row.exclude, row.whole_slide_non_tumor) == ("dark", False, False)
+    assert (row.background, row.exclude, row.whole_slide) == ("dark", False, None)
 
 
 def test_annotations_are_geojson_or_xml_and_stand_without_a_tumour_mask(tmp_path: Path) -> None:
@@ -87,9 +87,10 @@ def test_rows_by_file_and_by_channel_may_be_mixed(tmp_path: Path) -> None:
     ]
 
 
-def test_the_word_none_says_that_a_slide_has_no_tumour(tmp_path: Path) -> None:
-    rows = read(tmp_path, "slide_id,patient_id,path,tumor_mask\ns1,p1,a.tif,none\ns2,p2,b.tif,\n").rows
-    assert [(row.tumor_mask, row.whole_slide_non_tumor) for row in rows] == [(None, True), (None, False)]
+def test_a_word_says_that_all_of_a_slide_or_none_is_tumour(tmp_path: Path) -> None:
+    rows = read(tmp_path, "slide_id,patient_id,path,tumor_mask\ns1,p1,a.tif,none\ns2,p2,b.tif,\ns3,p3,c.tif,All\n").rows
+    assert [(row.tumor_mask, row.whole_slide) for row in rows] == [(None, "none"), (None, None), (None, "all")]
+    assert [row.has_tumor for row in rows] == [True, False, True]
 
 
 def test_variables_are_replaced_and_an_undefined_one_is_an_error(

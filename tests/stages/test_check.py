@@ -63,6 +63,19 @@ def test_an_mpp_that_contradicts_the_file_is_a_warning_of_every_stage(
     assert "a: um/px: 0.5 counts, as the file says; --slide-mpp 1 is not used" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("mask", "is_said"), [("", True), ("all", False), ("none", False)])
+def test_a_slide_label_without_labels_of_patches_is_said(
+    mask: str, is_said: bool, manifest: Path, tmp_path: Path, said: Callable
+) -> None:
+    manifest.write_text(
+        f"slide_id,patient_id,path:CARS,path:SHG,slide_label,tumor_mask\ns1,p1,cars.tif,shg.tif,1,{mask}\n"
+    )
+    for command in (("check", manifest), ("tile", manifest, "-o", tmp_path / "work", "--patch-px", 64)):
+        assert ("its patches have no label and no group" in said(*command).err) == is_said
+    labels = artefacts.read_table(tmp_path / "work" / "patches" / "s1.parquet")["label"]
+    assert (labels == {"": -1, "all": 1, "none": 0}[mask]).all()
+
+
 def test_check_returns_measurements_and_stores_only_facts_of_slides(manifest: Path, tmp_path: Path) -> None:
     table = check_manifest(manifest, tmp_path / "work", measure=EXACT)
     row = table.iloc[0]

@@ -6,7 +6,7 @@ import { NOTHING, VERDICTS, count, fixed, least, percent } from "./text.js";
 export const COLUMNS = [
   { name: "slide_id", says: "Slide", of: (row) => row.slide_id },
   { name: "patient_id", says: "Patient", of: (row) => row.patient_id || null, write: (value) => value ?? NOTHING },
-  { name: "predicted", says: "Patches", of: (row) => row.predicted, write: count, isNumber: true, hint: "predicted patches" },
+  { name: "predicted", says: "Predicted patches", of: (row) => row.predicted, write: count, isNumber: true, hint: "of all patches, those with so much tissue and so much scanned that the model answers" },
   { name: "tissue_area_mm2", says: "Tissue mm²", of: (row) => row.tissue_area_mm2, write: (value) => fixed(value, 2), isNumber: true },
   { name: "tissue_share", says: "Tissue %", of: (row) => row.tissue_share, write: (value) => percent(value), isNumber: true, hint: "share of what was scanned" },
   { name: "tumour", says: "Positive patches", of: (row) => row.tumour, write: count, isNumber: true, hint: "patches above the model’s threshold" },

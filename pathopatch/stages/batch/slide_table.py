@@ -65,9 +65,19 @@ def label_source(row: SlideRow) -> LabelSource:
 
     return LabelSource(
         tumor_mask=row.tumor_mask,
-        whole_slide_non_tumor=row.whole_slide_non_tumor,
+        whole_slide=row.whole_slide,
         labelled_mask=row.labelled_mask,
         annotations=row.annotations,
+    )
+
+
+def label_warnings(row: SlideRow) -> tuple[str, ...]:
+    """Return a warning if a slide has a label of its own and nothing labels its patches."""
+    if row.slide_label is None or row.has_tumor:
+        return ()
+    return (
+        "its patches have no label and no group, since slide_label is of the slide alone: fill tumor_mask, with a mask "
+        "or with all or none where the whole slide is of one class, or annotations",
     )
 
 
