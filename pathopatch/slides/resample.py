@@ -263,7 +263,7 @@ def _shrink_across(plane: Pixels, width: int, factor: float) -> NDArray[np.float
         # cv2 leaves out a last column of which half or less is there.
         first = min(int(whole * factor), columns - 1)
         edges = np.minimum(np.arange(whole, width + 1) * factor, columns)
-        rest = wide[:, first:] @ _row_weights(edges - first, columns - first).astype(wide_type).T
+        rest = wide[:, first:] @ _row_weights(edges - first, columns - first).astype(wide.dtype).T
         means = np.hstack([means, rest])
     return means[:, :width]
 

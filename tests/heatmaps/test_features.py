@@ -184,6 +184,16 @@ def test_overlapping_patches_are_averaged_by_area(tmp_path: Path, model: Ensembl
     np.testing.assert_allclose(cells[0, :4], expected, rtol=1e-4)
 
 
+def test_patches_with_gaps_cover_a_part_of_their_cells(tmp_path: Path, model: Ensemble) -> None:
+    features = features_of(x=512.0 * np.arange(4), y=np.zeros(4), side=256.0)
+    grid, is_on_grid = grid_of_patches(features, made_features.SIZE_PX)
+    assert (grid.stride, grid.extent, is_on_grid) == (512, 256, True)
+    predict_features_to(features, model, tmp_path / "out", config=PredictConfig())
+    cells, _, covered = read_ome_tiff(tmp_path / "out" / "heatmaps" / "A" / "heatmap.ome.tif").levels[0]
+    np.testing.assert_allclose(cells[0, :3], 1 / (1 + np.exp(-logits("A")[:3])), rtol=1e-4)
+    np.testing.assert_allclose(covered[0, :3], 0.25)
+
+
 def test_a_step_of_micrometres_need_not_be_whole_pixels() -> None:
     step = 256 / 0.2532
     x = step * np.arange(40)
