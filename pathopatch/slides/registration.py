@@ -26,8 +26,8 @@ from pathopatch.slides.stack import Offsets
 
 # The highest peak over the highest one elsewhere. Unrelated channels gave at most 1.9 (outlines on dark ground, whose
 # peaks stand out from the surface by 20 standard deviations) and 1.6 (real slides, mirrored ones); true shifts at least
-# 2.9 (collagen of two microscopes), most 4 to 16.
-_LEAST_CONFIDENCE = 2.4
+# 2.2 (collagen of two microscopes, 38 px apart), most 3 to 16.
+_LEAST_CONFIDENCE = 2.1
 _ELSEWHERE_PX = 8  # from the highest peak: a peak's own slope ends before
 _LONGEST_PX = 2048  # of the overview; larger ones cost much and gain little, since windows follow
 _SMALLEST_PX = 32
