@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))  # so that it can say `import soak`
+sys.path.append(str(Path(__file__).parents[2] / "pipelines" / "soak"))
 
 import pytest
 import soak

@@ -1,7 +1,8 @@
 """Bytes that look like a TIFF: whatever they are, opening and reading ends in pixels or in an error with a code.
 
-``python tests/faults/fuzz_tiff.py SECONDS [FOLDER]`` mutates made files under libFuzzer's guidance (atheris). Anything
-that is not an error of ours, takes longer than 5 s, or needs some 3 GiB more ends it; the input is kept in FOLDER.
+``python pipelines/soak/fuzz_tiff.py SECONDS [FOLDER]`` mutates made files under libFuzzer's guidance (atheris).
+Anything that is not an error of ours, takes longer than 5 s, or needs some 3 GiB more ends it; the input is kept in
+FOLDER.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))  # for `import made_slides`, as in tests
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))  # for `import made_slides`
 
 import atheris
 

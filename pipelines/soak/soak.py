@@ -1,6 +1,6 @@
 """Thousands of small slides, some of them bad, through a run that is killed again and again: what is left in the end?
 
-``python tests/faults/soak.py --slides 2000 --kills 10`` prints what it found, and ends with 1 if anything is wrong. A
+``python pipelines/soak/soak.py --slides 2000 --kills 10`` prints what it found, and ends with 1 if anything is wrong. A
 shorter one is a test. Nothing in it waits for a certain moment: the kills come at random, seeded, times.
 """
 
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))  # for `import made_slides`, as in tests
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))  # for `import made_slides`
 
 import made_slides as made
 import numpy as np
