@@ -118,11 +118,12 @@ def audit_model(
     Examples
     --------
     >>> tissue = np.zeros((4, 32, 32), bool)
-    >>> tissue[:, 8:24, 8:24] = True
+    >>> for number, side in enumerate((12, 18, 24, 28)):
+    ...     tissue[number, :side, :side] = True
     >>> patches = np.where(tissue[:, None], 0.5, 0.9).repeat(3, axis=1)
     >>> found = pathopatch.audit_model(lambda x, tissue: tissue.mean(axis=(1, 2)) - 0.5, patches, tissue)
     >>> found["verdict"], found["reasons"][0]
-    ('not known', '4 of at least 8 patients')
+    ('not known', '4 of at least 8 patients, counted by their shares of the patches')
     """
     if isinstance(model, PatchClassifier):
         model = Ensemble([model])

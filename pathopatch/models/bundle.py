@@ -430,10 +430,11 @@ def read_spec(folder: Path, config: Mapping[str, Any] | None = None) -> BundleSp
     raw, path = stated_spec(folder, bundle_config(folder) if config is None else config), spec_file(folder)
     version = raw.get("schema_version")
     if version != BUNDLE_VERSION:
+        again = "import model" if str(raw.get("method", "")).startswith("imported") else "train WORK"
         raise CheckpointIncompatibleError(
             f"bundle version {version!r}, this program reads {BUNDLE_VERSION}",
             place=str(path),
-            remedy="use the version of pathopatch that wrote it, or make the bundle anew",
+            remedy=f"use the version of pathopatch that wrote it, or run pathopatch {again} anew",
         )
     try:
         return BundleSpec.model_validate(raw)

@@ -48,7 +48,7 @@ def test_help_shows_every_text_whole(names: tuple[str, ...]) -> None:
 
 
 def test_help_names_the_tables_of_a_settings_file() -> None:
-    assert "of [tile] or [ready] or [batch] alone" in shown("tile")
+    assert "of [tile] or [ready] or [splits] or [batch] alone" in shown("tile")
     assert "of [train] or [tune] or [batch] alone" in shown("train")
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from made_model import edit_spec, made_spec
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
@@ -119,9 +121,13 @@ def test_nan_pixels_give_nan_logits_by_every_runtime(bundle):
 def test_weights_with_nan_are_refused_before_anything_is_predicted(tmp_path):
     spec = _spec()
     network = _network(spec)
-    with torch.no_grad():
-        network.features[0].weight[0, 0, 0, 0] = torch.nan
     save_bundle(tmp_path / "model", network, spec)
+    weights = tmp_path / "model" / WEIGHTS
+    tensors = load_file(weights)
+    with safe_open(weights, framework="numpy") as stream:
+        metadata = stream.metadata()
+    tensors["features.0.weight"][0, 0, 0, 0] = np.nan
+    save_file(tensors, weights, metadata)
     for name in ("openvino", "torch"):
         with pytest.raises(NonFiniteError, match=r"features\.0\.weight"):
             load_model(tmp_path / "model", device="cpu", runtime=name)

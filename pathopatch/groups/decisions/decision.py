@@ -419,7 +419,7 @@ def _disputed(disputed: Sequence[Standing]) -> LabelConflictError:
     return LabelConflictError(
         f"reviewers differ, and nobody settled it: {'; '.join([*listed, *more])}",
         place="decisions",
-        remedy="settle each on the review page (Disputed), and export again; or say --disputes leave-out",
+        remedy="settle each on the review page (Disputed), and export again; or run groups with --disputes leave-out",
     )
 
 
