@@ -45,6 +45,11 @@ def patient_key(patient_id: str) -> str:
     return _LEADING_ZEROS.sub("", _SEPARATORS.sub("", key))
 
 
+def mark_key(patient_id: str) -> str:
+    """Return what the marks of patients in bundles are made of; it stays as it is, or older bundles know nobody."""
+    return _LEADING_ZEROS.sub("", id_key(patient_id))
+
+
 def id_key(text: str) -> str:
     """Return what all spellings of an id share, whatever the case and Unicode form.
 

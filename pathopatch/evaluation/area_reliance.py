@@ -22,6 +22,7 @@ from pathopatch.core.text import pluralize
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
 from pathopatch.metrics.bootstrap import LEAST_UNITS, bootstrap_by_patient, effective_count
 from pathopatch.models.forward import Ensemble, PatchClassifier, correct_for_area
+from pathopatch.models.spec import MOST_ETA
 
 Floats = NDArray[np.float64]
 Verdict = Literal["relies", "not shown", "not known"]
@@ -30,8 +31,6 @@ Margins: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], Floats]
 
 LEAST_ETA, LEAST_ADJ = 0.06, 0.65
 """Limits of the rules: share of the variance, and standard deviations of the patches' mean margins."""
-MOST_ETA = 0.12
-"""A small adj alone acquits below it: otherwise the answers follow the area, but not one way, as by a U-shaped term."""
 LEAST_PATIENTS, LEAST_PATCHES = 8, 100
 """Patients are only those that were asked, so fewer are enough than for a claim on an evaluation. Of 8, intervals miss
 the true value in 12 % (simulated means, correlation .1), which `limits_text` says.
@@ -434,6 +433,14 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}
     return {"verdict": "relies" if relies else "not shown", "direction": direction if relies else 0, "reasons": []}
+
+
+def known_verdict(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored result; an acquittal by older rules, in spite of a large eta, is not known."""
+    eta = (result.get("eta") or {}).get("value") or 0
+    if result["verdict"] != "not shown" or eta < MOST_ETA:
+        return dict(result)
+    return {**result, "verdict": "not known", "reasons": ["it was asked by older rules: ask again"]}
 
 
 def verdict_text(result: dict[str, Any]) -> str:

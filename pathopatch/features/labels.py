@@ -112,12 +112,13 @@ def are_of_slides(path: Path) -> bool:
     return "slide_label" in header and not {"x", "y"} & set(header)
 
 
-def read_slide_labels(path: Path) -> pd.DataFrame:
+def read_slide_labels(path: Path, distinct_patients: Collection[tuple[str, str]] = ()) -> pd.DataFrame:
     """Return the labels of slides, a row per slide: slide_id, patient_id, split, slide_label (int64: 1, 0, -1).
 
     The CSV file is UTF-8. Its columns are slide_id, the name of the feature file; slide_label (1, 0; -1 or empty:
     none); optional patient_id (in all rows or none; without it the slide's id) and split (train, val, test or empty);
-    and any others. TableError names every problem of the file, each with row, column, value and remedy.
+    and any others. `distinct_patients` are pairs of ids that are two patients. TableError names every problem of the
+    file, each with row, column, value and remedy.
     """
     table = _read_table(path, item="slide", required=("slide_id", "slide_label"), optional=_OF_SLIDES)
     cells = _cells(table, optional=_OF_SLIDES)
@@ -128,7 +129,7 @@ def read_slide_labels(path: Path) -> pd.DataFrame:
         table.add_problem(
             "DUPLICATE_ID", rows[place], "slide_id", slide_id, "the slide is listed twice", "list each slide once"
         )
-    table.problems += patient_problems(zip(cells["patient_id"], cells["split"], rows, strict=True))
+    table.problems += patient_problems(zip(cells["patient_id"], cells["split"], rows, strict=True), distinct_patients)
     table.raise_problems()
     labels = cells[["slide_id", "patient_id", "split", "slide_label"]]
     return labels.assign(patient_id=_patients(cells), slide_label=labels["slide_label"].map(_LABELS).astype(np.int64))

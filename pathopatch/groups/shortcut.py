@@ -73,7 +73,8 @@ def fraction_only(
     n, tumor = len(label), int(label.sum())
     patients, place = np.unique(patient, return_inverse=True)
     of_label = [np.bincount(place[label == y], minlength=len(patients)) for y in (0, 1)]  # patches of each patient
-    both = np.where((of_label[0] > 0) & (of_label[1] > 0), of_label[0] + of_label[1], 0)
+    # Of both labels, if the rarer one has a third: with one stray patch a patient still has one label.
+    both = np.where(3 * np.minimum(*of_label) >= of_label[0] + of_label[1], of_label[0] + of_label[1], 0)
     counts = {"patients": of_label[0] + of_label[1], "patients_with_non_tumor": of_label[0]}
     counts |= {"patients_with_tumor": of_label[1], "patients_with_both": both}
     sizes: dict[str, Any] = {"n": n, "tumor": tumor}

@@ -295,11 +295,10 @@ def _chosen(names: Sequence[str], tumor_classes: Sequence[str], place: str) -> t
     if unknown := [name for name in tumor_classes if name not in names]:
         raise CheckpointIncompatibleError(f"no class {', '.join(unknown)}", place=place, remedy=remedy)
     positive = [name for name in names if not _NEGATIVE.search(name.lower().replace("_", " "))]
-    tumors = [name for name in positive if _TUMOR & {*re.findall(r"[a-z]+", name.lower())}]
-    wanted = tumor_classes or (tumors if len(names) > 1 else positive)
+    wanted = tumor_classes or [name for name in positive if _TUMOR & {*re.findall(r"[a-z]+", name.lower())}]
     if len(names) == 1 and not wanted:
         raise CheckpointIncompatibleError(
-            f"its single class is named {names[0]}, which is not tumour: low values would be",
+            f"its single class is named {names[0]}, which does not say tumour: low values may be it",
             place=place,
             remedy="export the network with an output of tumour, or say --tumor-class if that name means tumour",
         )

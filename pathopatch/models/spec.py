@@ -118,6 +118,10 @@ class TorchScriptSpec(Config):
         return self
 
 
+MOST_ETA = 0.12
+"""A small adj alone acquits below it: otherwise the answers follow the area, but not one way, as by a U-shaped term."""
+
+
 class AreaReliance(Config):
     """What `pathopatch audit-model` found of a model, on which slides, and what a correction of its answers needs.
 

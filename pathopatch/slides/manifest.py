@@ -180,7 +180,8 @@ def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:
         if slide_id and len(group) > 1:
             ids = list(dict.fromkeys(row.slide_id for row in group))
             is_case_alone = len({text.casefold() for text in ids}) == 1
-            alike = "have the same id" if is_case_alone else f"look alike: {' and '.join(map(spelled_out, ids))}"
+            spelled = " and ".join(map(spelled_out, ids))
+            alike = "have the same id" if is_case_alone else f"have ids of one Unicode form: {spelled}"
             table.add_problem("DUPLICATE_ID", group[1].row, "slide_id", group[1].slide_id,
                               f"rows {_numbers(group)} {alike}",
                               "give each slide an id of its own")  # fmt: skip

@@ -24,10 +24,10 @@ from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.stack import Offsets
 
-# The highest peak over the highest one elsewhere. Unrelated channels gave at most 1.9 (outlines on dark ground, whose
-# peaks stand out from the surface by 20 standard deviations) and 1.6 (real slides, mirrored ones); true shifts at least
-# 2.2 (collagen of two microscopes, 38 px apart), most 3 to 16.
-_LEAST_CONFIDENCE = 2.1
+# The highest peak over the highest one elsewhere. Unrelated channels gave at most 2.5 (a few outlines on dark ground,
+# whose peaks stand out from the surface by 20 standard deviations) and 1.6 (real slides, mirrored ones); true shifts
+# 2.9 and 3.3 (collagen of two microscopes), most 5 to 16.
+_LEAST_CONFIDENCE = 2.8
 _ELSEWHERE_PX = 8  # from the highest peak: a peak's own slope ends before
 _LONGEST_PX = 2048  # of the overview; larger ones cost much and gain little, since windows follow
 _SMALLEST_PX = 32
@@ -97,7 +97,7 @@ def measure_shifts(
     shifts = []
     for name, group in zip(slide.channels[1:], groups[1:], strict=True):
         x, y, confidence = shift_of.get(group, (0.0, 0.0, 0.0))
-        measured = {"x_px": round(x, 2), "y_px": round(y, 2), "confidence": round(confidence, 1)}
+        measured = {"x_px": round(x, 2), "y_px": round(y, 2), "confidence": math.floor(10 * confidence) / 10}
         shifts.append(Shift(channel=name, **measured, is_same_file=group not in shift_of))
     return tuple(shifts)
 

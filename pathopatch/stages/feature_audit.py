@@ -5,7 +5,7 @@ Where labels are of slides, a slide is one sample, and intervals resample patien
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def audit_features(
                 place=str(labels),
                 remedy="leave both out, or give labels of patches: slide_id, x, y, label",
             )
-        return audit_slide_labels(folder, labels, layout=options.get("layout", "auto"))
+        known = {name: options[name] for name in ("layout", "distinct_patients") if name in options}
+        return audit_slide_labels(folder, labels, **known)
     cohort = import_features(work, folder, labels, force=force, **options)
     form_groups(work, config, distinct_patients=options.get("distinct_patients", ()), force=force)
     page, slides = write_report(work), read_table(WorkFolder(work).slides)
@@ -81,14 +82,16 @@ def slide_labels_text(work: Path) -> str:
     return "" if measured.empty else _tissue_alone(measured)
 
 
-def audit_slide_labels(folder: Path, labels: Path, *, layout: str = "auto") -> str:
+def audit_slide_labels(
+    folder: Path, labels: Path, *, layout: str = "auto", distinct_patients: Collection[tuple[str, str]] = ()
+) -> str:
     """Return how well the tissue area that feature files state, and their number of patches, tell labels of slides.
 
     SplitLeakageError, LabelConflictError if two slides have the same features, and are of two patients or splits, or
     have contradictory labels.
     """
     source = open_features(folder, layout=layout)
-    table = read_slide_labels(labels)
+    table = read_slide_labels(labels, distinct_patients)
     table = table[table[SLIDE_LABEL] >= 0]
     listed, sketches, rows = [], [], []
     for slide_id, patient_id, split, label in table[table["slide_id"].isin(source.slide_ids)].itertuples(index=False):

@@ -21,7 +21,7 @@ import pandas as pd
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.config import GroupsConfig
-from pathopatch.core.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
 from pathopatch.groups.assign import assign_folds, split_in_fold
@@ -61,6 +61,7 @@ def form_groups(
         raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
     require_one_geometry(work, done)
     paths = {slide: WorkFolder(work).patches(slide) for slide in done}
+    _require_scanned_shares(paths)
     inputs = {slide: artefacts.fingerprint_file(path) for slide, path in paths.items()}
     inputs["slides.parquet"] = artefacts.fingerprint_file(WorkFolder(work).slides)
     rows = []
@@ -92,6 +93,18 @@ def form_groups(
         table = _assign(kept, config)
         write_groups(work, table, config, stamp=stamp, left_out=left_out, decided=decided)
     return table
+
+
+def _require_scanned_shares(paths: Mapping[str, Path]) -> None:
+    """Refuse tables of 0.1.0, whose `scanned_fraction` leaves out what lies beyond the slide."""
+    for path in paths.values():
+        stamp = artefacts.read_stamp(path)
+        if stamp is not None and "whole_slide_non_tumor" in stamp.settings.get("slide", {}):
+            raise StaleArtefactError(
+                "the table is of an earlier version, which counted slivers at the edge as whole patches",
+                place=str(path),
+                remedy="run pathopatch tile MANIFEST -o WORK --force",
+            )
 
 
 def fold_tables(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,8 +73,10 @@ def run_study(
     from pathopatch.training.phase_data import runs_with_groups
 
     study = study if isinstance(study, StudyConfig) else load_study(study)
-    runs, work = study_runs(study), study.work
+    work: Path = study.work
+    runs: Sequence[TrainConfig] = ()
     if until not in ("tile", "groups"):
+        runs = study_runs(study)
         check_networks(runs)
     workers = workers or study.batch.workers
     batch = BatchOptions(**study.batch.model_dump(exclude={"workers"}), workers=workers, force=force)
@@ -92,9 +95,12 @@ def run_study(
     for part in parts:  # a run that failed in one fold has no use in the others
         failed = train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
         runs, untrained = [run for run in runs if run.run_name not in failed], untrained | failed
+        files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
+        for name in failed:  # what an earlier run of this name showed is not this study's
+            for folder in {work, *parts}:
+                shutil.rmtree(WorkFolder(folder).evaluation(name), ignore_errors=True)
         if not runs:
             raise next(iter(failed.values()))
-    files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
     finished = sorted(set.intersection(*(set(finished_runs(part)) for part in parts)))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import DiskFullError, InputUnsupportedError, PathopatchError, StaleArtefactError
+from pathopatch.core.errors import DiskFullError, InputUnsupportedError, PathopatchError, StaleArtefactError, with_code
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
@@ -52,8 +52,7 @@ def can_be_masked(config: TrainConfig) -> bool:
         network_of(config.model_copy(update={"mask": "normalise"}))
     except InputUnsupportedError as error:
         warnings.warn(
-            f"auto is trained without the mask that is recommended: {error.message}. With small-groupnorm, or with "
-            "pretrained weights, it is trained with the mask",
+            f"auto is trained without the mask that is recommended: {error.message}. For the mask: {error.remedy}",
             UserWarning,
             stacklevel=2,
         )
@@ -154,8 +153,8 @@ def train_many(
                 _train(work, search, force, config, progress)
             except DiskFullError:
                 raise
-            except PathopatchError as error:
-                errors[config.run_name] = error
+            except (PathopatchError, OSError, RuntimeError, ValueError) as error:  # as of a job: memory, drives, torch
+                errors[config.run_name] = with_code(error, place=config.run_name)
     else:
         calls = [Call(config.run_name, partial(_train, work, search, force, config, None)) for config in configs]
         with Workers(min(jobs, len(configs))) as processes:

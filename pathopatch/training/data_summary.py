@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.patients import patient_key
+from pathopatch.core.patients import mark_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.assign import JoinedBins
@@ -137,9 +137,8 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
         if row["patient_id"]:
             marks[str(slide)] = str(row["fingerprint"])[:MARK_DIGITS]
         else:  # a set of ready patches holds several patients, of whom only some may have been trained on
-            marks[f"{slide}, patient {patient}"] = fingerprint([row["fingerprint"], patient_key(str(patient))])[
-                :MARK_DIGITS
-            ]
+            mark = fingerprint([row["fingerprint"], mark_key(str(patient))])[:MARK_DIGITS]
+            marks[f"{slide}, patient {patient}"] = mark
     return marks
 
 

@@ -251,7 +251,7 @@ def test_a_patient_for_each_of_hundreds_of_images_looks_invented(
 @pytest.mark.parametrize("ids", [("s1", "s1\ufe0f"), ("sA", "s\uff21")])
 def test_slides_whose_ids_look_alike_are_one_id(ids: tuple[str, str], tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path, f"{ids[0]},p,,,a.tif", f"{ids[1]},q,,,b.tif")
-    with pytest.raises(TableError, match="rows 2, 3 look alike") as caught:
+    with pytest.raises(TableError, match="rows 2, 3 have ids of one Unicode form") as caught:
         check_manifest(manifest)
     assert codes(caught) == ["DUPLICATE_ID"]
     labels = tmp_path / "labels.csv"

@@ -131,9 +131,10 @@ def test_a_model_knows_its_patients_in_any_spelling(tmp_path: Path) -> None:
     write_table(WorkFolder(tmp_path).slides, pd.DataFrame(row), Stamp(stage="check"))
     marks = [
         list(slide_marks(tmp_path, pd.DataFrame({"slide_id": ["set"], "patient_id": [spelling]})).values())
-        for spelling in ("P07", "p7", "P8")
+        for spelling in ("P07", "p7", "P8", "TCGA-02-0001", "7.0")
     ]
     assert marks[0] == marks[1] != marks[2]
+    assert marks[3:] == [["c8cb0a121e77c9aa"], ["c1b2464550df8ba0"]]  # those that bundles of 0.1.0 hold
 
 
 def test_the_report_counts_a_patient_once_and_names_each_spelling() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pathopatch.models.bundle import BLOCK, save_bundle, spec_file
+from pathopatch.models.bundle import BLOCK, CHECK, save_bundle, settings_sha256, spec_file
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 
@@ -46,9 +46,11 @@ def edit_spec(bundle: Path, **changes: Any) -> dict[str, Any]:
 
 
 def edit_both(bundle: Path, **changes: Any) -> None:
-    """Change the contract of a bundle in its file and in the header of the weights, as who makes one would."""
+    """Change the contract of a bundle in its file, its digest and the header of the weights, as who makes one would."""
     spec, weights = edit_spec(bundle, **changes), load_file(bundle / "model.safetensors")
     save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(spec)})
+    check = json.loads((bundle / CHECK).read_text()) | {"settings_sha256": settings_sha256(bundle)}
+    (bundle / CHECK).write_text(json.dumps(check))
 
 
 def as_old_bundle(bundle: Path) -> Path:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_model import edit_spec, made_spec
+from made_model import as_old_bundle, edit_spec, made_spec
 from payload import Touch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -125,7 +125,7 @@ def test_an_edited_spec_is_refused_with_the_difference(bundle, changes, message)
 def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
     old = {"low_percentile": 1.0, "high_percentile": 99.5}
     edit_spec(bundle, intensity=old, onnx=None)  # such a bundle has no graph
-    (bundle / "check.json").unlink()
+    as_old_bundle(bundle)
     with safe_open(bundle / "model.safetensors", framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         header = json.loads(stream.metadata()["pathopatch"])
@@ -142,8 +142,9 @@ def test_an_edited_setting_predicts_only_once_it_is_confirmed(bundle, changes):
     rewrite_check(bundle)
     assert load_model(bundle).spec.model_dump().items() >= changes.items()
     edit_spec(bundle, min_tissue=0.25)
-    (bundle / "check.json").unlink()  # as those of 0.1.0, which hold no digest
-    assert load_model(bundle).spec.min_tissue == 0.25
+    (bundle / "check.json").unlink()  # without its digest no setting could be told from an edited one
+    with pytest.raises(InputMissingError, match=r"no file check\.json"):
+        load_model(bundle)
 
 
 @pytest.mark.slow

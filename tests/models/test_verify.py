@@ -16,7 +16,7 @@ from pathopatch.cli.program import app
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.demo import EXAMPLE_MODEL
 from pathopatch.models import verify
-from pathopatch.models.bundle import record_reliance, rewrite_graph, save_bundle
+from pathopatch.models.bundle import checked_bundle, record_reliance, rewrite_graph, save_bundle
 from pathopatch.models.forward import sample_patches
 from pathopatch.models.loading import load_model, load_network
 from pathopatch.models.networks import build_network
@@ -140,7 +140,7 @@ def test_answers_that_are_nan_are_a_problem(bundle):
     assert "differs by nan" in verify_bundle(bundle, "torch")[0].problem
 
 
-def test_a_new_graph_and_a_record_leave_a_bundle_valid_and_a_changed_one_changed(bundle):
+def test_a_new_graph_and_a_record_leave_a_bundle_valid_and_a_changed_one_changed(bundle, monkeypatch):
     card = bundle / "README.md"
     card.write_text(card.read_text().replace('license: "unknown"', "license: mit"))
     rewrite_graph(bundle, load_network(bundle))
@@ -153,6 +153,12 @@ def test_a_new_graph_and_a_record_leave_a_bundle_valid_and_a_changed_one_changed
     record_reliance(bundle, found)
     assert stated(bundle)["area_reliance"]["verdict"] == "not shown"
     verify_bundle(bundle, "torch")
+    monkeypatch.setattr("pathopatch.models.bundle.model_card", lambda spec: 1 / 0)  # as a disk that fills then
+    with pytest.raises(ZeroDivisionError):
+        record_reliance(bundle, found.model_copy(update={"slides": 8}))
+    checked_bundle(bundle)
+    assert stated(bundle)["area_reliance"]["slides"] == 9
+    monkeypatch.undo()
     edit_spec(bundle, temperature=3.0)
     with pytest.raises(InputCorruptError, match="settings"):
         record_reliance(bundle, found)

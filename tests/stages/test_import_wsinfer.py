@@ -198,7 +198,7 @@ def test_patches_are_resized_by_the_filter_that_the_model_names(tmp_path: Path, 
 
 def test_one_logit_is_the_classs_against_all_else(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "zoo", tiny(1), num_classes=1, class_names=["growth"])
-    spec = import_model(folder, tmp_path / "bundle")
+    spec = import_model(folder, tmp_path / "bundle", tumor_classes=["growth"])
     assert spec.class_names == ("non-tumour", "growth")
     expected = wsinfers_output(folder, images())[:, 0]
     np.testing.assert_allclose(our_probability(tmp_path / "bundle", images()), expected, atol=1e-3)
