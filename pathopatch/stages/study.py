@@ -103,7 +103,7 @@ def run_study(
             raise next(iter(failed.values()))
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
-    finished = sorted(set.intersection(*(set(finished_runs(part)) for part in parts)))
+    finished = sorted(set.intersection(*(set(finished_runs(part)) for part in parts)) - set(untrained))
     table = evaluate_runs(work, finished, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none" and until != "evaluate":
         outcomes += predict_split(study, runs, batch, progress=progress)

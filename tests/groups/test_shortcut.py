@@ -218,3 +218,13 @@ def test_a_sweep_over_no_patch_has_empty_cells_and_no_gap() -> None:
     (first, *_) = sweep_thresholds(none, none.astype(np.float64), none.astype(str))
     assert first["counts"] == [[0, 0], [0, 0]]
     assert (first["gap"], first["gap_low"]) == (None, None)
+
+
+@pytest.mark.parametrize(("rarer", "is_known"), [(1, False), (19, False), (20, True)])
+def test_a_patient_with_stray_patches_of_a_label_does_not_have_both(rarer: int, is_known: bool) -> None:
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(8), 60)
+    is_rarer = np.tile(np.arange(60) < rarer, 8)
+    label = np.where(is_rarer, 1 - who % 2, who % 2)
+    verdict = fraction_only(label, rng.random(len(who)), who.astype(str))["verdict"]
+    assert (verdict != UNKNOWN) == is_known
