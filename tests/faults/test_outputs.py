@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import made_slides as made
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 from made_model import write_model
 
-from pathopatch.core.artefacts import Stamp, read_stamp, read_table, write_table
+from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import BatchOptions, GroupsConfig, PredictConfig, TileConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -202,12 +201,11 @@ def test_stores_of_an_older_schema_are_refused_with_the_command_to_run(folder: P
 def test_tables_that_counted_slivers_as_whole_patches_are_refused(folder: Path) -> None:
     out = folder / "out"
     tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
-    path = out / "patches" / "a.parquet"
-    stamp = read_stamp(path)
-    assert stamp is not None
-    of_slide = {name: value for name, value in stamp.settings["slide"].items() if name != "whole_slide"}
-    old = {**stamp.settings, "slide": of_slide | {"whole_slide_non_tumor": False}}  # as 0.1.0 wrote it
-    write_table(path, read_table(path), replace(stamp, settings=old))
+    metadata, path = out / "slides" / "a.zarr" / "zarr.json", out / "patches" / "a.parquet"
+    content = json.loads(metadata.read_text())
+    content["attributes"]["stamp"]["settings"]["slide"]["whole_slide_non_tumor"] = False  # as 0.1.0 wrote it
+    metadata.write_text(json.dumps(content))
+    write_table(path, pd.read_parquet(path), Stamp.from_dict(content["attributes"]["stamp"]))
     with pytest.raises(StaleArtefactError, match="slivers .*run pathopatch tile MANIFEST -o WORK --force"):
         groups(out)
 
