@@ -22,8 +22,10 @@ from pathopatch.core.version import __version__ as __version__
 # cannot be imported; without it the import of OpenVINO is reported to a server.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ |= {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-_matplotlib = os.path.expanduser(f"{os.environ.get('XDG_CONFIG_HOME') or '~/.config'}/matplotlib")  # noqa: PTH111
-if not any(Path(_matplotlib).glob("*")):  # the user has no styles of their own there
+_matplotlib = "~/.matplotlib"
+if sys.platform.startswith(("linux", "freebsd")):
+    _matplotlib = f"{os.environ.get('XDG_CONFIG_HOME') or '~/.config'}/matplotlib"
+if not any(Path(os.path.expanduser(_matplotlib)).glob("*")):  # noqa: PTH111  # the user has no styles of their own there
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 _IMPORTS = re.findall(r"^from (\S+) import (\w+) as", Path(__file__).with_suffix(".pyi").read_text("utf-8"), re.M)

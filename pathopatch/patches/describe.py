@@ -186,8 +186,8 @@ def describe_slide(
         origins = grid.origins()
         x, y = origins.T
         label = labels_of(*stated.fractions(x, y, grid.extent), patch_px=grid.patch_px, config=config.labels)
-        tissue_fraction = patch_means(analysis.tissue.mask != 0, grid)
-        warnings += tumor_on_glass(x, y, label, tissue_fraction, grid.inside_fractions(origins), extent=grid.extent)
+        shares = patch_means(analysis.tissue.mask != 0, grid), grid.inside_fractions(origins)
+        warnings += tumor_on_glass(x, y, label, *shares, extent=grid.extent, whole_slide=labels.whole_slide)
     return Description(
         slide_id=slide_id,
         slide=slide,

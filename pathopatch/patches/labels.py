@@ -244,16 +244,18 @@ def tumor_on_glass(
     scanned_fraction: NDArray[np.float64],
     *,
     extent: float,
+    whole_slide: str | None = None,
 ) -> list[str]:
     """Return a warning where too many of a slide's tumour patches hold next to no tissue, with their number and place.
 
-    So do labels of which none is on tissue. Patches that are too little scanned for a group do not count. Arrays are of
-    shape (N,); `x`, `y` and `extent`, a patch's side, are level-0 px.
+    So do labels of which none is on tissue. Patches that are too little scanned for a group do not count, nor tumour
+    that no file places, see `LabelSource.whole_slide`. Arrays are of shape (N,); `x`, `y` and `extent`, a patch's side,
+    are level-0 px.
     """
     is_scanned = scanned_fraction >= MIN_SCANNED
     is_glass, is_tumor, is_labelled = (
         tissue_fraction < _GLASS_BELOW,
-        (label == 1) & is_scanned,
+        (label == 1) & is_scanned & (whole_slide is None),
         (label >= 0) & is_scanned,
     )
     remedy = "may be turned, mirrored or shifted, or belong to another slide"

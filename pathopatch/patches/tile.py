@@ -171,7 +171,7 @@ def tile_slide(
         else:
             _log.info("slide %s: tissue is measured again in %d of %d patches", slide_id, len(rows), len(table))
             write = partial(_correct_store, parts=outputs.parts, rows=rows)
-        write = partial(write, source=source, table=table, record=record)
+        write = partial(write, source=source, attributes_of=partial(_attributes, source, table, record, labels))
         return write, lambda store, measured: table.assign(**measured, pixels_checksum=store.pixels_checksum)
 
     result = make_tiles(outputs, prepare)
@@ -288,15 +288,11 @@ def _tumor_masks(stated: SlideLabels, grid: Grid, table: pd.DataFrame) -> Callab
 def _write_store(
     path: Path,
     source: FromSlide,
-    table: pd.DataFrame,
-    record: Mapping[str, Any],
+    attributes_of: Callable[[Measured], dict[str, Any]],
     tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
     progress: Callable[[int, int], None] | None,
 ) -> Measured:
-    """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
-
-    A warning of tumour without tissue joins those of the source.
-    """
+    """Write the store; return the measured columns, which its attributes follow from, see `store_and_measure`."""
     slide, tissue = source.slide, source.tissue
     writer = store_writer(path, source, with_tumor=tumor_mask is not None)
     writer.write_overview(
@@ -307,17 +303,22 @@ def _write_store(
         windows=source.windows,
     )
     measured = store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress)
-    writer.finish(_attributes(source, table, record, measured))
+    writer.finish(attributes_of(measured))
     return measured
 
 
 def _attributes(
-    source: FromSlide, table: pd.DataFrame, record: Mapping[str, Any], measured: Measured
+    source: FromSlide,
+    table: pd.DataFrame,
+    record: Mapping[str, Any],
+    stated: LabelSource | None,
+    measured: Measured,
 ) -> dict[str, Any]:
     """Return the attributes of a slide's store joined by `record`, with a warning of tumour without tissue."""
     x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
     shares = measured["tissue_fraction"], measured["scanned_fraction"]
-    on_glass = tumor_on_glass(x, y, label, *shares, extent=source.grid.extent)
+    whole_slide = None if stated is None else stated.whole_slide
+    on_glass = tumor_on_glass(x, y, label, *shares, extent=source.grid.extent, whole_slide=whole_slide)
     return {**_slide_attributes(source), **record, "warnings": [*source.warnings, *on_glass]}
 
 
@@ -348,8 +349,7 @@ def _rows_to_correct(path: Path, stamp: Stamp, source: FromSlide) -> NDArray[np.
 def _correct_store(
     path: Path,
     source: FromSlide,
-    table: pd.DataFrame,
-    record: Mapping[str, Any],
+    attributes_of: Callable[[Measured], dict[str, Any]],
     parts: tuple[Path, ...],
     rows: NDArray[np.int64],
 ) -> Measured:
@@ -379,7 +379,7 @@ def _correct_store(
         tissue.masks,
         um_per_px=(source.slide.mpp * tissue.scale_x, source.slide.mpp * tissue.scale_y),
         checksums=earlier.attributes["checksums"],
-        attributes={**_attributes(source, table, record, measured), "pixels_checksum": earlier.pixels_checksum},
+        attributes={**attributes_of(measured), "pixels_checksum": earlier.pixels_checksum},
     )
     return measured
 

@@ -13,7 +13,7 @@ from pathopatch.core.input_files import LeftOut, open_regular, walk_files
 from pathopatch.slides.open import open_slide
 from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, is_file, is_folder, is_zarr, split_fragment
 
-_IGNORED = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found"}
+_IGNORED = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found", "system volume information", "$recycle.bin"}
 _LISTS_OF_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the JPEG files and maps of one slide
 _MOST_LIST_BYTES = 2**16
 _DICOM_SIGNATURE_AT, _DICOM_SIGNATURE = 128, b"DICM"

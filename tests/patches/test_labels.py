@@ -53,6 +53,7 @@ def test_tumour_on_glass_is_counted_and_placed() -> None:
     assert tumor_on_glass(many, many, np.ones(20, np.int64), (many > 0) * 1.0, np.ones(20), extent=1.0) == []  # an edge
     slivers = np.array([0.49, 1.0, 0.01, 1.0, 1.0])  # the two on glass overhang the slide by more than half
     assert tumor_on_glass(x, y, label, tissue, slivers, extent=100.0) == []
+    assert tumor_on_glass(x, y, label, tissue, np.ones(5), extent=100.0, whole_slide="all") == []
 
 
 def test_the_mean_over_a_patch_counts_the_overview_pixels_that_it_touches() -> None:

@@ -179,7 +179,36 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
         found[name] = refused(log, allowed=(work, temporary, home / ".cache"))
     assert {name: noted for name, noted in found.items() if noted} == {}
     # Files of native code, which the audit does not see.
-    assert [path.relative_to(home) for path in home.glob("*/*")] == [Path(".cache/pathopatch")]
+    made_there = (path.relative_to(home) for depth in ("*", "*/*") for path in home.glob(depth))
+    assert sorted(map(str, made_there)) == [".cache", ".cache/pathopatch"]
+
+
+def asked_addresses(trace: str) -> set[str]:
+    """Return the addresses that calls in the text of strace name."""
+    return set(re.findall(r'inet_(?:addr\(|pton\(AF_INET6, )"(.*?)"', trace))
+
+
+def test_addresses_of_both_protocols_are_read_from_a_trace() -> None:
+    old = '{sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("192.0.2.1")}'
+    new = '{sa_family=AF_INET6, sin6_flowinfo=htonl(0), inet_pton(AF_INET6, "2001:db8::1", &sin6_addr)}'
+    assert asked_addresses(f"connect(3, {old}, 16) = 0\nconnect(3, {new}, 28) = 0") == {"192.0.2.1", "2001:db8::1"}
+
+
+@pytest.mark.parametrize(
+    ("platform", "folder"), [("linux", ".config/matplotlib"), ("darwin", ".matplotlib"), ("win32", ".matplotlib")]
+)
+def test_own_styles_of_matplotlib_are_kept_on_each_platform(platform: str, folder: str, tmp_path: Path) -> None:
+    code = f"import os, sys; sys.platform = {platform!r}; import pathopatch; print(os.environ.get('MPLCONFIGDIR'))"
+    kept = {name: value for name, value in os.environ.items() if name not in ("XDG_CONFIG_HOME", "MPLCONFIGDIR")}
+    own = {"HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
+
+    def chosen() -> str:
+        return subprocess.check_output([sys.executable, "-c", code], env=kept | own, text=True).strip()
+
+    assert chosen().endswith("matplotlib")
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "matplotlibrc").touch()
+    assert chosen() == "None"
 
 
 @pytest.mark.slow
@@ -192,6 +221,5 @@ def test_native_code_asks_no_server_either(words: str, tmp_path: Path) -> None:
         [*command, sys.executable, "-m", "pathopatch", *words.split()],
         cwd=tmp_path, env=environment, check=True, capture_output=True,
     )  # fmt: skip
-    addresses = re.findall(r"sin6?_addr.*?\"(.*?)\"", (tmp_path / "trace").read_text(encoding="utf-8"))
-    assert set(addresses) <= {"127.0.0.1", "::1"}
+    assert asked_addresses((tmp_path / "trace").read_text(encoding="utf-8")) <= {"127.0.0.1", "::1"}
     assert not (tmp_path / "intel").exists()

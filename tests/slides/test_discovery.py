@@ -148,6 +148,11 @@ def test_what_is_beside_a_slide_and_of_no_use_is_left_out_by_reason(make: Make) 
     }
 
 
+def test_folders_of_the_operating_system_are_passed_over(make: Make) -> None:
+    found = discover([make("s1.tif", "$RECYCLE.BIN/a.tif", "System Volume Information/b.tif", "lost+found/c.tif")])
+    assert (files(found), found.left_out) == ({"s1": "s1.tif"}, ())
+
+
 def test_slides_named_like_masks_stay_slides(make: Make) -> None:
     assert list(files(discover([make("tumor/a.tif", "normal/b.tif", "case_tumor.tif", "one.png")]))) == [
         "case_tumor", "one", "b", "a",

@@ -269,6 +269,9 @@ def test_check_and_tile_say_of_which_slides_the_tumour_lies_on_glass(
         else:
             write_outline(tmp_path / f"{name}.geojson", x=64, y=64 if name == "right" else 320, side=64)
         lines.append(f"{name},{name},{name}.tif,{name}.{'png' if kind == 'mask' else 'geojson'}")
+    if kind == "mask":  # a core that is tumour has glass as well
+        made.write_rgb_pyramid(tmp_path / "core.tif", h_and_e(truth & (np.arange(512) > 99)), mpp=0.5, levels=1)
+        lines.append("core,core,core.tif,all")
     (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "study.toml").write_text(
         '[tile]\npatch_px = 64\nmpp = 0.5\n[tile.labels.annotations]\ntumor = ["Tumor"]\n'

@@ -182,10 +182,10 @@ class Standing(NamedTuple):
 class StandingDecisions:
     """What stands of decisions, brought up to date as rows are added; those of one time are sorted by id.
 
-    Verdicts on slides are about the map: those on the heatmap of this `fingerprint` are compared, by default on that of
-    the slide's decision. Labels of patches are about the tissue. An adjudication gives way to another one, or to a
-    verdict on another heatmap, alone. Whoever settled a dispute weighed the two verdicts named: a reading that repeats
-    one of them opens no new dispute.
+    Of verdicts on slides those on the heatmap of this `fingerprint` are compared; without one, as for training, all,
+    whichever heatmap was shown. Labels of patches are about the tissue. An adjudication gives way to another one, or to
+    a verdict on another heatmap, alone; where that one differs, the dispute is open again. Whoever settled a dispute
+    weighed the two verdicts named: a reading that repeats one of them opens no new dispute.
     """
 
     def __init__(self, rows: Iterable[RecordedDecision] = (), *, fingerprint: str | None = None) -> None:
@@ -231,12 +231,14 @@ class StandingDecisions:
             return Standing(decision, (), (), readers)
         own = {row.reviewer.strip(): row for row in valid if not row.settles}
         readings = tuple(own[name] for name in sorted(own))
-        heatmap = decision.fingerprint if self.fingerprint is None else self.fingerprint
-        comparable = [row for row in readings if is_patch or row.fingerprint == heatmap]
+        is_of_tissue = is_patch or self.fingerprint is None  # whichever heatmap was shown
+        comparable = [row for row in readings if is_of_tissue or row.fingerprint == self.fingerprint]
+        settling = [row for row in valid if row.settles and (is_of_tissue or row.fingerprint == self.fingerprint)]
         verdict_of = {row.id: row.verdict for row in self._rows[decision.subject]}
         weighed: set[str | None] = set()
-        for row in valid:
-            if row.settles and (is_patch or row.fingerprint == heatmap):
+        for row in settling:
+            # One click on a later heatmap must not turn round what was settled.
+            if not is_of_tissue or settling[-1].verdict == decision.verdict:
                 weighed |= {row.verdict, *map(verdict_of.get, row.settled_ids)}
         for one in comparable:
             other = next((row for row in comparable if row.verdict != one.verdict), None)
@@ -419,7 +421,8 @@ def _disputed(disputed: Sequence[Standing]) -> LabelConflictError:
     return LabelConflictError(
         f"reviewers differ, and nobody settled it: {'; '.join([*listed, *more])}",
         place="decisions",
-        remedy="settle each on the review page (Disputed), and export again; or run groups with --disputes leave-out",
+        remedy="settle each on the review page (Disputed), or decide anew on the present map, and export again; "
+        "or run groups with --disputes leave-out",
     )
 
 

@@ -145,7 +145,7 @@ def run_slides(
 
     work = partial(attempt, progress=None if workers.count else progress)
     taken: list[SlideTask[Any]] = []
-    with logged(out, stage, done, slides=len(tasks), deidentified=deidentified) as on_logged:
+    with logged(out, stage, done, slide_ids=[task.slide_id for task in tasks], deidentified=deidentified) as on_logged:
         for task in tasks:
             if task.slide_id in failures:
                 on_logged(fail(task, failures[task.slide_id]))
@@ -328,7 +328,7 @@ def states_by_slide(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 @contextmanager
 def logged(
-    out: Path, stage: str, on_done: Callable[[Outcome], None], *, slides: int, deidentified: bool = False
+    out: Path, stage: str, on_done: Callable[[Outcome], None], *, slide_ids: Sequence[str], deidentified: bool = False
 ) -> Iterator[Callable[[Outcome], None]]:
     """Yield what is to be called after each slide: it writes a line, and calls `on_done`.
 
@@ -369,7 +369,8 @@ def logged(
         )
         on_done(outcome)
 
-    write("begin", stage=stage, slides=slides, version=__version__, host=socket.gethostname(), pid=os.getpid())
+    about = {"version": __version__, "host": socket.gethostname(), "pid": os.getpid()}
+    write("begin", stage=stage, slides=len(slide_ids), **about, slide_ids=list(slide_ids))
     how = "end"
     try:
         yield slide_done

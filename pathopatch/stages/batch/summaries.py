@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,7 @@ class StatusSummary:
 
     table: pd.DataFrame  # a row a slide and stage; columns slide_id, stage, `_COLUMNS`
     counts: pd.DataFrame  # slides by stage (rows) and state (columns)
+    slides: int  # in any stage, with those that are not begun
     outdated: tuple[str, ...] = ()  # what rests on tissue that was measured again since
 
     @property
@@ -157,7 +158,7 @@ class StatusSummary:
         rows = self.table if all_slides or is_few else self.table[~self.table["state"].isin((*FINISHED, "gone"))]
         if len(rows):
             lines += [_columns(rows), ""]
-        lines.append(f"{self.table['slide_id'].nunique() + int(self.counts['not begun'].max()):,} slides")
+        lines.append(f"{self.slides:,} slides")
         for stage, row in self.counts.iterrows():
             states = ", ".join(f"{count:,} {state}" for state, count in row.items() if count)
             patches = self.table.loc[self.table["stage"] == stage, "patches"].sum()
@@ -187,10 +188,12 @@ def status_summary(out: Path) -> StatusSummary:
     ]
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(STATES), fill_value=0)
+    slides = set(table["slide_id"])
     for stage, rows in table.groupby("stage"):
-        underway = rows.loc[rows["state"].isin(("interrupted", "running")), "slide_id"]
-        counts.loc[stage, "not begun"] = _not_begun(out, str(stage), set(underway))
-    return StatusSummary(table=table, counts=counts, outdated=tuple(_outdated(out, table)))
+        waiting = _not_begun(out, str(stage)) - set(rows["slide_id"])  # another process may have begun some
+        counts.loc[stage, "not begun"] = len(waiting)
+        slides |= waiting
+    return StatusSummary(table=table, counts=counts, slides=len(slides), outdated=tuple(_outdated(out, table)))
 
 
 def _state(out: Path, slide_id: str, stage: str, state: str, code: str) -> str:
@@ -209,21 +212,24 @@ def is_gone(entry: Mapping[str, Any]) -> bool:
     paths = [
         str(text) if os.path.lexists(str(text)) else split_fragment(str(text)).path for text in entry.get("files", ())
     ]
-    return any(not os.path.lexists(path) and Path(path).parent.is_dir() for path in paths)
+    # The folder that a drive is mounted on is there without the drive, and empty.
+    return any(not os.path.lexists(path) and any(Path(path).parent.glob("*")) for path in paths)
 
 
-def _not_begun(out: Path, stage: str, underway: Collection[str]) -> int:
-    """Return how many slides of the last run are still to be begun; none if it has ended, or its log is gone."""
+def _not_begun(out: Path, stage: str) -> set[str]:
+    """Return the slides that the last run did not come to; none if it has ended, or its log is gone."""
     logs = sorted((out / LOGS).glob(f"{stage}-*.jsonl"))
-    begun, slides = set(underway), 0
-    for line in logs[-1].read_text(encoding="utf-8").splitlines() if logs else ():
-        with suppress(ValueError):  # a line that was cut
+    waiting: set[str] = set()
+    for line in logs[-1].read_text(encoding="utf-8", errors="replace").splitlines() if logs else ():
+        with suppress(ValueError, KeyError, TypeError):  # a line that was cut, or that another program wrote
             event = json.loads(line)
-            slides = event.get("slides", slides)
-            begun |= {event["slide_id"]} if event["event"] == "slide" else set()
-            if event["event"] == "end":
-                return 0
-    return max(0, slides - len(begun))
+            if event["event"] == "begin":
+                waiting = set(event["slide_ids"])
+            elif event["event"] == "slide":
+                waiting.discard(event["slide_id"])
+            elif event["event"] == "end":
+                return set()
+    return waiting
 
 
 def _outdated(out: Path, table: pd.DataFrame) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -72,6 +73,32 @@ def test_a_cohort_all_rejected_or_disputed_is_refused() -> None:
         apply_decisions(patches(), rows(*both, *third))
     with pytest.raises(InputUnsupportedError, match="all 3 slides were rejected or are disputed"):
         apply_decisions(patches(), rows(*both, *third), leave_out_disputed=True)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "disputed"),
+    [
+        ("Ada reject A, Bo accept B", True),
+        ("Bo accept A, Ada reject B", True),
+        ("Ada reject A, Bo accept A, Bo accept B", True),
+        ("Ada reject A, Bo accept A, Ada accept B", False),
+        ("Ada reject A, Bo accept A, Cy accept A settles, Bo accept B", False),
+        ("Ada reject A, Bo accept A, Cy reject A settles, Bo accept B", True),
+        ("Ada reject A, Bo accept A, Cy reject A settles, Bo accept B, Cy accept B settles", False),
+    ],
+)
+def test_a_verdict_on_another_map_leaves_a_dispute_open(verdicts: str, disputed: bool) -> None:
+    told = [words.split() for words in verdicts.split(", ")]
+    plain = rows(*(("a", None, verdict, name) for name, verdict, *_ in told))
+    decisions = [
+        replace(row, fingerprint=words[2], settles="1 2" if words[3:] else "")
+        for row, words in zip(plain, told, strict=True)
+    ]
+    if disputed:
+        with pytest.raises(LabelConflictError, match=r"slide a .*decide anew on the present map"):
+            apply_decisions(patches(), decisions)
+    else:
+        assert apply_decisions(patches(), decisions).summary["accepted"] == ["a"]
 
 
 def test_a_disputed_patch_of_a_rejected_slide_goes_with_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,12 +79,21 @@ def test_a_killed_run_is_told_with_all_its_slides(tmp_path: Path, said: Callable
     update_status(tmp_path, "s001", "predict", {"state": "running"})
     log = tmp_path / "logs" / "predict-20261201T000000000Z-1.jsonl"
     log.parent.mkdir()
-    log.write_text('{"event": "begin", "slides": 8}\n{"event": "slide", "slide_id": "s000"}\n{"event": "sl')
+    begin = json.dumps({"event": "begin", "slide_ids": [f"s{number:03d}" for number in range(8)]})
+    odd = '5\n[]\n"begin"\n{"event": "begin"}\n{"event": "slide", "slide_id": []}\n'
+    log.write_bytes(f'{begin}\n{odd}{{"event": "slide", "slide_id": "s000"}}\n{{"event": "sl'.encode() + b"\xc3")
     output = said("status", tmp_path, code=3).out
     assert "\n8 slides\npredict: 1 done, 1 interrupted, 6 not begun; 30 patches\n" in output
+    # Another process that shares the slides finished some, another stage all, and an earlier run another slide.
+    for slide in ("s005", "s006", "other"):
+        update_status(tmp_path, slide, "predict", DONE)
+    for number in range(8):
+        update_status(tmp_path, f"s{number:03d}", "tile", DONE)
+    output = said("status", tmp_path, code=3).out
+    assert "\n9 slides\npredict: 4 done, 1 interrupted, 4 not begun; 120 patches\ntile: 8 done; " in output
     with log.open("a") as file:
         file.write('\n{"event": "end"}\n')
-    assert "\n2 slides\npredict: 1 done, 1 interrupted; 30 patches\n" in said("status", tmp_path, code=3).out
+    assert "\n9 slides\npredict: 4 done, 1 interrupted; 120 patches\n" in said("status", tmp_path, code=3).out
 
 
 def test_a_failed_slide_whose_file_was_removed_is_gone_until_clean(tmp_path: Path, said: Callable) -> None:
@@ -91,16 +101,20 @@ def test_a_failed_slide_whose_file_was_removed_is_gone_until_clean(tmp_path: Pat
     slide, absent = tmp_path / "slides" / "a.tif", tmp_path / "unmounted" / "b.tif"
     slide.parent.mkdir()
     slide.touch()
+    (slide.parent / "other.tif").touch()
+    mounted = tmp_path / "mounted" / "b.tif"
+    mounted.parent.mkdir()
     update_status(tmp_path, "a", "predict", {**FAILED, "files": [f"{slide}#page=1"]})
     assert "1 done, 1 failed" in said("status", tmp_path, code=3).out
     slide.unlink()
     assert "1 done, 1 gone" in said("status", tmp_path).out
-    # Where the folder is gone too, its drive may be away; and a path that never led to a file is wrong.
+    # Where the folder is gone too or empty, its drive may be away; a path that never led to a file is wrong.
     update_status(tmp_path, "b", "predict", {**FAILED, "files": [str(absent)]})
+    update_status(tmp_path, "d", "predict", {**FAILED, "files": [str(mounted)]})
     update_status(tmp_path, "c", "predict", {"state": "failed", "code": "INPUT_MISSING", "files": [str(slide)]})
-    assert "1 done, 2 failed, 1 gone" in said("status", tmp_path, code=3).out
+    assert "1 done, 3 failed, 1 gone" in said("status", tmp_path, code=3).out
     assert "1 removed" in said("clean", tmp_path).out
-    assert "1 done, 2 failed;" in said("status", tmp_path, code=3).out
+    assert "1 done, 3 failed;" in said("status", tmp_path, code=3).out
 
 
 def test_a_folder_where_nothing_was_done_is_an_error(tmp_path: Path, said: Callable) -> None:
