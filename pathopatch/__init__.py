@@ -21,7 +21,8 @@ from pathopatch.core.version import __version__ as __version__
 # before any of them: the program, its workers and other people's code. OpenVINO takes its own stub for a module that
 # cannot be imported; without it the import of OpenVINO is reported to a server.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-os.environ |= {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+_telemetry = ("NO_ALBUMENTATIONS_UPDATE", "HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+os.environ |= dict.fromkeys(_telemetry, "1")
 _matplotlib = "~/.matplotlib"
 if sys.platform.startswith(("linux", "freebsd")):
     _matplotlib = f"{os.environ.get('XDG_CONFIG_HOME') or '~/.config'}/matplotlib"

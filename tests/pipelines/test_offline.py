@@ -183,6 +183,16 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
     assert sorted(map(str, made_there)) == [".cache", ".cache/pathopatch"]
 
 
+def test_onnxruntime_writes_no_id_of_this_machine(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    }
+    own = {"HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, "-c", "import pathopatch, onnxruntime"], env=kept | own, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def asked_addresses(trace: str) -> set[str]:
     """Return the addresses that calls in the text of strace name."""
     return set(re.findall(r'inet_(?:addr\(|pton\(AF_INET6, )"(.*?)"', trace))
