@@ -25,7 +25,7 @@ SAME_FACTOR = 1e-5
 """Factors this close to 1 move a pixel of a 4096 px patch by 0.04 px, and nothing is resampled."""
 # Levels hold what the scanner made of its pixels, and a patch begins on a whole px of its level. On CMU-1-Small-Region
 # at 4 um/px a model's probabilities moved by up to .21 at a factor of 1, .09 at 2, .06 at 4 and not at 8; reading a
-# patch of 256 px took 6, 2, 10 and 40 ms, a network of that size 30. Measured by tests/benchmarks/levels.py.
+# patch of 256 px took 6, 2, 10 and 40 ms, a network of that size 30. Measured by pipelines/bench/levels.py.
 EXACT_READ_FACTOR = 4.0
 """How many times finer than the target a level may be to be preferred to coarser ones, see `level_for`."""
 

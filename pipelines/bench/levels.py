@@ -1,6 +1,6 @@
 """Measure the loss of reading a slide through coarser levels; print a table for a slide and an RGB model.
 
-``python tests/benchmarks/levels.py SLIDE --model BUNDLE`` writes the slide's finest level as pyramids of 2 x 2 means,
+``python pipelines/bench/levels.py SLIDE --model BUNDLE`` writes the slide's finest level as pyramids of 2 x 2 means,
 lossless and as JPEG, and reads them at the model's scale. Each row is held against reading the finest level.
 """
 
