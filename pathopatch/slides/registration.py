@@ -24,10 +24,11 @@ from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.stack import Offsets
 
-# The highest peak over the highest one elsewhere. Unrelated channels gave at most 2.5 (a few outlines on dark ground,
-# whose peaks stand out from the surface by 20 standard deviations) and 1.6 (real slides, mirrored ones); true shifts
-# 2.9 and 3.3 (collagen of two microscopes), most 5 to 16.
-_LEAST_CONFIDENCE = 2.8
+# The highest peak within reach over the highest one elsewhere. True shifts gave at least 2.0 (collagen of two
+# microscopes, 38 px apart), most 5 to 16; unrelated real slides and mirrored ones at most 1.6. A few outlines on dark
+# ground gave up to 2.5, at moves of a fourth of the image: channels of one slide lie nearer to each other.
+_LEAST_CONFIDENCE = 2.0
+_REACH = 1 / 8  # of the shorter side
 _ELSEWHERE_PX = 8  # from the highest peak: a peak's own slope ends before
 _LONGEST_PX = 2048  # of the overview; larger ones cost much and gain little, since windows follow
 _SMALLEST_PX = 32
@@ -139,7 +140,8 @@ def _shift(
 ) -> tuple[float, float, float]:
     """Return the most confident shift (x, y) of the other views against the first, level-0 px, and its confidence."""
     pairs = [(i, j) for i in range(len(ones)) for j in range(len(others))]
-    peaks = [_peak(_correlation(one_edges[i], other_edges[j])) for i, j in pairs]
+    reach_px = _REACH * min(one_edges[0].shape)
+    peaks = [_peak(_correlation(one_edges[i], other_edges[j]), reach_px=reach_px) for i, j in pairs]
     best = max(range(len(pairs)), key=lambda number: peaks[number][2])
     (i, j), (x, y, confidence) = pairs[best], peaks[best]
     x, y = x * scales[0], y * scales[1]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_model import edit_both, edit_spec, stated, write_model
+from made_model import edit_both, edit_spec, redigest, stated, write_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -64,6 +64,7 @@ print(time.process_time() - began, peak_kib / 2**20)
 def test_a_small_bundle_of_a_giant_network_is_refused_before_its_memory(bundle: Path) -> None:
     without_graph(bundle)
     edit_both(bundle, architecture="vit_7b_patch16_dinov3")
+    redigest(bundle)
     done = subprocess.run([sys.executable, "-c", _GIANT, str(bundle)], capture_output=True, text=True, check=True)
     message, figures = done.stdout.splitlines()
     seconds, gib = map(float, figures.split())
@@ -92,10 +93,12 @@ def test_absurd_sizes_in_a_bundle_are_refused_by_name(changes: dict[str, Any], s
     with_graph = bundle.parent / "with-graph"
     shutil.copytree(bundle, with_graph)
     edit_both(with_graph, **changes)
+    redigest(with_graph)
     with pytest.raises(CheckpointIncompatibleError, match=f"{said}|was made for"):
         load_model(with_graph)
     without_graph(bundle)
     edit_both(bundle, **changes)
+    redigest(bundle)
     with pytest.raises(CheckpointIncompatibleError, match=said) as caught:
         load_model(bundle, device="cpu")
     assert len(str(caught.value)) < 2000

@@ -46,9 +46,13 @@ def edit_spec(bundle: Path, **changes: Any) -> dict[str, Any]:
 
 
 def edit_both(bundle: Path, **changes: Any) -> None:
-    """Change the contract of a bundle in its file, its digest and the header of the weights, as who makes one would."""
+    """Change the contract of a bundle in its file and in the header of the weights, as who makes one would."""
     spec, weights = edit_spec(bundle, **changes), load_file(bundle / "model.safetensors")
     save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(spec)})
+
+
+def redigest(bundle: Path) -> None:
+    """Make the digest in a bundle's check that of its settings, as who makes one would."""
     check = json.loads((bundle / CHECK).read_text()) | {"settings_sha256": settings_sha256(bundle)}
     (bundle / CHECK).write_text(json.dumps(check))
 
