@@ -28,12 +28,12 @@ ENCODER, ENCODED = "lunit-s16", 6  # slides: an encoder takes long on a processo
 
 
 def draw_slide(folder: Path, slide_id: str, tissue: np.ndarray) -> None:
-    """Write a slide whose patches are tissue from their top down to a fraction; its left half is tumour."""
+    """Write a slide whose patches are tissue from their top down to a fraction; its first three columns are tumour."""
     rows = np.arange(SIDE_PX)[None, :] < (tissue * SIDE_PX).round()[:, None]
     bars = rows.reshape(HEIGHT, WIDTH, SIDE_PX).transpose(0, 2, 1).reshape(HEIGHT * SIDE_PX, WIDTH)
     is_tissue = np.repeat(bars, SIDE_PX, axis=1)
     write_rgb_pyramid(folder / "slides" / f"{slide_id}.tif", h_and_e(is_tissue), mpp=0.5, levels=1)
-    is_tumour = np.arange(is_tissue.shape[1]) < is_tissue.shape[1] / 2
+    is_tumour = np.arange(is_tissue.shape[1]) < 3 * SIDE_PX
     write_mask(folder / "masks" / f"{slide_id}.png", np.broadcast_to(is_tumour, is_tissue.shape))
 
 
