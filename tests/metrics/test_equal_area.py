@@ -1,0 +1,163 @@
+"""AUROC at equal area against loops over all pairs and all resamples, and its laws."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.metrics import auroc, auroc_at_equal_area, bootstrap_by_patient, equal_area_draws
+from pathopatch.metrics.bootstrap import interval
+from pathopatch.metrics.equal_area import _count_below
+
+
+def drawn_set(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    """Patches with ties of scores and of areas, some without an answer, in up to four folds."""
+    by_grid = rng.integers(0, 101, n) / 100
+    return {
+        "score": rng.integers(0, 1 + int(rng.integers(1, 12)), n) - 3.5,
+        "label": rng.integers(0, 2, n),
+        "fraction": by_grid if rng.random() < 0.5 else rng.random(n) ** rng.integers(1, 4),
+        "stratum": rng.integers(0, rng.integers(1, 5), n),
+        "answered": rng.random(n) > rng.choice([0, 0.2]),
+    }
+
+
+def looped(score, label, fraction, stratum, answered):  # type: ignore[no-untyped-def]
+    """Return wins and pairs by tenth of the mean area, wins and pairs among answered patches, and who has a partner."""
+    won, pairs, of_answered, partnered = np.zeros(10), np.zeros(10), np.zeros(2), set()
+    for i in np.flatnonzero(label == 1):
+        for j in np.flatnonzero(label == 0):
+            if stratum[i] != stratum[j] or abs(fraction[i] - fraction[j]) > 0.02 + 1e-9:
+                continue
+            win = float(score[i] > score[j]) + 0.5 * float(score[i] == score[j])
+            is_answered = answered[i] and answered[j]
+            tenth = min(int(10 * ((fraction[i] + fraction[j]) / 2 + 1e-9)), 9)
+            won[tenth] += win * is_answered
+            pairs[tenth] += 1
+            of_answered += is_answered * np.array([win, 1])
+            partnered.add(i)
+    return won, pairs, of_answered, len(partnered)
+
+
+def test_it_equals_the_loop_over_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        patches = drawn_set(rng, int(rng.integers(2, 60)))
+        won, pairs, of_answered, partnered = looped(**patches)
+        found = auroc_at_equal_area(**patches)
+        assert found.pairs == pairs.sum()
+        with np.errstate(invalid="ignore"):
+            tenths, value, answered = won / pairs, won.sum() / pairs.sum(), of_answered[0] / of_answered[1]
+        np.testing.assert_allclose(found.tenths, tenths, rtol=0, atol=1e-12)
+        known = tenths[pairs > 0]
+        expected = [value, answered, known.mean() if len(known) else math.nan]
+        np.testing.assert_allclose([found.value, found.answered, found.even], expected, rtol=0, atol=1e-12)
+        positives = int(patches["label"].sum())
+        assert found.partnered == pytest.approx(partnered / positives if positives else math.nan, nan_ok=True)
+
+
+def test_the_draws_are_those_of_the_value_on_resampled_units() -> None:
+    rng = np.random.default_rng(1)
+    patches = drawn_set(rng, 200)
+    unit = rng.integers(0, 15, 200).astype(str)  # of several folds each, so within and between units and folds
+
+    def value(index: np.ndarray) -> float:
+        return auroc_at_equal_area(**{name: each[index] for name, each in patches.items()}).value
+
+    by_hand = bootstrap_by_patient(value, unit, resamples=60, seed=3)
+    draws = equal_area_draws(**patches, unit=unit, resamples=60, seed=3)
+    assert interval(draws) == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_units_merged_at_random_give_the_same_spread() -> None:
+    rng = np.random.default_rng(2)
+    n, unit = 6000, np.repeat(np.arange(1500), 4)
+    label = rng.integers(0, 2, n)
+    score = label + rng.normal(0, 1.5, n) + np.repeat(rng.normal(0, 1, 1500), 4)
+    fraction = np.full(n, 0.5)  # all patches are partners, so the ordinary AUROC is the same number
+    low, high = interval(equal_area_draws(score, label, fraction, unit))
+    expected = bootstrap_by_patient(lambda index: auroc(score[index], label[index]), unit, resamples=300)
+    assert (high - low) == pytest.approx(expected[1] - expected[0], rel=0.15)
+
+
+def test_the_interval_covers_the_truth() -> None:
+    rng, n_units, covered = np.random.default_rng(4), 40, 0
+    unit = np.repeat(np.arange(n_units), 10)
+    truth = 0.7602499  # Phi(1 / sqrt(2)): normal scores one standard deviation apart
+    for _ in range(100):
+        label, fraction = rng.integers(0, 2, 400), rng.integers(0, 5, 400) / 10
+        score = rng.normal(0, 1, 400) + label + 5 * fraction
+        low, high = interval(equal_area_draws(score, label, fraction, unit, resamples=200))
+        covered += low <= truth <= high
+    assert 88 <= covered <= 99
+
+
+def test_an_offset_by_area_and_a_monotone_change_are_not_seen() -> None:
+    rng = np.random.default_rng(5)
+    label, fraction = rng.integers(0, 2, 300), rng.integers(0, 8, 300) / 8
+    score = label + rng.normal(0, 1, 300)
+    value = auroc_at_equal_area(score, label, fraction).value
+    assert auroc_at_equal_area(score + 100 * fraction, label, fraction).value == value
+    assert auroc_at_equal_area(np.exp(3 * score) - 7, label, fraction).value == value
+    assert auroc(score + 100 * fraction, label) != pytest.approx(value, abs=0.02)
+
+
+def test_area_alone_reaches_its_floor_and_no_more() -> None:
+    rng = np.random.default_rng(6)
+    label = rng.integers(0, 2, 3000)
+    fraction = np.clip(0.3 + 0.3 * label + rng.normal(0, 0.2, 3000), 0, 1)
+    floor = auroc_at_equal_area(fraction, label, fraction).value
+    assert 0.5 < floor < 0.56 < 0.8 < auroc(fraction, label)
+    assert auroc_at_equal_area(fraction**3, label, fraction).value == floor
+    assert auroc_at_equal_area(-fraction, label, fraction).value == pytest.approx(1 - floor, abs=0.01)
+    assert auroc_at_equal_area(np.rint(fraction), label, fraction).value == pytest.approx(0.5, abs=floor - 0.5)
+
+
+def test_without_a_pair_it_is_unknown() -> None:
+    apart = auroc_at_equal_area([1.0, 0.0], [1, 0], [0.2, 0.8])
+    assert (apart.pairs, apart.partnered) == (0, 0)
+    assert np.isnan([apart.value, apart.even, apart.answered, *apart.tenths]).all()
+    other_fold = auroc_at_equal_area([1.0, 0.0], [1, 0], [0.2, 0.2], stratum=["a", "b"])
+    assert (other_fold.pairs, other_fold.partnered) == (0, 0)
+    of_one_label = auroc_at_equal_area([1.0, 0.0], [0, 0], [0.2, 0.2])
+    assert of_one_label.pairs == 0
+    assert math.isnan(of_one_label.partnered)
+    assert np.isnan(equal_area_draws([1.0, 0.0], [1, 0], [0.2, 0.2], ["a", "a"], resamples=3)).all()
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputUnsupportedError):
+        auroc_at_equal_area([1.0, 0.0], [1, 0, 0], [0.2, 0.2, 0.2])
+    with pytest.raises(InputUnsupportedError):
+        auroc_at_equal_area([1.0, 0.0], [1, 2], [0.2, 0.2])
+    with pytest.raises(InputUnsupportedError):
+        auroc_at_equal_area([1.0, 0.0], [1, 0], [0.2, 20.0])
+    for score, fraction in (([np.nan, 0.0], [0.2, 0.2]), ([1.0, 0.0], [0.2, np.nan])):
+        with pytest.raises(NonFiniteError):
+            auroc_at_equal_area(score, [1, 0], fraction)
+    # Without an answer there may be no score.
+    assert auroc_at_equal_area([np.nan, 0.0], [1, 0], [0.2, 0.2], answered=[False, True]).value == 0
+
+
+def test_ranks_below_a_limit_are_counted_in_any_range() -> None:
+    rng = np.random.default_rng(7)
+    for n in (1, 2, 7, 8, 33):
+        rank = rng.permutation(n)
+        first, end, limit = np.array([(i, j, k) for i in range(n + 1) for j in range(i, n + 1) for k in range(n + 1)]).T
+        expected = [(rank[i:j] < k).sum() for i, j, k in zip(first, end, limit, strict=True)]
+        assert _count_below(rank, first, end, limit).tolist() == expected
+
+
+@pytest.mark.slow
+def test_a_million_patches_take_seconds() -> None:
+    rng = np.random.default_rng(8)
+    label = rng.integers(0, 2, 1_000_000)
+    score = label + rng.normal(0, 1, 1_000_000)
+    start = time.process_time()
+    found = auroc_at_equal_area(score, label, rng.random(1_000_000))
+    assert time.process_time() - start < 5
+    assert found.value == pytest.approx(0.7602499, abs=0.002)
