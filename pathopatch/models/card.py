@@ -75,6 +75,7 @@ _MEASURES = (
     ("gba", "group-balanced accuracy"),
     ("cba", "class-balanced accuracy"),
     ("average", "accuracy"),
+    ("equal_area", "AUROC at equal area"),
 )
 _LOSSES = {"nll": "negative log-likelihood", "nll_at_one": "the same with temperature 1"}
 _UNKNOWN = "not known"

@@ -147,6 +147,8 @@ def fit_arrays(
             needs_groups=any(needs_groups(phase) for phase in phases),
             needs_attribute=any(phase.needs_val_attribute for phase in phases),
             shape=(n_classes, n_attributes),
+            select=config.select,
+            seed=config.seed,
         )
     check_phases(phases, train, validation, config, n_classes=n_classes)
     if intervenes(phases, config) and (validation.select is None or not config.tune_threshold):

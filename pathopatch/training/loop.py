@@ -52,6 +52,7 @@ from pathopatch.training.selection import (
 )
 
 _LOADERS_ON_GPU = 4
+_MEASURES = ("wga", "wga_at_zero", "gba", "equal_area", "nll")  # of each validation pass, in the history
 Augment = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
 """Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to augmented patches."""
 StepCallback = Callable[[int, int, dict[str, float]], None]
@@ -297,12 +298,13 @@ def evaluate(run: Run, phase: Phase, state: State) -> bool:
             logits,
             run.val.label[index],
             run.val.attribute[index],
+            run.val.tissue_fraction[index],
             tune_threshold=run.config.tune_threshold,
             sensitivity=run.config.sensitivity,
             judged=None if run.judged is None else run.judged[index],
         )
         run.shown.update({f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba")})
-    row |= {f"val_{name}": measures.get(name) for name in ("wga", "wga_at_zero", "gba", "nll")} | state.report
+    row |= {f"val_{name}": measures.get(name) for name in _MEASURES} | state.report
     state.history = [*state.history, row]
     new_score = [float(state.step)] if rule == "last" else score(measures, rule)
     if not state.best or new_score > state.best["score"]:  # of equals the first stays

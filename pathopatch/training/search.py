@@ -46,7 +46,7 @@ _TWO_VALUES_S = 2.0
 FOLDER, JOURNAL = "search", "trials.journal"
 NUMBER, DIVERGED = "trial", "diverged"
 """Attributes of a finished trial: its number in the search, and how it diverged, if it did."""
-MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high")), "wga_at_zero")
+MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high")), "wga_at_zero", "equal_area")
 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
@@ -251,9 +251,9 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
 
     trial; learning_rate, weight_decay, c, beta, and what else was searched; s = c (beta + 1), NaN where it is not
     searched; ``value``, by which trials are compared; ``wga`` and ``gba`` of the picked weights on all validation
-    patches at the decision threshold that these choose, with their 95 % intervals, and ``wga_at_zero`` at 0 (NaN for
-    trials that did not end); ``likelihood``, which settles ties of value and GBA; ``step``, at which the weights were
-    picked; ``steps``, taken; ``state``: complete or diverged; ``won``.
+    patches at the decision threshold that these choose, with their 95 % intervals, ``wga_at_zero`` at 0, and
+    ``equal_area`` (NaN for trials that did not end); ``likelihood``, which settles ties of value and GBA; ``step``, at
+    which the weights were picked; ``steps``, taken; ``state``: complete or diverged; ``won``.
     """
     best = winning_trial(study).user_attrs[NUMBER]
     rows: list[dict[str, Any]] = []

@@ -16,6 +16,7 @@ from pathopatch import metrics
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.metrics.bootstrap import interval, resampled_multinomial
+from pathopatch.metrics.equal_area import auroc_at_equal_area
 from pathopatch.models.forward import append_mask
 from pathopatch.models.runtime.torch_runtime import predict_logits
 from pathopatch.training.dataset import PatchSet
@@ -112,6 +113,22 @@ def validation_measures(
     }
 
 
+def equal_area(
+    logits: NDArray[np.float64],
+    label: NDArray[np.int64],
+    fraction: NDArray[np.float64],
+    *,
+    judged: NDArray[np.bool_] | None = None,
+) -> float:
+    """Return AUROC at equal area of logits (N, K), of which patches that are not `judged` (N,) lose every pair.
+
+    NaN with more than two classes, where a tissue fraction is not known, and where no two patches make a pair.
+    """
+    if logits.shape[1] != 2 or not np.isfinite(fraction).all():
+        return float("nan")
+    return auroc_at_equal_area(logits[:, 1] - logits[:, 0], label, fraction, answered=judged).value
+
+
 def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which patches (N,) have an attribute; all of them if none has one."""
     known = attribute >= 0
@@ -134,6 +151,7 @@ def criterion(
     logits: NDArray[np.float64],
     label: NDArray[np.int64],
     attribute: NDArray[np.int64],
+    fraction: NDArray[np.float64],
     *,
     tune_threshold: bool,
     sensitivity: float | None = None,
@@ -141,17 +159,18 @@ def criterion(
 ) -> dict[str, float]:
     """Return the measures by which checkpoints and trials are compared, at the threshold that these logits choose.
 
-    Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``; ``cba`` is at 0, since it
-    picks phases of which the next one reads probabilities. Patches that are not `judged` (N,) count as wrong. Threshold
-    and likelihood are of the others.
+    Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``, and `equal_area`, which has
+    no threshold; ``cba`` is at 0, since it picks phases of which the next one reads probabilities. `fraction` (N,) is
+    the tissue fraction. Patches that are not `judged` (N,) count as wrong. Threshold and likelihood are of the others.
     """
     answers = (logits, label, attribute) if judged is None else (logits[judged], label[judged], attribute[judged])
     threshold, _ = fitted_threshold(*answers, tune_threshold=tune_threshold, sensitivity=sensitivity)
+    area = equal_area(logits, label, fraction, judged=judged)
     at_zero = validation_measures(counted_wrong(logits, label, judged, 0), label, attribute)
     logits = counted_wrong(logits, label, judged, threshold)
     measures = validation_measures(logits, label, attribute, threshold=threshold)
-    likelihood = nll(*answers[:2])
-    return measures | {"wga_at_zero": at_zero["wga"], "cba": at_zero["cba"], "nll": likelihood}
+    further = {"equal_area": area, "nll": nll(*answers[:2])}
+    return measures | {"wga_at_zero": at_zero["wga"], "cba": at_zero["cba"], **further}
 
 
 def score(measures: Mapping[str, float], rule: str) -> list[float]:
@@ -187,18 +206,34 @@ def fitted_threshold(
 
 
 def check_validation(
-    val: PatchSet | None, *, needs_groups: bool, needs_attribute: bool = False, shape: tuple[int, int] = (2, 2)
+    val: PatchSet | None,
+    *,
+    needs_groups: bool,
+    needs_attribute: bool = False,
+    shape: tuple[int, int] = (2, 2),
+    select: str = "wga",
+    seed: int = 0,
 ) -> None:
     """Refuse validation patches by which nothing can be selected.
 
     `needs_groups`: the method needs all groups of a binary attribute; otherwise, and where there are more values or
     none is known, those that are there do. `shape`: classes and attribute values of training and validation together.
+    `select` and `seed` are those of `TrainConfig`: AUROC at equal area needs pairs of patches.
     """
     if val is None or len(val) == 0:
         raise GroupEmptyError(
             "no labelled validation patches to select a checkpoint by",
             place="split 'val'",
             remedy="give patients of the manifest the split 'val', or set [train] select = 'last'",
+        )
+    index = sample_each_group(val, seed=seed)  # the patches of each validation pass
+    area = equal_area(np.zeros((len(index), shape[0])), val.label[index], val.tissue_fraction[index])
+    if select == "equal_area" and np.isnan(area):
+        raise InputUnsupportedError(
+            "AUROC at equal area is not known: no tumour and non-tumour patch have nearly the same tissue fraction, a "
+            "fraction is not known, or there are more than two classes",
+            place="split 'val'",
+            remedy="set [train] select, or [tune] objective, to 'wga'",
         )
     if needs_attribute and not (val.attribute >= 0).any():
         raise InputUnsupportedError(
@@ -251,9 +286,11 @@ def choose_threshold(
         own_logits, own_label, own_attribute, tune_threshold=tune_threshold, sensitivity=sensitivity
     )
     at_zero = validation_measures(counted_wrong(logits, val.label, judged, 0), val.label, val.attribute)
+    area = equal_area(logits, val.label, val.tissue_fraction, judged=judged)
     logits = counted_wrong(logits, val.label, judged, threshold)
     temperature = best_temperature(own_logits, own_label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
+    validation |= {"equal_area": area} if np.isfinite(area) else {}
     validation |= {f"{name}_at_zero": value for name, value in at_zero.items()}
     validation |= {"nll": nll(own_logits / temperature, own_label), "nll_at_one": nll(own_logits, own_label)}
     validation["is_threshold_tuned"] = chosen_for != "none"

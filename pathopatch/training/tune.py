@@ -231,7 +231,8 @@ class TrialRunner:
         else:
             # Of all validation patches, at the threshold that they choose: what the report will show.
             value, likelihood = result.validation[self.search.objective], -result.validation["nll_at_one"]
-            attributes |= {name: result.validation[name] for name in MEASURES} | {"likelihood": likelihood}
+            attributes |= {name: result.validation[name] for name in MEASURES if name in result.validation}
+            attributes |= {"likelihood": likelihood}
             attributes |= {"step": result.step, "steps": steps_of_trial(settings)}
         record = create_trial(
             value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes

@@ -60,9 +60,11 @@ def test_patches_that_are_not_judged_count_as_wrong_and_move_no_temperature():
     assert choice.temperature == best_temperature(*own)
     held = choose_threshold(logits, eight, tune_threshold=True, sensitivity=0.9, judged=judged)
     assert 2 < held.threshold < 3  # all tumour that is judged, and not one below it
-    measures = criterion(logits, eight.label, eight.attribute, tune_threshold=True, judged=judged)
+    measures = criterion(
+        logits, eight.label, eight.attribute, eight.tissue_fraction, tune_threshold=True, judged=judged
+    )
     assert (measures["wga"], measures["wga_at_zero"], measures["nll"]) == (0.5, 0.0, nll(*own))
-    assert criterion(logits, eight.label, eight.attribute, tune_threshold=True)["wga"] == 1
+    assert criterion(logits, eight.label, eight.attribute, eight.tissue_fraction, tune_threshold=True)["wga"] == 1
 
 
 def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
@@ -232,7 +234,7 @@ def test_checkpoints_are_compared_at_the_threshold_that_is_reported():
     # A biased network ranks patches perfectly, but puts all above 0; a fair one is right at 0 for three of four.
     biased, fair = MARGIN, np.array([-1.0, 1.0, 2.0, 3.0])
     measures = [
-        criterion(np.stack([0 * z, z], axis=1), FOUR.label, FOUR.attribute, tune_threshold=tune)
+        criterion(np.stack([0 * z, z], axis=1), FOUR.label, FOUR.attribute, FOUR.tissue_fraction, tune_threshold=tune)
         for tune in (True, False)
         for z in (biased, fair)
     ]
@@ -242,6 +244,39 @@ def test_checkpoints_are_compared_at_the_threshold_that_is_reported():
     assert (score(measures[0], "wga") < score(measures[1], "wga")) == (measures[0]["nll"] > measures[1]["nll"])
 
 
+def test_equal_area_compares_checkpoints_without_a_threshold():
+    # At either area the biased network ranks one pair right, the fair one both; an offset by area moves neither.
+    area = np.array([0.2, 0.8, 0.2, 0.8])
+    biased, fair = np.array([-1.0, 3.0, 1.0, 2.0]), np.array([-3.0, 1.0, -2.0, 2.0])
+    rows = [
+        criterion(np.stack([0 * z, z], axis=1), FOUR.label, FOUR.attribute, area, tune_threshold=False)
+        for z in (biased, fair)
+    ]
+    assert [row["equal_area"] for row in rows] == [0.5, 1]
+    assert score(rows[0], "equal_area") < score(rows[1], "equal_area")
+    judged = np.array([True, True, False, True])
+    logits = np.stack([0 * fair, fair], axis=1)
+    choice = choose_threshold(logits, replace(FOUR, tissue_fraction=area), tune_threshold=True, judged=judged)
+    assert choice.validation["equal_area"] == 0.5  # the tumour patch without an answer loses its pair
+
+
+def test_selection_at_equal_area_without_a_pair_is_refused():
+    apart = replace(FOUR, tissue_fraction=np.array([0.1, 0.2, 0.8, 0.9]))
+    check_validation(apart, needs_groups=True)
+    for patches in (apart, replace(FOUR, tissue_fraction=np.full(4, np.nan))):
+        with pytest.raises(InputUnsupportedError, match="no tumour and non-tumour patch"):
+            check_validation(patches, needs_groups=True, select="equal_area")
+    assert "equal_area" not in choose_threshold(LOGITS, apart, tune_threshold=True).validation
+
+
+def test_the_checkpoint_is_picked_at_equal_area():
+    patches = toy([[8, 8], [8, 8]], seed=3, side=8)
+    patches = replace(patches, tissue_fraction=np.where(patches.attribute == 1, 0.8, 0.2))
+    fitted = fit_arrays(patches, patches, _config(method="erm", select="equal_area", steps=6, evaluations=6))
+    best = max(fitted.history, key=lambda row: (row["val_equal_area"], row["val_gba"], -row["val_nll"], -row["step"]))
+    assert fitted.step == best["step"]
+
+
 def test_the_criterion_of_a_phase_that_prepares_another_is_at_zero():
-    measures = criterion(LOGITS, FOUR.label, FOUR.attribute, tune_threshold=True)
+    measures = criterion(LOGITS, FOUR.label, FOUR.attribute, FOUR.tissue_fraction, tune_threshold=True)
     assert (measures["wga"], measures["cba"]) == (1.0, 0.5)

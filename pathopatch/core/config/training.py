@@ -167,8 +167,9 @@ class TrainConfig(Config):
     """Keep an exponential moving average of the weights; GERNE's steps are noisy."""
     tune_threshold: bool = True
     """Choose one decision threshold on validation, for the best WGA."""
-    select: Literal["wga", "gba", "last"] = "wga"
-    """Measure on validation by which the checkpoint is chosen, at the threshold of `tune_threshold`; last uses none."""
+    select: Literal["wga", "gba", "equal_area", "last"] = "wga"
+    """Measure on validation by which the checkpoint is chosen, at the threshold of `tune_threshold`; last uses none.
+    equal_area, AUROC at equal area, needs no threshold."""
     evaluations: int = Field(default=12, ge=1)
     """Validation passes, evenly spread over the steps."""
     augment: bool | AugmentConfig = True
@@ -310,8 +311,9 @@ class TuneConfig(Config):
     penalties: tuple[float, float] = (1e-4, 1e2)
     """Range of weight decays in its place for linear heads, where it is the L2 penalty. Weights act on heads that
     separate their few patches only where the penalty is strong."""
-    objective: Literal["wga", "gba"] = "wga"
-    """Measure on validation by which trials are compared, at the decision threshold that validation chooses."""
+    objective: Literal["wga", "gba", "equal_area"] = "wga"
+    """Measure on validation by which trials are compared, at the decision threshold that validation chooses.
+    equal_area, AUROC at equal area, needs no threshold."""
     t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
     """Range of the hard share of gerne-unknown. The true share is not known: from 1 in 500 to a half."""
     biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)
