@@ -1,5 +1,5 @@
-"""Evaluate trained models group by group, and their dependence on the amount of tissue.
+"""Evaluate trained models group by group, and at equal area.
 
-``group_scores``, ``tissue_dependence``, ``calibration`` and ``ablation`` are arithmetic on arrays; ``evaluate``,
-``external_validation``, ``pooled`` and ``compare`` read and write a work folder.
+``group_scores`` and ``calibration`` are arithmetic on arrays; ``evaluate``, ``external_validation``, ``pooled`` and
+``compare`` read and write a work folder.
 """

@@ -16,7 +16,7 @@ import pandas as pd
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.core.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute
@@ -24,6 +24,7 @@ from pathopatch.evaluation.group_scores import null_to_nan, with_ends
 from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
 from pathopatch.evaluation.reference import (
     budget_of,
+    equal_area_gain,
     gain_text,
     gains_of_row,
     reference_run,
@@ -31,15 +32,18 @@ from pathopatch.evaluation.reference import (
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
 from pathopatch.evaluation.summary import summarise_runs
-from pathopatch.evaluation.tissue_dependence import dependence_comparison
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
-from pathopatch.groups.attribute import training_label
+from pathopatch.groups.attribute import label_names, training_label
+from pathopatch.metrics.equal_area import DISTANCE
 
+LEAST_PARTNERED = 0.5
+"""Share of tumour patches with a partner at equal area below which it is said: they may not stand for the others."""
 _MEASURES = ("wga", "gba", "average", "auroc")
 _WRITTEN = (
     "run", "method", "variant", "seed", "attribute", "split", "n", "patients", "smallest_group_n",
-    "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", r"accuracy_\d+",
-    "reference", "gain_wga", "gain_wga_low", "gain_wga_high",
+    "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", "equal_area",
+    "equal_area_low", "equal_area_high", "equal_area_even", "equal_area_floor", r"accuracy_\d+", "reference",
+    "gain_wga", "gain_wga_low", "gain_wga_high", "gain_equal_area", "gain_equal_area_low", "gain_equal_area_high",
 )  # fmt: skip
 
 
@@ -53,36 +57,35 @@ def compare(
     """Return one row per evaluated run and threshold, or set of bins, and write it in short as ``comparison.csv``.
 
     The file has what a person reads, see `written_columns`; the rest is in each run's evaluation. Beside it
-    ``tissue_dependence.csv`` says how far each run reduced the dependence on the tissue fraction, and
-    ``summary.csv``, ``.md`` and ``.tex`` have each setting over its seeds, see `summary`. `runs` are
-    all evaluated ones by default. Of `split`, ``test`` if any run has it, else ``val`` (which flatters, since models
-    and thresholds were picked on it), runs without it are left out.
+    ``summary.csv``, ``.md`` and ``.tex`` have each setting over its seeds, see `summary`. `runs` are all evaluated ones
+    by default. Of `split`, ``test`` if any run has it, else ``val`` (which flatters, since models and thresholds were
+    picked on it), runs without it are left out.
 
     Columns: the run's settings and budget (see `describe_runs`, `budget_of`), ``trained_threshold`` and ``threshold``
     (NaN of bins), ``trained_attribute`` and ``attribute`` (by which the row is evaluated); wga, gba, average, auroc,
-    each with ``_low`` and ``_high``; ``accuracy_g``, ``n_g``, ``patients_g`` of each group g; reference (the ERM run),
-    ``gain_wga`` and ``gain_g`` with ``_low`` and ``_high``.
+    equal_area, each with ``_low`` and ``_high``; ``equal_area_even`` and what else `equal_area` returns; ``left_out_0``
+    and ``left_out_1``, patches of each label without a group; ``accuracy_g``, ``n_g``, ``patients_g`` of each group g;
+    reference (the ERM run), ``gain_wga``, ``gain_equal_area`` and ``gain_g`` with ``_low`` and ``_high``.
 
     Raises
     ------
     InputMissingError
         No run is evaluated on that split, or a named one is not.
     StaleArtefactError
-        A run was evaluated by groups that have been formed anew since.
+        A run was evaluated by groups that have been formed anew since, or by an earlier version.
     """
     table = comparison(work, runs, split=split, config=config)
-    dependence = dependence_comparison(work, table, config=config)
-    for name, content in (("comparison", written_columns(table)), ("tissue_dependence", dependence)):
-        write_bytes(work / f"{name}.csv", content.to_csv(index=False, lineterminator="\n").encode())
+    content: str = written_columns(table).to_csv(index=False, lineterminator="\n")
+    write_bytes(work / "comparison.csv", content.encode())
     summarise_runs(work, table, config=config or EvaluateConfig()).write(work)
     return table
 
 
 def written_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a comparison with the columns of ``comparison.csv``: 25, and more where bins have more than four groups.
+    """Return a comparison with the columns of ``comparison.csv``: 33, and more where bins have more than four groups.
 
     They are settings, sizes of groups, WGA with its interval, at a decision threshold of 0 and on validation, GBA,
-    AUROC, the accuracy of each group, and the gain in WGA.
+    AUROC, AUROC at equal area with its floor, the accuracy of each group, and the gains in WGA and at equal area.
     """
     return table[[name for form in _WRITTEN for name in table.columns if re.fullmatch(form, name)]]
 
@@ -119,7 +122,19 @@ def comparison(
         attribute.label: attribute for attribute in (*threshold_attributes(groups), *bins_attributes(groups))
     }
     predictions = {name: stored_predictions(work, name, split) for name in table["run"].unique()}
-    gains = [gains_of_row(row, table, predictions, patient, attributes, config) for _, row in table.iterrows()]
+    # No groups are in the gain at equal area, so it is the same at every threshold.
+    pairs = {
+        (run, other) for run, other in zip(table["run"], table["reference"], strict=True) if other not in ("", run)
+    }
+    at_equal_area = {
+        (run, other): equal_area_gain(predictions[run], predictions[other], patient, config) for run, other in pairs
+    }
+    unknown = with_ends("gain_equal_area", None, None, None)
+    gains = [
+        gains_of_row(row, table, predictions, patient, attributes, config)
+        | at_equal_area.get((row["run"], row["reference"]), unknown)
+        for _, row in table.iterrows()
+    ]
     table = pd.concat([table, pd.DataFrame(gains, index=table.index)], axis=1)
     return table.sort_values(["threshold", "method", "seed", "run"], kind="stable", ignore_index=True)
 
@@ -155,8 +170,8 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
         table, bins = table[table["threshold"] == table["threshold"].min()], ()
     lines = [
         f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
-        f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'at 0':>5} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
-        f"{'groups from 0':<24} {'trials':>6} {'steps':>7}",
+        f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'at 0':>5} {'GBA':>5} {'avg':>5} {'AUROC':>6} "
+        f"{'at equal area':<22} {'groups from 0':<24} {'trials':>6} {'steps':>7}",
     ]
     gains = []
     for attribute, rows in table.groupby("attribute", sort=False):
@@ -173,6 +188,7 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
         ]
     unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
     lines.append("WGA is at the decision threshold that validation chose; at 0: WGA at a decision threshold of 0.")
+    lines.append(_equal_area_text(table, label_names(groups)))
     lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
     lines.append("What settings differ: comparison.csv, column variant.")
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
@@ -189,7 +205,13 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
     content = numbers["splits"].get(split)
     if content is None:
         return []
-    about = _about(work, name)
+    if "equal_area" not in content:
+        raise StaleArtefactError(
+            f"run {name!r} was evaluated by an earlier version, without AUROC at equal area",
+            place=str(WorkFolder(work).evaluation(name)),
+            remedy="run `pathopatch evaluate --force`",
+        )
+    about, at_equal_area = _about(work, name), content["equal_area"]
     validation = by_attribute(numbers["splits"].get("val", {"thresholds": {}}))
     rows = []
     for label, scores in by_attribute(content).items():
@@ -199,6 +221,9 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
         row |= {key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")}
         for measure in _MEASURES:
             row |= with_ends(measure, **scores[measure])
+        row |= with_ends("equal_area", *(at_equal_area[end] for end in ("value", "low", "high")))
+        row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in ("even", "floor", "pairs", "partnered")}
+        row |= {f"left_out_{y}": n for y, n in enumerate(content["left_out"])}
         row |= {key: null_to_nan(scores[key]) for key in ("biased_average", "wga_at_zero")}
         for measure in ("wga", "gba"):
             row[f"{measure}_val"] = null_to_nan(validation[label][measure]["value"] if label in validation else None)
@@ -208,6 +233,25 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
             row |= {f"n_{number}": group["n"], f"patients_{number}": group["patients"]}
         rows.append(row)
     return rows
+
+
+def _equal_area_text(table: pd.DataFrame, labels: tuple[str, ...]) -> str:
+    """Return what AUROC at equal area compares and rests on, and which patches are in no number."""
+    rows = table.sort_values("equal_area_partnered").to_dict("records")
+    if not rows[0]["equal_area_pairs"]:
+        text = "AUROC at equal area is not known: no tumour and non-tumour patch have nearly the same tissue fraction."
+    else:
+        text = (
+            f"At equal area: AUROC among patches whose tissue fractions differ by at most {DISTANCE:g}; the fraction "
+            f"itself reaches {rows[0]['equal_area_floor']:.3f}."
+        )
+        if rows[0]["equal_area_partnered"] < LEAST_PARTNERED:
+            text += f" Only {rows[0]['equal_area_partnered']:.0%} of {labels[1]} patches have such a partner."
+    left_out = [int(table[f"left_out_{y}"].max()) for y in (0, 1)]
+    if any(left_out):
+        names = " and ".join(f"{n} {name}" for n, name in zip(left_out, labels, strict=True))
+        text += f" In no number, as blank or hardly scanned: {names}."
+    return text
 
 
 def _about(work: Path, name: str) -> dict[str, Any]:
@@ -230,10 +274,12 @@ def _text_row(row: pd.Series[Any]) -> str:
         return f"{scale * row[name]:{form}}" if np.isfinite(row[name]) else "-"
 
     interval = f"{text('wga')} [{text('wga_low')}, {text('wga_high')}]"
+    ends = (text(f"equal_area{end}", ".3f", 1) for end in ("", "_low", "_high"))
+    at_equal_area = "{} [{}, {}]".format(*ends)
     groups = [name for name in row.index if re.fullmatch(r"accuracy_\d+", str(name)) and np.isfinite(row[name])]
     accuracies = " ".join(f"{text(name):>5}" for name in groups)
     measures = " ".join(f"{text(name):>5}" for name in ("wga_at_zero", "gba", "average"))
     return (
-        f"{row['run']:<26} {interval:<22} {measures} {text('auroc', '.3f', 1):>6}  "
+        f"{row['run']:<26} {interval:<22} {measures} {text('auroc', '.3f', 1):>6} {at_equal_area:<22} "
         f"{accuracies:<24} {text('trials', '.0f', 1):>6} {text('search_steps', '.0f', 1):>7}"
     )

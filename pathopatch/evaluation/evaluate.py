@@ -1,13 +1,13 @@
 """Evaluate one training run on labelled patches: read its model and the groups, write its evaluation.
 
 ``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
-threshold and group), ``tissue_dependence.csv`` and ``ablation.csv`` (audit of the trained model) and
-``predictions.parquet`` (one row per patch and split).
+threshold and group), ``ablation.csv`` (what is lost without a channel) and ``predictions.parquet`` (one row per patch
+and split).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,15 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.calibration import calibration
 from pathopatch.evaluation.group_scores import (
     answers,
+    equal_area_arrays,
     evaluate_logits,
     group_shares,
-    patient_counts,
-    pooled_accuracy,
-    resampled_counts,
     with_ends,
 )
 from pathopatch.evaluation.predicting import WITHOUT, drop_learnt_patches, predict_patches, require_unseen
-from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
-from pathopatch.metrics.accuracy import auroc
-from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio
+from pathopatch.metrics.bootstrap import interval
+from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.models.bundle import bundle_fingerprint
 from pathopatch.models.loading import load_model
 
@@ -111,7 +108,7 @@ def write_evaluation(
     tables = {
         **(further or {}),
         "groups": group_table(numbers),
-        **{name: split_table(numbers, name) for name in ("tissue_dependence", "ablation")},
+        "ablation": ablation_table(numbers),
     }
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
@@ -131,14 +128,15 @@ def evaluate_predictions(
     train_splits: tuple[str, ...] = ("train",),
     config: EvaluateConfig | None = None,
 ) -> dict[str, Any]:
-    """Return all numbers on some predictions: by split and threshold, and the dependence on tissue.
+    """Return all numbers on some predictions: by split, and by threshold.
 
     `predictions` has a row per labelled patch that has a group: patch_id, split, label, tissue_fraction,
     ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit (tumour minus non-tumour), probability, and
-    ``logit without <channel>`` where channels were taken away, and has_answer of a model that does not judge all. The
-    result has `decision_threshold` (on the logit),
-    `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts ->
-    the same, `tissue_dependence`, `calibration`, `ablation`: what the functions of these names return}.
+    ``logit without <channel>`` where channels were taken away, has_answer of a model that does not judge all, and fold
+    where several folds are pooled. The result has `decision_threshold` (on the logit), `train_splits` and `splits`:
+    split -> {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts -> the same, `equal_area`,
+    `calibration`, `ablation`: what the functions of these names return, `left_out`: labelled patches without a group,
+    which no number counts, of label 0 and 1}.
 
     Raises
     ------
@@ -158,24 +156,21 @@ def evaluate_predictions(
     attributes = threshold_attributes(groups)
     common: dict[str, Any] = {"decision_threshold": decision_threshold, "config": config}
     resampling: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
-    settings: dict[str, Any] = {"n_values": attributes[0].n_values, **resampling}
     splits: dict[str, Any] = {}
     for split, table in predictions.groupby("split", sort=False):
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
+        # Pooled over folds, each patch is tested once and validates once.
+        own = groups if "fold" in table else groups[groups["split"] == split]
+        without_group = own.loc[attributes[0].groups_in(own) < 0, "label"]
         splits[str(split)] = {
             "thresholds": {
                 attribute.key: _scores(table, trained_on, patient, attribute, **common) for attribute in attributes
             },
             "bins": {bins.key: _scores(table, trained_on, patient, bins, **common) for bins in bins_attributes(groups)},
-            "tissue_dependence": tissue_dependence(
-                table["probability"].to_numpy(dtype=np.float64),
-                table["tissue_fraction"].to_numpy(dtype=np.float64),
-                table["label"].to_numpy(dtype=np.int64),
-                patient,
-                **resampling,
-            ),
-            "calibration": calibration(table, patient, **settings),
-            "ablation": ablation(table, patient, decision_threshold=decision_threshold, **settings),
+            "equal_area": equal_area(table, patient, **resampling),
+            "left_out": [int((without_group == label).sum()) for label in (0, 1)],
+            "calibration": calibration(table, patient, n_values=attributes[0].n_values, **resampling),
+            "ablation": ablation(table, patient, **resampling),
         }
     return {"decision_threshold": float(decision_threshold), "train_splits": list(train_splits), "splits": splits}
 
@@ -226,64 +221,58 @@ def by_attribute(content: dict[str, Any]) -> dict[str, Any]:
     return {**content["thresholds"], **bins}
 
 
-def split_table(numbers: dict[str, Any], name: str) -> pd.DataFrame:
-    """Return the rows that `evaluate_predictions` has under a name, of all splits."""
+def ablation_table(numbers: dict[str, Any]) -> pd.DataFrame:
+    """Return what `ablation` has in the result of `evaluate_predictions`, of all splits."""
     splits = numbers["splits"].items()
-    return pd.DataFrame([{"split": split, **row} for split, content in splits for row in content[name]])
+    return pd.DataFrame([{"split": split, **row} for split, content in splits for row in content["ablation"]])
+
+
+def equal_area(table: pd.DataFrame, patient: NDArray[Any], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Return AUROC at equal area, a patch without an answer wrong in all its pairs, and what it rests on.
+
+    `table` has label, logit, tissue_fraction and, where these are known, has_answer and fold; `patient` is (N,). The
+    result has `value`, with `low` and `high` by patient; `even`, the mean over ten areas, and `empty_tenths`, those
+    that have no pair; `answered`, without patches that have no answer; `floor`, what the tissue fraction itself
+    reaches; `pairs`, and `partnered`, the share of tumour patches that have a partner.
+    """
+    arrays, unit = equal_area_arrays(table, patient)
+    low, high = interval(equal_area_draws(**arrays, unit=unit, resamples=resamples, seed=seed))
+    found = auroc_at_equal_area(**arrays)
+    floor = auroc_at_equal_area(arrays["fraction"], arrays["label"], arrays["fraction"], stratum=arrays.get("stratum"))
+    empty = np.flatnonzero(np.isnan(found.tenths)).tolist()
+    return {
+        "value": found.value,
+        "low": low,
+        "high": high,
+        "even": found.even,
+        "empty_tenths": [f"{tenth / 10:g} to {(tenth + 1) / 10:g}" for tenth in empty],
+        "answered": found.answered,
+        "floor": floor.value,
+        "pairs": found.pairs,
+        "partnered": found.partnered,
+    }
 
 
 def ablation(
-    table: pd.DataFrame,
-    patient: NDArray[Any],
-    *,
-    decision_threshold: float,
-    n_values: int = 2,
-    resamples: int = 1000,
-    seed: int = 0,
+    table: pd.DataFrame, patient: NDArray[Any], *, resamples: int = 1000, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return the losses of WGA, GBA and AUROC, a row per channel and threshold; none where there is one channel.
+    """Return the loss of AUROC at equal area without each channel, a row per channel; none where there is one channel.
 
     A loss near 0 shows that the model can do without the channel, not that the channel is uninformative.
 
-    `table` has the columns label, logit, ``logit without <channel>`` and ``group@<threshold>``; `patient` is (N,). A
-    row has, for `wga`, `gba` and `auroc`, the value with all channels (``wga``), without this one (``wga_without``) and
-    the loss (``wga_lost``, positive where the channel helped) with its paired 95 % interval (``_low``, ``_high``).
+    `table` is as that of `equal_area`, with ``logit without <channel>``; `patient` is (N,). A row has the `channel`,
+    `equal_area` with all channels, `without` this one, and `lost` (positive where the channel helped) with its paired
+    95 % interval (``lost_low``, ``lost_high``).
     """
-    label = table["label"].to_numpy(dtype=np.int64)
-    margin = table["logit"].to_numpy(dtype=np.float64)
-    n_groups, judged = 2 * n_values, answers(table)
-    rows = []
-    for name in (str(name) for name in table.columns if str(name).startswith(WITHOUT)):
-        blanked = table[name].to_numpy(dtype=np.float64)
-        # Paired: each resample gives both, so what the patients have in common cancels.
-        areas = auroc_of(margin[judged], label[judged]), auroc_of(blanked[judged], label[judged])
-        ends = bootstrap_by_patient(_difference(*areas), patient[judged], resamples=resamples, seed=seed)
-        whole, part = (auroc(values[judged], label[judged]) for values in (margin, blanked))
-        auroc_lost = _lost("auroc", whole, part, *ends)
-        for attribute in threshold_attributes(table):
-            group = attribute.groups_in(table)
-            # The network keeps its decision threshold: it is not tuned anew without the channel.
-            right, right_without = (
-                ((logit > decision_threshold) == (label == 1)) & judged for logit in (margin, blanked)
-            )
-            hits, n = patient_counts(right, group, patient, n_groups=n_groups)
-            hits_without, _ = patient_counts(right_without, group, patient, n_groups=n_groups)
-            drawn, drawn_without, count = resampled_counts(hits, hits_without, n, resamples=resamples, seed=seed)
-            row: dict[str, Any] = {"channel": name.removeprefix(WITHOUT), "threshold": attribute.key}
-            for measure, summary in (("wga", np.min), ("gba", np.mean)):
-                value, without = (float(summary(pooled_accuracy(part, n))) for part in (hits, hits_without))
-                lost = summary(ratio(drawn, count), axis=1) - summary(ratio(drawn_without, count), axis=1)
-                row |= _lost(measure, value, without, *interval(lost))
-            rows.append(row | auroc_lost)
+    rows: list[dict[str, Any]] = []
+    names = [str(name) for name in table.columns if str(name).startswith(WITHOUT)]
+    whole, unit = equal_area_arrays(table, patient)
+    settings: dict[str, Any] = {"unit": unit, "resamples": resamples, "seed": seed}
+    for name in names:
+        blanked, _ = equal_area_arrays(table.assign(logit=table[name]), patient)
+        # Paired: each draw gives both, so what the patients have in common cancels.
+        ends = interval(equal_area_draws(**whole, **settings) - equal_area_draws(**blanked, **settings))
+        value, without = (auroc_at_equal_area(**arrays).value for arrays in (whole, blanked))
+        row = {"channel": name.removeprefix(WITHOUT), "equal_area": value, "without": without}
+        rows.append(row | with_ends("lost", value - without, *ends))
     return rows
-
-
-def _difference(
-    full: Callable[[NDArray[np.int64]], float], without: Callable[[NDArray[np.int64]], float]
-) -> Callable[[NDArray[np.int64]], float]:
-    return lambda index: full(index) - without(index)
-
-
-def _lost(name: str, value: float, without: float, low: float, high: float) -> dict[str, float]:
-    """Return one measure's five columns."""
-    return {name: value, f"{name}_without": without, **with_ends(f"{name}_lost", value - without, low, high)}

@@ -227,7 +227,7 @@ def external_validation_text(folder: Path) -> str:
     numbers = read_json(folder / "metrics.json")
     groups = read_table(folder.parents[1] / "groups.parquet")
     attributes = {attribute.label: attribute for attribute in threshold_attributes(groups)}
-    labels, is_own = label_names(groups), next(iter(attributes.values())).is_patch_attribute
+    is_own = next(iter(attributes.values())).is_patch_attribute
     about = numbers["bundle"]
     lines = [
         f"Model {about['name']} (method {about['method']})",
@@ -237,9 +237,10 @@ def external_validation_text(folder: Path) -> str:
         fraction_auroc = content["fraction_only"]["auroc"]
         first = next(iter(content["thresholds"].values()))
         lines += ["", f"Split {split}: {patches_and_patients(first['n'], first['patients'])}; in percent"]
+        at_equal_area = content["equal_area"]
         lines.append(
-            f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, of the tissue fraction alone "
-            + _number(fraction_auroc, 1, 3)
+            f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, at equal area {_interval(at_equal_area, 1, 3)}; "
+            f"of the tissue fraction alone {_number(fraction_auroc, 1, 3)} and {_number(at_equal_area['floor'], 1, 3)}"
         )
         for label, scores in by_attribute(content).items():
             if is_own and label in list(content["thresholds"])[1:]:
@@ -250,11 +251,6 @@ def external_validation_text(folder: Path) -> str:
                 f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in scores["groups"]
             )
             lines += [f"  {by}: {measures}", f"    groups {accuracies}"]
-        lines += [
-            f"  slope of the probability over tissue within {label_name}: {_number(row['slope'], 1, 2)} "
-            f"[{_number(row['slope_low'], 1, 2)}, {_number(row['slope_high'], 1, 2)}]"
-            for label_name, row in zip(labels, content["tissue_dependence"], strict=True)
-        ]
     return "\n".join([*lines, "", glass_text(numbers["glass"], about["positive_class"])])
 
 

@@ -116,6 +116,23 @@ def answers(predictions: pd.DataFrame) -> NDArray[np.bool_]:
     return np.ones(len(predictions), np.bool_)
 
 
+def equal_area_arrays(predictions: pd.DataFrame, unit: NDArray[Any]) -> tuple[dict[str, Any], NDArray[Any]]:
+    """Return the arguments of `auroc_at_equal_area` by name, (M,) each, and the units (M,).
+
+    They are of the M patches whose tissue fraction is known. `predictions` is a table of N patches, with the column
+    fold where they are pooled; `unit` (N,) is what is resampled.
+    """
+    known = predictions["tissue_fraction"].notna().to_numpy()
+    part = predictions[known]
+    arrays = {
+        "score": part["logit"].to_numpy(np.float64),
+        "label": part["label"].to_numpy(np.int64),
+        "fraction": part["tissue_fraction"].to_numpy(np.float64),
+        "answered": answers(part),
+    }
+    return arrays | ({"stratum": part["fold"].to_numpy()} if "fold" in part else {}), unit[known]
+
+
 def patient_counts(
     correct: NDArray[np.bool_], group: NDArray[np.integer[Any]], patient: NDArray[Any], *, n_groups: int = 4
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

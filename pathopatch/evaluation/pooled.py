@@ -1,7 +1,8 @@
 """Pool the folds of a cross-validation: each patch is tested once, by a model that never saw its patient.
 
 Each prediction is taken less the decision threshold of its own model, so that one threshold, 0, serves for all folds;
-the pooled AUROC is of these margins. Intervals resample patients. The numbers of each fold are beside the pooled
+the pooled AUROC is of these margins. AUROC at equal area compares patches of one fold only, whose answers are of one
+model. Intervals resample patients. The numbers of each fold are beside the pooled
 ones. Models of different folds share training patients, so their scatter is no standard error.
 """
 
@@ -86,7 +87,8 @@ def _fold_table(fold_numbers: list[dict[str, Any]]) -> pd.DataFrame:
         for label, scores in by_attribute(content["splits"].get("test", {"thresholds": {}})).items():
             row = {"fold": fold, "attribute": label}
             row |= {name: scores[name] for name in ("n", "patients", "smallest_group_n", "decision_threshold")}
-            rows.append(row | {name: scores[name]["value"] for name in _MEASURES})
+            row |= {name: scores[name]["value"] for name in _MEASURES}
+            rows.append(row | {"equal_area": content["splits"]["test"]["equal_area"]["value"]})
     return pd.DataFrame(rows)
 
 
@@ -101,11 +103,13 @@ def write_fold_tables(work: Path) -> pd.DataFrame:
 
 
 def _pooled(predictions: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
-    """Return the predictions of all folds, each less a threshold of its own, test patches first."""
+    """Return the predictions of all folds with their fold, each less a threshold of its own, test patches first."""
     # The logits without a channel move by the same threshold, so that an ablation compares like with like.
     parts = [
-        table.assign(**{name: table[name] - threshold for name in map(str, table) if name.startswith("logit")})
-        for table, threshold in zip(predictions, thresholds, strict=True)
+        table.assign(
+            **{name: table[name] - threshold for name in map(str, table) if name.startswith("logit")}, fold=fold
+        )
+        for fold, (table, threshold) in enumerate(zip(predictions, thresholds, strict=True), 1)
     ]
     table = pd.concat(parts, ignore_index=True)
     return pd.concat([table[table["split"] == split] for split in ("test", "val")], ignore_index=True)

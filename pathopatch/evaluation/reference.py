@@ -19,6 +19,7 @@ from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import (
     effective_sizes,
+    equal_area_arrays,
     is_right,
     n_groups_of,
     patient_counts,
@@ -28,7 +29,8 @@ from pathopatch.evaluation.group_scores import (
     with_ends,
 )
 from pathopatch.groups import GroupingAttribute
-from pathopatch.metrics.bootstrap import interval, ratio, widened
+from pathopatch.metrics.bootstrap import effective_count, interval, ratio, widened
+from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.training.phase_data import steps_of_all_phases
 
 ERM_METHODS = ("erm", "erm-balanced")
@@ -167,6 +169,24 @@ def paired_gains(
         ends = interval(widened(drawn, sizes[f"effective_patients_{number}"]))
         gains |= with_ends(f"gain_{number}", float(pooled_accuracy(*pair)[0]), *ends)
     return gains | sizes
+
+
+def equal_area_gain(
+    own: pd.DataFrame, reference: pd.DataFrame, patient: pd.Series[Any], config: EvaluateConfig
+) -> dict[str, float]:
+    """Return the gain in AUROC at equal area over a reference, with its paired, `widened` interval by patient.
+
+    `own` and `reference` are predictions, of which the patches of both are compared, indexed by patch_id like
+    `patient`. The columns are ``gain_equal_area`` with ``_low`` and ``_high``.
+    """
+    reference = reference.reindex(own.index).dropna(subset=["logit"])
+    own = own.loc[reference.index]
+    who = patient.loc[own.index].to_numpy(dtype=str)
+    (arrays, unit), (others, _) = (equal_area_arrays(each, who) for each in (own, reference))
+    settings: dict[str, Any] = {"unit": unit, "resamples": config.bootstrap, "seed": config.seed}
+    drawn = equal_area_draws(**arrays, **settings) - equal_area_draws(**others, **settings)
+    value = auroc_at_equal_area(**arrays).value - auroc_at_equal_area(**others).value
+    return with_ends("gain_equal_area", value, *interval(widened(drawn, effective_count(unit))))
 
 
 def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any]:

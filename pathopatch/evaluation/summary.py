@@ -31,21 +31,25 @@ from pathopatch.debias.methods import searched_parameters
 from pathopatch.evaluation.group_scores import (
     answers,
     effective_sizes,
+    equal_area_arrays,
     is_right,
     patient_counts,
     smallest_group,
     too_few_of,
+    with_ends,
 )
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import label_names
-from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import interval, ratio, widened
+from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.slides.manifest import SPLITS
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
+_DRAWN_MEASURES = ("wga", "equal_area")
+_PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_floor")
 _DRAWN = 10_000_000  # seeds x patients x draws at a time would be too many; so many counts are
 
 _RANGES = {
@@ -58,20 +62,24 @@ LEAST_SEEDS = 3
 """Seeds that two rows must share for a difference to be shown: fewer do not tell how much the seed alone moves."""
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
-    "with its 95 % interval over patients and seeds; of one seed over patients alone. Smallest group: its patches and "
-    "patients in the test split; nothing can be claimed of a row marked *."
+    "with its 95 % interval over patients and seeds; of one seed over patients alone. At equal area: AUROC among "
+    "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval. Smallest group: its "
+    "patches and patients in the test split; nothing can be claimed of a row marked *."
 )
-_SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "last": "being the last"}
+_SELECTED = {
+    "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
+    "last": "being the last",
+}  # fmt: skip
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
 
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """The runs of one setting: accuracies of each seed in draws of patients, and plain measures of each seed."""
+    """The runs of one setting: WGA and AUROC at equal area in draws of patients, and plain measures of each seed."""
 
     seeds: tuple[int, ...]
-    wga: NDArray[np.float64]  # (S,), of all patients
-    drawn: NDArray[np.float64]  # (R, S), in draws of patients
+    values: Mapping[str, NDArray[np.float64]]  # `wga` and `equal_area`: (S,), of all patients
+    drawn: Mapping[str, NDArray[np.float64]]  # of the same names: (R, S), in draws of patients
     measures: pd.DataFrame  # a row a seed
     sizes: Mapping[str, Any]  # those of `smallest_group`, of the same patches in each seed, and `too_few`
 
@@ -82,11 +90,12 @@ class Summary:
 
     `rows` has attribute, name, seeds, patients and their effective number; n, patients and the effective number of the
     smallest group (``n_smallest``, ...), and too_few, why nothing is claimed; wga, wga_sd, wga_lowest,
-    wga_low, wga_high, wga_at_zero; gba, sensitivity, specificity, answered and the AUROC at each value of the attribute
-    (``auroc_0``, ...): means over seeds. `pairs` has every two rows: attribute, name, less (the other row), seeds that
-    both have, wga (the difference), wga_low, wga_high, p, is_shown: whether the interval excludes 0, both have at least
-    three seeds, and no group is too small to claim anything; and holds_by_holm: whether it is shown by Holm's
-    correction for all pairs of the attribute too. `methods` is a paragraph on what was run.
+    wga_low, wga_high, wga_at_zero; equal_area with its ends, its even mean and its floor; gba, sensitivity,
+    specificity, answered and auroc: means over seeds. `pairs` has every two rows: attribute, name, less (the other
+    row), seeds that both have, wga and equal_area (the differences) with their ends; p of WGA; is_shown: whether the
+    interval of WGA excludes 0, both have at least three seeds, and no group is too small to claim anything; and
+    holds_by_holm: whether it is shown by Holm's correction for all pairs of the attribute too. `methods` is a paragraph
+    on what was run.
     """
 
     rows: pd.DataFrame
@@ -137,6 +146,7 @@ def _drawn_row(
     work: Path, runs: pd.DataFrame, patient: pd.Series[Any], by: GroupingAttribute, config: EvaluateConfig
 ) -> _Row:
     values, draws, measures = [], [], []
+    settings: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
     for run in runs.sort_values("seed").to_dict("records"):
         predictions = stored_predictions(work, run["run"], run["split"])
         group = by.groups_in(predictions)
@@ -144,22 +154,27 @@ def _drawn_row(
         right = is_right(predictions, run["decision_threshold"])
         who = patient.loc[predictions.index].to_numpy(dtype=str)
         hits, n = patient_counts(right, group, who, n_groups=2 * by.n_values)
-        values.append(float(ratio(hits.sum(axis=0), n.sum(axis=0)).min()))
-        draws.append(_wga_in_draws(hits, n, config))
-        label, logit = predictions["label"].to_numpy(), predictions["logit"].to_numpy(np.float64)
-        judged, value = answers(predictions), group % by.n_values
-        of_value = {
-            f"auroc_{a}": auroc(logit[judged & (value == a)], label[judged & (value == a)]) for a in range(by.n_values)
-        }
+        arrays, unit = equal_area_arrays(predictions, who)
+        wga = float(ratio(hits.sum(axis=0), n.sum(axis=0)).min())
+        values.append({"wga": wga, "equal_area": auroc_at_equal_area(**arrays).value})
+        drawn = equal_area_draws(**arrays, unit=unit, **settings)
+        draws.append({"wga": _wga_in_draws(hits, n, config), "equal_area": drawn})
+        label = predictions["label"].to_numpy()
         sides = {"sensitivity": right[label == 1].mean(), "specificity": right[label == 0].mean()}
-        measures.append({**{k: run[k] for k in ("wga_at_zero", "gba")}, **sides, "answered": judged.mean(), **of_value})
+        measures.append({**{name: run[name] for name in _PLAIN}, **sides, "answered": answers(predictions).mean()})
         cells: dict[str, Any] = {f"n_{group}": int(size) for group, size in enumerate(n.sum(axis=0))}
         cells |= {f"patients_{group}": int(size) for group, size in enumerate((n > 0).sum(axis=0))}
         cells |= {"patients": len(n)} | effective_sizes(n)
     seeds = tuple(runs.sort_values("seed")["seed"].astype(int))
     sizes = {"patients": cells["patients"], "effective_patients": cells["effective_patients"], **smallest_group(cells)}
     sizes["too_few"] = next((f"{reason} in {place}" for place, reason in too_few_of(cells).items()), "")
-    return _Row(seeds, np.array(values), np.stack(draws, axis=1), pd.DataFrame(measures), sizes)
+    return _Row(
+        seeds,
+        {name: np.array([each[name] for each in values]) for name in _DRAWN_MEASURES},
+        {name: np.stack([each[name] for each in draws], axis=1) for name in _DRAWN_MEASURES},
+        pd.DataFrame(measures),
+        sizes,
+    )
 
 
 def _wga_in_draws(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) -> NDArray[np.float64]:
@@ -196,16 +211,17 @@ def _over_seeds(
 
 
 def _numbers(row: _Row) -> dict[str, Any]:
-    drawn, _ = _over_seeds(row.wga, row.drawn, row.sizes["effective_patients"])
-    low, high = interval(drawn.clip(0, 1))
+    units, wga = row.sizes["effective_patients"], row.values["wga"]
+    measured: dict[str, float] = {}
+    for name, values in row.values.items():
+        drawn, _ = _over_seeds(values, row.drawn[name], units)
+        measured |= with_ends(name, float(values.mean()), *interval(drawn.clip(0, 1)))
     return {
         "seeds": len(row.seeds),
         **row.sizes,
-        "wga": float(row.wga.mean()),
-        "wga_sd": float(row.wga.std(ddof=1)) if len(row.wga) > 1 else float("nan"),
-        "wga_lowest": float(row.wga.min()),
-        "wga_low": low,
-        "wga_high": high,
+        **measured,
+        "wga_sd": float(wga.std(ddof=1)) if len(wga) > 1 else float("nan"),
+        "wga_lowest": float(wga.min()),
         **row.measures.mean(),
     }
 
@@ -213,18 +229,22 @@ def _numbers(row: _Row) -> dict[str, Any]:
 def _difference(row: _Row, other: _Row) -> dict[str, Any]:
     shared = sorted(set(row.seeds) & set(other.seeds))
     if not shared:
-        nothing = dict.fromkeys(("wga", "wga_low", "wga_high", "p"), float("nan"))
-        return {"seeds": 0, **nothing, "is_shown": False, "too_few": "no seed of both"}
+        nothing = {f"{name}{end}": float("nan") for name in _DRAWN_MEASURES for end in ("", "_low", "_high")}
+        return {"seeds": 0, **nothing, "p": float("nan"), "is_shown": False, "too_few": "no seed of both"}
     own, others = ([each.seeds.index(seed) for seed in shared] for each in (row, other))
-    values = row.wga[own] - other.wga[others]
     units = min(each.sizes["effective_patients"] for each in (row, other))
-    drawn, p = _over_seeds(values, row.drawn[:, own] - other.drawn[:, others], units)
-    low, high = interval(drawn.clip(-1, 1))
+    ends: dict[str, float] = {}
+    p_of: dict[str, float] = {}
+    for name in _DRAWN_MEASURES:
+        values = row.values[name][own] - other.values[name][others]
+        drawn, p_of[name] = _over_seeds(values, row.drawn[name][:, own] - other.drawn[name][:, others], units)
+        ends |= with_ends(name, float(values.mean()), *interval(drawn.clip(-1, 1)))
     few = row.sizes["too_few"] or other.sizes["too_few"]
     if not few and len(shared) < LEAST_SEEDS:
         few = f"only {pluralize(len(shared), 'seed')} of both: {LEAST_SEEDS} tell the spread over seeds"
-    ends = {"wga": float(values.mean()), "wga_low": low, "wga_high": high, "p": float("nan") if few else p}
-    return {"seeds": len(shared), **ends, "is_shown": (low > 0 or high < 0) and not few, "too_few": few}
+    is_shown = (ends["wga_low"] > 0 or ends["wga_high"] < 0) and not few
+    p = float("nan") if few else p_of["wga"]
+    return {"seeds": len(shared), **ends, "p": p, "is_shown": is_shown, "too_few": few}
 
 
 def _holds_by_holm(pairs: pd.DataFrame) -> pd.Series[bool]:
@@ -244,8 +264,8 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
         _NOTE,
         "",
         "| groups by | row | seeds | smallest group | WGA | 95 % interval | lowest | WGA at threshold 0 | GBA "
-        "| sensitivity, specificity | AUROC, little and much tissue | answered |",
-        "|---" * 12 + "|",
+        "| sensitivity, specificity | AUROC | at equal area | answered |",
+        "|---" * 13 + "|",
     ]
     for row in rows.to_dict("records"):
         sides = f"{_percent(row['sensitivity'])}, {_percent(row['specificity'])}"
@@ -254,7 +274,7 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
             f"| {row['attribute']} | {row['name']} | {row['seeds']} | {_smallest(row)} "
             f"| {_wga(row, ' ± ')} | {low} to {high} "
             f"| {_percent(row['wga_lowest'])} | {_percent(row['wga_at_zero'])} | {_percent(row['gba'])} | {sides} "
-            f"| {_areas(row)} | {_percent(row['answered'])} |"
+            f"| {_rank(row['auroc'])} | {_at_equal_area(row)} | {_percent(row['answered'])} |"
         )
     if len(pairs):
         tested = int(pairs["p"].notna().sum())
@@ -264,7 +284,8 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
                 f"Of {pluralize(tested, 'interval')} between two rows, {ALPHA * tested:.1f} would exclude 0 by chance "
                 "were all rows equal. Differences marked † hold by Holm's correction for all of one attribute.",
             ]
-        lines += ["", "| groups by | row | less | seeds | WGA | 95 % interval |", "|---" * 6 + "|"]
+        titles = "| groups by | row | less | seeds | WGA | 95 % interval | AUROC at equal area, 95 % interval |"
+        lines += ["", titles, "|---" * 7 + "|"]
     for pair in pairs.to_dict("records"):
         value, low, high = (100 * pair[name] for name in ("wga", "wga_low", "wga_high"))
         shown = (
@@ -272,24 +293,22 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
         )
         lines.append(
             f"| {pair['attribute']} | {pair['name']} | {pair['less']} | {pair['seeds']} | {value:+.1f} "
-            f"| {low:+.1f} to {high:+.1f}{shown} |"
+            f"| {low:+.1f} to {high:+.1f}{shown} | {_at_equal_area(pair, '+.3f')} |"
         )
     return "\n".join([*lines, ""])
 
 
 def _latex(rows: pd.DataFrame) -> str:
     """Return a table for LaTeX with the package booktabs."""
-    note = textwrap.wrap(
-        rf"\usepackage{{booktabs}}. {_NOTE} AUROC: among patches with little, and with much tissue.", 110
-    )
+    note = textwrap.wrap(rf"\usepackage{{booktabs}}. {_NOTE}", 110)
     lines = [
         *(f"% {line}" for line in note),
-        r"\begin{tabular}{lrrrrrr}",
+        r"\begin{tabular}{lrrrrrrr}",
         r"\toprule",
-        r"Row & Smallest group & WGA & 95\,\% interval & WGA at 0 & GBA & AUROC \\",
+        r"Row & Smallest group & WGA & 95\,\% interval & WGA at 0 & GBA & AUROC & At equal area \\",
     ]
     for label, part in rows.groupby("attribute", sort=False) if len(rows) else ():
-        lines += [r"\midrule", rf"\multicolumn{{7}}{{l}}{{Groups by {_escaped(str(label))}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{8}}{{l}}{{Groups by {_escaped(str(label))}}} \\"]
         for row in part.to_dict("records"):
             cells = [
                 _escaped(row["name"]),
@@ -297,7 +316,8 @@ def _latex(rows: pd.DataFrame) -> str:
                 _wga(row, r" $\pm$ "),
                 f"{_percent(row['wga_low'])}--{_percent(row['wga_high'])}",
                 *(_percent(row[name]) for name in ("wga_at_zero", "gba")),
-                _areas(row),
+                _rank(row["auroc"]),
+                _at_equal_area(row),
             ]
             lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
@@ -315,9 +335,13 @@ def _wga(row: dict[Any, Any], between: str) -> str:
     return _percent(row["wga"]) + (f"{between}{100 * row['wga_sd']:.1f}" if np.isfinite(row["wga_sd"]) else "")
 
 
-def _areas(row: dict[Any, Any]) -> str:
-    names = sorted(name for name in row if str(name).startswith("auroc_") and np.isfinite(row[name]))
-    return ", ".join(f"{row[name]:.3f}" for name in names)
+def _at_equal_area(row: Mapping[Any, Any], form: str = ".3f") -> str:
+    low, high = (_rank(row[f"equal_area_{end}"], form) for end in ("low", "high"))
+    return f"{_rank(row['equal_area'], form)} [{low}, {high}]"
+
+
+def _rank(value: float, form: str = ".3f") -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "-"
 
 
 def _percent(value: float) -> str:

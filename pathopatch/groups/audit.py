@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pathopatch.core.text import patches_and_patients, patients_text, pluralize
 from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, PatchAttribute, TissueThreshold, attribute_in
@@ -24,17 +23,17 @@ from pathopatch.groups.shortcut import (
     attribute_score,
     cohort_verdict,
     fraction_only,
-    sweep_thresholds,
 )
 from pathopatch.metrics.bootstrap import LEAST_UNITS, LEAST_UNITS_OF_A_GROUP
+from pathopatch.metrics.equal_area import auroc_at_equal_area
 from pathopatch.slides.manifest import SPLITS
 
 _FRACTION_COLUMNS = (
     "n", "tumor", "patients", "patients_with_tumor", "patients_with_non_tumor", "auroc", "auroc_low", "auroc_high",
-    "accuracy", "threshold", "larger_is_tumor", "accuracy_elsewhere", "accuracy_elsewhere_low",
-    "accuracy_elsewhere_high", "majority", "verdict", "is_flagged",
+    "equal_area", "equal_area_pairs", "equal_area_partnered", "accuracy", "threshold", "larger_is_tumor",
+    "accuracy_elsewhere", "accuracy_elsewhere_low", "accuracy_elsewhere_high", "majority", "verdict", "is_flagged",
 )  # fmt: skip
-VERSION = 4
+VERSION = 5
 """Of what an audit holds; one of another version is made anew."""
 
 
@@ -56,11 +55,13 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
         ``attribute_values``: what the A values of the attribute mean, in order; ``label_names``, where labels are not
         called non-tumour and tumour. ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x A ``counts`` and
         ``patients`` (rows label, columns attribute), ``alpha``, the share of each attribute value within a label (None
-        for a label without patches), and ``expected``: what `expected_intervals` returns of the cells. ``sweep``: per
-        split what `sweep_thresholds` returns. ``fraction_only``: per split, and ``whole``: of all splits together,
-        what `fraction_only` returns of the tissue fraction alone; where the patches have an attribute of their own,
-        ``attribute_only`` and ``attribute_whole`` are the same of that attribute. ``verdict``: what `cohort_verdict`
-        makes of the latter where it is there, else of the former. Only labelled patches that are not blank count.
+        for a label without patches), and ``expected``: what `expected_intervals` returns of the cells.
+        ``fraction_only``: per split, and ``whole``: of all splits together, what `fraction_only` returns of the tissue
+        fraction alone, with its AUROC at equal area, ``equal_area`` (a floor: what a model that knows the area alone
+        reaches), and its ``equal_area_pairs`` and ``equal_area_partnered``; where the patches have an attribute of
+        their own, ``attribute_only`` and ``attribute_whole`` are what `fraction_only` returns of it. ``verdict``: what
+        `cohort_verdict` makes of the latter where it is there, else of the former. Only labelled patches that are not
+        blank count.
 
     Raises
     ------
@@ -82,10 +83,8 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     # The same patches have a group at every threshold: those with a label that are not blank.
     grouped = groups[first.groups_in(groups) >= 0]
-    arrays = {split: _arrays(part) for split, part in _by_split(grouped)}
-    content["sweep"] = {split: sweep_thresholds(*part, **settings) for split, part in arrays.items()}
-    by_split = {split: fraction_only(*part, **settings) for split, part in arrays.items()}
-    whole = fraction_only(*_arrays(grouped), **settings)
+    by_split = {split: _fraction_only(part, **settings) for split, part in _by_split(grouped)}
+    whole = _fraction_only(grouped, **settings)
     content |= {"fraction_only": by_split, "whole": whole}
     if first.is_patch_attribute:
         # Such a cohort was collected for this attribute: the verdict is of it, not of the tissue.
@@ -116,15 +115,18 @@ def _attribute_only(part: pd.DataFrame, column: str, **settings: Any) -> dict[st
     return fraction_only(label, score, patient, is_directed=True, **settings)
 
 
-def _arrays(part: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
-    """Return label, tissue fraction and patient of the patches whose fraction is known."""
+def _fraction_only(part: pd.DataFrame, **settings: Any) -> dict[str, Any]:
+    """Return how well the tissue fraction alone tells the label, and its AUROC at equal area."""
     # Patches with an attribute of their own may come without a tissue fraction.
     part = part[part["tissue_fraction"].notna()]
-    return (
-        part["label"].to_numpy(np.int64),
-        part["tissue_fraction"].to_numpy(np.float64),
-        part["patient_id"].to_numpy(dtype=str),
-    )
+    label, fraction = part["label"].to_numpy(np.int64), part["tissue_fraction"].to_numpy(np.float64)
+    floor = auroc_at_equal_area(fraction, label, fraction, stratum=part.get("fold"))
+    return {
+        **fraction_only(label, fraction, part["patient_id"].to_numpy(dtype=str), **settings),
+        "equal_area": floor.value if floor.pairs else None,
+        "equal_area_pairs": floor.pairs,
+        "equal_area_partnered": floor.partnered if label.any() else None,
+    }
 
 
 def _by_split(groups: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -213,7 +215,7 @@ def format_audit(audit: Mapping[str, Any]) -> str:
 
 
 def audit_tables(audit: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """Return an audit as tables by name: ``fraction_only``, ``cells`` and ``sweep``."""
+    """Return an audit as tables by name: ``fraction_only`` and ``cells``."""
     fractions = [
         {"split": split, **{name: result[name] for name in _FRACTION_COLUMNS}}
         for split, result in (*audit["fraction_only"].items(), ("whole cohort", audit["whole"]))
@@ -225,19 +227,7 @@ def audit_tables(audit: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         for split, part in by_split.items()
         for cell in part["expected"]["cells"]
     ]
-    sweep = [
-        {
-            "split": split,
-            "threshold": step["threshold"],
-            **{f"n_{2 * y + a}": step["counts"][y][a] for y in (0, 1) for a in (0, 1)},
-            **{f"patients_{2 * y + a}": step["patients"][y][a] for y in (0, 1) for a in (0, 1)},
-            **{f"alpha_{name}": (step["alpha"][y] or [None, None])[1] for y, name in enumerate(("non_tumor", "tumor"))},
-            **{name: step[name] for name in ("gap", "gap_low", "gap_high", "smallest_n")},
-        }
-        for split, steps in audit["sweep"].items()
-        for step in steps
-    ]
-    return {"fraction_only": pd.DataFrame(fractions), "cells": pd.DataFrame(cells), "sweep": pd.DataFrame(sweep)}
+    return {"fraction_only": pd.DataFrame(fractions), "cells": pd.DataFrame(cells)}
 
 
 def _cell_row(cell: Mapping[str, Any], alpha: list[list[float] | None], n_values: int) -> dict[str, Any]:
@@ -267,10 +257,12 @@ def _fraction_line(split: str, result: Mapping[str, Any], tumor: str) -> str:
     side = ">=" if result["larger_is_tumor"] else "<"
     elsewhere = result["accuracy_elsewhere"]
     elsewhere_text = "" if elsewhere is None else f"; {elsewhere:.3f} on patients it was not chosen on"
+    floor = result["equal_area"]
+    floor_text = "no pair of patches" if floor is None else f"{floor:.3f}"
     return (
-        f"{line}: AUROC {_interval(result, 'auroc')}, accuracy {result['accuracy']:.3f} with {tumor} where the "
-        f"fraction is {side} {result['threshold']:.3g}{elsewhere_text}; always the commoner label "
-        f"{result['majority']:.3f}"
+        f"{line}: AUROC {_interval(result, 'auroc')}, at equal area {floor_text}, accuracy {result['accuracy']:.3f} "
+        f"with {tumor} where the fraction is {side} {result['threshold']:.3g}{elsewhere_text}; always the commoner "
+        f"label {result['majority']:.3f}"
     )
 
 

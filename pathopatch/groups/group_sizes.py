@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import GroupEmptyError
 from pathopatch.core.text import pluralize
 from pathopatch.groups.attribute import GroupingAttribute, threshold_attributes
-from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.metrics.bootstrap import interval, ratio
 
 SMALL_CELL = 50
@@ -31,6 +30,7 @@ _ASSUMED_ACCURACY = 0.8
 _ASSUMED_CORRELATION = 0.1
 _WIDE = 0.10  # half-width of the expected interval beyond which a cell is too small to measure
 _SIMULATIONS = 2000
+_STEPS = tuple(round(0.05 * step, 2) for step in range(1, 20))  # tissue thresholds that a remedy may name
 _MANY_PATIENTS = 100  # from here on a cell's sum over patients is drawn from a normal distribution
 Needed = Sequence[Sequence[str]]
 """Sets of splits; each needs every group, its splits taken together."""
@@ -82,18 +82,18 @@ def filled_thresholds(groups: pd.DataFrame, needed: Needed) -> tuple[tuple[str, 
         return len(set(zip(part["label"], part["tissue_fraction"] >= cut, strict=True))) == 4
 
     tabled = tuple(at.key for at in attributes if not any(empty_groups(groups, at, splits) for splits in needed))
-    return tabled, tuple(cut for cut in SWEEP_THRESHOLDS if all(is_filled(cut, part) for part in parts))
+    return tabled, tuple(cut for cut in _STEPS if all(is_filled(cut, part) for part in parts))
 
 
 def _thresholds_text(groups: pd.DataFrame, needed: Needed) -> str:
-    """Return the thresholds that would do, neighbours of the sweep joined: ``0.1 to 0.3 and 0.5``."""
+    """Return the thresholds that would do, neighbours joined: ``0.1 to 0.3 and 0.5``."""
     tabled, swept = filled_thresholds(groups, needed)
-    steps = f"{SWEEP_THRESHOLDS[0]:g}, {SWEEP_THRESHOLDS[1]:g}, … {SWEEP_THRESHOLDS[-1]:g}"
+    steps = f"{_STEPS[0]:g}, {_STEPS[1]:g}, … {_STEPS[-1]:g}"
     if not tabled and not swept:
         return f"at each threshold of {steps} a group is empty: add slides, or move patients between the splits"
-    places = [SWEEP_THRESHOLDS.index(cut) for cut in swept]
-    starts = [SWEEP_THRESHOLDS[place] for place in places if place - 1 not in places]
-    stops = [SWEEP_THRESHOLDS[place] for place in places if place + 1 not in places]
+    places = [_STEPS.index(cut) for cut in swept]
+    starts = [_STEPS[place] for place in places if place - 1 not in places]
+    stops = [_STEPS[place] for place in places if place + 1 not in places]
     ranges = [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in zip(starts, stops, strict=True)]
     return (
         "choose a threshold at which no group is empty: "

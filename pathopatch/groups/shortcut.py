@@ -1,4 +1,4 @@
-"""Measure how well the tissue fraction alone tells the label, over patients; and at which thresholds it does.
+"""Measure how well the tissue fraction alone tells the label, over patients.
 
 The rule of the verdict: **a shortcut is flagged where the 95 % interval by patient of the fraction's AUROC lies wholly
 above 0.55 or wholly below 0.45**, in the training patches or in all labelled patches together. Nothing is flagged and
@@ -31,8 +31,6 @@ from pathopatch.metrics.bootstrap import (
 LEAST_OF_BOTH = 6
 """Effective number of patients with both labels that is enough for a verdict by itself."""
 FLAGGED, NOT_SHOWN, NEGLIGIBLE, UNKNOWN = "shortcut", "not shown", "negligible", "not known"
-SWEEP_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Tissue thresholds of a sweep: 0.05 to 0.95."""
 # Distance of the AUROC from 0.5. Of simulated cohorts whose patients have both labels at most 1 % were false alarms,
 # from 6 patients on. Where each has one label, as in cohorts labelled by slide: 14 % at 6, at most 6 % from 12 on.
 _LEAST_EFFECT = 0.05
@@ -142,64 +140,9 @@ def cohort_verdict(by_split: Mapping[str, Mapping[str, Any]], whole: Mapping[str
     }
 
 
-def sweep_thresholds(
-    label: NDArray[np.int64],
-    fraction: NDArray[np.float64],
-    patient: NDArray[Any],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Return, for thresholds from 0.05 to 0.95, the groups' sizes and how far alpha differs between the labels.
-
-    `label`, `fraction` and `patient` are of shape (N,), one value per patch. Each dict has the `threshold`;
-    `counts` and `patients`, 2 x 2 (rows label, columns little and much tissue); `alpha`, the shares within each
-    label (None for a label without patches); `smallest_n`; `gap`, alpha of much tissue within tumour minus that
-    within non-tumour, with `gap_low` and `gap_high` (None where a label is missing, or with fewer than two
-    patients).
-    """
-    patients, place = np.unique(patient, return_inverse=True)
-    n_steps = len(SWEEP_THRESHOLDS)
-    # Patches by patient, label and number of thresholds reached; much tissue at step t are those that reached t + 1.
-    reached = np.searchsorted(SWEEP_THRESHOLDS, fraction, side="right")
-    cell = (place * 2 + label) * (n_steps + 1) + reached
-    n = np.bincount(cell, minlength=len(patients) * 2 * (n_steps + 1)).reshape(len(patients), 2, n_steps + 1)
-    much = n[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]  # (P, 2, thresholds)
-    all_of_label = n.sum(axis=2)  # (P, 2)
-    sums = np.concatenate([much.reshape(len(patients), 2 * n_steps), all_of_label], axis=1).astype(np.float64)
-    gaps = _gaps(sums.sum(axis=0, keepdims=True))[0]
-    resampled_gaps = _gaps(resampled(sums, resamples=resamples, seed=seed))
-    rows = []
-    for step, threshold in enumerate(SWEEP_THRESHOLDS):
-        per_patient = np.stack([all_of_label - much[:, :, step], much[:, :, step]], axis=2)  # (P, label, tissue)
-        counts = per_patient.sum(axis=0)
-        low, high = interval(resampled_gaps[:, step])
-        rows.append(
-            {
-                "threshold": threshold,
-                "counts": counts.tolist(),
-                "patients": (per_patient > 0).sum(axis=0).tolist(),
-                "alpha": alpha_of(counts),
-                "smallest_n": int(counts.min()),
-                "gap": _nan_to_none(float(gaps[step])),
-                "gap_low": _nan_to_none(low),
-                "gap_high": _nan_to_none(high),
-            }
-        )
-    return rows
-
-
 def alpha_of(counts: NDArray[np.int64]) -> list[list[float] | None]:
     """Return each attribute value's share within its label, from counts (2, A); None for a label without patches."""
     return [(row / row.sum()).tolist() if row.sum() else None for row in counts]
-
-
-def _gaps(sums: FloatArray) -> FloatArray:
-    """Return alpha within tumour minus that within non-tumour per threshold, (R, thresholds), from sums of patients."""
-    n_steps = len(SWEEP_THRESHOLDS)
-    much = sums[:, : 2 * n_steps].reshape(-1, 2, n_steps)
-    alpha: FloatArray = ratio(much, sums[:, 2 * n_steps :, None])
-    return alpha[:, 1] - alpha[:, 0]
 
 
 def _verdict(low: float, high: float, sizes: Mapping[str, Any], *, is_directed: bool) -> str:

@@ -189,8 +189,8 @@ class _Patches:
 
     def rows(self, chosen: npt.NDArray[np.bool_]) -> _Patches:
         """Return some of the patches, in the same order."""
-        arrays = (each[chosen] for each in (self.order, self.key, self.fraction, self.label, self.level))
-        return _Patches(*arrays)
+        area = self.key[chosen], self.fraction[chosen]
+        return _Patches(self.order[chosen], *area, self.label[chosen], self.level[chosen])
 
     def near(self, key: FloatArray) -> tuple[IntArray, IntArray]:
         """Return the first and the end of the patches near each of some keys, (M,) each."""

@@ -19,6 +19,11 @@ from pathopatch.report.collect import Study
 from pathopatch.report.models import runs_to_show
 from pathopatch.report.results import by_validation, group_problems, preferred, rows_at
 
+_MEASURES = (
+    "run", "wga", "wga_low", "wga_high", "wga_at_zero", "average", "auroc", "equal_area", "equal_area_low",
+    "equal_area_high", "equal_area_floor",
+)  # fmt: skip
+
 
 def answer(study: Study) -> dict[str, Any]:
     """Return per threshold plain training beside the run that validation prefers, a picture, and the limits."""
@@ -83,7 +88,7 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
     return {
         "is_plain": bool(is_plain_erm(pd.DataFrame([row])).iloc[0]),
-        **{name: row[name] for name in ("run", "wga", "wga_low", "wga_high", "wga_at_zero", "average")},
+        **{name: row[name] for name in _MEASURES},
         "worst": None
         if worst is None
         else {"name": names[worst], "n": row[f"n_{worst}"], "patients": row[f"patients_{worst}"]},
@@ -96,7 +101,7 @@ def _worst_group_row(card: Mapping[str, Any], model: Mapping[str, Any]) -> dict[
     has_gain = model["run"] == best["run"] and best["reference"] not in ("", best["run"])
     return {
         **model,
-        **{name: card[name] for name in ("by", "n_smallest", "patients_smallest")},
+        **{name: card[name] for name in ("by", "n", "patients", "n_smallest", "patients_smallest")},
         "model": f"{'plain' if model['is_plain'] else 'debiased'}: {model['run']}",
         "worst": model["worst"] and model["worst"]["name"],
         **{f"gain_wga{end}": best[f"gain_wga{end}"] if has_gain else None for end in ("", "_low", "_high")},

@@ -146,7 +146,7 @@ def audit(study: Study) -> dict[str, Any]:
     # Of tissue, the share with little tissue is 1 - alpha, so it is left out.
     first = 0 if is_own else 1
     where = {(key, split): split if is_own else f"{key}, {split}" for key in thresholds for split in thresholds[key]}
-    if not audited["sweep"]:  # no patch has a label
+    if not audited["fraction_only"]:  # no patch has a label
         return {}
     # Models are evaluated on the other splits; the training split is shown where there is no other.
     judged = [split for split in where if split[1] != "train"] or list(where)
@@ -172,7 +172,6 @@ def audit(study: Study) -> dict[str, Any]:
         ],
         "group_key": group_key(attribute),
         "cells": [{"where": place, **_cells(thresholds[key][split], first)} for (key, split), place in where.items()],
-        "first_split": next(iter(audited["sweep"])),
         "assumed": next(iter(expected.values())),
         "lowest": [
             {"where": where[place], **case["wga"]}

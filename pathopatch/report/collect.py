@@ -20,7 +20,6 @@ from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.evaluation.summary import summarise_runs
-from pathopatch.evaluation.tissue_dependence import dependence_comparison
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
@@ -75,8 +74,6 @@ class Study:
         # If the groups have no folds now, the file is of an earlier division.
         has_folds = self.groups is not None and "fold" in self.groups and (work / FOLDS_FILE).is_file()
         self.folds = pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if has_folds else None
-        # A row per run and label, see `pathopatch.evaluation.tissue_dependence`.
-        self.dependence = None if table is None else dependence_comparison(work, table, config=evaluate)
         self.external_validations = _external_validations(work)  # metrics.json of models of other studies
         # Answers of `audit-model` that were written into ``area-reliance/<name>/``.
         asked = [path.parent for path in sorted(work.glob("area-reliance/*/area-reliance.json"))]

@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pathopatch.core.text import capitalize_first, pluralize
+from pathopatch.core.text import pluralize
 from pathopatch.evaluation.group_scores import too_few_of
 from pathopatch.groups import GroupingAttribute
-from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.audit import distinct_results
 from pathopatch.report.plots import (
     FAINT,
@@ -24,7 +23,6 @@ from pathopatch.report.plots import (
     group_colors,
     name_rows,
     new_figure,
-    percent_axis,
     png,
     style_axes,
 )
@@ -91,74 +89,55 @@ def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute) -> byt
 
 
 def worst_groups(rows: pd.DataFrame) -> Figure:
-    """Draw WGA of each row of a summary over its seeds, with its interval, a panel for each attribute.
+    """Draw WGA and AUROC at equal area of each row of a summary, with their intervals, two panels for each attribute.
 
-    `rows` are those of `pathopatch.evaluation.summary.Summary`. The axis begins at the lowest interval.
+    `rows` are those of `pathopatch.evaluation.summary.Summary`. An axis begins at its lowest interval.
     """
     parts = list(rows.groupby("attribute", sort=False))
     heights = [len(part) + 1.6 for _, part in parts]
     figure, panels = new_figure(
-        6.3, 0.35 + 0.3 * sum(heights), len(parts), 1, sharex=True, gridspec_kw={"height_ratios": heights}
+        9.0, 0.35 + 0.3 * sum(heights), len(parts), 2, sharex="col", gridspec_kw={"height_ratios": heights}
     )
-    known = rows[["wga", "wga_low", "wga_lowest"]].to_numpy(np.float64)
-    lowest = float(known[np.isfinite(known)].min(initial=1.0))
-    for axes, (label, part) in zip(panels[:, 0], parts, strict=True):
-        marks = []
-        for place, row in enumerate(part.to_dict("records")):
-            is_few = bool(row["too_few"])
-            text = f"{100 * row['wga']:.1f}" + ("*" if is_few else "")
-            marks.append(Mark(place, row["wga"], row["wga_low"], row["wga_high"], FAINT if is_few else INK, text=text))
-        draw_marks(axes, marks, text_at=1.02)
-        first, last = part["seeds"].min(), part["seeds"].max()
-        seeds = pluralize(first, "seed") if first == last else f"{first} to {last} seeds"
-        style_axes(axes, title=f"groups by {label}, {seeds}", title_pt=9)
-        axes.set_xlim(min(lowest - 0.02, 0.9), 1.12)
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
-        axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 1 + 1e-9])
-        name_rows(axes, part["name"].tolist())
-    panels[-1, 0].set_xlabel("worst-group accuracy, %, and 95 % interval", fontsize=9, color=INK)
+    titles = {"wga": "worst-group accuracy, %, and 95 % interval", "equal_area": "AUROC at equal area"}
+    for column, (measure, title) in zip(panels.T, titles.items(), strict=True):
+        known = rows[[measure, f"{measure}_low"]].to_numpy(np.float64)
+        lowest = float(known[np.isfinite(known)].min(initial=1.0))
+        scale, digits = (100, 1) if measure == "wga" else (1, 3)
+        for axes, (label, part) in zip(column, parts, strict=True):
+            marks = []
+            for place, row in enumerate(part.to_dict("records")):
+                is_few = bool(row["too_few"])
+                value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
+                text = f"{scale * value:.{digits}f}" + ("*" if is_few else "")
+                marks.append(Mark(place, value, low, high, FAINT if is_few else INK, text=text))
+            draw_marks(axes, marks, text_at=1.02)
+            first, last = part["seeds"].min(), part["seeds"].max()
+            seeds = pluralize(first, "seed") if first == last else f"{first} to {last} seeds"
+            style_axes(axes, title=f"groups by {label}, {seeds}" if measure == "wga" else "", title_pt=9)
+            axes.set_xlim(min(lowest - 0.02, 0.9), 1.12)
+            if measure == "wga":
+                axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+            axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 1 + 1e-9])
+            name_rows(axes, part["name"].tolist() if measure == "wga" else [""] * len(part))
+        column[-1].set_xlabel(title, fontsize=9, color=INK)
     return figure
 
 
 def shortcut_strength(audit: Mapping[str, Any]) -> bytes:
-    """Draw `pathopatch.groups.audit`: the AUROC of the tissue alone per split, and alpha's gap between the labels."""
-    figure, ((left, right),) = new_figure(WIDTH_IN, shortcut_height_in(audit), 1, 2)
-    draw_shortcut(left, right, audit)
+    """Draw `pathopatch.groups.audit`: the AUROC of the tissue alone, or of the patches' own attribute, per split."""
+    figure, ((axes,),) = new_figure(*shortcut_size_in(audit))
+    draw_shortcut(axes, audit)
     return png(figure)
 
 
-def shortcut_height_in(audit: Mapping[str, Any]) -> float:
-    """Return the height of the figure of `draw_shortcut`, inches."""
-    return 1.6 + 0.42 * max(3, len(distinct_results(audit)))
+def shortcut_size_in(audit: Mapping[str, Any]) -> tuple[float, float]:
+    """Return width and height of the figure of `draw_shortcut`, inches."""
+    return 0.7 * WIDTH_IN, 1.6 + 0.42 * max(3, len(distinct_results(audit)))
 
 
-def draw_shortcut(left: Axes, right: Axes, audit: Mapping[str, Any]) -> None:
-    """Draw an audit: at the left the AUROC, a row per split; at the right the gap over thresholds, of one split."""
-    labels = audit.get("label_names", LABEL_NAMES)
-    is_own = "attribute_only" in audit
+def draw_shortcut(axes: Axes, audit: Mapping[str, Any]) -> None:
+    """Draw the AUROC of an audit with its interval, a row per split."""
     alone, least_effect = distinct_results(audit), audit["verdict"]["least_effect"]
-    _draw_auroc(left, alone, least_effect, f"{'Own attribute' if is_own else 'Tissue fraction'} alone")
-    split, steps = next(iter(audit["sweep"].items()))
-    # A split of one label has no gap between labels.
-    if measured := [step for step in steps if step["gap"] is not None]:
-        at = [step["threshold"] for step in measured]
-        if measured[0]["gap_low"] is not None:
-            band = np.array([[step["gap_low"], step["gap_high"]] for step in measured]).T
-            right.fill_between(at, *band, color=INK, alpha=0.16, linewidth=0)
-        right.plot(at, [step["gap"] for step in measured], color=INK, linewidth=2)
-    right.axhline(0, color=MUTED, linewidth=1)
-    style_axes(
-        right,
-        title=f"{capitalize_first(labels[1])} minus {labels[0]}, {split}",
-        x="tissue threshold",
-        y="difference of shares, points",
-        xlim=(0, 1),
-        ylim=(-1.03, 1.03),
-    )
-    percent_axis(right, symbol="")
-
-
-def _draw_auroc(axes: Axes, alone: Mapping[str, Mapping[str, Any]], least_effect: float, title: str) -> None:
     axes.axvspan(0.5 - least_effect, 0.5 + least_effect, color=_BAND, zorder=0, linewidth=0)
     axes.axvline(0.5, color=MUTED, linewidth=1)
     marks = []
@@ -168,7 +147,8 @@ def _draw_auroc(axes: Axes, alone: Mapping[str, Mapping[str, Any]], least_effect
         marks.append(Mark(place, auroc, low, high, text=text))
     draw_marks(axes, marks, unknown="one label only")
     # The axis ends at 1; the numbers are beyond it.
-    style_axes(axes, title=title, x="AUROC for the label (shaded: too weak to count)", xlim=(0, 1.6))
+    title = "Own attribute" if "attribute_only" in audit else "Tissue fraction"
+    style_axes(axes, title=f"{title} alone", x="AUROC for the label (shaded: too weak to count)", xlim=(0, 1.6))
     axes.set_xticks(np.linspace(0, 1, 5))
     names = [
         f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], 'patient')}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.text import card, patches_and_patients
@@ -41,30 +40,25 @@ class GroupAudit:
         return verdict_text(self.numbers)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the numbers as tables by name: ``fraction_only``, ``cells`` and ``sweep``."""
+        """Return the numbers as tables by name: ``fraction_only`` and ``cells``."""
         return audit_tables(self.numbers)
 
-    def plot(self, *, axes: Sequence[Axes] | NDArray[Any] | None = None) -> NDArray[Any]:
-        """Draw how well tissue alone tells the label, and the gap between the labels; return the two axes.
+    def plot(self, *, axes: Axes | None = None) -> Axes:
+        """Draw how well tissue alone tells the label, and return the axes.
 
         Parameters
         ----------
-        axes : two matplotlib Axes, optional
+        axes : matplotlib Axes, optional
             Where to draw; by default a new figure of pyplot.
         """
-        import numpy as np
-
-        from pathopatch.report.forest_plots import draw_shortcut, shortcut_height_in
-        from pathopatch.report.plots import WIDTH_IN
+        from pathopatch.report.forest_plots import draw_shortcut, shortcut_size_in
 
         if axes is None:
             import matplotlib.pyplot as plt  # here: it chooses a backend, and notebooks show its figures by themselves
 
-            size = WIDTH_IN, shortcut_height_in(self.numbers)
-            _, axes = plt.subplots(1, 2, figsize=size, layout="constrained")
-        left, right = axes
-        draw_shortcut(left, right, self.numbers)
-        return np.array([left, right])
+            _, axes = plt.subplots(figsize=shortcut_size_in(self.numbers), layout="constrained")
+        draw_shortcut(axes, self.numbers)
+        return axes
 
     def __str__(self) -> str:
         return format_audit(self.numbers)

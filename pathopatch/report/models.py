@@ -1,4 +1,4 @@
-"""Collect what the report shows of the models: tissue dependence, calibration, channels, training and provenance."""
+"""Collect what the report shows of the models: calibration, channels, training and provenance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.plots import probability_by_fraction, reliability
+from pathopatch.report.plots import reliability
 from pathopatch.report.results import by_validation, in_order, preferred, rows_at
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
@@ -62,22 +62,6 @@ def runs_to_show(study: Study) -> list[str]:
     return [str(run) for run in rows["run"].drop_duplicates() if run in chosen]
 
 
-def dependence(study: Study) -> dict[str, Any]:
-    """Return how the probability depends on the tissue fraction within each class, and its change against ERM."""
-    if study.comparison is None or study.comparison.empty:
-        return {}
-    split, runs, labels = study.split, runs_to_show(study), study.attribute.label_names
-    predictions = {run: study.predictions[run].loc[lambda table: table["split"] == split] for run in runs}
-    table = {run: place for place, run in enumerate(in_order(study.comparison, "trained_threshold")["run"].unique())}
-    by_label = [] if study.dependence is None else study.dependence.to_dict("records")
-    by_label.sort(key=lambda row: (table[row["run"]], row["label"]))
-    return {
-        "runs_shown": runs,
-        "runs": [{**row, "within": labels[row["label"]]} for row in by_label],
-        "pictures": {"probability_by_tissue.png": probability_by_fraction(predictions, labels=labels)},
-    }
-
-
 def calibration(study: Study) -> dict[str, Any]:
     """Return how well the probabilities of some runs are calibrated, with little tissue and with much."""
     split = study.split
@@ -87,20 +71,17 @@ def calibration(study: Study) -> dict[str, Any]:
 
 
 def ablation(study: Study) -> dict[str, Any]:
-    """Return the loss of some runs without each channel, at the first threshold."""
+    """Return the loss of some runs without each channel."""
     contents = {run: study.evaluations[run]["splits"].get(study.split, {}) for run in runs_to_show(study)}
-    rows = [row for run, content in contents.items() for row in _ablation_rows(run, content, study.attribute.key)]
-    return {"rows": rows, "by": study.attribute.description} if rows else {}
+    rows = [row for run, content in contents.items() for row in _ablation_rows(run, content)]
+    return {"rows": rows} if rows else {}
 
 
-def _ablation_rows(run: str, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return one model's losses at a threshold, with the patches and patients that they were measured on."""
-    losses = [row for row in content.get("ablation", ()) if row["threshold"] == key]
-    if not losses:
-        return []
-    scores = content["thresholds"][key]
-    sizes = {**{name: scores[name] for name in ("n", "patients")}, **_smallest_of(scores)}
-    return [{"run": run, **row, **sizes} for row in losses]
+def _ablation_rows(run: str, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one model's losses, with the patches and patients that they were measured on."""
+    scores: Mapping[str, Any] = next(iter(content.get("thresholds", {}).values()), {})
+    sizes = {name: scores.get(name) for name in ("n", "patients")}
+    return [{"run": run, **row, **sizes} for row in content.get("ablation", ())]
 
 
 def _smallest_of(scores: Mapping[str, Any]) -> dict[str, int]:
@@ -221,22 +202,20 @@ def _external_attributes(
 def _external_split(
     name: str, split: str, content: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute, stem: str
 ) -> dict[str, Any]:
-    """Return ranking, tissue dependence, calibration and ablation of one model on one split."""
+    """Return ranking, calibration and ablation of one model on one split."""
     key, accuracies = next(iter(content["thresholds"].items()))
     attribute = replace(attribute, tau=float(key))
-    without = _ablation_rows(name, content, key)
+    without = _ablation_rows(name, content)
     return {
         "split": split,
         "auroc": accuracies["auroc"],
+        "equal_area": content["equal_area"],
+        "floor": content["equal_area"]["floor"],
         **{name: accuracies[name] for name in ("n", "patients")},
         **{f"{name}_fraction": content["fraction_only"][name] for name in ("n", "patients")},
         **{f"fraction_auroc{end}": content["fraction_only"][f"auroc{end}"] for end in ("", "_low", "_high")},
-        "dependence": [
-            {"split": split, "within": attribute.label_names[row["label"]], **row}
-            for row in content["tissue_dependence"]
-        ],
         "calibration": _calibration({name: content}, attribute, f"{stem}_reliability.png"),
-        "ablation": {"rows": without, "by": attribute.description} if without else None,
+        "ablation": {"rows": without} if without else None,
     }
 
 

@@ -25,9 +25,8 @@ from pathopatch.core.task import Progress
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.compare import written_columns
+from pathopatch.evaluation.compare import LEAST_PARTNERED, written_columns
 from pathopatch.evaluation.group_scores import LEAST_PATCHES, SMALL_GROUP, too_few
-from pathopatch.groups.audit import audit_tables
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.heatmaps.model_record import card_html
@@ -193,7 +192,6 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
             "tissue": {"slides": tissue} if tissue else {},
             "audit": cohort_section.audit(study),
             "results": results.results(study),
-            "dependence": models.dependence(study),
             "calibration": models.calibration(study),
             "ablation": models.ablation(study),
             "external_validation": models.external_validation(study),
@@ -229,7 +227,6 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
 def _write_tables(study: Study, folder: Path) -> None:
     """Write the tables for other programs beside the page; those without rows are left out."""
     tables = {
-        "audit_sweep": audit_tables(study.audit)["sweep"] if study.audit and study.audit["whole"]["n"] else None,
         "comparison": None if study.comparison is None else written_columns(study.comparison),
         "folds": results.folds_table(study),
         "searches": pd.concat(study.trials, names=["run"]).reset_index("run") if study.trials else None,
@@ -288,5 +285,5 @@ def _environment() -> Environment:
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {"col": Column, "cols": columns, "too_few": too_few}
     least = {"least_patients": LEAST_UNITS, "least_patients_of_a_group": LEAST_UNITS_OF_A_GROUP}
-    environment.globals |= {"least_patches": LEAST_PATCHES, **least}
+    environment.globals |= {"least_patches": LEAST_PATCHES, "least_partnered": LEAST_PARTNERED, **least}
     return environment

@@ -1,8 +1,7 @@
 """Draw the plots of the report, as PNG bytes: group sizes, accuracies, reliability.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
-number beside the colour. Probabilities have the colours of the heatmaps. Equal tables give equal bytes: no dates, no
-global state.
+number beside the colour. Equal tables give equal bytes: no dates, no global state.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from pathopatch.evaluation.tissue_dependence import slope
 from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.heatmaps.colors import GROUP_COLORS, opaque_colors
+from pathopatch.heatmaps.colors import GROUP_COLORS
 
 LABEL_COLORS = ("#0072B2", "#D55E00")
 INK, MUTED = "#1b1f23", "#4a5158"
@@ -41,7 +39,6 @@ DASHED = (0, (4, 3))
 # The font that comes with matplotlib, so that pictures are the same everywhere.
 _FONT = "DejaVu Sans"
 _DPI = 144
-_MOST_POINTS = 1500  # in one scatter panel; more only hide each other
 
 
 def group_colors(n: int) -> tuple[str, ...]:
@@ -139,50 +136,6 @@ def fraction_by_label(
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return png(figure)
-
-
-def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
-    """Draw the predicted probability against the tissue fraction, a column per run, a row per label.
-
-    `predictions` is run -> its predictions on one split: patch_id, label, tissue_fraction, probability.
-    """
-    figure, panels = new_figure(WIDTH_IN, 5.2, 2, len(predictions), sharex=True, sharey=True)
-    for column, (run, table) in enumerate(predictions.items()):
-        for label in (0, 1):
-            axes = panels[label, column]
-            part = table[table["label"] == label].sort_values("patch_id")
-            fraction, probability = part["tissue_fraction"].to_numpy(float), part["probability"].to_numpy(float)
-            _scatter(axes, fraction, probability)
-            style_axes(
-                axes,
-                title=labels[label] if label else f"{run}\n{labels[label]}",
-                x="tissue fraction" if label else "",
-                y="" if column else f"probability of {labels[1]}",
-                title_pt=9,
-                xlim=(0, 1),
-                ylim=(-0.03, 1.03),
-            )
-    return png(figure)
-
-
-def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.float64]) -> None:
-    """Draw patches, their least-squares line and the mean of each tenth of the fraction."""
-    # Evenly over the patch ids, not at random: equal tables give equal bytes.
-    shown = np.linspace(0, len(fraction) - 1, min(len(fraction), _MOST_POINTS)).astype(int)
-    colors = opaque_colors(probability[shown], "bright") / 255
-    axes.scatter(fraction[shown], probability[shown], s=9, c=colors, edgecolors="#444444", linewidths=0.2, alpha=0.7)
-    incline = slope(fraction, probability)
-    if np.isfinite(incline):
-        ends = np.array([fraction.min(), fraction.max()])
-        line = probability.mean() + incline * (ends - fraction.mean())
-        # A wider white line below, so that the line is seen on any patches.
-        axes.plot(ends, line, color="white", linewidth=4.5)
-        axes.plot(ends, line, color=INK, linewidth=2)
-    tenth = np.minimum((fraction * 10).astype(int), 9)
-    means = [(np.mean(fraction[tenth == t]), np.mean(probability[tenth == t])) for t in np.unique(tenth)]
-    if means:
-        x, y = np.array(means).T
-        axes.plot(x, y, "D", color="white", markeredgecolor=INK, markersize=5, markeredgewidth=1.2)
 
 
 def reliability(

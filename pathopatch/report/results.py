@@ -166,6 +166,6 @@ def folds_table(study: Study) -> pd.DataFrame:
     if study.folds is None:
         return pd.DataFrame()
     by_run = study.folds.groupby(["attribute", "run"])
-    over = {f"{name}_mean": by_run[name].transform("mean") for name in ("wga", "auroc")}
-    over |= {f"{name}_sd": by_run[name].transform("std") for name in ("wga", "auroc")}
+    over = {f"{name}_mean": by_run[name].transform("mean") for name in ("wga", "auroc", "equal_area")}
+    over |= {f"{name}_sd": by_run[name].transform("std") for name in ("wga", "auroc", "equal_area")}
     return study.folds.assign(**over)

@@ -1,7 +1,7 @@
 """Audit the groups of a work folder and format the result: the command `audit`.
 
 ``groups/audit.json`` holds every number with the stamp of the groups that it was made of;
-``groups/audit_fraction_only.csv``, ``audit_cells.csv`` and ``audit_sweep.csv`` hold the same as tables.
+``groups/audit_fraction_only.csv`` and ``audit_cells.csv`` hold the same as tables.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pathopatch.core.config import GroupsConfig, TrainConfig, TuneConfig
@@ -161,7 +162,10 @@ def judged(evaluation: Path, *, threshold: float) -> dict[str, Any]:
         "gba": 100 * by_group["gba"]["value"],
         **{f"group_{group['group']}": 100 * group["accuracy"] for group in groups},
         **{f"n_{group['group']}": group["n"] for group in groups},
-        **{f"slope_{label}": line["slope"] for label, line in enumerate(numbers["tissue_dependence"])},
+        **{
+            f"slope_{label}": float(np.polyfit(part["tissue_fraction"], part["probability"], 1)[0])
+            for label, part in table.groupby("label")
+        },
     }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.evaluation import predicting
-from pathopatch.evaluation.evaluate import ablation, split_table
+from pathopatch.evaluation.evaluate import ablation, ablation_table
 from pathopatch.evaluation.predicting import WITHOUT, without_channel
 
 
@@ -62,31 +62,18 @@ def table(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 
 def test_the_needed_channel_costs_everything_and_the_other_nothing(table: pd.DataFrame) -> None:
     assert [name for name in table if name.startswith(WITHOUT)] == ["logit without CARS", "logit without SHG"]
-    rows = ablation(table, np.repeat(np.arange(10), 4), decision_threshold=0.0, resamples=50)
-    by_channel = {row["channel"]: row for row in rows}
-    assert (by_channel["CARS"]["auroc"], by_channel["CARS"]["auroc_without"], by_channel["CARS"]["auroc_lost"]) == (
-        1,
-        0.5,
-        0.5,
-    )
-    # All margins are 0 then: everything is called non-tumour.
-    assert (by_channel["CARS"]["wga_without"], by_channel["CARS"]["gba_without"]) == (0, 0.5)
-    assert (by_channel["CARS"]["wga_lost_low"], by_channel["CARS"]["wga_lost_high"]) == (1, 1)
-    assert [by_channel["SHG"][f"{name}_lost"] for name in ("wga", "gba", "auroc")] == [0, 0, 0]
-
-
-def test_an_empty_group_makes_only_the_loss_of_wga_unknown(table: pd.DataFrame) -> None:
-    some = table[table["group@0.5"] != 3]
-    row = ablation(some, np.arange(len(some)), decision_threshold=0.0, resamples=20)[0]
-    assert np.isnan(row["wga_lost"])
-    assert row["auroc_lost"] == 0.5
+    rows = ablation(table, np.repeat(np.arange(10), 4), resamples=50)
+    needed, other = rows
+    assert [needed[name] for name in ("channel", "equal_area", "without", "lost")] == ["CARS", 1, 0.5, 0.5]
+    assert (needed["lost_low"], needed["lost_high"]) == (0.5, 0.5)
+    assert [other[f"lost{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
 
 
 def test_a_patch_without_an_answer_is_wrong_with_every_channel(table: pd.DataFrame) -> None:
-    is_first = np.arange(40) == 3  # of group 3
-    rows = ablation(table.assign(has_answer=~is_first), np.arange(40).astype(str), decision_threshold=0.0)
-    assert {row["wga"] for row in rows} == {0.9}
-    assert {row["auroc"] for row in rows} == {1.0}
+    is_first = np.arange(40) == 3  # one of ten tumour patches with much tissue, so a tenth of the pairs there
+    rows = ablation(table.assign(has_answer=~is_first), np.arange(40).astype(str), resamples=0)
+    assert [row["equal_area"] for row in rows] == [pytest.approx(0.95)] * 2
+    assert rows[0]["without"] == pytest.approx(0.5 * 0.95)
 
 
 def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> None:
@@ -98,6 +85,6 @@ def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> N
 
 
 def test_the_table_names_split_and_channel(table: pd.DataFrame) -> None:
-    rows = ablation(table, np.arange(40), decision_threshold=0.0, resamples=0)
-    ablation_table = split_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}}, "ablation")
-    assert ablation_table[["split", "channel"]].to_numpy().tolist() == [["test", "CARS"], ["test", "SHG"]]
+    rows = ablation(table, np.arange(40), resamples=0)
+    written = ablation_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}})
+    assert written[["split", "channel"]].to_numpy().tolist() == [["test", "CARS"], ["test", "SHG"]]

@@ -113,7 +113,7 @@ def test_the_csv_holds_what_a_person_reads_of_the_table(work: Path) -> None:
     table = compare(work, config=QUICK)
     text = dict.fromkeys(("reference", "attribute", "variant"), str)
     written = pd.read_csv(work / "comparison.csv", keep_default_na=True, dtype=text)
-    assert len(written.columns) == 25
+    assert len(written.columns) == 33
     assert {f"accuracy_{group}" for group in range(4)} < set(written)
     filled = written.fillna(dict.fromkeys(("variant", "reference"), ""))
     pd.testing.assert_frame_equal(filled, table[list(written)], check_dtype=False)
@@ -313,18 +313,43 @@ def test_only_runs_of_equal_searches_are_compared_with_each_other(work: Path) ->
     assert "earches differ" not in comparison_text(work, table)
 
 
-def test_the_change_of_the_dependence_on_tissue_is_written(work: Path) -> None:
-    compare(work, config=QUICK)
-    rows = pd.read_csv(work / "tissue_dependence.csv").set_index(["run", "label"])
-    row = rows.loc[("gerne-t0.5-s0", 0)]
-    # Mean probabilities .18 with little tissue and .34 with much, against .10 and .66 of class-balanced ERM.
-    assert row["slope"] == pytest.approx((0.34 - 0.18) / 0.6)
-    assert row["slope_reference"] == pytest.approx((0.66 - 0.10) / 0.6)
-    assert row["slope_change"] == pytest.approx(-0.4 / 0.6)
-    assert row["slope_change_low"] <= row["slope_change"] <= row["slope_change_high"]
-    assert row["spearman_change"] < 0
-    assert rows.loc[("erm-balanced-t0.5-s0", 0), "reference"] == "erm-balanced-t0.5-s0"
-    assert np.isnan(rows.loc[("erm-balanced-t0.5-s0", 0), "slope_change"])
+def test_gains_at_equal_area_are_beside_those_in_wga(work: Path) -> None:
+    table = compare(work, config=QUICK).set_index("method")
+    # All logits are equal but for their sign, so at either area a pair is won at the mean of both groups' accuracies.
+    assert table.loc["gerne", "equal_area"] == pytest.approx(((0.8 + 0.9) / 2 + (0.7 + 0.9) / 2) / 2)
+    assert table.loc["erm-balanced", "equal_area"] == pytest.approx(((1 + 0.5) / 2 + (0.3 + 1) / 2) / 2)
+    gain, low, high = (table.loc["gerne", f"gain_equal_area{end}"] for end in ("", "_low", "_high"))
+    assert gain == pytest.approx(0.825 - 0.7)
+    assert low <= gain <= high
+    assert np.isnan(table.loc["erm-balanced", "gain_equal_area"])  # it is the reference itself
+    written = pd.read_csv(work / "comparison.csv").set_index("method")
+    assert written.loc["gerne", "gain_equal_area"] == gain
+    assert "0.825 [" in comparison_text(work, compare(work, config=QUICK))
+    summary = pd.read_csv(work / "summary_pairs.csv").set_index(["name", "less"]).loc[("gerne", "erm-balanced")]
+    assert summary["equal_area"] == pytest.approx(gain)
+    assert summary["equal_area_low"] <= gain <= summary["equal_area_high"]
+
+
+def test_the_text_says_what_equal_area_rests_on(work: Path) -> None:
+    table = compare(work, config=QUICK)
+    text = comparison_text(work, table)
+    assert "differ by at most 0.02; the fraction itself reaches 0.500." in text
+    assert "have such a partner" not in text
+    assert "In no number" not in text
+    few = table.assign(equal_area_partnered=[0.4, 0.6, 0.6], left_out_0=12, left_out_1=3)
+    text = comparison_text(work, few)
+    assert "Only 40% of tumour patches have such a partner." in text
+    assert "In no number, as blank or hardly scanned: 12 non-tumour and 3 tumour." in text
+    assert "is not known: no tumour and non-tumour patch" in comparison_text(work, table.assign(equal_area_pairs=0))
+
+
+def test_an_evaluation_without_equal_area_is_refused(work: Path) -> None:
+    path = work / "runs" / "gerne-t0.5-s0" / "evaluation" / "metrics.json"
+    numbers = read_json(path)
+    del numbers["splits"]["test"]["equal_area"]
+    write_json(path, numbers)
+    with pytest.raises(StaleArtefactError, match="earlier version"):
+        comparison(work, config=QUICK)
 
 
 def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:

@@ -118,12 +118,28 @@ def test_the_group_csv_has_a_row_per_split_threshold_and_group(work: Path) -> No
     assert table["accuracy"].tolist() == [1, 0, 0, 1] * 2
 
 
-def test_the_dependence_on_tissue_is_found(work: Path) -> None:
-    numbers = read_json(evaluate_run(work, "erm", config=QUICK) / "metrics.json")
-    for row in numbers["splits"]["test"]["tissue_dependence"]:
-        low, high = (1 / (1 + np.exp(-4 * (x - 0.5) / 2)) for x in (0.2, 0.8))
-        assert row["slope"] == pytest.approx((high - low) / 0.6)
-        assert row["spearman"] == pytest.approx(1)
+def test_a_model_of_tissue_alone_is_at_chance_at_equal_area(work: Path) -> None:
+    content = read_json(evaluate_run(work, "erm", config=QUICK) / "metrics.json")["splits"]["test"]
+    at_equal_area = content["equal_area"]
+    # Patches hold 0.2 or 0.8 of tissue, two of each label: 4 pairs at either area, all of them tied.
+    assert [at_equal_area[name] for name in ("value", "even", "floor", "pairs", "partnered")] == [0.5, 0.5, 0.5, 8, 1]
+    assert at_equal_area["empty_tenths"] == ["0 to 0.1", "0.1 to 0.2", *(f"0.{t} to 0.{t + 1}" for t in range(3, 8)),
+        "0.9 to 1"]  # fmt: skip
+    assert (at_equal_area["low"], at_equal_area["high"]) == (0.5, 0.5)
+    assert content["left_out"] == [1, 0]  # the blank one; the unlabelled one is of neither label
+
+
+def test_pooled_folds_make_pairs_within_a_fold_only() -> None:
+    groups = groups_table()
+    table = groups[(groups["split"] == "val")].assign(logit=lambda rows: rows["label"] + 0.0, probability=0.5)
+    # In the second fold all answers are 10 higher: its non-tumour patches would win over tumour of the first.
+    folds = table.assign(fold=np.arange(8) % 2 + 1, logit=table["logit"] + 10 * (np.arange(8) % 2))
+    content = evaluate_predictions(folds, groups.assign(fold=1), decision_threshold=0.0, config=QUICK)["splits"]["val"]
+    assert (content["equal_area"]["value"], content["equal_area"]["pairs"]) == (1, 4)
+    assert content["left_out"] == [1, 0]  # of all patches, each of which validates in one fold
+    together = folds.drop(columns="fold")
+    at_once = evaluate_predictions(together, groups, decision_threshold=0.0, config=QUICK)["splits"]["val"]
+    assert (at_once["equal_area"]["value"], at_once["equal_area"]["pairs"]) == (0.75, 8)
 
 
 def test_a_current_evaluation_is_left_alone_and_a_stale_one_needs_force(work: Path) -> None:

@@ -101,7 +101,8 @@ def test_the_audit_says_which_way_a_model_follows_the_tissue_area(
         "patches": 12, "slides": 6, "positive": share, "probability": pytest.approx(share, abs=0.01),
     }  # fmt: skip
     judged = numbers["splits"]["all"]
-    assert [np.sign(row["slope"]) for row in judged["tissue_dependence"]] == [sign, sign]
+    predictions = read_table(out / "predictions.parquet")
+    assert np.sign(np.corrcoef(predictions["tissue_fraction"], predictions["logit"])[0, 1]) == sign
     accuracy = {row["group"]: row["accuracy"] for row in judged["thresholds"]["0.5"]["groups"]}
     assert sorted(accuracy.values()) == [0.0, 0.0, 1.0, 1.0]  # one class right where there is much tissue
     said = f"Blank glass (12 patches of 6 slides, tissue below 1 %): {100 * share:.1f} % are called Tumor"

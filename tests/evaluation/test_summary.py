@@ -23,7 +23,9 @@ def row_of(seeds: int, *, accuracy: float = 0.8, seed_sd: float = 0.0, luck: int
     wga = np.array([ratio(hits.sum(axis=0), n.sum(axis=0)).min() for hits in runs])
     drawn = np.stack([summary._wga_in_draws(hits, n, CONFIG) for hits in runs], axis=1)
     sizes = {"effective_patients": 20.0, "too_few": ""}
-    return summary._Row(tuple(range(seeds)), wga, drawn, pd.DataFrame(), sizes)
+    # The half of all numbers, to be told from WGA.
+    values, draws = {"wga": wga, "equal_area": wga / 2}, {"wga": drawn, "equal_area": drawn / 2}
+    return summary._Row(tuple(range(seeds)), values, draws, pd.DataFrame(), sizes)
 
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, "only 1 seed of both"), (2, "only 2 seeds of both"), (3, "")])
@@ -34,6 +36,8 @@ def test_a_difference_is_shown_from_three_shared_seeds_on(seeds: int, words: str
     assert pair["is_shown"] == (seeds == 3)
     assert pair["too_few"].startswith(words)
     assert np.isnan(pair["p"]) == (seeds < 3)
+    halves = [pair[f"equal_area{end}"] for end in ("", "_low", "_high")]
+    assert halves == pytest.approx([pair[f"wga{end}"] / 2 for end in ("", "_low", "_high")], abs=0.01)
 
 
 def test_without_spread_over_patients_the_interval_is_students() -> None:

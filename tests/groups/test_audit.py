@@ -67,7 +67,7 @@ def test_the_error_of_an_empty_group_names_thresholds_that_would_do() -> None:
     )
 
 
-def test_a_blank_patch_fills_no_group_at_any_threshold_of_the_sweep() -> None:
+def test_a_blank_patch_fills_no_group_at_any_threshold() -> None:
     groups = grouped({"train": [(0, 0.001), (0, 0.9), (1, 0.1), (1, 0.9)]})
     assert filled_thresholds(groups, [("train",)]) == ((), ())
     groups = grouped({"train": [(0, 0.02), (0, 0.9), (1, 0.1), (1, 0.9), (1, 0.001)]})
@@ -86,12 +86,14 @@ def test_alpha_is_the_share_within_the_label() -> None:
     assert thresholds["0.5"]["train"]["alpha"] == [[0.75, 0.25], [0.5, 0.5]]
 
 
-def test_the_sweep_agrees_with_the_thresholds() -> None:
-    result = audit(grouped({"train": TRAIN}), [0.25])
-    swept = {item["threshold"]: item["alpha"] for item in result["sweep"]["train"]}
-    assert len(swept) == 19
-    assert swept[0.25] == result["thresholds"]["0.25"]["train"]["alpha"]
-    assert swept[0.95] == [[1, 0], [1, 0]]
+def test_the_floor_at_equal_area_is_that_of_the_fraction_itself() -> None:
+    members = [(0, 0.30), (0, 0.35), (1, 0.31), (1, 0.335), (1, 0.9), (1, -1)]
+    fraction_only = audit(grouped({"train": members}), [0.25])["fraction_only"]["train"]
+    # .31 above .30 and .335 below .35 are the pairs; .9 has no partner.
+    assert [fraction_only[f"equal_area{end}"] for end in ("", "_pairs", "_partnered")] == [0.5, 2, pytest.approx(2 / 3)]
+    apart = audit(grouped({"train": [(0, 0.1), (1, 0.9)]}), [0.25])
+    assert (apart["whole"]["equal_area"], apart["whole"]["equal_area_partnered"]) == (None, 0)
+    assert "at equal area no pair of patches" in format_audit(apart)
 
 
 def test_the_fraction_alone_is_judged_by_hand_computed_numbers() -> None:
@@ -133,6 +135,6 @@ def test_the_audit_is_plain_json_and_can_be_formatted_as_text() -> None:
     result = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = format_audit(result)
-    assert "AUROC 0.750 [0.281, 1.000], accuracy 0.875 with tumour where the fraction is >= 0.2" in text
+    assert "AUROC 0.750 [0.281, 1.000], at equal area no pair of patches, accuracy 0.875 with tumour where the" in text
     assert "one label only" in text
     assert text.count("EMPTY") == 4  # the test split's non-tumour, at two thresholds

@@ -8,7 +8,6 @@ import pytest
 
 from pathopatch.groups import assign_groups, audit, audit_tables
 from pathopatch.groups.group_sizes import expected_intervals as expected
-from pathopatch.groups.shortcut import sweep_thresholds
 
 
 def one_a_patient(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -58,26 +57,6 @@ def test_an_empty_cell_makes_the_worst_group_unknown_and_says_why() -> None:
     assert few["reasons"][0] == "3 patients, fewer than 10"
 
 
-def test_the_sweep_counts_and_measures_the_gap_by_hand_computed_numbers() -> None:
-    label = np.array([0, 0, 0, 1, 1, 1])
-    fraction = np.array([0.1, 0.2, 0.6, 0.5, 0.7, 0.9])
-    at = {step["threshold"]: step for step in sweep_thresholds(label, fraction, np.array(list("aabbcc")), resamples=0)}
-    assert at[0.5]["counts"] == [[2, 1], [0, 3]]
-    assert at[0.5]["patients"] == [[1, 1], [0, 2]]
-    assert at[0.5]["gap"] == pytest.approx(1 - 1 / 3)
-    assert at[0.5]["smallest_n"] == 0
-    assert at[0.65]["gap"] == pytest.approx(2 / 3)
-    assert (at[0.5]["gap_low"], at[0.95]["gap"]) == (None, 0)
-
-
-def test_the_gap_of_one_label_is_unknown() -> None:
-    steps = sweep_thresholds(
-        np.ones(4, dtype=int), np.array([0.1, 0.4, 0.6, 0.9]), np.array(list("abcd")), resamples=20
-    )
-    assert {step["gap"] for step in steps} == {None}
-    assert steps[0]["alpha"][0] is None
-
-
 def test_the_tables_hold_a_row_per_split_cell_and_threshold() -> None:
     rng = np.random.default_rng(0)
     patches = pd.DataFrame(
@@ -93,9 +72,6 @@ def test_the_tables_hold_a_row_per_split_cell_and_threshold() -> None:
     tables = audit_tables(audit(assign_groups(patches, [0.25, 0.5]), [0.25, 0.5], resamples=20))
     assert tables["fraction_only"]["split"].tolist() == ["train", "test", "whole cohort"]
     assert len(tables["cells"]) == 2 * 2 * 4
-    assert len(tables["sweep"]) == 2 * 19
     by_hand = patches[(patches["split"] == "test") & (patches["label"] == 1) & (patches["tissue_fraction"] >= 0.5)]
     cell = tables["cells"].query("threshold == 0.5 and split == 'test' and group == 3").iloc[0]
     assert (cell["n"], cell["patients"]) == (len(by_hand), by_hand["patient_id"].nunique())
-    row = tables["sweep"].query("threshold == 0.5 and split == 'test'").iloc[0]
-    assert row["n_3"] == len(by_hand)

@@ -17,7 +17,6 @@ from pathopatch.groups.shortcut import (
     attribute_score,
     cohort_verdict,
     fraction_only,
-    sweep_thresholds,
 )
 
 SEEDS = range(20)
@@ -211,13 +210,6 @@ def test_an_attribute_of_opposite_directions_in_two_halves_is_no_shortcut() -> N
     audited = audit(assign_groups(cohort, [0.25]), [0.25], resamples=300)
     assert not audited["verdict"]["is_flagged"]
     assert "One as strong as 0.50 is not excluded" in verdict_text(audited)
-
-
-def test_a_sweep_over_no_patch_has_empty_cells_and_no_gap() -> None:
-    none = np.empty(0, np.int64)
-    (first, *_) = sweep_thresholds(none, none.astype(np.float64), none.astype(str))
-    assert first["counts"] == [[0, 0], [0, 0]]
-    assert (first["gap"], first["gap_low"]) == (None, None)
 
 
 @pytest.mark.parametrize(("rarer", "is_known"), [(1, False), (19, False), (20, True)])

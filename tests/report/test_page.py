@@ -40,6 +40,18 @@ def test_the_page_says_the_numbers_of_every_run(work: Path, page: Page) -> None:
         assert f"{judged['auroc']['value']:.3f}" in page.text
 
 
+def test_the_first_page_has_equal_area_beside_the_worst_group(work: Path, page: Page) -> None:
+    source = (work / "report" / "index.html").read_text(encoding="utf-8")
+    answered = source.split('<section id="glance"')[1].split("</section>")[0]
+    for run in ("erm-t0.25-s0", "gerne-t0.25-s0"):
+        content = read_json(work / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]
+        row = next(part for part in answered.split("<tr>") if run in part)
+        wga, at_equal_area = content["thresholds"]["0.25"]["wga"], content["equal_area"]
+        shown = [f"{100 * wga['value']:.1f}", *(f"{at_equal_area[name]:.3f}" for name in ("value", "low", "high"))]
+        assert [number in row for number in shown] == [True] * 4
+        assert f"the fraction itself reaches {at_equal_area['floor']:.3f}" in page.text
+
+
 def test_a_small_group_has_a_warning_beside_wga(work: Path, page: Page) -> None:
     judged = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")
     smallest = judged["splits"]["test"]["thresholds"]["0.25"]["smallest_group_n"]

@@ -22,7 +22,6 @@ from area_benchmark.settings import BenchmarkConfig, Case, Polarity
 from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
-from pathopatch.evaluation.tissue_dependence import slope
 from pathopatch.groups.attribute import tissue_bin
 from pathopatch.training.dataset import PatchMasks, PatchSet, load_patches
 from pathopatch.training.fit import TrainingResult, fit_arrays
@@ -237,10 +236,12 @@ def judged(patches: pd.DataFrame, cuts: Sequence[float]) -> dict[str, float]:
     attribute = tissue_bin(tissue, (cuts[0],), min_tissue=MIN_TISSUE)
     groups = metrics.group_accuracies((z > 0).astype(np.int64), y, attribute)
     numbers |= {f"group_{number}": 100 * value for number, value in enumerate(groups.accuracy.ravel().tolist())}
-    numbers |= {"auroc": metrics.auroc(z, y)}
+    at_equal_area = metrics.auroc_at_equal_area(z, y, tissue, answered=answered)
+    numbers |= {"auroc": metrics.auroc(z, y), "equal_area": at_equal_area.value}
     for value, name in enumerate(("little", "much")):
         numbers[f"auroc_{name}"] = metrics.auroc(z[attribute == value], y[attribute == value])
-    slopes = [slope(tissue[y == c], patches["probability"].to_numpy()[y == c]) for c in (0, 1)]
+    probability = patches["probability"].to_numpy()
+    slopes = [float(np.polyfit(tissue[y == c], probability[y == c], 1)[0]) for c in (0, 1)]
     return numbers | {"shift": sum(slopes) / 2, "spread": slopes[1] - slopes[0]}
 
 
