@@ -91,6 +91,8 @@ def test_the_floor_at_equal_area_is_that_of_the_fraction_itself() -> None:
     fraction_only = audit(grouped({"train": members}), [0.25])["fraction_only"]["train"]
     # .31 above .30 and .335 below .35 are the pairs; .9 has no partner.
     assert [fraction_only[f"equal_area{end}"] for end in ("", "_pairs", "_partnered")] == [0.5, 2, pytest.approx(2 / 3)]
+    of_folds = audit(grouped({"test": members}).assign(fold=[1, 1, 2, 1, 1, 1]), [0.25], resamples=0)
+    assert of_folds["whole"]["equal_area_pairs"] == 1  # .30 and .31 are tested in different folds
     apart = audit(grouped({"train": [(0, 0.1), (1, 0.9)]}), [0.25])
     assert (apart["whole"]["equal_area"], apart["whole"]["equal_area_partnered"]) == (None, 0)
     assert "at equal area no pair of patches" in format_audit(apart)

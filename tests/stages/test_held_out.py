@@ -152,6 +152,13 @@ def test_the_pooled_numbers_are_those_of_all_patches_together(folded: Path) -> N
     assert mine["fold"].tolist() == [1, 2, 3]
     assert mine["n"].sum() == row["n"]
     assert (mine["average"] * mine["n"]).sum() / row["n"] == pytest.approx(row["average"])
+    # A pair is of one fold, so the pooled number is the folds' mean, weighted by their pairs.
+    paths = [folded / "folds" / str(number) / "runs" / run / "evaluation" / "metrics.json" for number in (1, 2, 3)]
+    of_folds = [read_json(path)["splits"]["test"]["equal_area"] for path in paths]
+    pairs = [each["pairs"] for each in of_folds]
+    assert mine["equal_area"].tolist() == pytest.approx([each["value"] for each in of_folds])
+    assert row["equal_area_pairs"] == sum(pairs) > 0
+    assert row["equal_area"] == pytest.approx(np.average(mine["equal_area"], weights=pairs))
 
 
 def test_wga_at_zero_and_calibration_are_of_the_models_own_logits(folded: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.evaluation.evaluate import evaluate_run
-from pathopatch.metrics import bootstrap_by_patient
+from pathopatch.metrics import auroc, bootstrap_by_patient
 from pathopatch.models.loading import load_model
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
@@ -275,6 +275,11 @@ def test_the_checkpoint_is_picked_at_equal_area():
     fitted = fit_arrays(patches, patches, _config(method="erm", select="equal_area", steps=6, evaluations=6))
     best = max(fitted.history, key=lambda row: (row["val_equal_area"], row["val_gba"], -row["val_nll"], -row["step"]))
     assert fitted.step == best["step"]
+    margin = np.diff(fitted.logits(patches))[:, 0]
+    by_area = [
+        auroc(margin[chosen], patches.label[chosen]) for chosen in (patches.attribute == 0, patches.attribute == 1)
+    ]
+    assert best["val_equal_area"] == fitted.validation["equal_area"] == pytest.approx(np.mean(by_area))
 
 
 def test_the_criterion_of_a_phase_that_prepares_another_is_at_zero():
