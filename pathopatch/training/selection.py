@@ -227,8 +227,9 @@ def check_validation(
             remedy="give patients of the manifest the split 'val', or set [train] select = 'last'",
         )
     index = sample_each_group(val, seed=seed)  # the patches of each validation pass
-    area = equal_area(np.zeros((len(index), shape[0])), val.label[index], val.tissue_fraction[index])
-    if select == "equal_area" and np.isnan(area):
+    if select == "equal_area" and np.isnan(
+        equal_area(np.zeros((len(index), shape[0])), val.label[index], val.tissue_fraction[index])
+    ):
         raise InputUnsupportedError(
             "AUROC at equal area is not known: no tumour and non-tumour patch have nearly the same tissue fraction, a "
             "fraction is not known, or there are more than two classes",

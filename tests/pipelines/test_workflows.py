@@ -216,7 +216,7 @@ def test_a_study_in_jobs_ends_as_the_one_command_ends(
     plain = ["run", "study.toml", "--quiet"]
     subprocess.run([sys.executable, "-m", "pathopatch", *plain], cwd=tmp_path / "plain", env=env, check=True)
     one, two = tmp_path / "jobs" / "work", tmp_path / "plain" / "work"
-    for table in ("comparison.csv", "tissue_dependence.csv"):
+    for table in ("comparison.csv", "summary.csv"):
         pd.testing.assert_frame_equal(pd.read_csv(one / table), pd.read_csv(two / table))
     weights = sorted(path.relative_to(two) for path in two.glob("runs/*/model/model.safetensors"))
     assert len(weights) == 2
