@@ -119,7 +119,7 @@ def front_matter(spec: BundleSpec, *, library: str) -> str:
     """
     measured = {} if spec.group_metrics.get("is_composed") else spec.group_metrics
     metrics = [
-        {"type": "accuracy", "name": words, "value": measured[name]}
+        {"type": "roc_auc" if name == "equal_area" else "accuracy", "name": words, "value": measured[name]}
         for name, words in _MEASURES
         if measured.get(name) is not None and math.isfinite(measured[name])
     ]

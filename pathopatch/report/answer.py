@@ -74,6 +74,7 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
         "split": first["split"],
         "n": first["n"],
         "patients": first["patients"],
+        "left_out": [first[f"left_out_{label}"] for label in (0, 1)],
     }
     if best is None:
         return card | {"outcome": "not chosen"}

@@ -29,7 +29,7 @@ def runs(
     """A comparison of two runs: erm, and gerne with a gain in WGA (value, low, high); group 2 is the worst."""
     common: dict[str, Any] = {"split": "test", "n": 400, "patients": 12, "average": 0.9, "seed": 0, "is_plain": True}
     common |= {"auroc": 0.7, **dict.fromkeys(("equal_area", "equal_area_low", "equal_area_high"), 0.6)}
-    common |= {"equal_area_floor": 0.52}
+    common |= {"equal_area_floor": 0.52, "left_out_0": 12, "left_out_1": 3}
     for group in range(4):
         common |= {f"n_{group}": 100, f"patients_{group}": 9, f"accuracy_{group}": 0.95}
     common |= {"n_2": n, "patients_2": patients}
@@ -71,6 +71,7 @@ def test_the_worst_group_is_named_with_its_patches_and_patients() -> None:
     assert (plain["is_plain"], debiased["is_plain"]) == (True, False)
     assert plain["worst"] == {"name": "tumour, little tissue", "n": 60, "patients": 7}
     assert plain["wga"] == 0.4
+    assert card["left_out"] == [12, 3]
 
 
 @pytest.mark.parametrize("best", ["resample", "auto"])
