@@ -1,4 +1,4 @@
-"""Collect what the report shows of the models: calibration, channels, training and provenance."""
+"""Collect what the report shows of the models: calibration, training and provenance."""
 
 from __future__ import annotations
 
@@ -68,20 +68,6 @@ def calibration(study: Study) -> dict[str, Any]:
     contents = {run: study.evaluations[run]["splits"].get(split, {}) for run in runs_to_show(study)}
     contents = {run: content for run, content in contents.items() if "calibration" in content}
     return _calibration(contents, study.attribute, "reliability.png") if contents else {}
-
-
-def ablation(study: Study) -> dict[str, Any]:
-    """Return the loss of some runs without each channel."""
-    contents = {run: study.evaluations[run]["splits"].get(study.split, {}) for run in runs_to_show(study)}
-    rows = [row for run, content in contents.items() for row in _ablation_rows(run, content)]
-    return {"rows": rows} if rows else {}
-
-
-def _ablation_rows(run: str, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one model's losses, with the patches and patients that they were measured on."""
-    scores: Mapping[str, Any] = next(iter(content.get("thresholds", {}).values()), {})
-    sizes = {name: scores.get(name) for name in ("n", "patients")}
-    return [{"run": run, **row, **sizes} for row in content.get("ablation", ())]
 
 
 def _smallest_of(scores: Mapping[str, Any]) -> dict[str, int]:
@@ -202,10 +188,9 @@ def _external_attributes(
 def _external_split(
     name: str, split: str, content: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute, stem: str
 ) -> dict[str, Any]:
-    """Return ranking, calibration and ablation of one model on one split."""
+    """Return ranking and calibration of one model on one split."""
     key, accuracies = next(iter(content["thresholds"].items()))
     attribute = replace(attribute, tau=float(key))
-    without = _ablation_rows(name, content)
     return {
         "split": split,
         "auroc": accuracies["auroc"],
@@ -215,7 +200,6 @@ def _external_split(
         **{f"{name}_fraction": content["fraction_only"][name] for name in ("n", "patients")},
         **{f"fraction_auroc{end}": content["fraction_only"][f"auroc{end}"] for end in ("", "_low", "_high")},
         "calibration": _calibration({name: content}, attribute, f"{stem}_reliability.png"),
-        "ablation": {"rows": without} if without else None,
     }
 
 

@@ -193,7 +193,6 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
             "audit": cohort_section.audit(study),
             "results": results.results(study),
             "calibration": models.calibration(study),
-            "ablation": models.ablation(study),
             "external_validation": models.external_validation(study),
             "training": models.training(study),
         }

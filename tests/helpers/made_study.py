@@ -113,8 +113,6 @@ def write_run(
     noise = rng.normal(0, 1.3, len(table))
     table["logit"] = label_lean * (2 * table["label"] - 1) + tissue_lean * centred + noise
     table["probability"] = 1 / (1 + np.exp(-table["logit"] / 1.5))
-    for channel, share_left in (("CARS", 0.9), ("TPEF", 0.5), ("SHG", 1.0)):  # how much of the label is left without it
-        table[f"logit without {channel}"] = table["logit"] - (1 - share_left) * label_lean * (2 * table["label"] - 1)
     numbers = evaluate_predictions(table, groups, decision_threshold=0.1, config=QUICK)
     stamp = Stamp(stage="evaluate", settings={"is": "2"})
     write_table(folder / "evaluation" / "predictions.parquet", table, stamp)

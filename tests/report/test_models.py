@@ -1,4 +1,4 @@
-"""The models in the report: calibration, channels, models of other studies, and searches."""
+"""The models in the report: calibration, models of other studies, and searches."""
 
 from __future__ import annotations
 
@@ -29,13 +29,6 @@ def test_calibration_is_shown_before_and_after_the_temperature(work: Path, page:
     for kind, measures in calibration.items():
         assert f"gerne-t0.25-s0, {kind} its temperature" in page.text
         assert f"{100 * measures['all']['ece']:.1f}" in page.text
-
-
-def test_the_loss_without_a_channel_is_shown_with_its_interval(work: Path, page: Page) -> None:
-    rows = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"]["ablation"]
-    row = next(row for row in rows if row["channel"] == "TPEF")
-    assert row["lost"] > 0.03
-    assert f"[+{row['lost_low']:.3f}, +{row['lost_high']:.3f}]" in page.text
 
 
 def with_external_validation(work: Path, folder: Path, name: str) -> Path:
