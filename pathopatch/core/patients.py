@@ -88,9 +88,12 @@ def invented_patients_note(patients: Sequence[str]) -> list[str]:
 
 
 def patient_problems(
-    rows: Iterable[tuple[str, str | None, int | None]], distinct: Collection[tuple[str, str]] = ()
+    rows: Iterable[tuple[str, str | None, int | None]],
+    distinct: Collection[tuple[str, str]] = (),
+    *,
+    column: str = "patient_id",
 ) -> Iterator[Problem]:
-    """Yield a problem for each patient in several splits, and for each whose id is written in several ways.
+    """Yield a problem for each patient, or block, in several splits, and for each whose id is written in several ways.
 
     Spellings of one split may be of two patients, who would be mixed, or of one, who could be divided later: only the
     user can tell.
@@ -102,6 +105,8 @@ def patient_problems(
         the number of the row, if it has one. Rows without a patient are left out.
     distinct : collection of (str, str)
         Pairs of ids that the user knows to be two patients.
+    column : str
+        Column that holds the ids: ``patient_id`` or ``block``.
     """
     known = {frozenset(pair) for pair in distinct}
     by_key: dict[str, dict[tuple[str, str | None], int | None]] = defaultdict(dict)
@@ -117,15 +122,16 @@ def patient_problems(
         asked = [text for text in spellings if any(text in pair for pair in unanswered)]
         for ways in [asked, *([text] for text in spellings if text not in asked)]:
             rows_of = {key: row for key, row in same.items() if key[0] in ways}
-            for problem in _spelling_problem(rows_of, ways, is_named=count < _MOST_NAMED):
+            for problem in _spelling_problem(rows_of, ways, column, is_named=count < _MOST_NAMED):
                 count += 1
                 yield problem
 
 
 def _spelling_problem(
-    rows: Mapping[tuple[str, str | None], int | None], spellings: Sequence[str], *, is_named: bool
+    rows: Mapping[tuple[str, str | None], int | None], spellings: Sequence[str], column: str, *, is_named: bool
 ) -> Iterator[Problem]:
-    """Yield the problem of what may be one patient, if there is one: number of a row by spelling and split."""
+    """Yield the problem of what may be one patient or block, if there is one: number of a row by spelling and split."""
+    noun = column.removesuffix("_id")
     splits = sorted({split for _, split in rows if split is not None})
     if len(spellings) < 2 and len(splits) < 2:
         return
@@ -135,17 +141,17 @@ def _spelling_problem(
     if len(splits) > 1:
         code = SplitLeakageError.code
         written = f", written {ways}" if len(spellings) > 1 else ""
-        message = f"the patient is in the splits {', '.join(split or '(empty)' for split in splits)}{written}"
-        remedy = "keep each patient in one split"
+        message = f"the {noun} is in the splits {', '.join(split or '(empty)' for split in splits)}{written}"
+        remedy = f"keep each {noun} in one split"
     else:
-        code, message, remedy = DuplicateIdError.code, f"{ways} may be one patient", "write one patient one way"
-    if len(spellings) > 1:
+        code, message, remedy = DuplicateIdError.code, f"{ways} may be one {noun}", f"write one {noun} one way"
+    if len(spellings) > 1 and noun == "patient":
         pairs = ", ".join(f"[{json.dumps(a)}, {json.dumps(b)}]" for a, b in combinations(spellings[:_FEW], 2))
         # Messages of one remedy are merged: only the first pairs are named one by one.
         remedy += "; if they are several patients, name the pair in [splits] distinct_patients"
         remedy += f" = [{pairs}]" if is_named else ""
     yield Problem(
-        code=code, row=list(rows.values())[-1], column="patient_id", value=spellings[-1],
+        code=code, row=list(rows.values())[-1], column=column, value=spellings[-1],
         message=f"{where}{message}", remedy=remedy, own=(*spellings, *numbers),
     )  # fmt: skip
 

@@ -30,18 +30,18 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-def patches_and_patients(patches: int, patients: int) -> str:
-    """Return how many patches of how many patients there are, in words."""
-    return f"{pluralize(patches, 'patch')} of {pluralize(patients, 'patient')}"
+def patches_and_units(patches: int, units: int, noun: str = "patient") -> str:
+    """Return how many patches of how many patients, or blocks, there are, in words."""
+    return f"{pluralize(patches, 'patch')} of {pluralize(units, noun)}"
 
 
-def patients_text(patients: int, effective: float | None = None) -> str:
-    """Return a number of patients in words, with the effective number where unequal shares make it less.
+def units_text(units: int, effective: float | None = None, noun: str = "patient") -> str:
+    """Return a number of patients, or blocks, in words, with the effective number where unequal shares make it less.
 
     For instance ``8 patients, effectively 1.1``.
     """
-    is_less = effective is not None and round(effective) < patients
-    return pluralize(patients, "patient") + (f", effectively {effective:.1f}" if is_less else "")
+    is_less = effective is not None and round(effective) < units
+    return pluralize(units, noun) + (f", effectively {effective:.1f}" if is_less else "")
 
 
 def capitalize_first(text: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.core.text import pluralize
+from pathopatch.core.text import patches_and_units
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
 from pathopatch.metrics.bootstrap import LEAST_UNITS, bootstrap_by_patient, effective_count
 from pathopatch.models.forward import Ensemble, PatchClassifier, correct_for_area
@@ -303,8 +303,8 @@ def within_answers(z: Floats, area: Floats) -> float | None:
     return float(np.mean(found)) if len(found) == 2 else None
 
 
-def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
-    """Return measures, verdict and reasons as plain values; intervals are by patient.
+def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000, unit: str = "patient") -> dict[str, Any]:
+    """Return measures, verdict and reasons as plain values; intervals are by patient, or by the `unit` in its place.
 
     ``verdict`` is "relies", "not shown" or "not known"; ``direction`` 1 where more tissue means more tumour, -1 where
     less does, 0 where it is not "relies". ``reasons`` say why it is not known.
@@ -319,7 +319,7 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000) -> d
     rows: NDArray[np.bool_] = np.isfinite(np.concatenate(parts, axis=1)).all(axis=1)
     areas = [area for area, is_usable in zip(AREAS, usable, strict=True) if is_usable]
     natural, who = responses.natural[rows], responses.patient[rows]
-    about: dict[str, Any] = {"patches": len(natural), "patients": len(np.unique(who)), "areas": areas}
+    about: dict[str, Any] = {"patches": len(natural), "unit": unit, "patients": len(np.unique(who)), "areas": areas}
     about |= {"effective_patients": effective_count(who), "ranges": ranges}
     about |= {"left_out": dict(responses.left_out or {}), "without_answer": int((~rows).sum())}
     if len(areas) < LEAST_AREAS or not len(natural):
@@ -398,7 +398,8 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     least = 0.0 if move["low"] <= 0 <= move["high"] else ends[0]
     reasons = []
     if (effective := round(result["effective_patients"])) < LEAST_PATIENTS:
-        reasons.append(f"{effective} of at least {LEAST_PATIENTS} patients, counted by their shares of the patches")
+        units = f"{result.get('unit', 'patient')}s"
+        reasons.append(f"{effective} of at least {LEAST_PATIENTS} {units}, counted by their shares of the patches")
     if result["patches"] < LEAST_PATCHES:
         reasons.append(f"{result['patches']} of at least {LEAST_PATCHES} patches with tissue and ground")
     if not LEAST_ANSWERS <= result["positive"] <= 1 - LEAST_ANSWERS:
@@ -485,12 +486,14 @@ def reliance_text(result: dict[str, Any]) -> str:
 
 def asked_text(result: Mapping[str, Any]) -> list[str]:
     """Return sentences on what was asked about, of how much, what was left out, and which areas the patches have."""
-    about = f"asked about {pluralize(result['patches'], 'patch')} of {pluralize(result['patients'], 'patient')}"
+    unit = result.get("unit", "patient")
+    about = f"asked about {patches_and_units(result['patches'], result['patients'], unit)}"
     if given := result.get("given"):
-        parts = (f"{result[name]} of {given[name]} {name}" for name in ("patches", "patients", "slides"))
+        names = {"patches": "patches", "patients": f"{unit}s", "slides": "slides"}
+        parts = (f"{result[name]} of {given[name]} {noun}" for name, noun in names.items())
         about = f"asked about {', '.join(parts)} with tissue"
     if round(effective := result["effective_patients"]) < result["patients"]:
-        about += f"; by their shares of the patches they count as {effective:.1f} patients"
+        about += f"; by their shares of the patches they count as {effective:.1f} {unit}s"
     lines = [about]
     left_out = [f"{count} {reason}" for reason, count in result["left_out"].items() if count]
     if result.get("without_answer"):
@@ -512,8 +515,9 @@ def limits_text(result: Mapping[str, Any]) -> str:
     """Return what a result cannot say; of few patients that is more."""
     if not LEAST_PATIENTS <= round(result.get("effective_patients", LEAST_UNITS)) < LEAST_UNITS:  # older: unknown
         return LIMITS
+    units = f"{LEAST_UNITS} {result.get('unit', 'patient')}s"
     return (
-        f"{LIMITS} The intervals of fewer than {LEAST_UNITS} patients miss the true value in up to 1 of 8 cases, "
+        f"{LIMITS} The intervals of fewer than {units} miss the true value in up to 1 of 8 cases, "
         "so reliance a little beyond them is not excluded."
     )
 

@@ -32,7 +32,7 @@ from pathopatch.evaluation.reference import (
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
 from pathopatch.evaluation.summary import summarise_runs
-from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
+from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names, training_label
 from pathopatch.metrics.equal_area import DISTANCE
 
@@ -40,7 +40,7 @@ LEAST_PARTNERED = 0.5
 """Share of tumour patches with a partner at equal area below which it is said: they may not stand for the others."""
 _MEASURES = ("wga", "gba", "average", "auroc")
 _WRITTEN = (
-    "run", "method", "variant", "seed", "attribute", "split", "n", "patients", "smallest_group_n",
+    "run", "method", "variant", "seed", "attribute", "split", "n", "unit", "patients", "smallest_group_n",
     "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", "equal_area",
     "equal_area_low", "equal_area_high", "equal_area_even", "equal_area_floor", r"accuracy_\d+", "reference",
     "gain_wga", "gain_wga_low", "gain_wga_high", "gain_equal_area", "gain_equal_area_low", "gain_equal_area_high",
@@ -65,7 +65,8 @@ def compare(
     (NaN of bins), ``trained_attribute`` and ``attribute`` (by which the row is evaluated); wga, gba, average, auroc,
     equal_area, each with ``_low`` and ``_high``; ``equal_area_even`` and what else `equal_area` returns; ``left_out_0``
     and ``left_out_1``, patches of each label without a group; ``accuracy_g``, ``n_g``, ``patients_g`` of each group g;
-    reference (the ERM run), ``gain_wga``, ``gain_equal_area`` and ``gain_g`` with ``_low`` and ``_high``.
+    ``unit``, what intervals resample and ``patients`` count (patient or block); reference (the ERM run), ``gain_wga``,
+    ``gain_equal_area`` and ``gain_g`` with ``_low`` and ``_high``.
 
     Raises
     ------
@@ -85,8 +86,11 @@ def written_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Return a comparison with the columns of ``comparison.csv``: 33, and more where bins have more than four groups.
 
     They are settings, sizes of groups, WGA with its interval, at a decision threshold of 0 and on validation, GBA,
-    AUROC, AUROC at equal area with its floor, the accuracy of each group, and the gains in WGA and at equal area.
+    AUROC, AUROC at equal area with its floor, the accuracy of each group, and the gains in WGA and at equal area; where
+    units are blocks, ``unit`` says so.
     """
+    if (table["unit"] == "patient").all():
+        table = table.drop(columns="unit")
     return table[[name for form in _WRITTEN for name in table.columns if re.fullmatch(form, name)]]
 
 
@@ -117,7 +121,7 @@ def comparison(
     table = table.join(describe_runs(settings_of), on="run")
     table["reference"] = [reference_run(table, row) for _, row in table.iterrows()]
     groups = read_table(WorkFolder(work).groups)
-    patient = groups.set_index("patch_id")["patient_id"]
+    patient = units_of(groups.set_index("patch_id"))
     attributes: dict[str, GroupingAttribute] = {
         attribute.label: attribute for attribute in (*threshold_attributes(groups), *bins_attributes(groups))
     }
@@ -182,7 +186,8 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
         gains += [f"  {tau:<5}{run:<26} {text}" for run, text in texts if text]
     if gains:
         lines += [
-            "Gain in WGA over ERM, percentage points, with its paired 95 % interval by bootstrap over patients:",
+            "Gain in WGA over ERM, percentage points, with its paired 95 % interval by bootstrap over "
+            f"{unit_noun(groups)}s:",
             *gains,
             "",
         ]
@@ -218,6 +223,7 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
         # Bins have no threshold; sorting puts their NaN last.
         threshold = float(label) if label in content["thresholds"] else float("nan")
         row: dict[str, Any] = {"run": name, **about, "threshold": threshold, "attribute": label, "split": split}
+        row["unit"] = numbers.get("unit", "patient")  # evaluations of earlier versions have no blocks
         row |= {key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")}
         for measure in _MEASURES:
             row |= with_ends(measure, **scores[measure])

@@ -29,7 +29,14 @@ from pathopatch.evaluation.group_scores import (
     with_ends,
 )
 from pathopatch.evaluation.predicting import WITHOUT, drop_learnt_patches, predict_patches, require_unseen
-from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
+from pathopatch.groups import (
+    GroupingAttribute,
+    TissueBins,
+    bins_attributes,
+    threshold_attributes,
+    unit_noun,
+    units_of,
+)
 from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.models.bundle import bundle_fingerprint
@@ -144,7 +151,7 @@ def evaluate_predictions(
         A predicted patch is not in the groups table.
     """
     config = config or EvaluateConfig()
-    patient_of = groups.set_index("patch_id")["patient_id"]
+    patient_of = units_of(groups.set_index("patch_id"))
     unknown = ~predictions["patch_id"].isin(patient_of.index)
     if unknown.any():
         raise InputUnsupportedError(
@@ -172,7 +179,8 @@ def evaluate_predictions(
             "calibration": calibration(table, patient, n_values=attributes[0].n_values, **resampling),
             "ablation": ablation(table, patient, **resampling),
         }
-    return {"decision_threshold": float(decision_threshold), "train_splits": list(train_splits), "splits": splits}
+    about = {"decision_threshold": float(decision_threshold), "train_splits": list(train_splits)}
+    return {**about, "unit": unit_noun(groups), "splits": splits}
 
 
 def _scores(

@@ -18,11 +18,11 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_ta
 from pathopatch.core.config import EvaluateConfig, IntensityConfig, mpp_agrees
 from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.core.files import inside, read_json
-from pathopatch.core.text import patches_and_patients, pluralize
+from pathopatch.core.text import patches_and_units, pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
-from pathopatch.groups import bins_attributes, threshold_attributes
+from pathopatch.groups import bins_attributes, threshold_attributes, units_of
 from pathopatch.groups.attribute import label_names, scanned_enough
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import bundle_fingerprint, read_spec
@@ -97,12 +97,13 @@ def evaluate_bundle(
         numbers = evaluate_predictions(
             predictions, groups, decision_threshold=spec.decision_threshold, train_splits=(), config=config
         )
+        unit = units_of(rows)
         for split, content in numbers["splits"].items():
             known = rows[(rows["split"] == split) & rows["tissue_fraction"].notna()]
             content["fraction_only"] = fraction_only(
                 known["label"].to_numpy(np.int64),
                 known["tissue_fraction"].to_numpy(np.float64),
-                known["patient_id"].to_numpy(dtype=str),
+                unit[known.index].to_numpy(dtype=str),
                 resamples=config.bootstrap,
                 seed=config.seed,
             )
@@ -236,7 +237,7 @@ def external_validation_text(folder: Path) -> str:
     for split, content in numbers["splits"].items():
         fraction_auroc = content["fraction_only"]["auroc"]
         first = next(iter(content["thresholds"].values()))
-        lines += ["", f"Split {split}: {patches_and_patients(first['n'], first['patients'])}; in percent"]
+        lines += ["", f"Split {split}: {patches_and_units(first['n'], first['patients'], numbers['unit'])}; in percent"]
         at_equal_area = content["equal_area"]
         lines.append(
             f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, at equal area {_interval(at_equal_area, 1, 3)}; "

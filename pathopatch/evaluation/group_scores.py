@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.core.text import patients_text, pluralize
+from pathopatch.core.text import pluralize, units_text
 from pathopatch.groups.group_sizes import SMALL_CELL
 from pathopatch.metrics.accuracy import biased_average
 from pathopatch.metrics.bootstrap import (
@@ -194,11 +194,13 @@ def too_few(
     *,
     effective: float | None = None,
     least: int = LEAST_UNITS_OF_A_GROUP,
+    of: str = "patient",
 ) -> str:
     """Return why a number is grey, such as ``only 23 patches of 2 patients``; empty if enough lies behind it.
 
-    `n` counts what `unit` names, in the singular, and `patients` those that they come from. The `effective` number of
-    patients, where it is known, is what must reach `least`. None or NaN: unknown, which greys nothing.
+    `n` counts what `unit` names, in the singular, and `patients` those that they come from, patients or what else `of`
+    names. The `effective` number of these, where it is known, is what must reach `least`. None or NaN: unknown, which
+    greys nothing.
 
     Examples
     --------
@@ -216,7 +218,7 @@ def too_few(
     )
     short = [] if n is None or n >= LEAST_PATCHES else [pluralize(int(n), unit)]
     if patients is not None and round(patients if effective is None else effective) < least:
-        short.append(patients_text(int(patients), effective))
+        short.append(units_text(int(patients), effective, of))
     return f"only {' of '.join(short)}" if short else ""
 
 
@@ -232,11 +234,13 @@ def effective_sizes(n: NDArray[np.int64]) -> dict[str, float]:
 def too_few_of(row: Mapping[Any, Any]) -> dict[str, str]:
     """Return why a comparison's row claims nothing, by place: ``group 0`` and so on, ``all``; empty if it may.
 
-    The row has ``n_g`` and ``patients_g`` of each group g, ``patients``, and what `effective_sizes` returns.
+    The row has ``n_g`` and ``patients_g`` of each group g, ``patients``, and what `effective_sizes` returns; ``unit``
+    names what is counted, patients where it is missing.
     """
     reasons = {f"group {group}": _reason_of_group(row, group) for group in range(n_groups_of(row))}
     all_of_them = row["patients"], row.get("effective_patients")
-    reasons["all"] = too_few(None, all_of_them[0], effective=all_of_them[1], least=LEAST_UNITS)
+    of = row.get("unit", "patient")
+    reasons["all"] = too_few(None, all_of_them[0], effective=all_of_them[1], least=LEAST_UNITS, of=of)
     return {place: reason for place, reason in reasons.items() if reason}
 
 
@@ -251,7 +255,8 @@ def smallest_group(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _reason_of_group(row: Mapping[Any, Any], group: int) -> str:
-    return too_few(row[f"n_{group}"], row[f"patients_{group}"], effective=row.get(f"effective_patients_{group}"))
+    effective, of = row.get(f"effective_patients_{group}"), row.get("unit", "patient")
+    return too_few(row[f"n_{group}"], row[f"patients_{group}"], effective=effective, of=of)
 
 
 def n_groups_of(row: Mapping[Any, Any]) -> int:

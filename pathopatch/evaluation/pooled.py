@@ -21,7 +21,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.calibration import calibration
 from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
 from pathopatch.evaluation.reference import SEARCH_FILE, budget_of, total_budget
-from pathopatch.groups import threshold_attributes
+from pathopatch.groups import threshold_attributes, units_of
 
 FOLDS_FILE = "folds.csv"
 _MEASURES = ("wga", "gba", "average", "auroc")
@@ -120,7 +120,7 @@ def _add_raw_numbers(
 ) -> None:
     """Put in place what follows from the logits themselves: WGA at a decision threshold of 0, and calibration."""
     at_zero = evaluate_predictions(raw, groups, **settings, config=config.model_copy(update={"bootstrap": 0}))
-    patient_of, n_values = groups.set_index("patch_id")["patient_id"], threshold_attributes(groups)[0].n_values
+    patient_of, n_values = units_of(groups.set_index("patch_id")), threshold_attributes(groups)[0].n_values
     for split, content in numbers["splits"].items():
         table = raw[raw["split"] == split]
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)

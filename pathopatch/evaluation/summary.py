@@ -40,8 +40,8 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
-from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
-from pathopatch.groups.attribute import label_names
+from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
+from pathopatch.groups.attribute import BLOCK, label_names
 from pathopatch.metrics.bootstrap import interval, ratio, widened
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.slides.manifest import SPLITS
@@ -62,9 +62,9 @@ LEAST_SEEDS = 3
 """Seeds that two rows must share for a difference to be shown: fewer do not tell how much the seed alone moves."""
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
-    "with its 95 % interval over patients and seeds; of one seed over patients alone. At equal area: AUROC among "
+    "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC among "
     "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval. Smallest group: its "
-    "patches and patients in the test split; nothing can be claimed of a row marked *."
+    "patches and {unit}s in the test split; nothing can be claimed of a row marked *."
 )
 _SELECTED = {
     "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
@@ -91,11 +91,12 @@ class Summary:
     `rows` has attribute, name, seeds, patients and their effective number; n, patients and the effective number of the
     smallest group (``n_smallest``, ...), and too_few, why nothing is claimed; wga, wga_sd, wga_lowest,
     wga_low, wga_high, wga_at_zero; equal_area with its ends, its even mean and its floor; gba, sensitivity,
-    specificity, answered and auroc: means over seeds. `pairs` has every two rows: attribute, name, less (the other
-    row), seeds that both have, wga and equal_area (the differences) with their ends; p of WGA; is_shown: whether the
-    interval of WGA excludes 0, both have at least three seeds, and no group is too small to claim anything; and
-    holds_by_holm: whether it is shown by Holm's correction for all pairs of the attribute too. `methods` is a paragraph
-    on what was run.
+    specificity, answered and auroc: means over seeds. Where ``unit`` is block, what is counted as patients are blocks.
+
+    `pairs` has every two rows: attribute, name, less (the other row), seeds that both have, wga and equal_area (the
+    differences) with their ends; p of WGA; is_shown: whether the interval of WGA excludes 0, both have at least three
+    seeds, and no group is too small to claim anything; and holds_by_holm: whether it is shown by Holm's correction for
+    all pairs of the attribute too. `methods` is a paragraph on what was run.
     """
 
     rows: pd.DataFrame
@@ -116,7 +117,7 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     `table` is what `comparison` returned.
     """
     groups = read_table(WorkFolder(work).groups)
-    patient = groups.set_index("patch_id")["patient_id"]
+    patient = units_of(groups.set_index("patch_id"))
     attributes: dict[str, GroupingAttribute] = {
         by.label: by for by in (*threshold_attributes(groups), *bins_attributes(groups))
     }
@@ -164,9 +165,14 @@ def _drawn_row(
         measures.append({**{name: run[name] for name in _PLAIN}, **sides, "answered": answers(predictions).mean()})
         cells: dict[str, Any] = {f"n_{group}": int(size) for group, size in enumerate(n.sum(axis=0))}
         cells |= {f"patients_{group}": int(size) for group, size in enumerate((n > 0).sum(axis=0))}
-        cells |= {"patients": len(n)} | effective_sizes(n)
+        cells |= {"patients": len(n), "unit": run["unit"]} | effective_sizes(n)
     seeds = tuple(runs.sort_values("seed")["seed"].astype(int))
-    sizes = {"patients": cells["patients"], "effective_patients": cells["effective_patients"], **smallest_group(cells)}
+    sizes = {
+        "unit": cells["unit"],
+        "patients": cells["patients"],
+        "effective_patients": cells["effective_patients"],
+        **smallest_group(cells),
+    }
     sizes["too_few"] = next((f"{reason} in {place}" for place, reason in too_few_of(cells).items()), "")
     return _Row(
         seeds,
@@ -261,7 +267,7 @@ def _csv(table: pd.DataFrame) -> str:
 
 def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
     lines = [
-        _NOTE,
+        _note(rows),
         "",
         "| groups by | row | seeds | smallest group | WGA | 95 % interval | lowest | WGA at threshold 0 | GBA "
         "| sensitivity, specificity | AUROC | at equal area | answered |",
@@ -298,9 +304,13 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
     return "\n".join([*lines, ""])
 
 
+def _note(rows: pd.DataFrame) -> str:
+    return _NOTE.format(unit=rows["unit"].iloc[0] if len(rows) else "patient")
+
+
 def _latex(rows: pd.DataFrame) -> str:
     """Return a table for LaTeX with the package booktabs."""
-    note = textwrap.wrap(rf"\usepackage{{booktabs}}. {_NOTE}", 110)
+    note = textwrap.wrap(rf"\usepackage{{booktabs}}. {_note(rows)}", 110)
     lines = [
         *(f"% {line}" for line in note),
         r"\begin{tabular}{lrrrrrrr}",
@@ -362,7 +372,9 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
-    sentences.append(f"Intervals are 95 %, by {config.bootstrap:,} draws of patients, and Student's t over seeds.")
+    sentences.append(
+        f"Intervals are 95 %, by {config.bootstrap:,} draws of {unit_noun(groups)}s, and Student's t over seeds."
+    )
     return " ".join([*sentences, software_text()])
 
 
@@ -372,7 +384,7 @@ def _data(groups: pd.DataFrame) -> str:
     by = "fold" if "fold" in groups else "split"
     names = [str(fold) for fold in sorted(set(groups["fold"]))] if by == "fold" else SPLITS
     parts = [
-        f"{'fold ' if by == 'fold' else ''}{name} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
+        f"{'fold ' if by == 'fold' else ''}{name} {len(rows):,} of {_units_text(rows)}"
         for name in names
         if len(rows := grouped[grouped[by].astype(str) == name])
     ]
@@ -380,14 +392,19 @@ def _data(groups: pd.DataFrame) -> str:
     left_out = len(labelled) - len(grouped)
     text = f"{len(grouped):,} patches labelled {' or '.join(label_names(groups))}"
     text += f" ({left_out:,} more left out, as blank or hardly scanned)" if left_out else ""
-    mark = fingerprint(place_of)[:12]
+    mark, noun = fingerprint(place_of)[:12], unit_noun(groups)
     if by == "split":
-        return f"{text} were split by patient (hash {mark}): {', '.join(parts)}."
+        return f"{text} were split by {noun} (hash {mark}): {', '.join(parts)}."
     return (
-        f"{text} were divided by patient into {len(parts)} folds (hash {mark}): {', '.join(parts)}. Each fold tests "
+        f"{text} were divided by {noun} into {len(parts)} folds (hash {mark}): {', '.join(parts)}. Each fold tests "
         "once, the next one validates and the others train; the test answers of all folds are judged together, each "
         "less the decision threshold of its network."
     )
+
+
+def _units_text(rows: pd.DataFrame) -> str:
+    patients = pluralize(rows["patient_id"].nunique(), "patient")
+    return f"{patients} in {pluralize(units_of(rows).nunique(), 'block')}" if BLOCK in rows else patients
 
 
 def _grouping(groups: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -1,4 +1,7 @@
-"""Assign each patch its groups (by thresholds, and by bins of which small ones join), and each patient its split."""
+"""Assign each patch its groups (by thresholds, and by bins of which small ones join), and each patient its split.
+
+Splits and folds are drawn by unit: the block where the patches have blocks, else the patient.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,28 @@ from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUns
 from pathopatch.core.patients import patient_problems
 from pathopatch.core.text import pluralize
 from pathopatch.groups.attribute import (
+    BLOCK,
     LABEL_NAME_COLUMN,
     PATCH_ATTRIBUTE,
     SCANNED,
+    SOURCE_SLIDE,
     PatchAttribute,
     TissueBins,
     TissueThreshold,
     group_of,
     patch_attribute_names,
     scanned_enough,
+    unit_noun,
+    units_of,
 )
 from pathopatch.slides.manifest import SPLITS
 
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
-_COPIED = (*_NEEDED[:3], "split", *_NEEDED[3:], SCANNED, PATCH_ATTRIBUTE, LABEL_NAME_COLUMN, "pixels_checksum")
-_HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains
+_COPIED = (
+    *_NEEDED[:3], SOURCE_SLIDE, BLOCK, "split", *_NEEDED[3:], SCANNED, PATCH_ATTRIBUTE, LABEL_NAME_COLUMN,
+    "pixels_checksum",
+)  # fmt: skip
+_HELD_OUT_SHARE = 0.2  # of the units, for val and for test each; the rest trains
 _LEAST_FOLDS = 3  # one tests, one validates, one is left to train on
 
 
@@ -173,15 +183,16 @@ def assign_splits(
     seed: int = 0,
     distinct_patients: Collection[tuple[str, str]] = (),
 ) -> pd.Series[str]:
-    """Return each patient's split: the given one, or 60/20/20 by patient within each label.
+    """Return each patient's split: the given one, or 60/20/20 by unit (see `units_of`) within each label.
 
     Parameters
     ----------
     patches : DataFrame
-        Columns patient_id and label (1, 0, -1). A patient's label is the highest of all patches.
+        Columns patient_id, label (1, 0, -1) and, where blocks are given, block. A unit's label is the highest of all
+        its patches.
     slides : DataFrame
         Columns patient_id and split (train, val, test, or empty), a row per slide. One given split is the whole
-        patient's. Patients without patches get no split of their own.
+        unit's. Patients without patches get no split of their own.
     seed : int
         Which of the possible assignments is drawn. It does not depend on the order of the rows.
     distinct_patients : collection of (str, str)
@@ -190,18 +201,18 @@ def assign_splits(
     Returns
     -------
     Series of str
-        Split by patient_id (the index, sorted). Within one label val and test get a fifth of the patients without a
+        Split by patient_id (the index, sorted). Within one label val and test get a fifth of the units without a
         split each, to the nearest whole number, but at least one from three patients on. Of two the second validates;
         a single one trains.
 
     Raises
     ------
     SplitLeakageError, DuplicateIdError
-        A patient is in two splits, or is written in two ways, which may be two patients; see `patient_problems`.
+        A patient or a block is in two splits, or is written in two ways, which may be two; see `patient_problems`.
     InputUnsupportedError, InputMissingError
         A split is none of the three, or a column is missing.
     """
-    label = _patient_labels(patches)
+    label, unit_of = _labelled_units(patches)
     if missing := [name for name in ("patient_id", "split") if name not in slides]:
         raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the patch tables of the stage tile")
     stated = slides["split"].fillna("").astype(str).str.strip()
@@ -210,22 +221,24 @@ def assign_splits(
         raise InputUnsupportedError(f"split {unknown[0]!r}", remedy="write train, val or test, or leave it empty")
     of_slides = list(zip(slides["patient_id"].astype(str), stated, strict=True))
     _require_unambiguous(
-        [*((patient, split or None) for patient, split in of_slides), *((name, None) for name in label.index)],
+        [*((patient, split or None) for patient, split in of_slides), *((name, None) for name in unit_of.index)],
         distinct_patients,
     )
-    given = {patient: split for patient, split in of_slides if split}
-    splits = pd.Series([given.get(patient, "") for patient in label.index], index=label.index, dtype=object)
+    of_units = [(str(unit_of[patient]), split) for patient, split in of_slides if split and patient in unit_of.index]
+    _require_known_blocks(patches, of_units)
+    given = dict(of_units)
+    splits = pd.Series([given.get(unit, "") for unit in label.index], index=label.index, dtype=object)
     generator = np.random.default_rng(seed)
     for value in sorted(set(label)):
-        free = [patient for patient in label.index[label == value] if not given.get(patient)]
+        free = [unit for unit in label.index[label == value] if not given.get(unit)]
         order = generator.permutation(len(free))
         n_held_out = max(1, round(len(free) * _HELD_OUT_SHARE))
         proportioned = ["train"] * (len(free) - 2 * n_held_out) + ["val"] * n_held_out + ["test"] * n_held_out
-        # Of two patients the second validates; a single one trains.
+        # Of two units the second validates; a single one trains.
         proportioned = ["train", "val"][: len(free)] if len(free) < 3 else proportioned
-        for patient, split in zip((free[i] for i in order), proportioned, strict=True):
-            splits[patient] = split
-    return splits.astype(str).rename("split")
+        for unit, split in zip((free[i] for i in order), proportioned, strict=True):
+            splits[unit] = split
+    return unit_of.map(splits).astype(str).rename("split")
 
 
 def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
@@ -244,32 +257,34 @@ def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
 def assign_folds(
     patches: pd.DataFrame, *, folds: int, seed: int = 0, distinct_patients: Collection[tuple[str, str]] = ()
 ) -> pd.Series[int]:
-    """Return each patient's fold: dealt out in turn within each label, in a drawn order; the rest as `assign_splits`.
+    """Return each patient's fold: units are dealt out in turn within each label, in a drawn order; see `assign_splits`.
 
-    Folds go from 1 to `folds`, by patient_id (the index, sorted), and differ by at most one patient, within a label
+    Folds go from 1 to `folds`, by patient_id (the index, sorted), and differ by at most one unit, within a label
     too. The draw does not depend on the order of the rows.
 
     Raises
     ------
     InputUnsupportedError, InputMissingError
-        Fewer than three folds, fewer patients than folds, or a column is missing.
+        Fewer than three folds, fewer units than folds, or a column is missing.
     DuplicateIdError
-        A patient is written in two ways, which may be two patients.
+        A patient or a block is written in two ways, which may be two.
     """
-    label = _patient_labels(patches)
+    label, unit_of = _labelled_units(patches)
+    noun = unit_noun(patches)
     if not _LEAST_FOLDS <= folds <= len(label):
         raise InputUnsupportedError(
-            f"{folds} folds of {pluralize(len(label), 'patient')}",
+            f"{folds} folds of {pluralize(len(label), noun)}",
             place="[splits] folds",
-            remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are patients",
+            remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are {noun}s",
         )
-    _require_unambiguous([(patient, None) for patient in label.index], distinct_patients)
+    _require_unambiguous([(patient, None) for patient in unit_of.index], distinct_patients)
+    _require_known_blocks(patches, ())
     generator = np.random.default_rng(seed)
     of_label = [label.index[label == value] for value in sorted(set(label))]
-    order = [patients[i] for patients in of_label for i in generator.permutation(len(patients))]
+    order = [units[i] for units in of_label for i in generator.permutation(len(units))]
     # A label is dealt on from the fold where the one before it ended, so that the folds' sizes stay equal too.
-    fold = pd.Series({patient: place % folds + 1 for place, patient in enumerate(order)}, dtype=np.int64)
-    return fold.loc[label.index].rename("fold").rename_axis("patient_id")
+    fold = {unit: place % folds + 1 for place, unit in enumerate(order)}
+    return unit_of.map(fold).astype(np.int64).rename("fold")
 
 
 def split_in_fold(fold: pd.Series[int], number: int, *, folds: int) -> pd.Series[str]:
@@ -282,15 +297,29 @@ def split_in_fold(fold: pd.Series[int], number: int, *, folds: int) -> pd.Series
     return fold.map(lambda patient_fold: split_of.get(patient_fold, "train")).rename("split")
 
 
-def _patient_labels(patches: pd.DataFrame) -> pd.Series[int]:
-    """Return each patient's label, the highest of all patches, by patient_id (the index, sorted)."""
+def _labelled_units(patches: pd.DataFrame) -> tuple[pd.Series[int], pd.Series[str]]:
+    """Return each unit's label, the highest of all patches, by unit; and each patient's unit. Both indices are sorted.
+
+    A patient is in one unit, as blocks that share one are joined.
+    """
     if missing := [name for name in ("patient_id", "label") if name not in patches]:
         raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of tile and check")
-    return patches["label"].groupby(patches["patient_id"].astype(str)).max()
+    unit = units_of(patches)
+    return patches["label"].groupby(unit).max(), unit.groupby(patches["patient_id"].astype(str)).first()
 
 
-def _require_unambiguous(rows: Sequence[tuple[str, str | None]], distinct: Collection[tuple[str, str]]) -> None:
+def _require_known_blocks(patches: pd.DataFrame, of_units: Sequence[tuple[str, str]]) -> None:
+    """Refuse a block in several splits, and one whose name is written in several ways; rows are unit and split."""
+    if BLOCK in patches:
+        names = sorted(set(patches[BLOCK].astype(str)))
+        _require_unambiguous([*of_units, *((name, None) for name in names)], (), column=BLOCK)
+
+
+def _require_unambiguous(
+    rows: Sequence[tuple[str, str | None]], distinct: Collection[tuple[str, str]], *, column: str = "patient_id"
+) -> None:
     """Refuse a patient in several splits, and one whose id is written in several ways; a split of None is not given."""
-    for problem in patient_problems([(patient, split, None) for patient, split in rows], distinct):
+    for problem in patient_problems([(name, split, None) for name, split in rows], distinct, column=column):
         kind = SplitLeakageError if problem.code == SplitLeakageError.code else DuplicateIdError
-        raise kind(f"patient {problem.value!r}: {problem.message}", place="patient_id", remedy=problem.remedy)
+        what = column.removesuffix("_id")
+        raise kind(f"{what} {problem.value!r}: {problem.message}", place=column, remedy=problem.remedy)

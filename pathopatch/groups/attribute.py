@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 
@@ -25,6 +27,10 @@ SCANNED = "scanned_fraction"
 """Column of a patch table: the share of the patch's part on the slide that was scanned."""
 LABEL_NAME_COLUMN = "label_name"
 """Column that holds what the patches' labels are called, where that is not tumour and non-tumour."""
+BLOCK = "block"
+"""Column of a patch table: the tissue array, day, site or scanner of the patch, where blocks are given."""
+SOURCE_SLIDE = "source_slide"
+"""Column of a patch table: the slide that a ready patch was cut from, where the list names it."""
 _GROUP, _ATTRIBUTE, _BIN, _BINS = "group@", "attribute@", "bin@", "bins "
 
 
@@ -189,6 +195,50 @@ class PatchAttribute(GroupingAttribute):
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"threshold": 0.25}``: every threshold gives the same groups."""
         return {"threshold": self.tau}
+
+
+def units_of(patches: pd.DataFrame) -> pd.Series[str]:
+    """Return the unit of each row of a patch table, which no split divides and intervals resample, with its index.
+
+    It is the block where the table has blocks, else the patient. Blocks that share a patient are one unit, named by
+    the first of them in alphabetical order.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Some patches have a block and others do not.
+    """
+    patient = patches["patient_id"].astype(str)
+    if BLOCK not in patches:
+        return patient.rename("unit")
+    block = patches[BLOCK]
+    if block.isna().any():
+        raise InputUnsupportedError(
+            f"{int(block.notna().sum())} patches have a block, {int(block.isna().sum())} do not",
+            place="patches",
+            remedy="name the block of every slide, or of none, and tile again",
+        )
+    pairs = pd.DataFrame({"patient": patient, "block": block.astype(str)}).drop_duplicates()
+    patients, i = np.unique(pairs["patient"].to_numpy(str), return_inverse=True)
+    blocks, j = np.unique(pairs["block"].to_numpy(str), return_inverse=True)
+    size = len(patients) + len(blocks)
+    shared = coo_array((np.ones(len(pairs)), (i, len(patients) + j)), shape=(size, size))
+    _, component = connected_components(shared, directed=False)
+    # The blocks are sorted, so the first of a component comes first in the alphabet.
+    _, first, place = np.unique(component[len(patients) :], return_index=True, return_inverse=True)
+    return block.astype(str).map(dict(zip(blocks, blocks[first][place], strict=True))).rename("unit")
+
+
+def unit_noun(patches: pd.DataFrame) -> str:
+    """Return what `units_of` returns the names of: block or patient."""
+    return "block" if BLOCK in patches else "patient"
+
+
+def slides_of(patches: pd.DataFrame) -> pd.Series[str]:
+    """Return the slide of each row of a patch table: that which a ready patch was cut from, where it is known."""
+    # A set of ready patches is stored as one slide, whose id its patches have.
+    slide = patches["slide_id"].astype(str)
+    return patches[SOURCE_SLIDE].where(patches[SOURCE_SLIDE].notna(), slide) if SOURCE_SLIDE in patches else slide
 
 
 def scanned_enough(patches: pd.DataFrame, min_scanned: float) -> NDArray[np.bool_]:

@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pathopatch.core.text import patches_and_patients, patients_text, pluralize
-from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, PatchAttribute, TissueThreshold, attribute_in
+from pathopatch.core.text import patches_and_units, pluralize, units_text
+from pathopatch.groups.attribute import (
+    BLOCK,
+    LABEL_NAMES,
+    GroupingAttribute,
+    PatchAttribute,
+    TissueThreshold,
+    attribute_in,
+    unit_noun,
+    units_of,
+)
 from pathopatch.groups.group_sizes import expected_intervals
 from pathopatch.groups.shortcut import (
     FLAGGED,
@@ -53,7 +62,8 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     -------
     dict
         ``attribute_values``: what the A values of the attribute mean, in order; ``label_names``, where labels are not
-        called non-tumour and tumour. ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x A ``counts`` and
+        called non-tumour and tumour; ``unit``, where what is counted and resampled as patients are blocks.
+        ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x A ``counts`` and
         ``patients`` (rows label, columns attribute), ``alpha``, the share of each attribute value within a label (None
         for a label without patches), and ``expected``: what `expected_intervals` returns of the cells.
         ``fraction_only``: per split, and ``whole``: of all splits together, what `fraction_only` returns of the tissue
@@ -77,6 +87,9 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     content: dict[str, Any] = {"version": VERSION, "attribute_values": list(first.value_names)}
     if first.label_names != LABEL_NAMES:
         content["label_names"] = list(first.label_names)
+    if BLOCK in groups:
+        content["unit"] = unit_noun(groups)
+    groups = groups.assign(unit=units_of(groups))
     content["thresholds"] = {
         attribute.key: {split: _cells(part, attribute) for split, part in _by_split(groups)} for attribute in attributes
     }
@@ -99,18 +112,18 @@ def _cells(part: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
     """Return counts, patients, alpha and the expected intervals of one split at one threshold."""
     group, n_values = attribute.groups_in(part), attribute.n_values
     counts = np.bincount(group[group >= 0], minlength=2 * n_values).reshape(2, n_values).astype(np.int64)
-    patients = part.groupby(attribute.group_column)["patient_id"].nunique()
+    patients = part.groupby(attribute.group_column)["unit"].nunique()
     return {
         "counts": counts.tolist(),
         "patients": [[int(patients.get(n_values * y + a, 0)) for a in range(n_values)] for y in (0, 1)],
         "alpha": alpha_of(counts),
-        "expected": expected_intervals(group, part["patient_id"].to_numpy(dtype=str), 2 * n_values),
+        "expected": expected_intervals(group, part["unit"].to_numpy(dtype=str), 2 * n_values, unit=unit_noun(part)),
     }
 
 
 def _attribute_only(part: pd.DataFrame, column: str, **settings: Any) -> dict[str, Any]:
     """Return how well the patches' own attribute alone tells the label."""
-    label, patient = part["label"].to_numpy(np.int64), part["patient_id"].to_numpy(dtype=str)
+    label, patient = part["label"].to_numpy(np.int64), part["unit"].to_numpy(dtype=str)
     score = attribute_score(label, part[column].to_numpy(np.int64), patient)
     return fraction_only(label, score, patient, is_directed=True, **settings)
 
@@ -122,7 +135,7 @@ def _fraction_only(part: pd.DataFrame, **settings: Any) -> dict[str, Any]:
     label, fraction = part["label"].to_numpy(np.int64), part["tissue_fraction"].to_numpy(np.float64)
     floor = auroc_at_equal_area(fraction, label, fraction, stratum=part.get("fold"))
     return {
-        **fraction_only(label, fraction, part["patient_id"].to_numpy(dtype=str), **settings),
+        **fraction_only(label, fraction, part["unit"].to_numpy(dtype=str), **settings),
         "equal_area": floor.value if floor.pairs else None,
         "equal_area_pairs": floor.pairs,
         "equal_area_partnered": floor.partnered if label.any() else None,
@@ -172,7 +185,7 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
     predictor = "the patches' own attribute" if is_own else "the tissue fraction"
     finding = f"in {where} {predictor} alone tells the label with AUROC {_interval(result, 'auroc')}"
     patients, with_tumor, with_other = (
-        patients_text(result[name], result.get(f"effective_{name}"))
+        units_text(result[name], result.get(f"effective_{name}"), audit.get("unit", "patient"))
         for name in ("patients", "patients_with_tumor", "patients_with_non_tumor")
     )
     if verdict["verdict"] == FLAGGED:
@@ -196,19 +209,19 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
 
 def format_audit(audit: Mapping[str, Any]) -> str:
     """Return an audit as text and tables, for a terminal."""
-    lines = [verdict_text(audit), ""]
+    lines, unit = [verdict_text(audit), ""], audit.get("unit", "patient")
     labels = audit.get("label_names", LABEL_NAMES)
     if audit["whole"]["n"]:  # patches that brought an attribute may have no tissue fraction
         lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
-        lines += [_fraction_line(split, result, labels[1]) for split, result in audit["fraction_only"].items()]
+        lines += [_fraction_line(split, result, labels[1], unit) for split, result in audit["fraction_only"].items()]
     for key, attribute in audited_attributes(audit).items():
         by_split = audit["thresholds"][key]
         phrase = attribute.phrase if attribute.is_patch_attribute else f"at threshold {key}"
-        lines += ["", f"Groups {phrase} (patches / patients; share within the label):"]
+        lines += ["", f"Groups {phrase} (patches / {unit}s; share within the label):"]
         lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in attribute.value_names))
         for split, cells in by_split.items():
             lines += [_group_line(split, label, cells, labels[label]) for label in (0, 1)]
-        lines += [line for split, cells in by_split.items() for line in _expected_lines(split, cells, attribute)]
+        lines += [line for split, cells in by_split.items() for line in _expected_lines(split, cells, attribute, unit)]
         if attribute.is_patch_attribute:
             break  # it is the same at every threshold
     return "\n".join(lines)
@@ -248,15 +261,15 @@ def _cell_row(cell: Mapping[str, Any], alpha: list[list[float] | None], n_values
     }
 
 
-def _fraction_line(split: str, result: Mapping[str, Any], tumor: str) -> str:
+def _fraction_line(split: str, result: Mapping[str, Any], tumor: str, unit: str) -> str:
     """Return one split's line about the fraction alone."""
-    patients = pluralize(result["patients"], "patient")
+    patients = pluralize(result["patients"], unit)
     line = f"  {split:<6} {result['n']:>7} patches of {patients}, {result['tumor']} {tumor}"
     if result["auroc"] is None:
         return f"{line}: one label only"
     side = ">=" if result["larger_is_tumor"] else "<"
     elsewhere = result["accuracy_elsewhere"]
-    elsewhere_text = "" if elsewhere is None else f"; {elsewhere:.3f} on patients it was not chosen on"
+    elsewhere_text = "" if elsewhere is None else f"; {elsewhere:.3f} on {unit}s it was not chosen on"
     floor = result["equal_area"]
     floor_text = "no pair of patches" if floor is None else f"{floor:.3f}"
     return (
@@ -282,7 +295,7 @@ def _group_line(split: str, label: int, cells: Mapping[str, Any], label_name: st
     return f"  {split:<6} {label_name:<10} " + " ".join(f"{text:>24}" for text in texts)
 
 
-def _expected_lines(split: str, cells: Mapping[str, Any], attribute: GroupingAttribute) -> list[str]:
+def _expected_lines(split: str, cells: Mapping[str, Any], attribute: GroupingAttribute, unit: str) -> list[str]:
     """Return what a split's cells can measure, and which are too small."""
     if split == "train":  # models are not evaluated on training patches
         return []
@@ -298,7 +311,7 @@ def _expected_lines(split: str, cells: Mapping[str, Any], attribute: GroupingAtt
     for cell in (cell for cell in expected["cells"] if cell["reasons"]):
         size = "no patches"
         if cell["n"]:
-            size = patches_and_patients(cell["n"], cell["patients"])
+            size = patches_and_units(cell["n"], cell["patients"], unit)
             size += f": known to {100 * cell['half_width']:.0f} points"
         small.append(f"{attribute.group_names[cell['group']]} ({size})")
     return lines + ([f"  {split}: too small to measure well: {'; '.join(small)}"] if small else [])

@@ -23,7 +23,7 @@ from pathopatch.metrics.bootstrap import interval, ratio
 SMALL_CELL = 50
 """A cell below this size has a standard error of up to 7 points or more: its numbers are to be read with care."""
 FEW_PATIENTS = 10
-"""Below it a bootstrap over patients is visibly too narrow."""
+"""Below it a bootstrap over patients, or blocks, is visibly too narrow."""
 # Worst groups end up at about this accuracy, and half-widths change little around it.
 _ASSUMED_ACCURACY = 0.8
 # How much patches of one patient are right or wrong together (intraclass correlation); 0 would be independent patches.
@@ -110,6 +110,7 @@ def expected_intervals(
     patient: NDArray[Any],
     n_groups: int,
     *,
+    unit: str = "patient",
     accuracy: float = _ASSUMED_ACCURACY,
     correlation: float = _ASSUMED_CORRELATION,
     simulations: int = _SIMULATIONS,
@@ -118,7 +119,7 @@ def expected_intervals(
     """Return the interval to expect of each cell's accuracy and of the worst one, from `simulations` evaluations.
 
     `group`, (N,), is A label + attribute, below `n_groups` = 2 A; -1 is left out. Every cell has the true `accuracy`,
-    and right and wrong within a `patient`, (N,), have a `correlation`.
+    and right and wrong within a `patient`, (N,), have a `correlation`; `unit` is what the reasons call it.
 
     Returns
     -------
@@ -136,7 +137,9 @@ def expected_intervals(
     rng = np.random.default_rng(seed)
     hits = [_hits(column[column > 0], accuracy, correlation, simulations, rng) for column in n.T]
     measured = ratio(np.stack(hits, axis=1), n.sum(axis=0))  # (simulations, n_groups), NaN for an empty cell
-    cells = [_cell(number, n[:, number], measured[:, number], accuracy, correlation) for number in range(n_groups)]
+    cells = [
+        _cell(number, n[:, number], measured[:, number], accuracy, correlation, unit) for number in range(n_groups)
+    ]
     wga: dict[str, float | None] = dict.fromkeys(("mean", "low", "high", "bias"))
     if len(n) and (n.sum(axis=0) > 0).all():
         worst = measured.min(axis=1)
@@ -166,7 +169,7 @@ def _hits(
 
 
 def _cell(
-    number: int, n: NDArray[np.int64], measured: NDArray[np.float64], accuracy: float, correlation: float
+    number: int, n: NDArray[np.int64], measured: NDArray[np.float64], accuracy: float, correlation: float, unit: str
 ) -> dict[str, Any]:
     """Return what to expect of one cell, from its patches by patient and its simulated accuracies."""
     total, patients = int(n.sum()), int((n > 0).sum())
@@ -180,7 +183,7 @@ def _cell(
     effective_n = total / (1 + correlation * (float((n.astype(np.float64) ** 2).sum()) / total - 1))
     variance = accuracy * (1 - accuracy) / effective_n
     reasons = [f"{pluralize(total, 'patch')}, fewer than {SMALL_CELL}"] if total < SMALL_CELL else []
-    reasons += [f"{pluralize(patients, 'patient')}, fewer than {FEW_PATIENTS}"] * (patients < FEW_PATIENTS)
+    reasons += [f"{pluralize(patients, unit)}, fewer than {FEW_PATIENTS}"] * (patients < FEW_PATIENTS)
     reasons += [f"known to {100 * half_width:.0f} points only"] if half_width > _WIDE else []
     return {
         **size,

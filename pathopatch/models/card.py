@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pathopatch.core.text import pluralize
 from pathopatch.models.interior import CROPS, FULL, rim_px
 from pathopatch.models.spec import MOST_ETA, ONNX_NETWORK, AreaReliance, BundleSpec
 from pathopatch.slides.resample import EXACT_READ_FACTOR
@@ -301,9 +302,9 @@ def _validation(spec: BundleSpec) -> str:
     parts = [_table(("at the decision threshold", "", "95 % interval", "with threshold 0"), measures)]
     if metrics.get("patients"):
         parts.append(
-            f"The intervals resample the {metrics['patients']} validation patients, not the patches."
+            f"The intervals resample the {metrics['patients']} validation {_unit(spec)}s, not the patches."
             if metrics["patients"] > 1
-            else "There is one validation patient, so variation between patients is unknown: no interval."
+            else f"There is one validation {_unit(spec)}, so variation between {_unit(spec)}s is unknown: no interval."
         )
     if groups := _group_accuracies(spec):
         rows = [(name, n, _number(accuracy)) for name, n, accuracy in groups[1]]
@@ -364,9 +365,14 @@ def beware(spec: BundleSpec) -> list[str]:
     if not weak:
         return asked
     accuracy, name, n = min(weak)
-    patients = int(spec.group_metrics["patients"])
-    of = f"{n} patches, {patients} validation patient{'' if patients == 1 else 's'}"
+    units = pluralize(int(spec.group_metrics["patients"]), f"validation {_unit(spec)}")
+    of = f"{n} patches, {units}"
     return [*asked, f"The model's worst group is weak: {accuracy:.0%} right of {name} ({of})."]
+
+
+def _unit(spec: BundleSpec) -> str:
+    """Return what the intervals of validation resample."""
+    return "block" if "blocks" in spec.data.get("validated", {}) else "patient"
 
 
 def worst_group_text(spec: BundleSpec) -> str:
@@ -389,7 +395,7 @@ def reliance_text(found: AreaReliance | None) -> str:
     if found.direction:
         verdict += f" ({'more' if found.direction > 0 else 'less'} tissue, more tumour)"
     numbers = [f"{name} {value:.2f}" for name, value in (("eta", found.eta), ("adj", found.adj)) if value is not None]
-    of = f"{found.patches} patches of {found.slides} slides and {found.patients} patients"
+    of = f"{found.patches} patches of {found.slides} slides and {pluralize(found.patients, found.unit)}"
     return f"{verdict}; asked on {found.date} by {', '.join([of, *numbers])}"
 
 

@@ -133,6 +133,7 @@ class AreaReliance(Config):
     eta: float | None = None
     adj: float | None = None
     slides: int = Field(ge=0)
+    unit: Literal["patient", "block"] = "patient"  # what is counted as patients, and was resampled
     patients: int = Field(ge=0)
     patches: int = Field(ge=0)
     date: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")

@@ -47,7 +47,7 @@ _CLASS_LABELS = {
     "non_tumor": "0", "non-tumor": "0", "non_tumour": "0", "non-tumour": "0", "0": "0",
 }  # fmt: skip
 _REQUIRED = ("path", "label", "patient_id")
-_OPTIONAL = ("split", "tissue_fraction", "attribute", "label_name", "tumor_mask")
+_OPTIONAL = ("slide_id", "block", "split", "tissue_fraction", "attribute", "label_name", "tumor_mask")
 _LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
 _LAYOUT = "FOLDER/[train|val|test/]tumor|non_tumor/PATIENT/*.png"
 _RGB = ("R", "G", "B")
@@ -60,17 +60,18 @@ def read_list(source: Path, distinct_patients: Collection[tuple[str, str]] = ())
 
     A `source` is a CSV file (UTF-8); or a folder with such a file ``patches.csv``; or a folder laid out as
     ``[split/]class/patient/image``, class being tumor or non_tumor (or 1, 0). Columns: path, label (1, 0; -1 or empty:
-    not labelled), patient_id. Optional: split, tissue_fraction (all rows or none), attribute (any values; empty:
-    unknown), label_name (one name per label), tumor_mask (path of the patch's tumour as a mask, see `read_mask`; all
-    rows or none). Paths are relative to the file; ``${NAME}`` is replaced from the environment.
+    not labelled), patient_id. Optional, in all rows or none: slide_id (the slide that the patch was cut from), block
+    (its tissue array, day, site or scanner), tissue_fraction, tumor_mask (path of the patch's tumour as a mask, see
+    `read_mask`). Optional: split, attribute (any values; empty: unknown), label_name (one name per label). Paths
+    are relative to the file; ``${NAME}`` is replaced from the environment.
     `distinct_patients` are pairs of ids that are two patients.
 
     Returns
     -------
     DataFrame
         file (absolute), path (as written), label (1, 0, -1), patient_id, split ("" where open), tissue_fraction (NaN
-        where not given), and attribute, label_name and tumor_mask (str; its path absolute) if the list has them; in
-        the order of the list.
+        where not given), and source_slide, block, attribute, label_name and tumor_mask (str; its path absolute) if the
+        list has them; in the order of the list.
     A TableError lists all problems, each with row, column, value and remedy.
     """
     if source.is_dir() and not (source / LIST_NAME).is_file():
@@ -78,8 +79,12 @@ def read_list(source: Path, distinct_patients: Collection[tuple[str, str]] = ())
     else:
         place = source / LIST_NAME if source.is_dir() else source
         cells = _read_csv(place)
-    of_rows = [(row["patient_id"], row["split"].casefold(), row["row"]) for row in cells.to_dict("records")]
-    problems = [*_find_problems(cells, place), *patient_problems(of_rows, distinct_patients)]
+    split = cells["split"].str.casefold()
+    of_patients, of_blocks = (
+        list(zip(cells[name], split, cells["row"], strict=True)) for name in ("patient_id", "block")
+    )
+    problems = [*_find_problems(cells, place), *patient_problems(of_patients, distinct_patients)]
+    problems += patient_problems(of_blocks, column="block")
     # Images are hashed only if all of them exist.
     if not problems:
         problems = list(find_copies(cells, [fingerprint_file(Path(file)) for file in cells["file"]]))
@@ -91,13 +96,15 @@ def read_list(source: Path, distinct_patients: Collection[tuple[str, str]] = ())
             "path": cells["path"],
             "label": cells["label"].map(_LABELS).astype("int64"),
             "patient_id": cells["patient_id"],
-            "split": cells["split"].str.casefold(),
+            "split": split,
             "tissue_fraction": pd.to_numeric(cells["tissue_fraction"]).astype("float64"),
         }
     )
-    for name in ("attribute", "label_name", "tumor_mask"):
+    # The table's own slide_id is the set's: its patches are stored together.
+    names = {"slide_id": "source_slide"}
+    for name in ("slide_id", "block", "attribute", "label_name", "tumor_mask"):
         if (cells[name] != "").any():
-            table[name] = cells[name]
+            table[names.get(name, name)] = cells[name]
     return table.reset_index(drop=True)
 
 
@@ -151,11 +158,20 @@ def _read_folder(folder: Path) -> pd.DataFrame:
             place=str(folder),
             remedy=f"lay them out as {_LAYOUT}, or write {LIST_NAME} with {', '.join(_REQUIRED)}",
         )
-    return pd.DataFrame(rows).assign(tissue_fraction="", attribute="", label_name="", tumor_mask="", row=None)
+    return pd.DataFrame(rows).assign(**{name: "" for name in _OPTIONAL if name != "split"}, row=None)
 
 
 def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
     """Yield the problems of single rows, and of rows that contradict each other."""
+    for name in ("slide_id", "block"):
+        is_missing = cells[name] == ""
+        for row in cells["row"][is_missing] if not is_missing.all() else ():
+            yield Problem(code="INPUT_MISSING", row=row, column=name, value="", message=f"no {name}",
+                          remedy=f"give a {name} in every row, or in none")  # fmt: skip
+    for name, row in cells.drop_duplicates("slide_id")[["slide_id", "row"]].itertuples(index=False):
+        if name and not valid_slide_id(name):
+            yield Problem(code="INPUT_UNSUPPORTED", row=row, column="slide_id", value=name,
+                          message="not an allowed id", remedy=ID_REMEDY)  # fmt: skip
     has_fractions, has_masks = ((cells[name] != "").any() for name in ("tissue_fraction", "tumor_mask"))
     listed: set[str] = set()
     names: dict[str, str] = {}

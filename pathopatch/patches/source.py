@@ -335,6 +335,8 @@ def tile_stamp(
     patient_id: str,
     source: LabelSource | None,
     tissue_mask: Path | None,
+    *,
+    block: str = "",
 ) -> Stamp:
     """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs."""
     settings = {
@@ -342,6 +344,7 @@ def tile_stamp(
         "slide": {
             "id": slide_id,
             "patient_id": patient_id,
+            **({"block": block} if block else {}),  # stamps of cohorts without blocks stay as they are
             "channels": slide.channels,
             "mpp": slide.mpp,
             "background": slide.background,

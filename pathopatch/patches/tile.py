@@ -57,8 +57,10 @@ tissue_fraction count scanned pixels only.
 sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
 pixels_checksum: hash of all pixels and masks of the store, the same for all its patches.
 """
-EXTRA_COLUMNS = ("split", "attribute", "label_name", "path")
-"""Columns of a set's patch table after those of a slide's; attribute and label_name only if the list has them."""
+EXTRA_COLUMNS = ("source_slide", "block", "split", "attribute", "label_name", "path")
+"""Columns of a patch table after `COLUMNS`: block where it is given, and of ready patches what their list has.
+
+source_slide: the slide that a ready patch was cut from; slide_id is then the name of the set."""
 MEASURED_COLUMNS = ("tissue_fraction", "scanned_fraction", "saturated_fraction", "sharpness")
 """Columns of the patch table that need the patch's pixels."""
 _log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ def tile_slide(
     *,
     slide_id: str | None = None,
     patient_id: str | None = None,
+    block: str = "",
     labels: LabelSource | None = None,
     tissue_mask: Path | str | None = None,
     cohort_levels: Mapping[str, float] | None = None,
@@ -102,6 +105,8 @@ def tile_slide(
     ----------
     slide_id, patient_id : str, optional
         Default: the stem of the slide's first file, and the slide's id.
+    block : str
+        Tissue array, day, site or scanner of the slide; "" where blocks are not known.
     labels : LabelSource, optional
         Default: no patch is labelled.
     tissue_mask : path, optional
@@ -149,6 +154,7 @@ def tile_slide(
         out,
         slide_id=slide_id,
         patient_id=patient_id,
+        block=block,
         labels=labels,
         tissue_mask=None if tissue_mask is None else Path(tissue_mask),
         cohort_levels=cohort_levels,
@@ -163,6 +169,8 @@ def tile_slide(
             labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source.grid
         )
         table = _table(config, analysis, slide_id, patient_id, stated)
+        if block:
+            table["block"] = block
         record = {"slide_id": slide_id, "warnings": [], "cohort_levels": levels, "stamp": stamp.to_dict()}
         tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
         rows = _rows_to_correct(outputs.parts[0], stamp, source)
@@ -215,6 +223,7 @@ def tile_outputs(
     *,
     slide_id: str,
     patient_id: str,
+    block: str = "",
     labels: LabelSource | None = None,
     tissue_mask: Path | None = None,
     cohort_levels: Mapping[str, float] | None = None,
@@ -236,7 +245,7 @@ def tile_outputs(
         return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=tissue_mask), levels
 
     def make_stamp() -> Stamp:
-        return tile_stamp(slide, source_of()[0].tiling, slide_id, patient_id, labels, tissue_mask)
+        return tile_stamp(slide, source_of()[0].tiling, slide_id, patient_id, labels, tissue_mask, block=block)
 
     def holds() -> bool:
         if not is_whole(store_path, table_path, force=force):

@@ -62,12 +62,14 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
     names = attribute.group_names
     first = rows.to_dict("records")[0]
     places = {f"group {group}": name for group, name in enumerate(names)} | {"all": "all groups together"}
-    few = [{"name": places[place], "reason": reason} for place, reason in too_few_of(first).items()]
+    reasons = too_few_of(first)
+    few = [{"name": places[place], "reason": reason} for place, reason in reasons.items()]
     card = {
         "by": attribute.description,
         "best": best,
         "models": [] if best is None else [_model(row, names) for row in (reference, best) if row is not None],
         "few": few,
+        "has_few_blocks": "all" in reasons and first.get("unit") == "block",
         **smallest_group(first),
         "runs": rows["run"].nunique(),
         "range": (wga.min(), wga.max()) if len(wga) else None,

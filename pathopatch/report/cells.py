@@ -54,7 +54,8 @@ def cell(row: Mapping[Any, Any], column: Column) -> Markup:
     n, patients = _SIZES.get(column.sizes) or (f"n_{column.sizes}", f"patients_{column.sizes}")
     # A number that is not there needs no reason, unless it is that there are no patches.
     has_reason = column.sizes and (text != DASH or not row[n])
-    reason = too_few(row[n], row[patients], effective=row.get(f"effective_{patients}")) if has_reason else ""
+    sizes = {"effective": row.get(f"effective_{patients}"), "of": row.get("unit", "patient")}
+    reason = too_few(row[n], row[patients], **sizes) if has_reason else ""
     if reason and column.sizes == "smallest":
         reason = f"smallest group: {reason}"
     classes = " ".join(["few"] * bool(reason) + ["text"] * column.is_text)

@@ -139,7 +139,7 @@ def audit(study: Study) -> dict[str, Any]:
         return {}
     audited, attributes = study.audit, audited_attributes(study.audit)
     attribute = next(iter(attributes.values()))
-    is_own = attribute.is_patch_attribute
+    is_own, unit = attribute.is_patch_attribute, audited.get("unit", "patient")
     if is_own:  # all thresholds give the same groups, so one is shown
         attributes = {attribute.key: attribute}
     thresholds = {key: audited["thresholds"][key] for key in attributes}
@@ -163,6 +163,7 @@ def audit(study: Study) -> dict[str, Any]:
         "fraction_only": [
             {
                 "split": split,
+                "unit": unit,
                 **numbers,
                 "cut": ""
                 if numbers["threshold"] is None
@@ -171,7 +172,9 @@ def audit(study: Study) -> dict[str, Any]:
             for split, numbers in audited["fraction_only"].items()
         ],
         "group_key": group_key(attribute),
-        "cells": [{"where": place, **_cells(thresholds[key][split], first)} for (key, split), place in where.items()],
+        "cells": [
+            {"where": place, **_cells(thresholds[key][split], first, unit)} for (key, split), place in where.items()
+        ],
         "assumed": next(iter(expected.values())),
         "lowest": [
             {"where": where[place], **case["wga"]}
@@ -181,6 +184,7 @@ def audit(study: Study) -> dict[str, Any]:
         "measurable": [
             {
                 **row,
+                "unit": unit,
                 "where": where[place],
                 "name": f"{row['group']} {attributes[place[0]].group_names[row['group']]}",
                 "half_width_text": "" if row["half_width"] is None else f"± {percent(row['half_width'], 0)}",
@@ -226,12 +230,12 @@ def _scanner_facts(study: Study) -> dict[str, str]:
     }
 
 
-def _cells(cells: Mapping[str, Any], first: int) -> dict[str, Any]:
+def _cells(cells: Mapping[str, Any], first: int, unit: str) -> dict[str, Any]:
     """Return patches and patients of each group, and each label's alpha from attribute value `first` on, as a row."""
     sizes = zip(np.ravel(cells["counts"]).tolist(), np.ravel(cells["patients"]).tolist(), strict=True)
     row: dict[str, Any] = {}
     for group, (n, patients) in enumerate(sizes):
-        people = pluralize(patients, "patient")
+        people = pluralize(patients, unit)
         row |= {f"n_{group}": n, f"patients_{group}": patients}
         row[f"group_{group}"] = Markup('{}<span class="interval">{}</span>').format(n, people)
     for label, shares in enumerate(cells["alpha"]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.text import card, patches_and_patients
+from pathopatch.core.text import card, patches_and_units
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import audit, audit_tables, format_audit, threshold_attributes, verdict_text
 from pathopatch.groups.audit import shortcut_results
@@ -78,8 +78,9 @@ class GroupAudit:
             for split, cells in by_split.items():
                 smallest = min(min(row) for row in cells["counts"])
                 total = sum(map(sum, cells["counts"]))
-                patients = shortcut_results(self.numbers)[split]["patients"]
-                text = f"{patches_and_patients(total, patients)}; smallest group {smallest}"
+                units = shortcut_results(self.numbers)[split]["patients"]
+                of = patches_and_units(total, units, self.numbers.get("unit", "patient"))
+                text = f"{of}; smallest group {smallest}"
                 facts.append((f"threshold {key}, {split}", text))
         return card("Audit", facts, picture=picture)
 

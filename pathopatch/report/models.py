@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.core.text import pluralize
 from pathopatch.evaluation.area_reliance import limits_text, verdict_text
 from pathopatch.evaluation.external_validation import glass_text
 from pathopatch.evaluation.group_scores import smallest_group, with_ends
 from pathopatch.evaluation.reference import is_plain_erm
 from pathopatch.evaluation.run_settings import settings_note
-from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
-from pathopatch.groups.attribute import training_label
+from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, slides_of, units_of
+from pathopatch.groups.attribute import SOURCE_SLIDE, training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import reliability
@@ -35,14 +36,21 @@ def summary(study: Study) -> dict[str, Any]:
     configs, attribute = study.configs.values(), study.attribute
     methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
     return {
-        "slides": study.slides["slide_id"].nunique() if len(study.slides) else 0,
+        "slides": _n_slides(study),
         "patients": patients_in(study.slides),
+        "blocks": 0 if study.groups is None else units_of(study.groups).nunique(),
         "attribute_values": attribute.value_names,
         "thresholds": [f"{threshold:g}" for threshold in study.thresholds],
         "methods": list(methods["method"]),
         "seeds": sorted({int(config.get("seed", 0)) for config in configs}),
         "versions": sorted({stamp.package_version for stamp in study.stamps.values()}),
     }
+
+
+def _n_slides(study: Study) -> int:
+    if study.groups is not None and SOURCE_SLIDE in study.groups:
+        return slides_of(study.groups).nunique()
+    return study.slides["slide_id"].nunique() if len(study.slides) else 0
 
 
 def runs_to_show(study: Study) -> list[str]:
@@ -115,7 +123,8 @@ def area_reliance(study: Study) -> dict[str, Any]:
         {
             "name": place.name,
             "verdict": verdict_text(dict(result)),
-            **{name: result.get(name) for name in ("slides", "patients", "patches", "date")},
+            **{name: result.get(name) for name in ("slides", "patches", "date")},
+            "units": pluralize(result["patients"], result.get("unit", "patient")),
             # Of a verdict NOT KNOWN the measures are no finding; the model's own page has them.
             **{
                 name: None if result["verdict"] == "not known" else result.get(name, {}).get("value")
@@ -153,7 +162,7 @@ def external_validation(study: Study) -> dict[str, Any]:
                 "about": numbers["bundle"],
                 "warnings": numbers["warnings"],
                 "glass": glass_text(numbers["glass"], numbers["bundle"]["positive_class"]),
-                "attributes": _external_attributes(numbers["splits"], study.attribute),
+                "attributes": _external_attributes(numbers["splits"], study.attribute, numbers.get("unit", "patient")),
                 "splits": splits,
             }
         )
@@ -161,7 +170,7 @@ def external_validation(study: Study) -> dict[str, Any]:
 
 
 def _external_attributes(
-    splits: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute
+    splits: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute, unit: str
 ) -> list[dict[str, Any]]:
     """Return the accuracies of one model by each attribute: the thresholds, then the bins."""
     first = next(iter(splits.values()))
@@ -171,9 +180,15 @@ def _external_attributes(
     return [
         {
             "by": by.description,
-            "rows": [{"split": split, **scores, **_smallest_of(scores)} for split, scores in at.items()],
+            "rows": [{"split": split, "unit": unit, **scores, **_smallest_of(scores)} for split, scores in at.items()],
             "groups": [
-                {**group, "split": split, "name": f"{group['group']} {by.group_names[group['group']]}", **ends}
+                {
+                    **group,
+                    "split": split,
+                    "unit": unit,
+                    "name": f"{group['group']} {by.group_names[group['group']]}",
+                    **ends,
+                }
                 for split, scores in at.items()
                 for group in scores["groups"]
                 for ends in [with_ends("accuracy", group["accuracy"], group["low"], group["high"])]

@@ -27,6 +27,7 @@ from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import LEAST_PARTNERED, written_columns
 from pathopatch.evaluation.group_scores import LEAST_PATCHES, SMALL_GROUP, too_few
+from pathopatch.groups import unit_noun
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.heatmaps.model_record import card_html
@@ -216,6 +217,7 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         labels=study.attribute.label_names,
         is_cross_validation=study.folds is not None,
         split=study.split,
+        unit="patient" if study.groups is None else unit_noun(study.groups),
         small_group=SMALL_GROUP,
         few_patients=FEW_PATIENTS,
         version=__version__,

@@ -69,6 +69,7 @@ def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dic
         {
             "at": capitalize_first(attribute.phrase),
             "split": row["split"],
+            "unit": row["unit"],
             "empty": [name for name, size in zip(names, sizes, strict=True) if size == 0],
             "smallest": {"name": names[sizes.index(smallest)], "n": smallest} if is_small else None,
             "fewest_patients": fewest_patients if smallest and fewest_patients < FEW_PATIENTS else None,
@@ -125,7 +126,7 @@ def results(study: Study) -> dict[str, Any]:
                 # Bins have groups of their own, so they need a key of their own.
                 "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
                 "problems": group_problems(rows, attribute),
-                "sizes": [f"n = {n}, {pluralize(patients, 'patient')}" for n, patients in _group_sizes(records[0])],
+                "sizes": [f"n = {n}, {pluralize(units, records[0]['unit'])}" for n, units in _group_sizes(records[0])],
                 "rows": records,
                 "gains": [row for row in records if row["reference"] not in ("", row["run"])],
                 "file": file,

@@ -39,8 +39,8 @@ SPLITS = ("train", "val", "test")
 
 _REQUIRED = ("slide_id", "patient_id")
 _COLUMNS = (
-    "split", "path", "channels", "mpp", "tumor_mask", "labelled_mask", "annotations", "tissue_mask", "background",
-    "slide_label", "exclude",
+    "block", "split", "path", "channels", "mpp", "tumor_mask", "labelled_mask", "annotations", "tissue_mask",
+    "background", "slide_label", "exclude",
 )  # fmt: skip
 """The optional columns, beside those that `_CHANNEL_COLUMN` matches."""
 _CHANNEL_COLUMN = r"path:\s*([A-Za-z][A-Za-z0-9_.-]*)"
@@ -64,6 +64,7 @@ class SlideRow:
     patient_id: str
     source: str | dict[str, str]  # absolute path, or one per channel name; fragments such as ``#page=2`` are kept
     row: int  # as a spreadsheet counts: the header is row 1
+    block: str = ""  # tissue array, day, site or scanner; "": no row has one
     split: str = ""  # one of `SPLITS`; "": the patient is still to be assigned
     channels: tuple[str, ...] | None = None  # names of the planes of a multi-plane file
     mpp: float | None = None  # um per level-0 px, in place of what the file says
@@ -163,8 +164,13 @@ def read_manifest(
     # Rows with problems are compared too: a user should see all of them in one go.
     _check_ids(table, rows)
     if distinct_patients is not None:
-        of_rows = ((row.patient_id, row.split, row.row) for row in rows if not row.exclude)
-        table.problems += patient_problems(of_rows, distinct_patients)
+        kept = [row for row in rows if not row.exclude]
+        table.problems += patient_problems(((row.patient_id, row.split, row.row) for row in kept), distinct_patients)
+        table.problems += patient_problems(((row.block, row.split, row.row) for row in kept), column="block")
+        for row in kept if any(row.block for row in kept) else ():
+            if not row.block:
+                table.add_problem("INPUT_MISSING", row.row, "block", "", "no block",
+                                  "name the block in every row, or in none")  # fmt: skip
     _check_content(table, rows)
     table.raise_problems()
     return Manifest(tuple(rows), path)
@@ -260,6 +266,7 @@ class _RowParser:
         row = SlideRow(
             slide_id=self._id("slide_id"),
             patient_id=self._id("patient_id"),
+            block=self._text("block"),
             split=self._one_of("split", ("", *SPLITS)),
             source=self._source(),
             channels=channels or None,
@@ -411,6 +418,7 @@ def _cells(row: SlideRow) -> dict[str, str]:
     cells = {
         "slide_id": row.slide_id,
         "patient_id": row.patient_id,
+        "block": row.block,
         **{f"path:{name}" if name else "path": path for name, path in source.items()},
         "split": row.split,
         "channels": ";".join(row.channels or ()),
@@ -427,7 +435,7 @@ def _cells(row: SlideRow) -> dict[str, str]:
 
 
 def pseudonymize(rows: Sequence[SlideRow]) -> list[SlideRow]:
-    """Return the rows with pseudonyms as slide ids and without patients; DuplicateIdError if two rows are one slide.
+    """Return the rows with pseudonyms as slide ids, without patients and blocks; DuplicateIdError if two are one slide.
 
     A slide has the same pseudonym in every run, as long as the content of its files is the same.
     """
@@ -437,7 +445,7 @@ def pseudonymize(rows: Sequence[SlideRow]) -> list[SlideRow]:
         if name in by_pseudonym:
             both = f"rows {by_pseudonym[name].row} and {row.row}"
             raise DuplicateIdError(f"{both} are one slide", place=name, remedy="name each slide once")
-        by_pseudonym[name] = replace(row, slide_id=name, patient_id="")
+        by_pseudonym[name] = replace(row, slide_id=name, patient_id="", block="")
     return list(by_pseudonym.values())
 
 

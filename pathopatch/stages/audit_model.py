@@ -50,6 +50,8 @@ from pathopatch.evaluation.area_reliance import (
     reliance_text,
 )
 from pathopatch.evaluation.external_validation import bundle_name, check_patches
+from pathopatch.groups import slides_of, unit_noun, units_of
+from pathopatch.groups.attribute import BLOCK
 from pathopatch.heatmaps.predict import edit_side, slide_source
 from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
 from pathopatch.models.forward import Ensemble, resize_area
@@ -73,9 +75,10 @@ RESULT, TABLE, PAGE = "area-reliance.json", "area-reliance.csv", "area-reliance.
 PER_SLIDE = 50
 _BLANK, _BLANKS = 0.01, 10  # tissue of a blank patch, and how many of them, and with little tissue, are drawn
 _EXAMPLES = 12  # patches on the page
+_IDS = ["slide_id", "patient_id", BLOCK]
 
-_Opened = tuple[str, str, Callable[[], AbstractContextManager[FromSlide | FromStore]]]
-"""Id and patient of a slide, and how to open it."""
+_Opened = tuple[str, str, str, Callable[[], AbstractContextManager[FromSlide | FromStore]]]
+"""Id of a slide, its patient and its unit ("" of a set of several patients), and how to open it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +86,16 @@ class Sample:
     """Patches of a slide, scaled to [0, 1] as the models take them."""
 
     slide_id: str
+    slides: NDArray[np.str_]  # (n,): of a set, those that its patches were cut from, where they are known
     patients: NDArray[np.str_]  # (n,)
+    units: NDArray[np.str_]  # (n,): what intervals resample, see `units_of`
     names: list[str]  # patch_id of each
     pixels: NDArray[np.float32]  # (n, C, P, P)
     tissue: NDArray[np.bool_]  # (n, P, P)
     is_asked: NDArray[np.bool_]  # (n,): it holds enough tissue to set its area; of others only the answer is asked
     scanned: NDArray[np.float64]  # (n,): share of each patch that was scanned
-    given: NDArray[np.str_]  # (m,): patient of each patch of the slide that holds tissue, drawn or not
+    given: NDArray[np.str_]  # (m,): unit of each patch of the slide that holds tissue, drawn or not
+    given_slides: int  # slides that these are of
     left_out: Mapping[str, int]  # how many of these were not drawn, by the reason
 
     @property
@@ -117,10 +123,10 @@ def audit_model(
 ) -> dict[str, Any]:
     """Ask a model, or the mean of several, about patches of some slides; write the answers and return the result.
 
-    It is that of `reliance` with ``slides`` (number that was asked about), ``given`` (numbers of slides, patients and
-    patches with tissue), ``failed`` (slides that could not be read, with the reason), ``glass`` and ``little`` (answers
-    to patches without tissue, and with too little to set its area) and ``stamp``. A finished result of equal inputs is
-    returned as it is.
+    It is that of `reliance` with ``slides`` (number that was asked about), ``given`` (numbers of slides, patients, or
+    of what ``unit`` names, and patches with tissue), ``failed`` (slides that could not be read, with the
+    reason), ``glass`` and ``little`` (answers to patches without tissue, and with too little to set its area) and
+    ``stamp``. A finished result of equal inputs is returned as it is.
 
     Parameters
     ----------
@@ -175,10 +181,10 @@ def audit_model(
             if isinstance(sources, Path):
                 opened = _stored(sources, asked)
             else:
-                opened = [
-                    (row.slide_id, row.patient_id, partial(_open_slide, row, asked, slide_mpp)) for row in sources
-                ]
-            result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, progress=progress)
+                openers = [partial(_open_slide, row, asked, slide_mpp) for row in sources]
+                opened = list(zip(*_ids(_listed(sources)), openers, strict=True))
+            noun = _noun(sources)
+            result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, noun=noun, progress=progress)
             write_csv(out / TABLE, table)
             is_rgb = asked.encoder is not None or asked.spec.channels == ("R", "G", "B")
             page = reliance_page(result, examples, is_rgb=is_rgb, model=bundle_name(models[0]))
@@ -194,7 +200,7 @@ def reliance_of(result: dict[str, Any], model: str) -> AreaReliance:
     """Return a result of `audit_model` as it is kept in a bundle; `model` is its `bundle_fingerprint`."""
     curve, correction = result.get("curve", []), result.get("correction", {})
     found = {} if result["verdict"] == "not known" else result  # what was measured is then no finding
-    names = ("verdict", "direction", "slides", "patients", "patches", "date", "backgrounds", "mpp")
+    names = ("verdict", "direction", "slides", "unit", "patients", "patches", "date", "backgrounds", "mpp")
     return AreaReliance(
         **{name: result[name] for name in names},
         eta=found.get("eta", {}).get("value"),
@@ -219,7 +225,9 @@ def _inputs(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
         texts = row.source.values() if isinstance(row.source, dict) else [row.source]
         paths = [Path(text.partition("#")[0]) for text in texts] + ([row.tissue_mask] if row.tissue_mask else [])
         with suppress(PathopatchError):
-            found[f"slide {row.slide_id}"] = fingerprint([row.patient_id, content_fingerprint(paths)])
+            found[f"slide {row.slide_id}"] = fingerprint(
+                [row.patient_id, content_fingerprint(paths), *([row.block] if row.block else [])]
+            )
     return found
 
 
@@ -289,20 +297,21 @@ def _ask(
     *,
     per_slide: int,
     seed: int,
+    noun: str,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
     margins, parts, tables, failed, known = asked.margins(), [], [], {}, set[bytes]()
     given, others, is_blank, left_out = list[NDArray[np.str_]](), [], [], Counter[str]()
     examples: list[Example] = []
-    slides_of = Counter(patient for _, patient, _ in opened)
-    most_of_patient = 2 * per_slide * float(np.median(list(slides_of.values())))  # one patient must not outweigh all
-    grounds, scales = set[str](), list[float]()  # of the slides that could be asked about
-    for number, (name, patient, opener) in enumerate(opened):
-        count = min(per_slide, math.ceil(most_of_patient / slides_of[patient]))
+    n_slides = Counter(unit for _, _, unit, _ in opened)
+    most_of_unit = 2 * per_slide * float(np.median(list(n_slides.values())))  # one patient must not outweigh all
+    given_slides, grounds, scales = 0, set[str](), list[float]()  # of the slides that could be asked about
+    for number, (name, patient, unit, opener) in enumerate(opened):
+        count = min(per_slide, math.ceil(most_of_unit / n_slides[unit]))
         try:
             with opener() as source:
-                sample = draw(source, asked, patient=patient, count=count, seed=seed + number)
+                sample = draw(source, asked, patient=patient, unit=unit, count=count, seed=seed + number)
             part, table = _asked(margins, sample, seed=seed + number, known=known)
             other = sample.tissue[~sample.is_asked]
             others.append(margins(sample.pixels[~sample.is_asked], other))
@@ -314,6 +323,7 @@ def _ask(
             if progress is not None:
                 progress("slides", number + 1, len(opened))
         given.append(sample.given)
+        given_slides += sample.given_slides
         left_out.update(sample.left_out)
         parts.append(part)
         tables.append(table)
@@ -327,12 +337,13 @@ def _ask(
             remedy="give slides that the model can predict",
         )
     natural, blank = np.concatenate(others), np.concatenate(is_blank)
-    result = reliance(_joined(parts, left_out), seed=seed) | {
-        "slides": sum(len(part.rows) > 0 for part in parts),
+    table = pd.concat(tables, ignore_index=True)
+    result = reliance(_joined(parts, left_out), seed=seed, unit=noun) | {
+        "slides": int(table["slide_id"].nunique()),
         "given": {
             "patches": sum(map(len, given)),
             "patients": len(np.unique(np.concatenate(given))),
-            "slides": sum(len(patients) > 0 for patients in given) + len(failed),
+            "slides": given_slides + len(failed),
         },
         "backgrounds": sorted(grounds),
         "mpp": [min(scales), max(scales)] if scales else None,
@@ -340,7 +351,7 @@ def _ask(
         "glass": _calls(natural[blank]),
         "little": _calls(natural[~blank]),
     }
-    return result, pd.concat(tables, ignore_index=True), examples[:_EXAMPLES]
+    return result, table, examples[:_EXAMPLES]
 
 
 def _calls(natural: NDArray[np.float64]) -> dict[str, Any]:
@@ -386,20 +397,25 @@ def result_text(result: dict[str, Any]) -> str:
     return reliance_text(result)
 
 
-def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: int, seed: int) -> Sample:
-    """Return patches of a slide spread over the tissue area, and some that are blank or hold little tissue."""
+def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, unit: str, count: int, seed: int) -> Sample:
+    """Return patches of a slide spread over the tissue area, and some that are blank or hold little tissue.
+
+    At most `count` are spread, and of a set as many for each slide that its patches were cut from.
+    """
     rng, min_scanned = np.random.default_rng((seed, 1)), patch_limits(asked.spec, asked.config)["min_scanned"]
     if isinstance(source, FromStore):
         table = source.table(min_scanned=min_scanned)
         fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
-        patients = table["patient_id"].to_numpy(np.str_)
-        drawn = rows = _spread(fractions, patients, count, rng)
+        slides, patients = slides_of(table).to_numpy(np.str_), table["patient_id"].to_numpy(np.str_)
+        # The blocks of several slides were joined by their patients; those of a set are joined here.
+        units = np.full(len(table), unit) if unit else units_of(table).to_numpy(np.str_)
+        drawn = rows = _spread(fractions, units, count * max(1, len(np.unique(slides))), rng)
         chosen, scanned = stored[rows], table["scanned_fraction"].to_numpy(np.float64)[rows]
         pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
     else:
         fractions = source.overview_fractions()
-        patients = np.full(len(fractions), patient)
-        drawn = _spread(fractions, patients, count, rng)
+        slides, patients, units = (np.full(len(fractions), name) for name in (source.slide_id, patient, unit))
+        drawn = _spread(fractions, units, count, rng)
         batches = list(source.batches(rows=drawn, min_scanned=min_scanned))
         chosen = rows = np.concatenate([np.empty(0, np.int64), *(drawn[batch.rows] for batch in batches)])
         scanned = np.concatenate([np.empty(0), *(batch.scanned_fraction for batch in batches)])
@@ -415,18 +431,21 @@ def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: in
     side, index = asked.side(pixels.shape[-1]), asked.channels(source)
     scaled = np.stack([scale(patch, source.windows)[index] for patch in pixels])
     masks, area = masks_and_area(tissue, side)
-    holds, given = fractions >= LEAST_AREA, patients[fractions >= _BLANK]
+    holds, given = fractions >= LEAST_AREA, units[fractions >= _BLANK]
     is_asked = holds[rows] & (area >= LEAST_AREA)
     origins = source.origins[chosen].tolist()
     return Sample(
         slide_id=source.slide_id,
+        slides=slides[rows],
         patients=patients[rows],
+        units=units[rows],
         names=[f"{source.slide_id}@{x},{y}" for x, y in origins],
         pixels=resize_area(scaled, side),
         tissue=masks,
         is_asked=is_asked,
         scanned=scanned,
         given=given,
+        given_slides=len(np.unique(slides[fractions >= _BLANK])),
         left_out={
             LITTLE_TISSUE: int(len(given) - holds.sum() + holds[rows].sum() - is_asked.sum()),
             "hardly scanned": int(holds[drawn].sum() - holds[rows].sum()),
@@ -436,15 +455,15 @@ def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, count: in
 
 
 def _spread(
-    fractions: NDArray[np.float64], patients: NDArray[np.str_], count: int, rng: np.random.Generator
+    fractions: NDArray[np.float64], units: NDArray[np.str_], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return rows of at most `count` patches, and of some with less tissue than can be set.
 
-    Their tissue fractions (N,) are spread evenly, and at each tenth of them the patients (N,) take turns.
+    Their tissue fractions (N,) are spread evenly, and at each tenth of them the units (N,) take turns.
     """
     rows = rng.permutation(len(fractions))
     tenths = np.floor(10 * fractions).clip(0, 9)
-    turn = pd.Series(tenths[rows]).groupby([patients[rows], tenths[rows]]).cumcount().to_numpy()
+    turn = pd.Series(tenths[rows]).groupby([units[rows], tenths[rows]]).cumcount().to_numpy()
     in_turn = rows[np.argsort(turn, kind="stable")]
     turn = pd.Series(tenths[in_turn]).groupby(tenths[in_turn]).cumcount().to_numpy()
     order = in_turn[np.lexsort((tenths[in_turn], turn))]  # one of each tenth, then the second of each …
@@ -457,13 +476,14 @@ def _spread(
 def _asked(margins: Margins, sample: Sample, *, seed: int, known: set[bytes]) -> tuple[Responses, pd.DataFrame]:
     """Return the answers on a slide's patches that hold tissue, and as a table; copies of `known` ones are left out."""
     held = sample.is_asked
-    patients, ground = sample.patients[held], sample.ground
-    answers = ask(margins, sample.pixels[held], sample.tissue[held], patients, seed=seed, ground=ground, known=known)
+    units, ground = sample.units[held], sample.ground
+    answers = ask(margins, sample.pixels[held], sample.tissue[held], units, seed=seed, ground=ground, known=known)
     names = [name for name, is_held in zip(sample.names, held, strict=True) if is_held]
     columns: dict[str, Any] = {
         "patch_id": [names[row] for row in answers.rows],
-        "slide_id": sample.slide_id,
-        "patient_id": answers.patient,
+        "slide_id": sample.slides[held][answers.rows],
+        "patient_id": sample.patients[held][answers.rows],
+        "unit": answers.patient,
         "tissue_fraction": answers.area,
         "margin": answers.natural,
         **{f"margin@{area:g}": z for area, z in zip(AREAS, answers.areas.mean(axis=0).T, strict=True)},
@@ -492,7 +512,7 @@ def _background(source: FromSlide | FromStore) -> str:
 
 
 def _stored(work: Path, asked: Asked) -> list[_Opened]:
-    """Return the tiled slides of a work folder: id, patient, and how to open it; refuse patches of another kind."""
+    """Return the tiled slides of a work folder; refuse patches of another kind."""
     slides = read_table(WorkFolder(work).slides)
     source = common_source([PatchStore(WorkFolder(work).store(str(name))) for name in slides["slide_id"]])
     if source is not None and asked.encoder is None:
@@ -501,10 +521,30 @@ def _stored(work: Path, asked: Asked) -> list[_Opened]:
         from pathopatch.stages.encode import require_tiled
 
         require_tiled(work, asked.encoder.mpp, asked.encoder.patch_px)
-    return [
-        (str(row.slide_id), str(row.patient_id), partial(_open_store, work, str(row.slide_id)))
-        for row in slides.itertuples()
-    ]
+    slide_ids, patients, units = _ids(slides)
+    return list(zip(slide_ids, patients, units, (partial(_open_store, work, name) for name in slide_ids), strict=True))
+
+
+def _listed(sources: Sequence[SlideRow]) -> pd.DataFrame:
+    """Return slide_id, patient_id and, where blocks are given, block of some slides."""
+    table = pd.DataFrame([(row.slide_id, row.patient_id, row.block) for row in sources], columns=_IDS)
+    return table if (table[BLOCK] != "").all() else table.drop(columns=BLOCK)
+
+
+def _ids(slides: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
+    """Return id, patient and unit of each slide; "" for the last two of a set of several patients."""
+    patients = slides["patient_id"].astype(str)
+    units = units_of(slides).where(patients != "", "")
+    return slides["slide_id"].astype(str).tolist(), patients.tolist(), units.tolist()
+
+
+def _noun(sources: Sequence[SlideRow] | Path) -> str:
+    """Return what the units of some slides, or of a work folder's patches, are: block or patient."""
+    if not isinstance(sources, Path):
+        return unit_noun(_listed(sources))
+    slides = read_table(WorkFolder(sources).slides)
+    tables = [slides, *(read_table(WorkFolder(sources).patches(name)) for name in slides["slide_id"][:1])]
+    return "block" if any(BLOCK in table for table in tables) else "patient"
 
 
 @contextmanager

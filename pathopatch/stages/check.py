@@ -18,6 +18,7 @@ from pathopatch.slides.manifest import SlideRow, read_manifest, write_parts
 from pathopatch.slides.structure import alike_pairs
 from pathopatch.stages.batch.run import DEFAULT_BATCH
 from pathopatch.stages.batch.slide_table import (
+    BLOCK,
     SLIDE_COLUMNS,
     SLIDE_LABEL,
     STRUCTURE,
@@ -71,7 +72,8 @@ def check_manifest(
         raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(manifest_path))
     table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
-        write_slides(work, table[[*SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE]], force=batch.force)
+        columns = (*SLIDE_COLUMNS, BLOCK, SLIDE_LABEL, STRUCTURE)
+        write_slides(work, table[[name for name in columns if name in table]], force=batch.force)
     return table
 
 

@@ -150,8 +150,8 @@ def _plan(row: SlideRow, slide: Slide, *, config: TileConfig, **made: Any) -> Sl
 
 def _about(row: SlideRow) -> dict[str, Any]:
     """Return what the manifest says of a slide, as arguments of `tile_slide`."""
-    labels, patient_id = label_source(row), row.patient_id
-    return {"slide_id": row.slide_id, "patient_id": patient_id, "labels": labels, "tissue_mask": row.tissue_mask}
+    about: dict[str, Any] = {"slide_id": row.slide_id, "patient_id": row.patient_id, "block": row.block}
+    return about | {"labels": label_source(row), "tissue_mask": row.tissue_mask}
 
 
 def _refuse_mixed(table: pd.DataFrame, rows: Sequence[SlideRow], config: TileConfig, manifest_path: Path) -> None:

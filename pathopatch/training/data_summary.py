@@ -17,8 +17,9 @@ from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.patients import mark_key
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
+from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in, slides_of, units_of
 from pathopatch.groups.assign import JoinedBins
+from pathopatch.groups.attribute import BLOCK
 from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED, structure_marks
 from pathopatch.models.spec import TrainingRange
 from pathopatch.training.dataset import PatchSet
@@ -38,7 +39,7 @@ def summarize_data(
     class_names: Sequence[str],
     learnt_from_val: int,
 ) -> dict[str, Any]:
-    """Return slides, patients, patches and group sizes of the data for training and for selection.
+    """Return slides, patients, blocks, patches and group sizes of the data for training and for selection.
 
     ``trained`` and, where there is validation, ``validated`` are of labelled patches of known attribute; `counts` is
     K x A, `by` what forms the groups. ``learnt_from_val`` is there where it is above 0.
@@ -55,8 +56,9 @@ def summarize_data(
         counts = np.bincount(cell, minlength=len(class_names) * drawn.n_values)
         return {
             "splits": [split],
-            "slides": int(rows["slide_id"].nunique()),
+            "slides": int(slides_of(rows).nunique()),
             "patients": int(rows["patient_id"].nunique()),
+            **({"blocks": int(units_of(rows).nunique())} if BLOCK in rows else {}),
             "patches": len(rows),
             "by": drawn.phrase,
             "attributes": list(drawn.value_names),

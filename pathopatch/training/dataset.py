@@ -25,7 +25,7 @@ from pathopatch.core.errors import ChannelMismatchError, NonFiniteError, StaleAr
 from pathopatch.core.mask_bits import MaskKind, pack_masks, resize_masks, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.cohort import is_feature_cohort, read_cohort, read_patches
-from pathopatch.groups import attribute_in
+from pathopatch.groups import attribute_in, units_of
 from pathopatch.models.forward import resize_area
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.store import PatchStore
@@ -78,7 +78,7 @@ class PatchMasks:
 
 @dataclass(frozen=True, eq=False)
 class PatchSet:
-    """Patches with label, attribute and patient, one row per patch."""
+    """Patches with label, attribute and patient (of cohorts with blocks the block), one row per patch."""
 
     # (N, C, input_px, input_px), scaled to [0, 1]; rows by ``x[index]``, of which both forms give the same.
     x: NDArray[np.float16] | NDArray[np.float32] | StoredPatches
@@ -184,7 +184,7 @@ def load_patches(
         label=rows["label"].to_numpy(dtype=np.int64),
         attribute=attribute,
         tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
-        patient=rows["patient_id"].to_numpy(dtype=str),
+        patient=units_of(rows).to_numpy(dtype=str),
         patch_id=patch_id,
         source=source,
         tissue=loaded.get("tissue"),
@@ -212,7 +212,7 @@ def load_features(
         label=np.array(rows["label"], np.int64),  # a copy: torch takes no array that is read-only
         attribute=attribute,
         tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
-        patient=rows["patient_id"].to_numpy(dtype=str),
+        patient=units_of(rows).to_numpy(dtype=str),
         patch_id=rows["patch_id"].to_numpy(dtype=str),
         source=feature_source(work, str(x.dtype)) if len(rows) else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pathopatch.core.text import parse_number, patches_and_patients, pluralize
+from pathopatch.core.text import parse_number, patches_and_units, pluralize
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,8 @@ def test_a_number_of_things(number: int, noun: str, text: str) -> None:
 
 
 def test_patches_of_patients() -> None:
-    assert patches_and_patients(431, 1) == "431 patches of 1 patient"
+    assert patches_and_units(431, 1) == "431 patches of 1 patient"
+    assert patches_and_units(1, 10, "block") == "1 patch of 10 blocks"
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("-2.5e1", -25.0), (" .5 ", 0.5)])

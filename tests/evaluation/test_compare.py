@@ -31,6 +31,7 @@ def groups_table() -> pd.DataFrame:
         pd.DataFrame(
             {
                 "patch_id": [f"{split}{index}" for index in range(40)],
+                "slide_id": np.tile([f"{split}-p@0", f"{split}-q@0"], 20),
                 "patient_id": np.tile([f"{split}-p", f"{split}-q"], 20),
                 "split": split,
                 "label": GROUP // 2,
@@ -50,7 +51,7 @@ def write_run(
     groups = groups_table()
     parts = []
     for split, counts in right.items():
-        part = groups[groups["split"] == split].drop(columns="patient_id")
+        part = groups[groups["split"] == split].drop(columns=["slide_id", "patient_id"])
         is_right = np.tile(np.arange(10), 4) < np.repeat(counts, 10)
         sign = np.where(is_right, 1, -1) * np.where(part["label"] == 1, 1, -1)
         parts.append(part.assign(logit=threshold + 2.0 * sign, probability=(1 + 0.8 * sign) / 2))

@@ -12,7 +12,9 @@ from pathopatch.groups import (
     assign_groups,
     attribute_in,
     bins_attributes,
+    slides_of,
     threshold_attributes,
+    units_of,
 )
 from pathopatch.groups.attribute import stored_thresholds, training_label
 
@@ -99,3 +101,25 @@ def test_what_a_table_lacks_is_refused_with_what_it_has():
     assert error.value.remedy == f"use train --bins 0.3,0.5, or form these too: {command} --bins 0.1,0.2 --force"
     with pytest.raises(InputUnsupportedError, match="group@"):
         threshold_attributes(patches())
+
+
+def test_the_unit_is_the_block_and_else_the_patient():
+    assert units_of(patches()).tolist() == ["p", "q", "r"]
+    assert units_of(patches(block=["b", "b", "a"])).tolist() == ["b", "b", "a"]
+
+
+def test_blocks_that_share_a_patient_are_one_unit_named_by_the_first():
+    table = patches(block=["z", "b", "a"])
+    table.loc[3] = dict(table.loc[0]) | {"patch_id": "d", "block": "b"}  # p is in z and b, so q joins z
+    assert units_of(table).tolist() == ["b", "b", "a", "b"]
+    assert units_of(table.iloc[[2, 1]]).to_dict() == {2: "a", 1: "b"}
+
+
+def test_blocks_of_some_patches_alone_are_refused():
+    with pytest.raises(InputUnsupportedError, match="2 patches have a block, 1 do not"):
+        units_of(patches(block=["a", None, "b"]))
+
+
+def test_the_slide_of_a_ready_patch_is_the_one_it_was_cut_from():
+    assert slides_of(patches()).tolist() == ["s"] * 3
+    assert slides_of(patches(source_slide=["t", None, "u"])).tolist() == ["t", "s", "u"]

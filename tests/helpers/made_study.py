@@ -30,13 +30,20 @@ def make_study(
     patients: int = 24,
     per_slide: int = 90,
     own: tuple[str, ...] = (),
+    blocks: int = 0,
     has_runs: bool = True,
 ) -> Path:
-    """Write a made-up study and return its work folder; its patches may have an attribute of their own."""
+    """Write a made-up study and return its work folder; its patches may have an attribute of their own, or blocks.
+
+    Each split has so many `blocks`, if there are any.
+    """
     rng = np.random.default_rng(0)
     slides = _write_slides(work, rng, patients, per_slide)
     if own:
         slides["attribute"] = rng.choice(own, len(slides))
+    if blocks:
+        number = slides["patient_id"].str.removeprefix("patient").astype(int) // 4 % blocks
+        slides["block"] = slides["split"] + number.astype(str)
     groups = assign_groups(slides, THRESHOLDS, min_tissue=0.01)
     write_table(work / "groups.parquet", groups, Stamp(stage="groups", settings={"is": "1"}))
     write_json(work / "groups" / "audit.json", {"stamp": STAMP.to_dict(), **audit(groups, THRESHOLDS)})

@@ -72,6 +72,18 @@ def test_the_label_of_a_whole_slide_is_0_or_1_or_nothing(tmp_path: Path) -> None
     assert wrong == [("INPUT_UNSUPPORTED", 2, "slide_label"), ("INPUT_UNSUPPORTED", 3, "slide_label")]
 
 
+def test_a_block_may_be_any_text_and_is_written_into_parts(tmp_path: Path) -> None:
+    rows = read(tmp_path, "slide_id,patient_id,block,path\ns1,p1,2020/01/02,a.tif\ns2,p2,2020/01/02,b.tif\n")
+    assert [row.block for row in rows] == ["2020/01/02"] * 2
+    assert [row.block for row in read_manifest(write_parts(rows, tmp_path, 2)[0])] == ["2020/01/02"] * 2
+
+
+def test_a_split_that_divides_a_block_and_a_missing_block_are_problems(tmp_path: Path) -> None:
+    head = "slide_id,patient_id,block,split,path\n"
+    text = "s1,p1,A 1,train,a.tif\ns2,p2,a1,test,b.tif\ns3,p3,,train,c.tif\n"
+    assert problems(tmp_path, head + text) == [("SPLIT_LEAKAGE", 3, "block"), ("INPUT_MISSING", 4, "block")]
+
+
 def test_one_file_a_channel_in_the_order_of_the_columns(tmp_path: Path) -> None:
     (row,) = read(tmp_path, "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif#plane=1,b.tif\n")
     assert row.source == {"SHG": f"{tmp_path / 'a.tif'}#plane=1", "CARS": str(tmp_path / "b.tif")}

@@ -18,8 +18,10 @@ from pathopatch.core.config import GroupsConfig, PredictConfig, ReadyConfig, Til
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.models.bundle import read_spec, save_bundle
+from pathopatch.models.card import reliance_text
 from pathopatch.models.networks import build_network
 from pathopatch.report import write_report
+from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages import audit_model as stage
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import import_patches, tile_cohort
@@ -127,21 +129,52 @@ def test_one_patient_has_measures_without_intervals(
     assert "(no interval)" in text
 
 
-@pytest.mark.usefixtures("_counts_tissue")
-def test_ready_patches_are_of_many_patients(model: Path, tmp_path: Path) -> None:
+def write_set(folder: Path) -> Path:
+    """Write a work folder of 60 ready patches of ten patients, 20 slides and five blocks; return its list."""
     rng, rows = np.random.default_rng(0), []
     for number in range(60):
         field = cv2.GaussianBlur(rng.normal(size=(16, 16)), (0, 0), 3)
         image = h_and_e(field > np.quantile(field, rng.uniform(0.2, 0.8)))
-        write_png(tmp_path / f"{number}.png", image)
-        rows.append((f"{number}.png", number % 2, f"P{number % 10}"))
-    pd.DataFrame(rows, columns=["path", "label", "patient_id"]).to_csv(tmp_path / "patches.csv", index=False)
-    import_patches(tmp_path / "patches.csv", tmp_path / "work", TileConfig(), ready=ReadyConfig(mpp=0.5))
+        write_png(folder / f"{number}.png", image)
+        rows.append((f"{number}.png", number % 2, f"P{number % 10}", f"S{number % 20}", f"B{number % 5}"))
+    columns = ["path", "label", "patient_id", "slide_id", "block"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "patches.csv", index=False)
+    return folder / "patches.csv"
+
+
+@pytest.mark.usefixtures("_counts_tissue")
+def test_ready_patches_are_of_many_patients(model: Path, tmp_path: Path) -> None:
+    listed = write_set(tmp_path)
+    pd.read_csv(listed).drop(columns=["slide_id", "block"]).to_csv(listed, index=False)
+    import_patches(listed, tmp_path / "work", TileConfig(), ready=ReadyConfig(mpp=0.5))
     result = stage.audit_model([model], tmp_path / "work", tmp_path / "out", PredictConfig(device="cpu"), per_slide=60)
     assert result["patients"] == 10
     other = write_other(tmp_path / "other")
     with pytest.raises(CheckpointIncompatibleError, match="patch"):
         stage.audit_model([other], tmp_path / "work", tmp_path / "out2", PredictConfig(device="cpu"))
+
+
+@pytest.mark.usefixtures("_counts_tissue")
+def test_ready_patches_are_drawn_by_their_slides_and_counted_by_blocks(model: Path, tmp_path: Path) -> None:
+    import_patches(write_set(tmp_path), tmp_path / "work", TileConfig(), ready=ReadyConfig(mpp=0.5))
+    result = stage.audit_model([model], tmp_path / "work", tmp_path / "out", PredictConfig(device="cpu"), per_slide=2)
+    assert (result["unit"], result["patients"], result["given"]["slides"]) == ("block", 5, 20)
+    assert result["patches"] == 2 * 20
+    assert result["reasons"][0] == "5 of at least 8 blocks, counted by their shares of the patches"
+    assert "asked about 40 of 60 patches, 5 of 5 blocks" in stage.result_text(result)
+    assert "40 patches of 20 slides and 5 blocks" in reliance_text(stage.reliance_of(result, "model"))
+    table = pd.read_csv(tmp_path / "out" / stage.TABLE)
+    assert (set(table["unit"]), table["patient_id"].nunique()) == ({f"B{i}" for i in range(5)}, 10)
+    assert set(table["slide_id"]) <= {f"S{i}" for i in range(20)}
+
+
+def test_blocks_of_slides_are_one_unit_where_a_patient_is_in_both() -> None:
+    rows = [
+        SlideRow(slide_id=f"S{i}", patient_id=patient, block=block, source="s.tif", row=i)
+        for i, (patient, block) in enumerate([("P", "b"), ("P", "a"), ("Q", "b"), ("R", "c")])
+    ]
+    assert stage._ids(stage._listed(rows))[2] == ["a", "a", "a", "c"]
+    assert stage._ids(stage._listed([replace(row, block="") for row in rows]))[2] == ["P", "P", "Q", "R"]
 
 
 def write_other(folder: Path) -> Path:

@@ -46,6 +46,17 @@ def test_two_folds_or_more_than_patients_are_refused(folds):
         assign_folds(patients(4, 3), folds=folds)
 
 
+def test_no_fold_divides_a_block_and_folds_have_equally_many():
+    table = pd.DataFrame({"patient_id": [f"p{i:02}" for i in range(60)], "label": [i // 6 % 2 for i in range(60)]})
+    table["block"] = [f"array {i // 6}" for i in range(60)]
+    fold = table["patient_id"].map(assign_folds(table, folds=5, seed=3))
+    blocks = fold.groupby(table["block"]).agg(["min", "max"])
+    assert (blocks["min"] == blocks["max"]).all()
+    assert blocks["min"].value_counts().to_dict() == dict.fromkeys(range(1, 6), 2)
+    with pytest.raises(InputUnsupportedError, match="11 folds of 10 blocks"):
+        assign_folds(table, folds=11)
+
+
 def patches(n_patients=6):
     """Each patient has two patches of each group at 0.25."""
     rows = [

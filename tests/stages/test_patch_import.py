@@ -151,6 +151,29 @@ def test_all_problems_of_a_list_are_reported_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_slides_and_blocks_of_a_list_come_into_the_groups(tmp_path: Path) -> None:
+    blocks, slides = ([f"{name}{i // 2 % 12 // per}" for i in range(48)] for name, per in (("array", 2), ("S", 1)))
+    source, work = made_set(tmp_path, columns={"block": blocks, "slide_id": slides}), tmp_path / "work"
+    import_patches(source, work, CONFIG)
+    groups = form_groups(work, GroupsConfig(thresholds=(0.25,)), folds=3)
+    assert (groups["block"].tolist(), groups["source_slide"].tolist()) == (blocks, slides)
+    assert (groups.groupby("block")["fold"].nunique() == 1).all()
+    assert groups["slide_id"].unique().tolist() == [tmp_path.name]  # the store that holds the pixels
+    assert "6 blocks" in audit_text(work)
+
+
+def test_slide_and_block_are_named_in_every_row_or_in_none(tmp_path: Path) -> None:
+    text = "path,label,patient_id,slide_id,block\na.png,1,p1,S1,B\nb.png,0,p2,,B\nc.png,0,p3,../S,\n"
+    assert problems(write_list(tmp_path, text)) == [
+        ("INPUT_MISSING", 3, "slide_id"), ("INPUT_MISSING", 4, "block"), ("INPUT_UNSUPPORTED", 4, "slide_id"),
+    ]  # fmt: skip
+
+
+def test_a_list_whose_splits_divide_a_block_is_refused(tmp_path: Path) -> None:
+    text = "path,label,patient_id,split,block\na.png,1,p1,train,B\nb.png,0,p2,test,B\nc.png,0,p3,test,C\n"
+    assert problems(write_list(tmp_path, text)) == [("SPLIT_LEAKAGE", 3, "block")]
+
+
 def test_one_image_under_two_patients_is_a_leak(tmp_path: Path) -> None:
     source = write_list(tmp_path, "path,label,patient_id\na.png,1,p1\nd.png,1,p2\n")
     (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes())

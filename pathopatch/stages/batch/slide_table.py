@@ -29,6 +29,9 @@ SLIDE_COLUMNS = (
 )  # fmt: skip
 """Columns of ``slides.parquet`` of every cohort."""
 
+BLOCK = "block"
+"""Column of a cohort whose manifest has it: the slide's tissue array, day, site or scanner."""
+
 SLIDE_LABEL = "slide_label"
 """Column of a cohort that a manifest lists: 1 or 0, of the slide as a whole; -1 where it has none."""
 
@@ -111,6 +114,7 @@ def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
     facts = {
         "slide_id": row.slide_id,
         "patient_id": row.patient_id,
+        **({BLOCK: row.block} if row.block else {}),
         "split": row.split,
         "width": width,
         "height": height,
@@ -184,7 +188,7 @@ def _refuse_changes(path: Path, table: pd.DataFrame, changed: Collection[str]) -
     """Refuse slides that differ from those of the same ids in the earlier table; name their files, or the columns."""
     before, now = (
         {
-            str(row["slide_id"]): {str(name): row[name] for name in (*SLIDE_COLUMNS, SLIDE_LABEL) if name in row}
+            str(row["slide_id"]): {str(name): row[name] for name in (*SLIDE_COLUMNS, BLOCK, SLIDE_LABEL) if name in row}
             for row in frame[frame["slide_id"].isin(changed)].to_dict("records")
         }
         for frame in (artefacts.read_table(path), table)
