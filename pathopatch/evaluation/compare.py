@@ -31,6 +31,7 @@ from pathopatch.evaluation.reference import (
     unequal_budgets_text,
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
+from pathopatch.evaluation.slide_scores import SCORED, scores_text, scores_title
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names, training_label
@@ -191,6 +192,7 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
             *gains,
             "",
         ]
+    lines += slide_lines(work, table)
     unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
     lines.append("WGA is at the decision threshold that validation chose; at 0: WGA at a decision threshold of 0.")
     lines.append(_equal_area_text(table, label_names(groups)))
@@ -202,6 +204,22 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
         names = "; ".join(f"{number} {group}" for number, group in enumerate(by.group_names))
         lines.append(f"{title}: {names}.")
     return "\n".join(lines)
+
+
+def slide_lines(work: Path, table: pd.DataFrame) -> list[str]:
+    """Return how well each run of a comparison tells slides and patients apart, as lines of text."""
+    lines: list[str] = []
+    for of in SCORED:
+        scores: dict[str, Any] = {}
+        for run, split in table[["run", "split"]].drop_duplicates().itertuples(index=False):
+            content = read_json(WorkFolder(work).evaluation(run) / "metrics.json")["splits"][split]
+            scores |= {run: content[f"by_{of}"]} if f"by_{of}" in content else {}
+        if scores:
+            first = next(iter(scores.values()))
+            lines.append(f"{scores_title(first, of)}{': ' + first['reason'] if first['reason'] else ''}")
+            lines += [f"  {run:<26} {scores_text(own)}" for run, own in scores.items() if not own["reason"]]
+            lines.append("")
+    return lines
 
 
 def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:

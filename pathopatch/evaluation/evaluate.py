@@ -1,8 +1,8 @@
 """Evaluate one training run on labelled patches: read its model and the groups, write its evaluation.
 
 ``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
-threshold and group), ``ablation.csv`` (what is lost without a channel) and ``predictions.parquet`` (one row per patch
-and split).
+threshold and group), ``patients.csv`` (one row per split and patient), ``ablation.csv`` (what is lost without a
+channel) and ``predictions.parquet`` (one row per patch and split).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathopatch.evaluation.group_scores import (
     with_ends,
 )
 from pathopatch.evaluation.predicting import WITHOUT, drop_learnt_patches, predict_patches, require_unseen
+from pathopatch.evaluation.slide_scores import SCORED, score_slides, slide_rows
 from pathopatch.groups import (
     GroupingAttribute,
     TissueBins,
@@ -115,6 +116,7 @@ def write_evaluation(
     tables = {
         **(further or {}),
         "groups": group_table(numbers),
+        "patients": patient_table(predictions, groups, decision_threshold=threshold),
         "ablation": ablation_table(numbers),
     }
     with atomic_path(out) as temporary:
@@ -140,10 +142,11 @@ def evaluate_predictions(
     `predictions` has a row per labelled patch that has a group: patch_id, split, label, tissue_fraction,
     ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit (tumour minus non-tumour), probability, and
     ``logit without <channel>`` where channels were taken away, has_answer of a model that does not judge all, and fold
-    where several folds are pooled. The result has `decision_threshold` (on the logit), `train_splits` and `splits`:
-    split -> {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts -> the same, `equal_area`,
-    `calibration`, `ablation`: what the functions of these names return, `left_out`: labelled patches without a group,
-    which no number counts, of label 0 and 1}.
+    where several folds are pooled. The result has `decision_threshold` (on the logit), `train_splits`, `unit` (what
+    intervals resample, and `patients` counts: patient, or block where the groups have blocks) and `splits`: split ->
+    {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts -> the same, `equal_area`, `calibration`,
+    `ablation`: what the functions of these names return, `by_slide` and `by_patient`: what `score_slides` returns,
+    `left_out`: labelled patches without a group, which no number counts, of label 0 and 1}.
 
     Raises
     ------
@@ -178,6 +181,10 @@ def evaluate_predictions(
             "left_out": [int((without_group == label).sum()) for label in (0, 1)],
             "calibration": calibration(table, patient, n_values=attributes[0].n_values, **resampling),
             "ablation": ablation(table, patient, **resampling),
+            **{
+                f"by_{of}": score_slides(table, groups, of=of, decision_threshold=decision_threshold, **resampling)
+                for of in SCORED
+            },
         }
     about = {"decision_threshold": float(decision_threshold), "train_splits": list(train_splits)}
     return {**about, "unit": unit_noun(groups), "splits": splits}
@@ -209,6 +216,17 @@ def _scores(
         resamples=config.bootstrap,
         seed=config.seed,
     )
+
+
+def patient_table(predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float) -> pd.DataFrame:
+    """Return `slide_rows` of the patients of each split, one after the other."""
+    rows = [
+        slide_rows(table, groups, of="patient", decision_threshold=decision_threshold).assign(split=split)
+        for split, table in predictions.groupby("split", sort=False)
+    ]
+    table = pd.concat(rows, ignore_index=True).drop(columns="unit").astype({"label": "Int64"})
+    table.insert(0, "split", table.pop("split"))
+    return table
 
 
 def group_table(numbers: dict[str, Any]) -> pd.DataFrame:

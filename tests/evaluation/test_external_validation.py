@@ -77,7 +77,7 @@ def test_all_labelled_patches_are_judged_together_whatever_their_split(outside: 
     assert judged["patients"] == 3
     assert numbers["splits"]["all"]["fraction_only"]["n"] == judged["n"]
     assert sorted(path.name for path in out.iterdir()) == [
-        "ablation.csv", "groups.csv", "metrics.json", "predictions.parquet",
+        "ablation.csv", "groups.csv", "metrics.json", "patients.csv", "predictions.parquet",
     ]  # fmt: skip
 
 

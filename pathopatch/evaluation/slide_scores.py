@@ -1,0 +1,138 @@
+"""Score slides and patients: by the mean logit of their patches, and by the share of their tissue called tumour.
+
+A slide or patient is scored where its predicted patches have one label. Under folds only pairs within one fold are
+compared, since the logits of two models have no common scale; the AUROC over all pairs stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from pathopatch.core.text import pluralize
+from pathopatch.evaluation.group_scores import answers
+from pathopatch.groups import slides_of, units_of
+from pathopatch.groups.attribute import BLOCK, LABEL_NAMES
+from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient
+
+Scored = Literal["slide", "patient"]
+SCORED: tuple[Scored, ...] = ("slide", "patient")
+_SCORES = {"auroc": "mean_logit", "auroc_of_share": "positive_share"}
+_EQUAL = 5e-4  # AUROCs that print alike
+
+
+def slide_rows(
+    predictions: pd.DataFrame, groups: pd.DataFrame, *, of: Scored, decision_threshold: float
+) -> pd.DataFrame:
+    """Return a row for each slide or patient of some predictions, by name; patches without an answer are left out.
+
+    Columns: its name (slide_id or patient_id), unit (see `units_of`), block where the groups have blocks, slides, label
+    (NaN where the patches have both labels, or are of several units or folds), patches, tissue (the sum of the tissue
+    fractions), mean_logit, mean_probability, positive_share (of the tissue, the share above the decision threshold; NaN
+    without tissue) and, where several folds are pooled, fold.
+    """
+    predictions = predictions[answers(predictions)]
+    about = groups.assign(slide=slides_of(groups), unit=units_of(groups)).set_index("patch_id")
+    about = about.loc[predictions["patch_id"]]
+    tissue = predictions["tissue_fraction"].to_numpy(np.float64)
+    columns = {
+        f"{of}_id": about["slide" if of == "slide" else "patient_id"].astype(str).to_numpy(),
+        **{name: about[name].to_numpy() for name in ("unit", BLOCK, "slide") if name in about},
+        **{
+            name: predictions[name].to_numpy()
+            for name in ("label", "logit", "probability", "fold")
+            if name in predictions
+        },
+        "tissue": tissue,
+        "positive": tissue * (predictions["logit"].to_numpy(np.float64) > decision_threshold),
+    }
+    by_name = pd.DataFrame(columns).groupby(f"{of}_id", sort=True)
+    constant = [name for name in ("label", "unit", "fold") if name in columns]
+    has_one = (by_name[constant].nunique() == 1).all(axis=1)
+    total, positive = (by_name[name].sum(skipna=False) for name in ("tissue", "positive"))
+    rows = {
+        "unit": by_name["unit"].first(),
+        **({BLOCK: by_name[BLOCK].agg(lambda blocks: " ".join(sorted(set(blocks))))} if BLOCK in columns else {}),
+        "slides": by_name["slide"].nunique(),
+        "label": by_name["label"].first().where(has_one),
+        "patches": by_name.size(),
+        "tissue": total,
+        "mean_logit": by_name["logit"].mean(),
+        "mean_probability": by_name["probability"].mean(),
+        "positive_share": positive / total.where(total > 0),
+        **({"fold": by_name["fold"].first()} if "fold" in columns else {}),
+    }
+    return pd.DataFrame(rows).reset_index()
+
+
+def score_slides(
+    predictions: pd.DataFrame,
+    groups: pd.DataFrame,
+    *,
+    of: Scored,
+    decision_threshold: float,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return how well the slides, or patients, of some predictions are told apart, with intervals by unit.
+
+    Returns
+    -------
+    dict
+        `n` and `n_tumor` with one label, and `left_out` with two, or of several units or folds; `auroc` of the mean
+        logit and `auroc_of_share` of the positive share of the tissue: `value`, `low`, `high` and `pooled`, which takes
+        pairs of two folds as well; `accuracy` of the mean logit at the decision threshold; `reason`, why an AUROC is
+        not known, else "". What is not known is None.
+    """
+    rows = slide_rows(predictions, groups, of=of, decision_threshold=decision_threshold)
+    one = rows[rows["label"].notna()]
+    label = one["label"].to_numpy(np.int64)
+    fold = one["fold"].to_numpy(np.int64) if "fold" in one else np.zeros(len(one), np.int64)
+    scores: dict[str, Any] = {"n": len(one), "n_tumor": int(label.sum()), "left_out": len(rows) - len(one)}
+    for name, column in _SCORES.items():
+        score, every = one[column].to_numpy(np.float64), np.arange(len(one))
+        known = np.isfinite(score).all()
+        within, pooled = (auroc_of(score, label, by) if known else _unknown for by in (fold, None))
+        low, high = bootstrap_by_patient(within, one["unit"].to_numpy(str), resamples=resamples, seed=seed)
+        ends = {"value": within(every), "low": low, "high": high, "pooled": pooled(every)}
+        scores[name] = {end: None if np.isnan(value) else value for end, value in ends.items()}
+    is_right = (one["mean_logit"].to_numpy(np.float64) > decision_threshold) == (label == 1)
+    scores["accuracy"] = float(is_right.mean()) if len(one) else None
+    return scores | {"reason": _reason(scores, of)}
+
+
+def _unknown(index: Any) -> float:
+    return float("nan")
+
+
+def _reason(scores: Mapping[str, Any], of: Scored) -> str:
+    """Return why slides or patients have no AUROC; empty if they have one."""
+    n, n_tumor = scores["n"], scores["n_tumor"]
+    if not n:
+        return f"no {of} has patches of one label"
+    if n_tumor in (0, n):
+        return f"{pluralize(n, of)} with one label, and all are {LABEL_NAMES[n_tumor > 0]}"
+    return f"no fold has {of}s of both labels" if scores["auroc"]["value"] is None else ""
+
+
+def scores_text(scores: Mapping[str, Any]) -> str:
+    """Return what `score_slides` returned as a line of text, but for its numbers of slides."""
+    parts = []
+    for name, words in (("auroc", "AUROC of the mean logit"), ("auroc_of_share", "of the positive share of tissue")):
+        value, low, high, pooled = (scores[name][end] for end in ("value", "low", "high", "pooled"))
+        if value is not None:
+            ends = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+            is_within = pooled is not None and abs(pooled - value) > _EQUAL
+            parts.append(f"{words} {value:.3f}{ends}" + (f" (pooled {pooled:.3f})" if is_within else ""))
+    if scores["accuracy"] is not None:
+        parts.append(f"accuracy of the mean logit {100 * scores['accuracy']:.1f} %")
+    return ", ".join(parts)
+
+
+def scores_title(scores: Mapping[str, Any], of: Scored) -> str:
+    """Return of how many slides or patients scores are, and how many are left out."""
+    left_out = f"; {scores['left_out']} left out, with two labels" if scores["left_out"] else ""
+    return f"By {of} ({pluralize(scores['n'], of)} with one label, {scores['n_tumor']} tumour{left_out})"
