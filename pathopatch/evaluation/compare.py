@@ -31,7 +31,7 @@ from pathopatch.evaluation.reference import (
     unequal_budgets_text,
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
-from pathopatch.evaluation.slide_scores import SCORED, scores_text, scores_title
+from pathopatch.evaluation.slide_scores import scores_by, scores_text
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names, training_label
@@ -208,17 +208,16 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
 
 def slide_lines(work: Path, table: pd.DataFrame) -> list[str]:
     """Return how well each run of a comparison tells slides and patients apart, as lines of text."""
+    runs = table[["run", "split"]].drop_duplicates().itertuples(index=False)
+    contents = {
+        run: read_json(WorkFolder(work).evaluation(run) / "metrics.json")["splits"][split] for run, split in runs
+    }
     lines: list[str] = []
-    for of in SCORED:
-        scores: dict[str, Any] = {}
-        for run, split in table[["run", "split"]].drop_duplicates().itertuples(index=False):
-            content = read_json(WorkFolder(work).evaluation(run) / "metrics.json")["splits"][split]
-            scores |= {run: content[f"by_{of}"]} if f"by_{of}" in content else {}
-        if scores:
-            first = next(iter(scores.values()))
-            lines.append(f"{scores_title(first, of)}{': ' + first['reason'] if first['reason'] else ''}")
-            lines += [f"  {run:<26} {scores_text(own)}" for run, own in scores.items() if not own["reason"]]
-            lines.append("")
+    for title, scores in scores_by(contents):
+        reason = next(iter(scores.values()))["reason"]
+        lines.append(f"{title}: {reason}" if reason else title)
+        lines += [f"  {run:<26} {scores_text(own)}" for run, own in scores.items() if not own["reason"]]
+        lines.append("")
     return lines
 
 

@@ -22,7 +22,7 @@ from pathopatch.core.text import patches_and_units, pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
-from pathopatch.evaluation.slide_scores import SCORED, scores_text, scores_title
+from pathopatch.evaluation.slide_scores import scores_by, scores_text
 from pathopatch.groups import bins_attributes, threshold_attributes, units_of
 from pathopatch.groups.attribute import label_names, scanned_enough
 from pathopatch.groups.shortcut import fraction_only
@@ -244,9 +244,8 @@ def external_validation_text(folder: Path) -> str:
             f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, at equal area {_interval(at_equal_area, 1, 3)}; "
             f"of the tissue fraction alone {_number(fraction_auroc, 1, 3)} and {_number(at_equal_area['floor'], 1, 3)}"
         )
-        for of in SCORED:
-            of_slides = content[f"by_{of}"]
-            lines.append(f"  {scores_title(of_slides, of)}: {of_slides['reason'] or scores_text(of_slides)}")
+        for title, scores in scores_by({split: content}):
+            lines.append(f"  {title}: {scores[split]['reason'] or scores_text(scores[split])}")
         for label, scores in by_attribute(content).items():
             if is_own and label in list(content["thresholds"])[1:]:
                 continue  # the patches' own attribute is the same at every threshold

@@ -19,7 +19,7 @@ from pathopatch.groups.attribute import BLOCK, LABEL_NAMES
 from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient
 
 Scored = Literal["slide", "patient"]
-SCORED: tuple[Scored, ...] = ("slide", "patient")
+SCORED: tuple[Scored, Scored] = ("slide", "patient")
 _SCORES = {"auroc": "mean_logit", "auroc_of_share": "positive_share"}
 _EQUAL = 5e-4  # AUROCs that print alike
 
@@ -132,7 +132,18 @@ def scores_text(scores: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def scores_title(scores: Mapping[str, Any], of: Scored) -> str:
-    """Return of how many slides or patients scores are, and how many are left out."""
-    left_out = f"; {scores['left_out']} left out, with two labels" if scores["left_out"] else ""
-    return f"By {of} ({pluralize(scores['n'], of)} with one label, {scores['n_tumor']} tumour{left_out})"
+def scores_by(contents: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    """Return a title and the scores of each run, by slide and by patient, of the numbers of one split by run.
+
+    Where each patient has one slide, slides are left out: their scores are the same.
+    """
+    found = {of: {run: each[f"by_{of}"] for run, each in contents.items() if f"by_{of}" in each} for of in SCORED}
+    numbers = [{run: own | {"reason": ""} for run, own in scores.items()} for scores in found.values()]
+    parts = []
+    for of, scores in found.items():
+        if scores and not (of == "slide" and numbers[0] == numbers[1]):
+            first = next(iter(scores.values()))
+            left_out = f"; {first['left_out']} left out, with two labels" if first["left_out"] else ""
+            title = f"By {of} ({pluralize(first['n'], of)} with one label, {first['n_tumor']} tumour{left_out})"
+            parts.append((title, scores))
+    return parts

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group
-from pathopatch.evaluation.slide_scores import SCORED, Scored, scores_title
+from pathopatch.evaluation.slide_scores import scores_by
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.report.cells import percent, signed
@@ -144,7 +144,7 @@ def results(study: Study) -> dict[str, Any]:
         "group_key": group_key(study.attribute),
         "attributes": attributes,
         "seeds": seeds,
-        "by_slide": [part for of in SCORED for part in _by_slide(study, of)],
+        "by_slide": _by_slide(study),
         "reruns": [
             {"run": run, "rerun_of": original}
             for run, original in table.drop_duplicates("run")[["run", "rerun_of"]].itertuples(index=False)
@@ -154,15 +154,17 @@ def results(study: Study) -> dict[str, Any]:
     }
 
 
-def _by_slide(study: Study, of: Scored) -> list[dict[str, Any]]:
-    """Return how well each run tells slides, or patients, of the shown split apart; nothing of earlier evaluations."""
-    contents = {run: study.evaluations[run]["splits"].get(study.split, {}) for run in study.evaluations}
-    scores = {run: content[f"by_{of}"] for run, content in contents.items() if f"by_{of}" in content}
-    if not scores:
-        return []
-    first = next(iter(scores.values()))
-    rows = [{"run": run, **own, "pooled": own["auroc"]["pooled"]} for run, own in scores.items()]
-    return [{"title": scores_title(first, of), "reason": first["reason"], "rows": rows}]
+def _by_slide(study: Study) -> list[dict[str, Any]]:
+    """Return how well each run tells slides and patients of the shown split apart; nothing of earlier evaluations."""
+    contents = {run: numbers["splits"].get(study.split, {}) for run, numbers in study.evaluations.items()}
+    return [
+        {
+            "title": title,
+            "reason": next(iter(scores.values()))["reason"],
+            "rows": [{"run": run, **own, "pooled": own["auroc"]["pooled"]} for run, own in scores.items()],
+        }
+        for title, scores in scores_by(contents)
+    ]
 
 
 def _over_seeds(study: Study) -> list[dict[Any, Any]]:

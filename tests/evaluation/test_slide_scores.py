@@ -17,7 +17,7 @@ from pathopatch.evaluation.compare import comparison, comparison_text
 from pathopatch.evaluation.evaluate import evaluate_predictions, patient_table
 from pathopatch.evaluation.group_scores import evaluate_logits
 from pathopatch.evaluation.reference import gain_text
-from pathopatch.evaluation.slide_scores import score_slides, scores_text, scores_title, slide_rows
+from pathopatch.evaluation.slide_scores import score_slides, scores_by, scores_text, slide_rows
 from pathopatch.report import write_report
 
 
@@ -52,7 +52,10 @@ def test_three_slides_are_scored_as_by_hand() -> None:
     assert (scores["n"], scores["n_tumor"], scores["left_out"], scores["reason"]) == (3, 1, 0, "")
     assert scores["auroc"]["value"] == scores["auroc_of_share"]["value"] == 0.5  # a wins over b and not over c
     assert scores["accuracy"] == pytest.approx(2 / 3)  # the mean of b is no more than the threshold
-    assert scores_title(scores, "slide") == "By slide (3 slides with one label, 1 tumour)"
+    ((title, by_run),) = scores_by({"erm": {"by_slide": scores, "by_patient": scores}})
+    assert (title, by_run) == ("By patient (3 patients with one label, 1 tumour)", {"erm": scores})
+    ((title, _),) = scores_by({"erm": {"by_slide": scores}})
+    assert title == "By slide (3 slides with one label, 1 tumour)"
     assert scores_text(scores).startswith("AUROC of the mean logit 0.500 [0.000, 1.000], of the positive share")
 
 
