@@ -27,7 +27,7 @@ _ESCAPED = re.compile(rf"\A'{_FIRST}|(?<=[;\t\r\n])'{_LATER}")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
 """Endings of the files that tables are read from."""
 _SEPARATORS = ",;\t"
-_ID_COLUMNS = ("slide_id", "patient_id")
+_ID_COLUMNS = ("slide_id", "patient_id", "block")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _log = logging.getLogger(__name__)
 

@@ -6,12 +6,14 @@ import pytest
 import tifffile
 from made_slides import write_channel, write_rgb_pyramid
 
+from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import BatchConfig, BatchOptions, GroupsConfig, StudyConfig, TileConfig, TissueConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
+from pathopatch.stages.check import check_manifest
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.study import run_study
@@ -147,3 +149,26 @@ def test_a_study_follows_each_setting_of_its_batch(tmp_path: Path, monkeypatch: 
     batch = BatchConfig(timeout_s=5, memory_gb=2, strict=True)
     run_study(StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path, batch=batch), until="tile")
     assert given == [BatchOptions(timeout_s=5, memory_gb=2, strict=True)]
+
+
+def test_blocks_of_a_manifest_reach_every_table_and_no_fold_divides_one(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for number in range(6):
+        write_rgb_pyramid(tmp_path / f"{number}.tif", rng.integers(90, 230, (3, 64, 64)).astype(np.uint8), levels=1)
+        rows.append(f"S{number},P{number},day {number // 2},{number}.tif,{('none', 'all')[number % 2]}\n")
+    head, manifest, work = "slide_id,patient_id,block,path,tumor_mask\n", tmp_path / "m.csv", tmp_path / "work"
+    manifest.write_text(head + "".join(rows))
+    tile_cohort(manifest, work, TileConfig(patch_px=32))
+    due = [f"day {number // 2}" for number in range(6)]
+    assert read_table(work / "slides.parquet")["block"].tolist() == due
+    assert check_manifest(manifest)["block"].tolist() == due
+    groups = form_groups(work, GroupsConfig(thresholds=(0.5,)), folds=3)
+    assert groups.drop_duplicates("slide_id")["block"].tolist() == due
+    assert (groups.groupby("block")["fold"].nunique() == 1).all()
+    manifest.write_text("slide_id,patient_id,path\nS0,P0,0.tif\n")
+    tile_cohort(manifest, tmp_path / "other", TileConfig(patch_px=32))
+    tables = [tmp_path / "other" / name for name in ("slides.parquet", "patches/S0.parquet")]
+    assert not any("block" in read_table(table) for table in tables)  # only where it is given
+    manifest.write_text("slide_id,patient_id,block,path\nS0,P0,day 9,0.tif\n")
+    with pytest.raises(StaleArtefactError, match="block"):
+        tile_cohort(manifest, tmp_path / "other", TileConfig(patch_px=32))
