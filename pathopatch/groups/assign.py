@@ -225,7 +225,7 @@ def assign_splits(
         distinct_patients,
     )
     of_units = [(str(unit_of[patient]), split) for patient, split in of_slides if split and patient in unit_of.index]
-    _require_known_blocks(patches, of_units)
+    _require_unambiguous_blocks(patches, of_units)
     given = dict(of_units)
     splits = pd.Series([given.get(unit, "") for unit in label.index], index=label.index, dtype=object)
     generator = np.random.default_rng(seed)
@@ -278,7 +278,7 @@ def assign_folds(
             remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are {noun}s",
         )
     _require_unambiguous([(patient, None) for patient in unit_of.index], distinct_patients)
-    _require_known_blocks(patches, ())
+    _require_unambiguous_blocks(patches, ())
     generator = np.random.default_rng(seed)
     of_label = [label.index[label == value] for value in sorted(set(label))]
     order = [units[i] for units in of_label for i in generator.permutation(len(units))]
@@ -308,7 +308,7 @@ def _labelled_units(patches: pd.DataFrame) -> tuple[pd.Series[int], pd.Series[st
     return patches["label"].groupby(unit).max(), unit.groupby(patches["patient_id"].astype(str)).first()
 
 
-def _require_known_blocks(patches: pd.DataFrame, of_units: Sequence[tuple[str, str]]) -> None:
+def _require_unambiguous_blocks(patches: pd.DataFrame, of_units: Sequence[tuple[str, str]]) -> None:
     """Refuse a block in several splits, and one whose name is written in several ways; rows are unit and split."""
     if BLOCK in patches:
         names = sorted(set(patches[BLOCK].astype(str)))

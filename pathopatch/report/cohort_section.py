@@ -208,7 +208,7 @@ def _split_tallies(split: str, part: pd.DataFrame) -> dict[str, Any]:
     tissue = (part["tissue_share"].astype(float) * scanned).sum()
     return {
         "name": split or "no split yet",
-        "slides": len(part),
+        "slides": int(part["slides"].sum()),
         "patients": patients_in(part),
         **{name: int(part[name].astype(float).sum()) for name in _TALLIES},
         "tissue_share": tissue / scanned.sum() if scanned.sum() else None,

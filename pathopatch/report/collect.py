@@ -20,7 +20,14 @@ from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.evaluation.summary import summarise_runs
-from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
+from pathopatch.groups import (
+    PatchAttribute,
+    TissueBins,
+    TissueThreshold,
+    bins_attributes,
+    slides_of,
+    threshold_attributes,
+)
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
@@ -187,7 +194,9 @@ def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.Da
     if table is not None and (store.get("is_ready_set") or table["patient_id"].nunique() > 1):
         parts = table.groupby(table["patch_id"].map(split_of).fillna(""), sort=True)
         return [
-            common | {"split": split, "patient_id": f"{n} in {split or 'all'}", "patients": n} | _tallies(part)
+            common
+            | {"split": split, "patient_id": f"{n} in {split or 'all'}", "patients": n}
+            | {"slides": slides_of(part).nunique(), **_tallies(part)}
             for split, part in parts
             if (n := part["patient_id"].nunique())
         ]
@@ -196,6 +205,7 @@ def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.Da
         "split": next(iter(split_of.values()), "") or str(checked.get("split", "")),
         "patient_id": patient or str(checked.get("patient_id", "")) or str(predicted.get("patient_id", "")),
         "patients": 1,
+        "slides": 1,
     }
     return [common | identity | (dict.fromkeys(_TALLIES) if table is None else _tallies(table))]
 

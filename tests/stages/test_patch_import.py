@@ -40,6 +40,7 @@ from pathopatch.patches.import_list import common_spec, read_image, read_list, r
 from pathopatch.patches.patch_import import tile_patches
 from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
+from pathopatch.report.collect import Study
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import slide_facts
 from pathopatch.stages.audit import audit_text
@@ -160,6 +161,7 @@ def test_slides_and_blocks_of_a_list_come_into_the_groups(tmp_path: Path) -> Non
     assert (groups.groupby("block")["fold"].nunique() == 1).all()
     assert groups["slide_id"].unique().tolist() == [tmp_path.name]  # the store that holds the pixels
     assert "6 blocks" in audit_text(work)
+    assert Study(work).slides["slides"].tolist() == [12]  # all of the set are in one split, test
 
 
 def test_slide_and_block_are_named_in_every_row_or_in_none(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class EvaluateConfig(Config):
     """How runs are judged."""
 
     bootstrap: int = Field(default=1000, ge=0)
-    """Resamplings of patients behind each interval."""
+    """Resamplings of patients, or of blocks where there are any, behind each interval."""
     seed: Seed = 0
     """Seed of the bootstrap."""
     ablation: bool = True

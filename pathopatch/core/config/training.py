@@ -35,7 +35,7 @@ class GroupsConfig(Config):
     """Scanned share below which a patch has no group and no prediction: it shows mostly fill, or overhangs the slide.
     """
     split_seed: Seed = 0
-    """Seed of the split by patient where the manifest leaves it open."""
+    """Seed of the split by patient, or by block, where the manifest leaves it open."""
 
     @model_validator(mode="after")
     def _distinct(self) -> GroupsConfig:
@@ -64,7 +64,7 @@ class SplitsConfig(Config):
     """How often the cohort is divided; the seed is that of the groups."""
 
     folds: int = Field(default=1, ge=1)
-    """1: one split, the manifest's or drawn by patient. From 3 on: cross-validation by patient."""
+    """1: one split, the manifest's or drawn by patient. From 3 on: cross-validation. By block where there are any."""
     distinct_patients: tuple[tuple[str, str], ...] = Field(default=(), exclude=True)  # without effect on what is made
     """Pairs of ids that are two patients, though they may be two spellings of one: ``[["P-1", "P1"]]``."""
 
