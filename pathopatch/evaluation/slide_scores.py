@@ -16,7 +16,9 @@ from pathopatch.core.text import pluralize
 from pathopatch.evaluation.group_scores import answers
 from pathopatch.groups import slides_of, units_of
 from pathopatch.groups.attribute import BLOCK, LABEL_NAMES
-from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient
+from pathopatch.metrics.accuracy import auroc
+from pathopatch.metrics.bootstrap import interval
+from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 
 Scored = Literal["slide", "patient"]
 SCORED: tuple[Scored, Scored] = ("slide", "patient")
@@ -34,36 +36,25 @@ def slide_rows(
     fractions), mean_logit, mean_probability, positive_share (of the tissue, the share above the decision threshold; NaN
     without tissue) and, where several folds are pooled, fold.
     """
-    predictions = predictions[answers(predictions)]
-    about = groups.assign(slide=slides_of(groups), unit=units_of(groups)).set_index("patch_id")
-    about = about.loc[predictions["patch_id"]]
-    tissue = predictions["tissue_fraction"].to_numpy(np.float64)
-    columns = {
-        f"{of}_id": about["slide" if of == "slide" else "patient_id"].astype(str).to_numpy(),
-        **{name: about[name].to_numpy() for name in ("unit", BLOCK, "slide") if name in about},
-        **{
-            name: predictions[name].to_numpy()
-            for name in ("label", "logit", "probability", "fold")
-            if name in predictions
-        },
-        "tissue": tissue,
-        "positive": tissue * (predictions["logit"].to_numpy(np.float64) > decision_threshold),
-    }
-    by_name = pd.DataFrame(columns).groupby(f"{of}_id", sort=True)
-    constant = [name for name in ("label", "unit", "fold") if name in columns]
+    about = groups.assign(slide_id=slides_of(groups), unit=units_of(groups)).set_index("patch_id")
+    about = about[[name for name in ("slide_id", "patient_id", "unit", BLOCK) if name in about]]
+    judged = predictions[answers(predictions)].drop(columns=about.columns, errors="ignore").join(about, on="patch_id")
+    judged["positive"] = judged["tissue_fraction"].where(judged["logit"] > decision_threshold, 0)
+    by_name = judged.groupby(f"{of}_id", sort=True)
+    constant = [name for name in ("label", "unit", "fold") if name in judged]
     has_one = (by_name[constant].nunique() == 1).all(axis=1)
-    total, positive = (by_name[name].sum(skipna=False) for name in ("tissue", "positive"))
+    total, positive = (by_name[name].sum(skipna=False) for name in ("tissue_fraction", "positive"))
     rows = {
         "unit": by_name["unit"].first(),
-        **({BLOCK: by_name[BLOCK].agg(lambda blocks: " ".join(sorted(set(blocks))))} if BLOCK in columns else {}),
-        "slides": by_name["slide"].nunique(),
+        **({BLOCK: by_name[BLOCK].agg(lambda blocks: " ".join(sorted(set(blocks))))} if BLOCK in judged else {}),
+        "slides": by_name["slide_id"].nunique(),
         "label": by_name["label"].first().where(has_one),
         "patches": by_name.size(),
         "tissue": total,
         "mean_logit": by_name["logit"].mean(),
         "mean_probability": by_name["probability"].mean(),
         "positive_share": positive / total.where(total > 0),
-        **({"fold": by_name["fold"].first()} if "fold" in columns else {}),
+        **({"fold": by_name["fold"].first()} if "fold" in judged else {}),
     }
     return pd.DataFrame(rows).reset_index()
 
@@ -89,23 +80,21 @@ def score_slides(
     """
     rows = slide_rows(predictions, groups, of=of, decision_threshold=decision_threshold)
     one = rows[rows["label"].notna()]
-    label = one["label"].to_numpy(np.int64)
-    fold = one["fold"].to_numpy(np.int64) if "fold" in one else np.zeros(len(one), np.int64)
+    label, unit = one["label"].to_numpy(np.int64), one["unit"].to_numpy(str)
+    # Without an area, every two of one fold are a pair.
+    pairs: dict[str, Any] = {"label": label, "fraction": np.zeros(len(one)), "stratum": one.get("fold")}
     scores: dict[str, Any] = {"n": len(one), "n_tumor": int(label.sum()), "left_out": len(rows) - len(one)}
     for name, column in _SCORES.items():
-        score, every = one[column].to_numpy(np.float64), np.arange(len(one))
-        known = np.isfinite(score).all()
-        within, pooled = (auroc_of(score, label, by) if known else _unknown for by in (fold, None))
-        low, high = bootstrap_by_patient(within, one["unit"].to_numpy(str), resamples=resamples, seed=seed)
-        ends = {"value": within(every), "low": low, "high": high, "pooled": pooled(every)}
+        score = one[column].to_numpy(np.float64)
+        ends = dict.fromkeys(("value", "low", "high", "pooled"), float("nan"))
+        if np.isfinite(score).all():
+            low, high = interval(equal_area_draws(score, **pairs, unit=unit, resamples=resamples, seed=seed))
+            value = auroc_at_equal_area(score, **pairs).value
+            ends = {"value": value, "low": low, "high": high, "pooled": auroc(score, label)}
         scores[name] = {end: None if np.isnan(value) else value for end, value in ends.items()}
     is_right = (one["mean_logit"].to_numpy(np.float64) > decision_threshold) == (label == 1)
     scores["accuracy"] = float(is_right.mean()) if len(one) else None
     return scores | {"reason": _reason(scores, of)}
-
-
-def _unknown(index: Any) -> float:
-    return float("nan")
 
 
 def _reason(scores: Mapping[str, Any], of: Scored) -> str:
@@ -137,7 +126,7 @@ def scores_by(contents: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict
 
     Where each patient has one slide, slides are left out: their scores are the same.
     """
-    found = {of: {run: each[f"by_{of}"] for run, each in contents.items() if f"by_{of}" in each} for of in SCORED}
+    found = {of: {run: each[f"by_{of}"] for run, each in contents.items()} for of in SCORED}
     numbers = [{run: own | {"reason": ""} for run, own in scores.items()} for scores in found.values()]
     parts = []
     for of, scores in found.items():

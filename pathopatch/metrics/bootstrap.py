@@ -143,28 +143,17 @@ def ratio(numerator: Any, denominator: Any) -> Any:
     return quotient
 
 
-def auroc_of(score: ArrayLike, label: ArrayLike, fold: ArrayLike | None = None) -> Callable[[IntArray], float]:
-    """Return a function from sample indices to `pathopatch.metrics.auroc`: a statistic for `bootstrap_by_patient`.
-
-    With the `fold` of each sample, (N,), only pairs within one fold are compared.
-    """
+def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
+    """Return a function from sample indices to `pathopatch.metrics.auroc`: a statistic for `bootstrap_by_patient`."""
     # Sort the scores once, for all resamples: then a resample only counts samples by score level and label.
     levels, level = np.unique(np.asarray(score, dtype=np.float64), return_inverse=True)
-    first = np.zeros(min(1, len(levels)), np.int64)  # where the levels of each fold begin
-    if fold is not None:
-        _, place = np.unique(np.asarray(fold), return_inverse=True)
-        n_levels = max(1, len(levels))
-        levels, level = np.unique(place * n_levels + level, return_inverse=True)
-        first = np.unique(levels // n_levels, return_index=True)[1]
     code = 2 * level.astype(np.int64) + np.asarray(label, dtype=np.int64)
 
     def area(index: IntArray) -> float:
         n = np.bincount(code[index], minlength=2 * len(levels)).reshape(-1, 2)
         negative, positive = n[:, 0], n[:, 1]
-        below = np.cumsum(negative)
-        of_fold = np.add.reduceat(n, first, axis=0).astype(np.float64)
-        wins = positive @ (below - negative / 2) - of_fold[:, 1] @ (below - negative)[first]
-        return float(ratio(wins, of_fold[:, 0] @ of_fold[:, 1]))
+        wins = positive @ (np.cumsum(negative) - negative / 2)
+        return float(ratio(wins, float(positive.sum()) * float(negative.sum())))
 
     return area
 

@@ -54,7 +54,7 @@ def test_three_slides_are_scored_as_by_hand() -> None:
     assert scores["accuracy"] == pytest.approx(2 / 3)  # the mean of b is no more than the threshold
     ((title, by_run),) = scores_by({"erm": {"by_slide": scores, "by_patient": scores}})
     assert (title, by_run) == ("By patient (3 patients with one label, 1 tumour)", {"erm": scores})
-    ((title, _),) = scores_by({"erm": {"by_slide": scores}})
+    (title, _), _ = scores_by({"erm": {"by_slide": scores, "by_patient": scores | {"n": 2}}})
     assert title == "By slide (3 slides with one label, 1 tumour)"
     assert scores_text(scores).startswith("AUROC of the mean logit 0.500 [0.000, 1.000], of the positive share")
 

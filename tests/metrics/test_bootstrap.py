@@ -41,17 +41,6 @@ def test_the_area_of_a_resample_is_that_of_the_general_one() -> None:
     assert np.isnan(auroc_of(score, label)(np.flatnonzero(label == 1)))
 
 
-def test_an_area_within_folds_is_that_of_a_double_loop() -> None:
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        score, label, fold = rng.integers(0, 5, 60) / 5, rng.integers(0, 2, 60), rng.integers(0, 4, 60)
-        index = rng.integers(0, 60, 90)
-        pairs = [(i, j) for i in index for j in index if label[i] > label[j] and fold[i] == fold[j]]
-        wins = [(score[i] > score[j]) + (score[i] == score[j]) / 2 for i, j in pairs]
-        assert auroc_of(score, label, fold)(index) == pytest.approx(np.mean(wins), abs=1e-12)
-    assert np.isnan(auroc_of(score, label, label)(index))  # each fold has one label
-
-
 @pytest.mark.parametrize("resamples", [300, 5, 0])  # 5 are fewer than the patients
 def test_the_auroc_interval_is_that_of_the_general_bootstrap(resamples: int) -> None:
     score, label = RNG.integers(0, 12, 200) / 12, RNG.integers(0, 2, 200)
