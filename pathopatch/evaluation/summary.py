@@ -167,12 +167,7 @@ def _drawn_row(
         cells |= {f"patients_{group}": int(size) for group, size in enumerate((n > 0).sum(axis=0))}
         cells |= {"patients": len(n), "unit": run["unit"]} | effective_sizes(n)
     seeds = tuple(runs.sort_values("seed")["seed"].astype(int))
-    sizes = {
-        "unit": cells["unit"],
-        "patients": cells["patients"],
-        "effective_patients": cells["effective_patients"],
-        **smallest_group(cells),
-    }
+    sizes = {name: cells[name] for name in ("unit", "patients", "effective_patients")} | smallest_group(cells)
     sizes["too_few"] = next((f"{reason} in {place}" for place, reason in too_few_of(cells).items()), "")
     return _Row(
         seeds,
@@ -384,7 +379,8 @@ def _data(groups: pd.DataFrame) -> str:
     by = "fold" if "fold" in groups else "split"
     names = [str(fold) for fold in sorted(set(groups["fold"]))] if by == "fold" else SPLITS
     parts = [
-        f"{'fold ' if by == 'fold' else ''}{name} {len(rows):,} of {_units_text(rows)}"
+        f"{'fold ' if by == 'fold' else ''}{name} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
+        + (f" in {pluralize(units_of(rows).nunique(), 'block')}" if BLOCK in rows else "")
         for name in names
         if len(rows := grouped[grouped[by].astype(str) == name])
     ]
@@ -400,11 +396,6 @@ def _data(groups: pd.DataFrame) -> str:
         "once, the next one validates and the others train; the test answers of all folds are judged together, each "
         "less the decision threshold of its network."
     )
-
-
-def _units_text(rows: pd.DataFrame) -> str:
-    patients = pluralize(rows["patient_id"].nunique(), "patient")
-    return f"{patients} in {pluralize(units_of(rows).nunique(), 'block')}" if BLOCK in rows else patients
 
 
 def _grouping(groups: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -220,12 +220,8 @@ def assign_splits(
     if unknown:
         raise InputUnsupportedError(f"split {unknown[0]!r}", remedy="write train, val or test, or leave it empty")
     of_slides = list(zip(slides["patient_id"].astype(str), stated, strict=True))
-    _require_unambiguous(
-        [*((patient, split or None) for patient, split in of_slides), *((name, None) for name in unit_of.index)],
-        distinct_patients,
-    )
     of_units = [(str(unit_of[patient]), split) for patient, split in of_slides if split and patient in unit_of.index]
-    _require_unambiguous_blocks(patches, of_units)
+    _require_unambiguous(patches, distinct_patients, of_slides, of_units)
     given = dict(of_units)
     splits = pd.Series([given.get(unit, "") for unit in label.index], index=label.index, dtype=object)
     generator = np.random.default_rng(seed)
@@ -277,8 +273,7 @@ def assign_folds(
             place="[splits] folds",
             remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are {noun}s",
         )
-    _require_unambiguous([(patient, None) for patient in unit_of.index], distinct_patients)
-    _require_unambiguous_blocks(patches, ())
+    _require_unambiguous(patches, distinct_patients, (), ())
     generator = np.random.default_rng(seed)
     of_label = [label.index[label == value] for value in sorted(set(label))]
     order = [units[i] for units in of_label for i in generator.permutation(len(units))]
@@ -308,18 +303,18 @@ def _labelled_units(patches: pd.DataFrame) -> tuple[pd.Series[int], pd.Series[st
     return patches["label"].groupby(unit).max(), unit.groupby(patches["patient_id"].astype(str)).first()
 
 
-def _require_unambiguous_blocks(patches: pd.DataFrame, of_units: Sequence[tuple[str, str]]) -> None:
-    """Refuse a block in several splits, and one whose name is written in several ways; rows are unit and split."""
-    if BLOCK in patches:
-        names = sorted(set(patches[BLOCK].astype(str)))
-        _require_unambiguous([*of_units, *((name, None) for name in names)], (), column=BLOCK)
-
-
 def _require_unambiguous(
-    rows: Sequence[tuple[str, str | None]], distinct: Collection[tuple[str, str]], *, column: str = "patient_id"
+    patches: pd.DataFrame,
+    distinct: Collection[tuple[str, str]],
+    of_patients: Sequence[tuple[str, str]],
+    of_units: Sequence[tuple[str, str]],
 ) -> None:
-    """Refuse a patient in several splits, and one whose id is written in several ways; a split of None is not given."""
-    for problem in patient_problems([(name, split, None) for name, split in rows], distinct, column=column):
-        kind = SplitLeakageError if problem.code == SplitLeakageError.code else DuplicateIdError
-        what = column.removesuffix("_id")
-        raise kind(f"{what} {problem.value!r}: {problem.message}", place=column, remedy=problem.remedy)
+    """Refuse a patient or a block in several of the given splits ("": not given), and one written in several ways."""
+    for column, given, pairs in (("patient_id", of_patients, distinct), (BLOCK, of_units, ())):
+        names = sorted(set(patches[column].astype(str))) if column in patches else []
+        rows = [(name, split or None, None) for name, split in given] if names else []
+        rows += [(name, None, None) for name in names]
+        for problem in patient_problems(rows, pairs, column=column):
+            kind = SplitLeakageError if problem.code == SplitLeakageError.code else DuplicateIdError
+            what = column.removesuffix("_id")
+            raise kind(f"{what} {problem.value!r}: {problem.message}", place=column, remedy=problem.remedy)

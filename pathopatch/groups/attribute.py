@@ -14,8 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 
@@ -219,14 +217,11 @@ def units_of(patches: pd.DataFrame) -> pd.Series[str]:
             remedy="name the block of every slide, or of none, and tile again",
         )
     pairs = pd.DataFrame({"patient": patient, "block": block.astype(str)}).drop_duplicates()
-    patients, i = np.unique(pairs["patient"].to_numpy(str), return_inverse=True)
-    blocks, j = np.unique(pairs["block"].to_numpy(str), return_inverse=True)
-    size = len(patients) + len(blocks)
-    shared = coo_array((np.ones(len(pairs)), (i, len(patients) + j)), shape=(size, size))
-    _, component = connected_components(shared, directed=False)
-    # The blocks are sorted, so the first of a component comes first in the alphabet.
-    _, first, place = np.unique(component[len(patients) :], return_index=True, return_inverse=True)
-    return block.astype(str).map(dict(zip(blocks, blocks[first][place], strict=True))).rename("unit")
+    unit, is_joined = pairs["block"], False
+    while not is_joined:
+        lowest = unit.groupby(pairs["patient"]).transform("min").groupby(pairs["block"]).transform("min")
+        is_joined, unit = lowest.equals(unit), lowest
+    return block.astype(str).map(dict(zip(pairs["block"], unit, strict=True))).rename("unit")
 
 
 def unit_noun(patches: pd.DataFrame) -> str:

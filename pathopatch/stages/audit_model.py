@@ -77,8 +77,8 @@ _BLANK, _BLANKS = 0.01, 10  # tissue of a blank patch, and how many of them, and
 _EXAMPLES = 12  # patches on the page
 _IDS = ["slide_id", "patient_id", BLOCK]
 
-_Opened = tuple[str, str, str, Callable[[], AbstractContextManager[FromSlide | FromStore]]]
-"""Id of a slide, its patient and its unit ("" of a set of several patients), and how to open it."""
+_Opened = tuple[dict[Any, Any], Callable[[], AbstractContextManager[FromSlide | FromStore]]]
+"""What `_IDS` names of a slide, with its unit ("" of a set of several patients), and how to open it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +86,12 @@ class Sample:
     """Patches of a slide, scaled to [0, 1] as the models take them."""
 
     slide_id: str
-    slides: NDArray[np.str_]  # (n,): of a set, those that its patches were cut from, where they are known
-    patients: NDArray[np.str_]  # (n,)
-    units: NDArray[np.str_]  # (n,): what intervals resample, see `units_of`
-    names: list[str]  # patch_id of each
+    about: pd.DataFrame  # (n rows): patch_id; `_IDS`, of a set the slides that it was cut from; unit, see `units_of`
     pixels: NDArray[np.float32]  # (n, C, P, P)
     tissue: NDArray[np.bool_]  # (n, P, P)
     is_asked: NDArray[np.bool_]  # (n,): it holds enough tissue to set its area; of others only the answer is asked
     scanned: NDArray[np.float64]  # (n,): share of each patch that was scanned
-    given: NDArray[np.str_]  # (m,): unit of each patch of the slide that holds tissue, drawn or not
-    given_slides: int  # slides that these are of
+    given: pd.DataFrame  # (m rows): the same, but for patch_id, of each patch that holds tissue, drawn or not
     left_out: Mapping[str, int]  # how many of these were not drawn, by the reason
 
     @property
@@ -182,9 +178,8 @@ def audit_model(
                 opened = _stored(sources, asked)
             else:
                 openers = [partial(_open_slide, row, asked, slide_mpp) for row in sources]
-                opened = list(zip(*_ids(_listed(sources)), openers, strict=True))
-            noun = _noun(sources)
-            result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, noun=noun, progress=progress)
+                opened = list(zip(_with_units(_listed(sources)), openers, strict=True))
+            result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, progress=progress)
             write_csv(out / TABLE, table)
             is_rgb = asked.encoder is not None or asked.spec.channels == ("R", "G", "B")
             page = reliance_page(result, examples, is_rgb=is_rgb, model=bundle_name(models[0]))
@@ -297,33 +292,31 @@ def _ask(
     *,
     per_slide: int,
     seed: int,
-    noun: str,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
     margins, parts, tables, failed, known = asked.margins(), [], [], {}, set[bytes]()
-    given, others, is_blank, left_out = list[NDArray[np.str_]](), [], [], Counter[str]()
+    given, others, is_blank, left_out = list[pd.DataFrame](), [], [], Counter[str]()
     examples: list[Example] = []
-    n_slides = Counter(unit for _, _, unit, _ in opened)
+    n_slides = Counter(about["unit"] for about, _ in opened)
     most_of_unit = 2 * per_slide * float(np.median(list(n_slides.values())))  # one patient must not outweigh all
-    given_slides, grounds, scales = 0, set[str](), list[float]()  # of the slides that could be asked about
-    for number, (name, patient, unit, opener) in enumerate(opened):
-        count = min(per_slide, math.ceil(most_of_unit / n_slides[unit]))
+    grounds, scales = set[str](), list[float]()  # of the slides that could be asked about
+    for number, (about, opener) in enumerate(opened):
+        count = min(per_slide, math.ceil(most_of_unit / n_slides[about["unit"]]))
         try:
             with opener() as source:
-                sample = draw(source, asked, patient=patient, unit=unit, count=count, seed=seed + number)
+                sample = draw(source, asked, about, count=count, seed=seed + number)
             part, table = _asked(margins, sample, seed=seed + number, known=known)
             other = sample.tissue[~sample.is_asked]
             others.append(margins(sample.pixels[~sample.is_asked], other))
             is_blank.append(other.mean(axis=(1, 2)) < _BLANK)
         except PathopatchError as error:
-            failed[name] = str(error)
+            failed[about["slide_id"]] = str(error)
             continue
         finally:
             if progress is not None:
                 progress("slides", number + 1, len(opened))
         given.append(sample.given)
-        given_slides += sample.given_slides
         left_out.update(sample.left_out)
         parts.append(part)
         tables.append(table)
@@ -337,13 +330,13 @@ def _ask(
             remedy="give slides that the model can predict",
         )
     natural, blank = np.concatenate(others), np.concatenate(is_blank)
-    table = pd.concat(tables, ignore_index=True)
-    result = reliance(_joined(parts, left_out), seed=seed, unit=noun) | {
+    table, with_tissue = (pd.concat(each, ignore_index=True) for each in (tables, given))
+    result = reliance(_joined(parts, left_out), seed=seed, unit=unit_noun(with_tissue)) | {
         "slides": int(table["slide_id"].nunique()),
         "given": {
-            "patches": sum(map(len, given)),
-            "patients": len(np.unique(np.concatenate(given))),
-            "slides": given_slides + len(failed),
+            "patches": len(with_tissue),
+            "patients": with_tissue["unit"].nunique(),
+            "slides": with_tissue["slide_id"].nunique() + len(failed),
         },
         "backgrounds": sorted(grounds),
         "mpp": [min(scales), max(scales)] if scales else None,
@@ -397,25 +390,27 @@ def result_text(result: dict[str, Any]) -> str:
     return reliance_text(result)
 
 
-def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, unit: str, count: int, seed: int) -> Sample:
+def draw(source: FromSlide | FromStore, asked: Asked, about: Mapping[str, str], *, count: int, seed: int) -> Sample:
     """Return patches of a slide spread over the tissue area, and some that are blank or hold little tissue.
 
-    At most `count` are spread, and of a set as many for each slide that its patches were cut from.
+    `about` has what `_IDS` names, and the unit. At most `count` are spread, and of a set as many for each slide that
+    its patches were cut from.
     """
     rng, min_scanned = np.random.default_rng((seed, 1)), patch_limits(asked.spec, asked.config)["min_scanned"]
     if isinstance(source, FromStore):
         table = source.table(min_scanned=min_scanned)
         fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
-        slides, patients = slides_of(table).to_numpy(np.str_), table["patient_id"].to_numpy(np.str_)
+        listed = table[[name for name in _IDS if name in table]].reset_index(drop=True)
         # The blocks of several slides were joined by their patients; those of a set are joined here.
-        units = np.full(len(table), unit) if unit else units_of(table).to_numpy(np.str_)
-        drawn = rows = _spread(fractions, units, count * max(1, len(np.unique(slides))), rng)
+        listed = listed.assign(slide_id=slides_of(table).to_numpy(), unit=about["unit"] or units_of(table).to_numpy())
+        count *= max(1, listed["slide_id"].nunique())
+        drawn = rows = _spread(fractions, listed["unit"].to_numpy(np.str_), count, rng)
         chosen, scanned = stored[rows], table["scanned_fraction"].to_numpy(np.float64)[rows]
         pixels, tissue = source.store.read(chosen), source.store.masks(chosen, "tissue")
     else:
         fractions = source.overview_fractions()
-        slides, patients, units = (np.full(len(fractions), name) for name in (source.slide_id, patient, unit))
-        drawn = _spread(fractions, units, count, rng)
+        listed = pd.DataFrame(about, index=range(len(fractions)))
+        drawn = _spread(fractions, listed["unit"].to_numpy(np.str_), count, rng)
         batches = list(source.batches(rows=drawn, min_scanned=min_scanned))
         chosen = rows = np.concatenate([np.empty(0, np.int64), *(drawn[batch.rows] for batch in batches)])
         scanned = np.concatenate([np.empty(0), *(batch.scanned_fraction for batch in batches)])
@@ -431,21 +426,17 @@ def draw(source: FromSlide | FromStore, asked: Asked, *, patient: str, unit: str
     side, index = asked.side(pixels.shape[-1]), asked.channels(source)
     scaled = np.stack([scale(patch, source.windows)[index] for patch in pixels])
     masks, area = masks_and_area(tissue, side)
-    holds, given = fractions >= LEAST_AREA, units[fractions >= _BLANK]
+    holds, given = fractions >= LEAST_AREA, listed[fractions >= _BLANK]
     is_asked = holds[rows] & (area >= LEAST_AREA)
-    origins = source.origins[chosen].tolist()
+    names = [f"{source.slide_id}@{x},{y}" for x, y in source.origins[chosen].tolist()]
     return Sample(
         slide_id=source.slide_id,
-        slides=slides[rows],
-        patients=patients[rows],
-        units=units[rows],
-        names=[f"{source.slide_id}@{x},{y}" for x, y in origins],
+        about=listed.iloc[rows].assign(patch_id=names),
         pixels=resize_area(scaled, side),
         tissue=masks,
         is_asked=is_asked,
         scanned=scanned,
         given=given,
-        given_slides=len(np.unique(slides[fractions >= _BLANK])),
         left_out={
             LITTLE_TISSUE: int(len(given) - holds.sum() + holds[rows].sum() - is_asked.sum()),
             "hardly scanned": int(holds[drawn].sum() - holds[rows].sum()),
@@ -475,21 +466,17 @@ def _spread(
 
 def _asked(margins: Margins, sample: Sample, *, seed: int, known: set[bytes]) -> tuple[Responses, pd.DataFrame]:
     """Return the answers on a slide's patches that hold tissue, and as a table; copies of `known` ones are left out."""
-    held = sample.is_asked
-    units, ground = sample.units[held], sample.ground
+    held, ground = sample.is_asked, sample.ground
+    about = sample.about[held]
+    units = about["unit"].to_numpy(np.str_)
     answers = ask(margins, sample.pixels[held], sample.tissue[held], units, seed=seed, ground=ground, known=known)
-    names = [name for name, is_held in zip(sample.names, held, strict=True) if is_held]
     columns: dict[str, Any] = {
-        "patch_id": [names[row] for row in answers.rows],
-        "slide_id": sample.slides[held][answers.rows],
-        "patient_id": sample.patients[held][answers.rows],
-        "unit": answers.patient,
         "tissue_fraction": answers.area,
         "margin": answers.natural,
         **{f"margin@{area:g}": z for area, z in zip(AREAS, answers.areas.mean(axis=0).T, strict=True)},
         **{f"margin {name}": z for name, z in answers.placebos.items()},
     }
-    return answers, pd.DataFrame(columns)
+    return answers, about.iloc[answers.rows][["patch_id", "slide_id", "patient_id", "unit"]].assign(**columns)
 
 
 def _joined(parts: Sequence[Responses], not_drawn: Counter[str]) -> Responses:
@@ -521,8 +508,7 @@ def _stored(work: Path, asked: Asked) -> list[_Opened]:
         from pathopatch.stages.encode import require_tiled
 
         require_tiled(work, asked.encoder.mpp, asked.encoder.patch_px)
-    slide_ids, patients, units = _ids(slides)
-    return list(zip(slide_ids, patients, units, (partial(_open_store, work, name) for name in slide_ids), strict=True))
+    return [(about, partial(_open_store, work, about["slide_id"])) for about in _with_units(slides)]
 
 
 def _listed(sources: Sequence[SlideRow]) -> pd.DataFrame:
@@ -531,20 +517,10 @@ def _listed(sources: Sequence[SlideRow]) -> pd.DataFrame:
     return table if (table[BLOCK] != "").all() else table.drop(columns=BLOCK)
 
 
-def _ids(slides: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
-    """Return id, patient and unit of each slide; "" for the last two of a set of several patients."""
-    patients = slides["patient_id"].astype(str)
-    units = units_of(slides).where(patients != "", "")
-    return slides["slide_id"].astype(str).tolist(), patients.tolist(), units.tolist()
-
-
-def _noun(sources: Sequence[SlideRow] | Path) -> str:
-    """Return what the units of some slides, or of a work folder's patches, are: block or patient."""
-    if not isinstance(sources, Path):
-        return unit_noun(_listed(sources))
-    slides = read_table(WorkFolder(sources).slides)
-    tables = [slides, *(read_table(WorkFolder(sources).patches(name)) for name in slides["slide_id"][:1])]
-    return "block" if any(BLOCK in table for table in tables) else "patient"
+def _with_units(slides: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return what `_IDS` names of each slide, and its unit; that is "" of a set of several patients."""
+    listed = slides[[name for name in _IDS if name in slides]].astype(str)
+    return listed.assign(unit=units_of(slides).where(listed["patient_id"] != "", "")).to_dict("records")
 
 
 @contextmanager

@@ -173,8 +173,9 @@ def test_blocks_of_slides_are_one_unit_where_a_patient_is_in_both() -> None:
         SlideRow(slide_id=f"S{i}", patient_id=patient, block=block, source="s.tif", row=i)
         for i, (patient, block) in enumerate([("P", "b"), ("P", "a"), ("Q", "b"), ("R", "c")])
     ]
-    assert stage._ids(stage._listed(rows))[2] == ["a", "a", "a", "c"]
-    assert stage._ids(stage._listed([replace(row, block="") for row in rows]))[2] == ["P", "P", "Q", "R"]
+    assert [about["unit"] for about in stage._with_units(stage._listed(rows))] == ["a", "a", "a", "c"]
+    without = stage._listed([replace(row, block="") for row in rows])
+    assert [about["unit"] for about in stage._with_units(without)] == ["P", "P", "Q", "R"]
 
 
 def write_other(folder: Path) -> Path:
@@ -247,8 +248,8 @@ def test_a_patient_of_many_slides_does_not_outweigh_the_others(
     sources = stage.find_sources([str(cohort.parent / "S0.tif")], out=tmp_path)
     assert isinstance(sources, Sequence)
 
-    def count_drawn(*_: Any, patient: str, count: int, **__: Any) -> None:
-        counts[patient].append(count)
+    def count_drawn(_source: Any, _asked: Any, about: dict[str, str], *, count: int, **_: Any) -> None:
+        counts[about["patient_id"]].append(count)
         raise InputUnsupportedError("counted", remedy="none")
 
     monkeypatch.setattr(stage, "draw", count_drawn)
