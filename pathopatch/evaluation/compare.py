@@ -16,10 +16,10 @@ import pandas as pd
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.core.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.evaluate import by_attribute
+from pathopatch.evaluation.evaluate import by_attribute, require_current
 from pathopatch.evaluation.group_scores import null_to_nan, with_ends
 from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
 from pathopatch.evaluation.reference import (
@@ -227,12 +227,7 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
     content = numbers["splits"].get(split)
     if content is None:
         return []
-    if "equal_area" not in content:
-        raise StaleArtefactError(
-            f"run {name!r} was evaluated by an earlier version, without AUROC at equal area",
-            place=str(WorkFolder(work).evaluation(name)),
-            remedy="run `pathopatch evaluate --force`",
-        )
+    require_current(numbers, WorkFolder(work).evaluation(name))
     about, at_equal_area = _about(work, name), content["equal_area"]
     validation = by_attribute(numbers["splits"].get("val", {"thresholds": {}}))
     rows = []
@@ -240,8 +235,9 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
         # Bins have no threshold; sorting puts their NaN last.
         threshold = float(label) if label in content["thresholds"] else float("nan")
         row: dict[str, Any] = {"run": name, **about, "threshold": threshold, "attribute": label, "split": split}
-        row["unit"] = numbers.get("unit", "patient")  # evaluations of earlier versions have no blocks
-        row |= {key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")}
+        row |= {"unit": numbers["unit"]} | {
+            key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")
+        }
         for measure in _MEASURES:
             row |= with_ends(measure, **scores[measure])
         row |= with_ends("equal_area", *(at_equal_area[end] for end in ("value", "low", "high")))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.calibration import calibration
@@ -220,13 +220,11 @@ def _scores(
 
 def patient_table(predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float) -> pd.DataFrame:
     """Return `slide_rows` of the patients of each split, one after the other."""
-    rows = [
-        slide_rows(table, groups, of="patient", decision_threshold=decision_threshold).assign(split=split)
+    rows = {
+        split: slide_rows(table, groups, of="patient", decision_threshold=decision_threshold)
         for split, table in predictions.groupby("split", sort=False)
-    ]
-    table = pd.concat(rows, ignore_index=True).drop(columns="unit").astype({"label": "Int64"})
-    table.insert(0, "split", table.pop("split"))
-    return table
+    }
+    return pd.concat(rows, names=["split"]).reset_index("split").drop(columns="unit").astype({"label": "Int64"})
 
 
 def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
@@ -239,6 +237,16 @@ def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
         for row in scores["groups"]
     ]
     return pd.DataFrame(rows)
+
+
+def require_current(numbers: Mapping[str, Any], place: Path) -> None:
+    """Refuse an evaluation that an earlier version wrote at a place: it has no AUROC at equal area, and no blocks."""
+    if "unit" not in numbers:
+        raise StaleArtefactError(
+            "the evaluation is of an earlier version, without AUROC at equal area",
+            place=str(place),
+            remedy="run `pathopatch evaluate --force`",
+        )
 
 
 def by_attribute(content: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.core.files import inside, read_json
 from pathopatch.core.text import patches_and_units, pluralize
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
+from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, require_current, write_evaluation
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
 from pathopatch.evaluation.slide_scores import scores_by, scores_text
 from pathopatch.groups import bins_attributes, threshold_attributes, units_of
@@ -227,6 +227,7 @@ def glass_text(glass: dict[str, Any], name: str) -> str:
 def external_validation_text(folder: Path) -> str:
     """Return the evaluation in a folder of `evaluate_bundle` as text for a terminal."""
     numbers = read_json(folder / "metrics.json")
+    require_current(numbers, folder)
     groups = read_table(folder.parents[1] / "groups.parquet")
     attributes = {attribute.label: attribute for attribute in threshold_attributes(groups)}
     is_own = next(iter(attributes.values())).is_patch_attribute

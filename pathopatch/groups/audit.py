@@ -13,7 +13,6 @@ import pandas as pd
 
 from pathopatch.core.text import patches_and_units, pluralize, units_text
 from pathopatch.groups.attribute import (
-    BLOCK,
     LABEL_NAMES,
     GroupingAttribute,
     PatchAttribute,
@@ -62,10 +61,10 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     -------
     dict
         ``attribute_values``: what the A values of the attribute mean, in order; ``label_names``, where labels are not
-        called non-tumour and tumour; ``unit``, where what is counted and resampled as patients are blocks.
-        ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x A ``counts`` and
-        ``patients`` (rows label, columns attribute), ``alpha``, the share of each attribute value within a label (None
-        for a label without patches), and ``expected``: what `expected_intervals` returns of the cells.
+        called non-tumour and tumour; ``unit``: what is counted as patients and resampled, patient or block.
+        ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x A ``counts`` and ``patients`` (rows label,
+        columns attribute), ``alpha``, the share of each attribute value within a label (None for a label without
+        patches), and ``expected``: what `expected_intervals` returns of the cells.
         ``fraction_only``: per split, and ``whole``: of all splits together, what `fraction_only` returns of the tissue
         fraction alone, with its AUROC at equal area, ``equal_area`` (a floor: what a model that knows the area alone
         reaches), and its ``equal_area_pairs`` and ``equal_area_partnered``; where the patches have an attribute of
@@ -84,11 +83,10 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     """
     attributes = [attribute_in(groups, threshold) for threshold in thresholds]
     first = attributes[0]
-    content: dict[str, Any] = {"version": VERSION, "attribute_values": list(first.value_names)}
+    content: dict[str, Any] = {"version": VERSION, "unit": unit_noun(groups)}
+    content["attribute_values"] = list(first.value_names)
     if first.label_names != LABEL_NAMES:
         content["label_names"] = list(first.label_names)
-    if BLOCK in groups:
-        content["unit"] = unit_noun(groups)
     groups = groups.assign(unit=units_of(groups))
     content["thresholds"] = {
         attribute.key: {split: _cells(part, attribute) for split, part in _by_split(groups)} for attribute in attributes
@@ -185,7 +183,7 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
     predictor = "the patches' own attribute" if is_own else "the tissue fraction"
     finding = f"in {where} {predictor} alone tells the label with AUROC {_interval(result, 'auroc')}"
     patients, with_tumor, with_other = (
-        units_text(result[name], result.get(f"effective_{name}"), audit.get("unit", "patient"))
+        units_text(result[name], result.get(f"effective_{name}"), audit["unit"])
         for name in ("patients", "patients_with_tumor", "patients_with_non_tumor")
     )
     if verdict["verdict"] == FLAGGED:
@@ -209,7 +207,7 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
 
 def format_audit(audit: Mapping[str, Any]) -> str:
     """Return an audit as text and tables, for a terminal."""
-    lines, unit = [verdict_text(audit), ""], audit.get("unit", "patient")
+    lines, unit = [verdict_text(audit), ""], audit["unit"]
     labels = audit.get("label_names", LABEL_NAMES)
     if audit["whole"]["n"]:  # patches that brought an attribute may have no tissue fraction
         lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")

@@ -42,8 +42,8 @@ def columns(
     ]
 
 
-def cell(row: Mapping[Any, Any], column: Column) -> Markup:
-    """Return a table's cell; one that rests on too few patches or patients is grey, with the reason beneath."""
+def cell(row: Mapping[Any, Any], column: Column, *, unit: str = "patient") -> Markup:
+    """Return a table's cell; one that rests on too few patches, or units, is grey, with the reason beneath."""
     value = row[column.key]
     if column.form in ("text", "plain"):
         text = escape(DASH if value is None or value == "" else value)
@@ -54,8 +54,8 @@ def cell(row: Mapping[Any, Any], column: Column) -> Markup:
     n, patients = _SIZES.get(column.sizes) or (f"n_{column.sizes}", f"patients_{column.sizes}")
     # A number that is not there needs no reason, unless it is that there are no patches.
     has_reason = column.sizes and (text != DASH or not row[n])
-    sizes = {"effective": row.get(f"effective_{patients}"), "of": row.get("unit", "patient")}
-    reason = too_few(row[n], row[patients], **sizes) if has_reason else ""
+    effective = row.get(f"effective_{patients}")
+    reason = too_few(row[n], row[patients], effective=effective, of=unit) if has_reason else ""
     if reason and column.sizes == "smallest":
         reason = f"smallest group: {reason}"
     classes = " ".join(["few"] * bool(reason) + ["text"] * column.is_text)

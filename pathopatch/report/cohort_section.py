@@ -139,7 +139,7 @@ def audit(study: Study) -> dict[str, Any]:
         return {}
     audited, attributes = study.audit, audited_attributes(study.audit)
     attribute = next(iter(attributes.values()))
-    is_own, unit = attribute.is_patch_attribute, audited.get("unit", "patient")
+    is_own, unit = attribute.is_patch_attribute, audited["unit"]
     if is_own:  # all thresholds give the same groups, so one is shown
         attributes = {attribute.key: attribute}
     thresholds = {key: audited["thresholds"][key] for key in attributes}
@@ -163,7 +163,6 @@ def audit(study: Study) -> dict[str, Any]:
         "fraction_only": [
             {
                 "split": split,
-                "unit": unit,
                 **numbers,
                 "cut": ""
                 if numbers["threshold"] is None
@@ -184,7 +183,6 @@ def audit(study: Study) -> dict[str, Any]:
         "measurable": [
             {
                 **row,
-                "unit": unit,
                 "where": where[place],
                 "name": f"{row['group']} {attributes[place[0]].group_names[row['group']]}",
                 "half_width_text": "" if row["half_width"] is None else f"± {percent(row['half_width'], 0)}",

@@ -11,12 +11,14 @@ import zarr
 
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, read_stamp, read_table, require_schema
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
+from pathopatch.core.errors import StaleArtefactError
 from pathopatch.core.files import inside, read_json
 from pathopatch.core.patients import patient_key
 from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.area_reliance import known_verdict
 from pathopatch.evaluation.compare import comparison, evaluated_runs
+from pathopatch.evaluation.evaluate import require_current
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.evaluation.summary import summarise_runs
@@ -28,6 +30,7 @@ from pathopatch.groups import (
     slides_of,
     threshold_attributes,
 )
+from pathopatch.groups.audit import VERSION
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
@@ -60,6 +63,10 @@ class Study:
         # slides.parquet, the stores and the states of `tile` and `predict` say, and the tallies of its patches.
         self.slides = _slides(tiled, self.groups)
         self.audit = read_json(folder.audit) if folder.audit.is_file() else None
+        if self.audit is not None and self.audit["version"] != VERSION:
+            raise StaleArtefactError(
+                "the audit is of an earlier version", place=str(folder.audit), remedy="run `pathopatch audit`"
+            )
         self.features = read_json(folder.tiled.features) if folder.tiled.features.is_file() else None
         # Of a study's runs; one that was trained since has an evaluation.
         untrained = read_json(folder.untrained) if folder.untrained.is_file() else {}
@@ -141,10 +148,12 @@ def _heatmaps(work: Path) -> dict[str, dict[str, Any]]:
 
 def _external_validations(work: Path) -> dict[str, dict[str, Any]]:
     """Return ``metrics.json`` of each external model, with a warning where the groups were formed anew since."""
-    validations = {path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))}
+    paths = {path.parent.name: path for path in sorted(work.glob("evaluations/*/metrics.json"))}
+    validations = {name: read_json(path) for name, path in paths.items()}
     groups = WorkFolder(work).groups
     groups_now = fingerprint_file(groups) if groups.is_file() else ""
-    for numbers in validations.values():
+    for name, numbers in validations.items():
+        require_current(numbers, paths[name].parent)
         if Stamp.from_dict(numbers["stamp"]).inputs.get("groups") != groups_now:
             outdated = "The groups were formed anew after this evaluation: run `pathopatch evaluate --model` again."
             numbers["warnings"] = [outdated, *numbers["warnings"]]

@@ -151,7 +151,7 @@ def draw_shortcut(axes: Axes, audit: Mapping[str, Any]) -> None:
     style_axes(axes, title=f"{title} alone", x="AUROC for the label (shaded: too weak to count)", xlim=(0, 1.6))
     axes.set_xticks(np.linspace(0, 1, 5))
     names = [
-        f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], audit.get('unit', 'patient'))}"
+        f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], audit['unit'])}"
         for split, row in alone.items()
     ]
     name_rows(axes, names)

@@ -79,7 +79,7 @@ class GroupAudit:
                 smallest = min(min(row) for row in cells["counts"])
                 total = sum(map(sum, cells["counts"]))
                 units = shortcut_results(self.numbers)[split]["patients"]
-                of = patches_and_units(total, units, self.numbers.get("unit", "patient"))
+                of = patches_and_units(total, units, self.numbers["unit"])
                 text = f"{of}; smallest group {smallest}"
                 facts.append((f"threshold {key}, {split}", text))
         return card("Audit", facts, picture=picture)

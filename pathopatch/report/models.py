@@ -35,22 +35,18 @@ def summary(study: Study) -> dict[str, Any]:
     """Return what the report is about: cohort, thresholds, methods, seeds and versions."""
     configs, attribute = study.configs.values(), study.attribute
     methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
+    groups = study.groups
+    listed = groups if groups is not None and SOURCE_SLIDE in groups else study.slides
     return {
-        "slides": _n_slides(study),
+        "slides": slides_of(listed).nunique() if len(listed) else 0,
         "patients": patients_in(study.slides),
-        "blocks": 0 if study.groups is None else units_of(study.groups).nunique(),
+        "blocks": 0 if groups is None else units_of(groups).nunique(),
         "attribute_values": attribute.value_names,
         "thresholds": [f"{threshold:g}" for threshold in study.thresholds],
         "methods": list(methods["method"]),
         "seeds": sorted({int(config.get("seed", 0)) for config in configs}),
         "versions": sorted({stamp.package_version for stamp in study.stamps.values()}),
     }
-
-
-def _n_slides(study: Study) -> int:
-    if study.groups is not None and SOURCE_SLIDE in study.groups:
-        return slides_of(study.groups).nunique()
-    return study.slides["slide_id"].nunique() if len(study.slides) else 0
 
 
 def runs_to_show(study: Study) -> list[str]:
@@ -162,7 +158,7 @@ def external_validation(study: Study) -> dict[str, Any]:
                 "about": numbers["bundle"],
                 "warnings": numbers["warnings"],
                 "glass": glass_text(numbers["glass"], numbers["bundle"]["positive_class"]),
-                "attributes": _external_attributes(numbers["splits"], study.attribute, numbers.get("unit", "patient")),
+                "attributes": _external_attributes(numbers["splits"], study.attribute),
                 "splits": splits,
             }
         )
@@ -170,7 +166,7 @@ def external_validation(study: Study) -> dict[str, Any]:
 
 
 def _external_attributes(
-    splits: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute, unit: str
+    splits: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute
 ) -> list[dict[str, Any]]:
     """Return the accuracies of one model by each attribute: the thresholds, then the bins."""
     first = next(iter(splits.values()))
@@ -180,15 +176,9 @@ def _external_attributes(
     return [
         {
             "by": by.description,
-            "rows": [{"split": split, "unit": unit, **scores, **_smallest_of(scores)} for split, scores in at.items()],
+            "rows": [{"split": split, **scores, **_smallest_of(scores)} for split, scores in at.items()],
             "groups": [
-                {
-                    **group,
-                    "split": split,
-                    "unit": unit,
-                    "name": f"{group['group']} {by.group_names[group['group']]}",
-                    **ends,
-                }
+                {**group, "split": split, "name": f"{group['group']} {by.group_names[group['group']]}", **ends}
                 for split, scores in at.items()
                 for group in scores["groups"]
                 for ends in [with_ends("accuracy", group["accuracy"], group["low"], group["high"])]

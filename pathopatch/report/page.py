@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,7 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
     title = f"Predictions by {'; '.join(names) or 'a model'}" if predictions_only else f"Study report: {study.name}"
     return render(
         "report.html.j2",
+        unit="patient" if study.groups is None else unit_noun(study.groups),
         title=title,
         has_predictions_only=predictions_only,
         summary=models.summary(study),
@@ -217,7 +218,6 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         labels=study.attribute.label_names,
         is_cross_validation=study.folds is not None,
         split=study.split,
-        unit="patient" if study.groups is None else unit_noun(study.groups),
         small_group=SMALL_GROUP,
         few_patients=FEW_PATIENTS,
         version=__version__,
@@ -267,13 +267,13 @@ def _write_thumbnails(study: Study, folder: Path) -> dict[str, str]:
     return places
 
 
-def render(template: str, **context: Any) -> str:
-    """Return a page made from a template in ``pathopatch/report/templates``."""
-    return _environment().get_template(template).render(**context)
+def render(template: str, *, unit: str = "patient", **context: Any) -> str:
+    """Return a page made from a template in ``pathopatch/report/templates``; `unit` is what its intervals resample."""
+    return _environment(unit).get_template(template).render(**context)
 
 
 @cache
-def _environment() -> Environment:
+def _environment(unit: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("pathopatch.report"),
         autoescape=True,
@@ -282,9 +282,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (cell, percent, number, signed, points, capitalize_first, pluralize)
-    environment.filters |= {function.__name__: function for function in filters}
-    environment.globals |= {"col": Column, "cols": columns, "too_few": too_few}
+    filters = (percent, number, signed, points, capitalize_first, pluralize)
+    environment.filters |= {function.__name__: function for function in filters} | {"cell": partial(cell, unit=unit)}
+    # Macros see what is global alone.
+    environment.globals |= {"col": Column, "cols": columns, "too_few": too_few, "unit": unit}
     least = {"least_patients": LEAST_UNITS, "least_patients_of_a_group": LEAST_UNITS_OF_A_GROUP}
     environment.globals |= {"least_patches": LEAST_PATCHES, "least_partnered": LEAST_PARTNERED, **least}
     return environment

@@ -70,7 +70,6 @@ def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dic
         {
             "at": capitalize_first(attribute.phrase),
             "split": row["split"],
-            "unit": row["unit"],
             "empty": [name for name, size in zip(names, sizes, strict=True) if size == 0],
             "smallest": {"name": names[sizes.index(smallest)], "n": smallest} if is_small else None,
             "fewest_patients": fewest_patients if smallest and fewest_patients < FEW_PATIENTS else None,

@@ -18,7 +18,7 @@ def pixels(content: bytes) -> np.ndarray:
 
 def test_a_split_of_one_label_is_drawn_as_such() -> None:
     unknown = {"auroc": None, "auroc_low": None, "auroc_high": None, "n": 4, "patients": 1}
-    audit = {"fraction_only": {"test": unknown}, "whole": unknown}
+    audit = {"fraction_only": {"test": unknown}, "whole": unknown, "unit": "patient"}
     assert pixels(shortcut_strength(audit | {"verdict": {"least_effect": 0.05}})).size
 
 
