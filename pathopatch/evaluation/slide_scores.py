@@ -7,7 +7,7 @@ compared, since the logits of two models have no common scale; the AUROC over al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,12 @@ from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 
-Scored = Literal["slide", "patient"]
-SCORED: tuple[Scored, Scored] = ("slide", "patient")
+SCORED = ("slide", "patient")
 _SCORES = {"auroc": "mean_logit", "auroc_of_share": "positive_share"}
 _EQUAL = 5e-4  # AUROCs that print alike
 
 
-def slide_rows(
-    predictions: pd.DataFrame, groups: pd.DataFrame, *, of: Scored, decision_threshold: float
-) -> pd.DataFrame:
+def slide_rows(predictions: pd.DataFrame, groups: pd.DataFrame, *, of: str, decision_threshold: float) -> pd.DataFrame:
     """Return a row for each slide or patient of some predictions, by name; patches without an answer are left out.
 
     Columns: its name (slide_id or patient_id), unit (see `units_of`), block where the groups have blocks, slides, label
@@ -63,7 +60,7 @@ def score_slides(
     predictions: pd.DataFrame,
     groups: pd.DataFrame,
     *,
-    of: Scored,
+    of: str,
     decision_threshold: float,
     resamples: int = 1000,
     seed: int = 0,
@@ -97,7 +94,7 @@ def score_slides(
     return scores | {"reason": _reason(scores, of)}
 
 
-def _reason(scores: Mapping[str, Any], of: Scored) -> str:
+def _reason(scores: Mapping[str, Any], of: str) -> str:
     """Return why slides or patients have no AUROC; empty if they have one."""
     n, n_tumor = scores["n"], scores["n_tumor"]
     if not n:

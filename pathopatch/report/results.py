@@ -154,8 +154,9 @@ def results(study: Study) -> dict[str, Any]:
 
 
 def _by_slide(study: Study) -> list[dict[str, Any]]:
-    """Return how well each run tells slides and patients of the shown split apart; nothing of earlier evaluations."""
-    contents = {run: numbers["splits"].get(study.split, {}) for run, numbers in study.evaluations.items()}
+    """Return how well each run tells slides and patients of the shown split apart."""
+    splits = {run: numbers["splits"] for run, numbers in study.evaluations.items()}
+    contents = {run: each[study.split] for run, each in splits.items() if study.split in each}
     return [
         {
             "title": title,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,10 @@ def test_ten_blocks_are_too_few_for_a_claim(tmp_path: Path) -> None:
     text = comparison_text(work, table)
     assert "95 % interval by bootstrap over blocks" in text
     assert "20 left out, with two labels): no patient has patches of one label" in text
-    page = Page(write_report(work, evaluate=QUICK)).text
+    path = write_report(work, evaluate=QUICK)
+    page, reasons = Page(path).text, " ".join(re.findall(r'class="reason">([^<]*)<', path.read_text()))
+    assert "blocks" in reasons
+    assert "patients" not in reasons
     assert "Too few blocks for a claim." in page
     assert "An answer needs 50 patches of 5 blocks in each group, and 12 blocks in all" in page
     assert "were split by block" in (work / "report" / "summary.md").read_text()

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from made_study import make_study
 from read_page import Page
 
 from pathopatch.core.artefacts import Stamp, write_table
@@ -22,7 +23,9 @@ from pathopatch.core.status import update_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import compare, comparison_text
 from pathopatch.groups import audit
+from pathopatch.groups.audit import VERSION
 from pathopatch.report import answer, write_report
+from pathopatch.report.collect import Study
 from pathopatch.stages.tile import tile_cohort
 
 QUICK = EvaluateConfig(bootstrap=40)
@@ -306,3 +309,13 @@ def test_cells_that_are_too_small_are_named_with_their_reasons(work: Path, page:
     assert cell["n"] < 50
     assert f"{cell['n']} patches, fewer than 50" in page.text
     assert f"± {100 * cell['half_width']:.0f}" in page.text
+
+
+def test_numbers_of_an_earlier_version_are_refused_with_the_command(tmp_path: Path) -> None:
+    work = make_study(tmp_path, has_runs=False)
+    write_json(work / "evaluations" / "m" / "metrics.json", {"splits": {}})
+    with pytest.raises(StaleArtefactError, match="pathopatch evaluate --force"):
+        Study(work)
+    write_json(work / "groups" / "audit.json", read_json(work / "groups" / "audit.json") | {"version": VERSION - 1})
+    with pytest.raises(StaleArtefactError, match="pathopatch audit"):
+        Study(work)
