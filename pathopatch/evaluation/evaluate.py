@@ -264,8 +264,8 @@ def ablation_table(numbers: dict[str, Any]) -> pd.DataFrame:
 def equal_area(table: pd.DataFrame, patient: NDArray[Any], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Return AUROC at equal area, a patch without an answer wrong in all its pairs, and what it rests on.
 
-    `table` has label, logit, tissue_fraction and, where these are known, has_answer and fold; `patient` is (N,). The
-    result has `value`, with `low` and `high` by patient; `even`, the mean over ten areas, and `empty_tenths`, those
+    `table` has label, logit, tissue_fraction and, where these are known, has_answer and fold; `patient` (N,) is what is
+    resampled. The result has `value`, with `low` and `high`; `even`, the mean over ten areas, and `empty_tenths`, those
     that have no pair; `answered`, without patches that have no answer; `floor`, what the tissue fraction itself
     reaches; `pairs`, and `partnered`, the share of tumour patches that have a partner.
     """

@@ -238,9 +238,8 @@ def too_few_of(row: Mapping[Any, Any]) -> dict[str, str]:
     names what is counted, patients where it is missing.
     """
     reasons = {f"group {group}": _reason_of_group(row, group) for group in range(n_groups_of(row))}
-    all_of_them = row["patients"], row.get("effective_patients")
-    of = row.get("unit", "patient")
-    reasons["all"] = too_few(None, all_of_them[0], effective=all_of_them[1], least=LEAST_UNITS, of=of)
+    effective, of = row.get("effective_patients"), row.get("unit", "patient")
+    reasons["all"] = too_few(None, row["patients"], effective=effective, least=LEAST_UNITS, of=of)
     return {place: reason for place, reason in reasons.items() if reason}
 
 

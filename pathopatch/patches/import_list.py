@@ -80,11 +80,9 @@ def read_list(source: Path, distinct_patients: Collection[tuple[str, str]] = ())
         place = source / LIST_NAME if source.is_dir() else source
         cells = _read_csv(place)
     split = cells["split"].str.casefold()
-    of_patients, of_blocks = (
-        list(zip(cells[name], split, cells["row"], strict=True)) for name in ("patient_id", "block")
-    )
-    problems = [*_find_problems(cells, place), *patient_problems(of_patients, distinct_patients)]
-    problems += patient_problems(of_blocks, column="block")
+    problems = list(_find_problems(cells, place))
+    for name, distinct in (("patient_id", distinct_patients), ("block", ())):
+        problems += patient_problems(zip(cells[name], split, cells["row"], strict=True), distinct, column=name)
     # Images are hashed only if all of them exist.
     if not problems:
         problems = list(find_copies(cells, [fingerprint_file(Path(file)) for file in cells["file"]]))

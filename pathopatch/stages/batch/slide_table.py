@@ -14,6 +14,7 @@ from pathopatch.core.status import is_recorded_done
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
+from pathopatch.groups.attribute import BLOCK
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import Failure, each_slide
 
@@ -28,9 +29,6 @@ SLIDE_COLUMNS = (
     "has_labels", "annotation_classes", "source", "fingerprint",
 )  # fmt: skip
 """Columns of ``slides.parquet`` of every cohort."""
-
-BLOCK = "block"
-"""Column of a cohort whose manifest has it: the slide's tissue array, day, site or scanner."""
 
 SLIDE_LABEL = "slide_label"
 """Column of a cohort that a manifest lists: 1 or 0, of the slide as a whole; -1 where it has none."""
