@@ -50,6 +50,7 @@ def with_external_validation(work: Path, folder: Path, name: str) -> Path:
         "bundle": about,
         "glass": glass,
         "warnings": ["The model was trained on <b>slide07</b>."],
+        "unit": numbers["unit"],
         "splits": {"all": content},
     }
     inputs = {"groups": fingerprint_file(copy / "groups.parquet")}
