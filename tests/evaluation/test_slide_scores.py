@@ -19,6 +19,8 @@ from pathopatch.evaluation.evaluate import evaluate_predictions, patient_table
 from pathopatch.evaluation.group_scores import evaluate_logits
 from pathopatch.evaluation.reference import gain_text
 from pathopatch.evaluation.slide_scores import score_slides, scores_by, scores_text, slide_rows
+from pathopatch.metrics.bootstrap import interval
+from pathopatch.metrics.equal_area import equal_area_draws
 from pathopatch.report import write_report
 
 
@@ -113,6 +115,10 @@ def test_intervals_resample_blocks_where_there_are_any() -> None:
     assert (numbers["unit"], scores["patients"]) == ("block", 2)
     assert scores["auroc"] == by_hand["auroc"]
     assert scores["wga"] == by_hand["wga"]
+    names = ("logit", "label", "tissue_fraction")
+    drawn = equal_area_draws(*(predictions[name].to_numpy() for name in names), unit=np.array(block), resamples=60)
+    at_equal_area = numbers["splits"]["test"]["equal_area"]
+    assert (at_equal_area["low"], at_equal_area["high"]) == interval(drawn)
     table = patient_table(predictions, groups, decision_threshold=0.0)
     assert table.columns.tolist() == [
         "split", "patient_id", "block", "slides", "label", "patches", "tissue", "mean_logit", "mean_probability",
