@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev,pretrained]'
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
 demo: $(READY)
@@ -70,7 +70,7 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet
 	@echo build/docs/index.html
 
-# Everything to predict and review without a network. To train too: make wheelhouse EXTRAS=train,review,pretrained,
+# Everything to predict and review without a network. To train too: make wheelhouse EXTRAS=train,review,
 # and on Linux, for processors only, PIP_WHEEL='--extra-index-url https://download.pytorch.org/whl/cpu'.
 EXTRAS ?= review
 PIP_WHEEL ?=

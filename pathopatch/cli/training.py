@@ -179,7 +179,7 @@ def train(
     settings: Annotated[
         TrainConfig,
         Fields(
-            "method head threshold bins c beta t intervene mask sensitivity"
+            "method frozen choose head threshold bins c beta t intervene mask sensitivity"
             " steps learning_rate pretrained seed device name"
         ),
     ],

@@ -93,6 +93,10 @@ class WorkFolder:
         """Features of a slide by an encoder (HDF5)."""
         return inside(self.root, "features", encoder_key, f"{slide_id}.h5")
 
+    def frozen_features(self, key: str, slide_id: str) -> Path:
+        """Features of a slide's labelled patches by a frozen backbone, ``features/<key>/<slide>.npz``."""
+        return inside(self.root, "features", key, f"{slide_id}.npz")
+
     def store(self, slide_id: str) -> Path:
         """Patches, overview and tissue mask of a tiled slide (OME-Zarr)."""
         return inside(self.root, "slides", f"{slide_id}.zarr")

@@ -42,6 +42,7 @@ from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.models.bundle import bundle_fingerprint
 from pathopatch.models.loading import load_model
+from pathopatch.training.feature_cache import logits_from_cache
 
 
 def evaluate_run(
@@ -83,7 +84,9 @@ def evaluate_run(
         model = load_model(model_folder, device=device, runtime=runtime)
         # A split that was trained on may be evaluated by name; any other must be new to the model.
         require_unseen(work, groups, model.spec, sorted(set(splits) - {"train"}), place=out.parent)
-        predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
+        spec, ablate = model.spec, config.ablation
+        of_patches = logits_from_cache(work, groups, model_folder, spec, device=device) if spec.backbone else None
+        predictions = predict_patches(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
         predictions = drop_learnt_patches(out.parent, predictions)
         threshold = model.spec.decision_threshold
         numbers = evaluate_predictions(predictions, groups, decision_threshold=threshold, config=config)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,12 +28,19 @@ WITHOUT = "logit without "
 
 
 def predict_patches(
-    work: Path, groups: pd.DataFrame, model: PatchClassifier, *, splits: tuple[str, ...], ablate: bool = False
+    work: Path,
+    groups: pd.DataFrame,
+    model: PatchClassifier,
+    *,
+    splits: tuple[str, ...],
+    ablate: bool = False,
+    logits_of: Callable[[PatchSet], NDArray[np.float64]] | None = None,
 ) -> pd.DataFrame:
     """Return the predictions of a model on the labelled patches of some splits that have a group.
 
     A split without labelled patches is left out. With `ablate` the patches are predicted once more without each of
-    several channels. The table is as `evaluate_predictions` takes it. `InputMissingError` if no split has such a patch.
+    several channels; those of colour are one. `logits_of` computes the logits (N, 2) in place of the model. The table
+    is as `evaluate_predictions` takes it. `InputMissingError` if no split has such a patch.
     """
     names = [attribute.group_column for attribute in (*threshold_attributes(groups), *bins_attributes(groups))]
     labelled = labelled_rows(groups, splits, remedy="give slides of these splits a tumor_mask in the manifest")
@@ -45,8 +53,12 @@ def predict_patches(
             patches = load_features(work, rows, splits=(split,))
         else:
             masks: tuple[MaskKind, ...] = () if model.spec.mask == "none" else ("tissue",)
-            patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,), masks=masks)
-        margins = _margins(model, patches, ablate=ablate).loc[rows["patch_id"]].reset_index(drop=True)
+            held_gib = 1.5 if logits_of is None else 0.0
+            of_split: dict[str, Any] = {"input_px": model.spec.input_px, "splits": (split,), "cache_gib": held_gib}
+            patches = load_patches(work, rows, masks=masks, **of_split)
+        margins = (
+            _margins(model, patches, ablate=ablate, logits_of=logits_of).loc[rows["patch_id"]].reset_index(drop=True)
+        )
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
         table["logit"] = margins["logit"]
         # The logistic function as a tanh: no exponential overflows.
@@ -122,14 +134,23 @@ def stored_predictions(work: Path, run: str, split: str) -> pd.DataFrame:
     return table[table["split"] == split].set_index("patch_id")
 
 
-def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.DataFrame:
+def _margins(
+    model: PatchClassifier,
+    patches: PatchSet,
+    *,
+    ablate: bool,
+    logits_of: Callable[[PatchSet], NDArray[np.float64]] | None,
+) -> pd.DataFrame:
     """Return the logit of every patch, indexed by its id: with all channels, and on request without each of several."""
-    channels = model.spec.channels if ablate and len(model.spec.channels) > 1 else ()
-    columns: dict[str, list[NDArray[np.float32]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
-    for start in range(0, len(patches), _BATCH):
+    channels = model.spec.channels if ablate and len(model.spec.channels) > 1 and not patches.is_rgb else ()
+    columns: dict[str, list[NDArray[Any]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
+    if logits_of is not None:
+        columns["logit"].append(logits_of(patches))
+    for start in range(0, len(patches), _BATCH) if channels or logits_of is None else ():
         part = slice(start, start + _BATCH)
         batch, tissue = patches.read(part), None if patches.tissue is None else patches.tissue.read(part)
-        columns["logit"].append(model.predict_logits(batch, tissue))
+        if logits_of is None:
+            columns["logit"].append(model.predict_logits(batch, tissue))
         for number, name in enumerate(channels):
             blanked = without_channel(batch, number, model.spec.mean[number])
             columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked, tissue))

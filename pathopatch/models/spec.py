@@ -45,7 +45,7 @@ _MOST_FEATURES = 2**16  # values per patch of an encoder; the largest known has 
 _MOST_VALUES = 2**27  # of a patch: half a GiB as float32
 # What members of an ensemble may differ in: everything that a slide is not cut or scaled by.
 _MEMBERS_OWN = {
-    "architecture", "timm_args", "torchscript", "input_px", "crop_px", "mean", "std", "mask", "method",
+    "architecture", "timm_args", "backbone", "torchscript", "input_px", "crop_px", "mean", "std", "mask", "method",
     "schema_version",
 }  # fmt: skip
 
@@ -159,6 +159,16 @@ class AreaReliance(Config):
         return self
 
 
+class BackboneSpec(Config):
+    """How a frozen backbone is fed and what of it the linear head takes; see `pathopatch.models.frozen`."""
+
+    side_px: int = Field(ge=8, le=MOST_PX)  # to which patches, or their crops, are brought inside the network
+    # final: the network's own pooling; maps: the means of its maps of strides 8, 16 and 32 (of tokens: of the last)
+    pooling: Literal["final", "maps"]
+    by_channel: bool = False  # each channel as grey by itself, features side by side; else the three are colour
+    weights_sha256: str  # of the file that the backbone's weights came from
+
+
 class BundleSpec(Config):
     """Everything about a trained model but its weights.
 
@@ -173,6 +183,7 @@ class BundleSpec(Config):
     package_version: str = ""
     architecture: str
     timm_args: TimmArguments = {}  # with which timm builds it
+    backbone: BackboneSpec | None = None  # of a frozen network, whose head alone was trained; None: all of it was
     channels: tuple[str, ...] = Field(max_length=_MOST_CHANNELS)  # empty for features alone
     encoder: dict[str, Any] | None = None  # of features, as `Encoder.to_dict` returns it; None: the model takes patches
     dtype: str  # of the slides' pixels, or of the features, by numpy's name
@@ -263,6 +274,7 @@ class BundleSpec(Config):
             "input_px": self.network_px,
             "is_masked": self.mask == "normalise",
             "timm_args": self.timm_args,
+            "backbone": self.backbone,
         }
 
     @property

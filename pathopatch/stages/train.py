@@ -14,7 +14,7 @@ from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.stages.batch.run import Call, Failure, each_slide
 
-_CHOSEN = {"method", "mask", "head", "bins", "intervene", "c", "beta", "t", "crop_px"}
+_CHOSEN = {"method", "mask", "head", "frozen", "choose", "bins", "intervene", "c", "beta", "t", "crop_px"}
 """Settings by which a user has chosen how to train."""
 
 
@@ -187,7 +187,7 @@ def _train(
         progress(f"{_step(work, search)} {config.run_name}", step, total, shown)
 
     on_step = None if progress is None else show_step
-    if search is None:
+    if search is None or config.frozen:  # whose search is a part of solving its head
         return fit(work, config, force=force, progress=on_step)
     refuse_torchrun("tuning")
     return tune(work, config, search, workers=workers, force=force, progress=on_step)

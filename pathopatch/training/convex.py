@@ -68,11 +68,16 @@ class Solution:
     loss: Floats  # (N,), of each sample
     penalty: float  # penalty / 2 |W|^2
 
+    def of_classes(self) -> tuple[Floats, Floats]:
+        """Return weight (K, D) and bias (K,) of a logit per class."""
+        weight, bias = self.weight, self.bias
+        if len(weight) > 1:
+            return weight, bias
+        return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2  # the two are opposite
+
     def apply_to(self, layer: nn.Linear) -> None:
         """Write the head into a layer with an output per class."""
-        weight, bias = self.weight, self.bias
-        if len(weight) == 1:  # the logits of two classes are opposite
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        weight, bias = self.of_classes()
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(weight))
             layer.bias.copy_(torch.from_numpy(bias))
@@ -82,7 +87,7 @@ class LogisticRegression:
     """Weighted logistic regression on one set of features (N, D); several problems may be solved on it.
 
     The features stay as stored: rows are converted and standardised by `mean` and `std` (D,) chunk by chunk, so that no
-    second copy is held. `moments` (D, D), see `second_moments`, shape the solver's coordinates alone.
+    second copy is held. `factor` (D, D) is what `solver_factor` returns for the same penalty; problems share it.
     """
 
     def __init__(
@@ -92,7 +97,7 @@ class LogisticRegression:
         *,
         mean: Floats,
         std: Floats,
-        moments: Floats,
+        factor: Floats,
         n_classes: int,
         penalty: float,
     ) -> None:
@@ -101,9 +106,7 @@ class LogisticRegression:
         self._rows = 1 if n_classes == 2 else n_classes
         # (N, M): what the probabilities of the rows of W should be.
         self._target = (self._label[:, None] if n_classes == 2 else one_hot(self._label, n_classes)).float()
-        ridge = max(penalty, _LEAST_RIDGE)
-        # p (1 - p) is 1/4 at W = 0: the factor of the Hessian there.
-        self._factor = cholesky(moments / 4 + ridge * np.eye(len(moments)), lower=True)
+        self._factor = factor
 
     def solve(self, sample_weight: Floats, start: Solution | None = None, *, tolerance: float = TOLERANCE) -> Solution:
         """Return the head of least loss for weights (N,) of sum 1, none negative; `start` saves passes.
@@ -210,21 +213,33 @@ class LogisticRegression:
         return head, np.column_stack([inner, 2 * errors]).ravel()
 
 
+def solver_factor(moments: Floats, penalty: float) -> Floats:
+    """Return the factor (D, D) of the solver's coordinates by `second_moments` and a penalty."""
+    ridge = max(penalty, _LEAST_RIDGE)
+    # p (1 - p) is 1/4 at W = 0: the factor of the Hessian there.
+    return np.asarray(cholesky(moments / 4 + ridge * np.eye(len(moments)), lower=True))
+
+
 def second_moments(data: PatchSet, *, mean: Floats, std: Floats) -> Floats:
     """Return X'X / n (D, D) of standardised features, of up to 16,384 rows that are drawn once and for all.
 
     Of one set of patches they are computed once.
     """
     if data not in _second_moments:
-        index = np.sort(np.random.default_rng(0).permutation(len(data))[:_MOMENT_ROWS])
-        total = torch.zeros(len(mean), len(mean))
-        shift, scale = torch.from_numpy(mean).float(), torch.from_numpy(std).float()
-        features = _without_copy(as_matrix(data))
-        for start in range(0, len(index), _CHUNK):
-            part = (features[torch.from_numpy(index[start : start + _CHUNK])].float() - shift) / scale
-            total += part.T @ part
-        _second_moments[data] = (total.double() / len(index)).numpy()
+        _second_moments[data] = second_moments_of(as_matrix(data), mean=mean, std=std)
     return _second_moments[data]
+
+
+def second_moments_of(features: NDArray[np.floating], *, mean: Floats, std: Floats) -> Floats:
+    """Return what `second_moments` does, of features (N, D)."""
+    index = np.sort(np.random.default_rng(0).permutation(len(features))[:_MOMENT_ROWS])
+    total = torch.zeros(len(mean), len(mean))
+    shift, scale = torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+    rows = _without_copy(features)
+    for start in range(0, len(index), _CHUNK):
+        part = (rows[torch.from_numpy(index[start : start + _CHUNK])].float() - shift) / scale
+        total += part.T @ part
+    return (total.double() / len(index)).numpy()
 
 
 def as_matrix(data: PatchSet) -> NDArray[np.floating]:
@@ -241,6 +256,30 @@ def _without_copy(values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values)
 
 
+def solve_method(
+    regression: LogisticRegression,
+    phase: Phase,
+    objective: nn.Module,
+    label: NDArray[np.int64],
+    attribute: NDArray[np.int64],
+    **batch: int,
+) -> tuple[Solution, Floats]:
+    """Return the head that a phase of a method converges to, and the weights (N,) of the samples there.
+
+    `batch` are the samples of a class in a step and the seed, which the weights hardly depend on.
+    """
+    shares = phase.sampler(label, attribute, steps=1, **batch).expected_shares(len(label))
+    group = gerne.cell_counts(label, attribute).shape[1] * label + attribute
+    # A chunk is small: a second thread doubles the processor time and saves no other.
+    with threadpool_limits(1):
+        if isinstance(objective, GroupDRO):
+            head = regression.solve_worst_group(shares, group, objective)
+            return head, objective.expected_weights(shares, group)
+        # At the bounds of beta a share is 0 up to rounding.
+        weights = np.maximum(objective.expected_weights(shares, group), 0)  # type: ignore[operator]
+        return regression.solve(weights / weights.sum()), weights
+
+
 def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     """Solve a phase of a method for the linear head, in place of the steps of `run_phase`."""
     if state.step >= run.config.steps:
@@ -252,10 +291,6 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
             remedy="use head = 'mlp', or another method",
         )
     network = state.network
-    sizes = {"batch_per_class": run.config.batch_per_class, "steps": 1, "seed": run.config.seed + state.phase}
-    sampler = phase.sampler(data.label, data.attribute, **sizes)
-    shares = sampler.expected_shares(len(data))
-    group = gerne.cell_counts(data.label, data.attribute).shape[1] * data.label + data.attribute
     mean, std = (values.flatten().double().cpu().numpy() for values in (run.standardize.mean, run.standardize.std))
     # Pseudo-attributes make another set of the same features.
     same_features = run.train if phase.split == "train" else data
@@ -264,19 +299,12 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         data.label,
         mean=mean,
         std=std,
-        moments=second_moments(same_features, mean=mean, std=std),
+        factor=solver_factor(second_moments(same_features, mean=mean, std=std), run.config.weight_decay),
         n_classes=run.n_classes,
         penalty=run.config.weight_decay,
     )
-    # A chunk is small: a second thread doubles the processor time and saves no other.
-    with threadpool_limits(1):
-        if isinstance(state.objective, GroupDRO):
-            head = regression.solve_worst_group(shares, group, state.objective)
-            weights = state.objective.expected_weights(shares, group)
-        else:
-            # At the bounds of beta a share is 0 up to rounding.
-            weights = np.maximum(state.objective.expected_weights(shares, group), 0)  # type: ignore[operator]
-            head = regression.solve(weights / weights.sum())
+    batch = {"batch_per_class": run.config.batch_per_class, "seed": run.config.seed + state.phase}
+    head, weights = solve_method(regression, phase, state.objective, data.label, data.attribute, **batch)
     layer = classifier_of(network)
     assert isinstance(layer, nn.Linear)
     head.apply_to(layer)

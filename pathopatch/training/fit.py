@@ -20,11 +20,13 @@ from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
 from pathopatch.models.interior import CropChoice
 from pathopatch.models.networks import InteriorCrops, build_network, classifier_of, has_batchnorm
+from pathopatch.models.spec import BackboneSpec
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import CheckpointFolder, State
 from pathopatch.training.convex import solve_phase
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup
+from pathopatch.training.frozen import FeatureReader, FrozenResult, fit_frozen, open_backbone
 from pathopatch.training.intervene import composed_validation, intervenes
 from pathopatch.training.loop import Run, StepCallback, compute_logits, run_phase
 from pathopatch.training.optimise import build_optimizer, loss_scaler, reproducible, training_dtype
@@ -71,6 +73,8 @@ class TrainingResult:
         0,
     )  # training patches that were left out for that, and validation patches that count as wrong
     learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
+    settings: TrainConfig | None = None  # of a frozen network, with what validation chose
+    backbone: BackboneSpec | None = None
 
     def logits(
         self, patches: PatchSet, index: NDArray[np.int64] | None = None, *, device: torch.device | None = None
@@ -97,13 +101,16 @@ def fit_arrays(
     phases: Sequence[Phase] | None = None,
     checkpoints: CheckpointFolder | None = None,
     progress: StepCallback | None = None,
+    read_features: FeatureReader | None = None,
+    inner_folds: int = 0,
 ) -> TrainingResult:
     """Train a network on loaded patches and return the weights that validation selects.
 
     With equal arguments on one processor thread the result is the same to the bit, also when the run was killed at
     any point and started again with the same `checkpoints`. `val` may be None where ``config.select`` is ``last``.
     `phases` are the method, by default that of `config`. `checkpoints` is where a checkpoint is written at every
-    evaluation and looked for first; None: nothing touches the disk. What `progress` raises stops the run.
+    evaluation and looked for first; None: nothing touches the disk. What `progress` raises stops the run. Of a frozen
+    network `read_features` computes what its head is solved on, by default anew; `inner_folds` are as of `fit_frozen`.
 
     Raises
     ------
@@ -124,6 +131,8 @@ def fit_arrays(
             place="groups.parquet",
             remedy="give slides of the training split a tumor_mask in the manifest",
         )
+    if config.frozen:
+        return _of_frozen(fit_frozen(train, val, config, read_features=read_features, inner_folds=inner_folds))
     crops, without_crop = None, (0, 0)
     if config.mask == "interior":
         train, _, crops, without_crop = keep_crops(train, val, config)
@@ -215,6 +224,27 @@ def fit_arrays(
     )
 
 
+def _of_frozen(found: FrozenResult) -> TrainingResult:
+    """Return a frozen network as any other that was trained."""
+    return TrainingResult(
+        network=found.network.eval().requires_grad_(False),
+        mean=found.backbone.mean,
+        std=found.backbone.std,
+        step=1,
+        history=found.history,
+        decision_threshold=found.decision.threshold,
+        decision_chosen_for=found.decision.chosen_for,
+        temperature=found.decision.temperature,
+        validation=found.decision.validation,
+        n_classes=found.n_classes,
+        has_mask=found.config.mask != "none",
+        crops=found.crops,
+        without_crop=found.without_crop,
+        settings=found.config,
+        backbone=found.backbone.network.form,
+    )
+
+
 def _standardisation(train: PatchSet, config: TrainConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel: those of the configuration, else of the training patches."""
     if config.mean is None or config.std is None:
@@ -287,6 +317,8 @@ def network_of(config: TrainConfig, channels: int = 3, n_classes: int = 2) -> nn
 
     A study calls it for each row before the first one trains, with channels that are not known yet.
     """
+    if config.frozen:
+        return open_backbone(config, channels, n_classes=n_classes).network
     network = build_network(
         config.architecture,
         channels,

@@ -18,7 +18,15 @@ import torch
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
-from pathopatch.core.config import NO_EFFECT, IntensityConfig, TissueConfig, TrainConfig, head_settings, known_limits
+from pathopatch.core.config import (
+    EXACT,
+    NO_EFFECT,
+    IntensityConfig,
+    TissueConfig,
+    TrainConfig,
+    head_settings,
+    known_limits,
+)
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.mask_bits import MaskKind
@@ -30,11 +38,14 @@ from pathopatch.groups.audit import verdict_text
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import InteriorCrops
 from pathopatch.models.spec import BundleSpec, class_names
+from pathopatch.patches.store import PatchStore
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.distributed import ProcessGroup, process_group
+from pathopatch.training.feature_cache import FeatureCache
 from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.frozen import head_choice
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import training_dtype
@@ -67,7 +78,15 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
             train, val = load_sets(work, groups, config)
             start = time.perf_counter()
             checkpoints = CheckpointFolder(folder, fingerprint(stamp.to_dict()))
-            result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress)
+            reader: dict[str, Any] = {}
+            if config.frozen:
+                device, threads = config.device, config.threads
+                cache = FeatureCache(
+                    work, groups, input_px=config.input_px, device=device, threads=threads, progress=progress
+                )
+                is_fold = WorkFolder(work).tiled.root != work
+                reader = {"read_features": cache, "inner_folds": config.inner_folds if is_fold else 0}
+            result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress, **reader)
             if processes.is_first:
                 seconds = time.perf_counter() - start
                 write_run(work, folder, result, config, made, train=train, seconds=seconds)
@@ -81,7 +100,19 @@ def cohort_settings(work: Path, config: TrainConfig) -> TrainConfig:
     InputUnsupportedError for a head in a work folder of patches, and for settings that features do not allow.
     """
     if is_feature_cohort(work):
+        if config.frozen:
+            raise InputUnsupportedError(
+                "the work folder holds features, not patches that a backbone could see",
+                place="[train] frozen",
+                remedy="leave it out: a linear head on these features is solved as exactly",
+            )
         return head_settings(config)
+    if config.frozen:
+        # Patches are never enlarged here: the network brings them to its own size.
+        groups = artefacts.read_table(WorkFolder(work).groups)
+        store = PatchStore(WorkFolder(work).tiled.store(str(groups["slide_id"].iloc[0])))
+        side = min(config.input_px, int(store.attributes["patch_px"]))
+        config = config.model_copy(update={"input_px": side, **EXACT})
     if config.head is not None:
         raise InputUnsupportedError(
             f"head = {config.head!r} takes features of an encoder, and the work folder holds patches",
@@ -118,11 +149,12 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
         train = load_features(work, groups, splits=("train",), **by)
         val = load_features(work, groups, splits=("val",), **by)
     else:
-        masks: tuple[MaskKind, ...] = () if config.mask == "none" else ("tissue",)
+        masks: tuple[MaskKind, ...] = () if config.mask == "none" and not config.choose else ("tissue",)
         masks = ("tissue", "tumor") if intervenes(phases_of(config), config) else masks
         load = partial(load_patches, work, groups, input_px=config.input_px, masks=masks)
-        train = load(splits=("train",), cache_gib=0.75 * config.cache_gib, **by)
-        val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **by)
+        held_gib = 0.0 if config.frozen else config.cache_gib  # their features are computed once, slide by slide
+        train = load(splits=("train",), cache_gib=0.75 * held_gib, **by)
+        val = load(splits=("val",), cache_gib=0.25 * held_gib, **by)
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))
         val = val.with_attribute(bins.join(val.attribute))
@@ -159,7 +191,8 @@ def write_run(
     """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone."""
     groups = artefacts.read_table(WorkFolder(work).groups)
     bins = bins_of_run(groups, config)
-    spec = _bundle_spec(work, groups, bins, result, config, made.stamp, train)
+    used = result.settings or config
+    spec = _bundle_spec(work, groups, bins, result, used, made.stamp, train)
     # A bundle holds the network of the crops; the rule by which they are cut is in its spec.
     network = result.network.network if isinstance(result.network, InteriorCrops) else result.network
     save_bundle(folder / MODEL, network, spec)
@@ -170,7 +203,7 @@ def write_run(
     # What differs between equal runs has a file of its own: all others are equal to the byte.
     device = ProcessGroup.current().device(config.device)
     log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": str(device)}
-    if config.head != "linear":  # solved in float64
+    if config.head != "linear" and not config.frozen:  # solved in float64
         log["precision"] = str(training_dtype(config.precision, device)).removeprefix("torch.")
     write_json(folder / "log.json", log)
     picked = {
@@ -179,6 +212,8 @@ def write_run(
         "temperature": result.temperature,
         "validation": result.validation,
     }
+    if config.frozen:
+        picked["chosen"] = head_choice(used)
     if bins is not None:
         counts = dict(zip(("train", "val"), bins.counts.tolist(), strict=False))
         picked["bins"] = {"cuts": list(bins.cuts), "kept": list(bins.kept), "counts": counts}
@@ -201,7 +236,7 @@ def _bundle_spec(
     source = train.source
     assert source is not None  # only patches without a slide have none, and a run without patches is refused
     names = ["weight_decay", "threshold", "seed"]
-    if config.head != "linear":  # solved without steps
+    if config.head != "linear" and not config.frozen:  # solved without steps
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
     if config.bins:
@@ -216,6 +251,7 @@ def _bundle_spec(
         package_version=stamp.package_version,
         architecture=config.architecture,
         timm_args=config.timm_args,
+        backbone=result.backbone,
         channels=source.channels,
         dtype=source.dtype,
         background=source.background,

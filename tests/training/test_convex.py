@@ -10,7 +10,7 @@ from pathopatch.core.errors import NonFiniteError
 from pathopatch.debias.gerne import cell_counts, extrapolated
 from pathopatch.debias.methods import method
 from pathopatch.debias.objectives import GroupDRO
-from pathopatch.training.convex import LogisticRegression
+from pathopatch.training.convex import LogisticRegression, solver_factor
 
 
 def _made(*, n=600, dim=12, classes=2, seed=0, dtype=np.float32):
@@ -27,7 +27,8 @@ def _regression(x, label, *, penalty, classes=2):
     mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     standard = (x - mean) / std
     moments = standard.T @ standard / len(x)
-    options = {"mean": mean, "std": std, "moments": moments, "n_classes": classes, "penalty": penalty}
+    factor = solver_factor(moments, penalty)
+    options = {"mean": mean, "std": std, "factor": factor, "n_classes": classes, "penalty": penalty}
     return LogisticRegression(x, label, **options), standard
 
 

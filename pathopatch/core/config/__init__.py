@@ -37,6 +37,7 @@ from pathopatch.core.config.study import SettingsConfig as SettingsConfig
 from pathopatch.core.config.study import StudyConfig as StudyConfig
 from pathopatch.core.config.study import load_settings as load_settings
 from pathopatch.core.config.study import load_study as load_study
+from pathopatch.core.config.training import EXACT as EXACT
 from pathopatch.core.config.training import HEAD_NETWORKS as HEAD_NETWORKS
 from pathopatch.core.config.training import NO_EFFECT as NO_EFFECT
 from pathopatch.core.config.training import AugmentConfig as AugmentConfig

@@ -133,10 +133,16 @@ class TrainConfig(Config):
     """
     threshold: float = Field(default=0.25, gt=0, lt=1)
     """Threshold of the tissue fraction that forms the groups."""
+    frozen: bool = False
+    """Solve a linear head on a pretrained network, whose weights stay. Without an architecture: EfficientNet-Lite0."""
+    choose: bool = False
+    """frozen: validation chooses among masked erm, masked resample and interior erm."""
+    inner_folds: int = Field(default=5, ge=3)
+    """frozen, under [splits] folds: parts of train and val that validate in turn; the head is solved on all."""
     architecture: str = "small-groupnorm"
     """small-groupnorm, made for training from scratch, mlp-100, or any timm network."""
     input_px: int = Field(default=64, ge=1, le=MOST_PX)
-    """Side that patches are brought to for the network, px."""
+    """Side that patches are brought to for the network, px; of a frozen one at most, and 224 by default."""
     head: Literal["linear", "mlp"] | None = None
     """Head on features: linear (also by default) is solved to convergence, mlp has one hidden layer."""
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
@@ -226,6 +232,27 @@ class TrainConfig(Config):
     crop_px: int | None = Field(default=None, ge=8, le=MOST_PX)
     """Side of the crops of `mask = "interior"`, px of the network's input. None: the largest even side at which 95 % of
     the training patches of each class and tenth of the tissue fraction have a crop."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _frozen_is_pretrained(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("frozen") is True and "architecture" not in given:
+            given = {"pretrained": "efficientnet-lite0", **given, "architecture": "tf_efficientnet_lite0"}
+        if isinstance(given, Mapping) and given.get("frozen") is True and "input_px" not in given:
+            given = {**given, "input_px": 224}
+        return given
+
+    @model_validator(mode="after")
+    def _frozen_has_weights(self) -> TrainConfig:
+        if self.frozen and self.head is not None:
+            raise ValueError("a head takes features of elsewhere: leave out head, or frozen")
+        if self.frozen and str(self.pretrained) == "none":
+            raise ValueError("a frozen network has weights from elsewhere: give pretrained, or leave architecture out")
+        if self.frozen and self.bins:
+            raise ValueError("bins need a network that is trained: leave out frozen, or bins")
+        if self.choose and not self.frozen:
+            raise ValueError("choose compares heads of a frozen network: it needs frozen = true")
+        return self
 
     @model_validator(mode="after")
     def _mean_goes_with_std(self) -> TrainConfig:
@@ -328,6 +355,10 @@ class TuneConfig(Config):
         return self
 
 
+EXACT = {"steps": 1, "evaluations": 1, "average_weights": False, "augment": False}
+"""Settings of a head that is solved to convergence at once."""
+
+
 def head_settings(config: TrainConfig) -> TrainConfig:
     """Return the settings of a run on features; of settings that it has returned before, the same.
 
@@ -337,5 +368,5 @@ def head_settings(config: TrainConfig) -> TrainConfig:
     config = parse(TrainConfig, {**config.model_dump(), "head": head}, place="[train]")
     fixed = {"architecture": HEAD_NETWORKS[head], "input_px": 1, "augment": False}
     if head == "linear":  # solved to convergence at once
-        fixed |= {"steps": 1, "evaluations": 1, "average_weights": False}
+        fixed |= EXACT
     return config.model_copy(update=fixed)

@@ -1,0 +1,135 @@
+"""Frozen networks: a backbone in evaluation mode, the mean of its maps, and a linear head.
+
+The backbone's weights come from elsewhere and do not learn. So the features of a patch are computed once, and a head is
+solved exactly on them. Head and backbone are one network, which is predicted with and exported like any other.
+
+References
+----------
+Kirichenko, Izmailov, Wilson, "Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations", ICLR 2023,
+arXiv:2204.02937: features of plain training, or of ImageNet, hold what a balanced head needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.models.spec import BackboneSpec
+
+WHOLE_PX, CROPPED_PX = 224, 96
+"""Sides to which patches, and crops of them, are brought for a convolutional backbone: multiples of its last stride."""
+_STRIDES = (8, 16, 32)
+_LEAST = 1e-6  # a patch without tissue has features of 0, not NaN
+
+
+class FrozenNetwork(nn.Module):
+    """A backbone whose weights never change, and a linear head on its features.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        One of timm's networks, of three channels.
+    form : BackboneSpec
+        How patches are fed and features are pooled.
+    channels : int
+        Of the patches. Three are colour, unless the form takes each channel as grey.
+    n_classes : int
+        Outputs of the head.
+    is_masked : bool
+        Whether maps are averaged over tissue only; the last channel of the input is the mask.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, form: BackboneSpec, *, channels: int, n_classes: int, is_masked: bool
+    ) -> None:
+        super().__init__()
+        self.backbone: nn.Module = backbone
+        self.form, self.is_masked = form, is_masked
+        self.classifier = nn.Linear(feature_dim(backbone, form) * (channels if form.by_channel else 1), n_classes)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenNetwork:
+        """Leave the backbone in evaluation mode, whose batch norms must keep their statistics."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of standardised patches (N, C, H, W), or (N, C + 1, H, W) with the tissue mask last."""
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features (N, D) of patches as `forward` takes them; those of grey channels side by side."""
+        pixels, mask = (x[:, :-1], x[:, -1:]) if self.is_masked else (x, None)
+        channels = pixels.shape[1]
+        if self.form.by_channel:
+            pixels = pixels.reshape(-1, 1, *pixels.shape[2:]).expand(-1, 3, -1, -1)
+            mask = None if mask is None else mask.repeat_interleave(channels, dim=0)
+        side = (self.form.side_px,) * 2
+        if tuple(pixels.shape[2:]) != side:
+            pixels = interpolate(pixels, size=side, mode="bilinear", align_corners=False)
+        if mask is not None:
+            # Augmentation and resampling leave shares of pixels in the mask.
+            mask = interpolate(
+                (mask > 0.5).to(pixels.dtype), size=side, mode="area" if mask.shape[2] > side[0] else "nearest"
+            )
+        pooled = self._pooled(pixels, mask)
+        return pooled.reshape(-1, channels * pooled.shape[1]) if self.form.by_channel else pooled
+
+    def _pooled(self, pixels: Tensor, mask: Tensor | None) -> Tensor:
+        backbone: Any = self.backbone
+        if self.form.pooling == "final":
+            pooled: Tensor = backbone.forward_head(backbone.forward_features(pixels), pre_logits=True)
+            return pooled
+        if is_transformer(backbone):
+            prefix = int(backbone.num_prefix_tokens)
+            tokens: Tensor = backbone.forward_features(pixels)[:, prefix:]
+            if mask is None:
+                return tokens.mean(1)
+            side = round(tokens.shape[1] ** 0.5)
+            weight: Tensor = avg_pool2d(mask, self.form.side_px // side).flatten(2).transpose(1, 2)
+            return (tokens * weight).sum(1) / weight.sum(1).clamp_min(_LEAST)
+        maps: list[Tensor] = backbone.forward_intermediates(pixels, indices=_places(backbone), intermediates_only=True)
+        if mask is None:
+            return torch.cat([each.mean((2, 3)) for each in maps], 1)
+        means = []
+        for each in maps:
+            share = avg_pool2d(mask, self.form.side_px // each.shape[2])  # of tissue, at each position
+            means.append((each * share).sum((2, 3)) / share.sum((2, 3)).clamp_min(_LEAST))
+        return torch.cat(means, 1)
+
+
+def is_transformer(backbone: nn.Module) -> bool:
+    """Return whether the features of a network are tokens, all of one stride."""
+    return hasattr(backbone, "num_prefix_tokens")
+
+
+def feature_dim(backbone: nn.Module, form: BackboneSpec) -> int:
+    """Return the number of features of a patch, or of one of its channels.
+
+    InputUnsupportedError for a convolutional network without maps of strides 8, 16 and 32.
+    """
+    network: Any = backbone
+    if form.pooling == "final":
+        return int(network.head_hidden_size)
+    if is_transformer(network):
+        return int(network.num_features)
+    return sum(network.feature_info[place]["num_chs"] for place in _places(network))
+
+
+def _places(backbone: Any) -> list[int]:
+    """Return which of a network's maps have the strides 8, 16 and 32: the last one of each."""
+    strides = [info["reduction"] for info in getattr(backbone, "feature_info", ())]
+    if missing := [stride for stride in _STRIDES if stride not in strides]:
+        raise InputUnsupportedError(
+            f"the backbone has no map of stride {missing[0]}, whose strides are {strides}",
+            place="[train] architecture",
+            remedy="use another of timm's convolutional networks or vision transformers, or mask = 'none'",
+        )
+    return [len(strides) - 1 - strides[::-1].index(stride) for stride in _STRIDES]

@@ -1,0 +1,103 @@
+"""Keep the features of frozen backbones in the work folder: every run, seed, fold and evaluation reads them there.
+
+``features/<key>/<slide>.npz`` holds the labelled patches of a slide as one backbone sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.files import write_bytes
+from pathopatch.core.locks import folder_lock, slide_lock
+from pathopatch.core.mask_bits import MaskKind
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.models.frozen import FrozenNetwork
+from pathopatch.models.loading import load_network
+from pathopatch.models.spec import BundleSpec
+from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.frozen import Backbone, Features, Head
+
+STAGE = "features"
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def logits_from_cache(
+    work: Path, groups: pd.DataFrame, bundle: Path, spec: BundleSpec, **options: Any
+) -> Callable[[PatchSet], NDArray[np.float64]]:
+    """Return what computes the logits (N, 2) of patches of a work folder by the head of a frozen network's bundle.
+
+    They are those of its runtime up to rounding. Errors are those of `load_network`.
+    """
+    network = load_network(bundle)
+    assert isinstance(network, FrozenNetwork)
+    backbone = Backbone(network, spec.architecture, spec.mask, spec.crop_px, spec.mean, spec.std)
+    cache = FeatureCache(work, groups, input_px=spec.input_px, **options)
+    weight, bias = (values.detach().double().numpy() for values in network.classifier.parameters())
+    return lambda patches: Head(weight, bias).logits(cache(patches, backbone))
+
+
+class FeatureCache:
+    """Read features of patches of a work folder, and compute those of a slide when they are first asked for.
+
+    `groups` is the whole table of groups; patches without a label have no features.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        groups: pd.DataFrame,
+        *,
+        input_px: int,
+        device: str = "auto",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._work, self._folder = work, WorkFolder(work).tiled
+        self._rows = groups[groups["label"] >= 0]
+        self._slide_of = self._rows.set_index("patch_id")["slide_id"]
+        self._input_px, self._device, self._threads, self._progress = input_px, device, threads, progress
+
+    def __call__(self, patches: PatchSet, backbone: Backbone) -> Features:
+        """Return the features (N, D) of patches; errors as of `load_patches`."""
+        slide = self._slide_of.loc[patches.patch_id].to_numpy(dtype=str)
+        key = fingerprint(backbone.facts() | {"input_px": self._input_px})
+        made = np.empty((len(patches), backbone.network.classifier.in_features), np.float32)
+        slides = np.unique(slide)
+        for number, name in enumerate(slides.tolist()):
+            index = np.flatnonzero(slide == name)
+            names, features = self._of_slide(name, key, backbone)
+            place = pd.Index(names).get_indexer(patches.patch_id[index])
+            made[index] = features[place]
+            if self._progress:
+                self._progress(number + 1, len(slides), {})
+        return made
+
+    def _of_slide(self, slide_id: str, key: str, backbone: Backbone) -> tuple[NDArray[Any], Features]:
+        """Return the names (n,) and features (n, D) of a slide's labelled patches."""
+        rows = self._rows[self._rows["slide_id"] == slide_id]
+        path = self._folder.frozen_features(key, slide_id)
+        # Masks and windows come with the table of the slide, pixels with its checksum.
+        of = [sorted(rows["patch_id"]), fingerprint_file(self._folder.patches(slide_id))]
+        stamp = fingerprint([*of, sorted(set(rows.get("pixels_checksum", ())))])
+        with folder_lock(self._folder.root, slide_lock(slide_id, STAGE), waiting_for=f"features of {slide_id}"):
+            if path.is_file():
+                with np.load(path, allow_pickle=False) as stored:
+                    if str(stored["stamp"]) == stamp:
+                        return stored["patch_id"], stored["features"]
+            masks: tuple[MaskKind, ...] = ("tissue",) if backbone.mask != "none" else ()
+            splits = sorted(set(rows["split"]))
+            patches = load_patches(self._work, rows, input_px=self._input_px, splits=splits, cache_gib=0, masks=masks)
+            features = backbone.features(patches, device=self._device, threads=self._threads)
+            content = BytesIO()
+            np.savez(content, patch_id=patches.patch_id.astype(str), features=features, stamp=np.array(stamp))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, content.getvalue())
+        return patches.patch_id, features

@@ -1,0 +1,410 @@
+"""Train a frozen network: compute the features of each patch once, and solve its head on them exactly.
+
+Of several heads validation chooses one: each penalty, GERNE's extrapolation, and with ``choose`` also how the backbone
+sees the patch. In a cross-validation the patients of train and val validate in turn, in inner folds, and the head that
+is kept is solved on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
+from pathopatch.debias import gerne
+from pathopatch.debias.methods import Phase
+from pathopatch.groups.assign import assign_folds
+from pathopatch.models.device import pick_device
+from pathopatch.models.forward import append_mask
+from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FrozenNetwork, is_transformer
+from pathopatch.models.interior import CropChoice, cut_crops
+from pathopatch.models.networks import InteriorCrops, build_network, weights_path
+from pathopatch.models.runtime.feature_runtime import open_runtime
+from pathopatch.models.spec import BackboneSpec
+from pathopatch.models.weights import file_sha256
+from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
+from pathopatch.training.dataset import PatchMasks, PatchSet
+from pathopatch.training.intervene import intervenes
+from pathopatch.training.phase_data import choose_crops, needs_groups, patches_with_crop, phases_of
+from pathopatch.training.search import search_space
+from pathopatch.training.selection import (
+    DecisionThreshold,
+    check_validation,
+    choose_threshold,
+    criterion,
+    lacks_a_group,
+    score,
+    table_shape,
+)
+
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""L2 penalties of a head, of which validation chooses one."""
+CHOICES = (("normalise", "erm"), ("normalise", "resample"), ("interior", "erm"))
+"""Mask and method of the heads that ``choose`` compares; the last is taken where validation lacks a group."""
+_BATCH = 256
+_LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255  # EfficientNet-Lite: (value - 127) / 128
+FeatureReader = Callable[[PatchSet, "Backbone"], NDArray[np.float32]]
+"""Features (N, D) of patches; what has been computed before is read."""
+Features = NDArray[np.float32]
+Logits = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network before its head is solved, and what it is fed with."""
+
+    network: FrozenNetwork
+    architecture: str
+    mask: str  # as `[train] mask`
+    crop_px: int | None
+    mean: tuple[float, ...]  # per channel, in the scale of [0, 1]
+    std: tuple[float, ...]
+
+    def features(self, patches: PatchSet, *, device: str = "cpu", threads: int | None = None) -> Features:
+        """Return the features (N, D) of patches; of crops their mean over each patch."""
+        channels, side = len(self.mean) + (self.mask == "normalise"), patches.read(slice(0, 1)).shape[2]
+        runtime = open_runtime(
+            _Features(self.network),
+            channels=channels,
+            input_px=self.crop_px or side,
+            device=pick_device(device),
+            precision="float32",
+            threads=threads,
+        )
+        mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
+        parts = [np.empty((0, self.network.classifier.in_features), np.float32)]
+        for start in range(0, len(patches), _BATCH):
+            part = slice(start, start + _BATCH)
+            x = (patches.read(part) - mean) / std
+            if self.mask != "none":
+                assert patches.tissue is not None
+                x = append_mask(x, patches.tissue.read(part))
+            if self.crop_px is None:
+                parts.append(runtime.features(x))
+                continue
+            crops, patch_number = cut_crops(x, self.crop_px)
+            first = np.searchsorted(patch_number, np.arange(len(x)))
+            total = np.add.reduceat(runtime.features(crops), first, axis=0)
+            parts.append(np.asarray(total / np.bincount(patch_number)[:, None], np.float32))
+        return np.concatenate(parts)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the features of a patch depend on beside the patch, as plain values."""
+        about = {"architecture": self.architecture, "mask": self.mask, "crop_px": self.crop_px}
+        return about | {"form": self.network.form.model_dump(), "mean": self.mean, "std": self.std}
+
+
+class _Features(nn.Module):
+    """A frozen network's features in place of its logits."""
+
+    def __init__(self, network: FrozenNetwork) -> None:
+        super().__init__()
+        self.network = network.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network.features(x)
+
+
+def open_backbone(config: TrainConfig, channels: Sequence[str] | int, *, n_classes: int = 2) -> Backbone:
+    """Return the frozen network of a run's settings with its backbone's weights.
+
+    `channels` are their names, or their number. Three called R, G, B are colour, as are three without names; of others
+    each is fed as grey. Errors are those of `build_network` and `weights_path`.
+    """
+    names = ("R", "G", "B") if channels == 3 else channels
+    count = names if isinstance(names, int) else len(names)
+    file = weights_path(config.pretrained, config.architecture)
+    form = BackboneSpec(
+        side_px=CROPPED_PX if config.mask == "interior" else WHOLE_PX,
+        pooling="final" if config.mask == "none" else "maps",
+        by_channel=names != ("R", "G", "B"),
+        weights_sha256=file_sha256(file),
+    )
+    is_masked = config.mask == "normalise"
+    build: dict[str, Any] = {"n_classes": n_classes, "is_masked": is_masked, "timm_args": config.timm_args}
+    network: Any = build_network(config.architecture, count, pretrained=config.pretrained, backbone=form, **build)
+    if is_transformer(network.backbone) and form.side_px != WHOLE_PX:  # made for one size
+        form = form.model_copy(update={"side_px": WHOLE_PX})
+        network = build_network(config.architecture, count, pretrained=config.pretrained, backbone=form, **build)
+    mean, std = config.mean, config.std
+    if mean is None or std is None:
+        known: Any = network.backbone.pretrained_cfg
+        is_lite = str(config.pretrained) == "efficientnet-lite0"
+        mean = (_LITE_MEAN,) * 3 if is_lite else tuple(known["mean"])
+        std = (_LITE_STD,) * 3 if is_lite else tuple(known["std"])
+        if form.by_channel:
+            mean, std = ((float(np.mean(values)),) * count for values in (mean, std))
+    return Backbone(network, config.architecture, config.mask, config.crop_px, mean, std)
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """What the heads of one way to see the patches have in common."""
+
+    backbone: Backbone
+    features: Features  # (N, D), of train and then of val
+    has_answer: NDArray[np.bool_]  # (N,)
+    crops: CropChoice | None
+    mean: NDArray[np.float64]  # (D,), of the training patches' features
+    std: NDArray[np.float64]
+    moments: NDArray[np.float64]  # (D, D)
+    factors: dict[float, NDArray[np.float64]] = field(default_factory=dict)  # by penalty
+
+    def factor(self, penalty: float) -> NDArray[np.float64]:
+        """Return what the heads of one penalty share."""
+        if penalty not in self.factors:
+            self.factors[penalty] = solver_factor(self.moments, penalty)
+        return self.factors[penalty]
+
+    def judged(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """Return which of some patches have an answer; None where all have."""
+        return None if self.crops is None else self.has_answer[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head that is solved, on features as the backbone gives them."""
+
+    weight: NDArray[np.float64]  # (K, D)
+    bias: NDArray[np.float64]  # (K,)
+
+    def logits(self, features: Features) -> NDArray[np.float64]:
+        """Return logits (N, K) of features (N, D)."""
+        return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
+
+    def apply_to(self, layer: nn.Linear) -> None:
+        """Write the head into a network's last layer."""
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(self.weight))
+            layer.bias.copy_(torch.from_numpy(self.bias))
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenResult:
+    """A frozen network with its head, and how that was chosen."""
+
+    config: TrainConfig  # with what validation chose
+    network: nn.Module
+    backbone: Backbone
+    crops: CropChoice | None
+    without_crop: tuple[int, int]
+    decision: DecisionThreshold
+    history: tuple[dict[str, Any], ...]  # one row per candidate
+    n_classes: int
+
+
+def fit_frozen(
+    train: PatchSet,
+    val: PatchSet | None,
+    config: TrainConfig,
+    *,
+    read_features: FeatureReader | None = None,
+    inner_folds: int = 0,
+) -> FrozenResult:
+    """Solve the heads that a configuration asks for, and return the network with the one that validation chooses.
+
+    With `inner_folds` train and val are divided anew by patient, each part validates once, and the chosen head is
+    solved on all patches. Errors are those of `fit_arrays`.
+    """
+    read = read_features or (lambda patches, backbone: backbone.features(patches, threads=config.threads))
+    n_classes, _ = table_shape(train, val)
+    sets = [train] if val is None or not len(val) else [train, val]
+    data = _joined(sets)
+    is_train = np.arange(len(data)) < len(train)
+    fold = _inner_folds(data, inner_folds, config.seed) if inner_folds else np.where(is_train, -1, 0)
+    selects = config.select != "last"
+    validated = data.rows(fold >= 0)
+    if selects:
+        every_group = not config.choose and any(map(needs_groups, phases_of(config)))
+        check_validation(validated, needs_groups=every_group, select=config.select, seed=config.seed)
+    views: dict[str, _View] = {}
+    history: list[dict[str, Any]] = []
+    best: tuple[list[float], TrainConfig, Logits] | None = None
+    failed: GroupEmptyError | None = None
+    is_extrapolated = False
+    candidates = _candidates(data, config, lacks_group=lacks_a_group(validated))
+    while candidates:
+        candidate = candidates.pop(0)
+        if candidate.mask not in views:
+            views[candidate.mask] = _view(sets, data, candidate, read, n_classes=n_classes)
+        view = views[candidate.mask]
+        if not selects:
+            best = [], candidate, np.empty((0, n_classes))
+            break
+        try:
+            logits = _validation_logits(data, fold, view, candidate, n_classes)
+        except GroupEmptyError as error:  # of a method that needs all groups; another head may do
+            failed = error
+            continue
+        measures = criterion(
+            logits,
+            validated.label,
+            validated.attribute,
+            validated.tissue_fraction,
+            tune_threshold=config.tune_threshold,
+            sensitivity=config.sensitivity,
+            judged=view.judged(fold >= 0),
+        )
+        shown = {f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba", "equal_area", "nll")}
+        history.append({"step": 1, **head_choice(candidate), **shown})
+        own_score = score(measures, config.select)
+        if best is None or own_score > best[0]:  # of equals the first stays
+            best = own_score, candidate, logits
+        if not candidates and config.method == "gerne" and not is_extrapolated:
+            # s is searched at the penalty that suits s = 1: both together would take five times as long.
+            candidates, is_extrapolated = _extrapolations(data, best[1]), True
+    if best is None:
+        assert failed is not None  # there is a candidate at least
+        raise failed
+    _, chosen, logits = best
+    view = views[chosen.mask]
+    network = view.backbone.network
+    head = _solve(data, np.ones(len(data), np.bool_) if inner_folds else is_train, view, chosen, n_classes)
+    head.apply_to(network.classifier)
+    decision = DecisionThreshold()
+    if selects:
+        decision = choose_threshold(
+            logits,
+            validated,
+            tune_threshold=config.tune_threshold,
+            sensitivity=config.sensitivity,
+            judged=view.judged(fold >= 0),
+        )
+    without_crop = int((~view.has_answer[is_train]).sum()), int((~view.has_answer[~is_train]).sum())
+    return FrozenResult(
+        config=chosen.model_copy(update={"crop_px": None if view.crops is None else view.crops.crop_px}),
+        network=network if view.crops is None else InteriorCrops(network, view.crops.crop_px),
+        backbone=view.backbone,
+        crops=view.crops,
+        without_crop=without_crop,
+        decision=decision,
+        history=tuple(history),
+        n_classes=n_classes,
+    )
+
+
+def _candidates(data: PatchSet, config: TrainConfig, *, lacks_group: bool) -> list[TrainConfig]:
+    """Return the settings of the heads that validation compares; the penalties of each way one after another."""
+    if config.select == "last":
+        return [config]
+    ways: list[dict[str, Any]] = [{}]
+    if config.choose:
+        # Without patches that conflict with the shortcut no validation tells which head follows it: crops cannot.
+        choices = CHOICES[-1:] if lacks_group else CHOICES
+        ways = [{"mask": mask, "method": name, "choose": False} for mask, name in choices]
+    return [config.model_copy(update={**way, "weight_decay": penalty}) for way in ways for penalty in PENALTIES]
+
+
+def _extrapolations(data: PatchSet, config: TrainConfig) -> list[TrainConfig]:
+    """Return the settings of a head by GERNE at other s than its own, inside the bounds."""
+    grid = search_space(data, config.model_copy(update={"head": "linear"}), TuneConfig()).grid
+    own = config.c * (config.beta + 1)
+    return [config.model_copy(update=dict(point)) for point in grid if point["c"] * (point["beta"] + 1) != own]
+
+
+def head_choice(config: TrainConfig) -> dict[str, Any]:
+    """Return what validation may choose of a head's settings, as plain values."""
+    own = {"mask": config.mask, "method": config.method, "weight_decay": config.weight_decay}
+    return own | ({"s": config.c * (config.beta + 1)} if config.method == "gerne" else {})
+
+
+def _joined(sets: Sequence[PatchSet]) -> PatchSet:
+    """Return the patches of all sets without their pixels."""
+    names = ("label", "attribute", "tissue_fraction", "patient", "patch_id")
+    columns: dict[str, Any] = {name: np.concatenate([getattr(each, name) for each in sets]) for name in names}
+    masks = [each.tissue for each in sets if each.tissue is not None]
+    tissue = PatchMasks(np.concatenate([each.bits for each in masks]), masks[0].input_px) if masks else None
+    x = np.empty((len(columns["label"]), 0, 0, 0), np.float32)
+    return PatchSet(x=x, source=sets[0].source, tissue=tissue, **columns)
+
+
+def _inner_folds(data: PatchSet, count: int, seed: int) -> NDArray[np.int64]:
+    """Return the inner fold (N,) of each patch, from 0, by patient."""
+    table = pd.DataFrame({"patient_id": data.patient.astype(str), "label": data.label})
+    fold = assign_folds(table, folds=min(count, table["patient_id"].nunique()), seed=seed)
+    return np.asarray(fold.loc[table["patient_id"]].to_numpy() - 1, np.int64)
+
+
+def _view(
+    sets: Sequence[PatchSet], data: PatchSet, config: TrainConfig, read: FeatureReader, *, n_classes: int
+) -> _View:
+    """Return what the heads have in common that see the patches as `config` says."""
+    crops, has_answer = None, np.ones(len(data), np.bool_)
+    if config.mask == "interior":
+        crops = choose_crops(sets[0], config)
+        config = config.model_copy(update={"crop_px": crops.crop_px})
+        has_answer = patches_with_crop(data, crops.crop_px)
+    source = sets[0].source
+    channels = source.channels if source is not None and source.channels else sets[0].read(slice(0, 1)).shape[1]
+    backbone = open_backbone(config, channels, n_classes=n_classes)
+    features = np.concatenate([read(patches, backbone) for patches in sets])
+    fitted = features[: len(sets[0])][has_answer[: len(sets[0])]]
+    if not len(fitted):
+        raise InputUnsupportedError(
+            f"no training patch has a crop of {config.crop_px} px wholly in its tissue",
+            place="[train] crop_px",
+            remedy="lower it, or leave it out",
+        )
+    if not np.isfinite(features).all():
+        raise NonFiniteError(
+            "features of the backbone are NaN or infinite",
+            place="[train] pretrained",
+            remedy="give other weights, or look for damaged patches",
+        )
+    mean, std = fitted.mean(axis=0, dtype=np.float64), fitted.std(axis=0, dtype=np.float64)
+    std[std < 1e-6 * (1 + np.abs(mean))] = 1.0  # a constant feature
+    moments = second_moments_of(fitted, mean=mean, std=std)
+    return _View(backbone, features, has_answer, crops, mean, std, moments)
+
+
+def _validation_logits(
+    data: PatchSet, fold: NDArray[np.int64], view: _View, config: TrainConfig, n_classes: int
+) -> Logits:
+    """Return the logits (n, K) of the patches that validate, each by a head that was solved without its fold."""
+    logits = np.empty((len(data), n_classes))
+    for number in np.unique(fold[fold >= 0]):
+        held_out = fold == number
+        logits[held_out] = _solve(data, ~held_out, view, config, n_classes).logits(view.features[held_out])
+    return logits[fold >= 0]
+
+
+def _solve(data: PatchSet, rows: NDArray[np.bool_], view: _View, config: TrainConfig, n_classes: int) -> Head:
+    """Return the head of a method for some patches, of which those without an answer are left out."""
+    phase = _only_phase(config)
+    index = np.flatnonzero(rows & view.has_answer)
+    label, attribute = data.label[index], np.maximum(data.attribute[index], 0)
+    regression = LogisticRegression(
+        view.features[index],
+        label,
+        mean=view.mean,
+        std=view.std,
+        factor=view.factor(config.weight_decay),
+        n_classes=n_classes,
+        penalty=config.weight_decay,
+    )
+    objective = phase.objective(gerne.cell_counts(label, attribute))
+    batch = {"batch_per_class": config.batch_per_class, "seed": config.seed}
+    solution, _ = solve_method(regression, phase, objective, label, attribute, **batch)
+    weight, bias = solution.of_classes()
+    return Head(weight / view.std, bias - weight @ (view.mean / view.std))
+
+
+def _only_phase(config: TrainConfig) -> Phase:
+    """Return the phase of a method; InputUnsupportedError for one that an exact head on features cannot have."""
+    phases = phases_of(config)
+    is_plain = len(phases) == 1 and phases[0].subset is None and not intervenes(phases, config)
+    if is_plain and hasattr(phases[0].objective(np.ones((2, 2), np.int64)), "expected_weights"):
+        return phases[0]
+    raise InputUnsupportedError(
+        f"{config.method} has no exact head on the features of a frozen network",
+        place="[train] method",
+        remedy="use erm, erm-balanced, resample, groupdro or gerne, or frozen = false",
+    )

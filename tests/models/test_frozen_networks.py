@@ -1,0 +1,113 @@
+"""A frozen backbone and a linear head as one network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.frozen import FrozenNetwork
+from pathopatch.models.loading import load_model
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BackboneSpec, BundleSpec
+
+SMALL = "test_efficientnet"  # 100,000 weights, maps of strides 8, 16 and 32
+
+
+def form_of(**changes: Any) -> BackboneSpec:
+    return BackboneSpec(**{"side_px": 64, "pooling": "maps", "weights_sha256": "0" * 64, **changes})
+
+
+def network_of(channels: int = 3, *, is_masked: bool = False, architecture: str = SMALL, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    return build_network(architecture, channels, is_masked=is_masked, backbone=form_of(**changes))
+
+
+def random_patches(n: int, channels: int, side: int = 64) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(n, channels, side, side)).astype(np.float32))
+
+
+def test_masked_features_are_means_of_three_maps_over_tissue() -> None:
+    network = network_of(is_masked=True)
+    x, tissue = random_patches(2, 3), torch.zeros(2, 1, 64, 64)
+    tissue[0, 0, :32], tissue[1, 0, 5:40, 11:50] = 1, 1
+    features = network.features(torch.cat([x, tissue], 1)).detach().numpy()
+    maps = network.backbone.forward_intermediates(x, intermediates_only=True)[-3:]
+    expected = []
+    for patch in range(2):
+        row = []
+        for each in maps:
+            side = each.shape[2]
+            share = tissue[patch, 0].numpy().reshape(side, 64 // side, side, 64 // side).mean((1, 3))
+            row.append((each[patch].detach().numpy() * share).sum((1, 2)) / share.sum())
+        expected.append(np.concatenate(row))
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_patch_without_tissue_has_finite_features() -> None:
+    x = torch.cat([random_patches(1, 3), torch.zeros(1, 1, 64, 64)], 1)
+    assert network_of(is_masked=True).features(x).abs().max() == 0
+
+
+def test_grey_channels_stand_side_by_side() -> None:
+    network, x = network_of(2, by_channel=True), random_patches(3, 2)
+    colour = network_of()
+    colour.backbone.load_state_dict(network.backbone.state_dict())
+    apart = [colour.features(x[:, [c, c, c]]) for c in (0, 1)]
+    torch.testing.assert_close(network.features(x), torch.cat(apart, 1))
+
+
+def test_training_mode_leaves_the_batch_norms_of_a_backbone_alone() -> None:
+    network, x = network_of(), random_patches(4, 3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    expected = network(x)
+    torch.testing.assert_close(network.train()(x), expected)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not any(weight.requires_grad for weight in network.backbone.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "test_resnet", "test_convnext", "test_vit"])
+@pytest.mark.parametrize("pooling", ["maps", "final"])
+def test_backbones_of_several_kinds_give_the_features_they_state(architecture: str, pooling: str) -> None:
+    network = network_of(architecture=architecture, pooling=pooling, is_masked=pooling == "maps", side_px=160)
+    features = network.features(random_patches(2, 3 + (pooling == "maps"), 40))
+    assert features.shape == (2, network.classifier.in_features)
+    assert torch.isfinite(features).all()
+
+
+def test_final_pooling_is_that_of_the_backbone_itself() -> None:
+    network, x = network_of(pooling="final"), random_patches(2, 3)
+    torch.manual_seed(0)
+    own = timm.create_model(SMALL, num_classes=0).eval()
+    own.load_state_dict(network.backbone.state_dict())
+    torch.testing.assert_close(network.features(x), own(x))
+
+
+def test_networks_without_weights_from_elsewhere_cannot_be_frozen() -> None:
+    with pytest.raises(InputUnsupportedError, match="no weights to be frozen"):
+        build_network("small-groupnorm", 3, backbone=form_of())
+
+
+@pytest.mark.parametrize("mask", ["none", "normalise", "interior"])
+def test_frozen_bundles_answer_alike_by_openvino_and_torch(tmp_path: Any, mask: str) -> None:
+    network = network_of(is_masked=mask == "normalise")
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    spec = BundleSpec(
+        architecture=SMALL, backbone=form_of(), channels=("R", "G", "B"), dtype="uint8", patch_px=48, stride_px=48,
+        input_px=48, mean=(0.5,) * 3, std=(0.5,) * 3, mask=mask, crop_px=16 if mask == "interior" else None,
+        method="erm",
+    )  # fmt: skip
+    save_bundle(tmp_path / "bundle", network, spec)
+    rng = np.random.default_rng(1)
+    patches, tissue = rng.random((5, 3, 48, 48), np.float32), np.ones((5, 48, 48), np.bool_)
+    tissue[:, :, 30:] = False
+    by = {name: load_model(tmp_path / "bundle", device="cpu", runtime=name) for name in ("openvino", "torch")}
+    one, other = (model.predict_logits(patches, tissue) for model in by.values())
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    assert isinstance(network, FrozenNetwork)

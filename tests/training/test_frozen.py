@@ -1,0 +1,216 @@
+"""Heads that are solved exactly on the features of a frozen backbone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from made_patches import toy, write_work
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.files import read_json
+from pathopatch.evaluation.evaluate import evaluate_run
+from pathopatch.models.loading import load_model
+from pathopatch.training import feature_cache, frozen
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.frozen import Backbone, fit_frozen
+from pathopatch.training.run import fit
+
+SMALL = "test_efficientnet"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights for a small network of timm's."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(timm.create_model(SMALL, num_classes=2).state_dict(), path)
+    return path
+
+
+def config_of(weights: Path, **changes: Any) -> TrainConfig:
+    small = {"frozen": True, "architecture": SMALL, "pretrained": weights, "method": "erm", "threads": 1}
+    return TrainConfig(**{**small, "threshold": 0.5, **changes})
+
+
+def made_features(n: int, dim: int = 6) -> tuple[PatchSet, NDArray[np.float32]]:
+    """Patches of eight patients, and features of which the first tells the class, the second the attribute."""
+    rng = np.random.default_rng(0)
+    label, attribute = np.arange(n) % 2, np.arange(n) // 2 % 2
+    x = rng.normal(size=(n, dim)).astype(np.float32)
+    x[:, 0] += 1.5 * label
+    x[:, 1] += 2.0 * attribute
+    names = np.arange(n).astype(str)
+    patient = np.array([f"P{y}{i % 8 // 2}" for i, y in enumerate(label)])
+    pixels = np.full((n, 3, 32, 32), 0.5, np.float16)
+    fraction = np.where(attribute == 1, 0.8, 0.2)
+    return PatchSet(pixels, label, attribute, fraction, patient, names), x
+
+
+def reader(x: NDArray[np.float32]) -> Any:
+    return lambda patches, backbone: x[patches.patch_id.astype(int)]
+
+
+def as_features(backbone_dim: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features padded by constants to the number that a backbone gives."""
+    return np.concatenate([x, np.zeros((len(x), backbone_dim - x.shape[1]), np.float32)], axis=1)
+
+
+DIM = 32 + 48 + 64  # of the small network's maps of strides 8, 16 and 32
+
+
+def test_the_head_is_the_logistic_regression_of_its_penalty(weights: Path) -> None:
+    patches, x = made_features(160)
+    x = as_features(1280, x)[:, : timm.create_model(SMALL, num_classes=0).num_features]
+    config = config_of(weights, select="last", weight_decay=0.1)
+    found = fit_frozen(patches, None, config, read_features=reader(x))
+    mean, std = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1)
+    known = LogisticRegression(C=1 / (0.1 * len(x)), tol=1e-10, max_iter=1000).fit((x - mean) / std, patches.label)
+    head = found.network.classifier
+    margin = x @ (head.weight[1] - head.weight[0]).numpy() + float(head.bias[1] - head.bias[0])
+    np.testing.assert_allclose(margin, known.decision_function((x - mean) / std), atol=2e-3)
+
+
+def test_validation_chooses_the_penalty_that_it_scores_best(weights: Path) -> None:
+    patches, x = made_features(240)
+    x = as_features(timm.create_model(SMALL, num_classes=0).num_features, x)
+    train, val = patches.rows(np.arange(160)), patches.rows(np.arange(160, 240))
+    found = fit_frozen(train, val, config_of(weights), read_features=reader(x))
+    assert [row["weight_decay"] for row in found.history] == list(frozen.PENALTIES)
+    best = max(found.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["val_nll"]))
+    assert found.config.weight_decay == best["weight_decay"]
+
+
+def test_inner_folds_divide_no_patient_and_all_patches_are_learnt(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches, x = made_features(160)
+    x = as_features(timm.create_model(SMALL, num_classes=0).num_features, x)
+    solved: list[NDArray[np.bool_]] = []
+    solve = frozen._solve
+    monkeypatch.setattr(frozen, "_solve", lambda data, rows, *rest: (solved.append(rows), solve(data, rows, *rest))[1])
+    train, val = patches.rows(np.arange(120)), patches.rows(np.arange(120, 160))
+    fit_frozen(train, val, config_of(weights), read_features=reader(x), inner_folds=4)
+    *inner, final = solved
+    assert final.all()
+    for rows in inner:
+        assert not set(patches.patient[rows]) & set(patches.patient[~rows])
+    assert (np.sum([~rows for rows in inner[:4]], axis=0) == 1).all()  # each patch validates once
+
+
+def test_without_conflicting_validation_patches_the_chosen_head_is_interior(weights: Path) -> None:
+    patches = replace(toy([[12, 12], [12, 12]], seed=0, side=32))
+    patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
+    conflicting = patches.label != patches.attribute
+    val = patches.rows(~conflicting)
+    config = config_of(weights, choose=True, input_px=32, crop_px=None)
+    found = fit_frozen(patches, val, config)
+    assert {row["mask"] for row in found.history} == {"interior"}
+    assert found.config.mask == "interior"
+    assert found.crops is not None
+
+
+def test_choose_compares_masked_heads_and_interior_crops(weights: Path) -> None:
+    patches = toy([[12, 12], [12, 12]], seed=0, side=32)
+    patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
+    found = fit_frozen(patches, patches, config_of(weights, choose=True))
+    assert {(row["mask"], row["method"]) for row in found.history} == set(frozen.CHOICES)
+    best = max(found.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["val_nll"]))
+    assert (found.config.mask, found.config.method) == (best["mask"], best["method"])
+
+
+def test_gerne_tries_other_extrapolations_at_the_penalty_it_chose(weights: Path) -> None:
+    patches, x = made_features(240)
+    x = as_features(timm.create_model(SMALL, num_classes=0).num_features, x)
+    found = fit_frozen(patches, patches, config_of(weights, method="gerne"), read_features=reader(x))
+    first, further = found.history[:5], found.history[5:]
+    assert {row["s"] for row in first} == {1.0}
+    assert 1.0 not in {row["s"] for row in further}
+    assert len({row["weight_decay"] for row in further}) == 1
+
+
+@pytest.mark.parametrize(("method", "error"), [("auto", InputUnsupportedError), ("dfr", InputUnsupportedError)])
+def test_methods_without_an_exact_head_are_refused(weights: Path, method: str, error: type[Exception]) -> None:
+    patches, x = made_features(80)
+    with pytest.raises(error, match="exact head"):
+        fit_frozen(patches, patches, config_of(weights, method=method), read_features=reader(x))
+
+
+def test_a_method_that_needs_all_groups_is_refused_where_one_is_empty(weights: Path) -> None:
+    patches, _ = made_features(80)
+    part = patches.rows((patches.label == 0) | (patches.attribute == 1))
+    with pytest.raises(GroupEmptyError):
+        fit_frozen(part, part, config_of(weights, method="resample"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pretrained": "none"},
+        {"head": "linear"},
+        {"bins": (0.3,)},
+        {"frozen": False, "choose": True},
+    ],
+)
+def test_settings_that_contradict_a_frozen_network_are_refused(weights: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        config_of(weights, **wrong)
+
+
+def test_a_frozen_network_without_an_architecture_is_the_pretrained_one() -> None:
+    config = TrainConfig(frozen=True)
+    assert (config.architecture, config.pretrained, config.input_px) == (
+        "tf_efficientnet_lite0",
+        "efficientnet-lite0",
+        224,
+    )
+
+
+@pytest.mark.slow  # with weights that have learnt: features of drawn ones hardly vary, and rounding would count
+def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_work(tmp_path)
+    computed: list[int] = []
+    features = Backbone.features
+
+    def counted(self: Backbone, patches: PatchSet, **how: Any) -> NDArray[np.float32]:
+        computed.append(len(patches))
+        return features(self, patches, **how)
+
+    monkeypatch.setattr(Backbone, "features", counted)
+    for seed, method in ((0, "erm"), (1, "erm"), (0, "resample")):
+        run = fit(tmp_path, TrainConfig(frozen=True, seed=seed, method=method, mask="normalise"))
+    assert len(computed) == 2  # the slides of train and val, once each
+    evaluate_run(tmp_path, run.name)
+    assert len(computed) == 3  # and that of test
+    stored = pd.read_parquet(tmp_path / "runs" / run.name / "evaluation" / "predictions.parquet").set_index("patch_id")
+    assert read_json(run / "run.json")["chosen"]["method"] == "resample"
+    # What was read equals what the bundle answers to the pixels.
+    groups = read_table(tmp_path / "groups.parquet")
+    model = load_model(run / "model", device="cpu")
+    patches = feature_cache.load_patches(
+        tmp_path, groups, input_px=model.spec.input_px, splits=("test",), threshold=0.25, masks=("tissue",)
+    )
+    logits = model.predict_logits(patches.read(slice(0, len(patches))), patches.tissue.read(slice(0, len(patches))))
+    own = stored.loc[patches.patch_id, "logit"].to_numpy()
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], own, atol=1e-4)
+
+
+def test_fit_arrays_returns_a_frozen_network_like_any_other(weights: Path) -> None:
+    patches = toy([[12, 12], [12, 12]], seed=0, side=32)
+    result = fit_arrays(patches, patches, config_of(weights, mask="normalise"))
+    assert result.backbone is not None
+    assert result.backbone.by_channel  # two channels are no colour
+    assert result.margins(patches).shape == (48,)
