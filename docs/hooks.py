@@ -34,7 +34,7 @@ _FROM_ELSEWHERE = {
     **{
         f"results/{study}.md": f"pipelines/{study}/README.md"
         for study in (
-            "area-benchmark", "area-reliance", "idc", "features", "features-speed", "cmnist", "group-robustness",
+            "area-benchmark", "area-reliance", "idc", "features-speed", "cmnist", "group-robustness",
             "tissue-gallery",
         )
     },
@@ -82,7 +82,6 @@ def settings_page() -> str:
         _table("A study", settings.StudyConfig),
     ]
     parts += _tables("", settings.SettingsConfig)
-    parts.append(_table("Options of `pathopatch encode`", settings.EncodeConfig))
     parts.append(_table("Options of each run over many slides", settings.BatchOptions))
     return "\n".join(parts)
 

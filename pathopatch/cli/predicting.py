@@ -50,10 +50,6 @@ def predict(
     slides: Annotated[
         Path | None, typer.Option(help="With features: folder or manifest of their slides, to draw under the map.")
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="With a head on features: weights of its encoder, by which slides are encoded first."),
-    ] = None,
     slide_mpp: SlideMpp = None,
     slide_id: SlideId = None,
     config: ConfigFile = None,
@@ -67,20 +63,17 @@ def predict(
 
     sources, models, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
     is_head = takes_features(models)
-    if slides is not None and not (is_head and weights is None):
+    if slides is not None and not is_head:
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
-    if weights is not None and not is_head:
-        raise typer.BadParameter("--weights goes with a head on features, and the model takes slides")
     if is_head and batch.dry_run:
         raise typer.BadParameter("a head on features goes without --dry-run")
-    if is_head and weights is None and slide_id is not None:
+    if is_head and slide_id is not None:
         raise typer.BadParameter("features go without --slide-id: their files name the slides")
-    if is_head and weights is None and len(sources) > 1:
+    if is_head and len(sources) > 1:
         raise typer.BadParameter("name one folder or file of features")
-    encoder = None
     cohort: ToPredict
     left_out: tuple[LeftOut, ...] = ()
-    if is_head and weights is None:
+    if is_head:
         cohort = features_to_predict(Path(sources[0]), slides=slides)
     else:
         for note in check_models(models, settings):  # before every file of a large folder is opened
@@ -89,28 +82,20 @@ def predict(
             found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
         left_out, cohort = found.left_out, found.rows
         say_left_out(left_out)
-        if weights is not None:
-            from pathopatch.stages.encoder import encoder_of_head
-
-            encoder = encoder_of_head(models, weights, settings, batch, mpp=settings.encoder_mpp)
-        else:
-            if settings.deidentify:
-                pseudonyms = found.pseudonyms()
-                cohort = list(pseudonyms.values())
-                for slide_id, row in pseudonyms.items():
-                    say(f"{slide_id} is {row.slide_id}")  # on the screen alone
-            if batch.dry_run:
-                refuse_limits(context)
-                plan = predict_plan(cohort, models, out, settings, slide_mpp=slide_mpp, force=batch.force)
-                show_plan(plan, batch.workers)
-                return
+        if settings.deidentify:
+            pseudonyms = found.pseudonyms()
+            cohort = list(pseudonyms.values())
+            for slide_id, row in pseudonyms.items():
+                say(f"{slide_id} is {row.slide_id}")  # on the screen alone
+        if batch.dry_run:
+            refuse_limits(context)
+            plan = predict_plan(cohort, models, out, settings, slide_mpp=slide_mpp, force=batch.force)
+            show_plan(plan, batch.workers)
+            return
     with progress_bars(batch.quiet) as progress:
         outcomes = predict_cohort(
-            cohort, models, out, settings, batch,
-            encoder=encoder, slide_mpp=slide_mpp, left_out=left_out, progress=progress,
-        )  # fmt: skip
-    for note in encoder.notes if encoder else ():
-        say(note)
+            cohort, models, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
+        )
     overlays = [
         WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"
     ]

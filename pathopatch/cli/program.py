@@ -30,7 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # not in `pathopatch` itself: code
 _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Predict": (predicting.predict, slides.info),
     "Review and export": (predicting.review, predicting.report, upkeep.index),
-    "Data": (slides.manifest, slides.check, slides.tile, slides.tissue, slides.encode),
+    "Data": (slides.manifest, slides.check, slides.tile, slides.tissue),
     "Audit": (training.groups, training.audit, training.audit_model),
     "Train and study": (training.run, training.train, training.evaluate, training.demo),
     "Tools": (upkeep.status, upkeep.verify, upkeep.doctor, upkeep.clean),

@@ -1,4 +1,4 @@
-"""Commands on slides: manifest, check, info, tile, tissue, encode."""
+"""Commands on slides: manifest, check, info, tile, tissue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pathopatch.cli.options import (
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, show_plan
-from pathopatch.core.config import BatchOptions, EncodeConfig, ReadyConfig, SplitsConfig, TileConfig
+from pathopatch.core.config import BatchOptions, ReadyConfig, SplitsConfig, TileConfig
 from pathopatch.core.text import pluralize
 
 _MOST_SHOWN = 20  # lines of a manifest
@@ -226,55 +226,3 @@ def tissue(
         say(f"kept: {path}: it was changed since it was written; --force replaces it")
     for name in written.without_overview:
         say(f"warning: {name}: ready patches have no overview, so their tissue is not drawn")
-
-
-def _show_encoders(is_wanted: bool) -> None:
-    if not is_wanted:
-        return
-    from pathopatch.stages.encoder import known_encoders_text
-
-    print(known_encoders_text())
-    raise typer.Exit
-
-
-def encode(
-    source: Annotated[
-        str, typer.Argument(help="Tiled work folder, manifest (.csv), or slide.", metavar="WORK|MANIFEST|SLIDE")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Work folder for the features. Default: WORK.")
-    ] = None,
-    slide_mpp: SlideMpp = None,
-    slide_id: SlideId = None,
-    config: ConfigFile = None,
-    _list: Annotated[
-        bool, typer.Option("--list", callback=_show_encoders, is_eager=True, help="List the encoders known by name.")
-    ] = False,
-    *,
-    settings: Annotated[
-        EncodeConfig,
-        Fields("encoder weights pooling mpp channels min_tissue device precision batch input_px mean std"),
-    ],
-    tiling: Annotated[TileConfig, Fields()],
-    run: Annotated[BatchOptions, Fields("workers memory_gb retry_failed quiet force", timeout="timeout_s")],
-) -> None:
-    """Encode patches into features by a pathology encoder whose weights are at hand."""
-    from pathopatch.stages.encode import encode_cohort
-
-    with progress_bars(run.quiet) as progress:
-        encoded = encode_cohort(
-            source,
-            settings,
-            out,
-            run,
-            tiling=None if config is None else tiling,
-            slide_id=slide_id,
-            slide_mpp=slide_mpp,
-            progress=progress,
-        )
-    for note in encoded.notes:
-        say(note)
-    print(encoded.folder)
-    if encoded.labels is not None:
-        say(f"labels of the patches: {encoded.labels}")
-    finish(encoded.outcomes, run)

@@ -136,7 +136,6 @@ def audit_model(
     fail_on: Annotated[
         Literal["relies", "nothing"], typer.Option(help="End with exit code 1 if the model relies on area.")
     ] = "nothing",
-    weights: Annotated[Path | None, typer.Option(help="With a head on features: weights of its encoder.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the verdict into the bundle and its card.")] = False,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
@@ -159,7 +158,6 @@ def audit_model(
             settings,
             per_slide=per_slide,
             slide_mpp=slide_mpp,
-            weights=weights,
             record=record,
             force=force,
             progress=progress,

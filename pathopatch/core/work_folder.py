@@ -89,10 +89,6 @@ class WorkFolder:
         """``features.json``: the feature files behind the patches, where the patches are features."""
         return inside(self.root, "features.json")
 
-    def encoded(self, encoder_key: str, slide_id: str) -> Path:
-        """Features of a slide by an encoder (HDF5)."""
-        return inside(self.root, "features", encoder_key, f"{slide_id}.h5")
-
     def frozen_features(self, key: str, slide_id: str) -> Path:
         """Features of a slide's labelled patches by a frozen backbone, ``features/<key>/<slide>.npz``."""
         return inside(self.root, "features", key, f"{slide_id}.npz")

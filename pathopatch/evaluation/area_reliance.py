@@ -131,24 +131,17 @@ def audit_model(
     return reliance(ask(margins, patches, tissue, patients, seed=seed, ground=ground), seed=seed)
 
 
-def margins_of(
-    ensemble: Ensemble,
-    *,
-    encode: Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.floating]] | None = None,
-) -> Margins:
+def margins_of(ensemble: Ensemble) -> Margins:
     """Return a function that gives the calibrated logit less that of the decision; NaN where a member has no answer.
 
-    `encode` returns the features (n, D) of patches and masks, for heads on features. NonFiniteError for answers that
-    are NaN or infinite; ChannelMismatchError for patches of other channels.
+    NonFiniteError for answers that are NaN or infinite; ChannelMismatchError for patches of other channels.
     """
     spec = ensemble.spec
 
     def margins(x: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
         if not len(x):
             return np.empty(0)
-        if encode is not None:
-            x = encode(x, tissue).astype(np.float32)[:, :, None, None]
-        elif x.shape[1] != len(spec.channels):
+        if x.shape[1] != len(spec.channels):
             raise ChannelMismatchError(
                 f"patches of {x.shape[1]} channels, the model takes {', '.join(spec.channels) or 'features'}",
                 remedy="give the channels of the model, in its order",

@@ -32,7 +32,7 @@ from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
 from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec, check_features
 from pathopatch.patches.store import PatchStore
-from pathopatch.training.data_summary import encoded_slide_marks, slide_marks, slide_structures
+from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import Source, common_source, feature_source
 
 FOLDER = "evaluations"
@@ -174,11 +174,8 @@ def leakage_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[s
         return [f"{why}, so leakage is not checked."]
     units = "patients" if any(", patient " in name for name in here) else "slides"
     warnings = []
-    encoded, shown = encoded_slide_marks(work, here), slide_structures(WorkFolder(work).tiled.root, rows)
-    words = {
-        name: leakage([spec], [mark, encoded.get(name, "")], structure=shown.get(name, ""))
-        for name, mark in here.items()
-    }
+    shown = slide_structures(WorkFolder(work).tiled.root, rows)
+    words = {name: leakage([spec], [mark], structure=shown.get(name, "")) for name, mark in here.items()}
     for word, what in ((TRAINED_ON, "trained"), (SELECTED_ON, "selected (checkpoint, decision threshold)")):
         if leaked := sorted(name for name in words if words[name] == word):
             names = ", ".join(leaked[:5]) + (" …" if len(leaked) > 5 else "")

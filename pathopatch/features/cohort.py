@@ -7,6 +7,7 @@ patch in its slide's file.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ from pathopatch.core.errors import InputChangedError, StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.readers import open_features
-from pathopatch.features.slide_features import Encoder
 
 FEATURE_ROW = "feature_row"
 
@@ -28,14 +28,14 @@ class FeatureCohort(Config):
 
     layout: str
     folder: Path  # absolute
-    encoder: dict[str, object]  # as `Encoder.to_dict` returns it
+    encoder: dict[str, Any]  # as `Encoder.to_dict` returns it
     files: dict[str, str]  # per slide the fingerprint of the files with its features and coordinates
     notes: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
         """Values per patch."""
-        return Encoder.from_dict(self.encoder).dim
+        return int(self.encoder["dim"])
 
 
 def is_feature_cohort(work: Path) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,33 +29,11 @@ class Encoder:
 
     dim: int  # values per patch
     name: str | None = None  # as the tool calls it
-    pooling: str | None = None  # such as "cls", "cls+mean", "mean"
     input_px: int | None = None  # side that patches were resampled to
-    mean: tuple[float, ...] | None = None  # by which channels in [0, 1] were standardised
-    std: tuple[float, ...] | None = None
-    crop: str | None = None  # such as "resize 224" or "resize 256, centre 224"
-    precision: str | None = None  # of the forward pass, such as "float32"
-    weights_sha256: str | None = None
-    channels: tuple[str, ...] | None = None  # of the slide that were given as red, green and blue; None: RGB slides
-
-    @property
-    def key(self) -> str:
-        """Folder's name for features of this encoder: its name, and a hash of all that is known of it."""
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", self.name or "encoder").strip("._-")[:64] or "encoder"
-        facts = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known, as plain values."""
         return {name: value for name, value in vars(self).items() if value is not None}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Encoder:
-        """Return the encoder that `to_dict` described, also after a way through JSON."""
-        facts: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
-        }
-        return cls(**facts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,9 +52,7 @@ class SlideFeatures:
     unit: Literal["px", "um"] = "px"  # level-0 pixels, or micrometres where the file has no level-0 scale
     mpp: float | None = None  # level-0 um/px
     tissue_fraction: NDArray[np.float32] | None = None  # (N,), where the tool stored it
-    scanned_fraction: NDArray[np.float32] | None = None  # (N,), as ours does of slides not scanned everywhere
     size_px: tuple[int, int] | None = None  # level-0 width and height of the slide
-    slide_content: str = ""  # `content_fingerprint` of the slide's files; "" where it is not known
     notes: tuple[str, ...] = ()  # what a reader of results must know, such as which patches the tool had left out
 
     def __len__(self) -> int:

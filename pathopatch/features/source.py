@@ -84,7 +84,7 @@ class FromFeatures:
     def contents(self) -> list[str]:
         """Fingerprints by which a model may know the slide."""
         slides = [] if self.slide is None else content_fingerprints(self.slide.paths)
-        return [self.files, self.features.slide_content, *slides]
+        return [self.files, *slides]
 
     @cached_property
     def inside_fractions(self) -> NDArray[np.float64]:
@@ -93,19 +93,15 @@ class FromFeatures:
 
     @cached_property
     def fractions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Tissue and scanned fraction of each patch, (N,) each, stored or measured.
+        """Tissue and scanned fraction of each patch, (N,) each, measured unless the tissue is stored.
 
-        Where neither is possible, the tissue is NaN and all that lies on the slide counts as scanned.
+        Where neither is possible, the tissue is NaN. Without a measurement all that lies on the slide is scanned.
         """
         features = self.features
-        inside = self.inside_fractions
-        scanned = inside if features.scanned_fraction is None else features.scanned_fraction
-        # Stored shares may be counted on another grid, whose last pixels differ by rounding.
-        scanned = np.where(np.isclose(scanned, inside, rtol=0.02), inside, scanned)
         if features.tissue_fraction is not None:
-            return features.tissue_fraction.astype(np.float64), scanned.astype(np.float64)
+            return features.tissue_fraction.astype(np.float64), self.inside_fractions
         if self.slide is None or len(features) == 0:
-            return np.full(len(features), np.nan), scanned.astype(np.float64)
+            return np.full(len(features), np.nan), self.inside_fractions
         x, y = self.origins.T
         return measure_tissue(self.slide, x, y, self.grid.extent, analysis=self._analysis)
 
@@ -123,13 +119,11 @@ class FromFeatures:
         min_scanned: float = 0.0,
         fractions_out: NDArray[np.float64] | None = None,
         scanned_out: NDArray[np.float64] | None = None,
-        with_masks: bool = True,
     ) -> Iterator[PatchBatch]:
         """Yield features as patches of one pixel, (n, D, 1, 1); see `PatchSource.batches`.
 
         They have no masks. Patches of unknown tissue are among them.
         """
-        del with_masks
         tissue, scanned = self.fractions
         for out, values in ((fractions_out, tissue), (scanned_out, scanned)):
             if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -386,12 +385,10 @@ def check_features(spec: BundleSpec, encoder: Mapping[str, Any] | None, *, place
             remedy="use a model that was trained on the same kind of data",
         )
     trained = spec.encoder
-    # The precision of a forward pass changes features by its rounding alone.
-    known = (trained.keys() & encoder.keys()) - {"precision"}
-    # As text: a file stores tuples as lists. Without channels the slides were RGB: that too is known.
-    compared = sorted(known | ({"channels"} & (trained.keys() | encoder.keys())))
-    own, other = ({name: json.dumps(side.get(name, "RGB")) for name in compared} for side in (encoder, trained))
-    differing = [f"{key} is {own[key]}, the model's {other[key]}" for key in compared if own[key] != other[key]]
+    known = sorted(trained.keys() & encoder.keys())
+    differing = [
+        f"{key} is {encoder[key]!r}, the model's {trained[key]!r}" for key in known if encoder[key] != trained[key]
+    ]
     if differing:
         raise CheckpointIncompatibleError(
             "the features are not those that the model was trained on: " + "; ".join(differing),
@@ -399,7 +396,7 @@ def check_features(spec: BundleSpec, encoder: Mapping[str, Any] | None, *, place
             remedy="make the features with the encoder that the model's README.md names",
         )
     not_compared = [name for name in ("name", "pooling") if name not in known]
-    if "weights_sha256" in known or not not_compared:
+    if not not_compared:
         return []
     return [
         f"The encoder's {' and '.join(not_compared)} could not be compared: the model or the feature files "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, content_fingerprints, fingerprint, fingerprint_file, read_table
+from pathopatch.core.artefacts import Stamp, content_fingerprints, fingerprint_file, read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.mask_bits import pack_masks, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
@@ -41,7 +41,6 @@ _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
 _GROUNDS = 32  # patches that are looked at for one with ground
-_STORED_AT_ONCE = 256  # patches, about one shard
 
 
 class PatchSource(Protocol):
@@ -64,12 +63,8 @@ class PatchSource(Protocol):
         min_scanned: float = 0.0,
         fractions_out: NDArray[np.float64] | None = None,
         scanned_out: NDArray[np.float64] | None = None,
-        with_masks: bool = True,
     ) -> Iterator[PatchBatch]:
-        """Yield the patches with so much tissue and scanned area, in the order of `origins`; as `iterate_patches`.
-
-        Without `with_masks` a source may leave the tissue masks empty.
-        """
+        """Yield the patches with so much tissue and scanned area, in the order of `origins`; as `iterate_patches`."""
         ...
 
     def require_unchanged(self) -> None:
@@ -183,11 +178,9 @@ class FromSlide:
         min_scanned: float = 0.0,
         fractions_out: NDArray[np.float64] | None = None,
         scanned_out: NDArray[np.float64] | None = None,
-        with_masks: bool = True,
         rows: NDArray[np.int64] | None = None,
     ) -> Iterator[PatchBatch]:
         """Yield patches, see `PatchSource.batches`; with `rows`, (n,), those of `origins` alone, numbered from 0."""
-        del with_masks  # each patch's fraction is the mean of its mask
         return iterate_patches(
             self.slide,
             self.analysis,
@@ -258,16 +251,11 @@ class FromStore:
     """The patches of a tiled slide, from its store; errors as of `PatchStore`."""
 
     def __init__(self, work: Path, slide_id: str) -> None:
-        self.slide_id, self.warnings = slide_id, list[str]()
         from pathopatch.patches.store import PatchStore  # here: Zarr loads slowly, and slides need none
 
-        self.store = PatchStore(WorkFolder(work).store(slide_id))
+        self.slide_id, self.store = slide_id, PatchStore(WorkFolder(work).store(slide_id))
         self._table_path = WorkFolder(work).patches(slide_id)
-        stored, self.grid = self.store.attributes, self.store.grid
-        # Ready patches have no slide.
-        self.size_px = None if stored.get("is_ready_set") else (self.grid.width, self.grid.height)
-        self.mpp: float | None = stored["mpp"]
-        self.channels, self.is_rgb = tuple(stored["channels"]), bool(stored["is_rgb"])
+        self.mpp: float | None = self.store.attributes["mpp"]
 
     @property
     def origins(self) -> NDArray[np.int64]:
@@ -281,51 +269,14 @@ class FromStore:
         return Stamp(stage=STAGE, inputs=inputs)
 
     @property
-    def contents(self) -> list[str]:
-        """The `content_fingerprint` of the files that were tiled; none of ready patches."""
-        inputs = self.store.attributes["stamp"]["inputs"]
-        files = [inputs[f"slide {index}"] for index in range(sum(name.startswith("slide ") for name in inputs))]
-        return [fingerprint(files)] if files else []
-
-    @property
     def windows(self) -> NDArray[np.float64]:
         """Intensities that become 0 and 1, shape (C, 2), source units."""
         return self.store.windows
 
-    def table(self, *, min_tissue: float = 0.0, min_scanned: float = 0.0) -> pd.DataFrame:
-        """Return the rows of the patch table that have so much tissue and scanned area."""
+    def table(self, *, min_scanned: float) -> pd.DataFrame:
+        """Return the rows of the patch table that have so much scanned area."""
         table = read_table(self._table_path)
-        return table[(table["tissue_fraction"] >= min_tissue) & ~(table["scanned_fraction"] < min_scanned)]
-
-    def batches(
-        self,
-        batch_size: int | None = None,
-        *,
-        min_tissue: float = 0.0,
-        min_scanned: float = 0.0,
-        fractions_out: NDArray[np.float64] | None = None,
-        scanned_out: NDArray[np.float64] | None = None,
-        with_masks: bool = True,
-    ) -> Iterator[PatchBatch]:
-        """Yield stored patches, see `PatchSource.batches`; the fractions are those that tiling measured."""
-        if fractions_out is not None or scanned_out is not None:
-            table = self.table()
-            every = self.store.rows(table["patch_id"].tolist())
-            for out, name in ((fractions_out, "tissue_fraction"), (scanned_out, "scanned_fraction")):
-                if out is not None:
-                    out[every] = table[name]
-        table = self.table(min_tissue=min_tissue, min_scanned=min_scanned)
-        rows = self.store.rows(table["patch_id"].tolist())
-        tissue, scanned = (table[name].to_numpy(np.float64) for name in ("tissue_fraction", "scanned_fraction"))
-        step = batch_size or _STORED_AT_ONCE
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            patches, none = self.store.read(rows[part]), np.empty((len(rows[part]), 0, 0), np.uint8)
-            masks = pack_masks(self.store.masks(rows[part], "tissue")) if with_masks else none
-            yield PatchBatch(rows[part], patches, tissue[part], scanned[part], masks)
-
-    def require_unchanged(self) -> None:
-        """Do nothing: a store is written once, and each of its chunks is checked as it is read."""
+        return table[~(table["scanned_fraction"] < min_scanned)]
 
 
 def tile_stamp(

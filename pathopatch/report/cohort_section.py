@@ -24,10 +24,7 @@ STATES = {"failed": "FAILED", "done_empty": "EMPTY: no tissue", "running": "NOT 
 _ENCODER_FACTS = {
     "name": "Encoder",
     "dim": "Values per patch",
-    "pooling": "Pooling",
     "input_px": "Input side, px",
-    "crop": "Crop",
-    "precision": "Precision",
 }
 
 

@@ -250,9 +250,7 @@ def provenance(study: Study) -> dict[str, Any]:
     # Slides of one cohort may come from several calls of tile or predict.
     configs_of = frame.groupby("stage")["config"].nunique()
     keys = ["stage", "config", "package", "schema"]
-    encoder = {} if study.features is None else study.features["encoder"]
     return {
-        "encoder_sha256": encoder.get("weights_sha256"),
         "mixed_stages": [stage for stage in ("tile", "predict") if configs_of.get(stage, 0) > 1],
         "rows": [
             {

@@ -15,7 +15,7 @@ from datetime import date
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,6 @@ from pathopatch.core.artefacts import (
     artefact,
     content_fingerprint,
     fingerprint,
-    fingerprint_file,
     read_table,
 )
 from pathopatch.core.config import PredictConfig
@@ -65,10 +64,6 @@ from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import find_cohort
 from pathopatch.training.dataset import common_source
-
-if TYPE_CHECKING:  # torch is loaded for heads on features alone
-    from pathopatch.features.patch_encoder import PatchEncoder
-    from pathopatch.stages.encoder import PreparedEncoder
 
 STAGE = "audit-model"
 RESULT, TABLE, PAGE = "area-reliance.json", "area-reliance.csv", "area-reliance.html"
@@ -112,7 +107,6 @@ def audit_model(
     per_slide: int = PER_SLIDE,
     seed: int = 0,
     slide_mpp: float | None = None,
-    weights: Path | None = None,
     record: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -137,8 +131,6 @@ def audit_model(
         others.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
-    weights : Path, optional
-        Those of the encoder, for heads on features: patches are encoded again after each edit.
     record : bool
         Write the result into the bundle and its card.
 
@@ -147,7 +139,7 @@ def audit_model(
     PathopatchError
         The bundles or the device are refused, or no slide could be read.
     InputUnsupportedError
-        Several models to record a result in, or a head on features without the weights of its encoder.
+        Several models to record a result in, or a head on features.
     StaleArtefactError
         There is the result of another model or of other slides, and `force` is off.
     """
@@ -160,7 +152,6 @@ def audit_model(
             "per_slide": per_slide,
             "seed": seed,
             "slide_mpp": slide_mpp,
-            **({} if weights is None else {"weights": fingerprint_file(weights), "mpp": config.encoder_mpp}),
             "predict": config.model_dump(
                 mode="json", include={"precision", "stride_px", "max_bad_tiles", "all_patches"}
             ),
@@ -173,7 +164,7 @@ def audit_model(
         )
     with artefact(out / RESULT, stamp=stamp, force=force) as output:
         if not output.is_current:
-            asked = _open_model(models, weights, config)
+            asked = _open_model(models, config)
             if isinstance(sources, Path):
                 opened = _stored(sources, asked)
             else:
@@ -181,7 +172,7 @@ def audit_model(
                 opened = list(zip(_with_units(_listed(sources)), openers, strict=True))
             result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, progress=progress)
             write_csv(out / TABLE, table)
-            is_rgb = asked.encoder is not None or asked.spec.channels == ("R", "G", "B")
+            is_rgb = asked.spec.channels == ("R", "G", "B")
             page = reliance_page(result, examples, is_rgb=is_rgb, model=bundle_name(models[0]))
             write_bytes(out / PAGE, page.encode())
             write_json(out / RESULT, {"stamp": stamp.to_dict(), "date": date.today().isoformat(), **result})
@@ -232,58 +223,22 @@ class Asked:
 
     ensemble: Ensemble
     config: PredictConfig
-    encoder: PreparedEncoder | None = None  # of a head on features
 
     @property
     def spec(self) -> BundleSpec:
         """What the members share."""
         return self.ensemble.spec
 
-    def margins(self) -> Margins:
-        """Return a function from patches to margins."""
-        if self.encoder is None:
-            return margins_of(self.ensemble)
-        encoder = self._opened(self.encoder)
-        return margins_of(self.ensemble, encode=lambda x, tissue: encoder.encode(encoder.prepare(x, tissue)))
 
-    def side(self, patch_px: int) -> int:
-        """Return the side at which patches are edited."""
-        if self.encoder is None:
-            return edit_side(self.ensemble, patch_px)
-        return min(patch_px, self._opened(self.encoder).resize_px)
-
-    def channels(self, source: FromSlide | FromStore) -> list[int]:
-        """Return the indices of the channels that the model takes."""
-        if self.encoder is None:
-            return list(range(len(self.spec.channels)))
-        from pathopatch.features.encode import source_channels
-
-        return source_channels(source, self.encoder.config)
-
-    @staticmethod
-    def _opened(encoder: PreparedEncoder) -> PatchEncoder:
-        from pathopatch.stages.encoder import open_encoder
-
-        return open_encoder(encoder.config)
-
-
-def _open_model(models: Sequence[Path], weights: Path | None, config: PredictConfig) -> Asked:
-    encoder = None
+def _open_model(models: Sequence[Path], config: PredictConfig) -> Asked:
     if any(read_spec(path).encoder is not None for path in models):
-        if weights is None:
-            raise InputUnsupportedError(
-                "a head on features is asked by encoding edited patches again, and its encoder is not at hand",
-                place=str(models[0]),
-                remedy="give the weights of its encoder: --weights",
-            )
-        from pathopatch.stages.encoder import encoder_of_head
-
-        encoder = encoder_of_head(models, weights, config, mpp=config.encoder_mpp)
-    elif weights is not None:
-        raise InputUnsupportedError("the model takes patches", place="--weights", remedy="leave it out")
+        raise InputUnsupportedError(
+            "a head on features cannot be asked about patches: the encoder of its features is not part of it",
+            place=str(models[0]),
+            remedy="train with [train] frozen = true, and ask that model",
+        )
     options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}
-    ensemble = load_ensemble(models, **options)
-    return Asked(ensemble, config, encoder)
+    return Asked(load_ensemble(models, **options), config)
 
 
 def _ask(
@@ -295,7 +250,7 @@ def _ask(
     progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
-    margins, parts, tables, failed, known = asked.margins(), [], [], {}, set[bytes]()
+    margins, parts, tables, failed, known = margins_of(asked.ensemble), [], [], {}, set[bytes]()
     given, others, is_blank, left_out = list[pd.DataFrame](), [], [], Counter[str]()
     examples: list[Example] = []
     n_slides = Counter(about["unit"] for about, _ in opened)
@@ -423,8 +378,8 @@ def draw(source: FromSlide | FromStore, asked: Asked, about: Mapping[str, str], 
             place=source.slide_id,
             remedy="leave the slide out",
         )
-    side, index = asked.side(pixels.shape[-1]), asked.channels(source)
-    scaled = np.stack([scale(patch, source.windows)[index] for patch in pixels])
+    side = edit_side(asked.ensemble, pixels.shape[-1])
+    scaled = np.stack([scale(patch, source.windows) for patch in pixels])
     masks, area = masks_and_area(tissue, side)
     holds, given = fractions >= LEAST_AREA, listed[fractions >= _BLANK]
     is_asked = holds[rows] & (area >= LEAST_AREA)
@@ -502,12 +457,8 @@ def _stored(work: Path, asked: Asked) -> list[_Opened]:
     """Return the tiled slides of a work folder; refuse patches of another kind."""
     slides = read_table(WorkFolder(work).slides)
     source = common_source([PatchStore(WorkFolder(work).store(str(name))) for name in slides["slide_id"]])
-    if source is not None and asked.encoder is None:
+    if source is not None:
         check_patches(asked.spec, source, place=str(work))
-    elif asked.encoder is not None:
-        from pathopatch.stages.encode import require_tiled
-
-        require_tiled(work, asked.encoder.mpp, asked.encoder.patch_px)
     return [(about, partial(_open_store, work, about["slide_id"])) for about in _with_units(slides)]
 
 
@@ -530,9 +481,5 @@ def _open_store(work: Path, slide_id: str) -> Iterator[FromStore]:
 
 @contextmanager
 def _open_slide(row: SlideRow, asked: Asked, slide_mpp: float | None) -> Iterator[FromSlide]:
-    if asked.encoder is not None:
-        with open_row(row, fallback_mpp=slide_mpp) as slide:
-            yield FromSlide(slide, row.slide_id, asked.encoder.tiling(), tissue_mask=row.tissue_mask)
-        return
     with open_row(replace(row, channel_order=asked.spec.channels), fallback_mpp=slide_mpp) as slide:
         yield slide_source(slide, asked.spec, row.slide_id, asked.config, tissue_mask=row.tissue_mask)

@@ -71,8 +71,7 @@ def tissue_fractions(
     stored = {slide.slide_id: slide.tissue_fraction for slide in described}
     if all(fractions is not None for fractions in stored.values()):
         note = "tissue fractions are taken from the feature files"
-        shares = {slide.slide_id: slide.scanned_fraction for slide in described if slide.scanned_fraction is not None}
-        return PatchTissue(fraction=_by_row(joined, stored), scanned=_by_row(joined, shares), notes=(note,))
+        return PatchTissue(fraction=_by_row(joined, stored), scanned=unknown, notes=(note,))
     if joined["tissue_fraction"].notna().any():
         given = joined["tissue_fraction"].to_numpy(np.float64)
         return PatchTissue(fraction=given, scanned=unknown, notes=("tissue fractions are given in the labels",))

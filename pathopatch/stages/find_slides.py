@@ -166,7 +166,7 @@ def features_to_predict(source: Path, *, slides: Path | None = None) -> list[Sli
         raise InputMissingError(
             "the model takes features, and this file has none",
             place=str(source),
-            remedy="give --weights of the encoder; or encode the slides first, and name the folder of their features",
+            remedy="make features by the encoder that the model's README.md names, and give their folder",
         ) from error
     rows = _rows(slides, folder.slide_ids)
     return [SlideFeaturesRow(slide_id=name, features=folder, slide=rows.get(name)) for name in folder.slide_ids]

@@ -124,9 +124,7 @@ def _refuse_parted_slides(
     source: SlideFolder, described: Sequence[SlideFeatures], labels: pd.DataFrame, *, place: str
 ) -> None:
     """Refuse slides that the labels put into several splits by the names of their patients."""
-    # A set of ready patches is no slide: `encode` wrote its labels, and knows no size of it.
-    sets = {slide.slide_id for slide in described if slide.size_px is None} if source.layout == "pathopatch" else set()
-    parted = {slide: words for slide, words in slides_in_several_splits(labels).items() if slide not in sets}
+    parted = slides_in_several_splits(labels)
     if parted:
         slide, words = next(iter(parted.items()))
         more = f"; and {len(parted) - 1} more" if len(parted) > 1 else ""
@@ -289,7 +287,6 @@ def _slides_row(slide: SlideFeatures, part: pd.DataFrame, mark: str) -> dict[str
         SLIDE_LABEL: -1 if first is None else int(first["slide_label"]),
         "source": str(slide.path),
         "fingerprint": mark,
-        "slide_content": slide.slide_content,
         "side_px": slide.side,
         "patches": len(part),
         "labelled": labelled,

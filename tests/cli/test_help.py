@@ -80,8 +80,8 @@ def test_each_parameter_of_a_command_acts() -> None:
             read = {node.id for part in function.body for node in ast.walk(part) if isinstance(node, ast.Name)}
             for parameter in (*function.args.args, *function.args.kwonlyargs):
                 unread += [] if parameter.arg in read else [(function.name, parameter.arg)]
-    # One is read by `with_settings`, two act before the command runs.
-    acted_on = [("encode", "_list"), ("_program", "version")]
+    # One is read by `with_settings`, one acts before the command runs.
+    acted_on = [("_program", "version")]
     assert [item for item in unread if item[1] != "config" and item not in acted_on] == []
 
 
@@ -95,7 +95,6 @@ def test_an_option_that_would_do_nothing_is_unknown(words: str) -> None:
 PROGRAMS = [" ".join(names) for names, command in COMMANDS.items() if not hasattr(command, "commands")]
 RAISED_BY = {
     "evaluation/external_validation.py": ["evaluate"],
-    "features/encoder": ["encode", "predict"],
     "groups/attribute.py": ["train", "audit"],
     "features/source.py": ["predict"],
     "heatmaps/predict.py": ["predict"],
@@ -109,9 +108,7 @@ RAISED_BY = {
     "patches/patch_import.py": ["tile"],
     "review/": ["review"],
     "stages/audit_model.py": ["audit-model"],
-    "stages/batch/slide_table.py": ["check", "encode", "info", "predict", "tile"],
-    "stages/encode.py": ["encode"],
-    "stages/encoder.py": ["encode", "predict"],
+    "stages/batch/slide_table.py": ["check", "info", "predict", "tile"],
     "stages/feature_audit.py": ["audit"],
     "stages/feature_tissue.py": ["audit"],
     "stages/find_slides.py": ["predict"],

@@ -169,7 +169,6 @@ def test_a_refused_configuration_says_what_to_do_about_each_mistake(
 def test_how_the_work_is_shared_is_not_stored_with_a_study() -> None:
     stored = StudyConfig(manifest=Path("m.csv"), work=Path("w")).model_dump(mode="json")
     assert "batch" not in stored
-    assert "encoder_mpp" not in stored["predict"]
 
 
 @pytest.mark.parametrize(

@@ -26,17 +26,11 @@ MODULES = sorted(
 )
 TRAINING = {
     "pathopatch.debias.objectives",
-    "pathopatch.features.encode",
-    "pathopatch.features.encoder_files",
-    "pathopatch.features.encoder_network",
-    "pathopatch.features.patch_encoder",
     "pathopatch.models.export",
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
     "pathopatch.models.torchscript_archive",
-    "pathopatch.stages.encode",
-    "pathopatch.stages.encoder",
     "pathopatch.training.array_heads",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",

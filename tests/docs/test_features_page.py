@@ -11,36 +11,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from array_slides import h_and_e, write_mask
+from array_slides import h_and_e
 from feature_work import planted
 from made_feature_cohort import write_trident
 from made_slides import write_rgb_pyramid
 
-from pathopatch.features.encoders import ENCODERS
 from pathopatch.features.readers import LAYOUTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "features.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|text|python)\n(.*?)```", PAGE, flags=re.DOTALL)
-FILES = re.findall(r"`((?:work|tiled|out)/[^`]*)`", PAGE)
+FILES = re.findall(r"`((?:work|out)/[^`]*)`", PAGE)
 SIDE_PX, WIDTH, HEIGHT, SLIDES = 64, 8, 5, 12  # px of a patch, patches of a slide
-ENCODER, ENCODED = "lunit-s16", 6  # slides: an encoder takes long on a processor
 
 
 def draw_slide(folder: Path, slide_id: str, tissue: np.ndarray) -> None:
-    """Write a slide whose patches are tissue from their top down to a fraction; its first three columns are tumour."""
+    """Write a slide whose patches are tissue from their top down to a fraction."""
     rows = np.arange(SIDE_PX)[None, :] < (tissue * SIDE_PX).round()[:, None]
     bars = rows.reshape(HEIGHT, WIDTH, SIDE_PX).transpose(0, 2, 1).reshape(HEIGHT * SIDE_PX, WIDTH)
     is_tissue = np.repeat(bars, SIDE_PX, axis=1)
     write_rgb_pyramid(folder / "slides" / f"{slide_id}.tif", h_and_e(is_tissue), mpp=0.5, levels=1)
-    is_tumour = np.arange(is_tissue.shape[1]) < 3 * SIDE_PX
-    write_mask(folder / "masks" / f"{slide_id}.png", np.broadcast_to(is_tumour, is_tissue.shape))
 
 
 @pytest.fixture
 def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Go to a folder with everything that a reader of the page is told to have."""
-    for name in ("trident/20x_256px_0px_overlap/features_uni_v2", "slides", "masks", "lunit"):
+    for name in ("trident/20x_256px_0px_overlap/features_uni_v2", "slides"):
         (tmp_path / name).mkdir(parents=True)
     column, row = np.tile(np.arange(WIDTH), HEIGHT), np.repeat(np.arange(HEIGHT), WIDTH)
     xy = SIDE_PX * np.stack([column, row], axis=1)
@@ -52,22 +48,11 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         draw_slide(tmp_path, slide_id, tissue)
         about = {"slide_id": slide_id, "patient_id": patient_id}
         patches.append(pd.DataFrame(about | {"x": xy[:, 0], "y": xy[:, 1], "label": label}))
-        files = {"path": f"slides/{slide_id}.tif", "tumor_mask": f"masks/{slide_id}.png"}
-        slides.append(about | files | {"slide_label": number % 2, "split": ""})
+        slides.append(about | {"slide_label": number % 2})
     pd.concat(patches).to_csv(tmp_path / "labels.csv", index=False)
-    pd.DataFrame(slides[:ENCODED]).to_csv(tmp_path / "cohort.csv", index=False)
-    pd.DataFrame(slides)[["slide_id", "patient_id", "slide_label"]].to_csv(tmp_path / "slide_labels.csv", index=False)
-    write_weights(tmp_path / "lunit" / "model.safetensors")
+    pd.DataFrame(slides).to_csv(tmp_path / "slide_labels.csv", index=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write_weights(path: Path) -> None:
-    import timm
-    from safetensors.torch import save_file
-
-    entry = ENCODERS[ENCODER]
-    save_file(timm.create_model(entry.architecture, num_classes=0, **entry.arguments).state_dict(), path)
 
 
 def commands(block: str) -> list[list[str]]:

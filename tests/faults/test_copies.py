@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -21,8 +20,7 @@ from pathopatch.core.errors import LabelConflictError, PathopatchError, SplitLea
 from pathopatch.evaluation.external_validation import leakage_warnings
 from pathopatch.evaluation.predicting import require_unseen
 from pathopatch.features.labels import read_slide_labels
-from pathopatch.features.readers.pathopatch_h5 import write_slide_features
-from pathopatch.features.slide_features import Encoder, SlideFeatures, row_sketch, same_rows
+from pathopatch.features.slide_features import row_sketch, same_rows
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.import_list import read_list
 from pathopatch.patches.patch_import import tile_patches
@@ -177,24 +175,6 @@ def test_labels_that_part_one_slide_name_its_patients(tmp_path: Path) -> None:
         import_features(tmp_path / "work", features, path)
     table.drop(columns="split").to_csv(path, index=False)  # patients of one slide may be divided by drawing
     assert len(import_features(tmp_path / "work", features, path).files) == 4
-
-
-def test_a_set_of_ready_patches_is_no_slide_and_may_be_in_every_split(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    x = np.arange(6) * 8.0
-    values = {"x": x, "y": 0 * x, "side": 8.0, "tissue_fraction": np.full(6, 0.5, np.float32)}
-    encoder = Encoder(dim=4, name="a")
-    for size, is_slide in (((64, 8), True), (None, False)):
-        folder = tmp_path / str(size)
-        (folder / "features").mkdir(parents=True)
-        features = rng.normal(size=(6, 4)).astype(np.float32)
-        path = folder / "features" / "set.h5"
-        slide = SlideFeatures(slide_id="set", features=features, encoder=encoder, path=path, size_px=size, **values)
-        write_slide_features(path, slide, {"stage": "encode"})
-        lines = [f"set,{8 * n},0,{n % 2},P{n // 2},{('train', 'val', 'test')[n // 2]}" for n in range(6)]
-        (folder / "labels.csv").write_text("\n".join(["slide_id,x,y,label,patient_id,split", *lines]) + "\n")
-        with pytest.raises(SplitLeakageError) if is_slide else nullcontext():
-            import_features(folder / "work", folder / "features", folder / "labels.csv")
 
 
 @pytest.mark.parametrize(("label", "error"), [(0, SplitLeakageError), (1, LabelConflictError)])

@@ -15,12 +15,11 @@ import pytest
 import torch
 from made_model import made_spec
 
-from pathopatch.core.config import EncodeConfig, IntensityConfig, StudyConfig, TrainConfig, parse
+from pathopatch.core.config import IntensityConfig, StudyConfig, TrainConfig, parse
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError
 from pathopatch.debias import pseudo
 from pathopatch.debias.methods import method
 from pathopatch.debias.objectives import GroupWeighted
-from pathopatch.features.encoder_files import load_file
 from pathopatch.features.readers.vectors import read_vectors
 from pathopatch.groups.assign import assign_splits
 from pathopatch.groups.attribute import patch_attribute_names
@@ -50,17 +49,6 @@ def _geojson(feature: dict[str, Any]) -> Call:
 def _feature(coordinates: Any, **changed: Any) -> dict[str, Any]:
     geometry = {"type": "Polygon", "coordinates": coordinates}
     return {"type": "Feature", "properties": {"classification": {"name": "Tumor"}}, "geometry": geometry} | changed
-
-
-def _encoder(name: str, content: dict[str, bytes], **settings: Any) -> Call:
-    def call(folder: Path) -> Any:
-        place = folder / name
-        for file, data in content.items():
-            (place if file == "" else place / file).parent.mkdir(parents=True, exist_ok=True)
-            (place if file == "" else place / file).write_bytes(data)
-        return load_file(EncodeConfig(encoder=str(place), **settings))
-
-    return call
 
 
 def _omezarr(change: Callable[[dict[str, Any]], None], file: str = ".zattrs") -> Call:
@@ -128,8 +116,6 @@ REFUSED: dict[str, tuple[Call, str]] = {
     "all classes chosen": (
         lambda _: _validated(TorchScriptSpec, sha256="", class_names=("a", "b"), chosen=(0, 1)), "INPUT_UNSUPPORTED"),
     "a head of another name": (lambda _: _validated(head_shapes, "resnet18", 3, 2), "INPUT_UNSUPPORTED"),
-    "no encoder's file": (_encoder("e.pt", {}), "INPUT_MISSING"),
-    "an encoder of another kind": (_encoder("e.h5", {"": b"x"}), "INPUT_UNSUPPORTED"),
     "weights that are no tensors": (_weights, "CHECKPOINT_INCOMPATIBLE"),
     "an archive that inflates": (_bomb, "INPUT_UNSUPPORTED"),
     "features that are a list": (_tensor([torch.zeros(2)]), "INPUT_UNSUPPORTED"),

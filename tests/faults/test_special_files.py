@@ -20,12 +20,10 @@ from made_omezarr import chunk_files, write_omezarr
 from malformed_slides import bounded
 
 from pathopatch.core.artefacts import fingerprint_file
-from pathopatch.core.config import EncodeConfig
 from pathopatch.core.config.study import load_settings
 from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, TableError
 from pathopatch.core.input_files import LeftOut, walk_files
-from pathopatch.features.encoder_files import load_file
 from pathopatch.features.readers import open_features
 from pathopatch.features.tissue import find_slides
 from pathopatch.groups.decisions.table import read_decisions
@@ -138,16 +136,11 @@ def read_program(path: Path) -> None:
     load_program(path, torch.device("cpu"))
 
 
-def read_encoder(path: Path) -> None:
-    load_file(EncodeConfig(encoder=str(path), input_px=32, mean=(0.5,) * 3, std=(0.5,) * 3))
-
-
 READERS = [
     (".csv", read_table), (".csv", read_list), (".json", read_decisions), (".toml", read_settings),
     (".geojson", read_annotations), (".geojson.gz", read_annotations), (".xml", read_annotations),
     (".png", read_mask), (".tif", open_slide), (".svs", open_slide), (".png", open_slide), (".h5", open_features),
     (".npz", open_features), (".pt", read_weights), (".safetensors", read_weights), (".pt", read_program),
-    (".pt", read_encoder),
 ]  # fmt: skip
 
 

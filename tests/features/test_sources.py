@@ -1,4 +1,4 @@
-"""The contract of every patch source: a slide, a tiled slide's store, and a feature file give the same patches.
+"""The contract of every patch source: a slide and a feature file give the same patches.
 
 Stages that read them leave nothing behind that a kill at any batch could spoil.
 """
@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 import torch
 from fresh_process import FRESH
-from made_encoders import write_torchscript
+from made_features import with_tissue
 from made_model import write_model
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig
+from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.readers import open_features
+from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.features.source import FromFeatures
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
@@ -32,27 +34,32 @@ from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.source import FromSlide, FromStore, PatchSource
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.encode import encode_cohort
 from pathopatch.stages.find_slides import features_to_predict
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
 PX = 16
-KINDS = ("slide", "store", "features")
+KINDS = ("slide", "features")
 TILING = TileConfig(patch_px=PX, mpp=0.5)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slide of 30 patches, tiled in ``tiled``, all of them encoded by their mean colours in ``encoded``."""
+    """A slide of 30 patches, tiled in ``tiled``; their mean colours are the features in ``features``."""
     folder = tmp_path_factory.mktemp("sources")
     image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
     image[:, :, ::7] -= 5
     made.write_rgb_pyramid(folder / "slide.tif", image, levels=1)
     (folder / "cohort.csv").write_text("slide_id,patient_id,path\nslide,p,slide.tif\n")
     tile_cohort(folder / "cohort.csv", folder / "tiled", TILING)
-    write_torchscript(folder / "mean.pt")
-    encode_cohort(str(folder / "slide.tif"), encoding(folder), folder / "encoded")
+    table, store = read_table(WorkFolder(folder / "tiled").patches("slide")), FromStore(folder / "tiled", "slide").store
+    features = store.read(store.rows(table["patch_id"].tolist())).mean(axis=(2, 3)) / 255
+    x, y = (table[name].to_numpy(np.float64) for name in ("x", "y"))
+    slide = SlideFeatures(
+        slide_id="slide", features=features.astype(np.float32), encoder=Encoder(dim=3), path=folder, x=x, y=y, side=PX,
+        mpp=0.5, tissue_fraction=table["tissue_fraction"].to_numpy(np.float32),
+    )  # fmt: skip
+    with_tissue(folder / "features" / "slide.npz", slide)
     write_model(folder / "model")
     spec = BundleSpec(
         architecture="linear", channels=(), encoder={"dim": 3}, dtype="float32", patch_px=1, stride_px=1, input_px=1,
@@ -63,22 +70,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def encoding(folder: Path) -> EncodeConfig:
-    return EncodeConfig(
-        encoder=str(folder / "mean.pt"), input_px=PX, mean=(0.0,) * 3, std=(1.0,) * 3, mpp=0.5, device="cpu",
-        threads=1, min_tissue=0.0, batch=4,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def opened(folder: Path) -> Iterator[Callable[[str], PatchSource]]:
     """Open a source of a kind."""
-    (encoded,) = (folder / "encoded" / "features").iterdir()
     with open_slide(folder / "slide.tif") as slide:
         sources: dict[str, Callable[[], PatchSource]] = {
             "slide": lambda: FromSlide(slide, "slide", TILING),
-            "store": lambda: FromStore(folder / "tiled", "slide"),
-            "features": lambda: FromFeatures(open_features(encoded).read("slide").in_level0_px()),
+            "features": lambda: FromFeatures(open_features(folder / "features").read("slide").in_level0_px()),
         }
         yield lambda kind: sources[kind]()
 
@@ -104,12 +102,13 @@ def test_places_and_fractions_are_those_that_tiling_writes(
         np.testing.assert_array_equal(values, table["scanned_fraction"])
 
 
-def test_a_slide_and_its_store_give_equal_patches_and_features_are_made_of_them(
-    opened: Callable[[str], PatchSource],
+def test_a_slides_patches_are_those_of_its_store_and_features_keep_theirs(
+    folder: Path, opened: Callable[[str], PatchSource]
 ) -> None:
-    slide, store, features = (joined(opened(kind).batches()) for kind in KINDS)
-    np.testing.assert_array_equal(slide.patches, store.patches)
-    np.testing.assert_array_equal(slide.tissue_mask, store.tissue_mask)
+    (slide, features), store = (joined(opened(kind).batches()) for kind in KINDS), FromStore(folder / "tiled", "slide")
+    rows = store.store.rows(store.table(min_scanned=0)["patch_id"].tolist())
+    np.testing.assert_array_equal(slide.patches, store.store.read(rows))
+    np.testing.assert_array_equal(slide.tissue_mask, pack_masks(store.store.masks(rows, "tissue")))
     np.testing.assert_allclose(features.patches[:, :, 0, 0], slide.patches.mean(axis=(2, 3)) / 255, atol=1e-6)
 
 
@@ -148,14 +147,6 @@ def tile(folder: Path, out: Path) -> None:
     tile_cohort(folder / "cohort.csv", out, TILING)
 
 
-def encode_slide(folder: Path, out: Path) -> None:
-    encode_cohort(str(folder / "slide.tif"), encoding(folder), out)
-
-
-def encode_store(folder: Path, out: Path) -> None:
-    encode_cohort(str(folder / "tiled"), encoding(folder), out)
-
-
 def predict(folder: Path, out: Path) -> None:
     row = SlideRow(row=1, slide_id="slide", patient_id="p", source=str(folder / "slide.tif"))
     config = PredictConfig(device="cpu", precision="float32", threads=1, batch=4, all_patches=True)
@@ -163,15 +154,12 @@ def predict(folder: Path, out: Path) -> None:
 
 
 def predict_features(folder: Path, out: Path) -> None:
-    (encoded,) = (folder / "encoded" / "features").iterdir()
     config = PredictConfig(device="cpu", precision="float32", threads=1, all_patches=True)
-    predict_cohort(features_to_predict(encoded), folder / "head", out, config)
+    predict_cohort(features_to_predict(folder / "features"), folder / "head", out, config)
 
 
 STAGES: dict[str, tuple[Callable[[Path, Path], None], type]] = {
     "tile": (tile, FromSlide),
-    "encode a slide": (encode_slide, FromSlide),
-    "encode a store": (encode_store, FromStore),
     "predict": (predict, FromSlide),
     "predict features": (predict_features, FromFeatures),
 }

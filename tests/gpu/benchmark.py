@@ -1,4 +1,4 @@
-"""Measure training, prediction or encoding on one device; write one row of JSON a line.
+"""Measure training or prediction on one device; write one row of JSON a line.
 
 ``run.py`` starts each part in a process of its own, so that one that fails or hangs takes no other with it. `--small`
 is for a processor: it shows that the measurement runs, not how fast anything is.
@@ -27,18 +27,13 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("benchmarks", "helpers")]
 from inputs import Inputs  # noqa: E402 - found through the line above
 
-from pathopatch.core.config import EncodeConfig, PredictConfig, TileConfig, TrainConfig  # noqa: E402
-from pathopatch.features.encode import compute_features  # noqa: E402
-from pathopatch.features.encoder_network import LoadedEncoder, PooledEncoder  # noqa: E402
-from pathopatch.features.patch_encoder import PatchEncoder, TorchFeatures  # noqa: E402
-from pathopatch.features.slide_features import Encoder  # noqa: E402
+from pathopatch.core.config import PredictConfig, TrainConfig  # noqa: E402
 from pathopatch.heatmaps.slide_prediction import predict_slide  # noqa: E402
 from pathopatch.models.bundle import save_bundle  # noqa: E402
 from pathopatch.models.device import full_float32  # noqa: E402
 from pathopatch.models.loading import load_model  # noqa: E402
 from pathopatch.models.networks import build_network  # noqa: E402
 from pathopatch.models.spec import BundleSpec  # noqa: E402
-from pathopatch.patches.source import FromSlide  # noqa: E402
 from pathopatch.slides import open_slide  # noqa: E402
 from pathopatch.training import loop  # noqa: E402
 from pathopatch.training.dataset import PatchSet  # noqa: E402
@@ -65,7 +60,6 @@ class Sizes:
     networks: tuple[str, ...] = ("small-groupnorm", "resnet18", "resnet50", "vit_small_patch16_224")
     compared: str = "resnet18"  # whose step is measured by method and by number of loaders
     predicting: str = "resnet50"
-    encoding: str = "vit_large_patch16_224"
     px: int = 224
     batch_per_class: int = 32
     steps: int = 60
@@ -77,7 +71,6 @@ class Sizes:
 SMALL = Sizes(
     networks=("resnet18",),
     predicting="resnet18",
-    encoding="vit_tiny_patch16_224",
     px=32,
     batch_per_class=4,
     steps=4,
@@ -293,50 +286,16 @@ def _bundle(folder: Path, sizes: Sizes) -> Path:
     return folder
 
 
-def encode(device: torch.device, sizes: Sizes) -> Iterator[Row]:
-    """A slide by a large encoder of random weights, by its forward pass alone."""
-    precision = "float16" if device.type == "cuda" else "float32"
-    torch.manual_seed(0)
-    network = build_network(sizes.encoding, 3, input_px=sizes.px)
-    pooled = PooledEncoder(network, "cls", stride_px=16, prefix_tokens=1).eval().requires_grad_(False)
-    facts = Encoder(
-        name=sizes.encoding,
-        dim=int(network.num_features),
-        pooling="cls",
-        input_px=sizes.px,
-        mean=(0.5,) * 3,
-        std=(0.2,) * 3,
-    )
-    loaded = LoadedEncoder(network=pooled, encoder=facts, resize_px=sizes.px, mpp=MPP, patch_px=sizes.px)
-    ready = PatchEncoder(loaded, TorchFeatures(pooled, device, precision, None), precision=precision)
-    config = EncodeConfig(encoder=sizes.encoding, min_tissue=0.0)
-    name = f"encode {sizes.encoding}, {precision}"
-    x = np.random.default_rng(0).standard_normal((config.batch, 3, sizes.px, sizes.px), np.float32)
-    alone = len(x) / _seconds(device, lambda: ready.encode(x), max(1, sizes.steps // 4), 2)
-    yield Row(f"{name}: forward alone, {len(x)} patches at a time", alone, "patches/s")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Inputs(Path(folder), sizes.px * sizes.across).rgb_pyramid(sizes.px * sizes.across)
-        with open_slide(path, mpp=MPP, background="bright") as slide:
-            tiling = TileConfig(patch_px=sizes.px, stride_px=sizes.px, mpp=MPP)
-            source = FromSlide(slide, "slide", tiling)
-            start = time.perf_counter()
-            count = len(compute_features(source, ready, config).features)
-            speed = count / (time.perf_counter() - start)
-    yield Row(f"{name}: end to end, {count} patches", speed, "patches/s")
-    yield Row(f"{name}: the same by forward alone", speed / alone, "ratio")
-    yield Row(f"{name}: peak memory", _peak(device), "GiB")
-
-
 def main() -> None:
     """Measure one part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("machine", "training", "predict", "encode"))
+    parser.add_argument("part", choices=("machine", "training", "predict"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     device, sizes = torch.device(options.device), SMALL if options.small else Sizes()
-    parts = {"training": training, "predict": predict, "encode": encode}
+    parts = {"training": training, "predict": predict}
     rows = machine(device) if options.part == "machine" else parts[options.part](device, sizes)
     with options.out.open("a", encoding="utf-8") as stream:
         for row in rows:

@@ -1,4 +1,4 @@
-"""Prediction and encoding on a device give what the processor gives."""
+"""Prediction and features on a device give what the processor gives."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,11 @@ from array_slides import h_and_e
 from made_model import write_model
 from made_slides import write_rgb_pyramid
 
-from pathopatch.features.encoder_network import PooledEncoder
-from pathopatch.features.patch_encoder import TorchFeatures
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.device import full_float32
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
+from pathopatch.models.runtime.feature_runtime import TorchFeatures
 from pathopatch.slides import open_slide
 
 CPU = torch.device("cpu")
@@ -34,19 +33,14 @@ def test_a_predicted_slide_is_that_of_the_processor(device, tmp_path, two_discs)
     assert tables[0]["logit"].std() > 0
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_features_are_those_of_float32_on_the_processor(device, precision):
-    if precision == "float16" and device == "cpu":
-        pytest.skip("float16 is for CUDA devices")
+def test_features_are_those_of_the_processor(device):
     torch.manual_seed(0)
     args = {"depth": 2, "embed_dim": 64, "num_heads": 2}
-    network = build_network("vit_tiny_patch16_224", 3, timm_args=args)
-    encoder = PooledEncoder(network, "cls+mean", stride_px=16, prefix_tokens=1).eval().requires_grad_(False)
+    network = build_network("vit_tiny_patch16_224", 3, timm_args=args).requires_grad_(False)
     x = np.random.default_rng(0).random((5, 3, 224, 224), np.float32)
-    exact = TorchFeatures(encoder, CPU, "float32", 1).features(x)
-    near = TorchFeatures(encoder, torch.device(device), precision, 2).features(x)
-    tolerance = {"float32": 1e-3, "bfloat16": 0.03, "float16": 0.01}[precision]
-    np.testing.assert_allclose(near, exact, rtol=0, atol=tolerance * np.abs(exact).max())
+    exact = TorchFeatures(network, CPU, 1).features(x)
+    near = TorchFeatures(network, torch.device(device), 2).features(x)
+    np.testing.assert_allclose(near, exact, rtol=0, atol=1e-3 * np.abs(exact).max())
 
 
 def test_float32_is_computed_in_full_and_the_setting_restored(device):

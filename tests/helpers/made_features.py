@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from pathopatch.features.slide_features import SlideFeatures
+
 DIM, SIDE, MPP = 6, 512, 0.5
 SIZE_PX = (4096, 4096)
 XY = {
@@ -189,24 +191,14 @@ def table_columns() -> pd.DataFrame:
     )
 
 
-def own(folder: Path) -> Path:
-    """Write our own store."""
-    from pathopatch.features.readers.pathopatch_h5 import write_slide_features
-    from pathopatch.features.slide_features import Encoder, SlideFeatures
-
-    for slide_id in SLIDES:
-        x, y = XY[slide_id].T.astype(np.float64)
-        path = folder / "uni" / f"{slide_id}.h5"
-        slide = SlideFeatures(
-            slide_id=slide_id, features=vectors(slide_id), encoder=Encoder(dim=DIM, name="uni"), path=path, x=x, y=y,
-            side=SIDE, mpp=MPP, tissue_fraction=TISSUE[slide_id],
-        )  # fmt: skip
-        write_slide_features(path, slide, {"stage": "encode"})
-    return folder
+def with_tissue(path: Path, slide: SlideFeatures) -> None:
+    """Write features of a slide, in level-0 px, with its tissue fractions, as a table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    of_all = {name: np.full(len(slide), value) for name, value in (("side_px", slide.side), ("mpp", slide.mpp))}
+    np.savez(path, features=slide.features, x=slide.x, y=slide.y, tissue_fraction=slide.tissue_fraction, **of_all)
 
 
 WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    "own": ("pathopatch", own),
     "trident": ("trident", trident),
     "clam": ("clam", clam),
     "clam, tensors": ("clam", clam_tensors),

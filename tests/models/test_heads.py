@@ -44,19 +44,11 @@ def test_the_encoder_is_part_of_the_contract():
 
 def test_features_are_compared_by_every_fact_that_both_sides_know():
     spec = BundleSpec(**HEAD)
-    assert check_features(spec, {**HEAD["encoder"], "mean": (0.5, 0.5, 0.5), "precision": "float16"}) == []
+    assert check_features(spec, {**HEAD["encoder"], "input_px": 224}) == []
     assert "could not be compared" in check_features(spec, {"dim": 3})[0]
     for changed in ({"dim": 4}, {"name": "uni_v2"}, {"pooling": "mean"}):
         with pytest.raises(CheckpointIncompatibleError, match=next(iter(changed))):
             check_features(spec, {**HEAD["encoder"], **changed})
-
-
-def test_features_of_other_channels_are_refused():
-    three = {**HEAD["encoder"], "channels": ("CARS", "TPEF", "SHG")}
-    for trained, given in ((HEAD["encoder"], three), (three, HEAD["encoder"])):
-        with pytest.raises(CheckpointIncompatibleError, match="channels is"):
-            check_features(BundleSpec(**{**HEAD, "encoder": trained}), given)
-    assert check_features(BundleSpec(**{**HEAD, "encoder": three}), three) == []
 
 
 def test_patches_and_features_are_not_taken_for_each_other():

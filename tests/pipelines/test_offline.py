@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import made_encoders
 import made_slides as made
 import pytest
 from made_model import write_model
@@ -33,7 +32,6 @@ TYPED = {
     "check": "{example}/manifest.csv",
     "tile": "{example}/manifest.csv -o tiled --timeout 600",
     "tissue": "tiled",
-    "encode": "tiled --encoder encoder.pt --channels CARS,TPEF,SHG --input-px 32 --mean 0,0,0 --std 1,1,1 --device cpu",
     "groups": "made --threshold 0.5 --force",
     "audit": "made",
     "audit-model": "made/runs/auto-t0.5-s0 made -o asked",
@@ -147,7 +145,6 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
         folder.mkdir()
     example = EXAMPLE_MANIFEST.parent
     (work / "study.toml").write_text(f'manifest = "{EXAMPLE_MANIFEST}"\nwork = "studied"\n', encoding="utf-8")
-    made_encoders.write_torchscript(work / "encoder.pt")
     write_model(work / "rgb")
     (work / "predicted").mkdir()
     with DecisionLog(work / "predicted" / "review.sqlite") as log:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from array_slides import h_and_e
-from made_encoders import write_head, write_torchscript
 from made_model import made_spec, write_model
 from made_slides import write_png, write_rgb_pyramid
 
@@ -20,6 +19,7 @@ from pathopatch.core.files import read_json
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import reliance_text
 from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages import audit_model as stage
@@ -101,23 +101,14 @@ def test_a_verdict_is_recorded_in_the_bundle_where_asked(
     assert "predict --area-correct would change" in capsys.readouterr().out
 
 
-def test_a_head_on_features_is_asked_by_encoding_edited_patches(
-    typed: Callable[..., int], cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    encoder = write_torchscript(tmp_path / "mean.pt")  # the mean colour: all that it tells is the area
-    head = write_head(tmp_path / "head", encoder)
-    (tmp_path / "mpp.toml").write_text("[predict]\nencoder_mpp = 0.5\n")
-    command = ("audit-model", head, cohort, "-o", tmp_path / "out", "--per-slide", "20", "--device", "cpu")
-    options = ("--config", tmp_path / "mpp.toml")
-    assert typed(*command, *options) == 1
-    assert "give the weights of its encoder" in capsys.readouterr().err
-    assert typed(*command, *options, "--weights", encoder) == 3  # a slide is damaged
-    result = read_json(tmp_path / "out" / stage.RESULT)
-    assert result["slides"] == 8
-    assert result["eta"]["value"] > 0.9
-    margins = [point["margin"]["value"] for point in result["curve"]]
-    assert margins in (sorted(margins), sorted(margins, reverse=True))
-    assert typed("audit-model", tmp_path / "head", cohort, "-o", tmp_path / "o2", *options, "--weights", head) == 1
+def test_a_head_on_features_cannot_be_asked_about_patches(tmp_path: Path) -> None:
+    spec = BundleSpec(
+        architecture="linear", channels=(), encoder={"dim": 3}, dtype="float32", patch_px=1, stride_px=1, input_px=1,
+        mean=(0.5,) * 3, std=(1.0,) * 3, method="erm",
+    )  # fmt: skip
+    save_bundle(tmp_path / "head", build_network("linear", 3, n_classes=2, input_px=1), spec)
+    with pytest.raises(InputUnsupportedError, match="frozen = true"):
+        stage.audit_model([tmp_path / "head"], (), tmp_path / "out", PredictConfig(device="cpu"))
 
 
 def test_one_patient_has_measures_without_intervals(
@@ -197,14 +188,6 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     page = write_report(tmp_path / "work").read_text()  # and shows it
     assert '<a href="area-reliance/mine.html">mine: look for yourself</a>' in page
     assert (tmp_path / "work" / "report" / "area-reliance" / "mine.html").read_text() == (out / stage.PAGE).read_text()
-    encoder = write_torchscript(tmp_path / "mean.pt")
-    head = write_head(tmp_path / "head", encoder)
-    config = PredictConfig(device="cpu", encoder_mpp=0.5)  # patches of another side are encoded as `encode` does
-    found = stage.audit_model([head], sources, tmp_path / "of-head", config, per_slide=20, weights=encoder)
-    assert found["eta"]["value"] > 0.9
-    config = config.model_copy(update={"encoder_mpp": 1.0})
-    with pytest.raises(InputUnsupportedError, match=r"at 0\.5 um/px"):
-        stage.audit_model([head], sources, tmp_path / "other-scale", config, weights=encoder)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_feature_cohort import SIDE_PX, made_cohort
+from made_features import with_tissue
 
 from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import BatchOptions, GroupsConfig, TileConfig
@@ -30,7 +31,6 @@ from pathopatch.core.errors import (
 from pathopatch.core.status import read_status
 from pathopatch.features.cohort import read_cohort, read_patches
 from pathopatch.features.readers import open_features
-from pathopatch.features.readers.pathopatch_h5 import write_slide_features
 from pathopatch.patches.tile import COLUMNS, is_tiled
 from pathopatch.report import write_report
 from pathopatch.report.collect import Study
@@ -143,9 +143,7 @@ def test_stored_tissue_comes_before_that_of_the_labels(tmp_path: Path) -> None:
     for slide_id in ("S00", "S01"):
         slide = open_features(features).read(slide_id).in_level0_px(0.25)
         fraction = np.linspace(0.4, 0.9, len(slide)).astype(np.float32)
-        write_slide_features(
-            store / f"{slide_id}.h5", replace(slide, tissue_fraction=fraction, mpp=0.25), {"stage": "encode"}
-        )
+        with_tissue(store / f"{slide_id}.npz", replace(slide, tissue_fraction=fraction, mpp=0.25))
     import_features(tmp_path / "work", store, labels)
     table = read_table(tmp_path / "work" / "patches" / "S01.parquet")
     assert table["tissue_fraction"].tolist() == pytest.approx(np.linspace(0.4, 0.9, 40), abs=1e-6)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_feature_cohort import made_cohort, write_trident
+from made_features import with_tissue
 
 from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.features.readers import open_features
-from pathopatch.features.readers.pathopatch_h5 import write_slide_features
 from pathopatch.stages.feature_audit import audit_features, audit_slide_labels, slide_labels_text
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
@@ -77,7 +77,7 @@ def test_tissue_area_is_that_of_the_feature_files(tmp_path: Path) -> None:
     for number, slide_id in enumerate(given.slide_ids):
         slide = given.read(slide_id).in_level0_px(0.25)
         slide = replace(slide, tissue_fraction=np.full(len(slide), (number % 2 + 1) / len(slide), np.float32))
-        write_slide_features(tmp_path / "store" / f"{slide_id}.h5", slide, {"stage": "encode"})
+        with_tissue(tmp_path / "store" / f"{slide_id}.npz", slide)
     labels = tmp_path / "labels.csv"
     rows = [f"S{number:02d},{number % 2},P{number // 2}" for number in range(12)]
     labels.write_text("\n".join(["slide_id,slide_label,patient_id", *rows]) + "\n")

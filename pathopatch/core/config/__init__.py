@@ -17,10 +17,8 @@ from pathopatch.core.config.base import parse as parse
 from pathopatch.core.config.base import tables_of as tables_of
 from pathopatch.core.config.slides import UNCERTAIN_BELOW as UNCERTAIN_BELOW
 from pathopatch.core.config.slides import AnnotationConfig as AnnotationConfig
-from pathopatch.core.config.slides import EncodeConfig as EncodeConfig
 from pathopatch.core.config.slides import IntensityConfig as IntensityConfig
 from pathopatch.core.config.slides import LabelConfig as LabelConfig
-from pathopatch.core.config.slides import Pooling as Pooling
 from pathopatch.core.config.slides import ReadyConfig as ReadyConfig
 from pathopatch.core.config.slides import RegistrationConfig as RegistrationConfig
 from pathopatch.core.config.slides import TileConfig as TileConfig

@@ -1,13 +1,12 @@
-"""Settings of slides, of their patches (tissue, intensity, labels, the grid), and of encoding these."""
+"""Settings of slides and of their patches: tissue, intensity, labels, the grid."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import LEAST_PX, MIN_SCANNED, MOST_PX, MPP_RANGE, Config, Fraction, Threads
+from pathopatch.core.config.base import LEAST_PX, MOST_PX, MPP_RANGE, Config, Fraction
 
 _POLARITY = r"(?:dark|bright)"
 _BACKGROUND = rf"^(?:auto|{_POLARITY}|[^=,]+={_POLARITY}(?:,[^=,]+={_POLARITY})*)$"
@@ -193,47 +192,3 @@ class ReadyConfig(Config):
     """Side that all images are brought to. None: they are as they are."""
     fit: Literal["crop", "stretch"] = "crop"
     """crop: the middle square, resampled. stretch: the whole image, its sides resampled apart."""
-
-
-Pooling = Literal["cls", "mean", "cls+mean", "tissue-mean"]
-"""How the tokens of a patch become one vector.
-
-cls: the class token. mean: the mean over the tokens of the image, without class token and registers, or over the last
-feature map. cls+mean: both, one after the other. tissue-mean: the mean weighted by the share of tissue in each token.
-"""
-_Positive = Annotated[float, Field(gt=0)]
-
-
-class EncodeConfig(Config):
-    """How patches are encoded."""
-
-    encoder: str
-    """Name of a known encoder, a TorchScript file, or a folder of `transformers`."""
-    weights: Path | None = None
-    """File or folder with the weights of a known encoder. Nothing is downloaded."""
-    pooling: Pooling | None = None
-    """How the tokens of a patch become one vector. None: as the encoder's publisher does it."""
-    mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
-    """Scale of the patches, um/px. None: the encoder's."""
-    channels: tuple[str, str, str] | None = None
-    """Channels that are given as red, green and blue. None: the slides are RGB."""
-    min_tissue: Fraction = 0.01
-    """Least tissue fraction of a patch, as in `[groups]`; below it a patch is blank glass."""
-    min_scanned: Fraction = MIN_SCANNED
-    """Least scanned share of a patch, as in `[groups]`."""
-    batch: int = Field(default=64, ge=1)
-    """Patches at a time."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: float16 on GPUs, as publishers use it, and float32 on processors, where half precision moves features by 1
-    %.
-    """
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    threads: Threads | None = None
-    """Processor threads. None: all cores."""
-    input_px: int | None = Field(default=None, ge=8, le=MOST_PX)
-    """Side of the input of an encoder file, px; the file does not state it."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of each channel in [0, 1] that an encoder file expects."""
-    std: tuple[_Positive, _Positive, _Positive] | None = None
-    """Standard deviation of each channel that an encoder file expects."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, Seed, Threads, parse, tables_of
+from pathopatch.core.config.base import Config, Fraction, Seed, Threads, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
 from pathopatch.core.config.training import GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
@@ -76,8 +76,6 @@ class PredictConfig(Config):
     """auto: bfloat16 where the processor has it and it moves no probability of test patches by more than 0.01."""
     threads: Threads | None = None
     """Processor threads. None: all cores."""
-    encoder_mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1], exclude=True)
-    """Scale at which slides are encoded for a head on features, um/px. None: the encoder's."""
 
 
 class BatchConfig(Config):

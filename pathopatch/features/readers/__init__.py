@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import log_left_out, require_regular, walk_files
-from pathopatch.features.readers import pathopatch_h5, table, tools
+from pathopatch.features.readers import table, tools
 from pathopatch.features.readers.folder import FORMATS, Candidate, FeatureFile, SlideFolder
 from pathopatch.features.readers.h5 import h5_contents
 
 # The first that recognises a file has it: CLAM's files have the fewest marks.
-LAYOUTS = {layout.name: layout for layout in (pathopatch_h5.LAYOUT, *tools.LAYOUTS, table.LAYOUT)}
+LAYOUTS = {layout.name: layout for layout in (*tools.LAYOUTS, table.LAYOUT)}
 """By the names that `open_features` takes."""
 OTHER_TOOLS = ("lazyslide", "slideflow", "atlaspatch", "mussel")
 """Tools whose files are recognised and refused: read in one of `LAYOUTS`, their patches would be misplaced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,17 +115,16 @@ class H5Slide(NamedTuple):
     dim: int  # D; 0 for a slide without patches whose file does not say it
     xy: NDArray[np.float64]  # (N, 2), of the dataset ``coords``
     attributes: dict[str, dict[str, Any]]  # of each dataset by its name; "" is the file's
-    more: dict[str, NDArray[np.float32]]  # other datasets that were asked for and are there
 
 
-def read_slide(path: Path, name: str = "", with_features: bool = True, *, more: Sequence[str] = ()) -> H5Slide:
-    """Return what an HDF5 file holds of a slide: the features `name`, ``coords`` and `more`.
+def read_slide(path: Path, name: str = "", with_features: bool = True) -> H5Slide:
+    """Return what an HDF5 file holds of a slide: the features `name` and ``coords``.
 
     InputUnsupportedError for features of other shapes and types; InputTooLargeError as `require_stored`.
     """
     with open_h5(path) as file:
         features, dim = np.empty((0, 0), np.float32), 0
-        for key in (name, "coords", *more):
+        for key in (name, "coords"):
             if key in file:
                 claimed_bytes = math.prod(file[key].shape) * file[key].dtype.itemsize
                 require_stored(file[key].name, claimed_bytes, file[key].id.get_storage_size(), path)
@@ -145,7 +144,6 @@ def read_slide(path: Path, name: str = "", with_features: bool = True, *, more: 
             attributes={
                 key: dict((file[key] if key else file).attrs) for key in ("", "coords", name) if key in file or not key
             },
-            more={key: np.asarray(file[key][()], np.float32) for key in more if key in file},
         )
 
 

@@ -105,8 +105,6 @@ def _prepare(stage: str, workers: int) -> None:
     cv2.setNumThreads(max(1, cv2.getNumThreads() // workers))
     if stage == "tile":
         import pathopatch.patches
-    elif stage == "encode":
-        import pathopatch.features.encode
     else:
         import pathopatch.heatmaps.prediction_files
         import pathopatch.models.bundle  # noqa: F401
