@@ -402,6 +402,7 @@ def _opened_model(
         runtime=config.runtime,
         threads=config.threads,
         area_correct=config.area_correct,
+        weights=config.weights,
     )
 
 

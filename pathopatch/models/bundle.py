@@ -53,6 +53,7 @@ OLD_SPEC = "model.json"
 BLOCK = "pathopatch"  # key of `SPEC` with the spec; timm reads the others
 CHECK, CHECK_VERSION = "check.json", 1
 """Answers to made patches with digests of settings and weights, and the version of its format and of the patches."""
+BACKBONE = "backbone."  # beginning of the names of a frozen backbone's tensors
 ARCHIVE = "model.torchscript"  # of a bundle whose network came as one
 INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
 # A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
@@ -100,6 +101,7 @@ def save_bundle(
     tensors = {
         name: value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous().clone()
         for name, value in network.state_dict().items()
+        if not (spec.lacks_backbone and name.startswith(BACKBONE))
     }
     header = {_HEADER: json.dumps(spec.contract(), sort_keys=True)}
     with atomic_path(folder) as temporary:
@@ -109,13 +111,14 @@ def save_bundle(
             shutil.copyfile(archive, temporary / ARCHIVE)
         if spec.is_imported:
             require_finite(temporary / WEIGHTS)  # training sees to that for its own networks
-        # torch alone runs a network that ONNX cannot hold, or that was trained without the packages that write ONNX.
-        # NumPy runs a head on features.
+        # torch alone runs a network that ONNX cannot hold, that was trained without the packages that write ONNX, or
+        # whose backbone lies elsewhere. NumPy runs a head on features.
         optional: tuple[type[Exception], ...] = (
             () if spec.architecture == ONNX_NETWORK else (InputUnsupportedError, ImportError)
         )
         with suppress(*optional):
-            graph = None if spec.encoder else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
+            is_head = spec.encoder is not None or spec.lacks_backbone
+            graph = None if is_head else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
             _require_small(temporary / GRAPH)
             spec = spec.model_copy(update={"onnx": graph})
         _write_spec(temporary, spec, _timm_settings(spec, network))
@@ -197,6 +200,12 @@ def rewrite_graph(folder: Path, network: nn.Module) -> Path:
     from pathopatch.models.onnx_graph import write_graph
 
     spec, _ = checked_bundle(folder, with_graph=False)
+    if spec.lacks_backbone:
+        raise InputUnsupportedError(
+            "the weights of the backbone are not in the bundle, and a graph takes weights from there alone",
+            place=str(folder),
+            remedy="predict without it: torch runs the model",
+        )
     with atomic_path(folder) as temporary:
         shutil.copytree(folder, temporary, symlinks=True)  # no link of a stranger's brings another file in
         graph = write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
@@ -456,7 +465,7 @@ def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         with suppress(PathopatchError):
             spec = read_spec(folder)
-            if spec.onnx is None and spec.encoder is None:
+            if spec.onnx is None and spec.encoder is None and not spec.lacks_backbone:
                 without.append(folder)
     return without
 

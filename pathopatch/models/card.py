@@ -9,7 +9,7 @@ from typing import Any
 
 from pathopatch.core.text import pluralize
 from pathopatch.models.interior import CROPS, FULL, rim_px
-from pathopatch.models.spec import MOST_ETA, ONNX_NETWORK, AreaReliance, BundleSpec
+from pathopatch.models.spec import MOST_ETA, ONNX_NETWORK, AreaReliance, BackboneSpec, BundleSpec
 from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 _CARD = """# Patch classifier: {spec.method}
@@ -35,7 +35,7 @@ Classifies each patch of a slide as {classes}. **For research only; not for diag
 ## Limits
 {limits}
 """
-_PATCHES = """| network | {spec.architecture}, input {spec.input_px} px{mask} |
+_PATCHES = """| network | {spec.architecture}, input {spec.input_px} px{mask} |{backbone}
 | channels, in order | {channels} ({spec.dtype}) |
 | background | {background} |
 | patch | {spec.patch_px} px, step {spec.stride_px} px, {scale} |
@@ -175,6 +175,13 @@ def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
     return facts
 
 
+def _backbone_text(backbone: BackboneSpec) -> str:
+    """Describe in one line where the weights of a frozen backbone are from, and where they are."""
+    where = "in this bundle" if backbone.in_bundle else "not in this bundle"
+    licence = f"; licence: {backbone.licence}" if backbone.licence else ""
+    return f"frozen; weights of {backbone.source}, {where}{licence}; SHA-256 {backbone.weights_sha256}"
+
+
 def _encoder_text(encoder: Mapping[str, Any]) -> str:
     """Return all that is known of the encoder of a head."""
     parts = [str(encoder.get("name", "of unknown name"))]
@@ -201,6 +208,7 @@ def _inputs_text(spec: BundleSpec) -> str:
             "normalise": "; it needs the tissue mask of each patch, and sees tissue alone",
             "interior": f"; it needs the tissue mask of each patch. {crop_text(spec)}",
         }[spec.mask],
+        backbone=f"\n| backbone | {_backbone_text(spec.backbone)} |" if spec.backbone else "",
         channels=", ".join(spec.channels),
         background="dark or bright" if spec.background == "auto" else spec.background,
         scale=scale_text(spec),

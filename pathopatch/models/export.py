@@ -223,6 +223,8 @@ def _require_exportable(spec: BundleSpec, kind: Format) -> None:
          "give other programs what it was imported from"),
         (spec.encoder is not None, "the model takes features of an encoder, and exports take patches",
          "predict feature files with pathopatch, or call predict_logits of load_model"),
+        (spec.lacks_backbone, "the weights of the backbone are not in the bundle, and an export would hold a copy",
+         "predict with pathopatch, where the weights are at hand"),
         (spec.mask == "normalise" and kind == "wsinfer",
          "the model needs the tissue mask of each patch, and wsinfer gives a network patches alone",
          "export it as onnx, which takes the mask as a second input"),

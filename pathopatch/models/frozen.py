@@ -89,7 +89,10 @@ class FrozenNetwork(nn.Module):
             return pooled
         if is_transformer(backbone):
             prefix = int(backbone.num_prefix_tokens)
-            tokens: Tensor = backbone.forward_features(pixels)[:, prefix:]
+            whole: Tensor = backbone.forward_features(pixels)
+            tokens = whole[:, prefix:]
+            if self.form.pooling == "class+mean":
+                return torch.cat([whole[:, 0], tokens.mean(1)], 1)
             if mask is None:
                 return tokens.mean(1)
             side = round(tokens.shape[1] ** 0.5)
@@ -119,7 +122,7 @@ def feature_dim(backbone: nn.Module, form: BackboneSpec) -> int:
     if form.pooling == "final":
         return int(network.head_hidden_size)
     if is_transformer(network):
-        return int(network.num_features)
+        return int(network.num_features) * (2 if form.pooling == "class+mean" else 1)
     return sum(network.feature_info[place]["num_chs"] for place in _places(network))
 
 

@@ -14,8 +14,10 @@ from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
+from pathopatch.models.backbones import find_weights
 from pathopatch.models.bundle import (
     ARCHIVE,
+    BACKBONE,
     GRAPH,
     INTO_BUNDLE,
     WEIGHTS,
@@ -48,6 +50,7 @@ def load_model(
     precision: str = "auto",
     runtime: str = "auto",
     threads: int | None = None,
+    weights: Path | None = None,
 ) -> PatchClassifier:
     """Return the model of a bundle, ready to predict. No code of the bundle is run.
 
@@ -65,11 +68,13 @@ def load_model(
         OpenVINO. A head on features needs neither: NumPy runs it unless torch is asked for.
     threads : int, optional
         Of a processor, for each forward pass; as many as it has cores by default.
+    weights : Path, optional
+        Folder with the weights of a frozen backbone that the bundle does not hold; see `find_weights`.
 
     Raises
     ------
     InputMissingError
-        There is no bundle, or a part of it is missing.
+        There is no bundle, or a part of it is missing, or the weights of its backbone.
     InputCorruptError
         The weights or the graph are cut off or damaged.
     NonFiniteError
@@ -106,7 +111,7 @@ def load_model(
         return PatchClassifier(spec, NumPyRuntime(folder / WEIGHTS))
     if _runs_openvino(spec, runtime, device):
         return PatchClassifier(spec, _open_openvino(folder, spec, precision, threads))
-    network = network_of(folder, spec, shapes, device=device)
+    network = network_of(folder, spec, shapes, device=device, weights=weights)
     return PatchClassifier(spec, _open_torch(network, spec, device, precision, threads))
 
 
@@ -118,6 +123,7 @@ def load_ensemble(
     runtime: str = "auto",
     threads: int | None = None,
     area_correct: AreaCorrection = "none",
+    weights: Path | None = None,
 ) -> Ensemble:
     """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`.
 
@@ -134,7 +140,8 @@ def load_ensemble(
     if area_correct != "none":
         reliance_to_correct(paths)
     options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
-    return Ensemble([load_model(path, **options) for path in paths], area_correct=area_correct)
+    members = [load_model(path, weights=weights, **options) for path in paths]
+    return Ensemble(members, area_correct=area_correct)
 
 
 def load_network(folder: Path) -> nn.Module:
@@ -155,6 +162,12 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
             f"OpenVINO runs on processors, not on {device!r}",
             place="[predict] runtime",
             remedy="use torch, or --device cpu",
+        )
+    if runtime == "openvino" and spec.lacks_backbone:
+        raise InputUnsupportedError(
+            "the weights of the backbone are not in the bundle, and OpenVINO takes weights from there alone",
+            place="[predict] runtime",
+            remedy="use 'auto' or 'torch'",
         )
     if runtime == "openvino" and spec.onnx is None:
         raise InputUnsupportedError(
@@ -251,9 +264,17 @@ def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[n
 
 
 def network_of(
-    folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]], *, device: str = "cpu"
+    folder: Path,
+    spec: BundleSpec,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    device: str = "cpu",
+    weights: Path | None = None,
 ) -> nn.Module:
-    """Return a network with the weights of its bundle; one from TorchScript on the device where it will run."""
+    """Return a network with the weights of its bundle; one from TorchScript on the device where it will run.
+
+    `weights` is a folder with the weights of a backbone that the bundle does not hold; errors as of `find_weights`.
+    """
     if spec.torchscript is not None:
         from pathopatch.models.device import pick_device
         from pathopatch.models.torchscript_archive import open_archive
@@ -275,11 +296,18 @@ def network_of(
 
     from pathopatch.models.networks import build_network, network_shapes
 
+    of_backbone = BACKBONE if spec.lacks_backbone else ()
     try:
         # A small file may name a network of billions of weights: nothing is allocated for one that does not fit.
-        _refuse_other_shapes(shapes, network_shapes(spec.architecture, len(spec.mean), **spec.form))
-        network = build_network(spec.architecture, len(spec.mean), **spec.form)
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        expected = network_shapes(spec.architecture, len(spec.mean), **spec.form)
+        _refuse_other_shapes(
+            shapes, {name: shape for name, shape in expected.items() if not name.startswith(of_backbone)}
+        )
+        pretrained: str | Path = "none"
+        if spec.backbone is not None and spec.lacks_backbone:
+            pretrained = find_weights(spec.backbone, weights)
+        network = build_network(spec.architecture, len(spec.mean), pretrained=pretrained, **spec.form)
+        network.load_state_dict(load_file(folder / WEIGHTS), strict=not spec.lacks_backbone)
     except _NETWORK_ERRORS as error:
         raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
     return network

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from pathopatch.core.config import HEAD_NETWORKS
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.models.backbones import BACKBONES, plain_names
 from pathopatch.models.frozen import FrozenNetwork
 from pathopatch.models.interior import random_corner, spread_corners
 from pathopatch.models.runtime import HIDDEN
@@ -239,7 +241,8 @@ def build_network(
     ----------
     architecture : str
         ``small-groupnorm`` (any size from 8 px), ``mlp-100``, or the name of a timm network; ``linear`` or ``mlp-head``
-        on features, whose values are the channels of patches of one pixel.
+        on features, whose values are the channels of patches of one pixel; of a frozen network also a name of
+        `BACKBONES`.
     pretrained : str or Path
         ``none``; ``efficientnet-lite0`` (the weights of the extra `pretrained`); or a file, see `read_weights`. For
         other than three channels the first convolution is adapted as timm does; a classifier of another size, or one
@@ -274,8 +277,7 @@ def build_network(
                 place="[train] architecture",
                 remedy=f"leave it out, which takes {LITE0}, or name one of timm's networks and its weights",
             )
-        whole = build_network(architecture, 3, pretrained=pretrained, input_px=backbone.side_px, timm_args=timm_args)
-        whole.reset_classifier(0, global_pool=None)  # type: ignore[operator]  # of timm
+        whole = _backbone(architecture, pretrained, backbone.side_px, timm_args or {})
         return FrozenNetwork(whole, backbone, channels=channels, n_classes=n_classes, is_masked=is_masked)
     if architecture == _SMALL:
         network: nn.Module = SmallGroupNorm(channels, n_classes, is_masked=is_masked)
@@ -294,7 +296,8 @@ def build_network(
             raise InputUnsupportedError(
                 f"no architecture {architecture!r}",
                 place="[train] architecture",
-                remedy=f"use {_SMALL!r}, {_MLP!r} or a name that timm.list_models() lists",
+                remedy=f"use {_SMALL!r}, {_MLP!r} or a name that timm.list_models() lists; with frozen = true also "
+                f"{', '.join(BACKBONES)}",
             )
         arguments = timm_arguments(timm_args or {})
         try:
@@ -324,6 +327,49 @@ def build_network(
             remedy="use small-groupnorm or one of timm's networks, or set mask = 'none'",
         )
     return MaskNormalised(network)
+
+
+def _backbone(architecture: str, pretrained: str | Path, side_px: int, timm_args: Mapping[str, Any]) -> nn.Module:
+    """Return a network without its classifier; a file of weights must hold exactly its tensors, and maybe that one."""
+    if (known := BACKBONES.get(architecture)) is not None:
+        architecture, timm_args = known.architecture, {**known.arguments, **timm_args}
+    if architecture == LITE0:  # the package's file, whose names are not timm's, is mapped by order
+        network: Any = build_network(architecture, 3, pretrained=pretrained, timm_args=timm_args)
+        network.reset_classifier(0, global_pool=None)
+        return network  # type: ignore[no-any-return]
+    build = partial(build_network, architecture, 3, n_classes=0, timm_args=timm_args)
+    if str(pretrained) == "none":
+        network = build()
+    else:
+        # Without memory of its own, the network takes the file's tensors: the largest are of 4.5 GB.
+        with torch.device("meta"):
+            network = build()
+        named, expected = plain_names(read_weights(Path(pretrained))), network.state_dict()
+        classifier = _timm_name(network, "classifier")
+        named = {name: value for name, value in named.items() if not name.startswith(f"{classifier}.")}
+        for name in expected:
+            if name.endswith(BATCH_COUNTER):  # old files lack it, and no prediction reads it
+                named.setdefault(name, torch.zeros((), dtype=torch.int64))
+        _refuse_other_tensors(named, expected, place=str(pretrained))
+        if any(name not in expected for name, _ in network.named_buffers()):  # computed when the network is built
+            network = build()
+        network.load_state_dict(named, strict=True, assign=True)
+        network.float()
+    if hasattr(network, "set_input_size"):  # its position embedding is resampled once, not in each pass
+        network.set_input_size((side_px, side_px))
+    return network  # type: ignore[no-any-return]
+
+
+def _refuse_other_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, place: str) -> None:
+    """Refuse tensors of other names or shapes than expected, naming the first of each kind."""
+    different = (name for name in expected if name in given and given[name].shape != expected[name].shape)
+    differences = [
+        *[f"first missing tensor {name!r}" for name in expected if name not in given][:1],
+        *[f"first surplus tensor {name!r}" for name in given if name not in expected][:1],
+        *[f"{name!r} is {tuple(given[name].shape)}, {tuple(expected[name].shape)} expected" for name in different][:1],
+    ]
+    if differences:
+        raise _other_architecture("; ".join(differences), place)
 
 
 def timm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,10 +162,15 @@ class BackboneSpec(Config):
     """How a frozen backbone is fed and what of it the linear head takes; see `pathopatch.models.frozen`."""
 
     side_px: int = Field(ge=8, le=MOST_PX)  # to which patches, or their crops, are brought inside the network
-    # final: the network's own pooling; maps: the means of its maps of strides 8, 16 and 32 (of tokens: of the last)
-    pooling: Literal["final", "maps"]
+    # final: the network's own pooling; class+mean: class token and mean of the others; maps: the means of its maps of
+    # strides 8, 16 and 32 (of tokens: of the last)
+    pooling: Literal["final", "class+mean", "maps"]
     by_channel: bool = False  # each channel as grey by itself, features side by side; else the three are colour
     weights_sha256: str  # of the file that the backbone's weights came from
+    weights_bytes: int = Field(default=0, ge=0)  # of that file
+    source: str = ""  # where it is from: owner/name on the Hugging Face hub, or the file's name
+    licence: str = ""  # "" where it is not known
+    in_bundle: bool = True  # false: the bundle holds the head alone, and the file is looked up
 
 
 class BundleSpec(Config):
@@ -275,6 +280,11 @@ class BundleSpec(Config):
             "timm_args": self.timm_args,
             "backbone": self.backbone,
         }
+
+    @property
+    def lacks_backbone(self) -> bool:
+        """Whether the bundle holds the head alone, and its backbone is a file of its own."""
+        return self.backbone is not None and not self.backbone.in_bundle
 
     @property
     def is_imported(self) -> bool:

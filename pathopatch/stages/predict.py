@@ -265,7 +265,9 @@ def _loaded_models(models: tuple[Path, ...], config: PredictConfig) -> Ensemble:
 def _loaded(models: tuple[Path, ...], config: PredictConfig, written: tuple[int, ...]) -> Ensemble:
     from pathopatch.models.loading import load_ensemble
 
-    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads", "area_correct")}
+    options = {
+        name: getattr(config, name) for name in ("device", "precision", "runtime", "threads", "area_correct", "weights")
+    }
     return load_ensemble(models, **options)
 
 

@@ -22,6 +22,7 @@ from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFi
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
 from pathopatch.groups.assign import assign_folds
+from pathopatch.models.backbones import BACKBONES, weights_facts
 from pathopatch.models.device import pick_device
 from pathopatch.models.forward import append_mask
 from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FrozenNetwork, is_transformer
@@ -29,7 +30,6 @@ from pathopatch.models.interior import CropChoice, cut_crops
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
 from pathopatch.models.runtime.feature_runtime import open_runtime
 from pathopatch.models.spec import BackboneSpec
-from pathopatch.models.weights import file_sha256
 from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.intervene import intervenes
@@ -121,24 +121,27 @@ def open_backbone(config: TrainConfig, channels: Sequence[str] | int, *, n_class
     names = ("R", "G", "B") if channels == 3 else channels
     count = names if isinstance(names, int) else len(names)
     file = weights_path(config.pretrained, config.architecture)
+    known = BACKBONES.get(config.architecture)
     form = BackboneSpec(
-        side_px=CROPPED_PX if config.mask == "interior" else WHOLE_PX,
-        pooling="final" if config.mask == "none" else "maps",
+        side_px=known.input_px if known else WHOLE_PX,
+        pooling="maps" if config.mask != "none" else known.pooling if known else "final",
         by_channel=names != ("R", "G", "B"),
-        weights_sha256=file_sha256(file),
+        **weights_facts(config.architecture, file),
     )
     is_masked = config.mask == "normalise"
     build: dict[str, Any] = {"n_classes": n_classes, "is_masked": is_masked, "timm_args": config.timm_args}
+    if config.mask == "interior":
+        with torch.device("meta"):
+            bare: Any = build_network(config.architecture, count, backbone=form, **build)
+        if not is_transformer(bare.backbone):  # which is made for one size
+            form = form.model_copy(update={"side_px": CROPPED_PX})
     network: Any = build_network(config.architecture, count, pretrained=config.pretrained, backbone=form, **build)
-    if is_transformer(network.backbone) and form.side_px != WHOLE_PX:  # made for one size
-        form = form.model_copy(update={"side_px": WHOLE_PX})
-        network = build_network(config.architecture, count, pretrained=config.pretrained, backbone=form, **build)
     mean, std = config.mean, config.std
     if mean is None or std is None:
-        known: Any = network.backbone.pretrained_cfg
+        own: Any = network.backbone.pretrained_cfg
         is_lite = str(config.pretrained) == "efficientnet-lite0"
-        mean = (_LITE_MEAN,) * 3 if is_lite else tuple(known["mean"])
-        std = (_LITE_STD,) * 3 if is_lite else tuple(known["std"])
+        lite = ((_LITE_MEAN,) * 3, (_LITE_STD,) * 3)
+        mean, std = known.norm if known else lite if is_lite else (tuple(own["mean"]), tuple(own["std"]))
         if form.by_channel:
             mean, std = ((float(np.mean(values)),) * count for values in (mean, std))
     return Backbone(network, config.architecture, config.mask, config.crop_px, mean, std)

@@ -76,6 +76,8 @@ class PredictConfig(Config):
     """auto: bfloat16 where the processor has it and it moves no probability of test patches by more than 0.01."""
     threads: Threads | None = None
     """Processor threads. None: all cores."""
+    weights: Path | None = Field(default=None, exclude=True)
+    """Folder with weights of backbones that bundles do not hold. Also the variable PATHOPATCH_WEIGHTS names one."""
 
 
 class BatchConfig(Config):
