@@ -140,7 +140,7 @@ class TrainConfig(Config):
     inner_folds: int = Field(default=5, ge=3)
     """frozen, under [splits] folds: parts of train and val that validate in turn; the head is solved on all."""
     architecture: str = "small-groupnorm"
-    """small-groupnorm, made for training from scratch, mlp-100, or any timm network."""
+    """small-groupnorm, made for training from scratch, mlp-100, or any timm network; frozen: also a published model."""
     input_px: int = Field(default=64, ge=1, le=MOST_PX)
     """Side that patches are brought to for the network, px; of a frozen one at most, and 224 by default."""
     head: Literal["linear", "mlp"] | None = None
