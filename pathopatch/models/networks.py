@@ -344,7 +344,9 @@ def _backbone(architecture: str, pretrained: str | Path, side_px: int, timm_args
         # Without memory of its own, the network takes the file's tensors: the largest are of 4.5 GB.
         with torch.device("meta"):
             network = build()
-        named, expected = plain_names(read_weights(Path(pretrained))), network.state_dict()
+        named, expected = read_weights(Path(pretrained)), network.state_dict()
+        if not {name for name in expected if not name.endswith(BATCH_COUNTER)} <= named.keys():
+            named = plain_names(named)  # a file of timm's has these names, and "blocks.0.0." is no chunk there
         classifier = _timm_name(network, "classifier")
         named = {name: value for name, value in named.items() if not name.startswith(f"{classifier}.")}
         for name in expected:

@@ -36,7 +36,7 @@ class TwoChannels:
 class Pixels:
     """Patches of one pixel: CARS tells the label, SHG is noise."""
 
-    tissue = None
+    tissue, is_rgb = None, False
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.patch_id = rows["patch_id"].to_numpy()

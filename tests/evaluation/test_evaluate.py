@@ -59,6 +59,7 @@ class FakeModel:
     """Says tumour where the pixel is above one half: the shortcut in its purest form."""
 
     spec = SimpleNamespace(
+        backbone=None,
         encoder=None,
         input_px=1,
         temperature=2.0,
@@ -83,9 +84,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_bytes(tmp_path / "runs" / "erm" / "model" / "model.json", b"{}")
 
     def load_patches(
-        _work: Path, rows: pd.DataFrame, *, input_px: int, splits: tuple[str, ...], masks: tuple[str, ...]
+        _work: Path, rows: pd.DataFrame, *, splits: tuple[str, ...], masks: tuple[str, ...], **how: float
     ) -> FakePatches:
-        assert input_px == 1
+        assert how == {"input_px": 1, "cache_gib": 1.5}
         backwards = rows[rows["split"].isin(splits)].iloc[::-1]
         return FakePatches(backwards["patch_id"].to_numpy(), backwards["tissue_fraction"].to_numpy())
 
