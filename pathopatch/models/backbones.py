@@ -10,10 +10,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import file_state
 from pathopatch.core.input_files import log_left_out, walk_files
 from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models.spec import BackboneSpec
@@ -27,7 +29,7 @@ Means = tuple[float, float, float]
 WEIGHTS_VARIABLE = "PATHOPATCH_WEIGHTS"
 """Environment variable with a folder of backbones' weights."""
 MOST_COPIED_BYTES = 200 * 10**6
-_FREE_LICENCES = ("Apache-2.0", "BSD-3-Clause", "MIT")  # under which a bundle may hold a copy of the weights
+_FREE_LICENCE = "Apache-2.0"  # the one of the table under which a bundle may hold a copy of the weights
 _WRAPPED = ("module.", "_orig_mod.", "teacher.", "backbone.")
 _TRAINING_ONLY = re.compile(r"(^|\.)(dino_head|ibot_head|mask_token)(\.|$)|^student\.")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")  # DINOv2 shards its blocks in chunks
@@ -113,7 +115,6 @@ BACKBONES: Mapping[str, KnownBackbone] = {
         "timm/vit_base_patch16_dinov3.lvd1689m", "vit_base_patch16_dinov3", {"global_pool": "token"}, input_px=256,
         licence="DINOv3 licence",
     ),
-    "resnet50": KnownBackbone("timm/resnet50.tv_in1k", "resnet50", licence="BSD-3-Clause"),
     "retccl": KnownBackbone("Xiyue-Wang/RetCCL", "resnet50", input_px=256, licence="GPL-3.0"),
 }  # fmt: skip
 """By the names that `[train] architecture` takes."""
@@ -146,8 +147,8 @@ def weights_facts(architecture: str, file: Path) -> dict[str, Any]:
     kept in the user's cache, for what this machine does with the model.
     """
     known = BACKBONES.get(architecture)
-    sha256, size = file_sha256(file), file.stat().st_size
-    in_bundle = size <= MOST_COPIED_BYTES and (known is None or known.licence in _FREE_LICENCES)
+    sha256, size = _sha256(file, file_state(file)), file.stat().st_size
+    in_bundle = size <= MOST_COPIED_BYTES and (known is None or known.licence == _FREE_LICENCE)
     if not in_bundle:
         write_cached(_cache_name(sha256), os.fsencode(file.absolute()))
     return {
@@ -167,7 +168,7 @@ def find_weights(backbone: BackboneSpec, folder: Path | None = None) -> Path:
     """
     for path in _candidates(backbone, folder):
         is_of_size = path.is_file() and path.stat().st_size == backbone.weights_bytes
-        if is_of_size and file_sha256(path) == backbone.weights_sha256:
+        if is_of_size and _sha256(path, file_state(path)) == backbone.weights_sha256:
             return path
     licence = f", licence: {backbone.licence}" if backbone.licence else ""
     raise InputMissingError(
@@ -186,6 +187,12 @@ def _candidates(backbone: BackboneSpec, folder: Path | None) -> Iterator[Path]:
             yield from (parent / name for name in names)
     if (kept := read_cached(_cache_name(backbone.weights_sha256))) is not None:
         yield Path(os.fsdecode(kept))
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, _state: tuple[int | str, ...]) -> str:
+    """Return the SHA-256 of a file in this state: of gigabytes, it takes seconds."""
+    return file_sha256(path)
 
 
 def _cache_name(sha256: str) -> str:

@@ -72,7 +72,8 @@ def predict_cohort(
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, batch) as processes:
         from pathopatch.heatmaps.model_record import write_model_record
-        from pathopatch.models.bundle import check_bundles, reliance_to_correct
+        from pathopatch.models.backbones import find_weights
+        from pathopatch.models.bundle import check_bundles, read_spec, reliance_to_correct
         from pathopatch.models.spec import tiling_of
         from pathopatch.stages.batch.summaries import keep_cohort_tables
 
@@ -84,6 +85,9 @@ def predict_cohort(
             from pathopatch.heatmaps.predict import refuse_pixel_settings
 
             refuse_pixel_settings(config)
+        for member in map(read_spec, models):
+            if member.backbone is not None and member.lacks_backbone:
+                find_weights(member.backbone, config.weights)
         if config.area_correct != "none":
             reliance_to_correct(models)
         if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch

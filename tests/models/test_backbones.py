@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.config import PredictConfig, TrainConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, CheckpointUnsafeError, InputMissingError
 from pathopatch.models import backbones, networks
 from pathopatch.models.backbones import BACKBONES, KnownBackbone, find_weights, plain_names, weights_facts
@@ -22,6 +22,8 @@ from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BackboneSpec, BundleSpec
 from pathopatch.models.verify import verify_bundle
 from pathopatch.models.weights import file_sha256
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages.predict import predict_cohort
 from pathopatch.training.frozen import open_backbone
 
 FINGERPRINTS = {  # position embedding, registers, blocks, width of the first layer of an MLP: of the publishers' files
@@ -138,7 +140,8 @@ def test_a_resnet_drops_its_classifier_and_nothing_else(architecture, tmp_path):
     torch.manual_seed(0)
     whole = timm.create_model("resnet50", num_classes=7).eval()
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
-    network, x = opened(architecture, tmp_path / "whole.pth"), patches(BACKBONES[architecture], 1)
+    network = opened(architecture, tmp_path / "whole.pth")
+    x = torch.rand(1, 3, network.form.side_px, network.form.side_px)
     with torch.inference_mode():
         torch.testing.assert_close(network.features(x), whole.forward_features(x).mean((2, 3)))
     torch.save({**whole.state_dict(), "extra": torch.zeros(1)}, tmp_path / "more.pth")
@@ -291,6 +294,15 @@ def test_without_its_backbone_a_bundle_is_refused_with_name_and_hash(trained, tm
     assert "w.safetensors" in refused.value.message
     assert spec.backbone.weights_sha256 in refused.value.message
     assert "PATHOPATCH_WEIGHTS=FOLDER" in refused.value.remedy
+
+
+def test_missing_weights_are_one_error_of_a_cohort_not_one_a_slide(trained, tmp_path):
+    network, spec, path = trained
+    save_bundle(tmp_path / "bundle", network, spec)
+    path.unlink()
+    row = SlideRow(row=1, slide_id="a", patient_id="p", source=str(tmp_path / "a.tif"))
+    with pytest.raises(InputMissingError, match="does not hold the weights of its backbone"):
+        predict_cohort([row], tmp_path / "bundle", tmp_path / "out", PredictConfig(device="cpu"))
 
 
 @pytest.mark.parametrize("name", ["export", "graph", "openvino"])
