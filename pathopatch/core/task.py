@@ -102,8 +102,6 @@ class SlideOutputs:
     require_unchanged : callable, optional
         Raises InputChangedError if inputs changed; to be called when all is read, before anything takes its place.
         It is called as well if the work fails, since a change of its inputs may be the reason.
-    stamp_of : callable, optional
-        Reads the stamp of a part, where `read_stamp` cannot.
     about : mapping, optional
         Recorded in the slide's status from the beginning.
     """
@@ -117,7 +115,6 @@ class SlideOutputs:
     refuse: Callable[[Stamp, Stamp, Path], None] | None = None
     is_whole: Callable[[], bool] = lambda: True
     require_unchanged: Callable[[], None] = lambda: None
-    stamp_of: Callable[[Path], Stamp | None] = read_stamp
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def are_current(self) -> bool:
@@ -125,13 +122,13 @@ class SlideOutputs:
 
         StaleArtefactError or DuplicateIdError if the work would be refused.
         """
-        if self.stamp_of(self.parts[0]) is None:  # first, since making a stamp reads pixels of the slide
+        if read_stamp(self.parts[0]) is None:  # first, since making a stamp reads pixels of the slide
             return False
         return self._match(self.make_stamp())
 
     def _match(self, stamp: Stamp) -> bool:
         """Return whether whole outputs with this stamp are there."""
-        existing, refuse = [self.stamp_of(path) for path in self.parts], self.refuse
+        existing, refuse = [read_stamp(path) for path in self.parts], self.refuse
         is_up_to_date = artefacts.is_up_to_date(
             *self.parts,
             stamp=stamp,

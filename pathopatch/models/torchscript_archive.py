@@ -276,13 +276,28 @@ def _outputs(
     assert spec.torchscript is not None
     n_classes = len(spec.torchscript.class_names)
     side = spec.torchscript.resize_px or spec.input_px
-    probe = program_outputs(
-        program,
-        (len(spec.channels), side, side),
-        place=path,
-        remedy="compare the size that the description states with what the network takes",
-        device=device,
-    )
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode(), full_float32:
+            output = program(torch.from_numpy(np.ascontiguousarray(x)).to(device))
+        if not (isinstance(output, Tensor) and output.shape[:1] == (len(x),)):
+            given = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise CheckpointIncompatibleError(
+                f"its output for {len(x)} patches is {given}, one vector for each is due",
+                place=str(path),
+                remedy="export the network with its pooling",
+            )
+        values: NDArray[np.float32] = output.float().cpu().numpy()
+        return values
+
+    try:
+        probe = require_function(run, len(spec.channels), side, place=str(path))
+    except PROGRAM_ERRORS as error:
+        raise CheckpointIncompatibleError(
+            f"its program does not run on patches of {side} px: {_cause(error)}",
+            place=str(path),
+            remedy="compare the size that the description states with what the network takes",
+        ) from error
     probe = probe.reshape(len(probe), -1) if probe.ndim > 1 else probe
     if probe.shape[1:] != (n_classes,):
         raise CheckpointIncompatibleError(
@@ -291,32 +306,6 @@ def _outputs(
             remedy="name as many classes as the network gives logits",
         )
     return probe
-
-
-def program_outputs(
-    network: nn.Module, shape: tuple[int, int, int], *, place: Path, remedy: str, device: torch.device | None = None
-) -> NDArray[np.float32]:
-    """Return a network's outputs (N, ...) of a fixed probe of standardised patches of a shape (C, s, s), in float32."""
-
-    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode(), full_float32:
-            output = network(torch.from_numpy(np.ascontiguousarray(x)).to(device))
-        if not (isinstance(output, Tensor) and output.shape[:1] == (len(x),)):
-            given = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise CheckpointIncompatibleError(
-                f"its output for {len(x)} patches is {given}, one vector for each is due",
-                place=str(place),
-                remedy="export the network with its pooling",
-            )
-        values: NDArray[np.float32] = output.float().cpu().numpy()
-        return values
-
-    try:
-        return require_function(run, shape[0], shape[1], place=str(place))
-    except PROGRAM_ERRORS as error:
-        raise CheckpointIncompatibleError(
-            f"its program does not run on patches of {shape[1]} px: {_cause(error)}", place=str(place), remedy=remedy
-        ) from error
 
 
 def _cause(error: Exception) -> str:

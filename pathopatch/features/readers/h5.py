@@ -34,15 +34,6 @@ class H5Contents:
         return shape is not None and (len(shape) == 2 or shape[0:1] == (0,))
 
 
-def load_h5py(path: Path) -> Any:
-    """Return the package h5py, for a file; InputUnsupportedError if it is not installed."""
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise InputUnsupportedError("h5py is not installed", place=str(path), remedy="pip install 'h5py'") from error
-    return h5py
-
-
 @contextmanager
 def open_h5(path: Path) -> Iterator[Any]:
     """Yield an HDF5 file to read; nothing is ever written to it, not even a lock.
@@ -50,7 +41,10 @@ def open_h5(path: Path) -> Iterator[Any]:
     InputUnsupportedError without h5py, or if a name in the file leads to another file; InputMissingError,
     InputCorruptError if HDF5 cannot read the file.
     """
-    h5py = load_h5py(path)
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise InputUnsupportedError("h5py is not installed", place=str(path), remedy="pip install 'h5py'") from error
     try:
         # Without locks: folders of others may be read-only, and their drives may not know locks.
         with h5py.File(path, "r", locking=False) as file:
