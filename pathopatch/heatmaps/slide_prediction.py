@@ -395,15 +395,8 @@ def _opened_model(
             )
         return model
     folders = [model] if isinstance(model, str | Path) else model
-    return load_ensemble(
-        folders,
-        device=config.device,
-        precision=config.precision,
-        runtime=config.runtime,
-        threads=config.threads,
-        area_correct=config.area_correct,
-        weights=config.weights,
-    )
+    names = ("device", "precision", "runtime", "threads", "area_correct", "weights")
+    return load_ensemble(folders, **{name: getattr(config, name) for name in names})
 
 
 @contextmanager
