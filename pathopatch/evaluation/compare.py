@@ -66,8 +66,8 @@ def compare(
     (NaN of bins), ``trained_attribute`` and ``attribute`` (by which the row is evaluated); wga, gba, average, auroc,
     equal_area, each with ``_low`` and ``_high``; ``equal_area_even`` and what else `equal_area` returns; ``left_out_0``
     and ``left_out_1``, patches of each label without a group; ``accuracy_g``, ``n_g``, ``patients_g`` of each group g;
-    ``unit``, what intervals resample and ``patients`` count (patient or block); reference (the ERM run), ``gain_wga``,
-    ``gain_equal_area`` and ``gain_g`` with ``_low`` and ``_high``.
+    ``unit``, what intervals resample and ``patients`` count (patient or block); reference (the ERM run), ``gain_wga``
+    and ``gain_equal_area`` with ``_low`` and ``_high``, ``gain_average`` and ``gain_auroc`` without.
 
     Raises
     ------
@@ -183,12 +183,11 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
         tau = "own" if is_own else str(attribute).split(" ")[0]
         lines += [f"  {tau:<5}{_text_row(row)}" for _, row in rows.iterrows()]
         lines.append("")
-        texts = [(row["run"], gain_text(row)) for row in rows.to_dict("records")]
+        texts = [(row["run"], gain_text(row, first)) for row in rows.to_dict("records")]
         gains += [f"  {tau:<5}{run:<26} {text}" for run, text in texts if text]
     if gains:
         lines += [
-            "Gain in WGA over ERM, percentage points, with its paired 95 % interval by bootstrap over "
-            f"{unit_noun(groups)}s:",
+            f"Gain over ERM, with its paired 95 % interval by bootstrap over {unit_noun(groups)}s:",
             *gains,
             "",
         ]

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json
@@ -29,7 +28,7 @@ from pathopatch.evaluation.group_scores import (
     with_ends,
 )
 from pathopatch.groups import GroupingAttribute
-from pathopatch.metrics.bootstrap import effective_count, interval, ratio, widened
+from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count, interval, ratio, widened
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.training.phase_data import steps_of_all_phases
 
@@ -73,9 +72,12 @@ def gains_of_row(
     attributes: Mapping[str, GroupingAttribute],
     config: EvaluateConfig,
 ) -> dict[str, float]:
-    """Return the `paired_gains` of a comparison's row over its reference; gains are NaN where it has none.
+    """Return the gain in WGA of a comparison's row over its reference, with its paired, `widened` interval.
 
     `predictions` are those of each run, indexed by patch_id like `patient`; `attributes` those of the groups, by label.
+    The columns are ``gain_wga`` with ``_low`` and ``_high``; the differences of the two rows, ``gain_average`` and
+    ``gain_auroc``; and what `effective_sizes` returns of the patches. Gains are NaN where there is no reference; an
+    interval is NaN with fewer than two patients.
     """
     own = predictions[row["run"]]
     # A row without a reference is taken as its own, for the sizes of its groups.
@@ -85,90 +87,97 @@ def gains_of_row(
     reference, group = reference[group >= 0], group[group >= 0]  # blank patches are in no bin
     own = own.loc[reference.index]
     # Each run keeps its own decision threshold, which its row at the same attribute holds.
-    is_same = (table["run"] == name) & (table["attribute"] == row["attribute"])
-    reference_threshold = table.loc[is_same, "decision_threshold"].iloc[0]
-    right, reference_right = is_right(own, row["decision_threshold"]), is_right(reference, reference_threshold)
-    patients = patient.loc[own.index].to_numpy(dtype=str)
-    gains = paired_gains(right, reference_right, group, patients, n_groups=n_groups_of(dict(row)), config=config)
-    has_reference = row["reference"] != ""
-    return {
-        name: value if has_reference or not name.startswith("gain_") else float("nan") for name, value in gains.items()
+    other = table[(table["run"] == name) & (table["attribute"] == row["attribute"])].iloc[0]
+    cells: dict[str, Any] = {
+        "group": group,
+        "patient": patient.loc[own.index].to_numpy(dtype=str),
+        "n_groups": n_groups_of(dict(row)),
     }
+    hits, n = patient_counts(is_right(own, row["decision_threshold"]), **cells)
+    other_hits, _ = patient_counts(is_right(reference, other["decision_threshold"]), **cells)
+    settings = {"resamples": config.bootstrap, "seed": config.seed}
+    drawn, other_drawn, count = resampled_counts(hits, other_hits, n, **settings)
+    gained = ratio(drawn, count).min(axis=1) - ratio(other_drawn, count).min(axis=1)
+    sizes = effective_sizes(n)
+    value = float(pooled_accuracy(hits, n).min() - pooled_accuracy(other_hits, n).min())
+    gains = with_ends("gain_wga", value, *interval(widened(gained, sizes["effective_patients"])))
+    gains |= {f"gain_{measure}": row[measure] - other[measure] for measure in ("average", "auroc")}
+    return sizes | (gains if row["reference"] else dict.fromkeys(gains, float("nan")))
 
 
-Verdict = Literal["empty group", "too few", "plain", "no plain", "no interval", "better", "worse", "no difference"]
-_IN_WORDS: dict[Verdict, str] = {
-    "empty group": "not known, since a group has no patch",
-    "no interval": "no interval",
-    "better": "better",
-    "worse": "worse",
+Claim = Literal["no interval", "better", "moved", "worse", "no difference"]
+Verdict = Literal["empty group", "too few", "plain", "no plain", Claim]
+_LEADS: dict[Verdict, str] = {
+    "too few": "debiased against plain training, without a claim",
+    "moved": "errors moved from one {area}group to the other",
     "no difference": "no difference is shown",
 }
 
 
+def claim_of(low: float, high: float, equal_area_low: float) -> Claim:
+    """Return what a difference shows, by its paired interval in WGA and the lower end of that at equal area.
+
+    A shift of the decision between area groups raises WGA as well. So a gain there counts as better only if nothing is
+    lost at equal area; otherwise errors have moved.
+    """
+    if np.isnan(low) or (low > 0 and np.isnan(equal_area_low)):
+        return "no interval"
+    if low > 0:
+        return "better" if equal_area_low > LEAST_EQUAL_AREA_GAIN else "moved"
+    return "worse" if high < 0 else "no difference"
+
+
 def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
-    """Return what a comparison's row shows against its reference, by the paired interval of its gain in WGA."""
+    """Return what a comparison's row shows against its reference."""
     if pd.isna(row["wga"]):
         return "empty group"
     if too_few_of(row):
         return "too few"
     if row["reference"] in ("", row["run"]):
         return "plain" if row["reference"] else "no plain"
-    low, high = row["gain_wga_low"], row["gain_wga_high"]
-    if pd.isna(low):
-        return "no interval"
-    if low > 0:
-        return "better"
-    return "worse" if high < 0 else "no difference"
+    return claim_of(row["gain_wga_low"], row["gain_wga_high"], row["gain_equal_area_low"])
 
 
-def gain_text(row: Mapping[Any, Any]) -> str:
-    """Return a row's gain in WGA over its reference, with interval and verdict; "" for one without a reference.
+def gain_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
+    """Return what a row shows against its reference, in words; "" for one without a reference.
 
-    For instance ``+13.9 [-2.0, +30.1] over erm-t0.25-s0: no difference is shown``.
+    For instance ``against erm, better: the worst group rose by 13.9 points (95 % interval +2.0 to +30.1), at equal area
+    0.640, was 0.630``. `by` names labels and groups.
     """
     if row["reference"] in ("", row["run"]):
         return ""
     verdict = gain_verdict(row)
-    gain, low, high = (100 * row[f"gain_wga{end}"] for end in ("", "_low", "_high"))
-    number = "-" if pd.isna(gain) else f"{gain:+.1f}" + ("" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]")
-    reasons = [f"{reason} in {place}" for place, reason in too_few_of(row).items()]
-    words = f"too few, {reasons[0]}" if verdict == "too few" else _IN_WORDS[verdict]
-    return f"{number} over {row['reference']}: {words}"
+    if verdict == "empty group":
+        return f"against {row['reference']}, not known, since a group has no patch"
+    reasons = [f"too few, {reason} in {place}" for place, reason in too_few_of(row).items()]
+    lead = reasons[0] if reasons else lead_of(verdict, by)
+    return f"against {row['reference']}, {lead}: {measured_text(row, by)}"
 
 
-def paired_gains(
-    right: NDArray[np.bool_],
-    reference_right: NDArray[np.bool_],
-    group: NDArray[np.int64],
-    patient: NDArray[Any],
-    *,
-    n_groups: int = 4,
-    config: EvaluateConfig,
-) -> dict[str, float]:
-    """Return the gain in WGA and in each group's accuracy over a reference, with paired, `widened` intervals.
+def lead_of(verdict: Verdict, by: GroupingAttribute) -> str:
+    """Return the words before what was measured."""
+    return _LEADS.get(verdict, verdict).format(area="" if by.is_patch_attribute else "area ")
 
-    `right` and `reference_right`, (N,), say whether either model predicted each patch right; `group` is A y + a. The
-    columns are ``gain_wga``, ``gain_0`` and so on, each with ``_low`` and ``_high``; NaN for an empty group, and for an
-    interval from fewer than two patients. Beside them what `effective_sizes` returns of the patches.
-    """
-    hits, n = patient_counts(right, group, patient, n_groups=n_groups)
-    reference_hits, _ = patient_counts(reference_right, group, patient, n_groups=n_groups)
-    settings = {"resamples": config.bootstrap, "seed": config.seed}
-    value, reference_value = pooled_accuracy(hits, n), pooled_accuracy(reference_hits, n)
-    own, reference, count = resampled_counts(hits, reference_hits, n, **settings)
-    drawn = ratio(own, count).min(axis=1) - ratio(reference, count).min(axis=1)
-    sizes = effective_sizes(n)
-    ends = interval(widened(drawn, sizes["effective_patients"]))
-    gains = with_ends("gain_wga", float(value.min() - reference_value.min()), *ends)
-    for number in range(n_groups):
-        # Only patients with patches in the group are resampled.
-        has_group = n[:, number] > 0
-        pair = (hits - reference_hits)[has_group, number, None], n[has_group, number, None]
-        drawn = ratio(*resampled_counts(*pair, **settings))[:, 0]
-        ends = interval(widened(drawn, sizes[f"effective_patients_{number}"]))
-        gains |= with_ends(f"gain_{number}", float(pooled_accuracy(*pair)[0]), *ends)
-    return gains | sizes
+
+def measured_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
+    """Return how far the worst group moved, what became of AUROC at equal area, and what fell, without a claim."""
+    verdict, gain, gain_at_equal_area = gain_verdict(row), row["gain_wga"], row["gain_equal_area"]
+    was = {name: row[name] - row[f"gain_{name}"] for name in ("equal_area", "auroc", "average")}
+    text = f"the worst group {'fell' if gain < 0 else 'rose'} by {abs(100 * gain):.1f} points"
+    if pd.notna(row["gain_wga_low"]):
+        ends = (f"{100 * row[f'gain_wga_{end}']:+.1f}" for end in ("low", "high"))
+        text += f" (95 % interval {' to '.join(ends)})"
+    if pd.notna(gain_at_equal_area):
+        both = f"at equal area {row['equal_area']:.3f}, was {was['equal_area']:.3f}"
+        if verdict != "better" and gain > 0 and not row["gain_equal_area_low"] > 0:
+            told = "told no better" if gain_at_equal_area <= 0 else "not shown to be told better"
+            both = f"and {by.label_names[1]} is {told} ({both})"
+        text += f", {both}"
+    for name, words, scale, unit in (("auroc", "AUROC", 1, ""), ("average", "average accuracy", 100, " %")):
+        before, now = (f"{scale * value:{'.1f' if unit else '.3f'}}" for value in (was[name], row[name]))
+        if row[name] < was[name] and before != now:
+            text += f"; {words} fell from {before} to {now}{unit}"
+    return text + (f"; the worst group, {100 * row['wga']:.1f} % right, is below a coin" if row["wga"] < 0.5 else "")
 
 
 def equal_area_gain(

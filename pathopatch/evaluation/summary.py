@@ -39,11 +39,12 @@ from pathopatch.evaluation.group_scores import (
     with_ends,
 )
 from pathopatch.evaluation.predicting import stored_predictions
+from pathopatch.evaluation.reference import claim_of
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import BLOCK, label_names
-from pathopatch.metrics.bootstrap import interval, ratio, widened
-from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, widened
+from pathopatch.metrics.equal_area import DISTANCE, auroc_at_equal_area, equal_area_draws
 from pathopatch.slides.manifest import SPLITS
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
@@ -95,8 +96,9 @@ class Summary:
 
     `pairs` has every two rows: attribute, name, less (the other row), seeds that both have, wga and equal_area (the
     differences) with their ends; p of WGA; is_shown: whether the interval of WGA excludes 0, both have at least three
-    seeds, and no group is too small to claim anything; and holds_by_holm: whether it is shown by Holm's correction for
-    all pairs of the attribute too. `methods` is a paragraph on what was run.
+    seeds, and no group is too small to claim anything; is_moved: whether the row with the higher WGA may then have lost
+    at equal area; and holds_by_holm: whether it is shown by Holm's correction for all pairs of the attribute too.
+    `methods` is a paragraph on what was run.
     """
 
     rows: pd.DataFrame
@@ -231,7 +233,8 @@ def _difference(row: _Row, other: _Row) -> dict[str, Any]:
     shared = sorted(set(row.seeds) & set(other.seeds))
     if not shared:
         nothing = {f"{name}{end}": float("nan") for name in _DRAWN_MEASURES for end in ("", "_low", "_high")}
-        return {"seeds": 0, **nothing, "p": float("nan"), "is_shown": False, "too_few": "no seed of both"}
+        nothing |= {"p": float("nan"), "is_shown": False, "is_moved": False}
+        return {"seeds": 0, **nothing, "too_few": "no seed of both"}
     own, others = ([each.seeds.index(seed) for seed in shared] for each in (row, other))
     units = min(each.sizes["effective_patients"] for each in (row, other))
     ends: dict[str, float] = {}
@@ -244,8 +247,20 @@ def _difference(row: _Row, other: _Row) -> dict[str, Any]:
     if not few and len(shared) < LEAST_SEEDS:
         few = f"only {pluralize(len(shared), 'seed')} of both: {LEAST_SEEDS} tell the spread over seeds"
     is_shown = (ends["wga_low"] > 0 or ends["wga_high"] < 0) and not few
+    # The row with the higher WGA must not lose at equal area either.
+    claims = (
+        claim_of(ends["wga_low"], ends["wga_high"], ends["equal_area_low"]),
+        claim_of(-ends["wga_high"], -ends["wga_low"], -ends["equal_area_high"]),
+    )
     p = float("nan") if few else p_of["wga"]
-    return {"seeds": len(shared), **ends, "p": p, "is_shown": is_shown, "too_few": few}
+    return {
+        "seeds": len(shared),
+        **ends,
+        "p": p,
+        "is_shown": is_shown,
+        "is_moved": is_shown and "moved" in claims,
+        "too_few": few,
+    }
 
 
 def _holds_by_holm(pairs: pd.DataFrame) -> pd.Series[bool]:
@@ -283,15 +298,16 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
             lines += [
                 "",
                 f"Of {pluralize(tested, 'interval')} between two rows, {ALPHA * tested:.1f} would exclude 0 by chance "
-                "were all rows equal. Differences marked † hold by Holm's correction for all of one attribute.",
+                "were all rows equal. Differences marked † hold by Holm's correction for all of one attribute. Errors "
+                f"moved: at equal area a loss beyond {LEAST_EQUAL_AREA_GAIN:g} of the higher row is not excluded.",
             ]
         titles = "| groups by | row | less | seeds | WGA | 95 % interval | AUROC at equal area, 95 % interval |"
         lines += ["", titles, "|---" * 7 + "|"]
     for pair in pairs.to_dict("records"):
         value, low, high = (100 * pair[name] for name in ("wga", "wga_low", "wga_high"))
-        shown = (
-            " †" * pair["holds_by_holm"] if pair["is_shown"] else f" ({pair['too_few'] or 'no difference is shown'})"
-        )
+        shown = " †" * pair["holds_by_holm"] + " (errors moved)" * pair["is_moved"]
+        if not pair["is_shown"]:
+            shown = f" ({pair['too_few'] or 'no difference is shown'})"
         lines.append(
             f"| {pair['attribute']} | {pair['name']} | {pair['less']} | {pair['seeds']} | {value:+.1f} "
             f"| {low:+.1f} to {high:+.1f}{shown} | {_at_equal_area(pair, '+.3f')} |"
@@ -367,9 +383,14 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
-    sentences.append(
-        f"Intervals are 95 %, by {config.bootstrap:,} draws of {unit_noun(groups)}s, and Student's t over seeds."
-    )
+    seeds = ", and Student's t over seeds" if table["seed"].nunique() > 1 else ""
+    sentences += [
+        f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
+        f"{DISTANCE:g}.",
+        f"Intervals are 95 %, by {config.bootstrap:,} draws of {unit_noun(groups)}s{seeds}.",
+        "A row is better if the interval of its gain in worst-group accuracy is above 0, and that at equal area above "
+        f"{LEAST_EQUAL_AREA_GAIN:g}.",
+    ]
     return " ".join([*sentences, software_text()])
 
 
@@ -378,16 +399,21 @@ def _data(groups: pd.DataFrame) -> str:
     grouped = labelled[threshold_attributes(groups)[0].groups_in(labelled) >= 0]
     by = "fold" if "fold" in groups else "split"
     names = [str(fold) for fold in sorted(set(groups["fold"]))] if by == "fold" else SPLITS
+    title = "fold {}:" if by == "fold" else "{}"
     parts = [
-        f"{'fold ' if by == 'fold' else ''}{name} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
+        f"{title.format(name)} {len(rows):,} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
         + (f" in {pluralize(units_of(rows).nunique(), 'block')}" if BLOCK in rows else "")
         for name in names
         if len(rows := grouped[grouped[by].astype(str) == name])
     ]
     place_of = sorted(set(zip(groups["patient_id"].astype(str), groups[by].astype(str), strict=True)))
-    left_out = len(labelled) - len(grouped)
+    left_out = (
+        f"{n:,} {name}"
+        for y, name in enumerate(label_names(groups))
+        if (n := int((labelled["label"] == y).sum() - (grouped["label"] == y).sum()))
+    )
     text = f"{len(grouped):,} patches labelled {' or '.join(label_names(groups))}"
-    text += f" ({left_out:,} more left out, as blank or hardly scanned)" if left_out else ""
+    text += f" (left out, as blank or hardly scanned: {more})" if (more := " and ".join(left_out)) else ""
     mark, noun = fingerprint(place_of)[:12], unit_noun(groups)
     if by == "split":
         return f"{text} were split by {noun} (hash {mark}): {', '.join(parts)}."

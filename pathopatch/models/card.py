@@ -375,7 +375,8 @@ def beware(spec: BundleSpec) -> list[str]:
     accuracy, name, n = min(weak)
     units = pluralize(int(spec.group_metrics["patients"]), f"validation {_unit(spec)}")
     of = f"{n} patches, {units}"
-    return [*asked, f"The model's worst group is weak: {accuracy:.0%} right of {name} ({of})."]
+    grade = "below a coin" if accuracy < 0.5 else "weak"
+    return [*asked, f"The model's worst group is {grade}: {accuracy:.0%} right of {name} ({of})."]
 
 
 def _unit(spec: BundleSpec) -> str:

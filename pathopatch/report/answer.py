@@ -9,7 +9,7 @@ import pandas as pd
 
 from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group, too_few_of
-from pathopatch.evaluation.reference import gain_verdict, is_plain_erm
+from pathopatch.evaluation.reference import gain_verdict, is_plain_erm, lead_of, measured_text
 from pathopatch.evaluation.summary import LEAST_SEEDS
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import verdict_text
@@ -56,7 +56,7 @@ def _pair(study: Study) -> tuple[str, str]:
 
 def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
     """Return the answer at one threshold: both models, each with its worst group, and what came out."""
-    best, wga = preferred(rows), rows["wga"].dropna()
+    best = preferred(rows)
     by_run = {row["run"]: row for row in rows.to_dict("records")}
     reference = by_run.get(best["reference"]) if best and best["reference"] != best["run"] else None
     names = attribute.group_names
@@ -72,17 +72,19 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
         "has_few_blocks": "all" in reasons and first.get("unit") == "block",
         **smallest_group(first),
         "runs": rows["run"].nunique(),
-        "range": (wga.min(), wga.max()) if len(wga) else None,
+        "ranges": {name: (rows[name].min(), rows[name].max()) for name in ("wga", "equal_area")},
         "split": first["split"],
         "n": first["n"],
         "patients": first["patients"],
         "left_out": [first[f"left_out_{label}"] for label in (0, 1)],
     }
     if best is None:
-        return card | {"outcome": "not chosen"}
+        return card | {"outcome": "not chosen", "lead": "", "measured": ""}
     # A plain run that is not shown here, such as one of another threshold, is no comparison on this page.
     is_alone = reference is None and best["reference"] != best["run"]
-    return card | {"outcome": gain_verdict({**best, "reference": ""} if is_alone else best)}
+    outcome = gain_verdict({**best, "reference": ""} if is_alone else best)
+    measured = "" if reference is None or outcome == "empty group" else measured_text(best, attribute)
+    return card | {"outcome": outcome, "lead": lead_of(outcome, attribute), "measured": measured}
 
 
 def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:

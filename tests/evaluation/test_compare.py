@@ -17,8 +17,9 @@ from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.evaluation.compare import compare, comparison, comparison_text, preferred_run
 from pathopatch.evaluation.evaluate import evaluate_predictions
-from pathopatch.evaluation.reference import gain_text, gain_verdict, paired_gains
+from pathopatch.evaluation.reference import gain_text, gain_verdict
 from pathopatch.evaluation.summary import methods_text, summarise_runs
+from pathopatch.groups import PatchAttribute, TissueThreshold
 
 STAMP = Stamp(stage="groups")
 QUICK = EvaluateConfig(bootstrap=30)
@@ -80,13 +81,14 @@ def test_the_reference_is_the_erm_that_validation_prefers(work: Path) -> None:
     assert table.loc["erm", "wga_val"] == pytest.approx(0.2)
 
 
-def test_gains_are_differences_on_each_group_and_on_the_worst(work: Path) -> None:
+def test_a_gain_is_the_difference_of_the_worst_groups(work: Path) -> None:
     gerne = compare(work, config=QUICK).set_index("method").loc["gerne"]
     assert gerne["wga"] == pytest.approx(0.7)
     assert gerne["gain_wga"] == pytest.approx(0.7 - 0.3)
-    assert [gerne[f"gain_{g}"] for g in range(4)] == pytest.approx([-0.1, 0.4, 0.3, -0.1])
     assert [gerne[f"n_{g}"] for g in range(4)] == [10, 10, 10, 10]
-    assert gerne["gain_wga_low"] <= gerne["gain_wga"] <= gerne["gain_wga_high"]
+    # Paired: whichever patients are drawn, both models move together.
+    assert (gerne["gain_wga_low"], gerne["gain_wga_high"]) == pytest.approx((0.4, 0.4))
+    assert gerne["wga_high"] - gerne["wga_low"] > 0.1
 
 
 def test_each_run_is_judged_at_its_own_decision_threshold(work: Path) -> None:
@@ -132,37 +134,88 @@ def test_the_text_table_shows_interval_and_groups(work: Path) -> None:
 def test_a_gain_in_the_text_has_interval_verdict_and_reference(work: Path) -> None:
     table = compare(work, config=QUICK)
     row = table.set_index("run").loc["gerne-t0.5-s0"]
-    ends = f"[{100 * row['gain_wga_low']:+.1f}, {100 * row['gain_wga_high']:+.1f}]"
+    ends = f"(95 % interval {100 * row['gain_wga_low']:+.1f} to {100 * row['gain_wga_high']:+.1f})"
     lines = comparison_text(work, table).splitlines()
-    start = next(place for place, line in enumerate(lines) if line.startswith("Gain in WGA over ERM"))
+    start = next(place for place, line in enumerate(lines) if line.startswith("Gain over ERM"))
     gains = {line.split()[1]: line for line in lines[start + 1 : start + 3]}
     assert set(gains) == {"erm-t0.5-s0", "gerne-t0.5-s0"}  # the reference is compared with nothing
-    expected = f"+40.0 {ends} over erm-balanced-t0.5-s0: too few, only 10 patches of 2 patients in group 0"
-    assert gains["gerne-t0.5-s0"].endswith(expected)
+    expected = "against erm-balanced-t0.5-s0, too few, only 10 patches of 2 patients in group 0: "
+    expected += f"the worst group rose by 40.0 points {ends}, and tumour is not shown to be told better (at equal area "
+    assert gains["gerne-t0.5-s0"].endswith(f"{expected}0.825, was 0.700)")
+    # Right are 33 of 40 patches, and of erm-balanced 28. With two logits AUROC is the same.
+    assert (row["gain_average"], row["gain_auroc"]) == pytest.approx((5 / 40, 5 / 40))
+
+
+CLAIMED = {
+    "run": "gerne", "reference": "erm", "n_0": 50, "patients_0": 5, "patients": 12, "wga": 0.7, "gain_wga": 0.3,
+    "auroc": 0.8, "gain_auroc": 0.1, "average": 0.9, "gain_average": 0.0, "equal_area": 0.64, "gain_equal_area": -0.01,
+}  # fmt: skip
+
+
+def claimed(ends: tuple[float, float, float], **values: Any) -> dict[str, Any]:
+    """A row with some ends of its gain in WGA, and the lower end of that at equal area."""
+    return CLAIMED | dict(zip(("gain_wga_low", "gain_wga_high", "gain_equal_area_low"), ends, strict=True)) | values
+
+
+BY = TissueThreshold(0.5)
 
 
 @pytest.mark.parametrize(
     ("ends", "verdict", "words"),
     [
-        ((0.1, 0.5), "better", "+30.0 [+10.0, +50.0] over erm: better"),
-        ((-0.1, 0.5), "no difference", "+30.0 [-10.0, +50.0] over erm: no difference is shown"),
-        ((0.0, 0.5), "no difference", "+30.0 [+0.0, +50.0] over erm: no difference is shown"),
-        ((-0.5, -0.1), "worse", "+30.0 [-50.0, -10.0] over erm: worse"),
-        ((np.nan, np.nan), "no interval", "+30.0 over erm: no interval"),
+        (
+            (0.1, 0.5, -0.019),
+            "better",
+            "better: the worst group rose by 30.0 points (95 % interval +10.0 to +50.0), at ",
+        ),
+        ((0.1, 0.5, -0.02), "moved", "errors moved from one area group to the other: the worst group rose by 30.0 "),
+        ((-0.1, 0.5, 0.1), "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % int"),
+        ((0.0, 0.5, 0.1), "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % int"),
+        ((-0.5, -0.1, 0.1), "worse", "worse: the worst group rose by 30.0 points (95 % interval -50.0 to -10.0), at"),
+        ((np.nan, np.nan, 0.1), "no interval", "no interval: the worst group rose by 30.0 points, at equal area "),
+        ((0.1, 0.5, np.nan), "no interval", "no interval: the worst group rose by 30.0 points (95 % interval +10"),
     ],
 )
-def test_the_verdict_on_a_gain_follows_from_its_interval(ends: tuple[float, float], verdict: str, words: str) -> None:
-    row = {"run": "gerne", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "patients": 12, "gain_wga": 0.3}
-    row |= {"gain_wga_low": ends[0], "gain_wga_high": ends[1]}
-    assert (gain_verdict(row), gain_text(row)) == (verdict, words)
+def test_a_claim_follows_from_wga_and_equal_area_together(
+    ends: tuple[float, float, float], verdict: str, words: str
+) -> None:
+    assert gain_verdict(claimed(ends)) == verdict
+    assert gain_text(claimed(ends), BY).startswith(f"against erm, {words}")
+
+
+def test_errors_that_moved_are_told_with_all_that_fell() -> None:
+    row = claimed((0.03, 0.5, -0.15), wga=0.468, gain_wga=0.286, equal_area=0.601, gain_equal_area=-0.024)
+    row |= {"auroc": 0.644, "gain_auroc": -0.037, "average": 0.78, "gain_average": -0.04}
+    assert gain_text(row, BY) == (
+        "against erm, errors moved from one area group to the other: the worst group rose by 28.6 points (95 % "
+        "interval +3.0 to +50.0), and tumour is told no better (at equal area 0.601, was 0.625); AUROC fell from 0.681 "
+        "to 0.644; average accuracy fell from 82.0 to 78.0 %; the worst group, 46.8 % right, is below a coin"
+    )
+    risen = gain_text(row | {"gain_equal_area": 0.024}, BY)
+    assert ", and tumour is not shown to be told better (at equal area 0.601, was 0.577); AUROC" in risen
+    # A fall that does not print is none, and half is no less than a coin.
+    equal = row | {"wga": 0.5, "gain_auroc": -1e-5, "gain_average": -1e-5}
+    assert gain_text(equal, BY).endswith("was 0.625)")
+    own = PatchAttribute(("sea", "land"), 0.5, label_names=("landbird", "waterbird"))
+    assert "errors moved from one group to the other:" in gain_text(row, own)
+    assert "waterbird is told no better" in gain_text(row, own)
+
+
+def test_of_too_few_units_the_measures_are_told_without_a_claim() -> None:
+    row = claimed((0.1, 0.5, -0.15), patients=10, unit="block")
+    assert gain_verdict(row) == "too few"
+    assert gain_text(row, BY) == (
+        "against erm, too few, only 10 blocks in all: the worst group rose by 30.0 points (95 % interval +10.0 to "
+        "+50.0), and tumour is told no better (at equal area 0.640, was 0.650)"
+    )
 
 
 def test_a_run_without_a_reference_has_no_gain_in_words() -> None:
-    row = {"run": "erm", "reference": "erm", "wga": 0.7, "n_0": 50, "patients_0": 5, "patients": 12, "gain_wga": 0.0}
-    assert (gain_verdict(row), gain_text(row)) == ("plain", "")
-    assert (gain_verdict(row | {"reference": ""}), gain_text(row | {"reference": ""})) == ("no plain", "")
-    empty = row | {"run": "gerne", "wga": np.nan, "gain_wga": np.nan, "gain_wga_low": np.nan, "gain_wga_high": np.nan}
-    assert gain_text(empty) == "- over erm: not known, since a group has no patch"
+    row = claimed((np.nan, np.nan, np.nan), run="erm")
+    assert (gain_verdict(row), gain_text(row, BY)) == ("plain", "")
+    assert (gain_verdict(row | {"reference": ""}), gain_text(row | {"reference": ""}, BY)) == ("no plain", "")
+    empty = row | {"run": "gerne", "wga": np.nan}
+    assert gain_text(empty, BY) == "against erm, not known, since a group has no patch"
 
 
 def test_validation_alone_prefers_a_run(work: Path) -> None:
@@ -250,18 +303,6 @@ def test_the_summary_has_each_setting_over_its_seeds_and_every_two_of_them(work:
     assert r"gerne & 10, 2* & 45.0 $\pm$ 35.4 &" in (work / "summary.tex").read_text()
     assert not pairs["is_shown"].any()  # ten patches of two patients
     assert "(only 10 patches of 2 patients in group 0)" in (work / "summary.md").read_text()
-
-
-def test_a_paired_interval_is_narrower_than_two_apart() -> None:
-    # Both models fail on the same half of the patients; one patch a patient tells them apart.
-    patient = np.repeat(np.arange(20), 4)
-    group = np.tile(np.arange(4), 20)
-    reference = patient < 10
-    better = reference | (group == 0)
-    gains = paired_gains(better, reference, group, patient, config=EvaluateConfig(bootstrap=200))
-    assert gains["gain_0"] == pytest.approx(0.5)
-    assert (gains["gain_1"], gains["gain_1_low"], gains["gain_1_high"]) == (0, 0, 0)
-    assert (gains["gain_wga"], gains["gain_wga_low"], gains["gain_wga_high"]) == (0, 0, 0)
 
 
 def searched(work: Path, run: str, *, trials: int, offered: str, steps: int) -> None:
@@ -376,7 +417,7 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "learning rate 0.001 to 0.004",
         "c (beta + 1) of 0.5",
         "compared by worst-group accuracy on validation, at the decision threshold that is best there",
-        "by 30 draws of patients, and Student's t over seeds",
+        "differ by at most 0.02. Intervals are 95 %, by 30 draws of patients. A row is better if",
     ):
         assert part in text
     for other in ("group-balanced accuracy", "linear heads", "biased phase"):  # of which nothing was run

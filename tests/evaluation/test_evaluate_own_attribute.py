@@ -66,5 +66,4 @@ def test_blank_patches_count_in_their_group_and_in_no_bin(tmp_path: Path) -> Non
     write_run(tmp_path, groups, "gerne", set())
     table = compare(tmp_path, config=QUICK).set_index(["method", "attribute"])
     assert table.loc[("gerne", "0.25"), "gain_wga"] == pytest.approx(1 / 6)
-    by_bins = table.loc[("gerne", "bins 0.5")]
-    assert [by_bins[f"gain_{g}"] for g in ("wga", 0, 1, 2, 3)] == [0, 0, 0, 0, 0]
+    assert table.loc[("gerne", "bins 0.5"), "gain_wga"] == 0

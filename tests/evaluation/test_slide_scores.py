@@ -19,6 +19,7 @@ from pathopatch.evaluation.evaluate import evaluate_predictions, patient_table
 from pathopatch.evaluation.group_scores import evaluate_logits
 from pathopatch.evaluation.reference import gain_text
 from pathopatch.evaluation.slide_scores import score_slides, scores_by, scores_text, slide_rows
+from pathopatch.groups import TissueThreshold
 from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import equal_area_draws
 from pathopatch.report import write_report
@@ -132,7 +133,9 @@ def test_ten_blocks_are_too_few_for_a_claim(tmp_path: Path) -> None:
     work = make_study(tmp_path / "study", patients=80, per_slide=100, blocks=10)
     table = comparison(work, config=QUICK)
     assert table["patients"].unique().tolist() == [10]
-    assert "too few, only 10 blocks in all" in gain_text(table[table["method"] == "gerne"].iloc[-1].to_dict())
+    assert "too few, only 10 blocks in all" in gain_text(
+        table[table["method"] == "gerne"].iloc[-1].to_dict(), TissueThreshold(0.5)
+    )
     text = comparison_text(work, table)
     assert "95 % interval by bootstrap over blocks" in text
     assert "20 left out, with two labels): no patient has patches of one label" in text
@@ -141,6 +144,7 @@ def test_ten_blocks_are_too_few_for_a_claim(tmp_path: Path) -> None:
     assert "blocks" in reasons
     assert "patients" not in reasons
     assert "Too few blocks for a claim." in page
+    assert "debiased against plain training, without a claim: the worst group rose by " in page
     assert "An answer needs 50 patches of 5 blocks in each group, and 12 blocks in all" in page
     assert "were split by block" in (work / "report" / "summary.md").read_text()
     assert read_json(work / "groups" / "audit.json")["unit"] == "block"

@@ -34,10 +34,22 @@ def test_a_difference_is_shown_from_three_shared_seeds_on(seeds: int, words: str
     assert pair["wga"] > 0.2
     assert pair["wga_low"] > 0 or seeds == 2  # whose t has one degree of freedom
     assert pair["is_shown"] == (seeds == 3)
+    assert not pair["is_moved"]
     assert pair["too_few"].startswith(words)
     assert np.isnan(pair["p"]) == (seeds < 3)
     halves = [pair[f"equal_area{end}"] for end in ("", "_low", "_high")]
     assert halves == pytest.approx([pair[f"wga{end}"] / 2 for end in ("", "_low", "_high")], abs=0.01)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_shown_pair_whose_higher_row_lost_at_equal_area_has_moved(is_first: bool) -> None:
+    high, low = row_of(3), row_of(5, accuracy=0.5)
+    for row, equal_area in ((high, 0.60), (low, 0.63)):
+        row.values["equal_area"][:], row.drawn["equal_area"][:] = equal_area, equal_area
+    pair = summary._difference(*((high, low) if is_first else (low, high)))
+    assert (pair["is_shown"], pair["is_moved"]) == (True, True)
+    high.values["equal_area"][:], high.drawn["equal_area"][:] = 0.62, 0.62  # a loss of 0.01 matters not
+    assert not summary._difference(*((high, low) if is_first else (low, high)))["is_moved"]
 
 
 def test_without_spread_over_patients_the_interval_is_students() -> None:
@@ -94,9 +106,9 @@ def test_the_methods_paragraph_counts_what_was_judged_by_split_or_fold(has_folds
     groups["group@0.5"] = [-1, 3, 1, 3, 1, 3]
     text = summary._data(groups.assign(fold=[1, 1, 2, 2, 2, 2]) if has_folds else groups)
     assert text.startswith(
-        "5 patches labelled non-tumour or tumour (1 more left out, as blank or hardly scanned) were "
+        "5 patches labelled non-tumour or tumour (left out, as blank or hardly scanned: 1 non-tumour) were "
     )
-    parts = "fold 1 1 of 1 patient, fold 2 4 of 2 patients." if has_folds else "test 5 of 3 patients."
+    parts = "fold 1: 1 of 1 patient, fold 2: 4 of 2 patients." if has_folds else "test 5 of 3 patients."
     assert parts in text
     settings = {"architecture": "linear", "input_px": 1, "steps": 9, "batch_per_class": 4, "optimizer": "sgd"}
     (networks,) = summary._training([settings | {"seed": seed, "learning_rate": 1} for seed in (0, 1)], 2 * has_folds)

@@ -101,7 +101,7 @@ def test_a_weak_group_is_said_beside_the_answers_and_a_good_one_is_not():
     assert beware(_spec()) == []
     weak = _spec(group_metrics={**METRICS, "accuracy of label 1, attribute 0": 0.455, "patients": 1})
     assert beware(weak) == [
-        "The model's worst group is weak: 46% right of tumour, little tissue (8 patches, 1 validation patient)."
+        "The model's worst group is below a coin: 46% right of tumour, little tissue (8 patches, 1 validation patient)."
     ]
 
 

@@ -26,10 +26,11 @@ NAN = float("nan")
 def runs(
     gain: tuple[float, float, float], *, n: int = 50, patients: int = 5, preferred: str = "gerne", **more: float
 ) -> pd.DataFrame:
-    """A comparison of two runs: erm, and gerne with a gain in WGA (value, low, high); group 2 is the worst."""
+    """A comparison of two runs: erm, and gerne with a gain in WGA (value, low, high) alone; group 2 is the worst."""
     common: dict[str, Any] = {"split": "test", "n": 400, "patients": 12, "average": 0.9, "seed": 0, "is_plain": True}
     common |= {"auroc": 0.7, **dict.fromkeys(("equal_area", "equal_area_low", "equal_area_high"), 0.6)}
     common |= {"equal_area_floor": 0.52, "left_out_0": 12, "left_out_1": 3}
+    common |= dict.fromkeys(("gain_equal_area", "gain_equal_area_low", "gain_average", "gain_auroc"), 0.0)
     for group in range(4):
         common |= {f"n_{group}": 100, f"patients_{group}": 9, f"accuracy_{group}": 0.95}
     common |= {"n_2": n, "patients_2": patients}
@@ -47,6 +48,7 @@ def runs(
     ("rows", "outcome"),
     [
         (runs((0.3, 0.1, 0.5)), "better"),
+        (runs((0.3, 0.1, 0.5), gain_equal_area_low=-0.02), "moved"),
         (runs((-0.3, -0.5, -0.1)), "worse"),
         (runs((0.3, 0.0, 0.5)), "no difference"),
         (runs((0.3, NAN, NAN)), "no interval"),
@@ -62,7 +64,9 @@ def runs(
     ],
 )
 def test_the_outcome_follows_from_interval_and_sizes(rows: pd.DataFrame, outcome: str) -> None:
-    assert answer._card(rows, TissueThreshold(0.25))["outcome"] == outcome
+    card = answer._card(rows, TissueThreshold(0.25))
+    assert card["outcome"] == outcome
+    assert bool(card["measured"]) == (outcome not in ("plain", "not chosen", "empty group", "no plain"))
 
 
 def test_the_worst_group_is_named_with_its_patches_and_patients() -> None:
