@@ -242,7 +242,7 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
         row |= with_ends("equal_area", *(at_equal_area[end] for end in ("value", "low", "high")))
         row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in ("even", "floor", "pairs", "partnered")}
         row |= {f"left_out_{y}": n for y, n in enumerate(content["left_out"])}
-        row |= {key: null_to_nan(scores[key]) for key in ("biased_average", "wga_at_zero")}
+        row["wga_at_zero"] = null_to_nan(scores["wga_at_zero"])
         for measure in ("wga", "gba"):
             row[f"{measure}_val"] = null_to_nan(validation[label][measure]["value"] if label in validation else None)
         for group in scores["groups"]:

@@ -25,7 +25,6 @@ from pathopatch.evaluation.group_scores import (
     answers,
     equal_area_arrays,
     evaluate_logits,
-    group_shares,
     with_ends,
 )
 from pathopatch.evaluation.predicting import WITHOUT, drop_learnt_patches, predict_patches, require_unseen
@@ -137,7 +136,6 @@ def evaluate_predictions(
     groups: pd.DataFrame,
     *,
     decision_threshold: float,
-    train_splits: tuple[str, ...] = ("train",),
     config: EvaluateConfig | None = None,
 ) -> dict[str, Any]:
     """Return all numbers on some predictions: by split, and by threshold.
@@ -145,7 +143,7 @@ def evaluate_predictions(
     `predictions` has a row per labelled patch that has a group: patch_id, split, label, tissue_fraction,
     ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit (tumour minus non-tumour), probability, and
     ``logit without <channel>`` where channels were taken away, has_answer of a model that does not judge all, and fold
-    where several folds are pooled. The result has `decision_threshold` (on the logit), `train_splits`, `unit` (what
+    where several folds are pooled. The result has `decision_threshold` (on the logit), `unit` (what
     intervals resample, and `patients` counts: patient, or block where the groups have blocks) and `splits`: split ->
     {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts -> the same, `equal_area`, `calibration`,
     `ablation`: what the functions of these names return, `by_slide` and `by_patient`: what `score_slides` returns,
@@ -165,7 +163,6 @@ def evaluate_predictions(
             f"{predictions.loc[unknown, 'patch_id'].iloc[0]!r}",
             remedy="run `pathopatch groups` and `pathopatch evaluate` again",
         )
-    trained_on = groups[groups["split"].isin(train_splits)]
     attributes = threshold_attributes(groups)
     common: dict[str, Any] = {"decision_threshold": decision_threshold, "config": config}
     resampling: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
@@ -176,10 +173,8 @@ def evaluate_predictions(
         own = groups if "fold" in table else groups[groups["split"] == split]
         without_group = own.loc[attributes[0].groups_in(own) < 0, "label"]
         splits[str(split)] = {
-            "thresholds": {
-                attribute.key: _scores(table, trained_on, patient, attribute, **common) for attribute in attributes
-            },
-            "bins": {bins.key: _scores(table, trained_on, patient, bins, **common) for bins in bins_attributes(groups)},
+            "thresholds": {attribute.key: _scores(table, patient, attribute, **common) for attribute in attributes},
+            "bins": {bins.key: _scores(table, patient, bins, **common) for bins in bins_attributes(groups)},
             "equal_area": equal_area(table, patient, **resampling),
             "left_out": [int((without_group == label).sum()) for label in (0, 1)],
             "calibration": calibration(table, patient, n_values=attributes[0].n_values, **resampling),
@@ -189,13 +184,11 @@ def evaluate_predictions(
                 for of in SCORED
             },
         }
-    about = {"decision_threshold": float(decision_threshold), "train_splits": list(train_splits)}
-    return {**about, "unit": unit_noun(groups), "splits": splits}
+    return {"decision_threshold": float(decision_threshold), "unit": unit_noun(groups), "splits": splits}
 
 
 def _scores(
     table: pd.DataFrame,
-    trained_on: pd.DataFrame,
     patient: NDArray[Any],
     attribute: GroupingAttribute,
     *,
@@ -213,8 +206,6 @@ def _scores(
         patient[is_known],
         decision_threshold=decision_threshold,
         answered=answers(table)[is_known] if "has_answer" in table else None,
-        # The biased average weights the groups by their shares in training, as the plain average did there.
-        train_shares=group_shares(attribute.groups_in(trained_on), n_groups=2 * n_values),
         n_values=n_values,
         resamples=config.bootstrap,
         seed=config.seed,

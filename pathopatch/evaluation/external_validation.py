@@ -95,9 +95,7 @@ def evaluate_bundle(
         warnings += _rule_warnings(spec, work, label_names(groups)) + leakage_warnings(spec, work, rows)
         model = load_model(bundle, device=device, runtime=runtime)
         predictions = predict_patches(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
-        numbers = evaluate_predictions(
-            predictions, groups, decision_threshold=spec.decision_threshold, train_splits=(), config=config
-        )
+        numbers = evaluate_predictions(predictions, groups, decision_threshold=spec.decision_threshold, config=config)
         unit = units_of(rows)
         for split, content in numbers["splits"].items():
             known = rows[(rows["split"] == split) & rows["tissue_fraction"].notna()]

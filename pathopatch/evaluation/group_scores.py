@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import pluralize, units_text
 from pathopatch.groups.group_sizes import SMALL_CELL
-from pathopatch.metrics.accuracy import biased_average
 from pathopatch.metrics.bootstrap import (
     LEAST_UNITS,
     LEAST_UNITS_OF_A_GROUP,
@@ -45,7 +44,6 @@ def evaluate_logits(
     *,
     decision_threshold: float = 0.0,
     answered: NDArray[np.bool_] | None = None,
-    train_shares: NDArray[np.floating[Any]] | None = None,
     n_values: int = 2,
     resamples: int = 1000,
     seed: int = 0,
@@ -54,11 +52,10 @@ def evaluate_logits(
 
     `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
     `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `answered` (N,) are the
-    patches that the model judges at all: others count as wrong, and AUROC leaves them out. `train_shares` (2 A,) is
-    the share of each group in the training data, for the biased average, which is NaN without.
+    patches that the model judges at all: others count as wrong, and AUROC leaves them out.
 
     The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
-    `average`, `auroc` (dicts of value, low, high), `biased_average` and `wga_at_zero` (at a decision threshold of 0);
+    `average`, `auroc` (dicts of value, low, high), and `wga_at_zero` (at a decision threshold of 0);
     of a model that does not judge all, `answered`, their share, and `wga_answered`, WGA on those alone.
     Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
 
@@ -78,7 +75,6 @@ def evaluate_logits(
     right, right_at_zero = (((margin > at) == (label == 1)) & judged for at in (decision_threshold, 0))
     hits, n = patient_counts(right, group, patient, n_groups=2 * n_values)
     hits_at_zero, _ = patient_counts(right_at_zero, group, patient, n_groups=2 * n_values)
-    shares = np.full(2 * n_values, np.nan) if train_shares is None else train_shares
     area = auroc_of(margin[judged], label[judged])
     low, high = bootstrap_by_patient(area, patient[judged], **settings)
     abstains: dict[str, float] = {}
@@ -95,9 +91,6 @@ def evaluate_logits(
         "gba": with_interval(hits, n, np.mean, **settings),
         "average": with_interval(hits.sum(axis=1)[:, None], n.sum(axis=1)[:, None], np.mean, **settings),
         "auroc": {"value": area(np.arange(np.count_nonzero(judged))), "low": low, "high": high},
-        "biased_average": biased_average(pooled_accuracy(hits, n), shares)
-        if np.isfinite(shares).all()
-        else float("nan"),
         "wga_at_zero": float(pooled_accuracy(hits_at_zero, n).min()),
         **abstains,
     }
@@ -261,12 +254,6 @@ def _reason_of_group(row: Mapping[Any, Any], group: int) -> str:
 def n_groups_of(row: Mapping[Any, Any]) -> int:
     """Return how many groups a comparison's row is evaluated by: 2 A."""
     return sum(bool(re.fullmatch(r"n_\d+", str(name))) and bool(pd.notna(n)) for name, n in row.items())
-
-
-def group_shares(group: NDArray[np.integer[Any]], *, n_groups: int = 4) -> NDArray[np.float64]:
-    """Return the share of each group, (2 A,), without the patches of group -1; NaN throughout if all are -1."""
-    n = np.bincount(np.asarray(group)[np.asarray(group) >= 0], minlength=n_groups)
-    return n / n.sum() if n.sum() else np.full(n_groups, np.nan)
 
 
 def _check(

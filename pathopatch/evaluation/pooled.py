@@ -65,10 +65,8 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
         fold_numbers = [read_json(path) for path in scores]
         predictions = [read_table(path / "predictions.parquet") for path in evaluations]
         pooled = _pooled(predictions, [content["decision_threshold"] for content in fold_numbers])
-        # Every test patient trains in other folds, so the test split is the training split too.
-        settings: dict[str, Any] = {"decision_threshold": 0.0, "train_splits": ("test",)}
-        numbers = evaluate_predictions(pooled, groups, **settings, config=config)
-        _add_raw_numbers(numbers, _pooled(predictions, [0.0] * len(folds)), groups, settings, config)
+        numbers = evaluate_predictions(pooled, groups, decision_threshold=0.0, config=config)
+        _add_raw_numbers(numbers, _pooled(predictions, [0.0] * len(folds)), groups, config)
         numbers = {"run": name, "folds": len(folds), **numbers}
         further = {"folds": _fold_table(fold_numbers)}
         write_evaluation(out, pooled, groups, numbers, output, config=config, further=further)
@@ -115,11 +113,10 @@ def _pooled(predictions: list[pd.DataFrame], thresholds: list[float]) -> pd.Data
     return pd.concat([table[table["split"] == split] for split in ("test", "val")], ignore_index=True)
 
 
-def _add_raw_numbers(
-    numbers: dict[str, Any], raw: pd.DataFrame, groups: pd.DataFrame, settings: dict[str, Any], config: EvaluateConfig
-) -> None:
+def _add_raw_numbers(numbers: dict[str, Any], raw: pd.DataFrame, groups: pd.DataFrame, config: EvaluateConfig) -> None:
     """Put in place what follows from the logits themselves: WGA at a decision threshold of 0, and calibration."""
-    at_zero = evaluate_predictions(raw, groups, **settings, config=config.model_copy(update={"bootstrap": 0}))
+    no_intervals = config.model_copy(update={"bootstrap": 0})
+    at_zero = evaluate_predictions(raw, groups, decision_threshold=0.0, config=no_intervals)
     patient_of, n_values = units_of(groups.set_index("patch_id")), threshold_attributes(groups)[0].n_values
     for split, content in numbers["splits"].items():
         table = raw[raw["split"] == split]

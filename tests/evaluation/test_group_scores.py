@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.evaluation.group_scores import evaluate_logits, group_shares, is_right
+from pathopatch.evaluation.group_scores import evaluate_logits, is_right
 
 # Ten patches, margin > 0 means tumour. Right: group 0 3 of 4, group 1 1 of 2, group 2 1 of 1, group 3 2 of 3.
 LABEL = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
@@ -42,13 +42,6 @@ def test_auroc_counts_the_pairs_in_order() -> None:
     # Tumour margins 3, 1, 2, -1 against non-tumour -1, -2, -3, 1, -1, 2; ties count half.
     wins = 6 + (4 + 0.5) + (5 + 0.5) + (2 + 1)
     assert judged()["auroc"]["value"] == pytest.approx(wins / 24)
-
-
-def test_biased_average_weighs_groups_by_the_training_shares() -> None:
-    shares = np.array([0.5, 0.1, 0.1, 0.3])
-    expected = 0.5 * 3 / 4 + 0.1 * 1 / 2 + 0.1 * 1 + 0.3 * 2 / 3
-    assert judged(train_shares=shares)["biased_average"] == pytest.approx(expected)
-    assert math.isnan(judged()["biased_average"])
 
 
 def test_wga_at_threshold_zero_is_reported_beside_that_at_its_own() -> None:
@@ -121,11 +114,6 @@ def test_unlabelled_patches_and_diverged_margins_are_refused() -> None:
         evaluate_logits(np.where(np.arange(10) == 3, np.nan, MARGIN), LABEL, ATTRIBUTE, PATIENT)
     with pytest.raises(InputUnsupportedError, match="lengths"):
         evaluate_logits(MARGIN[:3], LABEL, ATTRIBUTE, PATIENT)
-
-
-def test_group_shares_leave_out_patches_without_a_group() -> None:
-    assert group_shares(np.array([0, 0, -1, 3, -1, 1])).tolist() == [0.5, 0.25, 0, 0.25]
-    assert np.isnan(group_shares(np.array([-1, -1]))).all()
 
 
 def test_an_attribute_of_three_values_gives_six_groups() -> None:

@@ -108,7 +108,7 @@ def test_intervals_resample_blocks_where_there_are_any() -> None:
     block = [("day 1", "day 2")[i // 6] for i in range(12) for _ in range(4)]
     predictions, groups = cohort(slides, block=block)
     config = EvaluateConfig(bootstrap=60, ablation=False)
-    numbers = evaluate_predictions(predictions, groups, decision_threshold=0.0, train_splits=(), config=config)
+    numbers = evaluate_predictions(predictions, groups, decision_threshold=0.0, config=config)
     scores = numbers["splits"]["test"]["thresholds"]["0.25"]
     arrays = (predictions[name].to_numpy() for name in ("logit", "label"))
     attribute = predictions["group@0.25"].to_numpy() % 2
