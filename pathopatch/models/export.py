@@ -63,7 +63,7 @@ from pathopatch.models.verify import (
 )
 
 Format = Literal["onnx", "wsinfer"]
-_VERSION = 2  # of the format of an export
+_VERSION = 3  # of the format of an export
 _README, _REFERENCE = "README.md", "mask_and_crops.py"
 _BYTE = (0.0, 255.0)
 # Pillow's number of its Hamming filter. On H&E it came closest to our area means at factors of 1.1 to 2.5 that are not
@@ -201,6 +201,7 @@ def _answered_patches(spec: BundleSpec, network: nn.Module, kind: Format) -> dic
     logits = PatchClassifier(spec, TorchRuntime(network)).predict_logits(patches, tissue) / np.float32(spec.temperature)
     expected = logits if kind == "wsinfer" else softmax(torch.from_numpy(logits), dim=1).numpy()
     arrays: dict[str, Any] = {"patches": np.rint(patches * 255).astype(np.uint8), "expected": expected}
+    arrays["class_names"] = np.array(spec.class_names)  # an import finds swapped classes by them
     return arrays | ({"tissue": tissue[:, None].astype(np.uint8)} if spec.mask == "normalise" else {})
 
 

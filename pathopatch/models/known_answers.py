@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.input_files import require_regular, require_small
+from pathopatch.models.card import NOTE
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.spec import BundleSpec
 
@@ -27,6 +28,7 @@ _LEAST = 3  # patches
 _OF_OUTPUTS, _OF_PROBABILITIES = 1e-3, 1e-2
 _LOGIT_WEIGHT, _MOST_LOGIT = 0.01, 16.0  # so that a probability near 0 or 1 counts by its logit, within float32
 _SPREAD = 10  # times the tolerance by which answers must differ, to show that a scaling is right
+_UNNAMED = "Class order untested: the known answers have no class names, so that swapped classes would not be found."
 NOT_READ = (
     EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile,
     zlib.error,
@@ -41,11 +43,13 @@ class KnownAnswers:
     patches: NDArray[np.float32]  # (N, C, p, p) in [0, 1]
     due: NDArray[np.float64]  # (N, K) outputs of the network, or (N,) probabilities
     place: str
+    has_class_names: bool = True  # probabilities are of tumour; outputs may come without names
 
     def facts(self) -> dict[str, Any]:
-        """Return what a bundle keeps of the comparison: the number of patches, and a digest of patches and answers."""
+        """Return what a bundle keeps of the comparison: the number of patches, a digest, and what was not tested."""
         digest = hashlib.sha256(self.patches.tobytes() + self.due.tobytes())
-        return {"test_patches": len(self.due), "test_sha256": digest.hexdigest()}
+        facts = {"test_patches": len(self.due), "test_sha256": digest.hexdigest()}
+        return facts | ({} if self.has_class_names else {NOTE: _UNNAMED})
 
     def compare(self, model: PatchClassifier, *, chosen: Sequence[int], gives_probabilities: bool) -> None:
         """Refuse a model of two classes that answers otherwise, and answers that would be right whatever the scaling.
@@ -77,19 +81,21 @@ class KnownAnswers:
             )
 
 
-def read_answers(tests: Sequence[str | Path], spec: BundleSpec, n_classes: int) -> KnownAnswers:
+def read_answers(tests: Sequence[str | Path], spec: BundleSpec, classes: Sequence[str]) -> KnownAnswers:
     """Return known answers for a model: of one ``.npz`` file, or of images, each as ``image.png=0.93``.
 
     The file holds ``patches``, uint8 or floats from 0 to 1 of shape (N, C, patch_px, patch_px), and ``expected``: the
-    network's outputs (N, K), or probabilities of tumour (N,). That of our own exports is one. Images are of `patch_px`,
-    in colours. N is at least 3. InputMissingError, InputCorruptError, InputUnsupportedError, InputTooLargeError.
+    network's outputs (N, K), or probabilities of tumour (N,). That of our own exports is one. Outputs have the order of
+    ``class_names`` (K,) if the file holds them, else of the model's `classes`. Images are of `patch_px`, in colours. N
+    is at least 3. InputMissingError, InputCorruptError, InputUnsupportedError, InputTooLargeError.
     """
-    place = ", ".join(map(str, tests))
+    place, names = ", ".join(map(str, tests)), list[str]()
     if len(tests) == 1 and Path(tests[0]).suffix == ".npz":
         require_small(Path(tests[0]), _MOST_BYTES)
         try:
             arrays = read_arrays(Path(tests[0]))
             patches, due = arrays["patches"], arrays["expected"].astype(np.float64)
+            names = [str(name) for name in arrays.get("class_names", ())] if due.ndim == 2 else []
         except NOT_READ as error:
             raise InputCorruptError(
                 f"no readable arrays patches and expected: {error}", place=place, remedy="write it by numpy.savez"
@@ -108,8 +114,10 @@ def read_answers(tests: Sequence[str | Path], spec: BundleSpec, n_classes: int) 
         )
     elif len(patches) < _LEAST:
         problem = f"{len(patches)} test patches, {_LEAST} at least"
-    elif due.shape not in ((len(patches),), (len(patches), n_classes)):
-        problem = f"answers of shape {due.shape} to {len(patches)} patches by {n_classes} outputs"
+    elif due.shape not in ((len(patches),), (len(patches), len(classes))):
+        problem = f"answers of shape {due.shape} to {len(patches)} patches by {len(classes)} outputs"
+    elif names and sorted(names) != sorted(classes):
+        problem = f"answers of {', '.join(names)}, and the model's classes are {', '.join(classes)}: use the same names"
     elif not (patches.min() >= 0 and patches.max() <= 1):  # NaN is not >=
         problem = f"patches from {patches.min():g} to {patches.max():g}, as floats from 0 to 1"
     elif not np.isfinite(due).all() or (due.ndim == 1 and not (due.min() >= 0 and due.max() <= 1)):
@@ -118,7 +126,9 @@ def read_answers(tests: Sequence[str | Path], spec: BundleSpec, n_classes: int) 
         raise InputUnsupportedError(
             problem, place=place, remedy="give --test patches.npz with patches and expected, or IMAGE=PROBABILITY"
         )
-    return KnownAnswers(patches.astype(np.float32), due, place)
+    if names:
+        due = due[:, [names.index(name) for name in classes]]
+    return KnownAnswers(patches.astype(np.float32), due, place, has_class_names=bool(names) or due.ndim == 1)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

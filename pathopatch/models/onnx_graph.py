@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -284,6 +285,17 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
+def facts_of_export(path: Path) -> dict[str, Any]:
+    """Return the classes, channels and mpp that an export of pathopatch states in its metadata; {} of other files."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
+        content = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
+        stated = {entry.key: entry.value for entry in _parsed(content).metadata_props}
+        model = json.loads(stated["pathopatch"])["model"]
+        names = {"classes": "class_names", "channels": "channels", "mpp": "mpp"}
+        return {name: model[key] for name, key in names.items() if model[key] is not None}
+    return {}
+
+
 def _parsed(content: bytes) -> onnx.ModelProto:
     """Return the bytes of an ONNX file as a model; ValueError if they are something else."""
     import onnx
@@ -297,23 +309,16 @@ def _parsed(content: bytes) -> onnx.ModelProto:
 class ImportedGraph:
     """A network that came as ONNX, for standardised patches of a spec, whose K classes become two.
 
-    `model` is from `read_onnx`, and is changed. `chosen` are the numbers of the classes that are
-    the second one here; with K = 1 that is told from all else. `stated` says what its outputs are, as in
-    `are_probabilities`. CheckpointIncompatibleError if it takes or gives something else, or its outputs are no function
-    of the patch.
+    `path` is its file. `chosen` are the numbers of the classes that are the second one here; with K = 1 that is told
+    from all else. `stated` says what its outputs are, as in `are_probabilities`. CheckpointIncompatibleError if it
+    takes or gives something else, or its outputs are no function of the patch; further errors as of `read_onnx`.
     """
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        spec: BundleSpec,
-        *,
-        n_classes: int,
-        chosen: Sequence[int],
-        stated: OutputKind | None,
-        place: Path,
+        self, path: Path, spec: BundleSpec, *, n_classes: int, chosen: Sequence[int], stated: OutputKind | None
     ) -> None:
-        self._model, self._place, self._shape = model, place, spec.input_shape
+        model = read_onnx(path)
+        self._model, self._place, self._shape = model, path, spec.input_shape
         _remove_notes(model)
         _name_constants(model.graph)
         self._require_patches()
@@ -321,7 +326,7 @@ class ImportedGraph:
         if b"location" in self._content:  # the name of the key by which a tensor names its file
             raise CheckpointUnsafeError(
                 "a part of it that is no weight lies in another file, or is named `location`",
-                place=str(place),
+                place=str(path),
                 remedy="export the network again, with its weights in one file",
             )
         self.weights = {
@@ -329,12 +334,12 @@ class ImportedGraph:
             for number, tensor in enumerate(model.graph.initializer)
             if tensor.data_type == 1 and len(tensor.raw_data) >= _LEAST_BYTES
         }
-        outputs = require_function(self.outputs, spec.input_channels, spec.input_px, place=str(place))
+        outputs = require_function(self.outputs, spec.input_channels, spec.input_px, place=str(path))
         if outputs.shape[1] != n_classes:
             raise self._incompatible(f"its output for a patch has {outputs.shape[1]} values, {n_classes} is due")
         self.gives_probabilities = are_probabilities(
             outputs.astype(np.float32),
-            place,
+            path,
             ends_in_sigmoid=self._last_operator() == "Sigmoid",
             stated=stated,
         )

@@ -133,7 +133,8 @@ def _changes(folder: Path, about: dict[str, Any]) -> tuple[list[str], list[str]]
 
 def _difference(folder: Path, kind: str, program: str) -> tuple[float, float]:
     """Return the largest difference of an export's outputs from those that are due, and the largest of these."""
-    arrays = {name: array.astype(np.float32) for name, array in read_arrays(folder / PATCHES).items()}
+    stored = read_arrays(folder / PATCHES)
+    arrays = {name: array.astype(np.float32) for name, array in stored.items() if name != "class_names"}
     due = arrays.pop("expected")
     arrays["patches"] /= 255
     if kind == "wsinfer":

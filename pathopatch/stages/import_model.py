@@ -12,8 +12,6 @@ from pathopatch.core.errors import InputMissingError, InputUnsupportedError, Pat
 from pathopatch.stages.batch.run import run_limited
 
 if TYPE_CHECKING:
-    from pathopatch.models.foreign_model import ForeignModel
-    from pathopatch.models.onnx_graph import ImportedGraph
     from pathopatch.models.spec import BundleSpec
 
 _UNTESTED = (
@@ -42,12 +40,13 @@ def import_model(
     from pathopatch.models.card import NOTE
     from pathopatch.models.foreign_model import read_model
     from pathopatch.models.known_answers import read_answers
+    from pathopatch.models.onnx_graph import ImportedGraph
     from pathopatch.models.torchscript_archive import gives_probabilities, open_archive
 
     model = read_model(source, **stated)
     spec, archive, answers, compare = model.spec, None, None, None
     if not untested:
-        answers = read_answers(test or _patches_beside(model.network), spec, len(model.classes))
+        answers = read_answers(test or _patches_beside(model.network), spec, model.classes)
     facts = {NOTE: _UNTESTED} if answers is None else answers.facts()
     spec = spec.model_copy(update={"parameters": spec.parameters | facts})
     if spec.torchscript is not None:
@@ -56,9 +55,14 @@ def import_model(
         torchscript = spec.torchscript.model_copy(update={"gives_probabilities": ends})
         spec = spec.model_copy(update={"torchscript": torchscript})
     if not _is_there(bundle, spec, force=force):
-        network = open_archive(archive, spec) if archive else _open_graph(model, spec)
+        n_classes, chosen = len(model.classes), model.chosen
+        network = (
+            open_archive(archive, spec)
+            if archive
+            else ImportedGraph(model.network, spec, n_classes=n_classes, chosen=chosen, stated=model.outputs)
+        )
         if answers is not None:
-            compare = partial(answers.compare, chosen=model.chosen, gives_probabilities=network.gives_probabilities)
+            compare = partial(answers.compare, chosen=chosen, gives_probabilities=network.gives_probabilities)
         save_bundle(bundle, network, spec, archive=archive, compare=compare)
     return read_spec(bundle)
 
@@ -76,20 +80,6 @@ def _patches_beside(network: Path) -> list[Path]:
         place=str(network),
         remedy="give patches with the answers that are due (--test patches.npz), three images with the model's "
         "probability of tumour (--test tumour.png=0.93 --test ...), or say --untested",
-    )
-
-
-def _open_graph(model: ForeignModel, spec: BundleSpec) -> ImportedGraph:
-    """Return the network of a model that came as ONNX."""
-    from pathopatch.models.onnx_graph import ImportedGraph, read_onnx
-
-    return ImportedGraph(
-        read_onnx(model.network),
-        spec,
-        n_classes=len(model.classes),
-        chosen=model.chosen,
-        stated=model.outputs,
-        place=model.network,
     )
 
 

@@ -363,11 +363,13 @@ def write_answers(folder: Path, answer: str, n: int = 5) -> list[str]:
         for number, image in enumerate(pixels):
             Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
         return [f"{folder / f'{number}.png'}={p:.2f}" for number, p in enumerate(due)]
-    np.savez(folder / "test.npz", patches=pixels, expected=outputs if answer == "outputs" else due)
+    expected = {"outputs": outputs, "named outputs": outputs[:, ::-1]}.get(answer, due)
+    named = {"class_names": NAMES[1::-1]} if answer == "named outputs" else {}
+    np.savez(folder / "test.npz", patches=pixels, expected=expected, **named)
     return [str(folder / "test.npz")]
 
 
-@pytest.mark.parametrize("answer", ["outputs", "probabilities", "typed"])
+@pytest.mark.parametrize("answer", ["outputs", "named outputs", "probabilities", "typed"])
 def test_known_answers_tell_right_from_wrong_descriptions(tmp_path: Path, answer: str) -> None:
     path = write_onnx(tmp_path / "made")
     test = write_answers(tmp_path / "made", answer)
@@ -384,7 +386,12 @@ def test_known_answers_tell_right_from_wrong_descriptions(tmp_path: Path, answer
             with pytest.raises(CheckpointIncompatibleError, match="differ from those due"):
                 stage.import_model(path, tmp_path / "wrong", test=test)
     (tmp_path / "made" / "tiny.toml").write_text(f'{TOML}classes = ["stroma", "Tumor"]\n')
-    if answer != "outputs":  # outputs have no names
+    if answer == "outputs":  # without names
+        swapped = stage.import_model(path, tmp_path / "swapped", test=test)
+        assert beware(swapped)[0].startswith("Class order untested: ")
+        assert "**Class order untested: " in (tmp_path / "swapped" / "README.md").read_text()
+    else:
+        assert not beware(spec)
         with pytest.raises(CheckpointIncompatibleError, match="differ from those due"):
             stage.import_model(path, tmp_path / "wrong", test=test)
     assert not (tmp_path / "wrong").exists()
@@ -415,6 +422,7 @@ def _spoilt(folder: Path, **arrays: object) -> list[str]:
         (lambda f: _spoilt(f, expected=np.full((5, 2), np.nan)), InputUnsupportedError, "no finite numbers"),
         (lambda f: _spoilt(f, expected=np.full(5, 1.5)), InputUnsupportedError, "no probabilities"),
         (lambda f: _spoilt(f, expected=np.zeros((5, 3))), InputUnsupportedError, "answers of shape"),
+        (lambda f: _spoilt(f, class_names=["Tumor", "fat"]), InputUnsupportedError, "answers of Tumor, fat, and"),
         (lambda f: _spoilt(f, patches=np.zeros((5, 3, 32, 32))), InputUnsupportedError, "patches of shape"),
         (lambda f: _spoilt(f, patches=np.full((5, 3, 48, 48), 9.0)), InputUnsupportedError, "floats from 0 to 1"),
         (lambda f: _spoilt(f, patches=np.array([_Evil()])), InputCorruptError, "no readable arrays"),
@@ -439,6 +447,14 @@ def test_an_export_is_imported_by_its_own_patches_and_predicts_alike(tmp_path: P
     about = 'mpp = 0.5\npatch_px = 16\nmean = [0, 0, 0]\nstd = [1, 1, 1]\nchannels = ["R", "G", "B"]\nlicence = "MIT"\n'
     (tmp_path / "out" / "model.toml").write_text(f'{about}classes = ["non-tumour", "tumour"]\n')
     source = tmp_path / "out" / ("model.onnx" if kind == "onnx" else "")
+    for before, after in (
+        ('["non-tumour", "tumour"]', '["tumour", "non-tumour"]'),
+        ('"R", "G", "B"', '"B", "G", "R"'),
+        ("mpp = 0.5", "mpp = 0.25"),
+    ):
+        (tmp_path / "wrong.toml").write_text(f'{about}classes = ["non-tumour", "tumour"]\n'.replace(before, after))
+        with pytest.raises(CheckpointIncompatibleError, match=r"is .* in its files, and .* is stated"):
+            stage.import_model(source, tmp_path / "wrong", description=tmp_path / "wrong.toml")
     spec = stage.import_model(source, tmp_path / "again")
     assert spec.parameters["test_patches"] == 16
     x = np.random.default_rng(0).random((20, 3, 16, 16), np.float32)
