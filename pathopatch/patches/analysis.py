@@ -29,7 +29,7 @@ from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
 
 _BAND_PX = 2048  # side of the regions in which a whole slide is read
 _BATCH_PATCHES = 256
-_MOST_LOST = 0.1  # of the tissue, at the right and lower edge
+_MOST_LOST = 0.02  # of the tissue, at the right and lower edge
 _BATCH_BYTES = 32 * 2**20
 _TISSUE_REMEDY = (
     "Look at its outline; give a tissue_mask in the manifest, or set background_level, method = 'fixed' or when_unsure "

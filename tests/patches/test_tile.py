@@ -323,7 +323,7 @@ def test_slivers_at_the_edge_of_a_slide_have_no_group(make_slide: Make, tmp_path
     image = np.full((3, 130, 132), 200, np.uint8)
     image[:, 8:] = made.noise(3, 122, 132, np.uint8) // 2  # tissue everywhere below a strip of glass
     result = tile_slide(make_slide(image), TileConfig(patch_px=64), tmp_path, labels=LabelSource(whole_slide="none"))
-    assert not any("overhang" in warning for warning in result.warnings)  # 5 % of the tissue
+    assert [warning[:20] for warning in result.warnings if "overhang" in warning] == ["5% of the tissue is "]
     table = pd.read_parquet(tmp_path / "patches" / "slide.parquet")
     parts = np.outer([64, 64, 2], [64, 64, 4]).ravel() / 64**2
     np.testing.assert_array_equal(table["scanned_fraction"], parts)
@@ -340,6 +340,17 @@ def test_a_slide_smaller_than_a_patch_needs_half_of_it(side: int, state: str, ma
     assert result.state == state  # 59 % and 39 % of the patch
     lost = [warning for warning in result.warnings if "overhang" in warning]
     assert [warning.split(" of the tissue")[0] for warning in lost] == (["100%"] if state == "done_empty" else [])
+
+
+@pytest.mark.parametrize(("width", "lost"), [(130, []), (131, ["2%"]), (132, ["3%"])])
+def test_unjudged_tissue_is_warned_of_from_2_percent(
+    make_slide: Make, tmp_path: Path, width: int, lost: list[str]
+) -> None:
+    image = np.full((3, 128, width), 230, np.uint8)
+    image[:, 30:] = made.noise(3, 98, width, np.uint8) // 2
+    # The last column of patches has 2, 3 or 4 px of the width: 1.5 %, 2.3 % or 3.0 % of the tissue.
+    warnings = tile_slide(make_slide(image), TileConfig(patch_px=64), tmp_path).warnings
+    assert [warning.split(" of the tissue")[0] for warning in warnings if "overhang" in warning] == lost
 
 
 def test_much_tissue_in_the_overhang_is_warned_of(make_slide: Make, tmp_path: Path) -> None:
