@@ -41,7 +41,7 @@ _FRACTION_COLUMNS = (
     "equal_area", "equal_area_pairs", "equal_area_partnered", "accuracy", "threshold", "larger_is_tumor",
     "accuracy_elsewhere", "accuracy_elsewhere_low", "accuracy_elsewhere_high", "majority", "verdict", "is_flagged",
 )  # fmt: skip
-VERSION = 5
+VERSION = 6
 """Of what an audit holds; one of another version is made anew."""
 
 

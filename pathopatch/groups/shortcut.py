@@ -3,8 +3,9 @@
 The rule of the verdict: **a shortcut is flagged where the 95 % interval by patient of the fraction's AUROC lies wholly
 above 0.55 or wholly below 0.45**, in the training patches or in all labelled patches together. Nothing is flagged and
 nothing cleared with too few patients, by their effective number: a verdict takes 12, and 5 of each label. Six with both
-labels do too, since they are compared within themselves. Of an attribute of the patches' own only above 0.55 counts:
-which value speaks for tumour is learnt from other patients.
+labels do too, since they are compared within themselves. All patches clear nothing where the interval of the training
+patches lies there and these are merely too few. Of an attribute of the patches' own only above 0.55 counts: which value
+speaks for tumour is learnt from other patients.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ def fraction_only(
         effective number of each (``effective_patients``, ...); `auroc` with `auroc_low` and
         `auroc_high`; the best `accuracy` with its cut `threshold` and `larger_is_tumor`; `accuracy_elsewhere` with its
         interval: that of cuts chosen on four fifths of the patients and evaluated on the rest; `majority`, the share
-        of the more frequent label; `verdict` (shortcut, not shown, negligible, not known) and `is_flagged`. None where
-        unknown, as all of it in a split of one label.
+        of the more frequent label; `is_beyond`: the interval lies where the rule flags, whatever the patients' number;
+        `verdict` (shortcut, not shown, negligible, not known) and `is_flagged`. None where unknown, as all of it in a
+        split of one label.
     """
     n, tumor = len(label), int(label.sum())
     patients, place = np.unique(patient, return_inverse=True)
@@ -80,11 +82,13 @@ def fraction_only(
     sizes |= {f"effective_{name}": float(effective_number(size)) for name, size in counts.items()}
     if tumor in (0, n):
         names = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority")
-        return {**sizes, **dict.fromkeys((*names, *_ELSEWHERE)), "verdict": UNKNOWN, "is_flagged": False}
+        unknown = dict.fromkeys((*names, *_ELSEWHERE))
+        return {**sizes, **unknown, "is_beyond": False, "verdict": UNKNOWN, "is_flagged": False}
     units = sizes["effective_patients"]
     low, high = auroc_interval(fraction, label, patient, units=units, resamples=resamples, seed=seed)
     accuracy, threshold, is_larger_tumor = _best_cut(label, fraction)
-    verdict = _verdict(low, high, sizes, is_directed=is_directed)
+    is_beyond = bool(low > 0.5 + _LEAST_EFFECT or (high < 0.5 - _LEAST_EFFECT and not is_directed))
+    verdict = _verdict(low, high, sizes, is_beyond=is_beyond)
     return {
         **sizes,
         "auroc": auroc(fraction, label),
@@ -95,6 +99,7 @@ def fraction_only(
         "larger_is_tumor": is_larger_tumor,
         "majority": max(tumor, n - tumor) / n,
         **_accuracy_elsewhere(label, fraction, place, resamples=resamples, seed=seed),
+        "is_beyond": is_beyond,
         "verdict": verdict,
         "is_flagged": verdict == FLAGGED,
     }
@@ -126,12 +131,15 @@ def cohort_verdict(by_split: Mapping[str, Mapping[str, Any]], whole: Mapping[str
     """Return whether a cohort has the shortcut: by its training patches, or by all its labelled patches together.
 
     From what `fraction_only` returns by split, and of the whole cohort: `verdict`, `is_flagged`, `by` (``train`` or
-    ``all``: the patches that decided; the training patches if both would) and `least_effect`, the rule's distance of
-    the AUROC from 0.5.
+    ``all``: the patches that decided; the training patches if both would, or if they alone point to a shortcut and are
+    too few) and `least_effect`, the rule's distance of the AUROC from 0.5.
     """
     results = ([("train", by_split["train"])] if "train" in by_split else []) + [("all", whole)]
     rank = (FLAGGED, NOT_SHOWN, NEGLIGIBLE, UNKNOWN)
     by, result = min(results, key=lambda item: rank.index(item[1]["verdict"]))
+    # Models learn from the training patches: patches of other splits can dilute their shortcut, not take it away.
+    if result["verdict"] != FLAGGED and results[0][1]["verdict"] == UNKNOWN and results[0][1]["is_beyond"]:
+        by, result = results[0]
     return {
         "verdict": result["verdict"],
         "is_flagged": bool(result["is_flagged"]),
@@ -145,7 +153,7 @@ def alpha_of(counts: NDArray[np.int64]) -> list[list[float] | None]:
     return [(row / row.sum()).tolist() if row.sum() else None for row in counts]
 
 
-def _verdict(low: float, high: float, sizes: Mapping[str, Any], *, is_directed: bool) -> str:
+def _verdict(low: float, high: float, sizes: Mapping[str, Any], *, is_beyond: bool) -> str:
     """Return what the interval of the AUROC shows."""
     total, *of_label, both = (
         round(sizes[f"effective_patients{end}"]) for end in ("", "_with_tumor", "_with_non_tumor", "_with_both")
@@ -154,7 +162,7 @@ def _verdict(low: float, high: float, sizes: Mapping[str, Any], *, is_directed: 
     # One patient with most patches outweighs the six that have both labels.
     if not (is_enough or min(total, both) >= LEAST_OF_BOTH) or np.isnan(low):
         return UNKNOWN
-    if low > 0.5 + _LEAST_EFFECT or (high < 0.5 - _LEAST_EFFECT and not is_directed):
+    if is_beyond:
         return FLAGGED
     return NEGLIGIBLE if low >= 0.5 - _LEAST_EFFECT and high <= 0.5 + _LEAST_EFFECT else NOT_SHOWN
 

@@ -154,6 +154,19 @@ def test_the_stronger_verdict_of_training_patches_and_cohort_stands() -> None:
     assert cohort_verdict({"test": scores(FLAGGED)}, scores(NOT_SHOWN))["verdict"] == NOT_SHOWN
 
 
+@pytest.mark.parametrize(("train_auroc", "verdict"), [(0.9, UNKNOWN), (0.1, UNKNOWN), (0.5, NOT_SHOWN)])
+def test_few_training_patients_with_a_shortcut_let_nothing_be_cleared(train_auroc: float, verdict: str) -> None:
+    train, rest = made_cohort(0, auroc=train_auroc, patients=4), made_cohort(1, auroc=0.5, patients=40)
+    rest[["patch_id", "slide_id", "patient_id"]] += " of the rest"
+    cohort = pd.concat([train.assign(split="train"), rest.assign(split="test")])
+    result = audit(assign_groups(cohort, [0.25]), [0.25], resamples=200)
+    assert (result["whole"]["verdict"], result["fraction_only"]["train"]["verdict"]) == (NOT_SHOWN, UNKNOWN)
+    assert (result["verdict"]["verdict"], result["verdict"]["is_flagged"]) == (verdict, False)
+    found = result["fraction_only"]["train"]["auroc"]
+    said = f"NOT KNOWN. In the training patches the tissue fraction alone tells the label with AUROC {found:.3f} ["
+    assert verdict_text(result).startswith(said if verdict == UNKNOWN else "No shortcut is shown: in all")
+
+
 def test_accuracy_elsewhere_is_that_of_cuts_chosen_on_other_patients() -> None:
     # Each patient's cut is its own: the best single cut does well where it was chosen, a cut learnt elsewhere does not.
     who = np.repeat(np.arange(10), 40)
