@@ -18,7 +18,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo import EXAMPLE, EXAMPLE_HE_MODEL, EXAMPLE_MANIFEST, EXAMPLE_MODEL
 from pathopatch.demo.slides import CHANNELS, make_cohort
 from pathopatch.models.bundle import read_spec
-from pathopatch.models.card import beware
+from pathopatch.models.card import beware, model_card
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -93,6 +93,12 @@ def test_the_example_is_alone_and_what_is_missing_is_named(
     arguments: tuple[str, ...], words: str, said: Callable
 ) -> None:
     assert words in " ".join(said("predict", *arguments, code=2).err.replace("│", " ").split())
+
+
+def test_the_example_for_h_and_e_states_no_rule_of_an_older_audit() -> None:
+    spec = read_spec(EXAMPLE_HE_MODEL)
+    assert spec.data["audit"].endswith("are too few for a verdict.")
+    assert (EXAMPLE_HE_MODEL / "README.md").read_text().endswith(model_card(spec))
 
 
 def test_a_slide_of_ones_own_is_predicted_by_the_example_model(tmp_path: Path, typed: Callable, said: Callable) -> None:
