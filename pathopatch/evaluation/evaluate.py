@@ -27,7 +27,13 @@ from pathopatch.evaluation.group_scores import (
     evaluate_logits,
     with_ends,
 )
-from pathopatch.evaluation.predicting import WITHOUT, drop_learnt_patches, predict_patches, require_unseen
+from pathopatch.evaluation.predicting import (
+    WITHOUT,
+    drop_learnt_patches,
+    predict_patches,
+    require_unseen,
+    with_inner_folds,
+)
 from pathopatch.evaluation.slide_scores import SCORED, score_slides, slide_rows
 from pathopatch.groups import (
     GroupingAttribute,
@@ -87,6 +93,7 @@ def evaluate_run(
         of_patches = logits_from_cache(work, groups, model_folder, spec, device=device) if spec.backbone else None
         predictions = predict_patches(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
         predictions = drop_learnt_patches(out.parent, predictions)
+        predictions = with_inner_folds(out.parent, predictions, temperature=spec.temperature)
         threshold = model.spec.decision_threshold
         numbers = evaluate_predictions(predictions, groups, decision_threshold=threshold, config=config)
         write_evaluation(out, predictions, groups, {"run": run_name, **numbers}, output, config=config)

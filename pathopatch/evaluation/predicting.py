@@ -21,6 +21,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.phase_data import LEARNT, patches_with_crop
+from pathopatch.training.run import INNER_FOLDS
 
 _BATCH = 256  # patches read and predicted at a time
 WITHOUT = "logit without "
@@ -112,6 +113,16 @@ def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame
             "no labelled patch that the run did not learn from", place=str(folder), remedy="judge it on other splits"
         )
     return predictions[~is_learnt].reset_index(drop=True)
+
+
+def with_inner_folds(folder: Path, predictions: pd.DataFrame, *, temperature: float) -> pd.DataFrame:
+    """Return predictions in which patches that the run in `folder` learnt from have the logit of their inner fold."""
+    path = folder / INNER_FOLDS
+    if not path.is_file():
+        return predictions
+    table = pd.read_csv(path, dtype={"patch_id": str}, keep_default_na=False)
+    logit = predictions["patch_id"].map(table.set_index("patch_id")["logit"]).fillna(predictions["logit"])
+    return predictions.assign(logit=logit, probability=0.5 * (1 + np.tanh(0.5 * logit / temperature)))
 
 
 def require_these_groups(work: Path, names: Sequence[str]) -> None:

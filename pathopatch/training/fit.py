@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,7 @@ class TrainingResult:
     )  # training patches that were left out for that, and validation patches that count as wrong
     learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
     settings: TrainConfig | None = None  # of a frozen network, with what validation chose
+    inner_fold_logit: Mapping[str, float] | None = None  # by patch_id, see `FrozenResult`
     backbone: BackboneSpec | None = None
 
     def logits(
@@ -241,6 +242,7 @@ def _of_frozen(found: FrozenResult) -> TrainingResult:
         crops=found.crops,
         without_crop=found.without_crop,
         settings=found.config,
+        inner_fold_logit=found.inner_fold_logit,
         backbone=found.backbone.network.form,
     )
 

@@ -7,7 +7,7 @@ is kept is solved on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,6 +201,8 @@ class FrozenResult:
     decision: DecisionThreshold
     history: tuple[dict[str, Any], ...]  # one row per candidate
     n_classes: int
+    # Of each patch of train and val, z1 - z0 by the head that was solved without its inner fold; None without folds.
+    inner_fold_logit: Mapping[str, float] | None
 
 
 def fit_frozen(
@@ -222,6 +224,8 @@ def fit_frozen(
     data = _joined(sets)
     is_train = np.arange(len(data)) < len(train)
     fold = _inner_folds(data, inner_folds, config.seed) if inner_folds else np.where(is_train, -1, 0)
+    if inner_folds and config.select == "last":
+        inner_folds = 0  # nothing is chosen: the head is solved on train, and val stays unseen
     selects = config.select != "last"
     validated = data.rows(fold >= 0)
     if selects:
@@ -290,6 +294,11 @@ def fit_frozen(
         decision=decision,
         history=tuple(history),
         n_classes=n_classes,
+        inner_fold_logit=(
+            dict(zip(data.patch_id.tolist(), (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
+            if inner_folds and selects
+            else None
+        ),
     )
 
 

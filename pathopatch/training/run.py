@@ -52,6 +52,8 @@ from pathopatch.training.optimise import training_dtype
 from pathopatch.training.phase_data import LEARNT, own_parameters, phases_of, require_groups
 
 RUN, MODEL = "run.json", "model"
+INNER_FOLDS = "inner_folds.csv"
+"""File in a run's folder: logits of the patches that its frozen network learnt from, each by a head without it."""
 
 
 def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None, force: bool = False) -> Path:
@@ -174,7 +176,7 @@ def begin_run(folder: Path) -> None:
     """Make a run's folder, and remove the marks of completion and of failure that an earlier run left there."""
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (RUN, NONFINITE, LEARNT):
+        for name in (RUN, NONFINITE, LEARNT, INNER_FOLDS):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -200,6 +202,8 @@ def write_run(
     write_csv(folder / "history.csv", pd.DataFrame(list(result.history)))
     if result.learnt_from_val:
         write_csv(folder / LEARNT, pd.DataFrame({"patch_id": result.learnt_from_val}))
+    if result.inner_fold_logit is not None:
+        write_csv(folder / INNER_FOLDS, pd.DataFrame(result.inner_fold_logit.items(), columns=["patch_id", "logit"]))
     # What differs between equal runs has a file of its own: all others are equal to the byte.
     device = ProcessGroup.current().device(config.device)
     log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": str(device)}

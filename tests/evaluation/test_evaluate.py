@@ -17,6 +17,7 @@ from pathopatch.core.errors import InputMissingError, InputUnsupportedError, Sta
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.evaluation import evaluate, predicting
 from pathopatch.evaluation.evaluate import evaluate_predictions, evaluate_run
+from pathopatch.evaluation.predicting import with_inner_folds
 
 QUICK = EvaluateConfig(bootstrap=20)
 
@@ -179,3 +180,12 @@ def test_predictions_of_unknown_patches_are_refused() -> None:
     table = groups[groups["split"] == "val"].assign(logit=1.0, probability=0.7, patch_id="other@0,0")
     with pytest.raises(InputUnsupportedError, match="'other@0,0'"):
         evaluate_predictions(table, groups, decision_threshold=0.0)
+
+
+def test_patches_of_inner_folds_keep_the_answer_of_a_head_without_them(tmp_path: Path) -> None:
+    predictions = pd.DataFrame({"patch_id": ["a", "b"], "logit": [5.0, 3.0], "probability": [0.99, 0.95]})
+    assert with_inner_folds(tmp_path, predictions, temperature=2.0) is predictions
+    (tmp_path / "inner_folds.csv").write_text("patch_id,logit\na,-2.0\nc,9.0\n", encoding="utf-8")
+    made = with_inner_folds(tmp_path, predictions, temperature=2.0)
+    assert made["logit"].tolist() == [-2.0, 3.0]
+    np.testing.assert_allclose(made["probability"], [1 / (1 + np.exp(1)), 1 / (1 + np.exp(-1.5))])

@@ -103,8 +103,13 @@ def test_inner_folds_divide_no_patient_and_all_patches_are_learnt(
     solve = frozen._solve
     monkeypatch.setattr(frozen, "_solve", lambda data, rows, *rest: (solved.append(rows), solve(data, rows, *rest))[1])
     train, val = patches.rows(np.arange(120)), patches.rows(np.arange(120, 160))
-    fit_frozen(train, val, config_of(weights), read_features=reader(x), inner_folds=4)
+    found = fit_frozen(train, val, config_of(weights), read_features=reader(x), inner_folds=4)
     *inner, final = solved
+    # What validation is judged by is the answer of a head that has not learnt the patch.
+    own = x @ np.diff(found.network.classifier.weight.numpy(), axis=0)[0]
+    assert found.inner_fold_logit is not None
+    held_out = np.array([found.inner_fold_logit[name] for name in patches.patch_id])
+    assert np.median(np.abs(held_out - own - float(found.network.classifier.bias.diff()))) > 0.01
     assert final.all()
     for rows in inner:
         assert not set(patches.patient[rows]) & set(patches.patient[~rows])
