@@ -204,15 +204,24 @@ def test_the_page_names_the_files_that_are_written(out, tmp_path):
 )
 def test_the_pages_script_finds_a_slide_by_its_files_name(name):
     """The script's expressions, in their order, make the id that `predict` gives the file."""
+    assert slide_id_from_path(name) in _ids_of_script(name)
+    assert slide_id_from_path(name) in _ids_of_script(f"{name} - Series 0")
+    for other in ("Series 1", "Series 10", "macro image"):
+        assert slide_id_from_path(name) not in _ids_of_script(f"{name} - {other}")
+
+
+def _ids_of_script(image):
+    """Return the ids that the script on the page looks for, by its own expressions."""
     page = Path("docs/how-to/qupath.md").read_text(encoding="utf-8")
-    ending = re.search(r'image\.replaceFirst\(/(.+?)/, ""\)', page)[1]
+    (series,) = re.findall(r'image\.replaceFirst\(/(.+?)/, ""\)', page)
     forbidden, first, last = re.search(
         r'it\.replaceAll\(/(.+?)/, "_"\)\.replaceFirst\(/(.+?)/, ""\)\.replaceFirst\(/(.+?)/', page
     ).groups()
-    found = re.sub(ending, "", name)
+    source = re.sub(series, "", image)
+    ids = [image, source, *(re.sub(end, "", source) for end in re.findall(r"source\.replaceFirst\(/(.+?)/", page))]
     for pattern, put in ((forbidden, "_"), (first, ""), (last, "")):
-        found = re.sub(_python_pattern(pattern), put, found)
-    assert found == slide_id_from_path(name)
+        ids += [re.sub(_python_pattern(pattern), put, found) for found in ids]
+    return ids
 
 
 def _python_pattern(pattern):
