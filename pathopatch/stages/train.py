@@ -51,8 +51,9 @@ def can_be_masked(config: TrainConfig) -> bool:
     try:
         network_of(config.model_copy(update={"mask": "normalise"}))
     except InputUnsupportedError as error:
+        remedy = error.remedy.removesuffix(", or set mask = 'none'")  # which is what happens here
         warnings.warn(
-            f"auto is trained without the mask that is recommended: {error.message}. For the mask: {error.remedy}",
+            f"auto is trained without the mask that is recommended: {error.message}. To train with it, {remedy}",
             UserWarning,
             stacklevel=2,
         )

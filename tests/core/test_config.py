@@ -110,6 +110,16 @@ def test_equal_thresholds_and_unsorted_bins_are_refused() -> None:
         parse(GroupsConfig, {"bins": [0.5, 0.3]}, place="test")
 
 
+@pytest.mark.parametrize("given", [False, 5, ["a"]])
+def test_pretrained_of_another_kind_is_refused_in_plain_words(given: object) -> None:
+    with pytest.raises(InputUnsupportedError) as caught:
+        parse(TrainConfig, {"pretrained": given}, place="test")
+    assert caught.value.message == (
+        f"configuration refused: pretrained: Input should be 'none' or 'efficientnet-lite0' (got {given!r}); "
+        f"pretrained: the path of a file is due (got {given!r})"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [

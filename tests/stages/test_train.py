@@ -52,6 +52,7 @@ def test_a_network_that_cannot_be_masked_gets_composed_patches_alone(
     told = [str(warning.message) for warning in caught if "trained without the mask" in str(warning.message)]
     assert len(told) == (mask == "none")
     assert all("small-groupnorm" in text and "pretrained weights" in text for text in told)
+    assert not any("mask = 'none'" in text for text in told)  # which is what happens
 
 
 @pytest.mark.parametrize(

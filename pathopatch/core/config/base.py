@@ -150,12 +150,12 @@ def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
     for name in tables:
         kind = tables_of(kind).get(name, kind)
     if item["type"] != "extra_forbidden":
-        if item["type"] == "missing":
-            return f"{key}: {item['msg']}"
-        if isinstance(item.get("input"), Mapping):  # settings that do not go together: all of a table were given
+        # Settings that do not go together have all of their table as input.
+        if item["type"] == "missing" or isinstance(item.get("input"), Mapping):
             return f"{key}: {item['msg']}"
         allowed = re.findall("'(.*?)'", str(item.get("ctx", {}).get("expected", "")))
-        return f"{key}: {item['msg']} (got {item.get('input')!r}{_did_you_mean(item.get('input'), allowed)})"
+        message = "the path of a file is due" if item["type"] == "path_type" else item["msg"]
+        return f"{key}: {message} (got {item.get('input')!r}{_did_you_mean(item.get('input'), allowed)})"
     return f"{key}: unknown key{_did_you_mean(last, kind.model_fields)}"
 
 
@@ -174,7 +174,8 @@ def _key(kind: type[Config], place: Sequence[int | str]) -> str:
         tables.append(str(parts.pop(0)))
         if parts and parts[0] == kind.__name__:  # which of several types was tried
             parts.pop(0)
-    key = ".".join(str(part) for part in parts)
+    # After the key itself come pydantic's names of the types of a union, ``literal['none',...]``.
+    key = ".".join([*map(str, parts[:1]), *(str(part) for part in parts[1:] if "[" not in str(part))])
     if not tables:
         return key or "(top)"
     return f"[{'.'.join(tables)}] {key}".rstrip()
