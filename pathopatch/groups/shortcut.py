@@ -66,9 +66,8 @@ def fraction_only(
         effective number of each (``effective_patients``, ...); `auroc` with `auroc_low` and
         `auroc_high`; the best `accuracy` with its cut `threshold` and `larger_is_tumor`; `accuracy_elsewhere` with its
         interval: that of cuts chosen on four fifths of the patients and evaluated on the rest; `majority`, the share
-        of the more frequent label; `is_beyond`: the interval lies where the rule flags, whatever the patients' number;
-        `verdict` (shortcut, not shown, negligible, not known) and `is_flagged`. None where unknown, as all of it in a
-        split of one label.
+        of the more frequent label; `is_beyond`: the interval lies where the rule flags; `verdict` (shortcut, not
+        shown, negligible, not known) and `is_flagged`. None where unknown, as all of it in a split of one label.
     """
     n, tumor = len(label), int(label.sum())
     patients, place = np.unique(patient, return_inverse=True)
@@ -81,9 +80,8 @@ def fraction_only(
     sizes |= {name: int(np.count_nonzero(size)) for name, size in counts.items()}
     sizes |= {f"effective_{name}": float(effective_number(size)) for name, size in counts.items()}
     if tumor in (0, n):
-        names = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority")
-        unknown = dict.fromkeys((*names, *_ELSEWHERE))
-        return {**sizes, **unknown, "is_beyond": False, "verdict": UNKNOWN, "is_flagged": False}
+        keys = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority", *_ELSEWHERE)
+        return {**sizes, **dict.fromkeys(keys), "is_beyond": False, "verdict": UNKNOWN, "is_flagged": False}
     units = sizes["effective_patients"]
     low, high = auroc_interval(fraction, label, patient, units=units, resamples=resamples, seed=seed)
     accuracy, threshold, is_larger_tumor = _best_cut(label, fraction)

@@ -126,8 +126,7 @@ def read_answers(tests: Sequence[str | Path], spec: BundleSpec, classes: Sequenc
         raise InputUnsupportedError(
             problem, place=place, remedy="give --test patches.npz with patches and expected, or IMAGE=PROBABILITY"
         )
-    if names:
-        due = due[:, [names.index(name) for name in classes]]
+    due = due[:, [names.index(name) for name in classes]] if names else due
     return KnownAnswers(patches.astype(np.float32), due, place, has_class_names=bool(names) or due.ndim == 1)
 
 
