@@ -47,7 +47,6 @@ from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.models.bundle import bundle_fingerprint
 from pathopatch.models.loading import load_model
-from pathopatch.training.feature_cache import logits_from_cache
 
 
 def evaluate_run(
@@ -89,8 +88,11 @@ def evaluate_run(
         model = load_model(model_folder, device=device, runtime=runtime)
         # A split that was trained on may be evaluated by name; any other must be new to the model.
         require_unseen(work, groups, model.spec, sorted(set(splits) - {"train"}), place=out.parent)
-        spec, ablate = model.spec, config.ablation
-        of_patches = logits_from_cache(work, groups, model_folder, spec, device=device) if spec.backbone else None
+        spec, ablate, of_patches = model.spec, config.ablation, None
+        if spec.backbone is not None:
+            from pathopatch.training.feature_cache import logits_from_cache  # needs torch, which others do without
+
+            of_patches = logits_from_cache(work, groups, model_folder, spec, device=device)
         predictions = predict_patches(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
         predictions = drop_learnt_patches(out.parent, predictions)
         predictions = with_inner_folds(out.parent, predictions, temperature=spec.temperature)

@@ -20,8 +20,7 @@ from pathopatch.models.leakage import STRUCTURES, TRAINED, is_listed, structure_
 from pathopatch.models.spec import BundleSpec
 from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
-from pathopatch.training.phase_data import LEARNT, patches_with_crop
-from pathopatch.training.run import INNER_FOLDS
+from pathopatch.training.phase_data import INNER_FOLDS, LEARNT, patches_with_crop
 
 _BATCH = 256  # patches read and predicted at a time
 WITHOUT = "logit without "

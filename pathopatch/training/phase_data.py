@@ -26,6 +26,8 @@ from pathopatch.training.dataset import PatchSet
 
 LEARNT = "learnt_from_val.csv"
 """File in a run's folder: validation patches that a phase learnt from."""
+INNER_FOLDS = "inner_folds.csv"
+"""File in a run's folder: logits of the patches that its frozen network learnt from, each by a head without it."""
 _DIVISIONS = 64  # random divisions of the patients into halves, of which the most even one is taken
 _PER_CELL = 512  # patches of each class and bin of the tissue fraction by which the side is chosen
 _AT_ONCE = 1024

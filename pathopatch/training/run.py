@@ -49,11 +49,9 @@ from pathopatch.training.frozen import head_choice
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import training_dtype
-from pathopatch.training.phase_data import LEARNT, own_parameters, phases_of, require_groups
+from pathopatch.training.phase_data import INNER_FOLDS, LEARNT, own_parameters, phases_of, require_groups
 
 RUN, MODEL = "run.json", "model"
-INNER_FOLDS = "inner_folds.csv"
-"""File in a run's folder: logits of the patches that its frozen network learnt from, each by a head without it."""
 
 
 def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None, force: bool = False) -> Path:

@@ -64,14 +64,23 @@ def test_two_processes_equal_one(together, name):
     slack = 1 / 150 if name in ("composed", "decorrelate", "erm") else 0
     for ours, theirs in zip(outcome["history"], alone.history, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=5e-4 if name == "decorrelate" else 1e-6)
-        assert ours == pytest.approx(theirs, abs=slack + 1e-6)
-    assert outcome["validation"] == pytest.approx(alone.validation, abs=slack + 1e-6)
+        _require_near(ours, theirs, slack)
+    _require_near(outcome["validation"], alone.validation, slack)
     at_zero = [key for key in alone.validation if key.endswith("_at_zero")]
     assert len(at_zero) == 4
     for key in at_zero:  # without the tuned threshold
         assert outcome["validation"][key] == pytest.approx(alone.validation[key], abs=slack + 1e-6)
     if slack == 0:
         assert outcome["threshold"] == pytest.approx(alone.decision_threshold, abs=1e-5)
+
+
+def _require_near(ours, theirs, slack):
+    """Require two tables of measures to be equal, but that rounding may turn one of 45,000 pairs of equal area."""
+    pairs = {name: 1e-4 for name in ("equal_area", "val_equal_area") if name in theirs}
+    for name, turned in pairs.items():
+        assert ours[name] == pytest.approx(theirs[name], abs=slack + turned)
+    rest = [{name: value for name, value in table.items() if name not in pairs} for table in (ours, theirs)]
+    assert rest[0] == pytest.approx(rest[1], abs=slack + 1e-6)
 
 
 def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(together):

@@ -206,7 +206,7 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
     groups = read_table(tmp_path / "groups.parquet")
     model = load_model(run / "model", device="cpu")
     patches = feature_cache.load_patches(
-        tmp_path, groups, input_px=model.spec.input_px, splits=("test",), threshold=0.25, masks=("tissue",)
+        tmp_path, groups, input_px=model.spec.input_px, splits=("test",), threshold=0.25, masks=("tissue",), cache_gib=0
     )
     logits = model.predict_logits(patches.read(slice(0, len(patches))), patches.tissue.read(slice(0, len(patches))))
     own = stored.loc[patches.patch_id, "logit"].to_numpy()
