@@ -15,10 +15,11 @@ import pandas as pd
 from pathopatch.core.text import pluralize
 from pathopatch.evaluation.group_scores import answers
 from pathopatch.groups import slides_of, units_of
-from pathopatch.groups.attribute import BLOCK, LABEL_NAMES
+from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
+from pathopatch.slides.manifest import BLOCK
 
 SCORED = ("slide", "patient")
 _SCORES = {"auroc": "mean_logit", "auroc_of_share": "positive_share"}

@@ -42,10 +42,10 @@ from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.reference import claim_of
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
-from pathopatch.groups.attribute import BLOCK, label_names
+from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, widened
 from pathopatch.metrics.equal_area import DISTANCE, auroc_at_equal_area, equal_area_draws
-from pathopatch.slides.manifest import SPLITS
+from pathopatch.slides.manifest import BLOCK, SPLITS
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]

@@ -16,7 +16,6 @@ from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUns
 from pathopatch.core.patients import patient_problems
 from pathopatch.core.text import pluralize
 from pathopatch.groups.attribute import (
-    BLOCK,
     LABEL_NAME_COLUMN,
     PATCH_ATTRIBUTE,
     SCANNED,
@@ -30,7 +29,7 @@ from pathopatch.groups.attribute import (
     unit_noun,
     units_of,
 )
-from pathopatch.slides.manifest import SPLITS
+from pathopatch.slides.manifest import BLOCK, SPLITS
 
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
 _COPIED = (

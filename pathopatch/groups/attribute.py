@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.slides.manifest import BLOCK
 
 TISSUE_NAMES = ("little tissue", "much tissue")
 LABEL_NAMES = ("non-tumour", "tumour")
@@ -25,8 +26,6 @@ SCANNED = "scanned_fraction"
 """Column of a patch table: the share of the patch's part on the slide that was scanned."""
 LABEL_NAME_COLUMN = "label_name"
 """Column that holds what the patches' labels are called, where that is not tumour and non-tumour."""
-BLOCK = "block"
-"""Column of patches and slides: their tissue array, day, site or scanner, where blocks are given."""
 SOURCE_SLIDE = "source_slide"
 """Column of a patch table: the slide that a ready patch was cut from, where the list names it."""
 _GROUP, _ATTRIBUTE, _BIN, _BINS = "group@", "attribute@", "bin@", "bins "

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
 
 from pathopatch.core.errors import InputUnsupportedError
 
@@ -130,6 +129,8 @@ def widened(draws: FloatArray, units: float) -> FloatArray:
     """
     if units <= 1 or np.isnan(draws).all():
         return np.full_like(draws, np.nan)
+    from scipy.special import ndtri, stdtrit  # 13 MiB that no prediction needs
+
     middle = np.nanmedian(draws)
     return np.asarray(
         middle + stdtrit(units - 1, 0.975) / ndtri(0.975) * np.sqrt(units / (units - 1)) * (draws - middle)

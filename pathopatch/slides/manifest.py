@@ -35,6 +35,8 @@ from pathopatch.slides.slide_paths import (
 )
 
 SPLITS = ("train", "val", "test")
+BLOCK = "block"
+"""Column of patches and slides: their tissue array, day, site or scanner, where blocks are given."""
 """The splits of a cohort, in the order in which tables show them."""
 
 _REQUIRED = ("slide_id", "patient_id")

@@ -50,7 +50,6 @@ from pathopatch.evaluation.area_reliance import (
 )
 from pathopatch.evaluation.external_validation import bundle_name, check_patches
 from pathopatch.groups import slides_of, unit_noun, units_of
-from pathopatch.groups.attribute import BLOCK
 from pathopatch.heatmaps.predict import edit_side, slide_source
 from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
 from pathopatch.models.forward import Ensemble, resize_area
@@ -60,7 +59,7 @@ from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.patches.store import PatchStore
 from pathopatch.report.area_reliance import Example, reliance_page
-from pathopatch.slides.manifest import SlideRow
+from pathopatch.slides.manifest import BLOCK, SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import find_cohort
 from pathopatch.training.dataset import common_source

@@ -19,9 +19,9 @@ from pathopatch.core.patients import mark_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in, slides_of, units_of
 from pathopatch.groups.assign import JoinedBins
-from pathopatch.groups.attribute import BLOCK
 from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED, structure_marks
 from pathopatch.models.spec import TrainingRange
+from pathopatch.slides.manifest import BLOCK
 from pathopatch.training.dataset import PatchSet
 
 _MOST_MARKS = 4096  # a bundle stays small; beyond this number it holds none

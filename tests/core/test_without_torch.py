@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,3 +181,11 @@ def test_commands_that_train_name_the_missing_package(
     assert done.stderr.splitlines()[-1] == f"error: INPUT_UNSUPPORTED: torch is not installed {remedy}"
     assert done.returncode == 1
     assert set(tmp_path.iterdir()) == before  # nothing is tiled or made first
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("stages.info", "pandas"), ("stages.predict", "scipy.special"), ("stages.groups", "torch")]
+)
+def test_a_command_starts_without_packages_that_it_does_not_need(module: str, heavy: str) -> None:
+    code = f"import sys, pathopatch.{module}; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

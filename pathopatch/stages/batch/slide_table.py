@@ -14,8 +14,7 @@ from pathopatch.core.status import is_recorded_done
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
-from pathopatch.groups.attribute import BLOCK
-from pathopatch.slides.manifest import SlideRow
+from pathopatch.slides.manifest import BLOCK, SlideRow
 from pathopatch.stages.batch.run import Failure, each_slide
 
 if TYPE_CHECKING:
