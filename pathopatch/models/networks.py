@@ -244,7 +244,7 @@ def build_network(
         on features, whose values are the channels of patches of one pixel; of a frozen network also a name of
         `BACKBONES`.
     pretrained : str or Path
-        ``none``; ``efficientnet-lite0`` (the weights of the extra `pretrained`); or a file, see `read_weights`. For
+        ``none``; ``efficientnet-lite0`` (the weights of the extra `train`); or a file, see `read_weights`. For
         other than three channels the first convolution is adapted as timm does; a classifier of another size, or one
         that the file lacks, starts at 0.
     input_px : int, optional
@@ -259,7 +259,7 @@ def build_network(
     Raises
     ------
     InputUnsupportedError
-        The architecture is unknown or cannot be masked, ``mlp-100`` has no size, or the extra `pretrained` is not
+        The architecture is unknown or cannot be masked, ``mlp-100`` has no size, or the extra `train` is not
         installed.
     CheckpointIncompatibleError
         The weights belong to another architecture.

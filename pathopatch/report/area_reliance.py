@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pathopatch.debias.interventions import AREAS
 from pathopatch.evaluation.area_reliance import asked_text, limits_text, verdict_text
 from pathopatch.report.page import render
-from pathopatch.report.patch_view import patch_view
 from pathopatch.report.plots import INK, LABEL_COLORS, MUTED, new_figure, percent_axis, png, style_axes
+from pathopatch.slides.composite import Picture, compose
 
 _SIDE_PX = 112
 
@@ -35,7 +35,7 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
     rows = []
     for example in examples:
         areas = [example.area, *AREAS]
-        views = [patch_view(pixels, is_rgb=is_rgb, side_px=_SIDE_PX) for pixels in example.pixels]
+        views = [_picture(pixels, is_rgb=is_rgb) for pixels in example.pixels]
         cells = [
             {
                 "picture": _data_uri(cv2.imencode(".png", view[:, :, ::-1])[1].tobytes()),
@@ -57,6 +57,15 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
         areas=result["areas"],
         rows=rows,
     )
+
+
+def _picture(pixels: NDArray[np.floating], *, is_rgb: bool) -> Picture:
+    """Return a patch (C, H, W) in [0, 1] as a square picture, uint8 of shape (_SIDE_PX, _SIDE_PX, 3)."""
+    scaled = np.clip(pixels.astype(np.float32), 0, 1) * 255
+    windows = np.tile([0.0, 255.0], (len(pixels), 1))
+    picture = compose(np.rint(scaled), windows, is_rgb=is_rgb)
+    method = cv2.INTER_AREA if picture.shape[0] > _SIDE_PX else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (_SIDE_PX, _SIDE_PX), interpolation=method), np.uint8)
 
 
 def response_curve(result: Mapping[str, Any]) -> bytes:

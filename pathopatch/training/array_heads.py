@@ -15,7 +15,8 @@ from pathopatch.core.errors import InputUnsupportedError, SplitLeakageError
 from pathopatch.core.patients import patient_key
 from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.result import TrainingResult
 from pathopatch.training.search import open_study
 from pathopatch.training.selection import accuracies_with_intervals
 from pathopatch.training.tune import TrialRunner

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,13 @@ from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
-from pathopatch.models.interior import CropChoice
 from pathopatch.models.networks import InteriorCrops, build_network, classifier_of, has_batchnorm
-from pathopatch.models.spec import BackboneSpec
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import CheckpointFolder, State
 from pathopatch.training.convex import solve_phase
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup
-from pathopatch.training.frozen import FeatureReader, FrozenResult, fit_frozen, open_backbone
+from pathopatch.training.frozen import FeatureReader, fit_frozen, open_backbone
 from pathopatch.training.intervene import composed_validation, intervenes
 from pathopatch.training.loop import Run, StepCallback, compute_logits, run_phase
 from pathopatch.training.optimise import build_optimizer, loss_scaler, reproducible, training_dtype
@@ -40,58 +38,15 @@ from pathopatch.training.phase_data import (
     phases_of,
     split_validation,
 )
+from pathopatch.training.result import TrainingResult
 from pathopatch.training.selection import (
     DecisionThreshold,
     Standardizer,
     check_validation,
     choose_threshold,
     lacks_a_group,
-    logits_of,
     table_shape,
 )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingResult:
-    """A trained network and how it was selected."""
-
-    network: nn.Module  # the selected weights, float32, on the processor, in evaluation mode
-    mean: tuple[float, ...]  # of the training set, per channel, in the scale of [0, 1]
-    std: tuple[float, ...]
-    step: int  # of the last phase whose weights were selected
-    history: tuple[dict[str, Any], ...]  # one row per evaluation
-    decision_threshold: float  # on z1 - z0
-    decision_chosen_for: str  # "none", "wga", or "sensitivity 0.95"
-    temperature: float  # divides the logits before they become probabilities
-    # Measures on all validation patches that no phase learnt from, at that threshold and at 0; may be empty.
-    validation: dict[str, Any]
-    n_classes: int  # of training and validation together, at least 2
-    has_mask: bool = False  # whether the network takes the tissue mask as its last channel
-    crops: CropChoice | None = None  # of ``mask = "interior"``
-    without_crop: tuple[int, int] = (
-        0,
-        0,
-    )  # training patches that were left out for that, and validation patches that count as wrong
-    learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
-    settings: TrainConfig | None = None  # of a frozen network, with what validation chose
-    inner_fold_logit: Mapping[str, float] | None = None  # by patch_id, see `FrozenResult`
-    backbone: BackboneSpec | None = None
-
-    def logits(
-        self, patches: PatchSet, index: NDArray[np.int64] | None = None, *, device: torch.device | None = None
-    ) -> NDArray[np.float64]:
-        """Return the logits (N, K) of patches, or of those at `index`; the default device is the processor."""
-        device = device or torch.device("cpu")
-        standardize = Standardizer(self.mean, self.std, device, has_mask=self.has_mask)
-        index = np.arange(len(patches)) if index is None else index
-        logits = logits_of(self.network.to(device), patches, index, standardize)
-        self.network.cpu()
-        return logits
-
-    def margins(self, patches: PatchSet) -> NDArray[np.float64]:
-        """Return z1 - z0 (N,) of patches: class 1 is above the decision threshold."""
-        logits = self.logits(patches)
-        return np.asarray(logits[:, 1] - logits[:, 0], dtype=np.float64)
 
 
 def fit_arrays(
@@ -133,7 +88,7 @@ def fit_arrays(
             remedy="give slides of the training split a tumor_mask in the manifest",
         )
     if config.frozen:
-        return _of_frozen(fit_frozen(train, val, config, read_features=read_features, inner_folds=inner_folds))
+        return fit_frozen(train, val, config, read_features=read_features, inner_folds=inner_folds)
     crops, without_crop = None, (0, 0)
     if config.mask == "interior":
         train, _, crops, without_crop = keep_crops(train, val, config)
@@ -222,28 +177,6 @@ def fit_arrays(
         crops=crops,
         without_crop=without_crop,
         learnt_from_val=tuple(str(name) for name in held_out.patch_id) if held_out else (),
-    )
-
-
-def _of_frozen(found: FrozenResult) -> TrainingResult:
-    """Return a frozen network as any other that was trained."""
-    return TrainingResult(
-        network=found.network.eval().requires_grad_(False),
-        mean=found.backbone.mean,
-        std=found.backbone.std,
-        step=1,
-        history=found.history,
-        decision_threshold=found.decision.threshold,
-        decision_chosen_for=found.decision.chosen_for,
-        temperature=found.decision.temperature,
-        validation=found.decision.validation,
-        n_classes=found.n_classes,
-        has_mask=found.config.mask != "none",
-        crops=found.crops,
-        without_crop=found.without_crop,
-        settings=found.config,
-        inner_fold_logit=found.inner_fold_logit,
-        backbone=found.backbone.network.form,
     )
 
 

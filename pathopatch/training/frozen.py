@@ -7,7 +7,7 @@ is kept is solved on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from pathopatch.training.convex import LogisticRegression, second_moments_of, so
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.phase_data import choose_crops, needs_groups, patches_with_crop, phases_of
+from pathopatch.training.result import TrainingResult
 from pathopatch.training.search import search_space
 from pathopatch.training.selection import (
     DecisionThreshold,
@@ -189,22 +190,6 @@ class Head:
             layer.bias.copy_(torch.from_numpy(self.bias))
 
 
-@dataclass(frozen=True, eq=False)
-class FrozenResult:
-    """A frozen network with its head, and how that was chosen."""
-
-    config: TrainConfig  # with what validation chose
-    network: nn.Module
-    backbone: Backbone
-    crops: CropChoice | None
-    without_crop: tuple[int, int]
-    decision: DecisionThreshold
-    history: tuple[dict[str, Any], ...]  # one row per candidate
-    n_classes: int
-    # Of each patch of train and val, z1 - z0 by the head that was solved without its inner fold; None without folds.
-    inner_fold_logit: Mapping[str, float] | None
-
-
 def fit_frozen(
     train: PatchSet,
     val: PatchSet | None,
@@ -212,7 +197,7 @@ def fit_frozen(
     *,
     read_features: FeatureReader | None = None,
     inner_folds: int = 0,
-) -> FrozenResult:
+) -> TrainingResult:
     """Solve the heads that a configuration asks for, and return the network with the one that validation chooses.
 
     With `inner_folds` train and val are divided anew by patient, each part validates once, and the chosen head is
@@ -272,7 +257,7 @@ def fit_frozen(
         raise failed
     _, chosen, logits = best
     view = views[chosen.mask]
-    network = view.backbone.network
+    network: Any = view.backbone.network
     head = _solve(data, np.ones(len(data), np.bool_) if inner_folds else is_train, view, chosen, n_classes)
     head.apply_to(network.classifier)
     decision = DecisionThreshold()
@@ -285,20 +270,28 @@ def fit_frozen(
             judged=view.judged(fold >= 0),
         )
     without_crop = int((~view.has_answer[is_train]).sum()), int((~view.has_answer[~is_train]).sum())
-    return FrozenResult(
-        config=chosen.model_copy(update={"crop_px": None if view.crops is None else view.crops.crop_px}),
-        network=network if view.crops is None else InteriorCrops(network, view.crops.crop_px),
-        backbone=view.backbone,
+    network = network if view.crops is None else InteriorCrops(network, view.crops.crop_px)
+    return TrainingResult(
+        network=network.eval().requires_grad_(False),
+        mean=view.backbone.mean,
+        std=view.backbone.std,
+        step=1,
+        history=tuple(history),
+        decision_threshold=decision.threshold,
+        decision_chosen_for=decision.chosen_for,
+        temperature=decision.temperature,
+        validation=decision.validation,
+        n_classes=n_classes,
+        has_mask=chosen.mask != "none",
         crops=view.crops,
         without_crop=without_crop,
-        decision=decision,
-        history=tuple(history),
-        n_classes=n_classes,
+        settings=chosen.model_copy(update={"crop_px": None if view.crops is None else view.crops.crop_px}),
         inner_fold_logit=(
             dict(zip(data.patch_id.tolist(), (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
             if inner_folds and selects
             else None
         ),
+        backbone=view.backbone.network.form,
     )
 
 

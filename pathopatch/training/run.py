@@ -44,12 +44,13 @@ from pathopatch.training.data_summary import appearance_range, bundle_marks, sum
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
 from pathopatch.training.distributed import ProcessGroup, process_group
 from pathopatch.training.feature_cache import FeatureCache
-from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.fit import fit_arrays
 from pathopatch.training.frozen import head_choice
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import training_dtype
 from pathopatch.training.phase_data import INNER_FOLDS, LEARNT, own_parameters, phases_of, require_groups
+from pathopatch.training.result import TrainingResult
 
 RUN, MODEL = "run.json", "model"
 

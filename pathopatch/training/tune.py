@@ -27,9 +27,10 @@ from pathopatch.core.workers import SPAWN, follow_parent
 from pathopatch.debias.methods import searched_parameters
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.fit import fit_arrays
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.phase_data import require_groups
+from pathopatch.training.result import TrainingResult
 from pathopatch.training.run import RUN, begin_run, cohort_settings, load_sets, run_stamp, settings_of, write_run
 from pathopatch.training.search import (
     DIVERGED,

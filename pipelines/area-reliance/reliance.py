@@ -27,8 +27,9 @@ from pathopatch.models.forward import correct_for_area
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import tile_cohort
 from pathopatch.training.dataset import PatchMasks, PatchSet, load_patches
-from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.fit import fit_arrays
 from pathopatch.training.phase_data import patches_with_crop
+from pathopatch.training.result import TrainingResult
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "area-benchmark"))

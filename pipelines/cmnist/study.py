@@ -29,7 +29,8 @@ from tables import PROTOCOL, write_tables
 from pathopatch import metrics
 from pathopatch.core.config import TrainConfig
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.result import TrainingResult
 
 HERE = Path(__file__).parent
 FIELDS = (

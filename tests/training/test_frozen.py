@@ -91,7 +91,7 @@ def test_validation_chooses_the_penalty_that_it_scores_best(weights: Path) -> No
     found = fit_frozen(train, val, config_of(weights), read_features=reader(x))
     assert [row["weight_decay"] for row in found.history] == list(frozen.PENALTIES)
     best = max(found.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["val_nll"]))
-    assert found.config.weight_decay == best["weight_decay"]
+    assert found.settings.weight_decay == best["weight_decay"]
 
 
 def test_inner_folds_divide_no_patient_and_all_patches_are_learnt(
@@ -124,7 +124,7 @@ def test_without_conflicting_validation_patches_the_chosen_head_is_interior(weig
     config = config_of(weights, choose=True, input_px=32, crop_px=None)
     found = fit_frozen(patches, val, config)
     assert {row["mask"] for row in found.history} == {"interior"}
-    assert found.config.mask == "interior"
+    assert found.settings.mask == "interior"
     assert found.crops is not None
 
 
@@ -134,7 +134,7 @@ def test_choose_compares_masked_heads_and_interior_crops(weights: Path) -> None:
     found = fit_frozen(patches, patches, config_of(weights, choose=True))
     assert {(row["mask"], row["method"]) for row in found.history} == set(frozen.CHOICES)
     best = max(found.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["val_nll"]))
-    assert (found.config.mask, found.config.method) == (best["mask"], best["method"])
+    assert (found.settings.mask, found.settings.method) == (best["mask"], best["method"])
 
 
 def test_gerne_tries_other_extrapolations_at_the_penalty_it_chose(weights: Path) -> None:

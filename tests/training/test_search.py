@@ -17,7 +17,7 @@ from pathopatch.core.config import TrainConfig, TuneConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES
-from pathopatch.training.fit import TrainingResult
+from pathopatch.training.result import TrainingResult
 from pathopatch.training.search import (
     WAVE,
     SearchSpace,

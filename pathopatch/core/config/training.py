@@ -146,7 +146,7 @@ class TrainConfig(Config):
     head: Literal["linear", "mlp"] | None = None
     """Head on features: linear (also by default) is solved to convergence, mlp has one hidden layer."""
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
-    """Weights to start from: efficientnet-lite0 (extra `pretrained`), or a file."""
+    """Weights to start from: efficientnet-lite0 (extra `train`), or a file."""
     timm_args: TimmArguments = {}
     """Arguments of the network in timm, such as depth; layers are given by name, such as SwiGLUPacked."""
     mean: tuple[float, ...] | None = None

@@ -24,8 +24,9 @@ from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.groups.attribute import tissue_bin
 from pathopatch.training.dataset import PatchMasks, PatchSet, load_patches
-from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.fit import fit_arrays
 from pathopatch.training.phase_data import patches_with_crop
+from pathopatch.training.result import TrainingResult
 
 CONFLICTING: dict[Case, float] = {
     "30 %": 0.3,
