@@ -191,8 +191,10 @@ def train(
     """
     from pathopatch.stages.train import recommended, reports, search_plan_text, train_run
 
-    settings = recommended(work, settings)
+    settings, chosen = recommended(work, settings)
     is_search, is_first = bool(typed_options(context, "trials")), reports()
+    if chosen and is_first and not batch.quiet:
+        say(chosen)
     if not is_search:
         refuse(context, "it is of a search: give --trials", "objective", "workers")
     elif not batch.quiet:

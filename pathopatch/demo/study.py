@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pathopatch.core.config import RECOMMENDED, GroupsConfig, StudyConfig, TileConfig, TrainConfig, TuneConfig
+from pathopatch.core.config import RECOMMENDED, GroupsConfig, StudyConfig, TileConfig, TrainConfig
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -17,9 +17,6 @@ from pathopatch.stages.train import require_training
 
 THRESHOLDS = (0.25, 0.5)
 METHODS: tuple[MethodName, ...] = ("erm", "resample", "gerne")
-TRIALS = 2
-LEARNING_RATES = (5e-4, 2e-3)  # around that of TRAIN; lower ones do not converge in its steps
-TRAIN = TrainConfig(input_px=64, steps=800, batch_per_class=32, learning_rate=1e-3, weight_decay=1e-2)
 
 
 def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progress | None = None) -> str:
@@ -36,8 +33,7 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
         groups=GroupsConfig(thresholds=THRESHOLDS),
         methods=METHODS,
         runs=(RECOMMENDED,),
-        train=TRAIN,
-        tune=TuneConfig(trials=TRIALS, learning_rates=LEARNING_RATES),
+        train=TrainConfig(frozen=True),
         jobs=jobs or os.cpu_count() or 1,
     )
     result = run_study(study, workers=study.jobs, force=force, progress=progress)

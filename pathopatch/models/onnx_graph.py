@@ -141,6 +141,7 @@ def write_graph(path: Path, weights: Path, spec: BundleSpec, network: nn.Module 
         weights_sha256=file_sha256(weights),
         architecture=spec.architecture,
         input_shape=spec.input_shape,
+        inside_px=0 if spec.backbone is None else spec.backbone.side_px,
         classes=len(spec.class_names),
         opset=next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")),
         producer=f"{model.producer_name} {model.producer_version}".strip(),

@@ -85,6 +85,7 @@ class OnnxGraph(Config):
     weights_sha256: str  # of ``model.safetensors``, to whose bytes the graph refers
     architecture: str
     input_shape: tuple[int, int, int]  # channels, and the mask where the network takes one; height, width
+    inside_px: int = 0  # side to which the network itself brings patches; 0: it takes them as they come
     classes: int
     opset: int
     producer: str

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, TuneConfig, head_settings, load_study
-from pathopatch.core.config.study import RECOMMENDED, RunVariant
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.task import Outcome, Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -22,7 +21,7 @@ from pathopatch.stages.evaluate import evaluate_runs, finished_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
-from pathopatch.stages.train import can_be_masked, check_networks, train_many, training_folders
+from pathopatch.stages.train import check_networks, train_many, training_folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,11 +158,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
     }
     rows = [study.train.model_copy(update={"method": method}) for method in study.methods]
-    # By identity: a row of the same words that the user wrote is trained as it says, or refused.
-    is_unmasked = any(variant is RECOMMENDED for variant in study.runs) and not can_be_masked(study.train)
-    unmasked = RunVariant.model_validate({"name": "auto", "method": "auto"})
-    variants = [unmasked if is_unmasked and variant is RECOMMENDED else variant for variant in study.runs]
-    rows += [variant.settings(study.train) for variant in variants]
+    rows += [variant.settings(study.train) for variant in study.runs]
     runs = [
         row.model_copy(update={"seed": seed, "threads": threads, **settings})
         for seed in study.seeds

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.config import LEARNT_BY_STEPS, TrainConfig, TuneConfig
 from pathopatch.core.errors import DiskFullError, InputUnsupportedError, PathopatchError, StaleArtefactError, with_code
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import FOLDS, WorkFolder
@@ -18,47 +18,33 @@ _CHOSEN = {"method", "mask", "head", "frozen", "choose", "bins", "intervene", "c
 """Settings by which a user has chosen how to train."""
 
 
-def recommended(work: Path, config: TrainConfig) -> TrainConfig:
-    """Return settings that name no method, and no mask, with those that do best where the area misleads.
+def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
+    """Return settings that say how to train as they are, others with those that do best; and a line that says what.
 
-    That is `auto` with a masked network, see docs/understand/methods.md. Features have no pixels, and composed patches
-    vary no other attribute than tissue: there `gerne` stays.
+    That is a frozen network of whose heads validation chooses one, see docs/understand/methods.md. Where a setting
+    speaks of a network that is learnt in steps, it is `auto`, masked if that network is our own. The line is empty for
+    settings that say how, and of features, on which `gerne` stays.
     """
     from pathopatch.core.artefacts import read_table
     from pathopatch.features.cohort import is_feature_cohort
     from pathopatch.groups import threshold_attributes
 
     if _CHOSEN & config.model_fields_set or is_feature_cohort(work) or not WorkFolder(work).groups.is_file():
-        return config
-    if threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute:
-        return config
-    own = {"method": "auto"}
-    if can_be_masked(config):
-        own |= {"mask": "normalise", "name": config.name or "masked"}
-    return TrainConfig.model_validate({name: getattr(config, name) for name in config.model_fields_set} | own)
-
-
-def can_be_masked(config: TrainConfig) -> bool:
-    """Return whether the recommended mask goes with an architecture; a warning says why not, and what then is trained.
-
-    Errors of the architecture itself are those of `network_of`.
-    """
-    if config.architecture == TrainConfig.model_fields["architecture"].default:
-        return True
-    from pathopatch.training.fit import network_of
-
-    network_of(config)
-    try:
-        network_of(config.model_copy(update={"mask": "normalise"}))
-    except InputUnsupportedError as error:
-        remedy = error.remedy.removesuffix(", or set mask = 'none'")  # which is what happens here
-        warnings.warn(
-            f"auto is trained without the mask that is recommended: {error.message}. To train with it, {remedy}",
-            UserWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
+        return config, ""
+    given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set}
+    is_of_tissue = not threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute
+    if not LEARNT_BY_STEPS & given.keys():
+        own = {"method": "erm", "choose": True, "name": config.name or "chosen"} if is_of_tissue else {}
+        chosen = TrainConfig.model_validate(given | {"frozen": True} | own)
+        what = "validation chooses masked erm, masked resample or interior erm" if is_of_tissue else "gerne"
+        return chosen, f"train: {chosen.architecture}, frozen; {what}. From scratch: [train] architecture"
+    if not is_of_tissue:
+        return config, ""
+    given |= {"method": "auto"}
+    if "architecture" not in given:
+        given |= {"mask": "normalise", "name": config.name or "masked"}
+    chosen = TrainConfig.model_validate(given)
+    return chosen, f"train: {chosen.architecture} by {chosen.method}, mask {chosen.mask}"
 
 
 def check_networks(configs: Sequence[TrainConfig]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError, PathopatchError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
 from pathopatch.groups.assign import assign_folds
@@ -28,7 +28,7 @@ from pathopatch.models.forward import append_mask
 from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FrozenNetwork, is_transformer
 from pathopatch.models.interior import CropChoice, cut_crops
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
-from pathopatch.models.runtime.feature_runtime import open_runtime
+from pathopatch.models.runtime.feature_runtime import FeatureRuntime, open_runtime
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
 from pathopatch.training.dataset import PatchMasks, PatchSet
@@ -68,17 +68,22 @@ class Backbone:
     crop_px: int | None
     mean: tuple[float, ...]  # per channel, in the scale of [0, 1]
     std: tuple[float, ...]
+    _runtimes: dict[Any, FeatureRuntime] = field(default_factory=dict)  # a compiled network serves all slides
 
     def features(self, patches: PatchSet, *, device: str = "cpu", threads: int | None = None) -> Features:
         """Return the features (N, D) of patches; of crops their mean over each patch."""
         channels, side = len(self.mean) + (self.mask == "normalise"), patches.read(slice(0, 1)).shape[2]
-        runtime = open_runtime(
-            _Features(self.network),
-            channels=channels,
-            input_px=self.crop_px or side,
-            device=pick_device(device),
-            threads=threads,
-        )
+        key = channels, side, device, threads
+        if key not in self._runtimes:
+            self._runtimes[key] = open_runtime(
+                _Features(self.network),
+                channels=channels,
+                input_px=self.crop_px or side,
+                inside_px=self.network.form.side_px,
+                device=pick_device(device),
+                threads=threads,
+            )
+        runtime = self._runtimes[key]
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
         parts = [np.empty((0, self.network.classifier.in_features), np.float32)]
         for start in range(0, len(patches), _BATCH):
@@ -219,20 +224,20 @@ def fit_frozen(
     views: dict[str, _View] = {}
     history: list[dict[str, Any]] = []
     best: tuple[list[float], TrainConfig, Logits] | None = None
-    failed: GroupEmptyError | None = None
+    failed: PathopatchError | None = None
     is_extrapolated = False
     candidates = _candidates(data, config, lacks_group=lacks_a_group(validated))
     while candidates:
         candidate = candidates.pop(0)
-        if candidate.mask not in views:
-            views[candidate.mask] = _view(sets, data, candidate, read, n_classes=n_classes)
-        view = views[candidate.mask]
-        if not selects:
-            best = [], candidate, np.empty((0, n_classes))
-            break
         try:
+            if candidate.mask not in views:
+                views[candidate.mask] = _view(sets, data, candidate, read, n_classes=n_classes)
+            view = views[candidate.mask]
+            if not selects:
+                best = [], candidate, np.empty((0, n_classes))
+                break
             logits = _validation_logits(data, fold, view, candidate, n_classes)
-        except GroupEmptyError as error:  # of a method that needs all groups; another head may do
+        except (GroupEmptyError, InputUnsupportedError) as error:  # no patch of a group, no crop; another head may do
             failed = error
             continue
         measures = criterion(

@@ -203,7 +203,14 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
             place=f"{fold}split 'val'",
             remedy="give patients the split 'val', or train another method",
         )
-    if config.bins or threshold_attributes(groups)[0].n_values > 2:
+    own = threshold_attributes(groups)[0]
+    if config.choose and own.is_patch_attribute:
+        raise InputUnsupportedError(
+            f"the groups are of {own.label}, and choose compares heads that see tissue alone",
+            place=f"{fold}[train] choose",
+            remedy="leave it out",
+        )
+    if config.bins or own.n_values > 2:
         return
     phases = [phase for phase in phases_of(config) if needs_groups(phase)]
     needed = [("train",)] if any(phase.split == "train" for phase in phases) else []

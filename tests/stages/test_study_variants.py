@@ -51,15 +51,35 @@ def test_rows_that_cannot_be_run_are_refused(runs, problem):
         _study(runs=runs)
 
 
-def test_the_automatic_row_of_a_network_without_a_mask_is_auto_alone():
-    resnet = {"architecture": "resnet18"}
-    with pytest.warns(UserWarning, match="auto is trained without the mask"):
-        runs = study_runs(_study(seeds=(0,), train=resnet))
-    assert [(run.method, run.mask, run.row_name) for run in runs][-1] == ("auto", "none", "auto")
-    assert not any(run.mask == "normalise" for run in runs)
-    # A row that the user wrote is never changed: it is refused, see `check_networks`.
-    assert study_runs(_study(seeds=(0,), train=resnet, runs=[MASKED]))[0].mask == "normalise"
-    assert study_runs(_study(seeds=(0,)))[-1].mask == "normalise"
+@pytest.mark.parametrize(
+    ("given", "last", "frozen"),
+    [
+        ({"train": {}}, "chosen head", True),
+        ({"train": {"seed": 2, "frozen": True, "architecture": "resnet18", "pretrained": "w.pt"}}, "chosen head", True),
+        ({"train": {}, "manifest": None, "patches": "p.csv"}, "chosen head", True),
+        ({"train": {"steps": 40}}, "auto, masked", False),
+        ({"train": {"architecture": "resnet18"}}, "auto", False),
+        ({"train": {"frozen": False}}, "auto, masked", False),
+        ({"train": {}, "groups": {"thresholds": (0.25,), "bins": (0.2, 0.6)}, "attributes": ["thresholds"]},
+         "auto, masked", False),
+        ({"train": {"steps": 40}, "manifest": None, "patches": "p.csv"}, "", False),
+    ],
+)  # fmt: skip
+def test_a_study_that_names_no_row_takes_a_frozen_network_unless_steps_are_given(given, last, frozen):
+    runs = study_runs(_study(seeds=(0,), **given))
+    assert [run.method for run in runs][:4] == ["erm", "resample", "groupdro", "gerne"]
+    assert [run.row_name for run in runs[4:]] == [last] * bool(last)
+    assert all(run.frozen == frozen for run in runs)
+    assert [run.choose for run in runs] == [False] * 4 + [frozen] * bool(last)
+
+
+def test_a_row_may_be_frozen_beside_rows_from_scratch_and_the_other_way_round():
+    rows = [{"name": "a", "method": "erm", "frozen": True}, {"name": "b", "method": "erm", "frozen": False}]
+    for train in ({"input_px": 48, "steps": 40}, {"frozen": True}):
+        a, b = study_runs(_study(seeds=(0,), train=train, runs=rows))
+        assert (a.frozen, a.architecture, a.input_px) == (True, "tf_efficientnet_lite0", 224)
+        assert (b.frozen, b.architecture, b.pretrained) == (False, "small-groupnorm", "none")
+        assert b.input_px == (48 if "input_px" in train else 64)
 
 
 def test_a_study_without_rows_is_refused():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +20,30 @@ def config_of(**changes: Any) -> TrainConfig:
     return TrainConfig(**{**small, **changes})
 
 
-def test_who_names_no_method_gets_composed_patches_and_a_masked_network(tmp_path: Path) -> None:
+def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: Path) -> None:
     write_work(tmp_path)
-    given = config_of(threshold=0.5)
-    chosen = recommended(tmp_path, given)
-    assert (chosen.method, chosen.mask, chosen.run_name, chosen.steps) == (
-        "auto",
-        "normalise",
-        "auto-t0.5-s0-masked",
-        4,
-    )
-    for own in ({"method": "gerne"}, {"mask": "none"}, {"c": 1.0}):
-        assert recommended(tmp_path, config_of(**own)) == config_of(**own)
+    chosen, text = recommended(tmp_path, TrainConfig(threshold=0.5, seed=3))
+    assert (chosen.frozen, chosen.choose, chosen.threshold) == (True, True, 0.5)
+    assert chosen.run_name == "erm-t0.5-s3-chosen"
+    assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
+    for own in ({"method": "gerne"}, {"mask": "none"}, {"c": 1.0}, {"frozen": True}):
+        assert recommended(tmp_path, config_of(**own)) == (config_of(**own), "")
     groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
     write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
-    assert recommended(tmp_path, given) is given  # which is not composed
+    of_scanner, text = recommended(tmp_path, TrainConfig())
+    assert (of_scanner.frozen, of_scanner.choose, of_scanner.method) == (True, False, "gerne")
+    assert "frozen; gerne" in text
+    assert recommended(tmp_path, config_of()) == (config_of(), "")  # composing would vary the tissue
 
 
 @pytest.mark.parametrize(
-    ("given", "mask"), [({"architecture": "convnext_atto"}, "normalise"), ({"architecture": "resnet18"}, "none")]
+    ("given", "mask"), [({"steps": 4}, "normalise"), ({"steps": 4, "architecture": "resnet18"}, "none")]
 )
-def test_a_network_that_cannot_be_masked_gets_composed_patches_alone(
-    tmp_path: Path, given: dict[str, str], mask: str
-) -> None:
+def test_settings_of_steps_get_composed_patches(tmp_path: Path, given: dict[str, Any], mask: str) -> None:
     write_work(tmp_path)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        chosen = recommended(tmp_path, config_of(threshold=0.5, **given))
-    assert (chosen.method, chosen.mask) == ("auto", mask)
-    told = [str(warning.message) for warning in caught if "trained without the mask" in str(warning.message)]
-    assert len(told) == (mask == "none")
-    assert all("small-groupnorm" in text and "pretrained weights" in text for text in told)
-    assert not any("mask = 'none'" in text for text in told)  # which is what happens
+    chosen, text = recommended(tmp_path, TrainConfig(**given))
+    assert (chosen.method, chosen.mask, chosen.steps, chosen.frozen) == ("auto", mask, 4, False)
+    assert text == f"train: {chosen.architecture} by auto, mask {mask}"
 
 
 @pytest.mark.parametrize(
@@ -116,3 +107,13 @@ def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_pat
     with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
         train_many(tmp_path / "b", longer, None, jobs=2)
     assert (tmp_path / "b" / "runs" / longer[1].run_name / "run.json").is_file()
+
+
+def test_choose_is_refused_where_the_groups_are_not_of_tissue(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
+    write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
+    chosen = TrainConfig(frozen=True, choose=True, method="erm", name="chosen")
+    runs, refused = runs_with_groups([tmp_path], [config_of(method="erm"), chosen])
+    assert [run.run_name for run in runs] == [config_of(method="erm").run_name]
+    assert "heads that see tissue alone" in str(refused[chosen.run_name])

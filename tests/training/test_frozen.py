@@ -21,10 +21,13 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.files import read_json
+from pathopatch.core.mask_bits import pack_masks
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.models.loading import load_model
+from pathopatch.models.runtime import patches_per_pass
+from pathopatch.models.runtime.feature_runtime import open_runtime
 from pathopatch.training import feature_cache, frozen
-from pathopatch.training.dataset import PatchSet
+from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.frozen import Backbone, fit_frozen
 from pathopatch.training.run import fit
@@ -137,6 +140,18 @@ def test_choose_compares_masked_heads_and_interior_crops(weights: Path) -> None:
     assert (found.settings.mask, found.settings.method) == (best["mask"], best["method"])
 
 
+def test_choose_does_without_crops_where_no_tissue_holds_one(weights: Path) -> None:
+    patches = toy([[12, 12], [12, 12]], seed=0, side=32)
+    patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
+    thin = np.zeros((48, 32, 32), np.bool_)
+    thin[:, :, ::4] = True
+    patches = replace(patches, tissue=PatchMasks(pack_masks(thin), 32))
+    found = fit_frozen(patches, patches, config_of(weights, choose=True))
+    assert {row["mask"] for row in found.history} == {"normalise"}
+    with pytest.raises(InputUnsupportedError, match="crop of 8 px"):
+        fit_frozen(patches, patches, config_of(weights, mask="interior"))
+
+
 def test_gerne_tries_other_extrapolations_at_the_penalty_it_chose(weights: Path) -> None:
     patches, x = made_features(240)
     x = as_features(timm.create_model(SMALL, num_classes=0).num_features, x)
@@ -195,9 +210,12 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
         return features(self, patches, **how)
 
     monkeypatch.setattr(Backbone, "features", counted)
+    opened = []
+    monkeypatch.setattr(frozen, "open_runtime", lambda *args, **how: opened.append(how) or open_runtime(*args, **how))
     for seed, method in ((0, "erm"), (1, "erm"), (0, "resample")):
         run = fit(tmp_path, TrainConfig(frozen=True, seed=seed, method=method, mask="normalise"))
     assert len(computed) == 2  # the slides of train and val, once each
+    assert len(opened) == 1  # compiling takes as long as dozens of patches, and torch keeps what was traced
     evaluate_run(tmp_path, run.name)
     assert len(computed) == 3  # and that of test
     stored = pd.read_parquet(tmp_path / "runs" / run.name / "evaluation" / "predictions.parquet").set_index("patch_id")
@@ -205,6 +223,8 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
     # What was read equals what the bundle answers to the pixels.
     groups = read_table(tmp_path / "groups.parquet")
     model = load_model(run / "model", device="cpu")
+    # Patches of 16 px are enlarged inside: hundreds in a pass would take gigabytes.
+    assert model.runtime.patches_per_pass == patches_per_pass(224)
     patches = feature_cache.load_patches(
         tmp_path, groups, input_px=model.spec.input_px, splits=("test",), threshold=0.25, masks=("tissue",), cache_gib=0
     )

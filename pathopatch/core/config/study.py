@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pathopatch.core.config.base import Config, Fraction, Seed, Threads, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
-from pathopatch.core.config.training import GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
+from pathopatch.core.config.training import LEARNT_BY_STEPS, GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import open_regular, require_narrow
 from pathopatch.core.method_names import MethodName
@@ -136,6 +136,9 @@ class SettingsConfig(Config):
     """How the work on slides is shared."""
 
 
+_OF_NETWORK = {"architecture", "pretrained", "timm_args", "input_px", "mean", "std"}
+
+
 class RunVariant(Config):
     """A row of a study's table: a name, and settings of ``[train]`` that differ from the study's own."""
 
@@ -152,15 +155,26 @@ class RunVariant(Config):
 
     def settings(self, train: TrainConfig) -> TrainConfig:
         """Return the settings of the row's runs, by the study's own `train`."""
-        own = self.model_extra or {}
+        own, base = self.model_extra or {}, train.model_dump()
+        if own.get("frozen", train.frozen) != train.frozen:  # a network of its own, at its own size
+            base = {name: value for name, value in base.items() if name not in _OF_NETWORK}
         folder = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-")
-        raw = {**train.model_dump(), **own, "name": folder, "row_name": self.name}
+        raw = {**base, **own, "name": folder, "row_name": self.name}
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 
-RECOMMENDED = RunVariant.model_validate({"name": "auto, masked", "method": "auto", "mask": "normalise"})
-"""The row that did best where the area misleads, see docs/understand/methods.md."""
+RECOMMENDED = RunVariant.model_validate({"name": "chosen head", "frozen": True, "choose": True, "method": "erm"})
+"""The row that did best on real patients, see docs/understand/methods.md."""
+_AUTO = RunVariant.model_validate({"name": "auto", "method": "auto"})
+_MASKED = RunVariant.model_validate({"name": "auto, masked", "method": "auto", "mask": "normalise"})
 _METHODS: tuple[MethodName, ...] = ("erm", "resample", "groupdro", "gerne")
+
+
+def _given(section: Any) -> dict[str, Any]:
+    """Return the settings that a section gives; of what is no section none, which its own check refuses."""
+    if isinstance(section, Config):
+        return section.model_dump(exclude_unset=True)
+    return section if isinstance(section, dict) else {}
 
 
 class StudyConfig(SettingsConfig):
@@ -191,8 +205,8 @@ class StudyConfig(SettingsConfig):
     methods: tuple[MethodName, ...] = _METHODS
     """Methods to train, each at every threshold and seed."""
     runs: tuple[RunVariant, ...] = ()
-    """Rows by name, with any settings of `[train]`, beside or in place of `methods`. Of slides, without both, the
-    recommended row joins the methods: auto, masked.
+    """Rows by name, with any settings of `[train]`, beside or in place of `methods`. Without both, a frozen network is
+    taken, and a row whose head validation chooses joins the methods; from scratch, of slides, it is auto, masked.
     """
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     """Seeds of weights, batches and the search."""
@@ -205,17 +219,21 @@ class StudyConfig(SettingsConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _runs_replace_methods(cls, raw: Any) -> Any:
+    def _default_rows(cls, raw: Any) -> Any:
         if not isinstance(raw, dict):
             return raw
         if raw.get("runs"):
             return {"methods": (), **raw}
-        # Features have no pixels to compose, and the attribute of ready patches may be another one than tissue.
-        return (
-            raw
-            if {"methods", "features", "patches"} & raw.keys()
-            else {"runs": (RECOMMENDED,), **raw, "methods": _METHODS}
-        )
+        if {"methods", "features"} & raw.keys():
+            return raw
+        train, groups = (_given(raw.get(name, {})) for name in ("train", "groups"))
+        rows: dict[str, Any] = {"methods": _METHODS, "runs": (RECOMMENDED,)}
+        if not (LEARNT_BY_STEPS | {"frozen"}) & train.keys() and not groups.get("bins"):
+            return {**rows, **raw, "train": {**train, "frozen": True}}
+        if not train.get("frozen"):
+            # The attribute of ready patches may be another one than the tissue, which alone can be composed.
+            rows["runs"] = () if "patches" in raw else (_AUTO if "architecture" in train else _MASKED,)
+        return {**rows, **raw}
 
     @model_validator(mode="after")
     def _rows_have_names(self) -> StudyConfig:

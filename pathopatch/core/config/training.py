@@ -124,12 +124,19 @@ NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "checkpoint_e
 """Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
 
+LEARNT_BY_STEPS = {
+    "architecture", "pretrained", "timm_args", "steps", "batch_per_class", "optimizer", "learning_rate", "precision",
+    "average_weights", "evaluations", "augment", "schedule", "warmup_steps",
+}  # fmt: skip
+"""Settings that speak of a network whose weights are learnt in steps: who gives one wants no frozen network."""
+
+
 class TrainConfig(Config):
     """One training run."""
 
     method: MethodName = "gerne"
     """How samples are drawn and what is minimised, see `pathopatch.debias.methods`. Default: gerne; `pathopatch train`
-    without method and mask takes auto with mask = "normalise" where there are pixels.
+    says in its first line what it takes where no setting says how to train.
     """
     threshold: float = Field(default=0.25, gt=0, lt=1)
     """Threshold of the tissue fraction that forms the groups."""

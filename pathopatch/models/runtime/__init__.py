@@ -116,11 +116,11 @@ def probe_patches(channels: int, input_px: int, count: int = _PROBE_PATCHES) -> 
     return np.concatenate([noise, flat, smooth.reshape(noise.shape)])
 
 
-def patches_per_pass(input_px: int) -> int:
-    """Return the number of patches per forward pass that is fastest on a processor."""
+def patches_per_pass(side_px: int) -> int:
+    """Return the number of patches per forward pass that is fastest on a processor, by the side that a network sees."""
     # Few. The output of a layer for many patches does not fit the cache; the system allocates and clears it for every
     # layer, which took half of the time for 32 patches of 256 px.
-    return min(max(1, _PASS_PIXELS // input_px**2), _MOST_PER_PASS)
+    return min(max(1, _PASS_PIXELS // side_px**2), _MOST_PER_PASS)
 
 
 def head_shapes(architecture: str, dim: int, n_classes: int) -> dict[str, tuple[int, ...]]:

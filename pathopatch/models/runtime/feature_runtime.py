@@ -32,11 +32,11 @@ class TorchFeatures:
 class OpenVINOFeatures:
     """A network run by OpenVINO on a processor; its weights are shared. RuntimeError where it lacks an operation."""
 
-    def __init__(self, network: nn.Module, channels: int, input_px: int, threads: int | None) -> None:
+    def __init__(self, network: nn.Module, channels: int, input_px: int, inside_px: int, threads: int | None) -> None:
         import openvino
         from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure
 
-        shape = patches_per_pass(input_px), channels, input_px, input_px
+        shape = patches_per_pass(max(input_px, inside_px)), channels, input_px, input_px
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # torch warns that tracing is old, and that shapes become constants
             try:
@@ -55,13 +55,13 @@ FeatureRuntime = TorchFeatures | OpenVINOFeatures
 
 
 def open_runtime(
-    network: nn.Module, *, channels: int, input_px: int, device: torch.device, threads: int | None
+    network: nn.Module, *, channels: int, input_px: int, inside_px: int, device: torch.device, threads: int | None
 ) -> FeatureRuntime:
-    """Return a network from (N, channels, input_px, input_px) to (N, D), ready to run."""
+    """Return a network from (N, channels, input_px, input_px) to (N, D), ready to run; it works at `inside_px`."""
     if device.type != "cpu":
         return TorchFeatures(network, device, threads)
     try:
-        return OpenVINOFeatures(network, channels, input_px, threads)
+        return OpenVINOFeatures(network, channels, input_px, inside_px, threads)
     except RuntimeError as error:
         warnings.warn(f"OpenVINO cannot run this backbone, torch does: {error}", UserWarning, stacklevel=2)
         return TorchFeatures(network, device, threads)

@@ -42,7 +42,7 @@ class OpenVINORuntime:
         self.version = version()
         self.precision = precision
         self._weights_path = weights_path
-        self.patches_per_pass = patches_per_pass(graph.input_shape[-1])
+        self.patches_per_pass = patches_per_pass(max(graph.input_shape[-1], graph.inside_px))
         shape = self.patches_per_pass, *graph.input_shape
         self._pass = FixedBatch(_compiled(path, graph, shape, precision, threads or cores()), shape)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ class TorchRuntime:
         self.precision = precision
         self.patches_per_pass = 1 if self.device.type == "cpu" else _PATCHES_ON_GPU  # a processor takes any number
         self._threads = threads
+        form: Any = getattr(getattr(network, "network", network), "form", None)  # of a frozen network, or of its crops
+        self._inside_px: int = 0 if form is None else form.side_px
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         ready = copy.deepcopy(network).to(self.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._ready = ready.eval().requires_grad_(False)
@@ -60,7 +63,8 @@ class TorchRuntime:
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px), N from 0."""
-        batch = patches_per_pass(x.shape[-1]) if self.device.type == "cpu" else _PATCHES_ON_GPU
+        px = max(x.shape[-1], self._inside_px)
+        batch = patches_per_pass(px) if self.device.type == "cpu" else _PATCHES_ON_GPU
         with processor_threads(self._threads):
             return predict_logits(self._ready, torch.from_numpy(np.ascontiguousarray(x)), batch=batch)
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pathopatch.core.config import GroupsConfig, TileConfig, TrainConfig
 from pathopatch.core.mask_bits import MaskKind
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.demo.study import TRAIN as DEMO
 from pathopatch.slides.slide_paths import expand_variables
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import import_patches, tile_cohort
@@ -28,7 +27,9 @@ MINORITIES = {"4 %": None, "8 of each class": 8, "none": 0}
 _MASKS: tuple[MaskKind, ...] = ("tissue", "tumor")  # composing keeps the tumour of a patch that is called so for any
 _LAST = {"select": "last", "tune_threshold": False}  # there is no validation
 SETTINGS = {
-    "demo": DEMO.model_copy(update={"threshold": 0.25}),
+    "demo": TrainConfig(
+        input_px=64, steps=800, batch_per_class=32, learning_rate=1e-3, weight_decay=1e-2, threshold=0.25
+    ),
     "idc": TrainConfig(
         architecture="tf_efficientnet_lite0", pretrained="efficientnet-lite0", input_px=64, steps=200,
         batch_per_class=16, learning_rate=3e-4, threshold=0.75, **_LAST,
