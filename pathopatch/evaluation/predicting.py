@@ -34,13 +34,14 @@ def predict_patches(
     *,
     splits: tuple[str, ...],
     ablate: bool = False,
-    logits_of: Callable[[PatchSet], NDArray[np.float64]] | None = None,
+    logits_of: Callable[[PatchSet, int | None], NDArray[np.float64]] | None = None,
 ) -> pd.DataFrame:
     """Return the predictions of a model on the labelled patches of some splits that have a group.
 
     A split without labelled patches is left out. With `ablate` the patches are predicted once more without each of
-    several channels; those of colour are one. `logits_of` computes the logits (N, 2) in place of the model. The table
-    is as `evaluate_predictions` takes it. `InputMissingError` if no split has such a patch.
+    several channels; those of colour are one. `logits_of` computes the logits (N, 2), without a channel of that number
+    if there is one, in place of the model. The table is as `evaluate_predictions` takes it. `InputMissingError` if no
+    split has such a patch.
     """
     names = [attribute.group_column for attribute in (*threshold_attributes(groups), *bins_attributes(groups))]
     labelled = labelled_rows(groups, splits, remedy="give slides of these splits a tumor_mask in the manifest")
@@ -149,18 +150,18 @@ def _margins(
     patches: PatchSet,
     *,
     ablate: bool,
-    logits_of: Callable[[PatchSet], NDArray[np.float64]] | None,
+    logits_of: Callable[[PatchSet, int | None], NDArray[np.float64]] | None,
 ) -> pd.DataFrame:
     """Return the logit of every patch, indexed by its id: with all channels, and on request without each of several."""
     channels = model.spec.channels if ablate and len(model.spec.channels) > 1 and not patches.is_rgb else ()
     columns: dict[str, list[NDArray[Any]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
     if logits_of is not None:
-        columns["logit"].append(logits_of(patches))
-    for start in range(0, len(patches), _BATCH) if channels or logits_of is None else ():
+        for number, parts in zip((None, *range(len(channels))), columns.values(), strict=True):
+            parts.append(logits_of(patches, number))
+    for start in range(0, len(patches), _BATCH) if logits_of is None else ():
         part = slice(start, start + _BATCH)
         batch, tissue = patches.read(part), None if patches.tissue is None else patches.tissue.read(part)
-        if logits_of is None:
-            columns["logit"].append(model.predict_logits(batch, tissue))
+        columns["logit"].append(model.predict_logits(batch, tissue))
         for number, name in enumerate(channels):
             blanked = without_channel(batch, number, model.spec.mean[number])
             columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked, tissue))

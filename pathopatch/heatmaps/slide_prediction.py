@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import ChannelMismatchError, InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.core.text import THUMBNAIL_PX, card, pluralize
+from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.colors import MAP_OPACITY, ground_of, heat_colormap
@@ -177,16 +177,6 @@ class SlidePrediction:
 
     def __repr__(self) -> str:
         return f"<SlidePrediction {self.slide_id!r}: {self._counts()}>"
-
-    def _repr_html_(self) -> str:
-        ny, nx = self.maps["probability"].shape
-        facts = [
-            ("patches", self._counts()),
-            ("decision", f"{self.class_names[1]} above a probability of {self.decision_probability:.2f}"),
-            *([("warning", warning)] if (warning := leakage_warning(self.leakage)) else []),
-            ("map", f"{nx} x {ny} cells of {self.cell_px * self.mpp:.4g} um"),
-        ]
-        return card(self.slide_id, facts, picture=self.thumbnail(THUMBNAIL_PX))
 
     def _counts(self) -> str:
         return f"{pluralize(len(self.table), 'patch')} predicted, {int(self.is_positive.sum())} {self.class_names[1]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.text import card, patches_and_units
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import audit, audit_tables, format_audit, threshold_attributes, verdict_text
-from pathopatch.groups.audit import shortcut_results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_CARD_PX = 720  # width of the picture in a card: its text stays legible
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +60,6 @@ class GroupAudit:
 
     def __repr__(self) -> str:
         return f"<GroupAudit: {self.verdict}>"
-
-    def _repr_html_(self) -> str:
-        from PIL import Image
-
-        from pathopatch.report.forest_plots import shortcut_strength
-
-        picture = Image.open(io.BytesIO(shortcut_strength(self.numbers)))
-        picture.thumbnail((_CARD_PX, _CARD_PX))
-        facts = [("verdict", self.verdict)]
-        for key, by_split in self.numbers["thresholds"].items():
-            for split, cells in by_split.items():
-                smallest = min(min(row) for row in cells["counts"])
-                total = sum(map(sum, cells["counts"]))
-                units = shortcut_results(self.numbers)[split]["patients"]
-                of = patches_and_units(total, units, self.numbers["unit"])
-                text = f"{of}; smallest group {smallest}"
-                facts.append((f"threshold {key}, {split}", text))
-        return card("Audit", facts, picture=picture)
 
 
 def audit_groups(

@@ -31,17 +31,27 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 def logits_from_cache(
     work: Path, groups: pd.DataFrame, bundle: Path, spec: BundleSpec, **options: Any
-) -> Callable[[PatchSet], NDArray[np.float64]]:
+) -> Callable[[PatchSet, int | None], NDArray[np.float64]]:
     """Return what computes the logits (N, 2) of patches of a work folder by the head of a frozen network's bundle.
 
-    They are those of its runtime up to rounding. Errors are those of `load_network`.
+    They are those of its runtime up to rounding; with a number of a grey channel, without what that channel shows.
+    Errors are those of `load_network`.
     """
     network = load_network(bundle)
     assert isinstance(network, FrozenNetwork)
     backbone = Backbone(network, spec.architecture, spec.mask, spec.crop_px, spec.mean, spec.std)
     cache = FeatureCache(work, groups, input_px=spec.input_px, **options)
     weight, bias = (values.detach().double().numpy() for values in network.classifier.parameters())
-    return lambda patches: Head(weight, bias).logits(cache(patches, backbone))
+    blank = backbone.of_blank_channel()
+
+    def logits(patches: PatchSet, without: int | None) -> NDArray[np.float64]:
+        features = cache(patches, backbone)
+        if without is not None:
+            mean = cache(patches, blank)
+            features[:, without * mean.shape[1] : (without + 1) * mean.shape[1]] = mean
+        return Head(weight, bias).logits(features)
+
+    return logits
 
 
 class FeatureCache:

@@ -8,7 +8,7 @@ is kept is solved on all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class Backbone:
     crop_px: int | None
     mean: tuple[float, ...]  # per channel, in the scale of [0, 1]
     std: tuple[float, ...]
+    is_blank: bool = False  # pixels are replaced by the mean of their channel
     _runtimes: dict[Any, FeatureRuntime] = field(default_factory=dict)  # a compiled network serves all slides
 
     def features(self, patches: PatchSet, *, device: str = "cpu", threads: int | None = None) -> Features:
@@ -89,6 +90,8 @@ class Backbone:
         for start in range(0, len(patches), _BATCH):
             part = slice(start, start + _BATCH)
             x = (patches.read(part) - mean) / std
+            if self.is_blank:
+                x = np.zeros_like(x[:, :1])
             if self.mask != "none":
                 assert patches.tissue is not None
                 x = append_mask(x, patches.tissue.read(part))
@@ -101,9 +104,16 @@ class Backbone:
             parts.append(np.asarray(total / np.bincount(patch_number)[:, None], np.float32))
         return np.concatenate(parts)
 
+    def of_blank_channel(self) -> Backbone:
+        """Return what gives the features (N, D / C) of a grey channel that is its mean everywhere, of C channels."""
+        form, is_masked = self.network.form, self.network.is_masked
+        network = FrozenNetwork(self.network.backbone, form, channels=1, n_classes=2, is_masked=is_masked)
+        return replace(self, network=network, mean=(0.0,), std=(1.0,), is_blank=True, _runtimes={})
+
     def facts(self) -> dict[str, Any]:
         """Return what the features of a patch depend on beside the patch, as plain values."""
         about = {"architecture": self.architecture, "mask": self.mask, "crop_px": self.crop_px}
+        about |= {"blank": True} if self.is_blank else {}
         return about | {"form": self.network.form.model_dump(), "mean": self.mean, "std": self.std}
 
 

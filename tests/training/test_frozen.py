@@ -23,6 +23,7 @@ from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.files import read_json
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.evaluation.evaluate import evaluate_run
+from pathopatch.evaluation.predicting import WITHOUT, without_channel
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime import patches_per_pass
 from pathopatch.models.runtime.feature_runtime import open_runtime
@@ -217,7 +218,7 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
     assert len(computed) == 2  # the slides of train and val, once each
     assert len(opened) == 1  # compiling takes as long as dozens of patches, and torch keeps what was traced
     evaluate_run(tmp_path, run.name)
-    assert len(computed) == 3  # and that of test
+    assert len(computed) == 5  # and that of test, and of val and test with a blank channel
     stored = pd.read_parquet(tmp_path / "runs" / run.name / "evaluation" / "predictions.parquet").set_index("patch_id")
     assert read_json(run / "run.json")["chosen"]["method"] == "resample"
     # What was read equals what the bundle answers to the pixels.
@@ -229,8 +230,13 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
         tmp_path, groups, input_px=model.spec.input_px, splits=("test",), threshold=0.25, masks=("tissue",), cache_gib=0
     )
     logits = model.predict_logits(patches.read(slice(0, len(patches))), patches.tissue.read(slice(0, len(patches))))
-    own = stored.loc[patches.patch_id, "logit"].to_numpy()
-    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], own, atol=1e-4)
+    own = stored.loc[patches.patch_id]
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], own["logit"], atol=1e-4)
+    for number, name in enumerate(model.spec.channels):  # whose features are those of a blank channel then
+        blanked = without_channel(patches.read(slice(0, len(patches))), number, model.spec.mean[number])
+        logits = model.predict_logits(blanked, patches.tissue.read(slice(0, len(patches))))
+        np.testing.assert_allclose(logits[:, 1] - logits[:, 0], own[f"{WITHOUT}{name}"], atol=1e-4)
+        assert np.abs(own[f"{WITHOUT}{name}"] - own["logit"]).max() > 1e-2
 
 
 def test_fit_arrays_returns_a_frozen_network_like_any_other(weights: Path) -> None:
