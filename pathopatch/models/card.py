@@ -156,25 +156,6 @@ def _classes_text(spec: BundleSpec) -> str:
     return " or ".join(reversed(spec.class_names)) if len(spec.class_names) == 2 else ", ".join(spec.class_names)
 
 
-def bundle_facts(spec: BundleSpec) -> list[tuple[str, str]]:
-    """Return names and values of what a reader of a model asks first: inputs, decision, validation."""
-    facts = [
-        ("tells", classifier_text(spec)),
-        ("network", spec.architecture),
-        ("decision", decision_text(spec)),
-        ("intensities", "as the encoder takes them" if spec.encoder is not None else intensity_text(spec)),
-        *([("tissue area", text)] if (text := reliance_text(spec.area_reliance)) else []),
-    ]
-    for name, words in _MEASURES:
-        if name in spec.group_metrics:
-            facts.append((f"validation, {words}", _number(spec.group_metrics[name])))
-    if groups := _group_accuracies(spec):
-        facts += [(f"validation, {name}", f"{_number(accuracy)} of {n} patches") for name, n, accuracy in groups[1]]
-    if spec.group_metrics.get("is_composed"):
-        facts.append(("validation", "of composed copies: far too good"))
-    return facts
-
-
 def _backbone_text(backbone: BackboneSpec) -> str:
     """Describe in one line where the weights of a frozen backbone are from, and where they are."""
     where = "in this bundle" if backbone.in_bundle else "not in this bundle"

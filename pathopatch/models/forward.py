@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.core.mask_bits import resize_masks
-from pathopatch.core.text import card, pluralize
-from pathopatch.models.card import bundle_facts, classifier_text
+from pathopatch.core.text import pluralize
+from pathopatch.models.card import classifier_text
 from pathopatch.models.interior import cut_crops, has_crop
 from pathopatch.models.runtime import Runtime
 from pathopatch.models.spec import BundleSpec, joint_spec
@@ -46,10 +46,6 @@ class PatchClassifier:
 
     def __repr__(self) -> str:
         return f"<PatchClassifier {self.spec.method}: {classifier_text(self.spec)}, {_runtime_text(self.runtime)}>"
-
-    def _repr_html_(self) -> str:
-        facts = [*bundle_facts(self.spec), ("computed by", _runtime_text(self.runtime))]
-        return card(f"Model trained by {self.spec.method}", facts)
 
     def predict_logits(
         self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None
@@ -175,9 +171,6 @@ class Ensemble:
 
     def __repr__(self) -> str:
         return f"<Ensemble of {pluralize(len(self.members), 'model')}: {', '.join(map(repr, self.members))}>"
-
-    def _repr_html_(self) -> str:
-        return "".join(member._repr_html_() for member in self.members)
 
     def forward(self, inputs: Sequence[NDArray[np.float32]], *, tta: bool = False) -> EnsembleOutput:
         """Return the prediction of all members.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, TuneC
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.task import Outcome, Progress
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.workers import Workers
 from pathopatch.groups import attribute_in
 from pathopatch.groups.group_sizes import empty_groups
 from pathopatch.report import write_report
@@ -91,15 +93,18 @@ def run_study(
         return StudyResult(outcomes=tuple(outcomes))
     parts = training_folders(work)
     runs, untrained = runs_with_groups(parts, runs)
-    for part in parts:  # a run that failed in one fold has no use in the others
-        failed = train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
-        runs, untrained = [run for run in runs if run.run_name not in failed], untrained | failed
-        files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
-        for name in failed:  # what an earlier run of this name showed is not this study's
-            for folder in {work, *parts}:
-                shutil.rmtree(WorkFolder(folder).evaluation(name), ignore_errors=True)
-        if not runs:
-            raise next(iter(failed.values()))
+    # What the processes import takes seconds of each, so they stay through all folds.
+    shared = Workers(min(study.jobs, len(runs))) if study.jobs > 1 else nullcontext()
+    with shared as processes:
+        for part in parts:  # a run that failed in one fold has no use in the others
+            failed = train_many(part, runs, study.tune, processes=processes, force=force, progress=progress)
+            runs, untrained = [run for run in runs if run.run_name not in failed], untrained | failed
+            files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
+            for name in failed:  # what an earlier run of this name showed is not this study's
+                for folder in {work, *parts}:
+                    shutil.rmtree(WorkFolder(folder).evaluation(name), ignore_errors=True)
+            if not runs:
+                raise next(iter(failed.values()))
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
     finished = sorted(set.intersection(*(set(finished_runs(part)) for part in parts)) - set(untrained))

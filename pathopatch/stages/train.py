@@ -16,6 +16,8 @@ from pathopatch.stages.batch.run import Call, Failure, each_slide
 
 _CHOSEN = {"method", "mask", "head", "frozen", "choose", "bins", "intervene", "c", "beta", "t", "crop_px"}
 """Settings by which a user has chosen how to train."""
+_VIEW = ("frozen", "choose", "mask", "crop_px", "architecture", "pretrained", "timm_args", "input_px")
+"""Settings on which the features of a frozen network depend."""
 
 
 def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
@@ -113,13 +115,13 @@ def train_many(
     configs: Sequence[TrainConfig],
     search: TuneConfig | None,
     *,
-    jobs: int = 1,
+    processes: Workers | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, PathopatchError]:
     """Train, or tune where `search` is given, several runs; return the errors of those that failed, by name.
 
-    With more than one job, each run has a process of its own. A run that fails does not stop the others.
+    With `processes` each run is trained in one of them. A run that fails does not stop the others.
 
     Raises
     ------
@@ -134,7 +136,7 @@ def train_many(
     # Processes of one thread each: on few cores and small networks that is faster than sharing threads, and it makes
     # the results independent of the number of jobs.
     errors: dict[str, PathopatchError] = {}
-    if jobs <= 1:
+    if processes is None:
         for config in configs:
             try:
                 _train(work, search, force, config, progress)
@@ -143,11 +145,14 @@ def train_many(
             except (PathopatchError, OSError, RuntimeError, ValueError) as error:  # as of a job: memory, drives, torch
                 errors[config.run_name] = with_code(error, place=config.run_name)
     else:
-        calls = [Call(config.run_name, partial(_train, work, search, force, config, None)) for config in configs]
-        with Workers(min(jobs, len(configs))) as processes:
-            for call, result in each_slide(Call.__call__, calls, processes, bar=_step(work, search), progress=progress):
-                if isinstance(result, Failure):
-                    errors[call.slide_id] = result.error
+        views = [repr([getattr(config, name) for name in _VIEW]) for config in configs]
+        # Rows of one view wait for the first one's features: those of different views begin.
+        earlier = [views[:number].count(view) for number, view in enumerate(views)]
+        ordered = [configs[number] for number in sorted(range(len(configs)), key=earlier.__getitem__)]
+        calls = [Call(config.run_name, partial(_train, work, search, force, config, None)) for config in ordered]
+        for call, result in each_slide(Call.__call__, calls, processes, bar=_step(work, search), progress=progress):
+            if isinstance(result, Failure):
+                errors[call.slide_id] = result.error
     for failure in errors.values():
         if isinstance(failure, StaleArtefactError | DiskFullError):
             raise failure

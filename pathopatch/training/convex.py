@@ -198,8 +198,9 @@ class LogisticRegression:
         part = torch.empty(min(_CHUNK, len(self._x)), self._x.shape[1])  # reused: new memory takes as long as the sums
         for start in range(0, len(self._x), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            stored = self._x[rows]
-            x = part[: len(stored)].copy_(stored)
+            x = self._x[rows]
+            if x.dtype != torch.float32:
+                x = part[: len(x)].copy_(x)
             torch.addmm(offset, x, columns, out=z[rows])
             probability = z[rows].sigmoid() if self._rows == 1 else z[rows].softmax(dim=1)
             torch.mul(probability - self._target[rows], sample_weight[rows], out=error[rows])

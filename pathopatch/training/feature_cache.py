@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
 from pathopatch.core.files import write_bytes
-from pathopatch.core.locks import folder_lock, slide_lock
+from pathopatch.core.locks import folder_lock, is_locked, slide_lock
 from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.models.frozen import FrozenNetwork
@@ -81,7 +81,12 @@ class FeatureCache:
         key = fingerprint(backbone.facts() | {"input_px": self._input_px})
         made = np.empty((len(patches), backbone.network.classifier.in_features), np.float32)
         slides = np.unique(slide)
-        for number, name in enumerate(slides.tolist()):
+        waiting = slides.tolist()
+        for number in range(len(slides)):
+            # A slide that another process is at comes last, so that both share the work.
+            free = (name for name in waiting if not is_locked(self._folder.root, _lock_name(name, key)))
+            name = next(free, waiting[0])
+            waiting.remove(name)
             index = np.flatnonzero(slide == name)
             names, features = self._of_slide(name, key, backbone)
             place = pd.Index(names).get_indexer(patches.patch_id[index])
@@ -97,7 +102,7 @@ class FeatureCache:
         # Masks and windows come with the table of the slide, pixels with its checksum.
         of = [sorted(rows["patch_id"]), fingerprint_file(self._folder.patches(slide_id))]
         stamp = fingerprint([*of, sorted(set(rows.get("pixels_checksum", ())))])
-        with folder_lock(self._folder.root, slide_lock(slide_id, STAGE), waiting_for=f"features of {slide_id}"):
+        with folder_lock(self._folder.root, _lock_name(slide_id, key), waiting_for=f"features of {slide_id}"):
             if path.is_file():
                 with np.load(path, allow_pickle=False) as stored:
                     if str(stored["stamp"]) == stamp:
@@ -111,3 +116,8 @@ class FeatureCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, content.getvalue())
         return patches.patch_id, features
+
+
+def _lock_name(slide_id: str, key: str) -> str:
+    """Return the name of the lock on a slide's features by one backbone; those of others are computed meanwhile."""
+    return slide_lock(f"{key}/{slide_id}", STAGE)

@@ -167,17 +167,3 @@ def test_a_model_says_what_it_takes_and_what_runs_it() -> None:
     encoder = {"name": "uni", "dim": 2}
     head = made_spec(1, (), encoder=encoder, architecture="linear", dtype="float32", mean=(0.5, 0.5), std=(0.2, 0.2))
     assert "tumour or non-tumour by 2 features of uni" in repr(PatchClassifier(head, RUNTIME))
-
-
-def test_the_card_of_a_model_has_its_groups_and_escaped_text() -> None:
-    validated = {"by": "threshold 0.25", "attributes": ["little", "much"]}
-    metrics = {"wga": 0.5, "n of label 1, attribute 0": 40, "accuracy of label 1, attribute 0": 0.5}
-    spec = made_spec(**MULTIMODAL, class_names=("<b>", "tumour"), group_metrics=metrics, data={"validated": validated})
-    html = PatchClassifier(spec, RUNTIME)._repr_html_()
-    assert "tumour or &lt;b&gt; by CARS, SHG" in html
-    assert "<b>" not in html
-    assert 'worst-group accuracy</th><td style="text-align:left">0.5</td>' in html
-    assert 'validation, tumour, little</th><td style="text-align:left">0.5 of 40 patches</td>' in html
-    assert (
-        Ensemble([PatchClassifier(made_spec(**MULTIMODAL), RUNTIME)])._repr_html_().count("Model trained by gerne") == 1
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from made_patches import write_work
 from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.core.workers import Workers
+from pathopatch.stages import train as train_stage
 from pathopatch.stages.train import check_networks, recommended, train_many
 from pathopatch.training.phase_data import runs_with_groups
 
@@ -64,7 +68,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path, jobs: int) ->
     write_work(tmp_path)
     bad = config_of(method="resample", mean=(0.5,) * 9, std=(0.1,) * 9)
     good = config_of(method="erm")
-    errors = train_many(tmp_path, [bad, good], None, jobs=jobs)
+    with Workers(jobs) if jobs > 1 else nullcontext() as processes:
+        errors = train_many(tmp_path, [bad, good], None, processes=processes)
     assert {run: error.code for run, error in errors.items()} == {bad.run_name: "CHANNEL_MISMATCH"}
     assert (tmp_path / "runs" / good.run_name / "run.json").is_file()
 
@@ -96,16 +101,18 @@ def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_pat
         write_work(tmp_path / name)
     configs = [config_of(method=method) for method in ("erm", "resample")]
     shown: list[tuple[str, int, int, str]] = []
-    assert train_many(tmp_path / "a", configs, None, jobs=1) == {}
-    assert train_many(tmp_path / "b", configs, None, jobs=2, progress=lambda *words: shown.append(words)) == {}
+    assert train_many(tmp_path / "a", configs, None) == {}
+    with Workers(2) as processes:
+        side_by_side = partial(train_many, tmp_path / "b", search=None, processes=processes)
+        assert side_by_side(configs, progress=lambda *words: shown.append(words)) == {}
+        # The first of the two is stale: the second is trained nevertheless.
+        longer = [config_of(method="erm", steps=5), config_of(method="groupdro")]
+        with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
+            side_by_side(longer)
     for config in configs:
         before, after = (tmp_path / name / "runs" / config.run_name for name in "ab")
         assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
     assert sorted(words[:3] for words in shown) == [("train", 0, 2), ("train", 1, 2), ("train", 2, 2)]
-    # The first of the two is stale: the second is trained nevertheless.
-    longer = [config_of(method="erm", steps=5), config_of(method="groupdro")]
-    with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
-        train_many(tmp_path / "b", longer, None, jobs=2)
     assert (tmp_path / "b" / "runs" / longer[1].run_name / "run.json").is_file()
 
 
@@ -117,3 +124,13 @@ def test_choose_is_refused_where_the_groups_are_not_of_tissue(tmp_path: Path) ->
     runs, refused = runs_with_groups([tmp_path], [config_of(method="erm"), chosen])
     assert [run.run_name for run in runs] == [config_of(method="erm").run_name]
     assert "heads that see tissue alone" in str(refused[chosen.run_name])
+
+
+def test_rows_that_need_other_features_begin_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(train_stage, "_train", lambda work, search, force, config, progress: begun.append(config.name))
+    rows = [("a", "erm", "none"), ("b", "resample", "none"), ("c", "erm", "normalise"), ("d", "groupdro", "none")]
+    configs = [config_of(frozen=True, name=name, method=method, mask=mask) for name, method, mask in rows]
+    with Workers(0) as here:
+        train_many(tmp_path, configs, None, processes=here)
+    assert begun == ["a", "c", "b", "d"]

@@ -245,3 +245,27 @@ def test_fit_arrays_returns_a_frozen_network_like_any_other(weights: Path) -> No
     assert result.backbone is not None
     assert result.backbone.by_channel  # two channels are no colour
     assert result.margins(patches).shape == (48,)
+
+
+def test_a_slide_that_another_process_is_at_comes_last(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_work(tmp_path)
+    groups = read_table(tmp_path / "groups.parquet").query("label >= 0")
+    backbone = frozen.open_backbone(config_of(weights), 2)
+    read: list[str] = []
+    monkeypatch.setattr(feature_cache, "is_locked", lambda out, name: name == other and len(read) < 2)
+    cache = feature_cache.FeatureCache(tmp_path, groups, input_px=16)
+    monkeypatch.setattr(cache, "_of_slide", lambda slide, key, backbone: read.append(slide) or of_slide(slide))
+    key = feature_cache.fingerprint(backbone.facts() | {"input_px": 16})
+    other = feature_cache._lock_name("slide-test", key)
+
+    def of_slide(slide: str) -> Any:
+        names = groups.query("slide_id == @slide")["patch_id"].to_numpy()
+        return names, np.full((len(names), backbone.network.classifier.in_features), len(read), np.float32)
+
+    patches = toy([[30, 30], [30, 30]], seed=0)
+    patches = replace(patches.rows(np.arange(len(groups))), patch_id=groups["patch_id"].to_numpy(dtype=str))
+    order = dict(zip(groups["slide_id"], cache(patches, backbone)[:, 0].astype(int), strict=True))
+    assert order == {"slide-train": 1, "slide-val": 2, "slide-test": 3}
+    assert feature_cache._lock_name("slide-test", "another") != other
