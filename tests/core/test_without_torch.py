@@ -44,6 +44,7 @@ TRAINING = {
     "pathopatch.training.frozen",
     "pathopatch.training.loop",
     "pathopatch.training.optimise",
+    "pathopatch.training.result",
     "pathopatch.training.run",
     "pathopatch.training.search",
     "pathopatch.training.selection",
