@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable
-from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 WITHIN_SLIDE = "patches"
 """What progress counts within one slide; all other things that it counts are whole ones."""
-THUMBNAIL_PX = 240
-"""Longest side of a picture in a card: a notebook keeps a copy of each, about 100 kB at most."""
 
 
 def parse_number(text: str) -> float:
@@ -56,21 +50,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def card(title: str, facts: Iterable[tuple[str, str]], *, picture: Image | None = None) -> str:
-    """Return HTML of a title, rows of names and values, and a picture to their left; all text is escaped."""
-    rows = "".join(
-        f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
-        for name, value in facts
-    )
-    image = ""
-    if picture is not None:
-        png = io.BytesIO()
-        picture.save(png, format="PNG", optimize=True)
-        uri = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-        image = f'<img alt="{escape(title)}" src="{uri}" style="margin:0">'
-    return (
-        f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{image}'
-        f'<div style="max-width:50em"><strong>{escape(title)}</strong><table>{rows}</table></div></div>'
-    )

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from pathopatch.core.config import MPP_TOLERANCE
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError
-from pathopatch.core.text import THUMBNAIL_PX, card
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
 from pathopatch.slides.composite import compose
 from pathopatch.slides.resample import (
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _OPAQUE = 127  # opacity as one more plane of the slide's type: the largest value that every type of pixels holds
-_MOST_READ_PX = 2**26  # of a level, for a notebook that did not ask for a picture: some seconds
 _LOW, _HIGH = 1.0, 99.9  # percentiles drawn black and full: of a slide with little tissue it is the brightest pixels
 
 
@@ -248,31 +246,6 @@ class Slide(SlideFile):
         scale = f"{self.mpp:.4g} um/px" if self.has_mpp else "um/px unknown"
         channels = ", ".join(self.channels)
         return f"<{type(self).__name__} {self._file_names!r}: {width} x {height} px, {scale}, {channels}>"
-
-    def _repr_html_(self) -> str:
-        width, height = self.size
-        size = f"{width} x {height} px"
-        if self.has_mpp:
-            size += f", {width * self.mpp / 1000:.3g} x {height * self.mpp / 1000:.3g} mm"
-        facts = [
-            ("size", size),
-            ("scale", f"{self.mpp:.4g} um/px" if self.has_mpp else "unknown: give open_slide mpp="),
-            ("channels", ", ".join(self.channels)),
-            ("type", str(self.dtype)),
-            ("levels", ", ".join(f"1/{level.downsample:.4g}" for level in self.levels)),
-            *(("note", note) for note in self.notes),
-        ]
-        downsample = max(1.0, max(self.size) / THUMBNAIL_PX)
-        level = self.levels[level_for([level.downsample for level in self.levels], downsample)]
-        picture = None
-        try:
-            if level.width * level.height * len(self.channels) <= _MOST_READ_PX:
-                picture = self.thumbnail(THUMBNAIL_PX)
-            else:
-                facts.append(("picture", "the file has no small level: slide.thumbnail() reads it whole"))
-        except PathopatchError as error:  # the facts are still worth showing
-            facts.append(("picture", str(error)))
-        return card(self._file_names, facts, picture=picture)
 
     @property
     def _file_names(self) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_SMALL_PX = 64  # on imposed texture of 48 px `auto, masked` from scratch is ahead of the heads on a frozen network
+
+
 def write_audit(
     work: Path,
     groups: pd.DataFrame,
@@ -76,7 +79,26 @@ def audit_text(work: Path, *, force: bool = False) -> str:
     result = audit(work, force=force)
     left_out = f"Left out, not tiled to the end: {', '.join(result['left_out'])}\n\n" if result["left_out"] else ""
     decided = f"{decision_summary(result['decided'])}\n\n" if "decided" in result else ""
-    return left_out + decided + format_audit(result) + _empty_in_folds(work)
+    return left_out + decided + format_audit(result) + _empty_in_folds(work) + _alternative(work, result)
+
+
+def _alternative(work: Path, result: Mapping[str, Any]) -> str:
+    """Return which row to train beside the default one, by the patches' size: from scratch where they are small."""
+    from pathopatch.features.cohort import is_feature_cohort
+    from pathopatch.groups import threshold_attributes
+    from pathopatch.patches.store import PatchStore
+
+    table = artefacts.read_table(WorkFolder(work).groups)
+    is_of_tissue = not threshold_attributes(table)[0].is_patch_attribute
+    if not (result["verdict"]["is_flagged"] and is_of_tissue) or is_feature_cohort(work):
+        return ""
+    store = PatchStore(WorkFolder(work).tiled.store(str(table["slide_id"].iloc[0])))
+    if (side := int(store.attributes["patch_px"])) > _SMALL_PX:
+        return ""
+    return (
+        f"\n\nPatches of {side} px are small for a frozen network, which enlarges them. Beside the default of train, "
+        "try a network from scratch: --method auto --mask normalise"
+    )
 
 
 def _empty_in_folds(work: Path) -> str:

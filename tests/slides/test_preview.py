@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
 import pytest
-from PIL import Image
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides import open_slide
-from pathopatch.slides import slide as slide_module
-
-
-def picture_in(html: str) -> np.ndarray:
-    (encoded,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
 
 
 def test_a_thumbnail_of_brightfield_has_the_slides_own_colours(tmp_path: Path) -> None:
@@ -65,27 +55,3 @@ def test_the_line_of_a_slide_names_file_size_scale_and_channels(tmp_path: Path) 
     made.write_channel(tmp_path / "b.tif", made.noise(1, 64, 64, np.uint8)[0], mpp=None)
     with open_slide(tmp_path / "b.tif") as slide:
         assert "um/px unknown" in repr(slide)
-
-
-def test_the_card_of_a_slide_has_escaped_text_and_a_small_picture(tmp_path: Path) -> None:
-    name = "<b>&.tif"
-    made.write_rgb_pyramid(tmp_path / name, made.noise(3, 600, 900, np.uint8), mpp=0.5)
-    with open_slide(tmp_path / name) as slide:
-        html = slide._repr_html_()
-    assert "&lt;b&gt;&amp;.tif" in html
-    assert "<b>&" not in html
-    assert picture_in(html).shape == (160, 240, 3)
-    assert "900 x 600 px, 0.45 x 0.3 mm" in html
-
-
-def test_a_card_without_picture_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 600, 900, np.uint8), levels=1)
-    with open_slide(tmp_path / "a.tif") as slide:
-        monkeypatch.setattr(slide_module, "_MOST_READ_PX", 600 * 900 * 3 - 1)
-        large = slide._repr_html_()
-        assert "no small level" in large
-        assert "<img" not in large
-    with open_slide(tmp_path / "a.tif") as slide:
-        monkeypatch.undo()
-        made.spoil_tile(tmp_path / "a.tif", 0)
-        assert "INPUT_" in slide._repr_html_()

@@ -451,6 +451,21 @@ def test_the_size_is_part_of_a_sets_stamp(tmp_path: Path) -> None:
     assert small.exit_code == 2
 
 
+@pytest.mark.parametrize(("side", "is_told"), [(32, True), (80, False)])
+def test_the_audit_names_a_network_from_scratch_for_small_patches(tmp_path: Path, side: int, is_told: bool) -> None:
+    label = np.arange(48) % 2
+    for number in range(48):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, side, 3), 60 + number, np.uint8))
+    paths, patients = [f"{i}.png" for i in range(48)], [f"p{i}" for i in range(48)]
+    table = pd.DataFrame({"path": paths, "label": label, "patient_id": patients, "tissue_fraction": 0.2 + 0.6 * label})
+    table.assign(split=SPLITS).to_csv(tmp_path / "set.csv", index=False)
+    import_patches(tmp_path / "set.csv", tmp_path / "work", CONFIG)
+    form_groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
+    text = audit_text(tmp_path / "work")
+    assert text.startswith("SHORTCUT")
+    assert ("--method auto --mask normalise" in text) == is_told
+
+
 def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
     named = ["bird" if i // 2 % 2 else "plane" for i in range(48)]
     own = ["ink" if i % 3 else "clean" for i in range(48)]
