@@ -41,6 +41,7 @@ from pathopatch.training.selection import (
     check_validation,
     choose_threshold,
     criterion,
+    has_equal_areas,
     lacks_a_group,
     score,
     table_shape,
@@ -228,6 +229,9 @@ def fit_frozen(
         inner_folds = 0  # nothing is chosen: the head is solved on train, and val stays unseen
     selects = config.select != "last"
     validated = data.rows(fold >= 0)
+    is_by_area = config.choose and config.select == "equal_area"
+    if is_by_area and not has_equal_areas(validated.label, validated.tissue_fraction):
+        config = config.model_copy(update={"select": "wga"})
     if selects:
         every_group = not config.choose and any(map(needs_groups, phases_of(config)))
         check_validation(validated, needs_groups=every_group, select=config.select, seed=config.seed)
