@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,13 @@ from safetensors.torch import save_file
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.bundle import save_bundle
+from pathopatch.models.export import export_model
 from pathopatch.models.frozen import FrozenNetwork
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BackboneSpec, BundleSpec
+from pathopatch.models.verify import verify_bundle, verify_export
+from pathopatch.stages.import_model import import_model
 
 SMALL = "test_efficientnet"  # 100,000 weights, maps of strides 8, 16 and 32
 
@@ -94,20 +99,59 @@ def test_networks_without_weights_from_elsewhere_cannot_be_frozen() -> None:
         build_network("small-groupnorm", 3, backbone=form_of())
 
 
-@pytest.mark.parametrize("mask", ["none", "normalise", "interior"])
-def test_frozen_bundles_answer_alike_by_openvino_and_torch(tmp_path: Any, mask: str) -> None:
-    network = network_of(is_masked=mask == "normalise")
-    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+def bundle_of(folder: Path, mask: str, channels: tuple[str, ...] = ("R", "G", "B")) -> tuple[Path, Any]:
+    """A bundle of patches of 48 px, whose temperature is 2, and its network."""
+    form = form_of(by_channel=channels != ("R", "G", "B"))
+    network = network_of(len(channels), is_masked=mask == "normalise", by_channel=form.by_channel)
+    network.classifier.weight.data *= 50  # so that probabilities are far from one half
+    save_file(network.state_dict(), folder / "weights.safetensors")
     spec = BundleSpec(
-        architecture=SMALL, backbone=form_of(), channels=("R", "G", "B"), dtype="uint8", patch_px=48, stride_px=48,
-        input_px=48, mean=(0.5,) * 3, std=(0.5,) * 3, mask=mask, crop_px=16 if mask == "interior" else None,
-        method="erm",
+        architecture=SMALL, backbone=form, channels=channels, dtype="uint8", patch_px=48, stride_px=48, mpp=0.5,
+        input_px=48, mean=(0.5,) * len(channels), std=(0.25,) * len(channels), mask=mask,
+        crop_px=16 if mask == "interior" else None, method="erm", temperature=2.0,
     )  # fmt: skip
-    save_bundle(tmp_path / "bundle", network, spec)
+    save_bundle(folder / "bundle", network, spec)
+    return folder / "bundle", network
+
+
+@pytest.mark.parametrize("mask", ["none", "normalise", "interior"])
+def test_frozen_bundles_answer_alike_by_openvino_and_torch(tmp_path: Path, mask: str) -> None:
+    bundle, network = bundle_of(tmp_path, mask)
     rng = np.random.default_rng(1)
     patches, tissue = rng.random((5, 3, 48, 48), np.float32), np.ones((5, 48, 48), np.bool_)
     tissue[:, :, 30:] = False
-    by = {name: load_model(tmp_path / "bundle", device="cpu", runtime=name) for name in ("openvino", "torch")}
+    by = {name: load_model(bundle, device="cpu", runtime=name, precision="float32") for name in ("openvino", "torch")}
     one, other = (model.predict_logits(patches, tissue) for model in by.values())
     np.testing.assert_allclose(one, other, atol=1e-4)
     assert isinstance(network, FrozenNetwork)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mask", "channels"),
+    [("none", ("R", "G", "B")), ("interior", ("R", "G", "B")), ("none", ("CARS", "TPEF")), ("normalise", ("SHG",))],
+)
+def test_a_frozen_bundle_is_the_same_network_in_every_program(
+    tmp_path: Path, mask: str, channels: tuple[str, ...]
+) -> None:
+    bundle, network = bundle_of(tmp_path, mask, channels)
+    export_model(bundle, tmp_path / "out", kind="onnx")
+    for verified, programs in (
+        (verify_bundle(bundle), {"torch", "openvino", "onnxruntime"}),
+        (verify_export(tmp_path / "out"), {"openvino", "onnxruntime"}),
+    ):
+        assert {each.runtime.split()[0] for each in verified} == programs
+        assert all(each.difference <= 1e-4 and not each.problem for each in verified)
+    if mask == "normalise":  # an import takes networks of patches alone
+        return
+    side = 16 if mask == "interior" else 48
+    stated = {"mean": (0.0,) * len(channels), "std": (1.0,) * len(channels), "channels": channels, "licence": "MIT"}
+    description = {"mpp": 0.5, "patch_px": side, "classes": ("non-tumour", "tumour"), **stated}
+    lines = (f"{name} = {json.dumps(value)}" for name, value in description.items())
+    (tmp_path / "out" / "model.toml").write_text("\n".join(lines))
+    import_model(tmp_path / "out" / "model.onnx", tmp_path / "again")
+    x = np.random.default_rng(1).random((5, len(channels), side, side), np.float32)
+    due = network(torch.from_numpy((x - 0.5) / 0.25)).diff()[:, 0].numpy() / 2  # over the temperature
+    again = np.diff(load_model(tmp_path / "again", device="cpu", precision="float32").predict_logits(x))[:, 0]
+    assert np.ptp(due) > 0.1
+    np.testing.assert_allclose(again, due, atol=1e-4)
