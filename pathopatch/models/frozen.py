@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import interpolate
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.spec import BackboneSpec
@@ -75,10 +76,7 @@ class FrozenNetwork(nn.Module):
         if tuple(pixels.shape[2:]) != side:
             pixels = interpolate(pixels, size=side, mode="bilinear", align_corners=False)
         if mask is not None:
-            # Augmentation and resampling leave shares of pixels in the mask.
-            mask = interpolate(
-                (mask > 0.5).to(pixels.dtype), size=side, mode="area" if mask.shape[2] > side[0] else "nearest"
-            )
+            mask = (mask > 0.5).to(pixels.dtype)  # augmentation and resampling leave shares of pixels in it
         pooled = self._pooled(pixels, mask)
         return pooled.reshape(-1, channels * pooled.shape[1]) if self.form.by_channel else pooled
 
@@ -96,16 +94,33 @@ class FrozenNetwork(nn.Module):
             if mask is None:
                 return tokens.mean(1)
             side = round(tokens.shape[1] ** 0.5)
-            weight: Tensor = avg_pool2d(mask, self.form.side_px // side).flatten(2).transpose(1, 2)
+            weight: Tensor = _tissue_share(mask, self.form.side_px, side).flatten(2).transpose(1, 2)
             return (tokens * weight).sum(1) / weight.sum(1).clamp_min(_LEAST)
         maps: list[Tensor] = backbone.forward_intermediates(pixels, indices=_places(backbone), intermediates_only=True)
         if mask is None:
             return torch.cat([each.mean((2, 3)) for each in maps], 1)
         means = []
         for each in maps:
-            share = avg_pool2d(mask, self.form.side_px // each.shape[2])  # of tissue, at each position
+            share = _tissue_share(mask, self.form.side_px, each.shape[2])
             means.append((each * share).sum((2, 3)) / share.sum((2, 3)).clamp_min(_LEAST))
         return torch.cat(means, 1)
+
+
+def _tissue_share(mask: Tensor, side_px: int, positions: int) -> Tensor:
+    """Return the share of tissue at each position of a map, (N, 1, positions, positions).
+
+    The mask (N, 1, H, H) is brought to `side_px` by area means, or by the nearest pixel, in products with a constant.
+    OpenVINO has no fast code for means over windows of several sizes: they took a third of a whole pass.
+    """
+    height, positions = int(mask.shape[2]), int(positions)  # of a trace they are tensors
+    pixel = np.arange(side_px)
+    start = pixel * height // side_px
+    end = -(-(pixel + 1) * height // side_px) if height > side_px else start + 1
+    place = np.arange(height)
+    is_read = (place >= start[:, None]) & (place < end[:, None])  # (side_px, H)
+    weight = (is_read / (end - start)[:, None]).reshape(positions, -1, height).mean(axis=1)
+    rows = torch.tensor(weight, dtype=mask.dtype, device=mask.device)
+    return rows @ mask @ rows.T
 
 
 def is_transformer(backbone: nn.Module) -> bool:

@@ -35,7 +35,7 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.core.user_cache import read_cached, write_cached
-from pathopatch.models import networks
+from pathopatch.models import frozen, networks
 from pathopatch.models.runtime import patches_per_pass, probe_patches, require_finite_answers, require_function
 from pathopatch.models.runtime.openvino_runtime import FixedBatch, OpenVINORuntime, compile_network, cores
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
@@ -236,8 +236,8 @@ def _graph_of(spec: BundleSpec) -> bytes:
     """Return the graph of any network of a spec's architecture, without weights: networks differ in these alone."""
     # To trace a network takes seconds, once for all runs of a study.
     made_by = [version(name) for name in ("torch", "timm", "onnx", "onnxscript")]
-    form = [spec.architecture, len(spec.channels), spec.form, fingerprint_file(Path(networks.__file__))]
-    name = f"graph-{fingerprint([*form, *made_by])}"
+    written_in = [fingerprint_file(Path(str(module.__file__))) for module in (networks, frozen)]
+    name = f"graph-{fingerprint([spec.architecture, len(spec.channels), spec.form, *written_in, *made_by])}"
     if (kept := read_cached(name)) is not None:
         return kept
     with torch.random.fork_rng(devices=()):  # the weights are random, and are not kept

@@ -11,11 +11,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.nn.functional import avg_pool2d, interpolate
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.export import export_model
-from pathopatch.models.frozen import FrozenNetwork
+from pathopatch.models.frozen import FrozenNetwork, _tissue_share
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BackboneSpec, BundleSpec
@@ -53,6 +54,14 @@ def test_masked_features_are_means_of_three_maps_over_tissue() -> None:
             row.append((each[patch].detach().numpy() * share).sum((1, 2)) / share.sum())
         expected.append(np.concatenate(row))
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("height", [40, 64, 97, 128])
+def test_the_tissue_of_a_position_is_the_mean_of_the_mask_at_the_networks_side(height: int) -> None:
+    mask = (random_patches(2, 1, height) > 0).float()
+    way = "area" if height > 64 else "nearest"
+    expected = avg_pool2d(interpolate(mask, size=(64, 64), mode=way), 8)
+    torch.testing.assert_close(_tissue_share(mask, 64, 8), expected)
 
 
 def test_a_patch_without_tissue_has_finite_features() -> None:
