@@ -130,3 +130,10 @@ def test_every_tensor_of_efficientnet_lite0_is_used():
     mapped = [v for k, v in network.state_dict().items() if "num_batches" not in k]
     assert len(mapped) == 247
     assert all(torch.equal(a, b) for a, b in zip(mapped, source, strict=True))
+
+
+def test_missing_weights_are_an_error_that_names_a_network_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathopatch.models.networks.find_spec", lambda name: None)
+    with pytest.raises(InputUnsupportedError, match="weights of efficientnet-lite0 are not installed") as refused:
+        build_network("tf_efficientnet_lite0", 3, pretrained="efficientnet-lite0")
+    assert "from scratch set [train] architecture = 'small-groupnorm'" in refused.value.remedy

@@ -52,6 +52,11 @@ TYPED = {
     "clean": "predicted --cache --dry-run",
 }
 """What is typed after each command, in this order, in one folder."""
+FROZEN = {
+    "train": "made --threshold 0.5 --device cpu",
+    "predict": "{example}/manifest.csv --model made/runs/erm-t0.5-s0-chosen/model -o frozen --device cpu",
+}
+"""What is typed then: a frozen network, whose weights come from a package."""
 pytestmark = pytest.mark.timeout(1500)
 
 
@@ -160,8 +165,8 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
     path = os.pathsep.join([str(AUDIT), str(PROJECT)])
     own = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     found = {}
-    for name, words in TYPED.items():
-        log = tmp_path / f"{name}.log"
+    for name, words in (*TYPED.items(), *FROZEN.items()):
+        log = tmp_path / f"{len(found)}.log"
         with subprocess.Popen(
             [sys.executable, "-m", "pathopatch", *name.split(), *words.format(example=example).split()],
             cwd=work, env={**kept, **own, "AUDIT_LOG": str(log)},
@@ -173,7 +178,7 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
                 process.terminate()
             printed = process.communicate()
         assert process.returncode == (143 if name == "review" else 0), (name, *printed)
-        found[name] = refused(log, allowed=(work, temporary, home / ".cache"))
+        found[f"{name} {words}"] = refused(log, allowed=(work, temporary, home / ".cache"))
     assert {name: noted for name, noted in found.items() if noted} == {}
     # Files of native code, which the audit does not see.
     made_there = (path.relative_to(home) for depth in ("*", "*/*") for path in home.glob(depth))
