@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from reading import BareDecoder
 from runtimes import widest
 from whole import peak_of, processes_of_predict
 
-from pathopatch.core.config import PredictConfig
+from pathopatch.core.config import PredictConfig, TrainConfig
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import PatchClassifier
@@ -26,6 +27,7 @@ from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network, classifier_of
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides import open_slide
+from pathopatch.training.frozen import open_backbone
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 BATCH = 32
@@ -53,14 +55,21 @@ def rows(inputs: Inputs) -> Iterator[Row]:
     """All rows about prediction."""
     bundle = write_bundle(inputs.folder / "bundle")
     yield _end_to_end(inputs, bundle)
+    yield _end_to_end(inputs, write_bundle(inputs.folder / "frozen", frozen=True))
     yield _start(inputs, bundle)
     yield from processes_of_predict(inputs, bundle)
     yield from _geojson(inputs.folder)
 
 
-def write_bundle(folder: Path) -> Path:
+def write_bundle(folder: Path, *, frozen: bool = False) -> Path:
     """A bundle of ImageNet weights and a random last layer, for brightfield patches at the made slides' own scale."""
     torch.manual_seed(0)
+    network = build_network(ARCHITECTURE, 3, pretrained="efficientnet-lite0")
+    form: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+    if frozen:
+        backbone = open_backbone(TrainConfig(frozen=True, mask="normalise"), 3)
+        network = backbone.network
+        form = {"mean": backbone.mean, "std": backbone.std, "backbone": backbone.network.form, "mask": "normalise"}
     spec = BundleSpec(
         architecture=ARCHITECTURE,
         channels=("R", "G", "B"),
@@ -70,12 +79,10 @@ def write_bundle(folder: Path) -> Path:
         stride_px=TILE_PX,
         mpp=0.5,
         input_px=TILE_PX,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
         min_tissue=0.0,
         method="erm",
+        **form,
     )
-    network = build_network(ARCHITECTURE, 3, pretrained="efficientnet-lite0")
     torch.nn.init.normal_(classifier_of(network).weight, std=0.02)  # it starts at 0: all probabilities would be 0.5
     save_bundle(folder, network, spec)
     return folder
@@ -84,7 +91,7 @@ def write_bundle(folder: Path) -> Path:
 def bare_seconds(path: Path, model: PatchClassifier, patches: int) -> float:
     """CPU seconds of what a prediction cannot do without: each tile decoded once, and the forward pass."""
     tiles = BareDecoder(path)
-    x = np.random.default_rng(0).standard_normal((BATCH, 3, TILE_PX, TILE_PX), np.float32)
+    x = np.random.default_rng(0).standard_normal((BATCH, *model.spec.input_shape), np.float32)
     work = tiles.bands(side=TILE_PX, stride=TILE_PX)
     decoding = cpu_seconds(lambda: [band() for band in work])
     model.runtime.logits(x)
@@ -110,7 +117,7 @@ def _end_to_end(inputs: Inputs, bundle: Path) -> Row:
             bare_seconds(path, model, _ACROSS**2),
         )
         ratios.append((before + after) / 2 / spent)
-    network = f"{ARCHITECTURE}, {model.runtime.precision}"
+    network = f"{ARCHITECTURE}{', frozen and masked' if model.spec.backbone else ''}, {model.runtime.precision}"
     name = f"predict end to end, {_ACROSS**2} patches, by bare decoding and the forward pass ({network})"
     return Row(name, statistics.median(ratios), 0.8)
 

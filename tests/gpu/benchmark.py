@@ -33,11 +33,13 @@ from pathopatch.models.bundle import save_bundle  # noqa: E402
 from pathopatch.models.device import full_float32  # noqa: E402
 from pathopatch.models.loading import load_model  # noqa: E402
 from pathopatch.models.networks import build_network  # noqa: E402
+from pathopatch.models.runtime.feature_runtime import TorchFeatures  # noqa: E402
 from pathopatch.models.spec import BundleSpec  # noqa: E402
 from pathopatch.slides import open_slide  # noqa: E402
 from pathopatch.training import loop  # noqa: E402
 from pathopatch.training.dataset import PatchSet  # noqa: E402
 from pathopatch.training.fit import fit_arrays  # noqa: E402
+from pathopatch.training.frozen import _Features, open_backbone  # noqa: E402
 
 MPP = 0.5
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -120,6 +122,11 @@ def training(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     }
     name = f"train {sizes.compared}, bfloat16"
     yield Row(f"{name}: a GERNE step by an ERM step", by_method["gerne"] / by_method["erm-balanced"], "ratio")
+    backbone = open_backbone(TrainConfig(frozen=True, mask="normalise"), 3)
+    features = TorchFeatures(_Features(backbone.network), device, None).features
+    x = np.random.default_rng(0).standard_normal((8 * sizes.batch_per_class, 4, 128, 128), np.float32)
+    seconds = _seconds(device, lambda: features(x), sizes.steps, sizes.warm_up)
+    yield Row("features of a frozen tf_efficientnet_lite0, masked, 128 px", len(x) / seconds, "patches/s")
     for count in (1, 2, 4, 8):
         seconds, waiting, _ = _loop_step(device, sizes, patches, sizes.compared, "bfloat16", loaders=count)
         yield Row(f"{name}, {count} loaders: the loop", 2 * sizes.batch_per_class / seconds, "samples/s")

@@ -19,6 +19,8 @@ from pathopatch.training.loop import run_phase
 SMALL = {"input_px": 16, "batch_per_class": 8, "evaluations": 1, "precision": "float32", "threads": 2}
 PLAIN = {**SMALL, "optimizer": "sgd", "weight_decay": 0.0, "average_weights": False}
 REFERENCE = {"device": "cpu", "threads": 1}
+IN_STEPS = 'method = "gerne"\ninput_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\n'
+FROZEN = 'method = "resample"\nfrozen = true\n'
 
 
 def _train(patches, val=None, **settings):
@@ -110,19 +112,26 @@ def test_two_processes_by_gloo_share_one_device_and_equal_one(device, tmp_path):
             assert (weights[name] - value).abs().max() <= (1e-6 if device == "cpu" else 1e-4), name
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_GPU)])
-def test_torchrun_gives_two_processes_a_gpu_each_or_lets_them_share(device, tmp_path):
+@pytest.mark.parametrize(
+    ("device", "settings", "run"),
+    [
+        pytest.param("cuda", IN_STEPS, "gerne-t0.25-s0", marks=ON_GPU),
+        pytest.param("cuda", FROZEN, "resample-t0.25-s0", marks=ON_GPU),
+        pytest.param("cpu", FROZEN, "resample-t0.25-s0", marks=pytest.mark.slow),
+    ],
+)
+def test_torchrun_gives_two_processes_a_gpu_each_or_lets_them_share(device, settings, run, tmp_path):
     write_work(tmp_path)
     study = tmp_path / "study.toml"
-    settings = "input_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\nthreads = 1\n"
-    study.write_text(f'manifest = "m.csv"\nwork = "."\n[train]\n{settings}')
+    study.write_text(f'manifest = "m.csv"\nwork = "."\n[train]\nthreads = 1\n{settings}')
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     ours = ["-m", "pathopatch", "train", str(tmp_path), "--device", device, "--config", str(study)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, *torchrun, "--nproc-per-node", "2", *ours]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'runs' / 'gerne-t0.25-s0'}\n"
+    assert done.stdout == f"{tmp_path / 'runs' / run}\n"
+    assert (tmp_path / "runs" / run / "run.json").is_file()
 
 
 @pytest.mark.gpu

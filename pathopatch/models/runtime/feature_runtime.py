@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
@@ -17,7 +18,8 @@ class TorchFeatures:
     """A network run by torch, in float32."""
 
     def __init__(self, network: nn.Module, device: torch.device, threads: int | None) -> None:
-        self._network = network.to(device).eval()
+        # The network itself stays on the processor, where its head is solved and its bundle is written.
+        self._network = (network if device.type == "cpu" else copy.deepcopy(network).to(device)).eval()
         self._device, self._threads = device, threads
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
