@@ -278,7 +278,7 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     return {
         "method": str(raw.get("method", name)),
         "seed": int(raw.get("seed", 0)),
-        "is_plain": raw.get("mask", "none") == "none" and not raw.get("intervene"),
+        "is_plain": raw.get("mask", "none") == "none" and not (raw.get("intervene") or raw.get("choose")),
         **budget_of(work, name, raw),
         "trained_threshold": float("nan") if raw.get("bins") else raw.get("threshold", float("nan")),
         "trained_attribute": training_label(raw),

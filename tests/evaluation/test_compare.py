@@ -275,12 +275,13 @@ def test_a_bad_erm_run_is_no_reference_for_want_of_another_of_its_seed(work: Pat
     assert table.loc["gerne-t0.5-s1", "reference"] == "erm-t0.5-s0"
 
 
-def test_erm_on_masked_patches_is_no_reference(work: Path) -> None:
-    interior = TrainConfig(method="erm", threshold=0.5, mask="interior", name="interior")
-    write_run(work, interior, {"val": (10, 10, 10, 10), "test": (9, 9, 9, 9)})
+@pytest.mark.parametrize("given", [{"mask": "interior"}, {"frozen": True, "choose": True, "steps": 600}])
+def test_erm_that_sees_masked_patches_is_no_reference(work: Path, given: dict[str, Any]) -> None:
+    remedy = TrainConfig(method="erm", threshold=0.5, name="remedy", **given)
+    write_run(work, remedy, {"val": (10, 10, 10, 10), "test": (9, 9, 9, 9)})
     table = compare(work, config=QUICK).set_index("run")
-    assert table.loc["erm-t0.5-s0-interior", "reference"] == "erm-balanced-t0.5-s0"
-    assert table.loc["erm-t0.5-s0-interior", "gain_wga"] == pytest.approx(0.9 - 0.3)
+    assert table.loc["erm-t0.5-s0-remedy", "reference"] == "erm-balanced-t0.5-s0"
+    assert table.loc["erm-t0.5-s0-remedy", "gain_wga"] == pytest.approx(0.9 - 0.3)
 
 
 def test_the_summary_has_each_setting_over_its_seeds_and_every_two_of_them(work: Path) -> None:
