@@ -18,20 +18,19 @@ from area_benchmark.cells import (
     CONFLICTING,
     Cell,
     cells_of,
-    load,
     load_inputs,
     natural_key,
-    natural_row,
     run,
     run_natural,
 )
 from area_benchmark.crops import Crops, find_crops
+from area_benchmark.frozen import Case, cases_of, run_frozen
 from area_benchmark.natural import cases as natural_cases
 from area_benchmark.natural import folds
 from area_benchmark.search import trials_of, winners
 from area_benchmark.settings import BenchmarkConfig
 from area_benchmark.settings import load as load_benchmark
-from area_benchmark.tables import before_and_now, fill, natural_tables, tables
+from area_benchmark.tables import before_and_now, fill, frozen_tables, natural_tables, tables
 
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import GroupsConfig, TileConfig, TrainConfig
@@ -43,8 +42,9 @@ from pathopatch.training.fit import fit_arrays
 
 HERE = Path(__file__).resolve().parent
 MADE, README = "made.json", "README.md"
-RESULTS, SEARCHED, NATURAL, EARLIER = "results.csv", "searched.csv", "natural.csv", "earlier.csv"
-FEATURES = "features"
+RESULTS, SEARCHED, NATURAL, FROZEN, EARLIER = (
+    "results.csv", "searched.csv", "natural.csv", "frozen.csv", "earlier.csv"
+)  # fmt: skip
 """Beside the README. Each row is added at once, and is not run again."""
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     }
     keys = {cell: cell.key(config, own) for cell, own in settings.items()}
     done = set(_rows(options.out / RESULTS)["key"])
-    wanted = [cell for cell in keys if _is_wanted(options, cell.ground, cell.row, cell.case)]
+    wanted = [cell for cell in keys if _is_wanted(options, "searched", cell.ground, cell.row, cell.case)]
     missing = [cell for cell in wanted if keys[cell] not in done]
     print(f"{len(keys)} runs of searched rows, {len(missing)} of them missing and asked for", flush=True)
     tasks = [(_train, (cell, config, settings[cell], options.work)) for cell in missing]
@@ -73,16 +73,20 @@ def main() -> None:
             f"{row['ground']} {row['case']:<8} {row['polarity']} seed {row['seed']} {row['row']:<18} WGA {wga:5.1f}",
             flush=True,
         )
-    natural_keys = {*_run_natural(config, options, deadline), *_run_features(config, options, deadline)}
-    results, natural = _rows(options.out / RESULTS), _rows(options.out / NATURAL)
-    results, natural = (
+    natural_keys, frozen_keys = _run_natural(config, options, deadline), _run_frozen(config, options, deadline)
+    results, natural, frozen = (
         _ordered(table[table["key"].isin(every)], config)
-        for table, every in ((results, keys.values()), (natural, natural_keys))
+        for table, every in (
+            (_rows(options.out / RESULTS), keys.values()),
+            (_rows(options.out / NATURAL), natural_keys),
+            (_rows(options.out / FROZEN), frozen_keys),
+        )
     )
     wga = pd.concat([results.rename(columns={f"wga@{config.thresholds[0]:g}": "wga"}), natural])
     made = [
         tables(results, cut=config.thresholds[0]),
         natural_tables(natural),
+        frozen_tables(frozen),
         before_and_now(pd.read_csv(HERE / EARLIER), wga),
     ]
     text = "\n\n".join(part for part in made if part)
@@ -93,6 +97,8 @@ def main() -> None:
 
 def _ordered(table: pd.DataFrame, config: BenchmarkConfig) -> pd.DataFrame:
     """Return results by ground as they came, then by case and row as the settings list them."""
+    if table.empty:
+        return table
     places = {
         "ground": list(dict.fromkeys(table["ground"])),
         "case": [*CONFLICTING, *(case for part in config.natural for case in natural_cases(part.ground))],
@@ -119,7 +125,9 @@ def _run_natural(config: BenchmarkConfig, options: argparse.Namespace, deadline:
     ]
     keys = {name: natural_key(*name, config) for name in names}
     done = set(_rows(path)["key"])
-    missing = [name for name in names if keys[name] not in done and _is_wanted(options, name[0], name[3], name[1])]
+    missing = [
+        name for name in names if keys[name] not in done and _is_wanted(options, "natural", name[0], name[3], name[1])
+    ]
     print(f"{len(names)} runs on natural tissue, {len(missing)} of them missing and asked for", flush=True)
     if time.monotonic() < deadline:
         for ground, case, seed in dict.fromkeys(name[:3] for name in missing):
@@ -130,37 +138,37 @@ def _run_natural(config: BenchmarkConfig, options: argparse.Namespace, deadline:
     return list(keys.values())
 
 
-def _run_features(config: BenchmarkConfig, options: argparse.Namespace, deadline: float) -> list[str]:
-    """Train the heads on frozen features that have no row yet; return the keys of all rows that there should be."""
-    about, path = config.features, options.out / NATURAL
-    if about is None:
-        return []
-    cells = [Cell(about.ground, about.case, p, seed, FEATURES) for seed in about.seeds for p in about.polarities]
-    keys = {cell: cell.key(config, config.settings("interior erm", seed=cell.seed)) for cell in cells}
+def _run_frozen(config: BenchmarkConfig, options: argparse.Namespace, deadline: float) -> list[str]:
+    """Fit the frozen rows that have no result yet; return the keys of all that there should be."""
+    path = options.out / FROZEN
+    keys = {case: {row: case.key(row, config) for row in rows} for case, rows in cases_of(config).items()}
     done = set(_rows(path)["key"])
-    missing = [cell for cell in cells if keys[cell] not in done and _is_wanted(options, FEATURES, FEATURES, cell.case)]
-    for made in _pooled([(_features, (cell, config, options.work)) for cell in missing], options.jobs, deadline):
+    tasks = []
+    for case, own in keys.items():
+        missing = [
+            row for row, key in own.items()
+            if key not in done and _is_wanted(options, "frozen", case.ground, row, case.case)
+        ]  # fmt: skip
+        if missing:
+            tasks.append((_fit_frozen, (case, missing, config, options.work)))
+    print(f"{sum(map(len, keys.values()))} frozen rows, {len(tasks)} cases with some missing and asked for", flush=True)
+    for made in _pooled(tasks, options.jobs, deadline):
         _add(path, made["rows"])
-        print(f"features {made['rows'][0]['case']} seed {made['rows'][0]['seed']}", flush=True)
-    return list(keys.values())
+        for row in made["rows"]:
+            about = f"{row['ground']} {row['case']} {row['polarity']} seed {row['seed']} {row['row']:<20}"
+            print(f"{about} WGA {row['wga']:5.1f}, equal area {row['equal_area']:.3f}, {row['chosen']}", flush=True)
+    return [key for own in keys.values() for key in own.values()]
 
 
-def _features(cell: Cell, config: BenchmarkConfig, work: Path) -> dict[str, Any]:
-    from area_benchmark import features
-
-    settings, cuts = config.settings("interior erm", seed=cell.seed), config.thresholds[:1]
-    folder = make(work, config, cell)
-    sets = load(folder, cell.case, config, input_px=settings.input_px)
-    both = load(folder, "ceiling", config, input_px=settings.input_px)["train"]
-    measures = features.rows({name: sets[name] for name in ("train", "val", "test")}, both, settings, cuts)
-    key, case = cell.key(config, settings), f"{cell.case}, {cell.polarity}"
-    rows = [natural_row(key, (FEATURES, case, cell.seed, row), cuts[0], own) for row, own in measures.items()]
-    return {"rows": rows}
+def _fit_frozen(case: Case, rows: Sequence[str], config: BenchmarkConfig, work: Path) -> dict[str, Any]:
+    imposed = case.ground in config.grounds
+    cell: Any = Cell(case.ground, case.case, case.polarity, case.seed, "")  # type: ignore[arg-type]  # one of its own
+    return run_frozen(case, rows, config, make(work, config, cell) if imposed else None, work)
 
 
-def _is_wanted(options: argparse.Namespace, ground: str, row: str, case: str) -> bool:
+def _is_wanted(options: argparse.Namespace, part: str, ground: str, row: str, case: str) -> bool:
     """Return whether a run is among those that the options name."""
-    named = (options.grounds, ground), (options.rows, row), (options.cases, case)
+    named = (options.parts, part), (options.grounds, ground), (options.rows, row), (options.cases, case)
     return all(not names or name in names for names, name in named)
 
 
@@ -171,7 +179,7 @@ def search(config: BenchmarkConfig, options: argparse.Namespace, deadline: float
     tasks: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = []
     for row in dict.fromkeys(cell.row for cell in cells_of(config)):
         cases = [cell for cell in cells_of(config) if cell.row == row]
-        if not any(_is_wanted(options, cell.ground, row, cell.case) for cell in cases):
+        if not any(_is_wanted(options, "searched", cell.ground, row, cell.case) for cell in cases):
             continue
         for number, drawn in enumerate(trials_of(config, row)):
             for cell in _searched_cells(config, row):
@@ -306,6 +314,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=HERE.parents[1] / "work" / "area-benchmark")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a thread each")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after this")
+    parser.add_argument("--parts", nargs="*", choices=("searched", "natural", "frozen"), help="only these tables")
     parser.add_argument("--grounds", nargs="*", help="only these")
     parser.add_argument("--cases", nargs="*", help="only these")
     parser.add_argument("--rows", nargs="*", help="only these")

@@ -37,10 +37,10 @@ import benchmark  # noqa: E402
 import reliance_heads  # noqa: E402
 from area_benchmark import natural  # noqa: E402
 from area_benchmark.cells import Cell, joined, load  # noqa: E402
-from area_benchmark.features import whole  # noqa: E402
 from area_benchmark.settings import BenchmarkConfig  # noqa: E402
 from area_benchmark.settings import load as load_benchmark  # noqa: E402
 from area_benchmark.tables import fill  # noqa: E402
+from linear_heads import whole  # noqa: E402
 from reliance_tables import HEADS, tables  # noqa: E402
 
 RESULTS = "results.csv"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import linear_heads
 import torch
-from area_benchmark import features
 from area_benchmark.cells import load
 from area_benchmark.settings import BenchmarkConfig
 
@@ -31,7 +31,7 @@ def encoder() -> torch.nn.Module:
 
 def imposed(
     folder: Path, config: BenchmarkConfig, network: torch.nn.Module, *, input_px: int, seed: int
-) -> tuple[dict[tuple[str, str], features.Head], PatchSet, PatchSet]:
+) -> tuple[dict[tuple[str, str], linear_heads.Head], PatchSet, PatchSet]:
     """Return the heads of a cohort with an imposed area, and its patches of validation and of test."""
     sets: dict[str, PatchSet] = {}
     made, encoded = {}, dict[str, Any]()
@@ -39,26 +39,26 @@ def imposed(
         sets = load(folder, case, config, input_px=input_px)  # type: ignore[arg-type]  # one of its cases
         train, val = sets["train"], sets["val"]
         if case not in encoded:
-            encoded[case] = features.whole(network, train)
+            encoded[case] = linear_heads.whole(network, train)
         if "val" not in encoded:
-            encoded["val"] = features.whole(network, val)
+            encoded["val"] = linear_heads.whole(network, val)
         x = encoded[case]
         if row == "auto":
-            patches = features.joined_with_copies(x, train, *features.composed(network, train, seed=seed))
+            patches = linear_heads.joined_with_copies(x, train, *linear_heads.composed(network, train, seed=seed))
         else:
-            patches = x, train.label, features.balancing(train) if row == "resample" else None
-        made[row, case] = features.fit_head(patches, encoded["val"], val)
+            patches = x, train.label, linear_heads.balancing(train) if row == "resample" else None
+        made[row, case] = linear_heads.fit_head(patches, encoded["val"], val)
     return made, sets["val"], sets["test"]
 
 
-def breast(train: PatchSet, network: torch.nn.Module, *, seed: int) -> dict[tuple[str, str], features.Head]:
+def breast(train: PatchSet, network: torch.nn.Module, *, seed: int) -> dict[tuple[str, str], linear_heads.Head]:
     """Return the heads of a breast carcinoma slide."""
-    x, label = features.whole(network, train), train.label
-    picked = features.equal_groups(2 * label + train.attribute, seed=seed)
+    x, label = linear_heads.whole(network, train), train.label
+    picked = linear_heads.equal_groups(2 * label + train.attribute, seed=seed)
     rows = {
         "erm": (x, label, None),
-        "resample": (x, label, features.balancing(train)),
+        "resample": (x, label, linear_heads.balancing(train)),
         "subsample": (x[picked], label[picked], None),
     }
     strengths = (NATURAL_STRENGTH,)
-    return {(row, case): features.fit_head(rows[row], None, None, strengths=strengths) for row, case in NATURAL}
+    return {(row, case): linear_heads.fit_head(rows[row], None, None, strengths=strengths) for row, case in NATURAL}

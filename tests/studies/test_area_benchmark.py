@@ -16,14 +16,14 @@ from pathopatch.training.dataset import PatchMasks, PatchSet
 
 HERE = Path(__file__).parents[2] / "pipelines" / "area-benchmark"
 sys.path.insert(0, str(HERE))
-cells, certificate, cohort, crops, features, inputs, natural, render, search, settings, tables = (
+cells, certificate, cohort, crops, frozen, inputs, natural, render, search, settings, tables = (
     import_module(f"area_benchmark.{name}")
     for name in (
         "cells",
         "certificate",
         "cohort",
         "crops",
-        "features",
+        "frozen",
         "inputs",
         "natural",
         "render",
@@ -290,9 +290,49 @@ def test_a_patch_without_an_answer_counts_as_wrong_where_that_is_said() -> None:
     assert (numbers["wga@0.5"], numbers["wga@0.5_no_answer_wrong"], numbers["answered"]) == (100, 50, 87.5)
 
 
-def test_equal_groups_are_as_large_as_the_smallest() -> None:
-    group = np.repeat([0, 1, 2, 3], [30, 4, 6, 30])
-    assert np.bincount(group[features.equal_groups(group, seed=0)]).tolist() == [4, 4, 4, 4]
+class _Backbone:
+    """Stands for a frozen network: the feature of a patch is its first pixel, and calls are counted."""
+
+    computed = 0
+
+    def facts(self) -> dict[str, Any]:
+        return {"architecture": "made"}
+
+    def features(self, patches: PatchSet, *, threads: int) -> Any:
+        self.computed += len(patches)
+        return patches.read(slice(0, len(patches)))[:, 0, 0, :1]
+
+
+def test_each_feature_is_computed_once_also_by_a_later_process(tmp_path: Path) -> None:
+    patches, backbone = _patches([0, 24, 0, 24, 0]), _Backbone()
+    read = frozen.FeatureStore(tmp_path)
+    first = read(patches.rows(np.array([3, 0])), backbone)
+    np.testing.assert_allclose(first[:, 0], [0.5, 0.9])
+    later = frozen.FeatureStore(tmp_path)
+    np.testing.assert_allclose(later(patches, backbone)[:, 0], [0.9, 0.5, 0.9, 0.5, 0.9])
+    read(patches.rows(np.array([0])), backbone)
+    assert backbone.computed == 5
+
+
+def test_each_ground_counts_once_in_the_choice_of_a_row() -> None:
+    rows = [
+        ("a", "1", "masked erm", 60), ("a", "1", "masked erm", 60), ("a", "2", "masked erm", 90),
+        ("a", "1", "interior erm", 70), ("a", "2", "interior erm", 70),
+        ("b", "1", "masked erm", 50), ("b", "1", "interior erm", 60),
+        ("c", "1", "masked erm", 80), ("c", "1", "interior erm", 71),
+        ("c", "1", "erm", 99), ("idc", "1", "masked erm", 99), ("idc", "1", "interior erm", 0),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["ground", "case", "row", "wga"])
+    table["equal_area"] = table["wga"] / 100
+    # masked: 75, 50, 80 on a, b, c; interior: 70, 60, 71
+    assert tables.choose_rows(table) == ("masked erm", {"a": "interior erm", "b": "masked erm", "c": "interior erm"})
+
+
+def test_pairs_of_two_folds_do_not_count_at_equal_area() -> None:
+    columns = {"z": [2.0, 1, -1, -2], "label": [1, 0, 1, 0], "tissue": [0.8, 0.2, 0.2, 0.8], "fold": [0, 0, 1, 1]}
+    patches = pd.DataFrame(columns | {"has_answer": True}).assign(probability=0.5, margin=lambda table: table["z"])
+    assert cells.judged(patches.drop(columns="fold"), (0.5,))["equal_area"] == 0.5
+    assert np.isnan(cells.judged(patches, (0.5,))["equal_area"])
 
 
 def test_a_plain_score_flatters_noise_and_a_cross_fitted_one_does_not() -> None:

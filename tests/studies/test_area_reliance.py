@@ -81,3 +81,9 @@ def test_no_answer_counts_as_wrong(study: ModuleType) -> None:
     z = np.where(patches.label == 1, 1.0, -1.0)
     z[(patches.label == 0) & (patches.attribute == 1)] = np.nan
     assert study.judged(z, patches) == {"wga": 0, "gba": 75, "auroc": 100, "biased": 100}
+
+
+def test_equal_groups_are_as_large_as_the_smallest(study: ModuleType) -> None:
+    group = np.repeat([0, 1, 2, 3], [30, 4, 6, 30])
+    picked = study.reliance_heads.linear_heads.equal_groups(group, seed=0)
+    assert np.bincount(group[picked]).tolist() == [4, 4, 4, 4]

@@ -222,7 +222,8 @@ def answers_of(margin: NDArray[np.float64], test: PatchSet, *, threshold: float,
 def judged(patches: pd.DataFrame, cuts: Sequence[float]) -> dict[str, float]:
     """Return the measures on test patches, as `answers` returns them: tuned, at 0, and with no answer counted wrong.
 
-    The first of `cuts` forms the groups that are given one by one, and the strata.
+    The first of `cuts` forms the groups that are given one by one, and the strata. At equal area only
+    pairs within a fold are compared.
     """
     z, margin, y, tissue = (patches[name].to_numpy() for name in ("z", "margin", "label", "tissue"))
     answered = patches["has_answer"].to_numpy()
@@ -237,7 +238,8 @@ def judged(patches: pd.DataFrame, cuts: Sequence[float]) -> dict[str, float]:
     attribute = tissue_bin(tissue, (cuts[0],), min_tissue=MIN_TISSUE)
     groups = metrics.group_accuracies((z > 0).astype(np.int64), y, attribute)
     numbers |= {f"group_{number}": 100 * value for number, value in enumerate(groups.accuracy.ravel().tolist())}
-    at_equal_area = metrics.auroc_at_equal_area(z, y, tissue, answered=answered)
+    fold = patches["fold"].to_numpy() if "fold" in patches else None
+    at_equal_area = metrics.auroc_at_equal_area(z, y, tissue, stratum=fold, answered=answered)
     numbers |= {"auroc": metrics.auroc(z, y), "equal_area": at_equal_area.value}
     for value, name in enumerate(("little", "much")):
         numbers[f"auroc_{name}"] = metrics.auroc(z[attribute == value], y[attribute == value])

@@ -64,19 +64,26 @@ class CellsConfig(Config):
 class NaturalConfig(Config):
     """Rows that run on natural tissue, by the settings that all rows of the ground share."""
 
-    ground: Literal["demo", "idc", "ocdc", "lung images"]
+    ground: Literal["demo", "idc", "ocdc", "lung images", "ucsb_breast", "shg_cores"]
     seeds: tuple[int, ...] = Field(min_length=1)
     rows: tuple[str, ...] = Field(min_length=1)
     without: dict[str, tuple[str, ...]] = {}  # case -> rows that it has not: they need every group
 
 
-class FeaturesConfig(Config):
-    """The cohorts on which heads on frozen features are trained."""
+class FrozenGround(Config):
+    """Cases of a ground on which the frozen rows run."""
 
     ground: str
-    case: Case
+    cases: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
-    polarities: tuple[Polarity, ...] = ("bright", "dark")
+    without: dict[str, tuple[str, ...]] = {}  # case -> rows that it has not
+
+
+class FrozenConfig(Config):
+    """Heads on a frozen backbone: their rows, and where they run."""
+
+    rows: dict[str, dict[str, Any]] = {}  # settings of [train] beside those that all rows of a ground share
+    grounds: tuple[FrozenGround, ...] = ()
 
 
 class SearchConfig(Config):
@@ -97,7 +104,7 @@ class BenchmarkConfig(Config):
     runs: tuple[RunVariant, ...] = Field(min_length=1)
     cells: tuple[CellsConfig, ...] = Field(min_length=1)
     natural: tuple[NaturalConfig, ...] = ()
-    features: FeaturesConfig | None = None
+    frozen: FrozenConfig | None = None
     inputs: dict[str, Literal["erased", "masks alone"]] = {}  # row -> what its network sees in place of the patches
     search: SearchConfig
     thresholds: tuple[float, ...] = (0.5, 0.3)  # that a model is judged at; the first forms the groups

@@ -12,6 +12,8 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 _SAME = ["ground", "case", "row"]
 _COHORT = ["polarity", "seed"]
 _RESAMPLES = 10_000
+ELIGIBLE = ("masked erm", "interior erm", "chosen by wga", "chosen by equal area")
+"""Frozen rows that every case of every ground has."""
 
 
 def tables(table: pd.DataFrame, *, cut: float) -> str:
@@ -31,6 +33,55 @@ def natural_tables(table: pd.DataFrame) -> str:
         title = f"### {str(ground).capitalize()}, groups at {own['threshold'].iloc[0]:g}"
         parts += [title, "", *_measures(own), "", *_halves(own), "", *_differences(own), ""]
     return "\n".join(parts).rstrip()
+
+
+def frozen_tables(table: pd.DataFrame) -> str:
+    """Return the table of each ground's frozen rows; `table` has the rows of `frozen.run_frozen`."""
+    parts: list[str] = []
+    for ground, part in table.groupby("ground", sort=False) if len(table) else ():
+        parts += [f"### {str(ground).capitalize()}, frozen", "", *_frozen_measures(part), ""]
+    return "\n".join([*parts, *_choices(table)]).rstrip()
+
+
+def choose_rows(table: pd.DataFrame) -> tuple[str, dict[str, str]]:
+    """Return the row that all grounds choose, and for each ground that of the other ones, by the rule of README.md."""
+    scored = table.assign(score=(table["wga"] + 100 * table["equal_area"]) / 2)
+    scored = scored[scored["row"].isin(ELIGIBLE) & (scored["ground"] != "idc")]  # without validation nothing is chosen
+    by_case = scored.groupby(_SAME, sort=False)["score"].mean().unstack("row")
+    by_ground = by_case.groupby("ground", sort=False).mean()
+    others = {str(ground): str(by_ground.drop(ground).mean().idxmax()) for ground in by_ground.index}
+    return str(by_ground.mean().idxmax()), others
+
+
+def _choices(table: pd.DataFrame) -> Iterator[str]:
+    """Yield what each ground has by the row that all choose, and by that of the other grounds."""
+    if table["ground"].nunique() < 3:
+        return
+    default, others = choose_rows(table)
+    yield from ("### The rule of choice", "", f"Over all grounds the rule chooses *{default}*, the default.", "")
+    yield "| ground | default: WGA | equal area | the other grounds choose | WGA | equal area | erm: WGA | equal area |"
+    yield "|---" * 8 + "|"
+    by_case = table.groupby(_SAME, sort=False)[["wga", "equal_area"]].mean()
+    of = by_case.groupby(["ground", "row"], sort=False).mean()
+    for ground, other in others.items():
+        cells = [
+            f"{of.loc[(ground, row), 'wga']:.1f} | {of.loc[(ground, row), 'equal_area']:.3f}"
+            for row in (default, other, "erm")
+        ]
+        yield f"| {ground} | {cells[0]} | {other} | {cells[1]} | {cells[2]} |"
+
+
+def _frozen_measures(table: pd.DataFrame) -> Iterator[str]:
+    yield "| case | row | runs | WGA | lowest | GBA | AUROC | equal area | images, in folds | of all folds | chosen |"
+    yield "|---" * 11 + "|"
+    for (_, case, row), part in table.groupby(_SAME, sort=False):
+        heads = part["chosen"].str.split("; ").explode().str.rsplit(" ", n=1).str[0].value_counts()
+        images = " | ".join(_known(part[name].mean(), ".3f") for name in ("images", "images_pooled"))
+        yield (
+            f"| {case} | {row} | {len(part)} | {_mean(part['wga'])} | {part['wga'].min():.1f} | {_mean(part['gba'])} "
+            f"| {part['auroc'].mean():.3f} | {part['equal_area'].mean():.3f} | {images} "
+            f"| {', '.join(f'{name} {count}' for name, count in heads.items())} |"
+        )
 
 
 def before_and_now(earlier: pd.DataFrame, now: pd.DataFrame) -> str:

@@ -1,10 +1,9 @@
-"""Linear heads on frozen ImageNet features of the cohorts with an imposed area: whole patches, copies, and crops."""
+"""Fit linear heads by scikit-learn on frozen ImageNet features of whole patches and of composed copies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import cv2
@@ -13,19 +12,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from area_benchmark.cells import answers_of, judged
 from pathopatch import metrics
 from pathopatch.debias.interventions import intervention_share
-from pathopatch.models.interior import cut_crops
-from pathopatch.models.networks import build_network
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention
-from pathopatch.training.phase_data import keep_crops, patches_with_crop
 from pathopatch.training.selection import best_temperature
 
-ROWS = ("erm", "resample", "subsample", "intervene", "auto", "interior erm", "ceiling")
 SIDE_PX = 96
-"""Side at which patches and crops are encoded."""
+"""Side at which patches are encoded."""
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse L2 penalties of the head, of which validation picks one: resampling needs 1e-5, the ceiling 1e-2."""
 _MEAN, _STD = 0.498, 0.502  # of the encoder's own training
@@ -36,64 +30,10 @@ Weighted = tuple[Features, NDArray[np.int64], NDArray[np.float64] | None]
 """Features (N, D), labels (N,) and weights (N,) that a head is fitted on."""
 
 
-def rows(sets: Mapping[str, PatchSet], both: PatchSet, settings: Any, cuts: tuple[float, ...]) -> dict[str, Any]:
-    """Return the measures of a head for each of `ROWS`: row -> measures.
-
-    Parameters
-    ----------
-    sets : mapping
-        train, val and test.
-    both : PatchSet
-        The training patches of the ceiling, half of which have the other size.
-    settings : TrainConfig
-        Seed, and how crops are chosen.
-    cuts : tuple of float
-        Thresholds of the tissue fraction; the first forms the groups.
-    """
-    torch.set_num_threads(1)
-    encoder = build_network("tf_efficientnet_lite0", 3, pretrained="efficientnet-lite0").eval()
-    train, val, test = (sets[name] for name in ("train", "val", "test"))
-    features = {name: whole(encoder, patches) for name, patches in sets.items()}
-    copies, copied = composed(encoder, train, seed=settings.seed)
-    groups, balanced = 2 * train.label + train.attribute, balancing(train)
-    picked = equal_groups(groups, seed=settings.seed)
-    heads: dict[str, Weighted] = {
-        "erm": (features["train"], train.label, None),
-        "resample": (features["train"], train.label, balanced),
-        "subsample": (features["train"][picked], train.label[picked], None),
-        "intervene": (copies, copied, None),
-        "auto": joined_with_copies(features["train"], train, copies, copied),
-        "ceiling": (whole(encoder, both), both.label, None),
-    }
-    judge = partial(_judged, cuts=cuts)
-    made = {name: judge(head, features["val"], val, features["test"], test) for name, head in heads.items()}
-    kept, kept_val, choice, _ = keep_crops(train, val, settings)
-    assert kept_val is not None
-    inner = [_inner(encoder, patches, choice.crop_px) for patches in (kept, kept_val, test)]
-    has_answer = patches_with_crop(test, choice.crop_px)
-    head = inner[0], kept.label, None
-    return made | {"interior erm": judge(head, inner[1], kept_val, inner[2], test, has_answer=has_answer)}
-
-
 def whole(encoder: torch.nn.Module, patches: PatchSet) -> Features:
     """Return the features (N, D) of whole patches."""
     parts = (patches.read(slice(start, start + _BATCH)) for start in range(0, len(patches), _BATCH))
     return np.concatenate([_encoded(encoder, pixels) for pixels in parts])
-
-
-def _inner(encoder: torch.nn.Module, patches: PatchSet, crop_px: int) -> Features:
-    """Return the mean features of each patch's crops in tissue."""
-    assert patches.tissue is not None
-    means = []
-    for start in range(0, len(patches), _BATCH):
-        part = slice(start, start + _BATCH)
-        tissue = patches.tissue.read(part)[:, None].astype(np.float32)
-        crops, owner = cut_crops(np.concatenate([patches.read(part), tissue], axis=1), crop_px)
-        features = np.concatenate([_encoded(encoder, crops[k : k + _BATCH]) for k in range(0, len(crops), _BATCH)])
-        sums = np.zeros((owner.max() + 1, features.shape[1]), np.float32)
-        np.add.at(sums, owner, features)
-        means.append(sums / np.bincount(owner)[:, None])
-    return np.concatenate(means)
 
 
 def joined_with_copies(x: Features, train: PatchSet, copies: Features, copied: NDArray[np.int64]) -> Weighted:
@@ -137,22 +77,6 @@ def equal_groups(group: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     members = [rng.permutation(np.flatnonzero(group == number)) for number in np.unique(group)]
     return np.concatenate([rows[: min(map(len, members))] for rows in members])
-
-
-def _judged(
-    head: Weighted,
-    val: Features,
-    val_set: PatchSet,
-    test: Features,
-    test_set: PatchSet,
-    *,
-    cuts: tuple[float, ...],
-    has_answer: NDArray[np.bool_] | bool = True,
-) -> dict[str, Any]:
-    """Fit the head, pick penalty and decision threshold by validation's WGA, and return its numbers on test."""
-    found = fit_head(head, val, val_set)
-    patches = answers_of(found.scores(test), test_set, threshold=found.threshold, temperature=found.temperature)
-    return judged(patches.assign(has_answer=has_answer), cuts)
 
 
 @dataclass(frozen=True, eq=False)

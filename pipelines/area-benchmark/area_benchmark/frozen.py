@@ -1,0 +1,166 @@
+"""Frozen rows: heads solved exactly on a pretrained backbone, whose features of each patch are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from area_benchmark import natural
+from area_benchmark.cells import answers, judged, load, natural_row
+from area_benchmark.natural import Fold
+from area_benchmark.settings import BenchmarkConfig, FrozenConfig
+from pathopatch.core.artefacts import fingerprint
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import GroupEmptyError
+from pathopatch.evaluation.slide_scores import score_slides
+from pathopatch.models.networks import InteriorCrops
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.frozen import Backbone, FeatureReader, Features, Head
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all frozen rows of a task are fitted on; natural tissue has no polarity."""
+
+    ground: str
+    case: str
+    polarity: str
+    seed: int
+
+    def key(self, row: str, config: BenchmarkConfig) -> str:
+        """Return a key that changes with any setting of the row, and with no new setting of the package."""
+        assert config.frozen is not None
+        imposed = config.grounds.get(self.ground)
+        cohort = None if imposed is None else imposed.cohort.model_dump(mode="json")
+        about = self.ground, self.case, self.polarity, self.seed
+        return fingerprint(["frozen", *about, row, config.frozen.rows[row], cohort])
+
+
+def cases_of(config: BenchmarkConfig) -> dict[Case, tuple[str, ...]]:
+    """Return the rows of each case, without those that need a group that is empty there."""
+    about = config.frozen or FrozenConfig()
+    return {
+        Case(part.ground, case, polarity, seed): tuple(
+            row for row in about.rows if row not in part.without.get(case, ())
+        )
+        for part in about.grounds
+        for case in part.cases
+        for seed in part.seeds
+        for polarity in (config.grounds[part.ground].polarities if part.ground in config.grounds else ("",))
+    }
+
+
+class FeatureStore:
+    """Read the features of patches, each computed once for a backbone and kept in a folder by its patch_id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, dict[str, Features]] = {}
+
+    def __call__(self, patches: PatchSet, backbone: Backbone) -> Features:
+        """Return the features (N, D) of patches."""
+        side = patches.read(slice(0, 1)).shape[2]
+        key = fingerprint(backbone.facts() | {"input_px": side})
+        path = self._folder / f"{key}.npz"
+        if key not in self._known:
+            stored = np.load(path, allow_pickle=False) if path.is_file() else {"patch_id": [], "features": []}
+            self._known[key] = dict(zip(map(str, stored["patch_id"]), stored["features"], strict=True))
+        known = self._known[key]
+        is_new = np.array([name not in known for name in patches.patch_id.tolist()], np.bool_)
+        if is_new.any():
+            new = patches.rows(is_new)
+            known.update(zip(new.patch_id.tolist(), backbone.features(new, threads=1), strict=True))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part.npz")  # a run that is stopped leaves no half of a file
+            np.savez(part, patch_id=np.array(list(known)), features=np.stack(list(known.values())))
+            part.replace(path)
+        return np.stack([known[name] for name in patches.patch_id.tolist()])
+
+
+def run_frozen(
+    case: Case, rows: Sequence[str], config: BenchmarkConfig, folder: Path | None, work: Path
+) -> dict[str, Any]:
+    """Fit some rows on every fold of a case, judge all its test patches together, and return ``rows`` of plain values.
+
+    `folder` is that of a cohort with an imposed area, else None. A row that needs all groups is left out where an
+    inner fold lacks one.
+    """
+    torch.set_num_threads(1)
+    read = FeatureStore((folder or work / case.ground) / "frozen-features")
+    parts: dict[str, list[pd.DataFrame]] = {row: [] for row in rows}
+    chosen: dict[str, list[str]] = {row: [] for row in rows}
+    groups, cut = None, config.thresholds[0]
+    for number, fold in enumerate(_folds(case, config, folder, work)):
+        groups, cut = fold.groups, fold.config.threshold
+        for row in list(parts):
+            try:
+                part, choice = _fitted(fold, _settings(row, fold, config, seed=case.seed), read)
+            except GroupEmptyError as error:
+                print(f"{case.ground} {case.case}: {row} is left out: {error}", flush=True)
+                del parts[row]
+                continue
+            parts[row].append(part.assign(fold=number))
+            chosen[row].append(choice)
+    made = []
+    for row, tables in parts.items():
+        table, about = pd.concat(tables), (case.ground, case.case, case.seed, row)
+        made.append(
+            natural_row(case.key(row, config), about, cut, judged(table, (cut,)))
+            | {"polarity": case.polarity, **_of_images(table, groups), "chosen": "; ".join(chosen[row])}
+        )
+    return {"rows": made}
+
+
+def _folds(case: Case, config: BenchmarkConfig, folder: Path | None, work: Path) -> Iterator[Fold]:
+    if folder is None:
+        yield from natural.folds(case.ground, case.case, case.seed, work, is_frozen=True)
+        return
+    own = TrainConfig(frozen=True, threshold=config.thresholds[0], input_px=config.train.input_px)
+    sets = load(folder, case.case, config, input_px=own.input_px)  # type: ignore[arg-type]  # one of its cases
+    yield Fold(sets["train"], sets["val"], sets["test"], own)
+
+
+def _settings(row: str, fold: Fold, config: BenchmarkConfig, *, seed: int) -> TrainConfig:
+    assert config.frozen is not None
+    own = {"seed": seed, "threads": 1, "device": "cpu"} | config.frozen.rows[row]
+    return TrainConfig.model_validate(fold.config.model_dump() | own)
+
+
+def _fitted(fold: Fold, settings: TrainConfig, read: FeatureReader) -> tuple[pd.DataFrame, str]:
+    """Return `answers` on the fold's test patches with their patch_id, and the head that was chosen."""
+    fitted = fit_arrays(fold.train, fold.val, settings, read_features=read, inner_folds=fold.inner_folds)
+    own = fitted.settings
+    assert own is not None
+    part = answers(margins(fitted, own, fold.test, read), fold.test, fitted)
+    return part.assign(patch_id=fold.test.patch_id), f"{own.mask} {own.method} {own.weight_decay:g}"
+
+
+def margins(
+    fitted: TrainingResult, settings: TrainConfig, patches: PatchSet, read: FeatureReader
+) -> NDArray[np.float64]:
+    """Return z1 - z0 (N,) of patches by the head of a frozen network, on the features that are read."""
+    network: Any = fitted.network.network if isinstance(fitted.network, InteriorCrops) else fitted.network
+    backbone = Backbone(network, settings.architecture, settings.mask, settings.crop_px, fitted.mean, fitted.std)
+    weight, bias = (values.detach().double().numpy() for values in network.classifier.parameters())
+    logits = Head(weight, bias).logits(read(patches, backbone))
+    return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def _of_images(table: pd.DataFrame, groups: pd.DataFrame | None) -> dict[str, float]:
+    """Return the AUROC of the images' mean logit, of pairs within a fold and of all pairs; NaN where there are none."""
+    if groups is None:
+        return {"images": np.nan, "images_pooled": np.nan}
+    predictions = table.rename(columns={"z": "logit", "tissue": "tissue_fraction"})
+    scores = score_slides(predictions, groups, of="slide", decision_threshold=0.0, resamples=0)["auroc"]
+    return {
+        name: np.nan if scores[end] is None else scores[end]
+        for name, end in (("images", "value"), ("images_pooled", "pooled"))
+    }
