@@ -1,6 +1,7 @@
 """The benchmark on misleading areas: what is planned, how a search is decided, and what its certificate measures."""
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 from made_patches import toy
 
+from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.training.dataset import PatchMasks, PatchSet
+from pathopatch.training.fit import fit_arrays
 
 HERE = Path(__file__).parents[2] / "pipelines" / "area-benchmark"
 sys.path.insert(0, str(HERE))
@@ -312,6 +315,33 @@ def test_each_feature_is_computed_once_also_by_a_later_process(tmp_path: Path) -
     np.testing.assert_allclose(later(patches, backbone)[:, 0], [0.9, 0.5, 0.9, 0.5, 0.9])
     read(patches.rows(np.array([0])), backbone)
     assert backbone.computed == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mask", ["normalise", "interior"])
+def test_margins_by_stored_features_are_those_of_the_network(tmp_path: Path, mask: str) -> None:
+    patches = _patches([8, 24, 16, 12, 20, 10, 24, 14])
+    noise = np.random.default_rng(0).random(patches.x.shape, np.float32)
+    patches = replace(patches, x=patches.x * (0.8 + 0.2 * noise), attribute=np.arange(8) // 4)
+    own = TrainConfig(
+        frozen=True, mask=mask, input_px=24, threads=1, device="cpu", crop_px=8 if mask == "interior" else None
+    )
+    read = frozen.FeatureStore(tmp_path)
+    fitted = fit_arrays(patches, patches, own, read_features=read)
+    found = frozen.margins(fitted, fitted.settings, patches, read)
+    np.testing.assert_allclose(found, fitted.margins(patches), atol=1e-3)
+    assert np.ptp(found) > 0.1
+
+
+@pytest.mark.slow
+def test_no_fold_divides_an_array_and_each_patch_is_tested_once(real_data: Path, tmp_path: Path) -> None:
+    folds = list(natural.folds("ucsb_breast", "five folds by array, 0.5", 0, tmp_path, is_frozen=True))
+    for fold in folds:
+        arrays = [set(part.patient.tolist()) for part in (fold.train, fold.val, fold.test)]
+        assert list(map(len, arrays)) == [6, 2, 2]
+        assert len(set.union(*arrays)) == 10
+    tested = np.concatenate([fold.test.patch_id for fold in folds])
+    assert len(tested) == len(set(tested)) == 2436 - 122  # 122 are blank
 
 
 def test_each_ground_counts_once_in_the_choice_of_a_row() -> None:

@@ -94,7 +94,9 @@ def run_frozen(
     inner fold lacks one.
     """
     torch.set_num_threads(1)
-    read = FeatureStore((folder or work / case.ground) / "frozen-features")
+    # The demo has another cohort for each seed, whose patches have the same names.
+    natural_folder = work / (f"demo-{case.seed}" if case.ground == "demo" else case.ground)
+    read = FeatureStore((folder or natural_folder) / "frozen-features")
     parts: dict[str, list[pd.DataFrame]] = {row: [] for row in rows}
     chosen: dict[str, list[str]] = {row: [] for row in rows}
     groups, cut = None, config.thresholds[0]

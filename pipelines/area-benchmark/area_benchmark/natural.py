@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -149,9 +150,10 @@ def _cross_validated(
     """Yield as many folds as are asked for, drawn by patient or block as the package draws them."""
     by = GroupsConfig(thresholds=(config.threshold,), split_seed=seed)
     tables = fold_tables(patches, by, folds=count)
+    whole = _patches(folder, tables[0], config, masks=("tissue",))
     for number in range(1, count + 1):
-        parts = (tables[number][tables[number]["split"] == name] for name in SPLITS)
-        train, val, test = (_patches(folder, rows, config, masks=("tissue",)) for rows in parts)
+        split = tables[number].set_index("patch_id")["split"].loc[whole.patch_id].to_numpy()
+        train, val, test = (whole.rows(split == name) for name in SPLITS)
         yield Fold(train, val, test, config, tables[0], inner_folds=_INNER)
 
 
@@ -204,5 +206,6 @@ def with_minority(patches: PatchSet, count: int, *, seed: int) -> NDArray[np.boo
 def _patches(
     folder: Path, rows: pd.DataFrame, config: TrainConfig, *, masks: tuple[MaskKind, ...] = _MASKS
 ) -> PatchSet:
-    by = {"input_px": config.input_px, "threshold": config.threshold}
+    held_gib = 0.0 if config.frozen else config.cache_gib  # features of a backbone are computed once
+    by: dict[str, Any] = {"input_px": config.input_px, "threshold": config.threshold, "cache_gib": held_gib}
     return load_patches(folder, rows, splits=SPLITS, masks=masks, **by)
