@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from area_benchmark import natural
 from area_benchmark.certificate import halved, moves
 from area_benchmark.inputs import INPUTS
+from area_benchmark.natural import MIN_TISSUE
 from area_benchmark.settings import BenchmarkConfig, Case, Polarity
 from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
@@ -39,8 +40,6 @@ CONFLICTING: dict[Case, float] = {
     "ceiling": 0.5,
 }
 """Share of the training crops of each class that have the size of the other class."""
-MIN_TISSUE = 0.01
-"""Below it a patch is blank. None of these patches is."""
 _COLUMNS = ("x", "label", "attribute", "tissue_fraction", "patient", "patch_id")
 
 
@@ -219,7 +218,7 @@ def answers_of(margin: NDArray[np.float64], test: PatchSet, *, threshold: float,
     return pd.DataFrame(columns | {"label": test.label, "tissue": test.tissue_fraction})
 
 
-def judged(patches: pd.DataFrame, cuts: Sequence[float]) -> dict[str, float]:
+def judged(patches: pd.DataFrame, cuts: Sequence[float], *, min_tissue: float = MIN_TISSUE) -> dict[str, float]:
     """Return the measures on test patches, as `answers` returns them: tuned, at 0, and with no answer counted wrong.
 
     The first of `cuts` forms the groups that are given one by one, and the strata. At equal area only
@@ -229,13 +228,13 @@ def judged(patches: pd.DataFrame, cuts: Sequence[float]) -> dict[str, float]:
     answered = patches["has_answer"].to_numpy()
     numbers: dict[str, float] = {"answered": 100 * float(answered.mean())}
     for cut in cuts:
-        a = tissue_bin(tissue, (cut,), min_tissue=MIN_TISSUE)
+        a = tissue_bin(tissue, (cut,), min_tissue=min_tissue)
         scores = {"": z > 0, "_at_zero": margin > 0, "_no_answer_wrong": np.where(answered, z > 0, y == 0)}
         for ending, positive in scores.items():
             groups = metrics.group_accuracies(positive.astype(np.int64), y, a)
             numbers |= {f"wga@{cut:g}{ending}": 100 * float(np.nanmin(groups.accuracy))}
             numbers |= {f"gba@{cut:g}{ending}": 100 * float(np.nanmean(groups.accuracy))}
-    attribute = tissue_bin(tissue, (cuts[0],), min_tissue=MIN_TISSUE)
+    attribute = tissue_bin(tissue, (cuts[0],), min_tissue=min_tissue)
     groups = metrics.group_accuracies((z > 0).astype(np.int64), y, attribute)
     numbers |= {f"group_{number}": 100 * value for number, value in enumerate(groups.accuracy.ravel().tolist())}
     fold = patches["fold"].to_numpy() if "fold" in patches else None

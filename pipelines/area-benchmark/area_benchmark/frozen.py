@@ -99,9 +99,9 @@ def run_frozen(
     read = FeatureStore((folder or natural_folder) / "frozen-features")
     parts: dict[str, list[pd.DataFrame]] = {row: [] for row in rows}
     chosen: dict[str, list[str]] = {row: [] for row in rows}
-    groups, cut = None, config.thresholds[0]
+    groups, cut, min_tissue = None, config.thresholds[0], natural.MIN_TISSUE
     for number, fold in enumerate(_folds(case, config, folder, work)):
-        groups, cut = fold.groups, fold.config.threshold
+        groups, cut, min_tissue = fold.groups, fold.config.threshold, fold.min_tissue
         for row in list(parts):
             try:
                 part, choice = _fitted(fold, _settings(row, fold, config, seed=case.seed), read)
@@ -115,7 +115,7 @@ def run_frozen(
     for row, tables in parts.items():
         table, about = pd.concat(tables), (case.ground, case.case, case.seed, row)
         made.append(
-            natural_row(case.key(row, config), about, cut, judged(table, (cut,)))
+            natural_row(case.key(row, config), about, cut, judged(table, (cut,), min_tissue=min_tissue))
             | {"polarity": case.polarity, **_of_images(table, groups), "chosen": "; ".join(chosen[row])}
         )
     return {"rows": made}

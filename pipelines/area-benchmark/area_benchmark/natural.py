@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import GroupsConfig, TileConfig, TrainConfig
+from pathopatch.core.config import GroupsConfig, IntensityConfig, TileConfig, TissueConfig, TrainConfig
 from pathopatch.core.mask_bits import MaskKind
-from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.slides.manifest import BLOCK
 from pathopatch.slides.slide_paths import expand_variables
@@ -31,6 +29,7 @@ MINORITIES = {"4 %": None, "8 of each class": 8, "none": 0}
 
 
 _MASKS: tuple[MaskKind, ...] = ("tissue", "tumor")  # composing keeps the tumour of a patch that is called so for any
+MIN_TISSUE = 0.01
 _INNER = 5
 _UCSB_PX, _UCSB_THRESHOLDS = 128, (0.5, 0.25)
 _LAST = {"select": "last", "tune_threshold": False}  # there is no validation
@@ -48,6 +47,7 @@ SETTINGS = {
     "lung images": TrainConfig(
         input_px=96, steps=600, batch_per_class=16, learning_rate=1.5e-3, threshold=0.65, evaluations=12
     ),
+    "shg_cores": TrainConfig(threshold=0.02),  # frozen rows alone
     "ucsb_breast": TrainConfig(input_px=64, steps=400, batch_per_class=16, learning_rate=1.5e-3),
 }  # fmt: skip
 """What all rows of a ground share."""
@@ -63,6 +63,7 @@ class Fold:
     config: TrainConfig
     groups: pd.DataFrame | None = None  # of the whole cohort
     inner_folds: int = 0  # of frozen rows, see `fit_frozen`
+    min_tissue: float = MIN_TISSUE  # below it a patch has no group
 
 
 def cases(ground: str) -> tuple[str, ...]:
@@ -133,28 +134,43 @@ def _lung(_case: str, seed: int, work: Path, is_frozen: bool) -> Iterator[Fold]:
 
 def _ucsb(case: str, seed: int, work: Path, is_frozen: bool) -> Iterator[Fold]:
     """Yield the folds of the breast arrays: an image is a patient, an array a block."""
-    folder = work / "ucsb_breast"
+    folder, (how, threshold) = work / "ucsb_breast", case.rsplit(", ", 1)
     import_patches(_cut_ucsb(folder / "patches"), folder / "work", TileConfig())
-    form_groups(folder / "work", GroupsConfig(thresholds=_UCSB_THRESHOLDS))
-    how, threshold = case.rsplit(", ", 1)
+    groups = form_groups(folder / "work", GroupsConfig(thresholds=_UCSB_THRESHOLDS))
+    groups = groups.drop(columns=BLOCK) if how.endswith("image") else groups
+    count = groups[BLOCK].nunique() if how.startswith("one array") else 5
     config = _settings("ucsb_breast", folder / "work", is_frozen=is_frozen, threshold=float(threshold))
-    patches = read_table(WorkFolder(folder / "work").patches("patches"))
-    patches = patches.drop(columns=BLOCK) if how.endswith("image") else patches
-    count = patches[BLOCK].nunique() if how.startswith("one array") else 5
-    yield from _cross_validated(folder / "work", patches, config, seed=seed, count=count)
+    yield from _cross_validated(folder / "work", groups, config, seed=seed, count=count)
+
+
+def _shg(_case: str, seed: int, work: Path, is_frozen: bool) -> Iterator[Fold]:
+    """Yield the folds of the cores, all squares of each: without signal there is a group too."""
+    folder = work / "shg_cores"
+    tissue = TissueConfig(background="dark", method="fixed", fixed_threshold=0.02, min_speck_um2=0, max_hole_um2=0)
+    cut = TileConfig(patch_px=256, tissue=tissue, intensity=IntensityConfig(windows={"SHG": (0, 255)}))
+    tile_cohort(MANIFESTS / "shg-cores.csv", folder, cut)
+    groups = form_groups(folder, GroupsConfig(thresholds=(0.02,), min_tissue=0))
+    config = _settings("shg_cores", folder, is_frozen=is_frozen)
+    yield from _cross_validated(folder, groups, config, seed=seed, count=7, min_tissue=0)
 
 
 def _cross_validated(
-    folder: Path, patches: pd.DataFrame, config: TrainConfig, *, seed: int, count: int
+    folder: Path,
+    groups: pd.DataFrame,
+    config: TrainConfig,
+    *,
+    seed: int,
+    count: int,
+    min_tissue: float = MIN_TISSUE,
 ) -> Iterator[Fold]:
     """Yield as many folds as are asked for, drawn by patient or block as the package draws them."""
-    by = GroupsConfig(thresholds=(config.threshold,), split_seed=seed)
-    tables = fold_tables(patches, by, folds=count)
+    by = GroupsConfig(thresholds=(config.threshold,), split_seed=seed, min_tissue=min_tissue)
+    tables = fold_tables(groups, by, folds=count)
     whole = _patches(folder, tables[0], config, masks=("tissue",))
     for number in range(1, count + 1):
         split = tables[number].set_index("patch_id")["split"].loc[whole.patch_id].to_numpy()
         train, val, test = (whole.rows(split == name) for name in SPLITS)
-        yield Fold(train, val, test, config, tables[0], inner_folds=_INNER)
+        yield Fold(train, val, test, config, tables[0], inner_folds=_INNER, min_tissue=min_tissue)
 
 
 def _cut_ucsb(folder: Path) -> Path:
@@ -190,6 +206,7 @@ _GROUNDS: dict[str, tuple[tuple[str, ...], Callable[[str, int, Path, bool], Iter
         ),
         _ucsb,
     ),
+    "shg_cores": (("seven folds by core",), _shg),
 }
 
 
