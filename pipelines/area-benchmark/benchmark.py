@@ -25,8 +25,8 @@ from area_benchmark.cells import (
 )
 from area_benchmark.crops import Crops, find_crops
 from area_benchmark.frozen import Case, cases_of, run_frozen
+from area_benchmark.natural import SETTINGS, folds
 from area_benchmark.natural import cases as natural_cases
-from area_benchmark.natural import folds
 from area_benchmark.search import trials_of, winners
 from area_benchmark.settings import BenchmarkConfig
 from area_benchmark.settings import load as load_benchmark
@@ -74,12 +74,13 @@ def main() -> None:
             flush=True,
         )
     natural_keys, frozen_keys = _run_natural(config, options, deadline), _run_frozen(config, options, deadline)
+    frozen_rows = () if config.frozen is None else tuple(config.frozen.rows)
     results, natural, frozen = (
-        _ordered(table[table["key"].isin(every)], config)
-        for table, every in (
-            (_rows(options.out / RESULTS), keys.values()),
-            (_rows(options.out / NATURAL), natural_keys),
-            (_rows(options.out / FROZEN), frozen_keys),
+        _ordered(table[table["key"].isin(every)], config, rows)
+        for table, every, rows in (
+            (_rows(options.out / RESULTS), keys.values(), ()),
+            (_rows(options.out / NATURAL), natural_keys, ()),
+            (_rows(options.out / FROZEN), frozen_keys, frozen_rows),
         )
     )
     wga = pd.concat([results.rename(columns={f"wga@{config.thresholds[0]:g}": "wga"}), natural])
@@ -95,14 +96,14 @@ def main() -> None:
         fill(options.out / README, text)
 
 
-def _ordered(table: pd.DataFrame, config: BenchmarkConfig) -> pd.DataFrame:
-    """Return results by ground as they came, then by case and row as the settings list them."""
+def _ordered(table: pd.DataFrame, config: BenchmarkConfig, rows: Sequence[str]) -> pd.DataFrame:
+    """Return results by ground as they came, then by case and row as the settings, or `rows`, list them."""
     if table.empty:
         return table
     places = {
         "ground": list(dict.fromkeys(table["ground"])),
-        "case": [*CONFLICTING, *(case for part in config.natural for case in natural_cases(part.ground))],
-        "row": [variant.name for variant in config.runs],
+        "case": [*CONFLICTING, *(case for ground in SETTINGS for case in natural_cases(ground))],
+        "row": list(rows) or [variant.name for variant in config.runs],
     }
 
     def place(column: pd.Series) -> pd.Series:

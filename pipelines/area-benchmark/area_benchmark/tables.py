@@ -64,10 +64,8 @@ def _choices(table: pd.DataFrame) -> Iterator[str]:
     by_case = table.groupby(_SAME, sort=False)[["wga", "equal_area"]].mean()
     of = by_case.groupby(["ground", "row"], sort=False).mean()
     for ground, other in others.items():
-        cells = [
-            f"{of.loc[(ground, row), 'wga']:.1f} | {of.loc[(ground, row), 'equal_area']:.3f}"
-            for row in (default, other, "erm")
-        ]
+        found = (of.reindex([(ground, row)]).iloc[0] for row in (default, other, "erm"))
+        cells = [f"{_known(own['wga'], '.1f')} | {_known(own['equal_area'], '.3f')}" for own in found]
         yield f"| {ground} | {cells[0]} | {other} | {cells[1]} | {cells[2]} |"
 
 
