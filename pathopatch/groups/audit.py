@@ -41,7 +41,7 @@ _FRACTION_COLUMNS = (
     "equal_area", "equal_area_pairs", "equal_area_partnered", "accuracy", "threshold", "larger_is_tumor",
     "accuracy_elsewhere", "accuracy_elsewhere_low", "accuracy_elsewhere_high", "majority", "verdict", "is_flagged",
 )  # fmt: skip
-VERSION = 6
+VERSION = 7
 """Of what an audit holds; one of another version is made anew."""
 
 
@@ -65,6 +65,7 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
         ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x A ``counts`` and ``patients`` (rows label,
         columns attribute), ``alpha``, the share of each attribute value within a label (None for a label without
         patches), and ``expected``: what `expected_intervals` returns of the cells.
+        ``without_group``: per label the patches that are blank or hardly scanned, and all.
         ``fraction_only``: per split, and ``whole``: of all splits together, what `fraction_only` returns of the tissue
         fraction alone, with its AUROC at equal area, ``equal_area`` (a floor: what a model that knows the area alone
         reaches), and its ``equal_area_pairs`` and ``equal_area_partnered``; where the patches have an attribute of
@@ -93,7 +94,10 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     }
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     # The same patches have a group at every threshold: those with a label that are not blank.
-    grouped = groups[first.groups_in(groups) >= 0]
+    has_group = first.groups_in(groups) >= 0
+    grouped = groups[has_group]
+    is_of = [groups["label"] == label for label in (0, 1)]
+    content["without_group"] = [[int((rows & ~has_group).sum()), int(rows.sum())] for rows in is_of]
     by_split = {split: _fraction_only(part, **settings) for split, part in _by_split(grouped)}
     whole = _fraction_only(grouped, **settings)
     content |= {"fraction_only": by_split, "whole": whole}
@@ -212,6 +216,13 @@ def format_audit(audit: Mapping[str, Any]) -> str:
     if audit["whole"]["n"]:  # patches that brought an attribute may have no tissue fraction
         lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
         lines += [_fraction_line(split, result, labels[1], unit) for split, result in audit["fraction_only"].items()]
+    left_out = [
+        f"{count} of {total} {name} ({count / total:.0%})"
+        for (count, total), name in zip(audit["without_group"], labels, strict=True)
+        if count
+    ]
+    if left_out:
+        lines += ["", f"Without a group, as blank or hardly scanned: {' and '.join(left_out)}."]
     for key, attribute in audited_attributes(audit).items():
         by_split = audit["thresholds"][key]
         phrase = attribute.phrase if attribute.is_patch_attribute else f"at threshold {key}"

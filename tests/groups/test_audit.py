@@ -74,6 +74,13 @@ def test_a_blank_patch_fills_no_group_at_any_threshold() -> None:
     assert filled_thresholds(groups, [("train",)])[1][0] == 0.15  # a fraction of 0.1 reaches 0.1
 
 
+def test_patches_without_a_group_are_counted_by_label() -> None:
+    result = audit(grouped({"train": TRAIN, "val": [(0, 0.5)]}), [0.25], resamples=0)
+    assert result["without_group"] == [[1, 6], [0, 4]]  # one of six non-tumour patches is blank
+    assert "Without a group, as blank or hardly scanned: 1 of 6 non-tumour (17%)." in format_audit(result)
+    assert "Without a group" not in format_audit(audit(grouped({"val": [(0, 0.5)]}), [0.25], resamples=0))
+
+
 def test_a_threshold_that_was_not_grouped_is_named() -> None:
     with pytest.raises(InputMissingError, match=r"threshold 0.3; there are some at 0.25, 0.5"):
         audit(grouped({"train": TRAIN}), [0.3])
