@@ -40,7 +40,7 @@ _NO_SEARCH = "none"
 
 
 def is_plain_erm(table: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows of a comparison are ERM on patches as they are: on masked, composed or chosen ones it is a remedy."""
+    """Return which rows of a comparison are ERM on patches as they are: masks, composing and a choice are remedies."""
     return table["method"].isin(ERM_METHODS) & table["is_plain"]
 
 

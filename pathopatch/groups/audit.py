@@ -96,8 +96,8 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     # The same patches have a group at every threshold: those with a label that are not blank.
     has_group = first.groups_in(groups) >= 0
     grouped = groups[has_group]
-    is_of = [groups["label"] == label for label in (0, 1)]
-    content["without_group"] = [[int((rows & ~has_group).sum()), int(rows.sum())] for rows in is_of]
+    by_label = (groups["label"] == 0, groups["label"] == 1)
+    content["without_group"] = [[int((of & ~has_group).sum()), int(of.sum())] for of in by_label]
     by_split = {split: _fraction_only(part, **settings) for split, part in _by_split(grouped)}
     whole = _fraction_only(grouped, **settings)
     content |= {"fraction_only": by_split, "whole": whole}
@@ -216,11 +216,8 @@ def format_audit(audit: Mapping[str, Any]) -> str:
     if audit["whole"]["n"]:  # patches that brought an attribute may have no tissue fraction
         lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
         lines += [_fraction_line(split, result, labels[1], unit) for split, result in audit["fraction_only"].items()]
-    left_out = [
-        f"{count} of {total} {name} ({count / total:.0%})"
-        for (count, total), name in zip(audit["without_group"], labels, strict=True)
-        if count
-    ]
+    counts = zip(audit["without_group"], labels, strict=True)
+    left_out = [f"{count} of {total} {name} ({count / total:.0%})" for (count, total), name in counts if count]
     if left_out:
         lines += ["", f"Without a group, as blank or hardly scanned: {' and '.join(left_out)}."]
     for key, attribute in audited_attributes(audit).items():
