@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from pathopatch.core.artefacts import fingerprint, read_table
-from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.config import LINEAR_HEAD, EvaluateConfig
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
@@ -487,7 +487,7 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     of_run = searched[0]
     trials = " or ".join(dict.fromkeys(str(each["tune.trials"]) for each in searched))
-    heads = {each.get("head") == "linear" for each in searched}
+    heads = {each.get("architecture") == LINEAR_HEAD for each in searched}
     used = {"learning_rates", "weight_decays"} if False in heads else set()
     used |= {"penalties"} if True in heads else set()
     own = {parameter for each in searched for parameter in searched_parameters(str(each["method"]))}

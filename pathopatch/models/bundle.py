@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
-from pathopatch.core.config import AreaCorrection
+from pathopatch.core.config import LINEAR_HEAD, AreaCorrection
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
@@ -450,13 +450,21 @@ def read_spec(folder: Path, config: Mapping[str, Any] | None = None) -> BundleSp
             remedy=f"use the version of pathopatch that wrote it, or run pathopatch {again} anew",
         )
     try:
-        return BundleSpec.model_validate(raw)
+        spec = BundleSpec.model_validate(raw)
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in item['loc']) or 'bundle'}: {item['msg']}"
             for item in error.errors(include_url=False)
         ]
         raise incompatible(f"not a valid bundle: {first_of(lines)}", path) from error
+    if spec.encoder is not None and spec.architecture != LINEAR_HEAD:
+        raise CheckpointIncompatibleError(
+            f"a head {spec.architecture!r} on features, written by pathopatch {spec.package_version}; this version "
+            f"reads {LINEAR_HEAD!r} alone",
+            place=str(path),
+            remedy="train a linear head on the same features: pathopatch train WORK; or use the version that wrote it",
+        )
+    return spec
 
 
 def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:

@@ -29,7 +29,7 @@ from pathopatch.models.bundle import (
 )
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.runtime import NumPyRuntime, Precision, Runtime, head_shapes, probe_patches
+from pathopatch.models.runtime import NumPyRuntime, Precision, Runtime, probe_patches
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
 from pathopatch.models.weights import file_sha256, require_finite
 
@@ -104,8 +104,11 @@ def load_model(
         precision = "float32"
     require_finite(folder / WEIGHTS)
     if spec.encoder is not None and runtime == "auto":
+        n_classes = len(spec.class_names)
         try:
-            _refuse_other_shapes(shapes, head_shapes(spec.architecture, len(spec.mean), len(spec.class_names)))
+            _refuse_other_shapes(
+                shapes, {"classifier.weight": (n_classes, len(spec.mean)), "classifier.bias": (n_classes,)}
+            )
         except ValueError as error:
             raise incompatible(f"the weights are not those of {spec.architecture!r}: {error}", folder) from error
         return PatchClassifier(spec, NumPyRuntime(folder / WEIGHTS))

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
-from pathopatch.core.config import HEAD_NETWORKS
+from pathopatch.core.config import LINEAR_HEAD
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.models.backbones import BACKBONES, plain_names
 from pathopatch.models.frozen import FrozenNetwork
 from pathopatch.models.interior import random_corner, spread_corners
-from pathopatch.models.runtime import HIDDEN
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.models.weights import read_weights
 
@@ -102,16 +101,6 @@ def _mlp_100(channels: int, n_classes: int, input_px: int) -> nn.Module:
         nn.ReLU(inplace=True),
     )
     return nn.Sequential(OrderedDict(features=features, classifier=nn.Linear(_HIDDEN, n_classes)))
-
-
-def _head(architecture: str, dim: int, n_classes: int) -> nn.Module:
-    """Return a linear layer on features (N, D, 1, 1) of an encoder; an ``mlp-head`` has a hidden layer before it."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    if architecture == HEAD_NETWORKS["mlp"]:
-        layers |= {"hidden": nn.Linear(dim, HIDDEN), "relu": nn.ReLU()}
-        dim = HIDDEN
-    layers["classifier"] = nn.Linear(dim, n_classes)
-    return nn.Sequential(layers)
 
 
 class MaskNormalised(nn.Module):
@@ -240,8 +229,8 @@ def build_network(
     Parameters
     ----------
     architecture : str
-        ``small-groupnorm`` (any size from 8 px), ``mlp-100``, or the name of a timm network; ``linear`` or ``mlp-head``
-        on features, whose values are the channels of patches of one pixel; of a frozen network also a name of
+        ``small-groupnorm`` (any size from 8 px), ``mlp-100``, or the name of a timm network; ``linear`` on
+        features, whose values are the channels of patches of one pixel; of a frozen network also a name of
         `BACKBONES`.
     pretrained : str or Path
         ``none``; ``efficientnet-lite0`` (the weights of the extra `train`); or a file, see `read_weights`. For
@@ -264,12 +253,12 @@ def build_network(
     CheckpointIncompatibleError
         The weights belong to another architecture.
     """
-    if timm_args and architecture in (_SMALL, _MLP, *HEAD_NETWORKS.values()):
+    if timm_args and architecture in (_SMALL, _MLP, LINEAR_HEAD):
         raise InputUnsupportedError(
             f"{architecture!r} takes no arguments", place="[train] timm_args", remedy="leave them out"
         )
-    if architecture in HEAD_NETWORKS.values():
-        return _head(architecture, channels, n_classes)
+    if architecture == LINEAR_HEAD:
+        return nn.Sequential(OrderedDict(flatten=nn.Flatten(), classifier=nn.Linear(channels, n_classes)))
     if backbone is not None:
         if architecture in (_SMALL, _MLP):
             raise InputUnsupportedError(

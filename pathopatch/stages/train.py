@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.config import CHOSEN_HEAD, LEARNT_BY_STEPS, TrainConfig, TuneConfig
+from pathopatch.core.config import CHOSEN_HEAD, LEARNT_BY_STEPS, LINEAR_HEAD, TrainConfig, TuneConfig
 from pathopatch.core.errors import DiskFullError, InputUnsupportedError, PathopatchError, StaleArtefactError, with_code
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.stages.batch.run import Call, Failure, each_slide
 
-_CHOSEN = {"method", "mask", "head", "frozen", "choose", "bins", "intervene", "c", "beta", "t", "crop_px"}
+_CHOSEN = {"method", "mask", "frozen", "choose", "bins", "intervene", "c", "beta", "t", "crop_px"}
 """Settings by which a user has chosen how to train."""
 _VIEW = ("frozen", "choose", "mask", "crop_px", "architecture", "pretrained", "timm_args", "input_px")
 """Settings on which the features of a frozen network depend."""
@@ -31,7 +31,8 @@ def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
     from pathopatch.features.cohort import is_feature_cohort
     from pathopatch.groups import threshold_attributes
 
-    if _CHOSEN & config.model_fields_set or is_feature_cohort(work) or not WorkFolder(work).groups.is_file():
+    is_chosen = bool(_CHOSEN & config.model_fields_set) or config.architecture == LINEAR_HEAD
+    if is_chosen or is_feature_cohort(work) or not WorkFolder(work).groups.is_file():
         return config, ""
     given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set}
     is_of_tissue = not threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute

@@ -36,7 +36,7 @@ class FittedHead:
     def __repr__(self) -> str:
         wga, gba = (self.validation[name] for name in ("wga", "gba"))
         return (
-            f"<FittedHead {self.settings.head} by {self.settings.method}: validation worst-group accuracy {wga:.3f}, "
+            f"<FittedHead by {self.settings.method}: validation worst-group accuracy {wga:.3f}, "
             f"group-balanced {gba:.3f}, threshold {self.threshold:.3g}>"
         )
 
@@ -78,12 +78,11 @@ def fit_head(
     val: ArrayLike,
     patient: ArrayLike | None = None,
     method: str = "gerne",
-    head: str = "linear",
     trials: int = 8,
     seed: int = 0,
     **settings: Any,
 ) -> FittedHead:
-    """Train a head on features that does not learn the attribute, and select it by validation patches.
+    """Train a linear head on features that does not learn the attribute, and select it by validation patches.
 
     Parameters
     ----------
@@ -99,14 +98,12 @@ def fit_head(
         Patient of each patch. No patient may be on both sides, and the intervals are over patients.
     method : str
         A debiasing method of the package that needs no pixels, such as erm, resample, groupdro or gerne.
-    head : {"linear", "mlp"}
-        A linear head is solved to convergence; an MLP has one hidden layer.
     trials : int
         Settings to try; 1 trains once.
     seed : int
-        Of the search and, for an MLP, of weights and batches.
+        Of the search.
     **settings
-        Any other of `TrainConfig`, such as ``steps`` of an MLP, or ``threads``.
+        Any other of `TrainConfig`, such as ``weight_decay`` or ``threads``.
 
     Raises
     ------
@@ -128,8 +125,7 @@ def fit_head(
     >>> fitted.accuracies(x, label, has_much_tissue)["wga"] > 0.9
     True
     """
-    given = {"method": method, "head": head, "seed": seed, **settings}
-    config = head_settings(parse(TrainConfig, given, place="fit_head"))
+    config = head_settings(parse(TrainConfig, {"method": method, "seed": seed, **settings}, place="fit_head"))
     data = _as_patches(features, label, attribute, patient)
     selects = np.asarray(val)
     if selects.shape != (len(data),) or selects.dtype != np.bool_:

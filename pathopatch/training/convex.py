@@ -288,8 +288,8 @@ def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     if not hasattr(state.objective, "expected_weights"):
         raise InputUnsupportedError(
             f"{run.config.method} minimises no weighted mean of the losses, which a linear head needs",
-            place="[train] head",
-            remedy="use head = 'mlp', or another method",
+            place="[train] method",
+            remedy="use another method, such as gerne",
         )
     network = state.network
     mean, std = (values.flatten().double().cpu().numpy() for values in (run.standardize.mean, run.standardize.std))

@@ -211,7 +211,7 @@ def _run_phases(run: Run, *, channels: int) -> State:
         if run.checkpoints and header and is_resumed:
             checkpoint.restore(run.checkpoints, state, header)
             run.processes.barrier()  # all have read it before the first writes another
-        train_phase = solve_phase if run.config.head == "linear" else run_phase
+        train_phase = solve_phase if run.config.is_solved else run_phase
         train_phase(phase_run, phase, state, data.patches)
         # The next phase goes on from the selected weights, not from the last ones.
         network.load_state_dict(state.best_weights)

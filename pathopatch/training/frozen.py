@@ -328,7 +328,7 @@ def _candidates(data: PatchSet, config: TrainConfig, *, lacks_group: bool) -> li
 
 def _extrapolations(data: PatchSet, config: TrainConfig) -> list[TrainConfig]:
     """Return the settings of a head by GERNE at other s than its own, inside the bounds."""
-    grid = search_space(data, config.model_copy(update={"head": "linear"}), TuneConfig()).grid
+    grid = search_space(data, config, TuneConfig()).grid
     own = config.c * (config.beta + 1)
     return [config.model_copy(update=dict(point)) for point in grid if point["c"] * (point["beta"] + 1) != own]
 

@@ -20,6 +20,7 @@ from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
 from pathopatch.core.config import (
     EXACT,
+    LINEAR_HEAD,
     NO_EFFECT,
     IntensityConfig,
     TissueConfig,
@@ -114,10 +115,10 @@ def cohort_settings(work: Path, config: TrainConfig) -> TrainConfig:
         store = PatchStore(WorkFolder(work).tiled.store(str(groups["slide_id"].iloc[0])))
         side = min(config.input_px, int(store.attributes["patch_px"]))
         config = config.model_copy(update={"input_px": side, **EXACT})
-    if config.head is not None:
+    if config.architecture == LINEAR_HEAD:
         raise InputUnsupportedError(
-            f"head = {config.head!r} takes features of an encoder, and the work folder holds patches",
-            place="[train] head",
+            f"{config.architecture!r} takes features of an encoder, and the work folder holds patches",
+            place="[train] architecture",
             remedy="leave it out, or make a work folder of features: pathopatch audit --features DIR --labels CSV",
         )
     return config
@@ -146,7 +147,7 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
     """Return the training patches and ``val``, by the attribute that the run draws and selects by."""
     by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
-    if config.head is not None:
+    if config.architecture == LINEAR_HEAD:
         train = load_features(work, groups, splits=("train",), **by)
         val = load_features(work, groups, splits=("val",), **by)
     else:
@@ -206,7 +207,7 @@ def write_run(
     # What differs between equal runs has a file of its own: all others are equal to the byte.
     device = ProcessGroup.current().device(config.device)
     log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": str(device)}
-    if config.head != "linear" and not config.frozen:  # solved in float64
+    if not config.is_solved:  # a head is solved in float64
         log["precision"] = str(training_dtype(config.precision, device)).removeprefix("torch.")
     write_json(folder / "log.json", log)
     picked = {
@@ -239,7 +240,7 @@ def _bundle_spec(
     source = train.source
     assert source is not None  # only patches without a slide have none, and a run without patches is refused
     names = ["weight_decay", "threshold", "seed"]
-    if config.head != "linear" and not config.frozen:  # solved without steps
+    if not config.is_solved:  # a head is solved without steps
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
     if config.bins:

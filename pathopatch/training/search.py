@@ -52,7 +52,7 @@ MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
     """Return the trials and steps of the searches of some runs as text."""
     cost = f"{search.trials * sum(map(steps_of_trial, configs))} steps in all"
-    cost = "each solved to convergence" if configs[0].head == "linear" else cost
+    cost = "each solved to convergence" if all(config.is_solved for config in configs) else cost
     return f"search: {pluralize(search.trials, 'trial')} for {pluralize(len(configs), 'run')}, {cost}"
 
 
@@ -79,7 +79,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
     own = searched_parameters(config.method)
     ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
     ranges |= {name: bounds for name in own if (bounds := getattr(search, f"{name}_range", None)) is not None}
-    if config.head == "linear":
+    if config.is_solved:
         # It is solved to convergence: rates have no effect, and of c and beta only s has one.
         ranges = {name: bounds for name, bounds in ranges.items() if name not in ("learning_rate", "biased_lr_scale")}
         ranges["weight_decay"] = search.penalties
@@ -89,7 +89,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
         shares = None if "t" in own else gerne.alpha(train.label, train.attribute)
         # With beta < 0 it would interpolate between plain draws and balanced ones, and be called an extrapolation.
         pairs = [(c, s) for c in sorted(search.c_values) for s in search.s_values if s >= c]
-        if config.head == "linear":
+        if config.is_solved:
             pairs = [(c, s) for s, c in {s: c for c, s in pairs}.items()]  # each s once, at the largest c
         points = [{"c": c, "beta": s / c - 1} for c, s in pairs if _is_inside(shares, c, s)]
 

@@ -32,7 +32,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--slides", type=int, default=100, help="slides to train on, of 1,000 patches each")
     parser.add_argument("--dim", type=int, default=1536)
-    parser.add_argument("--head", default="linear", choices=["linear", "mlp"])
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--trials", type=int, default=8)
     arguments = parser.parse_args()
@@ -40,7 +39,7 @@ def main() -> None:
     if not (folder / "labels.csv").is_file():
         timed("make", make, folder, arguments.slides, arguments.dim)
     timed("import", import_all, work, folder)
-    runs = [TrainConfig(method=name, seed=seed, head=arguments.head) for seed in SEEDS for name in arguments.methods]
+    runs = [TrainConfig(method=name, seed=seed) for seed in SEEDS for name in arguments.methods]
     timed("tune", tune_all, work, runs, arguments.trials)
     timed("evaluate", evaluate_all, work)
 

@@ -26,7 +26,6 @@ from pathopatch.groups.attribute import patch_attribute_names
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.metrics import bootstrap_by_patient
 from pathopatch.models.networks import weights_path
-from pathopatch.models.runtime import head_shapes
 from pathopatch.models.spec import TorchScriptSpec, TrainingRange
 from pathopatch.models.torchscript_archive import load_program
 from pathopatch.models.weights import read_weights
@@ -115,7 +114,6 @@ REFUSED: dict[str, tuple[Call, str]] = {
         lambda _: _validated(TorchScriptSpec, sha256="", class_names=("a", "b"), chosen=(2,)), "INPUT_UNSUPPORTED"),
     "all classes chosen": (
         lambda _: _validated(TorchScriptSpec, sha256="", class_names=("a", "b"), chosen=(0, 1)), "INPUT_UNSUPPORTED"),
-    "a head of another name": (lambda _: _validated(head_shapes, "resnet18", 3, 2), "INPUT_UNSUPPORTED"),
     "weights that are no tensors": (_weights, "CHECKPOINT_INCOMPATIBLE"),
     "an archive that inflates": (_bomb, "INPUT_UNSUPPORTED"),
     "features that are a list": (_tensor([torch.zeros(2)]), "INPUT_UNSUPPORTED"),

@@ -1,12 +1,14 @@
 """Bundles of heads on features: what they may claim, and which features they take."""
 
 import pytest
+from made_model import edit_both, redigest
 from pydantic import ValidationError
 
 from pathopatch.core.errors import CheckpointIncompatibleError
+from pathopatch.models.bundle import save_bundle
 from pathopatch.models.card import model_card
-from pathopatch.models.networks import network_shapes
-from pathopatch.models.runtime import head_shapes
+from pathopatch.models.loading import load_model
+from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, check_features
 
 HEAD = {
@@ -16,9 +18,21 @@ HEAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("architecture", ["linear", "mlp-head"])
-def test_the_shapes_known_without_torch_are_those_of_the_network(architecture):
-    assert head_shapes(architecture, 7, 3) == network_shapes(architecture, 7, n_classes=3)
+def test_an_mlp_head_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+    save_bundle(tmp_path, build_network("linear", 3), BundleSpec(**HEAD, package_version="0.1.0"))
+    edit_both(tmp_path, architecture="mlp-head")
+    with pytest.raises(CheckpointIncompatibleError, match="'mlp-head' .* by pathopatch 0.1.0") as refused:
+        load_model(tmp_path)
+    assert "train a linear head" in refused.value.remedy
+
+
+@pytest.mark.parametrize("runtime", ["auto", "torch"])
+def test_weights_of_another_shape_are_refused_with_and_without_torch(tmp_path, runtime):
+    save_bundle(tmp_path, build_network("linear", 3), BundleSpec(**HEAD))
+    edit_both(tmp_path, encoder={"dim": 4}, mean=(0.0,) * 4, std=(1.0,) * 4)
+    redigest(tmp_path)
+    with pytest.raises(CheckpointIncompatibleError, match=r"classifier.weight is \(2, 3\), expected \(2, 4\)"):
+        load_model(tmp_path, runtime=runtime)
 
 
 @pytest.mark.parametrize(

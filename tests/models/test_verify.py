@@ -25,7 +25,7 @@ from pathopatch.models.verify import Verified, rewrite_check, verify_bundle
 
 PATCH_PROGRAMS = ["torch", "openvino", "onnxruntime"]
 HEAD = {
-    "architecture": "mlp-head", "channels": (), "dtype": "float16", "patch_px": 1, "stride_px": 1, "input_px": 1,
+    "architecture": "linear", "channels": (), "dtype": "float16", "patch_px": 1, "stride_px": 1, "input_px": 1,
     "mean": (0.5,) * 3, "std": (2.0,) * 3, "method": "erm", "encoder": {"dim": 3, "name": "uni_v1"},
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_every_program_gives_the_answers_that_were_kept(tmp_path, mask):
 
 
 def test_a_head_on_features_is_verified_by_numpy_and_torch(tmp_path):
-    network = build_network("mlp-head", 3)
+    network = build_network("linear", 3)
     save_bundle(tmp_path / "head", network, BundleSpec(**HEAD))
     features = (sample_patches(BundleSpec(**HEAD))[0] - 0.5) / 2
     by_hand = network(torch.from_numpy(features)[:, :, None, None]).detach().numpy()

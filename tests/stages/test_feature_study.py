@@ -39,7 +39,7 @@ def test_a_study_on_features_compares_its_methods_without_slides(study):
     assert set(table["run"]) == {"erm-t0.25-s0", "resample-t0.25-s0"}
     assert (table["split"] == "test").any()
     config = json.loads((study.parent / "work" / "runs" / "erm-t0.25-s0" / "config.json").read_text())
-    assert config["head"] == "linear"
+    assert config["architecture"] == "linear"
 
 
 def test_a_study_without_validation_leaves_out_the_method_that_learns_there(study):
@@ -96,10 +96,8 @@ def test_a_study_on_features_refuses_settings_of_slides(study, text, reason):
         load_study(study)
 
 
-def test_the_commands_train_the_head_that_is_named(study, typed, capsys):
+def test_the_command_searches_heads_that_are_solved(study, typed, capsys):
     run_study(load_study(study), until="groups")
     work = study.parent / "work"
-    assert typed("train", work, "--method", "erm", "--head", "linear", "--trials", 2) == 0
+    assert typed("train", work, "--method", "erm", "--trials", 2) == 0
     assert "2 trials for 1 run, each solved to convergence" in capsys.readouterr().err
-    assert typed("train", work, "--method", "erm", "--head", "mlp", "--steps", 3, "--name", "mlp") == 0
-    assert json.loads((work / "runs" / "erm-t0.25-s0-mlp" / "config.json").read_text())["head"] == "mlp"

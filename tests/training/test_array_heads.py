@@ -61,7 +61,7 @@ def test_a_patient_on_both_sides_is_refused(arrays):
         ({"features": np.zeros((600, 4))}, "float64"),
         ({"val": np.arange(600)}, "val of shape"),
         ({"method": "intervene"}, "cannot be composed"),
-        ({"architecture": "resnet18"}, "give head or architecture"),
+        ({"architecture": "resnet18"}, "takes patches"),
     ],
 )
 def test_arrays_and_settings_that_do_not_fit_are_refused(arrays, changes, reason):

@@ -12,6 +12,7 @@ from pathopatch.core.errors import InputChangedError, InputUnsupportedError, Sta
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
+from pathopatch.stages.train import recommended
 from pathopatch.training.dataset import load_features
 from pathopatch.training.run import cohort_settings
 
@@ -86,7 +87,7 @@ def test_no_row_gives_an_empty_set_of_the_right_width(work):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"architecture": "resnet18"}, "give head or architecture"),
+        ({"architecture": "resnet18"}, "takes patches"),
         ({"method": "intervene"}, "cannot be composed"),
         ({"method": "auto"}, "cannot be composed"),
         ({"intervene": 0.5}, "cannot be composed"),
@@ -102,19 +103,17 @@ def test_settings_of_patches_are_refused_on_features(work, changes, reason):
 def test_a_head_is_refused_on_patches(tmp_path):
     write_work(tmp_path)
     with pytest.raises(InputUnsupportedError, match="the work folder holds patches"):
-        cohort_settings(tmp_path, TrainConfig(head="linear"))
+        cohort_settings(tmp_path, recommended(tmp_path, TrainConfig(architecture="linear"))[0])
     assert cohort_settings(tmp_path, TrainConfig()) == TrainConfig()
 
 
-def test_features_are_trained_by_a_linear_head_unless_another_is_named(work):
-    settings = cohort_settings(work, TrainConfig())
-    assert (settings.head, settings.architecture, settings.steps) == ("linear", "linear", 1)
-    mlp = cohort_settings(work, TrainConfig(head="mlp", steps=50))
-    assert (mlp.architecture, mlp.steps, mlp.augment) == ("mlp-head", 50, False)
+def test_features_are_trained_by_a_linear_head_in_one_step(work):
+    settings = cohort_settings(work, TrainConfig(steps=50))
+    assert (settings.architecture, settings.input_px, settings.steps) == ("linear", 1, 1)
+    assert (settings.augment, settings.average_weights) == (False, False)
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_settled_settings_stay_as_they_are(head):
-    once = head_settings(TrainConfig(head=head))
+def test_settled_settings_stay_as_they_are():
+    once = head_settings(TrainConfig())
     assert head_settings(once) == once
     assert TrainConfig.model_validate(once.model_dump(mode="json")) == once

@@ -195,7 +195,7 @@ def test_a_method_that_needs_all_groups_is_refused_where_one_is_empty(weights: P
     "wrong",
     [
         {"pretrained": "none"},
-        {"head": "linear"},
+        {"architecture": "linear"},
         {"bins": (0.3,)},
         {"frozen": False, "choose": True},
     ],

@@ -37,8 +37,8 @@ from pathopatch.core.config.study import load_settings as load_settings
 from pathopatch.core.config.study import load_study as load_study
 from pathopatch.core.config.training import CHOSEN_HEAD as CHOSEN_HEAD
 from pathopatch.core.config.training import EXACT as EXACT
-from pathopatch.core.config.training import HEAD_NETWORKS as HEAD_NETWORKS
 from pathopatch.core.config.training import LEARNT_BY_STEPS as LEARNT_BY_STEPS
+from pathopatch.core.config.training import LINEAR_HEAD as LINEAR_HEAD
 from pathopatch.core.config.training import NO_EFFECT as NO_EFFECT
 from pathopatch.core.config.training import AugmentConfig as AugmentConfig
 from pathopatch.core.config.training import GroupsConfig as GroupsConfig

@@ -19,6 +19,7 @@ from pathopatch.core.config.base import (
     Threads,
     parse,
 )
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
 
 
@@ -118,8 +119,8 @@ def _known_arguments(arguments: dict[str, str | bool | int | float]) -> dict[str
 TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_known_arguments)]
 """Arguments of a network's constructor in timm, by their names; no other is accepted."""
 
-HEAD_NETWORKS: dict[str, str] = {"linear": "linear", "mlp": "mlp-head"}
-"""Architecture of each head."""
+LINEAR_HEAD = "linear"
+"""Architecture of a head on features of an encoder."""
 NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "checkpoint_every", "prefetch", "loaders"}
 """Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
@@ -151,11 +152,10 @@ class TrainConfig(Config):
     inner_folds: int = Field(default=5, ge=3)
     """frozen, under [splits] folds: parts of train and val that validate in turn; the head is solved on all."""
     architecture: str = "small-groupnorm"
-    """small-groupnorm, made for training from scratch, mlp-100, or any timm network; frozen: also a published model."""
+    """small-groupnorm, made for training from scratch, mlp-100, or any timm network; frozen: also a published model.
+    On features it is always linear."""
     input_px: int = Field(default=64, ge=1, le=MOST_PX)
     """Side that patches are brought to for the network, px; of a frozen one at most, and 224 by default."""
-    head: Literal["linear", "mlp"] | None = None
-    """Head on features: linear (also by default) is solved to convergence, mlp has one hidden layer."""
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
     """Weights to start from: efficientnet-lite0 (extra `train`), or a file."""
     timm_args: TimmArguments = {}
@@ -255,8 +255,6 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _frozen_has_weights(self) -> TrainConfig:
-        if self.frozen and self.head is not None:
-            raise ValueError("a head takes features of elsewhere: leave out head, or frozen")
         if self.frozen and str(self.pretrained) == "none":
             raise ValueError("a frozen network has weights from elsewhere: give pretrained, or leave architecture out")
         if self.frozen and self.bins:
@@ -285,12 +283,10 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _a_head_takes_features(self) -> TrainConfig:
-        if self.head is None:
+        if self.architecture != LINEAR_HEAD:
             if self.input_px < LEAST_PX:  # of patches: features are patches of one pixel
                 raise ValueError(f"input_px must be at least {LEAST_PX}")
             return self
-        if self.architecture not in (TrainConfig.model_fields["architecture"].default, HEAD_NETWORKS[self.head]):
-            raise ValueError(f"a head takes features, and {self.architecture} takes patches: give head or architecture")
         if str(self.pretrained) != "none":
             raise ValueError("a head on features has no pretrained weights")
         if self.method in COMPOSING_METHODS or self.intervene is not None:
@@ -317,6 +313,11 @@ class TrainConfig(Config):
         if self.sensitivity is not None and not self.tune_threshold:
             raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
         return self
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether a linear head is solved to convergence: on features, or on those of a frozen network."""
+        return self.frozen or self.architecture == LINEAR_HEAD
 
     @property
     def augmentation(self) -> AugmentConfig | None:
@@ -375,9 +376,11 @@ def head_settings(config: TrainConfig) -> TrainConfig:
 
     InputUnsupportedError for settings that features do not allow, such as an architecture or an intervention.
     """
-    head = config.head or "linear"
-    config = parse(TrainConfig, {**config.model_dump(), "head": head}, place="[train]")
-    fixed = {"architecture": HEAD_NETWORKS[head], "input_px": 1, "augment": False}
-    if head == "linear":  # solved to convergence at once
-        fixed |= EXACT
-    return config.model_copy(update=fixed)
+    if config.architecture not in (TrainConfig.model_fields["architecture"].default, LINEAR_HEAD):
+        raise InputUnsupportedError(
+            f"{config.architecture} takes patches, and these are features",
+            place="[train] architecture",
+            remedy="leave out architecture and frozen: a linear head is trained on features",
+        )
+    fixed = {**EXACT, "architecture": LINEAR_HEAD, "input_px": 1}
+    return parse(TrainConfig, {**config.model_dump(), **fixed}, place="[train]")

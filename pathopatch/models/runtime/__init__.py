@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from pathopatch.core.config import HEAD_NETWORKS
 from pathopatch.core.errors import CheckpointIncompatibleError, NonFiniteError
 from pathopatch.models.weights import file_fingerprint
 
@@ -26,9 +25,6 @@ _SAME = 1e-3  # part of an output's sd over the probe, by which it may differ
 # difference at all; another order of summing leaves about 1e-6 of an output, a tenth of what is allowed.
 _LEAST_SD = 1e-2
 _COARSE_PX = 4  # side of a smooth patch before it is enlarged
-HIDDEN = 256
-"""Units of the hidden layer of the head ``mlp``."""
-_ROWS = 4096  # of features at a time
 
 
 class Runtime(Protocol):
@@ -123,23 +119,13 @@ def patches_per_pass(side_px: int) -> int:
     return min(max(1, _PASS_PIXELS // side_px**2), _MOST_PER_PASS)
 
 
-def head_shapes(architecture: str, dim: int, n_classes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a head's weights by name; ValueError for what is no head."""
-    if architecture not in HEAD_NETWORKS.values():
-        raise ValueError(f"a head on features is {' or '.join(HEAD_NETWORKS.values())}")
-    hidden, width = {}, dim
-    if architecture == HEAD_NETWORKS["mlp"]:
-        hidden, width = {"hidden.weight": (HIDDEN, dim), "hidden.bias": (HIDDEN,)}, HIDDEN
-    return {"classifier.weight": (n_classes, width), "classifier.bias": (n_classes,), **hidden}
-
-
 class NumPyRuntime:
-    """Run the heads ``linear`` and ``mlp-head`` of a bundle's checked weights: a product of matrices or two."""
+    """Run the linear head on features of a bundle's checked weights: a product of matrices."""
 
     name = "numpy"
     version = str(np.__version__)
     precision: Precision = "float32"
-    patches_per_pass = _ROWS
+    patches_per_pass = _MOST_PER_PASS
 
     def __init__(self, weights_path: Path) -> None:
         self._weights_path = weights_path
@@ -152,15 +138,6 @@ class NumPyRuntime:
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, float32 (N, K), of standardised features (N, D, 1, 1), N from 0."""
-        features = x.reshape(len(x), -1)
-        parts = []
-        for start in range(0, max(1, len(x)), _ROWS):
-            part = features[start : start + _ROWS]
-            if "hidden.weight" in self._tensors:
-                part = np.maximum(self._layer("hidden", part), 0)
-            parts.append(self._layer("classifier", part))
-        return np.concatenate(parts)
-
-    def _layer(self, name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        layer: NDArray[np.float32] = x @ self._tensors[f"{name}.weight"].T + self._tensors[f"{name}.bias"]
-        return layer
+        weight, bias = self._tensors["classifier.weight"], self._tensors["classifier.bias"]
+        logits: NDArray[np.float32] = x.reshape(len(x), weight.shape[1]) @ weight.T + bias
+        return logits
