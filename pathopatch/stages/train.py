@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.config import CHOSEN_HEAD, LEARNT_BY_STEPS, LINEAR_HEAD, TrainConfig, TuneConfig
+from pathopatch.core.config import LEARNT_BY_STEPS, LINEAR_HEAD, TrainConfig, TuneConfig
 from pathopatch.core.errors import DiskFullError, InputUnsupportedError, PathopatchError, StaleArtefactError, with_code
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import FOLDS, WorkFolder
@@ -37,7 +37,7 @@ def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
     given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set}
     is_of_tissue = not threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute
     if not LEARNT_BY_STEPS & given.keys():
-        own = {"method": "erm", "name": config.name or "chosen", **CHOSEN_HEAD} if is_of_tissue else {}
+        own = {"method": "erm", "choose": True, "name": config.name or "chosen"} if is_of_tissue else {}
         chosen = TrainConfig.model_validate(given | {"frozen": True} | own)
         what = "validation chooses masked erm, masked resample or interior erm" if is_of_tissue else "gerne"
         return chosen, f"train: {chosen.architecture}, frozen; {what}. From scratch: [train] architecture"

@@ -41,7 +41,6 @@ from pathopatch.training.selection import (
     check_validation,
     choose_threshold,
     criterion,
-    has_equal_areas,
     lacks_a_group,
     score,
     table_shape,
@@ -229,9 +228,6 @@ def fit_frozen(
         inner_folds = 0  # nothing is chosen: the head is solved on train, and val stays unseen
     selects = config.select != "last"
     validated = data.rows(fold >= 0)
-    is_by_area = config.choose and config.select == "equal_area"
-    if is_by_area and not has_equal_areas(validated.label, validated.tissue_fraction):
-        config = config.model_copy(update={"select": "wga"})
     if selects:
         every_group = not config.choose and any(map(needs_groups, phases_of(config)))
         check_validation(validated, needs_groups=every_group, select=config.select, seed=config.seed)
@@ -316,13 +312,13 @@ def fit_frozen(
 
 def _candidates(data: PatchSet, config: TrainConfig, *, lacks_group: bool) -> list[TrainConfig]:
     """Return the settings of the heads that validation compares; the penalties of each way one after another."""
-    if config.select == "last":
-        return [config]
     ways: list[dict[str, Any]] = [{}]
     if config.choose:
         # Without patches that conflict with the shortcut no validation tells which head follows it: crops cannot.
-        choices = CHOICES[-1:] if lacks_group else CHOICES
+        choices = CHOICES[-1:] if lacks_group or config.select == "last" else CHOICES
         ways = [{"mask": mask, "method": name, "choose": False} for mask, name in choices]
+    if config.select == "last":
+        return [config.model_copy(update=ways[0])]
     return [config.model_copy(update={**way, "weight_decay": penalty}) for way in ways for penalty in PENALTIES]
 
 

@@ -129,11 +129,6 @@ def equal_area(
     return auroc_at_equal_area(logits[:, 1] - logits[:, 0], label, fraction, answered=judged).value
 
 
-def has_equal_areas(label: NDArray[np.int64], fraction: NDArray[np.float64]) -> bool:
-    """Return whether some tumour and non-tumour patch have nearly the same tissue fraction."""
-    return bool(np.isfinite(equal_area(np.zeros((len(label), 2)), label, fraction)))
-
-
 def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which patches (N,) have an attribute; all of them if none has one."""
     known = attribute >= 0
@@ -232,7 +227,9 @@ def check_validation(
             remedy="give patients of the manifest the split 'val', or set [train] select = 'last'",
         )
     index = sample_each_group(val, seed=seed)  # the patches of each validation pass
-    if select == "equal_area" and (shape[0] != 2 or not has_equal_areas(val.label[index], val.tissue_fraction[index])):
+    if select == "equal_area" and np.isnan(
+        equal_area(np.zeros((len(index), shape[0])), val.label[index], val.tissue_fraction[index])
+    ):
         raise InputUnsupportedError(
             "AUROC at equal area is not known: no tumour and non-tumour patch have nearly the same tissue fraction, a "
             "fraction is not known, or there are more than two classes",

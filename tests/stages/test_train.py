@@ -27,7 +27,7 @@ def config_of(**changes: Any) -> TrainConfig:
 def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: Path) -> None:
     write_work(tmp_path)
     chosen, text = recommended(tmp_path, TrainConfig(threshold=0.5, seed=3))
-    assert (chosen.frozen, chosen.choose, chosen.select, chosen.threshold) == (True, True, "equal_area", 0.5)
+    assert (chosen.frozen, chosen.choose, chosen.threshold) == (True, True, 0.5)
     assert chosen.run_name == "erm-t0.5-s3-chosen"
     assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
     for own in ({"method": "gerne"}, {"mask": "none"}, {"c": 1.0}, {"frozen": True}):

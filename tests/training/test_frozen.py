@@ -141,18 +141,11 @@ def test_choose_compares_masked_heads_and_interior_crops(weights: Path) -> None:
     assert (found.settings.mask, found.settings.method) == (best["mask"], best["method"])
 
 
-def test_choose_goes_by_equal_area_and_by_wga_where_no_areas_are_equal(weights: Path) -> None:
+def test_choose_takes_crops_where_nothing_validates(weights: Path) -> None:
     patches = toy([[12, 12], [12, 12]], seed=0, side=32)
     patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
-    config = config_of(weights, choose=True, select="equal_area")
-    found = fit_frozen(patches, patches, config)
-    best = max(found.history, key=lambda row: (row["val_equal_area"], row["val_gba"], -row["val_nll"]))
-    assert found.settings.select == "equal_area"
-    assert (found.settings.mask, found.settings.method) == (best["mask"], best["method"])
-    apart = replace(patches, tissue_fraction=np.where(patches.label == 1, 0.9, 0.1))
-    assert fit_frozen(patches, apart, config).settings.select == "wga"
-    with pytest.raises(InputUnsupportedError, match="equal area is not known"):
-        fit_frozen(patches, apart, config_of(weights, select="equal_area"))
+    found = fit_frozen(patches, None, config_of(weights, choose=True, select="last"))
+    assert (found.settings.mask, found.settings.method) == ("interior", "erm")
 
 
 def test_choose_does_without_crops_where_no_tissue_holds_one(weights: Path) -> None:

@@ -35,7 +35,6 @@ from pathopatch.core.config.study import SettingsConfig as SettingsConfig
 from pathopatch.core.config.study import StudyConfig as StudyConfig
 from pathopatch.core.config.study import load_settings as load_settings
 from pathopatch.core.config.study import load_study as load_study
-from pathopatch.core.config.training import CHOSEN_HEAD as CHOSEN_HEAD
 from pathopatch.core.config.training import EXACT as EXACT
 from pathopatch.core.config.training import LEARNT_BY_STEPS as LEARNT_BY_STEPS
 from pathopatch.core.config.training import LINEAR_HEAD as LINEAR_HEAD

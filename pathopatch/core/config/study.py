@@ -13,14 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pathopatch.core.config.base import Config, Fraction, Seed, Threads, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
-from pathopatch.core.config.training import (
-    CHOSEN_HEAD,
-    LEARNT_BY_STEPS,
-    GroupsConfig,
-    SplitsConfig,
-    TrainConfig,
-    TuneConfig,
-)
+from pathopatch.core.config.training import LEARNT_BY_STEPS, GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import open_regular, require_narrow
 from pathopatch.core.method_names import MethodName
@@ -170,7 +163,7 @@ class RunVariant(Config):
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 
-RECOMMENDED = RunVariant.model_validate({"name": "chosen head", "method": "erm", **CHOSEN_HEAD})
+RECOMMENDED = RunVariant.model_validate({"name": "chosen head", "frozen": True, "choose": True, "method": "erm"})
 """The row that did best on real patients, see docs/understand/methods.md."""
 _AUTO = RunVariant.model_validate({"name": "auto", "method": "auto"})
 _MASKED = RunVariant.model_validate({"name": "auto, masked", "method": "auto", "mask": "normalise"})

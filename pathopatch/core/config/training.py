@@ -132,10 +132,6 @@ LEARNT_BY_STEPS = {
 """Settings that speak of a network whose weights are learnt in steps: who gives one wants no frozen network."""
 
 
-CHOSEN_HEAD = {"frozen": True, "choose": True, "select": "equal_area"}
-"""Settings of the row that did best on real patients, see docs/understand/methods.md."""
-
-
 class TrainConfig(Config):
     """One training run."""
 
@@ -186,7 +182,7 @@ class TrainConfig(Config):
     """Choose one decision threshold on validation, for the best WGA."""
     select: Literal["wga", "gba", "equal_area", "last"] = "wga"
     """Measure on validation by which the checkpoint is chosen, at the threshold of `tune_threshold`; last uses none.
-    equal_area, AUROC at equal area, needs no threshold; choose takes wga where no two patches have an equal area."""
+    equal_area, AUROC at equal area, needs no threshold."""
     evaluations: int = Field(default=12, ge=1)
     """Validation passes, evenly spread over the steps."""
     augment: bool | AugmentConfig = True
