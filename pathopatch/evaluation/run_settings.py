@@ -81,7 +81,10 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     for run in sorted(settings_of):
         first.setdefault((keys[run], settings_of[run].get("seed")), run)
     # What tables show of a run's settings: method and training attribute.
-    labels = {run: (each.get("method"), training_label(each) if each else "") for run, each in settings_of.items()}
+    labels = {
+        run: (each.get("method"), each.get("choose"), training_label(each) if each else "")
+        for run, each in settings_of.items()
+    }
     rows = []
     for run, settings in settings_of.items():
         alike = [settings_of[other] for other in settings_of if settings and labels[other] == labels[run]]
@@ -99,7 +102,8 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def row_name(config: Mapping[str, Any], method: str, variant: str) -> str:
     """Return what tables call a run: its own name, else its method and in what it differs from others of that."""
-    return str(config.get("row_name") or (f"{method}, {variant}" if variant else method))
+    called = "chosen head" if config.get("choose") else method  # its candidates have methods of their own
+    return str(config.get("row_name") or (f"{called}, {variant}" if variant else called))
 
 
 def _variant(settings: Mapping[str, Any], alike: list[Mapping[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -434,20 +435,36 @@ def _grouping(groups: pd.DataFrame, table: pd.DataFrame) -> str:
 def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     if not settings:
         return []
+    frozen = [each for each in settings if each.get("frozen")]
+    solved = [each for each in settings if each.get("architecture") == LINEAR_HEAD]
+    learnt = [each for each in settings if each not in frozen and each not in solved]
 
-    def values(name: str) -> str:
-        return " or ".join(dict.fromkeys(f"{each[name]}" for each in settings if name in each))
+    def values(name: str, of: Sequence[Mapping[str, Any]] = settings) -> str:
+        return " or ".join(dict.fromkeys(f"{each[name]}" for each in of if name in each))
 
     searched = any(each.get("search") for each in settings)
-    rates = "" if searched else f", learning rate {values('learning_rate')}, weight decay {values('weight_decay')}"
-    averaged = ", the weights averaged over steps" if any(each.get("average_weights") for each in settings) else ""
+    parts = []
+    if frozen:
+        turns = f", by {values('inner_folds', frozen)} inner folds of training and validation" if folds > 1 else ""
+        parts.append(
+            f"linear heads on frozen networks ({values('architecture', frozen)}, patches of "
+            f"{values('input_px', frozen)} px) were solved exactly, their L2 penalty chosen on validation{turns}"
+        )
+    if solved:
+        penalty = "" if searched else f" with an L2 penalty of {values('weight_decay', solved)}"
+        parts.append(f"linear heads on features were solved exactly{penalty}")
+    if learnt:
+        rates = f", learning rate {values('learning_rate', learnt)}, weight decay {values('weight_decay', learnt)}"
+        averaged = ", the weights averaged over steps" if any(each.get("average_weights") for each in learnt) else ""
+        parts.append(
+            f"networks ({values('architecture', learnt)}, patches of {values('input_px', learnt)} px) learnt for "
+            f"{values('steps', learnt)} steps, {values('batch_per_class', learnt)} patches of each class a step, by "
+            f"{values('optimizer', learnt)}{'' if searched else rates}{averaged}"
+        )
     runs = pluralize(len(settings), "run")
     runs += f" in each of {folds} folds, {folds * len(settings)} networks" if folds > 1 else ""
-    return [
-        f"Networks ({values('architecture')}, patches of {values('input_px')} px) learnt for {values('steps')} steps, "
-        f"{values('batch_per_class')} patches of each class a step, by {values('optimizer')}{rates}{averaged}; "
-        f"{runs}, seeds: {values('seed').replace(' or ', ', ')}."
-    ]
+    text = "; ".join([*parts, f"{runs}, seeds: {values('seed').replace(' or ', ', ')}."])
+    return [text[0].upper() + text[1:]]
 
 
 def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: Mapping[str, str]) -> list[str]:
@@ -459,14 +476,24 @@ def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: 
     rows = []
     for name, runs in runs_of.items():
         each = settings[runs[0]]
-        about = [str(each["method"])] * (name != each["method"])
+        folders = [WorkFolder(work).run(run) for run in runs]
+        folders += [path for run in runs for path in sorted(work.glob(f"{FOLDS}/*/runs/{run}"))]
+        records = [folder / "run.json" for folder in folders]
+        about = [_chosen_text(records)] if each.get("choose") else [str(each["method"])] * (name != each["method"])
         about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")
         if each.get("mask") == "interior":
-            folders = [WorkFolder(work).run(run) for run in runs]
-            folders += [path for run in runs for path in sorted(work.glob(f"{FOLDS}/*/runs/{run}"))]
-            about.append(_crops_text([folder / "run.json" for folder in folders]))
+            about.append(_crops_text(records))
         rows.append(name + (f" ({', '.join(about)})" if about else ""))
     return [f"Rows: {'; '.join(rows)}."] if rows else []
+
+
+def _chosen_text(paths: Sequence[Path]) -> str:
+    found = [f"{each['mask']} {each['method']}" for path in paths if (each := _chosen_in(path))]
+    return "validation chose " + ", ".join(f"{name} {n} times" for name, n in Counter(found).items())
+
+
+def _chosen_in(path: Path) -> Mapping[str, Any]:
+    return read_json(path).get("chosen", {}) if path.is_file() else {}
 
 
 def _crops_text(paths: Sequence[Path]) -> str:
@@ -521,8 +548,9 @@ def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
     evaluations = " or ".join(dict.fromkeys(str(each["evaluations"]) for each in settings))
     what = "Trials, and" if any(each.get("search") for each in settings) else "Of each run"
     of_each = " of each," if what.startswith("Trials") else ""
+    compared = "Heads" if evaluations == "1" else f"{what} {evaluations} checkpoints{of_each}"
     return (
-        f"{what} {evaluations} checkpoints{of_each} were compared by {by} on validation, {at}; {split} accuracies "
+        f"{compared} were compared by {by} on validation, {at}; {split} accuracies "
         "are at that threshold. Patches without an answer count as wrong."
     )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
 from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.files import write_json
 from pathopatch.evaluation import summary
 from pathopatch.evaluation.group_scores import effective_sizes, smallest_group, too_few_of
+from pathopatch.evaluation.run_settings import row_name
 from pathopatch.metrics.bootstrap import ratio
 
 CONFIG = EvaluateConfig(bootstrap=500)
@@ -115,6 +119,31 @@ def test_the_methods_paragraph_counts_what_was_judged_by_split_or_fold(has_folds
     )
     parts = "fold 1: 1 of 1 patient, fold 2: 3 of 2 patients." if has_folds else "test 4 of 3 patients."
     assert parts in text
-    settings = {"architecture": "linear", "input_px": 1, "steps": 9, "batch_per_class": 4, "optimizer": "sgd"}
+    settings = {"architecture": "small", "input_px": 8, "steps": 9, "batch_per_class": 4, "optimizer": "sgd"}
     (networks,) = summary._training([settings | {"seed": seed, "learning_rate": 1} for seed in (0, 1)], 2 * has_folds)
     assert ("2 runs in each of 2 folds, 4 networks, seeds: 0, 1." in networks) == has_folds
+
+
+def test_the_methods_paragraph_tells_solved_heads_from_networks_that_learnt() -> None:
+    learnt = {"architecture": "small", "input_px": 8, "steps": 9, "batch_per_class": 4, "optimizer": "sgd", "seed": 0}
+    learnt |= {"learning_rate": 0.1, "weight_decay": 0.2}
+    frozen = {"frozen": True, "architecture": "lite", "input_px": 128, "inner_folds": 5, "steps": 1, "seed": 0}
+    (text,) = summary._training([learnt, frozen], 2)
+    assert text == (
+        "Linear heads on frozen networks (lite, patches of 128 px) were solved exactly, their L2 penalty chosen on "
+        "validation, by 5 inner folds of training and validation; networks (small, patches of 8 px) learnt for 9 "
+        "steps, 4 patches of each class a step, by sgd, learning rate 0.1, weight decay 0.2; 2 runs in each of 2 "
+        "folds, 4 networks, seeds: 0."
+    )
+    (of_features,) = summary._training([{"architecture": "linear", "steps": 1, "weight_decay": 0.3, "seed": 1}], 0)
+    assert of_features == "Linear heads on features were solved exactly with an L2 penalty of 0.3; 1 run, seeds: 1."
+
+
+def test_a_chosen_row_says_which_heads_validation_took(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{fold}.json" for fold in range(4)]
+    for path, method in zip(paths, ("erm", "resample", "erm"), strict=False):  # the last one was not trained
+        write_json(path, {"chosen": {"mask": "normalise", "method": method}})
+    assert summary._chosen_text(paths) == "validation chose normalise erm 2 times, normalise resample 1 times"
+    config = {"choose": True, "method": "erm"}
+    assert row_name(config, "erm", "seed 1") == "chosen head, seed 1"
+    assert row_name(config | {"row_name": "mine"}, "erm", "") == "mine"
