@@ -14,6 +14,8 @@ _COHORT = ["polarity", "seed"]
 _RESAMPLES = 10_000
 ELIGIBLE = ("masked erm", "interior erm", "chosen by wga", "chosen by equal area")
 """Frozen rows that every case of every ground has."""
+DEFAULT = "chosen by wga"
+"""The row that `train` takes."""
 
 
 def tables(table: pd.DataFrame, *, cut: float) -> str:
@@ -57,14 +59,15 @@ def _choices(table: pd.DataFrame) -> Iterator[str]:
     """Yield what each ground has by the row that all choose, and by that of the other grounds."""
     if table["ground"].nunique() < 3:
         return
-    default, others = choose_rows(table)
-    yield from ("### The rule of choice", "", f"Over all grounds the rule chooses *{default}*, the default.", "")
+    best, others = choose_rows(table)
+    text = f"Over all grounds the rule chooses *{best}*. The default is *{DEFAULT}*: the text says why."
+    yield from ("### The rule of choice", "", text, "")
     yield "| ground | default: WGA | equal area | the other grounds choose | WGA | equal area | erm: WGA | equal area |"
     yield "|---" * 8 + "|"
     by_case = table.groupby(_SAME, sort=False)[["wga", "equal_area"]].mean()
     of = by_case.groupby(["ground", "row"], sort=False).mean()
     for ground, other in others.items():
-        found = (of.reindex([(ground, row)]).iloc[0] for row in (default, other, "erm"))
+        found = (of.reindex([(ground, row)]).iloc[0] for row in (DEFAULT, other, "erm"))
         cells = [f"{_known(own['wga'], '.1f')} | {_known(own['equal_area'], '.3f')}" for own in found]
         yield f"| {ground} | {cells[0]} | {other} | {cells[1]} | {cells[2]} |"
 
