@@ -96,8 +96,8 @@ def _alternative(work: Path, result: Mapping[str, Any]) -> str:
     if (side := int(store.attributes["patch_px"])) > _SMALL_PX:
         return ""
     return (
-        f"\n\nPatches of {side} px are small for a frozen network, which enlarges them. Beside the default of train, "
-        "try a network from scratch: --method auto --mask normalise"
+        f"\n\nPatches of {side} px are small for a frozen network, which enlarges them. Try a network from scratch "
+        "beside the default: pathopatch train WORK --method auto --mask normalise"
     )
 
 

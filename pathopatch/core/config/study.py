@@ -228,7 +228,7 @@ class StudyConfig(SettingsConfig):
             return raw
         train, groups = (_given(raw.get(name, {})) for name in ("train", "groups"))
         rows: dict[str, Any] = {"methods": _METHODS, "runs": (RECOMMENDED,)}
-        if not (LEARNT_BY_STEPS | {"frozen"}) & train.keys() and not groups.get("bins"):
+        if not (LEARNT_BY_STEPS | {"frozen", "bins"}) & train.keys() and not groups.get("bins"):
             return {**rows, **raw, "train": {**train, "frozen": True}}
         if not train.get("frozen"):
             # The attribute of ready patches may be another one than the tissue, which alone can be composed.
