@@ -420,10 +420,9 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
         reasons.append(f"between two areas {100 * by_area:.0f} of 100 answers turn")
     within = result["within"]
     if not relies and within is not None and abs(within) > MOST_WITHIN:
-        reasons.append(
-            "within either answer the margin goes along with the patch's own area (rank correlation "
-            f"{within:.2f}), though not with the set area: with what comes with it, as fat or density"
-        )
+        text = f"within either answer the margin goes along with the patch's own area (rank correlation {within:.2f})"
+        beside = ", though not with the set area: with what comes with it, as fat or density"
+        reasons.append(text + beside if is_acquitted else text)
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}
     return {"verdict": "relies" if relies else "not shown", "direction": direction if relies else 0, "reasons": []}

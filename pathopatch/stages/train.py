@@ -40,6 +40,7 @@ def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
         own = {"method": "erm", "choose": True, "name": config.name or "chosen"} if is_of_tissue else {}
         chosen = TrainConfig.model_validate(given | {"frozen": True} | own)
         what = "validation chooses masked erm, masked resample or interior erm" if is_of_tissue else "gerne"
+        what = "interior erm, without validation" if is_of_tissue and chosen.select == "last" else what
         return chosen, f"train: {chosen.architecture}, frozen; {what}. From scratch: [train] architecture"
     if not is_of_tissue:
         return config, ""

@@ -325,3 +325,8 @@ def test_a_model_that_follows_what_goes_along_with_the_area_is_not_acquitted() -
     about["again"] = {"eta": 0.01, "adj": 0.0}
     assert judge(about | {"within": 0.1})["verdict"] == "not shown"
     assert "fat or density" in judge(about | {"within": -0.4})["reasons"][0]
+    moved = {"value": 0.9, "low": 0.5, "high": 1.3}  # by the set area too, though not surely enough
+    unsure = {"value": 0.07, "low": 0.03, "high": 0.14}
+    reasons = judge(about | {"within": 0.28, "eta": unsure, "adj": moved})["reasons"]
+    assert reasons[0] == "the intervals reach over the limits of the rules"
+    assert reasons[1].endswith("the patch's own area (rank correlation 0.28)")

@@ -30,6 +30,7 @@ def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: P
     assert (chosen.frozen, chosen.choose, chosen.threshold) == (True, True, 0.5)
     assert chosen.run_name == "erm-t0.5-s3-chosen"
     assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
+    assert "frozen; interior erm, without validation" in recommended(tmp_path, TrainConfig(select="last"))[1]
     for own in ({"method": "gerne"}, {"mask": "none"}, {"c": 1.0}, {"frozen": True}):
         assert recommended(tmp_path, config_of(**own)) == (config_of(**own), "")
     groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
