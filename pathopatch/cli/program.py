@@ -29,7 +29,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # not in `pathopatch` itself: code
 
 _COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Predict": (predicting.predict, slides.info),
-    "Review and export": (predicting.review, predicting.report, upkeep.index),
+    "Review and export": (predicting.review, predicting.report),
     "Data": (slides.manifest, slides.check, slides.tile, slides.tissue),
     "Audit": (training.groups, training.audit, training.audit_model),
     "Train and study": (training.run, training.train, training.evaluate, training.demo),
@@ -40,6 +40,12 @@ _EXPORTS = (
     exporting.export_onnx, exporting.export_wsinfer, exporting.export_qupath,
     exporting.export_review, exporting.export_regions, exporting.export_agreement,
 )  # fmt: skip
+_GONE = {
+    "index": "DuckDB reads predictions/*.parquet itself; cohort.csv and patients.csv come of status --tables",
+    "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
+    "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
+}
+"""Commands and options of earlier versions, and what to use instead."""
 _GRACE_S = 8.0
 """From SIGTERM to the end: Docker kills after 10 s, Slurm and Kubernetes after 30."""
 _HELP = (
@@ -203,6 +209,10 @@ def _report(error: Exception) -> int:
     show = getattr(error, "show", None)
     if callable(show):  # click's own usage errors
         show()
+        for gone, instead in _GONE.items():
+            command, *options = gone.split()
+            if sys.argv[1:2] == [command] and set(options) <= set(sys.argv):
+                say(f"pathopatch {gone} is gone: {instead}")
         return int(getattr(error, "exit_code", 2))
     from pathopatch.core.errors import InternalError, with_code
 

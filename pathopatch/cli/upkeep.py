@@ -1,4 +1,4 @@
-"""Commands to look after work folders, models and the machine: status, index, clean, verify, doctor."""
+"""Commands to look after work folders, models and the machine: status, clean, verify, doctor."""
 
 from __future__ import annotations
 
@@ -8,45 +8,31 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import Quiet
-from pathopatch.cli.output import progress_bars, say
+from pathopatch.cli.output import say
 
 
 def status(
     out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
     slides: Annotated[bool, typer.Option("--slides", help="List every slide, however many there are.")] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Also write cohort.csv and patients.csv, which many runs left to one.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The exit code only.")] = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
-    from pathopatch.stages.batch.summaries import status_summary
+    from pathopatch.stages.batch.summaries import CohortTables, status_summary
 
     summary = status_summary(out)
+    if tables:
+        CohortTables(out).write()
     if not quiet:
         print(summary.text(all_slides=slides))
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
 
 
-def index(
-    out: Annotated[Path, typer.Argument(help="Folder that predict wrote.", metavar="OUT")],
-    quiet: Quiet = False,
-    force: Annotated[bool, typer.Option("--force", help="Write what is current anew, too.")] = False,
-) -> None:
-    """Gather all predictions into index/: Parquet tables of slides and patches for DuckDB, Polars and others."""
-    from pathopatch.stages.batch.indexing import write_index
-
-    with progress_bars(quiet) as progress:
-        folder = write_index(out, force=force, progress=progress)
-    print(folder)
-
-
 def clean(
-    out: Annotated[Path | None, typer.Argument(help="Work folder.", metavar="OUT")] = None,
-    cache: Annotated[
-        bool,
-        typer.Option(
-            "--cache", help="Also what your cache folder holds, such as compiled networks; OUT is not needed then."
-        ),
-    ] = False,
+    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
     store: Annotated[
         bool, typer.Option("--store", help="Also the pixels of slides tiled to the end; they are read from the slides.")
     ] = False,
@@ -59,11 +45,7 @@ def clean(
     """Remove temporary files of processes that have ended and, on request, pixels that can be read again."""
     from pathopatch.stages import clean as cleaning
 
-    if out is None and not cache:
-        raise typer.BadParameter("name a work folder, or give --cache")
-    findings = cleaning.cached_files(remove=not dry_run) if cache else []
-    if out is not None:
-        findings += (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
+    findings = (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
     for finding in findings:
         if not finding.goes:
             say(f"kept: {finding.path}: {finding.reason}")

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathopatch.core import user_cache
 from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import MARK, inside, owner, remove, temporary_path
@@ -58,17 +57,6 @@ def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Leftov
                 path = path.rename(temporary_path(path))
             remove(path)
     return findings
-
-
-def cached_files(*, remove: bool = False) -> list[Leftover]:
-    """Return what is kept in the user's cache folder, which is made again when it is needed; with `remove` it goes."""
-    files = user_cache.files()
-    if remove:
-        for path, _, _ in files:
-            path.unlink(missing_ok=True)
-    return [
-        Leftover(path=path, bytes=size, goes=True, reason="made again when it is needed") for path, size, _ in files
-    ]
 
 
 def remove_stale_files(out: Path) -> None:

@@ -18,7 +18,6 @@ from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.patches.tile import tile_slide
 from pathopatch.report import write_report
 from pathopatch.slides import open_slide
-from pathopatch.stages.batch.indexing import write_index
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
@@ -140,5 +139,5 @@ def test_ids_of_any_script_go_through_every_stage(tmp_path: Path) -> None:
     for outcomes in (tiled, predicted):
         assert [(outcome.slide_id, outcome.code) for outcome in outcomes] == [(slide_id, "") for slide_id in named]
     assert {path.name for path in (out / "heatmaps").iterdir()} == set(named)
-    assert set(pd.read_parquet(write_index(out) / "slides.parquet")["slide_id"]) == set(named)
+    assert set(pd.read_csv(out / "cohort.csv")["slide_id"]) == set(named)
     assert all(slide_id in write_report(out).read_text(encoding="utf-8") for slide_id in named)

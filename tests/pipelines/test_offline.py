@@ -23,7 +23,7 @@ PROJECT = Path(__file__).parents[2]
 AUDIT = PROJECT / "tests" / "helpers" / "audited"
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "/")  # a path is that of a socket of this machine
 TYPED = {
-    "demo": "--quick --jobs 1 -o made",
+    "demo": "--jobs 1 -o made",
     "run": "study.toml --until tile",
     "doctor": "",
     "predict": "--example -o predicted --timeout 600",
@@ -37,7 +37,6 @@ TYPED = {
     "audit-model": "made/runs/auto-t0.5-s0 made -o asked",
     "train": "made --threshold 0.5 --method gerne --mask none --steps 2 --device cpu",
     "evaluate": "made --run gerne-t0.5-s0 --device cpu",
-    "index": "predicted",
     "report": "made",
     "review": "predicted --port 0",
     "status": "predicted",
@@ -49,7 +48,7 @@ TYPED = {
     "export regions": "predicted -o regions",
     "export agreement": "predicted -o agreement.csv",
     "import model": "wsinfer -o imported",
-    "clean": "predicted --cache --dry-run",
+    "clean": "predicted --dry-run",
 }
 """What is typed after each command, in this order, in one folder."""
 FROZEN = {

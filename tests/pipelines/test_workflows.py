@@ -56,13 +56,12 @@ def undisturbed(cohort: Path) -> dict[str, bytes]:
     command = ["predict", "cohort.csv", "--model", "model", "-o", "plain", "--quiet", "--device", "cpu"]
     done = subprocess.run([sys.executable, "-m", "pathopatch", *command], cwd=cohort, check=False)
     assert done.returncode == 3
-    subprocess.run([sys.executable, "-m", "pathopatch", "index", "plain", "--quiet"], cwd=cohort, check=True)
     return results(cohort / "plain")
 
 
 def results(out: Path) -> dict[str, bytes]:
     """All that is made of slides: no status, no log, nothing of jobs."""
-    result_paths = ("predictions", "heatmaps", "index", "cohort.csv", "patients.csv")
+    result_paths = ("predictions", "heatmaps", "cohort.csv", "patients.csv")
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*"))
             if path.is_file() and path.relative_to(out).parts[0] in result_paths}  # fmt: skip
 
@@ -145,7 +144,7 @@ def where_killed_and_gone_on(cohort: Path, out: str, env: Mapping[str, str], opt
     assert first.returncode == 1
     assert "1 of 3 parts did not end" in output
     assert "part 000002: s3, s4, s5" in output
-    assert not (cohort / out / "index").exists()
+    assert not (cohort / out / "cohort.csv").exists()
     second = run("batch-inference", cohort, config, env, *options)
     output = finished(second)
     assert second.returncode == 0, output

@@ -92,7 +92,7 @@ class BatchConfig(Config):
     strict: bool = False
     """Refuse all where a file is missing, in place of failing its slide alone."""
     totals: bool = True
-    """Write cohort.csv and patients.csv; false leaves them to a later `pathopatch index`."""
+    """Write cohort.csv and patients.csv; false leaves them to a later `pathopatch status --tables`."""
 
     @property
     def limit_bytes(self) -> float | None:

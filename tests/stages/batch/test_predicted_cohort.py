@@ -10,15 +10,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import made_slides as made
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from made_model import write_model
+from made_review import write_other_model
 from PIL import Image
 
-from pathopatch.core.artefacts import content_fingerprint
+from pathopatch.core.artefacts import content_fingerprint, read_table
 from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -260,3 +262,29 @@ def test_the_picture_of_a_training_slide_says_so_beside_the_map(folder: Path) ->
     predict(folder, force=True)
     told = np.asarray(Image.open(folder / "out" / "heatmaps" / "good" / "overlay.png"))
     assert (told == (200, 40, 40)).all(axis=2).sum() > red + 500
+
+
+@pytest.mark.slow
+def test_the_queries_of_the_manual_run_on_tables_of_one_model_and_several(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, root = folder / "out", Path(__file__).parents[3]
+    predict(folder)
+    write_other_model(folder / "second", seed=1, like=folder / "model")
+    (folder / "out" / "predictions" / "other.parquet").unlink()
+    predict(folder, ("model", "second"), force=False)
+    pages = (root / "docs" / "how-to" / "folder.md", root / "pipelines" / "batch-inference" / "README.md")
+    queries = [part.split("```")[0] for page in pages for part in page.read_text().split("```sql\n")[1:]]
+    names = sorted(path.stem for path in (out / "predictions").iterdir())
+    tables = [read_table(out / "predictions" / f"{name}.parquet").assign(slide_id=name) for name in names]
+    due = pd.concat(tables, ignore_index=True)
+    groups = due[["patch_id"]].assign(**{"group@0.25": np.arange(len(due)) % 4})
+    groups.to_parquet(out / "groups.parquet")
+    monkeypatch.chdir(folder)
+    patches, by_area, flagged, by_group = [duckdb.sql(query).df() for query in queries]
+    assert patches.set_index("patch_id")["slide_id"].to_dict() == due.set_index("patch_id")["slide_id"].to_dict()
+    assert patches["spread"].notna().sum() == due["spread"].notna().sum() > 0
+    assert by_area["slide_id"].tolist()[-1] == "spoilt"  # which has no area
+    raised = due.filter(like="flag_").fillna(False).astype(bool).any(axis=1)
+    assert flagged.set_index("slide_id")["flagged"].to_dict() == raised.groupby(due["slide_id"]).sum().to_dict()
+    assert by_group["patches"].tolist() == groups["group@0.25"].value_counts().sort_index().tolist()
