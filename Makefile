@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo example example-model check test test-slow lint bench gpu gpu-wheels docs wheelhouse clean
+.PHONY: demo study example example-model check test test-slow lint bench gpu gpu-wheels docs wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -18,6 +18,11 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/pathopatch demo -o demo-work
+
+# The demo's study, whose numbers stand on the page Results.
+study: $(READY)
+	$(BIN)/python pipelines/demo/make_slides.py demo-work/study/cohort
+	$(BIN)/pathopatch run pipelines/demo/study.toml --workers 2
 
 # The slide and the model of `pathopatch predict --example`, which the package holds.
 example: $(READY)

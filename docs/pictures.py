@@ -16,9 +16,8 @@ from PIL import Image
 
 from pathopatch import open_slide
 from pathopatch.core.config import GroupsConfig, PredictConfig, StudyConfig, TileConfig
-from pathopatch.demo.quick import PICTURE, run_quick
+from pathopatch.demo.quick import PICTURE, TRAIN, run_quick
 from pathopatch.demo.slides import CHANNELS, CohortSpec, make_cohort
-from pathopatch.demo.study import TRAIN
 from pathopatch.report.forest_plots import shortcut_strength
 from pathopatch.slides.composite import Picture, compose
 from pathopatch.stages.find_slides import slides_to_predict
@@ -53,7 +52,7 @@ def main(work: Path) -> None:
 
 
 def draw_repair(work: Path) -> None:
-    """Take over the picture of the quick demo."""
+    """Take over the picture of the demo."""
     run_quick(work / "quick")
     picture = Image.open(work / "quick" / PICTURE).convert("RGB")
     picture.thumbnail((1600, 1600))

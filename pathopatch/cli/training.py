@@ -273,21 +273,14 @@ def run(
 
 
 def demo(
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Work folder. Default: demo-work, with --quick demo-quick.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Eight slides and two methods, in minutes; ends with a picture.")
-    ] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Work folder.")] = Path("demo-work"),
     jobs: Annotated[int, typer.Option(min=0, help="Training runs side by side; 0: one a core.")] = 0,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Make multimodal slides of known truth with the shortcut built in, and run everything on them."""
+    """Make eight multimodal slides of known truth with the shortcut built in, and show plain and debiased training."""
     from pathopatch.demo.quick import run_quick
-    from pathopatch.demo.study import run_demo
 
-    out = out or Path("demo-quick" if quick else "demo-work")
     with progress_bars(quiet) as progress:
-        text = (run_quick if quick else run_demo)(out, jobs=jobs, force=force, progress=progress)
+        text = run_quick(out, jobs=jobs, force=force, progress=progress)
     print(text)

@@ -1,4 +1,4 @@
-"""Run the quick demo: eight slides, plain training beside one debiased method, and one picture of the difference."""
+"""Run the demo: eight slides, plain training beside one debiased method, and one picture of the difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the example of `pathopatch predict --example` anew: run the quick demo, and draw a small slide of its kind."""
+"""Make the example of `pathopatch predict --example` anew: run the demo, and draw a small slide of its kind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ What `pathopatch predict --example` predicts, and with what. *For research only;
 
 - `example_CARS.tif`, `example_TPEF.tif`, `example_SHG.tif`: one synthetic slide of 480 px a side at 1 um/px. No patient
   and no tissue is behind it. `manifest.csv` names its files.
-- `model/`: the model that `pathopatch demo --quick` trains on synthetic slides (method `auto`). Its card is
+- `model/`: the model that `pathopatch demo` trains on synthetic slides (method `auto`). Its card is
   `model/README.md`. It has seen no real tissue, and on real slides its probabilities mean nothing.
 - `he_model/`: the model of `pathopatch predict SLIDES --example-model`, for trying pathopatch alone: the tumour of two
   patients is all that it has seen. It learnt from two breast carcinoma slides (haematoxylin and eosin, 4.0 um/px, IDC

@@ -1,4 +1,4 @@
-"""The quick demo on toy settings: its numbers are those of the runs, and its picture marks every wrong call."""
+"""The demo on toy settings: its numbers are those of the runs, and its picture marks every wrong call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALARM = (255, 59, 48)
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quick demo of two steps; what it prints is in ``printed.txt``."""
+    """A demo of two steps; what it prints is in ``printed.txt``."""
     folder = tmp_path_factory.mktemp("quick") / "my demo"
     with pytest.MonkeyPatch.context() as patch:
         spec = CohortSpec(slides=(2, 1, 2), patients=(2, 1, 2), fields=6, minority_share=0.2)
@@ -53,14 +53,14 @@ def test_errors_are_counted_by_class_and_amount_of_tissue() -> None:
 
 
 @pytest.mark.slow
-def test_the_quick_demo_ends_with_its_picture_and_the_next_command(work: Path) -> None:
+def test_the_demo_ends_with_its_picture_and_the_next_command(work: Path) -> None:
     lines = (work / "printed.txt").read_text().splitlines()
     assert lines[-1] == f"picture: {work / quick.PICTURE}"
     assert (work / quick.PICTURE).is_file()
     assert f"next: pathopatch review '{work / 'predicted' / 'auto'}'" in lines
 
 
-def test_the_quick_demo_prints_the_accuracies_of_the_comparison(work: Path) -> None:
+def test_the_demo_prints_the_accuracies_of_the_comparison(work: Path) -> None:
     scores = pd.read_csv(WorkFolder(work).comparison).set_index("method")
     lines = (work / "printed.txt").read_text().splitlines()
     for number, group in enumerate(("non-tumour, little", "non-tumour, much", "tumour, little", "tumour, much")):

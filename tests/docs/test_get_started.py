@@ -35,7 +35,7 @@ DEMO = (
     "from pathopatch.cli import main; from pathopatch.demo import quick;"
     "quick.TRAIN = quick.TRAIN.model_copy(update={'steps': 2, 'evaluations': 1}); main()"
 )
-"""The quick demo, of two steps."""
+"""The demo, of two steps."""
 INSTALL = re.compile(r"pip install '\.\[([a-z,]+)\]'")
 NEXT = re.compile(r"(?:next: +|^ +)(pathopatch .*?)(?= {3}\(|$)", flags=re.MULTILINE)
 """A command that is printed to be typed next, and what it is for in brackets."""
