@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, read_stamp
@@ -20,10 +20,6 @@ from pathopatch.core.errors import InputCorruptError, PathopatchError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import update_status
 from pathopatch.core.text import WITHIN_SLIDE
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 S = TypeVar("S")
 
@@ -186,9 +182,8 @@ class SlideArtefact:
 
 @dataclass(frozen=True, kw_only=True)
 class SlidePlan:
-    """What a task would do: its outputs, the patches that it would read, and the work on some of them."""
+    """What a task would do: its outputs, and the patches that it would read."""
 
     outputs: SlideOutputs
     source: Any  # a `pathopatch.patches.source.FromSlide`
-    work: Callable[[NDArray[np.int64]], int]  # on patches of these rows; returns the bytes that are kept of them
     keeps_pixels: bool = True

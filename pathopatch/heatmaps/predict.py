@@ -255,15 +255,6 @@ def predict_patches(
     )
 
 
-def try_prediction(source: FromSlide, ensemble: Ensemble, config: PredictConfig, rows: NDArray[np.int64]) -> int:
-    """Predict some patches, (n,) of the source's, as a dry run does; no bytes are kept."""
-    fractions = {name: np.zeros(len(rows), type_) for name, type_ in (("tissue", float), ("refused", bool))}
-    fractions["scanned"] = np.ones(len(rows))
-    for batch in _batches(source, ensemble, config, **fractions, rows=rows):
-        _answered(batch, ensemble, config)
-    return 0
-
-
 def _answered(batch: _Batch, ensemble: Ensemble, config: PredictConfig) -> EnsembleOutput:
     """Return the prediction of a batch, corrected where the model is."""
     output = ensemble.forward(batch.x, tta=config.tta)
@@ -355,12 +346,10 @@ def _batches(
     tissue: NDArray[np.float64],
     scanned: NDArray[np.float64],
     refused: NDArray[np.bool_],
-    rows: NDArray[np.int64] | None = None,
 ) -> Generator[_Batch]:
     """Yield the patches to predict in batches, in the order of the source; fill in what is measured of all, (N,).
 
-    Refused are patches that hold tissue, but no crop of it that every member could judge. With `rows`, (n,), those
-    patches alone.
+    Refused are patches that hold tissue, but no crop of it that every member could judge.
     """
     limits, size = patch_limits(ensemble.spec, config), _batch_size(ensemble, config)
     if isinstance(source, FromFeatures):
@@ -369,9 +358,8 @@ def _batches(
             measured = {"row": part.rows, "saturated_fraction": unknown, "sharpness": unknown, "mean": unknown[:, None]}
             yield _Batch([member.standardised(values) for member in ensemble.members], measured)
         return
-    origins = source.origins if rows is None else source.origins[rows]
     needs_masks = ensemble.takes_masks or ensemble.area_correct != "none"
-    for part in source.batches(size, rows=rows, **limits, fractions_out=tissue, scanned_out=scanned):
+    for part in source.batches(size, **limits, fractions_out=tissue, scanned_out=scanned):
         inside = unpack_masks(part.tissue_mask, source.grid.patch_px) if needs_masks else None
         if inside is not None:
             is_taken = np.all([member.takes(inside) for member in ensemble.members], axis=0)
@@ -380,7 +368,7 @@ def _batches(
             part = PatchBatch._make(values[is_taken] for values in part)
             inside = inside[is_taken]
         if len(part.rows):
-            yield _prepared(part, origins[part.rows], source, ensemble, inside)
+            yield _prepared(part, source.origins[part.rows], source, ensemble, inside)
 
 
 def _prepared(

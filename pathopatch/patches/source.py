@@ -367,14 +367,14 @@ class FromImages:
             channels=spec.channels,
         )
 
-    def batches(self, rows: NDArray[np.int64] | None = None) -> Iterator[PatchBatch]:
-        """Yield the patches one by one, as `iterate_patches` does; with `rows`, (n,), those alone, numbered from 0."""
+    def batches(self) -> Iterator[PatchBatch]:
+        """Yield the patches one by one, as `iterate_patches` does."""
         side = self.spec.width
-        for number, row in enumerate(range(len(self.files)) if rows is None else rows.tolist()):
-            patch = read_image(self.files[row], self.spec)
+        for row, file in enumerate(self.files):
+            patch = read_image(file, self.spec)
             mask = self.tissue.patch_mask(patch, 0, row * side, 1.0, (side, side))
             fraction = np.array([mask.mean()])
-            yield PatchBatch(np.array([number]), patch[None], fraction, np.ones(1), pack_masks(mask[None]))
+            yield PatchBatch(np.array([row]), patch[None], fraction, np.ones(1), pack_masks(mask[None]))
 
 
 def sheet_grid(count: int, side: int) -> Grid:

@@ -9,7 +9,6 @@ A kill at any point leaves nothing, or artefacts without a common stamp. The lat
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, content_bytes, read_stamp, read_table, require_same_source, write_table
+from pathopatch.core.artefacts import Stamp, read_stamp, read_table, require_same_source, write_table
 from pathopatch.core.config import MIN_SCANNED, TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.files import atomic_path
@@ -393,23 +392,11 @@ def _correct_store(
     return measured
 
 
-def try_tiling(source: FromSlide, rows: NDArray[np.int64]) -> int:
-    """Store and measure some patches, (n,) of the source's, in a temporary folder; return the bytes of their pixels."""
-    with tempfile.TemporaryDirectory(prefix="pathopatch-probe-") as folder:
-        path = Path(folder) / "probe.zarr"
-        writer = store_writer(path, source, rows=rows)
-        store_and_measure(writer, source, rows=rows)
-        writer.finish({})
-        return content_bytes(path / "patches") if (path / "patches").is_dir() else 0
-
-
-def store_writer(
-    path: Path, source: FromSlide | FromImages, *, rows: NDArray[np.int64] | None = None, with_tumor: bool = False
-) -> StoreWriter:
-    """Return a writer for the patches of a source, or for some `rows` of them, (n,)."""
+def store_writer(path: Path, source: FromSlide | FromImages, *, with_tumor: bool = False) -> StoreWriter:
+    """Return a writer for the patches of a source."""
     return StoreWriter(
         path,
-        origins=source.origins if rows is None else source.origins[rows],
+        origins=source.origins,
         channels=len(source.channels),
         patch_px=source.grid.patch_px,
         dtype=source.dtype,
@@ -422,22 +409,20 @@ def store_and_measure(
     writer: StoreWriter,
     source: FromSlide | FromImages,
     *,
-    rows: NDArray[np.int64] | None = None,
     tumor_mask: Callable[[int], NDArray[np.bool_]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """Append patches to a store, which the caller finishes, and return the `MEASURED_COLUMNS`, shape (N,) each.
+    """Append all patches to a store, which the caller finishes, and return the `MEASURED_COLUMNS`, shape (N,) each.
 
-    They are all patches of the source, or some `rows` of them, (N,). `tumor_mask` returns a row's tumour pixels,
-    (P, P); without it the store has no such masks. `progress` is called with (patches done, patches in all).
+    `tumor_mask` returns a row's tumour pixels, (P, P); without it the store has no such masks. `progress` is called
+    with (patches done, patches in all).
     """
-    grid, tissue, windows = source.grid, source.tissue, source.windows
-    origins = source.origins if rows is None else source.origins[rows]
+    grid, tissue, windows, origins = source.grid, source.tissue, source.windows, source.origins
     # At an unknown scale, sharpness is measured at the patches' own.
     sharpness_mpp = source.tiling.intensity.sharpness_mpp
     sharpness_factor = 1.0 if source.mpp is None else sharpness_mpp / (source.mpp * grid.downsample)
     columns = {name: np.zeros(len(origins)) for name in MEASURED_COLUMNS}
-    for numbers, patches, tissue_fraction, scanned_fraction, tissue_mask in source.batches(rows=rows):
+    for numbers, patches, tissue_fraction, scanned_fraction, tissue_mask in source.batches():
         masks: dict[MaskKind, NDArray[np.uint8]] = {"tissue": tissue_mask}
         if tumor_mask is not None:
             masks["tumor"] = np.stack([pack_masks(tumor_mask(number)) for number in numbers.tolist()])

@@ -148,7 +148,7 @@ def predict_plan(
     slide_mpp: float | None = None,
     force: bool = False,
 ) -> Plan:
-    """Return what `predict_cohort` would do with slides, and what it would cost; the gigabytes are read, not kept."""
+    """Return what `predict_cohort` would do with slides; the gigabytes are read, not kept."""
     from pathopatch.models.bundle import check_bundles, reliance_to_correct
     from pathopatch.models.spec import tiling_of
     from pathopatch.stages.dry_run import plan_tasks
@@ -233,14 +233,13 @@ class _Work:
 
     def plan(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None) -> SlidePlan:
         """Return what a dry run needs of a slide that is predicted from its pixels."""
-        from pathopatch.heatmaps.predict import try_prediction
         from pathopatch.heatmaps.prediction_files import prediction_outputs
 
         assert isinstance(row, SlideRow)
         source = self._pixels(row, slide)
         network = _loaded_models(self.models, self.config)
         outputs, _ = prediction_outputs(source, network, self.out, self.config, force=self.force)
-        return SlidePlan(outputs=outputs, source=source, work=partial(try_prediction, source, network, self.config))
+        return SlidePlan(outputs=outputs, source=source)
 
     def _pixels(self, row: SlideRow, slide: Slide | None) -> FromSlide:
         from pathopatch.heatmaps.predict import slide_source

@@ -87,7 +87,7 @@ def tile_plan(
     slide_mpp: float | None = None,
     distinct_patients: Collection[tuple[str, str]] = (),
 ) -> Plan:
-    """Return what `tile_cohort` would do, and what it would cost; arguments and errors as there."""
+    """Return what `tile_cohort` would do; arguments and errors as there."""
     require_no_features(work)
     rows = _rows(manifest_path, batch, slide_mpp, distinct_patients)
     table, failures = open_slides(rows)
@@ -139,13 +139,11 @@ def _tile(row: SlideRow, slide: Slide, progress: Within, **made: Any) -> Outcome
 
 def _plan(row: SlideRow, slide: Slide, *, config: TileConfig, **made: Any) -> SlidePlan:
     """Return what a dry run needs of the slide."""
-    from pathopatch.patches.tile import tile_outputs, try_tiling
+    from pathopatch.patches.tile import tile_outputs
 
     outputs, source_of = tile_outputs(slide, config, **_about(row), **made)
     source, _ = source_of()
-    return SlidePlan(
-        outputs=outputs, source=source, work=partial(try_tiling, source), keeps_pixels=config.store == "zarr"
-    )
+    return SlidePlan(outputs=outputs, source=source, keeps_pixels=config.store == "zarr")
 
 
 def _about(row: SlideRow) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class BatchOptions(BatchConfig):
     retry_failed: bool = False
     """Only the slides that failed before."""
     dry_run: bool = False
-    """Only say what there is to do, and how long it takes."""
+    """Only say what is done, what there is to do, and what is refused."""
     quiet: bool = False
     """No progress, results only."""
     force: bool = False
