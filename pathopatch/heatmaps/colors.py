@@ -44,8 +44,6 @@ GROUP_COLORS = ("#56b4e9", "#0072b2", "#e69f00", "#d55e00")
 DIFFERENCE_COLORS = ("#0072b2", "#d55e00")
 """Where run A is lower, and where it is higher."""
 
-_PAPER: dict[Polarity, int] = {"bright": 255, "dark": 0}
-
 
 def ground_of(background: str) -> Polarity:
     """Return the ground of a slide's picture by its background; bright where channels differ, since they add up."""
@@ -85,11 +83,6 @@ def blended(
     opacity = map_opacity(values, highest)[..., None]
     mixed = (1 - opacity) * under.astype(np.float64) + opacity * map_colors(values, ground)
     return np.asarray(np.clip(mixed, 0, 255), np.float64)  # by rounding it may lie above 255, which matplotlib refuses
-
-
-def opaque_colors(values: NDArray[np.floating[Any]], ground: Polarity) -> NDArray[np.float64]:
-    """Return the colours of values where no slide lies below: from the ground at 0 to the full colour at 1."""
-    return blended(np.full(3, _PAPER[ground]), values, ground, highest=1.0)
 
 
 def heat_colormap(ground: Polarity, highest: float = MAP_OPACITY) -> ListedColormap:

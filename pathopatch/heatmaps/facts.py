@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import damages, fingerprint
+from pathopatch.core.config import Output
 from pathopatch.core.files import read_json
 from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.stitch import Cells, inside_share
@@ -22,11 +23,11 @@ if TYPE_CHECKING:  # what is read here is read without torch
     from pathopatch.heatmaps.predict import Prediction
 
 HEATMAP = "heatmap.ome.tif"
-EXPORTS = (
-    HEATMAP, "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "regions.geojson.gz", "patches.geojson.gz",
-    "patches.csv",
-)  # fmt: skip
-"""Files and folders of a heatmap beside its facts."""
+REGIONS = "regions.geojson.gz"
+EXPORTS = (HEATMAP, "overlay.png", REGIONS)
+"""Files of every heatmap beside its facts."""
+TILES, CSV, ZARR = get_args(Output)
+"""Files and a folder that `PredictConfig.outputs` asks for."""
 SUMMARY = (
     "scanned_mm2", "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2",
     "mean_probability", "decision_probability", "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
@@ -94,12 +95,17 @@ def grid_of(facts: HeatmapFacts) -> Grid:
     )
 
 
-def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] = EXPORTS) -> list[str]:
-    """List the files of a heatmap, its facts and its table that differ from what was written."""
+def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] | None = None) -> list[str]:
+    """List the files of a heatmap, its facts and its table that differ from what was written.
+
+    By default all of `EXPORTS` must be there, and what was asked for beside them.
+    """
     facts = read_json(folder / FACTS)
     own_fingerprint = facts.pop(OWN, None)
     if fingerprint(facts) != own_fingerprint:
         return [f"{FACTS} has another content than was written"]
+    if exports is None:
+        exports = (*EXPORTS, *(name for name in (TILES, CSV, ZARR) if name in facts["outputs"]))
     return damages({name: folder / name for name in exports} | {TABLE: table_path}, facts["outputs"])
 
 

@@ -1,16 +1,16 @@
 """Write a slide's predictions into the work folder: the table, the heatmap with its exports, the status.
 
-``heatmap.ome.tif`` (Bio-Formats, QuPath), ``heatmap.ome.zarr`` (napari and other readers of OME-Zarr),
-``heatmap.rgb.tif`` (viewers that stand on OpenSlide), ``overlay.png`` (to look at), ``patches.geojson.gz`` and
-``regions.geojson.gz`` (QuPath), ``patches.csv`` (wsinfer's columns), ``heatmap.json`` (facts, and the size and
-fingerprint of every other file, the table among them, and its own fingerprint: damaged outputs are made again).
+``heatmap.ome.tif`` (Bio-Formats, QuPath), ``overlay.png`` (to look at), ``regions.geojson.gz`` (QuPath),
+``heatmap.json`` (facts, and the size and fingerprint of every other file, the table among them, and its own
+fingerprint: damaged outputs are made again). ``[predict] outputs`` asks for more: ``patches.geojson.gz`` (QuPath),
+``patches.csv`` (wsinfer's columns) and ``heatmap.ome.zarr`` (napari and other readers of OME-Zarr).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,11 +36,24 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.colors import ground_of
-from pathopatch.heatmaps.facts import EXPORTS, HEATMAP, OWN, TABLE, HeatmapFacts, heatmap_damages, read_facts, summary
+from pathopatch.heatmaps.facts import (
+    CSV,
+    EXPORTS,
+    HEATMAP,
+    OWN,
+    REGIONS,
+    TABLE,
+    TILES,
+    ZARR,
+    HeatmapFacts,
+    heatmap_damages,
+    read_facts,
+    summary,
+)
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
 from pathopatch.heatmaps.predict import DEFAULTS, DrawnSource, Prediction, predict_patches
-from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr, write_rgb_pyramid
+from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr
 from pathopatch.heatmaps.stitch import Cells
 from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import CORRECTED, Ensemble
@@ -110,6 +123,7 @@ def write_prediction(
                 ensemble,
                 prediction,
                 output.stamp,
+                wanted=config.outputs,
                 drawn_name="" if config.deidentify else slide_id,
                 known_as=known_as,
                 warnings=[*leaks, *_correction_warnings(ensemble), *source.warnings, *_tissue_warnings(prediction)],
@@ -145,7 +159,8 @@ def prediction_outputs(
 
     def is_whole() -> bool:
         damaged.extend(heatmap_damages(folder, table_path))
-        return not damaged
+        # What was not asked for before is not damaged, and yet to be made.
+        return not damaged and read_facts(folder)["outputs"].keys() >= set(config.outputs)
 
     outputs = SlideOutputs(
         out=out,
@@ -292,14 +307,15 @@ def _write_folder(
     prediction: Prediction,
     stamp: Stamp,
     *,
+    wanted: Collection[str],
     drawn_name: str,
     known_as: str,
     warnings: Sequence[str],
 ) -> HeatmapFacts:
     """Write the heatmap's files into an empty folder and return the content of ``heatmap.json``.
 
-    `table` is the finished table, whose mark stands there too. `drawn_name` is the slide's name in the picture; "" for
-    none. `known_as` is a word of `pathopatch.models.leakage`.
+    `table` is the finished table, whose mark stands there too. `wanted` are files beside `EXPORTS`. `drawn_name` is the
+    slide's name in the picture; "" for none. `known_as` is a word of `pathopatch.models.leakage`.
     """
     spec, slide_id, canvas = model.spec, prediction.slide_id, prediction.canvas
     threshold, grid, mpp = prediction.decision_probability, prediction.grid, canvas.mpp
@@ -307,14 +323,13 @@ def _write_folder(
     maps = dict(zip(channels, cells, strict=True))
     probability, shown = maps["probability"], cells.astype(np.float32)
     cell_um = round(grid.stride * mpp, 9)
-    height, width = canvas.overview.shape[1:]
-    over_um = mpp * canvas.size_px[0] / width, mpp * canvas.size_px[1] / height
     name = slide_id if model.area_correct == "none" else f"{slide_id}, {CORRECTED}"
     image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": name}
     write_ome_tiff(folder / HEATMAP, shown, **image)
-    write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
-    ground = ground_of(canvas.slide_background)
-    write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um, ground=ground)
+    if ZARR in wanted:
+        height, width = canvas.overview.shape[1:]
+        over_um = mpp * canvas.size_px[0] / width, mpp * canvas.size_px[1] / height
+        write_ome_zarr(folder / ZARR, shown, over_um=over_um, **image)
     write_png(folder / "overlay.png", _overlay(prediction, maps, drawn_name, model, known_as))
     regions = positive_regions(
         probability,
@@ -326,16 +341,18 @@ def _write_folder(
     )
     # Ids of this model's objects: QuPath replaces them when the same model's files are imported again.
     identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": canvas.bounds_px[:2]}
-    write_regions(folder / "regions.geojson.gz", regions, class_name=spec.class_names[1], **identity)
-    write_tiles(
-        folder / "patches.geojson.gz",
-        prediction.tables(),
-        class_names=spec.class_names,
-        decision_threshold=spec.decision_threshold,
-        slide_size=canvas.size_px,
-        **identity,
-    )
-    write_wsinfer_csv(folder / "patches.csv", prediction.tables(), class_names=spec.class_names)
+    write_regions(folder / REGIONS, regions, class_name=spec.class_names[1], **identity)
+    if TILES in wanted:
+        write_tiles(
+            folder / TILES,
+            prediction.tables(),
+            class_names=spec.class_names,
+            decision_threshold=spec.decision_threshold,
+            slide_size=canvas.size_px,
+            **identity,
+        )
+    if CSV in wanted:
+        write_wsinfer_csv(folder / CSV, prediction.tables(), class_names=spec.class_names)
     facts = {
         **_facts(prediction, spec, stamp),
         "computed_by": model.computed_by,  # for information: it makes nothing stale
@@ -354,7 +371,7 @@ def _write_folder(
         "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
         "leakage": known_as,
         "warnings": list(warnings),
-        "outputs": file_marks({name: folder / name for name in EXPORTS} | {TABLE: table}),
+        "outputs": file_marks({name: folder / name for name in (*EXPORTS, *wanted)} | {TABLE: table}),
     }
     plain: dict[str, Any] = json.loads(json_text(facts))  # as they are read again: JSON has no NaN and no tuples
     plain[OWN] = fingerprint(plain)

@@ -1,8 +1,6 @@
-"""Write a heatmap as an image pyramid: OME-TIFF, OME-Zarr, or RGB for viewers that stand on OpenSlide.
+"""Write a heatmap as an image pyramid, OME-TIFF (Bio-Formats, tifffile) or OME-Zarr 0.5.
 
-OME-TIFF (Bio-Formats, tifffile) and OME-Zarr 0.5 hold float32 channels, NaN where nothing was predicted. OpenSlide
-reads neither floats nor levels in SubIFDs, so the RGB pyramid shows the probability in the colours of the overlay, from
-white (of dark slides: black) at 0 on, lossless, and in **grey**, which they lack, where nothing was predicted.
+Both hold float32 channels, NaN where nothing was predicted.
 """
 
 from __future__ import annotations
@@ -21,10 +19,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError
 from pathopatch.core.files import write_json
-from pathopatch.heatmaps.colors import opaque_colors
 from pathopatch.heatmaps.stitch import halved
-from pathopatch.slides.background import Polarity
-from pathopatch.slides.composite import Picture
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")
 """Channels of every heatmap.
@@ -37,12 +32,6 @@ _TILE_PX, _CHUNK_PX = 256, 512
 _SMALLEST_LEVEL_PX = 64  # a map whose longest side is at most this needs no coarser level
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 _AXES = ("c", "y", "x")
-_NOT_PREDICTED: dict[Polarity, int] = {"bright": 200, "dark": 64}  # of red, green and blue
-_UM_PER_CM = 1e4
-_DESCRIPTION = {
-    "bright": "pathopatch heatmap: probability of the positive class, white (0) to green (1); grey: not predicted",
-    "dark": "pathopatch heatmap: probability of the positive class, black (0) to cyan (1); grey: not predicted",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,41 +177,3 @@ def _write_level(path: Path, cells: NDArray[np.float32]) -> None:
     store = {"driver": "file", "path": f"{path.resolve()}/"}
     spec = {"driver": "zarr3", "kvstore": store, "metadata": metadata, "store_data_equal_to_fill_value": True}
     ts.open(spec, create=True).result().write(cells).result()
-
-
-def write_rgb_pyramid(
-    path: Path, probability: NDArray[np.floating[Any]], *, cell_um: float, ground: Polarity = "bright"
-) -> None:
-    """Write a map (ny, nx) as a tiled pyramidal TIFF in colours; equal arguments give equal bytes.
-
-    NaN where nothing was predicted. `cell_um`, the side of a cell, becomes OpenSlide's ``openslide.mpp-x`` and ``-y``.
-    `ground` is that of the slide.
-    """
-    cells = np.asarray(probability, np.float32)
-    step = 2 ** (len(pyramid(cells[None])) - 1)
-    # Viewers take the ratio of the levels' sizes as their scale: padded to the right and below until each level is
-    # exactly half of the one before.
-    overhang = [(0, -side % step) for side in cells.shape]
-    levels = pyramid(np.pad(cells, overhang, constant_values=np.nan)[None])
-    with tifffile.TiffWriter(path, bigtiff=True) as writer:
-        for level, level_cells in enumerate(levels):
-            writer.write(
-                colored(level_cells[0], ground),
-                photometric="rgb",
-                tile=(_TILE_PX, _TILE_PX),
-                compression="adobe_deflate",
-                predictor=True,
-                subfiletype=int(level > 0),
-                resolution=(_UM_PER_CM / cell_um / 2**level,) * 2,
-                resolutionunit="CENTIMETER",
-                description=_DESCRIPTION[ground] if level == 0 else None,
-                software="pathopatch",
-                metadata=None,
-            )
-
-
-def colored(probability: NDArray[np.floating[Any]], ground: Polarity = "bright") -> Picture:
-    """Return a map (ny, nx) as a picture, one pixel per cell: grey where nothing was predicted."""
-    has_value = np.isfinite(probability)[..., None]
-    colors = np.where(has_value, opaque_colors(probability, ground), _NOT_PREDICTED[ground])
-    return np.asarray(np.rint(colors), np.uint8)

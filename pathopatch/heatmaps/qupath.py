@@ -1,6 +1,7 @@
 """Write predicted slides and reviewers' decisions for QuPath, and the regions that they drew for `tile`.
 
-Files of heatmaps are linked where the disk allows it. ``export.json`` has the stamp of what was written.
+Regions are linked where the disk allows it, and patches are written from the tables of predictions. ``export.json``
+has the stamp of what was written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import shapely
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint, read_table
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import atomic_path, link_or_copy, read_json, write_json
 from pathopatch.core.task import Progress
@@ -32,8 +33,8 @@ from pathopatch.groups.decisions.decision import (
 )
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
-from pathopatch.heatmaps.facts import HeatmapFacts, grid_of, read_facts
-from pathopatch.heatmaps.patch_exports import collection_parts, id_maker, write_features
+from pathopatch.heatmaps.facts import REGIONS, TABLE, TILES, HeatmapFacts, grid_of, read_facts
+from pathopatch.heatmaps.patch_exports import collection_parts, id_maker, write_features, write_tiles
 from pathopatch.patches.annotations.polygons import region_text
 from pathopatch.slides.slide_paths import valid_slide_id
 
@@ -55,7 +56,6 @@ _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
 _AGREEMENT = {True: ("agree", (0, 158, 115)), False: ("differ", (204, 121, 167))}
 _DESCRIPTION = "ANNOTATION_DESCRIPTION"  # the key under which QuPath keeps what it shows as an annotation's description
 _DECISIONS = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:decision")
-_HEATMAP_FILES = ("patches.geojson.gz", "regions.geojson.gz")
 _DECISIONS_FILE, _EXPORT = "decisions.geojson.gz", "export.json"
 
 
@@ -111,7 +111,7 @@ def write_qupath_folder(
     inputs: dict[str, str] = {}
     for slide_id in ids:
         try:
-            marks = [_whole_facts(out, slide_id)["outputs"][name]["fingerprint"] for name in _HEATMAP_FILES]
+            marks = [_whole_facts(out, slide_id)["outputs"][name]["fingerprint"] for name in (TABLE, REGIONS)]
             shown = [[row.to_dict() for row in (one.decision, *one.readings)] for one in decisions[slide_id]]
             inputs[slide_id] = fingerprint([marks, shown])
         except PathopatchError as error:
@@ -144,15 +144,15 @@ def _stamp_of_export(path: Path) -> Stamp | None:
 
 
 def _whole_facts(out: Path, slide_id: str) -> HeatmapFacts:
-    """Return ``heatmap.json``; refuse a heatmap whose files for QuPath are not as they were written."""
+    """Return ``heatmap.json``; refuse a slide whose table or regions are not as they were written."""
     heatmap = WorkFolder(out).heatmap(slide_id)
     facts = read_facts(heatmap)
-    for name in _HEATMAP_FILES:
-        if not (heatmap / name).is_file():
-            raise InputMissingError(f"the heatmap lacks {name}")
+    for name, path in ((TABLE, WorkFolder(out).predictions(slide_id)), (REGIONS, heatmap / REGIONS)):
+        if not path.is_file():
+            raise InputMissingError(f"the slide lacks {path.name}")
         # The sizes only: to read every file of a cohort would take as long as to import it.
-        if facts.get("outputs", {}).get(name, {}).get("bytes") != (heatmap / name).stat().st_size:
-            raise InputCorruptError(f"{name} is not as it was written")
+        if facts.get("outputs", {}).get(name, {}).get("bytes") != path.stat().st_size:
+            raise InputCorruptError(f"{path.name} is not as it was written")
     return facts
 
 
@@ -160,8 +160,17 @@ def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[Sta
     """Put a slide's heatmap and the decisions on it that stand into a new folder."""
     facts = _whole_facts(out, slide_id)
     folder.mkdir()
-    for name in _HEATMAP_FILES:
-        link_or_copy(WorkFolder(out).heatmap(slide_id) / name, folder / name)
+    link_or_copy(WorkFolder(out).heatmap(slide_id) / REGIONS, folder / REGIONS)
+    write_tiles(
+        folder / TILES,
+        read_table(WorkFolder(out).predictions(slide_id)),
+        slide_id=slide_id,
+        run=facts["stamp"]["inputs"]["model"],
+        class_names=facts["class_names"],
+        decision_threshold=facts["decision_threshold"],
+        slide_size=facts["size_px"],
+        origin=facts["bounds_px"][:2],
+    )
     if outlined := _outlined(decisions, facts):
         write_features(folder / _DECISIONS_FILE, _features(outlined, slide_id=slide_id, origin=facts["bounds_px"][:2]))
 

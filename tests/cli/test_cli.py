@@ -121,7 +121,7 @@ def test_a_study_leaves_every_artefact(study: Path) -> None:
         assert (study / "runs" / run_name / "model" / "model.safetensors").is_file()
         assert (study / "runs" / run_name / "trials.csv").read_text(encoding="utf-8").count("\n") == 3
     for slide in ("s4", "s5"):
-        for name in ("heatmap.ome.tif", "overlay.png", "patches.geojson.gz", "patches.csv"):
+        for name in ("heatmap.ome.tif", "overlay.png", "regions.geojson.gz", "heatmap.json"):
             assert (study / "heatmaps" / slide / name).is_file()
     assert "research use only" in (study / "report" / "index.html").read_text(encoding="utf-8").lower()
     assert json.loads((study / "study.json").read_text())["train"]["learning_rate"] == 1e-3  # resolved

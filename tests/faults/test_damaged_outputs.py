@@ -23,7 +23,9 @@ from pathopatch.models.loading import load_model
 from pathopatch.slides import open_slide
 
 pytestmark = pytest.mark.fault("damaged-outputs")
-CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
+CONFIG = PredictConfig(
+    device="cpu", precision="float32", threads=1, outputs=("patches.geojson.gz", "patches.csv", "heatmap.ome.zarr")
+)
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def other_digit(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "spoil"),
-    [(name, empty) for name in (*EXPORTS, "heatmap.json", "predictions")]
+    [(name, empty) for name in (*EXPORTS, *CONFIG.outputs, "heatmap.json", "predictions")]
     + [(name, flip) for name in ("heatmap.ome.zarr", "patches.csv", "predictions")]
     + [("heatmap.json", other_digit), ("overlay.png", Path.unlink), ("heatmap.ome.zarr", unreadable)],
 )

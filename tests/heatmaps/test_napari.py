@@ -47,7 +47,7 @@ def folders(tmp_path_factory):
     (root / "dark").mkdir()
     sources = {"bright": root / "bright.tif", "dark": made.write_modalities(root / "dark", _dark(), MODALITIES)}
     for (slide_id, source), model in zip(sources.items(), (plain, dark), strict=True):
-        predict(source, [model], root / "out", slide_id)
+        predict(source, [model], root / "out", slide_id, outputs=("heatmap.ome.zarr",))
         config = TileConfig(patch_px=16, mpp=MPP, tissue=TissueConfig(background=slide_id))
         with open_slide(source) as slide:
             tile_slide(slide, config, root / "work", slide_id=slide_id)

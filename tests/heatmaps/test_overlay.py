@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pathopatch.heatmaps.colors import opaque_colors
+from pathopatch.heatmaps.colors import blended
 from pathopatch.heatmaps.overlay import ORIGIN, Legend, blend, render, view_size
 from pathopatch.patches.picture import write_png
 
@@ -81,7 +81,7 @@ def test_hues_of_the_bright_map_are_far_from_stained_tissue(picture):
 def test_colours_are_within_their_range_at_any_probability(ground):
     # 1.2888934919352835e-09 was 255.00000000000003, which no plot takes.
     values = np.concatenate([[1.2888934919352835e-09], np.random.default_rng(0).uniform(size=100_000) ** 8])
-    colors = opaque_colors(values, ground)
+    colors = blended(np.full(3, 0 if ground == "dark" else 255), values, ground, highest=1.0)
     assert colors.min() >= 0
     assert colors.max() <= 255
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import made_slides as made
 import numpy as np
-import openslide
 import pandas as pd
 import pytest
 import tifffile
@@ -29,6 +28,7 @@ from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.heatmaps import overlay, prediction_files
 from pathopatch.heatmaps.pyramids import read_ome_tiff
+from pathopatch.heatmaps.qupath import write_qupath_folder
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.spec import TrainingRange
@@ -36,6 +36,8 @@ from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.slides import open_slide
 
 model = partial(mean_model, gain=2.0, bias=1.0)
+MORE = ("patches.geojson.gz", "patches.csv", "heatmap.ome.zarr")
+ALL = PredictConfig(outputs=MORE)
 
 
 @pytest.fixture
@@ -62,12 +64,12 @@ def _without_status(out):
 
 
 def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
-    result = predict_to(slide, model(), tmp_path / "out", slide_id="s1")
+    result = predict_to(slide, model(), tmp_path / "out", slide_id="s1", config=ALL)
     assert (result.state, result.counts) == ("done", {"patches": 42, "predicted": 2, "tumour": 1, "unreadable": 0})
     folder = tmp_path / "out/heatmaps/s1"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "heatmap.json", "heatmap.ome.tif", "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "patches.csv",
-        "patches.geojson.gz", "regions.geojson.gz",
+        "heatmap.json", "heatmap.ome.tif", "heatmap.ome.zarr", "overlay.png", "patches.csv", "patches.geojson.gz",
+        "regions.geojson.gz",
     ]  # fmt: skip
     table = read_table(tmp_path / "out/predictions/s1.parquet")
     assert table["patch_id"].tolist() == ["s1@32,16", "s1@64,48"]
@@ -85,11 +87,34 @@ def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
     patch_mm2 = (16 * 0.5 / 1000) ** 2
     names = ("tissue_mm2", "positive_mm2", "largest_region_mm2", "positive_share")
     assert [facts["summary"][name] for name in names] == pytest.approx([2 * patch_mm2, patch_mm2, patch_mm2, 0.5])
-    with openslide.OpenSlide(folder / "heatmap.rgb.tif") as opened:
-        assert float(opened.properties["openslide.mpp-x"]) == pytest.approx(8.0)
     zarr_map = zarr.open_array(folder / "heatmap.ome.zarr" / "0", mode="r")[:]
     np.testing.assert_array_equal(zarr_map, read_ome_tiff(folder / "heatmap.ome.tif").levels[0])
     assert read_status(tmp_path / "out", "s1")["predict"]["summary"] == facts["summary"]
+
+
+def test_further_files_are_written_on_request_and_stay_afterwards(tmp_path, slide):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    folder = tmp_path / "heatmaps/s1"
+    five = ["heatmap.json", "heatmap.ome.tif", "overlay.png", "regions.geojson.gz"]  # and the table
+    assert sorted(path.name for path in folder.iterdir()) == five
+    before = _files(folder)
+    asked = PredictConfig(outputs=("patches.csv",))
+    again = predict_to(slide, model(), tmp_path, slide_id="s1", config=asked)
+    assert (again.state, "damaged" in str(again.warnings)) == ("done", False)
+    after = _files(folder)
+    assert {name for name in after if after[name] != before.get(name)} == {"heatmap.json", "patches.csv"}
+    for config in (asked, PredictConfig()):
+        assert predict_to(slide, model(), tmp_path, slide_id="s1", config=config).state == "current"
+    (folder / "patches.csv").write_bytes(b"cut")
+    assert "patches.csv" in str(predict_to(slide, model(), tmp_path, slide_id="s1", config=asked).warnings)
+
+
+def test_the_export_for_qupath_equals_the_patches_that_predict_writes(tmp_path, slide):
+    slide.bounds = (30, 10, 60, 60)
+    predict_to(slide, model(decision_threshold=-1.5), tmp_path / "out", slide_id="s1", config=ALL)
+    write_qupath_folder(tmp_path / "out", tmp_path / "qupath")
+    name = "s1/patches.geojson.gz"
+    assert (tmp_path / "qupath" / name).read_bytes() == (tmp_path / "out" / "heatmaps" / name).read_bytes()
 
 
 def test_an_ensemble_adds_the_spread_to_table_and_map(tmp_path, slide):
@@ -128,7 +153,7 @@ def test_every_file_calls_tumour_what_lies_above_the_models_own_threshold(
         prediction_files, "render", lambda *a, legend, **k: drawn.append(legend) or render(*a, legend=legend, **k)
     )
     chosen = model(decision_threshold=threshold, temperature=2.0)  # of the logits 1 and -1
-    result = predict_to(slide, chosen, tmp_path, slide_id="s1")
+    result = predict_to(slide, chosen, tmp_path, slide_id="s1", config=ALL)
     assert result.counts["tumour"] == called
     summary = read_json(tmp_path / "heatmaps" / "s1" / "heatmap.json")["summary"]
     assert summary["positive_mm2"] == pytest.approx(called * (16 * 0.5 / 1000) ** 2)
@@ -144,7 +169,7 @@ def test_every_file_calls_tumour_what_lies_above_the_models_own_threshold(
 def test_a_second_import_replaces_the_first_of_the_same_model_only(tmp_path, slide):
     ids = []
     for number, threshold in enumerate((0.0, 0.0, 0.5)):
-        predict_to(slide, model(decision_threshold=threshold), tmp_path / str(number), slide_id="s1")
+        predict_to(slide, model(decision_threshold=threshold), tmp_path / str(number), slide_id="s1", config=ALL)
         files = [tmp_path / str(number) / f"heatmaps/s1/{name}.geojson.gz" for name in ("patches", "regions")]
         ids.append(
             {feature["id"] for path in files for feature in json.loads(gzip.decompress(path.read_bytes()))["features"]}
@@ -158,7 +183,7 @@ def test_map_overlay_and_scale_bar_keep_their_place_on_a_large_slide(tmp_path):
     pixels = np.full((100, 5000), GLASS, np.uint8)
     pixels[:, 3000:3200] = TUMOUR  # cells 30 and 31 of one row; the overview has 4096 x 82 px, the picture 1536 x 31
     with grey_slide(tmp_path / "s.tif", pixels) as slide:
-        predict_to(slide, model(patch_px=100, stride_px=100, input_px=100), tmp_path, slide_id="s1")
+        predict_to(slide, model(patch_px=100, stride_px=100, input_px=100), tmp_path, slide_id="s1", config=ALL)
     attributes = zarr.open_group(tmp_path / "heatmaps/s1/heatmap.ome.zarr", mode="r").attrs["ome"]
     scale, translation = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     corner = [at - side / 2 for at, side in zip(translation["translation"][1:], scale["scale"][1:], strict=True)]
@@ -175,9 +200,9 @@ def test_map_overlay_and_scale_bar_keep_their_place_on_a_large_slide(tmp_path):
 
 def test_slide_bounds_move_the_geojson_only(tmp_path, image):
     with grey_slide(tmp_path / "s.tif", image) as slide:
-        predict_to(slide, model(), tmp_path / "a", slide_id="s1")
+        predict_to(slide, model(), tmp_path / "a", slide_id="s1", config=ALL)
         slide.bounds = (30, 10, 60, 60)
-        predict_to(slide, model(), tmp_path / "b", slide_id="s1")
+        predict_to(slide, model(), tmp_path / "b", slide_id="s1", config=ALL)
     a, b = _without_status(tmp_path / "a"), _without_status(tmp_path / "b")
     changed = {name for name in a if a[name] != b[name]}
     assert changed == {
@@ -330,14 +355,14 @@ def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monke
     before = _without_status(tmp_path)
     monkeypatch.setattr(prediction_files, writer, fail)
     with pytest.raises(RuntimeError, match="no ink"):
-        predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
+        predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", config=ALL, force=True)
     assert _without_status(tmp_path) == before
     assert read_status(tmp_path, "s1")["predict"]["state"] == "running"
 
 
 def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
     with grey_slide(tmp_path / "s.tif", np.full((84, 100), GLASS, np.uint8)) as empty:
-        result = predict_to(empty, model(tissue=TissueConfig(background="dark")), tmp_path, slide_id="s1")
+        result = predict_to(empty, model(tissue=TissueConfig(background="dark")), tmp_path, slide_id="s1", config=ALL)
     assert (result.state, result.counts["predicted"]) == ("done_empty", 0)
     assert read_status(tmp_path, "s1")["predict"]["state"] == "done_empty"
     probability, tissue, coverage = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif").levels[0]

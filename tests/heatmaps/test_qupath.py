@@ -42,11 +42,10 @@ def decide(out, verdict, **more):
         log.record(decision, revision=log.state(slide_id)["revision"])
 
 
-def test_heatmaps_are_those_of_predict_and_take_no_room(out, tmp_path):
+def test_regions_are_those_of_predict_and_patches_are_made_of_the_table(out, tmp_path):
     write_qupath_folder(out, tmp_path / "qupath")
-    folder = tmp_path / "qupath" / "a"
-    for name in ("patches.geojson.gz", "regions.geojson.gz"):
-        assert (folder / name).samefile(out / "heatmaps" / "a" / name)
+    folder, name = tmp_path / "qupath" / "a", "regions.geojson.gz"
+    assert (folder / name).samefile(out / "heatmaps" / "a" / name)
     assert qupath_rules.areas(qupath_rules.read_features(folder / "patches.geojson.gz", "tile")) == [256, 256]
     assert qupath_rules.areas(qupath_rules.read_features(folder / "regions.geojson.gz", "annotation")) == [256]
 
@@ -57,7 +56,7 @@ def test_where_links_are_impossible_heatmaps_are_copied(out, tmp_path, monkeypat
 
     monkeypatch.setattr(os, "link", refuse)
     write_qupath_folder(out, tmp_path / "qupath")
-    name = "a/patches.geojson.gz"
+    name = "a/regions.geojson.gz"
     assert (tmp_path / "qupath" / name).read_bytes() == (out / "heatmaps" / name).read_bytes()
     assert not (tmp_path / "qupath" / name).samefile(out / "heatmaps" / name)
 
@@ -148,11 +147,11 @@ def test_a_withdrawn_decision_is_gone(out, tmp_path, decided):
 def test_a_damaged_heatmap_is_told_and_the_others_are_written(out, tmp_path):
     write_heatmap(out, "b", "b.svs")
     write_heatmap(out, "c", "c.svs")
-    (out / "heatmaps" / "b" / "patches.geojson.gz").write_bytes(b"cut")
+    (out / "heatmaps" / "b" / "regions.geojson.gz").write_bytes(b"cut")
     (out / "heatmaps" / "c" / "heatmap.json").write_text("{")
     folder = write_qupath_folder(out, tmp_path / "qupath")
     assert folder.slides == 3
-    assert folder.notes["b"] == "patches.geojson.gz is not as it was written; predict the slide again"
+    assert folder.notes["b"] == "regions.geojson.gz is not as it was written; predict the slide again"
     assert folder.notes["c"].endswith("predict the slide again")
     assert sorted(path.name for path in (tmp_path / "qupath").iterdir()) == ["a", "export.json"]
 

@@ -47,6 +47,9 @@ AreaCorrection = Literal["none", "subtract", "average"]
 """subtract: the mean response at the patch's own area; average: ask at five areas, which takes many times as long."""
 
 
+Output = Literal["patches.geojson.gz", "patches.csv", "heatmap.ome.zarr"]
+
+
 class PredictConfig(Config):
     """How slides are predicted."""
 
@@ -76,6 +79,10 @@ class PredictConfig(Config):
     """auto: bfloat16 where the processor has it and it moves no probability of test patches by more than 0.01."""
     threads: Threads | None = None
     """Processor threads. None: all cores."""
+    outputs: tuple[Output, ...] = Field(default=(), exclude=True)
+    """Further files of each slide: patches for QuPath, patches in wsinfer's columns, the map for napari. Slides that
+    lack one are predicted again.
+    """
     weights: Path | None = Field(default=None, exclude=True)
     """Folder with weights of backbones that bundles do not hold. Also the variable PATHOPATCH_WEIGHTS names one."""
 
