@@ -1,11 +1,6 @@
-"""Read numbers, format them with their nouns and as durations, begin sentences, and show values in notebooks."""
+"""Read numbers, format them with their nouns and as durations, and begin sentences."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 WITHIN_SLIDE = "patches"
 """What progress counts within one slide; all other things that it counts are whole ones."""

@@ -20,7 +20,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.colors import MAP_OPACITY, ground_of, heat_colormap
 from pathopatch.heatmaps.facts import HEATMAP, HeatmapFacts, heatmap_damages, read_facts
-from pathopatch.heatmaps.overlay import blend, cells_under
+from pathopatch.heatmaps.overlay import cells_under
 from pathopatch.heatmaps.predict import DEFAULTS, predict_patches, slide_source
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models.forward import Ensemble, PatchClassifier
@@ -34,11 +34,9 @@ from pathopatch.slides.slide_paths import slide_id_from_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from PIL.Image import Image
 
 MapName = Literal["probability", "tissue_fraction", "coverage", "spread", "scanned_fraction"]
 _PICTURE_PX = 1024  # longest side of the slide's picture: as large as a notebook shows
-_WHITE = 255
 _FROM_MM = 2000.0  # um: longer slides have axes in mm
 
 
@@ -93,23 +91,6 @@ class SlidePrediction:
     def is_positive(self) -> NDArray[np.bool_]:
         """Which patches are called the second class, (M,)."""
         return np.asarray(self.table["logit"] > self.decision_threshold, np.bool_)
-
-    def thumbnail(self, max_px: int = 512) -> Image:
-        """Return the map of the probability over the slide, with at most `max_px` per side.
-
-        Cells of probability 0 or without a prediction stay clear. Where the slide is not at hand the ground is white.
-        """
-        from PIL import Image
-
-        width, height = self.size_px
-        if self.picture is None:
-            scale = min(1.0, max_px / max(width, height))
-            ground = np.full((max(1, round(height * scale)), max(1, round(width * scale)), 3), _WHITE, np.uint8)
-        else:
-            small = shrunk(self.picture.transpose(2, 0, 1), max_px)
-            ground = np.ascontiguousarray(small.transpose(1, 2, 0)).astype(np.uint8)
-        cell_px = (self.cell_px * ground.shape[0] / height, self.cell_px * ground.shape[1] / width)
-        return Image.fromarray(blend(ground, self.maps["probability"], cell_px, self._ground))
 
     @property
     def _ground(self) -> Polarity:
@@ -322,7 +303,7 @@ def _under_map(
     `cell` is a cell's (height, width) as shares of the slide. White without a picture, and where cells are smaller than
     its pixels.
     """
-    under = np.full((1, 3), _WHITE)
+    under = np.full((1, 3), 255)  # white
     if picture is not None:
         height, width = picture.shape[:2]
         row, column = cells_under((height, width), (cell[0] * height, cell[1] * width), values.shape)

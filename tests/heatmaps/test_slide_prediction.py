@@ -116,17 +116,6 @@ def test_another_slide_is_not_drawn_under_a_prediction(tmp_path: Path, path: Pat
         read_prediction(out, slide={"CARS": path})
 
 
-def test_the_thumbnail_has_the_map_over_the_slide_and_over_white(predicted: SlidePrediction) -> None:
-    over_slide = np.asarray(predicted.thumbnail())
-    np.testing.assert_array_equal(over_slide[60:, :60], predicted.picture[60:, :60])  # clear where nothing is predicted
-    assert (over_slide[20, 36] != predicted.picture[20, 36]).any()
-    alone = SlidePrediction(**(vars(predicted) | {"picture": None}))
-    over_white = np.asarray(alone.thumbnail(50))
-    assert over_white.shape == (42, 50, 3)
-    assert (over_white[35:, :30] == 255).all()
-    assert (over_white[12, 20] < 255).any()
-
-
 def test_a_plot_has_axes_in_micrometres_and_the_cells_in_place(predicted: SlidePrediction) -> None:
     axes = predicted.plot()
     slide, heat = axes.images
