@@ -43,6 +43,7 @@ _EXPORTS = (
 _GONE = {
     "index": "DuckDB reads predictions/*.parquet itself; cohort.csv and patients.csv come of status --tables",
     "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
+    "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
     "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
 }
 """Commands and options of earlier versions, and what to use instead."""

@@ -182,12 +182,11 @@ def train(
         ),
     ],
     search: Annotated[TuneConfig, Fields("trials objective")],
-    batch: Annotated[BatchOptions, Fields("workers quiet force")],
+    batch: Annotated[BatchOptions, Fields("quiet force")],
 ) -> None:
     """Train one run and keep its model bundle; with --trials search its settings by the worst group on validation.
 
-    Under torchrun several GPUs or processes train one run together. The same search started again beside a running one
-    helps it.
+    Under torchrun several GPUs or processes train one run together.
     """
     from pathopatch.stages.train import recommended, reports, search_plan_text, train_run
 
@@ -196,12 +195,11 @@ def train(
     if chosen and is_first and not batch.quiet:
         say(chosen)
     if not is_search:
-        refuse(context, "it is of a search: give --trials", "objective", "workers")
+        refuse(context, "it is of a search: give --trials", "objective")
     elif not batch.quiet:
         say(search_plan_text(work, settings, search))
-    shared: dict[str, Any] = {"search": search, "workers": batch.workers} if is_search else {}
     with progress_bars(batch.quiet or not is_first) as progress:
-        folder = train_run(work, settings, **shared, force=batch.force, progress=progress)
+        folder = train_run(work, settings, search if is_search else None, force=batch.force, progress=progress)
     if is_first:
         print(folder)
 

@@ -69,19 +69,18 @@ def train_run(
     config: TrainConfig,
     search: TuneConfig | None = None,
     *,
-    workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Train one run, in each fold of a cross-validation; return ``runs/<name>``, or ``folds`` of several.
 
-    With `search` its settings are searched by validation first, by `workers` processes, and the winner is kept.
+    With `search` its settings are searched by validation first, and the winner is kept.
     """
     from pathopatch.training.phase_data import runs_with_groups
 
     parts = training_folders(work)
     runs_with_groups(parts, [config])  # refuse before the first of several folds is trained
-    folders = [_train(part, search, force, config, progress, workers=workers) for part in parts]
+    folders = [_train(part, search, force, config, progress) for part in parts]
     return folders[0] if len(folders) == 1 else work / FOLDS
 
 
@@ -167,9 +166,7 @@ def _step(work: Path, search: TuneConfig | None) -> str:
     return f"{'train' if search is None else 'tune'}{fold}"
 
 
-def _train(
-    work: Path, search: TuneConfig | None, force: bool, config: TrainConfig, progress: Progress | None, workers: int = 1
-) -> Path:
+def _train(work: Path, search: TuneConfig | None, force: bool, config: TrainConfig, progress: Progress | None) -> Path:
     """Train one run in one work folder, or tune it where `search` is given; return its folder ``runs/<name>``."""
     from pathopatch.training.distributed import refuse_torchrun
     from pathopatch.training.run import fit
@@ -184,4 +181,4 @@ def _train(
     if search is None or config.frozen:  # whose search is a part of solving its head
         return fit(work, config, force=force, progress=on_step)
     refuse_torchrun("tuning")
-    return tune(work, config, search, workers=workers, force=force, progress=on_step)
+    return tune(work, config, search, force=force, progress=on_step)

@@ -1,22 +1,16 @@
-"""Choose the settings of a search's trials, store the finished ones, and share the next ones among processes.
+"""Choose the settings of a search's trials, and store the finished ones.
 
 The first trial is the configuration itself. The others vary learning rate, weight decay and the method's own
 settings. c and s = c (beta + 1) are tried inside the bounds of beta, from s = 1 outwards, so that a search of few
 trials covers the middle of the grid. The settings of a trial are a function of the seed, its number, and the results
-of the trials of earlier waves, never of which process runs it, or when.
-
-Optuna's journal holds the finished trials, one line each, written in one piece. While a process runs a
-trial it holds a lock on its number, which the operating system releases when the process ends, however it ends. So no
-trial is run twice at a time, none is lost, and the trial of a killed process is free at once. A network drive must
-support locks: NFS does.
+of the earlier trials. Optuna's journal holds the finished trials, one line each, written in one piece.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +18,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -39,8 +33,6 @@ from pathopatch.debias.methods import searched_parameters, steps_in_all
 from pathopatch.training.dataset import PatchSet, mixed_seed
 from pathopatch.training.phase_data import phases_of
 
-WAVE = 4
-"""Trials that choose without each other's results and may run side by side; a trial knows all earlier waves."""
 _RANDOM_TRIALS = 5  # before the sampler learns from those that are done
 _TWO_VALUES_S = 2.0
 FOLDER, JOURNAL = "search", "trials.journal"
@@ -112,19 +104,12 @@ def _is_inside(shares: NDArray[np.float64] | None, c: float, s: float) -> bool:
     return low <= s / c - 1 <= high
 
 
-def earlier_waves(number: int, finished: Mapping[int, FrozenTrial]) -> list[FrozenTrial] | None:
-    """Return the trials of the waves before a trial's own, in order; None while one of them is not finished."""
-    earlier = range(number - number % WAVE)
-    return [finished[other] for other in earlier] if all(other in finished for other in earlier) else None
-
-
 def ask_trial(
     number: int, earlier: Sequence[FrozenTrial], config: TrainConfig, search: TuneConfig, space: SearchSpace
 ) -> tuple[Trial, TrainConfig]:
-    """Return a trial that is to be run, and its settings; `earlier` as `earlier_waves` returns it."""
+    """Return a trial that is to be run, and its settings, given the finished ones before it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A sampler and a study of its own for each trial: one shared by processes would sample by what happens to be
-    # finished, and its random state would depend on who asked before.
+    # A sampler of its own for each trial: the state of one for all would be lost when a search is killed.
     sampler = optuna.samplers.TPESampler(seed=mixed_seed(config.seed, number) % 2**32, n_startup_trials=_RANDOM_TRIALS)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(earlier)
@@ -175,31 +160,6 @@ def finished_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     return dict(sorted(finished.items()))
 
 
-@contextmanager
-def trial_lock(folder: Path, number: int) -> Iterator[bool]:
-    """Yield whether this process holds the lock of a trial."""
-    # Optuna tells a killed trial by the heartbeats of a database, after minutes; a journal has none.
-    lock = FileLock(folder / f"{number}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-@contextmanager
-def search_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock under which a process begins or ends this search."""
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "search.lock"):
-        yield
-
-
 def trial_folder(folder: Path, number: int) -> Path:
     """Return the folder of a trial's checkpoint."""
     return folder / f"trial-{number}"
@@ -217,10 +177,9 @@ def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path) -> No
 
 
 def remove_checkpoints(folder: Path, study: optuna.Study) -> None:
-    """Remove the checkpoints and locks of a search that is over; its journal stays."""
+    """Remove the checkpoints of a search that is over; its journal stays."""
     for number in finished_trials(study):
         shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
-        (folder / f"{number}.lock").unlink(missing_ok=True)
 
 
 def best_trial(finished: dict[int, FrozenTrial]) -> FrozenTrial | None:

@@ -208,7 +208,7 @@ def test_a_study_in_jobs_ends_as_the_one_command_ends(
     env = environment if by == "local" else request.getfixturevalue("node")
     for name in ("jobs", "plain"):
         shutil.copytree(study, tmp_path / name, ignore=shutil.ignore_patterns("work"))
-    config = {"study": "study.toml", "tile_workers": 1, "search_jobs": 2, "memory_gb": 2}
+    config = {"study": "study.toml", "tile_workers": 1, "memory_gb": 2}
     started = run("train-study", tmp_path / "jobs", config, env, *options)
     output = finished(started)
     assert started.returncode == 0, output

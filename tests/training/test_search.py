@@ -19,10 +19,8 @@ from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES
 from pathopatch.training.result import TrainingResult
 from pathopatch.training.search import (
-    WAVE,
     SearchSpace,
     ask_trial,
-    earlier_waves,
     finished_trials,
     open_study,
     search_space,
@@ -127,16 +125,10 @@ def test_methods_get_equal_trials_and_the_first_is_the_configuration(name: str) 
     assert (best["wga"], best["wga_at_zero"]) == (fitted.validation["wga"], fitted.validation["wga_at_zero"])
 
 
-def test_a_trial_is_a_function_of_its_number_and_of_earlier_waves() -> None:
-    space = search_space(TRAIN, config_of(), SEARCH)
-    results = {n: done(n, n / 10) for n in range(6)}
-    assert earlier_waves(3, {}) == []
-    assert earlier_waves(4, {0: results[0]}) is None  # trials 1 to 3 are under way
-    assert earlier_waves(6, results) == earlier_waves(4, results) == [results[n] for n in range(WAVE)]
+def test_a_trial_is_a_function_of_its_number_and_of_earlier_trials() -> None:
+    space, earlier = search_space(TRAIN, config_of(), SEARCH), [done(number, number / 10) for number in range(6)]
     for number in (3, 6):
-        earlier = earlier_waves(number, results)
-        assert earlier is not None
-        first, again = (ask_trial(number, earlier, config_of(), SEARCH, space)[1] for _ in range(2))
+        first, again = (ask_trial(number, earlier[:number], config_of(), SEARCH, space)[1] for _ in range(2))
         assert first == again
 
 

@@ -1,11 +1,9 @@
-"""Tuning as a stage: resumable, shared by processes, the winner stored once, no test patches."""
+"""Tuning as a stage: resumable, the winner stored once, no test patches."""
 
 from __future__ import annotations
 
-import os
-import signal
+import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -102,71 +100,33 @@ def test_the_winner_is_stored_as_the_run_and_test_is_never_loaded(
     }  # fmt: skip
 
 
-def work_on(work: Path, search: TuneConfig, log: Path, go: Path, dies: bool) -> None:
-    """Tune as one of several processes; note the start and the end of each trial; maybe die in the first."""
-    true_fit = tune_module.fit_arrays
-
-    def noted(train: Any, val: Any, config: TrainConfig, *, checkpoints: Any, progress: Any = None) -> Any:
-        def slow(*_: Any) -> None:
-            time.sleep(0.03)
-            if dies:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        if progress is None:  # the winner, read from its checkpoint
-            return true_fit(train, val, config, checkpoints=checkpoints, progress=None)
-        with log.open("a") as stream:
-            stream.write(f"start {checkpoints.folder.name}\n")
-        fitted = true_fit(train, val, config, checkpoints=checkpoints, progress=slow)
-        with log.open("a") as stream:
-            stream.write(f"end {checkpoints.folder.name}\n")
-        return fitted
-
-    tune_module.fit_arrays = noted
-    (go.parent / f"ready-{os.getpid()}").touch()
-    while not go.exists():
-        time.sleep(0.01)
-    tune(work, config_of(), search)
+def search_in_process(work: Path) -> None:
+    tune(work, config_of(), SEARCH)
 
 
 @pytest.mark.slow
-def test_four_processes_find_what_one_finds_though_one_is_killed(tmp_path: Path) -> None:
-    search = TuneConfig(trials=10)
-    for name in ("one", "four"):
-        write_work(tmp_path / name)
-    log, go = tmp_path / "log", tmp_path / "go"
-    processes = [
-        FRESH.Process(target=work_on, args=(tmp_path / "four", search, log, go, number == 0)) for number in range(4)
-    ]
+def test_a_second_process_waits_and_finds_the_search_done(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    processes = [FRESH.Process(target=search_in_process, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
         process.start()
-    while len(list(tmp_path.glob("ready-*"))) < 4:
-        time.sleep(0.01)
-    go.touch()
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0, 0, 0]
-    lines = log.read_text().splitlines()
-    trials = sorted(f"trial-{number}" for number in range(10))
-    assert sorted(line.split()[1] for line in lines if line.startswith("end")) == trials
-    starts = [line.split()[1] for line in lines if line.startswith("start")]
-    assert len(starts) == 11  # that of the killed process began twice
-    assert set(starts) == set(trials)
-    alone = tune(tmp_path / "one", config_of(), search)
-    for name in SAME:
-        assert (tmp_path / "four" / alone.relative_to(tmp_path / "one") / name).read_bytes() == (
-            alone / name
-        ).read_bytes(), name
+    assert [process.exitcode for process in processes] == [0, 0]
+    journals = list(tmp_path.glob("runs/*/search/trials.journal"))
+    lines = [json.loads(line) for line in journals[0].read_text().splitlines()]
+    assert sum("value" in line or "values" in line for line in lines) == SEARCH.trials
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: Path) -> None:
+def test_the_command_says_what_it_takes_and_takes_its_objective(tmp_path: Path) -> None:
     write_work(tmp_path)
     (tmp_path / "s.toml").write_text(
         'manifest = "m.csv"\nwork = "."\n[train]\ninput_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\n'
         "threads = 1\n"
     )
     command = ["train", str(tmp_path), "--config", str(tmp_path / "s.toml")]
-    done = CliRunner().invoke(app, [*command, "--trials", "4", "--workers", "2", "--objective", "gba"])
+    done = CliRunner().invoke(app, [*command, "--trials", "4", "--objective", "gba"])
     assert done.exit_code == 0, done.output
     assert "search: 4 trials for 1 run, 16 steps in all" in done.stderr
     folder = tmp_path / "runs" / "auto-t0.25-s0-masked"

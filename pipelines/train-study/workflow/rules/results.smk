@@ -1,7 +1,7 @@
 # All runs are current by now. Evaluate them, predict with the best one, and write the report.
 rule results:
     input:
-        expand(WORK + "/jobs/{run}.{share}.done", run=RUNS, share=SHARES),
+        expand(WORK + "/jobs/{run}.done", run=RUNS),
         study=config["study"],
     output:
         WORK + "/report/index.html",

@@ -1,12 +1,12 @@
-# The hyperparameter searches. Jobs of one run share its trials; the first one that finds all trials done writes the best model.
+# The runs, each with its hyperparameter search if there is one.
 rule run:
     input:
         WORK + "/jobs/groups.done",
         study=config["study"],
     output:
-        touch(WORK + "/jobs/{run}.{share}.done"),
+        touch(WORK + "/jobs/{run}.done"),
     log:
-        WORK + "/jobs/{run}.{share}.txt",
+        WORK + "/jobs/{run}.txt",
     params:
         search="" if SEARCH is None else f"--trials {SEARCH.get('trials', 8)}",
         work=shlex.quote(WORK),
