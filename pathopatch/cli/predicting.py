@@ -58,11 +58,12 @@ def predict(
     batch: Batch,
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
-    from pathopatch.stages.find_slides import features_to_predict, find_cohort, takes_features
-    from pathopatch.stages.predict import check_models, predict_cohort, predict_plan
+    from pathopatch.stages.find_slides import features_to_predict, find_cohort
+    from pathopatch.stages.predict import open_model, predict_cohort, predict_plan, slow_model_notes
 
-    sources, models, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
-    is_head = takes_features(models)
+    sources, bundles, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
+    opened = open_model(bundles, settings)  # before every file of a large folder is opened
+    is_head = opened.spec.encoder is not None
     if slides is not None and not is_head:
         raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
     if is_head and batch.dry_run:
@@ -76,7 +77,7 @@ def predict(
     if is_head:
         cohort = features_to_predict(Path(sources[0]), slides=slides)
     else:
-        for note in check_models(models, settings):  # before every file of a large folder is opened
+        for note in slow_model_notes(opened, settings):
             say(note)
         with progress_bars(batch.quiet) as progress:
             found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
@@ -89,12 +90,12 @@ def predict(
                 say(f"{slide_id} is {row.slide_id}")  # on the screen alone
         if batch.dry_run:
             refuse_limits(context)
-            plan = predict_plan(cohort, models, out, settings, slide_mpp=slide_mpp, force=batch.force)
+            plan = predict_plan(cohort, opened, out, settings, slide_mpp=slide_mpp, force=batch.force)
             show_plan(plan, batch.workers)
             return
     with progress_bars(batch.quiet) as progress:
         outcomes = predict_cohort(
-            cohort, models, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
+            cohort, opened, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
         )
     overlays = [
         WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"

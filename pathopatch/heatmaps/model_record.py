@@ -6,7 +6,7 @@ A heatmap names its model by a fingerprint alone. ``models/<fingerprint>.json`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from markupsafe import Markup, escape
 
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.files import inside, read_json, write_json
-from pathopatch.models.bundle import bundle_fingerprint, checked_bundle
 from pathopatch.models.card import beware, model_card
 from pathopatch.models.forward import CORRECTED
+from pathopatch.models.loading import Model
 from pathopatch.models.spec import BundleSpec
 
 _EMPHASIS = ((r"\*\*(.+?)\*\*", r"<strong>\1</strong>"), (r"`(.+?)`", r"<code>\1</code>"))
@@ -25,15 +25,17 @@ _FOLDER, _DIGITS = "models", 16
 _MODEL, _RUNS = "model", "runs"  # where a run keeps its bundle: runs/<run>/model
 
 
-def write_model_record(out: Path, bundles: Sequence[Path], *, correct: AreaCorrection = "none") -> Path:
+def write_model_record(out: Path, model: Model) -> Path:
     """Write what is known of the models behind predictions in the folder `out`; return the file.
 
-    `bundles` are folders of checked bundles, whose probabilities are averaged. Equal models give equal bytes.
+    Equal models give equal bytes. Each member is its name and its spec, of which the reader makes the rest.
     """
-    fingerprint = bundle_fingerprint(bundles, correct=correct)
-    path = _place(out, fingerprint)
-    members = [_member(folder, checked_bundle(folder)[0], correct) for folder in bundles]
-    write_json(path, {"fingerprint": fingerprint, "members": members})
+    path = _place(out, model.fingerprint)
+    members = [
+        {"name": _shown_name(folder, spec, model.area_correct), "spec": spec.model_dump(mode="json")}
+        for folder, spec in zip(model.folders, model.specs, strict=True)
+    ]
+    write_json(path, {"fingerprint": model.fingerprint, "members": members})
     return path
 
 
@@ -45,18 +47,27 @@ def read_model_record(out: Path, fingerprint: str) -> dict[str, Any]:
     unknown), ``beware`` (sentences for a reviewer) and ``card`` (Markdown).
     """
     path = _place(out, fingerprint)
-    return read_json(path) if path.is_file() else {}
+    record = read_json(path) if path.is_file() else {}
+    return record | {"members": [_member(member) for member in record.get("members", ())]}
 
 
 def _place(out: Path, fingerprint: str) -> Path:
     return inside(out, _FOLDER, f"{fingerprint[:_DIGITS]}.json")
 
 
-def _member(folder: Path, spec: BundleSpec, correct: AreaCorrection) -> dict[str, Any]:
-    trained = spec.data.get("trained", {})
+def _shown_name(folder: Path, spec: BundleSpec, correct: AreaCorrection) -> str:
     name = bundle_name(folder)
+    return name if correct == "none" else f"{name or spec.method}, {CORRECTED} ({correct})"
+
+
+def _member(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a model by its name and spec; folders of 0.1.0 hold it as it is read."""
+    if "spec" not in written:
+        return dict(written)
+    spec = BundleSpec.model_validate(written["spec"])
+    trained = spec.data.get("trained", {})
     return {
-        "name": name if correct == "none" else f"{name or spec.method}, {CORRECTED} ({correct})",
+        "name": written["name"],
         "method": spec.method,
         "seed": spec.parameters.get("seed"),
         "trained": {name: trained[name] for name in ("splits", "slides", "patients", "patches") if name in trained},

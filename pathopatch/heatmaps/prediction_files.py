@@ -227,7 +227,7 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
     if model.area_correct != "none":
         settings["area_correct"] = model.area_correct
     members = [(member.spec, member.runtime.weights) for member in model.members]
-    model_mark = joint_fingerprint(members, correct=model.area_correct)
+    model_mark = model.fingerprint or joint_fingerprint(members, correct=model.area_correct)
     if isinstance(source, FromFeatures):
         inputs = {"slide": source.files, "model": model_mark}
         if source.slide is not None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import LINEAR_HEAD, AreaCorrection
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -32,13 +32,12 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
-    PathopatchError,
     with_code,
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_bytes, write_json
 from pathopatch.core.input_files import require_small
 from pathopatch.models.card import front_matter, model_card
-from pathopatch.models.spec import BUNDLE_VERSION, ONNX_NETWORK, AreaReliance, BundleSpec, OnnxGraph, joint_spec
+from pathopatch.models.spec import BUNDLE_VERSION, ONNX_NETWORK, AreaReliance, BundleSpec, OnnxGraph
 from pathopatch.models.weights import file_fingerprint, require_finite
 
 if TYPE_CHECKING:
@@ -225,19 +224,18 @@ def record_reliance(folder: Path, found: AreaReliance) -> None:
         update_check(temporary, before)
 
 
-def reliance_to_correct(folders: Sequence[Path]) -> AreaReliance:
-    """Return what the answers of a model are corrected by; CheckpointIncompatibleError unless it relies on the area."""
+def require_reliance(folders: Sequence[Path], specs: Sequence[BundleSpec]) -> None:
+    """Refuse to correct the answers of a model unless it relies on the area: CheckpointIncompatibleError."""
     remedy = "run pathopatch predict without --area-correct"
     if len(folders) > 1:
         raise CheckpointIncompatibleError("the mean of several models is not corrected", place="--model", remedy=remedy)
     remedy += ", or ask the model: pathopatch audit-model MODEL SLIDES -o OUT --record"
-    found = checked_bundle(folders[0])[0].area_reliance
+    found = specs[0].area_reliance
     if found is None or found.verdict != "relies":
         verdict = "nobody has asked this model, as it is now, whether it relies on the tissue area"
         if found is not None:
             verdict = f"asked on {found.date}, it is {found.verdict} to rely on the tissue area"
         raise CheckpointIncompatibleError(verdict, place=str(folders[0]), remedy=remedy)
-    return found
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -467,17 +465,6 @@ def read_spec(folder: Path, config: Mapping[str, Any] | None = None) -> BundleSp
     return spec
 
 
-def bundles_without_graph(folders: Sequence[Path]) -> list[Path]:
-    """Return the bundles that only torch can run; one that cannot be read is not among them."""
-    without = []
-    for folder in folders:
-        with suppress(PathopatchError):
-            spec = read_spec(folder)
-            if spec.onnx is None and spec.encoder is None and not spec.lacks_backbone:
-                without.append(folder)
-    return without
-
-
 def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: AreaCorrection = "none") -> str:
     """Return a fingerprint of models, each given as its spec and the fingerprint of its weights, whatever runs them.
 
@@ -498,7 +485,7 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: Are
     if correct == "none":
         return joint
     rule = members[0][0].area_reliance
-    assert rule is not None  # `reliance_to_correct` has refused others
+    assert rule is not None  # `require_reliance` has refused others
     return fingerprint([joint, correct, rule.areas, rule.response, rule.shift[correct]])
 
 
@@ -506,20 +493,6 @@ def bundle_fingerprint(folders: Sequence[Path], *, correct: AreaCorrection = "no
     """Return the `joint_fingerprint` of the models of some bundles; errors as of `read_spec`, or of the disk."""
     members = [(read_spec(folder), file_fingerprint(folder / WEIGHTS)) for folder in folders]
     return joint_fingerprint(members, correct=correct)
-
-
-def check_bundles(folders: Sequence[Path]) -> BundleSpec:
-    """Return the joint spec of one or more bundles, before any weights are read; refuse two with the same weights."""
-    spec = joint_spec([checked_bundle(folder)[0] for folder in folders])
-    # The same network twice is no second opinion, and the spread would not show it.
-    first_with: dict[str, Path] = {}
-    for folder in folders if len(folders) > 1 else ():
-        twin = first_with.setdefault(fingerprint_file(folder / WEIGHTS), folder)
-        if twin is not folder:
-            raise CheckpointIncompatibleError(
-                f"{twin} and {folder} have the same weights", place="--model", remedy="name each model once"
-            )
-    return spec
 
 
 def _refuse_other_kinds(folder: Path) -> None:

@@ -141,7 +141,9 @@ class Ensemble:
     members : sequence of PatchClassifier
         At least one. `precision` and `computed_by` are those of each; one word if all have the same.
     area_correct : {"none", "subtract", "average"}
-        How `corrected` corrects; `reliance_to_correct` tells whether it may. The classes' names say so then.
+        How `corrected` corrects; `require_reliance` tells whether it may. The classes' names say so then.
+    fingerprint : str
+        What predictions call the models by, see `joint_fingerprint`; "" where they came from no bundles.
 
     Raises
     ------
@@ -150,8 +152,10 @@ class Ensemble:
         has no record by which to correct it.
     """
 
-    def __init__(self, members: Sequence[PatchClassifier], *, area_correct: AreaCorrection = "none") -> None:
-        self.members, self.area_correct = tuple(members), area_correct
+    def __init__(
+        self, members: Sequence[PatchClassifier], *, area_correct: AreaCorrection = "none", fingerprint: str = ""
+    ) -> None:
+        self.members, self.area_correct, self.fingerprint = tuple(members), area_correct, fingerprint
         self.spec = joint_spec([member.spec for member in self.members])
         if area_correct != "none":
             if self.spec.area_reliance is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import fingerprint
+from pathopatch.core.artefacts import changed, fingerprint
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
@@ -21,17 +22,17 @@ from pathopatch.models.bundle import (
     GRAPH,
     INTO_BUNDLE,
     WEIGHTS,
-    check_bundles,
     checked_bundle,
     first_of,
     incompatible,
-    reliance_to_correct,
+    joint_fingerprint,
+    require_reliance,
 )
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime import NumPyRuntime, Precision, Runtime, probe_patches
-from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
-from pathopatch.models.weights import file_sha256, require_finite
+from pathopatch.models.spec import ONNX_NETWORK, BundleSpec, joint_spec
+from pathopatch.models.weights import file_fingerprint, file_sha256, require_finite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +94,22 @@ def load_model(
     ('CARS', 'TPEF', 'SHG')
     """
     folder = Path(folder)
-    spec, shapes = checked_bundle(folder)
+    options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
+    return _load(folder, *checked_bundle(folder), weights=weights, **options)
+
+
+def _load(
+    folder: Path,
+    spec: BundleSpec,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    device: str,
+    precision: str,
+    runtime: str,
+    threads: int | None,
+    weights: Path | None,
+) -> PatchClassifier:
+    """Return the model of a bundle that is checked."""
     if spec.mask == "normalise":
         if precision == "bfloat16":
             raise InputUnsupportedError(
@@ -128,9 +144,10 @@ def load_ensemble(
     area_correct: AreaCorrection = "none",
     weights: Path | None = None,
 ) -> Ensemble:
-    """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`.
+    """Return the models of one or more bundles; arguments and errors are those of `load_model` and `joint_spec`.
 
-    `area_correct` is that of `PredictConfig`; errors as of `reliance_to_correct`.
+    `area_correct` is that of `PredictConfig`; errors as of `require_reliance`. CheckpointIncompatibleError for two
+    bundles with the same weights.
 
     Examples
     --------
@@ -138,13 +155,56 @@ def load_ensemble(
     >>> len(pathopatch.load_ensemble([EXAMPLE_MODEL]).members)
     1
     """
-    paths = [Path(folder) for folder in folders]
-    check_bundles(paths)
-    if area_correct != "none":
-        reliance_to_correct(paths)
     options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
-    members = [load_model(path, weights=weights, **options) for path in paths]
-    return Ensemble(members, area_correct=area_correct)
+    return Model.of(folders, area_correct=area_correct).load(weights=weights, **options)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One or more bundles, whose probabilities are averaged: checked and fingerprinted once, picklable."""
+
+    folders: tuple[Path, ...]
+    area_correct: AreaCorrection
+    specs: tuple[BundleSpec, ...] = field(compare=False)
+    spec: BundleSpec = field(compare=False)  # of all together
+    weights: tuple[str, ...]  # fingerprints
+    settings: str  # fingerprint of the specs
+    _shapes: tuple[dict[str, tuple[int, ...]], ...] = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, folders: Path | str | Sequence[Path | str], *, area_correct: AreaCorrection = "none") -> Model:
+        """Check bundles, before any network is built; errors as of `load_ensemble`."""
+        paths = tuple(map(Path, [folders] if isinstance(folders, Path | str) else folders))
+        specs, shapes = zip(*map(checked_bundle, paths), strict=True)
+        spec = joint_spec(specs)
+        if area_correct != "none":
+            require_reliance(paths, specs)
+        weights = tuple(file_fingerprint(path / WEIGHTS) for path in paths)
+        first_with: dict[str, Path] = {}
+        for path, mark in zip(paths, weights, strict=True):
+            # The same network twice is no second opinion, and the spread would not show it.
+            if (twin := first_with.setdefault(mark, path)) is not path:
+                raise CheckpointIncompatibleError(
+                    f"{twin} and {path} have the same weights", place="--model", remedy="name each model once"
+                )
+        settings = fingerprint([each.model_dump(mode="json") for each in specs])
+        return cls(paths, area_correct, specs, spec, weights, settings, shapes)
+
+    @property
+    def fingerprint(self) -> str:
+        """What predictions call the model by, see `joint_fingerprint`."""
+        return joint_fingerprint(list(zip(self.specs, self.weights, strict=True)), correct=self.area_correct)
+
+    def load(self, **options: Any) -> Ensemble:
+        """Return the networks, ready to predict; options and errors as of `load_model`, and InputChangedError."""
+        members = [
+            _load(folder, spec, shapes, **options)
+            for folder, spec, shapes in zip(self.folders, self.specs, self._shapes, strict=True)
+        ]
+        for member, folder, weights in zip(members, self.folders, self.weights, strict=True):
+            if not member.spec.lacks_backbone and member.runtime.weights != weights:
+                raise changed(folder)
+        return Ensemble(members, area_correct=self.area_correct, fingerprint=self.fingerprint)
 
 
 def load_network(folder: Path) -> nn.Module:

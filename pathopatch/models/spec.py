@@ -369,7 +369,7 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
 def check_correction(spec: BundleSpec, slide: Slide) -> None:
     """Refuse a slide unlike those by which a model's reliance on the area was audited: CheckpointIncompatibleError."""
     found = spec.area_reliance
-    assert found is not None  # `reliance_to_correct` has refused others
+    assert found is not None  # `require_reliance` has refused others
     low, high = found.mpp or (math.inf, -math.inf)
     if slide.background in found.backgrounds and low * (1 - _LIKE) <= slide.mpp <= high * (1 + _LIKE):
         return

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.task import Progress
 from pathopatch.slides import parse_source
@@ -138,15 +137,6 @@ def find_models(paths: Sequence[Path]) -> list[Path]:
     from pathopatch.models.bundle import bundle_folder
 
     return [bundle_folder(path) for path in paths]
-
-
-def takes_features(models: Sequence[Path]) -> bool:
-    """Return whether the first of some bundles is a head on features; what is no bundle is refused later."""
-    from pathopatch.models.bundle import read_spec
-
-    with suppress(PathopatchError):
-        return read_spec(models[0]).encoder is not None
-    return False
 
 
 def features_to_predict(source: Path, *, slides: Path | None = None) -> list[SlideFeaturesRow]:

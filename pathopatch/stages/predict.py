@@ -17,6 +17,10 @@ from pathopatch.core.locks import STATUS, folder_lock
 from pathopatch.core.status import read_status
 from pathopatch.core.task import HasSlideId, Outcome, Progress, SlidePlan, SlideTask, Within
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.models.backbones import find_weights
+from pathopatch.models.bundle import INTO_BUNDLE
+from pathopatch.models.loading import Model
+from pathopatch.models.spec import tiling_of
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import open_row
@@ -35,7 +39,7 @@ STAGE = "predict"
 
 def predict_cohort(
     cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow],
-    model: Path | Sequence[Path],
+    model: Model | Path | Sequence[Path],
     out: Path,
     config: PredictConfig,
     batch: BatchOptions = DEFAULT_BATCH,
@@ -53,8 +57,8 @@ def predict_cohort(
     ----------
     cohort : sequence of SlideRow or SlideFeaturesRow
         See `slides_to_predict` and `features_to_predict`.
-    model : Path or sequence of Path
-        Folder of a bundle, or several, whose probabilities are averaged.
+    model : Model, Path or sequence of Path
+        From `open_model` with the same settings, or folder of a bundle, or several, whose probabilities are averaged.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
     left_out : sequence of LeftOut
@@ -65,37 +69,15 @@ def predict_cohort(
     PathopatchError
         The bundles, the stride or the device are refused, before any slide is opened.
     """
-    models = (model,) if isinstance(model, Path) else tuple(model)
     require_unmixed(out, deidentify=config.deidentify)
-    tasks = predict_tasks(cohort, models, out, config, slide_mpp=slide_mpp, force=batch.force)
-    tasks = chosen(tasks, batch)
-    # The processes start first and load their libraries while this one checks the bundles.
+    opened = model if isinstance(model, Model) else open_model(model, config)
+    tasks = chosen(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=batch.force), batch)
     with workers_for(tasks, batch) as processes:
         from pathopatch.heatmaps.model_record import write_model_record
-        from pathopatch.models.backbones import find_weights
-        from pathopatch.models.bundle import check_bundles, read_spec, reliance_to_correct
-        from pathopatch.models.spec import tiling_of
         from pathopatch.stages.batch.summaries import keep_cohort_tables
 
-        # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
-        spec = check_bundles(models)
-        if spec.encoder is None:
-            tiling_of(spec, config)
-        else:
-            from pathopatch.heatmaps.predict import refuse_pixel_settings
-
-            refuse_pixel_settings(config)
-        for member in map(read_spec, models):
-            if member.backbone is not None and member.lacks_backbone:
-                find_weights(member.backbone, config.weights)
-        if config.area_correct != "none":
-            reliance_to_correct(models)
-        if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
-            from pathopatch.models.device import pick_device
-
-            pick_device(config.device)
         with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
-            write_model_record(out, models, correct=config.area_correct)
+            write_model_record(out, opened)
             record_left_out(out, () if config.deidentify else left_out, cohort, deidentify=config.deidentify)
         with keep_cohort_tables(out) if batch.totals else nullcontext() as on_done:
             outcomes = run_slides(
@@ -129,19 +111,39 @@ def _as_utf8(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def check_models(models: Sequence[Path], config: PredictConfig) -> list[str]:
-    """Refuse bundles that cannot predict, as `check_bundles`; return notes on those that predict slowly."""
-    from pathopatch.models.bundle import INTO_BUNDLE, bundles_without_graph, check_bundles
+def open_model(models: Path | Sequence[Path], config: PredictConfig) -> Model:
+    """Check bundles and whatever of the settings depends on them; errors as of `predict_cohort`."""
+    # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
+    model = Model.of(models, area_correct=config.area_correct)
+    if model.spec.encoder is None:
+        tiling_of(model.spec, config)
+    else:
+        from pathopatch.heatmaps.predict import refuse_pixel_settings
 
-    check_bundles(models)
-    slow = bundles_without_graph(models) if config.runtime == "auto" else []
+        refuse_pixel_settings(config)
+    for member in model.specs:
+        if member.backbone is not None and member.lacks_backbone:
+            find_weights(member.backbone, config.weights)
+    if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
+        from pathopatch.models.device import pick_device
+
+        pick_device(config.device)
+    return model
+
+
+def slow_model_notes(model: Model, config: PredictConfig) -> list[str]:
+    """Return notes on bundles that predict slowly, since torch alone can run them."""
     note = "{} has no model.onnx, so torch runs it, which is slow on a processor; add it: {}"
-    return [note.format(bundle, INTO_BUNDLE) for bundle in slow]
+    return [
+        note.format(folder, INTO_BUNDLE)
+        for folder, spec in zip(model.folders, model.specs, strict=True)
+        if config.runtime == "auto" and spec.onnx is None and spec.encoder is None and not spec.lacks_backbone
+    ]
 
 
 def predict_plan(
     cohort: Sequence[SlideRow],
-    models: Sequence[Path],
+    model: Model | Path | Sequence[Path],
     out: Path,
     config: PredictConfig,
     *,
@@ -149,20 +151,16 @@ def predict_plan(
     force: bool = False,
 ) -> Plan:
     """Return what `predict_cohort` would do with slides; the gigabytes are read, not kept."""
-    from pathopatch.models.bundle import check_bundles, reliance_to_correct
-    from pathopatch.models.spec import tiling_of
     from pathopatch.stages.dry_run import plan_tasks
 
     require_unmixed(out, deidentify=config.deidentify)
-    tiling_of(check_bundles(models), config)
-    if config.area_correct != "none":
-        reliance_to_correct(models)
-    return plan_tasks(predict_tasks(cohort, tuple(models), out, config, slide_mpp=slide_mpp, force=force))
+    opened = model if isinstance(model, Model) else open_model(model, config)
+    return plan_tasks(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=force))
 
 
 def predict_tasks(
     cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow],
-    models: tuple[Path, ...],
+    model: Model,
     out: Path,
     config: PredictConfig,
     *,
@@ -172,7 +170,7 @@ def predict_tasks(
     """Return the task of each slide; de-identified slides are called by their content."""
     if config.deidentify:
         cohort = pseudonymize([row for row in cohort if isinstance(row, SlideRow)])  # rows with pseudonyms keep them
-    work = _Work(models, config, out, force, slide_mpp)
+    work = _Work(model, config, out, force, slide_mpp)
     return [
         SlideTask(
             slide_id=row.slide_id,
@@ -198,7 +196,7 @@ def _about(row: SlideRow | SlideFeaturesRow) -> dict[str, Any]:
 class _Work:
     """What the command does with each of its slides."""
 
-    models: tuple[Path, ...]
+    model: Model
     config: PredictConfig
     out: Path
     force: bool
@@ -206,12 +204,10 @@ class _Work:
 
     def opened(self, row: SlideRow | SlideFeaturesRow) -> AbstractContextManager[Slide | None]:
         """Open the slide, with the channels in the order of the model; None of features whose slide is not at hand."""
-        from pathopatch.models.bundle import check_bundles
-
         slide = row if isinstance(row, SlideRow) else row.slide
         if slide is None:
             return nullcontext()
-        spec = check_bundles(self.models)
+        spec = self.model.spec
         order = slide.channel_order if spec.encoder is not None else spec.channels
         return open_row(replace(slide, channel_order=order), fallback_mpp=self.slide_mpp)
 
@@ -223,7 +219,7 @@ class _Work:
         # Only now the network is loaded: a slide that is refused is told of at once.
         return write_prediction(
             source,
-            _loaded_models(self.models, self.config),
+            _loaded(self.model, self.config),
             self.out,
             patient_id=row.patient_id,
             config=self.config,
@@ -237,41 +233,29 @@ class _Work:
 
         assert isinstance(row, SlideRow)
         source = self._pixels(row, slide)
-        network = _loaded_models(self.models, self.config)
+        network = _loaded(self.model, self.config)
         outputs, _ = prediction_outputs(source, network, self.out, self.config, force=self.force)
         return SlidePlan(outputs=outputs, source=source)
 
     def _pixels(self, row: SlideRow, slide: Slide | None) -> FromSlide:
         from pathopatch.heatmaps.predict import slide_source
-        from pathopatch.models.bundle import check_bundles
 
         assert slide is not None
-        spec = check_bundles(self.models)
-        return slide_source(slide, spec, row.slide_id, self.config, tissue_mask=row.tissue_mask)
+        return slide_source(slide, self.model.spec, row.slide_id, self.config, tissue_mask=row.tissue_mask)
 
     def _features(self, row: SlideFeaturesRow, slide: Slide | None) -> FromFeatures:
         from pathopatch.heatmaps.predict import feature_source
-        from pathopatch.models.bundle import check_bundles
 
         mpp = slide.mpp if slide is not None and slide.has_mpp else self.slide_mpp
         features = row.features.read(row.slide_id).in_level0_px(mpp)
-        return feature_source(features, check_bundles(self.models), self.config, slide=slide)
-
-
-def _loaded_models(models: tuple[Path, ...], config: PredictConfig) -> Ensemble:
-    """Return the models of some bundles, which are loaded once for all slides, unless their files change."""
-    written_ns = tuple(file.stat().st_mtime_ns for folder in models for file in sorted(folder.glob("*")))
-    return _loaded(models, config, written_ns)
+        return feature_source(features, self.model.spec, self.config, slide=slide)
 
 
 @lru_cache(maxsize=1)
-def _loaded(models: tuple[Path, ...], config: PredictConfig, written: tuple[int, ...]) -> Ensemble:
-    from pathopatch.models.loading import load_ensemble
-
-    options = {
-        name: getattr(config, name) for name in ("device", "precision", "runtime", "threads", "area_correct", "weights")
-    }
-    return load_ensemble(models, **options)
+def _loaded(model: Model, config: PredictConfig) -> Ensemble:
+    """Return the networks of a model, which a process loads once for all slides."""
+    names = ("device", "precision", "runtime", "threads", "weights")
+    return model.load(**{name: getattr(config, name) for name in names})
 
 
 def require_unmixed(out: Path, *, deidentify: bool) -> None:

@@ -17,6 +17,7 @@ from pathopatch.core.config import PredictConfig
 from pathopatch.core.files import read_json
 from pathopatch.debias.interventions import set_area
 from pathopatch.evaluation.area_reliance import margins_of
+from pathopatch.heatmaps.model_record import read_model_record
 from pathopatch.heatmaps.slide_prediction import predict_slide, read_prediction
 from pathopatch.models.bundle import bundle_fingerprint, record_reliance, save_bundle
 from pathopatch.models.forward import correct_for_area
@@ -104,7 +105,7 @@ def test_all_that_is_written_says_that_it_is_corrected(
     assert facts["class_names"] == ["non-tumour (corrected)", "tumour (corrected)"]
     assert facts["method"] == "erm, corrected for the tissue area (subtract)"
     assert read_prediction(out).class_names[1] == "tumour (corrected)"
-    record = read_json(next((out / "models").glob("*.json")))
+    record = read_model_record(out, read_json(next((out / "models").glob("*.json")))["fingerprint"])
     assert record["members"][0]["name"].endswith("corrected for the tissue area (subtract)")
     assert "it relies on it (more tissue, more tumour); asked on 2026-11-30" in record["members"][0]["card"]
     assert typed(*command) == 1  # the corrected outputs stand there

@@ -22,11 +22,10 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.core.files import read_json
-from pathopatch.heatmaps.model_record import write_model_record
-from pathopatch.models.bundle import bundle_fingerprint, check_bundles, record_reliance, rewrite_graph, save_bundle
+from pathopatch.heatmaps.model_record import read_model_record, write_model_record
+from pathopatch.models.bundle import bundle_fingerprint, record_reliance, rewrite_graph, save_bundle
 from pathopatch.models.export import export_model
-from pathopatch.models.loading import load_ensemble, load_model, load_network
+from pathopatch.models.loading import Model, load_ensemble, load_model, load_network
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import AreaReliance, check_slide, class_names
 from pathopatch.models.verify import rewrite_check
@@ -136,7 +135,7 @@ def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle)
 @pytest.mark.parametrize("changes", [{"decision_threshold": 1.5}, {"temperature": 2.0}, {"min_tissue": 0.5}], ids=str)
 def test_an_edited_setting_predicts_only_once_it_is_confirmed(bundle, changes):
     edit_spec(bundle, **changes)
-    for opened in (load_model, lambda folder: check_bundles([folder]), lambda folder: load_ensemble([folder])):
+    for opened in (load_model, Model.of, lambda folder: load_ensemble([folder])):
         with pytest.raises(InputCorruptError, match=r"settings of the model .*verify .* --write"):
             opened(bundle)
     rewrite_check(bundle)
@@ -164,7 +163,9 @@ def test_another_models_verdict_is_shown_nowhere(bundle, tmp_path):
                 load_model(folder)
         rewrite_check(folder)
         rewrite_graph(folder, load_network(folder))
-        record = read_json(write_model_record(tmp_path / "out", [folder]))
+        model = Model.of(folder)
+        write_model_record(tmp_path / "out", model)
+        record = read_model_record(tmp_path / "out", model.fingerprint)
         export_model(folder, tmp_path / f"{folder.name}-onnx", kind="onnx")
         cards = [(where / "README.md").read_text() for where in (folder, tmp_path / f"{folder.name}-onnx")]
         texts = [*cards, repr(record)]

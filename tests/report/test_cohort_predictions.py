@@ -93,10 +93,14 @@ def test_the_page_names_the_model_its_decision_its_training_and_the_audit(out: P
     assert text.count("not stated by the model") == 2  # neither its cohort nor the audit
     (member,) = facts["members"]
     verdict = "SHORTCUT. In the training patches <b>tissue</b> tells the label."
-    trained = {"splits": ["train"], "slides": 4, "patients": 3, "patches": 900}
+    trained = {
+        "splits": ["train"], "slides": 4, "patients": 3, "patches": 900,
+        "by": "tissue at 0.25", "attributes": ["below", "above"], "counts": [[800, 10], [10, 80]],
+    }  # fmt: skip
+    changed = {"data": {"audit": verdict, "trained": trained}, "parameters": {"seed": 7}}
     write_json(
         record,
-        facts | {"members": [member | {"audit": verdict, "trained": trained, "name": "erm-t0.25-s7", "seed": 7}]},
+        facts | {"members": [{"name": "erm-t0.25-s7", "spec": member["spec"] | changed}]},
     )
     page = Page(write_report(out))
     assert page.text.startswith("Predictions by erm-t0.25-s7")
@@ -105,7 +109,7 @@ def test_the_page_names_the_model_its_decision_its_training_and_the_audit(out: P
     assert verdict in page.text
     decision = read_json(out / "heatmaps" / "s0" / "heatmap.json")["decision_probability"]
     assert f"a probability above {decision:.3f} is called tumour" in page.text
-    assert member["card"].splitlines()[0].removeprefix("# ") in Page(out / "report" / "model-card-1.html").text
+    assert "Patch classifier: erm" in Page(out / "report" / "model-card-1.html").text
     record.unlink()
     assert "its name was not recorded" in Page(write_report(out)).text
 

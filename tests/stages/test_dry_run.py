@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from made_model import made_spec
 from made_prediction import predict_to
 from made_slides import disc_image, write_channel
 
@@ -14,9 +14,9 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import read_status, update_status
-from pathopatch.models.forward import PatchClassifier
-from pathopatch.models.runtime.torch_runtime import TorchRuntime
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.loading import load_model
+from pathopatch.models.networks import build_network
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.predict import predict_plan
@@ -117,29 +117,9 @@ def test_the_time_is_estimated_from_finished_slides_alone(tmp_path: Path) -> Non
     assert planned.seconds(2) == planned.seconds(4) == pytest.approx(36 * 10 / 20)  # a slide is one process's
 
 
-class MeanIntensity(torch.nn.Module):
-    """Two logits, 0 and the mean of the patch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mean = self.gain * x.mean(dim=(1, 2, 3))
-        return torch.stack([torch.zeros_like(mean), mean], dim=1)
-
-
-def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = BundleSpec(
-        architecture="mean", channels=("C0",), dtype="uint16", background="dark", patch_px=32, stride_px=16, mpp=0.5,
-        input_px=32, mean=(0.0,), std=(1.0,), method="erm",
-    )  # fmt: skip
-    model = PatchClassifier(spec, TorchRuntime(MeanIntensity()))
-    monkeypatch.setattr("pathopatch.models.loading.load_model", lambda *_, **__: model)
-    for module in ("bundle", "loading"):
-        monkeypatch.setattr(f"pathopatch.models.{module}.check_bundles", lambda _: spec)
+def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(tmp_path: Path) -> None:
+    spec = made_spec(32, ("C0",), dtype="uint16", background="dark", stride_px=16)
+    save_bundle(tmp_path / "model", build_network(spec.architecture, 1), spec)
     manifest = cohort(tmp_path, mpp=(0.5,))
     write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))
     manifest.write_text(manifest.read_text() + "s1,p1,s1.tif\n")
@@ -148,9 +128,9 @@ def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(
     assert planned.table["patches"].tolist() == [9 * 7]
     assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("s1", "CHANNEL_MISMATCH")]
     assert planned.exit_code == 3
-    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "out").exists()
     with open_row(rows[0]) as slide:
-        predict_to(slide, model, tmp_path / "out", slide_id="s0")
+        predict_to(slide, load_model(tmp_path / "model"), tmp_path / "out", slide_id="s0")
     again = predict_plan(rows, [tmp_path / "model"], tmp_path / "out", PredictConfig())
     assert (len(again.table), again.finished["slide_id"].tolist(), again.exit_code) == (0, ["s0"], 3)
     other = predict_plan(rows[:1], [tmp_path / "model"], tmp_path / "out", PredictConfig(stride_px=32))
