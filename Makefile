@@ -58,18 +58,18 @@ lint: $(READY)
 	$(BIN)/deptry .
 
 bench: $(READY)
-	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python pipelines/bench/bench.py
 
 # Runs on a bare machine: Python, torch with CUDA and NumPy. GPU_DEVICE=cpu tries the command on a processor, in small.
 GPU_PYTHON ?= python3
 GPU_DEVICE ?= cuda
 gpu:
-	$(GPU_PYTHON) tests/gpu/run.py --device $(GPU_DEVICE)
+	$(GPU_PYTHON) pipelines/gpu/run.py --device $(GPU_DEVICE)
 
 # What that machine lacks, in folders below 60 MB: make gpu-wheels GPU_WHEELS='--python 3.12 --torch 2.11.0 --has scipy pandas'
 GPU_WHEELS ?=
 gpu-wheels: $(READY)
-	$(BIN)/python tests/gpu/wheels.py $(GPU_WHEELS)
+	$(BIN)/python pipelines/gpu/wheels.py $(GPU_WHEELS)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet

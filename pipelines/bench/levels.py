@@ -86,7 +86,7 @@ def main() -> None:
             write_pyramid(path, whole, kind)
             with open_slide(path, mpp=whole.mpp) as slide:
                 lines += [(kind, *row) for row in rows_of(slide, model)]
-    print("\n".join(f"| {' | '.join(line)} |" for line in lines))  # noqa: T201
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[2] / "pipelines" / "bench"))
 import environments  # noqa: E402 - found through the line above
 from environments import Environment, Peer, PeerError, at_work, measured, speedup  # noqa: E402
 from measure import Row  # noqa: E402

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[2] / "pipelines" / "bench"))
 import stages  # noqa: E402 - found through the line above
 
 

@@ -134,4 +134,4 @@ def _matrix_product(network: torch.nn.Module, x: np.ndarray, precision: str) -> 
 
 
 if __name__ == "__main__":
-    print(compare(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))  # noqa: T201
+    print(compare(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import tifffile
 
-sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "helpers"))
 import made_slides  # noqa: E402 - found through the line above
 
 MODALITIES = ("CARS", "TPEF", "SHG")

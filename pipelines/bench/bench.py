@@ -71,7 +71,7 @@ def main() -> int:
         for row in measured(Inputs(Path(folder), options.side), parts, options.environments):
             goal = "" if row.goal is None else f"{row.sense} {row.goal:<5.3g} {'ok' if row.is_met else 'missed'}"
             limit = "" if row.limit is None else f", the limit here is {row.limit:.3g}"
-            print(f"{row.name:<88}{row.ratio:>9.3f}   {goal}{limit}", flush=True)  # noqa: T201
+            print(f"{row.name:<88}{row.ratio:>9.3f}   {goal}{limit}", flush=True)
             rows.append(row)
     if options.only is None:
         Path("bench.json").write_text(json.dumps(_described(rows), indent=2) + "\n", encoding="utf-8")

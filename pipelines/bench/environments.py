@@ -118,7 +118,7 @@ class Process:
     def again(self) -> float:
         """Let it work once; return the CPU seconds of all its threads."""
         assert self._process.stdin is not None
-        print("again", file=self._process.stdin, flush=True)  # noqa: T201
+        print("again", file=self._process.stdin, flush=True)
         return float(self._answer())
 
     def _answer(self) -> str:
@@ -163,7 +163,7 @@ def measured(peers: Iterable[P], row: Callable[[P], Row]) -> Iterator[Row]:
         try:
             yield row(peer)
         except (PeerError, subprocess.SubprocessError, OSError) as error:
-            print(f"left out: {peer.name}: {error}", file=sys.stderr)  # noqa: T201
+            print(f"left out: {peer.name}: {error}", file=sys.stderr)
 
 
 def _python(environment: Environment, folder: Path) -> Path:

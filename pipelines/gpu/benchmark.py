@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("benchmarks", "helpers")]
+sys.path[:0] = [str(Path(__file__).parents[2] / name) for name in ("pipelines/bench", "tests/helpers")]
 from inputs import Inputs  # noqa: E402 - found through the line above
 
 from pathopatch.core.config import PredictConfig, TrainConfig  # noqa: E402

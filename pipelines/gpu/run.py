@@ -20,7 +20,7 @@ from typing import Any
 import wheels
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = ROOT / "tests" / "gpu"
+HERE, TESTS = Path(__file__).parent, ROOT / "tests" / "gpu"
 _MINUTES = 8.5  # in all
 _SHARES = {"tests": 0.5, "training": 0.3, "predict": 0.2}  # of the time that is left
 
@@ -44,7 +44,7 @@ def main() -> int:
     chosen = "gpu" if options.device != "cpu" else "not gpu"
     commands = {
         "machine": [str(HERE / "benchmark.py"), "machine", *measured],
-        "tests": ["-m", "pytest", str(HERE), "-q", "-m", chosen, "-p", "no:cacheprovider", "--durations=5"],
+        "tests": ["-m", "pytest", str(TESTS), "-q", "-m", chosen, "-p", "no:cacheprovider", "--durations=5"],
         **{part: [str(HERE / "benchmark.py"), part, *measured] for part in ("training", "predict")},
     }
     end, left, outcomes = time.monotonic() + 60 * options.minutes, 1.0, {}
@@ -75,12 +75,12 @@ def _run(part: str, command: list[str], environment: dict[str, str], limit: floa
         outcome = "ok" if code == 0 else f"ended with code {code}"
     except subprocess.TimeoutExpired:
         outcome = f"stopped after {limit:.0f} s"
-    print(f"{part}: {outcome}, {time.monotonic() - start:.0f} s", flush=True)  # noqa: T201
+    print(f"{part}: {outcome}, {time.monotonic() - start:.0f} s", flush=True)
     return outcome
 
 
 def _print(rows: list[dict[str, Any]], outcomes: dict[str, str]) -> None:
-    print()  # noqa: T201
+    print()
     for row in rows:
         value = row["value"] if isinstance(row["value"], str) else f"{row['value']:.4g}"
         goal = (
@@ -88,8 +88,8 @@ def _print(rows: list[dict[str, Any]], outcomes: dict[str, str]) -> None:
             if row["goal"] is None
             else f"at least {row['goal']:g} " + ("ok" if row["value"] >= row["goal"] else "missed")
         )
-        print(f"{row['name']:<76}{value:>14} {row['unit']:<10}{goal}")  # noqa: T201
-    print("\n" + "; ".join(f"{part}: {outcome}" for part, outcome in outcomes.items()))  # noqa: T201
+        print(f"{row['name']:<76}{value:>14} {row['unit']:<10}{goal}")
+    print("\n" + "; ".join(f"{part}: {outcome}" for part, outcome in outcomes.items()))
 
 
 if __name__ == "__main__":

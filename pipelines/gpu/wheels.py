@@ -57,7 +57,7 @@ def fill(folder: Path, *, python: str, torch: str, has: Iterable[str], most_mb: 
         for number, lot in enumerate(_packed(wheels, most_mb * 1e6), start=1):
             part = folder / f"{FOLDER}-{number}"
             part.mkdir()
-            print(f"{part}: {len(lot)} wheels, {_bytes(lot) / 1e6:.1f} MB")  # noqa: T201
+            print(f"{part}: {len(lot)} wheels, {_bytes(lot) / 1e6:.1f} MB")
             for wheel in lot:
                 shutil.move(wheel, part)
 
