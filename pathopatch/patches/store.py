@@ -286,14 +286,7 @@ class PatchStore:
 
     def unscanned(self, level: int = 0) -> NDArray[np.uint8] | None:
         """Return the overview's unscanned pixels, uint8 of shape (h, w); None if all were scanned."""
-        return self._label("unscanned", level)
-
-    def missed(self, level: int = 0) -> NDArray[np.uint8] | None:
-        """Return where a person said that tissue was missed, uint8 of shape (h, w); None without such a correction."""
-        return self._label("missed", level)
-
-    def _label(self, name: str, level: int) -> NDArray[np.uint8] | None:
-        place = f"overview/labels/{name}/{level}"
+        place = f"overview/labels/unscanned/{level}"
         return np.asarray(self._read_array(place), np.uint8) if self._has_array(place) else None
 
     @property

@@ -18,9 +18,8 @@ compression: a third of the time of tiling at 48 px. Encoding a chunk takes 5 to
 from __future__ import annotations
 
 import hashlib
-import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from numcodecs import Blosc, Zstd
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from pathopatch.core.files import fault_point, link_or_copy
+from pathopatch.core.files import fault_point
 from pathopatch.core.mask_bits import MaskKind
 from pathopatch.slides.omezarr_metadata import OME_VERSION, image_attributes, multiscales
 from pathopatch.slides.resample import resized
@@ -164,48 +163,13 @@ class StoreWriter:
             if array.missing:
                 raise AssertionError(f"{array.name}: {array.missing} are missing")
             known |= array.checksums
-        _finish(self._root, self._path, attributes, known, self._pixels.hexdigest())
-
-
-def write_corrected(
-    path: Path,
-    earlier: Path,
-    masks: Iterable[NDArray[np.uint8]],
-    labels: Mapping[str, NDArray[np.uint8]],
-    *,
-    um_per_px: tuple[float, float],
-    checksums: Mapping[str, str],
-    attributes: Mapping[str, Any],
-) -> None:
-    """Write the store `earlier` again with other tissue; all that stays is linked, so that no pixel is written again.
-
-    `masks` yields the tissue masks of all patches, (n, P, ceil(P / 8)) each; `labels` and `um_per_px` are as of
-    `StoreWriter.write_overview`, `checksums` those of the earlier store. The new `pixels_checksum` is a hash of that in
-    the `attributes` and of the masks.
-    """
-    name = mask_array_name("tissue")
-    anew = {str(earlier): ["zarr.json", name], str(earlier / "overview"): ["labels"]}
-    shutil.copytree(earlier, path, copy_function=link_or_copy, ignore=lambda folder, _: anew.get(folder, []))
-    known = {file: checksum for file, checksum in checksums.items() if (path / file).is_file()}
-    root, former = zarr.create_group(path, zarr_format=3), zarr.open_array(earlier / name, mode="r")
-    assert former.shards is not None
-    array = mask_array(root, path, "tissue", count=former.shape[0], patch_px=former.shape[1], shard=former.shards[0])
-    digest = hashlib.sha256(attributes["pixels_checksum"].encode())
-    for bits in masks:
-        array.append(bits)
-        digest.update(google_crc32c.value(bits).to_bytes(4, "little"))
-    _write_labels(zarr.open_group(path / "overview", mode="r+"), labels, um_per_px)
-    _finish(root, path, attributes, known | array.checksums, digest.hexdigest())
-
-
-def _finish(root: zarr.Group, path: Path, attributes: Mapping[str, Any], known: Mapping[str, str], digest: str) -> None:
-    """Write the attributes of a store at `path`, whose other files are there; `known` are checksums of some."""
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    names = [file.relative_to(path).as_posix() for file in files]
-    checksums = {name: known.get(name) or file_checksum(path / name) for name in names if name != "zarr.json"}
-    root.attrs.put({**attributes, "pixels_checksum": digest[:_CHECKSUM_DIGITS], "checksums": checksums})
-    # `complete` comes last: readers refuse a store without it.
-    root.attrs["complete"] = True
+        files = [file for file in sorted(self._path.rglob("*")) if file.is_file()]
+        names = [file.relative_to(self._path).as_posix() for file in files]
+        checksums = {name: known.get(name) or file_checksum(self._path / name) for name in names if name != "zarr.json"}
+        digest = self._pixels.hexdigest()[:_CHECKSUM_DIGITS]
+        self._root.attrs.put({**attributes, "pixels_checksum": digest, "checksums": checksums})
+        # `complete` comes last: readers refuse a store without it.
+        self._root.attrs["complete"] = True
 
 
 class ShardedArray:

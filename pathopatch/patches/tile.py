@@ -9,7 +9,7 @@ A kill at any point leaves nothing, or artefacts without a common stamp. The lat
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, read_stamp, read_table, require_same_source, write_table
 from pathopatch.core.config import MIN_SCANNED, TileConfig
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError, StaleArtefactError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.core.status import is_recorded_done
@@ -34,8 +34,7 @@ from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
 from pathopatch.patches.source import STAGE, FromImages, FromSlide, tile_stamp
 from pathopatch.patches.store import PatchStore, patch_ids, recorded_attributes, source_record
-from pathopatch.patches.store_writer import SHARD_PATCHES, StoreWriter, write_corrected
-from pathopatch.patches.tissue_model import nearest_part
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
 from pathopatch.slides.slide_paths import ID_REMEDY, slide_id_from_path, valid_slide_id
@@ -172,13 +171,13 @@ def tile_slide(
             table["block"] = block
         record = {"slide_id": slide_id, "warnings": [], "cohort_levels": levels, "stamp": stamp.to_dict()}
         tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
-        rows = _rows_to_correct(outputs.parts[0], stamp, source)
-        if rows is None:
-            write = partial(_write_store, tumor_mask=tumor_mask, progress=progress)
-        else:
-            _log.info("slide %s: tissue is measured again in %d of %d patches", slide_id, len(rows), len(table))
-            write = partial(_correct_store, parts=outputs.parts, rows=rows)
-        write = partial(write, source=source, attributes_of=partial(_attributes, source, table, record, labels))
+        write = partial(
+            _write_store,
+            source=source,
+            attributes_of=partial(_attributes, source, table, record, labels),
+            tumor_mask=tumor_mask,
+            progress=progress,
+        )
         return write, lambda store, measured: table.assign(**measured, pixels_checksum=store.pixels_checksum)
 
     result = make_tiles(outputs, prepare)
@@ -328,68 +327,6 @@ def _attributes(
     whole_slide = None if stated is None else stated.whole_slide
     on_glass = tumor_on_glass(x, y, label, *shares, extent=source.grid.extent, whole_slide=whole_slide)
     return {**_slide_attributes(source), **record, "warnings": [*source.warnings, *on_glass]}
-
-
-def _rows_to_correct(path: Path, stamp: Stamp, source: FromSlide) -> NDArray[np.int64] | None:
-    """Return which patches (n,) of an existing store another tissue mask changes; None to write all of them anew."""
-    existing = read_stamp(path)
-    if existing is None or stamp.differences(existing) != ["input 'tissue_mask' differs"]:
-        return None
-    try:
-        earlier = PatchStore(path)
-        earlier.check_files()
-    except PathopatchError:  # damaged
-        return None
-    grid, tissue, present, former = source.grid, source.tissue, store_attributes(source), earlier.attributes
-    is_same_rule = present["tissue"].items() <= former["tissue"].items() and present["windows"] == former["windows"]
-    if not is_same_rule or not earlier.has_patches or source.dtype == np.float64:  # which is stored rounded
-        return None
-    changed = earlier.tissue() != tissue.mask
-    for missed in (earlier.missed(), tissue.missed):
-        changed |= False if missed is None else missed != 0
-    scale = tissue.scale_x, tissue.scale_y
-    places = source.origins.tolist()
-    return np.flatnonzero(
-        [nearest_part(changed, scale, (x, y), grid.downsample, grid.inside(x, y)).any() for x, y in places]
-    )
-
-
-def _correct_store(
-    path: Path,
-    source: FromSlide,
-    attributes_of: Callable[[Measured], dict[str, Any]],
-    parts: tuple[Path, ...],
-    rows: NDArray[np.int64],
-) -> Measured:
-    """Write the store of `parts`, store and table, again with the tissue of some `rows` (n,); return all columns."""
-    earlier, before, tissue, grid = PatchStore(parts[0]), read_table(parts[1]), source.tissue, source.grid
-    measured = {name: before[name].to_numpy(np.float64, copy=True) for name in MEASURED_COLUMNS}
-    anew: dict[int, NDArray[np.uint8]] = {}
-    for row in rows.tolist():
-        x, y = source.origins[row].tolist()
-        place = x, y, grid.downsample, grid.inside(x, y)
-        mask = tissue.patch_mask(earlier.read([row])[0], *place)
-        anew[row] = pack_masks(mask)
-        measured["tissue_fraction"][row] = np.count_nonzero(mask) / max(1, tissue.count_scanned(*place))
-
-    def masks() -> Iterator[NDArray[np.uint8]]:
-        for start in range(0, len(earlier), SHARD_PATCHES):
-            numbers = range(start, min(start + SHARD_PATCHES, len(earlier)))
-            bits = pack_masks(earlier.masks(numbers, "tissue"))
-            for row in set(numbers) & anew.keys():
-                bits[row - start] = anew[row]
-            yield bits
-
-    write_corrected(
-        path,
-        parts[0],
-        masks(),
-        tissue.masks,
-        um_per_px=(source.slide.mpp * tissue.scale_x, source.slide.mpp * tissue.scale_y),
-        checksums=earlier.attributes["checksums"],
-        attributes={**attributes_of(measured), "pixels_checksum": earlier.pixels_checksum},
-    )
-    return measured
 
 
 def store_writer(path: Path, source: FromSlide | FromImages, *, with_tumor: bool = False) -> StoreWriter:
