@@ -6,7 +6,7 @@ error. The checks do without torch. A bundle may come from a stranger: what it c
 memory is taken for it.
 
 ``config.json`` and the head of ``README.md`` are those of the Hugging Face Hub: timm builds a network of its own from
-the folder. Bundles of version 0.1 have ``model.json`` instead, with the spec alone.
+the folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from pathopatch.models.runtime import Runtime
 
 WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "config.json", "model.onnx", "README.md"
-OLD_SPEC = "model.json"
 BLOCK = "pathopatch"  # key of `SPEC` with the spec; timm reads the others
 CHECK, CHECK_VERSION = "check.json", 1
 """Answers to made patches with digests of settings and weights, and the version of its format and of the patches."""
@@ -184,9 +183,8 @@ def _timm_settings(spec: BundleSpec, network: Any) -> dict[str, Any]:
 
 def _write_spec(folder: Path, spec: BundleSpec, settings: Mapping[str, Any] | None = None) -> None:
     """Write a bundle's spec into its file, and its card; `settings` for timm stay as they are if None."""
-    path, stated = spec_file(folder), spec.model_dump(mode="json")
-    settings = read_json(path) if settings is None else settings
-    write_json(path, stated if path.name == OLD_SPEC else {**settings, BLOCK: stated})
+    settings = read_json(folder / SPEC) if settings is None else settings
+    write_json(folder / SPEC, {**settings, BLOCK: spec.model_dump(mode="json")})
     head = front_matter(spec, library="timm" if "pretrained_cfg" in settings else "pathopatch")
     if (folder / CARD).is_file():  # who publishes a model states its licence there
         before = (folder / CARD).read_text(encoding="utf-8", errors="replace")
@@ -279,18 +277,8 @@ def bundle_folder(path: Path) -> Path:
     """Return the bundle that a path names: the path itself, or ``model/`` in the folder of a training run."""
     inner = path / "model"
     # By the weights: a run has a config.json of its own.
-    is_run = not os.path.isfile(path / WEIGHTS) and os.path.isfile(spec_file(inner))  # noqa: PTH113  # no name raises
+    is_run = not os.path.isfile(path / WEIGHTS) and os.path.isfile(inner / SPEC)  # noqa: PTH113  # no name raises
     return inner if is_run else path
-
-
-def spec_file(folder: Path) -> Path:
-    """Return the file of a bundle's spec: ``config.json``, or ``model.json`` unless the other one has a spec too."""
-    if not os.path.lexists(folder / OLD_SPEC):
-        return folder / SPEC
-    with suppress(InputMissingError, InputCorruptError):  # its owner may have put another config.json there
-        if BLOCK in read_json(folder / SPEC):
-            return folder / SPEC
-    return folder / OLD_SPEC
 
 
 def checked_bundle(
@@ -318,7 +306,7 @@ def checked_bundle(
         if stated.get(name) != trained.get(name)
     ]
     if differences:
-        raise incompatible(f"{spec_file(folder).name} does not fit {WEIGHTS}: {first_of(differences)}", folder)
+        raise incompatible(f"{SPEC} does not fit {WEIGHTS}: {first_of(differences)}", folder)
     if spec.torchscript is not None and not (folder / ARCHIVE).is_file():
         raise InputMissingError(f"no {ARCHIVE}", place=str(folder), remedy="copy the bundle again")
     if with_graph and spec.onnx is not None:
@@ -331,13 +319,8 @@ def checked_bundle(
 
 
 def _refuse_edited(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse settings that are not those of ``check.json``; bundles of 0.1.0 have none."""
-    try:
-        require_small(folder / CHECK, _MOST_SPEC_BYTES)
-    except InputMissingError:
-        if spec_file(folder).name == OLD_SPEC:
-            return
-        raise
+    """Refuse settings that are not those of ``check.json``."""
+    require_small(folder / CHECK, _MOST_SPEC_BYTES)
     if read_json(folder / CHECK).get("settings_sha256") != settings_sha256(folder, config):
         raise InputCorruptError(
             "the settings of the model are not those that it was written with",
@@ -411,9 +394,15 @@ def _is_deeper(value: object, levels: int) -> bool:
 
 
 def bundle_config(folder: Path) -> dict[str, Any]:
-    """Return the values of a bundle's `spec_file`; refuse what is something else."""
+    """Return the values of a bundle's ``config.json``; refuse what is something else."""
     _refuse_other_kinds(folder)
-    path = spec_file(folder)
+    path = folder / SPEC
+    if not path.is_file() and (folder / "model.json").is_file():
+        raise CheckpointIncompatibleError(
+            f"a bundle of pathopatch 0.1.0: its settings are in model.json, not in {SPEC}",
+            place=str(folder),
+            remedy="write them there by the command in docs/reference/artefacts.md, or train the model anew",
+        )
     try:
         config = read_json(path)
     except InputMissingError as error:
@@ -429,16 +418,15 @@ def bundle_config(folder: Path) -> dict[str, Any]:
 
 def stated_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec, as it is written, of what `bundle_config` returned; refuse other files of this name."""
-    path = spec_file(folder)
-    stated = config if path.name == OLD_SPEC else config.get(BLOCK)
+    stated = config.get(BLOCK)
     if not isinstance(stated, dict):
-        raise incompatible(f"it has no table {BLOCK!r}, as bundles of pathopatch have", path)
+        raise incompatible(f"it has no table {BLOCK!r}, as bundles of pathopatch have", folder / SPEC)
     return stated
 
 
 def read_spec(folder: Path, config: Mapping[str, Any] | None = None) -> BundleSpec:
     """Return a bundle's spec, of its `bundle_config`; refuse what is something else, of another version, or invalid."""
-    raw, path = stated_spec(folder, bundle_config(folder) if config is None else config), spec_file(folder)
+    raw, path = stated_spec(folder, bundle_config(folder) if config is None else config), folder / SPEC
     version = raw.get("schema_version")
     if version != BUNDLE_VERSION:
         again = "import model" if str(raw.get("method", "")).startswith("imported") else "train WORK"
@@ -470,13 +458,8 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: Are
 
     A model whose answers are corrected for the tissue area is another one.
     """
-    # Specs had an `area_slope`: without it all predictions by earlier bundles would count as another model's.
-    facts = [{**spec.model_dump(mode="json"), "onnx": None, "area_slope": 0.0} for spec, _ in members]
-    for fact in facts:  # likewise
-        for name in ("crop_px", "backbone"):
-            if fact[name] is None:
-                del fact[name]
-        del fact["area_reliance"]  # what was found of a model does not change it
+    # A graph is another form of the weights, and what was found of a model does not change it.
+    facts = [spec.model_dump(mode="json", exclude={"onnx", "area_reliance"}) for spec, _ in members]
     digests = [
         hashlib.sha256(f"{fingerprint(fact)}{weights}".encode()).hexdigest()
         for fact, (_, weights) in zip(facts, members, strict=True)
@@ -497,7 +480,7 @@ def bundle_fingerprint(folders: Sequence[Path], *, correct: AreaCorrection = "no
 
 def _refuse_other_kinds(folder: Path) -> None:
     """Refuse what only looks like a bundle: a FIFO would block its reader for ever, a link loop leads nowhere."""
-    spec = spec_file(folder)
+    spec = folder / SPEC
     is_of_kind = {folder: Path.is_dir, spec: Path.is_file, folder / WEIGHTS: Path.is_file}
     for path, is_kind in is_of_kind.items():
         if os.path.lexists(path) and not is_kind(path):
@@ -540,8 +523,9 @@ def settings_sha256(folder: Path, config: Mapping[str, Any] | None = None) -> st
     """
     config = bundle_config(folder) if config is None else config
     stated = {name: value for name, value in stated_spec(folder, config).items() if name not in _DESCRIBING}
-    settings = {**config, BLOCK: stated} if BLOCK in config else stated
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({**config, BLOCK: stated}, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def write_check(folder: Path, spec: BundleSpec, runtime: Runtime) -> None:

@@ -38,7 +38,7 @@ from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, json_text, read_json, write_json
 from pathopatch.core.mask_bits import LEAST_SHARE
-from pathopatch.models.bundle import WEIGHTS, checked_bundle, spec_file
+from pathopatch.models.bundle import SPEC, WEIGHTS, checked_bundle
 from pathopatch.models.card import (
     crop_text,
     decision_text,
@@ -165,7 +165,7 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
     stamp = Stamp(
         stage=f"export {kind}",
         settings={"version": _VERSION},
-        inputs={path.name: fingerprint_file(path) for path in (bundle / WEIGHTS, spec_file(bundle))},
+        inputs={path.name: fingerprint_file(path) for path in (bundle / WEIGHTS, bundle / SPEC)},
     )
     with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
         if output.is_current:

@@ -25,7 +25,7 @@ FILES = {
     "README.md",
     "manifest.csv",
     *(f"example_{channel}.tif" for channel in CHANNELS),
-    *(f"model/{name}" for name in ("README.md", "check.json", "model.json", "model.onnx", "model.safetensors")),
+    *(f"model/{name}" for name in ("README.md", "check.json", "config.json", "model.onnx", "model.safetensors")),
     *(f"he_model/{name}" for name in ("README.md", "check.json", "config.json", "model.onnx", "model.safetensors")),
 }
 

@@ -82,7 +82,7 @@ class FakeModel:
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_table(tmp_path / "groups.parquet", groups_table(), Stamp(stage="groups"))
-    write_bytes(tmp_path / "runs" / "erm" / "model" / "model.json", b"{}")
+    write_bytes(tmp_path / "runs" / "erm" / "model" / "config.json", b"{}")
 
     def load_patches(
         _work: Path, rows: pd.DataFrame, *, splits: tuple[str, ...], masks: tuple[str, ...], **how: float
@@ -151,7 +151,7 @@ def test_a_current_evaluation_is_left_alone_and_a_stale_one_needs_force(work: Pa
     with pytest.raises(StaleArtefactError, match="bootstrap was 20, is 21"):
         evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21))
     evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21), force=True)
-    write_bytes(work / "runs" / "erm" / "model" / "model.json", b"{ }")
+    write_bytes(work / "runs" / "erm" / "model" / "config.json", b"{ }")
     with pytest.raises(StaleArtefactError, match="'model' differs"):
         evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21))
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pathopatch.models.bundle import BLOCK, CHECK, save_bundle, settings_sha256, spec_file
+from pathopatch.models.bundle import BLOCK, CHECK, SPEC, save_bundle, settings_sha256
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 
@@ -34,14 +34,13 @@ def write_model(folder: Path) -> Path:
 
 def stated(bundle: Path) -> dict[str, Any]:
     """Return the spec in a bundle's file, as it is written."""
-    config = json.loads(spec_file(bundle).read_text())
-    return dict(config.get(BLOCK, config))
+    return dict(json.loads((bundle / SPEC).read_text())[BLOCK])
 
 
 def edit_spec(bundle: Path, **changes: Any) -> dict[str, Any]:
     """Change what a bundle's file states, there alone; return it."""
-    config, spec = json.loads(spec_file(bundle).read_text()), stated(bundle) | changes
-    spec_file(bundle).write_text(json.dumps(config | {BLOCK: spec} if BLOCK in config else spec))
+    config, spec = json.loads((bundle / SPEC).read_text()), stated(bundle) | changes
+    (bundle / SPEC).write_text(json.dumps(config | {BLOCK: spec}))
     return spec
 
 

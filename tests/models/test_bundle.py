@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_model import as_old_bundle, edit_spec, made_spec
+from made_model import edit_spec, made_spec, redigest
 from payload import Touch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -124,11 +124,11 @@ def test_an_edited_spec_is_refused_with_the_difference(bundle, changes, message)
 def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
     old = {"low_percentile": 1.0, "high_percentile": 99.5}
     edit_spec(bundle, intensity=old, onnx=None)  # such a bundle has no graph
-    as_old_bundle(bundle)
     with safe_open(bundle / "model.safetensors", framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         header = json.loads(stream.metadata()["pathopatch"])
     save_file(tensors, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(header | {"intensity": old})})
+    redigest(bundle)
     assert load_model(bundle).spec.intensity.scope == "slide"
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from made_model import as_old_bundle, made_spec
+from made_model import made_spec
 
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import beware, model_card
@@ -154,9 +154,9 @@ def test_the_card_of_a_bundle_read_again_is_the_same_nan_and_all(tmp_path):
 def test_an_older_bundle_without_a_data_summary_has_a_card(tmp_path):
     old = {"wga": 0.75, "accuracy of label 0, attribute 1": 0.5, "n of label 0, attribute 1": 10}
     save_bundle(tmp_path / "model", build_network("small-groupnorm", 2), _spec(group_metrics=old, data={}))
-    path = as_old_bundle(tmp_path / "model") / "model.json"
+    path = tmp_path / "model" / "config.json"
     raw = json.loads(path.read_text())
-    del raw["data"]
+    del raw["pathopatch"]["data"]
     path.write_text(json.dumps(raw))
     spec = load_model(tmp_path / "model", device="cpu", precision="float32").spec
     card = model_card(spec)

@@ -1,7 +1,9 @@
 """A bundle that was changed fails `verify`, also where both its sides were edited alike; timm opens it as its own."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +15,19 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from pathopatch.cli.program import app
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.demo import EXAMPLE_MODEL
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+)
 from pathopatch.models import verify
 from pathopatch.models.bundle import checked_bundle, record_reliance, rewrite_graph, save_bundle
 from pathopatch.models.forward import sample_patches
 from pathopatch.models.loading import load_model, load_network
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import AreaReliance, BundleSpec
-from pathopatch.models.verify import Verified, rewrite_check, verify_bundle
+from pathopatch.models.verify import Verified, verify_bundle
 
 PATCH_PROGRAMS = ["torch", "openvino", "onnxruntime"]
 HEAD = {
@@ -178,22 +184,20 @@ def test_the_command_prints_each_program_and_fails_with_code_1(bundle):
     assert "largest difference 0.01" in done.output
 
 
-def test_an_old_bundle_opens_and_is_verified_once_its_answers_are_stored(tmp_path):
-    old = as_old_bundle(write_model(tmp_path / "old"))
-    model = load_model(shutil.copytree(EXAMPLE_MODEL, tmp_path / "example"))
-    (tmp_path / "example" / "check.json").unlink()
-    assert np.isfinite(model.predict_logits(*sample_patches(model.spec))).all()
-    for folder in (tmp_path / "example", old):
-        with pytest.raises(InputMissingError, match=r"holds no answers to compare with.*verify .* --write"):
-            verify_bundle(folder)
-        assert _verify(folder, "--write").exit_code == 0
-        assert (folder / "model.json").is_file()
-        assert not (folder / "config.json").exists()
-    edit_both(old, tissue={"background": "dark"})
-    with pytest.raises(InputCorruptError, match="settings"):
-        verify_bundle(old)
-    rewrite_check(old)
-    verify_bundle(old, "torch")
+def test_a_bundle_of_0_1_0_is_refused_and_predicts_by_the_page_s_command(tmp_path):
+    model = load_model(write_model(tmp_path / "new"))
+    old = as_old_bundle(shutil.copytree(tmp_path / "new", tmp_path / "old"))
+    with pytest.raises(CheckpointIncompatibleError, match=r"of pathopatch 0\.1\.0.*reference/artefacts\.md"):
+        load_model(old)
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "artefacts.md").read_text()
+    (code,) = re.findall(r'python -c "(.*model\.json.*)"\n', page)
+    exec(code.replace("BUNDLE", str(old)))
+    with pytest.raises(InputMissingError, match=r"no file check\.json"):
+        load_model(old)
+    assert _verify(old, "--write").exit_code == 0
+    np.testing.assert_array_equal(
+        load_model(old).predict_logits(*sample_patches(model.spec)), model.predict_logits(*sample_patches(model.spec))
+    )
 
 
 def test_an_export_is_verified_by_its_own_rule(tmp_path, monkeypatch):
@@ -243,9 +247,3 @@ def test_the_head_of_the_card_is_what_the_hub_reads(tmp_path):
     save_bundle(tmp_path / "composed", build_network("small-groupnorm", 3), composed)
     data = hub.ModelCard.load(tmp_path / "composed" / "README.md").data
     assert (data.library_name, data.eval_results) == ("pathopatch", None)
-
-
-def test_an_old_bundle_opens_beside_a_config_of_its_owner(tmp_path):
-    old = as_old_bundle(write_model(tmp_path / "model"))
-    (old / "config.json").write_text('{"mine": 1}')
-    assert load_model(old).spec.method

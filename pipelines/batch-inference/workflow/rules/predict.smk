@@ -18,7 +18,7 @@ rule predict:
     input:
         manifest=OUT + "/parts/{part}.csv",
         settings=OUT + "/parts/settings.toml",
-        models=[spec_of(model) for model in config["models"]],
+        models=[str(Path(model) / "config.json") for model in config["models"]],
     output:
         touch(OUT + "/parts/{part}.done"),
     log:
