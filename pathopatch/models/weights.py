@@ -20,7 +20,6 @@ from pathopatch.core.errors import (
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
-    InputTooLargeError,
     NonFiniteError,
 )
 from pathopatch.core.files import file_state
@@ -116,8 +115,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Safetensors, or a pickle of tensors, which may lie one or more levels below a key such as ``state_dict``.
     """
+    import torch
     from safetensors.torch import load_file
-    from torch import Tensor
 
     require_regular(path)
     if not path.is_file():
@@ -131,51 +130,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise InputCorruptError(
                 f"not readable weights: {error}", place=str(path), remedy="fetch the file again"
             ) from error
-    raw = read_torch_file(path)
-    for key in _WRAPPERS:
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
-            raw = raw[key]
-    if not isinstance(raw, Mapping) or not all(isinstance(value, Tensor) for value in raw.values()):
-        raise CheckpointIncompatibleError(
-            "not a dictionary of tensors by name", place=str(path), remedy="store the network's state_dict()"
-        )
-    return dict(raw)
-
-
-def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
-    """Return what a file of PyTorch holds, on the processor; `mapped` leaves tensors in the file until they are used.
-
-    InputTooLargeError if it inflates, as no file that PyTorch writes; CheckpointUnsafeError for a pickle of more than
-    tensors.
-    """
-    import torch
-
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # weights_only refuses what is unsafe
-            is_archive = zipfile.is_zipfile(path)
-            if is_archive:  # packed tensors may inflate to a thousand times the size of the file
-                with zipfile.ZipFile(path) as archive:
-                    inflated_bytes = sum(entry.file_size for entry in archive.infolist())
-                if inflated_bytes > path.stat().st_size:
-                    raise InputTooLargeError(
-                        f"it inflates from {path.stat().st_size} to {inflated_bytes} bytes",
-                        place=str(path),
-                        remedy="store it again by torch.save, which packs nothing",
-                    )
-            is_mapped = mapped and is_archive
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except FileNotFoundError as error:
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
+            raw: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointUnsafeError(
             "the file holds more than tensors, and reading it could run code; nothing was run",
             place=str(path),
-            remedy="store weights as safetensors, and features as HDF5, npz or a plain tensor",
+            remedy="store weights as safetensors",
         ) from error
-    except InputTooLargeError:
-        raise
     except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise InputCorruptError(
             f"not a readable file of tensors: {error}", place=str(path), remedy="copy or fetch the file again"
         ) from error
+    for key in _WRAPPERS:
+        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
+            raw = raw[key]
+    if not isinstance(raw, Mapping) or not all(isinstance(value, torch.Tensor) for value in raw.values()):
+        raise CheckpointIncompatibleError(
+            "not a dictionary of tensors by name", place=str(path), remedy="store the network's state_dict()"
+        )
+    return dict(raw)

@@ -116,7 +116,7 @@ RAISED_BY = {
     "stages/predict.py": ["predict"],
 }
 """Commands that reach the messages of modules, by how their paths begin; any that redoes reaches the others."""
-ELSEWHERE = {"core/removed.py", "models/export.py", "features/readers/tools.py", "review/viewer.py"}
+ELSEWHERE = {"core/removed.py", "models/export.py", "features/readers/hdf5.py", "review/viewer.py"}
 """Modules that name options of other programs, or that are gone."""
 
 

@@ -20,7 +20,6 @@ from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, Pat
 from pathopatch.debias import pseudo
 from pathopatch.debias.methods import method
 from pathopatch.debias.objectives import GroupWeighted
-from pathopatch.features.readers.vectors import read_vectors
 from pathopatch.groups.assign import assign_splits
 from pathopatch.groups.attribute import patch_attribute_names
 from pathopatch.groups.decisions.decision import RecordedDecision
@@ -67,14 +66,6 @@ def _second_axis(stored: dict[str, Any]) -> None:
     axes.append(dict(axes[-1], name="z2"))
 
 
-def _tensor(value: Any) -> Call:
-    def call(folder: Path) -> Any:
-        torch.save(value, folder / "a.pt")
-        return read_vectors(folder / "a.pt", True)
-
-    return call
-
-
 def _weights(folder: Path) -> Any:
     torch.save({"state_dict": {"epoch": 3}}, folder / "w.pth")
     return read_weights(folder / "w.pth")
@@ -116,9 +107,6 @@ REFUSED: dict[str, tuple[Call, str]] = {
         lambda _: _validated(TorchScriptSpec, sha256="", class_names=("a", "b"), chosen=(0, 1)), "INPUT_UNSUPPORTED"),
     "weights that are no tensors": (_weights, "CHECKPOINT_INCOMPATIBLE"),
     "an archive that inflates": (_bomb, "INPUT_UNSUPPORTED"),
-    "features that are a list": (_tensor([torch.zeros(2)]), "INPUT_UNSUPPORTED"),
-    "features of one dimension": (_tensor(torch.zeros(3)), "INPUT_UNSUPPORTED"),
-    "a sparse tensor": (_tensor(torch.zeros(3, 2).to_sparse()), "INPUT_UNSUPPORTED"),
     "no splits": (lambda _: assign_splits(pd.DataFrame({"patient_id": ["p"], "label": [0]}), pd.DataFrame({"a": [1]})),
                   "INPUT_MISSING"),
     "an attribute of some patches": (

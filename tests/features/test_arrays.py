@@ -17,7 +17,7 @@ from pathopatch.features.arrays import read
 
 
 def test_slides_follow_each_other_row_by_row(tmp_path: Path) -> None:
-    patches = read(made_features.slide2vec(tmp_path))
+    patches = read(made_features.arrays(tmp_path))
     expected = np.concatenate([made_features.vectors("A"), made_features.vectors("B")])
     np.testing.assert_array_equal(patches.features, expected)
     assert patches.slide_id.tolist() == ["A"] * 4 + ["B"] * 2
@@ -25,7 +25,7 @@ def test_slides_follow_each_other_row_by_row(tmp_path: Path) -> None:
     np.testing.assert_array_equal(patches.y, [0, 0, 512, 1536, 512, 512])
     np.testing.assert_array_equal(patches.side, [512] * 6)
     assert patches.tissue_fraction.tolist() == pytest.approx([0.1, 0.5, 0.9, 1.0, 0.25, 0.75])
-    assert patches.encoder.name == "uni2"
+    assert patches.encoder.dim == made_features.DIM
 
 
 def test_one_file_gives_its_slide_alone(tmp_path: Path) -> None:
@@ -33,10 +33,8 @@ def test_one_file_gives_its_slide_alone(tmp_path: Path) -> None:
 
 
 def test_what_some_slides_lack_is_not_there(tmp_path: Path) -> None:
-    folder = made_features.slide2vec(tmp_path)
-    path = folder / "tiles" / "B.coordinates.npz"
-    xy = made_features.XY["B"]
-    np.savez(path, x=xy[:, 0], y=xy[:, 1])
+    folder = made_features.arrays(tmp_path)
+    np.savez(folder / "B.npz", features=made_features.vectors("B"), coords=made_features.XY["B"])
     assert read(folder).tissue_fraction is None
 
 

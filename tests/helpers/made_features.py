@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,20 +86,8 @@ def clam_patches(path: Path, xy: np.ndarray, *, patch_px: int = SIDE // 2, **mor
         )  # fmt: skip
 
 
-def clam_tensors(folder: Path, *, slides: Sequence[str] = SLIDES) -> Path:
-    """Write ``features/pt_files/SLIDE.pt`` and the coordinates."""
-    import torch
-
-    for slide_id in slides:
-        path = folder / "features" / "pt_files" / f"{slide_id}.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(torch.from_numpy(vectors(slide_id)), path)
-        clam_patches(folder / "patches" / f"{slide_id}.h5", XY[slide_id])
-    return folder / "features"
-
-
-def stamp(folder: Path, *, slides: Sequence[str] = SLIDES, order: int = -1, **attributes: Any) -> Path:
-    """Write ``EXTRACTOR-HASH/cohort/SLIDE.h5``: float16, micrometres, rows out of order."""
+def stamp(folder: Path, *, slides: Sequence[str] = SLIDES, **attributes: Any) -> Path:
+    """Write ``EXTRACTOR-HASH/cohort/SLIDE.h5``: float16, micrometres."""
     known = {
         "stamp_version": "2.3.0", "extractor": "mahmood-uni", "unit": "um", "tile_size_um": SIDE * MPP,
         "tile_size_px": 224, "code_hash": "0a1b2c3d", "feat_type": "tile",
@@ -109,57 +96,10 @@ def stamp(folder: Path, *, slides: Sequence[str] = SLIDES, order: int = -1, **at
         path = folder / "mahmood-uni-0a1b2c3d" / "cohort" / f"{slide_id}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(path, "w") as file:
-            file["coords"] = (XY[slide_id] * MPP).astype(np.float32)[::order]
-            file["feats"] = vectors(slide_id, dtype=np.float16)[::order]
+            file["coords"] = (XY[slide_id] * MPP).astype(np.float32)
+            file["feats"] = vectors(slide_id, dtype=np.float16)
             file.attrs.update(known | attributes)
     return folder
-
-
-def slide2vec(folder: Path, *, kind: str = "pt", slides: Sequence[str] = SLIDES, moved: bool = False) -> Path:
-    """Write ``tile_embeddings/SLIDE.pt`` or ``.npz``, and hs2p's ``tiles/SLIDE.coordinates.npz``."""
-    for slide_id in slides:
-        npz = folder / "tiles" / f"{slide_id}.coordinates.npz"
-        about = folder / "tiles" / f"{slide_id}.coordinates.meta.json"
-        npz.parent.mkdir(parents=True, exist_ok=True)
-        xy, count = XY[slide_id], len(XY[slide_id])
-        np.savez_compressed(
-            npz, tile_index=np.arange(count, dtype=np.int32), x=xy[:, 0], y=xy[:, 1], tissue_fractions=TISSUE[slide_id]
-        )
-        sections = {
-            "provenance": {"sample_id": slide_id, "spacing_at_level_0": MPP},
-            "slide": {"dimensions": list(SIZE_PX), "base_spacing_um": MPP, "level_downsamples": [1.0]},
-            "tiling": {
-                "requested_tile_size_px": 256, "requested_spacing_um": 1.0, "tile_size_lv0": SIDE,
-                "min_tissue_fraction": 0.01, "n_tiles": count,
-            },
-            "artifact": {"coordinate_space": "level0_px", "tile_order": "x_then_y"},
-        }  # fmt: skip
-        about.write_text(json.dumps(sections))
-        place = folder / "tile_embeddings"
-        place.mkdir(exist_ok=True)
-        _save(place / f"{slide_id}.{kind}", vectors(slide_id, dtype=np.float16))
-        stated = "/elsewhere/A.coordinates.npz" if moved else str(npz)
-        meta = {
-            "sample_id": slide_id, "artifact_type": "tile_embeddings", "coordinates_npz_path": stated,
-            "coordinates_meta_path": str(about), "encoder_level": "tile", "encoder_name": "uni2", "feature_dim": DIM,
-            "feature_dtype": "fp16", "format": kind, "num_tiles": count, "encoder_input_size_px": 224,
-            "requested_spacing_um": 1.0, "tile_size_lv0": SIDE,
-        }  # fmt: skip
-        (place / f"{slide_id}.meta.json").write_text(json.dumps(meta))
-    return folder
-
-
-def _save(path: Path, features: np.ndarray) -> None:
-    if path.suffix == ".npz":
-        np.savez_compressed(path, features=features)
-        return
-    import torch
-
-    torch.save(torch.from_numpy(features), path)
-
-
-def slide2vec_npz(folder: Path) -> Path:
-    return slide2vec(folder, kind="npz")
 
 
 def lists(folder: Path) -> Path:
@@ -173,7 +113,10 @@ def lists(folder: Path) -> Path:
 def arrays(folder: Path) -> Path:
     """Write an npz a slide."""
     for slide_id in SLIDES:
-        np.savez(folder / f"{slide_id}.npz", features=vectors(slide_id), coords=XY[slide_id], side_px=_sides(slide_id))
+        np.savez(
+            folder / f"{slide_id}.npz", features=vectors(slide_id), coords=XY[slide_id], side_px=_sides(slide_id),
+            tissue_fraction=TISSUE[slide_id],
+        )  # fmt: skip
     return folder
 
 
@@ -201,10 +144,7 @@ def with_tissue(path: Path, slide: SlideFeatures) -> None:
 WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "trident": ("trident", trident),
     "clam": ("clam", clam),
-    "clam, tensors": ("clam", clam_tensors),
     "stamp": ("stamp", stamp),
-    "slide2vec": ("slide2vec", slide2vec),
-    "slide2vec, npz": ("slide2vec", slide2vec_npz),
     "table, lists": ("table", lists),
     "table, npz": ("table", arrays),
 }

@@ -19,12 +19,9 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     NonFiniteError,
 )
-from pathopatch.features.readers.h5 import H5Contents
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, slide_id_from_path
 
-FORMATS = (".h5", ".hdf5", ".npz", ".parquet", ".pt", ".pth")
-"""Where a slide has the same features twice, the first of these is read: it holds most, or needs least to be read."""
 _SHOWN = 5  # rows named in a message
 _BLOCK_VALUES = 2**18  # features checked at a time: the mask stays in the cache of a core
 
@@ -35,7 +32,7 @@ class FeatureFile:
 
     slide_id: str
     path: Path
-    group: Path  # its set of features: a folder
+    group: str  # its set of features: a folder, or an encoder
     companions: tuple[Path, ...] = ()  # other files that are read for it, such as that of the coordinates
     table: Any = None  # the table that holds several slides, and the rows of this one
 
@@ -48,30 +45,30 @@ class FeatureFile:
         return SlideFeatures(slide_id=self.slide_id, features=features, encoder=encoder, **places, **known)
 
 
-class Candidate(NamedTuple):
-    """A file below the folder that was named."""
-
-    path: Path
-    root: Path  # the folder that was named
-    h5: H5Contents | None = None  # of an HDF5 file
-
-    def file(self, *, group: Path | None = None, companions: tuple[Path, ...] = ()) -> FeatureFile:
-        """Return it as the features of the slide that it is named after; a set of features is its folder by default."""
-        slide_id = slide_id_from_stem(self.path.stem)
-        return FeatureFile(slide_id=slide_id, path=self.path, group=group or self.path.parent, companions=companions)
-
-
 class Layout(NamedTuple):
     """How one tool writes features."""
 
     name: str
-    slide_files: Callable[[Candidate], list[FeatureFile]]  # none where the file is not of this layout
     read: Callable[[FeatureFile, bool], SlideFeatures]  # without features if the second argument is False
 
 
 def slide_id_from_stem(stem: str) -> str:
     """Return a slide's id from a file name without its own ending; an ending of a slide file goes too."""
     return slide_id_from_path(stem if Path(stem).suffix.lower() in SLIDE_SUFFIXES else f"{stem}.h5")
+
+
+def as_features(values: NDArray[Any], place: str) -> NDArray[Any]:
+    """Return features as float16 where they are stored so, else as float32; InputUnsupportedError for whole numbers."""
+    if values.dtype.kind == "V" and values.dtype.itemsize == 2:
+        # numpy has no bfloat16, and h5py returns its two bytes: the upper half of a float32.
+        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if values.dtype.kind != "f" or values.ndim != 2:
+        raise InputUnsupportedError(
+            f"features of the type {values.dtype} and the shape {values.shape}",
+            place=place,
+            remedy="store one vector per patch, as float16 or float32",
+        )
+    return values if values.dtype == np.float16 else values.astype(np.float32, copy=False)
 
 
 class SlideFolder:
@@ -82,10 +79,8 @@ class SlideFolder:
 
     def __init__(self, kind: Layout, path: Path, files: Sequence[FeatureFile]) -> None:
         by_id: dict[str, FeatureFile] = {}
-        for file in sorted(files, key=lambda file: (FORMATS.index(file.path.suffix.lower()), str(file.path))):
-            other = by_id.setdefault(file.slide_id, file)
-            is_twice_the_same = other.path.stem == file.path.stem and other.path.suffix != file.path.suffix
-            if other is not file and not is_twice_the_same:
+        for file in sorted(files, key=lambda file: str(file.path)):
+            if (other := by_id.setdefault(file.slide_id, file)) is not file:
                 raise DuplicateIdError(
                     f"two files of features of the slide {file.slide_id}: {other.path} and {file.path}",
                     place=str(file.path),

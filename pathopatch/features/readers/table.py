@@ -7,6 +7,8 @@ which the file is one slide; and where known ``x``, ``y`` (level-0 top-left), ``
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.core.excel import require_width
+from pathopatch.core.errors import CheckpointUnsafeError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.text import parse_number
-from pathopatch.features.readers.folder import Candidate, FeatureFile, Layout, slide_id_from_stem
-from pathopatch.features.readers.vectors import as_features, npz_shapes, read_npz, require_stored
+from pathopatch.features.readers.folder import FeatureFile, Layout, as_features, slide_id_from_stem
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 
 _NUMBERS = ("x", "y", "side_px", "mpp", "tissue_fraction")
 _KNOWN = ("slide_id", *_NUMBERS)
-_LEAST_BYTES = 4  # of a value in Parquet, unpacked
+_NPZ_ERRORS = (
+    OSError, LookupError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What is raised for an npz file that is cut or damaged, or holds a single array in place of several."""
 NOTE = "the table does not say which patches were left out"
 
 
@@ -42,8 +45,7 @@ class _Table:
         if self.path.suffix == ".parquet":
             table = _read_parquet(self.path, _KNOWN)
             return {name: table[name].to_numpy() for name in table.column_names}
-        arrays = read_npz(self.path, (*_KNOWN, "coords"))
-        count = npz_shapes(self.path, ("features",))["features"][0]
+        arrays, count = _read_npz(self.path, (*_KNOWN, "coords")), len(self.features)
         for name, values in arrays.items():
             if values.shape != ((count, 2) if name == "coords" else (count,)):
                 raise InputUnsupportedError(
@@ -58,7 +60,7 @@ class _Table:
     def features(self) -> NDArray[Any]:
         """All rows, (N, D)."""
         if self.path.suffix == ".npz":
-            return as_features(read_npz(self.path, ("features",))["features"], str(self.path))
+            return as_features(_read_npz(self.path, ("features",))["features"], str(self.path))
         from pyarrow import ArrowException, compute
 
         column = _read_parquet(self.path, ("features",))["features"]
@@ -73,7 +75,7 @@ class _Table:
                 place=str(self.path),
                 remedy="keep the features of one encoder in one table, a list in every row",
             )
-        return as_features(values, str(self.path)).reshape(len(column), int(lengths.max(initial=0)))
+        return as_features(values.reshape(len(column), int(lengths.max(initial=0))), str(self.path))
 
     @cached_property
     def rows(self) -> dict[str, Any]:
@@ -104,37 +106,52 @@ class _Table:
             ) from error
 
 
-def _slide_files(candidate: Candidate) -> list[FeatureFile]:
-    """Return the slides of a table that has features."""
-    path = candidate.path
-    if path.suffix == ".npz":
-        is_ours = len(npz_shapes(path).get("features", ())) == 2
-    else:
-        is_ours = path.suffix == ".parquet" and _has_features(path)
-    table = _Table(path)
-    return [
-        FeatureFile(slide_id=slide_id_from_stem(raw), path=path, group=path.parent, table=(table, rows))
-        for raw, rows in (table.rows if is_ours else {}).items()
-    ]
+def npz_files(path: Path) -> dict[str, list[FeatureFile]]:
+    """Return the slides of an npz file, if it has features."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, f"not a readable npz: {error}") from error
+    return _slide_files(path, has_features="features.npy" in names)
 
 
-def _has_features(path: Path) -> bool:
-    """Return whether a Parquet file has features; refuse one that claims far more than it stores."""
+def parquet_files(path: Path) -> dict[str, list[FeatureFile]]:
+    """Return the slides of a Parquet file, if it has features."""
     from pyarrow import ArrowException, parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            names, about = file.schema_arrow.names, file.metadata
-            groups = map(about.row_group, range(about.num_row_groups))
-            values = sum(group.column(column).num_values for group in groups for column in range(group.num_columns))
-            rows = about.num_rows
+        names = parquet.read_schema(path).names
     except (OSError, ArrowException) as error:
         raise _damaged(path, f"not a whole Parquet file: {error}") from error
-    if "features" not in names:
-        return False
-    require_width(len(names), row=1, place=str(path))
-    require_stored("the table", max(rows, values) * _LEAST_BYTES, path.stat().st_size, path)
-    return True
+    return _slide_files(path, has_features="features" in names)
+
+
+def _slide_files(path: Path, *, has_features: bool) -> dict[str, list[FeatureFile]]:
+    if not has_features:
+        return {}
+    table = _Table(path)
+    files = [
+        FeatureFile(slide_id=slide_id_from_stem(raw), path=path, group=str(path.parent), table=(table, rows))
+        for raw, rows in table.rows.items()
+    ]
+    return {LAYOUT.name: files}
+
+
+def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Return those arrays of an npz file that it holds; CheckpointUnsafeError if one is pickled."""
+    try:
+        # Opened here: numpy does not close a file that turns out to be damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names if name in arrays.files}
+    except _NPZ_ERRORS as error:
+        if isinstance(error, ValueError) and "pickle" in str(error):
+            raise CheckpointUnsafeError(
+                "an array of the file is pickled, and reading it could run code; nothing was run",
+                place=str(path),
+                remedy="store the features as float32 or float16, and ids as text",
+            ) from error
+        raise _damaged(path, f"not a readable npz: {error}") from error
 
 
 def _read_parquet(path: Path, names: tuple[str, ...]) -> Any:
@@ -183,4 +200,4 @@ def _one(known: dict[str, NDArray[np.float64]], name: str, file: FeatureFile) ->
     return float(values[0])
 
 
-LAYOUT = Layout("table", _slide_files, _read)
+LAYOUT = Layout("table", _read)

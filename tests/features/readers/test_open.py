@@ -86,7 +86,7 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
 
 def test_a_place_without_features_and_an_unknown_layout_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputMissingError, match=r"no features of patches.*trident, stamp"):
+    with pytest.raises(InputMissingError, match=r"no features of patches.*trident, stamp, clam, table"):
         open_features(tmp_path)
     with pytest.raises(InputMissingError, match="no file or folder"):
         open_features(tmp_path / "no" / "such")

@@ -1,4 +1,4 @@
-"""Files of tools that are not read: refused by name, and the page's lines write a table from them."""
+"""Files of tools that are not read: the page's lines write a table from them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,30 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from made_features import MPP, SIDE, SIZE_PX, XY, vectors
+from made_features import MPP, SIDE, SIZE_PX, TISSUE, XY, vectors
 from pyarrow import Table, parquet
 from shapely import box, to_wkb
 
-from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.features.readers import OTHER_TOOLS, open_features
+from pathopatch.core.errors import InputMissingError
+from pathopatch.features.readers import open_features
 
 PAGE = (Path(__file__).parents[3] / "docs" / "how-to" / "other-features.md").read_text(encoding="utf-8")
+
+
+def slide2vec(folder: Path) -> None:
+    for name in ("tile_embeddings", "tiles"):
+        (folder / "slide2vec" / name).mkdir(parents=True)
+    torch.save(torch.from_numpy(vectors("A", dtype=np.float16)), folder / "slide2vec" / "tile_embeddings" / "A.pt")
+    tiles = folder / "slide2vec" / "tiles" / "A.coordinates.npz"
+    x, y = XY["A"].T
+    np.savez_compressed(tiles, tile_index=np.arange(4, dtype=np.int32), x=x, y=y, tissue_fractions=TISSUE["A"])
+    sections = {
+        "provenance": {"sample_id": "A"},
+        "slide": {"dimensions": list(SIZE_PX), "base_spacing_um": MPP, "level_downsamples": [1.0]},
+        "tiling": {"requested_tile_size_px": 256, "requested_spacing_um": 1.0, "tile_size_lv0": SIDE},
+        "artifact": {"coordinate_space": "level0_px", "tile_order": "x_then_y"},
+    }
+    tiles.with_suffix(".meta.json").write_text(json.dumps(sections))
 
 
 def lazyslide(folder: Path) -> None:
@@ -58,32 +74,34 @@ def mussel(folder: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "lazyslide": lazyslide, "slideflow": slideflow, "atlaspatch": atlaspatch, "mussel": mussel,
+    "slide2vec": slide2vec, "lazyslide": lazyslide, "slideflow": slideflow, "atlaspatch": atlaspatch, "mussel": mussel,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", OTHER_TOOLS)
-def test_what_is_not_read_is_refused_with_the_page(layout: str, tmp_path: Path) -> None:
-    WRITERS[layout](tmp_path)
-    for stated in ("auto", layout):
-        with pytest.raises(InputUnsupportedError, match=layout) as refused:
-            open_features(tmp_path, layout=stated)
-        assert "docs/how-to/other-features.md" in (refused.value.remedy or "")
+@pytest.mark.parametrize("tool", WRITERS)
+def test_files_that_are_not_read_end_in_the_page_that_helps(tool: str, tmp_path: Path) -> None:
+    WRITERS[tool](tmp_path)
+    with pytest.raises(InputMissingError, match="no features of patches") as refused:
+        open_features(tmp_path)
+    assert "docs/how-to/other-features.md" in (refused.value.remedy or "")
 
 
-@pytest.mark.parametrize("layout", OTHER_TOOLS)
+@pytest.mark.parametrize("tool", WRITERS)
 def test_the_lines_of_the_page_write_a_table_of_the_same_patches(
-    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    WRITERS[layout](tmp_path)
+    WRITERS[tool](tmp_path)
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(rf"^## {layout}$.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE | re.IGNORECASE)
+    (code,) = re.findall(rf"^## {tool}$.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE | re.IGNORECASE)
     assert len(code.splitlines()) <= 14
     exec(compile(code, "docs/how-to/other-features.md", "exec"), {})  # the page's own example
     slide = open_features(tmp_path / "table").read("A")
     np.testing.assert_array_equal(slide.features, vectors("A"))
     np.testing.assert_array_equal(np.column_stack([slide.x, slide.y]), XY["A"])
     assert slide.side == SIDE
+    if tool == "slide2vec":
+        np.testing.assert_array_equal(slide.tissue_fraction, TISSUE["A"])
+        assert slide.mpp == MPP
 
 
 def test_a_slide_in_ome_zarr_with_tables_is_left_alone(tmp_path: Path) -> None:

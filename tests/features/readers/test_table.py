@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from payload import Touch
 from pyarrow import parquet
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import CheckpointUnsafeError, InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.features.readers import open_features
 
 
@@ -97,3 +98,10 @@ def test_arrays_that_are_shorter_than_the_features_are_refused(tmp_path: Path, n
     np.savez(tmp_path / "A.npz", features=np.zeros((3, 4), np.float32), **{name: values})
     with pytest.raises(InputUnsupportedError, match=f"{name} of the shape .* for 3 patches"):
         open_features(tmp_path).read("A")
+
+
+def test_pickled_arrays_are_not_run(tmp_path: Path) -> None:
+    np.savez(tmp_path / "A.npz", features=np.array([[Touch(tmp_path / "ran")]], object))
+    with pytest.raises(CheckpointUnsafeError, match=r"pickled.*nothing was run.*A\.npz"):
+        open_features(tmp_path).read("A")
+    assert not (tmp_path / "ran").exists()
