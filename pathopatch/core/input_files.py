@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pathopatch.core.errors import InputMissingError, InputTooLargeError, InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -112,20 +112,6 @@ def require_regular(path: Path, kind: str | None = None) -> None:
     if kind := special_kind(path) if kind is None else kind:
         raise InputUnsupportedError(
             f"{path.name} is {kind}, not a file", place=str(path), remedy="copy its content into a file, and name that"
-        )
-
-
-def require_small(path: Path, most_bytes: int) -> None:
-    """Raise InputMissingError or InputTooLargeError for a file of a stranger that is not there, or far too large.
-
-    InputUnsupportedError as of `require_regular`.
-    """
-    require_regular(path)
-    if not path.is_file():
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path")
-    if (size := path.stat().st_size) > most_bytes:
-        raise InputTooLargeError(
-            f"{size} bytes, {most_bytes} at most", place=str(path), remedy="get the file again from who made it"
         )
 
 

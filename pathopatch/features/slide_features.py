@@ -38,7 +38,7 @@ class Encoder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideFeatures:
-    """Features of N patches of a slide, in the order of their file. N may be 0."""
+    """Features of N patches of a slide, in the order of their file; those of STAMP by y, then x. N may be 0."""
 
     slide_id: str
     features: NDArray[Any]  # float16 or float32, (N, D)

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
-from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -52,7 +48,6 @@ class OmeZarrSlide(Slide):
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
         self._planes = plane_slice(path, names, choice.plane)
-        self._guards = [_InflationGuard(array) for array in self._image.arrays]
         self._absent = [self._absent_planes(array) for array in self._image.arrays]
         shares = [f"{chunks.mean():.1%} of level {level}" for level, chunks in enumerate(self._absent) if chunks.any()]
         note = (
@@ -75,7 +70,6 @@ class OmeZarrSlide(Slide):
         # All other axes have length 1, see `read_image_metadata`.
         try:
             selection = tuple(ranges.get(axis, 0) for axis in axes)
-            self._guards[level].check(selection)
             pixels = self._reader(level).read(selection)
         except DECODING_ERRORS as error:
             # Tensorstore's message without its list of source locations.
@@ -220,31 +214,3 @@ def _absent_chunks(array: ZarrArray) -> NDArray[np.bool_]:
             if all(n < count for n, count in zip(place, is_absent.shape, strict=True)):
                 is_absent[place] = False
     return is_absent
-
-
-class _InflationGuard:
-    """Refuse chunks that would inflate to more than their pixels, before they are decoded.
-
-    Blosc alone takes memory for as much as a chunk announces; other codecs stop as soon as they have what is due.
-    """
-
-    def __init__(self, array: ZarrArray) -> None:
-        self._array = array
-        self._due_bytes = prod(array.chunks) * array.dtype.itemsize
-        self._passed: set[tuple[int, ...]] = set()
-
-    def check(self, selection: Sequence[int | slice]) -> None:
-        """Raise ValueError if a chunk of a rectangle announces more bytes than are due."""
-        if not self._array.is_blosc:
-            return
-        bounds = [(part.start, part.stop) if isinstance(part, slice) else (part, part + 1) for part in selection]
-        spans = [range(low // n, -(-high // n)) for (low, high), n in zip(bounds, self._array.stored, strict=True)]
-        for index in product(*spans):
-            if index in self._passed:
-                continue
-            name = self._array.file_name(index)
-            with suppress(FileNotFoundError), (self._array.folder / name).open("rb") as stream:
-                announced = int.from_bytes(stream.read(8)[4:], "little")
-                if announced > self._due_bytes:
-                    raise ValueError(f"chunk {name} announces {announced} bytes, {self._due_bytes} are due")
-            self._passed.add(index)

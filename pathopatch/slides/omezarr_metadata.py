@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputMissingError, PathopatchError
-from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, refuse_channels, too_large, unsupported
+from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, too_large, unsupported
 from pathopatch.slides.resample import is_same_field, nominal_downsample
 from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, resolution, um_per
 
@@ -29,8 +29,6 @@ OME_VERSION = "0.5"  # of images that are written
 _COLOURS = {"R": "FF0000", "G": "00FF00", "B": "0000FF"}
 _MAX_METADATA_BYTES = 16 * 2**20
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
-_MAX_CHUNKS = 2**24
-_MAX_SMALL_CHUNKS, _SMALL_CHUNK_PX = 2**16, 1024  # each chunk costs as much as reading some thousand pixels
 _MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
 _HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
 _SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
@@ -53,8 +51,6 @@ class ZarrArray:
     chunks: tuple[int, ...]  # of a sharded array, those inside the shards
     stored: tuple[int, ...]  # along them, the pixels of one file: of a sharded array those of a shard
     dtype: np.dtype[np.generic]  # native byte order
-    file_name: Callable[[tuple[int, ...]], str]  # of the chunk or shard of an index
-    is_blosc: bool  # each file is one block of Blosc
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,6 @@ def read_image_metadata(folder: Path) -> ImageMetadata:
         raise corrupt(folder, "it lists no level")
     arrays = tuple(_read_array(folder, dataset) for dataset in datasets)
     _check_axes(folder, names, arrays[0].shape)
-    refuse_channels(folder, arrays[0].shape[names.index("c")] if "c" in names else 1)
     scales = [_level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
     levels = _levels_of_one_field(names, arrays, scales)
     return ImageMetadata(
@@ -265,7 +260,7 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
         raise unsupported(place, f"filters {filters!r}", "write the image without filters")
     metadata: ArrayV3Metadata | ArrayV2Metadata
     try:
-        codecs = _codecs(place, stated, is_v3=is_v3)
+        _require_known_codecs(place, stated, is_v3=is_v3)
         # Version 0.4 may state an empty list of filters, of which zarr-python warns.
         metadata = (
             ArrayV3Metadata.from_dict(stated) if is_v3 else ArrayV2Metadata.from_dict({**stated, "filters": None})
@@ -277,8 +272,6 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
             metadata.chunks,
             metadata.shards or metadata.chunks,
             metadata.dtype.to_native_dtype().newbyteorder("="),
-            metadata.encode_chunk_key,
-            is_blosc=codecs[-1:] == ["blosc"],
         )
     except PathopatchError:
         raise
@@ -294,8 +287,8 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
     return array
 
 
-def _codecs(place: Path, stated: dict[str, Any], *, is_v3: bool) -> list[str]:
-    """Return the names of an array's codecs, those inside shards first; refuse those that are not read."""
+def _require_known_codecs(place: Path, stated: dict[str, Any], *, is_v3: bool) -> None:
+    """Refuse an array with codecs that are not read."""
     if is_v3:
         inner = [codec["configuration"]["codecs"] for codec in stated["codecs"] if codec["name"] == "sharding_indexed"]
         names = [codec["name"] for codec in chain(*inner, stated["codecs"])]
@@ -304,7 +297,6 @@ def _codecs(place: Path, stated: dict[str, Any], *, is_v3: bool) -> list[str]:
     if unknown := sorted(set(names) - _CODECS[is_v3]):
         allowed = ", ".join(sorted(_CODECS[is_v3]))
         raise unsupported(place, f"compressed by {', '.join(unknown)}", f"write it with codecs of {allowed}")
-    return names
 
 
 def _check_claim(array: ZarrArray) -> None:
@@ -316,11 +308,6 @@ def _check_claim(array: ZarrArray) -> None:
         chunks = " x ".join(map(str, array.chunks))
         what = f"chunks of {chunks} px ({chunk} bytes) in an array of {shape} px"
         raise too_large(array.folder, what, "write it in chunks of at most 1 GiB")
-    count = prod(-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True))
-    if count > _MAX_SMALL_CHUNKS and prod(array.chunks) < _SMALL_CHUNK_PX or count > _MAX_CHUNKS:
-        chunks = " x ".join(map(str, array.chunks))
-        what = f"{count} chunks of {chunks} px in an array of {shape} px"
-        raise too_large(array.folder, what, "write it in chunks of 256 x 256 px or more")
     if claimed <= _HARMLESS_BYTES:
         return
     stored = 0

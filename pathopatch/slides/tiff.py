@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.slides.axes import Plane, chosen_planes, image_note, page_of
-from pathopatch.slides.integrity import OpenedFile, checked_tiff, refuse_channels, unsupported
+from pathopatch.slides.integrity import OpenedFile, checked_tiff, unsupported
 from pathopatch.slides.resample import (
     MIRRORED_ACROSS,
     MIRRORED_DOWN,
@@ -69,7 +69,6 @@ class TiffSlide(Slide):
             planes = chosen_planes(tiff, path, choice, named=named)
             for plane in planes:
                 _require_readable(plane.series.keyframe, path)
-            refuse_channels(path, len(planes))
             planes, alpha = _without_alpha(planes, path, named)
             orientations = {orientation_of(plane.series.keyframe.tags.valueof(ORIENTATION_TAG)) for plane in planes}
             if len(orientations) > 1:

@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 
 from pathopatch.core.csv_table import CsvTable, read_csv_table
-from pathopatch.core.errors import InputTooLargeError, TableError
+from pathopatch.core.errors import TableError
 from pathopatch.core.excel import read_workbook
 
 
@@ -110,16 +110,6 @@ def test_what_is_no_workbook_of_today_is_one_problem(tmp_path: Path, content: by
     table = read(tmp_path / "t.xlsx", content)
     with pytest.raises(TableError, match=words):
         table.raise_problems()
-
-
-def test_a_workbook_that_inflates_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.xml", "w") as entry:
-        for _ in range(300):
-            entry.write(bytes(2**20))
-    monkeypatch.setattr(openpyxl, "load_workbook", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(InputTooLargeError):
-        read_workbook(stream.getvalue(), place="t.xlsx")
 
 
 def test_a_table_in_excel_without_openpyxl_is_not_called_missing(

@@ -86,8 +86,8 @@ def clam_patches(path: Path, xy: np.ndarray, *, patch_px: int = SIDE // 2, **mor
         )  # fmt: skip
 
 
-def stamp(folder: Path, *, slides: Sequence[str] = SLIDES, **attributes: Any) -> Path:
-    """Write ``EXTRACTOR-HASH/cohort/SLIDE.h5``: float16, micrometres."""
+def stamp(folder: Path, *, slides: Sequence[str] = SLIDES, order: int = -1, **attributes: Any) -> Path:
+    """Write ``EXTRACTOR-HASH/cohort/SLIDE.h5``: float16, micrometres, rows out of order."""
     known = {
         "stamp_version": "2.3.0", "extractor": "mahmood-uni", "unit": "um", "tile_size_um": SIDE * MPP,
         "tile_size_px": 224, "code_hash": "0a1b2c3d", "feat_type": "tile",
@@ -96,8 +96,8 @@ def stamp(folder: Path, *, slides: Sequence[str] = SLIDES, **attributes: Any) ->
         path = folder / "mahmood-uni-0a1b2c3d" / "cohort" / f"{slide_id}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(path, "w") as file:
-            file["coords"] = (XY[slide_id] * MPP).astype(np.float32)
-            file["feats"] = vectors(slide_id, dtype=np.float16)
+            file["coords"] = (XY[slide_id] * MPP).astype(np.float32)[::order]
+            file["feats"] = vectors(slide_id, dtype=np.float16)[::order]
             file.attrs.update(known | attributes)
     return folder
 

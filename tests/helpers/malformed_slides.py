@@ -7,7 +7,7 @@ import json
 import resource
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,25 +15,16 @@ import imagecodecs
 import made_slides as made
 import numpy as np
 import tifffile
-from made_omezarr import chunk_files, write_omezarr
+from made_omezarr import write_omezarr
 from PIL import Image
 
-_OME = (
-    '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
-    '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="{x}" SizeY="{x}" SizeZ="{z}" SizeC="{c}" '
-    'SizeT="1"><TiffData IFD="0" PlaneCount="{planes}"/></Pixels></Image></OME>'
-)
 DESCRIPTIONS = {
-    "OME-XML of 10^12 planes": _OME.format(x=8, z=10**6, c=10**6, planes=1),
-    "OME-XML of 10^6 x 10^6 x 10^6": _OME.format(x=10**6, z=10**6, c=1, planes=1),
-    "OME-XML of 10^6 channels": _OME.format(x=8, z=1, c=10**6, planes=1),
-    "a plane count of 10^12": _OME.format(x=8, z=1, c=1, planes=10**12),
     "a shape of 10^12 pages": json.dumps({"shape": [10**12, 8, 8]}),
     "a shape of 10^6 x 10^6 pages": json.dumps({"shape": [10**6, 10**6, 8, 8]}),
 }
 """Descriptions of a TIFF that count too many planes."""
 
-LARGE_TILES = ("JPEG", "progressive JPEG", "JPEG 2000", "PNG", "WebP", "lossy WebP", "extended WebP", "deflate")
+LARGE_TILES = ("JPEG", "progressive JPEG", "JPEG 2000", "deflate")
 """Compressions of a tile that can hold more pixels than its TIFF announces."""
 
 
@@ -54,22 +45,17 @@ def write_description(path: Path, claim: str) -> Path:
 
 def write_large_tile(path: Path, compression: str) -> Path:
     """Write a TIFF of 64 x 64 px whose only tile holds thousands of pixels a side."""
-    large, large_rgb = np.zeros((5000, 5000), np.uint8), np.zeros((5000, 5000, 3), np.uint8)
+    large = np.zeros((5000, 5000), np.uint8)
     encode: dict[str, tuple[Callable[[], bytes], int]] = {
         "JPEG": (lambda: _jpeg(65500), 7),
         "progressive JPEG": (lambda: _jpeg(40000, is_progressive=True), 7),
         "JPEG 2000": (lambda: imagecodecs.jpeg2k_encode(large), 34712),
-        "PNG": (lambda: imagecodecs.png_encode(large), 34933),
-        "WebP": (lambda: imagecodecs.webp_encode(large_rgb, lossless=True), 50001),
-        "lossy WebP": (lambda: imagecodecs.webp_encode(large_rgb, level=50, lossless=False), 50001),
-        "extended WebP": (_extended_webp, 50001),
         "deflate": (lambda: zlib.compress(bytes(10**8)), 8),
     }
     write, number = encode[compression]
-    data, is_rgb = write(), compression.endswith("WebP")
-    pixels = np.zeros((64, 64, 3) if is_rgb else (64, 64), np.uint8)
+    data, pixels = write(), np.zeros((64, 64), np.uint8)
     per_cm = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb" if is_rgb else "minisblack", **per_cm)
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="minisblack", **per_cm)
     made.patch_tag(path, 259, number)
     made.patch_tag(path, 325, len(data))
     made.patch_tag(path, 324, path.stat().st_size)
@@ -88,14 +74,6 @@ def _jpeg(side: int, *, is_progressive: bool = False) -> bytes:
     return bytes(content)
 
 
-def _extended_webp() -> bytes:
-    """A WebP of 5000 x 5000 px, which begins with its size because metadata follow."""
-    stream = io.BytesIO()
-    Image.new("RGB", (5000, 5000)).save(stream, "WEBP", lossless=True, quality=0, method=0, xmp=b"<x/>")
-    assert stream.getvalue()[12:16] == b"VP8X"
-    return stream.getvalue()
-
-
 def write_chunk_shape(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Path:
     """Write an OME-Zarr image whose metadata claim another shape and other chunks."""
     write_omezarr(path, [made.noise(3, 64, 64, np.uint8)])
@@ -103,22 +81,4 @@ def write_chunk_shape(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...
     metadata = json.loads(place.read_text())
     metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"] = list(shape), list(chunks)
     place.write_text(json.dumps(metadata))
-    return path
-
-
-def write_inflating(path: Path, *, labels: Sequence[str] = ("R",), version: str = "0.5") -> Path:
-    """Write an OME-Zarr image of 64 x 64 px whose only chunk of each channel inflates to 200 MB."""
-    write_omezarr(path, [made.noise(len(labels), 64, 64, np.uint8)], labels=labels, version=version)
-    is_v2 = version == "0.4"
-    place = path / "0" / (".zarray" if is_v2 else "zarr.json")
-    metadata = json.loads(place.read_text())
-    if is_v2:
-        metadata["compressor"] = {"id": "blosc", "cname": "zstd", "clevel": 5, "shuffle": 0, "blocksize": 0}
-    else:
-        options = {"cname": "zstd", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0}
-        metadata["codecs"] = [{"name": "bytes"}, {"name": "blosc", "configuration": options}]
-    place.write_text(json.dumps(metadata))
-    content = imagecodecs.blosc_encode(bytes(2 * 10**8), compressor="zstd")
-    for chunk in chunk_files(path):
-        chunk.write_bytes(content)
     return path

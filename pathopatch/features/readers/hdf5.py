@@ -36,6 +36,7 @@ class _Tool(NamedTuple):
     size: tuple[str, str] | None = None  # attributes with the slide's width and height, level-0 px
     encoder: str = ""  # attribute with the encoder's name
     input_px: str = ""  # attribute with the side of what the encoder took
+    is_ordered: bool = True  # False: rows are written as threads end, and are read by y, then x
     folder: str = ""  # what the folder's name begins with, before the encoder's: such a folder holds one set
 
 
@@ -62,6 +63,7 @@ _TOOLS = (
         unit="um",
         encoder="extractor",
         input_px="tile_size_px",
+        is_ordered=False,
     ),
     _Tool("clam", "features", (), ("CLAM left out patches whose four test points lie outside its tissue contours",)),
 )
@@ -165,6 +167,9 @@ def _read(tool: _Tool, file: FeatureFile, with_features: bool) -> SlideFeatures:
         features: NDArray[Any] = np.empty((shape[0], shape[1] if with_features else 0), np.float32)
         if features.size:
             features = as_features(stored[()], str(file.path))
+    if not tool.is_ordered and len(xy) == shape[0]:
+        order = np.lexsort((xy[:, 0], xy[:, 1]))
+        features, xy = features[order], xy[order]
     side, notes = next((value for name in tool.side if (value := _number(facts, name))), None), tool.notes
     if not tool.side:
         sides = {_side_of_clam(path) for path in file.companions if np.array_equal(_corners_of(path), xy)}

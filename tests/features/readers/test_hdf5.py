@@ -74,6 +74,12 @@ def test_coordinates_are_micrometres_until_um_per_px_is_known(tmp_path: Path) ->
     assert (at_quarter.unit, at_quarter.side, at_quarter.x.max()) == ("px", 1024.0, 2048.0)
 
 
+@pytest.mark.parametrize("order", [-1, 1])
+def test_rows_come_in_one_order_however_threads_ended(tmp_path: Path, order: int) -> None:
+    slide = open_features(made_features.stamp(tmp_path, order=order)).read("A")
+    np.testing.assert_array_equal(slide.features, made_features.vectors("A"))
+
+
 def test_version_2_0_names_the_size_without_its_unit(tmp_path: Path) -> None:
     folder = made_features.stamp(tmp_path, slides=("A",))
     _forget(folder, "tile_size_um")
