@@ -145,8 +145,6 @@ def import_model(
     )
     if not quiet:
         say(f"counted as tumour: {spec.class_names[1]}; as the rest: {spec.class_names[0]}")
-        if spec.torchscript and spec.torchscript.gives_probabilities:
-            say("the network gives probabilities, which are taken as they are")
         say(f"licence: {spec.parameters['licence']}")
         compared = spec.parameters.get("test_patches")
         say(f"its answers to {compared} test patches are those due" if compared else spec.parameters["note"])

@@ -22,7 +22,6 @@ from pathopatch.core.text import patches_and_units
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
 from pathopatch.metrics.bootstrap import LEAST_UNITS, bootstrap_by_patient, effective_count
 from pathopatch.models.forward import Ensemble, PatchClassifier, correct_for_area
-from pathopatch.models.spec import MOST_ETA
 
 Floats = NDArray[np.float64]
 Verdict = Literal["relies", "not shown", "not known"]
@@ -31,6 +30,7 @@ Margins: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], Floats]
 
 LEAST_ETA, LEAST_ADJ = 0.06, 0.65
 """Limits of the rules: share of the variance, and standard deviations of the patches' mean margins."""
+_MOST_ETA = 0.12  # a small adj alone acquits below it: else the answers follow the area, but not one way
 LEAST_PATIENTS, LEAST_PATCHES = 8, 100
 """Patients are only those that were asked, so fewer are enough than for a claim on an evaluation. Of 8, intervals miss
 the true value in 12 % (simulated means, correlation .1), which `limits_text` says.
@@ -400,7 +400,7 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
             f"{100 * result['positive']:.0f} % of the patches are called tumour, so hardly any has the other answer"
         )
     relies = share["low"] >= LEAST_ETA and least >= LEAST_ADJ
-    is_acquitted = share["high"] < LEAST_ETA or (ends[1] < LEAST_ADJ and share["high"] < MOST_ETA)
+    is_acquitted = share["high"] < LEAST_ETA or (ends[1] < LEAST_ADJ and share["high"] < _MOST_ETA)
     second = again["eta"] >= LEAST_ETA and abs(again["adj"]) >= LEAST_ADJ and int(np.sign(again["adj"])) == direction
     if np.isnan(move["value"]):
         reasons.append("the model gives one answer to everything")
@@ -426,14 +426,6 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}
     return {"verdict": "relies" if relies else "not shown", "direction": direction if relies else 0, "reasons": []}
-
-
-def known_verdict(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored result; an acquittal by older rules, in spite of a large eta, is not known."""
-    eta = (result.get("eta") or {}).get("value") or 0
-    if result["verdict"] != "not shown" or eta < MOST_ETA:
-        return dict(result)
-    return {**result, "verdict": "not known", "reasons": ["it was asked by older rules: ask again"]}
 
 
 def verdict_text(result: dict[str, Any]) -> str:
@@ -505,7 +497,7 @@ def _ranges_text(ranges: Mapping[str, Sequence[float]]) -> str:
 
 def limits_text(result: Mapping[str, Any]) -> str:
     """Return what a result cannot say; of few patients that is more."""
-    if not LEAST_PATIENTS <= round(result.get("effective_patients", LEAST_UNITS)) < LEAST_UNITS:  # older: unknown
+    if not LEAST_PATIENTS <= round(result["effective_patients"]) < LEAST_UNITS:
         return LIMITS
     units = f"{LEAST_UNITS} {result.get('unit', 'patient')}s"
     return (

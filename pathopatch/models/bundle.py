@@ -2,8 +2,8 @@
 
 The header of the weights repeats their contract: channels and their order, classes, scaling, sizes. A bundle whose
 ``config.json`` differs from it is refused, since a network fed with other channels returns wrong numbers without an
-error. The checks do without torch. A bundle may come from a stranger: what it claims is bounded and compared before
-memory is taken for it.
+error. The checks do without torch. A bundle may come from a stranger: its weights' shapes are compared before memory is
+taken for them.
 
 ``config.json`` and the head of ``README.md`` are those of the Hugging Face Hub: timm builds a network of its own from
 the folder.
@@ -35,7 +35,6 @@ from pathopatch.core.errors import (
     with_code,
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_bytes, write_json
-from pathopatch.core.input_files import require_small
 from pathopatch.models.card import front_matter, model_card
 from pathopatch.models.spec import BUNDLE_VERSION, ONNX_NETWORK, AreaReliance, BundleSpec, OnnxGraph
 from pathopatch.models.weights import file_fingerprint, require_finite
@@ -56,13 +55,10 @@ ARCHIVE = "model.torchscript"  # of a bundle whose network came as one
 INTO_BUNDLE = "pathopatch export onnx BUNDLE --into-bundle"
 # A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
 _HEADER = "pathopatch"
-_MOST_SPEC_BYTES = 2**20  # the largest have some thousand marks of slides: 70 kB
 _MOST_GRAPH_BYTES = 2**26  # without weights: the largest of timm's have some MB
 # How a graph names the file of a weight: key and value, each behind its field's number and its length.
 _LOCATION = b"location"
 _IN_WEIGHTS = b"\x0a\x08" + _LOCATION + b"\x12" + bytes([len(WEIGHTS)]) + WEIGHTS.encode()
-_MOST_HEADER_BYTES = 2**24  # a network of a thousand layers needs 200 kB
-_MOST_LEVELS = 32  # of nested values
 _NO_HEADER = "not the header of a bundle's weights"
 _SHOWN_LINES = 5  # of an error's text
 _HEAD = re.compile(r"---\n.*?\n---\n\n", re.DOTALL)  # of a card
@@ -320,7 +316,6 @@ def checked_bundle(
 
 def _refuse_edited(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse settings that are not those of ``check.json``."""
-    require_small(folder / CHECK, _MOST_SPEC_BYTES)
     if read_json(folder / CHECK).get("settings_sha256") != settings_sha256(folder, config):
         raise InputCorruptError(
             "the settings of the model are not those that it was written with",
@@ -362,10 +357,8 @@ def read_header(weights: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...
     size = weights.stat().st_size
     with weights.open("rb") as stream:
         header_bytes = int.from_bytes(stream.read(8), "little")
-    if size < 8 or size < 8 + header_bytes <= 8 + _MOST_HEADER_BYTES:
+    if size < 8 + header_bytes:
         raise _cut_off(weights, f"{size} bytes, its header has {header_bytes}")
-    if header_bytes > _MOST_HEADER_BYTES:
-        raise incompatible(f"{_NO_HEADER}: it has {header_bytes} bytes, {_MOST_HEADER_BYTES} at most", weights)
     try:
         with safe_open(weights, framework="numpy") as stream:
             contract = json.loads((stream.metadata() or {}).get(_HEADER) or "{}")
@@ -374,8 +367,8 @@ def read_header(weights: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...
         if isinstance(error, SafetensorError) and "incomplete" in str(error):  # the header alone is whole
             raise _cut_off(weights, str(error)) from error
         raise incompatible(f"{_NO_HEADER}: {error}", weights) from error
-    if not isinstance(contract, dict) or _is_deeper(contract, _MOST_LEVELS):
-        raise incompatible(f"{_NO_HEADER}: its contract is no JSON object, or nested too deeply", weights)
+    if not isinstance(contract, dict):
+        raise incompatible(f"{_NO_HEADER}: its contract is no JSON object", weights)
     return contract, shapes
 
 
@@ -385,12 +378,6 @@ def _cut_off(weights: Path, problem: str) -> InputCorruptError:
         place=str(weights),
         remedy="copy the bundle again, or make it anew",
     )
-
-
-def _is_deeper(value: object, levels: int) -> bool:
-    """Return whether plain values are nested more than so many levels deep."""
-    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(below) and (levels == 0 or any(_is_deeper(item, levels - 1) for item in below))
 
 
 def bundle_config(folder: Path) -> dict[str, Any]:
@@ -404,16 +391,13 @@ def bundle_config(folder: Path) -> dict[str, Any]:
             remedy="write them there by the command in docs/reference/artefacts.md, or train the model anew",
         )
     try:
-        config = read_json(path)
+        return read_json(path)
     except InputMissingError as error:
         raise InputMissingError(
             f"no file {SPEC}", place=str(path), remedy="give the folder of a model bundle, such as WORK/runs/NAME/model"
         ) from error
     except InputCorruptError as error:
         raise incompatible(error.message, path) from error
-    if _is_deeper(config, _MOST_LEVELS):
-        raise incompatible("not a valid bundle: nested too deeply", path)
-    return config
 
 
 def stated_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -480,8 +464,7 @@ def bundle_fingerprint(folders: Sequence[Path], *, correct: AreaCorrection = "no
 
 def _refuse_other_kinds(folder: Path) -> None:
     """Refuse what only looks like a bundle: a FIFO would block its reader for ever, a link loop leads nowhere."""
-    spec = folder / SPEC
-    is_of_kind = {folder: Path.is_dir, spec: Path.is_file, folder / WEIGHTS: Path.is_file}
+    is_of_kind = {folder: Path.is_dir, folder / SPEC: Path.is_file, folder / WEIGHTS: Path.is_file}
     for path, is_kind in is_of_kind.items():
         if os.path.lexists(path) and not is_kind(path):
             raise CheckpointIncompatibleError(
@@ -489,12 +472,6 @@ def _refuse_other_kinds(folder: Path) -> None:
                 place=str(path),
                 remedy="give the folder of a model bundle, such as WORK/runs/NAME/model",
             )
-    if spec.is_file() and spec.stat().st_size > _MOST_SPEC_BYTES:
-        raise CheckpointIncompatibleError(
-            f"{spec.stat().st_size} bytes, {_MOST_SPEC_BYTES} at most",
-            place=str(spec),
-            remedy="give the folder of a model bundle",
-        )
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pathopatch.core.text import pluralize
 from pathopatch.models.interior import CROPS, FULL, rim_px
-from pathopatch.models.spec import MOST_ETA, ONNX_NETWORK, AreaReliance, BackboneSpec, BundleSpec
+from pathopatch.models.spec import ONNX_NETWORK, AreaReliance, BackboneSpec, BundleSpec
 from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 _CARD = """# Patch classifier: {spec.method}
@@ -379,9 +379,7 @@ def reliance_text(found: AreaReliance | None) -> str:
     """Return what was found of a model's reliance on the tissue area; empty where nobody has asked."""
     if found is None:
         return ""
-    # By older rules a small adj acquitted whatever eta: such a model may follow the area, but not one way.
-    is_by_older_rules = found.verdict == "not shown" and (found.eta or 0) >= MOST_ETA
-    verdict = "not known, as it was asked by older rules" if is_by_older_rules else _VERDICTS[found.verdict]
+    verdict = _VERDICTS[found.verdict]
     if found.direction:
         verdict += f" ({'more' if found.direction > 0 else 'less'} tissue, more tumour)"
     numbers = [f"{name} {value:.2f}" for name, value in (("eta", found.eta), ("adj", found.adj)) if value is not None]

@@ -11,7 +11,7 @@ References
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,13 +28,12 @@ from pathopatch.core.errors import (
     MppMissingError,
 )
 from pathopatch.core.files import read_json, refuse_links_outside
-from pathopatch.core.input_files import require_regular, require_small
+from pathopatch.core.input_files import require_regular
 from pathopatch.core.version import __version__
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec, OutputKind, TorchScriptSpec, class_names
 from pathopatch.models.weights import file_sha256
 
 _DESCRIPTION, _PROGRAM = "config.json", "torchscript_model.pt"
-_MOST_TEXT_BYTES = 2**20  # descriptions have some kB
 _MAKERS_OWN = ("made_by", "licence", "network")  # a person may state them in other words than the files
 _TUMOR = {"tumor", "tumour", "cancer", "carcinoma", "malignant"}
 # ``Tumor`` says that it is tumour, ``non-tumour``, ``tumor-free`` and ``nontumor`` do not.
@@ -64,7 +63,7 @@ class ModelDescription(Config):
     network: str = "unknown"
     dtype: Literal["uint8", "uint16"] = "uint8"  # of the slides' pixels
     background: Literal["bright", "dark", "auto"] = "bright"
-    outputs: OutputKind | None = None  # of the network; None: as it shows itself
+    outputs: OutputKind | None = None  # of the network; None: as an ONNX network shows itself
 
     @model_validator(mode="after")
     def _are_of_values_to_1(self) -> ModelDescription:
@@ -169,7 +168,7 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
     ------
     InputMissingError, MppMissingError
         A file is not there, or nothing states a fact that is needed.
-    InputCorruptError, InputUnsupportedError, InputTooLargeError
+    InputCorruptError, InputUnsupportedError
         The model is of another kind, or a description cannot be read, or says what a bundle cannot hold.
     CheckpointIncompatibleError
         Two descriptions contradict each other, or no class is known to be tumour.
@@ -177,7 +176,7 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
     origin = _read_origin(source)
     if description is None and source.is_file() and source.with_suffix(".toml").is_file():
         description = source.with_suffix(".toml")
-    stated = _read_bounded(description, read_toml) if description else {}
+    stated = read_toml(description) if description else {}
     stated |= {name: value for name, value in options.items() if value}
     known = origin.stated
     if differing := [
@@ -258,7 +257,7 @@ def _read_origin(source: Path) -> _Origin:
 
 def _read_wsinfer(folder: Path) -> _Origin:
     path = folder / _DESCRIPTION
-    described = parse(_WsinferModel, _read_bounded(path, read_json), place=str(path))
+    described = parse(_WsinferModel, read_json(path), place=str(path))
     resize = next((step.arguments for step in described.transform if isinstance(step, _Resize)), None)
     normalize = next(
         (step.arguments for step in described.transform if isinstance(step, _Normalize)), _NormalizeArguments()
@@ -272,6 +271,7 @@ def _read_wsinfer(folder: Path) -> _Origin:
         "std": list(normalize.std),
         "channels": ["R", "G", "B"],
         "classes": list(described.class_names),
+        "outputs": "logits",
         "licence": "not stated",
     }
     resized = {
@@ -279,12 +279,6 @@ def _read_wsinfer(folder: Path) -> _Origin:
         "interpolation": resize.interpolation if resize else _BILINEAR,
     }
     return _Origin(folder / _PROGRAM, "wsinfer", stated, torchscript=resized)
-
-
-def _read_bounded(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of a description, by `read`, unless it is far larger than any."""
-    require_small(path, _MOST_TEXT_BYTES)
-    return read(path)
 
 
 def _chosen(names: Sequence[str], tumor_classes: Sequence[str], place: str) -> tuple[int, ...]:

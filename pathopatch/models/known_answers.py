@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
-from pathopatch.core.input_files import require_regular, require_small
+from pathopatch.core.input_files import require_regular
 from pathopatch.models.card import NOTE
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.spec import BundleSpec
 
 PATCHES = "patches.npz"
 """File of an export: patches with the answers that are due."""
-_MOST_BYTES = 2**30  # of such a file, also unpacked; the largest made here have 270 MB
 _LEAST = 3  # patches
 # Of a probability. A network's own outputs are repeated nearly exactly; what another program prints was made of pixels
 # that it resized and rounded, and has two digits.
@@ -87,11 +86,11 @@ def read_answers(tests: Sequence[str | Path], spec: BundleSpec, classes: Sequenc
     The file holds ``patches``, uint8 or floats from 0 to 1 of shape (N, C, patch_px, patch_px), and ``expected``: the
     network's outputs (N, K), or probabilities of tumour (N,). That of our own exports is one. Outputs have the order of
     ``class_names`` (K,) if the file holds them, else of the model's `classes`. Images are of `patch_px`, in colours. N
-    is at least 3. InputMissingError, InputCorruptError, InputUnsupportedError, InputTooLargeError.
+    is at least 3. InputCorruptError, InputUnsupportedError.
     """
     place, names = ", ".join(map(str, tests)), list[str]()
     if len(tests) == 1 and Path(tests[0]).suffix == ".npz":
-        require_small(Path(tests[0]), _MOST_BYTES)
+        require_regular(Path(tests[0]))
         try:
             arrays = read_arrays(Path(tests[0]))
             patches, due = arrays["patches"], arrays["expected"].astype(np.float64)
@@ -131,10 +130,8 @@ def read_answers(tests: Sequence[str | Path], spec: BundleSpec, classes: Sequenc
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a ``.npz`` file by name; ValueError if they are too large, or as of `numpy.load`."""
+    """Return the arrays of a ``.npz`` file by name; errors as of `numpy.load`."""
     with np.load(path, allow_pickle=False) as stored:
-        if (size := sum(entry.file_size for entry in stored.zip.infolist())) > _MOST_BYTES:
-            raise ValueError(f"{path.name} has {size} bytes unpacked, {_MOST_BYTES} at most")
         return {name: np.asarray(stored[name]) for name in stored.files}
 
 

@@ -40,7 +40,6 @@ from pathopatch.models.runtime import patches_per_pass, probe_patches, require_f
 from pathopatch.models.runtime.openvino_runtime import FixedBatch, OpenVINORuntime, compile_network, cores
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec, OnnxGraph, OutputKind
-from pathopatch.models.torchscript_archive import are_probabilities
 from pathopatch.models.weights import file_inside, file_sha256, tensor_places
 
 if TYPE_CHECKING:
@@ -54,6 +53,7 @@ _PROGRAM_OPSET = 18  # the first in which resizing is as torch's
 _LEAST_BYTES = 64  # of a weight that a graph takes from the file of the weights; less stays in the graph
 _MOST_BYTES = 2**31 - 1  # of a graph with its weights: protobuf holds no more
 _LEAST_PROBABILITY, _EPS = 1e-37, 1e-7  # of float32: the smallest with a logarithm, and the smallest below 1
+_SUM_TOLERANCE = 1e-3  # of probabilities that were rounded to float16
 _PASSED = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")  # after a sigmoid
 
 
@@ -307,11 +307,47 @@ def _parsed(content: bytes) -> onnx.ModelProto:
         raise ValueError(str(error)) from error
 
 
+def _are_probabilities(
+    outputs: NDArray[np.float32], path: Path, *, ends_in_sigmoid: bool, stated: OutputKind | None
+) -> bool:
+    """Return whether outputs (N, K) of a network are probabilities, to which no softmax may be applied again.
+
+    Where it is not `stated`, the outputs of several classes tell it: they are in [0, 1] and sum to 1. A single output
+    is a probability where the graph ends in a sigmoid. CheckpointIncompatibleError if outputs are not as stated, for a
+    single one in [0, 1] that nothing explains, and if each of several classes has a sigmoid.
+    """
+    is_single, in_range = outputs.shape[1] == 1, bool(((outputs >= 0) & (outputs <= 1)).all())
+    if is_single and in_range and not ends_in_sigmoid and stated is None:
+        raise CheckpointIncompatibleError(
+            f"its output, {outputs.min():.3g} to {outputs.max():.3g} on test patches, may be a logit or a probability",
+            place=str(path),
+            remedy='state outputs = "logits" or "probabilities" in a TOML file that describes the network',
+        )
+    if stated == "logits":
+        return False
+    if in_range and (is_single or np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE):
+        return True
+    if stated == "probabilities":
+        raise CheckpointIncompatibleError(
+            f"its outputs are stated to be probabilities, and are {outputs.min():.3g} to {outputs.max():.3g}, or do "
+            "not sum to 1",
+            place=str(path),
+            remedy="compare the description with the network",
+        )
+    if ends_in_sigmoid and in_range:
+        raise CheckpointIncompatibleError(
+            "it ends in a sigmoid: each class has a probability of its own, and a bundle's classes exclude each other",
+            place=str(path),
+            remedy="export the network without the sigmoid if they do, or with one class",
+        )
+    return False
+
+
 class ImportedGraph:
     """A network that came as ONNX, for standardised patches of a spec, whose K classes become two.
 
     `path` is its file. `chosen` are the numbers of the classes that are the second one here; with K = 1 that is told
-    from all else. `stated` says what its outputs are, as in `are_probabilities`. CheckpointIncompatibleError if it
+    from all else. `stated` says what its outputs are, as in `_are_probabilities`. CheckpointIncompatibleError if it
     takes or gives something else, or its outputs are no function of the patch; further errors as of `read_onnx`.
     """
 
@@ -338,7 +374,7 @@ class ImportedGraph:
         outputs = require_function(self.outputs, spec.input_channels, spec.input_px, place=str(path))
         if outputs.shape[1] != n_classes:
             raise self._incompatible(f"its output for a patch has {outputs.shape[1]} values, {n_classes} is due")
-        self.gives_probabilities = are_probabilities(
+        self.gives_probabilities = _are_probabilities(
             outputs.astype(np.float32),
             path,
             ends_in_sigmoid=self._last_operator() == "Sigmoid",

@@ -98,7 +98,7 @@ OutputKind = Literal["logits", "probabilities"]
 class TorchScriptSpec(Config):
     """How the network of a TorchScript archive becomes one of two classes; see `pathopatch.models.torchscript_archive`.
 
-    The network gives a logit or a probability per class, or a single one, of the class against all else.
+    The network gives a logit per class, or a single one, of the class against all else.
     """
 
     sha256: str  # of the archive
@@ -106,7 +106,7 @@ class TorchScriptSpec(Config):
     chosen: tuple[int, ...] = Field(min_length=1)  # those that are the second class here; the rest is the first
     resize_px: int | None = Field(default=None, ge=1, le=MOST_PX)  # side that patches are brought to; None: as they are
     interpolation: int = Field(default=2, ge=0, le=5)  # Pillow's number of the filter
-    gives_probabilities: bool = False  # the network ends in a softmax or sigmoid of its own
+    gives_probabilities: Literal[False] = False  # of 0.1.0, which also took networks that end in a softmax
 
     @model_validator(mode="after")
     def _two_sides(self) -> TorchScriptSpec:
@@ -116,10 +116,6 @@ class TorchScriptSpec(Config):
         if n > 1 and len(self.chosen) == n:
             raise ValueError("all classes are chosen: no class is left to tell them from")
         return self
-
-
-MOST_ETA = 0.12
-"""A small adj alone acquits below it: otherwise the answers follow the area, but not one way, as by a U-shaped term."""
 
 
 class AreaReliance(Config):

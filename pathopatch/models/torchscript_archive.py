@@ -24,12 +24,11 @@ from pathopatch.core.errors import (
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
-    InputUnsupportedError,
 )
 from pathopatch.core.input_files import require_regular
 from pathopatch.models.device import full_float32
 from pathopatch.models.runtime import require_function
-from pathopatch.models.spec import BundleSpec, OutputKind, TorchScriptSpec
+from pathopatch.models.spec import BundleSpec, TorchScriptSpec
 
 _NAMESPACES = ("aten", "prim", "torchvision")
 _FILE_OPERATORS = ("aten::from_file", "aten::save")
@@ -37,20 +36,15 @@ _FILE_OPERATORS = ("aten::from_file", "aten::save")
 _OPEN_CALLS = ("prim::CallFunction", "prim::CallMethod")
 PROGRAM_ERRORS: tuple[type[Exception], ...] = (RuntimeError, torch.jit.Error)
 """What a program raises that does not run: the second is no child of the first."""
-_LEAST_PROBABILITY, _EPS = 1e-37, 1e-7  # of float32: the smallest with a logarithm, and the smallest below 1
 _SUM_TOLERANCE = 1e-3  # of probabilities that were rounded to float16
-# What an output may pass through after a softmax.
-_PASSED = ("to", "float", "view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach")
-_MOST_CODE_BYTES = 2**26  # that the archive may hold beside its own size: torch compresses code, and stores tensors
 _SETTING_STATE = re.compile(rb"\bdef\s+__setstate__\b")
 
 
 class TorchScriptNetwork(nn.Module):
     """A TorchScript network with its own resizing, as a network of two classes, for patches of a side of `patch_px`.
 
-    `program` is from `load_program`: float32 (N, 3, s, s) to logits (N, K), or to probabilities where `spec` says so;
-    K = 1 is that of one class against all else. `spec` says which of the K classes are the second one here, and the
-    size s.
+    `program` is from `load_program`: float32 (N, 3, s, s) to logits (N, K), as wsinfer takes them; K = 1 is that of one
+    class against all else. `spec` says which of the K classes are the second one here, and the size s.
     """
 
     resize: Tensor
@@ -60,7 +54,6 @@ class TorchScriptNetwork(nn.Module):
         self.program = program
         self.chosen = list(spec.chosen)
         self.rest = [number for number in range(len(spec.class_names)) if number not in spec.chosen]
-        self.gives_probabilities = spec.gives_probabilities
         self.is_resized = spec.resize_px not in (None, patch_px)
         to_px = spec.resize_px if self.is_resized and spec.resize_px else 0
         matrix = pillow_weights(patch_px, to_px, spec.interpolation) if to_px else np.empty((0, 0), np.float32)
@@ -77,8 +70,6 @@ class TorchScriptNetwork(nn.Module):
         if self.is_resized:
             x = self.resize @ x @ self.resize.T
         logits = self.program(x).flatten(1)  # (N, K); some networks give (N, K, 1, 1)
-        if self.gives_probabilities:
-            logits = _logits_of(logits)
         if not self.rest:
             return torch.cat([torch.zeros_like(logits), logits], dim=1)
         sides = [logits[:, side].logsumexp(dim=1, keepdim=True) for side in (self.rest, self.chosen)]
@@ -93,92 +84,23 @@ def pillow_weights(from_px: int, to_px: int, interpolation: int) -> NDArray[np.f
     return np.array(identity.resize((from_px, to_px), Image.Resampling(interpolation)), dtype=np.float32)
 
 
-def _logits_of(probabilities: Tensor) -> Tensor:
-    """Return logits (N, K) whose softmax, or for K = 1 whose sigmoid, are the probabilities (N, K)."""
-    probabilities = probabilities.float()  # in bfloat16 the bounds are 0 and 1
-    if probabilities.shape[1] > 1:
-        return probabilities.clamp(min=_LEAST_PROBABILITY).log()
-    p = probabilities.clamp(min=_EPS, max=1 - _EPS)
-    return p.log() - (1 - p).log()
-
-
 def open_archive(path: Path, spec: BundleSpec, *, device: torch.device | None = None) -> TorchScriptNetwork:
     """Return the network of an archive, in evaluation mode, on a device: constants of a program cannot be moved later.
 
     CheckpointUnsafeError if it is a pickle, or its program does more than arithmetic; CheckpointIncompatibleError if it
-    gives another number of logits than the spec has classes, or does not run.
+    gives another number of logits than the spec has classes, or probabilities, or does not run.
     """
     assert spec.torchscript is not None
     program = load_program(path, device or torch.device("cpu"))
     network = TorchScriptNetwork(program, spec.torchscript, spec.input_px).eval().requires_grad_(False)
-    _outputs(program.eval(), spec, path, device)
+    outputs = _outputs(program.eval(), spec, path, device)
+    if outputs.shape[1] > 1 and outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
+        raise CheckpointIncompatibleError(
+            "it gives probabilities, and wsinfer would take their softmax",
+            place=str(path),
+            remedy="export the network without its softmax",
+        )
     return network.to(device) if device else network
-
-
-def gives_probabilities(path: Path, spec: BundleSpec, *, stated: OutputKind | None) -> bool:
-    """Return whether the network of an archive gives probabilities, to which no softmax may be applied again.
-
-    Where it is not `stated`, the outputs of several classes tell it: they are in [0, 1] and sum to 1. A single output
-    is a probability where the program ends in a sigmoid, and else a logit, as wsinfer takes it.
-    CheckpointIncompatibleError if outputs are not as stated, and if each of several classes has a sigmoid.
-    """
-    program = load_program(path, torch.device("cpu")).eval()
-    # One of several ends is enough: some networks have another in training.
-    ends_in_sigmoid = "aten::sigmoid" in _last_operators(program.inlined_graph)
-    outputs = _outputs(program, spec, path)
-    if outputs.shape[1] == 1 and not ends_in_sigmoid:
-        stated = stated or "logits"
-    return are_probabilities(outputs, path, ends_in_sigmoid=ends_in_sigmoid, stated=stated)
-
-
-def are_probabilities(
-    outputs: NDArray[np.float32], path: Path, *, ends_in_sigmoid: bool, stated: OutputKind | None
-) -> bool:
-    """Return whether outputs (N, K) of a network are probabilities; errors as of `gives_probabilities`.
-
-    Also CheckpointIncompatibleError for a single output in [0, 1] if nothing says what it is.
-    """
-    is_single, in_range = outputs.shape[1] == 1, bool(((outputs >= 0) & (outputs <= 1)).all())
-    if is_single and in_range and not ends_in_sigmoid and stated is None:
-        raise CheckpointIncompatibleError(
-            f"its output, {outputs.min():.3g} to {outputs.max():.3g} on test patches, may be a logit or a probability",
-            place=str(path),
-            remedy='state outputs = "logits" or "probabilities" in a TOML file that describes the network',
-        )
-    if stated == "logits":
-        return False
-    if in_range and (is_single or np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE):
-        return True
-    if stated == "probabilities":
-        raise CheckpointIncompatibleError(
-            f"its outputs are stated to be probabilities, and are {outputs.min():.3g} to {outputs.max():.3g}, or do "
-            "not sum to 1",
-            place=str(path),
-            remedy="compare the description with the network",
-        )
-    if ends_in_sigmoid and in_range:
-        raise CheckpointIncompatibleError(
-            "it ends in a sigmoid: each class has a probability of its own, and a bundle's classes exclude each other",
-            place=str(path),
-            remedy="export the network without the sigmoid if they do, or with one class",
-        )
-    return False
-
-
-def _last_operators(graph: Any) -> set[str]:
-    """Return the operators whose results a graph gives, such as ``aten::softmax``; changes of shape are none."""
-    kinds, values = set(), list(graph.outputs())
-    while values:
-        value = values.pop()
-        node = value.node()
-        if node.kind() == "prim::If":
-            number = [output.debugName() for output in node.outputs()].index(value.debugName())
-            values += [list(block.outputs())[number] for block in node.blocks()]
-        elif node.kind().partition("::")[2] in _PASSED:
-            values.append(next(node.inputs()))
-        else:
-            kinds.add(node.kind())
-    return kinds
 
 
 def load_program(path: Path, device: torch.device) -> nn.Module:
@@ -220,10 +142,6 @@ def _check_file(path: Path) -> None:
             code = [entry for entry in entries if "/code/" in entry.filename and entry.filename.endswith(".py")]
             if not code:  # torch.save writes a zip file too, without code
                 raise _pickle(path)
-            if sum(entry.file_size for entry in entries) > path.stat().st_size + _MOST_CODE_BYTES:
-                raise InputUnsupportedError(
-                    "it would be far larger when unpacked", place=str(path), remedy="store it by torch.jit.save"
-                )
             runs_early = any(_SETTING_STATE.search(archive.read(entry)) for entry in code)
     except (zipfile.BadZipFile, EOFError) as error:
         raise InputCorruptError(

@@ -25,7 +25,6 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 from pathopatch.core.files import read_json
-from pathopatch.core.input_files import require_small
 from pathopatch.models.bundle import (
     CHECK,
     CHECK_VERSION,
@@ -49,7 +48,6 @@ EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 _EXPORT_TOLERANCE = 1e-5  # of a probability; of logits as part of the largest one
 _LOGARITHM_WEIGHT, _LEAST = 0.01, 1e-30  # so that a probability's logarithm may differ by 1e-3
 _PROGRAMS = {"onnx": ("onnxruntime", "openvino"), "wsinfer": ("torch",)}
-_MOST_JSON_BYTES = 2**22  # the largest made here have some 100 kB
 _TOLERANCE = 1e-4
 
 
@@ -79,7 +77,6 @@ def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
     InputMissingError, InputCorruptError
         ``export.json`` is missing or cannot be read.
     """
-    require_small(folder / EXPORT, _MOST_JSON_BYTES)
     about = read_json(folder / EXPORT)
     kind = str(about.get("format"))
     if kind not in _PROGRAMS:
@@ -231,7 +228,6 @@ def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
     """Return the logits (16, K) of ``check.json``, after comparing it with the bundle's weights."""
     path, remedy = folder / CHECK, f"pathopatch verify {folder} --write"
     try:
-        require_small(path, _MOST_JSON_BYTES)
         check = read_json(path)
     except InputMissingError as error:
         raise InputMissingError(

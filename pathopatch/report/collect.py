@@ -16,7 +16,6 @@ from pathopatch.core.files import inside, read_json
 from pathopatch.core.patients import patient_key
 from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.area_reliance import known_verdict
 from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.evaluation.evaluate import require_current
 from pathopatch.evaluation.pooled import FOLDS_FILE
@@ -92,7 +91,7 @@ class Study:
         # Answers of `audit-model` that were written into ``area-reliance/<name>/``.
         asked = [path.parent for path in sorted(work.glob("area-reliance/*/area-reliance.json"))]
         self.asked = {
-            place: known_verdict(read_json(inside(place, "area-reliance.json")))
+            place: read_json(inside(place, "area-reliance.json"))
             for place in asked
             if inside(work, "area-reliance", place.name, "area-reliance.html").is_file()
         }

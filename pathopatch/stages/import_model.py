@@ -41,7 +41,7 @@ def import_model(
     from pathopatch.models.foreign_model import read_model
     from pathopatch.models.known_answers import read_answers
     from pathopatch.models.onnx_graph import ImportedGraph
-    from pathopatch.models.torchscript_archive import gives_probabilities, open_archive
+    from pathopatch.models.torchscript_archive import TorchScriptNetwork, open_archive
 
     model = read_model(source, **stated)
     spec, archive, answers, compare = model.spec, None, None, None
@@ -49,20 +49,18 @@ def import_model(
         answers = read_answers(test or _patches_beside(model.network), spec, model.classes)
     facts = {NOTE: _UNTESTED} if answers is None else answers.facts()
     spec = spec.model_copy(update={"parameters": spec.parameters | facts})
-    if spec.torchscript is not None:
-        archive = model.network
-        ends = gives_probabilities(archive, spec, stated=model.outputs)
-        torchscript = spec.torchscript.model_copy(update={"gives_probabilities": ends})
-        spec = spec.model_copy(update={"torchscript": torchscript})
     if not _is_there(bundle, spec, force=force):
-        n_classes, chosen = len(model.classes), model.chosen
-        network = (
-            open_archive(archive, spec)
-            if archive
-            else ImportedGraph(model.network, spec, n_classes=n_classes, chosen=chosen, stated=model.outputs)
-        )
+        chosen, are_probabilities = model.chosen, False
+        network: TorchScriptNetwork | ImportedGraph
+        if spec.torchscript is not None:
+            archive = model.network
+            network = open_archive(archive, spec)
+        else:
+            n_classes = len(model.classes)
+            network = ImportedGraph(model.network, spec, n_classes=n_classes, chosen=chosen, stated=model.outputs)
+            are_probabilities = network.gives_probabilities
         if answers is not None:
-            compare = partial(answers.compare, chosen=chosen, gives_probabilities=network.gives_probabilities)
+            compare = partial(answers.compare, chosen=chosen, gives_probabilities=are_probabilities)
         save_bundle(bundle, network, spec, archive=archive, compare=compare)
     return read_spec(bundle)
 

@@ -18,7 +18,6 @@ from pathopatch.evaluation.area_reliance import (
     audit_model,
     eta,
     judge,
-    known_verdict,
     limits_text,
     margins_of,
     reliance,
@@ -26,12 +25,10 @@ from pathopatch.evaluation.area_reliance import (
     responses_of,
     within_answers,
 )
-from pathopatch.models import card
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
-from pathopatch.models.spec import AreaReliance
 
 SIDE = 32
 
@@ -244,18 +241,6 @@ def test_masks_that_are_no_masks_are_refused() -> None:
     for wrong in (masks.astype(np.uint8), masks[:2], masks[:, :8]):
         with pytest.raises(InputUnsupportedError, match="boolean masks"):
             ask(_colour, pixels, wrong, patient)
-
-
-@pytest.mark.parametrize(("eta", "verdict"), [(0.63, "not known"), (0.05, "not shown")])
-def test_an_acquittal_by_older_rules_is_not_known(eta: float, verdict: str) -> None:
-    assert known_verdict({"verdict": "not shown", "eta": {"value": eta}})["verdict"] == verdict
-    record = AreaReliance(
-        verdict="not shown", direction=0, eta=eta, adj=-0.02, slides=9, patients=9, patches=90, date="2026-11-30",
-        model="a", backgrounds=("dark",), mpp=None,
-    )  # fmt: skip
-    assert card.reliance_text(record).startswith("not known, as it was asked by older rules") == (
-        verdict == "not known"
-    )
 
 
 def test_areas_without_an_answer_are_left_out() -> None:

@@ -165,14 +165,8 @@ def test_a_malformed_or_deep_spec_is_incompatible(text: str, bundle: Path) -> No
     assert len(str(caught.value)) < 2000
 
 
-def test_a_spec_that_is_valid_but_nested_too_deeply_is_incompatible(bundle: Path) -> None:
-    edit_spec(bundle, parameters={"a": json.loads("[" * 50 + "]" * 50)})
-    with pytest.raises(CheckpointIncompatibleError, match="nested too deeply"):
-        checked_bundle(bundle)
-
-
-def header(content: bytes, *, claimed: int | None = None, data: bytes = bytes(64)) -> bytes:
-    return (len(content) if claimed is None else claimed).to_bytes(8, "little") + content + data
+def header(content: bytes, *, data: bytes = bytes(64)) -> bytes:
+    return len(content).to_bytes(8, "little") + content + data
 
 
 def contract(text: str) -> bytes:
@@ -184,10 +178,8 @@ HEADERS = {
     "no JSON": header(b"x" * 100),
     "a list": header(b"[1, 2]"),
     "another kind": header(b'{"a": {"dtype": "F32", "shape": "3", "data_offsets": [0, 12]}}'),
-    "longer than any": header(b"{}", claimed=2**62),
     "a negative side": header(b'{"a": {"dtype": "F32", "shape": [-3], "data_offsets": [0, 12]}}'),
     "a deep contract": contract("[" * 10**5),
-    "a nested contract": contract('{"a": ' + "[" * 100 + "]" * 100 + "}"),
     "a contract of another kind": contract("[1]"),
     "no JSON as contract": contract("x"),
     "no contract": header(b"{}", data=b""),
@@ -200,18 +192,6 @@ def test_weights_with_a_malformed_header_are_incompatible(content: bytes, bundle
     with pytest.raises(CheckpointIncompatibleError) as caught:
         checked_bundle(bundle)
     assert len(str(caught.value)) < 2000
-
-
-def test_a_header_or_spec_of_many_megabytes_is_not_read(bundle: Path) -> None:
-    (bundle / "config.json").write_text((bundle / "config.json").read_text() + " " * 2**20)
-    with pytest.raises(CheckpointIncompatibleError, match="1048576 at most"):
-        checked_bundle(bundle)
-    write_model(bundle)
-    weights = (bundle / "model.safetensors").read_bytes()
-    start = 8 + int.from_bytes(weights[:8], "little")
-    (bundle / "model.safetensors").write_bytes(header(weights[8:start] + b" " * 2**24, data=weights[start:]))
-    with pytest.raises(CheckpointIncompatibleError, match="16777216 at most"):
-        checked_bundle(bundle)
 
 
 def test_weights_whose_last_bytes_are_missing_are_corrupt(bundle: Path) -> None:

@@ -1,7 +1,6 @@
 """Inputs that no other test spoils: each is refused by its own guard, with its code."""
 
 import json
-import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,13 +70,6 @@ def _weights(folder: Path) -> Any:
     return read_weights(folder / "w.pth")
 
 
-def _bomb(folder: Path) -> Any:
-    with zipfile.ZipFile(folder / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a/code/__torch__.py", "class A: pass")
-        archive.writestr("a/data/0", bytes(2**28))
-    return load_program(folder / "a.pt", torch.device("cpu"))
-
-
 _SQUARE = [[0, 0], [9, 0], [9, 9], [0, 0]]
 REFUSED: dict[str, tuple[Call, str]] = {
     "a program that is not there": (
@@ -106,7 +98,6 @@ REFUSED: dict[str, tuple[Call, str]] = {
     "all classes chosen": (
         lambda _: _validated(TorchScriptSpec, sha256="", class_names=("a", "b"), chosen=(0, 1)), "INPUT_UNSUPPORTED"),
     "weights that are no tensors": (_weights, "CHECKPOINT_INCOMPATIBLE"),
-    "an archive that inflates": (_bomb, "INPUT_UNSUPPORTED"),
     "no splits": (lambda _: assign_splits(pd.DataFrame({"patient_id": ["p"], "label": [0]}), pd.DataFrame({"a": [1]})),
                   "INPUT_MISSING"),
     "an attribute of some patches": (
