@@ -366,7 +366,7 @@ def _opened_model(
             )
         return model
     folders = [model] if isinstance(model, str | Path) else model
-    names = ("device", "precision", "runtime", "threads", "area_correct", "weights")
+    names = ("device", "precision", "runtime", "threads", "area_correct")
     return load_ensemble(folders, **{name: getattr(config, name) for name in names})
 
 

@@ -160,13 +160,13 @@ def weights_facts(architecture: str, file: Path) -> dict[str, Any]:
     }
 
 
-def find_weights(backbone: BackboneSpec, folder: Path | None = None) -> Path:
+def find_weights(backbone: BackboneSpec) -> Path:
     """Return the file of weights that a bundle names and does not hold, found by size and hash.
 
-    It is looked for below `folder`, below that of the variable PATHOPATCH_WEIGHTS, and where it lay when this machine
-    trained on it. InputMissingError if it is in none of them.
+    It is looked for below the folder of the variable PATHOPATCH_WEIGHTS, and where it lay when this machine trained on
+    it. InputMissingError if it is in neither.
     """
-    for path in _candidates(backbone, folder):
+    for path in _candidates(backbone):
         is_of_size = path.is_file() and path.stat().st_size == backbone.weights_bytes
         if is_of_size and _sha256(path, file_state(path)) == backbone.weights_sha256:
             return path
@@ -175,15 +175,13 @@ def find_weights(backbone: BackboneSpec, folder: Path | None = None) -> Path:
         f"the bundle does not hold the weights of its backbone {backbone.source}{licence}, and no file here has "
         f"their SHA-256 {backbone.weights_sha256}",
         place=WEIGHTS_VARIABLE,
-        remedy="get them from their publisher, nothing is downloaded; then name the folder: "
-        f"{WEIGHTS_VARIABLE}=FOLDER, or weights under [predict]",
+        remedy=f"get them from their publisher, nothing is downloaded; then name the folder: {WEIGHTS_VARIABLE}=FOLDER",
     )
 
 
-def _candidates(backbone: BackboneSpec, folder: Path | None) -> Iterator[Path]:
-    named = os.environ.get(WEIGHTS_VARIABLE)
-    for root in (folder, Path(named) if named else None):
-        for parent, _, names in walk_files(root, log_left_out) if root else ():
+def _candidates(backbone: BackboneSpec) -> Iterator[Path]:
+    if named := os.environ.get(WEIGHTS_VARIABLE):
+        for parent, _, names in walk_files(Path(named), log_left_out):
             yield from (parent / name for name in names)
     if (kept := read_cached(_cache_name(backbone.weights_sha256))) is not None:
         yield Path(os.fsdecode(kept))

@@ -51,7 +51,6 @@ def load_model(
     precision: str = "auto",
     runtime: str = "auto",
     threads: int | None = None,
-    weights: Path | None = None,
 ) -> PatchClassifier:
     """Return the model of a bundle, ready to predict. No code of the bundle is run.
 
@@ -69,8 +68,6 @@ def load_model(
         OpenVINO. A head on features needs neither: NumPy runs it unless torch is asked for.
     threads : int, optional
         Of a processor, for each forward pass; as many as it has cores by default.
-    weights : Path, optional
-        Folder with the weights of a frozen backbone that the bundle does not hold; see `find_weights`.
 
     Raises
     ------
@@ -95,7 +92,7 @@ def load_model(
     """
     folder = Path(folder)
     options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
-    return _load(folder, *checked_bundle(folder), weights=weights, **options)
+    return _load(folder, *checked_bundle(folder), **options)
 
 
 def _load(
@@ -107,7 +104,6 @@ def _load(
     precision: str,
     runtime: str,
     threads: int | None,
-    weights: Path | None,
 ) -> PatchClassifier:
     """Return the model of a bundle that is checked."""
     if spec.mask == "normalise":
@@ -130,7 +126,7 @@ def _load(
         return PatchClassifier(spec, NumPyRuntime(folder / WEIGHTS))
     if _runs_openvino(spec, runtime, device):
         return PatchClassifier(spec, _open_openvino(folder, spec, precision, threads))
-    network = network_of(folder, spec, shapes, device=device, weights=weights)
+    network = network_of(folder, spec, shapes, device=device)
     return PatchClassifier(spec, _open_torch(network, spec, device, precision, threads))
 
 
@@ -142,7 +138,6 @@ def load_ensemble(
     runtime: str = "auto",
     threads: int | None = None,
     area_correct: AreaCorrection = "none",
-    weights: Path | None = None,
 ) -> Ensemble:
     """Return the models of one or more bundles; arguments and errors are those of `load_model` and `joint_spec`.
 
@@ -156,7 +151,7 @@ def load_ensemble(
     1
     """
     options: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime, "threads": threads}
-    return Model.of(folders, area_correct=area_correct).load(weights=weights, **options)
+    return Model.of(folders, area_correct=area_correct).load(**options)
 
 
 @dataclass(frozen=True)
@@ -327,16 +322,11 @@ def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[n
 
 
 def network_of(
-    folder: Path,
-    spec: BundleSpec,
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    device: str = "cpu",
-    weights: Path | None = None,
+    folder: Path, spec: BundleSpec, shapes: Mapping[str, tuple[int, ...]], *, device: str = "cpu"
 ) -> nn.Module:
     """Return a network with the weights of its bundle; one from TorchScript on the device where it will run.
 
-    `weights` is a folder with the weights of a backbone that the bundle does not hold; errors as of `find_weights`.
+    InputMissingError as of `find_weights`, for a backbone that the bundle does not hold.
     """
     if spec.torchscript is not None:
         from pathopatch.models.device import pick_device
@@ -368,7 +358,7 @@ def network_of(
         )
         pretrained: str | Path = "none"
         if spec.backbone is not None and spec.lacks_backbone:
-            pretrained = find_weights(spec.backbone, weights)
+            pretrained = find_weights(spec.backbone)
         network = build_network(spec.architecture, len(spec.mean), pretrained=pretrained, **spec.form)
         network.load_state_dict(load_file(folder / WEIGHTS), strict=not spec.lacks_backbone)
     except _NETWORK_ERRORS as error:

@@ -27,7 +27,6 @@ from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, re
 
 OME_VERSION = "0.5"  # of images that are written
 _COLOURS = {"R": "FF0000", "G": "00FF00", "B": "0000FF"}
-_MAX_METADATA_BYTES = 16 * 2**20
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
 _MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
 _HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
@@ -331,9 +330,7 @@ def files_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEnt
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Return a metadata file, of bounded size."""
-    if (size := path.stat().st_size) > _MAX_METADATA_BYTES:
-        raise too_large(path, f"metadata of {size} bytes", "copy the folder again from its source")
+    """Return a metadata file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

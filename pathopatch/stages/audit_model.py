@@ -236,7 +236,7 @@ def _open_model(models: Sequence[Path], config: PredictConfig) -> Asked:
             place=str(models[0]),
             remedy="train with [train] frozen = true, and ask that model",
         )
-    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads", "weights")}
+    options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}
     return Asked(load_ensemble(models, **options), config)
 
 

@@ -123,7 +123,7 @@ def open_model(models: Path | Sequence[Path], config: PredictConfig) -> Model:
         refuse_pixel_settings(config)
     for member in model.specs:
         if member.backbone is not None and member.lacks_backbone:
-            find_weights(member.backbone, config.weights)
+            find_weights(member.backbone)
     if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
         from pathopatch.models.device import pick_device
 
@@ -254,8 +254,7 @@ class _Work:
 @lru_cache(maxsize=1)
 def _loaded(model: Model, config: PredictConfig) -> Ensemble:
     """Return the networks of a model, which a process loads once for all slides."""
-    names = ("device", "precision", "runtime", "threads", "weights")
-    return model.load(**{name: getattr(config, name) for name in names})
+    return model.load(**{name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")})
 
 
 def require_unmixed(out: Path, *, deidentify: bool) -> None:

@@ -118,10 +118,18 @@ def test_a_tile_that_was_never_written_is_background(tmp_path: Path) -> None:
     assert (pixels[:64] == 9).all()
 
 
-def test_xml_entities_are_not_expanded(tmp_path: Path) -> None:
-    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa">]><OME xmlns="o"><Image><Pixels PhysicalSizeX="&a;"/></Image></OME>'
+def test_xml_entities_expand_no_further_than_the_parser_allows(tmp_path: Path) -> None:
+    entities = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(10))
+    bomb = f'<!DOCTYPE x [<!ENTITY e0 "aaaaaaaaaa">{entities}]><OME xmlns="o"><Image ID="&e10;"/></OME>'
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), np.uint16), description=bomb, metadata=None)
-    with pytest.raises(InputCorruptError, match="entities"):
+    with pytest.raises(InputCorruptError, match="amplification"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_ome_xml_that_is_no_xml_is_refused(tmp_path: Path) -> None:
+    broken = '<?xml version="1.0"?><OME xmlns="o"><Image><Pixels PhysicalSizeX="0.5" </Image></OME>'
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), np.uint16), description=broken, metadata=None)
+    with pytest.raises(InputCorruptError, match="structure cannot be read: not well-formed"):
         open_slide(tmp_path / "a.tif")
 
 

@@ -83,8 +83,6 @@ class PredictConfig(Config):
     """Further files of each slide: patches for QuPath, patches in wsinfer's columns, the map for napari. Slides that
     lack one are predicted again.
     """
-    weights: Path | None = Field(default=None, exclude=True)
-    """Folder with weights of backbones that bundles do not hold. Also the variable PATHOPATCH_WEIGHTS names one."""
 
 
 class BatchConfig(Config):
