@@ -116,12 +116,6 @@ def import_model(
     ] = None,
     untested: Annotated[bool, typer.Option("--untested", help="Compare no answers; the model card says so.")] = False,
     made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
-    timeout: Annotated[
-        float, typer.Option(min=1, help="Give up a network that takes more seconds to be read and tried.")
-    ] = 600.0,
-    memory_gb: Annotated[
-        float, typer.Option(min=0.1, help="Give up a network for which the process holds more GB.")
-    ] = 16.0,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -130,11 +124,9 @@ def import_model(
         raise typer.BadParameter("--test and --untested exclude each other")
     from pathopatch.stages import import_model
 
-    spec, probability = import_model.import_limited(
+    spec = import_model.import_model(
         source,
         out,
-        limit_s=timeout,
-        limit_bytes=memory_gb * 1e9,
         description=description,
         mpp=mpp,
         tumor_classes=tumor_class or (),
@@ -150,7 +142,7 @@ def import_model(
         say(f"its answers to {compared} test patches are those due" if compared else spec.parameters["note"])
         if spec.background == "bright":
             grey = "blank glass (a patch of grey value 240)"
-            say(f"{grey} has a probability of {probability:.3f} of {spec.class_names[1]}")
+            say(f"{grey} has a probability of {import_model.glass_probability(out):.3f} of {spec.class_names[1]}")
         if spec.onnx is None:
             say("the network cannot be written as ONNX: torch runs it")
     print(out)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder
 
@@ -92,26 +92,18 @@ def _joined(arrays: list[NDArray[Any] | None]) -> NDArray[Any] | None:
 
 
 def audit(
-    features: ArrayLike,
-    label: ArrayLike,
-    tissue: ArrayLike,
-    *,
-    patient: ArrayLike | None = None,
-    slide: ArrayLike | None = None,
+    label: ArrayLike, tissue: ArrayLike, *, patient: ArrayLike | None = None, slide: ArrayLike | None = None
 ) -> dict[str, Any]:
-    """Return whether tissue area alone tells the label of patches that have features.
+    """Return whether tissue area alone tells the label of patches.
 
     Parameters
     ----------
-    features : array_like of float, shape (N, D)
-        One vector per patch.
     label : array_like of int, shape (N,)
         1 tumour, 0 non-tumour, -1 not labelled.
     tissue : array_like of float, shape (N,)
         Tissue fraction in [0, 1]; NaN where unknown.
     patient, slide : array_like, shape (N,), optional
-        At least one of them; the other is taken for a missing one. Patients are the unit of all intervals; neighbours
-        of the same slide do not count.
+        At least one of them; the other is taken for a missing one. Patients are the unit of all intervals.
 
     Returns
     -------
@@ -123,15 +115,13 @@ def audit(
     ------
     InputUnsupportedError
         Lengths differ, a label or a tissue fraction is out of range, or neither patient nor slide is given.
-    NonFiniteError
-        Features are NaN or infinite.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> label, patient = np.arange(800) % 2, np.arange(800) // 40
     >>> tissue = np.clip(0.5 + 0.3 * label + rng.normal(0, 0.1, 800), 0, 1)
-    >>> audit(rng.normal(size=(800, 4)), label, tissue, patient=patient)["is_flagged"]
+    >>> audit(label, tissue, patient=patient)["is_flagged"]
     True
     """
     import pandas as pd
@@ -139,14 +129,13 @@ def audit(
     from pathopatch.groups import assign_groups, verdict_text
     from pathopatch.groups import audit as audit_groups
 
-    vectors = np.asarray(features)
     columns = {
         "label": np.asarray(label),
         "tissue_fraction": np.asarray(tissue, np.float64),
         "patient_id": np.asarray(slide if patient is None else patient),
         "slide_id": np.asarray(patient if slide is None else slide),
     }
-    _check(vectors, columns, has_unit=patient is not None or slide is not None)
+    _check(columns, has_unit=patient is not None or slide is not None)
     patches = pd.DataFrame(columns).astype({"label": np.int64, "patient_id": str, "slide_id": str})
     groups = assign_groups(patches.assign(patch_id=np.arange(len(patches))), _THRESHOLDS)
     numbers = audit_groups(groups, _THRESHOLDS)
@@ -157,21 +146,17 @@ def audit(
     }
 
 
-def _check(features: Any, columns: dict[str, Any], *, has_unit: bool) -> None:
+def _check(columns: dict[str, Any], *, has_unit: bool) -> None:
     """Raise if arrays do not fit each other or hold values out of range."""
     if not has_unit:
         raise InputUnsupportedError(
             "neither patients nor slides are given",
             remedy="give patient or slide: patches of one patient resemble each other, and intervals must know it",
         )
-    shapes = {"features": features.shape[:1], **{name: values.shape for name, values in columns.items()}}
-    if features.ndim != 2 or len(set(shapes.values())) > 1:
-        found = ", ".join(f"{name} {shape}" for name, shape in (shapes | {"features": features.shape}).items())
-        raise InputUnsupportedError(
-            f"arrays of the shapes {found}", remedy="give features (N, D) and N values of all else"
-        )
-    if not np.isfinite(features).all():
-        raise NonFiniteError("features are NaN or infinite", remedy="leave those patches out")
+    shapes = {name: values.shape for name, values in columns.items()}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InputUnsupportedError(f"arrays of the shapes {found}", remedy="give one value of each per patch")
     if not np.isin(columns["label"], (-1, 0, 1)).all():
         raise InputUnsupportedError(
             "labels other than 1, 0 and -1", remedy="give 1 tumour, 0 non-tumour, -1 unlabelled"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.artefacts import changed_settings
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError, StaleArtefactError
-from pathopatch.stages.batch.run import run_limited
 
 if TYPE_CHECKING:
     from pathopatch.models.spec import BundleSpec
@@ -79,23 +78,6 @@ def _patches_beside(network: Path) -> list[Path]:
         remedy="give patches with the answers that are due (--test patches.npz), three images with the model's "
         "probability of tumour (--test tumour.png=0.93 --test ...), or say --untested",
     )
-
-
-def import_limited(
-    folder: Path, bundle: Path, *, limit_s: float | None, limit_bytes: float | None = None, **options: Any
-) -> tuple[BundleSpec, float]:
-    """Import a model in a process of its own; return its spec, and its probability of blank glass.
-
-    The process is ended after `limit_s` seconds, with SlideTimeoutError, and where it holds more than `limit_bytes`,
-    with OutOfMemoryError; else as `import_model`.
-    """
-    work = partial(_import_and_try, folder, bundle, **options)
-    what = "to read and try the network"
-    return run_limited(work, place=str(folder), what=what, limit_s=limit_s, limit_bytes=limit_bytes)
-
-
-def _import_and_try(folder: Path, bundle: Path, **options: Any) -> tuple[BundleSpec, float]:
-    return import_model(folder, bundle, **options), glass_probability(bundle)
 
 
 def glass_probability(bundle: Path) -> float:

@@ -68,7 +68,7 @@ ROWS = {
     "other-kinds": "files of another kind, or coarser than asked for",
     "older-version": "outputs of an older version",
     "no-torch": "an installation without torch",
-    "no-function": "a network whose output is random or depends on the batch, or that never ends",
+    "no-function": "a network whose output is random or depends on the batch",
     "any-bytes": "bytes that a fuzzer makes up",
     "damaged-store": "chunks of a patch store deleted, or a bit flipped",
     "exchanged-store": "a store of the same id and grid with other pixels",

@@ -23,7 +23,6 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputUnsupportedError,
     NonFiniteError,
-    SlideTimeoutError,
     StaleArtefactError,
 )
 from pathopatch.models.bundle import read_spec
@@ -31,7 +30,6 @@ from pathopatch.models.export import export_model
 from pathopatch.models.loading import load_model
 from pathopatch.models.torchscript_archive import pillow_weights
 from pathopatch.stages import import_model as stage
-from pathopatch.stages.import_model import glass_probability
 
 CONFIG = {
     "spec_version": "1.0",
@@ -49,7 +47,6 @@ CONFIG = {
 
 
 import_model = partial(stage.import_model, untested=True)
-import_limited = partial(stage.import_limited, untested=True)
 
 
 class NoFunction(nn.Module):
@@ -71,16 +68,6 @@ class NoFunction(nn.Module):
             return y - y.mean(dim=0, keepdim=True)
         if self.kind == "place in the batch":
             return y + torch.arange(len(y))[:, None]
-        return y
-
-
-class Endless(nn.Module):
-    """Means of each channel, after a loop of native code that never ends."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x.mean(dim=(2, 3))
-        while bool((y == y).all()):
-            y = y + 1.0
         return y
 
 
@@ -245,20 +232,6 @@ def test_a_model_that_is_no_function_of_the_patch_is_refused(tmp_path: Path, kin
     with pytest.raises(CheckpointIncompatibleError, match="outputs of the network"):
         import_model(folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.fault("no-function")
-def test_an_endless_program_ends_at_the_time_limit(tmp_path: Path) -> None:
-    names = {"num_classes": 3, "class_names": ["Tumor", "b", "c"]}
-    with pytest.raises(SlideTimeoutError, match="the network"):
-        import_limited(write_folder(tmp_path / "zoo", Endless(), **names), tmp_path / "bundle", limit_s=20)
-    assert not (tmp_path / "bundle").exists()
-    with pytest.raises(CheckpointIncompatibleError, match="is due"):  # an error comes back as it is
-        import_limited(write_folder(tmp_path / "zoo", tiny(2), **names), tmp_path / "bundle", limit_s=100)
-    spec, glass = import_limited(write_folder(tmp_path / "zoo", tiny(3), **names), tmp_path / "bundle", limit_s=100)
-    assert spec == read_spec(tmp_path / "bundle")
-    assert glass == glass_probability(tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Read the feature files of other tools: one module per layout."""
+"""Read the feature files of other tools: HDF5 files, and tables."""
 
 from __future__ import annotations
 

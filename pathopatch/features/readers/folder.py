@@ -59,9 +59,6 @@ def slide_id_from_stem(stem: str) -> str:
 
 def as_features(values: NDArray[Any], place: str) -> NDArray[Any]:
     """Return features as float16 where they are stored so, else as float32; InputUnsupportedError for whole numbers."""
-    if values.dtype.kind == "V" and values.dtype.itemsize == 2:
-        # numpy has no bfloat16, and h5py returns its two bytes: the upper half of a float32.
-        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if values.dtype.kind != "f" or values.ndim != 2:
         raise InputUnsupportedError(
             f"features of the type {values.dtype} and the shape {values.shape}",

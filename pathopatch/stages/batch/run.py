@@ -170,7 +170,6 @@ def each_slide(
     items: Sequence[S],
     workers: Workers,
     *,
-    what: str = "the slide",
     bar: str = "",
     progress: Progress | None = None,
 ) -> Iterator[tuple[S, R | Failure]]:
@@ -180,7 +179,7 @@ def each_slide(
     for number, (index, result) in enumerate(workers.run(partial(_result_or_failure, work), items), 1):
         item = items[index]
         if isinstance(result, WorkerDied):
-            result = Failure(error=_death(item.slide_id, result, what))
+            result = Failure(error=_death(item.slide_id, result))
         yield item, result
         if progress:
             progress(bar, number, len(items), item.slide_id)
@@ -198,30 +197,15 @@ class Call(Generic[R]):
         return self.work()
 
 
-def run_limited(
-    work: Callable[[], R], *, place: str, what: str, limit_s: float | None, limit_bytes: float | None = None
-) -> R:
-    """Return what `work` (picklable) returned in a process of its own, which limits can end even in a native loop.
-
-    PathopatchError is that of `work`; SlideTimeoutError, OutOfMemoryError or WorkerCrashError for `what`, such as ``the
-    network``, where the process was ended or died.
-    """
-    with Workers(1, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
-        ((_, result),) = each_slide(Call.__call__, [Call(place, work)], processes, what=what)
-    if isinstance(result, Failure):
-        raise result.error
-    return result
-
-
-def _death(place: str, died: WorkerDied, what: str) -> PathopatchError:
+def _death(place: str, died: WorkerDied) -> PathopatchError:
     """Return the error of a worker process that was ended or died."""
     if died.is_late:
         return SlideTimeoutError(
-            f"{what} took longer than allowed", place=place, remedy="look at its file, or allow more time"
+            "the slide took longer than allowed", place=place, remedy="look at its file, or allow more time"
         )
     if died.is_large:
         return OutOfMemoryError(
-            f"{what} took more memory than allowed", place=place, remedy="look at its file, or allow more memory"
+            "the slide took more memory than allowed", place=place, remedy="look at its file, or allow more memory"
         )
     return WorkerCrashError("the worker process died", place=place)
 

@@ -50,14 +50,6 @@ def test_half_precision_stays_as_it_is_stored(tmp_path: Path) -> None:
     assert open_features(folder).read("A").features.dtype == np.float16
 
 
-def test_bfloat16_is_read_as_the_upper_half_of_float32(tmp_path: Path) -> None:
-    exact = made_features.vectors("A")  # a few bits each: bfloat16 holds them
-    halves = (exact.view(np.uint32) >> 16).astype(np.uint16).view("V2")
-    features = open_features(made_features.trident(tmp_path, slides=("A",), features=halves)).read("A").features
-    assert features.dtype == np.float32
-    np.testing.assert_array_equal(features, exact)
-
-
 def test_a_file_without_a_side_leaves_it_unknown(tmp_path: Path) -> None:
     folder = made_features.trident(tmp_path)
     with h5py.File(folder / "A.h5", "r+") as file:
