@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
 from pathopatch.core.config import ReadyConfig, TileConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, TableError
+from pathopatch.core.files import atomic_path
 from pathopatch.core.patients import invented_patients_note
 from pathopatch.core.task import SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
@@ -32,9 +32,9 @@ from pathopatch.patches.tile import (
     EXTRA_COLUMNS,
     Measured,
     TileResult,
-    Work,
+    finish_tiles,
+    found_tiles,
     is_whole,
-    make_tiles,
     store_and_measure,
     store_attributes,
     store_writer,
@@ -96,23 +96,22 @@ def tile_patches(
         is_whole=lambda: is_whole(*parts, force=force),
     )
 
-    def prepare(stamp: Stamp) -> Work:
-        images = FromImages(files, spec, config)
-        if problems := list(find_copies(listed, images.marks)):
-            raise TableError(problems, place=str(source))
-        masks = [Path(mask) for mask in listed.get("tumor_mask", ())]
-        tumor_mask = (lambda row: read_tumor_mask(masks[row], files[row], spec)) if masks else None
-
-        def write(store_path: Path) -> Measured:
-            writer = store_writer(store_path, images, with_tumor=bool(masks))
-            measured = store_and_measure(writer, images, tumor_mask=tumor_mask, progress=progress)
-            record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
-            writer.finish({"is_ready_set": True, **store_attributes(images), **record})
-            return measured
-
-        return write, partial(_table, listed, images.origins, name)
-
-    result = replace(make_tiles(outputs, prepare), warnings=warnings)
+    with outputs.made() as output:
+        if output.is_current:
+            result = found_tiles(output)
+        else:
+            images = FromImages(files, spec, config)
+            if problems := list(find_copies(listed, images.marks)):
+                raise TableError(problems, place=str(source))
+            masks = [Path(mask) for mask in listed.get("tumor_mask", ())]
+            tumor_mask = (lambda row: read_tumor_mask(masks[row], files[row], spec)) if masks else None
+            with atomic_path(parts[0]) as temporary:
+                writer = store_writer(temporary, images, with_tumor=bool(masks))
+                measured = store_and_measure(writer, images, tumor_mask=tumor_mask, progress=progress)
+                record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
+                writer.finish({"is_ready_set": True, **store_attributes(images), **record})
+            result = finish_tiles(output, _table(listed, images.origins, name, PatchStore(parts[0]), measured))
+    result = replace(result, warnings=warnings)
     return result, _slides_row(source, listed, spec, config, result, fingerprint(fingerprints))
 
 
@@ -153,7 +152,6 @@ def _table(
             "tumor_fraction": tumor_fraction,
             "labelled_fraction": (label >= 0).astype(np.float64),
             "label": label,
-            "pixels_checksum": store.pixels_checksum,
             **{column: listed[column] for column in EXTRA_COLUMNS if column in listed},
         }
     )

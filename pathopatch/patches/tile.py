@@ -25,7 +25,7 @@ from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, Sta
 from pathopatch.core.files import atomic_path
 from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.core.status import is_recorded_done
-from pathopatch.core.task import SlideOutputs
+from pathopatch.core.task import SlideArtefact, SlideOutputs
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, read_level
 from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
@@ -66,8 +66,6 @@ _log = logging.getLogger(__name__)
 
 Measured = dict[str, NDArray[np.float64]]
 """The `MEASURED_COLUMNS`, shape (N,) each."""
-Work = tuple[Callable[[Path], Measured], Callable[[PatchStore, Measured], pd.DataFrame]]
-"""How a store is filled, and how the patch table follows from the finished store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,59 +157,66 @@ def tile_slide(
         force=force,
     )
 
-    def prepare(stamp: Stamp) -> Work:
+    store_path = outputs.parts[0]
+    with outputs.made() as output:
+        if output.is_current:
+            return found_tiles(output)
         source, levels = source_of()
-        analysis = source.analysis
         # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
         stated = SlideLabels(
             labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source.grid
         )
-        table = _table(config, analysis, slide_id, patient_id, stated)
+        table = _table(config, source.analysis, slide_id, patient_id, stated)
         if block:
             table["block"] = block
-        record = {"slide_id": slide_id, "warnings": [], "cohort_levels": levels, "stamp": stamp.to_dict()}
         tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
-        write = partial(
-            _write_store,
-            source=source,
-            attributes_of=partial(_attributes, source, table, record, labels),
-            tumor_mask=tumor_mask,
-            progress=progress,
-        )
-        return write, lambda store, measured: table.assign(**measured, pixels_checksum=store.pixels_checksum)
-
-    result = make_tiles(outputs, prepare)
+        tissue = source.tissue
+        with atomic_path(store_path) as temporary:
+            writer = store_writer(temporary, source, with_tumor=tumor_mask is not None)
+            writer.write_overview(
+                source.analysis.overview,
+                tissue.masks,
+                channels=slide.channels,
+                um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
+                windows=source.windows,
+            )
+            table = table.assign(**store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress))
+            whole_slide = None if labels is None else labels.whole_slide
+            columns = (table[name].to_numpy() for name in ("x", "y", "label", "tissue_fraction", "scanned_fraction"))
+            on_glass = tumor_on_glass(*columns, extent=source.grid.extent, whole_slide=whole_slide)
+            warnings = [*source.warnings, *on_glass]
+            record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels}
+            writer.finish({**_slide_attributes(source), **record, "stamp": output.stamp.to_dict()})
+            outputs.require_unchanged()
+        result = finish_tiles(output, table)
     if result.state == "done_empty":
         _log.warning("slide %s shows no tissue in a patch that is half scanned: %d patches", slide_id, result.patches)
     return result
 
 
-def make_tiles(outputs: SlideOutputs, prepare: Callable[[Stamp], Work]) -> TileResult:
-    """Make a store and its patch table, unless they are current, and record the status."""
-    store_path, table_path = outputs.parts
-    with outputs.made() as output:
-        if output.is_current:
-            table = read_table(table_path)
-        else:
-            write, table_of = prepare(output.stamp)
-            with atomic_path(store_path) as temporary:
-                measured = write(temporary)
-                outputs.require_unchanged()
-            table = table_of(PatchStore(store_path), measured)
-            table = table[[*COLUMNS, *(name for name in EXTRA_COLUMNS if name in table)]]
-            # The table comes last: with the store's stamp in it, both are complete.
-            write_table(table_path, table, output.stamp)
-        attributes = PatchStore(store_path).attributes
-        entry = _status_entry(table, attributes)
-        # An earlier process may have been killed between the table and the status.
-        if not (output.is_current and is_recorded_done(outputs.out, outputs.slide_id, STAGE)):
-            output.record(entry)
-    return TileResult(
-        slide_id=outputs.slide_id,
-        patches=len(table),
-        state="current" if output.is_current else entry["state"],
-        warnings=tuple(attributes["warnings"]),
-    )
+def found_tiles(output: SlideArtefact) -> TileResult:
+    """Return the result of a store and patch table that are current, and see to their status."""
+    store_path, table_path = output.outputs.parts
+    table, attributes = read_table(table_path), PatchStore(store_path).attributes
+    # An earlier process may have been killed between the table and the status.
+    if not is_recorded_done(output.outputs.out, output.outputs.slide_id, STAGE):
+        output.record(_status_entry(table, attributes))
+    warnings = tuple(attributes["warnings"])
+    return TileResult(slide_id=output.outputs.slide_id, patches=len(table), state="current", warnings=warnings)
+
+
+def finish_tiles(output: SlideArtefact, table: pd.DataFrame) -> TileResult:
+    """Write the patch table of a finished store, and the status; return the result."""
+    store_path, table_path = output.outputs.parts
+    store = PatchStore(store_path)
+    table = table.assign(pixels_checksum=store.pixels_checksum)
+    table = table[[*COLUMNS, *(name for name in EXTRA_COLUMNS if name in table)]]
+    # The table comes last: with the store's stamp in it, both are complete.
+    write_table(table_path, table, output.stamp)
+    entry = _status_entry(table, store.attributes)
+    output.record(entry)
+    warnings = tuple(store.attributes["warnings"])
+    return TileResult(slide_id=output.outputs.slide_id, patches=len(table), state=entry["state"], warnings=warnings)
 
 
 def tile_outputs(
@@ -290,43 +295,6 @@ def _tumor_masks(stated: SlideLabels, grid: Grid, table: pd.DataFrame) -> Callab
     """Return a function that returns the tumour pixels of a row of the table, (P, P)."""
     x, y, fractions = (table[name].tolist() for name in ("x", "y", "tumor_fraction"))
     return lambda row: stated.tumor_mask(x[row], y[row], grid, fraction=fractions[row])
-
-
-def _write_store(
-    path: Path,
-    source: FromSlide,
-    attributes_of: Callable[[Measured], dict[str, Any]],
-    tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
-    progress: Callable[[int, int], None] | None,
-) -> Measured:
-    """Write the store; return the measured columns, which its attributes follow from, see `store_and_measure`."""
-    slide, tissue = source.slide, source.tissue
-    writer = store_writer(path, source, with_tumor=tumor_mask is not None)
-    writer.write_overview(
-        source.analysis.overview,
-        tissue.masks,
-        channels=slide.channels,
-        um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
-        windows=source.windows,
-    )
-    measured = store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress)
-    writer.finish(attributes_of(measured))
-    return measured
-
-
-def _attributes(
-    source: FromSlide,
-    table: pd.DataFrame,
-    record: Mapping[str, Any],
-    stated: LabelSource | None,
-    measured: Measured,
-) -> dict[str, Any]:
-    """Return the attributes of a slide's store joined by `record`, with a warning of tumour without tissue."""
-    x, y, label = (table[name].to_numpy() for name in ("x", "y", "label"))
-    shares = measured["tissue_fraction"], measured["scanned_fraction"]
-    whole_slide = None if stated is None else stated.whole_slide
-    on_glass = tumor_on_glass(x, y, label, *shares, extent=source.grid.extent, whole_slide=whole_slide)
-    return {**_slide_attributes(source), **record, "warnings": [*source.warnings, *on_glass]}
 
 
 def store_writer(path: Path, source: FromSlide | FromImages, *, with_tumor: bool = False) -> StoreWriter:
