@@ -39,8 +39,8 @@ from pathopatch.models.spec import (
 )
 from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
-from pathopatch.patches.source import Canvas, FromSlide
+from pathopatch.patches.intensity import scale
+from pathopatch.patches.source import Canvas, FromSlide, measure
 from pathopatch.slides import Slide, in_order, tolerant
 
 DEFAULTS = PredictConfig()
@@ -382,23 +382,14 @@ def _prepared(
 
     `inside` (n, P, P) are their tissue masks, for members that take them and for a correction.
     """
-    grid, analysis, patches = source.grid, source.analysis, part.patches
-    sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (source.slide.mpp * grid.downsample)
+    patches, windows = part.patches, source.windows
     scaled = np.empty(patches.shape, np.float32)
     saturated, sharp = np.empty((2, len(patches)))
     means = np.empty(patches.shape[:2], np.float32)
     # Patch by patch, which the processor's cache holds.
     for number, (x, y) in enumerate(origins.tolist()):
-        means[number] = scale(patches[number], analysis.windows, out=scaled[number]).mean(axis=(1, 2))
-        # Only what lies on the slide is measured; the overhang is filled with glass.
-        width, height = grid.inside(x, y)
-        saturated[number] = saturated_fraction(
-            patches[number, :, :height, :width],
-            analysis.windows,
-            polarities=analysis.tissue.polarities,
-            scanned=partial(analysis.tissue.scanned_mask, x, y, grid.downsample, (width, height)),
-        )
-        sharp[number] = sharpness(scaled[number, :, :height, :width], factor=sharpness_factor)
+        means[number] = scale(patches[number], windows, out=scaled[number]).mean(axis=(1, 2))
+        saturated[number], sharp[number] = measure(source, patches[number], (x, y), scaled[number])
     values = {"row": part.rows, "saturated_fraction": saturated, "sharpness": sharp, "mean": means.astype(np.float64)}
     x = [member.standardised(scaled, inside) for member in ensemble.members]
     if ensemble.area_correct == "none" or inside is None:

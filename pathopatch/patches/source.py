@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -245,6 +245,27 @@ class FromSlide:
     def require_unchanged(self) -> None:
         """Raise InputChangedError if the slide's files have changed since it was opened."""
         self.slide.require_unchanged()
+
+
+def measure(
+    source: FromSlide | FromImages, patch: NDArray[np.generic], place: tuple[int, int], scaled: NDArray[np.float32]
+) -> tuple[float, float]:
+    """Return the saturated fraction and the sharpness of a patch (C, P, P): of what lies on the slide, not of the fill.
+
+    `place` is its (x, y), level-0 px, and `scaled` the patch in [0, 1].
+    """
+    grid, tissue = source.grid, source.tissue
+    width, height = inside = grid.inside(*place)
+    saturated = intensity.saturated_fraction(
+        patch[:, :height, :width],
+        source.windows,
+        polarities=tissue.polarities,
+        # Asked per patch and only if needed: the masks of all patches together would not fit into memory.
+        scanned=partial(tissue.scanned_mask, *place, grid.downsample, inside),
+    )
+    # At an unknown scale, sharpness is measured at the patches' own.
+    factor = 1.0 if source.mpp is None else source.tiling.intensity.sharpness_mpp / (source.mpp * grid.downsample)
+    return saturated, intensity.sharpness(scaled[:, :height, :width], factor=factor)
 
 
 class FromStore:

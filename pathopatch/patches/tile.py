@@ -30,9 +30,9 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, read_level
 from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
+from pathopatch.patches.intensity import scale
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
-from pathopatch.patches.source import STAGE, FromImages, FromSlide, tile_stamp
+from pathopatch.patches.source import STAGE, FromImages, FromSlide, measure, tile_stamp
 from pathopatch.patches.store import PatchStore, patch_ids, recorded_attributes, source_record
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import Slide
@@ -322,10 +322,7 @@ def store_and_measure(
     `tumor_mask` returns a row's tumour pixels, (P, P); without it the store has no such masks. `progress` is called
     with (patches done, patches in all).
     """
-    grid, tissue, windows, origins = source.grid, source.tissue, source.windows, source.origins
-    # At an unknown scale, sharpness is measured at the patches' own.
-    sharpness_mpp = source.tiling.intensity.sharpness_mpp
-    sharpness_factor = 1.0 if source.mpp is None else sharpness_mpp / (source.mpp * grid.downsample)
+    origins = source.origins
     columns = {name: np.zeros(len(origins)) for name in MEASURED_COLUMNS}
     for numbers, patches, tissue_fraction, scanned_fraction, tissue_mask in source.batches():
         masks: dict[MaskKind, NDArray[np.uint8]] = {"tissue": tissue_mask}
@@ -336,14 +333,8 @@ def store_and_measure(
         columns["scanned_fraction"][numbers] = scanned_fraction
         for number, patch in zip(numbers.tolist(), patches, strict=True):
             x, y = origins[number].tolist()
-            width, height = inside = grid.inside(x, y)
-            part = patch[:, :height, :width]
-            # Asked per patch and only if needed: the masks of all patches together would not fit into memory.
-            scanned = partial(tissue.scanned_mask, x, y, grid.downsample, inside)
-            columns["saturated_fraction"][number] = saturated_fraction(
-                part, windows, polarities=tissue.polarities, scanned=scanned
-            )
-            columns["sharpness"][number] = sharpness(scale(part, windows), factor=sharpness_factor)
+            measured = measure(source, patch, (x, y), scale(patch, source.windows))
+            columns["saturated_fraction"][number], columns["sharpness"][number] = measured
         if progress is not None:
             progress(int(numbers[-1]) + 1, len(origins))
     return columns
