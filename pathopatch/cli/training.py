@@ -177,7 +177,7 @@ def train(
     settings: Annotated[
         TrainConfig,
         Fields(
-            "method frozen choose threshold bins c beta t intervene mask sensitivity"
+            "method frozen choose threshold bins c beta intervene mask sensitivity"
             " steps learning_rate pretrained seed device name"
         ),
     ],

@@ -1,30 +1,43 @@
 """Names of the debiasing methods.
 
 Data only: settings and help texts need the names, but must not load torch. `pathopatch.debias.methods` defines a method
-for each name.
+for each name, and `register_method` there adds further ones.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated
 
-MethodName = Literal[
-    "erm",
-    "resample",
-    "groupdro",
-    "gerne",
-    "dfr",
-    "auto",
-    # More: variants of these, and baselines of papers.
-    "erm-balanced",
-    "reweight",
-    "subsample",
-    "area-matched",
-    "decorrelate",
-    "gerne-unknown",
-    "jtt",
-    "intervene",
-]
-METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
-COMPOSING_METHODS: tuple[MethodName, ...] = ("intervene", "auto")
+from pydantic import AfterValidator
+
+METHOD_NAMES = ("erm", "erm-balanced", "resample", "groupdro", "gerne", "auto")
+COMPOSING_METHODS = ("auto",)
 """Methods that compose patches of another tissue area, which features do not allow."""
+_REGISTERED: list[str] = []
+_PIPELINE = "it is registered by pipelines/area-benchmark/area_benchmark/methods.py"
+_INSTEAD = {
+    "dfr": "it is a script now, pipelines/cmnist/two_steps.py",
+    "jtt": "it is a script now, pipelines/cmnist/two_steps.py",
+    "gerne-unknown": "train erm-balanced, then gerne with groups_from and hard_share: see pathopatch groups --from-run",
+    "intervene": "use auto, or [train] intervene = 1.0 with erm-balanced",
+    **dict.fromkeys(("reweight", "subsample", "area-matched", "decorrelate"), _PIPELINE),
+}
+"""Methods of earlier versions, and what to do."""
+
+
+def add_method_name(name: str) -> None:
+    """Let settings take a further name."""
+    if name not in _REGISTERED:
+        _REGISTERED.append(name)
+
+
+def _known(name: str) -> str:
+    names = (*METHOD_NAMES, *_REGISTERED)
+    if name in names:
+        return name
+    instead = _INSTEAD.get(name, f"use one of {', '.join(names)}")
+    raise ValueError(f"the package has no method {name}: {instead}")
+
+
+MethodName = Annotated[str, AfterValidator(_known)]
+"""A name of `METHOD_NAMES` or a registered one."""

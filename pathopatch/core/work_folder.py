@@ -9,6 +9,8 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import inside
 
 FOLDS = "folds"
+INNER_FOLDS = "inner_folds.csv"
+"""File in a run's folder: logits of the patches that its frozen network learnt from, each by a head without it."""
 _OUTPUTS = (
     "slides.parquet", "groups.parquet", "features.json", "review.sqlite",
     "status/*.json", "status/locks/*.lock",

@@ -8,7 +8,7 @@ package but its errors and the names of methods. The first open implementation o
 - `objectives`: one loss from a step's per-sample losses; it needs torch and is imported by its own name;
 - `pseudo`: attributes guessed from a biased model, if none are known;
 - `interventions`: training patches composed to another tissue area; it needs OpenCV and is imported by its own name;
-- `phases`: the parts of a method; `methods`: the methods by name, from ``erm`` to ``intervene``.
+- `methods`: the methods by name, from ``erm`` to ``auto``, and `methods.register_method` for further ones.
 
 References
 ----------
@@ -29,6 +29,6 @@ A training loop with both halves of a GERNE batch in one forward pass::
         optimizer.step()
 """
 
-from pathopatch.debias import gerne, methods, phases, pseudo, samplers
+from pathopatch.debias import gerne, methods, pseudo, samplers
 
-__all__ = ["gerne", "methods", "phases", "pseudo", "samplers"]
+__all__ = ["gerne", "methods", "pseudo", "samplers"]

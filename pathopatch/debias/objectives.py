@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from pathopatch.core.errors import InputUnsupportedError
 
-_LEAST_TO_CORRELATE = 4  # samples: the unbiased estimate divides by n (n - 3)
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
@@ -41,47 +40,6 @@ class Mean(nn.Module):
     def expected_weights(self, shares: Floats, group: Indices) -> Floats:
         """Return the shares; groups are not used."""
         return np.asarray(shares.mean(axis=0))
-
-
-class GroupWeighted(nn.Module):
-    """The mean of the losses, each times its group's weight: importance weighting.
-
-    With the weights of `gerne.balancing_weights` and uniform draws its expectation is the group-balanced risk, which
-    `GroupBalancedBatchSampler` reaches by drawing [1]_. Steps are noisier than with resampling: of four groups, a
-    sample of one that holds 1/200 of the data weighs 50.
-
-    Parameters
-    ----------
-    weight : array_like of float, shape (G,)
-        Weight of each group, finite and at least 0; others raise `InputUnsupportedError`.
-
-    References
-    ----------
-    .. [1] Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy", CLeaR 2022,
-       arXiv:2110.14503.
-    """
-
-    weight: Tensor  # float64 (G,)
-
-    def __init__(self, weight: npt.ArrayLike) -> None:
-        super().__init__()
-        values = np.asarray(weight, dtype=np.float64)
-        if values.ndim != 1 or not (np.isfinite(values).all() and (values >= 0).all()):
-            raise InputUnsupportedError(
-                f"weights of shape {values.shape}", remedy="Give one weight per group, finite and not negative."
-            )
-        # Not in the state dict: the weights follow from the data of each run.
-        self.register_buffer("weight", torch.from_numpy(values.copy()), persistent=False)
-
-    def forward(self, loss: Tensor, group: Tensor) -> Tensor:
-        """Return the weighted mean of the losses; a group outside [0, G) is refused."""
-        _check(loss, group)
-        _check_range(group, len(self.weight))
-        return (self.weight.to(loss.dtype)[group] * loss).mean()
-
-    def expected_weights(self, shares: Floats, group: Indices) -> Floats:
-        """Return the shares, each times the weight of its group."""
-        return np.asarray(shares.mean(axis=0) * self.weight.numpy(force=True)[group])
 
 
 class GradientExtrapolation(nn.Module):
@@ -196,57 +154,6 @@ class GroupDRO(nn.Module):
         share = shares.mean(axis=0)
         of_group = np.bincount(group, weights=share, minlength=len(self.q))
         return np.asarray(share * self.q.numpy(force=True)[group] / of_group[group])
-
-
-class Decorrelated(nn.Module):
-    """The mean loss plus `weight` times the squared distance correlation of logit and tissue area within each class.
-
-    The unbiased estimate of [1]_, whose mean is 0 where both are independent. It sees nothing where the area is
-    constant within a class. The penalty is the sum over both classes.
-
-    Parameters
-    ----------
-    weight : float
-        One that is not finite and at least 0 raises `InputUnsupportedError`.
-
-    References
-    ----------
-    .. [1] Szekely, Rizzo, "Partial distance correlation with methods for dissimilarities", Annals of Statistics 42(6),
-       2014, section 3; as a penalty: Zhen, Meng, Chakraborty, Singh, "On the Versatile Uses of Partial Distance
-       Correlation in Deep Learning", ECCV 2022.
-    """
-
-    reads_area = True
-    """``forward`` takes the margin and the area of each sample besides."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        if not (math.isfinite(weight) and weight >= 0):
-            raise InputUnsupportedError(f"weight = {weight}", remedy="Use a finite number of at least 0.")
-        self.weight = weight
-
-    def forward(self, loss: Tensor, group: Tensor, margin: Tensor, area: Tensor, label: Tensor) -> Tensor:
-        """Return the penalised loss of samples with margins z1 - z0, areas and labels, all (B,); no group is used."""
-        _check(loss, group)
-        classes = [label == y for y in (0, 1)]
-        return loss.mean() + self.weight * sum(distance_correlation(margin[own], area[own]) for own in classes)
-
-
-def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Return the unbiased squared distance correlation of numbers (n,); 0 with fewer than four, or without spread."""
-    if len(x) < _LEAST_TO_CORRELATE:
-        return x.sum() * 0
-    a, b = (_centred(values.double()) for values in (x, y))  # its sums cancel
-    covariance, spread = (a * b).sum(), ((a * a).sum() * (b * b).sum()).sqrt()
-    return (covariance / spread).to(x.dtype) if bool(spread > 0) else x.sum() * 0
-
-
-def _centred(values: Tensor) -> Tensor:
-    """Return the U-centred distances (n, n) of numbers (n,)."""
-    distance, n = (values[:, None] - values).abs(), len(values)
-    rows = distance.sum(dim=0) / (n - 2)
-    centred = distance - rows - rows[:, None] + distance.sum() / ((n - 1) * (n - 2))
-    return centred - torch.diag(torch.diag(centred))
 
 
 def _check_range(group: Tensor, n_groups: int) -> None:

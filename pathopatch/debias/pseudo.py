@@ -3,7 +3,6 @@
 References
 ----------
 .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236, section 4.2 and Algorithm 2.
-.. [2] Liu et al., "Just Train Twice", ICML 2021, arXiv:2107.09044, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -73,32 +72,6 @@ def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: floa
         n_hard = min(max(math.floor(t * n + _ROUNDING), 1), n - 1)
         hard[members[np.argsort(p[members], kind="stable")[:n_hard]]] = 1
     return hard
-
-
-def error_set(probability: npt.ArrayLike, label: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return 1 for the samples (N,) that a model misclassifies and 0 for the others, Algorithm 1 of [2]_.
-
-    Parameters
-    ----------
-    probability : array_like of float, shape (N, K)
-        p(y|x) of the model for each class, finite; of equal ones the first is the predicted class.
-    label : array_like of int, shape (N,)
-        Class of each sample, from 0.
-
-    Raises
-    ------
-    InputUnsupportedError, NonFiniteError
-        As `pseudo_attributes`.
-    """
-    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label)
-    if p.ndim != 2 or len(p) != len(y):
-        raise InputUnsupportedError(
-            f"{p.shape} probabilities but {y.shape} labels", remedy="Give one probability per sample and class."
-        )
-    if not np.isfinite(p).all():
-        raise NonFiniteError("probabilities are not finite", remedy="Train the first model with a lower learning rate.")
-    wrong: npt.NDArray[np.int64] = (p.argmax(axis=1) != y).astype(np.int64)
-    return wrong
 
 
 def minority_found(hard: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> dict[str, float]:

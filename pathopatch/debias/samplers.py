@@ -91,6 +91,15 @@ class BatchSampler:
         other._streams = tuple(stream.in_units(unit) for stream in self._streams)
         return other
 
+    def of_samples(self, index: npt.ArrayLike) -> Self:
+        """Return the same batches of samples that are numbered ``index[i]`` instead of i.
+
+        So a sampler of some samples draws from a larger set. A number that is there twice is drawn twice as often.
+        """
+        other = copy.copy(self)
+        other._streams = tuple(stream.of_samples(np.asarray(index, np.int64)) for stream in self._streams)
+        return other
+
     def __iter__(self) -> Iterator[list[int]]:
         return (self.batch(step) for step in range(self._steps))
 
@@ -197,55 +206,6 @@ class UniformBatchSampler(BatchSampler):
         super().__init__([stream], per_class=len(counts) * batch_per_class, steps=steps, seed=seed)
 
 
-class UpweightedBatchSampler(BatchSampler):
-    """Batches of the data with every sample of attribute 1 in it several times, the second step of JTT [1]_.
-
-    A cell's share is its number of samples, times `upweight` if the attribute is 1; classes are not balanced. Without
-    samples of attribute 1 these are the shares of plain ERM.
-
-    Parameters
-    ----------
-    attribute : array_like of int, shape (N,)
-        1 for the samples to upweight, 0 for the others.
-    upweight : float
-        How often a sample of attribute 1 counts, finite and at least 1; taken as the decimal number it is written as.
-        The other parameters and the errors are those of `UniformBatchSampler`.
-
-    References
-    ----------
-    .. [1] Liu et al., "Just Train Twice: Improving Group Robustness without Training Group Information", ICML 2021,
-       arXiv:2107.09044, Algorithm 1.
-    """
-
-    def __init__(
-        self,
-        label: npt.ArrayLike,
-        attribute: npt.ArrayLike,
-        *,
-        batch_per_class: int,
-        upweight: float,
-        steps: int,
-        seed: int,
-    ) -> None:
-        _check_sizes(batch_per_class, steps, seed)
-        check_upweight(upweight)
-        counts = gerne.cell_counts(label, attribute)
-        ratio = Fraction(repr(float(upweight)))
-        weights = [
-            n * (ratio.numerator if a == 1 else ratio.denominator) for row in counts.tolist() for a, n in enumerate(row)
-        ]
-        # One class of all cells: classes keep the data's shares, as in the paper.
-        cells = [cell for row in _members(label, attribute, counts) for cell in row]
-        stream = ClassStream([cells], [weights], seed=seed, stream=_BIASED)
-        super().__init__([stream], per_class=len(counts) * batch_per_class, steps=steps, seed=seed)
-
-
-def check_upweight(upweight: float) -> None:
-    """Refuse a factor below 1, NaN or infinite."""
-    if not (np.isfinite(upweight) and upweight >= 1):
-        raise InputUnsupportedError(f"upweight = {upweight}", remedy="Use 1 or more, for instance 20.")
-
-
 class ClassStream:
     """An endless stream of samples of each class, in which cells keep their shares at every position.
 
@@ -266,13 +226,19 @@ class ClassStream:
         other._permutations, other._unit = {}, unit
         return other
 
+    def of_samples(self, index: Indices) -> ClassStream:
+        """Return the same stream of samples that are numbered ``index[i]`` instead of i."""
+        other = copy.copy(self)
+        other._permutations, other._cells = {}, [[index[cell] for cell in row] for row in self._cells]
+        return other
+
     def shares(self, size: int) -> Floats:
         """Return the long-run share (size,) of each sample: that of its cell, evenly over the cell's samples."""
         share = np.zeros(size)
         for cells, weights in zip(self._cells, self._weights, strict=True):
             for samples, weight in zip(cells, weights, strict=True):
-                if weight:
-                    share[samples] = weight / sum(weights) / len(samples) / len(self._cells)
+                if weight:  # a sample may be there several times
+                    np.add.at(share, samples, weight / sum(weights) / len(samples) / len(self._cells))
         return share
 
     def take(self, start: int, stop: int) -> Indices:

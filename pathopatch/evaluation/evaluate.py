@@ -29,7 +29,6 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.evaluation.predicting import (
     WITHOUT,
-    drop_learnt_patches,
     predict_patches,
     require_unseen,
     with_inner_folds,
@@ -61,8 +60,7 @@ def evaluate_run(
 ) -> Path:
     """Evaluate one run on labelled patches and return the folder of its numbers, ``runs/<run>/evaluation``.
 
-    A split without labelled patches is left out, and of validation the patches that a phase of the method learnt from.
-    `device` and `runtime` are as for `load_model`.
+    A split without labelled patches is left out. `device` and `runtime` are as for `load_model`.
 
     Raises
     ------
@@ -94,7 +92,6 @@ def evaluate_run(
 
             of_patches = logits_from_cache(work, groups, model_folder, spec, device=device)
         predictions = predict_patches(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
-        predictions = drop_learnt_patches(out.parent, predictions)
         predictions = with_inner_folds(out.parent, predictions, temperature=spec.temperature)
         threshold = model.spec.decision_threshold
         numbers = evaluate_predictions(predictions, groups, decision_threshold=threshold, config=config)

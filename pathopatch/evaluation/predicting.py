@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
 from pathopatch.core.mask_bits import MaskKind
-from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.work_folder import INNER_FOLDS, WorkFolder
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import STRUCTURES, TRAINED, is_listed, structure_marks
 from pathopatch.models.spec import BundleSpec
+from pathopatch.training.crops import patches_with_crop
 from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
-from pathopatch.training.phase_data import INNER_FOLDS, LEARNT, patches_with_crop
 
 _BATCH = 256  # patches read and predicted at a time
 WITHOUT = "logit without "
@@ -99,20 +99,6 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
             place=str(place),
             remedy="train it again by the groups as they are: pathopatch train, or run, with --force",
         )
-
-
-def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from."""
-    learnt = folder / LEARNT
-    if not learnt.is_file():
-        return predictions
-    names = pd.read_csv(learnt, dtype=str, keep_default_na=False)["patch_id"]
-    is_learnt = (predictions["split"] == "val") & predictions["patch_id"].isin(names)
-    if is_learnt.all():
-        raise InputMissingError(
-            "no labelled patch that the run did not learn from", place=str(folder), remedy="judge it on other splits"
-        )
-    return predictions[~is_learnt].reset_index(drop=True)
 
 
 def with_inner_folds(folder: Path, predictions: pd.DataFrame, *, temperature: float) -> pd.DataFrame:

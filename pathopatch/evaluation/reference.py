@@ -30,7 +30,6 @@ from pathopatch.evaluation.group_scores import (
 from pathopatch.groups import GroupingAttribute
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count, interval, ratio, widened
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
-from pathopatch.training.phase_data import steps_of_all_phases
 
 ERM_METHODS = ("erm", "erm-balanced")
 SEARCH_FILE = "search.json"
@@ -202,7 +201,7 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
     """Return the budget of a run, from its configuration (empty for a bundle from elsewhere) and ``search.json``.
 
     ``steps`` and ``batch_per_class`` of the training that is kept; ``trials`` of the search that it won (1 without a
-    search); ``search_steps``, of all trials in all phases of the method; ``search``, the offer, such as "8 trials",
+    search); ``search_steps``, of all trials; ``search``, the offer, such as "8 trials",
     "none" without a search. NaN and "" where unknown.
     """
     unknown = float("nan")
@@ -210,7 +209,7 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
         "steps": config.get("steps", unknown),
         "batch_per_class": config.get("batch_per_class", unknown),
         "trials": 1 if config else unknown,
-        "search_steps": steps_of_all_phases(config),
+        "search_steps": config.get("steps", unknown),
         "search": _NO_SEARCH if config else "",
     }
     path = WorkFolder(work).run(name) / SEARCH_FILE

@@ -28,7 +28,7 @@ from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import FOLDS, WorkFolder
-from pathopatch.debias.methods import searched_parameters
+from pathopatch.debias.methods import extrapolates
 from pathopatch.evaluation.group_scores import (
     answers,
     effective_sizes,
@@ -56,7 +56,6 @@ _DRAWN = 10_000_000  # seeds x patients x draws at a time would be too many; so 
 
 _RANGES = {
     "learning_rates": "learning rate", "weight_decays": "weight decay", "penalties": "penalty of linear heads",
-    "t_range": "hard share t", "biased_lr_scale_range": "scale of the biased phase's learning rate",
 }  # fmt: skip
 _VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
 ALPHA = 0.05
@@ -517,8 +516,7 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     heads = {each.get("architecture") == LINEAR_HEAD for each in searched}
     used = {"learning_rates", "weight_decays"} if False in heads else set()
     used |= {"penalties"} if True in heads else set()
-    own = {parameter for each in searched for parameter in searched_parameters(str(each["method"]))}
-    used |= {f"{name}_range" for name in own} | ({"c_values", "s_values"} if "extrapolation" in own else set())
+    used |= {"c_values", "s_values"} if any(extrapolates(str(each["method"])) for each in searched) else set()
     ranges = [
         f"{words} {' to '.join(f'{end:g}' for end in of_run[f'tune.{name}'])}"
         for name, words in _RANGES.items()

@@ -257,11 +257,6 @@ def _data(spec: BundleSpec) -> str:
         for name, part in summaries
     ]
     parts = [_table(("", "slides", "patients", "patches"), rows)]
-    if spec.data.get("learnt_from_val"):
-        parts.append(
-            f"{spec.data['learnt_from_val']} of the validation patches were trained on; "
-            "the numbers below are for the others."
-        )
     trained, *rest = (part for _, part in summaries)
     # Training may draw by bins while validation selects at a threshold: other groups have no column here.
     shown = [part for part in rest if _grouping(part) == _grouping(trained)]

@@ -46,9 +46,7 @@ def leakage(specs: Sequence[BundleSpec], fingerprints: Collection[str], *, struc
 
 
 def _leakage(spec: BundleSpec, marks: Collection[str], shown: str) -> str:
-    # Some methods learn from a part of the validation patches, and no list tells of which slides these are.
-    selected = TRAINED_ON if spec.data.get("learnt_from_val") else SELECTED_ON
-    for key, word in ((TRAINED, TRAINED_ON), (VALIDATED, selected)):
+    for key, word in ((TRAINED, TRAINED_ON), (VALIDATED, SELECTED_ON)):
         if not set(spec.training.get(key, "").split(",")).isdisjoint(marks):
             return word
         if is_listed(shown, spec.training.get(STRUCTURES[key], "")):

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import pluralize
+from pathopatch.debias.methods import extrapolates
 from pathopatch.evaluation.area_reliance import limits_text, verdict_text
 from pathopatch.evaluation.external_validation import glass_text
 from pathopatch.evaluation.group_scores import smallest_group, with_ends
@@ -28,7 +29,6 @@ _SETTINGS = (
     "beta",
 )  # fmt: skip
 _EXTRAPOLATION_SETTINGS = ("c", "beta")
-_EXTRAPOLATION_METHODS = ("gerne", "gerne-unknown")
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def training(study: Study) -> dict[str, Any]:
 
 def _setting_text(config: Mapping[str, Any], name: str) -> str:
     """Return a setting as text; a dash if the method does not use it."""
-    if name in _EXTRAPOLATION_SETTINGS and config.get("method") not in _EXTRAPOLATION_METHODS:
+    if name in _EXTRAPOLATION_SETTINGS and not extrapolates(config.get("method", "")):
         return "–"
     value = training_label(config) if name == "threshold" and config else config.get(name, "–")
     return f"{value:.4g}" if isinstance(value, float) else str(value)

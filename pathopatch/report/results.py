@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group
 from pathopatch.evaluation.slide_scores import scores_by
@@ -18,12 +19,6 @@ from pathopatch.report.cohort_section import group_key
 from pathopatch.report.collect import Study
 from pathopatch.report.forest_plots import group_accuracies, worst_groups
 from pathopatch.report.plots import pdf, png
-
-# From the baselines to the methods that know the groups; unknown methods come last.
-_METHODS_IN_ORDER = (
-    "erm", "erm-balanced", "reweight", "resample", "groupdro", "jtt", "dfr", "gerne-unknown", "gerne", "intervene",
-    "auto",
-)  # fmt: skip
 
 
 def rows_at(study: Study, threshold: float) -> pd.DataFrame:
@@ -39,9 +34,7 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
 
 def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
     """Return rows sorted by some columns, then ERM first and GERNE last, then by seed and run."""
-    place = rows["method"].map(
-        lambda name: _METHODS_IN_ORDER.index(name) if name in _METHODS_IN_ORDER else len(_METHODS_IN_ORDER)
-    )
+    place = rows["method"].map(lambda name: METHOD_NAMES.index(name) if name in METHOD_NAMES else len(METHOD_NAMES))
     keys = [*first, "place", *(name for name in ("method", "seed", "run") if name in rows)]
     return rows.assign(place=place).sort_values(keys).drop(columns="place")
 

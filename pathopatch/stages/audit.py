@@ -129,7 +129,7 @@ def crops_text(work: Path, config: TrainConfig) -> str:
     """Return the share of each group's patches that `mask = "interior"` could use, and its crops, as a table."""
     from pathopatch.groups import attribute_in
     from pathopatch.groups.attribute import stored_thresholds
-    from pathopatch.training.phase_data import choose_crops, patches_with_crop
+    from pathopatch.training.crops import choose_crops, patches_with_crop
     from pathopatch.training.run import load_sets
 
     groups = artefacts.read_table(WorkFolder(work).groups)

@@ -71,7 +71,7 @@ def run_study(
     >>> [outcome.state for outcome in pathopatch.run_study(study, until="tile").outcomes]
     ['done']
     """
-    from pathopatch.training.phase_data import runs_with_groups
+    from pathopatch.training.group_checks import runs_with_groups
 
     study = study if isinstance(study, StudyConfig) else load_study(study)
     work: Path = study.work

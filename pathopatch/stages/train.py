@@ -14,7 +14,7 @@ from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.stages.batch.run import Call, Failure, each_slide
 
-_CHOSEN = {"method", "mask", "frozen", "choose", "bins", "intervene", "c", "beta", "t", "crop_px"}
+_CHOSEN = {"method", "mask", "frozen", "choose", "bins", "intervene", "c", "beta", "crop_px"}
 """Settings by which a user has chosen how to train."""
 _VIEW = ("frozen", "choose", "mask", "crop_px", "architecture", "pretrained", "timm_args", "input_px")
 """Settings on which the features of a frozen network depend."""
@@ -76,7 +76,7 @@ def train_run(
 
     With `search` its settings are searched by validation first, and the winner is kept.
     """
-    from pathopatch.training.phase_data import runs_with_groups
+    from pathopatch.training.group_checks import runs_with_groups
 
     parts = training_folders(work)
     runs_with_groups(parts, [config])  # refuse before the first of several folds is trained

@@ -33,7 +33,7 @@ _FLIPS = {1: 1, 2: 0, 3: -1}  # left and right, up and down, both: by OpenCV's n
 
 
 class Augmentation:
-    """The augmentation of a phase; `seed` is that of the phase, `is_rgb` whether the patches are brightfield RGB.
+    """The augmentation of a run; `seed` is its own, `is_rgb` whether the patches are brightfield RGB.
 
     With `has_mask` the last channel is a mask, which moves with the others and keeps its values.
     """

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ from pathopatch.models.bundle import write_tensors
 
 CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
 _HEADER = "pathopatch"
-_PLAIN = ("phase", "step", "history", "best", "report")  # parts of the state that are JSON
+_PLAIN = ("step", "history", "best")  # parts of the state that are JSON
 _PARTS = ("loss_biased", "loss_less_biased")  # the two terms of GERNE's extrapolated loss
 
 
@@ -78,12 +76,9 @@ class State:
     average: nn.Module  # their moving average; the same object as `network` where none is kept
     optimizer: torch.optim.Optimizer
     objective: nn.Module
-    attribute: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # (N,), to draw by
-    report: dict[str, Any] = field(default_factory=dict)  # facts about the N patches, for each row of the history
     scaler: torch.amp.GradScaler | None = None  # of the loss, in float16
     losses: LossMeans = field(default_factory=LossMeans)  # since the last evaluation
-    phase: int = 0
-    step: int = 0  # steps of the phase that are done
+    step: int = 0  # steps that are done
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per evaluation
     best: dict[str, Any] = field(default_factory=dict)  # `step` and `score` of the best evaluation so far
     best_weights: dict[str, Tensor] = field(default_factory=dict)  # of that evaluation
@@ -96,8 +91,6 @@ def save(checkpoints: CheckpointFolder, state: State) -> None:
         tensors |= _prefixed("average", state.average.state_dict())
     tensors |= _prefixed("objective", state.objective.state_dict())
     tensors |= _prefixed("best", state.best_weights)
-    # Pseudo-attributes come from the network of the phase before, which is gone: they are stored.
-    tensors["drawn.attribute"] = torch.tensor(state.attribute)
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= _prefixed(f"optimizer.{index}", {k: v for k, v in values.items() if isinstance(v, Tensor)})
     header = {"fingerprint": checkpoints.fingerprint, **{name: getattr(state, name) for name in _PLAIN}}
@@ -106,9 +99,9 @@ def save(checkpoints: CheckpointFolder, state: State) -> None:
         write_tensors(temporary, tensors, {_HEADER: json.dumps(header)})
 
 
-def read_header(checkpoints: CheckpointFolder | None) -> dict[str, Any] | None:
-    """Return phase, step, history and best of a checkpoint; None if none fits or can be read."""
-    if checkpoints is None or not checkpoints.path.is_file():
+def read_header(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
+    """Return step, history and best of a checkpoint; None if none fits or can be read."""
+    if not checkpoints.path.is_file():
         return None
     try:
         with safe_open(checkpoints.path, framework="pt") as stream:
@@ -118,15 +111,8 @@ def read_header(checkpoints: CheckpointFolder | None) -> dict[str, Any] | None:
     return header if header.get("fingerprint") == checkpoints.fingerprint else None
 
 
-def read_attribute(checkpoints: CheckpointFolder) -> NDArray[np.int64]:
-    """Return the attribute (N,) by which the phase of a checkpoint draws."""
-    with safe_open(checkpoints.path, framework="np") as stream:
-        attribute: NDArray[np.int64] = stream.get_tensor("drawn.attribute")
-    return attribute
-
-
 def restore(checkpoints: CheckpointFolder, state: State, header: Mapping[str, Any]) -> None:
-    """Fill the state of the same phase from a checkpoint, bit for bit; `header` as `read_header` returned it."""
+    """Fill the state from a checkpoint, bit for bit; `header` as `read_header` returned it."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in load_file(checkpoints.path).items():
         part, _, rest = name.partition(".")

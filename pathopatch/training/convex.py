@@ -1,7 +1,7 @@
 """Train a linear head to convergence: logistic regression with weighted samples and an L2 penalty.
 
-Where the head is linear, each phase of a method is a convex problem, whose solution needs no learning rate and no
-steps. The weights of the samples are those that the phase's sampler and objective give them in expectation:
+Where the head is linear, a method is a convex problem, whose solution needs no learning rate and no steps. The weights
+of the samples are those that the method's sampler and objective give them in expectation:
 
     minimise  sum_i w_i loss(W x_i + b, y_i) + penalty / 2 |W|^2,   sum_i w_i = 1
 
@@ -33,9 +33,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, pad
 
+from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import Phase, steps_in_all
+from pathopatch.debias.methods import Method
 from pathopatch.debias.objectives import GroupDRO
 from pathopatch.models.networks import classifier_of
 from pathopatch.training import checkpoint
@@ -259,17 +260,19 @@ def _without_copy(values: NDArray[Any]) -> torch.Tensor:
 
 def solve_method(
     regression: LogisticRegression,
-    phase: Phase,
+    method: Method,
     objective: nn.Module,
-    label: NDArray[np.int64],
-    attribute: NDArray[np.int64],
-    **batch: int,
+    data: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]],
+    config: TrainConfig,
 ) -> tuple[Solution, Floats]:
-    """Return the head that a phase of a method converges to, and the weights (N,) of the samples there.
+    """Return the head that a method converges to, and the weights (N,) of the samples there.
 
-    `batch` are the samples of a class in a step and the seed, which the weights hardly depend on.
+    `data` are label, attribute and tissue fraction of the samples.
     """
-    shares = phase.sampler(label, attribute, steps=1, **batch).expected_shares(len(label))
+    label, attribute, _ = data
+    # Size and seed of a batch hardly matter to the weights.
+    sizes = {"batch_per_class": config.batch_per_class, "steps": 1, "seed": config.seed}
+    shares = method.batches(*data, **sizes).expected_shares(len(label))
     group = gerne.cell_counts(label, attribute).shape[1] * label + attribute
     # A chunk is small: a second thread doubles the processor time and saves no other.
     with threadpool_limits(1):
@@ -281,39 +284,36 @@ def solve_method(
         return regression.solve(weights / weights.sum()), weights
 
 
-def solve_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
-    """Solve a phase of a method for the linear head, in place of the steps of `run_phase`."""
-    if state.step >= run.config.steps:
+def solve_head(run: Run, state: State) -> None:
+    """Solve the linear head of a run, in place of the steps of `train_network`."""
+    config, data = run.config, run.train
+    if state.step >= config.steps:
         return  # of a checkpoint
     if not hasattr(state.objective, "expected_weights"):
         raise InputUnsupportedError(
-            f"{run.config.method} minimises no weighted mean of the losses, which a linear head needs",
+            f"{config.method} minimises no weighted mean of the losses, which a linear head needs",
             place="[train] method",
             remedy="use another method, such as gerne",
         )
-    network = state.network
     mean, std = (values.flatten().double().cpu().numpy() for values in (run.standardize.mean, run.standardize.std))
-    # Pseudo-attributes make another set of the same features.
-    same_features = run.train if phase.split == "train" else data
     regression = LogisticRegression(
         as_matrix(data),
         data.label,
         mean=mean,
         std=std,
-        factor=solver_factor(second_moments(same_features, mean=mean, std=std), run.config.weight_decay),
+        factor=solver_factor(second_moments(data, mean=mean, std=std), config.weight_decay),
         n_classes=run.n_classes,
-        penalty=run.config.weight_decay,
+        penalty=config.weight_decay,
     )
-    batch = {"batch_per_class": run.config.batch_per_class, "seed": run.config.seed + state.phase}
-    head, weights = solve_method(regression, phase, state.objective, data.label, data.attribute, **batch)
-    layer = classifier_of(network)
+    samples = data.label, data.attribute, data.tissue_fraction
+    head, weights = solve_method(regression, run.method, state.objective, samples, config)
+    layer = classifier_of(state.network)
     assert isinstance(layer, nn.Linear)
     head.apply_to(layer)
-    state.step = run.config.steps
+    state.step = config.steps
     state.losses.add(torch.tensor(float(weights @ head.loss)), nn.Identity())  # the objective has no terms to show
-    evaluate(run, phase, state)
+    evaluate(run, state)
     if run.checkpoints and run.processes.is_first:
         checkpoint.save(run.checkpoints, state)
     if run.progress:
-        total = steps_in_all(run.phases, run.steps)
-        run.progress(run.steps_done(state), total, {"loss": float(weights @ head.loss), **run.shown})
+        run.progress(state.step, config.steps, {"loss": float(weights @ head.loss), **run.shown})

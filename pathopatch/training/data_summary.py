@@ -37,12 +37,11 @@ def summarize_data(
     *,
     bins: JoinedBins | None,
     class_names: Sequence[str],
-    learnt_from_val: int,
 ) -> dict[str, Any]:
     """Return slides, patients, blocks, patches and group sizes of the data for training and for selection.
 
     ``trained`` and, where there is validation, ``validated`` are of labelled patches of known attribute; `counts` is
-    K x A, `by` what forms the groups. ``learnt_from_val`` is there where it is above 0.
+    K x A, `by` what forms the groups.
     """
     stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
     drawn = stored if bins is None else TissueBins(bins.kept)
@@ -66,8 +65,7 @@ def summarize_data(
         }
 
     validated = of_split("val")
-    summary = {"trained": of_split("train"), **({"validated": validated} if validated["patches"] else {})}
-    return summary | ({"learnt_from_val": learnt_from_val} if learnt_from_val else {})
+    return {"trained": of_split("train"), **({"validated": validated} if validated["patches"] else {})}
 
 
 def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> TrainingRange:

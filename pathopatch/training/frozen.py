@@ -20,7 +20,7 @@ from torch import nn
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError, PathopatchError
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import Phase
+from pathopatch.debias.methods import Method
 from pathopatch.groups.assign import assign_folds
 from pathopatch.models.backbones import BACKBONES, weights_facts
 from pathopatch.models.device import pick_device
@@ -31,9 +31,10 @@ from pathopatch.models.networks import InteriorCrops, build_network, weights_pat
 from pathopatch.models.runtime.feature_runtime import FeatureRuntime, open_runtime
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
+from pathopatch.training.crops import choose_crops, patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet
+from pathopatch.training.group_checks import method_of, needs_groups
 from pathopatch.training.intervene import intervenes
-from pathopatch.training.phase_data import choose_crops, needs_groups, patches_with_crop, phases_of
 from pathopatch.training.result import TrainingResult
 from pathopatch.training.search import search_space
 from pathopatch.training.selection import (
@@ -229,7 +230,7 @@ def fit_frozen(
     selects = config.select != "last"
     validated = data.rows(fold >= 0)
     if selects:
-        every_group = not config.choose and any(map(needs_groups, phases_of(config)))
+        every_group = not config.choose and needs_groups(method_of(config))
         check_validation(validated, needs_groups=every_group, select=config.select, seed=config.seed)
     views: dict[str, _View] = {}
     history: list[dict[str, Any]] = []
@@ -397,7 +398,7 @@ def _validation_logits(
 
 def _solve(data: PatchSet, rows: NDArray[np.bool_], view: _View, config: TrainConfig, n_classes: int) -> Head:
     """Return the head of a method for some patches, of which those without an answer are left out."""
-    phase = _only_phase(config)
+    method = _exact_method(config)
     index = np.flatnonzero(rows & view.has_answer)
     label, attribute = data.label[index], np.maximum(data.attribute[index], 0)
     regression = LogisticRegression(
@@ -409,19 +410,18 @@ def _solve(data: PatchSet, rows: NDArray[np.bool_], view: _View, config: TrainCo
         n_classes=n_classes,
         penalty=config.weight_decay,
     )
-    objective = phase.objective(gerne.cell_counts(label, attribute))
-    batch = {"batch_per_class": config.batch_per_class, "seed": config.seed}
-    solution, _ = solve_method(regression, phase, objective, label, attribute, **batch)
+    objective = method.objective(gerne.cell_counts(label, attribute))
+    samples = label, attribute, data.tissue_fraction[index]
+    solution, _ = solve_method(regression, method, objective, samples, config)
     weight, bias = solution.of_classes()
     return Head(weight / view.std, bias - weight @ (view.mean / view.std))
 
 
-def _only_phase(config: TrainConfig) -> Phase:
-    """Return the phase of a method; InputUnsupportedError for one that an exact head on features cannot have."""
-    phases = phases_of(config)
-    is_plain = len(phases) == 1 and phases[0].subset is None and not intervenes(phases, config)
-    if is_plain and hasattr(phases[0].objective(np.ones((2, 2), np.int64)), "expected_weights"):
-        return phases[0]
+def _exact_method(config: TrainConfig) -> Method:
+    """Return the configured method; InputUnsupportedError for one that an exact head on features cannot have."""
+    method = method_of(config)
+    if not intervenes(method, config) and hasattr(method.objective(np.ones((2, 2), np.int64)), "expected_weights"):
+        return method
     raise InputUnsupportedError(
         f"{config.method} has no exact head on the features of a frozen network",
         place="[train] method",

@@ -20,7 +20,7 @@ from pathopatch.core.errors import InputUnsupportedError, NoTissueError
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.debias import gerne
 from pathopatch.debias.interventions import Composition, Growth, Labels, Patch, compose, intervention_share, plan
-from pathopatch.debias.phases import Phase
+from pathopatch.debias.methods import Method
 from pathopatch.training.dataset import PatchMasks, PatchSet, mixed_seed
 
 COPIES_PER_CLASS = 3000
@@ -31,12 +31,13 @@ _LITTLE_GROUND = 0.5  # share of tissue above which the pixels outside of it may
 _LEAST_CLEAR = 0.1  # share of clear pixels that one patch of a slide must have to give its ground
 _GROUNDS = 20  # of a slide's emptiest patches, one gives its ground
 _CHUNK = 1024
+_TRAINING = 0
 _COPY, _DRAW, _BASES, _VALIDATION, _GROUND, _OTHERS = 0, 1, 2, 3, 4, 5  # what a generator is for is part of its seed
 _VALIDATION_COPIES = 600  # of each class, in place of validation patches
 
 
 class Intervention:
-    """Composed copies of a phase's patches with tissue masks, and which of them each step draws.
+    """Composed copies of a run's patches with tissue masks, and which of them each step draws.
 
     `share` in (0, 1] of each class's draws is composed. Where the `threshold` of the tissue fraction gives the patches'
     attribute, composed patches have that of their new area; else that of the patch whose place they take. `area` (N,)
@@ -284,29 +285,22 @@ def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
     )
 
 
-def intervenes(phases: Sequence[Phase], config: TrainConfig) -> bool:
-    """Return whether any phase composes patches, for which masks are loaded."""
-    return config.intervene is not None or any(phase.intervene_share is not None for phase in phases)
+def intervenes(method: Method, config: TrainConfig) -> bool:
+    """Return whether a run composes patches, for which masks are loaded."""
+    return config.intervene is not None or method.composes
 
 
-def phase_intervention(phase: Phase, number: int, data: PatchSet, config: TrainConfig) -> Intervention | None:
-    """Return what composes the patches of a run's phase, `number` from 0; None if nothing does."""
-    if (share := composed_share(phase, data, config)) is None:
+def intervention_of(method: Method, data: PatchSet, config: TrainConfig) -> Intervention | None:
+    """Return what composes the patches of a run; None if nothing does."""
+    if not intervenes(method, config):
         return None
+    share: float | str = config.intervene or "auto"  # what the user sets comes first
+    if share == "auto":
+        share = intervention_share(int(gerne.cell_counts(data.label, data.attribute, at_least=(2, 2)).min()))
     return Intervention(
         data,
-        share=share,
-        seed=mixed_seed(config.seed, number),
+        share=float(share),
+        seed=mixed_seed(config.seed, _TRAINING),
         threshold=config.threshold,
         growth=config.intervene_growth,
     )
-
-
-def composed_share(phase: Phase, data: PatchSet, config: TrainConfig) -> float | None:
-    """Return the share of a phase's draws to compose; None for none. What the user sets comes first."""
-    if phase.split != "train":
-        return None
-    share = phase.intervene_share if config.intervene is None else config.intervene
-    if share == "auto":
-        return intervention_share(int(gerne.cell_counts(data.label, data.attribute, at_least=(2, 2)).min()))
-    return share

@@ -1,4 +1,4 @@
-"""The training loop: take the steps of one phase, whatever the method.
+"""The training loop, whatever the method.
 
 Batches are prepared in threads while the network computes. The content of a batch depends on the seed and the step
 alone, never on when it was made. A method differs from another in its sampler and its objective alone (see
@@ -11,7 +11,6 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from pathopatch.core.errors import InputUnsupportedError, NonFiniteError, OutOfM
 from pathopatch.core.files import fault_point, write_json
 from pathopatch.core.workers import prefetch_results
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import Phase, steps_in_all
+from pathopatch.debias.methods import Method, takes_area
 from pathopatch.debias.samplers import BatchSampler
 from pathopatch.models.forward import append_mask
 from pathopatch.models.networks import freeze_batchnorm
@@ -33,7 +32,7 @@ from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, LossMeans, State
 from pathopatch.training.dataset import PatchSet, mixed_seed
 from pathopatch.training.distributed import ProcessGroup, shard_indices
-from pathopatch.training.intervene import Intervention, phase_intervention
+from pathopatch.training.intervene import Intervention, intervention_of
 from pathopatch.training.optimise import (
     evaluation_steps,
     overflows_always,
@@ -41,7 +40,6 @@ from pathopatch.training.optimise import (
     take_step,
     update_average,
 )
-from pathopatch.training.phase_data import ValidationSplit
 from pathopatch.training.selection import (
     BATCH,
     Standardizer,
@@ -52,6 +50,7 @@ from pathopatch.training.selection import (
 )
 
 _LOADERS_ON_GPU = 4
+_TRAINING = 0  # what a seed is for is part of it
 _MEASURES = ("wga", "wga_at_zero", "gba", "equal_area", "nll")  # of each validation pass, in the history
 Augment = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
 """Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to augmented patches."""
@@ -73,78 +72,85 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """The constants of a run; for a phase, `config` holds the steps and weight decay of that phase."""
+    """The constants of a run."""
 
     config: TrainConfig
+    method: Method
     train: PatchSet
-    val: PatchSet | None  # selects the checkpoint: without the patches that a phase learns from
+    val: PatchSet | None  # selects the checkpoint and the decision threshold
     judged: NDArray[np.bool_] | None  # which of `val` the network judges at all; None: all
-    validation: ValidationSplit
     device: torch.device
     dtype: torch.dtype
     standardize: Standardizer
-    has_frozen_batchnorm: bool
     n_classes: int
-    phases: tuple[Phase, ...]
-    steps: int  # of [train] steps; each phase takes its own share of them
     processes: ProcessGroup
     checkpoints: CheckpointFolder | None
     progress: StepCallback | None
     shown: dict[str, float] = field(default_factory=dict)  # latest validation measures, for the progress bar
 
-    def steps_done(self, state: State) -> int:
-        """Return the steps that are done, counted over all phases."""
-        return steps_in_all(self.phases[: state.phase], self.steps) + state.step
 
-
-def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
-    """Take the steps of a phase that are not done yet."""
+def train_network(run: Run, state: State) -> None:
+    """Take the steps of a run that are not done yet."""
     # albumentations takes a second to import: commands that do not train must not wait for it.
     from pathopatch.training.augment import Augmentation
 
-    config, seed = run.config, mixed_seed(run.config.seed, state.phase)
+    config, data, processes, network = run.config, run.train, run.processes, state.network
     augment = None
     if rules := config.augmentation:
+        seed = mixed_seed(config.seed, _TRAINING)
         augment = Augmentation(rules, seed=seed, is_rgb=data.is_rgb, has_mask=run.standardize.has_mask)
-    n_attributes = gerne.cell_counts(data.label, data.attribute).shape[1]
     label = torch.tensor(data.label, device=run.device)  # (N,)
-    # Seeds differ between phases: otherwise the second phase would meet the batches of the first again.
-    sizes = {"batch_per_class": config.batch_per_class, "steps": config.steps, "seed": config.seed + state.phase}
-    sampler = phase.sampler(data.label, data.attribute, **sizes)
+    sizes = {"batch_per_class": config.batch_per_class, "steps": config.steps, "seed": config.seed}
+    sampler = run.method.batches(data.label, data.attribute, data.tissue_fraction, **sizes)
     # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
-    sampler = sampler.in_units(config.cell_unit or run.processes.world)
-    evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
-    intervention = phase_intervention(phase, state.phase, data, config)
-    if intervention is not None and getattr(state.objective, "reads_area", False):
+    sampler = sampler.in_units(config.cell_unit or processes.world)
+    intervention, reads_area = intervention_of(run.method, data, config), takes_area(state.objective.forward)
+    if intervention is not None and reads_area:
         raise InputUnsupportedError(
             f"{config.method} penalises the area of patches as they are, and composed ones have another",
             place="[train] intervene",
             remedy="leave it out",
         )
-    own_rank = [] if run.processes.is_first else [run.processes.rank]  # each process drops other units
-    for batch in load_batches(
+    batches = load_batches(
         sampler,
         data,
         range(state.step, config.steps),  # a resumed run starts at the step of its checkpoint
-        n_attributes=n_attributes,
+        n_attributes=gerne.cell_counts(data.label, data.attribute).shape[1],
         intervention=intervention,
         augment=augment,
         standardize=run.standardize,
-        processes=run.processes,
+        processes=processes,
         ahead=config.prefetch,
         loaders=config.loaders or (_LOADERS_ON_GPU if run.device.type == "cuda" else 1),
-    ):
+    )
+    evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
+    own_rank = [] if processes.is_first else [processes.rank]  # each process drops other units
+    for batch in batches:
         # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
-        step_seed = mixed_seed(config.seed, state.phase, batch.step, *own_rank)
+        step_seed = mixed_seed(config.seed, _TRAINING, batch.step, *own_rank)
         # For a GPU that is not used yet, torch.manual_seed formats a traceback each time.
         (torch.default_generator if run.device.type == "cpu" else torch).manual_seed(step_seed)
-        # Where only the last layer learns, its input must be what the network gives in prediction.
-        state.network.train(phase.trainable == "all")
+        network.train()
         state.objective.train()
-        if run.has_frozen_batchnorm:
-            freeze_batchnorm(state.network)
+        if str(config.pretrained) != "none":
+            freeze_batchnorm(network)  # their statistics are of millions of images, ours of batches of a few dozen
         try:
-            total_value = _learn(run, phase, state, data, batch, label)
+            own_loss, own_logits = _losses(run, network, batch.x, label[batch.own_indices])
+            loss = processes.gather(own_loss, batch.places)  # (B,)
+            further = _area_terms(run, batch, own_logits, label) if reads_area else {}
+            # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
+            total = state.objective(loss, torch.from_numpy(batch.group).to(run.device), **further)
+            total_value = float(total.detach())
+            # Checked before the step: the weights must not be touched by a gradient that is not finite.
+            if not math.isfinite(total_value):
+                bad = [batch.indices[place] for place in torch.nonzero(~torch.isfinite(loss)).flatten().tolist()]
+                raise _divergence_error(run, batch, state, f"the loss is {total_value}", bad)
+            rate = config.learning_rate * rate_factor(batch.step, config)
+            take_step(total, state.optimizer, rate=rate, scaler=state.scaler, processes=processes)
+            processes.average_buffers(network)  # before the average copies them
+            if state.average is not network:
+                update_average(state.average, network, batch.step)
+            state.losses.add(total, state.objective)
         except torch.OutOfMemoryError as error:
             release(error)
             raise _memory_error(run, state, batch, label) from error
@@ -153,49 +159,28 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         is_evaluation = state.step in evaluated
         if is_evaluation or state.step % every == 0:
             # In this order: a checkpoint never holds weights that are not finite.
-            if not _is_finite(state) or (is_evaluation and not evaluate(run, phase, state)):
-                raise _divergence_error(run, data, batch, state, "a weight or a validation logit is not finite")
+            if not _is_finite(state) or (is_evaluation and not evaluate(run, state)):
+                raise _divergence_error(run, batch, state, "a weight or a validation logit is not finite")
             if overflows_always(state.scaler):
-                raise _divergence_error(run, data, batch, state, "no gradient is finite in float16")
-            if run.checkpoints and run.processes.is_first:
+                raise _divergence_error(run, batch, state, "no gradient is finite in float16")
+            if run.checkpoints and processes.is_first:
                 checkpoint.save(run.checkpoints, state)
         fault_point("step")
         if run.progress:
-            run.progress(run.steps_done(state), steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
+            run.progress(state.step, config.steps, {"loss": total_value, **run.shown})
 
 
-def _learn(run: Run, phase: Phase, state: State, data: PatchSet, batch: Batch, label: Tensor) -> float:
-    """Take a step on a batch and return its objective; `label` (N,) is that of all samples, on the device."""
-    config = run.config
-    own_loss, own_logits = _losses(run, state.network, batch.x, label[batch.own_indices])
-    loss = run.processes.gather(own_loss, batch.places)  # (B,)
-    further: dict[str, Tensor] = {}
-    if getattr(state.objective, "reads_area", False):
-        if own_logits.shape[1] != 2 or not np.isfinite(data.tissue_fraction[batch.indices]).all():
-            raise InputUnsupportedError(
-                f"{config.method} needs two classes and the tissue area of every patch",
-                place="[train] method",
-                remedy="use resample or gerne",
-            )
-        area = torch.from_numpy(data.tissue_fraction[batch.indices]).to(run.device)
-        margin = run.processes.gather(own_logits[:, 1] - own_logits[:, 0], batch.places)
-        further = {"margin": margin, "area": area, "label": label[batch.indices]}
-    # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
-    total = state.objective(loss, torch.from_numpy(batch.group).to(run.device), **further)
-
-    # Checked before the step: the weights must not be touched by a gradient that is not finite.
-    total_value = float(total.detach())
-    if not math.isfinite(total_value):
-        bad = [batch.indices[place] for place in torch.nonzero(~torch.isfinite(loss)).flatten().tolist()]
-        raise _divergence_error(run, data, batch, state, f"the loss is {total_value}", bad)
-
-    rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
-    take_step(total, state.optimizer, rate=rate, scaler=state.scaler, processes=run.processes)
-    run.processes.average_buffers(state.network)  # before the average copies them
-    if state.average is not state.network:
-        update_average(state.average, state.network, batch.step)
-    state.losses.add(total, state.objective)
-    return total_value
+def _area_terms(run: Run, batch: Batch, own_logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Return margin, area and label of a batch, each (B,), for an objective that reads the tissue area."""
+    fraction = run.train.tissue_fraction[batch.indices]
+    if own_logits.shape[1] != 2 or not np.isfinite(fraction).all():
+        raise InputUnsupportedError(
+            f"{run.config.method} needs two classes and the tissue area of every patch",
+            place="[train] method",
+            remedy="use resample or gerne",
+        )
+    margin = run.processes.gather(own_logits[:, 1] - own_logits[:, 0], batch.places)
+    return {"margin": margin, "area": torch.from_numpy(fraction).to(run.device), "label": label[batch.indices]}
 
 
 def _losses(run: Run, network: nn.Module, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,11 +268,8 @@ def load_batches(
     return prefetch_results(make, steps, ahead=max(ahead, loaders) if ahead else 0, threads=loaders)
 
 
-def evaluate(run: Run, phase: Phase, state: State) -> bool:
+def evaluate(run: Run, state: State) -> bool:
     """Measure the average on validation and keep it if it is the best so far; False if a logit is not finite."""
-    # A phase that only prepares the next one, such as the biased model of gerne-unknown, has its own rule.
-    rule = run.config.select if phase.select_by == "wga" or run.config.select == "last" else phase.select_by
-    row: dict[str, Any] = {"phase": state.phase, "step": state.step, **state.losses.means()}
     measures: dict[str, float] = {}
     if run.val is not None:
         index = sample_each_group(run.val, seed=run.config.seed)
@@ -304,8 +286,9 @@ def evaluate(run: Run, phase: Phase, state: State) -> bool:
             judged=None if run.judged is None else run.judged[index],
         )
         run.shown.update({f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba")})
-    row |= {f"val_{name}": measures.get(name) for name in _MEASURES} | state.report
+    row = {"step": state.step, **state.losses.means()} | {f"val_{name}": measures.get(name) for name in _MEASURES}
     state.history = [*state.history, row]
+    rule = run.config.select
     new_score = [float(state.step)] if rule == "last" else score(measures, rule)
     if not state.best or new_score > state.best["score"]:  # of equals the first stays
         state.best = {"step": state.step, "score": new_score}
@@ -326,17 +309,16 @@ def _is_finite(state: State) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in values if value.is_floating_point())
 
 
-def _divergence_error(
-    run: Run, data: PatchSet, batch: Batch, state: State, problem: str, bad: Sequence[int] = ()
-) -> NonFiniteError:
+def _divergence_error(run: Run, batch: Batch, state: State, problem: str, bad: Sequence[int] = ()) -> NonFiniteError:
     """Write the batch's patch_ids beside the checkpoint, which stays, and return the error; alike on all processes."""
-    patch_ids = {"patch_ids": [str(name) for name in data.patch_id[batch.indices]]}
-    patch_ids["of_nonfinite_loss"] = [str(name) for name in data.patch_id[list(bad)]]  # their pixels are suspect
+    names = run.train.patch_id
+    patch_ids = {"patch_ids": names[batch.indices].tolist()}
+    patch_ids["of_nonfinite_loss"] = names[list(bad)].tolist()  # their pixels are suspect
     place = f"step {batch.step + 1}"
     if run.checkpoints:
         path = run.checkpoints.folder / NONFINITE
         if run.processes.is_first:
-            write_json(path, {"phase": state.phase, "step": batch.step + 1, "what": problem, **patch_ids})
+            write_json(path, {"step": batch.step + 1, "what": problem, **patch_ids})
         place += f", batch in {path.name}"
     best = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
     return NonFiniteError(

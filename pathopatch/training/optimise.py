@@ -59,15 +59,16 @@ def overflows_always(scaler: torch.amp.GradScaler | None) -> bool:
     return scaler is not None and scaler.get_scale() < _LEAST_SCALE
 
 
-def build_optimizer(weights: Sequence[nn.Parameter], config: TrainConfig, *, rate: float) -> torch.optim.Optimizer:
-    """Return the configured optimiser of some weights, at learning rate `rate`."""
+def build_optimizer(weights: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the configured optimiser of some weights."""
+    rate = config.learning_rate
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=rate, momentum=_MOMENTUM, weight_decay=config.weight_decay)
     return torch.optim.AdamW(weights, lr=rate, weight_decay=config.weight_decay, fused=True)  # one pass, not eight
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """Return the factor on the learning rate at a step of a phase, from 0; it depends on the step alone.
+    """Return the factor on the learning rate at a step, from 0; it depends on the step alone.
 
     Over the warm-up the factor rises in equal parts from 1 / warmup_steps to 1. After it ``constant`` stays at 1, and
     ``cosine`` falls along half a cosine towards 0, which it would reach one step after the last.

@@ -25,19 +25,18 @@ class TrainingResult:
     network: nn.Module  # the selected weights, float32, on the processor, in evaluation mode
     mean: tuple[float, ...]  # of the training set, per channel, in the scale of [0, 1]
     std: tuple[float, ...]
-    step: int  # of the last phase whose weights were selected
+    step: int  # whose weights were selected
     history: tuple[dict[str, Any], ...]  # one row per evaluation
     decision_threshold: float  # on z1 - z0
     decision_chosen_for: str  # "none", "wga", or "sensitivity 0.95"
     temperature: float  # divides the logits before they become probabilities
-    # Measures on all validation patches that no phase learnt from, at that threshold and at 0; may be empty.
+    # Measures on all validation patches, at that threshold and at 0; may be empty.
     validation: dict[str, Any]
     n_classes: int  # of training and validation together, at least 2
     has_mask: bool = False  # whether the network takes the tissue mask as its last channel
     crops: CropChoice | None = None  # of ``mask = "interior"``
     # Training patches that were left out for that, and validation patches that count as wrong.
     without_crop: tuple[int, int] = (0, 0)
-    learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
     settings: TrainConfig | None = None  # of a frozen network, with what validation chose
     # Of each patch of train and val, z1 - z0 by the frozen head that was solved without its inner fold; None without.
     inner_fold_logit: Mapping[str, float] | None = None

@@ -1,8 +1,8 @@
 """Train one run of a work folder: read patches and groups, write configuration, history, checkpoint and model.
 
 ``runs/<run>/`` holds ``config.json``, ``history.csv``, ``checkpoint.safetensors``, ``model/`` (the bundle) and
-``log.json`` (times, which differ between equal runs). A method that learns from validation patches leaves
-``learnt_from_val.csv``. ``run.json`` with the stamp is written last: a run without it is not finished.
+``log.json`` (times, which differ between equal runs). ``run.json`` with the stamp is written last: a run without it is
+not finished.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathopatch.core.config import (
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.mask_bits import MaskKind
-from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.work_folder import INNER_FOLDS, WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
 from pathopatch.groups.assign import JoinedBins, join_small_bins
 from pathopatch.groups.attribute import attribute_in, label_names
@@ -47,10 +47,10 @@ from pathopatch.training.distributed import ProcessGroup, process_group
 from pathopatch.training.feature_cache import FeatureCache
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.frozen import head_choice
+from pathopatch.training.group_checks import method_of, own_parameters, require_groups
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import training_dtype
-from pathopatch.training.phase_data import INNER_FOLDS, LEARNT, own_parameters, phases_of, require_groups
 from pathopatch.training.result import TrainingResult
 
 RUN, MODEL = "run.json", "model"
@@ -152,7 +152,7 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
         val = load_features(work, groups, splits=("val",), **by)
     else:
         masks: tuple[MaskKind, ...] = () if config.mask == "none" and not config.choose else ("tissue",)
-        masks = ("tissue", "tumor") if intervenes(phases_of(config), config) else masks
+        masks = ("tissue", "tumor") if intervenes(method_of(config), config) else masks
         load = partial(load_patches, work, groups, input_px=config.input_px, masks=masks)
         held_gib = 0.0 if config.frozen else config.cache_gib  # their features are computed once, slide by slide
         train = load(splits=("train",), cache_gib=0.75 * held_gib, **by)
@@ -176,7 +176,7 @@ def begin_run(folder: Path) -> None:
     """Make a run's folder, and remove the marks of completion and of failure that an earlier run left there."""
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (RUN, NONFINITE, LEARNT, INNER_FOLDS):
+        for name in (RUN, NONFINITE, INNER_FOLDS):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -200,8 +200,6 @@ def write_run(
     save_bundle(folder / MODEL, network, spec)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     write_csv(folder / "history.csv", pd.DataFrame(list(result.history)))
-    if result.learnt_from_val:
-        write_csv(folder / LEARNT, pd.DataFrame({"patch_id": result.learnt_from_val}))
     if result.inner_fold_logit is not None:
         write_csv(folder / INNER_FOLDS, pd.DataFrame(result.inner_fold_logit.items(), columns=["patch_id", "logit"]))
     # What differs between equal runs has a file of its own: all others are equal to the byte.
@@ -246,7 +244,7 @@ def _bundle_spec(
     if config.bins:
         parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
     composed = ("intervene", "intervene_growth")
-    if intervenes(phases_of(config), config):
+    if intervenes(method_of(config), config):
         parameters |= {name: value for name in composed if (value := getattr(config, name)) is not None}
     path = WorkFolder(work).audit
     audit = read_json(path) if path.is_file() else {}  # its verdict is for whoever uses the model elsewhere
@@ -279,7 +277,7 @@ def _bundle_spec(
         method=config.method,
         parameters=parameters,
         group_metrics=result.validation,
-        data=summarize_data(groups, config, bins=bins, class_names=labels, learnt_from_val=len(result.learnt_from_val))
+        data=summarize_data(groups, config, bins=bins, class_names=labels)
         | ({"audit": verdict_text(audit)} if "verdict" in audit else {}),
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups),
         seen=None if source.encoder is not None else appearance_range(work, groups, train),

@@ -29,12 +29,10 @@ from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.files import disk_errors
 from pathopatch.core.text import pluralize
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import searched_parameters, steps_in_all
+from pathopatch.debias.methods import extrapolates
 from pathopatch.training.dataset import PatchSet, mixed_seed
-from pathopatch.training.phase_data import phases_of
 
 _RANDOM_TRIALS = 5  # before the sampler learns from those that are done
-_TWO_VALUES_S = 2.0
 FOLDER, JOURNAL = "search", "trials.journal"
 NUMBER, DIVERGED = "trial", "diverged"
 """Attributes of a finished trial: its number in the search, and how it diverged, if it did."""
@@ -43,14 +41,9 @@ MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
     """Return the trials and steps of the searches of some runs as text."""
-    cost = f"{search.trials * sum(map(steps_of_trial, configs))} steps in all"
+    cost = f"{search.trials * sum(config.steps for config in configs)} steps in all"
     cost = "each solved to convergence" if all(config.is_solved for config in configs) else cost
     return f"search: {pluralize(search.trials, 'trial')} for {pluralize(len(configs), 'run')}, {cost}"
-
-
-def steps_of_trial(config: TrainConfig) -> int:
-    """Return the training steps of a trial, all phases of the method together."""
-    return steps_in_all(phases_of(config), config.steps)
 
 
 @dataclass(frozen=True)
@@ -68,17 +61,12 @@ class SearchSpace:
 
 def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> SearchSpace:
     """Return what trials choose from: of c and s pairs that extrapolate, beta >= 0, inside its bounds on the groups."""
-    own = searched_parameters(config.method)
-    ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
-    ranges |= {name: bounds for name in own if (bounds := getattr(search, f"{name}_range", None)) is not None}
-    if config.is_solved:
-        # It is solved to convergence: rates have no effect, and of c and beta only s has one.
-        ranges = {name: bounds for name, bounds in ranges.items() if name not in ("learning_rate", "biased_lr_scale")}
-        ranges["weight_decay"] = search.penalties
+    # A head is solved to convergence: rates have no effect, and of c and beta only s has one.
+    of_steps = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
+    ranges = {"weight_decay": search.penalties} if config.is_solved else of_steps
     points: list[dict[str, float]] = []
-    if "extrapolation" in own:
-        # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
-        shares = None if "t" in own else gerne.alpha(train.label, train.attribute)
+    if extrapolates(config.method):
+        shares = gerne.alpha(train.label, train.attribute)
         # With beta < 0 it would interpolate between plain draws and balanced ones, and be called an extrapolation.
         pairs = [(c, s) for c in sorted(search.c_values) for s in search.s_values if s >= c]
         if config.is_solved:
@@ -95,11 +83,8 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
     return SearchSpace(ranges, tuple(sorted(points, key=order)))
 
 
-def _is_inside(shares: NDArray[np.float64] | None, c: float, s: float) -> bool:
-    """Return whether beta = s / c - 1 is inside its bounds for p(a|y) = `shares`; None: whatever the shares."""
-    if shares is None:
-        # Of two values p_ext of the larger one is alpha - s (alpha - 1/2) >= 1 - s/2 for s >= 1: inside up to s = 2.
-        return 0 <= s <= _TWO_VALUES_S
+def _is_inside(shares: NDArray[np.float64], c: float, s: float) -> bool:
+    """Return whether beta = s / c - 1 is inside its bounds for p(a|y) = `shares`."""
     low, high = gerne.beta_bounds(shares, c)
     return low <= s / c - 1 <= high
 

@@ -160,7 +160,7 @@ def criterion(
     """Return the measures by which checkpoints and trials are compared, at the threshold that these logits choose.
 
     Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``, and `equal_area`, which has
-    no threshold; ``cba`` is at 0, since it picks phases of which the next one reads probabilities. `fraction` (N,) is
+    no threshold. `fraction` (N,) is
     the tissue fraction. Patches that are not `judged` (N,) count as wrong. Threshold and likelihood are of the others.
     """
     answers = (logits, label, attribute) if judged is None else (logits[judged], label[judged], attribute[judged])
@@ -209,7 +209,6 @@ def check_validation(
     val: PatchSet | None,
     *,
     needs_groups: bool,
-    needs_attribute: bool = False,
     shape: tuple[int, int] = (2, 2),
     select: str = "wga",
     seed: int = 0,
@@ -235,12 +234,6 @@ def check_validation(
             "fraction is not known, or there are more than two classes",
             place="split 'val'",
             remedy="set [train] select, or [tune] objective, to 'wga'",
-        )
-    if needs_attribute and not (val.attribute >= 0).any():
-        raise InputUnsupportedError(
-            "the attribute of no validation patch is known",
-            place="split 'val'",
-            remedy="use t of at most 0.5: without attributes a larger one cannot be told from it",
         )
     try:
         known = is_known(val.attribute)

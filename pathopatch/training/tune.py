@@ -20,12 +20,12 @@ from pathopatch.core.files import write_csv, write_json
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.debias.methods import searched_parameters
+from pathopatch.debias.methods import extrapolates
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import fit_arrays
+from pathopatch.training.group_checks import require_groups
 from pathopatch.training.loop import StepCallback
-from pathopatch.training.phase_data import require_groups
 from pathopatch.training.result import TrainingResult
 from pathopatch.training.run import RUN, begin_run, cohort_settings, load_sets, run_stamp, settings_of, write_run
 from pathopatch.training.search import (
@@ -40,7 +40,6 @@ from pathopatch.training.search import (
     record_trial,
     remove_checkpoints,
     search_space,
-    steps_of_trial,
     trial_folder,
     trial_table,
     winning_trial,
@@ -87,7 +86,7 @@ def tune(
             "offered": pluralize(search.trials, "trial"),
             "objective": search.objective,
             "trials": len(finished),
-            "steps_each": steps_of_trial(config),
+            "steps_each": config.steps,
             "steps": sum(int(trial.user_attrs["steps"]) for trial in finished),  # of diverged trials too
             "diverged": sum(DIVERGED in trial.user_attrs for trial in finished),
         }
@@ -162,7 +161,7 @@ class TrialRunner:
             value, likelihood = result.validation[self.search.objective], -result.validation["nll_at_one"]
             attributes |= {name: result.validation[name] for name in MEASURES if name in result.validation}
             attributes |= {"likelihood": likelihood}
-            attributes |= {"step": result.step, "steps": steps_of_trial(settings)}
+            attributes |= {"step": result.step, "steps": settings.steps}
         record = create_trial(
             value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes
         )
@@ -174,9 +173,8 @@ class TrialRunner:
 
 def _searched_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings of a trial by name, and its s where the method searches that."""
-    own = searched_parameters(config.method)
-    names = ["learning_rate", "weight_decay", "c", "beta", *(name for name in own if name != "extrapolation")]
+    names = ["learning_rate", "weight_decay", "c", "beta"]
     attributes: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
-    if "extrapolation" in own:
+    if extrapolates(config.method):
         attributes["s"] = config.c * (config.beta + 1)
     return attributes

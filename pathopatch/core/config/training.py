@@ -136,9 +136,11 @@ class TrainConfig(Config):
     """One training run."""
 
     method: MethodName = "gerne"
-    """How samples are drawn and what is minimised, see `pathopatch.debias.methods`. Default: gerne; `pathopatch train`
-    says in its first line what it takes where no setting says how to train.
+    """How samples are drawn and what is minimised: erm, erm-balanced, resample, groupdro, gerne or auto. Default:
+    gerne; `pathopatch train` says in its first line what it takes where no setting says how to train.
     """
+    method_args: dict[str, float] = {}
+    """Parameters of a method that was added by `pathopatch.debias.methods.register_method`."""
     threshold: float = Field(default=0.25, gt=0, lt=1)
     """Threshold of the tissue fraction that forms the groups."""
     frozen: bool = False
@@ -161,7 +163,7 @@ class TrainConfig(Config):
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Standard deviation of each channel; goes with `mean`."""
     steps: int = Field(default=600, ge=1)
-    """Training steps of a phase."""
+    """Training steps."""
     batch_per_class: int = Field(default=32, ge=2)
     """Samples of each class in a step, all streams together."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -201,26 +203,6 @@ class TrainConfig(Config):
     """Ending of the run's folder name."""
     row_name: str = Field(default="", max_length=64)
     """What tables call the run; `[[runs]]` of a study sets it."""
-    t: float = Field(default=0.1, gt=0, lt=1)
-    """gerne-unknown: hard share of each class; to be tuned."""
-    biased_lr_scale: float = Field(default=1.0, gt=0)
-    """gerne-unknown: learning rate of the biased model as a multiple; the paper's tenth was under-trained."""
-    biased_select: Literal["cba", "last"] = "cba"
-    """gerne-unknown: cba takes the biased model with the best accuracy by class, as the paper does. Use last where
-    validation is balanced: there cba prefers the least biased one.
-    """
-    jtt_upweight: float = Field(default=20.0, ge=1)
-    """jtt: samples that one of the error set stands for."""
-    jtt_identify_share: float = Field(default=0.25, gt=0, le=1)
-    """jtt: steps of the first model, as a share of `steps`; trained longer, it makes no error."""
-    dfr_refit_share: float = Field(default=1.0, gt=0)
-    """dfr: steps of the last layer alone, as a share of `steps`."""
-    dfr_lr_scale: float = Field(default=10.0, gt=0)
-    """dfr: learning rate of the last layer alone, as a multiple; suits adamw, with sgd use 1."""
-    caliper: float = Field(default=0.02, gt=0, le=1)
-    """area-matched: largest difference of the tissue fractions of two patches that are paired."""
-    dcor_weight: float = Field(default=1.0, ge=0)
-    """decorrelate: weight of the penalty on what the tissue area tells of the logit."""
     sensitivity: float | None = Field(default=None, gt=0, le=1)
     """The decision threshold finds this share of tumour on validation. None: it has the highest WGA."""
     bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
@@ -294,7 +276,7 @@ class TrainConfig(Config):
     schedule: Literal["constant", "cosine"] = "constant"
     """constant or cosine. The averaged weights do what a falling rate does."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps in which the rate rises, in each phase."""
+    """Steps in which the rate rises."""
     cell_unit: int | None = Field(default=None, ge=1)
     """Samples of a cell come in multiples of this. None: of the number of processes."""
     checkpoint_every: int | None = Field(default=None, ge=1)
@@ -349,14 +331,10 @@ class TuneConfig(Config):
     objective: Literal["wga", "gba", "equal_area"] = "wga"
     """Measure on validation by which trials are compared, at the decision threshold that validation chooses.
     equal_area, AUROC at equal area, needs no threshold."""
-    t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
-    """Range of the hard share of gerne-unknown. The true share is not known: from 1 in 500 to a half."""
-    biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)
-    """Range of `biased_lr_scale`; the paper's tenth was under-trained where measured."""
 
     @model_validator(mode="after")
     def _ranges_rise_above_zero(self) -> TuneConfig:
-        for name in ("learning_rates", "weight_decays", "penalties", "t_range", "biased_lr_scale_range"):
+        for name in ("learning_rates", "weight_decays", "penalties"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must rise and be above 0: it is searched on a logarithmic scale")

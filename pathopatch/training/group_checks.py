@@ -1,0 +1,102 @@
+"""The method of a run, and the groups that it needs: what lacks is refused before a pixel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pathopatch.core import artefacts
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, PathopatchError
+from pathopatch.core.method_names import COMPOSING_METHODS
+from pathopatch.core.work_folder import FOLDS, WorkFolder
+from pathopatch.debias.methods import NAMES, Method, method, parameters_of
+from pathopatch.groups import attribute_in, threshold_attributes
+from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
+
+_SETTINGS = {"eta": "groupdro_eta"}  # where the configuration has another name for a method's parameter
+
+
+def method_of(config: TrainConfig) -> Method:
+    """Return the configured method."""
+    return method(config.method, **own_parameters(config))
+
+
+def own_parameters(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that only the configured method reads, under its names for them."""
+    names = {name: _SETTINGS.get(name, name) for name in parameters_of(config.method)} if config.method in NAMES else {}
+    return {name: getattr(config, setting) for name, setting in names.items()} | config.method_args
+
+
+def needs_groups(own: Method) -> bool:
+    """Return whether a method refuses an empty group."""
+    # The sampler itself decides, by one empty group: a list of methods here would have to be kept in step.
+    try:
+        own.batches([0, 1, 1], [0, 0, 1], [0.5] * 3, batch_per_class=2, steps=1, seed=0)
+    except GroupEmptyError:
+        return True
+    return False
+
+
+def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
+    """Refuse a run that draws or is selected by two-valued groups of which one is empty; name what would do.
+
+    What its sampler refuses of the training groups is refused too, such as a beta out of bounds.
+    """
+    own = threshold_attributes(groups)[0]
+    if config.choose and own.is_patch_attribute:
+        raise InputUnsupportedError(
+            f"the groups are of {own.label}, and choose compares heads that see tissue alone",
+            place=f"{fold}[train] choose",
+            remedy="leave it out",
+        )
+    chosen = method_of(config)
+    if config.bins or own.n_values > 2 or not needs_groups(chosen):
+        return
+    needed = [("train",)] if config.select == "last" else [("train",), ("val",)]
+    attribute = attribute_in(groups, config.threshold)
+    for splits in needed:
+        group = attribute.groups_in(groups[groups["split"].isin(list(splits))])
+        if (group < 0).all():
+            continue  # a split without any labelled patch has an error of its own
+        if empty_groups(groups, attribute, splits):
+            error = empty_groups_error(groups, attribute, splits, needed)
+            others = [name for name in NAMES if name not in COMPOSING_METHODS and not needs_groups(method(name))]
+            raise GroupEmptyError(
+                f"{config.method} needs every group, and {error.message}",
+                place=f"{fold}{error.place}",
+                remedy=f"{error.remedy}. Or train {' or '.join(COMPOSING_METHODS)}, which composes patches of any area "
+                f"from those that are there, or another method that needs no groups: {', '.join(others)}; with "
+                "mask = 'interior' none of them sees the area",
+            )
+    rows = groups[(groups["split"] == "train") & (attribute.groups_in(groups) >= 0)]
+    if len(rows):
+        label, value = divmod(attribute.groups_in(rows), 2)
+        sizes = {"batch_per_class": config.batch_per_class, "steps": 1, "seed": config.seed}
+        chosen.batches(label, value, rows["tissue_fraction"].to_numpy(), **sizes)
+
+
+def runs_with_groups(
+    parts: Sequence[Path], runs: Sequence[TrainConfig]
+) -> tuple[list[TrainConfig], dict[str, PathopatchError]]:
+    """Return the runs that every part of a cohort can train, and the error of each other run by its name.
+
+    `parts` are the work folders of the folds, or the one work folder. Where no run is left, the first one's error is
+    raised.
+    """
+    refused: dict[str, PathopatchError] = {}
+    for part in parts:
+        groups = artefacts.read_table(WorkFolder(part).groups)
+        fold = f"fold {part.name}, " if part.parent.name == FOLDS else ""
+        for config in runs:
+            try:
+                require_groups(groups, config, fold=fold)
+            except PathopatchError as error:
+                refused.setdefault(config.run_name, error)
+    left = [config for config in runs if config.run_name not in refused]
+    if not left:
+        raise next(iter(refused.values()))
+    return left, refused
