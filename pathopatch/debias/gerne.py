@@ -163,18 +163,6 @@ def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
         )
 
 
-def balancing_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the weights (K, A) that make uniform draws group-balanced, 1 / (K A_y p(y, a)); 0 in empty cells.
-
-    A_y counts the non-empty cells of a class of `counts` (K, A). The mean weight of all samples is 1 if no class is
-    empty.
-    """
-    share = counts / counts.sum()
-    target = (counts > 0) / np.maximum((counts > 0).sum(axis=1, keepdims=True), 1) / len(counts)
-    weights: npt.NDArray[np.float64] = np.divide(target, share, out=np.zeros(counts.shape), where=counts > 0)
-    return weights
-
-
 def check_c(c: float) -> None:
     """Refuse a strength outside (0, 1], or NaN."""
     if not 0.0 < c <= 1.0:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pathopatch.core import artefacts
@@ -35,7 +36,7 @@ def needs_groups(own: Method) -> bool:
     """Return whether a method refuses an empty group."""
     # The sampler itself decides, by one empty group: a list of methods here would have to be kept in step.
     try:
-        own.batches([0, 1, 1], [0, 0, 1], [0.5] * 3, batch_per_class=2, steps=1, seed=0)
+        own.batches(*np.array([[0, 1, 1], [0, 0, 1]]), np.full(3, 0.5), batch_per_class=2, steps=1, seed=0)
     except GroupEmptyError:
         return True
     return False

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from pathopatch import metrics
 from pathopatch.training import loop
+from pathopatch.training.crops import keep_crops, patches_with_crop
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.phase_data import keep_crops
 
 SCORING = "scoring.csv"
 SEEDS, TRIALS, ROWS = (0, 1, 2, 3), 4, ("resample", "interior erm")
@@ -67,7 +67,8 @@ def checkpoints(cell: Cell, number: int, config: BenchmarkConfig, work: Path) ->
     sets = load_inputs(make(work, config, cell), cell, config, input_px=settings.input_px)
     test, compute, rows = sets["test"], loop.compute_logits, []
     if settings.mask == "interior":  # patches without a crop are left out, of validation too
-        test = keep_crops(sets["train"], test, settings)[1] or test
+        has_crop = patches_with_crop(test, keep_crops(sets["train"], settings)[1].crop_px)
+        test = test.rows(has_crop) if has_crop.any() else test
 
     def recorded(run: Any, network: Any, patches: Any, index: NDArray[np.int64]) -> NDArray[np.float64]:
         every = compute(run, network, patches, index)

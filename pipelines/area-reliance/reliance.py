@@ -26,9 +26,9 @@ from pathopatch.evaluation.area_reliance import Responses, reliance, responses_o
 from pathopatch.models.forward import correct_for_area
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import tile_cohort
+from pathopatch.training.crops import patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet, load_patches
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.phase_data import patches_with_crop
 from pathopatch.training.result import TrainingResult
 
 HERE = Path(__file__).resolve().parent

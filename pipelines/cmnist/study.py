@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import sys
 import time
 import tomllib
 import warnings
@@ -22,17 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from data import coloured, fetch_digits, read_digits
 from tables import PROTOCOL, write_tables
+from two_steps import TWO_STEPS
 
 from pathopatch import metrics
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.config import TrainConfig, parse
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.result import TrainingResult
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "area-benchmark"))
+import area_benchmark.methods  # noqa: E402, F401  # registers reweight
+
 FIELDS = (
     "config", "protocol", "table", "percent", "method", "average", "seed",
     "gba", "wga", "aligned", "conflicting", "val_gba", "step", "precision", "recall", "seconds",
@@ -72,16 +76,15 @@ def run_cell(cell: Cell, data: Path) -> Cell:
     sets = coloured(
         read_digits(data), percent=cell["percent"], seed=cell["seed"], table=cell["table"], **settings["colours"]
     )
-    config = TrainConfig(
-        **settings["train"],
-        method=cell["method"],
-        seed=cell["seed"],
-        average_weights=cell["average"],
-    )
+    config = TrainConfig(**settings["train"], seed=cell["seed"], average_weights=cell["average"])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no sample in", UserWarning)  # empty cells are part of the protocol
-        fitted = fit_arrays(sets["train"], sets["val"], config)
-    measured = _accuracies(fitted, sets["test"]) | _pseudo(fitted)
+        if train_twice := TWO_STEPS.get(cell["method"]):
+            fitted, found = train_twice(sets["train"], sets["val"], config, **settings["own"])
+        else:
+            config = parse(TrainConfig, {**config.model_dump(), "method": cell["method"]}, place="[main] methods")
+            fitted, found = fit_arrays(sets["train"], sets["val"], config), {}
+    measured = _accuracies(fitted, sets["test"]) | {name: found.get(name) for name in ("precision", "recall")}
     return cell | measured | {"step": fitted.step, "seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -99,13 +102,8 @@ def read_results(path: Path) -> list[Cell]:
 
 def _accuracies(fitted: TrainingResult, test: PatchSet) -> Cell:
     """Return the accuracies on the test images, in percent."""
-    mean, std = (torch.tensor(value)[:, None, None] for value in (fitted.mean, fitted.std))
-    predicted = []
-    with torch.inference_mode():
-        for begin in range(0, len(test), 1000):
-            x = (torch.from_numpy(test.read(slice(begin, begin + 1000))) - mean) / std  # (N, 3, 28, 28)
-            predicted.append(fitted.network(x).argmax(dim=1))
-    accuracy = metrics.group_accuracies(torch.cat(predicted).numpy(), test.label, test.attribute).accuracy  # (10, 10)
+    predicted = fitted.logits(test).argmax(axis=1)
+    accuracy = metrics.group_accuracies(predicted, test.label, test.attribute).accuracy  # (10, 10)
     own = np.eye(len(accuracy), dtype=bool)
     return {
         "gba": round(100 * float(accuracy.mean()), 2),
@@ -114,12 +112,6 @@ def _accuracies(fitted: TrainingResult, test: PatchSet) -> Cell:
         "conflicting": round(100 * float(accuracy[~own].mean()), 2),
         "val_gba": round(100 * float(fitted.validation["gba"]), 2),
     }
-
-
-def _pseudo(fitted: TrainingResult) -> Cell:
-    """Return precision and recall of the pseudo-minority; None for methods without one."""
-    last = fitted.history[-1]
-    return {name: last.get(f"pseudo_{name}") for name in ("precision", "recall")}
 
 
 def _cells(study: dict[str, Any]) -> Iterator[Cell]:
@@ -139,8 +131,9 @@ def _is_selected(cell: Cell, arguments: argparse.Namespace) -> bool:
 def _cell(study: dict[str, Any], keys: Cell) -> Cell:
     """Return one run: the values that identify it, and its settings."""
     own = study["method"].get(keys["method"], {})
-    train = study["train"] | own.get("all", {}) | own.get(f"{keys['percent']:g}", {})
-    settings = {"colours": study["colours"], "train": train}
+    settings = {"colours": study["colours"], "train": study["train"] | own.get("train", {})}
+    if keys["method"] in TWO_STEPS:
+        settings["own"] = own.get("own", {}) | own.get(f"{keys['percent']:g}", {})
     return {"config": _hash(settings), **keys, "settings": settings}
 
 

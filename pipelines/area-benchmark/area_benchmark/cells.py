@@ -19,14 +19,14 @@ from area_benchmark import natural
 from area_benchmark.certificate import halved, moves
 from area_benchmark.inputs import INPUTS
 from area_benchmark.natural import MIN_TISSUE
-from area_benchmark.settings import BenchmarkConfig, Case, Polarity
+from area_benchmark.settings import BenchmarkConfig, Case, Polarity, flat_settings
 from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.groups.attribute import tissue_bin
+from pathopatch.training.crops import patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet, load_patches
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.phase_data import patches_with_crop
 from pathopatch.training.result import TrainingResult
 
 CONFLICTING: dict[Case, float] = {
@@ -60,7 +60,7 @@ class Cell:
 
     def key(self, config: BenchmarkConfig, settings: TrainConfig) -> str:
         """Return a key that changes with any setting of the cell, and with no new setting of the package."""
-        own = settings.model_dump(mode="json", exclude={"threads", "device", "name", "row_name"}, exclude_defaults=True)
+        own = flat_settings(settings)
         ground = config.grounds[self.ground].cohort.model_dump(mode="json")
         seen = {"input": config.inputs[self.row]} if self.row in config.inputs else {}
         return fingerprint({"cell": asdict(self), "train": own, "cohort": ground, "judged": config.thresholds} | seen)
@@ -176,7 +176,7 @@ def run_natural(ground: str, case: str, seed: int, row: str, config: BenchmarkCo
 def natural_key(ground: str, case: str, seed: int, row: str, config: BenchmarkConfig) -> str:
     """Return a key that changes with any setting of a run on natural tissue."""
     settings = config.variant_of(row, natural.SETTINGS[ground], seed=seed)
-    own = settings.model_dump(mode="json", exclude={"threads", "device", "name", "row_name"}, exclude_defaults=True)
+    own = flat_settings(settings)
     return fingerprint([ground, case, seed, row, own])
 
 

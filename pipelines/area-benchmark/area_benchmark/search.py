@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from area_benchmark.settings import BenchmarkConfig
-from pathopatch.debias.methods import searched_parameters
+from pathopatch.debias.methods import extrapolates
 
 _S = (0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
 _DCOR = (0.1, 5.0)
@@ -17,7 +17,6 @@ _DCOR = (0.1, 5.0)
 def trials_of(config: BenchmarkConfig, row: str) -> list[dict[str, Any]]:
     """Return the settings of a row's trials: first its own, then random ones that are the same for all rows."""
     settings = config.settings(row, seed=config.search.seed)
-    own = searched_parameters(settings.method)
     trials: list[dict[str, Any]] = [{}]
     for number in range(1, config.search.trials):
         rng = np.random.default_rng((config.search.seed, number))
@@ -27,12 +26,12 @@ def trials_of(config: BenchmarkConfig, row: str) -> list[dict[str, Any]]:
         )
         drawn: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay}
         s = float(rng.choice(_S))
-        if "extrapolation" in own:  # beta >= 0
+        if extrapolates(settings.method):  # beta >= 0
             c = min(s, settings.c)
             drawn |= {"c": c, "beta": s / c - 1}
         weight = float(np.exp(rng.uniform(*np.log(_DCOR))))
         if settings.method == "decorrelate":
-            drawn["dcor_weight"] = weight
+            drawn["method_args"] = {"dcor_weight": weight}
         trials.append(drawn)
     return trials
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+import area_benchmark.methods  # noqa: F401  # registers its rows' methods
 from pathopatch.core.config import Config, RunVariant, TrainConfig, parse
 from pathopatch.slides.slide_paths import expand_variables
 
@@ -129,6 +130,12 @@ class BenchmarkConfig(Config):
         variant = next(variant for variant in self.runs if variant.name == row)
         same = {"seed": seed, "threads": 1, "device": "cpu"}
         return parse(TrainConfig, variant.settings(base).model_dump() | same | searched, place=f"[[runs]] {row}")
+
+
+def flat_settings(settings: TrainConfig) -> dict[str, Any]:
+    """Return the settings that are not the defaults, without tables: the keys of results are made of them."""
+    own = settings.model_dump(mode="json", exclude={"threads", "device", "name", "row_name"}, exclude_defaults=True)
+    return own | own.pop("method_args", {})
 
 
 def load(path: Path) -> BenchmarkConfig:
