@@ -9,10 +9,19 @@ import typer
 
 from pathopatch.cli.options import ConfigFile, Fields, Force, Quiet, SlideMpp, Work, refuse, typed_options, with_options
 from pathopatch.cli.output import finish, progress_bars, say
-from pathopatch.core.config import BatchOptions, GroupsConfig, PredictConfig, SplitsConfig, TrainConfig, TuneConfig
+from pathopatch.core.config import (
+    BatchOptions,
+    GroupsConfig,
+    HardShareConfig,
+    PredictConfig,
+    SplitsConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
 
 def groups(
+    context: typer.Context,
     work: Work,
     decisions: Annotated[
         Path | None,
@@ -28,11 +37,23 @@ def groups(
     *,
     settings: Annotated[GroupsConfig, Fields("bins min_tissue min_scanned split_seed", threshold="thresholds")],
     splits: Annotated[SplitsConfig, Fields("folds")],
+    hard: Annotated[HardShareConfig, Fields("from_run hard_share")],
 ) -> None:
-    """Form the (label, tissue) groups at each threshold and print the counts."""
-    from pathopatch.stages.audit import audit_text
-    from pathopatch.stages.groups import form_groups
+    """Form the (label, tissue) groups at each threshold and print the counts.
 
+    With --from-run: form groups by what a trained model finds hard, beside those that are there.
+    """
+    from pathopatch.stages.audit import audit_text
+    from pathopatch.stages.groups import form_groups, form_hard_groups
+    from pathopatch.stages.train import training_folders
+
+    if hard.from_run:
+        others = ("decisions", "disputes", "bins", "min_tissue", "min_scanned", "split_seed", "threshold", "folds")
+        refuse(context, "it goes without --from-run", *others)
+        with progress_bars(quiet) as progress:
+            print(form_hard_groups(training_folders(work), hard, force=force, progress=progress))
+        return
+    refuse(context, "it goes with --from-run", "hard_share")
     form_groups(
         work, settings, folds=splits.folds, distinct_patients=splits.distinct_patients, decisions=decisions,
         disputes=disputes, force=force,
@@ -177,7 +198,7 @@ def train(
     settings: Annotated[
         TrainConfig,
         Fields(
-            "method frozen choose threshold bins c beta intervene mask sensitivity"
+            "method frozen choose threshold bins c beta groups_from hard_share intervene mask sensitivity"
             " steps learning_rate pretrained seed device name"
         ),
     ],

@@ -1,14 +1,10 @@
 """Names of the debiasing methods.
 
-Data only: settings and help texts need the names, but must not load torch. `pathopatch.debias.methods` defines a method
+Settings and help texts need the names, but must not load torch. `pathopatch.debias.methods` defines a method
 for each name, and `register_method` there adds further ones.
 """
 
 from __future__ import annotations
-
-from typing import Annotated
-
-from pydantic import AfterValidator
 
 METHOD_NAMES = ("erm", "erm-balanced", "resample", "groupdro", "gerne", "auto")
 COMPOSING_METHODS = ("auto",)
@@ -31,13 +27,10 @@ def add_method_name(name: str) -> None:
         _REGISTERED.append(name)
 
 
-def _known(name: str) -> str:
+def known_method(name: str) -> str:
+    """Return a name that settings may take; ValueError for others, with what to use."""
     names = (*METHOD_NAMES, *_REGISTERED)
     if name in names:
         return name
     instead = _INSTEAD.get(name, f"use one of {', '.join(names)}")
     raise ValueError(f"the package has no method {name}: {instead}")
-
-
-MethodName = Annotated[str, AfterValidator(_known)]
-"""A name of `METHOD_NAMES` or a registered one."""

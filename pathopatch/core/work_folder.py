@@ -81,6 +81,10 @@ class WorkFolder:
         """``groups/audit.json``; its tables lie beside it."""
         return inside(self.root, "groups", "audit.json")
 
+    def hard_share(self, run: str, share: float) -> Path:
+        """``groups/hard/<run>/<share>.parquet``: the patches that a run's model finds hardest; facts lie beside it."""
+        return inside(self.root, "groups", "hard", run, f"{share:g}.parquet")
+
     @property
     def comparison(self) -> Path:
         """``comparison.csv``: the evaluated runs side by side."""

@@ -27,12 +27,7 @@ from pathopatch.evaluation.group_scores import (
     evaluate_logits,
     with_ends,
 )
-from pathopatch.evaluation.predicting import (
-    WITHOUT,
-    predict_patches,
-    require_unseen,
-    with_inner_folds,
-)
+from pathopatch.evaluation.predicting import WITHOUT, predict_run
 from pathopatch.evaluation.slide_scores import SCORED, score_slides, slide_rows
 from pathopatch.groups import (
     GroupingAttribute,
@@ -45,7 +40,6 @@ from pathopatch.groups import (
 from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.models.bundle import bundle_fingerprint
-from pathopatch.models.loading import load_model
 
 
 def evaluate_run(
@@ -83,17 +77,9 @@ def evaluate_run(
         if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
-        model = load_model(model_folder, device=device, runtime=runtime)
-        # A split that was trained on may be evaluated by name; any other must be new to the model.
-        require_unseen(work, groups, model.spec, sorted(set(splits) - {"train"}), place=out.parent)
-        spec, ablate, of_patches = model.spec, config.ablation, None
-        if spec.backbone is not None:
-            from pathopatch.training.feature_cache import logits_from_cache  # needs torch, which others do without
-
-            of_patches = logits_from_cache(work, groups, model_folder, spec, device=device)
-        predictions = predict_patches(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
-        predictions = with_inner_folds(out.parent, predictions, temperature=spec.temperature)
-        threshold = model.spec.decision_threshold
+        of_model: dict[str, Any] = {"splits": splits, "device": device, "runtime": runtime}
+        predictions, spec = predict_run(work, groups, run_name, ablate=config.ablation, **of_model)
+        threshold = spec.decision_threshold
         numbers = evaluate_predictions(predictions, groups, decision_threshold=threshold, config=config)
         write_evaluation(out, predictions, groups, {"run": run_name, **numbers}, output, config=config)
     return out

@@ -17,6 +17,7 @@ from pathopatch.core.work_folder import INNER_FOLDS, WorkFolder
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import STRUCTURES, TRAINED, is_listed, structure_marks
+from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec
 from pathopatch.training.crops import patches_with_crop
 from pathopatch.training.data_summary import slide_marks, slide_structures
@@ -66,6 +67,31 @@ def predict_patches(
         table["probability"] = 0.5 * (1 + np.tanh(0.5 * margins["logit"] / model.spec.temperature))
         tables.append(pd.concat([table, margins.drop(columns="logit")], axis=1))
     return pd.concat(tables, ignore_index=True)
+
+
+def predict_run(
+    work: Path,
+    groups: pd.DataFrame,
+    run_name: str,
+    *,
+    splits: tuple[str, ...],
+    ablate: bool = False,
+    device: str = "auto",
+    runtime: str = "auto",
+) -> tuple[pd.DataFrame, BundleSpec]:
+    """Return the predictions of a finished run on some splits, see `predict_patches`, and what its bundle says.
+
+    `SplitLeakageError` as of `require_unseen`; a split that was trained on may be predicted by name.
+    """
+    folder, bundle = WorkFolder(work).run(run_name), WorkFolder(work).model(run_name)
+    model, of_patches = load_model(bundle, device=device, runtime=runtime), None
+    require_unseen(work, groups, model.spec, sorted(set(splits) - {"train"}), place=folder)
+    if model.spec.backbone is not None:
+        from pathopatch.training.feature_cache import logits_from_cache  # needs torch, which others do without
+
+        of_patches = logits_from_cache(work, groups, bundle, model.spec, device=device)
+    predictions = predict_patches(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
+    return with_inner_folds(folder, predictions, temperature=model.spec.temperature), model.spec
 
 
 def labelled_rows(groups: pd.DataFrame, splits: Sequence[str], *, remedy: str) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from pathopatch.groups.assign import assign_groups as assign_groups
 from pathopatch.groups.assign import assign_splits as assign_splits
 from pathopatch.groups.assign import given_splits as given_splits
 from pathopatch.groups.attribute import GroupingAttribute as GroupingAttribute
+from pathopatch.groups.attribute import HardShare as HardShare
 from pathopatch.groups.attribute import PatchAttribute as PatchAttribute
 from pathopatch.groups.attribute import TissueBins as TissueBins
 from pathopatch.groups.attribute import TissueThreshold as TissueThreshold

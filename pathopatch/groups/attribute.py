@@ -28,7 +28,7 @@ LABEL_NAME_COLUMN = "label_name"
 """Column that holds what the patches' labels are called, where that is not tumour and non-tumour."""
 SOURCE_SLIDE = "source_slide"
 """Column of a patch table: the slide that a ready patch was cut from, where the list names it."""
-_GROUP, _ATTRIBUTE, _BIN, _BINS = "group@", "attribute@", "bin@", "bins "
+_GROUP, _ATTRIBUTE, _BIN, _BINS, _HARD = "group@", "attribute@", "bin@", "bins ", "hard@"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class GroupingAttribute(ABC):
     # A noun phrase, and the same with its preposition: "at tissue threshold 0.25".
     description: str = field(init=False, repr=False, compare=False)
     phrase: str = field(init=False, repr=False, compare=False)
-    # Columns of a groups table that hold its values, and that tell the groups: of bins it is the same column.
+    # Columns of a groups table that hold its values, and that tell the groups: of some it is the same column.
     column: str = field(init=False, repr=False, compare=False)
     group_column: str = field(init=False, repr=False, compare=False)
     is_patch_attribute: ClassVar[bool] = False
@@ -104,7 +104,10 @@ class GroupingAttribute(ABC):
 
     def groups_in(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """Return the group of each row of a groups or predictions table, shape (N,); -1 for none."""
-        return table[self.group_column].to_numpy(np.int64)
+        numbers = table[self.group_column].to_numpy(np.int64)
+        if self.group_column != self.column:
+            return numbers
+        return group_of(table["label"].to_numpy(np.int64), numbers, n_values=self.n_values)
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,6 @@ class TissueBins(GroupingAttribute):
         """Return the bins of a column's or a JSON key's suffix, ``0.3,0.5``."""
         return cls(tuple(float(cut) for cut in key.split(",")), label_names=label_names)
 
-    def groups_in(self, table: pd.DataFrame) -> NDArray[np.int64]:
-        """Return the group of each row by its label and bin, shape (N,); -1 for none."""
-        value, label = table[self.column].to_numpy(np.int64), table["label"].to_numpy(np.int64)
-        return group_of(label, value, n_values=self.n_values)
-
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"bins": [0.3, 0.5]}``."""
         return {"bins": list(self.cuts)}
@@ -192,6 +190,23 @@ class PatchAttribute(GroupingAttribute):
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"threshold": 0.25}``: every threshold gives the same groups."""
         return {"threshold": self.tau}
+
+
+@dataclass(frozen=True)
+class HardShare(GroupingAttribute):
+    """The `share` of each class that the model of a `run` finds hardest: a pseudo-attribute, to train by alone."""
+
+    share: float
+    run: str
+
+    def __post_init__(self) -> None:
+        key = f"{self.share:g}@{self.run}"
+        column, description = f"{_HARD}{key}", f"the hardest {100 * self.share:g} % of each class for {self.run}"
+        self._derive(key, ("easy", "hard"), description, column=column, group_column=column)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{"groups_from": "erm-t0.25-s0", "hard_share": 0.1}``."""
+        return {"groups_from": self.run, "hard_share": self.share}
 
 
 def units_of(patches: pd.DataFrame) -> pd.Series[str]:

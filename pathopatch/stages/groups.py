@@ -11,24 +11,27 @@ one model's predictions could put its training patches among those that test the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from pathopatch.core import artefacts
+from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp, artefact
-from pathopatch.core.config import GroupsConfig
+from pathopatch.core.config import GroupsConfig, HardShareConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
 from pathopatch.groups.assign import assign_folds, split_in_fold
 from pathopatch.groups.decisions.decision import AppliedDecisions, apply_decisions
 from pathopatch.groups.decisions.table import read_decisions
+from pathopatch.groups.hard_share import hard_share_facts, hard_share_text, hardest_patches
 from pathopatch.slides.manifest import SPLITS
 from pathopatch.stages.audit import is_audited, write_audit
+from pathopatch.stages.evaluate import finished_runs
 
 
 def form_groups(
@@ -93,6 +96,64 @@ def form_groups(
         table = _assign(kept, config)
         write_groups(work, table, config, stamp=stamp, left_out=left_out, decided=decided)
     return table
+
+
+def form_hard_groups(
+    parts: Sequence[Path],
+    config: HardShareConfig,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> str:
+    """Form groups by the patches of each class that a finished run's model finds hardest; say what was found.
+
+    `parts` are a work folder or those of its folds, each of which has a run of this name. Each share has a table of its
+    own, see `pathopatch.groups.hard_share`.
+
+    Raises
+    ------
+    InputMissingError
+        The run is not finished.
+    GroupEmptyError
+        A class has fewer than two training patches.
+    """
+    from pathopatch.evaluation.predicting import predict_run
+    from pathopatch.models.bundle import bundle_fingerprint
+
+    lines = []
+    for number, part in enumerate(parts):
+        if progress:
+            progress(f"groups from {config.from_run}", number, len(parts))
+        folder = WorkFolder(part)
+        if config.from_run not in (finished := finished_runs(part)):
+            raise InputMissingError(
+                f"no finished run {config.from_run!r}; there are {', '.join(finished) or 'none'}",
+                place=str(folder.run(config.from_run)),
+                remedy="train it first, or name another one",
+            )
+        groups = artefacts.read_table(folder.groups)
+        read = groups.loc[groups["split"].isin(["train", "val"]), ["patch_id", "split", "label"]]
+        inputs = {
+            "groups": artefacts.fingerprint({name: read[name].tolist() for name in read}),
+            "model": bundle_fingerprint([folder.model(config.from_run)]),
+        }
+        predictions = None
+        for share in config.hard_share:
+            path = folder.hard_share(config.from_run, share)
+            settings = {"from_run": config.from_run, "hard_share": share}
+            with artefact(path, stamp=Stamp(stage="groups", settings=settings, inputs=inputs), force=force) as made:
+                if not made.is_current:
+                    if predictions is None:
+                        predictions, _ = predict_run(
+                            part, groups, config.from_run, splits=("train", "val"), device=device
+                        )
+                    table = hardest_patches(predictions, share)
+                    made.write_json(path.with_suffix(".json"), settings | hard_share_facts(table, groups))
+                    made.write_table(path, table)
+            lines.append(hard_share_text(files.read_json(path.with_suffix(".json"))))
+            lines[-1] = f"fold {part.name}: {lines[-1]}" if len(parts) > 1 else lines[-1]
+    return "\n".join(lines)
 
 
 def _require_scanned_shares(paths: Mapping[str, Path]) -> None:

@@ -6,11 +6,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, TuneConfig, head_settings, load_study
+from pathopatch.core.config import (
+    BatchOptions,
+    HardShareConfig,
+    StudyConfig,
+    TrainConfig,
+    TuneConfig,
+    head_settings,
+    load_study,
+)
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.core.task import Outcome, Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -20,7 +29,7 @@ from pathopatch.groups.group_sizes import empty_groups
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages.evaluate import evaluate_runs, finished_runs
-from pathopatch.stages.groups import form_groups
+from pathopatch.stages.groups import form_groups, form_hard_groups
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
 from pathopatch.stages.train import check_networks, train_many, training_folders
@@ -97,7 +106,18 @@ def run_study(
     shared = Workers(min(study.jobs, len(runs))) if study.jobs > 1 else nullcontext()
     with shared as processes:
         for part in parts:  # a run that failed in one fold has no use in the others
-            failed = train_many(part, runs, study.tune, processes=processes, force=force, progress=progress)
+            first = [run for run in runs if not run.groups_from]
+            failed = train_many(part, first, study.tune, processes=processes, force=force, progress=progress)
+            further = []
+            for run in runs:
+                if run.groups_from:  # it draws by what another run's model finds hard
+                    hard = HardShareConfig(from_run=run.groups_from, hard_share=(run.hard_share,))
+                    try:
+                        form_hard_groups([part], hard, device=run.device, force=force)
+                        further.append(run)
+                    except PathopatchError as error:
+                        failed[run.run_name] = (failed | untrained).get(run.groups_from, error)
+            failed |= train_many(part, further, study.tune, processes=processes, force=force, progress=progress)
             runs, untrained = [run for run in runs if run.run_name not in failed], untrained | failed
             files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
             for name in failed:  # what an earlier run of this name showed is not this study's
@@ -162,15 +182,18 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         "thresholds": [{"threshold": tau} for tau in study.groups.thresholds],
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
     }
-    rows = [study.train.model_copy(update={"method": method}) for method in study.methods]
-    rows += [variant.settings(study.train) for variant in study.runs]
-    runs = [
-        row.model_copy(update={"seed": seed, "threads": threads, **settings})
-        for seed in study.seeds
-        for kind in study.attributes
-        for settings in by[kind]
-        for row in rows
-    ]
+    rows = [(method, study.train.model_copy(update={"method": method})) for method in study.methods]
+    rows += [(variant.name, variant.settings(study.train)) for variant in study.runs]
+    runs = []
+    for seed, kind in product(study.seeds, study.attributes):
+        for settings in by[kind]:
+            common = {"seed": seed, "threads": threads, **settings}
+            own = [(name, row.model_copy(update=common)) for name, row in rows]
+            for _, row in own:
+                if row.bins and row.groups_from:
+                    continue  # a pseudo-attribute takes the place of the bins
+                base = dict(own)[row.groups_from].run_name if row.groups_from else ""
+                runs.append(row.model_copy(update={"groups_from": base}))
     return runs if study.features is None else [head_settings(run) for run in runs]
 
 

@@ -14,7 +14,7 @@ from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.stages.batch.run import Call, Failure, each_slide
 
-_CHOSEN = {"method", "mask", "frozen", "choose", "bins", "intervene", "c", "beta", "crop_px"}
+_CHOSEN = {"method", "mask", "frozen", "choose", "bins", "intervene", "c", "beta", "groups_from", "crop_px"}
 """Settings by which a user has chosen how to train."""
 _VIEW = ("frozen", "choose", "mask", "crop_px", "architecture", "pretrained", "timm_args", "input_px")
 """Settings on which the features of a frozen network depend."""

@@ -17,12 +17,13 @@ from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.patients import mark_key
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in, slides_of, units_of
+from pathopatch.groups import TissueBins, slides_of, units_of
 from pathopatch.groups.assign import JoinedBins
 from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED, structure_marks
 from pathopatch.models.spec import TrainingRange
 from pathopatch.slides.manifest import BLOCK
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.group_checks import drawn_by
 
 _MOST_MARKS = 4096  # a bundle stays small; beyond this number it holds none
 _ENDS = (0.1, 99.9)  # percentiles: one stray patch does not widen the range
@@ -43,12 +44,11 @@ def summarize_data(
     ``trained`` and, where there is validation, ``validated`` are of labelled patches of known attribute; `counts` is
     K x A, `by` what forms the groups.
     """
-    stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
-    drawn = stored if bins is None else TissueBins(bins.kept)
-    labelled = groups[(groups["label"] >= 0) & (groups[stored.column] >= 0)]
 
     def of_split(split: str) -> dict[str, Any]:
-        rows = labelled[labelled["split"] == split]
+        stored = drawn_by(config, groups, split)
+        drawn = stored if bins is None else TissueBins(bins.kept)
+        rows = groups[(groups["split"] == split) & (groups["label"] >= 0) & (groups[stored.column] >= 0)]
         attribute = rows[stored.column].to_numpy(dtype=np.int64)
         attribute = attribute if bins is None else bins.join(attribute)
         cell = drawn.n_values * rows["label"].to_numpy(dtype=np.int64) + attribute
@@ -65,7 +65,9 @@ def summarize_data(
         }
 
     validated = of_split("val")
-    return {"trained": of_split("train"), **({"validated": validated} if validated["patches"] else {})}
+    summary = {"trained": of_split("train"), **({"validated": validated} if validated["patches"] else {})}
+    is_other = validated["patches"] and validated["by"] != summary["trained"]["by"]
+    return summary | ({"drawn_by": f"selected {validated['by']}"} if is_other else {})
 
 
 def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> TrainingRange:

@@ -267,7 +267,8 @@ def fit_frozen(
             best = own_score, candidate, logits
         if not candidates and config.method == "gerne" and not is_extrapolated:
             # s is searched at the penalty that suits s = 1: both together would take five times as long.
-            candidates, is_extrapolated = _extrapolations(data, best[1]), True
+            grouped = data.rows(is_train) if config.groups_from else data
+            candidates, is_extrapolated = _extrapolations(grouped, best[1]), True
     if best is None:
         assert failed is not None  # there is a candidate at least
         raise failed

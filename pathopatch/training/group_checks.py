@@ -15,8 +15,10 @@ from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, Patho
 from pathopatch.core.method_names import COMPOSING_METHODS
 from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.debias.methods import NAMES, Method, method, parameters_of
-from pathopatch.groups import attribute_in, threshold_attributes
+from pathopatch.debias.pseudo import pseudo_attributes
+from pathopatch.groups import GroupingAttribute, HardShare, attribute_in, threshold_attributes
 from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
+from pathopatch.groups.hard_share import with_hard_share
 
 _SETTINGS = {"eta": "groupdro_eta"}  # where the configuration has another name for a method's parameter
 
@@ -36,10 +38,30 @@ def needs_groups(own: Method) -> bool:
     """Return whether a method refuses an empty group."""
     # The sampler itself decides, by one empty group: a list of methods here would have to be kept in step.
     try:
-        own.batches(*np.array([[0, 1, 1], [0, 0, 1]]), np.full(3, 0.5), batch_per_class=2, steps=1, seed=0)
+        label, attribute, area = np.array([0, 1, 1]), np.array([0, 0, 1]), np.full(3, 0.5)
+        own.batches(label, attribute, area, batch_per_class=2, steps=1, seed=0)
     except GroupEmptyError:
         return True
     return False
+
+
+def drawn_by(config: TrainConfig, groups: pd.DataFrame, split: str = "train") -> GroupingAttribute:
+    """Return the attribute of a run in a split of a groups table, which has the run's own.
+
+    By a pseudo-attribute only training draws; validation selects by the known attribute, where one is known.
+    """
+    known = attribute_in(groups, config.threshold, bins=config.bins)
+    if config.groups_from and (split == "train" or not (groups.loc[groups["split"] == split, known.column] >= 0).any()):
+        return HardShare(config.hard_share, config.groups_from, label_names=known.label_names)
+    return known
+
+
+def groups_of(work: Path, config: TrainConfig) -> pd.DataFrame:
+    """Return the groups table of a work folder, with the pseudo-attribute that a run draws by."""
+    groups = artefacts.read_table(WorkFolder(work).groups)
+    if config.groups_from:
+        return with_hard_share(work, groups, HardShare(config.hard_share, config.groups_from))
+    return groups
 
 
 def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
@@ -57,8 +79,9 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
     chosen = method_of(config)
     if config.bins or own.n_values > 2 or not needs_groups(chosen):
         return
-    needed = [("train",)] if config.select == "last" else [("train",), ("val",)]
     attribute = attribute_in(groups, config.threshold)
+    splits_of = {"train": not config.groups_from, "val": config.select != "last"}
+    needed = [(split,) for split, is_read in splits_of.items() if is_read]
     for splits in needed:
         group = attribute.groups_in(groups[groups["split"].isin(list(splits))])
         if (group < 0).all():
@@ -76,6 +99,8 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
     rows = groups[(groups["split"] == "train") & (attribute.groups_in(groups) >= 0)]
     if len(rows):
         label, value = divmod(attribute.groups_in(rows), 2)
+        if config.groups_from:  # which patches are hard is not known yet, but how many
+            value = pseudo_attributes(np.zeros(len(rows)), label, config.hard_share)
         sizes = {"batch_per_class": config.batch_per_class, "steps": 1, "seed": config.seed}
         chosen.batches(label, value, rows["tissue_fraction"].to_numpy(), **sizes)
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -34,7 +35,7 @@ from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import INNER_FOLDS, WorkFolder
 from pathopatch.features.cohort import is_feature_cohort
 from pathopatch.groups.assign import JoinedBins, join_small_bins
-from pathopatch.groups.attribute import attribute_in, label_names
+from pathopatch.groups.attribute import label_names
 from pathopatch.groups.audit import verdict_text
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import InteriorCrops
@@ -47,7 +48,7 @@ from pathopatch.training.distributed import ProcessGroup, process_group
 from pathopatch.training.feature_cache import FeatureCache
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.frozen import head_choice
-from pathopatch.training.group_checks import method_of, own_parameters, require_groups
+from pathopatch.training.group_checks import drawn_by, groups_of, method_of, own_parameters, require_groups
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import training_dtype
@@ -65,7 +66,7 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
     """
     config = cohort_settings(work, config)
     folder = WorkFolder(work).run(config.run_name)
-    groups = artefacts.read_table(WorkFolder(work).groups)
+    groups = groups_of(work, config)
     with process_group(config.device) as processes:
         if processes.world > 1:  # the batches depend on it, so it belongs to the stamp
             config = config.model_copy(update={"cell_unit": config.cell_unit or processes.world})
@@ -86,8 +87,9 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
                 cache = FeatureCache(
                     work, groups, input_px=config.input_px, device=device, threads=threads, progress=progress
                 )
-                is_fold = WorkFolder(work).tiled.root != work
-                reader = {"read_features": cache, "inner_folds": config.inner_folds if is_fold else 0}
+                # Patients of train and val change places in inner folds, and these draw and select by two attributes.
+                divides = WorkFolder(work).tiled.root != work and not config.groups_from
+                reader = {"read_features": cache, "inner_folds": config.inner_folds if divides else 0}
             result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress, **reader)
             if processes.is_first:
                 seconds = time.perf_counter() - start
@@ -132,31 +134,38 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: str, settings: Any) -> Stamp:
     """Return the stamp of a run (``train`` or ``tune``), with `settings` as its configuration."""
     # Of the groups only what the run reads: a further threshold, or a change in the test split, makes no run stale.
-    column = attribute_in(groups, config.threshold, bins=config.bins).column
-    is_used = groups["split"].isin(["train", "val"]) & (groups["label"] >= 0) & (groups[column] >= 0)
-    used = groups[is_used]
-    read = used[["patch_id", "split", "label", column]]
-    content = fingerprint({column: read[column].tolist() for column in read.columns})
+    parts = []
+    for split in ("train", "val"):
+        column = drawn_by(config, groups, split).column
+        rows = groups[(groups["split"] == split) & (groups["label"] >= 0) & (groups[column] >= 0)]
+        parts.append(rows[["patch_id", "split", "label", column]])
+    used = pd.concat(parts).sort_index()  # as the table has them
+    content = fingerprint({column: used[column].dropna().tolist() for column in used.columns})
     tables = {
         slide: artefacts.fingerprint_file(WorkFolder(work).tiled.patches(slide))
-        for slide in sorted(set(used["slide_id"]))
+        for slide in sorted(set(groups.loc[used.index, "slide_id"]))
     }
     return Stamp(stage=stage, settings=settings, inputs={"groups": content, "patches": fingerprint(tables)})
 
 
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
     """Return the training patches and ``val``, by the attribute that the run draws and selects by."""
-    by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
+    column = {split: drawn_by(config, groups, split).column for split in ("train", "val")}
+    rows = {split: groups[groups[name] >= 0] for split, name in column.items()}
     if config.architecture == LINEAR_HEAD:
-        train = load_features(work, groups, splits=("train",), **by)
-        val = load_features(work, groups, splits=("val",), **by)
+        train, val = (load_features(work, rows[split], splits=(split,)) for split in rows)
     else:
         masks: tuple[MaskKind, ...] = () if config.mask == "none" and not config.choose else ("tissue",)
         masks = ("tissue", "tumor") if intervenes(method_of(config), config) else masks
-        load = partial(load_patches, work, groups, input_px=config.input_px, masks=masks)
+        load = partial(load_patches, work, input_px=config.input_px, masks=masks)
         held_gib = 0.0 if config.frozen else config.cache_gib  # their features are computed once, slide by slide
-        train = load(splits=("train",), cache_gib=0.75 * held_gib, **by)
-        val = load(splits=("val",), cache_gib=0.25 * held_gib, **by)
+        train = load(rows["train"], splits=("train",), cache_gib=0.75 * held_gib)
+        val = load(rows["val"], splits=("val",), cache_gib=0.25 * held_gib)
+    of_patch = groups.set_index("patch_id")
+    train, val = (
+        patches.with_attribute(of_patch.loc[patches.patch_id, column[split]].to_numpy(np.int64))
+        for split, patches in (("train", train), ("val", val))
+    )
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))
         val = val.with_attribute(bins.join(val.attribute))
@@ -191,7 +200,7 @@ def write_run(
     seconds: float,
 ) -> None:
     """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone."""
-    groups = artefacts.read_table(WorkFolder(work).groups)
+    groups = groups_of(work, config)
     bins = bins_of_run(groups, config)
     used = result.settings or config
     spec = _bundle_spec(work, groups, bins, result, used, made.stamp, train)
@@ -243,6 +252,8 @@ def _bundle_spec(
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
     if config.bins:
         parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
+    if config.groups_from:
+        parameters |= config.model_dump(mode="json", include={"groups_from", "hard_share"})
     composed = ("intervene", "intervene_growth")
     if intervenes(method_of(config), config):
         parameters |= {name: value for name in composed if (value := getattr(config, name)) is not None}

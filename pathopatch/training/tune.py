@@ -24,7 +24,7 @@ from pathopatch.debias.methods import extrapolates
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.group_checks import require_groups
+from pathopatch.training.group_checks import groups_of, require_groups
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.result import TrainingResult
 from pathopatch.training.run import RUN, begin_run, cohort_settings, load_sets, run_stamp, settings_of, write_run
@@ -65,7 +65,7 @@ def tune(
     config = cohort_settings(work, config)
     folder = WorkFolder(work).run(config.run_name)
     place = folder / FOLDER
-    groups = artefacts.read_table(WorkFolder(work).groups)
+    groups = groups_of(work, config)
     stamp = run_stamp(work, groups, config, stage="tune", settings={"train": settings_of(config), "tune": search})
     lock, waiting_for = slide_lock(config.run_name, "tune"), f"the search {config.run_name}"
     with folder_lock(work, lock, waiting_for=waiting_for), artefact(folder / RUN, stamp=stamp, force=force) as made:

@@ -37,10 +37,10 @@ def training_step(name: str, steps: int = 10) -> Work:
     attribute = np.where(rng.random(1000) < 0.9, label, 1 - label)
     x = torch.from_numpy(rng.random((1000, 3, 64, 64), dtype=np.float32))
     y, group = torch.from_numpy(label), torch.from_numpy(2 * label + attribute)
-    phase, counts = method(name)[-1], cell_counts(label, attribute)
-    network, objective = build_network("small-groupnorm", 3), phase.objective(counts)
+    chosen, counts = method(name), cell_counts(label, attribute)
+    network, objective = build_network("small-groupnorm", 3), chosen.objective(counts)
     optimizer = torch.optim.AdamW(network.parameters())
-    batches = list(phase.sampler(label, attribute, batch_per_class=32, steps=steps, seed=0))
+    batches = list(chosen.sampler(label, attribute, batch_per_class=32, steps=steps, seed=0))
 
     def run() -> None:
         for batch in batches:

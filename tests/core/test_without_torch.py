@@ -124,7 +124,7 @@ def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path,
     ]
     done = without_torch(RUN_SEVERAL, json.dumps(commands, default=str))
     assert done.returncode == 0, done.stderr
-    fit(work, TrainConfig(method="dfr", input_px=32, steps=2, evaluations=1, batch_per_class=4, device="cpu"))
+    fit(work, TrainConfig(method="erm", input_px=32, steps=2, evaluations=1, batch_per_class=4, device="cpu"))
     model, settings = next(work.glob("runs/*/model")), tmp_path / "settings.toml"
     settings.write_text("[predict]\ntta = true\n")
     commands = [
@@ -137,7 +137,7 @@ def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path,
     done = without_torch(RUN_SEVERAL, json.dumps(commands, default=str))
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("heatmaps/*/overlay.png"))) == 3
-    assert pd.read_csv(work / "comparison.csv")["method"].tolist() == ["dfr", "dfr"]
+    assert pd.read_csv(work / "comparison.csv")["method"].tolist() == ["erm", "erm"]
     assert (work / "report" / "index.html").is_file()
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
-from pathopatch.debias.objectives import Decorrelated, GradientExtrapolation, GroupDRO, Mean, distance_correlation
+from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, Mean
 from pathopatch.debias.samplers import GerneBatchSampler
 
 torch.set_num_threads(1)
@@ -293,52 +293,3 @@ def test_nan_in_the_losses_stays_visible() -> None:
 def test_parameters_that_are_none_are_refused(make) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InputUnsupportedError):
         make()
-
-
-def _distance_correlation(x, y):
-    """The unbiased estimate by its definition, entry by entry."""
-
-    def centred(values):
-        n = len(values)
-        d = np.abs(values[:, None] - values[None])
-        result = np.zeros_like(d)
-        for i in range(n):
-            for j in range(n):
-                if i != j:
-                    result[i, j] = (
-                        d[i, j] - d[i].sum() / (n - 2) - d[:, j].sum() / (n - 2) + d.sum() / ((n - 1) * (n - 2))
-                    )
-        return result
-
-    a, b = centred(x), centred(y)
-    return (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
-
-
-def test_the_distance_correlation_is_the_unbiased_one():
-    rng = np.random.default_rng(0)
-    for n in (4, 9, 30):
-        x, y = rng.normal(size=(2, n))
-        value = distance_correlation(torch.from_numpy(x), torch.from_numpy(y))
-        assert float(value) == pytest.approx(_distance_correlation(x, y), rel=1e-9)
-    independent = [float(distance_correlation(*torch.from_numpy(rng.normal(size=(2, 20))))) for _ in range(300)]
-    assert abs(np.mean(independent)) < 0.02  # the biased estimate has about 0.1
-    z = torch.from_numpy(rng.normal(size=40))
-    assert float(distance_correlation(z, z**2)) > 0.2  # which no correlation sees
-    for short in (z[:3], torch.ones(8)):
-        assert float(distance_correlation(short, short)) == 0
-
-
-def test_decorrelated_adds_the_penalty_of_each_class_and_pulls_the_logit_from_the_area():
-    rng = np.random.default_rng(1)
-    area, label = torch.from_numpy(rng.random(60)), torch.tensor([0, 1] * 30)
-    margin = (3 * area + 0.1 * torch.from_numpy(rng.normal(size=60))).requires_grad_()
-    loss, group = torch.zeros(60, dtype=torch.float64), torch.zeros(60, dtype=torch.int64)
-    objective = Decorrelated(2.0)
-    total = objective(loss, group, margin=margin, area=area, label=label)
-    parts = [_distance_correlation(margin.detach().numpy()[k::2], area.numpy()[k::2]) for k in (0, 1)]
-    assert float(total.detach()) == pytest.approx(2 * sum(parts))
-    (gradient,) = torch.autograd.grad(total, margin)
-    moved = margin.detach() - 0.5 * gradient
-    assert float(objective(loss, group, margin=moved, area=area, label=label)) < float(total.detach())
-    with pytest.raises(InputUnsupportedError):
-        Decorrelated(-1.0)

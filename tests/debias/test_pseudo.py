@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
-from pathopatch.debias.pseudo import pseudo_attributes
+from pathopatch.debias.pseudo import minority_found, pseudo_attributes
 
 
 def test_the_least_probable_share_of_each_class_is_hard() -> None:
@@ -52,3 +52,14 @@ def test_a_share_outside_zero_to_one_is_refused(t: float) -> None:
 def test_arrays_of_different_length_are_refused() -> None:
     with pytest.raises(InputUnsupportedError):
         pseudo_attributes([0.1, 0.2, 0.3], [0, 0, 1, 1], 0.5)
+
+
+def test_precision_and_recall_by_hand() -> None:
+    label = np.array([0, 0, 0, 0, 1, 1, 1])
+    attribute = np.array([0, 0, 1, 2, 1, 1, -1])
+    # The minority is 2 and 3. Of the hard 1, 2 and 6 two are known, and one is right.
+    hard = np.array([0, 1, 1, 0, 0, 0, 1])
+    assert minority_found(hard, label, attribute) == {"hard_n": 3.0, "precision": 0.5, "recall": 0.5}
+    nothing = minority_found(np.zeros(7), label, np.full(7, -1))
+    assert nothing["hard_n"] == 0
+    assert np.isnan([nothing["precision"], nothing["recall"]]).all()

@@ -323,13 +323,6 @@ def test_a_run_on_bins_is_compared_with_the_better_of_both_erm_runs(tmp_path: Pa
     assert row["gain_wga"] == pytest.approx(0.2)
 
 
-def test_the_steps_of_both_phases_count_where_a_method_has_two(work: Path) -> None:
-    write_run(work, TrainConfig(method="dfr", threshold=0.5), {"val": (9, 9, 9, 9), "test": (9, 9, 9, 9)})
-    table = compare(work, config=QUICK).set_index("method")
-    assert table.loc[["erm", "dfr"], "steps"].tolist() == [600, 600]
-    assert table.loc[["erm", "dfr"], "search_steps"].tolist() == [600, 1200]
-
-
 def test_runs_that_were_judged_by_other_groups_are_not_compared(work: Path) -> None:
     path = work / "runs" / "gerne-t0.5-s0" / "evaluation" / "metrics.json"
     stamp = Stamp(stage="evaluate", inputs={"groups": fingerprint_file(work / "groups.parquet")})

@@ -16,9 +16,7 @@ from made_model import made_spec
 
 from pathopatch.core.config import IntensityConfig, StudyConfig, TrainConfig, parse
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError
-from pathopatch.debias import pseudo
 from pathopatch.debias.methods import method
-from pathopatch.debias.objectives import GroupWeighted
 from pathopatch.groups.assign import assign_splits
 from pathopatch.groups.attribute import patch_attribute_names
 from pathopatch.groups.decisions.decision import RecordedDecision
@@ -74,10 +72,7 @@ _SQUARE = [[0, 0], [9, 0], [9, 9], [0, 0]]
 REFUSED: dict[str, tuple[Call, str]] = {
     "a program that is not there": (
         lambda folder: load_program(folder / "gone.pt", torch.device("cpu")), "INPUT_MISSING"),
-    "a method's rule": (lambda _: method("gerne-unknown", biased_select="best"), "INPUT_UNSUPPORTED"),  # type: ignore[arg-type]
-    "a negative weight": (lambda _: GroupWeighted([1, -1]), "INPUT_UNSUPPORTED"),
-    "fewer labels than probabilities": (lambda _: pseudo.error_set(np.ones((3, 2)), [0]), "INPUT_UNSUPPORTED"),
-    "probabilities that are NaN": (lambda _: pseudo.error_set([[np.nan, 1]], [0]), "NONFINITE"),
+    "a parameter that a method does not have": (lambda _: method("gerne", eta=0.1), "INPUT_UNSUPPORTED"),
     "draws below none": (lambda _: bootstrap_by_patient(len, ["a", "b"], resamples=-1), "INPUT_UNSUPPORTED"),
     "an empty window": (lambda _: parse(IntensityConfig, {"windows": {"A": (2, 2)}}, place="x"), "INPUT_UNSUPPORTED"),
     "a sensitivity without a threshold": (

@@ -14,7 +14,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.debias.methods import NAMES
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.loop import run_phase
+from pathopatch.training.loop import train_network
 
 SMALL = {"input_px": 16, "batch_per_class": 8, "evaluations": 1, "precision": "float32", "threads": 2}
 PLAIN = {**SMALL, "optimizer": "sgd", "weight_decay": 0.0, "average_weights": False}
@@ -88,12 +88,12 @@ def test_a_killed_and_resumed_run_ends_with_the_undisturbed_weights(device, tmp_
 def test_patches_and_weights_lie_channels_last(device, monkeypatch):
     layouts = []
 
-    def watched(run, phase, state, data):
+    def watched(run, state):
         state.network.register_forward_pre_hook(lambda network, inputs: layouts.append(inputs[0]))
         layouts.extend(weight for weight in state.network.parameters() if weight.ndim == 4)
-        run_phase(run, phase, state, data)
+        train_network(run, state)
 
-    monkeypatch.setattr(sys.modules[fit_arrays.__module__], "run_phase", watched)
+    monkeypatch.setattr(sys.modules[fit_arrays.__module__], "train_network", watched)
     _train(toy([[12, 12], [12, 12]], seed=0), **SMALL, steps=2, device=device)
     assert len(layouts) > 2
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts)

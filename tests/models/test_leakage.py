@@ -31,7 +31,6 @@ LISTED = spec(train_slides=TRAIN, val_slides=VAL)
         ([spec(train_slides=OTHER), LISTED], [TRAIN], "trained on"),  # the second bundle of an ensemble knows it
         ([LISTED, spec(train_slides=VAL)], [VAL], "trained on"),
         ([LISTED, spec()], [OTHER], "not known"),
-        ([spec({"learnt_from_val": 12}, train_slides=TRAIN, val_slides=VAL)], [VAL], "trained on"),
     ],
 )
 def test_the_worst_of_what_any_bundle_says_counts(specs: list[BundleSpec], fingerprints: list[str], word: str) -> None:

@@ -112,7 +112,7 @@ def test_an_mlp_has_no_positions_to_mask_and_batch_norms_are_found():
 
 def _bundle(folder, name="small-groupnorm"):
     side = SIZES[name]
-    spec = made_spec(2 * side, architecture=name, input_px=side, method="intervene", mask="normalise")
+    spec = made_spec(2 * side, architecture=name, input_px=side, method="auto", mask="normalise")
     save_bundle(folder, _network(name), spec)
     return load_model(folder, device="cpu")
 

@@ -42,15 +42,6 @@ def test_a_study_on_features_compares_its_methods_without_slides(study):
     assert config["architecture"] == "linear"
 
 
-def test_a_study_without_validation_leaves_out_the_method_that_learns_there(study):
-    labels = pd.read_csv(study.parent / "labels.csv")
-    labels.assign(split=labels["split"].replace("val", "train")).to_csv(study.parent / "labels.csv", index=False)
-    study.write_text(STUDY.replace('"resample"', '"dfr"') + 'select = "last"\n')
-    result = run_study(load_study(study), until="train")
-    assert {run: error.code for run, error in result.untrained.items()} == {"dfr-t0.25-s0": "GROUP_EMPTY"}
-    assert [path.parent.name for path in (study.parent / "work" / "runs").glob("*/run.json")] == ["erm-t0.25-s0"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("folds", [1, 3])
 def test_a_failed_run_leaves_a_report_that_names_it(study, monkeypatch, folds):
@@ -101,3 +92,17 @@ def test_the_command_searches_heads_that_are_solved(study, typed, capsys):
     work = study.parent / "work"
     assert typed("train", work, "--method", "erm", "--trials", 2) == 0
     assert "2 trials for 1 run, each solved to convergence" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_study_trains_a_row_on_what_another_one_finds_hard(study, folds):
+    row = '[[runs]]\nname = "hard"\nmethod = "gerne"\ngroups_from = "erm-balanced"\nhard_share = 0.2\n'
+    text = STUDY.replace('"resample"', '"erm-balanced"')
+    study.write_text(f"{text}\n[splits]\nfolds = {folds}\n{row}")
+    settings = load_study(study)
+    assert not run_study(settings, until="evaluate").untrained
+    table = pd.read_csv(settings.work / "comparison.csv")
+    assert set(table["run"]) == {"erm-t0.25-s0", "erm-balanced-t0.25-s0", "gerne-t0.25-h0.2-s0-hard"}
+    for folder in [settings.work] if folds == 1 else [settings.work / "folds" / str(k) for k in (1, 2, 3)]:
+        assert (folder / "groups" / "hard" / "erm-balanced-t0.25-s0" / "0.2.parquet").is_file()

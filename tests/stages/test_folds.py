@@ -10,7 +10,7 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups.assign import assign_folds, split_in_fold
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.groups import fold_tables, write_folds
-from pathopatch.training.phase_data import runs_with_groups
+from pathopatch.training.group_checks import runs_with_groups
 
 
 def patients(tumour, healthy):

@@ -16,7 +16,7 @@ from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.workers import Workers
 from pathopatch.stages import train as train_stage
 from pathopatch.stages.train import check_networks, recommended, train_many
-from pathopatch.training.phase_data import runs_with_groups
+from pathopatch.training.group_checks import runs_with_groups
 
 
 def config_of(**changes: Any) -> TrainConfig:

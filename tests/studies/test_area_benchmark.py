@@ -179,7 +179,7 @@ def test_every_row_is_searched_alike_and_gerne_extrapolates(config: Any) -> None
     rates = [[trial["learning_rate"] for trial in trials[1:]] for trials in drawn.values()]
     assert rates[0] == rates[1] == rates[2]
     assert all(trial["beta"] >= 0 for trial in drawn["gerne"][1:])
-    assert all(0.1 <= trial["dcor_weight"] <= 5 for trial in drawn["decorrelate"][1:])
+    assert all(0.1 <= trial["method_args"]["dcor_weight"] <= 5 for trial in drawn["decorrelate"][1:])
 
 
 def test_the_winner_has_the_best_mean_over_both_grounds() -> None:

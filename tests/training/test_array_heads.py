@@ -60,7 +60,7 @@ def test_a_patient_on_both_sides_is_refused(arrays):
         ({"label": np.zeros(3, int)}, "label of shape"),
         ({"features": np.zeros((600, 4))}, "float64"),
         ({"val": np.arange(600)}, "val of shape"),
-        ({"method": "intervene"}, "cannot be composed"),
+        ({"method": "auto"}, "cannot be composed"),
         ({"architecture": "resnet18"}, "takes patches"),
     ],
 )

@@ -42,16 +42,14 @@ def _groups(rows=ROWS, **own) -> pd.DataFrame:
     return assign_groups(table.assign(**own), [0.25, 0.5], bins=CUTS)
 
 
-def _described(groups, *, n=2, learnt_from_val=0, **settings):
+def _described(groups, *, n=2, **settings):
     names = ["non-tumour", "tumour", "other"][:n]
-    return summarize_data(
-        groups, TrainConfig(**settings), bins=None, class_names=names, learnt_from_val=learnt_from_val
-    )
+    return summarize_data(groups, TrainConfig(**settings), bins=None, class_names=names)
 
 
 def _with_bins(groups, bins, **settings):
     config = TrainConfig(bins=CUTS, **settings)
-    return summarize_data(groups, config, bins=bins, class_names=["non-tumour", "tumour"], learnt_from_val=0)
+    return summarize_data(groups, config, bins=bins, class_names=["non-tumour", "tumour"])
 
 
 def test_slides_patients_patches_and_groups_are_counted_at_the_threshold():
@@ -105,17 +103,15 @@ def test_the_summary_has_nothing_of_the_test_split():
     assert _described(_groups()) == _described(_groups(ROWS[:9]))
 
 
-@pytest.mark.parametrize("method", ["gerne", "dfr"])
-def test_the_bundle_of_a_run_tells_its_groups_and_its_card_shows_them(tmp_path, method):
+def test_the_bundle_of_a_run_tells_its_groups_and_its_card_shows_them(tmp_path):
     groups = write_work(tmp_path)
     with_sharpness(tmp_path, groups)
     settings = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
-    model = fit(tmp_path, TrainConfig(method=method, **settings)) / "model"
+    model = fit(tmp_path, TrainConfig(**settings)) / "model"
     train_rows = groups[(groups["split"] == "train") & (groups["group@0.25"] >= 0)]
     counts = np.bincount(train_rows["group@0.25"], minlength=4).reshape(2, 2).tolist()
     raw = stated(model)
     assert raw["data"]["trained"]["counts"] == counts
-    assert ("learnt_from_val" in raw["data"]) == (method == "dfr")
     assert raw["group_metrics"]["patients"] == 1
     assert raw["seen"]["sharpness"] == 0.5
     card = (model / "README.md").read_text()

@@ -88,7 +88,6 @@ def test_no_row_gives_an_empty_set_of_the_right_width(work):
     ("changes", "reason"),
     [
         ({"architecture": "resnet18"}, "takes patches"),
-        ({"method": "intervene"}, "cannot be composed"),
         ({"method": "auto"}, "cannot be composed"),
         ({"intervene": 0.5}, "cannot be composed"),
         ({"mask": "normalise"}, "cannot be masked"),

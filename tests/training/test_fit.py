@@ -12,7 +12,7 @@ from torch import nn
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError, NonFiniteError
-from pathopatch.debias.methods import NAMES, Phase
+from pathopatch.debias.methods import NAMES, Method
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.models.networks import build_network
 from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_header
@@ -55,7 +55,7 @@ def test_every_method_trains_and_the_same_seed_gives_the_same_weights(name):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "gerne"},
+        *({"method": name} for name in NAMES if name != "groupdro"),
         {"method": "groupdro", "optimizer": "sgd", "groupdro_eta": 0.5},
         {"method": "resample", "average_weights": False, "architecture": "resnet10t"},
     ],
@@ -134,6 +134,12 @@ def test_a_tuned_threshold_never_lowers_wga_and_without_tuning_it_is_zero():
     assert fit_arrays(TRAIN, VAL, _config(method="erm", tune_threshold=False)).decision_threshold == 0.0
 
 
+def test_erm_ignores_known_attributes_to_the_bit():
+    unknown = TRAIN.with_attribute(np.full(len(TRAIN), -1))
+    first, again = (fit_arrays(patches, VAL, _config(method="erm", steps=3)) for patches in (TRAIN, unknown))
+    assert _equal(first.network, again.network)
+
+
 def test_gerne_logs_its_two_losses_apart_and_they_make_up_the_whole():
     row = fit_arrays(TRAIN, VAL, _config(beta=0.5)).history[0]
     expected = row["loss_less_biased"] + 0.5 * (row["loss_less_biased"] - row["loss_biased"])
@@ -155,9 +161,9 @@ class _Explodes(nn.Module):
 
 @pytest.mark.fault("nonfinite")
 def test_an_infinite_loss_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
-    phases = [Phase(sampler=UniformBatchSampler, objective=lambda n: _Explodes())]
+    method = Method(sampler=UniformBatchSampler, objective=lambda n: _Explodes())
     with pytest.raises(NonFiniteError, match=r"step 6, batch in nonfinite\.json"):
-        fit_arrays(TRAIN, VAL, _config(), phases=phases, checkpoints=CheckpointFolder(tmp_path, "f"))
+        fit_arrays(TRAIN, VAL, _config(), method=method, checkpoints=CheckpointFolder(tmp_path, "f"))
     assert read_header(CheckpointFolder(tmp_path, "f"))["step"] == 4  # evaluations at 2, 4, 6 and 8
     written = json.loads((tmp_path / NONFINITE).read_text())
     indices = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=8, seed=0).batch(5)

@@ -19,7 +19,7 @@ from pathopatch.metrics import auroc
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchMasks, PatchSet, Source
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_share, composed_validation
+from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_validation, intervention_of
 
 SIDE = 16
 
@@ -122,7 +122,7 @@ def test_an_attribute_that_is_not_the_area_stays() -> None:
 
 def test_a_masked_network_trains_on_masks_that_move_with_their_patches() -> None:
     with_masks = masked([[20, 20], [20, 20]], seed=1)
-    settings = config(method="intervene", intervene=None, mask="normalise")
+    settings = config(method="erm-balanced", intervene=1.0, mask="normalise")
     result = fit_arrays(TRAIN, with_masks, settings)
     # Other values outside the tissue do not change the logits, so the mask reached the network.
     assert with_masks.tissue is not None
@@ -136,7 +136,7 @@ def test_batch_norms_over_all_pixels_are_refused_for_a_masked_network() -> None:
         fit_arrays(TRAIN, VAL, config(architecture="resnet18", mask="normalise", input_px=32))
 
 
-@pytest.mark.parametrize("name", ["erm", "resample", "groupdro", "gerne", "intervene"])
+@pytest.mark.parametrize("name", ["erm", "resample", "groupdro", "gerne"])
 def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any) -> None:
     class Killed(Exception):
         pass
@@ -151,9 +151,8 @@ def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any)
         fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"), progress=kill)
     resumed = fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"))
     assert all(map(torch.equal, weights(resumed), weights(undisturbed)))
-    if name != "intervene":
-        natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None}))
-        assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True))
+    natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None}))
+    assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True))
 
 
 def test_without_an_intervention_masks_change_nothing() -> None:
@@ -162,15 +161,16 @@ def test_without_an_intervention_masks_change_nothing() -> None:
     assert all(map(torch.equal, weights(fit_arrays(TRAIN, VAL, settings)), weights(fit_arrays(bare, VAL, settings))))
 
 
-def test_the_share_is_the_users_the_smallest_groups_or_the_methods() -> None:
-    (erm,), (intervene,), (auto,) = method("erm"), method("intervene"), method("auto")
-    assert composed_share(erm, TRAIN, config(intervene=None)) is None
-    assert composed_share(erm, TRAIN, config(intervene="auto")) == pytest.approx(0.94)
-    assert composed_share(erm, masked([[30, 0], [6, 30]]), config(intervene="auto")) == 1
-    assert composed_share(intervene, TRAIN, config(intervene=None)) == 1
-    assert composed_share(auto, TRAIN, config(intervene=None)) == pytest.approx(0.94)
-    assert composed_share(auto, TRAIN, config(intervene=0.5)) == 0.5  # what the user sets comes first
-    assert composed_share(replace(erm, split="val"), TRAIN, config()) is None
+def test_the_share_is_the_users_or_by_the_smallest_group() -> None:
+    def share(name: str, data: PatchSet = TRAIN, **changes: Any) -> float | None:
+        own = intervention_of(method(name), data, config(**changes))
+        return None if own is None else own._share
+
+    assert share("erm", intervene=None) is None
+    assert share("erm", intervene="auto") == pytest.approx(0.94)
+    assert share("erm", masked([[30, 0], [6, 30]]), intervene="auto") == 1
+    assert share("auto", intervene=None) == pytest.approx(0.94)
+    assert share("auto", intervene=0.5) == 0.5  # what the user sets comes first
 
 
 def test_validation_without_a_group_selects_by_copies_of_the_others() -> None:
@@ -185,10 +185,10 @@ def test_validation_without_a_group_selects_by_copies_of_the_others() -> None:
     patient_of = dict(zip(biased.patch_id.tolist(), biased.patient.tolist(), strict=True))
     for name, patient in zip(composed.patch_id.tolist(), composed.patient.tolist(), strict=True):
         assert patient_of[name.rpartition("#")[0]] == patient
-    result = fit_arrays(TRAIN, biased, config(method="intervene", intervene=None, threshold=0.25, steps=2))
+    result = fit_arrays(TRAIN, biased, config(method="erm-balanced", intervene=1.0, threshold=0.25, steps=2))
     assert result.validation["is_composed"]
     assert result.decision_chosen_for == "wga"
-    assert "is_composed" not in fit_arrays(TRAIN, VAL, config(method="intervene", intervene=None, steps=2)).validation
+    assert "is_composed" not in fit_arrays(TRAIN, VAL, config(method="erm-balanced", intervene=1.0, steps=2)).validation
     assert "is_composed" not in fit_arrays(TRAIN, biased, config(intervene=None, steps=2)).validation
 
 
@@ -196,7 +196,7 @@ def test_validation_by_another_attribute_than_the_area_is_not_composed() -> None
     flipped = masked([[20, 0], [0, 20]], seed=1)
     flipped = flipped.with_attribute(1 - flipped.attribute)
     with pytest.raises(InputUnsupportedError, match="not by tissue area"):
-        fit_arrays(TRAIN, flipped, config(method="intervene", intervene=None, threshold=0.25, steps=2))
+        fit_arrays(TRAIN, flipped, config(method="erm-balanced", intervene=1.0, threshold=0.25, steps=2))
 
 
 def test_patches_without_masks_and_classes_without_tissue_are_refused() -> None:

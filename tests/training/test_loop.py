@@ -8,7 +8,7 @@ from made_patches import toy
 from torch import nn
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.debias.methods import Phase
+from pathopatch.debias.methods import Method
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import fit_arrays
@@ -47,8 +47,8 @@ def test_the_next_batch_is_read_while_a_step_computes():
     object.__setattr__(patches, "events", events)
     object.__setattr__(patches, "count", [0])
     objective = _Waits(events)
-    phases = [Phase(sampler=UniformBatchSampler, objective=lambda n: objective)]
-    fit_arrays(patches, None, TrainConfig(**SMALL, select="last", tune_threshold=False), phases=phases)
+    method = Method(sampler=UniformBatchSampler, objective=lambda n: objective)
+    fit_arrays(patches, None, TrainConfig(**SMALL, select="last", tune_threshold=False), method=method)
     assert objective.in_time == [True] * 5
 
 

@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.debias.phases import Phase
+from pathopatch.debias.methods import Method
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.models.networks import build_network
 from pathopatch.training import optimise
@@ -84,9 +84,9 @@ def test_a_run_in_which_every_scaled_step_is_left_out_is_stopped(monkeypatch):
 
     monkeypatch.setattr(sys.modules[fit_arrays.__module__], "loss_scaler", lambda dtype, device: GradScaler("cpu"))
     small = {"input_px": 8, "steps": 32, "batch_per_class": 2, "threads": 1, "select": "last", "evaluations": 1}
-    phase = Phase(sampler=UniformBatchSampler, objective=lambda counts: Broken())
+    method = Method(sampler=UniformBatchSampler, objective=lambda counts: Broken())
     with pytest.raises(NonFiniteError, match="no gradient is finite in float16"):
-        fit_arrays(toy([[8, 8], [8, 8]], seed=0, side=8), None, TrainConfig(**small), phases=[phase])
+        fit_arrays(toy([[8, 8], [8, 8]], seed=0, side=8), None, TrainConfig(**small), method=method)
 
 
 def test_schedule_warm_up_and_precision_each_change_training():

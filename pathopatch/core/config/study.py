@@ -13,10 +13,16 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pathopatch.core.config.base import Config, Fraction, Seed, Threads, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
-from pathopatch.core.config.training import LEARNT_BY_STEPS, GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
+from pathopatch.core.config.training import (
+    LEARNT_BY_STEPS,
+    GroupsConfig,
+    MethodName,
+    SplitsConfig,
+    TrainConfig,
+    TuneConfig,
+)
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import open_regular, require_narrow
-from pathopatch.core.method_names import MethodName
 
 
 class EvaluateConfig(Config):
@@ -239,6 +245,16 @@ class StudyConfig(SettingsConfig):
             # The attribute of ready patches may be another one than the tissue, which alone can be composed.
             rows["runs"] = () if "patches" in raw else (_AUTO if "architecture" in train else _MASKED,)
         return {**rows, **raw}
+
+    @model_validator(mode="after")
+    def _groups_come_from_a_row(self) -> StudyConfig:
+        if self.train.groups_from:
+            raise ValueError("[train] groups_from: it is of [[runs]], each of which names another row")
+        rows = {variant.name: str((variant.model_extra or {}).get("groups_from", "")) for variant in self.runs}
+        for name, base in rows.items():
+            if base and (rows.get(base) or base not in {*rows, *self.methods}):
+                raise ValueError(f"[[runs]] {name}: groups_from names no row with known groups ({base!r})")
+        return self
 
     @model_validator(mode="after")
     def _rows_have_names(self) -> StudyConfig:

@@ -20,7 +20,10 @@ from pathopatch.core.config.base import (
     parse,
 )
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.method_names import COMPOSING_METHODS, MethodName
+from pathopatch.core.method_names import COMPOSING_METHODS, known_method
+
+MethodName = Annotated[str, AfterValidator(known_method)]
+"""A method of the package, or a registered one."""
 
 
 class GroupsConfig(Config):
@@ -59,6 +62,16 @@ def known_limits(audit: Mapping[str, Any]) -> PatchLimits:
         "min_tissue": audit.get("min_tissue", default["min_tissue"]),
         "min_scanned": audit.get("min_scanned", default["min_scanned"]),
     }
+
+
+class HardShareConfig(Config):
+    """Groups by the patches that a trained model finds hardest."""
+
+    from_run: str = ""
+    """Form groups by the training patches of each class that the model of this run finds hardest, for
+    `train --groups-from`."""
+    hard_share: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1,)
+    """With --from-run: share of each class that is hard; several shares for a search."""
 
 
 class SplitsConfig(Config):
@@ -215,6 +228,11 @@ class TrainConfig(Config):
     """Share of each class's draws that are composed to another tissue area. auto: by the size of the smallest group."""
     intervene_growth: Literal["many", "own"] = "many"
     """Tissue that is added: many small pieces of other patches, or the patch's own tissue mirrored."""
+    groups_from: str = Field(default="", max_length=200)
+    """Draw by the patches that the model of this run finds hardest, see `pathopatch groups --from-run`; in a study by
+    that of this row. Validation selects by the known attribute at `threshold`, where there is one."""
+    hard_share: float = Field(default=0.1, gt=0, lt=1)
+    """groups_from: share of each class that is hard; to be tuned."""
     mask: Literal["none", "normalise", "interior"] = "none"
     """normalise: the network sees tissue alone. interior: it sees crops that lie wholly in tissue, so area is constant.
     Their bundles need the mask, which predict measures."""
@@ -239,6 +257,8 @@ class TrainConfig(Config):
             raise ValueError("bins need a network that is trained: leave out frozen, or bins")
         if self.choose and not self.frozen:
             raise ValueError("choose compares heads of a frozen network: it needs frozen = true")
+        if self.groups_from and (self.choose or self.bins):
+            raise ValueError("groups_from is an attribute of its own: leave out bins and choose")
         return self
 
     @model_validator(mode="after")
@@ -309,7 +329,8 @@ class TrainConfig(Config):
         """Folder name of this run under ``runs/``."""
         tail = f"-{self.name}" if self.name else ""
         drawn_by = "b" + "_".join(f"{cut:g}" for cut in self.bins) if self.bins else f"t{self.threshold:g}"
-        return f"{self.method}-{drawn_by}-s{self.seed}{tail}"
+        hard = f"-h{self.hard_share:g}" if self.groups_from else ""
+        return f"{self.method}-{drawn_by}{hard}-s{self.seed}{tail}"
 
 
 class TuneConfig(Config):
