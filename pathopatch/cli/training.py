@@ -12,12 +12,12 @@ from pathopatch.cli.output import finish, progress_bars, say
 from pathopatch.core.config import (
     BatchOptions,
     GroupsConfig,
-    HardShareConfig,
     PredictConfig,
     SplitsConfig,
     TrainConfig,
     TuneConfig,
 )
+from pathopatch.core.text import parse_number
 
 
 def groups(
@@ -31,13 +31,18 @@ def groups(
         Literal["stop", "leave-out"],
         typer.Option(help="Slides and patches on which reviewers differ: stop and list them, or leave them out."),
     ] = "stop",
+    from_run: Annotated[
+        str | None, typer.Option(help="Form groups by the training patches of each class that this run finds hardest.")
+    ] = None,
+    hard_share: Annotated[
+        str, typer.Option(help="With --from-run: the share of each class that is hard; several, separated by commas.")
+    ] = "0.1",
     config: ConfigFile = None,
     quiet: Quiet = False,
     force: Force = False,
     *,
     settings: Annotated[GroupsConfig, Fields("bins min_tissue min_scanned split_seed", threshold="thresholds")],
     splits: Annotated[SplitsConfig, Fields("folds")],
-    hard: Annotated[HardShareConfig, Fields("from_run hard_share")],
 ) -> None:
     """Form the (label, tissue) groups at each threshold and print the counts.
 
@@ -47,11 +52,15 @@ def groups(
     from pathopatch.stages.groups import form_groups, form_hard_groups
     from pathopatch.stages.train import training_folders
 
-    if hard.from_run:
+    if from_run is not None:
         others = ("decisions", "disputes", "bins", "min_tissue", "min_scanned", "split_seed", "threshold", "folds")
         refuse(context, "it goes without --from-run", *others)
+        try:
+            shares = [parse_number(part.strip()) for part in hard_share.split(",")]
+        except ValueError as error:
+            raise typer.BadParameter(f"{hard_share!r} is no list of numbers") from error
         with progress_bars(quiet) as progress:
-            print(form_hard_groups(training_folders(work), hard, force=force, progress=progress))
+            print(form_hard_groups(training_folders(work), from_run, shares, force=force, progress=progress))
         return
     refuse(context, "it goes with --from-run", "hard_share")
     form_groups(

@@ -20,7 +20,7 @@ import pandas as pd
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp, artefact
-from pathopatch.core.config import GroupsConfig, HardShareConfig
+from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
@@ -100,7 +100,8 @@ def form_groups(
 
 def form_hard_groups(
     parts: Sequence[Path],
-    config: HardShareConfig,
+    run: str,
+    shares: Sequence[float],
     *,
     device: str = "auto",
     force: bool = False,
@@ -115,6 +116,8 @@ def form_hard_groups(
     ------
     InputMissingError
         The run is not finished.
+    InputUnsupportedError
+        A share outside (0, 1).
     GroupEmptyError
         A class has fewer than two training patches.
     """
@@ -124,30 +127,28 @@ def form_hard_groups(
     lines = []
     for number, part in enumerate(parts):
         if progress:
-            progress(f"groups from {config.from_run}", number, len(parts))
+            progress(f"groups from {run}", number, len(parts))
         folder = WorkFolder(part)
-        if config.from_run not in (finished := finished_runs(part)):
+        if run not in (finished := finished_runs(part)):
             raise InputMissingError(
-                f"no finished run {config.from_run!r}; there are {', '.join(finished) or 'none'}",
-                place=str(folder.run(config.from_run)),
+                f"no finished run {run!r}; there are {', '.join(finished) or 'none'}",
+                place=str(folder.run(run)),
                 remedy="train it first, or name another one",
             )
         groups = artefacts.read_table(folder.groups)
         read = groups.loc[groups["split"].isin(["train", "val"]), ["patch_id", "split", "label"]]
         inputs = {
             "groups": artefacts.fingerprint({name: read[name].tolist() for name in read}),
-            "model": bundle_fingerprint([folder.model(config.from_run)]),
+            "model": bundle_fingerprint([folder.model(run)]),
         }
         predictions = None
-        for share in config.hard_share:
-            path = folder.hard_share(config.from_run, share)
-            settings = {"from_run": config.from_run, "hard_share": share}
+        for share in shares:
+            path = folder.hard_share(run, share)
+            settings = {"from_run": run, "hard_share": share}
             with artefact(path, stamp=Stamp(stage="groups", settings=settings, inputs=inputs), force=force) as made:
                 if not made.is_current:
                     if predictions is None:
-                        predictions, _ = predict_run(
-                            part, groups, config.from_run, splits=("train", "val"), device=device
-                        )
+                        predictions, _ = predict_run(part, groups, run, splits=("train", "val"), device=device)
                     table = hardest_patches(predictions, share)
                     made.write_json(path.with_suffix(".json"), settings | hard_share_facts(table, groups))
                     made.write_table(path, table)

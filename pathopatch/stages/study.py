@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pathopatch.core import artefacts, files
 from pathopatch.core.config import (
     BatchOptions,
-    HardShareConfig,
     StudyConfig,
     TrainConfig,
     TuneConfig,
@@ -111,9 +110,8 @@ def run_study(
             further = []
             for run in runs:
                 if run.groups_from:  # it draws by what another run's model finds hard
-                    hard = HardShareConfig(from_run=run.groups_from, hard_share=(run.hard_share,))
                     try:
-                        form_hard_groups([part], hard, device=run.device, force=force)
+                        form_hard_groups([part], run.groups_from, [run.hard_share], device=run.device, force=force)
                         further.append(run)
                     except PathopatchError as error:
                         failed[run.run_name] = (failed | untrained).get(run.groups_from, error)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from doc_pages import DOCS, code_blocks
 
-from pathopatch.debias.methods import NAMES, method, steps_in_all
+from pathopatch.debias.methods import NAMES
 
 
 @pytest.mark.slow
@@ -26,9 +26,7 @@ def test_the_example_is_short_runs_as_it_stands_and_keeps_the_worst_group() -> N
     assert float(done.stdout.removeprefix("worst group:")) > 0.75
 
 
-def test_the_table_lists_every_method_with_the_steps_that_it_takes() -> None:
+def test_the_table_of_methods_lists_every_method() -> None:
     text = (DOCS / "understand" / "methods.md").read_text(encoding="utf-8").partition("## All methods\n")[2]
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines()]
-    steps = {cells[0].strip("`"): float(cells[3]) for cells in rows if cells and cells[0].startswith("`")}
-    assert tuple(steps) == NAMES
-    assert steps == {name: steps_in_all(method(name), 400) / 400 for name in NAMES}
+    assert tuple(cells[0].strip("`") for cells in rows if cells and cells[0].startswith("`")) == NAMES

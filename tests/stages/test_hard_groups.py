@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import HardShareConfig, StudyConfig, TrainConfig
+from pathopatch.core.config import StudyConfig, TrainConfig
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputMissingError, StaleArtefactError
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.groups.hard_share import hard_share_facts, hardest_patches
@@ -65,7 +65,7 @@ def test_facts_count_the_hard_and_hold_them_against_the_known_minority():
 
 
 def test_gerne_draws_by_the_hard_share_and_is_selected_by_the_known_attribute(work):
-    text = form_hard_groups([work], HardShareConfig(from_run=RUN, hard_share=(0.1, 0.25)))
+    text = form_hard_groups([work], RUN, [0.1, 0.25])
     assert [line.partition(":")[0] for line in text.splitlines()] == [
         f"hardest {share} % for {RUN}" for share in ("10", "25")
     ]
@@ -92,7 +92,7 @@ def test_gerne_draws_by_the_hard_share_and_is_selected_by_the_known_attribute(wo
 
 
 def test_a_model_by_a_hard_share_is_judged_by_known_groups_alone(work):
-    form_hard_groups([work], HardShareConfig(from_run=RUN, hard_share=(0.25,)))
+    form_hard_groups([work], RUN, [0.25])
     run = fit(work, TrainConfig(**HARD, **SMALL))
     metrics = json.loads((evaluate_run(work, run.name, device="cpu") / "metrics.json").read_text())
     assert list(metrics["splits"]["test"]["thresholds"]) == ["0.25"]
@@ -101,31 +101,31 @@ def test_a_model_by_a_hard_share_is_judged_by_known_groups_alone(work):
 
 
 def test_another_model_makes_the_groups_and_what_was_trained_on_them_stale(work):
-    config = HardShareConfig(from_run=RUN, hard_share=(0.25,))
-    form_hard_groups([work], config)
+    config = RUN, [0.25]
+    form_hard_groups([work], *config)
     run = fit(work, TrainConfig(**HARD, **SMALL))
     before = (run / "run.json").read_bytes()
-    form_hard_groups([work], config)  # nothing changed: nothing is made
+    form_hard_groups([work], *config)  # nothing changed: nothing is made
     fit(work, TrainConfig(**HARD, **SMALL))
     assert (run / "run.json").read_bytes() == before
     fit(work, TrainConfig(method="erm-balanced", **{**SMALL, "steps": 30, "learning_rate": 0.02}), force=True)
     with pytest.raises(StaleArtefactError):
-        form_hard_groups([work], config)
-    form_hard_groups([work], config, force=True)
+        form_hard_groups([work], *config)
+    form_hard_groups([work], *config, force=True)
     with pytest.raises(StaleArtefactError):
         fit(work, TrainConfig(**HARD, **SMALL))
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(work):
     with pytest.raises(InputMissingError, match=f"no finished run 'gerne'; there are {RUN}"):
-        form_hard_groups([work], HardShareConfig(from_run="gerne"))
+        form_hard_groups([work], "gerne", [0.1])
     with pytest.raises(InputMissingError) as caught:
         fit(work, TrainConfig(**HARD, **SMALL))
     assert caught.value.remedy.endswith(f"--from-run {RUN} --hard-share 0.25")
 
 
 def test_a_beta_out_of_the_bounds_of_the_share_is_refused_early(work):
-    form_hard_groups([work], HardShareConfig(from_run=RUN, hard_share=(0.25,)))
+    form_hard_groups([work], RUN, [0.25])
     # Hard are 4 of 19 and 20: the bound of beta at c = .5 is .8 / (.5 (.8 - .5)) - 1 = 4.3 or a little less.
     with pytest.raises(BetaOutOfBoundsError, match="beta = 4.5"):
         fit(work, TrainConfig(**HARD, beta=4.5, **SMALL))
@@ -146,6 +146,7 @@ def test_the_commands_form_groups_and_train_on_them(work):
     assert run("train", work, *words).exit_code == 0
     assert (work / "runs" / "gerne-t0.25-h0.25-s0" / "run.json").is_file()
     assert "it goes without --from-run" in run("groups", work, "--from-run", RUN, "--threshold", "0.5").output
+    assert "no list of numbers" in run("groups", work, "--from-run", RUN, "--hard-share", "a").output
     assert "it goes with --from-run" in run("groups", work, "--hard-share", "0.5").output
 
 

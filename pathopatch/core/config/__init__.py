@@ -42,7 +42,6 @@ from pathopatch.core.config.training import LINEAR_HEAD as LINEAR_HEAD
 from pathopatch.core.config.training import NO_EFFECT as NO_EFFECT
 from pathopatch.core.config.training import AugmentConfig as AugmentConfig
 from pathopatch.core.config.training import GroupsConfig as GroupsConfig
-from pathopatch.core.config.training import HardShareConfig as HardShareConfig
 from pathopatch.core.config.training import SplitsConfig as SplitsConfig
 from pathopatch.core.config.training import TimmArguments as TimmArguments
 from pathopatch.core.config.training import TrainConfig as TrainConfig

@@ -64,16 +64,6 @@ def known_limits(audit: Mapping[str, Any]) -> PatchLimits:
     }
 
 
-class HardShareConfig(Config):
-    """Groups by the patches that a trained model finds hardest."""
-
-    from_run: str = ""
-    """Form groups by the training patches of each class that the model of this run finds hardest, for
-    `train --groups-from`."""
-    hard_share: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1,)
-    """With --from-run: share of each class that is hard; several shares for a search."""
-
-
 class SplitsConfig(Config):
     """How often the cohort is divided; the seed is that of the groups."""
 
