@@ -60,7 +60,8 @@ def groups(
         except ValueError as error:
             raise typer.BadParameter(f"{hard_share!r} is no list of numbers") from error
         with progress_bars(quiet) as progress:
-            print(form_hard_groups(training_folders(work), from_run, shares, force=force, progress=progress))
+            text = form_hard_groups(training_folders(work), from_run, shares, force=force, progress=progress)
+        print(text)
         return
     refuse(context, "it goes with --from-run", "hard_share")
     form_groups(

@@ -6,6 +6,8 @@ for each name, and `register_method` there adds further ones.
 
 from __future__ import annotations
 
+import difflib
+
 METHOD_NAMES = ("erm", "erm-balanced", "resample", "groupdro", "gerne", "auto")
 COMPOSING_METHODS = ("auto",)
 """Methods that compose patches of another tissue area, which features do not allow."""
@@ -32,5 +34,6 @@ def known_method(name: str) -> str:
     names = (*METHOD_NAMES, *_REGISTERED)
     if name in names:
         return name
-    instead = _INSTEAD.get(name, f"use one of {', '.join(names)}")
+    close = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(name, names, n=1))
+    instead = _INSTEAD.get(name, f"{close}Use one of {', '.join(names)}")
     raise ValueError(f"the package has no method {name}: {instead}")

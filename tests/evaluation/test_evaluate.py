@@ -92,7 +92,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return FakePatches(backwards["patch_id"].to_numpy(), backwards["tissue_fraction"].to_numpy())
 
     monkeypatch.setattr(predicting, "load_patches", load_patches)
-    monkeypatch.setattr(evaluate, "load_model", lambda folder, **_: FakeModel())
+    monkeypatch.setattr(predicting, "load_model", lambda folder, **_: FakeModel())
     monkeypatch.setattr(evaluate, "bundle_fingerprint", lambda folders: fingerprint_file(folders[0]))
     return tmp_path
 
