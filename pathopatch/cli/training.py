@@ -208,8 +208,9 @@ def train(
     settings: Annotated[
         TrainConfig,
         Fields(
-            "method frozen choose threshold bins c beta groups_from hard_share intervene mask sensitivity"
-            " steps learning_rate pretrained seed device name"
+            "method frozen choose threshold bins gerne.c gerne.beta groups_from hard_share mask sensitivity"
+            " steps learning_rate pretrained seed device name",
+            intervene="composing.share",
         ),
     ],
     search: Annotated[TuneConfig, Fields("trials objective")],

@@ -17,7 +17,7 @@ _INSTEAD = {
     "dfr": "it is a script now, pipelines/cmnist/two_steps.py",
     "jtt": "it is a script now, pipelines/cmnist/two_steps.py",
     "gerne-unknown": "train erm-balanced, then gerne with groups_from and hard_share: see pathopatch groups --from-run",
-    "intervene": "use auto, or [train] intervene = 1.0 with erm-balanced",
+    "intervene": "use auto, or [train.composing] share = 1.0 with erm-balanced",
     **dict.fromkeys(("reweight", "subsample", "area-matched", "decorrelate"), _PIPELINE),
 }
 """Methods of earlier versions, and what to do."""

@@ -275,10 +275,11 @@ def _equal_area_text(table: pd.DataFrame, labels: tuple[str, ...]) -> str:
 def _about(work: Path, name: str) -> dict[str, Any]:
     """Return the settings that a run is compared by; a bundle from elsewhere has none and is its own method."""
     raw = read_config(WorkFolder(work).run(name))
+    composed = raw.get("composing", {}).get("share") or raw.get("intervene")  # the latter of runs of 0.1.0
     return {
         "method": str(raw.get("method", name)),
         "seed": int(raw.get("seed", 0)),
-        "is_plain": raw.get("mask", "none") == "none" and not (raw.get("intervene") or raw.get("choose")),
+        "is_plain": raw.get("mask", "none") == "none" and not (composed or raw.get("choose")),
         **budget_of(work, name, raw),
         "trained_threshold": float("nan") if raw.get("bins") else raw.get("threshold", float("nan")),
         "trained_attribute": training_label(raw),

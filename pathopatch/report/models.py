@@ -235,7 +235,8 @@ def _setting_text(config: Mapping[str, Any], name: str) -> str:
     """Return a setting as text; a dash if the method does not use it."""
     if name in _EXTRAPOLATION_SETTINGS and not extrapolates(config.get("method", "")):
         return "–"
-    value = training_label(config) if name == "threshold" and config else config.get(name, "–")
+    own = config.get("gerne", config) if name in _EXTRAPOLATION_SETTINGS else config
+    value = training_label(config) if name == "threshold" and config else own.get(name, "–")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -14,9 +14,9 @@ from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
 from pathopatch.stages.batch.run import Call, Failure, each_slide
 
-_CHOSEN = {"method", "mask", "frozen", "choose", "bins", "intervene", "c", "beta", "groups_from", "crop_px"}
+_CHOSEN = {"method", "mask", "frozen", "choose", "bins", "composing", "gerne", "groupdro", "groups_from", "interior"}
 """Settings by which a user has chosen how to train."""
-_VIEW = ("frozen", "choose", "mask", "crop_px", "architecture", "pretrained", "timm_args", "input_px")
+_VIEW = ("frozen", "choose", "mask", "interior", "architecture", "pretrained", "timm_args", "input_px")
 """Settings on which the features of a frozen network depend."""
 
 
@@ -55,7 +55,7 @@ def check_networks(configs: Sequence[TrainConfig]) -> None:
     """Refuse before the first of several runs what `network_of` refuses of any, naming the row."""
     from pathopatch.training.fit import network_of
 
-    names = ("architecture", "timm_args", "pretrained", "mask", "input_px", "crop_px")
+    names = ("architecture", "timm_args", "pretrained", "mask", "input_px", "interior")
     for config in {repr([getattr(config, name) for name in names]): config for config in reversed(configs)}.values():
         try:
             network_of(config)

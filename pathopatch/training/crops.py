@@ -17,9 +17,9 @@ _AT_ONCE = 1024
 
 
 def choose_crops(patches: PatchSet, config: TrainConfig) -> CropChoice:
-    """Return the crops of a run: of ``config.crop_px``, or of the largest side that serves the patches."""
-    if config.crop_px is not None:
-        return CropChoice(config.crop_px, (), 0.0)
+    """Return the crops of a run: of ``config.interior``, or of the largest side that serves the patches."""
+    if config.interior.crop_px is not None:
+        return CropChoice(config.interior.crop_px, (), 0.0)
     assert patches.tissue is not None
     bin_number = (patches.tissue_fraction / BIN).astype(np.int64)
     cell = bin_number * (1 + int(patches.label.max(initial=0))) + patches.label
@@ -56,7 +56,7 @@ def keep_crops(train: PatchSet, config: TrainConfig) -> tuple[PatchSet, CropChoi
     if not is_kept.any():
         raise InputUnsupportedError(
             f"no training patch has a crop of {choice.crop_px} px wholly in its tissue",
-            place="[train] crop_px",
+            place="[train.interior] crop_px",
             remedy="lower it, or leave it out",
         )
     return train.rows(is_kept), choice

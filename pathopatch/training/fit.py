@@ -81,7 +81,7 @@ def fit_arrays(
     if config.mask == "interior":
         count = len(train)
         train, crops = keep_crops(train, config)
-        config = config.model_copy(update={"crop_px": crops.crop_px})
+        config = config.with_crops(crops.crop_px)
         lacking = 0 if val is None else int((~patches_with_crop(val, crops.crop_px)).sum())
         without_crop = count - len(train), lacking
     shape = n_classes, _ = table_shape(train, val)
@@ -213,12 +213,12 @@ def network_of(config: TrainConfig, channels: int = 3, n_classes: int = 2) -> nn
         channels,
         pretrained=config.pretrained,
         n_classes=n_classes,
-        input_px=config.crop_px or config.input_px,
+        input_px=config.interior.crop_px or config.input_px,
         is_masked=config.mask == "normalise",
         timm_args=config.timm_args,
     )
-    if config.crop_px is not None:
-        network = InteriorCrops(network, config.crop_px)
+    if config.interior.crop_px is not None:
+        network = InteriorCrops(network, config.interior.crop_px)
     if config.mask == "normalise" and has_batchnorm(network) and str(config.pretrained) == "none":
         raise InputUnsupportedError(
             f"the batch norms of {config.architecture} learn statistics over all pixels, not over the tissue",

@@ -161,7 +161,7 @@ def open_backbone(config: TrainConfig, channels: Sequence[str] | int, *, n_class
         mean, std = known.norm if known else lite if is_lite else (tuple(own["mean"]), tuple(own["std"]))
         if form.by_channel:
             mean, std = ((float(np.mean(values)),) * count for values in (mean, std))
-    return Backbone(network, config.architecture, config.mask, config.crop_px, mean, std)
+    return Backbone(network, config.architecture, config.mask, config.interior.crop_px, mean, std)
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,7 +302,7 @@ def fit_frozen(
         has_mask=chosen.mask != "none",
         crops=view.crops,
         without_crop=without_crop,
-        settings=chosen.model_copy(update={"crop_px": None if view.crops is None else view.crops.crop_px}),
+        settings=chosen.with_crops(None if view.crops is None else view.crops.crop_px),
         inner_fold_logit=(
             dict(zip(data.patch_id.tolist(), (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
             if inner_folds and selects
@@ -327,14 +327,13 @@ def _candidates(data: PatchSet, config: TrainConfig, *, lacks_group: bool) -> li
 def _extrapolations(data: PatchSet, config: TrainConfig) -> list[TrainConfig]:
     """Return the settings of a head by GERNE at other s than its own, inside the bounds."""
     grid = search_space(data, config, TuneConfig()).grid
-    own = config.c * (config.beta + 1)
-    return [config.model_copy(update=dict(point)) for point in grid if point["c"] * (point["beta"] + 1) != own]
+    return [config.with_trial(point) for point in grid if point["c"] * (point["beta"] + 1) != config.gerne.s]
 
 
 def head_choice(config: TrainConfig) -> dict[str, Any]:
     """Return what validation may choose of a head's settings, as plain values."""
     own = {"mask": config.mask, "method": config.method, "weight_decay": config.weight_decay}
-    return own | ({"s": config.c * (config.beta + 1)} if config.method == "gerne" else {})
+    return own | ({"s": config.gerne.s} if config.method == "gerne" else {})
 
 
 def _joined(sets: Sequence[PatchSet]) -> PatchSet:
@@ -361,7 +360,7 @@ def _view(
     crops, has_answer = None, np.ones(len(data), np.bool_)
     if config.mask == "interior":
         crops = choose_crops(sets[0], config)
-        config = config.model_copy(update={"crop_px": crops.crop_px})
+        config = config.with_crops(crops.crop_px)
         has_answer = patches_with_crop(data, crops.crop_px)
     source = sets[0].source
     channels = source.channels if source is not None and source.channels else sets[0].read(slice(0, 1)).shape[1]
@@ -370,8 +369,8 @@ def _view(
     fitted = features[: len(sets[0])][has_answer[: len(sets[0])]]
     if not len(fitted):
         raise InputUnsupportedError(
-            f"no training patch has a crop of {config.crop_px} px wholly in its tissue",
-            place="[train] crop_px",
+            f"no training patch has a crop of {config.interior.crop_px} px wholly in its tissue",
+            place="[train.interior] crop_px",
             remedy="lower it, or leave it out",
         )
     if not np.isfinite(features).all():

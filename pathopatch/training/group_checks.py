@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core import artefacts
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.config import Config, TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, PathopatchError
 from pathopatch.core.method_names import COMPOSING_METHODS
 from pathopatch.core.work_folder import FOLDS, WorkFolder
@@ -20,8 +20,6 @@ from pathopatch.groups import GroupingAttribute, HardShare, attribute_in, thresh
 from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
 from pathopatch.groups.hard_share import with_hard_share
 
-_SETTINGS = {"eta": "groupdro_eta"}  # where the configuration has another name for a method's parameter
-
 
 def method_of(config: TrainConfig) -> Method:
     """Return the configured method."""
@@ -29,9 +27,9 @@ def method_of(config: TrainConfig) -> Method:
 
 
 def own_parameters(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that only the configured method reads, under its names for them."""
-    names = {name: _SETTINGS.get(name, name) for name in parameters_of(config.method)} if config.method in NAMES else {}
-    return {name: getattr(config, setting) for name, setting in names.items()} | config.method_args
+    """Return the settings that only the configured method reads: its own table, if it has one."""
+    own = getattr(config, config.method, None) if parameters_of(config.method) else None
+    return (own.model_dump() if isinstance(own, Config) else {}) | config.method_args
 
 
 def needs_groups(own: Method) -> bool:

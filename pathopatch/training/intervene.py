@@ -59,7 +59,7 @@ class Intervention:
         if data.tissue is None:
             raise InputUnsupportedError(
                 "an intervention needs the tissue mask of every patch",
-                place="[train] intervene",
+                place="[train.composing] share",
                 remedy="load the patches with masks",
             )
         self.data, self._share, self._seed, self.growth = data, share, seed, growth
@@ -73,7 +73,7 @@ class Intervention:
         if missing := [y for y, usable in enumerate(self.usable) if not usable.size]:
             raise NoTissueError(
                 f"class {missing[0]} has no training patch with tissue",
-                place="[train] intervene",
+                place="[train.composing] share",
                 remedy="train without an intervention",
             )
         self.bases = [
@@ -213,7 +213,7 @@ def _label_rule(data: PatchSet, n_classes: int) -> tuple[Labels, int | None]:
     if data.tumor is None or data.has_tumor is None or not data.has_tumor.all():
         raise InputUnsupportedError(
             f"a patch is tumour from {100 * least:g} % of tumour on, and where the tumour is, is not known of all",
-            place="[train] intervene",
+            place="[train.composing] share",
             remedy="give every slide a tumor_mask or annotation, or train without an intervention",
         )
     return "share", math.ceil(least * data.tumor.input_px**2)
@@ -259,7 +259,7 @@ def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
     on them is too good: donors are of the base's own class, and training knows such copies.
     """
     seed = mixed_seed(config.seed, _VALIDATION)
-    intervention = Intervention(val, share=1, seed=seed, threshold=config.threshold, growth=config.intervene_growth)
+    intervention = Intervention(val, share=1, seed=seed, threshold=config.threshold, growth=config.composing.growth)
     if not intervention.is_by_area:
         raise InputUnsupportedError(
             "the groups of validation are not by tissue area, so that no copy has the group that is missing",
@@ -287,14 +287,14 @@ def composed_validation(val: PatchSet, config: TrainConfig) -> PatchSet:
 
 def intervenes(method: Method, config: TrainConfig) -> bool:
     """Return whether a run composes patches, for which masks are loaded."""
-    return config.intervene is not None or method.composes
+    return config.composing.share is not None or method.composes
 
 
 def intervention_of(method: Method, data: PatchSet, config: TrainConfig) -> Intervention | None:
     """Return what composes the patches of a run; None if nothing does."""
     if not intervenes(method, config):
         return None
-    share: float | str = config.intervene or "auto"  # what the user sets comes first
+    share: float | str = config.composing.share or "auto"  # what the user sets comes first
     if share == "auto":
         share = intervention_share(int(gerne.cell_counts(data.label, data.attribute, at_least=(2, 2)).min()))
     return Intervention(
@@ -302,5 +302,5 @@ def intervention_of(method: Method, data: PatchSet, config: TrainConfig) -> Inte
         share=float(share),
         seed=mixed_seed(config.seed, _TRAINING),
         threshold=config.threshold,
-        growth=config.intervene_growth,
+        growth=config.composing.growth,
     )

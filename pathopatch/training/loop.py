@@ -108,7 +108,7 @@ def train_network(run: Run, state: State) -> None:
     if intervention is not None and reads_area:
         raise InputUnsupportedError(
             f"{config.method} penalises the area of patches as they are, and composed ones have another",
-            place="[train] intervene",
+            place="[train.composing] share",
             remedy="leave it out",
         )
     batches = load_batches(
@@ -324,5 +324,5 @@ def _divergence_error(run: Run, batch: Batch, state: State, problem: str, bad: S
     return NonFiniteError(
         f"{problem}; {best}",
         place=place,
-        remedy="lower [train] learning_rate or [train] beta, or look at the batch's patches",
+        remedy="lower [train] learning_rate or [train.gerne] beta, or look at the batch's patches",
     )

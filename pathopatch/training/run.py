@@ -254,9 +254,9 @@ def _bundle_spec(
         parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
     if config.groups_from:
         parameters |= config.model_dump(mode="json", include={"groups_from", "hard_share"})
-    composed = ("intervene", "intervene_growth")
     if intervenes(method_of(config), config):
-        parameters |= {name: value for name in composed if (value := getattr(config, name)) is not None}
+        composing = config.composing.model_dump(mode="json", exclude_none=True)
+        parameters |= {f"composing_{name}": value for name, value in composing.items()}
     path = WorkFolder(work).audit
     audit = read_json(path) if path.is_file() else {}  # its verdict is for whoever uses the model elsewhere
     labels = label_names(groups) if result.n_classes == 2 else class_names(result.n_classes)

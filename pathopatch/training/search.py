@@ -76,7 +76,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
     def order(point: Mapping[str, float]) -> tuple[bool, float, float, float]:
         # From s = 1 outwards. Of equal distances the larger c first: its smaller beta amplifies the noise of the
         # batches less. Last what does not extrapolate (beta = 0), and what the first trial has already tried.
-        is_tried = all(getattr(config, name, None) == value for name, value in point.items())
+        is_tried = config.with_trial(point) == config
         c, beta = point["c"], point["beta"]
         return beta == 0 or is_tried, round(abs(c * (beta + 1) - 1), 9), -c, beta
 
@@ -108,7 +108,7 @@ def ask_trial(
     }
     if space.grid:
         update |= space.grid[space.grid_names.index(trial.suggest_categorical("grid", space.grid_names))]
-    return trial, config.model_copy(update=update)
+    return trial, config.with_trial(update)
 
 
 def open_study(folder: Path, *, name: str) -> optuna.Study:

@@ -124,7 +124,7 @@ class TrialRunner:
     def winner(self) -> tuple[TrainConfig, TrainingResult]:
         """Return the winning settings and their result; raises NonFiniteError if every trial diverged."""
         best = winning_trial(self.study)
-        number, settings = best.user_attrs[NUMBER], self.config.model_copy(update=best.user_attrs["settings"])
+        number, settings = best.user_attrs[NUMBER], self.config.with_trial(best.user_attrs["settings"])
         if self._best and self._best[0] == number:
             return settings, self._best[1]
         # It ran before a kill. Its checkpoint is at its last step: nothing is trained.
@@ -173,8 +173,8 @@ class TrialRunner:
 
 def _searched_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings of a trial by name, and its s where the method searches that."""
-    names = ["learning_rate", "weight_decay", "c", "beta"]
-    attributes: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
+    rates = config.model_dump(include={"learning_rate", "weight_decay"})
+    attributes: dict[str, Any] = {"settings": rates | config.gerne.model_dump()}
     if extrapolates(config.method):
-        attributes["s"] = config.c * (config.beta + 1)
+        attributes["s"] = config.gerne.s
     return attributes

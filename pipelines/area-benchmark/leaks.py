@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--input-px", type=int, default=64)
     parser.add_argument("--growth", choices=("many", "own"), default="many")
     options = parser.parse_args()
-    config = TrainConfig(method="erm", intervene=1.0, threshold=options.threshold, input_px=options.input_px)
+    config = TrainConfig(method="erm", composing={"share": 1.0}, threshold=options.threshold, input_px=options.input_px)
     train, _ = load_sets(options.work, read_table(WorkFolder(options.work).groups), config)
     intervention = Intervention(train, share=1, seed=0, threshold=options.threshold, growth=options.growth)
     print(composition_text(check_composition(intervention)))

@@ -16,7 +16,7 @@ from pathopatch.core.files import FAULT_VARIABLE
 STEPS = 4
 
 
-METHODS = {"gerne": {}, "groupdro": {"groupdro_eta": 0.5}}
+METHODS = {"gerne": {}, "groupdro": {"groupdro": {"eta": 0.5}}}
 # Evaluations after steps 2 and 4, a checkpoint between: what is summed since the last one must be taken up again too.
 SETTINGS = {"steps": STEPS, "evaluations": 2, "checkpoint_every": 3, "schedule": "cosine"}
 

@@ -128,7 +128,7 @@ def test_a_beta_out_of_the_bounds_of_the_share_is_refused_early(work):
     form_hard_groups([work], RUN, [0.25])
     # Hard are 4 of 19 and 20: the bound of beta at c = .5 is .8 / (.5 (.8 - .5)) - 1 = 4.3 or a little less.
     with pytest.raises(BetaOutOfBoundsError, match="beta = 4.5"):
-        fit(work, TrainConfig(**HARD, beta=4.5, **SMALL))
+        fit(work, TrainConfig(**HARD, gerne={"beta": 4.5}, **SMALL))
 
 
 def test_the_commands_form_groups_and_train_on_them(work):

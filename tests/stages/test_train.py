@@ -31,7 +31,7 @@ def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: P
     assert chosen.run_name == "erm-t0.5-s3-chosen"
     assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
     assert "frozen; interior erm, without validation" in recommended(tmp_path, TrainConfig(select="last"))[1]
-    for own in ({"method": "gerne"}, {"mask": "none"}, {"c": 1.0}, {"frozen": True}):
+    for own in ({"method": "gerne"}, {"mask": "none"}, {"gerne": {"c": 1.0}}, {"frozen": True}):
         assert recommended(tmp_path, config_of(**own)) == (config_of(**own), "")
     groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
     write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
@@ -76,7 +76,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path, jobs: int) ->
 
 
 @pytest.mark.parametrize(
-    ("settings", "code"), [({"beta": 900.0}, "BETA_OUT_OF_BOUNDS"), ({"batch_per_class": 5}, "INPUT_UNSUPPORTED")]
+    ("settings", "code"),
+    [({"gerne": {"beta": 900.0}}, "BETA_OUT_OF_BOUNDS"), ({"batch_per_class": 5}, "INPUT_UNSUPPORTED")],
 )
 def test_what_the_sampler_refuses_is_refused_before_any_run_trains(
     tmp_path: Path, settings: dict[str, Any], code: str

@@ -178,7 +178,7 @@ def test_every_row_is_searched_alike_and_gerne_extrapolates(config: Any) -> None
     assert {len(trials) for trials in drawn.values()} == {config.search.trials}
     rates = [[trial["learning_rate"] for trial in trials[1:]] for trials in drawn.values()]
     assert rates[0] == rates[1] == rates[2]
-    assert all(trial["beta"] >= 0 for trial in drawn["gerne"][1:])
+    assert all(trial["gerne"]["beta"] >= 0 for trial in drawn["gerne"][1:])
     assert all(0.1 <= trial["method_args"]["dcor_weight"] <= 5 for trial in drawn["decorrelate"][1:])
 
 

@@ -140,7 +140,7 @@ def test_methods_that_compare_two_classes_by_area_refuse_three(name):
 
 def test_an_objective_that_reads_the_area_goes_without_composing_and_has_no_exact_head():
     with pytest.raises(InputUnsupportedError, match="penalises the area"):
-        fit_arrays(PATCHES, PATCHES, TrainConfig(method="decorrelate", intervene=0.5, **SMALL))
+        fit_arrays(PATCHES, PATCHES, TrainConfig(method="decorrelate", composing={"share": 0.5}, **SMALL))
     features = replace(PATCHES, x=PATCHES.x[:, :, :1, :1], tissue=None)
     with pytest.raises(InputUnsupportedError, match="such as gerne"):
         fit_arrays(features, features, head_settings(TrainConfig(method="decorrelate")))

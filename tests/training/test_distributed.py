@@ -27,9 +27,9 @@ SMALL = {
 }  # fmt: skip
 JOBS = {
     **{name: {**SMALL, "method": name} for name in NAMES},
-    "groupdro-hard": {**SMALL, "method": "groupdro", "groupdro_eta": 0.5, "schedule": "cosine"},
+    "groupdro-hard": {**SMALL, "method": "groupdro", "groupdro": {"eta": 0.5}, "schedule": "cosine"},
     "odd": {**SMALL, "cell_unit": 1},
-    "composed": {**SMALL, "method": "resample", "intervene": 0.5, "mask": "normalise"},
+    "composed": {**SMALL, "method": "resample", "composing": {"share": 0.5}, "mask": "normalise"},
     "diverges": {**SMALL, "method": "erm", "learning_rate": 1e20, "average_weights": False},
 }
 

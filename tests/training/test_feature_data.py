@@ -89,7 +89,7 @@ def test_no_row_gives_an_empty_set_of_the_right_width(work):
     [
         ({"architecture": "resnet18"}, "takes patches"),
         ({"method": "auto"}, "cannot be composed"),
-        ({"intervene": 0.5}, "cannot be composed"),
+        ({"composing": {"share": 0.5}}, "cannot be composed"),
         ({"mask": "normalise"}, "cannot be masked"),
         ({"pretrained": "efficientnet-lite0"}, "no pretrained weights"),
     ],

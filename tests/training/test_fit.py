@@ -56,7 +56,7 @@ def test_every_method_trains_and_the_same_seed_gives_the_same_weights(name):
     "changes",
     [
         *({"method": name} for name in NAMES if name != "groupdro"),
-        {"method": "groupdro", "optimizer": "sgd", "groupdro_eta": 0.5},
+        {"method": "groupdro", "optimizer": "sgd", "groupdro": {"eta": 0.5}},
         {"method": "resample", "average_weights": False, "architecture": "resnet10t"},
     ],
 )
@@ -141,7 +141,7 @@ def test_erm_ignores_known_attributes_to_the_bit():
 
 
 def test_gerne_logs_its_two_losses_apart_and_they_make_up_the_whole():
-    row = fit_arrays(TRAIN, VAL, _config(beta=0.5)).history[0]
+    row = fit_arrays(TRAIN, VAL, _config(gerne={"beta": 0.5})).history[0]
     expected = row["loss_less_biased"] + 0.5 * (row["loss_less_biased"] - row["loss_biased"])
     assert row["loss"] == pytest.approx(expected, abs=1e-6)
     assert fit_arrays(TRAIN, VAL, _config(method="erm")).history[0]["loss_biased"] is None
@@ -225,7 +225,7 @@ def test_no_checkpoint_holds_the_weights_of_an_absurd_learning_rate(tmp_path, ev
 @pytest.mark.fault("beta")
 def test_beta_outside_its_bounds_is_refused_with_the_bounds():
     with pytest.raises(BetaOutOfBoundsError, match=r"beta = 9 is outside \[-2, 4\]"):  # 0 <= 5/6 - s/3 <= 1
-        fit_arrays(TRAIN, VAL, _config(beta=9.0))
+        fit_arrays(TRAIN, VAL, _config(gerne={"beta": 9.0}))
 
 
 @pytest.mark.fault("empty-group")
@@ -262,7 +262,7 @@ def test_gerne_undoes_a_shortcut_that_erm_takes():
 
 def test_validation_patches_without_a_crop_are_wrong_as_in_the_evaluation():
     # Patches of attribute 0 have three rows of tissue, those of attribute 1 eleven.
-    fitted = fit_arrays(TRAIN, VAL, _config(method="erm", mask="interior", crop_px=8))
+    fitted = fit_arrays(TRAIN, VAL, _config(method="erm", mask="interior", interior={"crop_px": 8}))
     assert fitted.without_crop == (48, 20)
     of_group = {(y, a): fitted.validation[f"accuracy of label {y}, attribute {a}"] for y in (0, 1) for a in (0, 1)}
     assert of_group[0, 0] == of_group[1, 0] == fitted.validation["wga"] == 0
@@ -278,10 +278,12 @@ def test_validation_patches_without_a_crop_are_wrong_as_in_the_evaluation():
 def test_no_validation_patch_with_an_answer_is_refused():
     thin = VAL.rows(VAL.attribute == 0)
     with pytest.raises(GroupEmptyError, match="no labelled validation patches"):
-        fit_arrays(TRAIN, thin, _config(method="erm", mask="interior", crop_px=8))
+        fit_arrays(TRAIN, thin, _config(method="erm", mask="interior", interior={"crop_px": 8}))
 
 
 def test_composed_validation_is_judged_by_its_own_masks():
     lacking = VAL.rows((VAL.label == 0) | (VAL.attribute == 1))
-    fitted = fit_arrays(TRAIN, lacking, _config(method="auto", mask="interior", crop_px=8, steps=2, evaluations=1))
+    fitted = fit_arrays(
+        TRAIN, lacking, _config(method="auto", mask="interior", interior={"crop_px": 8}, steps=2, evaluations=1)
+    )
     assert fitted.validation["is_composed"]

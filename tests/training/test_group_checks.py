@@ -102,10 +102,10 @@ def test_of_several_runs_those_without_their_groups_are_named(tmp_path: Path) ->
 
 def test_a_beta_out_of_bounds_is_refused_with_the_groups() -> None:
     # Groups of three each: all shares are 1/2, and no beta is out of bounds. Of 1 and 3 the bound at c = .5 is 5.
-    require_groups(graded(), TrainConfig(method="gerne", beta=9.0))
+    require_groups(graded(), TrainConfig(method="gerne", gerne={"beta": 9.0}))
     table = graded()
     is_rare = (table["split"] == "train") & (table["tissue_fraction"] < 0.5)
     uneven = table.drop(index=table.index[is_rare & table["patch_id"].str.contains("@[24],")])
-    require_groups(uneven, TrainConfig(method="gerne", beta=4.99))
+    require_groups(uneven, TrainConfig(method="gerne", gerne={"beta": 4.99}))
     with pytest.raises(BetaOutOfBoundsError, match="beta = 5.01"):
-        require_groups(uneven, TrainConfig(method="gerne", beta=5.01))
+        require_groups(uneven, TrainConfig(method="gerne", gerne={"beta": 5.01}))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from made_patches import toy
 
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.config import ComposingConfig, TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NoTissueError
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.debias.interventions import Composition, Patch, compose, plan
@@ -36,7 +36,7 @@ def masked(n_per_cell: list[list[int]], seed: int = 0) -> PatchSet:
 def config(**changes: Any) -> TrainConfig:
     settings = {
         "method": "erm", "input_px": SIDE, "steps": 8, "batch_per_class": 8, "evaluations": 4, "threads": 1,
-        "device": "cpu", "intervene": 0.5,
+        "device": "cpu", "composing": {"share": 0.5},
     }  # fmt: skip
     return TrainConfig.model_validate(settings | changes)
 
@@ -122,7 +122,7 @@ def test_an_attribute_that_is_not_the_area_stays() -> None:
 
 def test_a_masked_network_trains_on_masks_that_move_with_their_patches() -> None:
     with_masks = masked([[20, 20], [20, 20]], seed=1)
-    settings = config(method="erm-balanced", intervene=1.0, mask="normalise")
+    settings = config(method="erm-balanced", composing={"share": 1.0}, mask="normalise")
     result = fit_arrays(TRAIN, with_masks, settings)
     # Other values outside the tissue do not change the logits, so the mask reached the network.
     assert with_masks.tissue is not None
@@ -151,12 +151,12 @@ def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any)
         fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"), progress=kill)
     resumed = fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"))
     assert all(map(torch.equal, weights(resumed), weights(undisturbed)))
-    natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None}))
+    natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"composing": ComposingConfig()}))
     assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True))
 
 
 def test_without_an_intervention_masks_change_nothing() -> None:
-    settings = config(intervene=None)
+    settings = config(composing={})
     bare = replace(TRAIN, tissue=None)
     assert all(map(torch.equal, weights(fit_arrays(TRAIN, VAL, settings)), weights(fit_arrays(bare, VAL, settings))))
 
@@ -166,11 +166,11 @@ def test_the_share_is_the_users_or_by_the_smallest_group() -> None:
         own = intervention_of(method(name), data, config(**changes))
         return None if own is None else own._share
 
-    assert share("erm", intervene=None) is None
-    assert share("erm", intervene="auto") == pytest.approx(0.94)
-    assert share("erm", masked([[30, 0], [6, 30]]), intervene="auto") == 1
-    assert share("auto", intervene=None) == pytest.approx(0.94)
-    assert share("auto", intervene=0.5) == 0.5  # what the user sets comes first
+    assert share("erm", composing={}) is None
+    assert share("erm", composing={"share": "auto"}) == pytest.approx(0.94)
+    assert share("erm", masked([[30, 0], [6, 30]]), composing={"share": "auto"}) == 1
+    assert share("auto", composing={}) == pytest.approx(0.94)
+    assert share("auto", composing={"share": 0.5}) == 0.5  # what the user sets comes first
 
 
 def test_validation_without_a_group_selects_by_copies_of_the_others() -> None:
@@ -185,18 +185,21 @@ def test_validation_without_a_group_selects_by_copies_of_the_others() -> None:
     patient_of = dict(zip(biased.patch_id.tolist(), biased.patient.tolist(), strict=True))
     for name, patient in zip(composed.patch_id.tolist(), composed.patient.tolist(), strict=True):
         assert patient_of[name.rpartition("#")[0]] == patient
-    result = fit_arrays(TRAIN, biased, config(method="erm-balanced", intervene=1.0, threshold=0.25, steps=2))
+    result = fit_arrays(TRAIN, biased, config(method="erm-balanced", composing={"share": 1.0}, threshold=0.25, steps=2))
     assert result.validation["is_composed"]
     assert result.decision_chosen_for == "wga"
-    assert "is_composed" not in fit_arrays(TRAIN, VAL, config(method="erm-balanced", intervene=1.0, steps=2)).validation
-    assert "is_composed" not in fit_arrays(TRAIN, biased, config(intervene=None, steps=2)).validation
+    assert (
+        "is_composed"
+        not in fit_arrays(TRAIN, VAL, config(method="erm-balanced", composing={"share": 1.0}, steps=2)).validation
+    )
+    assert "is_composed" not in fit_arrays(TRAIN, biased, config(composing={}, steps=2)).validation
 
 
 def test_validation_by_another_attribute_than_the_area_is_not_composed() -> None:
     flipped = masked([[20, 0], [0, 20]], seed=1)
     flipped = flipped.with_attribute(1 - flipped.attribute)
     with pytest.raises(InputUnsupportedError, match="not by tissue area"):
-        fit_arrays(TRAIN, flipped, config(method="erm-balanced", intervene=1.0, threshold=0.25, steps=2))
+        fit_arrays(TRAIN, flipped, config(method="erm-balanced", composing={"share": 1.0}, threshold=0.25, steps=2))
 
 
 def test_patches_without_masks_and_classes_without_tissue_are_refused() -> None:
@@ -250,7 +253,7 @@ def test_composing_without_validation_warns_that_the_threshold_may_be_far_off() 
     with pytest.warns(UserWarning, match="its threshold may be far off"):
         fit_arrays(TRAIN, VAL, settings)
     fit_arrays(TRAIN, VAL, config(steps=2))
-    fit_arrays(TRAIN, None, config(select="last", tune_threshold=False, steps=2, intervene=None))
+    fit_arrays(TRAIN, None, config(select="last", tune_threshold=False, steps=2, composing={}))
 
 
 def test_sizes_of_parts_and_pieces_follow_one_law_in_both_classes_of_a_biased_cohort() -> None:

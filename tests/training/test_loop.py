@@ -54,7 +54,11 @@ def test_the_next_batch_is_read_while_a_step_computes():
 
 @pytest.mark.parametrize(
     ("changes", "ahead"),
-    [({}, {"loaders": 4}), ({"method": "resample", "intervene": 0.5}, {"loaders": 4}), ({}, {"prefetch": 3})],
+    [
+        ({}, {"loaders": 4}),
+        ({"method": "resample", "composing": {"share": 0.5}}, {"loaders": 4}),
+        ({}, {"prefetch": 3}),
+    ],
 )
 def test_batches_made_ahead_or_by_several_loaders_are_those_made_when_due(changes, ahead):
     patches = toy([[20, 6], [6, 20]], seed=0)

@@ -41,6 +41,7 @@ from pathopatch.core.config.training import LEARNT_BY_STEPS as LEARNT_BY_STEPS
 from pathopatch.core.config.training import LINEAR_HEAD as LINEAR_HEAD
 from pathopatch.core.config.training import NO_EFFECT as NO_EFFECT
 from pathopatch.core.config.training import AugmentConfig as AugmentConfig
+from pathopatch.core.config.training import ComposingConfig as ComposingConfig
 from pathopatch.core.config.training import GroupsConfig as GroupsConfig
 from pathopatch.core.config.training import SplitsConfig as SplitsConfig
 from pathopatch.core.config.training import TimmArguments as TimmArguments

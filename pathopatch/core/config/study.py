@@ -170,7 +170,11 @@ class RunVariant(Config):
         if own.get("frozen", train.frozen) != train.frozen:  # a network of its own, at its own size
             base = {name: value for name, value in base.items() if name not in _OF_NETWORK}
         folder = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-")
-        raw = {**base, **own, "name": folder, "row_name": self.name}
+        tables = {
+            name: {**base[name], **value} for name, value in own.items()
+            if isinstance(value, dict) and isinstance(TrainConfig.model_fields[name].annotation, type)
+        }  # fmt: skip
+        raw = {**base, **own, **tables, "name": folder, "row_name": self.name}
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 

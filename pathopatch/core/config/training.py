@@ -135,6 +135,59 @@ LEARNT_BY_STEPS = {
 """Settings that speak of a network whose weights are learnt in steps: who gives one wants no frozen network."""
 
 
+class GerneConfig(Config):
+    """Parameters of gerne."""
+
+    c: float = Field(default=0.5, gt=0, le=1)
+    """gerne: how far the less biased batch goes."""
+    beta: float = 1.0
+    """gerne: extrapolation. With c = 0.5 the default gives s = c (beta + 1) = 1."""
+
+    @property
+    def s(self) -> float:
+        """How far the expected batch goes from the data's shares of groups, at 0, to equal ones, at 1."""
+        return self.c * (self.beta + 1)
+
+
+class GroupDroConfig(Config):
+    """Parameters of groupdro."""
+
+    eta: float = Field(default=0.01, gt=0)
+    """How fast the weights of groups follow their losses."""
+
+
+class ComposingConfig(Config):
+    """How training patches are composed to another tissue area."""
+
+    share: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of each class's draws that is composed to another tissue area. auto: by the size of the smallest group.
+    None: as the method says."""
+    growth: Literal["many", "own"] = "many"
+    """Tissue that is added: many small pieces of other patches, or the patch's own tissue mirrored."""
+
+
+class InteriorConfig(Config):
+    """Crops of `mask = "interior"`."""
+
+    crop_px: int | None = Field(default=None, ge=8, le=MOST_PX)
+    """Side of the crops, px of the network's input. None: the largest even side at which 95 % of the training patches
+    of each class and tenth of the tissue fraction have a crop."""
+
+
+_MOVED = {
+    "c": "[train.gerne] c",
+    "beta": "[train.gerne] beta",
+    "groupdro_eta": "[train.groupdro] eta",
+    "intervene": "[train.composing] share",
+    "intervene_growth": "[train.composing] growth",
+    "crop_px": "[train.interior] crop_px",
+    "t": "[train] hard_share",
+    "caliper": "[train] method_args",
+    "dcor_weight": "[train] method_args",
+}
+"""Settings of earlier versions, and where each stands."""
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -175,12 +228,14 @@ class TrainConfig(Config):
     """Learning rate at the start; of a search that of its first trial. Linear heads are solved exactly, without it."""
     weight_decay: float = Field(default=1e-2, ge=0)
     """Weight decay; of a linear head the L2 penalty."""
-    c: float = Field(default=0.5, gt=0, le=1)
-    """gerne: how far the less biased batch goes."""
-    beta: float = 1.0
-    """gerne: extrapolation. With c = 0.5 the default gives s = c (beta + 1) = 1."""
-    groupdro_eta: float = Field(default=0.01, gt=0)
-    """groupdro: how fast the weights of groups follow their losses."""
+    gerne: GerneConfig = GerneConfig()
+    """Parameters of the method gerne."""
+    groupdro: GroupDroConfig = GroupDroConfig()
+    """Parameters of the method groupdro."""
+    composing: ComposingConfig = ComposingConfig()
+    """How training patches are composed to another tissue area, for any method."""
+    interior: InteriorConfig = InteriorConfig()
+    """Crops of `mask = "interior"`."""
     average_weights: bool = True
     """Keep an exponential moving average of the weights; GERNE's steps are noisy."""
     tune_threshold: bool = True
@@ -214,10 +269,6 @@ class TrainConfig(Config):
     """Least patches of each label in train and val; below it a bin joins its neighbour. Fewer are learnt by heart, and
     their accuracy is known to 16 points only.
     """
-    intervene: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of each class's draws that are composed to another tissue area. auto: by the size of the smallest group."""
-    intervene_growth: Literal["many", "own"] = "many"
-    """Tissue that is added: many small pieces of other patches, or the patch's own tissue mirrored."""
     groups_from: str = Field(default="", max_length=200)
     """Draw by the patches that the model of this run finds hardest, see `pathopatch groups --from-run`; in a study by
     that of this row. Validation selects by the known attribute at `threshold`, where there is one."""
@@ -226,9 +277,14 @@ class TrainConfig(Config):
     mask: Literal["none", "normalise", "interior"] = "none"
     """normalise: the network sees tissue alone. interior: it sees crops that lie wholly in tissue, so area is constant.
     Their bundles need the mask, which predict measures."""
-    crop_px: int | None = Field(default=None, ge=8, le=MOST_PX)
-    """Side of the crops of `mask = "interior"`, px of the network's input. None: the largest even side at which 95 % of
-    the training patches of each class and tenth of the tissue fraction have a crop."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved_settings_name_their_place(cls, given: Any) -> Any:
+        moved = [name for name in _MOVED if name in given] if isinstance(given, Mapping) else []
+        if moved:
+            raise ValueError("; ".join(f"{name} is {_MOVED[name]} now" for name in moved))
+        return given
 
     @model_validator(mode="before")
     @classmethod
@@ -259,7 +315,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _crops_fit(self) -> TrainConfig:
-        if self.crop_px is not None and (self.mask != "interior" or self.crop_px > self.input_px):
+        crop_px = self.interior.crop_px
+        if crop_px is not None and (self.mask != "interior" or crop_px > self.input_px):
             raise ValueError("crop_px goes with mask = 'interior', and is at most input_px")
         return self
 
@@ -277,7 +334,7 @@ class TrainConfig(Config):
             return self
         if str(self.pretrained) != "none":
             raise ValueError("a head on features has no pretrained weights")
-        if self.method in COMPOSING_METHODS or self.intervene is not None:
+        if self.method in COMPOSING_METHODS or self.composing.share is not None:
             raise ValueError("features of an encoder cannot be composed to another tissue area: that needs patches")
         if self.mask != "none":
             raise ValueError("features of an encoder cannot be masked: mask needs patches")
@@ -301,6 +358,16 @@ class TrainConfig(Config):
         if self.sensitivity is not None and not self.tune_threshold:
             raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
         return self
+
+    def with_crops(self, crop_px: int | None) -> TrainConfig:
+        """Return these settings with crops of a side."""
+        return self.model_copy(update={"interior": InteriorConfig(crop_px=crop_px)})
+
+    def with_trial(self, values: Mapping[str, float]) -> TrainConfig:
+        """Return these settings with those of a search's trial: c and beta are gerne's."""
+        own = {name: value for name, value in values.items() if name in GerneConfig.model_fields}
+        others = {name: value for name, value in values.items() if name not in own}
+        return self.model_copy(update={**others, "gerne": self.gerne.model_copy(update=own)})
 
     @property
     def is_solved(self) -> bool:

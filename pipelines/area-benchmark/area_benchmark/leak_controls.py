@@ -39,12 +39,12 @@ _RESAMPLES = 500
 _NAME_WIDTH = max(map(len, CONTROL_NAMES.values()))
 _REMEDIES = {
     "area": "Donors of a class hold too little tissue for the target area: add patches with more tissue of that class.",
-    "shape": "Look at composed patches, and try another [train] intervene_growth.",
+    "shape": "Look at composed patches, and try another [train.composing] growth.",
     "rim": "Look whether the masks follow the tissue equally well in both classes.",
     "background": "Look whether slides or stains differ between the classes, and augment the colours.",
     "pieces": "Look at composed patches: tissue of a class may lie in smaller parts, or bases must keep more of it.",
 }
-_REMEDY_OF_PIECES = 'Set [train] intervene_growth = "many", which alone has one law of sizes for all classes.'
+_REMEDY_OF_PIECES = 'Set [train.composing] growth = "many", which alone has one law of sizes for all classes.'
 
 
 @dataclass(frozen=True, eq=False)

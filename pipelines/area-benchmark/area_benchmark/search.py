@@ -27,8 +27,8 @@ def trials_of(config: BenchmarkConfig, row: str) -> list[dict[str, Any]]:
         drawn: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay}
         s = float(rng.choice(_S))
         if extrapolates(settings.method):  # beta >= 0
-            c = min(s, settings.c)
-            drawn |= {"c": c, "beta": s / c - 1}
+            c = min(s, settings.gerne.c)
+            drawn["gerne"] = {"c": c, "beta": s / c - 1}
         weight = float(np.exp(rng.uniform(*np.log(_DCOR))))
         if settings.method == "decorrelate":
             drawn["method_args"] = {"dcor_weight": weight}

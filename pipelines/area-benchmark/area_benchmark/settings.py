@@ -15,6 +15,7 @@ from pathopatch.slides.slide_paths import expand_variables
 Polarity = Literal["bright", "dark"]
 Case = Literal["30 %", "15 %", "5 %", "1 %", "0.2 %", "0 %", "0 %, none in validation", "ceiling"]
 """Share of the training crops of each class that have the size of the other class; half of them at the ceiling."""
+_EARLIER = {"groupdro.eta": "groupdro_eta", "composing.share": "intervene", "composing.growth": "intervene_growth"}
 Share = Annotated[float, Field(ge=0, le=1)]
 Label = Literal["class", "waves", "any tumour"]
 """What makes a patch tumour: the class of its crop; waves of the stain that are longer than a small crop, on normal
@@ -133,9 +134,11 @@ class BenchmarkConfig(Config):
 
 
 def flat_settings(settings: TrainConfig) -> dict[str, Any]:
-    """Return the settings that are not the defaults, without tables: the keys of results are made of them."""
+    """Return the settings that are not the defaults, named as they once were: the keys of results are made of them."""
     own = settings.model_dump(mode="json", exclude={"threads", "device", "name", "row_name"}, exclude_defaults=True)
-    return own | own.pop("method_args", {})
+    for table in ("gerne", "groupdro", "composing", "interior", "method_args"):
+        own |= {_EARLIER.get(f"{table}.{name}", name): value for name, value in own.pop(table, {}).items()}
+    return own
 
 
 def load(path: Path) -> BenchmarkConfig:
