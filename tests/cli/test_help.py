@@ -55,7 +55,8 @@ def test_help_names_the_tables_of_a_settings_file() -> None:
 def test_the_help_of_an_option_is_that_of_its_setting() -> None:
     text = shown("train")
     assert "--learning-rate <float> Learning rate at the start; of a search that of its first trial." in text
-    assert "One of erm, resample," in text
+    assert "One of wga, gba, equal_area." in text
+    assert "erm, erm-balanced, resample, groupdro, gerne or auto" in text
     assert "[x>=1] Give up a slide that takes more seconds, in a process of its own. Default: never." in shown(
         "predict"
     )

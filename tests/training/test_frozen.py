@@ -125,7 +125,7 @@ def test_without_conflicting_validation_patches_the_chosen_head_is_interior(weig
     patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
     conflicting = patches.label != patches.attribute
     val = patches.rows(~conflicting)
-    config = config_of(weights, choose=True, input_px=32, crop_px=None)
+    config = config_of(weights, choose=True, input_px=32, interior={})
     found = fit_frozen(patches, val, config)
     assert {row["mask"] for row in found.history} == {"interior"}
     assert found.settings.mask == "interior"

@@ -93,7 +93,7 @@ def test_the_winner_is_stored_as_the_run_and_test_is_never_loaded(
     best = table[table["won"]].iloc[0]
     stored = TrainConfig.model_validate_json((folder / "config.json").read_text())
     assert np.isclose(stored.learning_rate, best["learning_rate"])
-    assert np.isclose(stored.beta, best["beta"])
+    assert np.isclose(stored.gerne.beta, best["beta"])
     assert read_json(folder / "search.json") == {
         "diverged": 0, "objective": "wga", "offered": "3 trials", "steps": 12, "steps_each": 4,
         "trials": 3,
