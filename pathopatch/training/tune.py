@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 from optuna.trial import create_trial
 
-from pathopatch.core import artefacts
 from pathopatch.core.artefacts import artefact, fingerprint
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import NonFiniteError
