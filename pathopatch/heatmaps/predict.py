@@ -158,7 +158,7 @@ def feature_source(
 ) -> FromFeatures:
     """Return the patches behind features, see `FromFeatures`; errors as of that, and of `check_features`.
 
-    InputUnsupportedError for settings that need pixels: ``tta``, ``deidentify``, ``stride_px``, ``max_bad_tiles``,
+    InputUnsupportedError for settings that need pixels: ``deidentify``, ``stride_px``, ``max_bad_tiles``,
     ``area_correct``.
     """
     warnings = check_features(spec, features.encoder.to_dict(), place=str(features.path))
@@ -171,7 +171,6 @@ def feature_source(
 def refuse_pixel_settings(config: PredictConfig) -> None:
     """Refuse settings that need pixels, with InputUnsupportedError."""
     asked = {
-        "tta": config.tta,
         "stride_px": config.stride_px is not None,
         "--deidentify": config.deidentify,
         "--area-correct": config.area_correct != "none",
@@ -257,14 +256,14 @@ def predict_patches(
 
 def _answered(batch: _Batch, ensemble: Ensemble, config: PredictConfig) -> EnsembleOutput:
     """Return the prediction of a batch, corrected where the model is."""
-    output = ensemble.forward(batch.x, tta=config.tta)
+    output = ensemble.forward(batch.x)
     if batch.area is None:
         return output
     set_logit = None
     if batch.set_areas is not None:
         set_logit = np.full(batch.set_areas.shape, np.nan)
         if batch.set_areas.any():
-            set_logit[batch.set_areas] = ensemble.forward(batch.set_x, tta=config.tta).logit
+            set_logit[batch.set_areas] = ensemble.forward(batch.set_x).logit
     return ensemble.corrected(output, batch.area, set_logit)
 
 

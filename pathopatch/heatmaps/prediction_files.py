@@ -236,7 +236,6 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
     settings |= {
         "tiling": source.tiling,
         "precision": model.precision,
-        "tta": config.tta,
         "deidentify": config.deidentify,
         "max_bad_tiles": config.max_bad_tiles,
     }

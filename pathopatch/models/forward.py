@@ -176,19 +176,14 @@ class Ensemble:
     def __repr__(self) -> str:
         return f"<Ensemble of {pluralize(len(self.members), 'model')}: {', '.join(map(repr, self.members))}>"
 
-    def forward(self, inputs: Sequence[NDArray[np.float32]], *, tta: bool = False) -> EnsembleOutput:
+    def forward(self, inputs: Sequence[NDArray[np.float32]]) -> EnsembleOutput:
         """Return the prediction of all members.
 
-        `inputs` are what `PatchClassifier.standardised` returns, one per member. With `tta` (test-time augmentation) a
-        logit is the mean over the eight symmetries of the square.
+        `inputs` are what `PatchClassifier.standardised` returns, one per member.
         """
         margins = np.empty((len(self.members), len(inputs[0])))  # (M, N): z1 - z0 of each patch
         for row, member, x in zip(margins, self.members, inputs, strict=True):
-            views = [x]
-            if tta:
-                rotated = (np.rot90(x, k, (2, 3)) for k in range(4))
-                views = [view for turned in rotated for view in (turned, np.flip(turned, 3))]
-            logits = np.mean([member.logits(view).astype(np.float64) for view in views], axis=0)
+            logits = member.logits(x).astype(np.float64)
             row[:] = logits[:, 1] - logits[:, 0]
         # Calibrate before averaging: otherwise an overconfident member, with large logits, would dominate the mean.
         calibrated = margins / np.array([[member.spec.temperature] for member in self.members])

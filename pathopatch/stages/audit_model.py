@@ -143,7 +143,7 @@ def audit_model(
         There is the result of another model or of other slides, and `force` is off.
     """
     # Settings of a file may be for predict: edits are asked about as they are.
-    config = config.model_copy(update={"area_correct": "none", "tta": False, "deidentify": False})
+    config = config.model_copy(update={"area_correct": "none", "deidentify": False})
     stamp = Stamp(
         stage=STAGE,
         settings={

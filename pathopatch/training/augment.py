@@ -1,6 +1,6 @@
 """Augment training patches by draws that are a pure function of (seed, step, sample).
 
-Which transforms make sense depends on the kind of channel. Geometry suits all. Gain, offset and shot noise are what a
+Which transforms make sense depends on the kind of channel. Geometry suits all. Gain and offset are what a
 laser scanning microscope does to each channel by itself; on brightfield RGB independent channels would be other stains.
 Stain and colour suit brightfield RGB alone: on CARS, TPEF or SHG they have no meaning, and are refused.
 
@@ -45,9 +45,6 @@ class Augmentation:
         if rules.rotate_degrees or rules.zoom or rules.shift:
             self._moves.append(partial(_move, rules=rules))
         self._appearance: list[Callable[[Images, Draws], Images]] = []
-        # Photons reach the detector before its gain is applied.
-        if rules.photons is not None and not is_rgb:
-            self._appearance.append(partial(_add_shot_noise, photons=rules.photons))
         if (rules.gain or rules.offset) and not is_rgb:
             self._appearance.append(partial(_change_gain_and_offset, gain=rules.gain, offset=rules.offset))
         if rules.stain and is_rgb:
@@ -82,7 +79,7 @@ class Draws:
 
     def __init__(self, seed: int, batch: int, places: NDArray[np.int64]) -> None:
         self._generator = torch.Generator().manual_seed(seed)
-        self._seed, self._batch, self._places = seed, batch, places
+        self._batch, self._places = batch, places
 
     def integers(self, end: int) -> list[int]:
         """Return one of 0 to end - 1 for each patch."""
@@ -93,10 +90,6 @@ class Draws:
         """Return `count` sets of numbers in [-1, 1) for each patch, shape (count, n, *shape)."""
         values = torch.rand(count, self._batch, *shape, generator=self._generator)[:, self._places] * 2 - 1
         return np.asarray(values.numpy(), dtype=np.float32)
-
-    def own_generators(self) -> list[torch.Generator]:
-        """Return a generator for each patch, for noise of as many numbers as it has pixels."""
-        return [torch.Generator().manual_seed(mixed_seed(self._seed, place)) for place in self._places.tolist()]
 
 
 def _flip(images: Images, draws: Draws) -> Images:
@@ -128,17 +121,6 @@ def _move(images: Images, draws: Draws, *, rules: AugmentConfig) -> Images:
         image[:] = geometric.warp_affine(
             image, matrix, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, 0, cv2.BORDER_REFLECT, (height, width)
         )
-    return images
-
-
-def _add_shot_noise(images: Images, draws: Draws, *, photons: float) -> Images:
-    """Count each patch by a detector that sees at least `photons` at intensity 1."""
-    # albumentations' own ShotNoise takes patches for photographs with a gamma of 2.2; a detector is linear.
-    # The variance added at intensity x is x / count, with 1 / count uniform in [0, 1 / photons].
-    count = 2 * np.float32(photons) / np.maximum(draws.uniform(1)[0] + 1, np.float32(1e-3))  # (n,)
-    for image, n, generator in zip(images, count.tolist(), draws.own_generators(), strict=True):
-        expected = torch.from_numpy(image).clamp(min=0) * n
-        image[:] = (torch.poisson(expected, generator=generator) / n).numpy()
     return images
 
 

@@ -229,7 +229,7 @@ def network_of(config: TrainConfig, channels: int = 3, n_classes: int = 2) -> nn
 
 
 def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple[str, ...] = ()) -> None:
-    """Raise ChannelMismatchError for stain or colour of other channels than RGB, or shot noise of RGB."""
+    """Raise ChannelMismatchError for stain or colour of other channels than RGB."""
     if rules is None:
         return
     colour = [name for name in ("stain", "color") if getattr(rules, name) > 0]
@@ -237,11 +237,5 @@ def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple
         raise ChannelMismatchError(
             f"{' and '.join(colour)} vary brightfield RGB, and the channels are {', '.join(channels) or 'others'}",
             place="[train.augment]",
-            remedy="leave them at 0; gain, offset and photons are for such channels",
-        )
-    if rules.photons is not None and is_rgb:
-        raise ChannelMismatchError(
-            "photons describes detectors that count them, and the channels are brightfield RGB",
-            place="[train.augment]",
-            remedy="leave it out; stain and color are for such channels",
+            remedy="leave them at 0; gain and offset are for such channels",
         )

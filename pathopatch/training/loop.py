@@ -50,6 +50,7 @@ from pathopatch.training.selection import (
 )
 
 _LOADERS_ON_GPU = 4
+_AHEAD = 2  # batches, at least one by each loader
 _TRAINING = 0  # what a seed is for is part of it
 _MEASURES = ("wga", "wga_at_zero", "gba", "equal_area", "nll")  # of each validation pass, in the history
 Augment = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
@@ -120,7 +121,6 @@ def train_network(run: Run, state: State) -> None:
         augment=augment,
         standardize=run.standardize,
         processes=processes,
-        ahead=config.prefetch,
         loaders=config.loaders or (_LOADERS_ON_GPU if run.device.type == "cuda" else 1),
     )
     evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
@@ -230,12 +230,11 @@ def load_batches(
     augment: Augment | None,
     standardize: Standardizer,
     processes: ProcessGroup,
-    ahead: int,
     loaders: int = 1,
 ) -> Iterator[Batch]:
     """Yield the batches of some steps in order; processes share the samples of each group evenly.
 
-    `loaders` threads make them, up to `ahead` before they are due, or as many as there are threads.
+    `loaders` threads make them before they are due.
     """
     device = standardize.mean.device
     group = n_attributes * data.label + data.attribute  # (N,)
@@ -265,7 +264,7 @@ def load_batches(
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
         return Batch(step, indices, places, own_indices, groups, standardize(x))
 
-    return prefetch_results(make, steps, ahead=max(ahead, loaders) if ahead else 0, threads=loaders)
+    return prefetch_results(make, steps, ahead=max(_AHEAD, loaders), threads=loaders)
 
 
 def evaluate(run: Run, state: State) -> bool:

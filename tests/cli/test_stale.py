@@ -68,8 +68,8 @@ def refused(typed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Ca
         ("groups work --threshold 0.5 --min-tissue 0.2", "min_tissue was 0.01, is 0.2"),
         ("train work --config study.toml --method erm --threshold 0.5 --learning-rate 0.5", "learning_rate was 0.001"),
         (
-            "predict cohort/manifest.csv --model work/runs/erm-t0.5-s0/model -o work --config tta.toml",
-            "tta was False, is True",
+            "predict cohort/manifest.csv --model work/runs/erm-t0.5-s0/model -o work --config all.toml",
+            "all_patches was False, is True",
         ),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_command_names_the_setting(
     command: str, words: str, folder: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    Path("tta.toml").write_text("[predict]\ntta = true\n")
+    Path("all.toml").write_text("[predict]\nall_patches = true\n")
     Path("changed.toml").write_text(SETTINGS.replace("bootstrap = 0", "bootstrap = 10"))
     assert words in refused(*command.split())
 

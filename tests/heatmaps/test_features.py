@@ -214,8 +214,8 @@ def test_features_without_scale_side_or_coordinates_are_refused(tmp_path: Path, 
         predict_features_to(features_of(mpp=None), model, out, config=config)
     with pytest.raises(InputUnsupportedError, match="without coordinates"):
         predict_features_to(features_of(x=None, y=None), model, out, config=config)
-    with pytest.raises(InputUnsupportedError, match="without tta"):
-        predict_features_to(features_of(), model, out, config=PredictConfig(tta=True))
+    with pytest.raises(InputUnsupportedError, match="without stride_px"):
+        predict_features_to(features_of(), model, out, config=PredictConfig(stride_px=8))
 
 
 @pytest.mark.slow

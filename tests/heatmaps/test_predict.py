@@ -134,23 +134,6 @@ def test_the_config_may_set_min_tissue_or_ask_for_all(tmp_path):
     assert everything["tissue_fraction"].tolist() == [1.0, 0.25] + [0.0] * 14
 
 
-class LeftHalf(MeanIntensity):
-    """Two logits, 0 and the mean of the left half."""
-
-    def forward(self, x):
-        return super().forward(x[..., : x.shape[-1] // 2])
-
-
-def test_test_time_augmentation_is_done_where_it_is_asked_for(tmp_path):
-    image = glass_with_tissue(16)
-    image[:16, :8] = DARK  # of patch (0, 0) the right half is bright
-    with grey_slide(tmp_path / "a.tif", image) as slide:
-        plain, turned = (
-            predict_table(slide, mean_model(network=LeftHalf), config=PredictConfig(tta=tta)) for tta in (False, True)
-        )
-    assert (plain["logit"][0], turned["logit"][0]) == pytest.approx((0, 0.5), abs=1e-6)
-
-
 class FirstChannel(MeanIntensity):
     """Two logits, 0 and the mean of the first channel."""
 

@@ -254,7 +254,6 @@ def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):
         ({}, {"all_patches": True}),
         ({}, {"stride_px": 8}),
         ({}, {"min_tissue": 0.5}),
-        ({}, {"tta": True}),
         ({}, {"deidentify": True}),
         ({}, {"flags": FlagsConfig(spread=0.2)}),
         ({"seen": TrainingRange(mean=((0.0, 1.0),))}, {}),

@@ -14,7 +14,6 @@ from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.models import loading
 from pathopatch.models.bundle import GRAPH, WEIGHTS, read_spec, save_bundle
 from pathopatch.models.device import pick_device
-from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_model, load_network, pick_precision
 from pathopatch.models.networks import build_network
 from pathopatch.models.runtime import patches_per_pass, probe_patches
@@ -131,15 +130,6 @@ def test_weights_with_nan_are_refused_before_anything_is_predicted(tmp_path):
     for name in ("openvino", "torch"):
         with pytest.raises(NonFiniteError, match=r"features\.0\.weight"):
             load_model(tmp_path / "model", device="cpu", runtime=name)
-
-
-def test_the_mean_over_eight_views_is_the_same_by_every_runtime(bundle):
-    patches = np.random.default_rng(5).random((3, 3, 16, 16), dtype=np.float32)
-    logits = []
-    for name in ("openvino", "torch"):
-        model = load_model(bundle, device="cpu", precision="float32", runtime=name)
-        logits.append(Ensemble([model]).forward([model.standardised(patches)], tta=True).logit)
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
 
 
 def test_auto_is_openvino_on_processors_and_torch_without_a_graph(tmp_path, bundle):

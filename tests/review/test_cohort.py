@@ -134,7 +134,7 @@ def test_an_open_slide_is_the_same_one_until_it_is_predicted_again(out: Path) ->
     first, mark = cohort.open("bright"), cohort.fingerprint("bright")
     assert cohort.open("bright") is first
     stamp = read_json(heatmap_of(out, "bright"))["stamp"]
-    edit(heatmap_of(out, "bright"), stamp={**stamp, "settings": {"tta": True}})
+    edit(heatmap_of(out, "bright"), stamp={**stamp, "settings": {"all_patches": True}})
     assert cohort.open("bright") is not first
     assert cohort.open("bright").fingerprint == cohort.fingerprint("bright") != mark
 

@@ -14,7 +14,7 @@ from pathopatch.training.augment import Augmentation
 from pathopatch.training.dataset import mixed_seed
 from pathopatch.training.fit import check_channels, fit_arrays
 
-ALL = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, photons=50)
+ALL = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1)
 RGB = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, stain=0.2, color=0.2)
 NOTHING = {"flips": False, "gain": 0, "offset": 0}
 
@@ -125,17 +125,6 @@ def test_what_comes_in_at_the_edges_is_tissue_not_black():
     torch.testing.assert_close(varied, torch.full_like(varied, 0.7))
 
 
-def test_shot_noise_keeps_the_mean_and_its_variance_is_intensity_by_count():
-    x = torch.tensor([0.0, 0.25, 1.0]).view(1, 3, 1, 1).repeat(100, 1, 40, 40)
-    noise = _varied(x, photons=100) - x
-    dark, dim, bright = noise.var(dim=(2, 3)).T  # (100,) each
-    assert dark.max() == 0
-    assert noise.mean(dim=(0, 2, 3)).abs().max() < 1e-3
-    assert dim.mean() / bright.mean() == pytest.approx(0.25, rel=0.02)
-    assert bright.max() == pytest.approx(1 / 100, rel=0.1)  # the fewest counts
-    assert bright.mean() == pytest.approx(0.5 / 100, rel=0.2)  # 1 / count is uniform from 0
-
-
 def test_stain_keeps_glass_white_and_scales_each_stain_by_itself():
     eosin = torch.exp(-0.5 * torch.tensor([0.07, 0.99, 0.11]))  # Ruifrok's eosin alone
     x = torch.stack([torch.ones(3), eosin]).view(1, 2, 3, 1).permute(0, 2, 1, 3).repeat(300, 1, 1, 1)  # (300, 3, 2, 1)
@@ -163,12 +152,6 @@ def test_colour_is_refused_for_channels_that_have_none(name):
     patches = toy([[4, 4], [4, 4]], seed=0)
     with pytest.raises(ChannelMismatchError, match="the channels are others"):
         fit_arrays(patches, patches, TrainConfig(augment={name: 0.1}, input_px=16, steps=1))
-
-
-def test_shot_noise_is_refused_for_brightfield_rgb():
-    with pytest.raises(ChannelMismatchError, match="photons"):
-        check_channels(AugmentConfig(photons=50), is_rgb=True)
-    check_channels(AugmentConfig(stain=0.1, color=0.1), is_rgb=True)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 9])

@@ -61,8 +61,6 @@ class PredictConfig(Config):
 
     batch: int = Field(default=64, ge=1)
     """Most patches at a time; fewer of large ones."""
-    tta: bool = False
-    """Test-time augmentation: the mean logit over the eight symmetries of the square."""
     flags: FlagsConfig = FlagsConfig()
     """From where on a patch is flagged."""
     deidentify: bool = False

@@ -94,8 +94,6 @@ class AugmentConfig(Config):
     """Factor of each channel, 1 +- this, as detectors and laser power differ between slides. RGB is left alone."""
     offset: float = Field(default=0.05, ge=0, le=0.5)
     """Constant added to each channel, up to this. RGB is left alone."""
-    photons: float | None = Field(default=None, ge=1)
-    """Shot noise of microscopy: the fewest counts at the top of the window. None: no noise."""
     stain: float = Field(default=0.0, ge=0, lt=1)
     """Brightfield RGB only: haematoxylin, eosin and DAB each by 1 +- this."""
     color: float = Field(default=0.0, ge=0, lt=1)
@@ -124,7 +122,7 @@ TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_k
 
 LINEAR_HEAD = "linear"
 """Architecture of a head on features of an encoder."""
-NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "checkpoint_every", "prefetch", "loaders"}
+NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "checkpoint_every", "loaders"}
 """Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
 
@@ -348,8 +346,6 @@ class TrainConfig(Config):
     """Samples of a cell come in multiples of this. None: of the number of processes."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints. None: at evaluations, which always write one."""
-    prefetch: int = Field(default=2, ge=0)
-    """Batches that are made ahead, at least one by each loader; 0: each is made when it is due."""
     loaders: Threads | None = None
     """Threads that make batches ahead. None: 4 on GPUs, 1 on processors, whose cores the network needs."""
 
