@@ -1,4 +1,4 @@
-"""Commands to train and evaluate: groups, audit, train, tune, evaluate; and all stages at once: run, demo."""
+"""Commands to train and evaluate: groups, audit, train, evaluate; and all stages at once: run, demo."""
 
 from __future__ import annotations
 
@@ -220,10 +220,10 @@ def train(
 
     Under torchrun several GPUs or processes train one run together.
     """
-    from pathopatch.stages.train import recommended, reports, search_plan_text, train_run
+    from pathopatch.stages.train import is_first_process, recommended, search_plan_text, train_run
 
     settings, chosen = recommended(work, settings)
-    is_search, is_first = bool(typed_options(context, "trials")), reports()
+    is_search, is_first = bool(typed_options(context, "trials")), is_first_process()
     if chosen and is_first and not batch.quiet:
         say(chosen)
     if not is_search:
@@ -239,12 +239,12 @@ def train(
 def evaluate(
     context: typer.Context,
     work: Work,
-    run: Annotated[list[str] | None, typer.Option(help="Run to judge; repeat for several. Default: all.")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Run to evaluate; repeat for several. Default: all.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Model bundle from anywhere, judged on the labelled patches of WORK.")
+        Path | None, typer.Option(help="Model bundle from anywhere, evaluated on the labelled patches of WORK.")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="With --model: split to judge; repeat. Default: all labelled patches.")
+        list[str] | None, typer.Option(help="With --model: split to evaluate; repeat. Default: all labelled patches.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="With --model: folder below evaluations/. Default: the bundle's name.")
@@ -254,7 +254,7 @@ def evaluate(
     *,
     settings: Annotated[PredictConfig, Fields("device runtime")],
 ) -> None:
-    """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
+    """Evaluate trained runs on every group and print the comparison, or evaluate one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
     from pathopatch.stages.evaluate import comparison_text, evaluate_model, evaluate_runs
 

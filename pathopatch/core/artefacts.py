@@ -101,7 +101,7 @@ class Stamp:
         return cls(**{name: raw[name] for name in names if name in raw})
 
     def differences(self, other: Stamp) -> list[str]:
-        """Return in words what differs between this stamp and an earlier one; empty if they are equal."""
+        """List what differs between this stamp and an earlier one; empty if they are equal."""
         texts = [
             f"{name} was {getattr(other, name)!r}, is {getattr(self, name)!r}"
             for name in ("schema_version", "stage")
@@ -113,7 +113,7 @@ class Stamp:
 
 
 def changed_settings(earlier: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    """Return in words which nested settings differ, with both values; empty if they are equal."""
+    """List which nested settings differ, with both values; empty if they are equal."""
     before, now = _by_key(earlier), _by_key(present)
     keys = sorted(key for key in {*before, *now} if before.get(key, _UNSET) != now.get(key, _UNSET))
     texts = [f"{key} was {_shown(before, key)}, is {_shown(now, key)}" for key in keys[:_SHOWN_KEYS]]
@@ -183,7 +183,7 @@ def file_marks(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def damages(files: Mapping[str, Path], marks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return in words what is not as it was when `file_marks` returned `marks`; sizes are compared before contents."""
+    """List what is not as it was when `file_marks` returned `marks`; sizes are compared before contents."""
     texts: list[str] = []
     for name, path in files.items():
         try:

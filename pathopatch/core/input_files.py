@@ -90,7 +90,7 @@ def log_left_out(item: LeftOut) -> None:
 
 
 def special_kind(path: Path) -> str:
-    """Return what a path is in words if it is neither a file nor a folder; "" if nothing is there."""
+    """Name what a path is if it is neither a file nor a folder; "" if nothing is there."""
     try:
         return kind_of_mode(os.stat(path).st_mode)  # noqa: PTH116  # Path.stat takes twice as long
     except ValueError:  # a zero byte: no such name

@@ -20,12 +20,12 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def patches_and_units(patches: int, units: int, noun: str = "patient") -> str:
-    """Return how many patches of how many patients, or blocks, there are, in words."""
+    """Return how many patches of how many patients, or blocks, there are, as text."""
     return f"{pluralize(patches, 'patch')} of {pluralize(units, noun)}"
 
 
 def units_text(units: int, effective: float | None = None, noun: str = "patient") -> str:
-    """Return a number of patients, or blocks, in words, with the effective number where unequal shares make it less.
+    """Return a number of patients, or blocks, as text, with the effective number where unequal shares make it less.
 
     For instance ``8 patients, effectively 1.1``.
     """
@@ -39,7 +39,7 @@ def capitalize_first(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words, such as ``3 min 12 s``."""
+    """Return a duration as text, such as ``3 min 12 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

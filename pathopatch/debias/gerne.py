@@ -148,7 +148,7 @@ def beta_bounds(alpha: npt.ArrayLike, c: float) -> tuple[float, float]:
 
 
 def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
-    """Refuse a beta with which training diverges; arguments and other errors as of `extrapolated`.
+    """Refuse a beta with which training diverges; arguments and other errors as `extrapolated`.
 
     Raises
     ------

@@ -416,7 +416,7 @@ def edits(
 ) -> Iterator[EditedPatch]:
     """Yield the patch as it is, then each area by each seed, each area by the second edit, and the placebos.
 
-    Arguments and errors as of `set_area`; `seed` is a tuple of numbers.
+    Arguments and errors as `set_area`; `seed` is a tuple of numbers.
     """
     own = float(tissue.mean())
     yield EditedPatch(pixels, tissue)

@@ -107,7 +107,7 @@ def audit_model(
     -------
     dict
         Measures, ``verdict``, ``direction`` and ``reasons``, and what was ``left_out`` by reason; `reliance_text` puts
-        them in words.
+        them as text.
 
     Raises
     ------
@@ -429,7 +429,7 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def verdict_text(result: dict[str, Any]) -> str:
-    """Return the verdict in words."""
+    """Return the verdict as text."""
     if result["verdict"] == "relies":
         return "RELIES ON AREA: " + ("more" if result["direction"] > 0 else "less") + " tissue, more tumour"
     if result["verdict"] == "not shown":

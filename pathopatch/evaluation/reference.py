@@ -138,7 +138,7 @@ def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
 
 
 def gain_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
-    """Return what a row shows against its reference, in words; "" for one without a reference.
+    """Return a sentence on what a row shows against its reference; "" for one without a reference.
 
     For instance ``against erm, better: the worst group rose by 13.9 points (95 % interval +2.0 to +30.1), at equal area
     0.640, was 0.630``. `by` names labels and groups.

@@ -2,7 +2,7 @@
 
 ``groups/hard/<run>/<share>.parquet`` has a row for each labelled patch of train and val, with ``hard`` 1 or 0; the JSON
 beside it says of which model, how many there are, and how well they match the minority of the known attribute. Test
-patches have none: a model is judged by known groups alone.
+patches have none: a model is evaluated by known groups alone.
 
 References
 ----------

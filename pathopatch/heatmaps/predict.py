@@ -140,7 +140,7 @@ def slide_source(
 ) -> FromSlide:
     """Return the patches of a slide as a model takes them.
 
-    Errors as of `check_slide`, `tiling_of` and `grid_of`, and with a correction of `check_correction`.
+    Raises as `check_slide`, `tiling_of` and `grid_of`, and with a correction of `check_correction`.
     """
     slide = in_order(slide, spec.channels)
     if config.max_bad_tiles:
@@ -156,7 +156,7 @@ def slide_source(
 def feature_source(
     features: SlideFeatures, spec: BundleSpec, config: PredictConfig, *, slide: Slide | None = None
 ) -> FromFeatures:
-    """Return the patches behind features, see `FromFeatures`; errors as of that, and of `check_features`.
+    """Return the patches behind features, see `FromFeatures`; raises as that, and of `check_features`.
 
     InputUnsupportedError for settings that need pixels: ``deidentify``, ``stride_px``, ``max_bad_tiles``,
     ``area_correct``.

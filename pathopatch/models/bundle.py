@@ -457,7 +457,7 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: Are
 
 
 def bundle_fingerprint(folders: Sequence[Path], *, correct: AreaCorrection = "none") -> str:
-    """Return the `joint_fingerprint` of the models of some bundles; errors as of `read_spec`, or of the disk."""
+    """Return the `joint_fingerprint` of the models of some bundles; raises as `read_spec`, or of the disk."""
     members = [(read_spec(folder), file_fingerprint(folder / WEIGHTS)) for folder in folders]
     return joint_fingerprint(members, correct=correct)
 

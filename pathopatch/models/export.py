@@ -302,7 +302,7 @@ def _metadata(whole: BundleSpec, kind: Format) -> dict[str, Any]:
 
 
 def _facts(whole: BundleSpec) -> dict[str, str]:
-    """Return what a reader of an ONNX file asks first, in words, by key."""
+    """Return what a reader of an ONNX file asks first, as text by key."""
     spec = _of_crops(whole)
     reading = {
         "none": "The model reads patches whole.",

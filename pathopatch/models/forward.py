@@ -104,7 +104,7 @@ class PatchClassifier:
         return features.reshape(len(features), dim, 1, 1).astype(np.float32)
 
     def standardised(self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Return patches in [0, 1] as the network's input; arguments and errors as of `predict_logits`.
+        """Return patches in [0, 1] as the network's input; arguments and errors as `predict_logits`.
 
         It is float32 of shape (N, C, input_px, input_px), or C + 1 for a model that takes the tissue mask.
         """

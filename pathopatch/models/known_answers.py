@@ -130,7 +130,7 @@ def read_answers(tests: Sequence[str | Path], spec: BundleSpec, classes: Sequenc
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a ``.npz`` file by name; errors as of `numpy.load`."""
+    """Return the arrays of a ``.npz`` file by name; raises as `numpy.load`."""
     with np.load(path, allow_pickle=False) as stored:
         return {name: np.asarray(stored[name]) for name in stored.files}
 

@@ -141,7 +141,7 @@ def load_ensemble(
 ) -> Ensemble:
     """Return the models of one or more bundles; arguments and errors are those of `load_model` and `joint_spec`.
 
-    `area_correct` is that of `PredictConfig`; errors as of `require_reliance`. CheckpointIncompatibleError for two
+    `area_correct` is that of `PredictConfig`; raises as `require_reliance`. CheckpointIncompatibleError for two
     bundles with the same weights.
 
     Examples
@@ -168,7 +168,7 @@ class Model:
 
     @classmethod
     def of(cls, folders: Path | str | Sequence[Path | str], *, area_correct: AreaCorrection = "none") -> Model:
-        """Check bundles, before any network is built; errors as of `load_ensemble`."""
+        """Check bundles, before any network is built; raises as `load_ensemble`."""
         paths = tuple(map(Path, [folders] if isinstance(folders, Path | str) else folders))
         specs, shapes = zip(*map(checked_bundle, paths), strict=True)
         spec = joint_spec(specs)
@@ -191,7 +191,7 @@ class Model:
         return joint_fingerprint(list(zip(self.specs, self.weights, strict=True)), correct=self.area_correct)
 
     def load(self, **options: Any) -> Ensemble:
-        """Return the networks, ready to predict; options and errors as of `load_model`, and InputChangedError."""
+        """Return the networks, ready to predict; options and raises as `load_model`, and InputChangedError."""
         members = [
             _load(folder, spec, shapes, **options)
             for folder, spec, shapes in zip(self.folders, self.specs, self._shapes, strict=True)

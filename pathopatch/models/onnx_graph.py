@@ -348,7 +348,7 @@ class ImportedGraph:
 
     `path` is its file. `chosen` are the numbers of the classes that are the second one here; with K = 1 that is told
     from all else. `stated` says what its outputs are, as in `_are_probabilities`. CheckpointIncompatibleError if it
-    takes or gives something else, or its outputs are no function of the patch; further errors as of `read_onnx`.
+    takes or gives something else, or its outputs are no function of the patch; further raises as `read_onnx`.
     """
 
     def __init__(

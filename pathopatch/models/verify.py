@@ -112,7 +112,7 @@ def export_hashes(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str,
 
 
 def _changes(folder: Path, about: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return in words which files of an export, and which values of ``export.json``, are not as they were written."""
+    """List which files of an export, and which values of ``export.json``, are not as they were written."""
     stated = about.pop("sha256", None)
     if not isinstance(stated, dict) or not all(isinstance(stated.get(key), dict) for key in ("files", "values")):
         return [f"{EXPORT} holds no hashes: export the model again"], []

@@ -154,7 +154,7 @@ def describe_slide(
     """Describe a slide; its overview and some windows at level 0 are read.
 
     Arguments and errors are those of `analyse_slide`. A slide without mpp has no tissue. Where `labels` put tumour on
-    glass, as the overview shows it, a warning says so; errors as of `SlideLabels`.
+    glass, as the overview shows it, a warning says so; raises as `SlideLabels`.
     """
     analysis = analyse_slide(slide, config, tissue_mask=tissue_mask) if slide.has_mpp else None
     if analysis is not None:

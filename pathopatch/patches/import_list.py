@@ -277,7 +277,7 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
 def read_tumor_mask(path: Path, image: Path, spec: ImageSpec) -> NDArray[np.bool_]:
     """Return the tumour pixels of a patch, bool of shape (P, P): its mask, cropped and resized as `read_image` does.
 
-    The mask at `path` covers the whole `image`, at any scale. Errors as of `read_mask` and `require_fit`.
+    The mask at `path` covers the whole `image`, at any scale. Raises as `read_mask` and `require_fit`.
     """
     mask, whole = read_mask(path), _image_spec(image)
     require_fit((mask.shape[1], mask.shape[0]), (whole.width, whole.height), place=str(path), covered="patch")
@@ -318,7 +318,7 @@ def _image_spec(path: Path) -> ImageSpec:
 def read_image(path: Path, spec: ImageSpec) -> NDArray[np.generic]:
     """Return a patch's pixels, shape (C, P, P), source units; resized to the set's size if need be.
 
-    Errors as of `read_pixels`.
+    Raises as `read_pixels`.
     """
     return fitted(read_pixels(path), spec)
 

@@ -125,7 +125,7 @@ class SlideLabels:
     """Where a slide holds tumour and where it is labelled, as a `source` states it; its files are read once.
 
     `slide_size`, (width, height), and `bounds_origin`, (x, y), from which QuPath measures, are level-0 px. `grid` has
-    the patches that masks must be fine enough for. Errors as of `MaskRegion`, `read_annotations` and `find_regions`.
+    the patches that masks must be fine enough for. Raises as `MaskRegion`, `read_annotations` and `find_regions`.
     """
 
     def __init__(

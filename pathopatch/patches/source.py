@@ -269,7 +269,7 @@ def measure(
 
 
 class FromStore:
-    """The patches of a tiled slide, from its store; errors as of `PatchStore`."""
+    """The patches of a tiled slide, from its store; raises as `PatchStore`."""
 
     def __init__(self, work: Path, slide_id: str) -> None:
         from pathopatch.patches.store import PatchStore  # here: Zarr loads slowly, and slides need none

@@ -272,7 +272,7 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         **{f"predictions/{path.name}": read_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
     stamps = {place: stamp for place, stamp in by_place.items() if stamp is not None}
-    # In the order of the stages: the command of the earliest one also mends the artefacts after it.
+    # In the order of the stages: the command of the earliest one also renews the artefacts after it.
     for place, stamp in stamps.items():
         require_schema(stamp, place=work / place)
     return stamps

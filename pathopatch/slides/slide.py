@@ -252,7 +252,7 @@ class Slide(SlideFile):
         return ", ".join(path.name for path in self.paths)
 
     def read_scanned_overview(self, max_px: int = 4096) -> tuple[Pixels, Unscanned, float, float]:
-        """Return the overview with what of it was never scanned; arguments and errors as of `read_overview`.
+        """Return the overview with what of it was never scanned; arguments and errors as `read_overview`.
 
         A pixel was scanned if all channels were there: at least half of it is opaque, and it is no fill, see
         `pathopatch.slides.unscanned`.

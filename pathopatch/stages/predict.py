@@ -112,7 +112,7 @@ def _as_utf8(text: str) -> str:
 
 
 def open_model(models: Path | Sequence[Path], config: PredictConfig) -> Model:
-    """Check bundles and whatever of the settings depends on them; errors as of `predict_cohort`."""
+    """Check bundles and whatever of the settings depends on them; raises as `predict_cohort`."""
     # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
     model = Model.of(models, area_correct=config.area_correct)
     if model.spec.encoder is None:

@@ -1,4 +1,4 @@
-"""Train runs, and search their settings: the commands `train` and `tune`, and the training of a study."""
+"""Train runs, and search their settings: the command `train`, and the training of a study."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def train_run(
     return folders[0] if len(folders) == 1 else work / FOLDS
 
 
-def reports() -> bool:
+def is_first_process() -> bool:
     """Return whether this process is the one that prints, of several that train one run under torchrun."""
-    from pathopatch.training.distributed import is_first_process
+    from pathopatch.training import distributed
 
-    return is_first_process()
+    return distributed.is_first_process()
 
 
 def search_plan_text(work: Path, config: TrainConfig, search: TuneConfig) -> str:

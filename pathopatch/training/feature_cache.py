@@ -76,7 +76,7 @@ class FeatureCache:
         self._input_px, self._device, self._threads, self._progress = input_px, device, threads, progress
 
     def __call__(self, patches: PatchSet, backbone: Backbone) -> Features:
-        """Return the features (N, D) of patches; errors as of `load_patches`."""
+        """Return the features (N, D) of patches; raises as `load_patches`."""
         slide = self._slide_of.loc[patches.patch_id].to_numpy(dtype=str)
         key = fingerprint(backbone.facts() | {"input_px": self._input_px})
         made = np.empty((len(patches), backbone.network.classifier.in_features), np.float32)

@@ -90,8 +90,8 @@ def fit_arrays(
     if is_composed:
         assert val is not None
         val = composed_validation(val, config)
-    judged = None if crops is None or val is None else patches_with_crop(val, crops.crop_px)
-    _require_validation(val if judged is None or judged.any() else None, method, config, shape)
+    answered = None if crops is None or val is None else patches_with_crop(val, crops.crop_px)
+    _require_validation(val if answered is None or answered.any() else None, method, config, shape)
     is_known = train.attribute >= 0
     if not is_known.all() and not (is_known.any() and needs_groups(method)):
         # Where no attribute is known it is 0 for all, so a sampler that needs groups names those that are empty.
@@ -127,7 +127,7 @@ def fit_arrays(
             method=method,
             train=train,
             val=val,
-            judged=judged,
+            answered=answered,
             device=device,
             dtype=dtype,
             standardize=Standardizer(mean, std, device, has_mask=config.mask != "none"),
@@ -149,7 +149,7 @@ def fit_arrays(
                 val,
                 tune_threshold=config.tune_threshold,
                 sensitivity=config.sensitivity,
-                judged=judged,
+                answered=answered,
             )
     return TrainingResult(
         network=network.cpu(),

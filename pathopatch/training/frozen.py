@@ -183,7 +183,7 @@ class _View:
             self.factors[penalty] = solver_factor(self.moments, penalty)
         return self.factors[penalty]
 
-    def judged(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    def answered(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """Return which of some patches have an answer; None where all have."""
         return None if self.crops is None else self.has_answer[rows]
 
@@ -258,7 +258,7 @@ def fit_frozen(
             validated.tissue_fraction,
             tune_threshold=config.tune_threshold,
             sensitivity=config.sensitivity,
-            judged=view.judged(fold >= 0),
+            answered=view.answered(fold >= 0),
         )
         shown = {f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba", "equal_area", "nll")}
         history.append({"step": 1, **head_choice(candidate), **shown})
@@ -284,7 +284,7 @@ def fit_frozen(
             validated,
             tune_threshold=config.tune_threshold,
             sensitivity=config.sensitivity,
-            judged=view.judged(fold >= 0),
+            answered=view.answered(fold >= 0),
         )
     without_crop = int((~view.has_answer[is_train]).sum()), int((~view.has_answer[~is_train]).sum())
     network = network if view.crops is None else InteriorCrops(network, view.crops.crop_px)

@@ -79,7 +79,7 @@ class Run:
     method: Method
     train: PatchSet
     val: PatchSet | None  # selects the checkpoint and the decision threshold
-    judged: NDArray[np.bool_] | None  # which of `val` the network judges at all; None: all
+    answered: NDArray[np.bool_] | None  # which of `val` the network judges at all; None: all
     device: torch.device
     dtype: torch.dtype
     standardize: Standardizer
@@ -282,7 +282,7 @@ def evaluate(run: Run, state: State) -> bool:
             run.val.tissue_fraction[index],
             tune_threshold=run.config.tune_threshold,
             sensitivity=run.config.sensitivity,
-            judged=None if run.judged is None else run.judged[index],
+            answered=None if run.answered is None else run.answered[index],
         )
         run.shown.update({f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba")})
     row = {"step": state.step, **state.losses.means()} | {f"val_{name}": measures.get(name) for name in _MEASURES}

@@ -118,15 +118,15 @@ def equal_area(
     label: NDArray[np.int64],
     fraction: NDArray[np.float64],
     *,
-    judged: NDArray[np.bool_] | None = None,
+    answered: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Return AUROC at equal area of logits (N, K), of which patches that are not `judged` (N,) lose every pair.
+    """Return AUROC at equal area of logits (N, K), of which patches that are not `answered` (N,) lose every pair.
 
     NaN with more than two classes, where a tissue fraction is not known, and where no two patches make a pair.
     """
     if logits.shape[1] != 2 or not np.isfinite(fraction).all():
         return float("nan")
-    return auroc_at_equal_area(logits[:, 1] - logits[:, 0], label, fraction, answered=judged).value
+    return auroc_at_equal_area(logits[:, 1] - logits[:, 0], label, fraction, answered=answered).value
 
 
 def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -136,15 +136,15 @@ def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def counted_wrong(
-    logits: NDArray[np.float64], label: NDArray[np.int64], judged: NDArray[np.bool_] | None, threshold: float
+    logits: NDArray[np.float64], label: NDArray[np.int64], answered: NDArray[np.bool_] | None, threshold: float
 ) -> NDArray[np.float64]:
-    """Return logits (N, K) in which patches that are not `judged` (N,) have a wrong class at a decision threshold."""
-    if judged is None:
+    """Return logits (N, K) in which patches that are not `answered` (N,) have a wrong class at a decision threshold."""
+    if answered is None:
         return logits
     far = 1 + abs(threshold)
     wrong_class = (label + 1) % logits.shape[1]
     wrong = np.where(np.arange(logits.shape[1]) == wrong_class[:, None], far, -far)
-    return np.where(judged[:, None], logits, wrong)
+    return np.where(answered[:, None], logits, wrong)
 
 
 def criterion(
@@ -155,19 +155,21 @@ def criterion(
     *,
     tune_threshold: bool,
     sensitivity: float | None = None,
-    judged: NDArray[np.bool_] | None = None,
+    answered: NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
     """Return the measures by which checkpoints and trials are compared, at the threshold that these logits choose.
 
     Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``, and `equal_area`, which has
-    no threshold. `fraction` (N,) is
-    the tissue fraction. Patches that are not `judged` (N,) count as wrong. Threshold and likelihood are of the others.
+    no threshold. `fraction` (N,) is the tissue fraction. Patches that are not `answered` (N,) count as wrong. Threshold
+    and likelihood are of the others.
     """
-    answers = (logits, label, attribute) if judged is None else (logits[judged], label[judged], attribute[judged])
+    answers = (
+        (logits, label, attribute) if answered is None else (logits[answered], label[answered], attribute[answered])
+    )
     threshold, _ = fitted_threshold(*answers, tune_threshold=tune_threshold, sensitivity=sensitivity)
-    area = equal_area(logits, label, fraction, judged=judged)
-    at_zero = validation_measures(counted_wrong(logits, label, judged, 0), label, attribute)
-    logits = counted_wrong(logits, label, judged, threshold)
+    area = equal_area(logits, label, fraction, answered=answered)
+    at_zero = validation_measures(counted_wrong(logits, label, answered, 0), label, attribute)
+    logits = counted_wrong(logits, label, answered, threshold)
     measures = validation_measures(logits, label, attribute, threshold=threshold)
     further = {"equal_area": area, "nll": nll(*answers[:2])}
     return measures | {"wga_at_zero": at_zero["wga"], "cba": at_zero["cba"], **further}
@@ -262,13 +264,13 @@ def choose_threshold(
     *,
     tune_threshold: bool,
     sensitivity: float | None = None,
-    judged: NDArray[np.bool_] | None = None,
+    answered: NDArray[np.bool_] | None = None,
 ) -> DecisionThreshold:
     """Return `fitted_threshold` and temperature by the logits (N, K) of all validation patches, with their measures.
 
-    Patches that are not `judged` (N,) count as wrong. Threshold, temperature and likelihood are of the others.
+    Patches that are not `answered` (N,) count as wrong. Threshold, temperature and likelihood are of the others.
     """
-    chosen = np.ones(len(logits), np.bool_) if judged is None else judged
+    chosen = np.ones(len(logits), np.bool_) if answered is None else answered
     own_logits, own_label, own_attribute = logits[chosen], val.label[chosen], val.attribute[chosen]
     known = is_known(val.attribute)
     label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
@@ -279,9 +281,9 @@ def choose_threshold(
     threshold, chosen_for = fitted_threshold(
         own_logits, own_label, own_attribute, tune_threshold=tune_threshold, sensitivity=sensitivity
     )
-    at_zero = validation_measures(counted_wrong(logits, val.label, judged, 0), val.label, val.attribute)
-    area = equal_area(logits, val.label, val.tissue_fraction, judged=judged)
-    logits = counted_wrong(logits, val.label, judged, threshold)
+    at_zero = validation_measures(counted_wrong(logits, val.label, answered, 0), val.label, val.attribute)
+    area = equal_area(logits, val.label, val.tissue_fraction, answered=answered)
+    logits = counted_wrong(logits, val.label, answered, threshold)
     temperature = best_temperature(own_logits, own_label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
     validation |= {"equal_area": area} if np.isfinite(area) else {}

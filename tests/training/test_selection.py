@@ -48,20 +48,20 @@ def test_the_threshold_of_the_best_wga_and_what_zero_would_give():
     assert (choice.validation["wga"], choice.validation["wga_at_zero"]) == (1.0, 0.0)
 
 
-def test_patches_that_are_not_judged_count_as_wrong_and_move_no_temperature():
+def test_patches_that_are_without_an_answer_count_as_wrong_and_move_no_temperature():
     eight = VAL.rows(np.tile(np.arange(4), 2))
     eight = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))
     logits, judged = np.tile(LOGITS, (2, 1)), np.arange(8) != 7
-    choice = choose_threshold(logits, eight, tune_threshold=True, judged=judged)
+    choice = choose_threshold(logits, eight, tune_threshold=True, answered=judged)
     assert choice.threshold == 2.5
     assert choice.validation["accuracy of label 1, attribute 1"] == choice.validation["wga"] == 0.5
     assert choice.validation["n of label 1, attribute 1"] == 2
     own = logits[judged], eight.label[judged]
     assert choice.temperature == best_temperature(*own)
-    held = choose_threshold(logits, eight, tune_threshold=True, sensitivity=0.9, judged=judged)
+    held = choose_threshold(logits, eight, tune_threshold=True, sensitivity=0.9, answered=judged)
     assert 2 < held.threshold < 3  # all tumour that is judged, and not one below it
     measures = criterion(
-        logits, eight.label, eight.attribute, eight.tissue_fraction, tune_threshold=True, judged=judged
+        logits, eight.label, eight.attribute, eight.tissue_fraction, tune_threshold=True, answered=judged
     )
     assert (measures["wga"], measures["wga_at_zero"], measures["nll"]) == (0.5, 0.0, nll(*own))
     assert criterion(logits, eight.label, eight.attribute, eight.tissue_fraction, tune_threshold=True)["wga"] == 1
@@ -256,7 +256,7 @@ def test_equal_area_compares_checkpoints_without_a_threshold():
     assert score(rows[0], "equal_area") < score(rows[1], "equal_area")
     judged = np.array([True, True, False, True])
     logits = np.stack([0 * fair, fair], axis=1)
-    choice = choose_threshold(logits, replace(FOUR, tissue_fraction=area), tune_threshold=True, judged=judged)
+    choice = choose_threshold(logits, replace(FOUR, tissue_fraction=area), tune_threshold=True, answered=judged)
     assert choice.validation["equal_area"] == 0.5  # the tumour patch without an answer loses its pair
 
 

@@ -26,7 +26,7 @@ from pathopatch.core.input_files import open_regular, require_narrow
 
 
 class EvaluateConfig(Config):
-    """How runs are judged."""
+    """How runs are evaluated."""
 
     bootstrap: int = Field(default=1000, ge=0)
     """Resamplings of patients, or of blocks where there are any, behind each interval."""
@@ -136,7 +136,7 @@ class SettingsConfig(Config):
     tune: TuneConfig | None = None
     """How runs are searched. None: train once with the settings of `[train]`."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How runs are judged."""
+    """How runs are evaluated."""
     predict: PredictConfig = PredictConfig()
     """How slides are predicted."""
     splits: SplitsConfig = SplitsConfig()
@@ -400,5 +400,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputUnsupportedError(
-            f"not a TOML file: {error}", place=str(path), remedy="mend the syntax at that line"
+            f"not a TOML file: {error}", place=str(path), remedy="correct the syntax at that line"
         ) from error

@@ -30,7 +30,7 @@ class GroupsConfig(Config):
     """Which thresholds of the tissue fraction form the attribute."""
 
     thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(0.25, 0.5), min_length=1)
-    """Thresholds of the tissue fraction. Each gives groups of its own, and every run is judged at all of them."""
+    """Thresholds of the tissue fraction. Each gives groups of its own, and every run is evaluated at all of them."""
     bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Cuts of an attribute of several bins; empty for none."""
     min_tissue: Fraction = 0.01

@@ -137,7 +137,7 @@ class SlideFolder:
 
 
 def files_fingerprint(paths: Sequence[Path]) -> str:
-    """Return the fingerprint of a file, or of several; errors as of `fingerprint_file`."""
+    """Return the fingerprint of a file, or of several; raises as `fingerprint_file`."""
     marks = [fingerprint_file(path) for path in paths]
     return marks[0] if len(marks) == 1 else fingerprint(marks)
 

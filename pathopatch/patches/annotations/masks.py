@@ -122,7 +122,7 @@ def require_fit(
 class MaskRegion:
     """What a mask, or its file, sets of squares given in level-0 px; it covers the whole slide.
 
-    A TIFF of more than 2^28 px is read in bands of rows, any other mask is held as bits. Errors as of `read_mask` and
+    A TIFF of more than 2^28 px is read in bands of rows, any other mask is held as bits. Raises as `read_mask` and
     `require_fit`; `slide_size` is (width, height), level-0 px.
     """
 
@@ -187,7 +187,7 @@ class MaskRegion:
 def check_mask(
     path: Path, slide_size: tuple[int, int], *, grid: Grid | None = None, is_quick: bool = False, is_banded: bool = True
 ) -> None:
-    """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskRegion`.
+    """Refuse a mask file that does not fit a slide, or is damaged; raises as `MaskRegion`.
 
     With `is_quick` only the header is read: damaged pixels are not found. With `is_banded` a large TIFF is read in
     bands; without, it is refused as too large.
@@ -212,7 +212,7 @@ def read_tissue_mask(
     A pixel is set where its centre is inside an outline. Outlines of every class are tissue, those of QuPath's class
     ``Ignore*`` are cut out of it; a file without outlines means no tissue. Outlines of the classes ``Missed tissue``
     and ``Not tissue`` correct what is found, and no others may be beside them. Sizes are (width, height); `slide_size`
-    and `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Errors as of `read_mask`,
+    and `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Raises as `read_mask`,
     `require_fit` and `place_on_slide`; InputUnsupportedError for corrections beside other classes.
     """
     if not is_annotation(path):

@@ -112,14 +112,14 @@ def place_on_slide(
     """Return names (N,), valid shapes (N,) and warnings of the outlines that have an area.
 
     Level-0 px of the whole slide; `bounds_origin` (x, y) is added to every point. Raises ModalityMismatchError if every
-    outline is outside the slide, and InputTooLargeError if they cross each other too often to be mended and united.
+    outline is outside the slide, and InputTooLargeError if they cross each other too often to be repaired and united.
     """
     warnings = []
     names, shapes = np.array(outlines.names, dtype=object), np.array(outlines.shapes, dtype=object)
     _require_untangled(names, shapes, outlines.place)
     shapes, repaired = _repaired(shapes)
     if repaired:
-        warnings.append(f"{repaired} outlines that cross themselves were mended")
+        warnings.append(f"{repaired} outlines that cross themselves were repaired")
     has_area = shapely.area(shapes) > 0
     if without_area := int((~has_area).sum()):
         warnings.append(f"{without_area} outlines without area left out")
