@@ -303,12 +303,11 @@ def test_shares_of_immense_period_are_read_without_overflow() -> None:
 
 
 def test_a_sampler_of_some_samples_draws_their_numbers_in_the_larger_set() -> None:
-    label, attribute, index = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 1]), np.array([9, 2, 4, 4, 7])
+    label, attribute, index = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 1]), np.array([9, 2, 4, 7, 7])
     own = GroupBalancedBatchSampler(label, attribute, batch_per_class=6, steps=5, seed=3)
     mapped = own.of_samples(index)
     assert [index[batch].tolist() for batch in own] == list(mapped)
     assert [index[batch].tolist() for batch in own.in_units(2)] == list(mapped.in_units(2))
-    # A quarter for each group; number 4 is in the third group and half of the fourth.
     expected = np.zeros(10)
-    expected[[9, 2, 4, 7]] = 1 / 4, 1 / 4, 3 / 8, 1 / 8
+    expected[[9, 2, 4, 7]] = 1 / 4  # a quarter for each group; number 7 is twice in the fourth
     np.testing.assert_allclose(mapped.expected_shares(10)[0], expected)

@@ -19,6 +19,7 @@ from pathopatch.groups.hard_share import hard_share_facts, hardest_patches
 from pathopatch.stages.groups import form_hard_groups
 from pathopatch.stages.study import study_runs
 from pathopatch.training.fit import fit_arrays
+from pathopatch.training.group_checks import require_groups
 from pathopatch.training.run import fit, load_sets
 
 SMALL = {"input_px": 16, "steps": 6, "batch_per_class": 4, "evaluations": 2, "threads": 1, "device": "cpu"}
@@ -125,10 +126,11 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(work):
 
 
 def test_a_beta_out_of_the_bounds_of_the_share_is_refused_early(work):
-    form_hard_groups([work], RUN, [0.25])
+    groups = read_table(work / "groups.parquet")  # which are hard is not known yet
+    require_groups(groups, TrainConfig(method="gerne", gerne={"beta": 4.5}, **SMALL))
     # Hard are 4 of 19 and 20: the bound of beta at c = .5 is .8 / (.5 (.8 - .5)) - 1 = 4.3 or a little less.
     with pytest.raises(BetaOutOfBoundsError, match="beta = 4.5"):
-        fit(work, TrainConfig(**HARD, gerne={"beta": 4.5}, **SMALL))
+        require_groups(groups, TrainConfig(**HARD, gerne={"beta": 4.5}, **SMALL))
 
 
 def test_the_commands_form_groups_and_train_on_them(work):
