@@ -324,7 +324,12 @@ def test_margins_by_stored_features_are_those_of_the_network(tmp_path: Path, mas
     noise = np.random.default_rng(0).random(patches.x.shape, np.float32)
     patches = replace(patches, x=patches.x * (0.8 + 0.2 * noise), attribute=np.arange(8) // 4)
     own = TrainConfig(
-        frozen=True, mask=mask, input_px=24, threads=1, device="cpu", crop_px=8 if mask == "interior" else None
+        frozen=True,
+        mask=mask,
+        input_px=24,
+        threads=1,
+        device="cpu",
+        interior={"crop_px": 8 if mask == "interior" else None},
     )
     read = frozen.FeatureStore(tmp_path)
     fitted = fit_arrays(patches, patches, own, read_features=read)

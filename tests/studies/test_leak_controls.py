@@ -151,7 +151,7 @@ def test_pieces_of_own_tissue_are_larger_where_there_is_more_tissue() -> None:
         for growth in ("many", "own")
     }
     assert leaks["own"]["is_leak"]
-    for growth, remedy in (("own", 'Set [train] intervene_growth = "many"'), ("many", "Look at composed patches")):
+    for growth, remedy in (("own", 'Set [train.composing] growth = "many"'), ("many", "Look at composed patches")):
         check = {"growth": growth, "unit": "patient", "controls": {"pieces": leaks["own"]}}
         assert remedy in leak_findings(check)[0]
     assert leaks["own"]["composed"]["auroc"] > leaks["many"]["composed"]["auroc"] + 0.1
