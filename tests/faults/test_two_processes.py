@@ -25,7 +25,7 @@ from pathopatch.core.task import SlideTask
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import run_slides
 from pathopatch.stages.clean import find
-from pathopatch.stages.predict import predict_tasks
+from pathopatch.stages.predict import open_model, predict_tasks
 from pathopatch.stages.tile import tile_task
 
 pytestmark = pytest.mark.fault("two-processes")
@@ -46,7 +46,7 @@ def task(stage: str, row: SlideRow, folder: Path, *, force: bool = False) -> Sli
     if stage == "tile":
         return tile_task(row, TileConfig(patch_px=16), folder / "out", force=force)
     config = PredictConfig(device="cpu", precision="float32", threads=1)
-    (task,) = predict_tasks([row], (folder / "model",), folder / "out", config, force=force)
+    (task,) = predict_tasks([row], open_model(folder / "model", config), folder / "out", config, force=force)
     return task
 
 

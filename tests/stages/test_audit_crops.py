@@ -32,7 +32,7 @@ def test_a_folder_without_training_patches_is_refused(tmp_path: Path) -> None:
 def test_crops_are_counted_by_group_before_training(tmp_path: Path, said: Callable, typed: Callable[..., int]) -> None:
     work, settings = tmp_path / "work", tmp_path / "settings.toml"
     groups = write_work(work)
-    settings.write_text('[train]\ninput_px = 32\nmask = "interior"\ncrop_px = 14\n', encoding="utf-8")
+    settings.write_text('[train]\ninput_px = 32\nmask = "interior"\ninterior = { crop_px = 14 }\n', encoding="utf-8")
     shown = said("audit", work, "--crops", "--config", settings).out
     assert "a crop of 14 of 32 px" in shown
     # Much tissue fills the left half, little leaves it empty: nothing of 14 px fits into the right half's noise.

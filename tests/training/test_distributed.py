@@ -104,7 +104,7 @@ def _cells(group, n_groups=4):
 def test_every_process_holds_as_many_of_each_half_and_cell(name, parts, world):
     patches = toy([[37, 5], [3, 41]], seed=0, side=4)
     group = 2 * patches.label + patches.attribute
-    sampler = method(name)[0].sampler(patches.label, patches.attribute, batch_per_class=16, steps=50, seed=0)
+    sampler = method(name).sampler(patches.label, patches.attribute, batch_per_class=16, steps=50, seed=0)
     assert sampler.parts == parts
     for indices in sampler.in_units(world):
         places = shard_indices(group[indices], parts=parts, world=world)
