@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,20 +155,34 @@ def preferred_run(work: Path, *, threshold: float) -> str:
     The WGA decides; ties go to the higher GBA, then to the first name. `InputMissingError` if no run is evaluated on
     validation at that threshold.
     """
-    rows = [row for name in evaluated_runs(work) for row in _rows_of(work, name, "val")]
-    rows = [row for row in rows if row["threshold"] == threshold and np.isfinite(row["wga_val"])]
-    if not rows:
+    table = pd.DataFrame([row for name in evaluated_runs(work) for row in _rows_of(work, name, "val")])
+    ranked = by_validation(table[table["threshold"] == threshold]) if len(table) else table
+    if ranked.empty:
         raise InputMissingError(
             f"no run has a validation WGA at threshold {threshold:g}",
             place=str(work / "runs"),
             remedy="run `pathopatch evaluate`; validation needs labelled patches in all four groups",
         )
-    return str(min(rows, key=lambda row: (-row["wga_val"], -row["gba_val"], row["run"]))["run"])
+    return str(ranked["run"].iloc[0])
 
 
-def comparison_text(work: Path, table: pd.DataFrame) -> str:
-    """Return what `compare` returned of a work folder as a text table for a terminal."""
+def by_validation(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a comparison with a validation WGA, the highest first, then by GBA and name."""
+    validated = rows[rows["wga_val"].notna()]
+    return validated.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True])
+
+
+def comparison_text(work: Path, table: pd.DataFrame, contents: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Return rows of `compare`, or of `rows_of` of one split, as a text table for a terminal.
+
+    `contents` has the numbers of the split by run, by default those of the work folder's runs.
+    """
     groups = read_table(WorkFolder(work).groups)
+    if contents is None:
+        runs = table[["run", "split"]].drop_duplicates().itertuples(index=False)
+        contents = {
+            run: read_json(WorkFolder(work).evaluation(run) / "metrics.json")["splits"][split] for run, split in runs
+        }
     first = threshold_attributes(groups)[0]
     is_own, bins = first.is_patch_attribute, bins_attributes(groups)
     if is_own:  # all thresholds give the same groups, and bins of the tissue are of no interest
@@ -183,7 +197,7 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
         tau = "own" if is_own else str(attribute).split(" ")[0]
         lines += [f"  {tau:<5}{_text_row(row)}" for _, row in rows.iterrows()]
         lines.append("")
-        texts = [(row["run"], gain_text(row, first)) for row in rows.to_dict("records")]
+        texts = [(row["run"], gain_text(row, first)) for row in rows.to_dict("records") if "reference" in row]
         gains += [f"  {tau:<5}{run:<26} {text}" for run, text in texts if text]
     if gains:
         lines += [
@@ -191,12 +205,17 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
             *gains,
             "",
         ]
-    lines += slide_lines(work, table)
-    unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
+    for title, scores in scores_by(contents):
+        reason = next(iter(scores.values()))["reason"]
+        lines.append(f"{title}: {reason}" if reason else title)
+        lines += [f"  {run:<26} {scores_text(own)}" for run, own in scores.items() if not own["reason"]]
+        lines.append("")
     lines.append("WGA is at the decision threshold that validation chose; at 0: WGA at a decision threshold of 0.")
     lines.append(_equal_area_text(table, label_names(groups)))
-    lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
-    lines.append("What settings differ: comparison.csv, column variant.")
+    if "search" in table:  # a model from elsewhere has none
+        unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
+        lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
+        lines.append("What settings differ: comparison.csv, column variant.")
     meaning = "own, the patches' own attribute" if is_own else "tissue threshold"
     titles: list[tuple[str, GroupingAttribute]] = [(f"tau: {meaning}. Groups", first)]
     for title, by in (*titles, *(("Groups by bins", each) for each in bins)):
@@ -205,35 +224,24 @@ def comparison_text(work: Path, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def slide_lines(work: Path, table: pd.DataFrame) -> list[str]:
-    """Return how well each run of a comparison tells slides and patients apart, as lines of text."""
-    runs = table[["run", "split"]].drop_duplicates().itertuples(index=False)
-    contents = {
-        run: read_json(WorkFolder(work).evaluation(run) / "metrics.json")["splits"][split] for run, split in runs
-    }
-    lines: list[str] = []
-    for title, scores in scores_by(contents):
-        reason = next(iter(scores.values()))["reason"]
-        lines.append(f"{title}: {reason}" if reason else title)
-        lines += [f"  {run:<26} {scores_text(own)}" for run, own in scores.items() if not own["reason"]]
-        lines.append("")
-    return lines
-
-
 def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
     """Return one row per attribute of one run; none if it was not evaluated on that split."""
     numbers = read_json(WorkFolder(work).evaluation(name) / "metrics.json")
-    content = numbers["splits"].get(split)
-    if content is None:
+    if split not in numbers["splits"]:
         return []
     require_current(numbers, WorkFolder(work).evaluation(name))
-    about, at_equal_area = _about(work, name), content["equal_area"]
-    validation = by_attribute(numbers["splits"].get("val", {"thresholds": {}}))
+    return rows_of(numbers, split, {"run": name, **_about(work, name)})
+
+
+def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per attribute of what is in a ``metrics.json``, each with what is known `about` the model."""
+    content = numbers["splits"][split]
+    at_equal_area, validation = content["equal_area"], by_attribute(numbers["splits"].get("val", {"thresholds": {}}))
     rows = []
     for label, scores in by_attribute(content).items():
         # Bins have no threshold; sorting puts their NaN last.
         threshold = float(label) if label in content["thresholds"] else float("nan")
-        row: dict[str, Any] = {"run": name, **about, "threshold": threshold, "attribute": label, "split": split}
+        row: dict[str, Any] = {**about, "threshold": threshold, "attribute": label, "split": split}
         row |= {"unit": numbers["unit"]} | {
             key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")
         }
@@ -290,7 +298,7 @@ def _text_row(row: pd.Series[Any]) -> str:
     """Return one run's line of the text table, after its tau."""
 
     def text(name: str, form: str = ".1f", scale: float = 100) -> str:
-        return f"{scale * row[name]:{form}}" if np.isfinite(row[name]) else "-"
+        return f"{scale * row[name]:{form}}" if np.isfinite(row.get(name, np.nan)) else "-"
 
     interval = f"{text('wga')} [{text('wga_low')}, {text('wga_high')}]"
     ends = (text(f"equal_area{end}", ".3f", 1) for end in ("", "_low", "_high"))

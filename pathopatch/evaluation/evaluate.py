@@ -1,26 +1,26 @@
 """Evaluate one training run on labelled patches: read its model and the groups, write its evaluation.
 
-``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
-threshold and group), ``patients.csv`` (one row per split and patient), ``ablation.csv`` (what is lost without a
-channel) and ``predictions.parquet`` (one row per patch and split).
+``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``patients.csv`` (one row per split
+and patient), ``ablation.csv`` (what is lost without a channel) and ``predictions.parquet`` (one row per patch and
+split).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_table
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.calibration import calibration
+from pathopatch.evaluation.calibration import reliability_by_attribute
 from pathopatch.evaluation.group_scores import (
     answers,
     equal_area_arrays,
@@ -40,6 +40,9 @@ from pathopatch.groups import (
 from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
 from pathopatch.models.bundle import bundle_fingerprint
+
+ALL = "all"
+"""The split of all labelled patches together: the splits of a cohort mean nothing to a model from elsewhere."""
 
 
 def evaluate_run(
@@ -68,59 +71,67 @@ def evaluate_run(
     config = config or EvaluateConfig()
     out = WorkFolder(work).evaluation(run_name)
     model_folder = WorkFolder(work).model(run_name)
-    stamp = Stamp(
-        stage="evaluate",
-        settings={**config.model_dump(mode="json"), "splits": splits},
-        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": bundle_fingerprint([model_folder])},
-    )
-    with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
-        if output.is_current:
-            return out
-        groups = read_table(WorkFolder(work).groups)
+
+    def predict(groups: pd.DataFrame) -> Predicted:
         of_model: dict[str, Any] = {"splits": splits, "device": device, "runtime": runtime}
         predictions, spec = predict_run(work, groups, run_name, ablate=config.ablation, **of_model)
-        threshold = spec.decision_threshold
-        numbers = evaluate_predictions(predictions, groups, decision_threshold=threshold, config=config)
-        write_evaluation(out, predictions, groups, {"run": run_name, **numbers}, output, config=config)
-    return out
+        return Predicted(predictions, spec.decision_threshold, {"run": run_name})
+
+    settings = {**config.model_dump(mode="json"), "splits": splits}
+    inputs = {"model": bundle_fingerprint([model_folder])}
+    return write_evaluation(out, work, predict, settings=settings, inputs=inputs, config=config, force=force)
+
+
+class Predicted(NamedTuple):
+    """What `write_evaluation` evaluates."""
+
+    predictions: pd.DataFrame  # as `evaluate_predictions` takes it
+    decision_threshold: float  # on the logit
+    about: Mapping[str, Any]  # further entries of ``metrics.json``
 
 
 def write_evaluation(
     out: Path,
-    predictions: pd.DataFrame,
-    groups: pd.DataFrame,
-    numbers: dict[str, Any],
-    output: Artefact,
+    work: Path,
+    predict: Callable[[pd.DataFrame], Predicted],
     *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
     config: EvaluateConfig,
-    further: Mapping[str, pd.DataFrame] | None = None,
-) -> None:
-    """Write an evaluation into its folder, all of it or nothing: numbers as JSON and tables, and the predictions.
+    force: bool,
+) -> Path:
+    """Write an evaluation into its folder and return it: numbers, tables and predictions, all of it or nothing.
 
-    `numbers` is what `evaluate_predictions` returned with whatever else is known; `further` holds more tables by name.
+    `predict` is called with the groups of the work folder, unless the evaluation is current by `settings` and `inputs`.
     The predictions get the columns patient_id, threshold (on the logit) and decision: 1 above it, 0 below, -1 of
     patches that the model does not judge, which count as wrong.
     """
-    threshold = numbers["decision_threshold"]
-    predictions = predictions.assign(
-        patient_id=groups.set_index("patch_id")["patient_id"].reindex(predictions["patch_id"]).to_numpy(),
-        threshold=threshold,
-        decision=np.where(answers(predictions), predictions["logit"] > threshold, -1).astype(np.int8),
-    )
-    tables = {
-        **(further or {}),
-        "groups": group_table(numbers),
-        "patients": patient_table(predictions, groups, decision_threshold=threshold),
-        "ablation": ablation_table(numbers),
-    }
-    with atomic_path(out) as temporary:
-        temporary.mkdir(parents=True)
-        output.write_table(temporary / "predictions.parquet", predictions)
-        for name, table in tables.items():
-            # One channel has no ablation.
-            if len(table):
-                table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
-        output.write_json(temporary / "metrics.json", numbers)
+    inputs = {"groups": fingerprint_file(WorkFolder(work).groups), **inputs}
+    stamp = Stamp(stage="evaluate", settings=settings, inputs=inputs)
+    with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
+        if output.is_current:
+            return out
+        groups = read_table(WorkFolder(work).groups)
+        predictions, threshold, about = predict(groups)
+        numbers = evaluate_predictions(predictions, groups, decision_threshold=threshold, config=config)
+        predictions = predictions.assign(
+            patient_id=groups.set_index("patch_id")["patient_id"].reindex(predictions["patch_id"]).to_numpy(),
+            threshold=threshold,
+            decision=np.where(answers(predictions), predictions["logit"] > threshold, -1).astype(np.int8),
+        )
+        tables = {
+            "patients": patient_table(predictions, groups, decision_threshold=threshold),
+            "ablation": ablation_table(predictions, groups, resamples=config.bootstrap, seed=config.seed),
+        }
+        with atomic_path(out) as temporary:
+            temporary.mkdir(parents=True)
+            output.write_table(temporary / "predictions.parquet", predictions)
+            for name, table in tables.items():
+                # One channel has no ablation.
+                if len(table):
+                    table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
+            output.write_json(temporary / "metrics.json", {**about, **numbers})
+    return out
 
 
 def evaluate_predictions(
@@ -133,12 +144,14 @@ def evaluate_predictions(
     """Return all numbers on some predictions: by split, and by threshold.
 
     `predictions` has a row per labelled patch that has a group: patch_id, split, label, tissue_fraction,
-    ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit (tumour minus non-tumour), probability, and
-    ``logit without <channel>`` where channels were taken away, has_answer of a model that does not judge all, and fold
-    where several folds are pooled. The result has `decision_threshold` (on the logit), `unit` (what
-    intervals resample, and `patients` counts: patient, or block where the groups have blocks) and `splits`: split ->
-    {`thresholds`: threshold -> what `evaluate_logits` returns, `bins`: cuts -> the same, `equal_area`, `calibration`,
-    `ablation`: what the functions of these names return, `by_slide` and `by_patient`: what `score_slides` returns,
+    ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit (tumour minus non-tumour), probability, has_answer of
+    a model that does not judge all, and where several folds are pooled, fold and the threshold that was taken off the
+    logit. A split ``all`` has all labelled patches, whatever split the groups put them in.
+
+    The result has `decision_threshold` (on the logit), `unit` (what intervals resample, and `patients` counts: patient,
+    or block where the groups have blocks) and `splits`: split -> {`thresholds`: threshold -> what `evaluate_logits`
+    returns, `bins`: cuts -> the same, `equal_area`: what the function of this name returns, `reliability`: what
+    `reliability_by_attribute` returns at the first threshold, `by_slide` and `by_patient`: what `score_slides` returns,
     `left_out`: labelled patches without a group, which no number counts, of label 0 and 1}.
 
     Raises
@@ -162,15 +175,14 @@ def evaluate_predictions(
     for split, table in predictions.groupby("split", sort=False):
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
         # Pooled over folds, each patch is tested once and validates once.
-        own = groups if "fold" in table else groups[groups["split"] == split]
+        own = groups if "fold" in table or split == ALL else groups[groups["split"] == split]
         without_group = own.loc[attributes[0].groups_in(own) < 0, "label"]
         splits[str(split)] = {
             "thresholds": {attribute.key: _scores(table, patient, attribute, **common) for attribute in attributes},
             "bins": {bins.key: _scores(table, patient, bins, **common) for bins in bins_attributes(groups)},
             "equal_area": equal_area(table, patient, **resampling),
             "left_out": [int((without_group == label).sum()) for label in (0, 1)],
-            "calibration": calibration(table, patient, n_values=attributes[0].n_values, **resampling),
-            "ablation": ablation(table, patient, **resampling),
+            "reliability": reliability_by_attribute(table, patient, attributes[0], **resampling),
             **{
                 f"by_{of}": score_slides(table, groups, of=of, decision_threshold=decision_threshold, **resampling)
                 for of in SCORED
@@ -197,6 +209,7 @@ def _scores(
         group[is_known] % n_values,
         patient[is_known],
         decision_threshold=decision_threshold,
+        zero=-table["threshold"].to_numpy(np.float64)[is_known] if "fold" in table else 0.0,
         answered=answers(table)[is_known] if "has_answer" in table else None,
         n_values=n_values,
         resamples=config.bootstrap,
@@ -211,18 +224,6 @@ def patient_table(predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_t
         for split, table in predictions.groupby("split", sort=False)
     }
     return pd.concat(rows, names=["split"]).reset_index("split").drop(columns="unit").astype({"label": "Int64"})
-
-
-def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the group accuracies of `evaluate_predictions`, a row per split, attribute and group."""
-    # The column threshold holds the label of any attribute, ``bins 0.3,0.5`` too.
-    rows = [
-        {"split": split, "threshold": label, **row}
-        for split, content in numbers["splits"].items()
-        for label, scores in by_attribute(content).items()
-        for row in scores["groups"]
-    ]
-    return pd.DataFrame(rows)
 
 
 def require_current(numbers: Mapping[str, Any], place: Path) -> None:
@@ -241,10 +242,15 @@ def by_attribute(content: dict[str, Any]) -> dict[str, Any]:
     return {**content["thresholds"], **bins}
 
 
-def ablation_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return what `ablation` has in the result of `evaluate_predictions`, of all splits."""
-    splits = numbers["splits"].items()
-    return pd.DataFrame([{"split": split, **row} for split, content in splits for row in content["ablation"]])
+def ablation_table(predictions: pd.DataFrame, groups: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
+    """Return the rows of `ablation` of all splits."""
+    unit = units_of(groups.set_index("patch_id"))
+    rows = [
+        {"split": split, **row}
+        for split, table in predictions.groupby("split", sort=False)
+        for row in ablation(table, unit.loc[table["patch_id"]].to_numpy(dtype=str), resamples=resamples, seed=seed)
+    ]
+    return pd.DataFrame(rows)
 
 
 def equal_area(table: pd.DataFrame, patient: NDArray[Any], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:

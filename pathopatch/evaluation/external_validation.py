@@ -11,23 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig, IntensityConfig, mpp_agrees
 from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.core.files import inside, read_json
-from pathopatch.core.text import patches_and_units, pluralize
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, require_current, write_evaluation
+from pathopatch.evaluation.compare import comparison_text, rows_of
+from pathopatch.evaluation.evaluate import ALL, Predicted, require_current, write_evaluation
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
-from pathopatch.evaluation.slide_scores import scores_by, scores_text
-from pathopatch.groups import bins_attributes, threshold_attributes, units_of
-from pathopatch.groups.attribute import label_names, scanned_enough
-from pathopatch.groups.shortcut import fraction_only
+from pathopatch.groups.attribute import label_names
 from pathopatch.models.bundle import bundle_fingerprint, read_spec
-from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
 from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec, check_features
@@ -36,12 +30,7 @@ from pathopatch.training.data_summary import slide_marks, slide_structures
 from pathopatch.training.dataset import Source, common_source, feature_source
 
 FOLDER = "evaluations"
-_ALL = "all"  # the split of all labelled patches together
 _NO_LABELS = "give the slides a tumor_mask or annotations in the manifest, or choose another --split"
-_BLANK_BELOW = 0.01  # tissue fraction, as for `pathopatch groups`
-_MOST_GLASS = 1000  # patches: the share called positive is then known to 3 percentage points
-_GLASS = "glass"  # the split of blank patches
-_MEASURES = (("wga", "WGA"), ("gba", "GBA"), ("average", "average"))
 
 
 def evaluate_bundle(
@@ -72,18 +61,11 @@ def evaluate_bundle(
     config = config or EvaluateConfig()
     out = inside(work, FOLDER, name or bundle_name(bundle))
     spec = read_spec(bundle)
-    stamp = Stamp(
-        stage="evaluate",
-        settings={**config.model_dump(mode="json"), "splits": None if splits is None else sorted(splits)},
-        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": bundle_fingerprint([bundle])},
-    )
-    with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
-        if output.is_current:
-            return out
-        groups = read_table(WorkFolder(work).groups)
-        # The splits of this cohort mean nothing to a model that was trained elsewhere.
-        groups = groups.assign(split=_ALL) if splits is None else groups
-        evaluated_splits = (_ALL,) if splits is None else tuple(dict.fromkeys(splits))
+
+    def predict(groups: pd.DataFrame) -> Predicted:
+        if splits is None:
+            groups = groups.assign(split=ALL)
+        evaluated_splits = (ALL,) if splits is None else tuple(dict.fromkeys(splits))
         rows = labelled_rows(groups, evaluated_splits, remedy=_NO_LABELS)
         # Patches that do not fit are refused before the network is loaded.
         slides = sorted(set(rows["slide_id"].astype(str)))
@@ -95,21 +77,11 @@ def evaluate_bundle(
         warnings += _rule_warnings(spec, work, label_names(groups)) + leakage_warnings(spec, work, rows)
         model = load_model(bundle, device=device, runtime=runtime)
         predictions = predict_patches(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
-        numbers = evaluate_predictions(predictions, groups, decision_threshold=spec.decision_threshold, config=config)
-        unit = units_of(rows)
-        for split, content in numbers["splits"].items():
-            known = rows[(rows["split"] == split) & rows["tissue_fraction"].notna()]
-            content["fraction_only"] = fraction_only(
-                known["label"].to_numpy(np.int64),
-                known["tissue_fraction"].to_numpy(np.float64),
-                unit[known.index].to_numpy(dtype=str),
-                resamples=config.bootstrap,
-                seed=config.seed,
-            )
-        glass = _predict_glass(work, groups, model)
-        numbers = {"bundle": _about(spec, out.name), "warnings": warnings, "glass": glass, **numbers}
-        write_evaluation(out, predictions, groups, numbers, output, config=config)
-    return out
+        return Predicted(predictions, spec.decision_threshold, {"bundle": _about(spec, out.name), "warnings": warnings})
+
+    settings = {**config.model_dump(mode="json"), "splits": None if splits is None else sorted(splits)}
+    inputs = {"model": bundle_fingerprint([bundle])}
+    return write_evaluation(out, work, predict, settings=settings, inputs=inputs, config=config, force=force)
 
 
 def bundle_name(bundle: Path) -> str:
@@ -184,74 +156,19 @@ def leakage_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[s
     return warnings
 
 
-def _predict_glass(work: Path, groups: pd.DataFrame, model: PatchClassifier) -> dict[str, Any]:
-    """Return how a model predicts the blank patches of a cohort, 1000 at most, evenly over the groups table.
-
-    A model that calls glass tumour has learnt something else than tumour, and no accuracy by group tells, since blank
-    patches have no group. ``positive`` is the share above the decision threshold, ``probability`` the mean; NaN without
-    blank patches.
-    """
-    # What fills unscanned parts of a slide is not glass.
-    blank = groups[(groups["tissue_fraction"] < _BLANK_BELOW) & scanned_enough(groups, 1.0)]
-    if blank.empty:
-        return {"patches": 0, "slides": 0, "positive": float("nan"), "probability": float("nan")}
-    blank = blank.iloc[np.unique(np.linspace(0, len(blank) - 1, _MOST_GLASS).round().astype(np.int64))]
-    columns = [attribute.group_column for attribute in (*threshold_attributes(groups), *bins_attributes(groups))]
-    # A label and a group that mean nothing: without them a patch is not predicted.
-    rows = blank.assign(split=_GLASS, label=0, **dict.fromkeys(columns, 0))
-    predictions = predict_patches(work, rows, model, splits=(_GLASS,))
-    return {
-        "patches": len(predictions),
-        "slides": int(blank["slide_id"].nunique()),
-        "positive": float((predictions["logit"] > model.spec.decision_threshold).mean()),
-        "probability": float(predictions["probability"].mean()),
-    }
-
-
-def glass_text(glass: dict[str, Any], name: str) -> str:
-    """Return the numbers on blank glass as a sentence; `name` is the positive class."""
-    if not glass["patches"]:
-        return "No patch is blank glass, so calls on glass are not known."
-    patches, slides = pluralize(glass["patches"], "patch"), pluralize(glass["slides"], "slide")
-    return (
-        f"Blank glass ({patches} of {slides}, tissue below {100 * _BLANK_BELOW:g} %): {100 * glass['positive']:.1f} % "
-        f"are called {name}, mean probability {glass['probability']:.3f}."
-    )
-
-
 def external_validation_text(folder: Path) -> str:
     """Return the evaluation in a folder of `evaluate_bundle` as text for a terminal."""
     numbers = read_json(folder / "metrics.json")
     require_current(numbers, folder)
-    groups = read_table(folder.parents[1] / "groups.parquet")
-    attributes = {attribute.label: attribute for attribute in threshold_attributes(groups)}
-    is_own = next(iter(attributes.values())).is_patch_attribute
     about = numbers["bundle"]
     lines = [
         f"Model {about['name']} (method {about['method']})",
         *(f"Warning. {warning}" for warning in numbers["warnings"]),
     ]
     for split, content in numbers["splits"].items():
-        fraction_auroc = content["fraction_only"]["auroc"]
-        first = next(iter(content["thresholds"].values()))
-        lines += ["", f"Split {split}: {patches_and_units(first['n'], first['patients'], numbers['unit'])}; in percent"]
-        at_equal_area = content["equal_area"]
-        lines.append(
-            f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, at equal area {_interval(at_equal_area, 1, 3)}; "
-            f"of the tissue fraction alone {_number(fraction_auroc, 1, 3)} and {_number(at_equal_area['floor'], 1, 3)}"
-        )
-        for title, scores in scores_by({split: content}):
-            lines.append(f"  {title}: {scores[split]['reason'] or scores_text(scores[split])}")
-        for label, scores in by_attribute(content).items():
-            if is_own and label in list(content["thresholds"])[1:]:
-                continue  # the patches' own attribute is the same at every threshold
-            by = attributes[label].description if label in attributes else label
-            measures = ", ".join(f"{title} {_interval(scores[name])}" for name, title in _MEASURES)
-            accuracies = ", ".join(
-                f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in scores["groups"]
-            )
-            lines += [f"  {by}: {measures}", f"    groups {accuracies}"]
-    return "\n".join([*lines, "", glass_text(numbers["glass"], about["positive_class"])])
+        table = pd.DataFrame(rows_of(numbers, split, {"run": about["name"]}))
+        lines += ["", comparison_text(folder.parents[1], table, {about["name"]: content})]
+    return "\n".join(lines)
 
 
 def _rule_warnings(spec: BundleSpec, work: Path, labels: tuple[str, ...]) -> list[str]:
@@ -279,12 +196,3 @@ def _about(spec: BundleSpec, name: str) -> dict[str, Any]:
              "temperature", "parameters")  # fmt: skip
     facts = spec.model_dump(mode="json", include=set(shown))
     return {"name": name, "positive_class": spec.class_names[1], **{key: facts[key] for key in shown}}
-
-
-def _interval(measure: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
-    ends = [_number(measure[end], scale, digits) for end in ("low", "high")]
-    return f"{_number(measure['value'], scale, digits)} [{ends[0]}, {ends[1]}]"
-
-
-def _number(value: float | None, scale: float = 100, digits: int = 1) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{scale * value:.{digits}f}"

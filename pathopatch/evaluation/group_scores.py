@@ -43,6 +43,7 @@ def evaluate_logits(
     patient: NDArray[Any],
     *,
     decision_threshold: float = 0.0,
+    zero: float | NDArray[np.float64] = 0.0,
     answered: NDArray[np.bool_] | None = None,
     n_values: int = 2,
     resamples: int = 1000,
@@ -51,12 +52,12 @@ def evaluate_logits(
     """Return the group accuracies and their summaries, each with its 95 % interval by patient.
 
     `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
+    `zero`, one or (N,), is the margin at which the network's own logit is 0: another where a threshold was taken off.
     `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `answered` (N,) are the
     patches that the model judges at all: others count as wrong, and AUROC leaves them out.
 
     The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
-    `average`, `auroc` (dicts of value, low, high), and `wga_at_zero` (at a decision threshold of 0);
-    of a model that does not judge all, `answered`, their share, and `wga_answered`, WGA on those alone.
+    `average`, `auroc` (dicts of value, low, high), and `wga_at_zero` (at a decision threshold of `zero`).
     Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
 
     Raises
@@ -72,15 +73,11 @@ def evaluate_logits(
     group = n_values * label + np.asarray(attribute, dtype=np.int64)
     settings = {"resamples": resamples, "seed": seed}
     judged = np.ones(len(margin), np.bool_) if answered is None else np.asarray(answered, np.bool_)
-    right, right_at_zero = (((margin > at) == (label == 1)) & judged for at in (decision_threshold, 0))
+    right, right_at_zero = (((margin > at) == (label == 1)) & judged for at in (decision_threshold, zero))
     hits, n = patient_counts(right, group, patient, n_groups=2 * n_values)
     hits_at_zero, _ = patient_counts(right_at_zero, group, patient, n_groups=2 * n_values)
     area = auroc_of(margin[judged], label[judged])
     low, high = bootstrap_by_patient(area, patient[judged], **settings)
-    abstains: dict[str, float] = {}
-    if answered is not None:
-        of_judged = patient_counts(right[judged], group[judged], patient[judged], n_groups=2 * n_values)
-        abstains = {"answered": float(judged.mean()), "wga_answered": float(pooled_accuracy(*of_judged).min())}
     return {
         "n": len(margin),
         "patients": len(n),
@@ -92,7 +89,6 @@ def evaluate_logits(
         "average": with_interval(hits.sum(axis=1)[:, None], n.sum(axis=1)[:, None], np.mean, **settings),
         "auroc": {"value": area(np.arange(np.count_nonzero(judged))), "low": low, "high": high},
         "wga_at_zero": float(pooled_accuracy(hits_at_zero, n).min()),
-        **abstains,
     }
 
 

@@ -169,12 +169,6 @@ def shortcut_results(audit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {**audit["fraction_only"], "all": audit["whole"]}
 
 
-def distinct_results(audit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return `shortcut_results` without ``all`` where there is one split, which is the same patches."""
-    results = shortcut_results(audit)
-    return {split: result for split, result in results.items() if split != "all" or len(results) != 2}
-
-
 def verdict_text(audit: Mapping[str, Any]) -> str:
     """Return the verdict in one or two sentences, with the numbers that it rests on."""
     verdict = audit["verdict"]

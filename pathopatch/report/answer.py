@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import capitalize_first
+from pathopatch.evaluation.compare import by_validation
 from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group, too_few_of
 from pathopatch.evaluation.reference import gain_verdict, is_plain_erm, lead_of, measured_text
 from pathopatch.evaluation.summary import LEAST_SEEDS
@@ -17,7 +18,7 @@ from pathopatch.report.answer_picture import answer_picture
 from pathopatch.report.cohort_section import patients_in_several_splits, slide_problems
 from pathopatch.report.collect import Study
 from pathopatch.report.models import runs_to_show
-from pathopatch.report.results import by_validation, group_problems, preferred, rows_at
+from pathopatch.report.results import group_problems, preferred, rows_at
 
 _MEASURES = (
     "run", "wga", "wga_low", "wga_high", "wga_at_zero", "average", "auroc", "equal_area", "equal_area_low",

@@ -1,4 +1,4 @@
-"""Draw what the answer of a study looks like: a slide with both models' maps, else the accuracies by group.
+"""Draw what the answer of a study looks like: a slide with both models' maps.
 
 Which slide is shown does not depend on who is right, or the picture would flatter a model.
 """
@@ -25,9 +25,7 @@ from pathopatch.heatmaps.overlay import blend
 from pathopatch.patches.picture import outlined
 from pathopatch.patches.store import PatchStore
 from pathopatch.report.collect import Study
-from pathopatch.report.forest_plots import group_accuracies
 from pathopatch.report.plots import INK, MUTED, new_figure, png
-from pathopatch.report.results import rows_at
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.composite import COLOR_NAMES, Picture, channel_colors, compose, shrunk
 
@@ -41,23 +39,13 @@ _MARK: dict[str, Any] = {"markeredgewidth": 2.2, "fillstyle": "none", "path_effe
 
 
 def answer_picture(study: Study, plain: str, debiased: str) -> dict[str, Any]:
-    """Return a picture of two runs as ``png``, its ``file``, its ``kind`` and what its caption needs.
+    """Return a picture of two runs on a slide as ``png``, its ``file``, and what its caption needs.
 
-    ``slide``: the slide of the split with the most labelled patches. ``groups``: the accuracies by group, where no
-    slide can be shown, or one of the runs is missing ("").
+    It is of the slide of the split with the most labelled patches. Empty where one of the runs is missing (""), or no
+    slide of the split has an overview and a grid without overlap.
     """
-    if plain and debiased and (picture := _on_a_slide(study, plain, debiased)):
-        return picture
-    rows = rows_at(study, study.thresholds[0])
-    shown = rows[rows["run"].isin([plain, debiased])]
-    png = group_accuracies(shown if len(shown) else rows, attribute=study.attribute)
-    return {"kind": "groups", "file": "answer.png", "png": png}
-
-
-def _on_a_slide(study: Study, plain: str, debiased: str) -> dict[str, Any]:
-    """Return the slide and both maps; empty where no slide of the split has an overview and a grid without overlap."""
     attribute = study.attribute
-    if not isinstance(attribute, TissueThreshold) or attribute.label_names != LABEL_NAMES:
+    if not (plain and debiased) or not isinstance(attribute, TissueThreshold) or attribute.label_names != LABEL_NAMES:
         return {}
     calls = {
         f"Plain training ({plain})": _calls(study, plain),
@@ -82,7 +70,7 @@ def _on_a_slide(study: Study, plain: str, debiased: str) -> dict[str, Any]:
             title=f"Slide {slide}",
             caption=f"Much tissue: {attribute.tau:g} of the patch or more.",
         )
-        return {"kind": "slide", "file": "answer.png", "png": png, "slide": slide, "n": int(counts[slide])}
+        return {"file": "answer.png", "png": png, "slide": slide, "n": int(counts[slide])}
     return {}
 
 

@@ -12,10 +12,9 @@ from markupsafe import Markup
 from pathopatch.core.patients import patient_key
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
-from pathopatch.groups.audit import audited_attributes, verdict_text
+from pathopatch.groups.audit import audited_attributes, shortcut_results, verdict_text
 from pathopatch.report.cells import percent
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.forest_plots import shortcut_strength
 from pathopatch.report.plots import fraction_by_label, group_colors
 from pathopatch.slides.manifest import SPLITS
 
@@ -167,6 +166,7 @@ def audit(study: Study) -> dict[str, Any]:
             }
             for split, numbers in audited["fraction_only"].items()
         ],
+        "own": [{"split": split, **own} for split, own in shortcut_results(audited).items()] if is_own else [],
         "group_key": group_key(attribute),
         "cells": [
             {"where": place, **_cells(thresholds[key][split], first, unit)} for (key, split), place in where.items()
@@ -188,7 +188,6 @@ def audit(study: Study) -> dict[str, Any]:
             for place, case in expected.items()
             for row in case["cells"]
         ],
-        "pictures": {"shortcut.png": shortcut_strength(audited)},
     }
 
 

@@ -18,7 +18,6 @@ from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.evaluation.evaluate import require_current
-from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import (
@@ -84,9 +83,7 @@ class Study:
         self.overlays = {path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))}
         stores = sorted(tiled.glob("slides/*.zarr"))
         self.stores = {path.stem: path for path in stores if read_stamp(path) is not None}  # finished ones
-        # If the groups have no folds now, the file is of an earlier division.
-        has_folds = self.groups is not None and "fold" in self.groups and (work / FOLDS_FILE).is_file()
-        self.folds = pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if has_folds else None
+        self.has_folds = self.groups is not None and "fold" in self.groups
         self.external_validations = _external_validations(work)  # metrics.json of models of other studies
         # Answers of `audit-model` that were written into ``area-reliance/<name>/``.
         asked = [path.parent for path in sorted(work.glob("area-reliance/*/area-reliance.json"))]

@@ -1,9 +1,9 @@
-"""Draw numbers with their 95 % intervals in rows, as PNG bytes: accuracies by group, and the audit."""
+"""Draw numbers with their 95 % intervals in rows: accuracies by group, and rows over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from matplotlib.ticker import PercentFormatter
 from pathopatch.core.text import pluralize
 from pathopatch.evaluation.group_scores import too_few_of
 from pathopatch.groups import GroupingAttribute
-from pathopatch.groups.audit import distinct_results
 from pathopatch.report.plots import (
     FAINT,
     INK,
@@ -26,8 +25,6 @@ from pathopatch.report.plots import (
     png,
     style_axes,
 )
-
-_BAND = "#e9ecee"
 
 
 class Mark(NamedTuple):
@@ -121,37 +118,3 @@ def worst_groups(rows: pd.DataFrame) -> Figure:
             name_rows(axes, part["name"].tolist() if measure == "wga" else [""] * len(part))
         column[-1].set_xlabel(title, fontsize=9, color=INK)
     return figure
-
-
-def shortcut_strength(audit: Mapping[str, Any]) -> bytes:
-    """Draw `pathopatch.groups.audit`: the AUROC of the tissue alone, or of the patches' own attribute, per split."""
-    figure, ((axes,),) = new_figure(*shortcut_size_in(audit))
-    draw_shortcut(axes, audit)
-    return png(figure)
-
-
-def shortcut_size_in(audit: Mapping[str, Any]) -> tuple[float, float]:
-    """Return width and height of the figure of `draw_shortcut`, inches."""
-    return 0.7 * WIDTH_IN, 1.6 + 0.42 * max(3, len(distinct_results(audit)))
-
-
-def draw_shortcut(axes: Axes, audit: Mapping[str, Any]) -> None:
-    """Draw the AUROC of an audit with its interval, a row per split."""
-    alone, least_effect = distinct_results(audit), audit["verdict"]["least_effect"]
-    axes.axvspan(0.5 - least_effect, 0.5 + least_effect, color=_BAND, zorder=0, linewidth=0)
-    axes.axvline(0.5, color=MUTED, linewidth=1)
-    marks = []
-    for place, row in enumerate(alone.values()):
-        auroc, low, high = row["auroc"], row["auroc_low"], row["auroc_high"]
-        text = "" if auroc is None else f"{auroc:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
-        marks.append(Mark(place, auroc, low, high, text=text))
-    draw_marks(axes, marks, unknown="one label only")
-    # The axis ends at 1; the numbers are beyond it.
-    title = "Own attribute" if "attribute_only" in audit else "Tissue fraction"
-    style_axes(axes, title=f"{title} alone", x="AUROC for the label (shaded: too weak to count)", xlim=(0, 1.6))
-    axes.set_xticks(np.linspace(0, 1, 5))
-    names = [
-        f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], audit['unit'])}"
-        for split, row in alone.items()
-    ]
-    name_rows(axes, names)

@@ -1,20 +1,17 @@
-"""The audit of a cohort's groups as an object, for notebooks: its verdict, tables and plot."""
+"""The audit of a cohort's groups as an object, for notebooks: its verdict and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import audit, audit_tables, format_audit, threshold_attributes, verdict_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +34,6 @@ class GroupAudit:
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the numbers as tables by name: ``fraction_only`` and ``cells``."""
         return audit_tables(self.numbers)
-
-    def plot(self, *, axes: Axes | None = None) -> Axes:
-        """Draw how well tissue alone tells the label, and return the axes.
-
-        Parameters
-        ----------
-        axes : matplotlib Axes, optional
-            Where to draw; by default a new figure of pyplot.
-        """
-        from pathopatch.report.forest_plots import draw_shortcut, shortcut_size_in
-
-        if axes is None:
-            import matplotlib.pyplot as plt  # here: it chooses a backend, and notebooks show its figures by themselves
-
-            _, axes = plt.subplots(figsize=shortcut_size_in(self.numbers), layout="constrained")
-        draw_shortcut(axes, self.numbers)
-        return axes
 
     def __str__(self) -> str:
         return format_audit(self.numbers)

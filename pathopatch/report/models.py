@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ import pandas as pd
 from pathopatch.core.text import pluralize
 from pathopatch.debias.methods import extrapolates
 from pathopatch.evaluation.area_reliance import limits_text, verdict_text
-from pathopatch.evaluation.external_validation import glass_text
-from pathopatch.evaluation.group_scores import smallest_group, with_ends
+from pathopatch.evaluation.compare import by_validation, rows_of
+from pathopatch.evaluation.group_scores import smallest_group
 from pathopatch.evaluation.reference import is_plain_erm
 from pathopatch.evaluation.run_settings import settings_note
-from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, slides_of, units_of
+from pathopatch.groups import slides_of, units_of
 from pathopatch.groups.attribute import SOURCE_SLIDE, training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import reliability
-from pathopatch.report.results import by_validation, in_order, preferred, rows_at
+from pathopatch.report.results import in_order, preferred, rows_at
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -68,48 +67,18 @@ def runs_to_show(study: Study) -> list[str]:
 
 def calibration(study: Study) -> dict[str, Any]:
     """Return how well the probabilities of some runs are calibrated, with little tissue and with much."""
-    split = study.split
-    contents = {run: study.evaluations[run]["splits"].get(split, {}) for run in runs_to_show(study)}
-    contents = {run: content for run, content in contents.items() if "calibration" in content}
-    return _calibration(contents, study.attribute, "reliability.png") if contents else {}
-
-
-def _smallest_of(scores: Mapping[str, Any]) -> dict[str, int]:
-    """Return patches and patients of the smallest group of an evaluation."""
-    groups = scores["groups"]
-    return smallest_group({f"{kind}_{group['group']}": group[kind] for kind in ("n", "patients") for group in groups})
-
-
-def _calibration(
-    contents: Mapping[str, Mapping[str, Any]], attribute: TissueThreshold | PatchAttribute, file: str
-) -> dict[str, Any]:
-    """Return the calibration of some models on a split, each before and, where it has one, after its temperature."""
-    scopes = []
-    for run, content in contents.items():
-        kinds = content["calibration"]
-        for kind, numbers in kinds.items():
-            at = numbers["thresholds"][attribute.key]
-            model = {"model": f"{run}, {kind} its temperature" if len(kinds) > 1 else run}
-            scopes += [
-                {**model, **row, "scope": scope}
-                for scope, row in zip(("all", *attribute.value_names), (numbers["all"], *at["attributes"]), strict=True)
-            ]
-    # The bundle applies the temperature, so the diagram shows the probabilities after it.
-    kinds_of = {run: content["calibration"] for run, content in contents.items()}
-    in_use = {run: kinds.get("after", kinds["before"]) for run, kinds in kinds_of.items()}
-    diagram = reliability(
-        {run: numbers["thresholds"][attribute.key]["attributes"] for run, numbers in in_use.items()},
-        names=attribute.value_names,
-        tumor=attribute.label_names[1],
-    )
+    contents = {run: study.evaluations[run]["splits"].get(study.split, {}) for run in runs_to_show(study)}
+    curves = {run: content["reliability"] for run, content in contents.items() if "reliability" in content}
+    if not curves:
+        return {}
+    attribute, file = study.attribute, "reliability.png"
+    tumor = attribute.label_names[1]
     return {
         "file": file,
-        "runs": list(contents),
-        "tumor": attribute.label_names[1],
+        "runs": list(curves),
         "at": attribute.phrase,
         "by": attribute.description,
-        "scopes": scopes,
-        "pictures": {file: diagram},
+        "pictures": {file: reliability(curves, names=attribute.value_names, tumor=tumor)},
     }
 
 
@@ -143,69 +112,22 @@ def asked_page(place: Path) -> str:
 
 def external_validation(study: Study) -> dict[str, Any]:
     """Return the results of models of other studies on this cohort."""
-    pictures: dict[str, bytes] = {}
     models = []
-    for number, (name, numbers) in enumerate(study.external_validations.items(), 1):
-        splits = [
-            _external_split(name, split, content, study.attribute, f"external_{number}_{place}")
-            for place, (split, content) in enumerate(numbers["splits"].items(), 1)
-        ]
-        for split in splits:
-            pictures |= split["calibration"]["pictures"]
+    for name, numbers in study.external_validations.items():
+        rows = [row for split in numbers["splits"] for row in rows_of(numbers, split, {"run": name})]
         models.append(
             {
                 "name": name,
                 "about": numbers["bundle"],
                 "warnings": numbers["warnings"],
-                "glass": glass_text(numbers["glass"], numbers["bundle"]["positive_class"]),
-                "attributes": _external_attributes(numbers["splits"], study.attribute),
-                "splits": splits,
+                "attributes": [
+                    {"by": by.description, "groups": by.group_names, "rows": at}
+                    for by in (*study.attributes, *study.bins)
+                    if (at := [{**row, **smallest_group(row)} for row in rows if row["attribute"] == by.label])
+                ],
             }
         )
-    return {"models": models, "pictures": pictures} if models else {}
-
-
-def _external_attributes(
-    splits: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute
-) -> list[dict[str, Any]]:
-    """Return the accuracies of one model by each attribute: the thresholds, then the bins."""
-    first = next(iter(splits.values()))
-    is_own, labels = attribute.is_patch_attribute, attribute.label_names
-    by_threshold = [replace(attribute, tau=float(key)) for key in list(first["thresholds"])[: 1 if is_own else None]]
-    by_bins = [] if is_own else [TissueBins.from_key(key, label_names=labels) for key in first["bins"]]
-    return [
-        {
-            "by": by.description,
-            "rows": [{"split": split, **scores, **_smallest_of(scores)} for split, scores in at.items()],
-            "groups": [
-                {**group, "split": split, "name": f"{group['group']} {by.group_names[group['group']]}", **ends}
-                for split, scores in at.items()
-                for group in scores["groups"]
-                for ends in [with_ends("accuracy", group["accuracy"], group["low"], group["high"])]
-            ],
-        }
-        for kind, attributes in (("thresholds", by_threshold), ("bins", by_bins))
-        for by in attributes
-        for at in [{split: content[kind][by.key] for split, content in splits.items() if content[kind][by.key]}]
-    ]
-
-
-def _external_split(
-    name: str, split: str, content: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute, stem: str
-) -> dict[str, Any]:
-    """Return ranking and calibration of one model on one split."""
-    key, accuracies = next(iter(content["thresholds"].items()))
-    attribute = replace(attribute, tau=float(key))
-    return {
-        "split": split,
-        "auroc": accuracies["auroc"],
-        "equal_area": content["equal_area"],
-        "floor": content["equal_area"]["floor"],
-        **{name: accuracies[name] for name in ("n", "patients")},
-        **{f"{name}_fraction": content["fraction_only"][name] for name in ("n", "patients")},
-        **{f"fraction_auroc{end}": content["fraction_only"][f"auroc{end}"] for end in ("", "_low", "_high")},
-        "calibration": _calibration({name: content}, attribute, f"{stem}_reliability.png"),
-    }
+    return {"models": models} if models else {}
 
 
 def training(study: Study) -> dict[str, Any]:
@@ -223,7 +145,7 @@ def training(study: Study) -> dict[str, Any]:
                 **{name: _setting_text(study.configs[run], name) for name in _SETTINGS},
                 "note": settings_note(*map(str, study.run_variants.loc[run, ["variant", "rerun_of"]])),
                 "decision": "of each fold"
-                if study.folds is not None
+                if study.has_folds
                 else signed(study.evaluations.get(run, {}).get("decision_threshold"), 3),
             }
             for run in in_order(rows, "threshold")["run"]

@@ -216,7 +216,7 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         group_key=cohort_section.group_key(study.attribute),
         is_own=study.attribute.is_patch_attribute,
         labels=study.attribute.label_names,
-        is_cross_validation=study.folds is not None,
+        is_cross_validation=study.has_folds,
         split=study.split,
         small_group=SMALL_GROUP,
         few_patients=FEW_PATIENTS,
@@ -226,17 +226,14 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
 
 
 def _write_tables(study: Study, folder: Path) -> None:
-    """Write the tables for other programs beside the page; those without rows are left out."""
+    """Write the tables for other programs beside the page; those that there is nothing for are left out."""
     tables = {
         "comparison": None if study.comparison is None else written_columns(study.comparison),
-        "folds": results.folds_table(study),
         "searches": pd.concat(study.trials, names=["run"]).reset_index("run") if study.trials else None,
-        "predictions": predictions.predictions_table(study),
     }
     for name, table in tables.items():
-        if table is not None and len(table):
-            form = "%.9g" if name == "predictions" else None
-            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format=form)
+        if table is not None:
+            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     if study.summary is not None:
         study.summary.write(folder)
 

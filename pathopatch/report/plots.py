@@ -139,7 +139,7 @@ def fraction_by_label(
 
 
 def reliability(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Sequence[str], tumor: str = LABEL_NAMES[1]
+    runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, names: Sequence[str], tumor: str = LABEL_NAMES[1]
 ) -> bytes:
     """Draw reliability diagrams, a column per run: share of tumour against probability, and patches in each bin.
 
@@ -153,15 +153,15 @@ def reliability(
         upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
         for number, curve in enumerate(by_attribute):
             color, mark = (style[number % len(style)] for style in _VALUE_STYLES)
-            if bins := [row for row in curve["bins"] if row["n"]]:
+            if bins := [row for row in curve if row["n"]]:
                 names_of_values = ("mean_probability", "tumor_share", "tumor_share_low", "tumor_share_high")
                 x, y, low, high = (np.array([row[name] for row in bins], np.float64) for name in names_of_values)
                 faces = [color if row["n"] >= _FEW else "white" for row in bins]
                 upper.plot(x, y, color=color, linewidth=1.4)
                 upper.vlines(x, low, high, color=color, linewidth=1.2, alpha=0.7)
                 upper.scatter(x, y, s=30, marker=mark, edgecolors=color, facecolors=faces, zorder=3)
-            edges = [row["low"] for row in curve["bins"]] + [1.0]
-            lower.stairs([row["n"] for row in curve["bins"]], edges, color=color, linewidth=1.6)
+            edges = [row["low"] for row in curve] + [1.0]
+            lower.stairs([row["n"] for row in curve], edges, color=color, linewidth=1.6)
         style_axes(upper, title=run, y="" if column else f"share that is {tumor}", title_pt=9)
         upper.set_ylim(-0.03, 1.03)
         upper.set_yticks(np.linspace(0, 1, 6))

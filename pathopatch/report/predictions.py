@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
-from pathopatch.core.csv_table import escape_formulas
 from pathopatch.groups.decisions.decision import (
     DISPUTED,
     PATCH_VERDICTS,
@@ -213,26 +211,6 @@ def review(study: Study) -> dict[str, Any]:
             for name in sorted({*decisions, *(slide_id for slide_id, _ in labels)})
         ],
     }
-
-
-def predictions_table(study: Study) -> pd.DataFrame:
-    """Return ``predictions.csv``: a row per predicted slide; empty where there is none."""
-    rows, decisions = _predicted_slides(study), _slide_decisions(study)
-    names = list(dict.fromkeys(name for row in rows for name in row["predict_summary"]))
-    table = [
-        {
-            "slide_id": row["slide_id"],
-            "patient_id": row["patient_id"],
-            "state": row["predict_state"],
-            **{name: row["predict_counts"].get(name) for name in _COUNTS},
-            **{name: row["predict_summary"].get(name) for name in names},
-            "leakage": row["predict_leakage"],
-            "warnings": escape_formulas("; ".join(row["warnings"])),
-            "decision": _verdict(decisions.get(row["slide_id"])),
-        }
-        for row in rows
-    ]
-    return pd.DataFrame(table).astype(dict.fromkeys(_COUNTS, "Int64")) if table else pd.DataFrame()
 
 
 def _predicted_slides(study: Study) -> list[dict[Any, Any]]:

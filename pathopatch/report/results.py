@@ -10,6 +10,7 @@ import pandas as pd
 
 from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.core.text import capitalize_first, pluralize
+from pathopatch.evaluation.compare import by_validation
 from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group
 from pathopatch.evaluation.slide_scores import scores_by
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
@@ -41,13 +42,7 @@ def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
 
 def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
     """Return the first row of `by_validation`; None where no run has a validation WGA."""
-    return next(iter(by_validation(rows).to_dict("records")), None)
-
-
-def by_validation(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a validation WGA, the highest first, then by GBA and name."""
-    validated = rows[rows["wga_val"].notna()] if len(rows) else rows
-    return validated.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True]) if len(rows) else rows
+    return next(iter(by_validation(rows).to_dict("records")), None) if len(rows) else None
 
 
 def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dict[str, Any]]:
@@ -107,7 +102,7 @@ def results(study: Study) -> dict[str, Any]:
             {
                 **row,
                 **sizes,
-                "decision_text": signed(row["decision_threshold"]) if study.folds is None else "of each fold",
+                "decision_text": signed(row["decision_threshold"]) if not study.has_folds else "of each fold",
             }
             for row in rows.to_dict("records")
         ]
@@ -118,7 +113,6 @@ def results(study: Study) -> dict[str, Any]:
                 "groups": attribute.group_names,
                 # Bins have groups of their own, so they need a key of their own.
                 "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
-                "problems": group_problems(rows, attribute),
                 "sizes": [f"n = {n}, {pluralize(units, records[0]['unit'])}" for n, units in _group_sizes(records[0])],
                 "rows": records,
                 "gains": [row for row in records if row["reference"] not in ("", row["run"])],
@@ -168,13 +162,3 @@ def _over_seeds(study: Study) -> list[dict[Any, Any]]:
     names = [f"{row['attribute']}, {row['name']}" for row in rows.to_dict("records")]
     sd = [percent(value) for value in rows["wga_sd"]]
     return rows.assign(name=names, sd=sd).to_dict("records")
-
-
-def folds_table(study: Study) -> pd.DataFrame:
-    """Return ``folds.csv``: each run in each fold, with mean and standard deviation over the folds; else empty."""
-    if study.folds is None:
-        return pd.DataFrame()
-    by_run = study.folds.groupby(["attribute", "run"])
-    over = {f"{name}_mean": by_run[name].transform("mean") for name in ("wga", "auroc", "equal_area")}
-    over |= {f"{name}_sd": by_run[name].transform("std") for name in ("wga", "auroc", "equal_area")}
-    return study.folds.assign(**over)

@@ -35,7 +35,7 @@ def evaluate_runs(
     """
     from pathopatch.evaluation.compare import compare
     from pathopatch.evaluation.evaluate import evaluate_run
-    from pathopatch.evaluation.pooled import fold_folders, pool_run, write_fold_tables
+    from pathopatch.evaluation.pooled import fold_folders, pool_run
 
     config = config or EvaluateConfig()
     folds = fold_folders(work)
@@ -57,7 +57,6 @@ def evaluate_runs(
         return comparison
     for name in sorted(evaluated):
         pool_run(work, name, config=config, force=force)
-    write_fold_tables(work)
     return compare(work, config=config)
 
 

@@ -85,6 +85,6 @@ def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> N
 
 
 def test_the_table_names_split_and_channel(table: pd.DataFrame) -> None:
-    rows = ablation(table, np.arange(40), resamples=0)
-    written = ablation_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}})
+    groups = table[["patch_id"]].assign(patient_id=np.arange(40).astype(str))
+    written = ablation_table(table, groups, resamples=0, seed=0)
     assert written[["split", "channel"]].to_numpy().tolist() == [["test", "CARS"], ["test", "SHG"]]

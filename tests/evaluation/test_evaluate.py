@@ -113,12 +113,6 @@ def test_predictions_hold_only_labelled_patches_with_tissue_and_join_by_id(work:
     assert table["probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(-table["logit"] / 2)).to_numpy())
 
 
-def test_the_group_csv_has_a_row_per_split_threshold_and_group(work: Path) -> None:
-    table = pd.read_csv(evaluate_run(work, "erm", config=QUICK) / "groups.csv")
-    assert table.groupby("split").size().to_dict() == {"test": 4, "val": 4}
-    assert table["accuracy"].tolist() == [1, 0, 0, 1] * 2
-
-
 def test_a_model_of_tissue_alone_is_at_chance_at_equal_area(work: Path) -> None:
     content = read_json(evaluate_run(work, "erm", config=QUICK) / "metrics.json")["splits"]["test"]
     at_equal_area = content["equal_area"]
@@ -134,7 +128,7 @@ def test_pooled_folds_make_pairs_within_a_fold_only() -> None:
     groups = groups_table()
     table = groups[(groups["split"] == "val")].assign(logit=lambda rows: rows["label"] + 0.0, probability=0.5)
     # In the second fold all answers are 10 higher: its non-tumour patches would win over tumour of the first.
-    folds = table.assign(fold=np.arange(8) % 2 + 1, logit=table["logit"] + 10 * (np.arange(8) % 2))
+    folds = table.assign(fold=np.arange(8) % 2 + 1, logit=table["logit"] + 10 * (np.arange(8) % 2), threshold=0.0)
     content = evaluate_predictions(folds, groups.assign(fold=1), decision_threshold=0.0, config=QUICK)["splits"]["val"]
     assert (content["equal_area"]["value"], content["equal_area"]["pairs"]) == (1, 4)
     assert content["left_out"] == [1, 0]  # of all patches, each of which validates in one fold

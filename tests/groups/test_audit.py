@@ -8,7 +8,6 @@ import pytest
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.groups import assign_groups, attribute_in, audit, format_audit
-from pathopatch.groups.audit import distinct_results
 from pathopatch.groups.group_sizes import empty_groups, empty_groups_error, filled_thresholds
 
 
@@ -32,15 +31,6 @@ def test_counts_hold_every_group_of_every_split_even_the_empty_ones() -> None:
     assert [part["counts"] for part in cells.values()] == [[[3, 1], [1, 3]], [[0, 0], [0, 1]]]
     # patients hold two patches each: the three of group 0 are of two patients
     assert [part["patients"] for part in cells.values()] == [[[2, 1], [1, 2]], [[0, 0], [0, 1]]]
-
-
-def test_one_split_and_all_splits_are_shown_once() -> None:
-    one = audit(grouped({"train": TRAIN}), [0.25], resamples=0)
-    assert list(distinct_results(one)) == ["train"]
-    both = audit(grouped({"train": TRAIN, "val": TRAIN}), [0.25], resamples=0)
-    assert list(distinct_results(both)) == ["train", "val", "all"]
-    unsplit = audit(grouped({"train": TRAIN}).drop(columns="split"), [0.25], resamples=0)
-    assert list(distinct_results(unsplit)) == ["all"]
 
 
 def test_the_error_of_an_empty_group_names_threshold_groups_and_counts() -> None:

@@ -12,7 +12,7 @@ from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import write_bytes, write_json
 from pathopatch.core.status import update_status
-from pathopatch.evaluation.evaluate import evaluate_predictions, group_table
+from pathopatch.evaluation.evaluate import evaluate_predictions
 from pathopatch.groups import assign_groups, audit
 
 QUICK = EvaluateConfig(bootstrap=40)
@@ -124,5 +124,4 @@ def write_run(
     stamp = Stamp(stage="evaluate", settings={"is": "2"})
     write_table(folder / "evaluation" / "predictions.parquet", table, stamp)
     write_json(folder / "evaluation" / "metrics.json", {"run": config.run_name, **numbers, "stamp": stamp.to_dict()})
-    group_table(numbers).to_csv(folder / "evaluation" / "groups.csv", index=False)
     write_json(folder / "config.json", config.model_dump(mode="json"))

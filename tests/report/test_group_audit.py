@@ -1,11 +1,9 @@
-"""The audit of groups as an object: verdict, tables, plot and card."""
+"""The audit of groups as an object: verdict and tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +12,6 @@ from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.groups import assign_groups, audit, format_audit
 from pathopatch.report.group_audit import GroupAudit, audit_groups
-
-mpl.use("agg")  # a screen is not needed
 
 
 @pytest.fixture
@@ -53,29 +49,3 @@ def test_a_folder_or_table_without_groups_is_refused(tmp_path: Path, groups: pd.
         audit_groups(tmp_path)
     with pytest.raises(InputUnsupportedError):
         audit_groups(groups[["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"]])
-
-
-def test_the_plot_has_the_auroc_of_the_audit(audited: GroupAudit) -> None:
-    axes = audited.plot()
-    auroc = audited.numbers["whole"]["auroc"]
-    assert auroc == 1
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"] == [auroc]
-    assert axes.get_title(loc="left") == "Tissue fraction alone"
-    plt.close(axes.figure)
-
-
-def test_the_plot_is_drawn_on_given_axes(audited: GroupAudit) -> None:
-    figure, axes = plt.subplots()
-    assert audited.plot(axes=axes) is axes
-    figure.canvas.draw()
-    plt.close(figure)
-
-
-def test_an_audit_of_an_own_attribute_is_named_so(groups: pd.DataFrame) -> None:
-    own = groups[["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"]].assign(
-        attribute=np.where(groups["label"] == 1, "A", "B")
-    )
-    audited = audit_groups(assign_groups(own, [0.25]), resamples=50)
-    axes = audited.plot()
-    assert axes.get_title(loc="left") == "Own attribute alone"
-    plt.close(axes.figure)

@@ -20,22 +20,16 @@ NONE = EvaluateConfig(bootstrap=0)
 QUICK = EvaluateConfig(bootstrap=40)
 
 
-@pytest.mark.slow
-def test_calibration_is_shown_before_and_after_the_temperature(work: Path, page: Page) -> None:
-    calibration = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"][
-        "calibration"
-    ]
-    assert set(calibration) == {"before", "after"}
-    for kind, measures in calibration.items():
-        assert f"gerne-t0.25-s0, {kind} its temperature" in page.text
-        assert f"{100 * measures['all']['ece']:.1f}" in page.text
+def test_calibration_is_one_plot_of_the_probabilities_in_use(page: Page) -> None:
+    (shown,) = [image for image in page.images if image["src"] == "reliability.png"]
+    assert "gerne-t0.25-s0" in str(shown["alt"])
+    assert "Probabilities are those after the temperature." in page.text
 
 
 def with_external_validation(work: Path, folder: Path, name: str) -> Path:
     """A copy of the study in which a model from elsewhere was judged; as `evaluate_bundle` leaves it."""
     copy: Path = shutil.copytree(work, folder)
     numbers = read_json(copy / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")
-    content = {**numbers["splits"]["test"], "fraction_only": read_json(copy / "groups" / "audit.json")["whole"]}
     about: dict[str, Any] = {
         "name": name,
         "method": "gerne",
@@ -45,13 +39,11 @@ def with_external_validation(work: Path, folder: Path, name: str) -> Path:
     }
     about |= {"decision_threshold": 0.1, "decision_chosen_for": "wga", "temperature": 1.5}
     about["positive_class"] = "tumour"
-    glass = {"patches": 4, "slides": 2, "positive": 0.25, "probability": 0.3}
     metrics = {
         "bundle": about,
-        "glass": glass,
         "warnings": ["The model was trained on <b>slide07</b>."],
         "unit": numbers["unit"],
-        "splits": {"all": content},
+        "splits": {"all": numbers["splits"]["test"]},
     }
     inputs = {"groups": fingerprint_file(copy / "groups.parquet")}
     stamp = Stamp(stage="evaluate", settings={"is": "c"}, inputs=inputs).to_dict()
@@ -67,7 +59,8 @@ def test_an_external_model_is_shown_with_warnings_and_escaped_names(work: Path, 
     assert "The model was trained on <b>slide07</b>." in external_page.text
     assert not {"i", "b"} & set(external_page.tags)
     content = read_json(copy / "evaluations" / "their<i>$model$" / "metrics.json")["splits"]["all"]
-    assert f"{content['fraction_only']['auroc']:.3f}" in external_page.text
+    assert f"{content['equal_area']['value']:.3f}" in external_page.text
+    assert f"{content['equal_area']['floor']:.3f}" in external_page.text
     assert f"{100 * content['thresholds']['0.5']['wga']['value']:.1f}" in external_page.text
     for image in external_page.images:
         assert (copy / "report" / str(image["src"])).is_file()

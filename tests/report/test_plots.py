@@ -9,17 +9,10 @@ from PIL import Image
 
 from pathopatch.evaluation.calibration import reliability
 from pathopatch.report import plots
-from pathopatch.report.forest_plots import shortcut_strength
 
 
 def pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def test_a_split_of_one_label_is_drawn_as_such() -> None:
-    unknown = {"auroc": None, "auroc_low": None, "auroc_high": None, "n": 4, "patients": 1}
-    audit = {"fraction_only": {"test": unknown}, "whole": unknown, "unit": "patient"}
-    assert pixels(shortcut_strength(audit | {"verdict": {"least_effect": 0.05}})).size
 
 
 def test_reliability_without_patches_of_one_kind_is_drawn_without_its_line() -> None:

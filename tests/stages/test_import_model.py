@@ -226,7 +226,11 @@ def test_the_command_imports_predicts_and_names_the_licence(
     assert typed(*command) == 1
     assert "--mpp" in capsys.readouterr().err
     assert typed(*command, "--mpp", "0.5") == 0
-    assert "licence: CC-BY-4.0" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "licence: CC-BY-4.0" in err
+    (answer,) = np.exp(answers(path, scaled(np.full((1, 3, PX, PX), 240 / 255))))
+    assert "counted as tumour: Tumor; as the rest: stroma" in err
+    assert f"has a probability of {answer[0] / answer.sum():.3f} of Tumor" in err
     image = np.random.default_rng(0).integers(60, 240, (3, 96, 96), dtype=np.uint8)
     write_rgb_pyramid(tmp_path / "slide.tif", image, levels=1)
     assert typed("predict", tmp_path / "slide.tif", "--model", tmp_path / "bundle", "-o", tmp_path / "out") == 0
