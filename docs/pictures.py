@@ -5,7 +5,6 @@ It trains three small models, which takes some minutes on two cores. What is fin
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from pathopatch import open_slide
 from pathopatch.core.config import GroupsConfig, PredictConfig, StudyConfig, TileConfig
 from pathopatch.demo.quick import PICTURE, TRAIN, run_quick
 from pathopatch.demo.slides import CHANNELS, CohortSpec, make_cohort
-from pathopatch.report.forest_plots import shortcut_strength
 from pathopatch.slides.composite import Picture, compose
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
@@ -48,7 +46,6 @@ def main(work: Path) -> None:
     draw_repair(work)
     draw_groups(work)
     draw_overlay(work)
-    draw_audit(work)
 
 
 def draw_repair(work: Path) -> None:
@@ -84,16 +81,6 @@ def draw_overlay(work: Path) -> None:
     picture = Image.open(path).convert("RGB")
     picture.thumbnail((1000, 1000))
     picture.save(IMAGES / "overlay.webp", quality=_QUALITY, method=6)
-
-
-def draw_audit(work: Path) -> None:
-    """Take over a plot of the report."""
-    audit = json.loads((work / "groups" / "audit.json").read_text(encoding="utf-8"))
-    plot = work / "audit.png"
-    plot.write_bytes(shortcut_strength(audit))
-    picture = Image.open(plot).convert("RGB")
-    picture.thumbnail((1100, 1100))
-    picture.save(IMAGES / "audit.webp", quality=_QUALITY, method=6)
 
 
 def _slide(work: Path, slide_id: str) -> Picture:

@@ -18,7 +18,7 @@ from pathopatch.report.answer_picture import answer_picture
 from pathopatch.report.cohort_section import patients_in_several_splits, slide_problems
 from pathopatch.report.collect import Study
 from pathopatch.report.models import runs_to_show
-from pathopatch.report.results import group_problems, preferred, rows_at
+from pathopatch.report.results import preferred, rows_at
 
 _MEASURES = (
     "run", "wga", "wga_low", "wga_high", "wga_at_zero", "average", "auroc", "equal_area", "equal_area_low",
@@ -121,7 +121,6 @@ def _limits(study: Study) -> dict[str, Any]:
         return {}
     seeds = table.groupby("settings_key")["seed"].nunique()
     return {
-        "groups": [problem for by in study.attributes for problem in group_problems(rows_at(study, by.tau), by)],
         "validation_groups": _small_validation_groups(study),
         "fewest_seeds": int(seeds.min()),
         "few_seeds": LEAST_SEEDS,

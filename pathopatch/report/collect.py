@@ -78,8 +78,7 @@ class Study:
         table = self.comparison
         self.summary = None if table is None else summarise_runs(work, table, config=evaluate)
         self.predictions = {run: read_table(folder.evaluation(run) / "predictions.parquet") for run in runs}
-        # Of runs whose settings were searched.
-        self.trials = {path.parent.name: pd.read_csv(path) for path in sorted(work.glob("runs/*/trials.csv"))}
+        self.n_searches = len(list(work.glob("runs/*/trials.csv")))  # runs whose settings were searched
         self.overlays = {path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))}
         stores = sorted(tiled.glob("slides/*.zarr"))
         self.stores = {path.stem: path for path in stores if read_stamp(path) is not None}  # finished ones

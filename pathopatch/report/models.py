@@ -138,7 +138,7 @@ def training(study: Study) -> dict[str, Any]:
     for name in ("threshold", "method", "seed"):
         rows[name] = [study.configs[run].get(name) for run in rows["run"]]
     return {
-        "n_searches": len(study.trials),
+        "n_searches": study.n_searches,
         "runs": [
             {
                 "run": run,

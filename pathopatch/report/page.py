@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pathopatch.core.artefacts import read_stamp
@@ -29,7 +28,6 @@ from pathopatch.evaluation.compare import LEAST_PARTNERED, written_columns
 from pathopatch.evaluation.group_scores import LEAST_PATCHES, SMALL_GROUP, too_few
 from pathopatch.groups import unit_noun
 from pathopatch.groups.decisions.table import decisions_csv
-from pathopatch.groups.group_sizes import FEW_PATIENTS
 from pathopatch.heatmaps.model_record import card_html
 from pathopatch.metrics.bootstrap import LEAST_UNITS, LEAST_UNITS_OF_A_GROUP
 from pathopatch.report import cohort_section, models, predictions, results
@@ -219,21 +217,15 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         is_cross_validation=study.has_folds,
         split=study.split,
         small_group=SMALL_GROUP,
-        few_patients=FEW_PATIENTS,
         version=__version__,
         libraries=[(name, version(name)) for name in _LIBRARIES],
     )
 
 
 def _write_tables(study: Study, folder: Path) -> None:
-    """Write the tables for other programs beside the page; those that there is nothing for are left out."""
-    tables = {
-        "comparison": None if study.comparison is None else written_columns(study.comparison),
-        "searches": pd.concat(study.trials, names=["run"]).reset_index("run") if study.trials else None,
-    }
-    for name, table in tables.items():
-        if table is not None:
-            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    """Write the tables for other programs beside the page."""
+    if study.comparison is not None:
+        written_columns(study.comparison).to_csv(folder / "comparison.csv", index=False, lineterminator="\n")
     if study.summary is not None:
         study.summary.write(folder)
 

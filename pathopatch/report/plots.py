@@ -1,4 +1,4 @@
-"""Draw the plots of the report, as PNG bytes: group sizes, accuracies, reliability.
+"""Draw the plots of the report: tissue by label, reliability, worst groups.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
 number beside the colour. Equal tables give equal bytes: no dates, no global state.
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from pathopatch.core.text import pluralize
 from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.heatmaps.colors import GROUP_COLORS
@@ -143,8 +144,8 @@ def reliability(
 ) -> bytes:
     """Draw reliability diagrams, a column per run: share of tumour against probability, and patches in each bin.
 
-    `runs` is run -> result of `pathopatch.evaluation.calibration.reliability` for each value of the attribute; `names`
-    are these values.
+    `runs` is run -> result of `pathopatch.evaluation.calibration.reliability_by_attribute`; `names` are the values of
+    the attribute.
     """
     width_in = WIDTH_IN if len(runs) > 1 else 6.0
     figure, panels = new_figure(width_in, 5.0, 2, len(runs), sharex=True, sharey="row", height_ratios=[3, 1])
@@ -174,3 +175,41 @@ def reliability(
         panels[0, 0].plot([], [], marker=mark, color=color, label=escape_formula(name), linewidth=1.6)
     figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=min(len(names), 4))
     return png(figure)
+
+
+def worst_groups(rows: pd.DataFrame) -> Figure:
+    """Draw WGA and AUROC at equal area of each row of a summary, with their intervals, two panels for each attribute.
+
+    `rows` are those of `pathopatch.evaluation.summary.Summary`. An axis begins at its lowest interval.
+    """
+    parts = list(rows.groupby("attribute", sort=False))
+    heights = [len(part) + 1.6 for _, part in parts]
+    figure, panels = new_figure(
+        9.0, 0.35 + 0.3 * sum(heights), len(parts), 2, sharex="col", gridspec_kw={"height_ratios": heights}
+    )
+    titles = {"wga": "worst-group accuracy, %, and 95 % interval", "equal_area": "AUROC at equal area"}
+    for column, (measure, title) in zip(panels.T, titles.items(), strict=True):
+        known = rows[[measure, f"{measure}_low"]].to_numpy(np.float64)
+        lowest = float(known[np.isfinite(known)].min(initial=1.0))
+        scale, digits = (100, 1) if measure == "wga" else (1, 3)
+        for axes, (label, part) in zip(column, parts, strict=True):
+            for place, row in enumerate(part.to_dict("records")):
+                value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
+                if not np.isfinite(value):
+                    continue
+                color, ink = (FAINT, MUTED) if row["too_few"] else (INK, INK)
+                if np.isfinite(low):
+                    axes.hlines(place, low, high, color=color, linewidth=2.4)
+                axes.plot(value, place, "o", color=color, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
+                text = f"{scale * value:.{digits}f}" + ("*" if row["too_few"] else "")
+                axes.text(1.02, place, text, va="center", fontsize=8.5, color=ink)
+            first, last = part["seeds"].min(), part["seeds"].max()
+            seeds = pluralize(first, "seed") if first == last else f"{first} to {last} seeds"
+            style_axes(axes, title=f"groups by {label}, {seeds}" if measure == "wga" else "", title_pt=9)
+            axes.set_xlim(min(lowest - 0.02, 0.9), 1.12)
+            if measure == "wga":
+                axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+            axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 1 + 1e-9])
+            name_rows(axes, part["name"].tolist() if measure == "wga" else [""] * len(part))
+        column[-1].set_xlabel(title, fontsize=9, color=INK)
+    return figure

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pathopatch.core.method_names import METHOD_NAMES
-from pathopatch.core.text import capitalize_first, pluralize
+from pathopatch.core.text import pluralize
 from pathopatch.evaluation.compare import by_validation
-from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group
+from pathopatch.evaluation.group_scores import n_groups_of, smallest_group
 from pathopatch.evaluation.slide_scores import scores_by
-from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
-from pathopatch.groups.group_sizes import FEW_PATIENTS
+from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.report.cells import percent, signed
 from pathopatch.report.cohort_section import group_key
 from pathopatch.report.collect import Study
-from pathopatch.report.forest_plots import group_accuracies, worst_groups
-from pathopatch.report.plots import pdf, png
+from pathopatch.report.plots import pdf, png, worst_groups
 
 
 def rows_at(study: Study, threshold: float) -> pd.DataFrame:
@@ -45,31 +42,6 @@ def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
     return next(iter(by_validation(rows).to_dict("records")), None) if len(rows) else None
 
 
-def group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dict[str, Any]]:
-    """Return the empty groups, or the smallest one and the fewest patients where they are too few; else nothing."""
-    if rows.empty:
-        return []
-    row = rows.iloc[0]
-    names = [f"{group} ({name})" for group, name in enumerate(attribute.group_names)]
-    sizes, patients = zip(*_group_sizes(row), strict=True)
-    smallest, fewest_patients = min(sizes), min(patients)
-    is_small = 0 < smallest < SMALL_GROUP
-    return [
-        {
-            "at": capitalize_first(attribute.phrase),
-            "split": row["split"],
-            "empty": [name for name, size in zip(names, sizes, strict=True) if size == 0],
-            "smallest": {"name": names[sizes.index(smallest)], "n": smallest} if is_small else None,
-            "fewest_patients": fewest_patients if smallest and fewest_patients < FEW_PATIENTS else None,
-        }
-    ]
-
-
-def _group_sizes(row: Mapping[Any, Any] | pd.Series[Any]) -> list[tuple[int, int]]:
-    """Return patches and patients of each group of a comparison's row."""
-    return [(int(row[f"n_{group}"]), int(row[f"patients_{group}"])) for group in range(n_groups_of(dict(row)))]
-
-
 def results(study: Study) -> dict[str, Any]:
     """Return, for every threshold and the bins, the accuracy of each run on each group and its gain over ERM."""
     table = study.comparison
@@ -81,13 +53,12 @@ def results(study: Study) -> dict[str, Any]:
         rows = table[table["attribute"] == bins.label]
         trained_here = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == bins.label]
         rows_of[bins] = in_order(rows if trained_here.empty else trained_here)
-    attributes, pictures = [], {}
+    attributes = []
     for attribute, rows in rows_of.items():
         if rows.empty:
             continue
-        file, n_others = f"accuracies_bins_{attribute.key}.png", 0
+        n_others = 0
         if not isinstance(attribute, TissueBins):
-            file = f"accuracies_{attribute.key}.png"
             n_others = int((table["threshold"] == attribute.tau).sum()) - len(rows)
         validation = {} if study.audit is None else study.audit["thresholds"].get(attribute.key, {}).get("val", {})
         val = {
@@ -106,6 +77,7 @@ def results(study: Study) -> dict[str, Any]:
             }
             for row in rows.to_dict("records")
         ]
+        first = records[0]
         attributes.append(
             {
                 "by": attribute.description,
@@ -113,29 +85,24 @@ def results(study: Study) -> dict[str, Any]:
                 "groups": attribute.group_names,
                 # Bins have groups of their own, so they need a key of their own.
                 "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
-                "sizes": [f"n = {n}, {pluralize(units, records[0]['unit'])}" for n, units in _group_sizes(records[0])],
+                "sizes": [
+                    f"n = {first[f'n_{group}']:.0f}, {pluralize(int(first[f'patients_{group}']), first['unit'])}"
+                    for group in range(n_groups_of(first))
+                ],
                 "rows": records,
                 "gains": [row for row in records if row["reference"] not in ("", row["run"])],
-                "file": file,
                 "n_others": n_others,
             }
         )
-        pictures[file] = group_accuracies(rows, attribute=attribute)
-    seeds = _over_seeds(study)
-    if seeds:
-        assert study.summary is not None
+    pictures = {}
+    if study.summary is not None and len(study.summary.rows):
         figure = worst_groups(study.summary.rows)
-        pictures |= {"summary.png": png(figure), "summary.pdf": pdf(figure)}
+        pictures = {"summary.png": png(figure), "summary.pdf": pdf(figure)}
     return {
         "group_key": group_key(study.attribute),
         "attributes": attributes,
-        "seeds": seeds,
+        "seeds": _over_seeds(study),
         "by_slide": _by_slide(study),
-        "reruns": [
-            {"run": run, "rerun_of": original}
-            for run, original in table.drop_duplicates("run")[["run", "rerun_of"]].itertuples(index=False)
-            if original
-        ],
         "pictures": pictures,
     }
 
