@@ -30,9 +30,7 @@ from pathopatch.metrics.bootstrap import (
     resampled,
 )
 
-SMALL_GROUP = SMALL_CELL
-"""Patches below which the accuracy of a group is to be read with care."""
-LEAST_PATCHES = SMALL_GROUP
+LEAST_PATCHES = SMALL_CELL
 """Numbers of fewer are grey in all tables, and never a headline; so are those of fewer than five patients."""
 
 

@@ -44,7 +44,7 @@ from pathopatch.evaluation.reference import claim_of
 from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
-from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, widened
+from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, resampled_multinomial, widened
 from pathopatch.metrics.equal_area import DISTANCE, auroc_at_equal_area, equal_area_draws
 from pathopatch.slides.manifest import BLOCK, SPLITS
 
@@ -52,7 +52,6 @@ SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
 _DRAWN_MEASURES = ("wga", "equal_area")
 _PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_floor")
-_DRAWN = 10_000_000  # seeds x patients x draws at a time would be too many; so many counts are
 
 _RANGES = {
     "learning_rates": "learning rate", "weight_decays": "weight decay", "penalties": "penalty of linear heads",
@@ -182,15 +181,10 @@ def _drawn_row(
 
 def _wga_in_draws(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) -> NDArray[np.float64]:
     """Return WGA (R,) in draws of patients, the same for every run on the same patients."""
-    patients = len(n)
-    if patients < 2:
-        return np.full(config.bootstrap, np.nan)
-    rng = np.random.default_rng((config.seed, patients))
-    chunk = max(1, _DRAWN // patients)
-    sizes = [min(chunk, config.bootstrap - start) for start in range(0, config.bootstrap, chunk)]
-    drawn = (rng.multinomial(patients, np.full(patients, 1 / patients), size=size) for size in sizes)
-    parts = [ratio(times @ hits, times @ n).min(axis=1) for times in drawn]
-    return np.concatenate([np.empty(0), *parts])
+    counts, seed = np.concatenate([hits, n], axis=1).astype(np.float64), (config.seed, len(n))
+    drawn = resampled_multinomial(counts, resamples=config.bootstrap, seed=seed)
+    wga: NDArray[np.float64] = ratio(*np.split(drawn, 2, axis=1)).min(axis=1)
+    return wga
 
 
 def _over_seeds(

@@ -100,9 +100,9 @@ def resampled(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
     return np.concatenate(parts)
 
 
-def resampled_multinomial(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
+def resampled_multinomial(sums: FloatArray, *, resamples: int, seed: int | tuple[int, ...]) -> FloatArray:
     """Return sums (R, M) of the same distribution as `resampled`, from other draws: one multinomial per resample."""
-    # Validation during training uses these draws. They stay, so that intervals of stored runs can be reproduced.
+    # Validation during training and summaries use these draws. They stay, so that stored intervals can be reproduced.
     n = len(sums)
     if n < 2 or resamples == 0:
         return np.empty((0, sums.shape[1]))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.compare import by_validation
-from pathopatch.evaluation.group_scores import SMALL_GROUP, n_groups_of, smallest_group, too_few_of
+from pathopatch.evaluation.group_scores import LEAST_PATCHES, n_groups_of, smallest_group, too_few_of
 from pathopatch.evaluation.reference import gain_verdict, is_plain_erm, lead_of, measured_text
 from pathopatch.evaluation.summary import LEAST_SEEDS
 from pathopatch.groups import GroupingAttribute
@@ -136,7 +136,7 @@ def _small_validation_groups(study: Study) -> list[dict[str, Any]]:
     small = []
     for attribute in study.attributes:
         cells = by_threshold.get(attribute.key, {}).get("val")
-        smallest = min(n for row in cells["counts"] for n in row) if cells else SMALL_GROUP
-        if smallest < SMALL_GROUP:
+        smallest = min(n for row in cells["counts"] for n in row) if cells else LEAST_PATCHES
+        if smallest < LEAST_PATCHES:
             small.append({"at": capitalize_first(attribute.phrase), "n": smallest})
     return small

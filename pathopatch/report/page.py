@@ -25,7 +25,7 @@ from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import LEAST_PARTNERED, written_columns
-from pathopatch.evaluation.group_scores import LEAST_PATCHES, SMALL_GROUP, too_few
+from pathopatch.evaluation.group_scores import LEAST_PATCHES, too_few
 from pathopatch.groups import unit_noun
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.heatmaps.model_record import card_html
@@ -216,7 +216,6 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         labels=study.attribute.label_names,
         is_cross_validation=study.has_folds,
         split=study.split,
-        small_group=SMALL_GROUP,
         version=__version__,
         libraries=[(name, version(name)) for name in _LIBRARIES],
     )
