@@ -210,9 +210,11 @@ def comparison_text(work: Path, table: pd.DataFrame, contents: Mapping[str, Mapp
         lines.append(f"{title}: {reason}" if reason else title)
         lines += [f"  {run:<26} {scores_text(own)}" for run, own in scores.items() if not own["reason"]]
         lines.append("")
-    lines.append("WGA is at the decision threshold that validation chose; at 0: WGA at a decision threshold of 0.")
+    is_run = "search" in table  # a model from elsewhere has no search, and nothing was chosen for it here
+    whose = "that validation chose" if is_run else "of the model"
+    lines.append(f"WGA is at the decision threshold {whose}; at 0: WGA at a decision threshold of 0.")
     lines.append(_equal_area_text(table, label_names(groups)))
-    if "search" in table:  # a model from elsewhere has none
+    if is_run:
         unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
         lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
         lines.append("What settings differ: comparison.csv, column variant.")

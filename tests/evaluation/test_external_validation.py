@@ -239,6 +239,7 @@ def test_the_text_has_the_scores_and_the_warnings(outside: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith("  0.25 "))
     assert f"{100 * judged['wga']['value']:.1f} [" in row
     assert f"{at_equal_area:.3f} [" in row
+    assert "WGA is at the decision threshold of the model;" in text
     assert "Trials" not in text
     assert np.isfinite(pd.read_csv(out / "ablation.csv")["without"]).all()
 
