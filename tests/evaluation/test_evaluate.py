@@ -137,6 +137,24 @@ def test_pooled_folds_make_pairs_within_a_fold_only() -> None:
     assert (at_once["equal_area"]["value"], at_once["equal_area"]["pairs"]) == (0.75, 8)
 
 
+def test_wga_at_zero_of_pooled_folds_is_of_the_models_own_logits() -> None:
+    groups = groups_table()
+    table = groups[groups["split"] == "val"].assign(fold=1, threshold=-2.0, probability=0.5)
+    # Own logits of -1 and 0.5 are right at 0. Less the threshold they are 1 and 2.5, and non-tumour is called tumour.
+    pooled = table.assign(logit=np.where(table["label"] == 1, 0.5, -1.0) - table["threshold"])
+    content = evaluate_predictions(pooled, groups.assign(fold=1), decision_threshold=0.0, config=QUICK)["splits"]["val"]
+    scores = content["thresholds"]["0.5"]
+    assert (scores["wga"]["value"], scores["wga_at_zero"]) == (0, 1)
+
+
+def test_all_patches_together_are_those_of_every_split() -> None:
+    groups = groups_table()
+    table = groups[groups["group@0.5"] >= 0].assign(split="all", logit=1.0, probability=0.5)
+    content = evaluate_predictions(table, groups, decision_threshold=0.0, config=QUICK)["splits"]["all"]
+    assert content["thresholds"]["0.5"]["n"] == 24
+    assert content["left_out"] == [1, 0]  # the blank one of test
+
+
 def test_a_current_evaluation_is_left_alone_and_a_stale_one_needs_force(work: Path) -> None:
     out = evaluate_run(work, "erm", config=QUICK)
     before = FakeModel.calls
