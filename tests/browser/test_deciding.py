@@ -1,7 +1,7 @@
 """Decisions: made, withdrawn, found again after a reload, carried elsewhere, and two reviewers at one slide."""
 
 import pytest
-from made_predictions import MODALITIES, SLIDES, table_of
+from made_predictions import MODALITIES, SLIDES
 from pages import serving
 from playwright.sync_api import expect
 
@@ -20,29 +20,6 @@ def reject(page, reason, comment):
     page.locator("#reason").fill(reason)
     page.locator("#comment").fill(comment)
     page.locator("#save").click()
-
-
-@pytest.mark.slow
-def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit):
-    window = visit(own)
-    page = window.slide(MODALITIES)
-    row = table_of(folder, MODALITIES).iloc[20]
-    select(window, row)
-    press(window, "label-non-tumour")
-    expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("non-tumour, A. Reader")
-    press(window, "accept")
-    expect(window.standing()).to_have_attribute("data-verdict", "accept")
-    press(window, "undo")
-    expect(window.standing()).to_have_attribute("data-verdict", "none")
-    reject(page, "out of focus", "left half")
-    expect(window.standing()).to_have_attribute("data-verdict", "reject")
-    page.reload()
-    window.settled()
-    expect(window.standing()).to_contain_text("out of focus: left half")
-    select(window, row)
-    expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("non-tumour, A. Reader")
-    decision = window.cohort().locator(f"tr[data-slide='{MODALITIES}'] [data-column=decision]")
-    expect(decision).to_have_attribute("data-value", "reject")
 
 
 @pytest.mark.slow
@@ -109,28 +86,3 @@ def test_a_script_in_a_comment_is_a_text(own, visit):
     page = window.cohort()
     expect(page.locator(f"tr[data-slide='{MODALITIES}'] [data-column=decision]")).to_contain_text(comment)
     assert page.locator("td img[src=x], td script").count() == 0
-
-
-@pytest.mark.slow
-def test_next_goes_to_the_slides_that_the_reviewer_has_to_do(own, visit):
-    window = visit(own)
-    page = window.cohort("?sort=slide_id")
-    page.keyboard.press("n")
-    page.wait_for_url(f"**/slides/{SLIDES[0]}")
-    window.settled()
-    page.keyboard.press("a")
-    expect(window.standing()).to_have_attribute("data-verdict", "accept")
-    page = window.cohort("?sort=slide_id")
-    page.keyboard.press("n")
-    page.wait_for_url(f"**/slides/{MODALITIES}")
-    window.settled()
-
-
-@pytest.mark.slow
-def test_a_decision_on_a_page_whose_log_was_removed_is_not_saved(folder, own, visit):
-    window = visit(own, expected=("409",))
-    page = window.slide(MODALITIES)
-    (folder / "review.sqlite").unlink()
-    press(window, "accept")
-    expect(page.locator("#alarm")).to_contain_text("Not saved: review.sqlite is not the file that this page opened")
-    expect(window.standing()).to_have_attribute("data-verdict", "none")

@@ -119,17 +119,6 @@ def test_outlines_leave_the_tissue_clear_and_run_along_positive_cells(predicted,
             assert (drawn > 128) == (here != beside)
 
 
-def test_only_positive_cells_stay_when_asked_for(predicted, address, visit):
-    window = visit(address)
-    page = window.slide(MODALITIES)
-    filled(page)
-    page.locator("#only-positive").check()
-    facts, table = facts_of(predicted.out, MODALITIES), table_of(predicted.out, MODALITIES)
-    for row in table.iloc[::5].itertuples():
-        is_positive = row.logit > facts["decision_threshold"]
-        assert_heat(window.heat_at(*middle(facts, row.x, row.y)), facts, row.probability if is_positive else 0.0)
-
-
 def test_groups_have_their_colours_and_counts(predicted, address, visit):
     window = visit(address)
     page = window.slide(SLIDES[0])

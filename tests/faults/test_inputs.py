@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import made_slides as made
 import numpy as np
 import pytest
@@ -270,19 +269,6 @@ def test_openslide_answers_again_after_a_spoilt_tile(tmp_path: Path) -> None:
         with pytest.raises(InputCorruptError, match="cannot be decoded"):
             slide.read_region(70, 70, 20, 20)
         np.testing.assert_array_equal(slide.read_region(0, 0, 64, 64), levels[0][:, :64, :64])
-
-
-@pytest.mark.fault("modalities")
-def test_a_modality_shifted_by_12_px_is_done_with_a_warning(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    smooth = cv2.GaussianBlur(generator.normal(size=(320, 400)), (0, 0), 6)
-    tissue = cv2.GaussianBlur((smooth > smooth.std() / 2).astype(np.float64), (0, 0), 1)
-    pair = [900 * tissue[:, 12:332], 400 * tissue[:, :320]]
-    cars, shg = ((signal + generator.normal(100, 5, signal.shape)).astype(np.uint16) for signal in pair)
-    (outcome,) = tile_cohort(manifest_of(tmp_path, {"s": modalities(cars, shg)(tmp_path)}), tmp_path / "out", CONFIG)
-    assert (outcome.state, exit_code([outcome])) == ("done", 0)
-    (warning,) = outcome.warnings
-    assert warning.startswith("channel SHG is shifted by 6.0 um (+12.0 px across")
 
 
 @pytest.mark.fault("background-only")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_model import write_model
+from written_files import contents
 
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import BatchOptions, GroupsConfig, PredictConfig, TileConfig
@@ -46,11 +47,6 @@ def manifest(folder: Path, **paths: str) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return folder / "manifest.csv"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "logs")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -96,12 +92,12 @@ def predict(folder: Path, name: str, *, force: bool = False) -> Outcome:
 def test_predicting_another_slide_of_the_same_stem_is_a_duplicate_id(folder: Path) -> None:
     write_model(folder / "model")
     assert predict(folder, "a.svs").state == "done"
-    before = contents(folder / "out")
+    before = contents(folder / "out", without=["logs"])
     outcome = predict(folder, "a.tif")
     assert (outcome.state, outcome.code) == ("failed", "DUPLICATE_ID")
     for word in ("a.svs", "a.tif", "--slide-id", "--force"):
         assert word in outcome.message
-    assert contents(folder / "out") == before
+    assert contents(folder / "out", without=["logs"]) == before
     assert predict(folder, "a.svs").state == "current"
     (folder / "b").mkdir()
     (folder / "a.svs").rename(folder / "b" / "a.svs")  # the same slide elsewhere is no other slide
@@ -115,23 +111,23 @@ def test_a_slide_that_changed_under_its_own_name_is_stale_and_no_duplicate(folde
     with open_slide(folder / "a.tif") as slide:
         tile_slide(slide, CONFIG, folder / "out")
     made.write_rgb_pyramid(folder / "a.tif", image(100), levels=1)
-    before = contents(folder / "out")
+    before = contents(folder / "out", without=["logs"])
     assert predict(folder, "a.tif").code == "STALE_ARTEFACT"
     with open_slide(folder / "a.tif") as slide, pytest.raises(StaleArtefactError):
         tile_slide(slide, CONFIG, folder / "out")
-    assert contents(folder / "out") == before
+    assert contents(folder / "out", without=["logs"]) == before
 
 
 @pytest.mark.fault("same-twice")
 def test_tiling_another_slide_of_the_same_stem_or_id_is_a_duplicate_id(folder: Path) -> None:
     out = folder / "out"
     tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
-    before = contents(out)
+    before = contents(out, without=["logs"])
     with open_slide(folder / "a.tif") as slide, pytest.raises(DuplicateIdError, match=r"a\.svs.*a\.tif.*slide_id"):
         tile_slide(slide, CONFIG, out, patient_id="a")
     with pytest.raises(DuplicateIdError, match=r"a\.svs.*a\.tif.*slide_id"):
         tile_cohort(manifest(folder, a="a.tif"), out, CONFIG)
-    assert contents(out) == before
+    assert contents(out, without=["logs"]) == before
     (outcome,) = tile_cohort(manifest(folder, a="a.tif"), out, CONFIG, BatchOptions(force=True))
     assert outcome.state == "done"
 

@@ -15,6 +15,7 @@ import pytest
 from made_model import write_model
 from marked_files import MARKER, readable
 from PIL import Image
+from written_files import contents
 
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import DuplicateIdError, InputUnsupportedError
@@ -96,20 +97,15 @@ def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.M
     assert drawn == ["", "S0M3-1D"]
 
 
-def test_what_failed_says_its_code_and_not_its_file(tmp_path: Path) -> None:
-    rows = slides_to_predict(str(cohort(tmp_path)))
-    outcomes = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
-    entry = read_status(tmp_path / "out", outcomes[1].slide_id)["predict"]
+def test_what_failed_says_its_code_and_a_rerun_finds_the_others(tmp_path: Path) -> None:
+    rows, model = slides_to_predict(str(cohort(tmp_path))), write_model(tmp_path / "model")
+    for due in ("done", "current"):
+        first, failed = predict_cohort(rows, model, tmp_path / "out", CONFIG)
+        assert first.state == due
+    entry = read_status(tmp_path / "out", failed.slide_id)["predict"]
     assert entry["code"] == "INPUT_CORRUPT"
     assert entry["message"].startswith("INPUT_CORRUPT")
-    assert "MRS-SMITH" in outcomes[1].message  # on the screen of whoever gave the file
-
-
-def test_a_rerun_finds_its_slides_under_their_pseudonyms(tmp_path: Path) -> None:
-    rows = slides_to_predict(str(cohort(tmp_path)))
-    model = write_model(tmp_path / "model")
-    for due in ("done", "current"):
-        assert predict_cohort(rows[:1], model, tmp_path / "out", CONFIG)[0].state == due
+    assert "MRS-SMITH" in failed.message  # on the screen of whoever gave the file
 
 
 def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_path: Path) -> None:
@@ -161,11 +157,11 @@ def test_slides_with_and_without_their_names_never_stand_in_one_folder(tmp_path:
         CONFIG.model_copy(update={"deidentify": is_deidentified}) for is_deidentified in (deidentify, not deidentify)
     )
     predict_cohort(rows[which : which + 1], model, out, first)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = contents(out)
     for attempt in (partial(predict_cohort, out=out), partial(predict_plan, out=out)):
         with pytest.raises(InputUnsupportedError, match=message):
             attempt(rows[:1], [model], config=second)
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert contents(out) == before
 
 
 def test_a_pseudonym_typed_as_an_id_makes_no_folder_nameless(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import subprocess
@@ -13,10 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from review_page import DECISIONS, Page, answering, predicted
+from review_page import DECISIONS, Page, answering, needs_viewer, predicted
 
 from pathopatch.review import server as review_server
-from pathopatch.review import viewer
 from pathopatch.review.security import Access
 from pathopatch.review.server import create_server
 
@@ -24,11 +22,6 @@ pytestmark = [pytest.mark.fault("local-user"), pytest.mark.slow]
 
 HALVES = [b"", b"GET / HTTP/1.1\r\nHost: 127.0", f"POST {DECISIONS} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
           "X-Pathopatch: review\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{".encode()]  # fmt: skip
-
-
-needs_viewer = pytest.mark.skipif(
-    not viewer.is_installed() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
-)
 
 
 @pytest.fixture(scope="module")

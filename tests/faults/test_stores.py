@@ -15,6 +15,7 @@ import pytest
 import torch
 from array_slides import write_mask
 from made_patches import write_work
+from written_files import TIMES, contents
 
 from pathopatch.core.config import EvaluateConfig, TileConfig, TrainConfig
 from pathopatch.core.errors import InputCorruptError, StaleArtefactError
@@ -74,11 +75,6 @@ def tile(path: Path, work: Path, *, force: bool = False) -> str:
 
 def store_of(work: Path) -> Path:
     return work / "slides" / "a.zarr"
-
-
-def artefacts(work: Path) -> dict[str, bytes]:
-    files = [path for name in ("slides", "patches") for path in (work / name).rglob("*") if path.is_file()]
-    return {str(path.relative_to(work)): path.read_bytes() for path in files}
 
 
 def flipped_bits(path: Path) -> Any:
@@ -168,7 +164,7 @@ def test_a_forked_process_refuses_a_damaged_chunk_too(damage: str, work: Path) -
 def test_tile_refuses_a_damaged_store_and_force_makes_it_again(
     damage: str, chunk: str, work: Path, retile: Callable[..., str]
 ) -> None:
-    whole = artefacts(work)
+    whole = contents(work, without=TIMES)
     if damage == "flipped":
         next(flipped_bits(store_of(work) / chunk))
     else:
@@ -176,7 +172,7 @@ def test_tile_refuses_a_damaged_store_and_force_makes_it_again(
     refused(retile, chunk)
     assert not is_recorded_done(work, "a", "tile")
     assert retile(force=True) == "done"
-    assert artefacts(work) == whole
+    assert contents(work, without=TIMES) == whole
     assert retile() == "current"
 
 
@@ -196,10 +192,10 @@ def test_of_a_large_store_tile_checks_the_sizes_alone(
 def test_tile_makes_a_store_again_that_is_not_of_its_table(work: Path, retile: Callable[..., str]) -> None:
     import zarr
 
-    whole = artefacts(work)
+    whole = contents(work, without=TIMES)
     zarr.open_group(store_of(work), mode="a").attrs["pixels_checksum"] = "0" * 16
     assert retile() == "done"
-    assert artefacts(work) == whole
+    assert contents(work, without=TIMES) == whole
 
 
 @pytest.mark.fault("damaged-store")

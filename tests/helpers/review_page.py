@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import made_slides as made
+import pytest
 from made_model import write_model
 
 from pathopatch.core.config import PredictConfig
+from pathopatch.review import viewer
 from pathopatch.review.app import create_app
 from pathopatch.review.reviewed_cohort import open_review
 from pathopatch.review.security import Access
@@ -24,6 +27,9 @@ from pathopatch.stages.predict import predict_cohort
 
 WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}
 DECISIONS = "/api/slides/a/decisions"
+needs_viewer = pytest.mark.skipif(
+    not viewer.is_installed() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import signal
@@ -14,16 +13,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from review_page import DECISIONS, WRITE, Page, predicted
+from review_page import DECISIONS, WRITE, Page, needs_viewer, predicted
 
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.review import viewer
 from pathopatch.review.server import listen
-
-needs_viewer = pytest.mark.skipif(
-    not viewer.is_installed() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
-)
 
 
 @pytest.fixture(scope="module")
