@@ -240,7 +240,7 @@ def test_the_slides_are_drawn_measured_and_shown_in_review(
     reviewed.close()
 
 
-def test_a_slide_for_a_head_is_sent_to_encode(
+def test_a_slide_for_a_head_on_features_is_refused(
     tmp_path: Path, head: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)

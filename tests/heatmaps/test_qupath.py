@@ -10,6 +10,7 @@ import pytest
 import qupath_rules
 from made_heatmap import BOUNDS, SIZE, write_heatmap
 from shapely.geometry import shape
+from written_files import contents
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.groups.decisions.decision import Decision
@@ -29,10 +30,6 @@ def out(tmp_path):
 @pytest.fixture
 def decided(tmp_path):
     return tmp_path / "qupath" / "a" / "decisions.geojson.gz"
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def decide(out, verdict, **more):

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from pathopatch.core.config import IntensityConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import (
     ChannelMismatchError,
-    InputUnsupportedError,
-    NonFiniteError,
 )
 from pathopatch.patches.analysis import PatchBatch, analyse_slide, iterate_patches
 
@@ -77,24 +75,3 @@ def test_a_channel_that_the_slide_does_not_have_is_named(
 ) -> None:
     with pytest.raises(ChannelMismatchError, match="names TPEF, the slide has CARS, SHG"):
         analyse_slide(make_slide(low_counts(two_discs)), config)
-
-
-def test_nan_pixels_are_counted_and_refused(make_slide: Make, two_discs: Discs) -> None:
-    pixels = low_counts(two_discs).astype(np.float32)
-    pixels[1, 3, 4:6] = np.nan
-    with pytest.raises(NonFiniteError, match="30000 pixels 2 in SHG"):
-        analyse_slide(make_slide(pixels), CONFIG)
-
-
-def test_nan_pixels_that_the_overview_hides_are_refused(make_slide: Make, two_discs: Discs) -> None:
-    pixels = low_counts(two_discs).astype(np.float32)
-    analysis = analyse_slide(make_slide(pixels), CONFIG)  # as from a coarser level that was made without them
-    pixels[1, 3, 4:6] = np.inf
-    with pytest.raises(NonFiniteError, match="30000 pixels 2 in SHG"):
-        list(iterate_patches(make_slide(pixels), analysis))
-
-
-def test_a_slide_coarser_than_the_target_is_refused_with_both(make_slide: Make, two_discs: Discs) -> None:
-    slide = make_slide(low_counts(two_discs), mpp=2.0)
-    with pytest.raises(InputUnsupportedError, match=r"2 um/px .* 0.5 um/px"):
-        analyse_slide(slide, TileConfig(patch_px=32, mpp=0.5))

@@ -144,15 +144,6 @@ def test_the_scale_bar_is_as_long_as_it_says(make_slide: Make, two_discs: NDArra
     assert (bar.max(axis=1) < 60).sum() == 100
 
 
-def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> None:
-    made.write_aperio(tmp_path / "a.svs", np.full((3, 208, 304), 240, np.uint8))
-    with open_slide(tmp_path / "a.svs") as slide:
-        description = describe_slide(slide, CONFIG, slide_id="s")
-    assert "PATIENT-MARKER" not in str(description.lines())
-    picture = thumbnail(description)
-    assert not (picture == [255, 0, 0]).all(axis=2).any()
-
-
 def test_what_was_assumed_in_reading_a_file_is_a_warning(tmp_path: Path) -> None:
     image = made.noise(4, 60, 80, np.uint8)
     image[3] = 255

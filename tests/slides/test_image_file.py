@@ -73,29 +73,6 @@ def test_the_exif_data_of_a_png_count_before_and_after_its_pixels_and_broken_one
             assert slide.read_region(0, 0, 1, 1).item() == (8 if size == (3, 4) else 0)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_jpeg_is_turned_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
-    grey = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
-    tags = Image.Exif()
-    tags[274] = orientation
-    Image.fromarray(grey).save(tmp_path / "a.jpg", exif=tags, quality=100)
-    with Image.open(tmp_path / "a.jpg") as stored:
-        turned = np.asarray(_turned(stored, orientation))
-    slide = open_slide(tmp_path / "a.jpg", mpp=1.0)
-    assert slide.size == turned.shape[::-1]
-    np.testing.assert_array_equal(slide.read_region(0, 0, *slide.size)[0], turned)
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Pillow's own table of what each number asks for."""
-    how = Image.Transpose
-    steps = {
-        2: how.FLIP_LEFT_RIGHT, 3: how.ROTATE_180, 4: how.FLIP_TOP_BOTTOM, 5: how.TRANSPOSE,
-        6: how.ROTATE_270, 7: how.TRANSVERSE, 8: how.ROTATE_90,
-    }  # fmt: skip
-    return image.transpose(steps[orientation]) if orientation in steps else image
-
-
 @pytest.mark.parametrize(("mode", "name", "message"), [
     ("P", "a.png", "table of colours"), ("1", "a.png", "samples of 1 bits"), ("CMYK", "a.jpg", "CMYK"),
 ])  # fmt: skip

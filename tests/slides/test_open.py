@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import cv2
 import made_slides as made
 import numpy as np
 import openslide
-import pandas as pd
 import pytest
 import tifffile
-from made_model import write_model
 
-from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import (
     ChannelMismatchError,
     InputMissingError,
@@ -25,8 +20,6 @@ from pathopatch.slides import Slide, in_order, open_slide, parse_source
 from pathopatch.slides import open as slides_open
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
-from pathopatch.stages.find_slides import slides_to_predict
-from pathopatch.stages.predict import predict_cohort
 
 CHANNELS = made.noise(3, 50, 60, np.uint16)
 APERIO_WIDTH, APERIO_HEIGHT = 403, 301  # odd at the level below, too
@@ -199,25 +192,6 @@ def test_an_image_that_tifffile_opens_but_nothing_decodes_is_unsupported(tmp_pat
     made.patch_tag(tmp_path / "a.tif", 259, 52479)
     with pytest.raises(InputUnsupportedError, match="52479"):
         open_slide(tmp_path / "a.tif")
-
-
-def _total(slide: Slide, queue: multiprocessing.Queue[int]) -> None:
-    queue.put(int(slide.read_region(0, 0, 300, 200).astype(np.int64).sum()))
-
-
-@pytest.mark.parametrize("name", ["a.svs", "a.tif"])
-def test_a_spawned_process_opens_its_own_handle(name: str, tmp_path: Path) -> None:
-    write = made.write_aperio if name.endswith("svs") else made.write_rgb_pyramid
-    image = write(tmp_path / name, made.noise(3, 208, 304, np.uint8))[0]
-    slide = open_slide(tmp_path / name)
-    slide.read_region(0, 0, 300, 200)  # the parent's handle is open
-    context = multiprocessing.get_context("forkserver")
-    queue = context.Queue()
-    process = context.Process(target=_total, args=(slide, queue))
-    process.start()
-    assert queue.get(timeout=60) == int(image[:, :200, :300].astype(np.int64).sum())
-    process.join()
-    assert process.exitcode == 0
 
 
 def rgba(path: Path, image: np.ndarray, kind: str | int, **options: object) -> Path:
@@ -415,19 +389,3 @@ def test_a_real_slide_is_decoded_directly_and_equal_throughout(real_data: Path) 
     with open_slide(path) as slide:
         assert isinstance(slide, TiffSlide)
         assert_equal_to_openslide(slide, path)
-
-
-def test_channels_are_predicted_in_any_order_and_case(tmp_path: Path) -> None:
-    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
-    for name, plane in zip("RGB", image, strict=True):
-        made.write_channel(tmp_path / f"s1_{name}.tif", plane)
-    model = write_model(tmp_path / "model")
-    tables = []
-    for number, order in enumerate(("RGB", "bRg")):
-        source = ", ".join(f"{name} = {tmp_path}/s1_{name.upper()}.tif" for name in order)
-        rows = slides_to_predict(source)
-        (outcome,) = predict_cohort(rows, model, tmp_path / str(number), PredictConfig(device="cpu"))
-        assert (outcome.slide_id, outcome.state) == ("s1", "done")
-        tables.append(read_table(tmp_path / str(number) / "predictions" / "s1.parquet"))
-    pd.testing.assert_frame_equal(*tables)
-    assert len(tables[0]) > 1

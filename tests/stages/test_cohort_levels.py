@@ -92,16 +92,11 @@ def test_a_stated_level_is_not_taken_from_the_cohort(tmp_path: Path) -> None:
     assert shares(tmp_path / "work")["full"] == 1.0
 
 
-def test_a_dry_run_knows_the_levels_that_were_taken(tmp_path: Path) -> None:
+def test_a_dry_run_and_a_forced_retry_leave_the_levels_that_were_taken(tmp_path: Path) -> None:
     manifest, work = three(tmp_path), tmp_path / "work"
     tile_cohort(manifest, work, CONFIG)
     plan = tile_plan(manifest, work, CONFIG)
     assert (len(plan.finished), len(plan.table), plan.failed) == (3, 0, ())
-
-
-def test_a_forced_retry_of_failed_slides_leaves_the_levels_of_the_others(tmp_path: Path) -> None:
-    manifest, work = three(tmp_path), tmp_path / "work"
-    tile_cohort(manifest, work, CONFIG)
     assert tile_cohort(manifest, work, CONFIG, BatchOptions(retry_failed=True, force=True)) == []
     assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
 

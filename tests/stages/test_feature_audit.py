@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from made_feature_cohort import SIDE_PX, made_cohort
 from made_features import with_tissue
+from written_files import contents
 
 from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import BatchOptions, GroupsConfig, TileConfig
@@ -42,10 +43,6 @@ from pathopatch.stages.import_features import import_features
 from pathopatch.stages.tile import tile_cohort
 
 HALVES = GroupsConfig(thresholds=(0.5,))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

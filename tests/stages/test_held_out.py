@@ -30,7 +30,6 @@ RUNS = [
     TrainConfig(method="erm", **SMALL),
     TrainConfig(method="groupdro", threshold=0.5, **SMALL),
     TrainConfig(method="gerne", bins=CUTS, **SMALL),
-    TrainConfig(method="resample", **SMALL),
 ]
 STAMP = Stamp(stage="groups", settings={"is": "c"})
 

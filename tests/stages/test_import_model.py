@@ -15,6 +15,7 @@ import pytest
 from made_model import edit_spec, write_model
 from made_slides import write_rgb_pyramid
 from onnx import helper, numpy_helper
+from payload import Touch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -196,11 +197,6 @@ def test_other_kinds_of_models_are_refused_by_naming_those_taken(tmp_path: Path,
         import_model(tmp_path / "elsewhere", tmp_path / "bundle", mpp=0.5)
 
 
-class _Evil:
-    def __reduce__(self):
-        return (print, ("this ran",))
-
-
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link"])
 def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(8 * 3 * 25 * 4))
@@ -274,6 +270,7 @@ def test_another_network_in_the_way_is_noticed(tmp_path: Path) -> None:
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones((8, 2), np.float32), "matrix"))
     with pytest.raises(PathopatchError, match="network_sha256"):
         import_model(write_onnx(tmp_path / "made", model), tmp_path / "bundle")
+    assert import_model(path, tmp_path / "bundle", force=True) == read_spec(tmp_path / "bundle") != before
 
 
 def test_a_folder_that_is_no_bundle_survives_force(tmp_path: Path) -> None:
@@ -311,10 +308,9 @@ def test_statistics_of_the_batch_are_refused_at_every_size(tmp_path: Path, px: i
         import_model(write_onnx(tmp_path / "made", model, toml=toml), tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("end", ["Sqrt", "Log"])
-def test_answers_that_are_nan_are_refused(tmp_path: Path, end: str) -> None:
+def test_answers_that_are_nan_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError):
-        import_model(write_onnx(tmp_path / "made", onnx_model(end=end)), tmp_path / "bundle")
+        import_model(write_onnx(tmp_path / "made", onnx_model(end="Log")), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -336,19 +332,7 @@ def test_moments_of_0_to_255_and_doubled_channels_are_refused(
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "non-tumour",
-        "Normal",
-        "benign",
-        "no_tumor",
-        "nontumoral",
-        "tumor-free",
-        "notumor",
-        "healthy tissue",
-        "Other",
-        "mucosa",
-    ],
+    "name", ["non-tumour", "no_tumor", "nontumoral", "tumor-free", "notumor", "healthy tissue", "mucosa"]
 )
 def test_a_single_class_that_is_not_tumour_is_asked_about(tmp_path: Path, name: str) -> None:
     path = write_onnx(tmp_path / "made", onnx_model(1), n_classes=1)
@@ -420,8 +404,6 @@ def _spoilt(folder: Path, **arrays: object) -> list[str]:
     ("make", "error", "said"),
     [
         (lambda f: write_answers(f, "outputs", n=0), InputUnsupportedError, "0 test patches, 3 at least"),
-        (lambda f: write_answers(f, "typed", n=2), InputUnsupportedError, "2 test patches, 3 at least"),
-        (lambda f: write_answers(f, "typed")[:1] * 3, InputUnsupportedError, "nearly one answer"),
         (lambda f: _spoilt(f, expected=np.zeros((5, 2))), InputUnsupportedError, "nearly one answer"),
         (lambda f: _spoilt(f, expected=np.full((5, 2), np.nan)), InputUnsupportedError, "no finite numbers"),
         (lambda f: _spoilt(f, expected=np.full(5, 1.5)), InputUnsupportedError, "no probabilities"),
@@ -429,7 +411,7 @@ def _spoilt(folder: Path, **arrays: object) -> list[str]:
         (lambda f: _spoilt(f, class_names=["Tumor", "fat"]), InputUnsupportedError, "answers of Tumor, fat, and"),
         (lambda f: _spoilt(f, patches=np.zeros((5, 3, 32, 32))), InputUnsupportedError, "patches of shape"),
         (lambda f: _spoilt(f, patches=np.full((5, 3, 48, 48), 9.0)), InputUnsupportedError, "floats from 0 to 1"),
-        (lambda f: _spoilt(f, patches=np.array([_Evil()])), InputCorruptError, "no readable arrays"),
+        (lambda f: _spoilt(f, patches=np.array([Touch(f / "ran")])), InputCorruptError, "no readable arrays"),
         (lambda f: [f"{f / 'tiny.toml'}=0.9"] * 3, InputUnsupportedError, "no test image"),
         (lambda f: [*write_answers(f, "typed")[:2], str(f / "0.png")], InputUnsupportedError, "no "),
     ],
@@ -441,6 +423,7 @@ def test_known_answers_that_cannot_be_used_are_refused(
     with pytest.raises(error, match=said):
         stage.import_model(path, tmp_path / "bundle", test=make(tmp_path / "made"))
     assert not (tmp_path / "bundle").exists()
+    assert not (tmp_path / "made" / "ran").exists()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from made_model import write_model
+from payload import Touch
 from PIL import Image
 from torch import nn
 from torchvision import transforms
@@ -23,7 +24,6 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputUnsupportedError,
     NonFiniteError,
-    StaleArtefactError,
 )
 from pathopatch.models.bundle import read_spec
 from pathopatch.models.export import export_model
@@ -60,14 +60,8 @@ class NoFunction(nn.Module):
         y = x.mean(dim=(2, 3))
         if self.kind == "dropout":
             return torch.nn.functional.dropout(x, 0.1, True).mean(dim=(2, 3))
-        if self.kind == "noise":
-            return y + 0.01 * torch.randn_like(y)
-        if self.kind == "batch norm":
-            return torch.nn.functional.batch_norm(x, None, None, training=True).amax(dim=(2, 3))
         if self.kind == "centred":
             return y - y.mean(dim=0, keepdim=True)
-        if self.kind == "place in the batch":
-            return y + torch.arange(len(y))[:, None]
         return y
 
 
@@ -203,7 +197,6 @@ def test_one_logit_is_the_classs_against_all_else(tmp_path: Path) -> None:
     ("names", "chosen", "columns"),
     [
         (["Tumor", "Non-tumor"], [], [0]),
-        (["benign", "acinar", "mucinous", "solid"], ["solid"], [3]),
         (["benign", "acinar", "mucinous", "solid"], ["solid", "acinar"], [1, 3]),
     ],
 )
@@ -238,10 +231,8 @@ def test_a_model_that_is_no_function_of_the_patch_is_refused(tmp_path: Path, kin
     ("changes", "said"),
     [
         ({"num_classes": 3}, "one name a class is due"),
-        ({"class_names": ["Tumor", "Tumor"]}, "one name a class is due"),
         ({"spec_version": "2.0"}, "spec_version"),
         ({"spacing_um_px": 0}, "spacing_um_px"),
-        ({"patch_size_pixels": 10**6}, "patch_size_pixels"),
         ({"transform": []}, "transform is empty"),
         ({"transform": CONFIG["transform"][::-1]}, "transform is Normalize, ToTensor, Resize"),
         ({"transform": [{"name": "CenterCrop"}, *CONFIG["transform"][1:]]}, "CenterCrop"),
@@ -249,7 +240,6 @@ def test_a_model_that_is_no_function_of_the_patch_is_refused(tmp_path: Path, kin
         ({"transform": [_step("Resize", size=64, max_size=80), TO_TENSOR]}, "max_size"),
         ({"transform": [TO_TENSOR, _step("Normalize", mean=[0.5], std=[1])]}, "mean"),
         ({"transform": [TO_TENSOR, _step("Normalize", std=[1, 0, 1])]}, r"std\.1"),
-        ({"transform": [_step("Resize", size=10**6), TO_TENSOR]}, r"Resize\.arguments\.size"),
         ({"transform": [_step("Resize", size=[0, 0]), TO_TENSOR]}, r"Resize\.arguments\.size"),
         ({"patch_size_pixels": 1}, "patch_size_pixels"),
     ],
@@ -304,22 +294,17 @@ def test_a_network_of_other_classes_or_another_input_size_is_refused(
         import_model(write_folder(tmp_path / "zoo", network), tmp_path / "bundle")
 
 
-class _Evil:
-    def __reduce__(self):
-        return (print, ("this ran",))
-
-
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-def test_pickles_are_refused_unread(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_pickles_are_refused_unread(tmp_path: Path, kind: str) -> None:
     folder = write_folder(tmp_path / "zoo", tiny())
     path = folder / "torchscript_model.pt"
     if kind == "pickle":
-        path.write_bytes(pickle.dumps(_Evil()))
+        path.write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
     else:
-        torch.save(_Evil(), path)
+        torch.save(Touch(tmp_path / "ran"), path)
     with pytest.raises(CheckpointUnsafeError, match="a pickle"):
         import_model(folder, tmp_path / "bundle")
-    assert "this ran" not in capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()
 
 
 class Writer(Tiny):
@@ -386,40 +371,12 @@ def test_weights_that_are_nan_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
 
 
-class Broken(Tiny):
-    """A network that divides by the contrast of a patch: NaN for a flat one."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.conv(x / x.std(dim=(2, 3), keepdim=True)).mean(dim=(2, 3)))
-
-
-def test_a_network_that_gives_nan_for_flat_patches_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError):
-        import_model(write_folder(tmp_path / "zoo", Broken().eval()), tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
-
-
 def test_an_archive_that_was_exchanged_is_noticed(tmp_path: Path) -> None:
     import_model(write_folder(tmp_path / "zoo", tiny()), tmp_path / "bundle")
     other = write_folder(tmp_path / "other", Tiny().eval())
     (tmp_path / "bundle" / "model.torchscript").write_bytes((other / "torchscript_model.pt").read_bytes())
     with pytest.raises(InputCorruptError, match="not the one that the bundle was made with"):
         load_model(tmp_path / "bundle", device="cpu", runtime="torch")
-
-
-def test_another_model_in_the_way_is_refused_until_forced(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "zoo", tiny())
-    import_model(folder, tmp_path / "bundle")
-    before = (tmp_path / "bundle" / "config.json").stat().st_mtime_ns
-    import_model(folder, tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "config.json").stat().st_mtime_ns == before
-    with pytest.raises(StaleArtefactError, match=r"class_names was \['Other', 'Tumor'\], is \['Tumor', 'Other'\]"):
-        import_model(folder, tmp_path / "bundle", tumor_classes=["Other"])
-    spec = import_model(folder, tmp_path / "bundle", tumor_classes=["Other"], force=True)
-    assert spec.class_names == ("Tumor", "Other")
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(InputUnsupportedError, match="no model bundle"):
-        import_model(folder, tmp_path / "mine", force=True)
 
 
 def test_the_card_names_the_makers_and_claims_no_training_data(tmp_path: Path) -> None:

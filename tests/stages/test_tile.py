@@ -25,34 +25,23 @@ def row(path: Path, mpp: float | None = None) -> SlideRow:
 
 
 @pytest.mark.parametrize(
-    ("in_file", "in_manifest", "fallback", "due"),
-    [(0.25, None, 0.5, 0.25), (0.25, 1.0, 0.5, 1.0), (None, 1.0, 0.5, 1.0), (None, None, 0.5, 0.5)],
-)
-def test_a_stated_mpp_is_never_overruled_by_the_command_line(
-    tmp_path: Path, in_file: float | None, in_manifest: float | None, fallback: float, due: float
-) -> None:
-    write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), mpp=in_file)
-    with open_row(row(tmp_path / "a.tif", in_manifest), fallback_mpp=fallback) as slide:
-        assert slide.mpp == pytest.approx(due)
-
-
-@pytest.mark.parametrize(
-    ("in_file", "in_manifest", "fallback", "notes"),
+    ("in_file", "in_manifest", "fallback", "due", "notes"),
     [
-        (0.25, 0.5, None, ["um/px: 0.5 is stated and counts, though the file says 0.25"]),
-        (0.25, None, 0.5, ["um/px: 0.25 counts, as the file says; --slide-mpp 0.5 is not used"]),
-        (None, 0.25, 0.5, ["um/px: 0.25 counts, as the manifest says; --slide-mpp 0.5 is not used"]),
-        (0.25, 0.2549, 0.2549, []),  # within 2 %
-        (None, None, 0.5, []),
-        (None, 0.5, None, []),
+        (0.25, 0.5, None, 0.5, ["um/px: 0.5 is stated and counts, though the file says 0.25"]),
+        (0.25, None, 0.5, 0.25, ["um/px: 0.25 counts, as the file says; --slide-mpp 0.5 is not used"]),
+        (None, 0.25, 0.5, 0.25, ["um/px: 0.25 counts, as the manifest says; --slide-mpp 0.5 is not used"]),
+        (0.25, 0.2549, 0.2549, 0.2549, []),  # within 2 %
+        (None, None, 0.5, 0.5, []),
+        (None, 0.5, None, 0.5, []),
     ],
 )
 @pytest.mark.parametrize("channels", [("C0",), ("SHG", "CARS")])
-def test_two_values_of_mpp_that_differ_are_both_named(
+def test_a_stated_mpp_counts_and_one_that_differs_is_named(
     tmp_path: Path,
     in_file: float | None,
     in_manifest: float | None,
     fallback: float | None,
+    due: float,
     notes: list[str],
     channels: tuple[str, ...],
 ) -> None:
@@ -64,6 +53,7 @@ def test_two_values_of_mpp_that_differ_are_both_named(
         slide_row = replace(slide_row, source=files, channel_order=channels)
     with open_row(slide_row, fallback_mpp=fallback) as slide, tolerant(slide, 0.5) as reread:
         assert (slide.channels, list(slide.notes), list(reread.notes)) == (channels, notes, notes)
+        assert slide.mpp == pytest.approx(due)
 
 
 @pytest.mark.parametrize(

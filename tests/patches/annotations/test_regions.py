@@ -10,15 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import made_slides
 import numpy as np
 import pandas as pd
 import pytest
 from made_outlines import feature, geojson, polygon, square
 from malformed_slides import bounded
-from typer.testing import CliRunner
 
-from pathopatch.cli import app
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig
 from pathopatch.core.errors import (
     InputCorruptError,
@@ -27,13 +24,11 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
     StaleArtefactError,
-    TableError,
 )
 from pathopatch.patches.annotations import outlines
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.labels import LabelSource, Regions, SlideLabels, find_regions
 from pathopatch.patches.tile import tile_slide
-from pathopatch.stages.check import check_manifest
 
 CONFIG = AnnotationConfig(tumor=("Tumor",), non_tumor=("Stroma",), holes=("Hole",), ignored=("Ignore*", "None"))
 SIZE = (1000, 800)
@@ -358,25 +353,3 @@ def test_a_slide_with_bounds_is_labelled_where_qupath_shows_the_outline(
     geojson(tmp_path, area(0, 0, 30))
     with pytest.raises(StaleArtefactError, match="annotations"):
         tile_slide(slide, config, tmp_path / "work", labels=source)
-
-
-def test_commands_check_class_names_against_the_study_file(tmp_path: Path) -> None:
-    made_slides.write_rgb_pyramid(tmp_path / "a.tif", np.full((3, 100, 128), 245, np.uint8), tile_px=64, levels=1)
-    geojson(tmp_path, area(0, 0, 64), area(64, 0, 64, "Stroma"))
-    (tmp_path / "m.csv").write_text("slide_id,patient_id,path,annotations\ns,p,a.tif,a.geojson\n")
-    (row,) = check_manifest(tmp_path / "m.csv").to_dict("records")
-    assert (row["annotation_classes"], row["has_labels"]) == ("Stroma, Tumor", True)
-    study = tmp_path / "study.toml"
-    study.write_text(
-        'manifest = "m.csv"\nwork = "work"\n[tile]\npatch_px = 64\n'
-        '[tile.labels.annotations]\ntumor = ["Tumor"]\nnon_tumor = ["Stroma"]\nlabelled = "annotated"\n'
-    )
-    arguments = ["tile", str(tmp_path / "m.csv"), "-o", str(tmp_path / "work"), "--quiet"]
-    refused = CliRunner().invoke(app, arguments)
-    assert (refused.exit_code, "without a meaning: 'Stroma', 'Tumor'" in refused.stderr) == (1, True)
-    assert CliRunner().invoke(app, [*arguments, "--config", str(study)]).exit_code == 0
-    table = pd.read_parquet(tmp_path / "work" / "patches" / "s.parquet")
-    assert table.set_index("patch_id")["label"].to_dict() == {"s@0,0": 1, "s@64,0": 0, "s@0,64": -1, "s@64,64": -1}
-    (tmp_path / "a.geojson").write_text("{")
-    with pytest.raises(TableError, match="row 2, column 'annotations'"):
-        check_manifest(tmp_path / "m.csv")

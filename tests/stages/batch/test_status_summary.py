@@ -10,7 +10,6 @@ import pytest
 
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import update_status
-from pathopatch.core.version import __version__
 
 DONE = {"state": "done", "counts": {"patches": 30, "predicted": 20, "tumour": 4}, "seconds": "1.25"}
 FAILED = {"state": "failed", "code": "MPP_MISSING", "message": "MPP_MISSING: no mpp. Remedy: give one"}
@@ -119,7 +118,3 @@ def test_a_failed_slide_whose_file_was_removed_is_gone_until_clean(tmp_path: Pat
 
 def test_a_folder_where_nothing_was_done_is_an_error(tmp_path: Path, said: Callable) -> None:
     assert "INPUT_MISSING" in said("status", tmp_path, code=1).err
-
-
-def test_the_program_says_its_version(said: Callable) -> None:
-    assert said("--version").out == f"pathopatch {__version__}\n"
