@@ -76,7 +76,10 @@ def test_a_small_bundle_of_a_giant_network_is_refused_before_its_memory(bundle: 
     ("changes", "said"),
     [
         ({"input_px": 60000}, "input_px"),
+        ({"patch_px": 60000}, "patch_px"),
+        ({"stride_px": 60000}, "stride_px"),
         ({"mpp": 1e-9}, "mpp"),
+        ({"mpp": 1e9}, "mpp"),
         ({"class_names": [str(number) for number in range(10**4)]}, "class_names"),
         ({"channels": [str(n) for n in range(10**4)], "mean": [0.5] * 10**4, "std": [0.5] * 10**4}, "channels"),
         ({"channels": [str(n) for n in range(64)], "mean": [0.5] * 64, "std": [0.5] * 64, "input_px": 4096}, "values"),

@@ -32,6 +32,7 @@ def pair(shift: tuple[int, int]) -> np.ndarray:
     return np.stack([plane + generator.normal(100, 5, plane.shape) for plane in (one, other)]).astype(np.uint16)
 
 
+@pytest.mark.fault("modalities")
 def test_a_far_shift_is_a_warning_and_in_the_attributes_and_moves_nothing(make_slide: Make, tmp_path: Path) -> None:
     slide = make_slide(pair((12, -5)), mpp=0.5, background="dark")
     result = tile_slide(slide, PLAIN, tmp_path)

@@ -11,9 +11,7 @@ from array_slides import h_and_e, low_counts
 from numpy.typing import NDArray
 
 from pathopatch.core.config import IntensityConfig, TileConfig, TissueConfig
-from pathopatch.core.errors import (
-    ChannelMismatchError,
-)
+from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
 from pathopatch.patches.analysis import PatchBatch, analyse_slide, iterate_patches
 
 Make = Callable[..., Any]
@@ -75,3 +73,10 @@ def test_a_channel_that_the_slide_does_not_have_is_named(
 ) -> None:
     with pytest.raises(ChannelMismatchError, match="names TPEF, the slide has CARS, SHG"):
         analyse_slide(make_slide(low_counts(two_discs)), config)
+
+
+def test_nan_pixels_are_counted_and_refused(make_slide: Make, two_discs: Discs) -> None:
+    pixels = low_counts(two_discs).astype(np.float32)
+    pixels[1, 3, 4:6] = np.nan
+    with pytest.raises(NonFiniteError, match="30000 pixels 2 in SHG"):
+        analyse_slide(make_slide(pixels), CONFIG)

@@ -14,7 +14,7 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
 from pathopatch.core.artefacts import Stamp, read_stamp
-from pathopatch.core.errors import InputCorruptError, InputMissingError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter, shard_patches
@@ -236,6 +236,14 @@ def test_other_libraries_read_the_store_without_this_package(tmp_path: Path) -> 
     ):
         with pytest.raises((ValueError, RuntimeError)):
             read()
+
+
+def test_a_store_of_an_older_schema_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.zarr", drawn(5, "uint8"))
+    group: Any = zarr.open_group(path)
+    group.attrs["stamp"] = {**STAMP.to_dict(), "schema_version": 0}
+    with pytest.raises(StaleArtefactError, match="schema 0.*pathopatch tile MANIFEST -o WORK --force"):
+        PatchStore(path)
 
 
 @pytest.mark.fault("damaged-store")

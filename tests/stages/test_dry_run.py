@@ -12,6 +12,7 @@ from made_slides import disc_image, write_channel
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import read_status, update_status
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.loading import load_model
@@ -92,6 +93,11 @@ def test_a_bad_slide_is_listed_with_its_code_and_the_others_planned(tmp_path: Pa
     none = tile_plan(cohort(tmp_path), tmp_path / "out", TileConfig(patch_px=32, mpp=0.2))  # finer than both
     assert (len(none.table), none.exit_code) == (0, 1)
     assert {outcome.code for outcome in none.failed} == {"INPUT_UNSUPPORTED"}
+
+
+def test_slides_of_different_scale_need_a_target(tmp_path: Path) -> None:
+    with pytest.raises(InputUnsupportedError, match="s0 has 0.5, s1 has 0.6"):
+        tile_plan(cohort(tmp_path, mpp=(0.5, 0.6)), tmp_path / "out", TileConfig(patch_px=32))
 
 
 def test_the_time_is_estimated_from_finished_slides_alone(tmp_path: Path) -> None:

@@ -332,7 +332,19 @@ def test_moments_of_0_to_255_and_doubled_channels_are_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["non-tumour", "no_tumor", "nontumoral", "tumor-free", "notumor", "healthy tissue", "mucosa"]
+    "name",
+    [
+        "non-tumour",
+        "Normal",
+        "benign",
+        "no_tumor",
+        "nontumoral",
+        "tumor-free",
+        "notumor",
+        "healthy tissue",
+        "Other",
+        "mucosa",
+    ],
 )
 def test_a_single_class_that_is_not_tumour_is_asked_about(tmp_path: Path, name: str) -> None:
     path = write_onnx(tmp_path / "made", onnx_model(1), n_classes=1)
@@ -404,6 +416,7 @@ def _spoilt(folder: Path, **arrays: object) -> list[str]:
     ("make", "error", "said"),
     [
         (lambda f: write_answers(f, "outputs", n=0), InputUnsupportedError, "0 test patches, 3 at least"),
+        (lambda f: write_answers(f, "typed", n=2), InputUnsupportedError, "2 test patches, 3 at least"),
         (lambda f: _spoilt(f, expected=np.zeros((5, 2))), InputUnsupportedError, "nearly one answer"),
         (lambda f: _spoilt(f, expected=np.full((5, 2), np.nan)), InputUnsupportedError, "no finite numbers"),
         (lambda f: _spoilt(f, expected=np.full(5, 1.5)), InputUnsupportedError, "no probabilities"),

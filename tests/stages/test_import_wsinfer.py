@@ -371,6 +371,19 @@ def test_weights_that_are_nan_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
 
 
+class Broken(Tiny):
+    """A network that divides by the contrast of a patch: NaN for a flat one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x / x.std(dim=(2, 3), keepdim=True)).mean(dim=(2, 3)))
+
+
+def test_a_network_that_gives_nan_for_flat_patches_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError):
+        import_model(write_folder(tmp_path / "zoo", Broken().eval()), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_an_archive_that_was_exchanged_is_noticed(tmp_path: Path) -> None:
     import_model(write_folder(tmp_path / "zoo", tiny()), tmp_path / "bundle")
     other = write_folder(tmp_path / "other", Tiny().eval())

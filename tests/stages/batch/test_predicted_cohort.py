@@ -120,6 +120,9 @@ WRONG: dict[str, tuple[dict[str, Any], Callable[[Path], object], type[Pathopatch
     "weights that are cut": ({}, spoil_weights, InputCorruptError, "cut off or damaged"),
     "members that see other patches": ({}, with_other_patches, CheckpointIncompatibleError, "patch_px is 16 and 32"),
     "a network given twice": ({}, lambda _: None, CheckpointIncompatibleError, "model and .*second have the same"),
+    "a stride beyond the patch": (
+        {"models": ("model",), "stride_px": 17}, lambda _: None, InputUnsupportedError, "stride of 17 px",
+    ),
     "a device that is not there": (
         {"models": ("model",), "device": "cuda:99"}, lambda _: None, InputUnsupportedError, "no device",
     ),
