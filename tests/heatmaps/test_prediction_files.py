@@ -398,6 +398,13 @@ def test_a_link_that_leads_outside_is_refused(tmp_path, slide):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_progress_counts_grid_positions_up_to_all(tmp_path, slide):
+    seen = []
+    predict_to(slide, model(), tmp_path, slide_id="s1", progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (42, 42)
+
+
 def test_facts_and_status_say_from_which_level_patches_were_read(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     records = read_json(tmp_path / "heatmaps/s1/heatmap.json"), read_status(tmp_path, "s1")["predict"]

@@ -231,8 +231,10 @@ def test_a_model_that_is_no_function_of_the_patch_is_refused(tmp_path: Path, kin
     ("changes", "said"),
     [
         ({"num_classes": 3}, "one name a class is due"),
+        ({"class_names": ["Tumor", "Tumor"]}, "one name a class is due"),
         ({"spec_version": "2.0"}, "spec_version"),
         ({"spacing_um_px": 0}, "spacing_um_px"),
+        ({"patch_size_pixels": 10**6}, "patch_size_pixels"),
         ({"transform": []}, "transform is empty"),
         ({"transform": CONFIG["transform"][::-1]}, "transform is Normalize, ToTensor, Resize"),
         ({"transform": [{"name": "CenterCrop"}, *CONFIG["transform"][1:]]}, "CenterCrop"),
@@ -240,6 +242,7 @@ def test_a_model_that_is_no_function_of_the_patch_is_refused(tmp_path: Path, kin
         ({"transform": [_step("Resize", size=64, max_size=80), TO_TENSOR]}, "max_size"),
         ({"transform": [TO_TENSOR, _step("Normalize", mean=[0.5], std=[1])]}, "mean"),
         ({"transform": [TO_TENSOR, _step("Normalize", std=[1, 0, 1])]}, r"std\.1"),
+        ({"transform": [_step("Resize", size=10**6), TO_TENSOR]}, r"Resize\.arguments\.size"),
         ({"transform": [_step("Resize", size=[0, 0]), TO_TENSOR]}, r"Resize\.arguments\.size"),
         ({"patch_size_pixels": 1}, "patch_size_pixels"),
     ],

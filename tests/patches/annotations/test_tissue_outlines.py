@@ -85,6 +85,16 @@ def test_outlines_of_the_class_ignore_are_cut_out_whatever_lies_over_them(tmp_pa
     assert not mask[:, :10].any()
 
 
+def test_asap_measures_from_the_slide_and_qupath_from_its_bounds(tmp_path: Path) -> None:
+    corners = "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(square(0, 0, 40, 20)[:4]))
+    annotation = f'<Annotation Name="a" Type="Polygon"><Coordinates>{corners}</Coordinates></Annotation>'
+    (tmp_path / "a.xml").write_text(f"<ASAP_Annotations><Annotations>{annotation}</Annotations></ASAP_Annotations>")
+    asap = read(tmp_path / "a.xml", bounds_origin=(100, 20))
+    qupath = read(geojson(tmp_path, polygon(square(0, 0, 40, 20), name="Tissue")), bounds_origin=(100, 20))
+    assert (np.argwhere(asap)[0].tolist(), np.argwhere(qupath)[0].tolist()) == ([0, 0], [10, 50])
+    assert asap.sum() == qupath.sum() == 20 * 10
+
+
 def test_a_file_without_outlines_says_that_there_is_no_tissue(tmp_path: Path) -> None:
     assert not read(geojson(tmp_path)).any()
 
