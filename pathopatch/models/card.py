@@ -50,8 +50,9 @@ _LIMITS = """The model was not trained on other channels, stains, scanners or sc
 data, the tissue share predicts the label; the evaluation's shortcut audit measures how far the model still relies on
 it."""
 _IMPORTED = """The model was made elsewhere, by: {made_by}. Its licence: {licence}.
-pathopatch knows neither its training data nor its accuracy. `pathopatch evaluate WORK --model BUNDLE` measures whether
-it relies on the tissue area, and whether it calls blank glass {second}.
+pathopatch knows neither its training data nor its accuracy. `pathopatch evaluate WORK --model BUNDLE` measures that
+on labelled patches. `pathopatch audit-model BUNDLE SLIDES -o OUT` asks without labels whether it relies on the tissue
+area, and how much of the slides' glass it calls {second}.
 
 Of its classes ({classes}) these count as tumour: {second}. A patch counts as {second} if its probability exceeds one
 half; other programs mark the class of the largest probability."""

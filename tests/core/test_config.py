@@ -126,7 +126,7 @@ def test_pretrained_of_another_kind_is_refused_in_plain_words(given: object) -> 
         '[tile.tissue]\nwhen_unsure = "none"\n',
         '[tissue]\nwhen_unsure = "none"\n',
         '[tile]\npatch_px = 256\n[tissue]\nwhen_unsure = "none"\n',
-        'work = "w"\n[tile.tissue]\nwhen_unsure = "none"\n[predict]\ntta = true\n',
+        'work = "w"\n[tile.tissue]\nwhen_unsure = "none"\n[predict]\nall_patches = true\n',
         'manifest = "m.csv"\nwork = "w"\n[tile.tissue]\nwhen_unsure = "none"\n',
     ],
 )

@@ -147,7 +147,7 @@ def test_self_crossing_outlines_are_repaired_counted_and_have_no_hole(tmp_path: 
     twice = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 2], [8, 2], [8, 8], [2, 8], [2, 0], [0, 0]]
     path = geojson(tmp_path, *(polygon(points) for points in (bow, twice)))
     regions = regions_of(path)
-    assert regions.warnings == ("2 outlines that cross themselves were mended",)
+    assert regions.warnings == ("2 outlines that cross themselves were repaired",)
     assert regions.tumor.area == pytest.approx(50 + 100 - 4)
 
 
