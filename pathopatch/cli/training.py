@@ -256,7 +256,7 @@ def evaluate(
 ) -> None:
     """Evaluate trained runs on every group and print the comparison, or evaluate one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
-    from pathopatch.stages.evaluate import comparison_text, evaluate_model, evaluate_runs
+    from pathopatch.stages.evaluate import comparison_of_runs, evaluate_model, evaluate_runs
 
     machine: dict[str, Any] = {"device": settings.device, "runtime": settings.runtime}
     if model is None:
@@ -267,7 +267,7 @@ def evaluate(
         return
     with progress_bars(quiet) as progress:
         table = evaluate_runs(work, run, EvaluateConfig(), **machine, force=force, progress=progress)
-    print(comparison_text(work, table))
+    print(comparison_of_runs(work, table))
 
 
 def run(
@@ -285,7 +285,7 @@ def run(
     """Run a whole study, from the manifest to the report."""
     from pathopatch.core.config import load_study
     from pathopatch.stages.audit import audit_text
-    from pathopatch.stages.evaluate import comparison_text
+    from pathopatch.stages.evaluate import comparison_of_runs
     from pathopatch.stages.study import run_study, study_search_text
 
     settings = load_study(study)
@@ -296,7 +296,7 @@ def run(
     if until != "tile":
         print(audit_text(settings.work))
     if result.comparison is not None:
-        print(comparison_text(settings.work, result.comparison))
+        print(comparison_of_runs(settings.work, result.comparison))
     if until == "report":
         print(f"report: {settings.work / 'report' / 'index.html'}")
     finish(result.outcomes, untrained=result.untrained)

@@ -33,8 +33,8 @@ import numpy.typing as npt
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.debias.inpainting import inpaint
 from pathopatch.debias.layers import (
-    Canvas,
     Layer,
+    LayerCanvas,
     Mask,
     Pixels,
     cut_tissue,
@@ -262,7 +262,7 @@ def compose(
         if np.count_nonzero(own_tumor & available) < must_px:
             available = available | own_tumor
         own_tumor = own_tumor & available
-    canvas = Canvas(base.pixels.shape)
+    canvas = LayerCanvas(base.pixels.shape)
     seed = random_pixel(available if own_tumor is None else own_tumor, rng)
     cut = cut_tissue(available, keep_px, seed, drawn.rim_px, rng, must=own_tumor, must_px=must_px)
     background = inpaint(base.pixels.astype(np.float32), base.tissue, available & (cut.cover == 1), rng, ground=ground)

@@ -34,7 +34,7 @@ class Cut(NamedTuple):
     cover: Pixels
 
 
-class Canvas:
+class LayerCanvas:
     """A patch of `shape` (C, H, W) in the making, from the top layer down."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:

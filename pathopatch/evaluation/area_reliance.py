@@ -106,8 +106,8 @@ def audit_model(
     Returns
     -------
     dict
-        Measures, ``verdict``, ``direction`` and ``reasons``, and what was ``left_out`` by reason; `reliance_text` puts
-        them as text.
+        Measures, ``verdict``, ``direction`` and ``reasons``, and what was ``left_out`` by reason.
+        `reliance_report` puts them as text.
 
     Raises
     ------
@@ -437,7 +437,7 @@ def verdict_text(result: dict[str, Any]) -> str:
     return "NOT KNOWN: " + "; ".join(result["reasons"])
 
 
-def reliance_text(result: dict[str, Any]) -> str:
+def reliance_report(result: dict[str, Any]) -> str:
     """Return verdict, measures and limits as text for a terminal."""
     lines = [f"not asked about {name}: {reason}" for name, reason in result.get("failed", {}).items()]
     lines += [verdict_text(result), *asked_text(result)]

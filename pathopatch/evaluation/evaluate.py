@@ -120,7 +120,7 @@ def write_evaluation(
             decision=np.where(answers(predictions), predictions["logit"] > threshold, -1).astype(np.int8),
         )
         tables = {
-            "patients": patient_table(predictions, groups, decision_threshold=threshold),
+            "patients": patient_scores(predictions, groups, decision_threshold=threshold),
             "ablation": ablation_table(predictions, groups, resamples=config.bootstrap, seed=config.seed),
         }
         with atomic_path(out) as temporary:
@@ -150,7 +150,7 @@ def evaluate_predictions(
 
     The result has `decision_threshold` (on the logit), `unit` (what intervals resample, and `patients` counts: patient,
     or block where the groups have blocks) and `splits`: split -> {`thresholds`: threshold -> what `evaluate_logits`
-    returns, `bins`: cuts -> the same, `equal_area`: what the function of this name returns, `reliability`: what
+    returns, `bins`: cuts -> the same, `equal_area`: as `equal_area_by_fold` returns it, `reliability`: what
     `reliability_by_attribute` returns at the first threshold, `by_slide` and `by_patient`: what `score_slides` returns,
     `left_out`: labelled patches without a group, which no number counts, of label 0 and 1}.
 
@@ -180,7 +180,7 @@ def evaluate_predictions(
         splits[str(split)] = {
             "thresholds": {attribute.key: _scores(table, patient, attribute, **common) for attribute in attributes},
             "bins": {bins.key: _scores(table, patient, bins, **common) for bins in bins_attributes(groups)},
-            "equal_area": equal_area(table, patient, **resampling),
+            "equal_area": equal_area_by_fold(table, patient, **resampling),
             "left_out": [int((without_group == label).sum()) for label in (0, 1)],
             "reliability": reliability_by_attribute(table, patient, attributes[0], **resampling),
             **{
@@ -217,7 +217,7 @@ def _scores(
     )
 
 
-def patient_table(predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float) -> pd.DataFrame:
+def patient_scores(predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float) -> pd.DataFrame:
     """Return `slide_rows` of the patients of each split, one after the other."""
     rows = {
         split: slide_rows(table, groups, of="patient", decision_threshold=decision_threshold)
@@ -253,7 +253,9 @@ def ablation_table(predictions: pd.DataFrame, groups: pd.DataFrame, *, resamples
     return pd.DataFrame(rows)
 
 
-def equal_area(table: pd.DataFrame, patient: NDArray[Any], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def equal_area_by_fold(
+    table: pd.DataFrame, patient: NDArray[Any], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
     """Return AUROC at equal area, a patch without an answer wrong in all its pairs, and what it rests on.
 
     `table` has label, logit, tissue_fraction and, where these are known, has_answer and fold; `patient` (N,) is what is
@@ -286,9 +288,9 @@ def ablation(
 
     A loss near 0 shows that the model can do without the channel, not that the channel is uninformative.
 
-    `table` is as that of `equal_area`, with ``logit without <channel>``; `patient` is (N,). A row has the `channel`,
-    `equal_area` with all channels, `without` this one, and `lost` (positive where the channel helped) with its paired
-    95 % interval (``lost_low``, ``lost_high``).
+    `table` is as that of `equal_area_by_fold`, with ``logit without <channel>``; `patient` is (N,). A row has the
+    `channel`, `equal_area` with all channels, `without` this one, and `lost` (positive where the channel helped) with
+    its paired 95 % interval (``lost_low``, ``lost_high``).
     """
     rows: list[dict[str, Any]] = []
     names = [str(name) for name in table.columns if str(name).startswith(WITHOUT)]

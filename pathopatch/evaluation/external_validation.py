@@ -19,7 +19,7 @@ from pathopatch.core.files import inside, read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison_text, rows_of
 from pathopatch.evaluation.evaluate import ALL, Predicted, require_current, write_evaluation
-from pathopatch.evaluation.predicting import labelled_rows, predict_patches
+from pathopatch.evaluation.predicting import labelled_rows, predict_labelled
 from pathopatch.groups.attribute import label_names
 from pathopatch.models.bundle import bundle_fingerprint, read_spec
 from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
@@ -27,7 +27,7 @@ from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec, check_features
 from pathopatch.patches.store import PatchStore
 from pathopatch.training.data_summary import slide_marks, slide_structures
-from pathopatch.training.dataset import Source, common_source, feature_source
+from pathopatch.training.dataset import Source, common_source, feature_data
 
 FOLDER = "evaluations"
 _NO_LABELS = "give the slides a tumor_mask or annotations in the manifest, or choose another --split"
@@ -47,7 +47,7 @@ def evaluate_bundle(
     """Evaluate a model bundle on the labelled patches of a work folder and return the folder of its numbers.
 
     Each of the `splits` is evaluated by itself; without them all labelled patches together, as split ``all``. `name` is
-    that of the folder below ``evaluations/``, by default the bundle's own, see `bundle_name`.
+    that of the folder below ``evaluations/``, by default the bundle's own, see `validation_name`.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def evaluate_bundle(
         There is another evaluation, and `force` is off.
     """
     config = config or EvaluateConfig()
-    out = inside(work, FOLDER, name or bundle_name(bundle))
+    out = inside(work, FOLDER, name or validation_name(bundle))
     spec = read_spec(bundle)
 
     def predict(groups: pd.DataFrame) -> Predicted:
@@ -69,14 +69,14 @@ def evaluate_bundle(
         rows = labelled_rows(groups, evaluated_splits, remedy=_NO_LABELS)
         # Patches that do not fit are refused before the network is loaded.
         slides = sorted(set(rows["slide_id"].astype(str)))
-        source = feature_source(work, spec.dtype) or common_source(
+        source = feature_data(work, spec.dtype) or common_source(
             [PatchStore(WorkFolder(work).tiled.store(slide)) for slide in slides]
         )
         assert source is not None  # there are rows, so there are slides
         warnings = check_patches(spec, source, place=str(bundle))
         warnings += _rule_warnings(spec, work, label_names(groups)) + leakage_warnings(spec, work, rows)
         model = load_model(bundle, device=device, runtime=runtime)
-        predictions = predict_patches(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
+        predictions = predict_labelled(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
         return Predicted(predictions, spec.decision_threshold, {"bundle": _about(spec, out.name), "warnings": warnings})
 
     settings = {**config.model_dump(mode="json"), "splits": None if splits is None else sorted(splits)}
@@ -84,7 +84,7 @@ def evaluate_bundle(
     return write_evaluation(out, work, predict, settings=settings, inputs=inputs, config=config, force=force)
 
 
-def bundle_name(bundle: Path) -> str:
+def validation_name(bundle: Path) -> str:
     """Return the name of a bundle here: that of its folder, or of its run where the folder is called ``model``."""
     folder = bundle.resolve()
     name = folder.parent.name if folder.name == "model" else folder.name

@@ -28,7 +28,7 @@ WITHOUT = "logit without "
 """Column of a predictions table: the logit when the channel that follows is replaced by its mean."""
 
 
-def predict_patches(
+def predict_labelled(
     work: Path,
     groups: pd.DataFrame,
     model: PatchClassifier,
@@ -79,7 +79,7 @@ def predict_run(
     device: str = "auto",
     runtime: str = "auto",
 ) -> tuple[pd.DataFrame, BundleSpec]:
-    """Return the predictions of a finished run on some splits, see `predict_patches`, and what its bundle says.
+    """Return the predictions of a finished run on some splits, see `predict_labelled`, and what its bundle says.
 
     `SplitLeakageError` as of `require_unseen`; a split that was trained on may be predicted by name.
     """
@@ -90,7 +90,7 @@ def predict_run(
         from pathopatch.training.feature_cache import logits_from_cache  # needs torch, which others do without
 
         of_patches = logits_from_cache(work, groups, bundle, model.spec, device=device)
-    predictions = predict_patches(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
+    predictions = predict_labelled(work, groups, model, splits=splits, ablate=ablate, logits_of=of_patches)
     return with_inner_folds(folder, predictions, temperature=model.spec.temperature), model.spec
 
 

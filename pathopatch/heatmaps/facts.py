@@ -26,7 +26,8 @@ HEATMAP = "heatmap.ome.tif"
 REGIONS = "regions.geojson.gz"
 EXPORTS = (HEATMAP, "overlay.png", REGIONS)
 """Files of every heatmap beside its facts."""
-TILES, CSV, ZARR = get_args(Output)
+ON_REQUEST: tuple[str, ...] = get_args(Output)
+TILES, CSV, ZARR, *_ = ON_REQUEST
 """Files and a folder that `PredictConfig.outputs` asks for."""
 SUMMARY = (
     "scanned_mm2", "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2",
@@ -83,7 +84,7 @@ def read_facts(folder: Path) -> HeatmapFacts:
     return cast(HeatmapFacts, read_json(folder / FACTS))
 
 
-def grid_of(facts: HeatmapFacts) -> Grid:
+def heatmap_grid(facts: HeatmapFacts) -> Grid:
     """Return the grid that the patches were cut by."""
     width, height = facts["size_px"]
     return Grid(
@@ -105,7 +106,7 @@ def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] | 
     if fingerprint(facts) != own_fingerprint:
         return [f"{FACTS} has another content than was written"]
     if exports is None:
-        exports = (*EXPORTS, *(name for name in (TILES, CSV, ZARR) if name in facts["outputs"]))
+        exports = (*EXPORTS, *(name for name in ON_REQUEST if name in facts["outputs"]))
     return damages({name: folder / name for name in exports} | {TABLE: table_path}, facts["outputs"])
 
 

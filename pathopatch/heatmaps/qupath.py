@@ -33,7 +33,7 @@ from pathopatch.groups.decisions.decision import (
 )
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.heatmaps import FACTS
-from pathopatch.heatmaps.facts import REGIONS, TABLE, TILES, HeatmapFacts, grid_of, read_facts
+from pathopatch.heatmaps.facts import REGIONS, TABLE, TILES, HeatmapFacts, heatmap_grid, read_facts
 from pathopatch.heatmaps.patch_exports import collection_parts, id_maker, write_features, write_tiles
 from pathopatch.patches.annotations.polygons import region_text
 from pathopatch.slides.slide_paths import valid_slide_id
@@ -191,7 +191,7 @@ def _outline(row: RecordedDecision, facts: HeatmapFacts) -> Any:
     if row.x is None or row.y is None:
         x, y, width, height = facts["bounds_px"]
         return shapely.box(x, y, x + width, y + height)
-    patch_px, size = grid_of(facts).span_px, facts["size_px"]
+    patch_px, size = heatmap_grid(facts).span_px, facts["size_px"]
     right, bottom = min(row.x + patch_px, size[0]), min(row.y + patch_px, size[1])
     return shapely.box(row.x, row.y, right, bottom) if right > row.x and bottom > row.y else shapely.Polygon()
 

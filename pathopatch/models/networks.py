@@ -76,7 +76,7 @@ class SmallGroupNorm(nn.Module):
     def _over_tissue(self, x: Tensor) -> Tensor:
         """Return the features' mean over tissue, (N, width)."""
         features, mask = split_mask(x)
-        features, weight = features * mask, halved(mask)  # of the size of the first stage's output
+        features, weight = features * mask, halved_maps(mask)  # of the size of the first stage's output
         for layer in self.features:
             if isinstance(layer, MaskedGroupNorm):
                 features = layer(features, weight)
@@ -84,7 +84,7 @@ class SmallGroupNorm(nn.Module):
                 features = layer(features) * (weight > 0)  # what the shift put outside of the tissue
             else:
                 features = layer(features)
-                weight = halved(weight) if isinstance(layer, nn.MaxPool2d) else weight
+                weight = halved_maps(weight) if isinstance(layer, nn.MaxPool2d) else weight
         return mean_over(features, weight).flatten(1)
 
 
@@ -201,7 +201,7 @@ def mean_over(features: Tensor, weight: Tensor) -> Tensor:
     return (features * weight).sum((2, 3), keepdim=True) / total
 
 
-def halved(weight: Tensor) -> Tensor:
+def halved_maps(weight: Tensor) -> Tensor:
     """Return weights (N, 1, h, w) of half the size, rounded up: the share of tissue of each position."""
     return avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
 

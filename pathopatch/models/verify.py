@@ -154,9 +154,9 @@ def _difference(folder: Path, kind: str, program: str) -> tuple[float, float]:
 def _open(path: Path, program: str) -> Replay:
     """Return what runs an exported network by a program."""
     if program == "openvino":
-        from pathopatch.models.runtime.openvino_runtime import open_model
+        from pathopatch.models.runtime.openvino_runtime import read_network
 
-        return open_model(path)
+        return read_network(path)
     if program == "onnxruntime":
         session = import_module(program).InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])

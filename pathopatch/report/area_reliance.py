@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.debias.interventions import AREAS
 from pathopatch.evaluation.area_reliance import asked_text, limits_text, verdict_text
-from pathopatch.report.page import render
+from pathopatch.report.page import render_page
 from pathopatch.report.plots import INK, LABEL_COLORS, MUTED, new_figure, percent_axis, png, style_axes
 from pathopatch.slides.composite import Picture, compose
 
@@ -46,7 +46,7 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
             for view, area, margin in zip(views, areas, example.margins, strict=True)
         ]
         rows.append({"name": example.name, "cells": cells})
-    return render(
+    return render_page(
         "area_reliance.html.j2",
         title=f"Does {model} lean on tissue area?",
         verdict=verdict_text(dict(result)),

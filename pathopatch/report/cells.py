@@ -48,7 +48,7 @@ def cell(row: Mapping[Any, Any], column: Column, *, unit: str = "patient") -> Ma
     if column.form in ("text", "plain"):
         text = escape(DASH if value is None or value == "" else value)
     elif column.has_interval:
-        text = interval(row, column.key, column.form)
+        text = interval_cell(row, column.key, column.form)
     else:
         text = escape(_formatted(value, column.form))
     n, patients = _SIZES.get(column.sizes) or (f"n_{column.sizes}", f"patients_{column.sizes}")
@@ -91,7 +91,7 @@ def points(value: float | None) -> str:
     return signed(None if value is None else 100 * value, 1)
 
 
-def interval(row: Mapping[Any, Any], name: str, form: str = "percent") -> Markup:
+def interval_cell(row: Mapping[Any, Any], name: str, form: str = "percent") -> Markup:
     """Return a row's number with its confidence interval beneath it.
 
     The row has ``<name>``, ``<name>_low`` and ``<name>_high``, or in ``<name>`` a mapping of value, low and high.

@@ -129,7 +129,7 @@ def features(study: Study) -> dict[str, Any]:
     }
 
 
-def audit(study: Study) -> dict[str, Any]:
+def audit_section(study: Study) -> dict[str, Any]:
     """Return the audit of the groups: the verdict on the shortcut, group sizes, and what these sizes can measure."""
     if study.audit is None:
         return {}

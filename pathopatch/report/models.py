@@ -19,8 +19,8 @@ from pathopatch.groups import slides_of, units_of
 from pathopatch.groups.attribute import SOURCE_SLIDE, training_label
 from pathopatch.report.cells import signed
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.plots import reliability
-from pathopatch.report.results import in_order, preferred, rows_at
+from pathopatch.report.plots import reliability_plot
+from pathopatch.report.results import preferred, rows_at, runs_in_order
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
@@ -30,10 +30,10 @@ _SETTINGS = (
 _EXTRAPOLATION_SETTINGS = ("c", "beta")
 
 
-def summary(study: Study) -> dict[str, Any]:
+def models_summary(study: Study) -> dict[str, Any]:
     """Return what the report is about: cohort, thresholds, methods, seeds and versions."""
     configs, attribute = study.configs.values(), study.attribute
-    methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
+    methods = runs_in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
     groups = study.groups
     listed = groups if groups is not None and SOURCE_SLIDE in groups else study.slides
     return {
@@ -78,7 +78,7 @@ def calibration(study: Study) -> dict[str, Any]:
         "runs": list(curves),
         "at": attribute.phrase,
         "by": attribute.description,
-        "pictures": {file: reliability(curves, names=attribute.value_names, tumor=tumor)},
+        "pictures": {file: reliability_plot(curves, names=attribute.value_names, tumor=tumor)},
     }
 
 
@@ -148,7 +148,7 @@ def training(study: Study) -> dict[str, Any]:
                 if study.has_folds
                 else signed(study.evaluations.get(run, {}).get("decision_threshold"), 3),
             }
-            for run in in_order(rows, "threshold")["run"]
+            for run in runs_in_order(rows, "threshold")["run"]
         ],
     }
 

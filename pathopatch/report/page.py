@@ -160,7 +160,7 @@ def write_contact_sheet(work: Path, *, force: bool = False, progress: Progress |
         write_tissue_pictures(stores, facts, pictures, progress=progress)
     outlines, kept = write_outlines(tiled.slides, stores, facts, folder, force=force)
     title = f"Tissue: {work.resolve().name}"
-    page = render("contact_sheet.html.j2", title=title, slides=facts, outlines=outlines, without_overview=without)
+    page = render_page("contact_sheet.html.j2", title=title, slides=facts, outlines=outlines, without_overview=without)
     write_bytes(folder / "index.html", page.encode())
     return ContactSheet(
         page=folder / "index.html",
@@ -175,8 +175,8 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
     content = {
         "glossary": {"terms": True},
         "predicted": predictions.predicted(study),
-        "gallery": predictions.gallery(study, thumbnails),
-        "review": predictions.review(study),
+        "gallery": predictions.gallery_section(study, thumbnails),
+        "review": predictions.review_section(study),
         "area_reliance": models.area_reliance(study),
         "provenance": models.provenance(study),
     }
@@ -189,7 +189,7 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
             "features": cohort_section.features(study),
             "slides": cohort_section.slides(study),
             "tissue": {"slides": tissue} if tissue else {},
-            "audit": cohort_section.audit(study),
+            "audit": cohort_section.audit_section(study),
             "results": results.results(study),
             "calibration": models.calibration(study),
             "external_validation": models.external_validation(study),
@@ -204,12 +204,12 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
     names = [model["name"] for model in predictions.models(study)]
     # A folder of predictions is named after its model: its own name says nothing.
     title = f"Predictions by {'; '.join(names) or 'a model'}" if predictions_only else f"Study report: {study.name}"
-    return render(
+    return render_page(
         "report.html.j2",
         unit="patient" if study.groups is None else unit_noun(study.groups),
         title=title,
         has_predictions_only=predictions_only,
-        summary=models.summary(study),
+        summary=models.models_summary(study),
         content=content,
         group_key=cohort_section.group_key(study.attribute),
         is_own=study.attribute.is_patch_attribute,
@@ -234,7 +234,7 @@ def _write_cards(study: Study, folder: Path) -> None:
     for model in predictions.models(study):
         for member in model["members"]:
             title = f"Model card: {member['name'] or 'a model without a name'}"
-            page = render("model_card.html.j2", title=title, card=card_html(member["card"]))
+            page = render_page("model_card.html.j2", title=title, card=card_html(member["card"]))
             write_bytes(folder / member["file"], page.encode())
 
 
@@ -255,7 +255,7 @@ def _write_thumbnails(study: Study, folder: Path) -> dict[str, str]:
     return places
 
 
-def render(template: str, *, unit: str = "patient", **context: Any) -> str:
+def render_page(template: str, *, unit: str = "patient", **context: Any) -> str:
     """Return a page made from a template in ``pathopatch/report/templates``; `unit` is what its intervals resample."""
     return _environment(unit).get_template(template).render(**context)
 

@@ -139,7 +139,7 @@ def fraction_by_label(
     return png(figure)
 
 
-def reliability(
+def reliability_plot(
     runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, names: Sequence[str], tumor: str = LABEL_NAMES[1]
 ) -> bytes:
     """Draw reliability diagrams, a column per run: share of tumour against probability, and patches in each bin.

@@ -159,7 +159,7 @@ def _noted(standing: Standing | None, key: str) -> str:
     return "; ".join(text for row in rows if (text := getattr(row, key)))
 
 
-def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
+def gallery_section(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     """Return the heatmap of every predicted slide; `thumbnails` names the picture file of each readable overlay."""
     if not study.overlays:
         return {}
@@ -179,7 +179,7 @@ def gallery(study: Study, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     return {"slides": slides, "unreadable": [name for name in study.overlays if name not in thumbnails]}
 
 
-def review(study: Study) -> dict[str, Any]:
+def review_section(study: Study) -> dict[str, Any]:
     """Return the current decision on each slide, and the decisions that the groups were formed by."""
     decisions = _slide_decisions(study)
     standing = StandingDecisions(study.decisions).by_time()

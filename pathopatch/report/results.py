@@ -27,10 +27,10 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
     # Runs trained on bins have no threshold of their own and are shown at each.
     trained_here = rows[rows["trained_threshold"].isna() | (rows["trained_threshold"] == threshold)]
     # An attribute of the patches' own gives the same groups at all thresholds: all runs belong together.
-    return in_order(rows if trained_here.empty or study.attribute.is_patch_attribute else trained_here)
+    return runs_in_order(rows if trained_here.empty or study.attribute.is_patch_attribute else trained_here)
 
 
-def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
+def runs_in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
     """Return rows sorted by some columns, then ERM first and GERNE last, then by seed and run."""
     place = rows["method"].map(lambda name: METHOD_NAMES.index(name) if name in METHOD_NAMES else len(METHOD_NAMES))
     keys = [*first, "place", *(name for name in ("method", "seed", "run") if name in rows)]
@@ -52,7 +52,7 @@ def results(study: Study) -> dict[str, Any]:
     for bins in study.bins:
         rows = table[table["attribute"] == bins.label]
         trained_here = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == bins.label]
-        rows_of[bins] = in_order(rows if trained_here.empty else trained_here)
+        rows_of[bins] = runs_in_order(rows if trained_here.empty else trained_here)
     attributes = []
     for attribute, rows in rows_of.items():
         if rows.empty:

@@ -155,10 +155,10 @@ def _model_card(request: Request) -> Response:
 
 def _facts(request: Request) -> Response:
     """Return what the browser must know of a slide before it draws it."""
-    from pathopatch.review.values import available_kinds, slide_facts
+    from pathopatch.review.values import available_kinds, browser_facts
 
     slide, own_classes = slide_of(request), review_of(request).config.region_classes
-    return json_answer(slide_facts(slide) | {"gallery": available_kinds(slide), "region_classes": own_classes})
+    return json_answer(browser_facts(slide) | {"gallery": available_kinds(slide), "region_classes": own_classes})
 
 
 def _values(request: Request) -> Response:
@@ -174,14 +174,14 @@ def _tile(request: Request) -> Response:
 
     level, column, row = (number_of(request, name) for name in ("level", "column", "row"))
     channels = channels_of(request)
-    return _picture(request, lambda slide: tiles.tile(slide, level, column, row, channels=channels), "image/jpeg")
+    return _picture(request, lambda slide: tiles.tile_image(slide, level, column, row, channels=channels), "image/jpeg")
 
 
 def _thumbnail(request: Request) -> Response:
     """Return the slide at the size of a row of the table."""
     from pathopatch.review import tiles
 
-    return _picture(request, tiles.thumbnail, "image/jpeg")
+    return _picture(request, tiles.slide_thumbnail, "image/jpeg")
 
 
 def _patch(request: Request) -> Response:
@@ -203,7 +203,7 @@ def _gallery(request: Request) -> Response:
     """Return the patches of one kind that most deserve a look."""
     from pathopatch.review import values
 
-    return json_answer(values.gallery(slide_of(request), request.query_params.get("kind", "")))
+    return json_answer(values.patches_to_look_at(slide_of(request), request.query_params.get("kind", "")))
 
 
 def _picture(request: Request, make: Callable[[ReviewedSlide], bytes], media_type: str) -> Response:

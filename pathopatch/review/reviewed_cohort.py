@@ -35,7 +35,7 @@ from pathopatch.review.reviewed_slide import (
     Source,
     describe_model,
     heatmap_fingerprint,
-    read_facts,
+    read_checked_facts,
     with_distinct_names,
 )
 from pathopatch.slides.manifest import SlideRow, pseudonym, read_manifest
@@ -115,7 +115,7 @@ class ReviewedCohort:
         """Return the name of the model that made a slide's heatmap; "" without one."""
         self._require_row(slide_id)
         try:
-            return str(describe_model(self.out, read_facts(self.out, slide_id))["name"])
+            return str(describe_model(self.out, read_checked_facts(self.out, slide_id))["name"])
         except InputMissingError:
             return ""
 
@@ -160,7 +160,7 @@ class ReviewedCohort:
         """The model of the first readable heatmap; None if there is none."""
         for slide_id in self.ids():
             try:
-                return describe_model(self.out, read_facts(self.out, slide_id))
+                return describe_model(self.out, read_checked_facts(self.out, slide_id))
             except (PathopatchError, KeyError):
                 continue
         return None
@@ -202,7 +202,10 @@ class ReviewedCohort:
         except PathopatchError as error:
             return None, f"{name}: {error.message}"
         # Two runs may have given one id to two slides.
-        if read_facts(self.out, slide_id)["stamp"]["inputs"]["slide"] != slide.facts["stamp"]["inputs"]["slide"]:
+        if (
+            read_checked_facts(self.out, slide_id)["stamp"]["inputs"]["slide"]
+            != slide.facts["stamp"]["inputs"]["slide"]
+        ):
             return None, f"{name} predicted other pixels under this id"
         return slide, None
 
@@ -335,7 +338,7 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
     facts: dict[str, Any] = {}
     fingerprint, model = None, ""
     try:
-        facts = dict(read_facts(out, slide_id))
+        facts = dict(read_checked_facts(out, slide_id))
         fingerprint, model = heatmap_fingerprint(facts), str(facts["stamp"]["inputs"].get("model", ""))[:16]
     except InputMissingError:
         pass

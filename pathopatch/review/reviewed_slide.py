@@ -101,7 +101,7 @@ class ReviewedSlide:
         self._check_due = 0.0
         self._overviews: dict[int, NDArray[np.generic]] = {}
         self.folder = WorkFolder(out).heatmap(slide_id)
-        self.facts = read_facts(out, slide_id)
+        self.facts = read_checked_facts(out, slide_id)
         width, height = self.facts["size_px"]
         self.size = int(width), int(height)  # level-0 px
         self.channels: tuple[str, ...] = tuple(self.facts["channels"])
@@ -140,7 +140,7 @@ class ReviewedSlide:
     @cached_property
     def grid(self) -> Grid:
         """The grid that the patches were cut by."""
-        return heatmap_facts.grid_of(self.facts)
+        return heatmap_facts.heatmap_grid(self.facts)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -323,7 +323,7 @@ def with_distinct_names(first: dict[str, Any], second: dict[str, Any]) -> tuple[
     return one, other
 
 
-def read_facts(out: Path, slide_id: str) -> HeatmapFacts:
+def read_checked_facts(out: Path, slide_id: str) -> HeatmapFacts:
     """Return a slide's ``heatmap.json``; InputMissingError without a heatmap, InputCorruptError if it is unreadable."""
     try:
         return heatmap_facts.read_facts(WorkFolder(out).heatmap(slide_id))
@@ -334,8 +334,8 @@ def read_facts(out: Path, slide_id: str) -> HeatmapFacts:
 
 
 def bounds_origin(out: Path, slide_id: str) -> tuple[int, int]:
-    """Return the corner (x, y) of a slide's bounds, level-0 px, from which QuPath measures; errors as `read_facts`."""
-    x, y, *_ = read_facts(out, slide_id)["bounds_px"]
+    """Return the corner (x, y) of a slide's bounds, level-0 px, for QuPath; errors as `read_checked_facts`."""
+    x, y, *_ = read_checked_facts(out, slide_id)["bounds_px"]
     return int(x), int(y)
 
 

@@ -43,7 +43,9 @@ def level_size(size: tuple[int, int], level: int, tile_px: int = TILE_PX) -> tup
     return -(-size[0] // step), -(-size[1] // step)
 
 
-def tile(slide: ReviewedSlide, level: int, column: int, row: int, *, channels: Sequence[str] | None = None) -> bytes:
+def tile_image(
+    slide: ReviewedSlide, level: int, column: int, row: int, *, channels: Sequence[str] | None = None
+) -> bytes:
     """Return a tile of `TILE_PX` as JPEG; arguments and errors as `tile_pixels`."""
     shown = None if channels is None else tuple(channels)
 
@@ -100,7 +102,7 @@ def patch_image(slide: ReviewedSlide, x: int, y: int, *, channels: Sequence[str]
     return _encoded(compose(patch, slide.windows, is_rgb=slide.is_rgb, shown=shown), "PNG")
 
 
-def thumbnail(slide: ReviewedSlide) -> bytes:
+def slide_thumbnail(slide: ReviewedSlide) -> bytes:
     """Return the slide under its map as JPEG, its longest side 160 px; InputMissingError without ``overlay.png``."""
     key = "thumbnail", slide.cache_key
     return slide.cache.get(key, lambda: _jpeg(_small_overlay(slide), has_full_chroma=True))

@@ -19,7 +19,7 @@ from pathopatch.slides.composite import COLOR_NAMES, channel_colors
 KINDS = (
     "near-threshold", "little-tissue-tumour", "much-tissue-non-tumour", "disagreement", "label-disagreement", "flagged",
 )  # fmt: skip
-"""The reasons; see `gallery`."""
+"""The reasons; see `patches_to_look_at`."""
 
 _JAVASCRIPT_TYPES = {"f4": "float32", "u4": "uint32", "u2": "uint16", "i1": "int8"}
 _ALIGNED_BYTES = 4  # a Float32Array over a buffer starts at a multiple of 4 bytes
@@ -30,7 +30,7 @@ _COPIED_FACTS = (
 )  # fmt: skip
 
 
-def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
+def browser_facts(slide: ReviewedSlide) -> dict[str, Any]:
     """Return what the page shows of a slide, and the layout of its `slide_values`, as JSON values without NaN."""
     patches, (width, height), facts = slide.patches, slide.size, dict(slide.facts)
     why_no_slide, other = slide.why_no_pixels(), slide.beside
@@ -81,7 +81,7 @@ def slide_values(slide: ReviewedSlide) -> bytes:
     cell_tissue, of an ensemble cell_spread, of a slide not scanned everywhere cell_scanned, with another run
     cell_beside. Per patch, in the order of the table: patch_cell (row * nx + column), patch_probability (see
     `round_on_decided_side`), patch_tissue, patch_flags (bit i for the i-th of `FLAGS`), patch_label and patch_group
-    (-1: unknown), of an ensemble patch_spread, with another run patch_beside. `slide_facts` has the layout.
+    (-1: unknown), of an ensemble patch_spread, with another run patch_beside. `browser_facts` has the layout.
     """
     parts = []
     for array in _arrays(slide).values():
@@ -120,7 +120,7 @@ def available_kinds(slide: ReviewedSlide) -> list[str]:
     return [kind for kind in KINDS if not is_absent.get(kind, False)]
 
 
-def gallery(slide: ReviewedSlide, kind: str, limit: int = 24) -> list[dict[str, Any]]:
+def patches_to_look_at(slide: ReviewedSlide, kind: str, limit: int = 24) -> list[dict[str, Any]]:
     """Return at most `limit` patches that most deserve a look, the first one most; equals row by row.
 
     ``near-threshold``: the probability is near the decision. ``little-tissue-tumour``, ``much-tissue-non-tumour``: the

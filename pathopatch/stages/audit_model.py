@@ -46,9 +46,9 @@ from pathopatch.evaluation.area_reliance import (
     ask,
     margins_of,
     reliance,
-    reliance_text,
+    reliance_report,
 )
-from pathopatch.evaluation.external_validation import bundle_name, check_patches
+from pathopatch.evaluation.external_validation import check_patches, validation_name
 from pathopatch.groups import slides_of, unit_noun, units_of
 from pathopatch.heatmaps.predict import edit_side, slide_source
 from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
@@ -172,7 +172,7 @@ def audit_model(
             result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, progress=progress)
             write_csv(out / TABLE, table)
             is_rgb = asked.spec.channels == ("R", "G", "B")
-            page = reliance_page(result, examples, is_rgb=is_rgb, model=bundle_name(models[0]))
+            page = reliance_page(result, examples, is_rgb=is_rgb, model=validation_name(models[0]))
             write_bytes(out / PAGE, page.encode())
             write_json(out / RESULT, {"stamp": stamp.to_dict(), "date": date.today().isoformat(), **result})
     result = read_json(out / RESULT)
@@ -341,7 +341,7 @@ def find_sources(
 
 def result_text(result: dict[str, Any]) -> str:
     """Return a result of `audit_model` as text for a terminal."""
-    return reliance_text(result)
+    return reliance_report(result)
 
 
 def draw(source: FromSlide | FromStore, asked: Asked, about: Mapping[str, str], *, count: int, seed: int) -> Sample:

@@ -60,7 +60,7 @@ def evaluate_runs(
     return compare(work, config=config)
 
 
-def comparison_text(work: Path, table: pd.DataFrame) -> str:
+def comparison_of_runs(work: Path, table: pd.DataFrame) -> str:
     """Return the comparison of evaluated runs as the terminal shows it."""
     from pathopatch.evaluation import compare
 

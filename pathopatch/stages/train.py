@@ -53,12 +53,12 @@ def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
 
 def check_networks(configs: Sequence[TrainConfig]) -> None:
     """Refuse before the first of several runs what `network_of` refuses of any, naming the row."""
-    from pathopatch.training.fit import network_of
+    from pathopatch.training.fit import network_to_train
 
     names = ("architecture", "timm_args", "pretrained", "mask", "input_px", "interior")
     for config in {repr([getattr(config, name) for name in names]): config for config in reversed(configs)}.values():
         try:
-            network_of(config)
+            network_to_train(config)
         except InputUnsupportedError as error:
             place = f"row {config.row_name or config.method!r}, {error.place}"
             raise InputUnsupportedError(error.message, place=place, remedy=error.remedy) from error

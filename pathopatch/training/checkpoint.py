@@ -99,7 +99,7 @@ def save(checkpoints: CheckpointFolder, state: State) -> None:
         write_tensors(temporary, tensors, {_HEADER: json.dumps(header)})
 
 
-def read_header(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
+def read_checkpoint_header(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
     """Return step, history and best of a checkpoint; None if none fits or can be read."""
     if not checkpoints.path.is_file():
         return None
@@ -112,7 +112,7 @@ def read_header(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
 
 
 def restore(checkpoints: CheckpointFolder, state: State, header: Mapping[str, Any]) -> None:
-    """Fill the state from a checkpoint, bit for bit; `header` as `read_header` returned it."""
+    """Fill the state from a checkpoint, bit for bit; `header` as `read_checkpoint_header` returned it."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in load_file(checkpoints.path).items():
         part, _, rest = name.partition(".")

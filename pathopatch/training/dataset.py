@@ -214,11 +214,11 @@ def load_features(
         tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
         patient=units_of(rows).to_numpy(dtype=str),
         patch_id=rows["patch_id"].to_numpy(dtype=str),
-        source=feature_source(work, str(x.dtype)) if len(rows) else None,
+        source=feature_data(work, str(x.dtype)) if len(rows) else None,
     )
 
 
-def feature_source(work: Path, dtype: str) -> Source | None:
+def feature_data(work: Path, dtype: str) -> Source | None:
     """Return what a model on the features of a work folder states about them; None where its patches are pixels."""
     if not is_feature_cohort(work):
         return None

@@ -112,7 +112,7 @@ def fit_arrays(
     with reproducible(config.threads, device):
         mean, std = _standardisation(train, config)
         torch.manual_seed(config.seed)
-        network = network_of(config, len(mean), n_classes)
+        network = network_to_train(config, len(mean), n_classes)
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         weights = list(network.requires_grad_(True).parameters())
         state = State(
@@ -136,7 +136,7 @@ def fit_arrays(
             checkpoints=checkpoints,
             progress=progress,
         )
-        if checkpoints and (header := checkpoint.read_header(checkpoints)):
+        if checkpoints and (header := checkpoint.read_checkpoint_header(checkpoints)):
             checkpoint.restore(checkpoints, state, header)
             processes.barrier()  # all have read it before the first writes another
         (solve_head if config.is_solved else train_network)(run, state)
@@ -201,7 +201,7 @@ def _standardisation(train: PatchSet, config: TrainConfig) -> tuple[tuple[float,
     return config.mean, config.std
 
 
-def network_of(config: TrainConfig, channels: int = 3, n_classes: int = 2) -> nn.Module:
+def network_to_train(config: TrainConfig, channels: int = 3, n_classes: int = 2) -> nn.Module:
     """Return a network by the settings of a run; errors are those of `build_network`, and of a mask over batch norms.
 
     A study calls it for each row before the first one trains, with channels that are not known yet.

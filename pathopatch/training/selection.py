@@ -113,7 +113,7 @@ def validation_measures(
     }
 
 
-def equal_area(
+def validation_equal_area(
     logits: NDArray[np.float64],
     label: NDArray[np.int64],
     fraction: NDArray[np.float64],
@@ -159,15 +159,15 @@ def criterion(
 ) -> dict[str, float]:
     """Return the measures by which checkpoints and trials are compared, at the threshold that these logits choose.
 
-    Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``, and `equal_area`, which has
-    no threshold. `fraction` (N,) is the tissue fraction. Patches that are not `answered` (N,) count as wrong. Threshold
-    and likelihood are of the others.
+    Those of `validation_measures` at `fitted_threshold`, with ``wga_at_zero`` and ``nll``, and `validation_equal_area`,
+    which has no threshold. `fraction` (N,) is the tissue fraction. Patches that are not `answered` (N,) count as wrong.
+    Threshold and likelihood are of the others.
     """
     answers = (
         (logits, label, attribute) if answered is None else (logits[answered], label[answered], attribute[answered])
     )
     threshold, _ = fitted_threshold(*answers, tune_threshold=tune_threshold, sensitivity=sensitivity)
-    area = equal_area(logits, label, fraction, answered=answered)
+    area = validation_equal_area(logits, label, fraction, answered=answered)
     at_zero = validation_measures(counted_wrong(logits, label, answered, 0), label, attribute)
     logits = counted_wrong(logits, label, answered, threshold)
     measures = validation_measures(logits, label, attribute, threshold=threshold)
@@ -229,7 +229,7 @@ def check_validation(
         )
     index = sample_each_group(val, seed=seed)  # the patches of each validation pass
     if select == "equal_area" and np.isnan(
-        equal_area(np.zeros((len(index), shape[0])), val.label[index], val.tissue_fraction[index])
+        validation_equal_area(np.zeros((len(index), shape[0])), val.label[index], val.tissue_fraction[index])
     ):
         raise InputUnsupportedError(
             "AUROC at equal area is not known: no tumour and non-tumour patch have nearly the same tissue fraction, a "
@@ -282,7 +282,7 @@ def choose_threshold(
         own_logits, own_label, own_attribute, tune_threshold=tune_threshold, sensitivity=sensitivity
     )
     at_zero = validation_measures(counted_wrong(logits, val.label, answered, 0), val.label, val.attribute)
-    area = equal_area(logits, val.label, val.tissue_fraction, answered=answered)
+    area = validation_equal_area(logits, val.label, val.tissue_fraction, answered=answered)
     logits = counted_wrong(logits, val.label, answered, threshold)
     temperature = best_temperature(own_logits, own_label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))

@@ -57,7 +57,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     groups = pd.DataFrame({"label": group // 2, "tissue_fraction": 0.3 + 0.4 * (group % 2), "group@0.5": group})
     groups = groups.assign(patch_id=[f"s@{i},0" for i in range(40)], slide_id="s", split="test")
     monkeypatch.setattr(predicting, "load_patches", lambda work, rows, **settings: Pixels(rows))
-    return predicting.predict_patches("", groups, TwoChannels(), splits=("test",), ablate=True)  # type: ignore[arg-type]
+    return predicting.predict_labelled("", groups, TwoChannels(), splits=("test",), ablate=True)  # type: ignore[arg-type]
 
 
 def test_the_needed_channel_costs_everything_and_the_other_nothing(table: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ from pathopatch.evaluation.area_reliance import (
     limits_text,
     margins_of,
     reliance,
-    reliance_text,
+    reliance_report,
     responses_of,
     within_answers,
 )
@@ -114,7 +114,7 @@ def test_texture_and_a_u_shaped_term_depend_on_the_area_not_one_way() -> None:
     assert result["adj"]["value"] == pytest.approx(0, abs=1e-9)
     assert result["largest"]["areas"] in ([0.1, 0.5], [0.5, 0.9])
     assert abs(result["largest"]["value"]) == pytest.approx(2 / 0.5, rel=0.01)  # sd of the patches' means is .5
-    assert "largest move between any two areas: -4.0" in reliance_text(result)
+    assert "largest move between any two areas: -4.0" in reliance_report(result)
 
 
 def test_an_area_that_changes_what_a_texture_means_is_not_acquitted() -> None:
@@ -148,7 +148,7 @@ def test_equal_patches_count_once_in_one_call_and_over_several() -> None:
     assert (len(responses.natural), responses.left_out) == (8, {"equal to others": 152})
     result = reliance(responses, resamples=20)
     assert (result["verdict"], result["patients"]) == ("not known", 8)
-    assert "left out: 152 equal to others" in reliance_text(result)
+    assert "left out: 152 equal to others" in reliance_report(result)
     assert len(ask(_area, pixels, masks, patient, known=known).natural) == 0
 
 
@@ -159,7 +159,7 @@ def test_patients_count_by_their_shares_of_the_patches() -> None:
     assert (result["verdict"], result["patients"]) == ("not known", 8)
     assert result["effective_patients"] == pytest.approx(160**2 / (153**2 + 7))
     assert result["reasons"][0].startswith("1 of at least 8 patients")
-    assert "they count as 1.1 patients" in reliance_text(result)
+    assert "they count as 1.1 patients" in reliance_report(result)
     for patients, is_few in ((8, True), (11, True), (12, False)):
         even = reliance(_responses(evidence, FUNCTIONS["linear"], np.arange(160) % patients), resamples=20)
         assert even["verdict"] == "relies"

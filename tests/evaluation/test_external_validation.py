@@ -20,11 +20,11 @@ from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingErro
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.evaluation.external_validation import (
-    bundle_name,
     check_patches,
     evaluate_bundle,
     external_validation_text,
     leakage_warnings,
+    validation_name,
 )
 from pathopatch.models.bundle import read_spec
 from pathopatch.training.dataset import Source
@@ -225,9 +225,9 @@ def test_a_split_without_labelled_patches_is_an_error(outside: Path, bundle: Pat
 
 
 def test_a_bundle_is_called_by_its_run_or_its_folder() -> None:
-    assert bundle_name(Path("/x/runs/gerne-t0.5-s0/model")) == "gerne-t0.5-s0"
-    assert bundle_name(Path("/x/our model v2")) == "our_model_v2"
-    assert bundle_name(Path("/x/..hidden")) == "hidden"
+    assert validation_name(Path("/x/runs/gerne-t0.5-s0/model")) == "gerne-t0.5-s0"
+    assert validation_name(Path("/x/our model v2")) == "our_model_v2"
+    assert validation_name(Path("/x/..hidden")) == "hidden"
 
 
 def test_the_text_has_the_scores_and_the_warnings(outside: Path) -> None:

@@ -15,7 +15,7 @@ from read_page import Page
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.compare import comparison, comparison_text
-from pathopatch.evaluation.evaluate import evaluate_predictions, patient_table
+from pathopatch.evaluation.evaluate import evaluate_predictions, patient_scores
 from pathopatch.evaluation.group_scores import evaluate_logits
 from pathopatch.evaluation.reference import gain_text
 from pathopatch.evaluation.slide_scores import score_slides, scores_by, scores_text, slide_rows
@@ -67,7 +67,7 @@ def test_a_slide_of_two_labels_is_left_out_and_counted() -> None:
     predictions, groups = cohort(THREE | {"d": [(1, 9.0, 0.5), (0, 9.0, 0.5)]})
     scores = score_slides(predictions, groups, of="slide", decision_threshold=0.5, resamples=0)
     assert (scores["n"], scores["left_out"], scores["auroc"]["value"]) == (3, 1, 0.5)
-    table = patient_table(predictions, groups, decision_threshold=0.5).set_index("patient_id")
+    table = patient_scores(predictions, groups, decision_threshold=0.5).set_index("patient_id")
     assert table["label"].isna().to_dict() == {"pa": False, "pb": False, "pc": False, "pd": True}
 
 
@@ -120,7 +120,7 @@ def test_intervals_resample_blocks_where_there_are_any() -> None:
     drawn = equal_area_draws(*(predictions[name].to_numpy() for name in names), unit=np.array(block), resamples=60)
     at_equal_area = numbers["splits"]["test"]["equal_area"]
     assert (at_equal_area["low"], at_equal_area["high"]) == interval(drawn)
-    table = patient_table(predictions, groups, decision_threshold=0.0)
+    table = patient_scores(predictions, groups, decision_threshold=0.0)
     assert table.columns.tolist() == [
         "split", "patient_id", "block", "slides", "label", "patches", "tissue", "mean_logit", "mean_probability",
         "positive_share",

@@ -158,5 +158,5 @@ def test_a_second_request_must_arrive_in_time_too(page: Page, monkeypatch: pytes
 
 def test_an_answer_may_take_longer_than_a_request(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(review_server, "REQUEST_S", 0.3)
-    monkeypatch.setattr("pathopatch.review.values.slide_facts", lambda _slide: time.sleep(1) or {})
+    monkeypatch.setattr("pathopatch.review.values.browser_facts", lambda _slide: time.sleep(1) or {})
     assert page.ask("/api/slides/a").status == 200

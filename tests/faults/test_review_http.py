@@ -316,7 +316,7 @@ def test_a_fault_of_the_page_tells_no_more_than_its_kind(
     def broken(_slide: object) -> None:
         raise RuntimeError("/home/somebody/secret.svs")
 
-    monkeypatch.setattr("pathopatch.review.values.slide_facts", broken)
+    monkeypatch.setattr("pathopatch.review.values.browser_facts", broken)
     answer = page.ask("/api/slides/a")
     assert (answer.status, answer.json["code"]) == (500, "INTERNAL")
     assert b"secret" not in answer.body

@@ -21,7 +21,7 @@ from pathopatch.heatmaps.patch_exports import positive_regions
 from pathopatch.patches.grid import Grid
 from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
-from pathopatch.review.values import slide_facts
+from pathopatch.review.values import browser_facts
 from pathopatch.stages.batch.summaries import CohortTables
 
 GRID = Grid(width=350, height=200, downsample=1.0, patch_px=100, stride_px=100)  # the last column lies half outside
@@ -132,7 +132,7 @@ def test_every_place_says_the_same_share_of_the_tissue_area(tmp_path: Path) -> N
     assert pd.read_csv(out / "patients.csv").loc[0, "positive_share"] == due
     cohort = open_cohort(out)
     assert cohort.rows()[0]["positive_share"] == due
-    assert slide_facts(cohort.open("s1"))["summary"]["positive_share"] == due
+    assert browser_facts(cohort.open("s1"))["summary"]["positive_share"] == due
     page = write_report(out)
     assert "57.1" in Page(page).text
     assert "share of the tissue area above the threshold" in Page(page).text

@@ -9,8 +9,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from pathopatch.core.text import capitalize_first
-from pathopatch.report.cells import count, interval, percent, points, signed
-from pathopatch.report.page import render
+from pathopatch.report.cells import count, interval_cell, percent, points, signed
+from pathopatch.report.page import render_page
 
 NAN = float("nan")
 
@@ -29,12 +29,12 @@ def test_shares_are_percent_and_unknown_ones_a_dash() -> None:
 
 def test_an_interval_stands_beneath_its_number() -> None:
     row = {"wga": 0.5, "wga_low": 0.25, "wga_high": 0.75, "gba": None, "gba_low": None, "gba_high": None}
-    assert interval(row, "wga") == '50.0<span class="interval">[25.0, 75.0]</span>'
+    assert interval_cell(row, "wga") == '50.0<span class="interval">[25.0, 75.0]</span>'
     assert (
-        interval({"wga": {"value": 0.5, "low": None, "high": None}}, "wga")
+        interval_cell({"wga": {"value": 0.5, "low": None, "high": None}}, "wga")
         == '50.0<span class="interval">no interval</span>'
     )
-    assert interval(row, "gba") == "–"
+    assert interval_cell(row, "gba") == "–"
 
 
 def test_a_sentence_begins_with_a_capital_and_keeps_the_others() -> None:
@@ -43,7 +43,7 @@ def test_a_sentence_begins_with_a_capital_and_keeps_the_others() -> None:
 
 @pytest.mark.fault("escaped")
 def test_text_is_escaped_and_markup_is_not_twice() -> None:
-    page = render("contact_sheet.html.j2", title="a < b & 'c'", slides=[], outlines={}, without_overview=["<br>"])
+    page = render_page("contact_sheet.html.j2", title="a < b & 'c'", slides=[], outlines={}, without_overview=["<br>"])
     assert "<h1>a &lt; b &amp; &#39;c&#39;</h1>" in page
     assert "&lt;br&gt;" in page
     assert "&amp;lt;" not in page
@@ -51,7 +51,7 @@ def test_text_is_escaped_and_markup_is_not_twice() -> None:
 
 def test_a_name_that_is_missing_stops_the_page() -> None:
     with pytest.raises(UndefinedError):
-        render("contact_sheet.html.j2", title="a", slides=[], outlines={})
+        render_page("contact_sheet.html.j2", title="a", slides=[], outlines={})
 
 
 def test_templates_are_escaped_and_load_nothing_from_elsewhere() -> None:

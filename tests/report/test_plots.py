@@ -24,6 +24,6 @@ def test_reliability_without_patches_of_one_kind_is_drawn_without_its_line() -> 
     def pinks(content: bytes) -> int:
         return int((np.abs(pixels(content).astype(int) - pink).sum(axis=2) < 12).sum())
 
-    both = pinks(plots.reliability({"run": [some, other]}, names=("little", "much")))
-    without = pinks(plots.reliability({"run": [none, other]}, names=("little", "much")))
+    both = pinks(plots.reliability_plot({"run": [some, other]}, names=("little", "much")))
+    without = pinks(plots.reliability_plot({"run": [none, other]}, names=("little", "much")))
     assert without < both

@@ -19,7 +19,7 @@ from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import FACTS
 from pathopatch.review import reviewed_cohort as cohorts
 from pathopatch.review.reviewed_cohort import open_cohort
-from pathopatch.review.values import slide_facts, slide_values
+from pathopatch.review.values import browser_facts, slide_values
 from pathopatch.slides.manifest import pseudonymize
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
@@ -182,7 +182,7 @@ def test_models_are_called_by_run_and_method(out: Path, folders: Folders, tmp_pa
         {"name": f"model {other[:8]} (erm)", "method": "erm", "fingerprint": other, "has_card": False, "beware": []},
     )
     assert (
-        cohort.model_name("bright") == slide_facts(cohort.open("bright"))["model"]["name"] == "gerne-t0.25-s0 (gerne)"
+        cohort.model_name("bright") == browser_facts(cohort.open("bright"))["model"]["name"] == "gerne-t0.25-s0 (gerne)"
     )
     assert cohort.model_name("spoilt") == ""
     assert cohort.card(mark) == "# Card"
@@ -218,7 +218,7 @@ def test_two_models_of_one_name_are_told_apart(out: Path, folders: Folders, tmp_
     cohort = open_cohort(out, beside=other)
     names = [f"run (gerne), {mark[:8]}" for mark in marks]
     assert [model["name"] for model in cohort.models() if model] == names
-    facts = slide_facts(cohort.open("bright"))
+    facts = browser_facts(cohort.open("bright"))
     assert [facts["model"]["name"], facts["beside"]["model"]["name"]] == names
 
 
@@ -234,7 +234,7 @@ def test_a_slide_that_is_not_there_as_it_was_has_a_reason_and_its_values(
     status = read_status(out, "bright")["predict"]
     update_status(out, "bright", "predict", status | {"source": str(path)})
     slide = open_cohort(out).open("bright")
-    facts = slide_facts(slide)
+    facts = browser_facts(slide)
     reasons = {"gone": "no file", "another": "content of its files differs", "of another size": "300x279 px of R, G, B"}
     assert facts["has_slide"] is False
     assert reasons[what] in facts["why_no_slide"]
@@ -258,8 +258,8 @@ def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folder
     predict_cohort(rows, [folders.root / "model"], tmp_path / "out", config)
     (name,) = open_cohort(tmp_path / "out").ids()
     assert name == pseudonymize(rows)[0].slide_id
-    unnamed = slide_facts(open_cohort(tmp_path / "out").open(name))
+    unnamed = browser_facts(open_cohort(tmp_path / "out").open(name))
     assert "--manifest" in unnamed["why_no_slide"]
-    facts = slide_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
+    facts = browser_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
     assert facts["has_slide"] is True
     assert "smith" not in json.dumps(facts)

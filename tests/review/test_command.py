@@ -194,13 +194,13 @@ from pathlib import Path
 from pathopatch.review.app import create_app
 from pathopatch.review.reviewed_cohort import open_review
 from pathopatch.review.security import Access
-from pathopatch.review.values import slide_facts, slide_values
-from pathopatch.review.tiles import thumbnail, tile
+from pathopatch.review.values import browser_facts, slide_values
+from pathopatch.review.tiles import slide_thumbnail, tile_image
 with open_review(Path({str(out)!r}), reviewer="me") as review:
     create_app(review, Access())
     review.cohort.rows()
     slide = review.cohort.open("a")
-    slide_facts(slide), slide_values(slide), tile(slide, 0, 0, 0), thumbnail(slide)
+    browser_facts(slide), slide_values(slide), tile_image(slide, 0, 0, 0), slide_thumbnail(slide)
 print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib.pyplot", "optuna"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ import pytest
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.review.reviewed_slide import Patches
-from pathopatch.review.values import KINDS, available_kinds, gallery
+from pathopatch.review.values import KINDS, available_kinds, patches_to_look_at
 
 PROBABILITY = np.array([0.875, 0.5625, 0.125, 0.25, 0.625, 0.75])
 TISSUE = np.array([0.05, 0.20, 0.90, 0.25, 0.24, 0.80])
@@ -42,18 +42,18 @@ ORDER = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_most_striking_come_first(kind: str) -> None:
-    entries = gallery(slide(), kind)
+    entries = patches_to_look_at(slide(), kind)
     assert [entry["x"] // 16 + 3 * (entry["y"] // 16) for entry in entries] == ORDER[kind]
-    assert gallery(slide(), kind, 2) == entries[:2]
-    assert gallery(slide(), kind, 0) == gallery(slide(), kind, -3) == []
+    assert patches_to_look_at(slide(), kind, 2) == entries[:2]
+    assert patches_to_look_at(slide(), kind, 0) == patches_to_look_at(slide(), kind, -3) == []
 
 
 def test_an_entry_says_what_is_known_of_a_patch() -> None:
-    assert gallery(slide(), "near-threshold")[0] == {
+    assert patches_to_look_at(slide(), "near-threshold")[0] == {
         "x": 16, "y": 0, "probability": 0.5625, "tissue_fraction": 0.2, "label": None, "group": None, "beside": 0.5,
         "flags": ["saturated"],
     }  # fmt: skip
-    assert gallery(slide(), "near-threshold")[2]["beside"] is None
+    assert patches_to_look_at(slide(), "near-threshold")[2]["beside"] is None
 
 
 def test_only_kinds_that_there_can_be_are_offered() -> None:
@@ -63,4 +63,4 @@ def test_only_kinds_that_there_can_be_are_offered() -> None:
     assert "label-disagreement" not in available_kinds(slide(label=np.full(6, -1)))
     for kind in ("label-disagreement", "../x", ""):
         with pytest.raises(InputMissingError, match="no gallery"):
-            gallery(slide(label=np.full(6, -1)), kind)
+            patches_to_look_at(slide(label=np.full(6, -1)), kind)

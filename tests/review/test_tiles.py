@@ -18,7 +18,7 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.review import reviewed_cohort as cohorts
 from pathopatch.review import tiles
 from pathopatch.review.reviewed_cohort import ReviewedSlide, open_cohort
-from pathopatch.review.tiles import level_size, max_level, patch_image, thumbnail, tile, tile_pixels
+from pathopatch.review.tiles import level_size, max_level, patch_image, slide_thumbnail, tile_image, tile_pixels
 from pathopatch.slides import open_slide
 
 
@@ -152,7 +152,7 @@ def test_each_channel_keeps_its_colour_whatever_else_is_shown(dark: ReviewedSlid
 
 def test_a_channel_that_the_slide_has_not_is_refused_by_name(dark: ReviewedSlide) -> None:
     for ask in (
-        lambda: tile(dark, 1, 0, 0, channels=("CARS", "DAPI")),
+        lambda: tile_image(dark, 1, 0, 0, channels=("CARS", "DAPI")),
         lambda: patch_image(dark, 0, 0, channels=["R"]),
     ):
         with pytest.raises(InputMissingError, match="no channel (DAPI|R)"):
@@ -165,7 +165,7 @@ def test_a_channel_that_the_slide_has_not_is_refused_by_name(dark: ReviewedSlide
 )
 def test_outside_the_pyramid_there_is_no_tile(place: tuple[int, int, int], bright: ReviewedSlide) -> None:
     with pytest.raises(InputMissingError, match="no tile"):
-        tile(bright, *place)
+        tile_image(bright, *place)
 
 
 def test_offsets_in_the_scan_are_kept_and_unscanned_parts_are_glass(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_offsets_in_the_scan_are_kept_and_unscanned_parts_are_glass(tmp_path: Pa
 
 def test_what_is_sent_is_a_baseline_jpeg_close_to_the_pixels(bright: ReviewedSlide, dark: ReviewedSlide) -> None:
     for slide, colour in ((bright, (2, 2)), (dark, (1, 1))):
-        sent = Image.open(io.BytesIO(tile(slide, 1, 1, 1)))
+        sent = Image.open(io.BytesIO(tile_image(slide, 1, 1, 1)))
         pixels = tile_pixels(slide, 1, 1, 1)
         assert (sent.format, sent.size, sent.mode) == ("JPEG", pixels.shape[1::-1], "RGB")
         assert "progressive" not in sent.info
@@ -195,7 +195,7 @@ def test_a_tile_is_made_once_for_each_way_of_looking(dark: ReviewedSlide, monkey
     monkeypatch.setattr(tiles, "tile_pixels", lambda *a, **k: made_of.append((a[1:], k["channels"])) or pixels(*a, **k))
     for channels in (None, ("CARS",), None, ("CARS",), ("SHG",)):
         for column in (0, 1, 0):
-            tile(dark, 1, column, 0, channels=channels)
+            tile_image(dark, 1, column, 0, channels=channels)
     assert len(made_of) == 3 * 2
 
 
@@ -222,12 +222,12 @@ def test_a_patch_wider_than_a_screen_is_shown_by_means(bright: ReviewedSlide, mo
 def test_a_thumbnail_is_the_slide_without_its_frame_and_needs_no_slide(folders: Folders) -> None:
     for slide_id, size in (("bright", (160, 149)), ("dark", (160, 160))):
         slide = ReviewedSlide(folders.out, slide_id)
-        shown = Image.open(io.BytesIO(thumbnail(slide)))
+        shown = Image.open(io.BytesIO(slide_thumbnail(slide)))
         assert (shown.format, shown.size) == ("JPEG", size)
         assert np.asarray(shown)[[0, -1]][:, [0, -1]].max() < 252  # the sheet is white, 255
     (other := ReviewedSlide(folders.out, "dark")).folder = folders.root / "nowhere"
     with pytest.raises(InputMissingError, match="picture cannot be read"):
-        thumbnail(other)
+        slide_thumbnail(other)
 
 
 def test_threads_on_two_slides_get_the_tiles_that_one_gets(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

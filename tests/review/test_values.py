@@ -19,7 +19,7 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.status import read_status
 from pathopatch.heatmaps import FLAGS
 from pathopatch.review.reviewed_cohort import ReviewedSlide, open_cohort
-from pathopatch.review.values import patch_facts, round_on_decided_side, slide_facts, slide_values
+from pathopatch.review.values import browser_facts, patch_facts, round_on_decided_side, slide_values
 
 TYPES = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "int8": "<i1"}
 CASES = [("out", "bright"), ("out", "dark"), ("fine", "bright")]
@@ -28,7 +28,7 @@ CASES = [("out", "bright"), ("out", "dark"), ("fine", "bright")]
 def arrays(slide: ReviewedSlide) -> dict[str, np.ndarray]:
     """Read the bytes by their layout alone."""
     raw = slide_values(slide)
-    layout = slide_facts(slide)["layout"]
+    layout = browser_facts(slide)["layout"]
     assert all(part["offset"] % 4 == 0 for part in layout)
     return {p["name"]: np.frombuffer(raw, TYPES[p["type"]], p["length"], p["offset"]) for p in layout}
 
@@ -54,7 +54,7 @@ def test_cells_are_those_of_the_heatmap_to_the_bit(where: str, slide_id: str, fo
 def test_patches_stand_at_their_cells_with_what_the_table_says(where: str, slide_id: str, folders: Folders) -> None:
     out, stride = folders.root / where, 8 if where == "fine" else 16
     slide = open_cohort(out).open(slide_id)
-    values, table, about = arrays(slide), table_of(out, slide_id), slide_facts(slide)
+    values, table, about = arrays(slide), table_of(out, slide_id), browser_facts(slide)
     nx, ny = (-(-side // stride) for side in about["size_px"])
     assert about["cells"] == [nx, ny]
     np.testing.assert_array_equal(values["patch_cell"], table["y"] // stride * nx + table["x"] // stride)
@@ -70,7 +70,7 @@ def test_at_the_stored_decision_as_many_are_positive_as_the_counts_say(
     where: str, slide_id: str, folders: Folders
 ) -> None:
     slide = open_cohort(folders.root / where).open(slide_id)
-    about = json.loads(json.dumps(slide_facts(slide)))
+    about = json.loads(json.dumps(browser_facts(slide)))
     probability = arrays(slide)["patch_probability"].astype(np.float64)  # as JavaScript has both
     assert np.count_nonzero(probability > about["decision_probability"]) == about["counts"]["tumour"]
     if where == "out":
@@ -99,7 +99,7 @@ def test_the_run_beside_is_joined_by_origin(folders: Folders) -> None:
     ours = table_of(folders.out, "bright")
     due = [theirs.get((x, y), np.nan) for x, y in zip(ours["x"], ours["y"], strict=True)]
     np.testing.assert_array_equal(values["patch_beside"], np.array(due, "f4"))
-    about = slide_facts(slide)
+    about = browser_facts(slide)
     assert about["beside"]["model"]["name"].endswith(" (erm, gerne)")
     assert about["why_no_beside"] is None
     assert "difference" in about["fields"]
@@ -120,14 +120,14 @@ def test_a_run_beside_of_other_pixels_is_not_compared(folders: Folders, tmp_path
     write_aperio(tmp_path / "bright.svs", np.ascontiguousarray(bright_image()[:, ::-1]), levels=1)
     predict(tmp_path / "bright.svs", [folders.root / "other"], tmp_path / "turned", "bright")
     slide = open_cohort(folders.out, beside=tmp_path / "turned").open("bright")
-    about = slide_facts(slide)
+    about = browser_facts(slide)
     assert about["beside"] is None
     assert "other pixels" in about["why_no_beside"]
     assert not {"cell_beside", "patch_beside"} & set(arrays(slide))
 
 
 def test_a_slide_missing_in_the_other_run_has_the_reason(folders: Folders) -> None:
-    about = slide_facts(open_cohort(folders.out, beside=folders.beside).open("dark"))
+    about = browser_facts(open_cohort(folders.out, beside=folders.beside).open("dark"))
     assert about["beside"] is None
     assert about["why_no_beside"].endswith(" (erm) has no slide of this id")
 
@@ -149,7 +149,7 @@ def test_labels_and_groups_come_from_the_groups_table(folders: Folders, labelled
     table = pd.read_parquet(labelled / "groups.parquet").set_index("patch_id")
     names = [f"bright@{x},{y}" for x, y in zip(slide.patches.x, slide.patches.y, strict=True)]
     np.testing.assert_array_equal(values["patch_group"], table.loc[names, "group@0.25"])
-    assert (slide_facts(slide)["tau"], slide_facts(slide)["group_of"]) == (0.25, "label")
+    assert (browser_facts(slide)["tau"], browser_facts(slide)["group_of"]) == (0.25, "label")
 
 
 def test_a_patch_is_its_row_of_the_table_not_rounded(folders: Folders, labelled: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_patch_is_its_row_of_the_table_not_rounded(folders: Folders, labelled:
     assert (facts["label"], facts["group"]) == (0, int(row["tissue_fraction"] >= 0.25))
     assert (facts["x_um"], facts["y_um"], facts["width_um"]) == (row["x"] / 2, row["y"] / 2, 8)
     assert facts["beside"] == other["probability"]
-    assert facts["model"] == slide_facts(slide)["model"]["fingerprint"]
+    assert facts["model"] == browser_facts(slide)["model"]["fingerprint"]
     assert facts["is_tumour"] == (row["logit"] > 0.65)
 
 
@@ -175,7 +175,7 @@ def test_where_nothing_was_predicted_there_is_no_patch(folders: Folders) -> None
 @pytest.mark.parametrize(("where", "slide_id"), CASES)
 def test_facts_are_json_and_their_lengths_those_of_the_bytes(where: str, slide_id: str, folders: Folders) -> None:
     slide = open_cohort(folders.root / where).open(slide_id)
-    about = json.loads(json.dumps(slide_facts(slide), allow_nan=False))
+    about = json.loads(json.dumps(browser_facts(slide), allow_nan=False))
     last = about["layout"][-1]
     size = np.dtype(TYPES[last["type"]]).itemsize
     assert len(slide_values(slide)) == -(-(last["offset"] + last["length"] * size) // 4) * 4

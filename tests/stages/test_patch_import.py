@@ -42,7 +42,7 @@ from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
 from pathopatch.report.collect import Study
 from pathopatch.review.reviewed_cohort import open_cohort
-from pathopatch.review.values import slide_facts
+from pathopatch.review.values import browser_facts
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import import_patches
@@ -544,7 +544,7 @@ def test_predictions_at_an_unknown_scale_carry_a_warning_everywhere(tmp_path: Pa
         "cohort.csv": str(pd.read_csv(out / "cohort.csv").loc[0, "warnings"]),
         "report": page.text,
         "review table": str(cohort.rows()[0]["warnings"]),
-        "review page": str(slide_facts(cohort.open("s"))["warnings"]),
+        "review page": str(browser_facts(cohort.open("s"))["warnings"]),
     }
     warned = [name for name, text in places.items() if "scale is unknown" in text or "are unknown" in text]
     assert warned == ([] if mpp else list(places))

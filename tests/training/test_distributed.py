@@ -15,7 +15,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias.methods import NAMES, method
 from pathopatch.training import distributed
-from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_header
+from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_checkpoint_header
 from pathopatch.training.distributed import ProcessGroup, refuse_torchrun, shard_indices
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
@@ -91,7 +91,7 @@ def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(together):
 
 
 def test_the_first_process_leaves_a_checkpoint_for_one_process(together):
-    assert read_header(CheckpointFolder(together / "groupdro", "f"))["step"] == 30
+    assert read_checkpoint_header(CheckpointFolder(together / "groupdro", "f"))["step"] == 30
     assert [path.name for path in (together / "groupdro").iterdir()] == [CHECKPOINT]
 
 

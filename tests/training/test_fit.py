@@ -15,7 +15,7 @@ from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputU
 from pathopatch.debias.methods import NAMES, Method
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.models.networks import build_network
-from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_header
+from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_checkpoint_header
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import fit_arrays
 
@@ -164,7 +164,7 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
     method = Method(sampler=UniformBatchSampler, objective=lambda n: _Explodes())
     with pytest.raises(NonFiniteError, match=r"step 6, batch in nonfinite\.json"):
         fit_arrays(TRAIN, VAL, _config(), method=method, checkpoints=CheckpointFolder(tmp_path, "f"))
-    assert read_header(CheckpointFolder(tmp_path, "f"))["step"] == 4  # evaluations at 2, 4, 6 and 8
+    assert read_checkpoint_header(CheckpointFolder(tmp_path, "f"))["step"] == 4  # evaluations at 2, 4, 6 and 8
     written = json.loads((tmp_path / NONFINITE).read_text())
     indices = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=8, seed=0).batch(5)
     assert written["patch_ids"] == TRAIN.patch_id[indices].tolist()
@@ -193,7 +193,7 @@ def test_a_pixel_that_becomes_nan_stops_the_run_and_names_its_patch(tmp_path):
     written = json.loads((tmp_path / NONFINITE).read_text())
     assert written["patch_ids"] == TRAIN.patch_id[batches.batch(met)].tolist()
     assert written["of_nonfinite_loss"] == [TRAIN.patch_id[7]]
-    assert read_header(CheckpointFolder(tmp_path, "f"))["step"] == met
+    assert read_checkpoint_header(CheckpointFolder(tmp_path, "f"))["step"] == met
     assert fit_arrays(
         TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f")
     ).history  # mended, it goes on from there

@@ -123,7 +123,7 @@ class SlideFolder:
             return replace(slide, features=no_rows, encoder=first.encoder)
         if first is not None:
             _require_one_encoder(slide, first)
-        check_slide(slide)
+        check_slide_file(slide)
         return slide
 
     def _file(self, slide_id: str) -> FeatureFile:
@@ -155,7 +155,7 @@ def _require_one_encoder(slide: SlideFeatures, first: SlideFeatures) -> None:
             )
 
 
-def check_slide(slide: SlideFeatures) -> None:
+def check_slide_file(slide: SlideFeatures) -> None:
     """Raise unless all arrays of a slide have one length, are finite and lie on the slide."""
     place = str(slide.path)
     for name in ("x", "y", "tissue_fraction"):

@@ -133,7 +133,7 @@ def compile_network(model: Any, shape: tuple[int, ...], precision: str, threads:
     return _core().compile_model(model, _DEVICE, _settings(precision, threads))
 
 
-def open_model(path: Path) -> Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]:
+def read_network(path: Path) -> Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]:
     """Return a function that gives the output (N, K) of an ONNX model for its inputs by name, in float32, any N."""
     compiled = _core().compile_model(_core().read_model(path), _DEVICE, _settings("float32", cores()))
     return lambda inputs: np.array(next(iter(compiled(dict(inputs)).values())))

@@ -36,7 +36,7 @@ from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
-from pathopatch.review.values import slide_facts
+from pathopatch.review.values import browser_facts
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 
@@ -244,7 +244,7 @@ def test_slides_that_the_model_knows_are_told_wherever_they_are_shown(folder: Pa
     assert shown.loc["spoilt", "warnings"].startswith("the model was trained on this slide")
     with closing(open_cohort(folder / "out")) as cohort:
         assert {row["slide_id"]: row["leakage"] for row in cohort.rows()}["other"] == "selected on"
-        assert slide_facts(cohort.open("spoilt"))["leakage"] == "trained on"
+        assert browser_facts(cohort.open("spoilt"))["leakage"] == "trained on"
     page = write_report(folder / "out").read_text()
     for word in ("trained", "selected"):
         assert f"<strong>The model was {word} on 1 of these 3 slides.</strong>" in page
