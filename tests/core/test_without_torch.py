@@ -126,7 +126,7 @@ def test_a_cohort_is_tiled_evaluated_and_predicted_without_torch(tmp_path: Path,
     assert done.returncode == 0, done.stderr
     fit(work, TrainConfig(method="erm", input_px=32, steps=2, evaluations=1, batch_per_class=4, device="cpu"))
     model, settings = next(work.glob("runs/*/model")), tmp_path / "settings.toml"
-    settings.write_text("[predict]\ntta = true\n")
+    settings.write_text("[predict]\nall_patches = true\n")
     commands = [
         ["evaluate", work],
         ["report", work],
