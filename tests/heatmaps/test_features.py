@@ -16,7 +16,7 @@ from made_slides import write_rgb_pyramid
 
 from pathopatch.core.artefacts import content_fingerprint, read_table
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.errors import InputUnsupportedError, MppMissingError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, MppMissingError
 from pathopatch.core.files import read_json
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
@@ -118,6 +118,14 @@ def test_features_and_slides_that_a_head_knows_are_told(tmp_path: Path, head: Pa
         out = tmp_path / f"out-{slides is None}"
         predict_cohort(features_to_predict(folder, slides=slides), head, out, PredictConfig(), slide_mpp=0.5)
         assert pd.read_csv(out / "cohort.csv")["leakage"].fillna("").tolist() == words
+
+
+def test_a_manifest_without_a_row_for_a_feature_file_is_refused(tmp_path: Path) -> None:
+    folder = made_features.trident(tmp_path)
+    write_rgb_pyramid(tmp_path / "A.tif", np.full((3, 64, 64), 200, np.uint8), mpp=0.5, levels=1)
+    (tmp_path / "slides.csv").write_text("slide_id,patient_id,path\nA,p1,A.tif\n")
+    with pytest.raises(InputMissingError, match="no row for 1 of 2 feature files, such as B"):
+        features_to_predict(folder, slides=tmp_path / "slides.csv")
 
 
 def test_a_scale_of_the_slide_that_the_feature_file_contradicts_is_said() -> None:

@@ -134,8 +134,9 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         auroc_at_equal_area([1.0, 0.0], [1, 0, 0], [0.2, 0.2, 0.2])
     with pytest.raises(InputUnsupportedError):
         auroc_at_equal_area([1.0, 0.0], [1, 2], [0.2, 0.2])
-    with pytest.raises(InputUnsupportedError):
-        auroc_at_equal_area([1.0, 0.0], [1, 0], [0.2, 20.0])
+    for area in (-0.2, 20.0):
+        with pytest.raises(InputUnsupportedError):
+            auroc_at_equal_area([1.0, 0.0], [1, 0], [0.2, area])
     for score, fraction in (([np.nan, 0.0], [0.2, 0.2]), ([1.0, 0.0], [0.2, np.nan])):
         with pytest.raises(NonFiniteError):
             auroc_at_equal_area(score, [1, 0], fraction)

@@ -170,10 +170,15 @@ def test_without_its_viewer_the_command_names_the_line_that_brings_it(
     assert "Remedy: " + viewer.remedy() in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
 def test_without_its_extra_the_command_names_it(
-    out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    out: Path,
+    typed: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missing: str,
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
     assert typed("review", out, "--port", 0) == 1
     assert "pip install starlette uvicorn" in capsys.readouterr().err
 
