@@ -30,14 +30,17 @@ def test_every_public_name_is_there_and_listed() -> None:
         pathopatch.predict_slides  # noqa: B018
 
 
-def test_the_import_loads_the_standard_library_alone() -> None:
+def test_the_import_loads_the_standard_library_alone_and_a_public_module_on_first_use() -> None:
     code = "import pathopatch, json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    code += "; print(pathopatch.debias.__name__)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:  # not installed: the path is that of this process
         code = f"import sys; sys.path[:0] = {[str(Path(pathopatch.__file__).parents[1])]}; {code}"
         done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     third_party = {"numpy", "pandas", "matplotlib", "pydantic", "zarr", "torch", "openslide", "PIL", "scipy", "anndata"}
-    assert not third_party & set(json.loads(done.stdout))
+    loaded, module = done.stdout.splitlines()
+    assert not third_party & set(json.loads(loaded))
+    assert module == "pathopatch.debias"
 
 
 def bright_image() -> np.ndarray:

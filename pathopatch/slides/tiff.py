@@ -13,6 +13,7 @@ from typing import Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from tifffile import TiffPage
 
 from pathopatch.slides.axes import Plane, chosen_planes, image_note, page_of
 from pathopatch.slides.integrity import OpenedFile, checked_tiff, unsupported
@@ -70,9 +71,11 @@ class TiffSlide(Slide):
             for plane in planes:
                 _require_readable(plane.series.keyframe, path)
             planes, alpha = _without_alpha(planes, path, named)
-            orientations = {orientation_of(plane.series.keyframe.tags.valueof(ORIENTATION_TAG)) for plane in planes}
+            pages = [page_of(plane.series, plane.index) for plane in planes]  # frames have the keyframe's tags
+            tags = [page.tags if isinstance(page, TiffPage) else page.keyframe.tags for page in pages]
+            orientations = {orientation_of(own.valueof(ORIENTATION_TAG)) for own in tags}
             if len(orientations) > 1:
-                what = f"planes of orientations {sorted(orientations)}"
+                what = f"planes of orientations {sorted(map(int, orientations))}"
                 raise unsupported(path, what, "write them again in one orientation")
             (self._orientation,) = orientations
             self._has_alpha = alpha is not None

@@ -423,3 +423,16 @@ def test_an_empty_group_stops_only_the_runs_that_need_it_with_a_message(slides: 
     assert "Not trained: gerne-t0.95-s0." in (tmp_path / "work" / "report" / "index.html").read_text()
     # six slides were tiled and two of them predicted: they are not eight
     assert done.stdout.splitlines()[-1] == "slides: 6 done"
+
+
+def test_a_fault_of_the_program_shows_its_trace_where_that_is_asked_for() -> None:
+    code = "import pathopatch.cli.program as p; p._run = lambda: p._report(KeyError('x')); p.main()"
+    shown = []
+    for asked in ({}, {"PATHOPATCH_TRACE": "1"}):
+        environment = {**os.environ, **asked}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+        )
+        assert "PATHOPATCH_TRACE=1" in done.stderr
+        shown.append(done.stderr.count("KeyError: 'x'"))
+    assert shown == [1, 2]

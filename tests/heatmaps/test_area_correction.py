@@ -90,6 +90,9 @@ def test_averaging_takes_the_mean_answer_over_the_areas(slide: Path, tmp_path: P
         assert row.logit == pytest.approx(answers.mean() - 0.05, abs=1e-3)
         checked += 1
     assert checked >= 3
+    full = table["tissue_fraction"] == 1  # here the ground is that of another patch
+    moved = (table["logit"] - predicted(slide, model)["logit"])[full].round(6)
+    assert moved.nunique() == full.sum() >= 3
 
 
 def test_all_that_is_written_says_that_it_is_corrected(

@@ -20,7 +20,7 @@ from torch.nn.functional import softmax
 from torchvision import transforms
 
 from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
-from pathopatch.models import export
+from pathopatch.models import export, verify
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import model_card
 from pathopatch.models.export import Format, export_model
@@ -479,3 +479,8 @@ def test_wsinfer_gets_no_model_that_needs_the_tissue_mask(tmp_path):
     with pytest.raises(InputUnsupportedError, match=r"needs the tissue mask .* export it as onnx"):
         export_model(_bundle(tmp_path / "model", _spec(**MASKED)), tmp_path / "out", kind="wsinfer")
     assert not (tmp_path / "out").exists()
+
+
+def test_answers_of_another_shape_than_is_due_are_a_problem(masked_export, monkeypatch):
+    monkeypatch.setattr(verify, "_open", lambda path, program: lambda inputs: np.ones((len(inputs["patches"]), 1)))
+    assert all(one.problem.endswith("is due") and ", 1)" in one.problem for one in verify_export(masked_export))

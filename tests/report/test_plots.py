@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pathopatch.evaluation.calibration import reliability
 from pathopatch.report import plots
+from pathopatch.report.area_reliance import response_curve
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -27,3 +29,14 @@ def test_reliability_without_patches_of_one_kind_is_drawn_without_its_line() -> 
     both = pinks(plots.reliability_plot({"run": [some, other]}, names=("little", "much")))
     without = pinks(plots.reliability_plot({"run": [none, other]}, names=("little", "much")))
     assert without < both
+
+
+def test_the_response_to_the_area_has_its_band_where_every_point_has_an_interval() -> None:
+    points: list[dict[str, Any]] = [
+        {"area": area, "margin": {"value": 0.0, "low": -1.0, "high": 1.0}, "positive": 0.5} for area in (0.2, 0.8)
+    ]
+    band = pixels(response_curve({"curve": points}))
+    points[1]["margin"] |= {"low": None, "high": None}
+    line = pixels(response_curve({"curve": points}))
+    grey = [int((image.max(axis=2) < 250).sum()) for image in (band, line)]
+    assert grey[0] > 2 * grey[1]

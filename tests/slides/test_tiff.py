@@ -185,6 +185,14 @@ def test_an_array_with_its_channels_last_written_row_by_row_is_refused(tmp_path:
         open_slide(tmp_path / "a.tif")
 
 
+def test_planes_that_are_turned_differently_are_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for plane, orientation in zip(STACK[0, :2], (1, 3), strict=True):
+            writer.write(plane, photometric="minisblack", metadata=None, extratags=[(274, "H", 1, orientation, True)])
+    with pytest.raises(InputUnsupportedError, match=r"orientations \[1, 3\]"):
+        open_slide(tmp_path / "a.tif", channels=("CARS", "SHG"))
+
+
 def test_ome_names_go_with_their_channels_whatever_is_chosen(tmp_path: Path) -> None:
     names = ["CARS", "TPEF", "SHG"]
     path = written_stack(tmp_path, "OME", STACK, "ZCYX", Channel={"Name": names})

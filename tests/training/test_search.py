@@ -23,8 +23,10 @@ from pathopatch.training.search import (
     ask_trial,
     finished_trials,
     open_study,
+    record_trial,
     search_space,
     search_text,
+    trial_folder,
     trial_table,
     winning_trial,
 )
@@ -188,3 +190,12 @@ def test_a_torn_last_line_of_the_journal_costs_that_trial_only(tmp_path: Any) ->
     assert list(finished_trials(again)) == [0]
     again.add_trial(done(1, 0.6))
     assert list(finished_trials(open_study(tmp_path, name="s"))) == [0, 1]
+
+
+def test_of_a_search_the_checkpoints_of_its_best_trial_alone_stay(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    for number, value in enumerate((0.6, 0.8, 0.7)):
+        trial_folder(tmp_path, number).mkdir()
+        record_trial(study, done(number, value), folder=tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1
+    assert trial_folder(tmp_path, 1).is_dir()
