@@ -17,6 +17,10 @@ from typing import NamedTuple
 
 from pathopatch.core.errors import DuplicateIdError, LabelConflictError, Problem, SplitLeakageError
 
+SPLITS = ("train", "val", "test")
+"""The splits of a cohort, in the order in which tables show them."""
+BLOCK = "block"
+"""Column of patches and slides: their tissue array, day, site or scanner, where blocks are given."""
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d{1,3})?")
 # Between two digits a separator tells numbers apart: 1-23 is not 12-3.

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, write_bytes, write_csv
+from pathopatch.core.patients import SPLITS
 from pathopatch.core.task import Progress
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
-from pathopatch.slides.manifest import SPLITS
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 MASK_SCALE = 4

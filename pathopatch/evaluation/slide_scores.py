@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pathopatch.core.patients import BLOCK
 from pathopatch.core.text import pluralize
 from pathopatch.evaluation.group_scores import answers
 from pathopatch.groups import slides_of, units_of
@@ -19,7 +20,6 @@ from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import interval
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
-from pathopatch.slides.manifest import BLOCK
 
 SCORED = ("slide", "patient")
 _SCORES = {"auroc": "mean_logit", "auroc_of_share": "positive_share"}

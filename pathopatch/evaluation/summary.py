@@ -25,6 +25,7 @@ from scipy.special import stdtr, stdtrit
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import LINEAR_HEAD, EvaluateConfig
 from pathopatch.core.files import read_json, write_bytes
+from pathopatch.core.patients import BLOCK, SPLITS
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.work_folder import FOLDS, WorkFolder
@@ -46,7 +47,6 @@ from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attr
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, resampled_multinomial, widened
 from pathopatch.metrics.equal_area import DISTANCE, auroc_at_equal_area, equal_area_draws
-from pathopatch.slides.manifest import BLOCK, SPLITS
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.csv_table import CsvTable, read_csv_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.core.patients import id_key, patient_problems
+from pathopatch.core.patients import SPLITS, id_key, patient_problems
 from pathopatch.core.text import pluralize
-from pathopatch.slides.manifest import SPLITS
 from pathopatch.slides.slide_paths import ID_REMEDY, valid_slide_id
 
 _REQUIRED = ("slide_id", "x", "y", "label")

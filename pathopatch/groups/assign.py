@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError, SplitLeakageError
-from pathopatch.core.patients import patient_problems
+from pathopatch.core.patients import BLOCK, SPLITS, patient_problems
 from pathopatch.core.text import pluralize
 from pathopatch.groups.attribute import (
     LABEL_NAME_COLUMN,
@@ -29,7 +29,6 @@ from pathopatch.groups.attribute import (
     unit_noun,
     units_of,
 )
-from pathopatch.slides.manifest import BLOCK, SPLITS
 
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
 _COPIED = (

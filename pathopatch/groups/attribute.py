@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.slides.manifest import BLOCK
+from pathopatch.core.patients import BLOCK
 
 TISSUE_NAMES = ("little tissue", "much tissue")
 LABEL_NAMES = ("non-tumour", "tumour")

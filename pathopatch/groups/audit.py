@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pathopatch.core.patients import SPLITS
 from pathopatch.core.text import patches_and_units, pluralize, units_text
 from pathopatch.groups.attribute import (
     LABEL_NAMES,
@@ -34,7 +35,6 @@ from pathopatch.groups.shortcut import (
 )
 from pathopatch.metrics.bootstrap import LEAST_UNITS, LEAST_UNITS_OF_A_GROUP
 from pathopatch.metrics.equal_area import auroc_at_equal_area
-from pathopatch.slides.manifest import SPLITS
 
 _FRACTION_COLUMNS = (
     "n", "tumor", "patients", "patients_with_tumor", "patients_with_non_tumor", "auroc", "auroc_low", "auroc_high",

@@ -31,11 +31,10 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.input_files import log_left_out, walk_files
 from pathopatch.core.mask_bits import resize_masks
-from pathopatch.core.patients import Listed, copy_problems, patient_problems
+from pathopatch.core.patients import SPLITS, Listed, copy_problems, patient_problems
 from pathopatch.patches.annotations.masks import read_mask, require_fit
 from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
-from pathopatch.slides.manifest import SPLITS
 from pathopatch.slides.resample import resized
 from pathopatch.slides.resolution import ALPHA_NOTE
 from pathopatch.slides.slide_paths import ID_REMEDY, expand_variables, valid_slide_id

@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from pathopatch.core.patients import patient_key
+from pathopatch.core.patients import SPLITS, patient_key
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import audited_attributes, shortcut_results, verdict_text
 from pathopatch.report.cells import percent
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import fraction_by_label, group_colors
-from pathopatch.slides.manifest import SPLITS
 
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor")
 STATES = {"failed": "FAILED", "done_empty": "EMPTY: no tissue", "running": "NOT FINISHED"}

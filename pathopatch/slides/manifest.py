@@ -21,7 +21,7 @@ from pathopatch.core.csv_table import TABLE_SUFFIXES, CsvTable, read_csv_table
 from pathopatch.core.errors import DuplicateIdError, PathopatchError
 from pathopatch.core.files import write_bytes
 from pathopatch.core.input_files import special_kind
-from pathopatch.core.patients import id_key, patient_problems, spelled_out
+from pathopatch.core.patients import SPLITS, id_key, patient_problems, spelled_out
 from pathopatch.core.text import parse_number
 from pathopatch.slides.slide_paths import (
     ID_REMEDY,
@@ -33,11 +33,6 @@ from pathopatch.slides.slide_paths import (
     split_fragment,
     valid_slide_id,
 )
-
-SPLITS = ("train", "val", "test")
-BLOCK = "block"
-"""Column of patches and slides: their tissue array, day, site or scanner, where blocks are given."""
-"""The splits of a cohort, in the order in which tables show them."""
 
 _REQUIRED = ("slide_id", "patient_id")
 _COLUMNS = (

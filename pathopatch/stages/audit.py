@@ -103,9 +103,9 @@ def _alternative(work: Path, result: Mapping[str, Any]) -> str:
 
 def _empty_in_folds(work: Path) -> str:
     """Return which groups are empty in a split of a fold: methods that need them cannot be trained there."""
+    from pathopatch.core.patients import SPLITS
     from pathopatch.groups import threshold_attributes
     from pathopatch.groups.group_sizes import empty_groups
-    from pathopatch.slides.manifest import SPLITS
 
     table = artefacts.read_table(WorkFolder(work).groups)
     if "fold" not in table or threshold_attributes(table)[0].n_values > 2:

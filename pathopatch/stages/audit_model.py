@@ -36,6 +36,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import read_json, write_bytes, write_csv, write_json
 from pathopatch.core.mask_bits import masks_and_area, unpack_masks
+from pathopatch.core.patients import BLOCK
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, edits
@@ -59,7 +60,7 @@ from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.patches.store import PatchStore
 from pathopatch.report.area_reliance import Example, reliance_page
-from pathopatch.slides.manifest import BLOCK, SlideRow
+from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.find_slides import find_cohort
 from pathopatch.training.dataset import common_source

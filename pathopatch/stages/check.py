@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import BatchOptions, LabelConfig, TileConfig
 from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, TableError
-from pathopatch.core.patients import Listed, copy_problems
+from pathopatch.core.patients import BLOCK, Listed, copy_problems
 from pathopatch.core.task import Progress
 from pathopatch.core.workers import Workers
-from pathopatch.slides.manifest import BLOCK, SlideRow, read_manifest, write_parts
+from pathopatch.slides.manifest import SlideRow, read_manifest, write_parts
 from pathopatch.slides.structure import alike_pairs
 from pathopatch.stages.batch.run import DEFAULT_BATCH
 from pathopatch.stages.batch.slide_table import (

@@ -22,6 +22,7 @@ from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.patients import SPLITS
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
@@ -29,7 +30,6 @@ from pathopatch.groups.assign import assign_folds, split_in_fold
 from pathopatch.groups.decisions.decision import AppliedDecisions, apply_decisions
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.groups.hard_share import hard_share_facts, hard_share_text, hardest_patches
-from pathopatch.slides.manifest import SPLITS
 from pathopatch.stages.audit import is_audited, write_audit
 from pathopatch.stages.evaluate import finished_runs
 

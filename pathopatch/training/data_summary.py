@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.patients import mark_key
+from pathopatch.core.patients import BLOCK, mark_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import TissueBins, slides_of, units_of
 from pathopatch.groups.assign import JoinedBins
 from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED, structure_marks
 from pathopatch.models.spec import TrainingRange
-from pathopatch.slides.manifest import BLOCK
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.group_checks import drawn_by
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp, content_fingerprint, fingerprint
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.core.patients import BLOCK
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
-from pathopatch.slides.manifest import BLOCK, SlideRow
+from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import Failure, each_slide
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import GroupsConfig, IntensityConfig, TileConfig, TissueConfig, TrainConfig
 from pathopatch.core.mask_bits import MaskKind
+from pathopatch.core.patients import BLOCK
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.slides.manifest import BLOCK
 from pathopatch.slides.slide_paths import expand_variables
 from pathopatch.stages.groups import fold_tables, form_groups
 from pathopatch.stages.tile import import_patches, tile_cohort
