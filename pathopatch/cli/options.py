@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import reduce, wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from pydantic.fields import FieldInfo
 
-from pathopatch.core.config import BatchOptions, Config, SettingsConfig, field_docs, load_settings, parse, tables_of
 from pathopatch.core.text import parse_number
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from pathopatch.core.config import BatchOptions, Config
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made with other settings or inputs.")]
@@ -37,9 +40,7 @@ class Fields:
         self.paths = {path.rpartition(".")[2]: path for path in names.split()} | paths
 
 
-Batch = Annotated[BatchOptions, Fields("workers memory_gb retry_failed dry_run quiet force", timeout="timeout_s")]
-_TABLES: dict[type[Config], str] = {kind: name for name, kind in tables_of(SettingsConfig).items()}
-_TABLES[BatchOptions] = "batch"
+Batch = Annotated["BatchOptions", Fields("workers memory_gb retry_failed dry_run quiet force", timeout="timeout_s")]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,11 +49,15 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     Such a parameter gets the values of the options that are typed, else those of the file of the command's ``config``,
     else the defaults.
     """
-    hints = get_type_hints(command, include_extras=True)
+    from pathopatch.core import config as settings  # a fifth of a second: after `pathopatch --help`
+
+    hints = get_type_hints(command, localns=vars(settings), include_extras=True)
+    names = {kind: name for name, kind in settings.tables_of(settings.SettingsConfig).items()}
+    names[settings.BatchOptions] = "batch"
     fields = {name: extra for name, hint in hints.items() for extra in get_args(hint) if isinstance(extra, Fields)}
     kinds: dict[str, type[Config]] = {name: get_args(hints[name])[0] for name in fields}
-    tables = [_TABLES[kind] for kind in kinds.values() if kind in _TABLES]
-    listed = " or ".join(f"\\[{table}]" for table in tables)
+    tables = [names[kind] for kind in kinds.values() if kind in names]
+    listed = " or ".join(f"[{table}]" for table in tables)
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in fields:
@@ -67,11 +72,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**typed: Any) -> None:
         file = typed.get("config")
-        read = None if file is None else load_settings(file, reads=tables)
+        read = None if file is None else settings.load_settings(file, reads=tables)
         for name, kind in kinds.items():
             values = {path: _value(kind, path, typed.pop(option)) for option, path in fields[name].paths.items()}
             given = {path: value for path, value in values.items() if value is not None}
-            base = read and getattr(read, _TABLES.get(kind, ""), None)
+            base = read and getattr(read, names.get(kind, ""), None)
             typed[name] = with_options(kind, base, given)
         command(**typed)
 
@@ -83,6 +88,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_options(kind: type[Config], base: Config | None, given: Mapping[str, object]) -> Any:
     """Return a configuration with values by dotted path in place of those of `base`, or of the defaults."""
+    from pathopatch.core.config import parse, tables_of
+
     # Of those alone that somebody set: what is left out may depend on the cohort.
     raw = {} if base is None else {name: getattr(base, name) for name in base.model_fields_set}
     for path, value in given.items():
@@ -123,6 +130,8 @@ def _option(kind: type[Config], option: str, path: str) -> inspect.Parameter:
 
 def _field(kind: type[Config], path: str) -> tuple[FieldInfo, str]:
     """Return a field by its dotted path, and the docstring below it."""
+    from pathopatch.core.config import field_docs, tables_of
+
     *tables, name = path.split(".")
     kind = reduce(lambda outer, table: tables_of(outer)[table], tables, kind)
     return kind.model_fields[name], field_docs(kind)[name]
@@ -138,7 +147,7 @@ def _help(field: FieldInfo, doc: str) -> str:
     is_plain = field.is_required() or default is None or isinstance(default, bool) or default in ("", ())
     if "Default: " not in text and not is_plain:
         text += f" Default: {', '.join(map(str, default)) if isinstance(default, tuple) else default}."
-    return text.replace("[", "\\[")  # a style to rich
+    return text
 
 
 def _types(annotation: Any) -> Iterator[type]:

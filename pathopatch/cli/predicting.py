@@ -12,12 +12,12 @@ import typer
 
 from pathopatch.cli.options import Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse_limits
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
-from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
+    from pathopatch.core.config import PredictConfig
     from pathopatch.core.input_files import LeftOut
     from pathopatch.review.decisions import DecisionLog
     from pathopatch.stages.find_slides import ToPredict

@@ -11,7 +11,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,28 +20,45 @@ from threading import Thread
 from typing import Annotated, Any
 
 import typer.core
+import typer.main
 
 from pathopatch.cli import exporting, predicting, slides, training, upkeep
 from pathopatch.cli.options import with_settings
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core.version import __version__
 
+Function = Callable[..., Any]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # not in `pathopatch` itself: code that imports it may use the hub
 
-_COMMANDS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "Predict": (predicting.predict, slides.info),
-    "Review and export": (predicting.review, predicting.report),
-    "Data": (slides.manifest, slides.check, slides.tile, slides.tissue),
-    "Audit": (training.groups, training.audit, training.audit_model),
-    "Train and study": (training.run, training.train, training.evaluate, training.demo),
-    "Tools": (upkeep.status, upkeep.verify, upkeep.doctor, upkeep.clean),
+
+def _named(*functions: Function, prefix: str = "") -> dict[str, Function | str]:
+    return {function.__name__.removeprefix(prefix).replace("_", "-"): function for function in functions}
+
+
+_GROUPS = {
+    "export": (
+        "Write what was read or found in other programs' formats.",
+        _named(
+            exporting.export_onnx, exporting.export_wsinfer, exporting.export_qupath,
+            exporting.export_review, exporting.export_regions, exporting.export_agreement, prefix="export_",
+        ),
+    ),
+    "import": ("Take over models from other programs' formats.", _named(exporting.import_model, prefix="import_")),
+}  # fmt: skip
+"""Commands of two words: what the first one is for, and the functions of the second."""
+_PANELS = {
+    "Predict": _named(predicting.predict, slides.info),
+    "Review and export": _named(predicting.review, predicting.report)
+    | {name: text for name, (text, _) in _GROUPS.items()},
+    "Data": _named(slides.manifest, slides.check, slides.tile, slides.tissue),
+    "Audit": _named(training.groups, training.audit, training.audit_model),
+    "Train and study": _named(training.run, training.train, training.evaluate, training.demo),
+    "Tools": _named(upkeep.status, upkeep.verify, upkeep.doctor, upkeep.clean),
 }
 """The commands of each panel of `pathopatch --help`."""
-_EXPORTS = (
-    exporting.export_onnx, exporting.export_wsinfer, exporting.export_qupath,
-    exporting.export_review, exporting.export_regions, exporting.export_agreement,
-)  # fmt: skip
 _GONE = {
+    "tune": "train --trials",
+    "encode": "train --frozen computes features itself; other programs make others, see docs/how-to/make-features.md",
     "index": "DuckDB reads predictions/*.parquet itself; cohort.csv and patients.csv come of status --tables",
     "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
     "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
@@ -55,12 +73,48 @@ _HELP = (
 )
 
 
-app = typer.Typer(
-    name="pathopatch",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+class _Commands(UserDict[str, Any]):
+    """Functions by name, each made a command when it is asked for: settings behind its options take time to load."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name in _GROUPS:
+            text, functions = _GROUPS[name]
+            return typer.main.get_command(_app(name, text, {"Commands": functions}))
+        made = _app(name)
+        made.command(name)(with_settings(self.data[name]))
+        return typer.main.get_command(made)
+
+
+class _Group(typer.core.TyperGroup):
+    """Commands in panels, with the first paragraph of each one's text."""
+
+    panels: Mapping[str, Mapping[str, Function | str]]
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.commands = _Commands({name: item for items in self.panels.values() for name, item in items.items()})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the panels."""
+        for panel, items in self.panels.items():
+            texts = [item if isinstance(item, str) else str(item.__doc__).split("\n\n")[0] for item in items.values()]
+            with formatter.section(panel):
+                formatter.write_dl([(name, " ".join(text.split())) for name, text in zip(items, texts, strict=True)])
+
+
+def _app(name: str, text: str = "", panels: Mapping[str, Mapping[str, Function | str]] | None = None) -> typer.Typer:
+    """Return a program, or with `panels` a group of commands."""
+    kind = None if panels is None else type("Group", (_Group,), {"panels": panels})
+    made = typer.Typer(
+        cls=kind, name=name, help=text, no_args_is_help=kind is not None, add_completion=False,
+        pretty_exceptions_enable=False, rich_markup_mode=None,
+    )  # fmt: skip
+    if kind is not None:
+        made.callback()(lambda: None)
+    return made
+
+
+app = _app("pathopatch", panels=_PANELS)
 
 
 def _show_version(is_wanted: bool) -> None:
@@ -76,20 +130,6 @@ def _program(
     ] = False,
 ) -> None:
     pass
-
-
-for panel, commands in _COMMANDS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(with_settings(command))
-
-exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
-for command in _EXPORTS:
-    exports.command(command.__name__.removeprefix("export_"))(with_settings(command))
-app.add_typer(exports, name="export", rich_help_panel="Review and export")
-
-imports = typer.Typer(help="Take over models from other programs' formats.", no_args_is_help=True)
-imports.command("model")(exporting.import_model)
-app.add_typer(imports, name="import", rich_help_panel="Review and export")
 
 
 class _Terminated(BaseException):

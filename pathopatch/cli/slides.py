@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,10 @@ from pathopatch.cli.options import (
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, show_plan
-from pathopatch.core.config import BatchOptions, ReadyConfig, SplitsConfig, TileConfig
 from pathopatch.core.text import pluralize
+
+if TYPE_CHECKING:
+    from pathopatch.core.config import BatchOptions, ReadyConfig, SplitsConfig, TileConfig
 
 _MOST_SHOWN = 20  # lines of a manifest
 _CHECKED = ("slide_id", "patient_id", "split", "width", "height", "mpp", "channels", "background", "tissue_share")
@@ -189,14 +191,14 @@ def tile(
         refuse(context, "ready patches are as they are", "patch_px", "stride_px", "dry_run")
         refuse(context, "it is of slides; --mpp states the um per px of ready patches", "slide_mpp")
         refuse(context, "they are limits of a slide, and a set of patches is no slide", "timeout", "memory_gb")
-        ready = ready if mpp is None else with_options(ReadyConfig, ready, {"mpp": mpp})
+        ready = ready if mpp is None else with_options(type(ready), ready, {"mpp": mpp})
         with progress_bars(batch.quiet) as progress:
             outcomes = import_patches(patches, out, tiling, ready=ready, **known, force=batch.force, progress=progress)
         finish(outcomes)
         return
     assert manifest is not None
     refuse(context, "it goes with --patches; slides are cut by --patch-px", "resize_px", "fit")
-    tiling = tiling if mpp is None else with_options(TileConfig, tiling, {"mpp": mpp})
+    tiling = tiling if mpp is None else with_options(type(tiling), tiling, {"mpp": mpp})
     if batch.dry_run:
         refuse_limits(context)
         from pathopatch.stages.tile import tile_plan

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pathopatch.cli.options import ConfigFile, Fields, Force, Quiet, SlideMpp, Work, refuse, typed_options, with_options
 from pathopatch.cli.output import finish, progress_bars, say
-from pathopatch.core.config import (
-    BatchOptions,
-    GroupsConfig,
-    PredictConfig,
-    SplitsConfig,
-    TrainConfig,
-    TuneConfig,
-)
 from pathopatch.core.text import parse_number
+
+if TYPE_CHECKING:
+    from pathopatch.core.config import (
+        BatchOptions,
+        GroupsConfig,
+        PredictConfig,
+        SplitsConfig,
+        TrainConfig,
+        TuneConfig,
+    )
 
 
 def groups(
@@ -105,7 +107,7 @@ def audit(
     ),
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML: with --crops its table \\[train] is used, with --features \\[splits]."),
+        typer.Option(help="TOML: with --crops its table [train] is used, with --features [splits]."),
     ] = None,
     *,
     training: Annotated[TrainConfig, Fields("threshold")],
@@ -119,6 +121,7 @@ def audit(
         refuse(context, "it goes without --features", "crops")
         if labels is None:
             raise typer.BadParameter("--features needs --labels: a CSV with slide_id, x, y, label")
+        from pathopatch.core.config import GroupsConfig
         from pathopatch.stages.feature_audit import audit_features
 
         given = {"thresholds": (training.threshold,)} if typed_options(context, "threshold") else {}
@@ -274,7 +277,7 @@ def run(
     study: Annotated[Path, typer.Argument(help="TOML study file.", metavar="STUDY.toml")],
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Worker processes, one slide at a time in each. Default: as \\[batch] says, 1."),
+        typer.Option(min=1, help="Worker processes, one slide at a time in each. Default: as [batch] says, 1."),
     ] = None,
     until: Annotated[
         Literal["tile", "groups", "train", "evaluate", "predict", "report"], typer.Option(help="The last stage to run.")

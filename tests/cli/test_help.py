@@ -16,7 +16,7 @@ import pathopatch
 from pathopatch.cli.program import app
 
 PACKAGE = Path(pathopatch.__file__).parent
-PANELS = ("Predict", "Train and study", "Audit", "Data", "Review and export", "Tools")
+PANELS = ("Predict", "Review and export", "Data", "Audit", "Train and study", "Tools")
 
 
 def commands(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -31,35 +31,32 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
 def shown(*names: str) -> str:
-    """Return the help of a command as one line, without frames."""
-    done = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"})
+    """Return the help of a command without blanks, since a line may end at a hyphen."""
+    done = CliRunner().invoke(app, [*names, "--help"])
     assert done.exit_code == 0
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", done.output).split())
+    return "".join(done.output.split())
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_help_shows_every_text_whole(names: tuple[str, ...]) -> None:
-    """Names in square brackets are styles to rich, and vanish where they are not escaped."""
     command, text = COMMANDS[names], shown(*names)
     helps = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
     for help_text in filter(None, helps):
         for line in help_text.split("\n\n"):
-            assert " ".join(line.replace("\\[", "[").split()) in text
+            assert "".join(line.split()) in text
 
 
 def test_help_names_the_tables_of_a_settings_file() -> None:
-    assert "of [tile] or [ready] or [splits] or [batch] alone" in shown("tile")
-    assert "of [train] or [tune] or [batch] alone" in shown("train")
+    assert "of[tile]or[ready]or[splits]or[batch]alone" in shown("tile")
+    assert "of[train]or[tune]or[batch]alone" in shown("train")
 
 
 def test_the_help_of_an_option_is_that_of_its_setting() -> None:
     text = shown("train")
-    assert "--learning-rate <float> Learning rate at the start; of a search that of its first trial." in text
-    assert "One of wga, gba, equal_area." in text
-    assert "erm, erm-balanced, resample, groupdro, gerne or auto" in text
-    assert "[x>=1] Give up a slide that takes more seconds, in a process of its own. Default: never." in shown(
-        "predict"
-    )
+    assert "--learning-rate<float>Learningrateatthestart;ofasearchthatofitsfirsttrial." in text
+    assert "Oneofwga,gba,equal_area." in text
+    assert "erm,erm-balanced,resample,groupdro,gerneorauto" in text
+    assert "Giveupaslidethattakesmoreseconds,inaprocessofitsown.Default:never.[x>=1]" in shown("predict")
 
 
 def test_predict_has_few_options() -> None:
@@ -68,10 +65,9 @@ def test_predict_has_few_options() -> None:
 
 
 def test_every_command_stands_in_one_of_the_panels() -> None:
-    text, group = shown(), typer.main.get_command(app)
-    assert {getattr(command, "rich_help_panel", None) for command in group.commands.values()} == set(PANELS)
-    assert all(f" {panel} " in text for panel in PANELS)
-    assert " Commands " not in text
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert [line.removesuffix(":") for line in text.splitlines() if line.endswith(":")] == ["Options", *PANELS]
+    assert {name for name, *_ in COMMANDS} <= set(re.findall(r"^  ([a-z-]+)  ", text, re.MULTILINE))
 
 
 def test_each_parameter_of_a_command_acts() -> None:
