@@ -4,23 +4,29 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .PHONY: demo study example example-model check test test-slow lint bench gpu gpu-wheels docs wheelhouse clean
 .DEFAULT_GOAL := test
 
-$(READY): pyproject.toml
+# What predicts, trains and reviews; and for all else what tests and pages need too.
+$(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[review,train]'
+	touch $@
+
+$(READY): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
-demo: $(READY)
+demo: $(INSTALLED)
 	$(BIN)/pathopatch demo -o demo-work
 
 # The demo's study, whose numbers stand on the page Results.
-study: $(READY)
+study: $(INSTALLED)
 	$(BIN)/python pipelines/demo/make_slides.py demo-work/study/cohort
 	$(BIN)/pathopatch run pipelines/demo/study.toml --workers 2
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pathopatch import open_slide
 from pathopatch.core.config import GroupsConfig, PredictConfig, StudyConfig, TileConfig
-from pathopatch.demo.quick import PICTURE, TRAIN, run_quick
+from pathopatch.demo.quick import TRAIN, run_quick
 from pathopatch.demo.slides import CHANNELS, CohortSpec, make_cohort
 from pathopatch.slides.composite import Picture, compose
 from pathopatch.stages.find_slides import slides_to_predict
@@ -49,9 +49,9 @@ def main(work: Path) -> None:
 
 
 def draw_repair(work: Path) -> None:
-    """Take over the picture of the demo."""
+    """Take over the first picture of the demo's report."""
     run_quick(work / "quick")
-    picture = Image.open(work / "quick" / PICTURE).convert("RGB")
+    picture = Image.open(work / "quick" / "report" / "answer.png").convert("RGB")
     picture.thumbnail((1600, 1600))
     picture.save(IMAGES / "repair.webp", quality=_QUALITY, method=6)
 

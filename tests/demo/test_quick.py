@@ -52,34 +52,22 @@ def test_errors_are_counted_by_class_and_amount_of_tissue() -> None:
     )
 
 
-@pytest.mark.slow
-def test_the_demo_ends_with_its_picture_and_the_next_command(work: Path) -> None:
-    lines = (work / "printed.txt").read_text().splitlines()
-    assert lines[-1] == f"picture: {work / quick.PICTURE}"
-    assert (work / quick.PICTURE).is_file()
-    assert f"next: pathopatch review '{work / 'predicted' / 'auto'}'" in lines
-
-
-def test_the_demo_prints_the_accuracies_of_the_comparison(work: Path) -> None:
-    scores = pd.read_csv(WorkFolder(work).comparison).set_index("method")
-    lines = (work / "printed.txt").read_text().splitlines()
-    for number, group in enumerate(("non-tumour, little", "non-tumour, much", "tumour, little", "tumour, much")):
-        (line,) = (line for line in lines if line.startswith(f"  {group} tissue"))
-        wanted = [f"{100 * scores.loc[method, f'accuracy_{number}']:.0f}" for method in ("erm", "auto")]
-        assert line.split()[-2:] == wanted
-
-
-def test_both_methods_predict_both_test_slides(work: Path) -> None:
-    for method in ("erm", "auto"):
-        out = WorkFolder(work / "predicted" / method)
-        for slide in ("test-01", "test-02"):
-            assert (out.heatmap(slide) / "overlay.png").is_file()
+def test_the_demo_prints_the_worst_groups_and_the_report_that_shows_both_maps(work: Path) -> None:
+    worst = pd.read_csv(WorkFolder(work).comparison).set_index("method")["wga"]
+    result, report, command = (work / "printed.txt").read_text().splitlines()
+    assert result.endswith(f"erm {100 * worst['erm']:.0f} %, auto {100 * worst['auto']:.0f} %.")
+    page = Path(report.removeprefix("report: ").removesuffix(" opens with the maps of both"))
+    assert (page.parent / "answer.png").is_file()
+    assert "answer.png" in page.read_text()
+    assert command == f"next:   pathopatch review '{work}'"
+    for slide in ("test-01", "test-02"):
+        assert (WorkFolder(work).heatmap(slide) / "overlay.png").is_file()
 
 
 def test_the_picture_marks_a_false_alarm_where_it_is(work: Path) -> None:
     store = PatchStore(WorkFolder(work).store("test-01"))
     truth = artefacts.read_table(WorkFolder(work).groups, slide_id="test-01")
-    table = artefacts.read_table(WorkFolder(work / "predicted" / "erm").predictions("test-01"))
+    table = artefacts.read_table(WorkFolder(work).predictions("test-01"))
     right = table.merge(truth[["patch_id", "label"]], on="patch_id").assign(is_called=lambda t: t["label"] == 1)
     index = int(np.flatnonzero(right["label"] == 0)[0])
     wrong = right.assign(is_called=right["is_called"] | (right.index == index))
