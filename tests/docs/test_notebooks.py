@@ -1,16 +1,20 @@
-"""The notebooks of the documentation run from their first cell to the last, and show what they say."""
+"""The notebooks and the example of the documentation run to their end, and show what they say."""
 
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
+import pathopatch
+
 FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
-NAMES = ("area_reliance", "cohort", "debiasing", "embeddings", "one_slide")
+NAMES = ("area_reliance", "cohort", "debiasing", "embeddings")
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -57,13 +61,16 @@ def test_a_model_that_counts_tissue_is_told_from_the_packaged_one(tmp_path: Path
     assert packaged < 0.2
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_one_slide_is_predicted_and_drawn(tmp_path: Path) -> None:
-    text = shown_by("one_slide", tmp_path)
-    assert re.search(r"<ChannelStack .*: 768 x 768 px, 1 um/px, CARS, TPEF, SHG>", text)
-    assert "<PatchClassifier gerne: tumour or non-tumour by CARS, TPEF, SHG, 96 px at 1 um/px" in text
-    assert re.search(r"<SlidePrediction 'S01': \d+ patches predicted, \d+ tumour>", text)
+def test_one_slide_step_by_step_is_what_one_call_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = FOLDER.parent / "examples" / "one_slide.py"
+    assert len(path.read_text("utf-8").splitlines()) <= 60
+    found = runpy.run_path(str(path))
+    prediction = pathopatch.predict_slide(found["slide"], found["model"])
+    np.testing.assert_allclose(found["logit"], prediction.table["logit"], atol=1e-5)
+    corners = np.stack([found["x"], found["y"]], axis=1)[found["is_enough"]]
+    assert (corners == prediction.table[["x", "y"]]).all(axis=None)
+    assert (tmp_path / "one-slide" / "map.png").is_file()
 
 
 @pytest.mark.slow
