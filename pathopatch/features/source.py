@@ -155,6 +155,7 @@ class FromFeatures:
             dtype="uint8",
             is_rgb=True,
             overview=np.full((3, height, width), 255, np.uint8),
+            tissue=None,
             windows=np.array([[0.0, 255.0]] * 3),
             background="bright",
             slide_background="bright",

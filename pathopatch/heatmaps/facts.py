@@ -26,6 +26,8 @@ HEATMAP = "heatmap.ome.tif"
 REGIONS = "regions.geojson.gz"
 EXPORTS = (HEATMAP, "overlay.png", REGIONS)
 """Files of every heatmap beside its facts."""
+TISSUE = "tissue.png"
+"""Where tissue was found, white on black, as coarse as the overlay; not of features, whose tissue nobody looked for."""
 ON_REQUEST: tuple[str, ...] = get_args(Output)
 TILES, CSV, ZARR, *_ = ON_REQUEST
 """Files and a folder that `PredictConfig.outputs` asks for."""
@@ -106,7 +108,7 @@ def heatmap_damages(folder: Path, table_path: Path, *, exports: Sequence[str] | 
     if fingerprint(facts) != own_fingerprint:
         return [f"{FACTS} has another content than was written"]
     if exports is None:
-        exports = (*EXPORTS, *(name for name in ON_REQUEST if name in facts["outputs"]))
+        exports = (*EXPORTS, *(name for name in (TISSUE, *ON_REQUEST) if name in facts["outputs"]))
     return damages({name: folder / name for name in exports} | {TABLE: table_path}, facts["outputs"])
 
 

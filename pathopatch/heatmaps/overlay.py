@@ -67,18 +67,43 @@ def cells_under(
     return row, column
 
 
+def to_fill(
+    tissue: NDArray[np.bool_], size: tuple[int, int], cell_px: tuple[float, float], shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return where a map (ny, nx) fills a picture of a size (h, w): over tissue, so that no glass looks like tumour.
+
+    `tissue`, of any size, is the slide's. A cell without any of it, since it is finer than its pixels, is filled whole.
+    """
+    rows, columns = (np.arange(length) * n // length for length, n in zip(size, tissue.shape, strict=True))
+    shown = tissue[rows][:, columns]
+    row, column = cells_under(size, cell_px, shape)
+    has_tissue = np.zeros(shape, np.bool_)
+    line, across = np.nonzero(shown)
+    has_tissue[row[line], column[across]] = True
+    return np.asarray(shown | ~has_tissue[row][:, column], np.bool_)
+
+
 def blend(
-    picture: Picture, values: NDArray[np.float64], cell_px: tuple[float, float], ground: Polarity = "bright"
+    picture: Picture,
+    values: NDArray[np.float64],
+    cell_px: tuple[float, float],
+    ground: Polarity = "bright",
+    tissue: NDArray[np.bool_] | None = None,
 ) -> Picture:
-    """Return a picture (h, w, 3) with the map (ny, nx) over it; cells of value 0 and without a value stay clear."""
+    """Return a picture (h, w, 3) with the map (ny, nx) over it, over the slide's `tissue` alone, see `to_fill`.
+
+    Cells of value 0 and without a value stay clear.
+    """
     row, column = cells_under(picture.shape[:2], cell_px, values.shape)
     opacity = map_opacity(values)[..., None]
     colors, clearness = opacity * map_colors(values, ground), 1 - opacity
+    is_filled = None if tissue is None else to_fill(tissue, picture.shape[:2], cell_px, values.shape)
     over = picture.copy()
     # Row by row: the map at the picture's size would need several times the picture's memory.
     for line, cell_row in enumerate(row):
         if opacity[cell_row].any():
-            over[line] = np.rint(clearness[cell_row][column] * picture[line] + colors[cell_row][column])
+            drawn = np.rint(clearness[cell_row][column] * picture[line] + colors[cell_row][column])
+            over[line] = drawn if is_filled is None else np.where(is_filled[line][:, None], drawn, picture[line])
     return over
 
 
@@ -96,6 +121,7 @@ def render(
     probability: NDArray[np.float64],
     *,
     ground: Polarity = "bright",
+    tissue: NDArray[np.bool_] | None = None,
     hatched: Mapping[str, NDArray[np.bool_]] = MappingProxyType({}),
     cell_px: tuple[float, float],
     um_per_px: float | None,
@@ -104,7 +130,8 @@ def render(
     """Return the whole picture, uint8 (H, W, 3): map on slide, colour bar, scale bar, notes.
 
     `picture` is the slide, uint8 (h, w, 3), from `compose`; `probability` (ny, nx), NaN where nothing was predicted;
-    cell (0, 0) starts at the picture's corner. `ground` chooses the colours, see `pathopatch.heatmaps.colors`. Cells
+    cell (0, 0) starts at the picture's corner. `ground` chooses the colours, see `pathopatch.heatmaps.colors`; they are
+    over the slide's `tissue`, of any size, alone. Cells
     `hatched` (ny, nx) have no value for a reason, which distinguishes them from glass: reason -> cells. `cell_px` is
     (height, width) of a cell in px of the picture, `um_per_px` its scale, without which there is no scale bar. `ORIGIN`
     and `view_size` give the slide's place in the result. Equal arguments give equal pixels.
@@ -112,10 +139,11 @@ def render(
     factor = max(1, _MIN_VIEW_PX // max(picture.shape[:2]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     cell_px = (cell_px[0] * factor, cell_px[1] * factor)
-    view = blend(picture, probability, cell_px, ground)
+    view = blend(picture, probability, cell_px, ground, tissue)
     row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
     has_value = np.isfinite(probability)
     notes = [f"grey dashes: {legend.area}"] if has_value.any() else ["nothing predicted:", "too little tissue"]
+    notes += ["colours: over tissue alone"] if tissue is not None and has_value.any() else []
     view = dashed(view, has_value[row][:, column], AREA_LINE[ground])
     if legend.threshold is not None:
         view, has_hole = outlined_with_holes(view, (probability > legend.threshold)[row][:, column])

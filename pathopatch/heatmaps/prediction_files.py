@@ -44,6 +44,7 @@ from pathopatch.heatmaps.facts import (
     REGIONS,
     TABLE,
     TILES,
+    TISSUE,
     ZARR,
     HeatmapFacts,
     heatmap_damages,
@@ -330,6 +331,11 @@ def _write_folder(
         over_um = mpp * canvas.size_px[0] / width, mpp * canvas.size_px[1] / height
         write_ome_zarr(folder / ZARR, shown, over_um=over_um, **image)
     write_png(folder / "overlay.png", _overlay(prediction, maps, drawn_name, model, known_as))
+    always: tuple[str, ...] = EXPORTS
+    if canvas.tissue is not None:
+        always = (*EXPORTS, TISSUE)
+        share = shrunk(canvas.tissue[None].astype(np.uint8) * 255, _OVERVIEW_PX)[0]
+        write_png(folder / TISSUE, np.where(share > 127, np.uint8(255), np.uint8(0)))
     regions = positive_regions(
         probability,
         decision_probability=threshold,
@@ -370,7 +376,7 @@ def _write_folder(
         "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
         "leakage": known_as,
         "warnings": list(warnings),
-        "outputs": file_marks({name: folder / name for name in (*EXPORTS, *wanted)} | {TABLE: table}),
+        "outputs": file_marks({name: folder / name for name in (*always, *wanted)} | {TABLE: table}),
     }
     plain: dict[str, Any] = json.loads(json_text(facts))  # as they are read again: JSON has no NaN and no tuples
     plain[OWN] = fingerprint(plain)
@@ -387,6 +393,7 @@ def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, model
         compose(overview, canvas.windows, is_rgb=canvas.is_rgb),
         maps["probability"],
         ground=ground_of(canvas.background),
+        tissue=canvas.tissue,
         hatched={
             # Of features, tissue may be unknown.
             "unreadable": np.isnan(maps["tissue_fraction"]) & (prediction.unreadable > 0),

@@ -83,6 +83,7 @@ class Canvas:
     dtype: str
     is_rgb: bool
     overview: NDArray[np.generic]  # (C, h, w): the whole slide, source units
+    tissue: NDArray[np.bool_] | None  # (h, w): its tissue; None where none was looked for
     windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
     background: Background  # as it was found or is stated in the settings
     slide_background: Background  # as the slide's file or the manifest states it, or as it was guessed
@@ -103,6 +104,7 @@ def draw_canvas(slide: Slide, analysis: SlideAnalysis, downsample: float) -> Can
         dtype=str(slide.dtype),
         is_rgb=slide.is_rgb,
         overview=analysis.overview,
+        tissue=analysis.tissue.mask > 0,
         windows=analysis.windows,
         background=analysis.background,
         slide_background=slide.background,

@@ -136,7 +136,7 @@ def repair_picture(
     mark_pt = min(_MARK_PT, 0.8 * _PANEL_PT / tumour.shape[1])
     for axes, (model, table) in zip(panels[1:], calls.items(), strict=True):
         probability = _on_grid(store, table, table["probability"], step_px)
-        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale), ground), model)
+        _show(axes, blend(slide, probability, (step_px * scale, step_px * scale), ground, store.tissue() > 0), model)
         _mark_errors(axes, table, scale, step_px, mark_pt)
         axes.set_xlabel("\n".join(error_lines(table, threshold)), fontsize=_TEXT_PT, color=INK)
     _add_keys(figure, panels[-1], ground)

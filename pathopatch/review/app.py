@@ -184,6 +184,13 @@ def _thumbnail(request: Request) -> Response:
     return _picture(request, tiles.slide_thumbnail, "image/jpeg")
 
 
+def _tissue(request: Request) -> Response:
+    """Return where maps fill the slide."""
+    from pathopatch.review import tiles
+
+    return _picture(request, tiles.tissue_image, "image/png")
+
+
 def _patch(request: Request) -> Response:
     """Return the facts of a patch."""
     from pathopatch.review.values import patch_facts
@@ -239,6 +246,7 @@ ROUTES = (
     Route(f"{_SLIDE}/values", _values),
     Route(f"{_SLIDE}/tiles/{{level}}/{{column}}/{{row}}.jpg", _tile),
     Route(f"{_SLIDE}/thumbnail.jpg", _thumbnail),
+    Route(f"{_SLIDE}/tissue.png", _tissue),
     Route(f"{_SLIDE}/patches/{{x}}/{{y}}.png", _patch_image),
     Route(f"{_SLIDE}/patches/{{x}}/{{y}}", _patch),
     Route(f"{_SLIDE}/gallery", _gallery),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.heatmaps.overlay import view_size
+from pathopatch.heatmaps.facts import TISSUE
+from pathopatch.heatmaps.overlay import to_fill, view_size
 from pathopatch.patches.picture import ORIGIN
 from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.slides.composite import Picture, compose
@@ -102,6 +105,20 @@ def patch_image(slide: ReviewedSlide, x: int, y: int, *, channels: Sequence[str]
     return _encoded(compose(patch, slide.windows, is_rgb=slide.is_rgb, shown=shown), "PNG")
 
 
+def tissue_image(slide: ReviewedSlide) -> bytes:
+    """Return as PNG where maps fill the slide, opaque over tissue, see `to_fill`; InputMissingError without it."""
+
+    def make() -> bytes:
+        with _picture_of(slide.folder / TISSUE) as image:
+            tissue = np.asarray(image.convert("L")) > 0
+        stride, (width, height), (nx, ny) = slide.facts["cell_px"], slide.size, slide.facts["cells"]
+        cell_px = stride * tissue.shape[0] / height, stride * tissue.shape[1] / width
+        opaque = to_fill(tissue, tissue.shape, cell_px, (ny, nx)).astype(np.uint8) * 255
+        return _encoded(np.stack([opaque, opaque], axis=2), "PNG")
+
+    return slide.cache.get(("tissue", slide.cache_key), make)
+
+
 def slide_thumbnail(slide: ReviewedSlide) -> bytes:
     """Return the slide under its map as JPEG, its longest side 160 px; InputMissingError without ``overlay.png``."""
     key = "thumbnail", slide.cache_key
@@ -110,19 +127,25 @@ def slide_thumbnail(slide: ReviewedSlide) -> bytes:
 
 def _small_overlay(slide: ReviewedSlide) -> Picture:
     """Return the slide's part of ``overlay.png``, without legend and frame, shrunk to a thumbnail."""
-    path = slide.folder / "overlay.png"
-    try:
-        with Image.open(path) as image:
-            sheet = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise InputMissingError(
-            "the heatmap's picture cannot be read", place=str(path), remedy="predict the slide again with --force"
-        ) from error
+    with _picture_of(slide.folder / "overlay.png") as image:
+        sheet = np.asarray(image.convert("RGB"))
     (top, left), (height, width) = ORIGIN, view_size(sheet.shape[:2], slide.size[::-1])
     view = sheet[top : top + height, left : left + width]
     scale = _THUMBNAIL_PX / max(height, width)
     target = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(cv2.resize(view, target, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@contextmanager
+def _picture_of(path: Path) -> Iterator[Image.Image]:
+    """Yield a picture of a heatmap's folder."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except OSError as error:
+        raise InputMissingError(
+            "a picture of the heatmap cannot be read", place=str(path), remedy="predict the slide again with --force"
+        ) from error
 
 
 def _is_shown(slide: ReviewedSlide, channels: Sequence[str] | None) -> list[bool]:

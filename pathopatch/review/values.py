@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.colors import MAP_OPACITY, ground_of, page_colors
+from pathopatch.heatmaps.facts import TISSUE
 from pathopatch.review.reviewed_slide import Patches, ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
 from pathopatch.slides.composite import COLOR_NAMES, channel_colors
@@ -55,6 +56,7 @@ def browser_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "fingerprint": slide.fingerprint,
         "model": model,
         "has_slide": why_no_slide is None,
+        "has_tissue": (slide.folder / TISSUE).is_file(),
         "why_no_slide": why_no_slide,
         "tile": {"size": TILE_PX, "max_level": max_level(slide.size), "width": width, "height": height},
         "tau": patches.tau,

@@ -159,9 +159,10 @@ def set_range(page: Page, name: str, value: float) -> None:
 
 
 def filled(page: Page) -> None:
-    """The fill alone, opaque, of all values."""
+    """The fill alone, opaque, of all values and whole patches."""
     page.get_by_label("Fill", exact=True).check()
     page.locator("#only-positive").uncheck()
+    page.locator("#whole-patches").check()
     set_range(page, "#opacity", 1)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import cv2
 import made_slides as made
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from made_model import write_model
 from made_predictions import MODALITIES, SLIDES, facts_of, table_of
 from made_review import dark_image, predict, write_other_model
 from pages import assert_heat, filled, middle, serving, set_range
+from PIL import Image
 from playwright.sync_api import expect
 
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps.colors import HEAT_MAPS, page_colors
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 
@@ -82,11 +85,36 @@ def test_no_value_is_made_up_between_two_cells(predicted, address, visit):
     assert len(colours) == 2
 
 
+def test_the_fill_is_over_tissue_alone_unless_whole_patches_are_chosen(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(SLIDES[1])
+    filled(page)
+    facts, table = facts_of(predicted.out, SLIDES[1]), table_of(predicted.out, SLIDES[1])
+    with Image.open(WorkFolder(predicted.out).heatmap(SLIDES[1]) / "tissue.png") as image:
+        tissue = np.asarray(image.convert("L")) > 0
+    width, step = tissue.shape[1], facts["cell_px"]
+    scale = facts["size_px"][0] / width
+    for row in table[table["probability"] > 0.2].itertuples():
+        left, top, side = (round(length / scale) for length in (row.x, row.y, step))
+        part = tissue[top : top + side, left : left + side]
+        glass = cv2.distanceTransform((part == 0).astype(np.uint8), cv2.DIST_L2, 3)
+        if part.any() and glass.max() > 8:  # px of the mask, away from tissue
+            break
+    below, across = np.unravel_index(glass.argmax(), glass.shape)
+    place = scale * (left + across + 0.5), scale * (top + below + 0.5)
+    assert window.heat_at(*place)[3] > 0
+    page.locator("#whole-patches").uncheck()
+    assert window.heat_at(*place)[3] == 0
+    below, across = np.argwhere(cv2.erode(part.astype(np.uint8), np.ones((3, 3))))[0]
+    assert window.heat_at(scale * (left + across + 0.5), scale * (top + below + 0.5))[3] > 0
+
+
 def test_space_hides_the_heat_layer_and_brackets_change_its_opacity(predicted, address, visit):
     window = visit(address)
     page = window.slide(SLIDES[1])
     page.get_by_label("Fill", exact=True).check()
     page.locator("#only-positive").uncheck()
+    page.locator("#whole-patches").check()
     facts, table = facts_of(predicted.out, SLIDES[1]), table_of(predicted.out, SLIDES[1])
     row = table.iloc[100]
     place = middle(facts, row.x, row.y)
@@ -297,6 +325,7 @@ def test_a_threshold_beyond_0_to_1_is_refused_with_the_range(predicted, address,
 def test_the_threshold_moves_fill_and_outline_together(predicted, address, visit):
     window = visit(address)
     page = window.slide(MODALITIES)
+    page.locator("#whole-patches").check()
     facts, table = facts_of(predicted.out, MODALITIES), table_of(predicted.out, MODALITIES)
     for threshold in (0.3, 0.6):
         set_range(page, "#threshold", threshold)

@@ -53,6 +53,17 @@ def test_tissue_and_glass_without_a_finding_look_as_on_the_slide(ground, probabi
 
 
 @pytest.mark.parametrize("ground", ["bright", "dark"])
+def test_the_map_fills_tissue_alone_and_a_cell_without_any_whole(ground):
+    slide = _texture(ground)
+    tissue = np.zeros((24, 48), bool)  # of the overview, four times as coarse
+    tissue[:, :20] = True  # the first cell and two thirds of the second; none in the third and fourth
+    changed = (blend(slide, np.ones((2, 4)), (48.0, 48.0), ground, tissue) != slide).any(axis=2)
+    assert changed[:, :80].all()
+    assert not changed[:, 80:96].any()
+    assert changed[:, 96:].all()
+
+
+@pytest.mark.parametrize("ground", ["bright", "dark"])
 def test_tissue_keeps_three_fifths_of_its_contrast_under_the_map(ground):
     slide = _texture(ground)[:, :96]
     shown = blend(slide, np.ones((2, 2)), (48.0, 48.0), ground)

@@ -62,7 +62,7 @@ def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
     folder = tmp_path / "out/heatmaps/s1"
     assert sorted(path.name for path in folder.iterdir()) == [
         "heatmap.json", "heatmap.ome.tif", "heatmap.ome.zarr", "overlay.png", "patches.csv", "patches.geojson.gz",
-        "regions.geojson.gz",
+        "regions.geojson.gz", "tissue.png",
     ]  # fmt: skip
     table = read_table(tmp_path / "out/predictions/s1.parquet")
     assert table["patch_id"].tolist() == ["s1@32,16", "s1@64,48"]
@@ -88,8 +88,8 @@ def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
 def test_further_files_are_written_on_request_and_stay_afterwards(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     folder = tmp_path / "heatmaps/s1"
-    five = ["heatmap.json", "heatmap.ome.tif", "overlay.png", "regions.geojson.gz"]  # and the table
-    assert sorted(path.name for path in folder.iterdir()) == five
+    always = ["heatmap.json", "heatmap.ome.tif", "overlay.png", "regions.geojson.gz", "tissue.png"]
+    assert sorted(path.name for path in folder.iterdir()) == always
     before = contents(folder)
     asked = PredictConfig(outputs=("patches.csv",))
     again = predict_to(slide, model(), tmp_path, slide_id="s1", config=asked)

@@ -226,7 +226,7 @@ def test_a_thumbnail_is_the_slide_without_its_frame_and_needs_no_slide(folders: 
         assert (shown.format, shown.size) == ("JPEG", size)
         assert np.asarray(shown)[[0, -1]][:, [0, -1]].max() < 252  # the sheet is white, 255
     (other := ReviewedSlide(folders.out, "dark")).folder = folders.root / "nowhere"
-    with pytest.raises(InputMissingError, match="picture cannot be read"):
+    with pytest.raises(InputMissingError, match="a picture of the heatmap cannot be read"):
         slide_thumbnail(other)
 
 

@@ -45,6 +45,7 @@ const shown = (channels) => (channels === null ? "" : `?channels=${channels.map(
 export const cohort = async () => (await got("/api/cohort")).json();
 export const facts = async (id) => (await got(slide(id))).json();
 export const values = async (id) => (await got(`${slide(id)}/values`)).arrayBuffer();
+export const tissue = async (id) => createImageBitmap(await (await got(`${slide(id)}/tissue.png`)).blob());
 export const patch = async (id, x, y) => (await got(`${slide(id)}/patches/${x}/${y}`)).json();
 export const gallery = async (id, kind) => (await got(`${slide(id)}/gallery?kind=${encodeURIComponent(kind)}`)).json();
 export const decisions = async (id) => (await got(`${slide(id)}/decisions`)).json();

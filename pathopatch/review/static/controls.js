@@ -13,6 +13,8 @@ export function bindControls(facts, values, view) {
   choices([...document.querySelectorAll("[name=map]")], (map) => view.change({ map }));
   byId("opacity").addEventListener("input", (event) => view.change({ opacity: Number(event.target.value) }));
   byId("only-positive").addEventListener("change", (event) => view.change({ isOnlyPositive: event.target.checked }));
+  byId("whole-patches").addEventListener("change", (event) => view.change({ isWhole: event.target.checked }));
+  byId("whole-patches").closest("label").hidden = !facts.has_tissue;
   byId("threshold").addEventListener("input", (event) => setThreshold(view, Number(event.target.value)));
   byId("threshold-number").addEventListener("change", (event) => {
     const wanted = event.target.valueAsNumber; // NaN where it is no number
@@ -54,6 +56,7 @@ function show(facts, values, now) {
   byId("opacity-shown").textContent = percent(now.opacity, 0);
   for (const each of document.querySelectorAll("[name=map]")) each.checked = each.value === now.map;
   byId("only-positive").checked = isOnlyPositive(now);
+  byId("whole-patches").checked = now.isWhole;
   showRun(facts, now);
   showThreshold(facts, values, now);
 }

@@ -104,8 +104,10 @@ export class HeatLayer {
     context.imageSmoothingEnabled = false; // between two cells there is no third value
     if (view.isOn) {
       if (view.shape !== "outline") {
+        const over = values.mask && !view.isWhole ? this.#overTissue(context, place, cell, width, height) : null;
         context.globalAlpha = view.opacity;
-        context.drawImage(this.fill.canvas, place.x, place.y, cell * values.across, cell * values.down);
+        if (over) context.drawImage(over, 0, 0);
+        else context.drawImage(this.fill.canvas, place.x, place.y, cell * values.across, cell * values.down);
         context.globalAlpha = 1;
       }
       this.areaEdge.draw(context, place, cell, () => dashedStroke(context, css(this.area), place.density));
@@ -116,6 +118,19 @@ export class HeatLayer {
     context.restore();
     for (const label of labels) drawLabel(context, place, facts, label);
     if (view.selected >= 0) this.#drawSelected(context, place, view.selected);
+  }
+
+  #overTissue(context, place, cell, width, height) {
+    // The fill as large as the context, clear beside tissue: glass within a patch is no tumour.
+    const { across, down, mask } = this.values;
+    const { canvas } = context;
+    this.over ??= document.createElement("canvas").getContext("2d");
+    Object.assign(this.over.canvas, { width: canvas.width, height: canvas.height }); // clears it, too
+    this.over.imageSmoothingEnabled = false;
+    this.over.drawImage(this.fill.canvas, place.x, place.y, cell * across, cell * down);
+    this.over.globalCompositeOperation = "destination-in";
+    this.over.drawImage(mask, place.x, place.y, width, height);
+    return this.over.canvas;
   }
 
   #drawSelected(context, place, cell) {

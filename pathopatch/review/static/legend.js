@@ -14,7 +14,7 @@ export function drawLegend(place, facts, heat, view) {
   place.dataset.field = view.field;
   if (view.field === "group") place.replaceChildren(groups(facts, heat));
   else place.replaceChildren(...scale(facts, heat, view));
-  place.append(el("p", { class: "quiet" }, "Grey dashes: the analysed area. Solid line: above the threshold; dashed around a hole in it. Outside the area nothing was predicted (glass, or not scanned)."));
+  place.append(el("p", { class: "quiet" }, "Colours are over tissue alone, unless whole patches are chosen. Grey dashes: the analysed area. Solid line: above the threshold; dashed around a hole in it. Outside the area nothing was predicted (glass, or not scanned)."));
   if (facts.no_answer_from) place.append(el("p", { class: "quiet" }, `Grey: no answer, too little tissue for this model (${count(facts.counts.too_little_tissue)} patches).`));
 }
 

@@ -27,7 +27,7 @@ async function start() {
   byId("slide-name").textContent = id;
   document.title = `${id} · pathopatch review`;
   const [facts, buffer, cohort] = await Promise.all([api.facts(id), api.values(id), api.cohort()]);
-  const values = unpack(facts, buffer);
+  const values = { ...unpack(facts, buffer), mask: facts.has_tissue ? await api.tissue(id) : null };
   const view = openView(facts);
   const heat = new HeatLayer(facts, values);
   heat.recolour(view.now);

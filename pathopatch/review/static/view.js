@@ -1,7 +1,7 @@
 // The state of the page's view: one small record, and the functions to call when it changes.
 
 const KEPT = "pathopatch.view";
-const STAYS = ["field", "shape", "opacity", "isOnlyPositive"]; // kept from slide to slide; the threshold is not
+const STAYS = ["field", "shape", "opacity", "isOnlyPositive", "isWhole"]; // kept from slide to slide; the threshold is not
 const MAP = "pathopatch.map"; // the colour map, kept for good
 
 export function openView(facts) {
@@ -12,6 +12,7 @@ export function openView(facts) {
     opacity: facts.heat_opacity, // of the highest value
     isOn: true,
     isOnlyPositive: null, // null: where the field is the probability
+    isWhole: false, // whether patches are filled whole, and not over their tissue alone
     map: Object.keys(facts.colors.maps)[0],
     threshold: { a: facts.decision_probability, b: facts.beside?.decision_probability ?? facts.decision_probability },
     channels: facts.is_rgb ? null : [...facts.channels],
