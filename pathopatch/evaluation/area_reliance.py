@@ -14,8 +14,8 @@ from itertools import combinations
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import spearmanr
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import patches_and_units
@@ -292,7 +292,8 @@ def within_answers(z: Floats, area: Floats) -> float | None:
     found = []
     for is_answer in (z > 0, z <= 0):
         if np.count_nonzero(is_answer) >= _LEAST_EITHER and np.ptp(area[is_answer]) > 0 and np.ptp(z[is_answer]) > 0:
-            found.append(float(spearmanr(z[is_answer], area[is_answer]).statistic))
+            both = pd.DataFrame({"z": z[is_answer], "area": area[is_answer]})
+            found.append(float(both.corr(method="spearman").to_numpy()[0, 1]))
     return float(np.mean(found)) if len(found) == 2 else None
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import LINEAR_HEAD, EvaluateConfig
@@ -47,6 +46,7 @@ from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attr
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, resampled_multinomial, widened
 from pathopatch.metrics.equal_area import DISTANCE, auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.student_t import t_quantile, t_share_below
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
@@ -203,8 +203,9 @@ def _over_seeds(
     error = max(float(values.std(ddof=1)) / np.sqrt(count), np.finfo(np.float64).tiny)
     # Each quantile once, in random order: the tails of t are long, and so do not depend on the luck of the draws.
     place = np.random.default_rng(len(mean)).permutation(len(mean))
-    is_below = np.nanmean(stdtr(count - 1, -mean / error))  # the share of draws below 0, were t drawn without end
-    return mean + error * stdtrit(count - 1, (place + 0.5) / len(mean)), 2 * float(min(is_below, 1 - is_below))
+    # The share of draws below 0, were t drawn without end.
+    is_below = np.nanmean(t_share_below(-mean / error, count - 1))
+    return mean + error * t_quantile((place + 0.5) / len(mean), count - 1), 2 * float(min(is_below, 1 - is_below))
 
 
 def _numbers(row: _Row) -> dict[str, Any]:

@@ -8,12 +8,14 @@ takes any statistic.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.metrics.student_t import t_quantile
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -129,12 +131,8 @@ def widened(draws: FloatArray, units: float) -> FloatArray:
     """
     if units <= 1 or np.isnan(draws).all():
         return np.full_like(draws, np.nan)
-    from scipy.special import ndtri, stdtrit  # 13 MiB that no prediction needs
-
-    middle = np.nanmedian(draws)
-    return np.asarray(
-        middle + stdtrit(units - 1, 0.975) / ndtri(0.975) * np.sqrt(units / (units - 1)) * (draws - middle)
-    )
+    middle, normal = np.nanmedian(draws), NormalDist().inv_cdf(0.975)
+    return np.asarray(middle + t_quantile(0.975, units - 1) / normal * np.sqrt(units / (units - 1)) * (draws - middle))
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:

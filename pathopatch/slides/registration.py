@@ -180,17 +180,14 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArra
     Its peak lies at (y, x) if `other` is `one` moved by (x, y), negative moves from the end on. (H, W) is at least
     (h, w).
     """
-    # Imported here: a slide of one file needs it not, and loading it takes half as long as opening such a slide.
-    from scipy import fft
-
-    height, width = (fft.next_fast_len(n, real=True) for n in one.shape)
-    product = fft.rfft2(other, (height, width)) * np.conj(fft.rfft2(one, (height, width)))
+    height, width = map(cv2.getOptimalDFTSize, one.shape)
+    product = np.fft.rfft2(other, (height, width)) * np.conj(np.fft.rfft2(one, (height, width)))
     strength = np.abs(product)
     phase = np.divide(product, strength, out=np.zeros_like(product), where=strength > 0)
     across, down = np.fft.rfftfreq(width)[None], np.fft.fftfreq(height)[:, None]
     # A Gaussian weight keeps noise down and makes the peak a Gaussian too, which `_vertex` relies on.
     weight = np.exp(-2 * (math.pi * _PEAK_PX) ** 2 * (across**2 + down**2)).astype(np.float32)
-    return np.asarray(fft.irfft2(phase * weight, (height, width)), np.float32)
+    return np.asarray(np.fft.irfft2(phase * weight, (height, width)), np.float32)
 
 
 def _peak(surface: NDArray[np.float32], *, reach_px: float = math.inf) -> tuple[float, float, float]:

