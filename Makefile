@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: demo study example example-model check test test-slow lint bench gpu gpu-wheels docs wheelhouse clean
+.PHONY: demo study example example-model check test test-slow lint bench gpu gpu-wheels docs docs-assets wheelhouse clean
 .DEFAULT_GOAL := test
 
 # What predicts, trains and reviews; and for all else what tests and pages need too.
@@ -76,6 +76,10 @@ gpu:
 GPU_WHEELS ?=
 gpu-wheels: $(READY)
 	$(BIN)/python pipelines/gpu/wheels.py $(GPU_WHEELS)
+
+# The tracked pictures and generated pages of docs.
+docs-assets: $(READY)
+	$(BIN)/python docs/assets.py demo-work/docs
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet

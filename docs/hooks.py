@@ -1,4 +1,4 @@
-"""Build what the pages cannot hold by themselves: the generated reference pages, and links to the glossary.
+"""Build what the pages cannot hold by themselves: links to the glossary and within the site; generated pages.
 
 MkDocs calls `on_config`, `on_files` and `on_page_markdown` by name.
 """
@@ -29,17 +29,12 @@ from pathopatch.core.config import Config, field_docs, tables_of
 ROOT = Path(__file__).resolve().parents[1]
 GLOSSARY = "glossary.md"
 _FROM_ELSEWHERE = {
-    "images/review-slide.png": "tests/browser/screenshots/slide.png",
-    "images/review-cohort.png": "tests/browser/screenshots/cohort.png",
-    **{
-        f"results/{study}.md": f"pipelines/{study}/README.md"
-        for study in (
-            "area-benchmark", "area-reliance", "idc", "features-speed", "cmnist", "group-robustness",
-            "tissue-gallery",
-        )
-    },
+    f"results/{study}.md": f"pipelines/{study}/README.md"
+    for study in (
+        "area-benchmark", "area-reliance", "idc", "features-speed", "cmnist", "group-robustness", "tissue-gallery",
+    )
 }  # fmt: skip
-"""Pictures that the tests of the review page took, and the studies' own pages."""
+"""The studies' own pages."""
 _WITHOUT_LINKS = {"a", "h1", "h2", "h3", "h4", "th"}
 
 
@@ -50,18 +45,26 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages, and files that lie elsewhere in the project."""
-    for path, content in {"reference/cli.md": cli_page(), "reference/settings.md": settings_page()}.items():
-        files.append(File.generated(config, path, content=content))
+    """Add files that lie elsewhere in the project."""
     for path, source in _FROM_ELSEWHERE.items():
         files.append(File.generated(config, path, abs_src_path=str(ROOT / source)))
     return files
 
 
-def on_page_markdown(_text: str, page: Page, **_others: Any) -> None:
-    """Start a page: each term is linked where it stands first."""
-    is_linked = page.file.src_uri not in (GLOSSARY, "reference/python.md")  # docstrings are Markdown of their own
+def on_page_markdown(text: str, page: Page, **_others: Any) -> str:
+    """Return a page whose links lead within the site; each term is linked where it stands first."""
+    place = page.file.src_uri
+    is_linked = place not in (GLOSSARY, "reference/python.md")  # docstrings are Markdown of their own
     _LINKS.pending = terms(ROOT / "docs" / GLOSSARY) if is_linked else {}
+    if place in _FROM_ELSEWHERE:  # its links are those of its own folder
+        return re.sub(r"\]\(\.\./([\w-]+)/README\.md", r"](\1.md", text.replace("](../../docs/", "](../"))
+    up = "../" * place.count("/")
+    return re.sub(r"\]\((?:\.\./)+pipelines/([\w-]+)/README\.md", rf"]({up}results/\1.md", text)
+
+
+def generated_pages() -> dict[str, str]:
+    """Return the text of each generated page by its path below ``docs``; `docs/assets.py` writes them."""
+    return {"reference/cli.md": cli_page(), "reference/settings.md": settings_page()}
 
 
 def cli_page() -> str:

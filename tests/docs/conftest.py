@@ -1,20 +1,28 @@
-"""What the site is made by, as a module."""
+"""What the site is made by, as modules."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from types import ModuleType
 
 import pytest
 from doc_pages import DOCS
 
 
+def _module(name: str) -> ModuleType:
+    """Return a module of ``docs``, which is no package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)
+        return importlib.import_module(name)
+
+
 @pytest.fixture(scope="session")
 def hooks() -> ModuleType:
-    """Return ``docs/hooks.py``, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return ``docs/hooks.py``."""
+    return _module("hooks")
+
+
+@pytest.fixture(scope="session")
+def assets() -> ModuleType:
+    """Return ``docs/assets.py``."""
+    return _module("assets")

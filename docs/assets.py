@@ -1,17 +1,25 @@
-"""Draw the pictures of the pages from slides that the demo makes: ``python docs/pictures.py WORK``.
+"""Write what the pages show of the program: pictures, of slides that the demo makes, and generated reference pages.
 
-It trains three small models, which takes some minutes on two cores. What is finished in WORK is kept.
+``python docs/assets.py WORK`` trains three small models and opens the review page in Chromium, in some minutes on two
+cores. What is finished in WORK is kept. ``images/shown.json`` says of which files the pictures were taken.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
+import hooks
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from pathopatch import open_slide
 from pathopatch.core.config import GroupsConfig, PredictConfig, StudyConfig, TileConfig
@@ -22,11 +30,22 @@ from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.study import run_study
 
-IMAGES = Path(__file__).parent / "images"
+DOCS = Path(__file__).parent
+IMAGES, SHOWN = DOCS / "images", DOCS / "images" / "shown.json"
+PACKAGE = DOCS.parent / "pathopatch"
+OF_PAGES = {"review-cohort", "review-slide"}
+_MAPS = ("heatmaps/overlay.py", "heatmaps/colors.py")
+_DRAWN_BY = {
+    "repair": ("report/answer_picture.py", *_MAPS),
+    "overlay": _MAPS,
+    "groups": ("slides/composite.py",),
+    **dict.fromkeys(OF_PAGES, ("review/static/*.html", "review/static/*.css", "review/static/*.js", *_MAPS)),
+}
+"""Files of the package that each picture shows."""
 SPEC = CohortSpec(slides=(14, 6, 4), patients=(14, 6, 4))
 SLIDE = "test-02"
 RUN = "auto-t0.25-s0"
-_QUALITY = 82  # of WebP: no artefacts are visible
+_QUALITY = 80  # of WebP: no artefacts are visible
 
 
 def main(work: Path) -> None:
@@ -46,13 +65,48 @@ def main(work: Path) -> None:
     draw_repair(work)
     draw_groups(work)
     draw_overlay(work)
+    take_review(work / "quick")
+    for name, text in hooks.generated_pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
+    SHOWN.write_text(json.dumps(shown(), indent=2) + "\n", encoding="utf-8")
+
+
+def shown() -> dict[str, str]:
+    """Return for each picture a hash of the files that it shows."""
+    hashes = {}
+    for name, patterns in _DRAWN_BY.items():
+        files = sorted(path for pattern in patterns for path in PACKAGE.glob(pattern))
+        hashes[name] = sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return hashes
+
+
+def take_review(out: Path) -> None:
+    """Take the pages of the cohort and of a slide, of the demo's predictions."""
+    command = [sys.executable, "-m", "pathopatch", "review", str(out), "--port", "0", "--reviewer", "ada"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        assert server.stdout is not None
+        address = next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))
+        with sync_playwright() as playwright:
+            chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = chromium.new_page(viewport={"width": 1400, "height": 900})
+            page.goto(address)
+            for name, path in (("review-cohort", "/"), ("review-slide", f"/slides/{SLIDE}")):
+                page.goto(address.split("/?")[0] + path)
+                page.wait_for_selector("body[data-ready=yes]")
+                if name == "review-slide":
+                    page.keyboard.press("z")  # a doubtful patch
+                page.wait_for_load_state("networkidle")
+                page.screenshot(path=out / "page.png", animations="disabled")
+                picture = Image.open(out / "page.png").convert("RGB")
+                picture.save(IMAGES / f"{name}.webp", quality=_QUALITY, method=6)
+        server.terminate()
 
 
 def draw_repair(work: Path) -> None:
     """Take over the first picture of the demo's report."""
     run_quick(work / "quick")
     picture = Image.open(work / "quick" / "report" / "answer.png").convert("RGB")
-    picture.thumbnail((1600, 1600))
+    picture.thumbnail((1400, 1400))
     picture.save(IMAGES / "repair.webp", quality=_QUALITY, method=6)
 
 
@@ -101,5 +155,5 @@ def _save(figure: Figure, name: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python docs/pictures.py WORK")
+        sys.exit("usage: python docs/assets.py WORK")
     main(Path(sys.argv[1]))
