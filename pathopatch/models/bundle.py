@@ -4,9 +4,6 @@ The header of the weights repeats their contract: channels and their order, clas
 ``config.json`` differs from it is refused, since a network fed with other channels returns wrong numbers without an
 error. The checks do without torch. A bundle may come from a stranger: its weights' shapes are compared before memory is
 taken for them.
-
-``config.json`` and the head of ``README.md`` are those of the Hugging Face Hub: timm builds a network of its own from
-the folder.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ from pathopatch.core.errors import (
     with_code,
 )
 from pathopatch.core.files import atomic_path, read_json, remove, temporary_path, write_bytes, write_json
-from pathopatch.models.card import front_matter, model_card
+from pathopatch.models.card import model_card
 from pathopatch.models.spec import BUNDLE_VERSION, ONNX_NETWORK, AreaReliance, BundleSpec, OnnxGraph
 from pathopatch.models.weights import file_fingerprint, require_finite
 
@@ -47,7 +44,7 @@ if TYPE_CHECKING:
     from pathopatch.models.runtime import Runtime
 
 WEIGHTS, SPEC, GRAPH, CARD = "model.safetensors", "config.json", "model.onnx", "README.md"
-BLOCK = "pathopatch"  # key of `SPEC` with the spec; timm reads the others
+BLOCK = "pathopatch"  # key of `SPEC` with the spec
 CHECK, CHECK_VERSION = "check.json", 1
 """Answers to made patches with digests of settings and weights, and the version of its format and of the patches."""
 BACKBONE = "backbone."  # beginning of the names of a frozen backbone's tensors
@@ -61,7 +58,6 @@ _LOCATION = b"location"
 _IN_WEIGHTS = b"\x0a\x08" + _LOCATION + b"\x12" + bytes([len(WEIGHTS)]) + WEIGHTS.encode()
 _NO_HEADER = "not the header of a bundle's weights"
 _SHOWN_LINES = 5  # of an error's text
-_HEAD = re.compile(r"---\n.*?\n---\n\n", re.DOTALL)  # of a card
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors passes it on
 # Of a spec: what tells of the training, and no answer or its meaning depends on. The graph has a digest of its own.
 _DESCRIBING = {"group_metrics", "data", "training", "parameters", "package_version", "onnx"}
@@ -115,7 +111,7 @@ def save_bundle(
             graph = None if is_head else write_graph(temporary / GRAPH, temporary / WEIGHTS, spec, network)
             _require_small(temporary / GRAPH)
             spec = spec.model_copy(update={"onnx": graph})
-        _write_spec(temporary, spec, _timm_settings(spec, network))
+        _write_spec(temporary, spec)
         runtime = runtime_of(temporary, spec, network)
         if compare:
             compare(PatchClassifier(spec, runtime))
@@ -147,45 +143,10 @@ def runtime_of(folder: Path, spec: BundleSpec, network: nn.Module | ImportedGrap
     return OpenVINORuntime(folder / GRAPH, folder / WEIGHTS, spec.onnx)
 
 
-def _timm_settings(spec: BundleSpec, network: Any) -> dict[str, Any]:
-    """Return what timm reads of ``config.json``; empty where it would not build the same network from it."""
-    known: Any = getattr(network, "pretrained_cfg", None)
-    if known is None or any(name.endswith("_layer") for name in spec.timm_args):
-        return {}
-    if hasattr(network, "set_input_size") and tuple(known["input_size"][1:]) != spec.input_shape[1:]:
-        from timm.models import VisionTransformer
-
-        if not isinstance(network, VisionTransformer):  # Swin of another size shifts other windows when timm builds it
-            return {}
-    pretrained = {
-        "input_size": list(spec.input_shape),
-        "fixed_input_size": hasattr(network, "set_input_size"),
-        "interpolation": "box",  # the nearest to the area means by which patches are resized
-        "crop_pct": 1.0,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "first_conv": known["first_conv"],
-        "classifier": known["classifier"],
-    }
-    return {
-        "architecture": known["architecture"],
-        "num_classes": len(spec.class_names),
-        "num_features": network.num_features,
-        "label_names": list(spec.class_names),
-        "model_args": dict(spec.timm_args),
-        "pretrained_cfg": pretrained,
-    }
-
-
-def _write_spec(folder: Path, spec: BundleSpec, settings: Mapping[str, Any] | None = None) -> None:
-    """Write a bundle's spec into its file, and its card; `settings` for timm stay as they are if None."""
-    settings = read_json(folder / SPEC) if settings is None else settings
-    write_json(folder / SPEC, {**settings, BLOCK: spec.model_dump(mode="json")})
-    head = front_matter(spec, library="timm" if "pretrained_cfg" in settings else "pathopatch")
-    if (folder / CARD).is_file():  # who publishes a model states its licence there
-        before = (folder / CARD).read_text(encoding="utf-8", errors="replace")
-        head = kept[0] if (kept := _HEAD.match(before)) else head
-    write_bytes(folder / CARD, (head + model_card(spec)).encode())
+def _write_spec(folder: Path, spec: BundleSpec) -> None:
+    """Write a bundle's spec into its file, and its card."""
+    write_json(folder / SPEC, {BLOCK: spec.model_dump(mode="json")})
+    write_bytes(folder / CARD, model_card(spec).encode())
 
 
 def rewrite_graph(folder: Path, network: nn.Module) -> Path:
@@ -496,7 +457,7 @@ def _refuse_pickles(folder: Path) -> None:
 def settings_sha256(folder: Path, config: Mapping[str, Any] | None = None) -> str:
     """Return a digest of a bundle's settings by which an answer or its meaning changes, as `bundle_config` gave them.
 
-    Those of timm are among them. A setting that a later version adds, with its default, leaves the digest as it is.
+    A setting that a later version adds, with its default, leaves the digest as it is.
     """
     config = bundle_config(folder) if config is None else config
     stated = {name: value for name, value in stated_spec(folder, config).items() if name not in _DESCRIBING}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -106,42 +104,6 @@ def model_card(spec: BundleSpec) -> str:
         validation=_validation(spec),
         limits="\n\n".join([_imported(spec) or _LIMITS, *_further_limits(spec)]),
     )
-
-
-_HUB_LICENCES = {
-    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0",
-    "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "unlicense",
-}  # fmt: skip
-
-
-def front_matter(spec: BundleSpec, *, library: str) -> str:
-    """Return what the Hugging Face Hub reads at the head of ``README.md``; `library` is what opens the bundle.
-
-    Numbers of validation are named as such; those of composed patches are left out.
-    """
-    measured = {} if spec.group_metrics.get("is_composed") else spec.group_metrics
-    metrics = [
-        {"type": "roc_auc" if name == "equal_area" else "accuracy", "name": words, "value": measured[name]}
-        for name, words in _MEASURES
-        if measured.get(name) is not None and math.isfinite(measured[name])
-    ]
-    licence = {"license": "unknown"}  # the Hub's word for one that nobody has stated
-    if spec.is_imported and (stated := spec.parameters.get("licence")) not in (None, "", "not stated"):
-        own = stated.lower()  # the Hub's names are those of SPDX in small letters
-        licence = {"license": own} if own in _HUB_LICENCES else {"license": "other", "license_name": stated}
-    fields: dict[str, Any] = {
-        "library_name": library,
-        **licence,
-        "pipeline_tag": "image-classification",
-        "tags": ["pathology", "histology", "pathopatch"],
-    }
-    if metrics:
-        dataset = {"type": "validation", "name": "validation patches of the training"}
-        result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
-        fields["model-index"] = [{"name": spec.method, "results": [result]}]
-    # YAML takes JSON as a value.
-    lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
-    return "\n".join(["---", *lines, "---", "", ""])
 
 
 def classifier_text(spec: BundleSpec) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from made_model import as_old_bundle, edit_both, edit_spec, made_spec, stated, write_model
 from safetensors import safe_open
@@ -119,16 +118,9 @@ def test_a_setting_that_is_edited_on_both_sides_is_found(bundle, changes):
         verify_bundle(bundle)
 
 
-def test_what_timm_reads_is_among_the_settings_and_what_describes_is_not(tmp_path):
-    bundle = tmp_path / "model"
-    save_bundle(bundle, build_network("resnet10t", 3), made_spec(32, architecture="resnet10t"))
+def test_what_describes_a_model_is_not_among_its_settings(bundle):
     edit_spec(bundle, parameters={"seed": 3}, package_version="9")
     assert verify_bundle(bundle, "torch")[0].problem == ""
-    config = json.loads((bundle / "config.json").read_text())
-    config["pretrained_cfg"]["mean"] = [0.1] * 3
-    (bundle / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputCorruptError, match="settings"):
-        verify_bundle(bundle)
 
 
 @pytest.mark.parametrize("changes", [{"logits": [[0.0, 1.0]]}, {"logits": "x"}, {"schema_version": 2}, {"logits": []}])
@@ -147,10 +139,7 @@ def test_answers_that_are_nan_are_a_problem(bundle):
 
 
 def test_a_new_graph_and_a_record_leave_a_bundle_valid_and_a_changed_one_changed(bundle, monkeypatch):
-    card = bundle / "README.md"
-    card.write_text(card.read_text().replace('license: "unknown"', "license: mit"))
     rewrite_graph(bundle, load_network(bundle))
-    assert card.read_text().count("license: mit") == 1
     verify_bundle(bundle, "torch")
     found = AreaReliance(
         verdict="not shown", direction=0, slides=9, patients=9, patches=90, date="2026-11-30", model="a",
@@ -207,43 +196,3 @@ def test_an_export_is_verified_by_its_own_rule(tmp_path, monkeypatch):
     assert verify_bundle(tmp_path, "onnxruntime") == result
     assert isinstance(_verify(tmp_path).exception, InputCorruptError)
     assert isinstance(_verify(tmp_path, "--write").exception, InputUnsupportedError)
-
-
-@pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224"])
-def test_timm_builds_the_same_network_from_the_folder(tmp_path, architecture):
-    torch.manual_seed(0)
-    args = {"depth": 1} if architecture.startswith("vit") else {}
-    network = build_network(architecture, 3, n_classes=3, input_px=32, timm_args=args).eval()
-    names = ("a", "b", "c")
-    spec = made_spec(32, architecture=architecture, timm_args=args, class_names=names, mean=(0.5, 0.6, 0.7))
-    save_bundle(tmp_path / "model", network, spec)
-    same = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-    x = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(same(x), network(x), rtol=0, atol=0)
-    known = timm.data.resolve_model_data_config(same)
-    assert [list(known[name]) for name in ("input_size", "mean", "std")] == [[3, 32, 32], list(spec.mean), [0.2] * 3]
-    assert tuple(same.pretrained_cfg["label_names"]) == names
-
-
-def test_what_timm_would_build_otherwise_is_not_offered_to_it(tmp_path):
-    args = {"depth": 1, "mlp_layer": "SwiGLUPacked"}
-    network = build_network("vit_tiny_patch16_224", 3, input_px=32, timm_args=args)
-    save_bundle(tmp_path / "model", network, made_spec(32, architecture="vit_tiny_patch16_224", timm_args=args))
-    assert list(json.loads((tmp_path / "model" / "config.json").read_text())) == ["pathopatch"]
-
-
-def test_the_head_of_the_card_is_what_the_hub_reads(tmp_path):
-    hub = pytest.importorskip("huggingface_hub", reason="timm brings it")
-    metrics = {"wga": 0.75, "average": 0.9, "gba": float("nan"), "patients": 2}
-    spec = made_spec(32, architecture="resnet10t", group_metrics=metrics)
-    save_bundle(tmp_path / "model", build_network("resnet10t", 3), spec)
-    card = hub.ModelCard.load(tmp_path / "model" / "README.md")
-    assert card.text.startswith("\n# Patch classifier") or card.text.startswith("# Patch classifier")
-    data = card.data
-    assert (data.library_name, data.license, data.pipeline_tag) == ("timm", "unknown", "image-classification")
-    numbers = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert numbers == {"worst-group accuracy": 0.75, "accuracy": 0.9}
-    composed = made_spec(16, group_metrics=metrics | {"is_composed": True})
-    save_bundle(tmp_path / "composed", build_network("small-groupnorm", 3), composed)
-    data = hub.ModelCard.load(tmp_path / "composed" / "README.md").data
-    assert (data.library_name, data.eval_results) == ("pathopatch", None)
