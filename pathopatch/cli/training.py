@@ -50,7 +50,7 @@ def groups(
 
     With --from-run: form groups by what a trained model finds hard, beside those that are there.
     """
-    from pathopatch.stages.audit import audit_text
+    from pathopatch.stages.audit import counts_text
     from pathopatch.stages.groups import form_groups, form_hard_groups
     from pathopatch.stages.train import training_folders
 
@@ -71,7 +71,7 @@ def groups(
         disputes=disputes, force=force,
     )  # fmt: skip
     if not quiet:
-        print(audit_text(work))
+        print(counts_text(work))
 
 
 def audit(

@@ -214,6 +214,16 @@ def format_audit(audit: Mapping[str, Any]) -> str:
     left_out = [f"{count} of {total} {name} ({count / total:.0%})" for (count, total), name in counts if count]
     if left_out:
         lines += ["", f"Without a group, as blank or hardly scanned: {' and '.join(left_out)}."]
+    return "\n".join([*lines, *_group_lines(audit, with_expected=True)])
+
+
+def format_counts(audit: Mapping[str, Any]) -> str:
+    """Return the number of patches and patients of each group, by threshold and split, as tables."""
+    return "\n".join(_group_lines(audit, with_expected=False)[1:])
+
+
+def _group_lines(audit: Mapping[str, Any], *, with_expected: bool) -> list[str]:
+    lines, unit, labels = [], audit["unit"], audit.get("label_names", LABEL_NAMES)
     for key, attribute in audited_attributes(audit).items():
         by_split = audit["thresholds"][key]
         phrase = attribute.phrase if attribute.is_patch_attribute else f"at threshold {key}"
@@ -221,10 +231,13 @@ def format_audit(audit: Mapping[str, Any]) -> str:
         lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in attribute.value_names))
         for split, cells in by_split.items():
             lines += [_group_line(split, label, cells, labels[label]) for label in (0, 1)]
-        lines += [line for split, cells in by_split.items() for line in _expected_lines(split, cells, attribute, unit)]
+        if with_expected:
+            lines += [
+                text for split, cells in by_split.items() for text in _expected_lines(split, cells, attribute, unit)
+            ]
         if attribute.is_patch_attribute:
             break  # it is the same at every threshold
-    return "\n".join(lines)
+    return lines
 
 
 def audit_tables(audit: Mapping[str, Any]) -> dict[str, pd.DataFrame]:

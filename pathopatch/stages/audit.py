@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _SMALL_PX = 64  # on imposed texture of 48 px `auto, masked` from scratch is ahead of the heads on a frozen network
+_SHOWN_UM = ((8, "less than a nucleus"), (25, "a nucleus or two"), (100, "some cells"))  # below: what a crop can show
 
 
 def write_audit(
@@ -74,12 +76,27 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
 def audit_text(work: Path, *, force: bool = False) -> str:
     """Return the audit of a work folder as text and tables."""
     from pathopatch.groups import format_audit
-    from pathopatch.groups.decisions.decision import decision_summary
 
     result = audit(work, force=force)
+    return _what_was_left_out(result) + format_audit(result) + _empty_in_folds(work) + _alternative(work, result)
+
+
+def counts_text(work: Path) -> str:
+    """Return what the groups of a work folder hold, as text, and the command that says what that means."""
+    from pathopatch.groups.audit import format_counts
+
+    result = audit(work)
+    counts = _what_was_left_out(result) + format_counts(result) + _empty_in_folds(work)
+    return (
+        f"{counts}\n\nnext: pathopatch audit {shlex.quote(str(work))}   (is there a shortcut, and what can be measured)"
+    )
+
+
+def _what_was_left_out(result: Mapping[str, Any]) -> str:
+    from pathopatch.groups.decisions.decision import decision_summary
+
     left_out = f"Left out, not tiled to the end: {', '.join(result['left_out'])}\n\n" if result["left_out"] else ""
-    decided = f"{decision_summary(result['decided'])}\n\n" if "decided" in result else ""
-    return left_out + decided + format_audit(result) + _empty_in_folds(work) + _alternative(work, result)
+    return left_out + (f"{decision_summary(result['decided'])}\n\n" if "decided" in result else "")
 
 
 def _alternative(work: Path, result: Mapping[str, Any]) -> str:
@@ -129,6 +146,7 @@ def crops_text(work: Path, config: TrainConfig) -> str:
     """Return the share of each group's patches that `mask = "interior"` could use, and its crops, as a table."""
     from pathopatch.groups import attribute_in
     from pathopatch.groups.attribute import stored_thresholds
+    from pathopatch.patches.store import PatchStore
     from pathopatch.training.crops import choose_crops, patches_with_crop
     from pathopatch.training.run import load_sets
 
@@ -153,7 +171,13 @@ def crops_text(work: Path, config: TrainConfig) -> str:
         cells = ", ".join(f"class {y} with {low:.2f} to {high:.2f}" for y, low, high in choice.left_out)
         share = f"{choice.left_out_share:.1%} of the patches"
         lines.append(f"No side serves 95 % of these, by tissue fraction: {cells} ({share}).")
-    return "\n".join([*lines, "A model of crops has no answer for the others: 'too little tissue'."])
+    lines.append("A model of crops has no answer for the others: 'too little tissue'.")
+    store = PatchStore(WorkFolder(work).tiled.store(str(groups["slide_id"].iloc[0]))).attributes
+    if (mpp := store["target_mpp"] or store["mpp"]) is not None:
+        side_um = choice.crop_px * store["patch_px"] * mpp / config.input_px
+        shows = next((words for most, words in _SHOWN_UM if side_um < most), "glands and what lies between them")
+        lines.append(f"Such a crop is {side_um:.3g} um wide: {shows}.")
+    return "\n".join(lines)
 
 
 def _require_training_patches(work: Path, n: int) -> None:
