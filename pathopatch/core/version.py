@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 FOREIGN_REMEDY = "use an environment without it: pip uninstall pathopatch, then install this package again"
 
 
