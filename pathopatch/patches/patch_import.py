@@ -194,6 +194,6 @@ def _slides_row(
         "background": "",
         "has_labels": bool((listed["label"] >= 0).any()),
         "annotation_classes": "",
-        "source": str(source),
+        "source": str(source.absolute()),  # a study names the same by its own folder
         "fingerprint": images,
     }

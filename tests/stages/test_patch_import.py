@@ -111,6 +111,15 @@ def test_a_second_run_does_nothing_and_another_image_or_label_is_stale(tmp_path:
         tile_patches(source, CONFIG, work)
 
 
+def test_a_set_is_the_same_by_whichever_folder_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, work = made_set(tmp_path), tmp_path / "work"
+    monkeypatch.chdir(tmp_path)
+    import_patches(Path(source.name), work, CONFIG)
+    form_groups(work, GroupsConfig())
+    import_patches(source, work, CONFIG)
+    form_groups(work, GroupsConfig())  # neither stale nor made again
+
+
 def test_sixteen_bit_channels_get_one_window_for_the_set(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for number in range(9):
