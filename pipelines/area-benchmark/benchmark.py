@@ -153,6 +153,9 @@ def _run_frozen(config: BenchmarkConfig, options: argparse.Namespace, deadline: 
         if missing:
             tasks.append((_fit_frozen, (case, missing, config, options.work)))
     print(f"{sum(map(len, keys.values()))} frozen rows, {len(tasks)} cases with some missing and asked for", flush=True)
+    natural = {case.ground: case for _, (case, *_) in tasks if case.ground not in config.grounds}
+    for case in natural.values():
+        next(folds(case.ground, case.case, case.seed, options.work, is_frozen=True))  # made and tiled by one process
     for made in _pooled(tasks, options.jobs, deadline):
         _add(path, made["rows"])
         for row in made["rows"]:
