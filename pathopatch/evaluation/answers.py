@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ _NO = ("no", "false", "non-tumour", "non-tumor", "other", "negative", "normal", 
 _BOX = ("minx", "miny", "width", "height")
 _LEAST_OVERLAP = 0.5  # of an image and the patch that was answered, as the share of both that is common
 _LEAST_PROBABILITY = 1e-7
+_Row: TypeAlias = tuple[int, dict[str, str]]  # its number in the file, and its cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,47 +79,57 @@ def read_answers(
     TableError, InputUnsupportedError
         Answers that are missing, doubled, unknown or no such number or word, with their lines; or one to everything.
     """
-    is_geojson = path.suffix.lower() in (".geojson", ".json")
-    table = _features(path) if is_geojson else _table(path)
-    is_by_name = "image" in table.header
-    column = _answer_column(table, column, is_by_name=is_by_name)
-    place = dict(zip(names, range(len(names)), strict=True))
-    overlap = None
-    texts: list[str | None] = [None] * len(names)
-    rows = [0] * len(names)
-    if is_by_name:
-        for number, cells in table.rows:
-            name, answer = cells["image"].strip(), cells[column].strip()
-            if name not in place:
-                table.add_problem("INPUT_UNSUPPORTED", number, "image", name, "no such image", "use the pack's names")
-            elif texts[place[name]] is not None:
-                table.add_problem("DUPLICATE_ID", number, "image", name, "answered twice", "keep one answer")
-            elif not answer:
-                message = "no answer"
-                table.add_problem("INPUT_MISSING", number, column, "", message, f"write it, or '{NO_ANSWER}'")
-            else:
-                texts[place[name]], rows[place[name]] = answer, number
-        missing = [name for name in names if texts[place[name]] is None]
-        listed = {cells["image"].strip() for _, cells in table.rows}
-        for name in missing:
-            if name not in listed:
-                table.add_problem("INPUT_MISSING", None, "image", name, "not answered", f"add it, or '{NO_ANSWER}'")
+    if path.suffix.lower() in (".geojson", ".json"):
+        table = _features(path)
     else:
-        boxes = _boxes(table)
-        matched, common = match_places(boxes, corners, px)
-        for number, row in enumerate(matched):
-            if row >= 0:
-                rows[number], texts[number] = table.rows[row][0], table.rows[row][1][column].strip()
+        known = {"required": (), "optional": ("image", "score"), "pattern": ("others", ".*")}
+        table = read_csv_table(path, kind="list of answers", item="image", **known)  # type: ignore[arg-type]
+    table.raise_problems()
+    is_by_name, overlap = "image" in table.header, None
+    column = _answer_column(table, column or ("score" if is_by_name else None))
+    answered = _by_name(table, column, names) if is_by_name else {}
+    if not is_by_name:
+        matched, common = match_places(_boxes(table), corners, px)
+        answered = {name: table.rows[row] for name, row in zip(names, matched, strict=True) if row >= 0}
         overlap = float(np.median(common)) if len(common) else 0.0
     table.raise_problems()
-    texts = [None if text is None or text.casefold() == NO_ANSWER else text for text in texts]
-    return _as_margins(table, column, texts, rows, kind=kind, yes=yes, decision=decision, overlap=overlap)
+    given = {name: (row, cells[column].strip()) for name, (row, cells) in answered.items()}
+    given = {name: (row, text) for name, (row, text) in given.items() if text.casefold() != NO_ANSWER}
+    _require_two(table, given)
+    if kind is None and (yes is not None or all(text.casefold() in (*_YES, *_NO) for _, text in given.values())):
+        kind = "yes-no"
+    values = _values(table, column, given, kind, yes)
+    z = np.array([values.get(name, np.nan) for name in names])
+    held = z[np.isfinite(z)]
+    if kind == "yes-no":
+        return Answers(z, kind, YES_NO, overlap)
+    if kind == "probability" or (kind is None and held.min() >= 0 and held.max() <= 1):
+        steps = [step for _, text in given.values() if (step := _step(text))]
+        least = max(0.5 * min(steps, default=0.0), _LEAST_PROBABILITY)
+        limit = _logit(np.array([0.5 if decision is None else decision]), least)
+        return Answers(_logit(z, least) - limit, "probability", MARGINS, overlap)
+    if kind == "logit":
+        return Answers(z - (decision or 0.0), kind, MARGINS, overlap)
+    reason = "scores that are neither probabilities, logits nor yes and no are described only"
+    return Answers(z - (np.median(held) if decision is None else decision), "score", MARGINS, overlap, reason)
 
 
-def _table(path: Path) -> CsvTable:
-    return read_csv_table(
-        path, kind="list of answers", item="image", required=(), optional=("image", "score"), pattern=("others", ".*")
-    )
+def _by_name(table: CsvTable, column: str, names: Sequence[str]) -> dict[str, _Row]:
+    """Return the row of each image; note what is missing, doubled, unknown or empty."""
+    known, found = set(names), dict[str, _Row]()
+    for number, cells in table.rows:
+        name = cells["image"].strip()
+        if name not in known:
+            table.add_problem("INPUT_UNSUPPORTED", number, "image", name, "no such image", "use the pack's names")
+        elif name in found:
+            table.add_problem("DUPLICATE_ID", number, "image", name, "answered twice", "keep one answer")
+        elif not cells[column].strip():
+            table.add_problem("INPUT_MISSING", number, column, "", "no answer", f"write it, or '{NO_ANSWER}'")
+        found.setdefault(name, (number, cells))
+    for name in names:
+        if name not in found:
+            table.add_problem("INPUT_MISSING", None, "image", name, "not answered", f"add it, or '{NO_ANSWER}'")
+    return found
 
 
 def _features(path: Path) -> CsvTable:
@@ -149,18 +160,13 @@ def _feature(feature: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
-def _answer_column(table: CsvTable, column: str | None, *, is_by_name: bool) -> str:
-    """Return which column holds the answer; of places it must be named where there are several."""
-    table.raise_problems()
+def _answer_column(table: CsvTable, column: str | None) -> str:
+    """Return which column holds the answer; it must be named where there are several."""
     found = [name for name in table.header if name not in (*_BOX, "image", "slide")]
-    if column is None and is_by_name:
-        column = "score"
-    if column is None and "classification" in found and len(found) > 1:
-        found.remove("classification")
-    if column is None and len(found) == 1:
-        return found[0]
-    if column in found:
-        return column
+    if column is None and len(found) > 1 and "classification" in found:
+        found.remove("classification")  # beside a measurement
+    if column in found or (column is None and len(found) == 1):
+        return column or found[0]
     raise InputUnsupportedError(
         f"columns {', '.join(found) or 'without an answer'}" + (f", no {column!r}" if column else ""),
         place=str(table.path),
@@ -200,71 +206,35 @@ def match_places(
     return matched, overlaps[matched >= 0]
 
 
-def _as_margins(
-    table: CsvTable,
-    column: str,
-    texts: Sequence[str | None],
-    rows: Sequence[int],
-    *,
-    kind: Kind | None,
-    yes: str | None,
-    decision: float | None,
-    overlap: float | None,
-) -> Answers:
-    answered = [text.casefold() for text in texts if text is not None]
-    words = Counter(answered)
+def _require_two(table: CsvTable, given: Mapping[str, tuple[int, str]]) -> None:
+    words = {text.casefold() for _, text in given.values()}
     if len(words) < 2:
-        only = next(iter(words), None)
         raise InputUnsupportedError(
-            "no image is answered" if only is None else f"every answer is {only!r}",
+            f"every answer is {words.pop()!r}" if words else "no image is answered",
             place=str(table.path),
             remedy="ask again: one answer to everything says nothing of the area",
         )
-    if kind is None and (yes is not None or all(word in (*_YES, *_NO) for word in words)):
-        kind = "yes-no"
-    z = np.full(len(texts), np.nan)
+
+
+def _values(
+    table: CsvTable, column: str, given: Mapping[str, tuple[int, str]], kind: Kind | None, yes: str | None
+) -> dict[str, float]:
+    """Return numbers, 1 and -1 of yes and no; raise the problems of texts that are no such answer."""
     remedy = "write a number" if kind != "yes-no" else "write one word for tumour, and one for all else"
-    for place, text in enumerate(texts):
-        if text is None:
-            continue
-        value = _yes_or_no(text.casefold(), yes, words) if kind == "yes-no" else _number(text)
-        if value is None or not np.isfinite(value) or (kind == "probability" and not 0 <= value <= 1):
-            table.add_problem("INPUT_UNSUPPORTED", rows[place], column, text, "no such answer", remedy)
-        else:
-            z[place] = value
+    others = Counter(text.casefold() for _, text in given.values() if yes and text.casefold() != yes.casefold())
+    positive = _YES if yes is None else (yes.casefold(),)
+    negative = _NO if yes is None else tuple(name for name, _ in others.most_common(1))
+    words, values = dict.fromkeys(negative, -1.0) | dict.fromkeys(positive, 1.0), dict[str, float]()
+    for name, (row, text) in given.items():
+        try:
+            value = words[text.casefold()] if kind == "yes-no" else float(text)
+        except (ValueError, KeyError):
+            value = np.nan
+        values[name] = value
+        if not np.isfinite(value) or (kind == "probability" and not 0 <= value <= 1):
+            table.add_problem("INPUT_UNSUPPORTED", row, column, text, "no such answer", remedy)
     table.raise_problems()
-    held = z[np.isfinite(z)]
-    if kind is None:
-        kind = "probability" if held.min() >= 0 and held.max() <= 1 else "score"
-    if kind == "yes-no":
-        return Answers(z, kind, YES_NO, overlap)
-    if kind == "probability":
-        steps = [step for text in texts if text is not None and (step := _step(text))]
-        least = max(0.5 * min(steps, default=0.0), _LEAST_PROBABILITY)
-        limit = 0.5 if decision is None else decision
-        return Answers(_logit(z, least) - float(_logit(np.array([limit]), least)[0]), kind, MARGINS, overlap)
-    if kind == "logit":
-        return Answers(z - (decision or 0.0), kind, MARGINS, overlap)
-    middle = float(np.median(held)) if decision is None else decision
-    reason = "scores that are neither probabilities, logits nor yes and no are described only"
-    return Answers(z - middle, kind, MARGINS, overlap, reason)
-
-
-def _yes_or_no(word: str, yes: str | None, words: Counter[str]) -> float | None:
-    """Return 1 for tumour, -1 for the other word, None for a third."""
-    if yes is None:
-        return 1.0 if word in _YES else -1.0 if word in _NO else None
-    if word == yes.casefold():
-        return 1.0
-    others = [name for name, _ in words.most_common() if name != yes.casefold()]
-    return -1.0 if word == others[0] else None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return values
 
 
 def _step(text: str) -> float:

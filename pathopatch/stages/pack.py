@@ -291,44 +291,30 @@ def _write_mosaics(
         while len(levels) < _LEVELS and min(levels[-1].shape[:2]) >= 4 * _TILE_PX:
             small = cv2.resize(levels[-1], None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
             levels.append(small.reshape(*small.shape[:2], n_channels))
-        _write_ome(folder / _MOSAICS[0], levels, kind)
-        if kind.is_rgb:
-            _write_svs(folder / _MOSAICS[1], levels, kind)
+        for name in _MOSAICS if kind.is_rgb else _MOSAICS[:1]:
+            _write_pyramid(folder / name, levels, kind)
 
 
-def _write_ome(path: Path, levels: Sequence[NDArray[Any]], kind: PatchKind) -> None:
+def _write_pyramid(path: Path, levels: Sequence[NDArray[Any]], kind: PatchKind) -> None:
+    """Write levels (H, W, C): as an OME-TIFF; or RGB as programs for Aperio's slides take it."""
+    is_ome, (height, width) = path.name.endswith(".ome.tif"), levels[0].shape[:2]
     metadata: dict[str, Any] = {"axes": "YXS"} if kind.is_rgb else {"axes": "CYX", "Channel": {"Name": kind.channels}}
+    scale = ""
     if kind.mpp is not None:
         metadata |= {f"PhysicalSize{axis}": kind.mpp for axis in "XY"}
         metadata |= {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
-    settings: dict[str, Any] = {"tile": (_TILE_PX, _TILE_PX), "compression": "zlib", "software": "pathopatch"}
+        scale = f"|AppMag = {round(10 / kind.mpp)}|MPP = {kind.mpp:g}"
+    size = f"{width}x{height} [0,0 {width}x{height}] ({_TILE_PX}x{_TILE_PX})"
+    settings: dict[str, Any] = {"tile": (_TILE_PX, _TILE_PX), "compression": "zlib", "software": False}
     settings["photometric"] = "rgb" if kind.is_rgb else "minisblack"
-    with tifffile.TiffWriter(path, bigtiff=True, ome=True) as writer:
+    with tifffile.TiffWriter(path, bigtiff=True, ome=is_ome) as writer:
         for number, level in enumerate(levels):
-            pixels = level if kind.is_rgb else np.moveaxis(level, -1, 0)
-            own: dict[str, Any] = {"subfiletype": 1} if number else {"subifds": len(levels) - 1, "metadata": metadata}
-            writer.write(pixels, **own, **settings)
-
-
-def _write_svs(path: Path, levels: Sequence[NDArray[Any]], kind: PatchKind) -> None:
-    """Write RGB levels (H, W, 3) as a file that programs for Aperio's slides take."""
-    height, width = levels[0].shape[:2]
-    scale = "" if kind.mpp is None else f"|AppMag = {round(10 / kind.mpp)}|MPP = {kind.mpp:g}"
-    with tifffile.TiffWriter(path, bigtiff=True) as writer:
-        for level in levels:
-            size = (
-                f"{width}x{height} [0,0 {width}x{height}] ({_TILE_PX}x{_TILE_PX}) -> {level.shape[1]}x{level.shape[0]}"
-            )
-            writer.write(
-                level,
-                tile=(_TILE_PX, _TILE_PX),
-                compression="zlib",
-                photometric="rgb",
-                description=f"Aperio Image Library\r\n{size}{scale}",
-                metadata=None,
-                software=False,
-                subfiletype=0 if level is levels[0] else 1,
-            )
+            own: dict[str, Any] = {"subfiletype": 1} if number else {}
+            if not is_ome:
+                own |= {"description": f"Aperio Image Library\r\n{size}{scale}", "metadata": None}
+            elif not number:
+                own |= {"subifds": len(levels) - 1, "metadata": metadata}
+            writer.write(level if kind.is_rgb else np.moveaxis(level, -1, 0), **own, **settings)
 
 
 def _read(path: Path) -> NDArray[Any]:
