@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _measures(shape: str, tumour: float, noise: float, slope: float) -> dict[str, float]:
-    """Return the measures of simulated patches: evidence grows with the area, and the area adds `slope` times itself."""
+    """Return the measures of simulated patches: evidence grows with the area, which adds `slope` times itself."""
     rng, area = np.random.default_rng(0), np.array(AREAS) - 0.5
     evidence = rng.normal(size=N)
     if shape == "two humps":
