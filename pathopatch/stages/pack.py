@@ -54,8 +54,8 @@ LEAST = 100
 _ORIGINAL = 0
 _FIRST, _AGAIN, _PLACEBOS = 1, 1 + SEEDS * len(AREAS), 1 + (SEEDS + 1) * len(AREAS)  # places in `edits`
 _ENDS = (0, 2, 4)  # areas that a short pack sets: the least, the middle, the largest
-_EACH = (_ORIGINAL, *(_FIRST + place for place in _ENDS))
-_OF_FOURTH = (*(_AGAIN + place for place in _ENDS), _PLACEBOS, _PLACEBOS + 1)  # of every fourth patch besides
+EACH = (_ORIGINAL, *(_FIRST + place for place in _ENDS))
+OF_FOURTH = (*(_AGAIN + place for place in _ENDS), _PLACEBOS, _PLACEBOS + 1)  # of every fourth patch besides
 _BLANKS = 10  # images without tissue, and with too little to set
 _TWICE = 10  # every so many originals stand there twice
 _GROUND = 512  # pixels that stand for an image's ground
@@ -131,7 +131,7 @@ def plan_text(images: int, px: int) -> str:
 
 def patches_of(images: int) -> int:
     """Return about how many patches fill so many images."""
-    edited = N_EDITS if images >= FULL else len(_EACH) + len(_OF_FOURTH) / 4
+    edited = N_EDITS if images >= FULL else len(EACH) + len(OF_FOURTH) / 4
     return int((images - 2 * _BLANKS) / (edited + 1 / _TWICE))
 
 
@@ -255,7 +255,7 @@ def _pack_sample(packer: _Packer, sample: Sample, seed: int, known: set[bytes]) 
         number, packer.patches = packer.patches, packer.patches + 1
         wanted: Sequence[int] = range(N_EDITS)
         if not packer.is_full:
-            wanted = (*_EACH, *(_OF_FOURTH if number % 4 == 0 else ()))
+            wanted = (*EACH, *(OF_FOURTH if number % 4 == 0 else ()))
         about = {name: getattr(row, name) for name in _IDS} | {"patch": number, "area": float(area)}
         for edit in (*wanted, *([_ORIGINAL] if number % _TWICE == 0 else [])):
             packer.add(pixels[edit], tissue[edit], sample.ground, **about, edit=edit)
