@@ -106,8 +106,9 @@ class _Packer:
             tifffile.imwrite(path, stored, photometric="minisblack", metadata=None, software=False)
         os.utime(path, (0, 0))
         # The slide's own, since specks count as no tissue; ready patches have each a ground of its own.
-        is_own = spare is None or (self.kind.background == "" and tissue.mean() < _MOST_TISSUE)
-        clear = pixels[:, ~tissue] if is_own else spare
+        clear: NDArray[Any] | None = spare
+        if clear is None or (self.kind.background == "" and tissue.mean() < _MOST_TISSUE):
+            clear = pixels[:, ~tissue]
         drawn = np.random.default_rng(len(self.made)).integers(clear.shape[1], size=_GROUND)
         self.grounds.append(as_stored(clear[:, drawn], is_rgb=self.kind.is_rgb))
         self.made.append({"image": path.name, **about})

@@ -135,9 +135,12 @@ def test_a_full_pack_gets_the_verdict_and_eta_of_the_same_model_loaded(
     monkeypatch.setattr(stage, "margins_of", margins)
     tile_cohort(cohort, tmp_path / "work", TileConfig(patch_px=PX))
     per_slide = -(-patches_of(FULL) // 9)
-    save_bundle(tmp_path / "model", build_network("small-groupnorm", 3), made_spec(PX, background="bright"))
+    network, spec = build_network("small-groupnorm", 3), made_spec(PX, background="bright")
+    save_bundle(tmp_path / "model", network, spec)
     config = PredictConfig(device="cpu")
-    loaded = stage.audit_model([tmp_path / "model"], tmp_path / "work", tmp_path / "loaded", config, per_slide=per_slide)
+    loaded = stage.audit_model(
+        [tmp_path / "model"], tmp_path / "work", tmp_path / "loaded", config, per_slide=per_slide
+    )
     about = make_pack(tmp_path / "work", tmp_path / "pack", TileConfig(), images=FULL, seed=0)
     assert about["patches"] == loaded["patches"]
     table = pd.read_csv(tmp_path / "pack/send/answers.csv", dtype=str)
