@@ -38,6 +38,7 @@ from pathopatch.stages.area_samples import (
     BLANK,
     PatchKind,
     Sample,
+    find_sources,
     opened_slides,
     opened_work,
     source_fingerprints,
@@ -50,7 +51,8 @@ SEND, IMAGES, KEY, ABOUT = "send", "images", "key.parquet", "pack.json"
 TEMPLATE, WORDS = "answers.csv", "README.txt"
 FULL = 2000
 """Images of a pack from which on each patch is asked about as a model is: with fewer there are fewer edits of each."""
-LEAST = 100
+LEAST, IMAGES_ASKED = 100, 600
+"""Images of a pack at least, and by default: 600 hold about as many patches as a verdict needs."""
 _ORIGINAL = 0
 _FIRST, _AGAIN, _PLACEBOS = 1, 1 + SEEDS * len(AREAS), 1 + (SEEDS + 1) * len(AREAS)  # places in `edits`
 _ENDS = (0, 2, 4)  # areas that a short pack sets: the least, the middle, the largest
@@ -137,11 +139,11 @@ def patches_of(images: int) -> int:
 
 
 def make_pack(
-    sources: Sequence[SlideRow] | Path,
+    sources: Sequence[SlideRow] | Path | str,
     out: Path,
-    config: TileConfig,
+    config: TileConfig | None = None,
     *,
-    images: int,
+    images: int = IMAGES_ASKED,
     seed: int | None = None,
     slide_mpp: float | None = None,
     force: bool = False,
@@ -151,8 +153,8 @@ def make_pack(
 
     Parameters
     ----------
-    sources : sequence of SlideRow, or Path
-        Slides, cut by `config`; or a tiled work folder, whose patches are taken.
+    sources : Path, str, or sequence of SlideRow
+        A tiled work folder, whose patches are taken; or slides, their folder or a manifest, cut by `config`.
     out : Path
         The pack. Its folder ``send`` goes to whoever answers.
     images : int
@@ -171,6 +173,9 @@ def make_pack(
     """
     if images < LEAST:
         raise InputUnsupportedError(f"{images} images", place="--images", remedy=f"ask about {LEAST} at least")
+    config = config or TileConfig()
+    if isinstance(sources, Path | str):
+        sources = find_sources([str(sources)], out=out, progress=progress)
     settings: dict[str, Any] = {"images": images, "slide_mpp": slide_mpp, "seed": seed}
     if not isinstance(sources, Path):
         settings["tile"] = config.model_dump(mode="json", exclude={"labels", "store"})
