@@ -170,6 +170,14 @@ def make_pack(
         No slide could be read; or there is another pack, and `force` is off.
     InputUnsupportedError
         Fewer than 100 images, or slides of different channels or patches.
+
+    Examples
+    --------
+    >>> from pathopatch.demo import EXAMPLE_MANIFEST
+    >>> cut = pathopatch.TileConfig(patch_px=32)
+    >>> about = pathopatch.make_pack(EXAMPLE_MANIFEST, Path("pack"), cut, images=100)
+    >>> about["images"] == len(pd.read_csv("pack/send/answers.csv"))
+    True
     """
     if images < LEAST:
         raise InputUnsupportedError(f"{images} images", place="--images", remedy=f"ask about {LEAST} at least")
@@ -375,6 +383,16 @@ def judge_answers(
 
     Parameters are those of `read_answers`. Raises as that; InputMissingError without a pack; StaleArtefactError where
     there is another result and `force` is off.
+
+    Examples
+    --------
+    >>> from pathopatch.demo import EXAMPLE_MANIFEST
+    >>> cut = pathopatch.TileConfig(patch_px=32)
+    >>> about = pathopatch.make_pack(EXAMPLE_MANIFEST, Path("answered"), cut, images=100)
+    >>> table = pd.read_csv("answered/send/answers.csv")
+    >>> table.assign(score=np.arange(len(table)) / len(table)).to_csv("answers.csv", index=False)
+    >>> pathopatch.judge_answers(Path("answered"), Path("answers.csv"), Path("asked"))["verdict"]  # of one patient
+    'not known'
     """
     if not (pack / KEY).is_file() or not (pack / ABOUT).is_file():
         raise InputMissingError(
