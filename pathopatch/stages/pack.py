@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,7 @@ _MOST_TISSUE = 0.7  # what little ground other images have may be the fringe of 
 _MOSAICS = ("mosaic.ome.tif", "mosaic.svs")
 _LEVELS = 3  # each a quarter of the side of the one before
 _TILE_PX = 256
+_MTIME = 946684800  # of all that is sent: zip takes no time before 1980
 _IDS = ("patch_id", "slide_id", "patient_id", "unit")
 
 
@@ -104,7 +106,6 @@ class _Packer:
             path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes())
         else:
             tifffile.imwrite(path, stored, photometric="minisblack", metadata=None, software=False)
-        os.utime(path, (0, 0))
         # The slide's own, since specks count as no tissue; ready patches have each a ground of its own.
         is_own = spare is None or (self.kind.background == "" and tissue.mean() < _MOST_TISSUE)
         clear = pixels[:, ~tissue] if is_own else spare
@@ -201,23 +202,27 @@ def _pack(
     opened = opened_work(sources) if isinstance(sources, Path) else opened_slides(sources, cut, slide_mpp=slide_mpp)
     # As many names as anybody can ask for; who does not know the seed cannot tell their order.
     order = np.random.default_rng((seed, 2)).permutation(16**5)
-    packer = _Packer(folder / IMAGES, (f"{value:05x}" for value in order), is_full=images >= FULL)
     n_patches, known = patches_of(images), set[bytes]()
 
     def visit(sample: Sample, seed: int) -> None:
         packer.require(sample)
         _pack_sample(packer, sample, seed, known)
 
-    facts = survey(
-        opened,
-        visit,
-        per_slide=max(1, math.ceil(n_patches / len(opened))),
-        seed=seed,
-        progress=progress,
-        side_of=lambda px: px,
-        min_scanned=MIN_SCANNED,
-        blanks=math.ceil(_BLANKS / len(opened)),
-    )
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        packer = _Packer(Path(made), (f"{value:05x}" for value in order), is_full=images >= FULL)
+        facts = survey(
+            opened,
+            visit,
+            per_slide=max(1, math.ceil(n_patches / len(opened))),
+            seed=seed,
+            progress=progress,
+            side_of=lambda px: px,
+            min_scanned=MIN_SCANNED,
+            blanks=math.ceil(_BLANKS / len(opened)),
+        )
+        # Written anew by name: some file systems, and tar on them, list files as they were written, slide by slide.
+        for path in sorted(packer.folder.iterdir()):
+            os.utime(shutil.copyfile(path, folder / IMAGES / path.name), (_MTIME, _MTIME))
     assert packer.kind is not None
     place = np.argsort([entry["image"] for entry in packer.made])
     columns = math.ceil(math.sqrt(len(place)))
@@ -238,7 +243,7 @@ def _pack(
     }
     write_bytes(folder / WORDS, _words(about).encode())
     for path in folder.iterdir():
-        os.utime(path, (0, 0))
+        os.utime(path, (_MTIME, _MTIME))
     return about, key
 
 
