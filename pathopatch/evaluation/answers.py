@@ -79,7 +79,7 @@ def read_answers(
         Answers that are missing, doubled, unknown or no such number or word, with their lines; or one to everything.
     """
     is_geojson = path.suffix.lower() in (".geojson", ".json")
-    table = _features(path) if is_geojson else _table(path)
+    table = _features(path) if is_geojson else _table(path, column or "score")
     is_by_name = "image" in table.header
     column = _answer_column(table, column, is_by_name=is_by_name)
     place = dict(zip(names, range(len(names)), strict=True))
@@ -115,9 +115,15 @@ def read_answers(
     return _as_margins(table, column, texts, rows, kind=kind, yes=yes, decision=decision, overlap=overlap)
 
 
-def _table(path: Path) -> CsvTable:
+def _table(path: Path, column: str) -> CsvTable:
     return read_csv_table(
-        path, kind="list of answers", item="image", required=(), optional=("image", "score"), pattern=("others", ".*")
+        path,
+        kind="list of answers",
+        item="image",
+        required=(),
+        optional=("image", column, *_BOX),
+        pattern=("others", ".*"),
+        numbers=(column, *_BOX),
     )
 
 
