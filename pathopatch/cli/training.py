@@ -180,7 +180,7 @@ def audit_model(
         ),
     ] = None,
     images: Annotated[
-        int, typer.Option(help="With --pack: at most so many; from 2000 on each patch is asked as a model is.")
+        int, typer.Option(help="With --pack: about so many; from 2000 on each patch is asked as a model is.")
     ] = 600,
     seed: Annotated[int | None, typer.Option(help="With --pack: draw as before. Default: nobody can guess it.")] = None,
     answers: Annotated[

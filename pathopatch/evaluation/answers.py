@@ -82,8 +82,9 @@ def read_answers(
     if path.suffix.lower() in (".geojson", ".json"):
         table = _features(path)
     else:
-        known = {"required": (), "optional": ("image", "score"), "pattern": ("others", ".*")}
-        table = read_csv_table(path, kind="list of answers", item="image", **known)  # type: ignore[arg-type]
+        names_of = ("image", column or "score", *_BOX)
+        options: dict[str, Any] = {"required": (), "optional": names_of, "pattern": ("others", ".*")}
+        table = read_csv_table(path, kind="list of answers", item="image", numbers=names_of[1:], **options)
     table.raise_problems()
     is_by_name, overlap = "image" in table.header, None
     column = _answer_column(table, column or ("score" if is_by_name else None))

@@ -388,7 +388,7 @@ def reliance(
             if np.isfinite(z[rows]).any()
         },
     }
-    if rule is MARGINS:
+    if rule.adj is adj:
         result["correction"] = _correction(natural, flat, responses.area[rows], result["curve"])
     return result | judge(result, rule)
 

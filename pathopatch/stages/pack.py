@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from pathopatch.core.files import atomic_path, read_json, write_bytes, write_csv
 from pathopatch.core.task import Progress
 from pathopatch.debias.interventions import AREAS, N_EDITS, SEEDS
 from pathopatch.evaluation.answers import NO_ANSWER, Answers, Kind, read_answers
-from pathopatch.evaluation.area_reliance import Floats, reliance, responses_of
+from pathopatch.evaluation.area_reliance import Floats, Rule, reliance, responses_of
 from pathopatch.patches.source import FromSlide
 from pathopatch.report.area_reliance import Example
 from pathopatch.slides import Slide
@@ -65,6 +66,7 @@ _MOST_TISSUE = 0.7  # what little ground other images have may be the fringe of 
 _MOSAICS = ("mosaic.ome.tif", "mosaic.svs")
 _LEVELS = 3  # each a quarter of the side of the one before
 _TILE_PX = 256
+_MTIME = 946684800  # of all that is sent: zip takes no time before 1980
 _IDS = ("patch_id", "slide_id", "patient_id", "unit")
 
 
@@ -106,7 +108,6 @@ class _Packer:
             path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes())
         else:
             tifffile.imwrite(path, stored, photometric="minisblack", metadata=None, software=False)
-        os.utime(path, (0, 0))
         # The slide's own, since specks count as no tissue; ready patches have each a ground of its own.
         clear: NDArray[Any] | None = spare
         if clear is None or (self.kind.background == "" and tissue.mean() < _MOST_TISSUE):
@@ -158,7 +159,7 @@ def make_pack(
     out : Path
         The pack. Its folder ``send`` goes to whoever answers.
     images : int
-        At most so many images. From `FULL` on each patch is asked about as `audit_model` asks.
+        About so many images. From `FULL` on each patch is asked about as `audit_model` asks.
     seed : int, optional
         Draws patches, edits and names; by default nobody can guess it.
     slide_mpp : float, optional
@@ -215,23 +216,27 @@ def _pack(
     opened = opened_work(sources) if isinstance(sources, Path) else opened_slides(sources, cut, slide_mpp=slide_mpp)
     # As many names as anybody can ask for; who does not know the seed cannot tell their order.
     order = np.random.default_rng((seed, 2)).permutation(16**5)
-    packer = _Packer(folder / IMAGES, (f"{value:05x}" for value in order), is_full=images >= FULL)
     n_patches, known = patches_of(images), set[bytes]()
 
     def visit(sample: Sample, seed: int) -> None:
         packer.require(sample)
         _pack_sample(packer, sample, seed, known)
 
-    facts = survey(
-        opened,
-        visit,
-        per_slide=max(1, math.ceil(n_patches / len(opened))),
-        seed=seed,
-        progress=progress,
-        side_of=lambda px: px,
-        min_scanned=MIN_SCANNED,
-        blanks=math.ceil(_BLANKS / len(opened)),
-    )
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        packer = _Packer(Path(made), (f"{value:05x}" for value in order), is_full=images >= FULL)
+        facts = survey(
+            opened,
+            visit,
+            per_slide=max(1, math.ceil(n_patches / len(opened))),
+            seed=seed,
+            progress=progress,
+            side_of=lambda px: px,
+            min_scanned=MIN_SCANNED,
+            blanks=math.ceil(_BLANKS / len(opened)),
+        )
+        # Written anew by name: some file systems, and tar on them, list files as they were written, slide by slide.
+        for path in sorted(packer.folder.iterdir()):
+            os.utime(shutil.copyfile(path, folder / IMAGES / path.name), (_MTIME, _MTIME))
     assert packer.kind is not None
     place = np.argsort([entry["image"] for entry in packer.made])
     columns = math.ceil(math.sqrt(len(place)))
@@ -252,7 +257,7 @@ def _pack(
     }
     write_bytes(folder / WORDS, _words(about).encode())
     for path in folder.iterdir():
-        os.utime(path, (0, 0))
+        os.utime(path, (_MTIME, _MTIME))
     return about, key
 
 
@@ -431,7 +436,9 @@ def _judged(
     if not is_full:
         asked_again = np.isin(patches["patch"], first.loc[first["edit"] == _AGAIN, "patch"])
         responses = replace(responses, areas=responses.areas[:1], asked_again=asked_again)
-    result = reliance(responses, seed=about["seed"], unit=about["unit"], rule=read.rule)
+    result = reliance(
+        responses, seed=about["seed"], unit=about["unit"], rule=read.rule if is_full else short_rule(read.rule)
+    )
     if read.reason:
         result |= {"verdict": "not known", "direction": 0, "reasons": [read.reason, *result["reasons"]]}
     result.pop("correction", None)  # of a model that is at hand
@@ -452,6 +459,12 @@ def _judged(
     }
     table = answer_table(responses, patches[["patch_id", "slide_id", "patient_id", "unit"]])
     return result, table, _examples(first, patches, z, images)
+
+
+def short_rule(rule: Rule) -> Rule:
+    """Return the rule at the areas of a short pack: they lie farther apart, so a response explains more variance."""
+    wider = float(np.var([AREAS[place] for place in _ENDS]) / np.var(AREAS))
+    return replace(rule, least_eta=rule.least_eta * wider, most_eta=rule.most_eta * wider)
 
 
 def _examples(first: pd.DataFrame, patches: pd.DataFrame, z: Floats, images: Path) -> list[Example]:

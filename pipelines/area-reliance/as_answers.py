@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.debias.interventions import N_EDITS
 from pathopatch.evaluation.area_reliance import MARGINS, YES_NO, Responses, reliance, responses_of
-from pathopatch.stages.pack import EACH, OF_FOURTH
+from pathopatch.stages.pack import EACH, OF_FOURTH, short_rule
 
 UNBIASED, BIASED = "ceiling", ("0 %", "0.5 %", "1 %", "4 %", "5 %")
 _SHORT = 108  # patches of a pack of 600 images
@@ -43,7 +43,8 @@ def _judged(path: Path) -> Iterator[dict[str, str]]:
             given = (
                 z[rows] if rule is MARGINS else np.where(np.isnan(z[rows]), np.nan, np.where(z[rows] > 0, 1.0, -1.0))
             )
-            result = reliance(_responses(given, area[rows], patient[rows], is_short=is_short), rule=rule)
+            asked = _responses(given, area[rows], patient[rows], is_short=is_short)
+            result = reliance(asked, rule=short_rule(rule) if is_short else rule)
             yield {"network": path.stem, "cohort": cohort, "kind": kind + answers, "known": known} | {
                 "verdict": result["verdict"]
             }

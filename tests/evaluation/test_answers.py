@@ -32,6 +32,15 @@ def test_probabilities_become_logits_that_their_own_precision_ends(tmp_path: Pat
     assert found.margins[1] == 0
 
 
+def test_semicolons_and_decimal_commas_are_read(tmp_path: Path) -> None:
+    text = table("0.75", "0.25", "0.5").replace(",", ";").replace(".7", ",7").replace(".2", ",2")
+    found = read_answers(write(tmp_path, text), NAMES, CORNERS, 10)
+    assert found.margins == pytest.approx([np.log(3), -np.log(3), 0])
+    text = "minx;miny;width;height;p\n10;10;10;10;0,75\n30;10;10;10;0,25\n10;30;10;10;0,5\n"
+    by_place = read_answers(write(tmp_path, text), NAMES, CORNERS, 10, column="p")
+    assert by_place.margins == pytest.approx([np.log(3), -np.log(3), 0])
+
+
 def write(folder: Path, text: str) -> Path:
     (folder / "answers.csv").write_text(text)
     return folder / "answers.csv"

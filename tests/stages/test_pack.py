@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ import openslide
 import pandas as pd
 import pytest
 import tifffile
-from array_slides import h_and_e
+from array_slides import write_he_cohort
 from made_model import made_spec
-from made_slides import write_rgb_pyramid
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import read_table
@@ -30,19 +30,12 @@ from pathopatch.stages.pack import FULL, make_pack, patches_of
 from pathopatch.stages.tile import tile_cohort
 
 PX = 32
+MTIME = 946684800  # 2000-01-01
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine slides of nine patients with smooth tissue, as a manifest."""
-    folder, rng, rows = tmp_path_factory.mktemp("cohort"), np.random.default_rng(0), []
-    for number in range(9):
-        field = cv2.GaussianBlur(rng.normal(size=(256, 256)), (0, 0), 14)
-        image = h_and_e(field > np.quantile(field, 0.6)) + rng.integers(0, 8, (3, 256, 256)).astype(np.uint8)
-        write_rgb_pyramid(folder / f"S{number}.tif", image, levels=1)
-        rows.append((f"S{number}", f"P{number}", f"S{number}.tif"))
-    pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"]).to_csv(folder / "cohort.csv", index=False)
-    return folder / "cohort.csv"
+    return write_he_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +66,14 @@ def test_what_is_sent_tells_nothing_of_slide_area_or_edit(pack: Path) -> None:
     send, key = pack / "send", read_table(pack / "key.parquet")
     files = sorted((send / "images").iterdir())
     assert sorted(key["image"]) == [file.name for file in files]
-    assert {(file.stat().st_size, file.stat().st_mtime) for file in files} == {(files[0].stat().st_size, 0.0)}
+    assert {(file.stat().st_size, file.stat().st_mtime) for file in files} == {(files[0].stat().st_size, MTIME)}
     assert {file.name for file in send.iterdir()} == {
         "images", "answers.csv", "README.txt", "mosaic.ome.tif", "mosaic.svs",
     }  # fmt: skip
-    assert all(file.stat().st_mtime == 0 for file in send.iterdir() if file.is_file())
+    assert all(file.stat().st_mtime == MTIME for file in send.iterdir() if file.is_file())
+    # Nor the order of writing, in which a file system may list them: that of their names.
+    assert files == sorted(files, key=lambda file: (file.stat().st_ctime_ns, file.name))
+    shutil.make_archive(str(pack / "sent"), "zip", send)  # refuses times before 1980
     assert {chunk for file in files for chunk in _chunks(file.read_bytes())} == {b"IHDR", b"IDAT", b"IEND"}
     # Names in order, patches at random: the correlation of ranks is that of chance.
     for column in ("patch", "edit", "area"):
@@ -138,9 +134,8 @@ def test_a_full_pack_gets_the_verdict_and_eta_of_the_same_model_loaded(
     network, spec = build_network("small-groupnorm", 3), made_spec(PX, background="bright")
     save_bundle(tmp_path / "model", network, spec)
     config = PredictConfig(device="cpu")
-    loaded = stage.audit_model(
-        [tmp_path / "model"], tmp_path / "work", tmp_path / "loaded", config, per_slide=per_slide
-    )
+    models, work = [tmp_path / "model"], tmp_path / "work"
+    loaded = stage.audit_model(models, work, tmp_path / "loaded", config, per_slide=per_slide)
     about = make_pack(tmp_path / "work", tmp_path / "pack", TileConfig(), images=FULL, seed=0)
     assert about["patches"] == loaded["patches"]
     table = pd.read_csv(tmp_path / "pack/send/answers.csv", dtype=str)
