@@ -32,4 +32,6 @@ from pathopatch.report import write_report as write_report
 from pathopatch.report.group_audit import GroupAudit as GroupAudit
 from pathopatch.report.group_audit import audit_groups as audit_groups
 from pathopatch.slides import open_slide as open_slide
+from pathopatch.stages.pack import judge_answers as judge_answers
+from pathopatch.stages.pack import make_pack as make_pack
 from pathopatch.stages.study import run_study as run_study

@@ -190,7 +190,8 @@ def typed_options(context: typer.Context, *names: str) -> list[str]:
     """Return those of some parameters that were typed, as options."""
     sources = {name: context.get_parameter_source(name) for name in names}
     typed = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    return [f"--{name.replace('_', '-')}" for name in typed]
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    return [options[name] for name in typed]
 
 
 def refuse(context: typer.Context, reason: str, *names: str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from contextlib import ExitStack
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pathopatch.cli.options import Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse_limits
+from pathopatch.cli.options import Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse, refuse_limits
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
@@ -141,7 +143,8 @@ def report(work: Work) -> None:
 
 
 def review(
-    out: Annotated[Path, typer.Argument(help="Folder that predict wrote.", metavar="OUT")],
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Argument(help="Folder that predict wrote.", metavar="OUT")] = None,
     beside: Annotated[
         Path | None, typer.Option(help="Predictions of another model for the same slides, to compare with.")
     ] = None,
@@ -156,7 +159,7 @@ def review(
     no_token: Annotated[
         bool, typer.Option("--no-token", help="Let every user of this machine in, without the token of the address.")
     ] = False,
-    reviewer: Annotated[str | None, typer.Option(help="Who decides. Default: the user's name on this machine.")] = None,
+    reviewer: Annotated[str | None, typer.Option(help="Who decides. Default: this user; of --pack: reader.")] = None,
     imported: Annotated[
         Path | None, typer.Option("--import", help="First take over decisions from an exported review.csv.")
     ] = None,
@@ -164,37 +167,46 @@ def review(
         bool | None,
         typer.Option("--blinded/--no-blinded", help="Hide others' verdicts until yours; the folder keeps it."),
     ] = None,
+    pack: Annotated[Path | None, typer.Option(help="In place of OUT: a pack to answer, or what was sent.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Show predictions as a web page on this machine, where a person accepts or rejects; Ctrl-C ends it."""
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("starlette or uvicorn is not installed", remedy="pip install starlette uvicorn")
-    from pathopatch.review import viewer
-
-    viewer.require()
-    from pathopatch.review.app import create_app
-    from pathopatch.review.reviewed_cohort import open_review
     from pathopatch.review.security import access_for
     from pathopatch.review.server import create_server, listen
 
-    folders = {"beside": beside, "manifest": manifest, "work": work, "imported": imported}
-    with (
-        open_review(out, reviewer=reviewer, blinded=blinded, **folders) as opened,
-        listen(host, port) as listener,
-    ):
-        try:
-            address, bound = listener.getsockname()[:2]
-            access = access_for(host, address, bound, with_token=not no_token)
-            shown = f"[{host}]" if ":" in host else host
-            print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
-            if not ip_address(address).is_loopback:
-                say("others can reach this page: the token opens it, and what is sent is not encrypted")
-            if not quiet:
-                slides = pluralize(len(opened.cohort.ids()), "slide")
-                say(f"research use only, not for diagnosis; {slides}; Ctrl-C ends the page")
-            create_server(create_app(opened, access)).run(sockets=[listener])
-        finally:
-            set_interrupt_note(_where_decisions_are(opened.decisions, out))
+    with ExitStack() as stack:
+        if pack is not None and out is None:
+            refuse(context, "it goes without --pack", "beside", "manifest", "work", "host", "imported", "blinded")
+            from pathopatch.review.pack_page import PackReading, create_pack_app
+
+            reading = PackReading(pack, reviewer or "reader")
+            create, shows = partial(create_pack_app, reading), f"answers are in {reading.file}"
+            set_interrupt_note(shows)
+        elif out is not None and pack is None:
+            from pathopatch.review import viewer
+
+            viewer.require()
+            from pathopatch.review.app import create_app
+            from pathopatch.review.reviewed_cohort import open_review
+
+            folders = {"beside": beside, "manifest": manifest, "work": work, "imported": imported}
+            opened = stack.enter_context(open_review(out, reviewer=reviewer, blinded=blinded, **folders))
+            stack.callback(lambda: set_interrupt_note(_where_decisions_are(opened.decisions, out)))
+            create, shows = partial(create_app, opened), pluralize(len(opened.cohort.ids()), "slide")
+        else:
+            raise typer.BadParameter("name OUT, or --pack")
+        listener = stack.enter_context(listen(host, port))
+        address, bound = listener.getsockname()[:2]
+        access = access_for(host, address, bound, with_token=not no_token)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
+        if not ip_address(address).is_loopback:
+            say("others can reach this page: the token opens it, and what is sent is not encrypted")
+        if not quiet:
+            say(f"research use only, not for diagnosis; {shows}; Ctrl-C ends the page")
+        create_server(create(access)).run(sockets=[listener])
 
 
 def _where_decisions_are(log: DecisionLog, out: Path) -> str:

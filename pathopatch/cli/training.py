@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         GroupsConfig,
         PredictConfig,
         SplitsConfig,
+        TileConfig,
         TrainConfig,
         TuneConfig,
     )
@@ -157,45 +158,108 @@ def audit(
 
 
 def audit_model(
-    model: Annotated[Path, typer.Argument(help="Model bundle, or the folder of its run.")],
-    source: Annotated[
-        list[str],
+    context: typer.Context,
+    what: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="Slides or folders of slides, a manifest, or a tiled work folder. No labels are needed.",
-            metavar="SLIDES|FOLDER|MANIFEST|WORK",
+            help="Model bundle, or the folder of its run; then slides or folders of slides, a manifest, or a tiled work"
+            " folder. No labels are needed. With --pack slides alone, with --answers nothing.",
+            metavar="[MODEL] SLIDES|FOLDER|MANIFEST|WORK",
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.")],
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the outputs.")] = None,
     per_slide: Annotated[int, typer.Option(min=1, help="Patches of a slide at most, spread over the area.")] = 50,
     fail_on: Annotated[
         Literal["relies", "nothing"], typer.Option(help="End with exit code 1 if the model relies on area.")
     ] = "nothing",
     record: Annotated[bool, typer.Option("--record", help="Write the verdict into the bundle and its card.")] = False,
+    pack: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ask what cannot be loaded: write edited patches as images into this folder, to be answered."
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(help="With --pack: about so many; from 2000 on each patch is asked as a model is.")
+    ] = 600,
+    seed: Annotated[int | None, typer.Option(help="With --pack: draw as before. Default: nobody can guess it.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Judge answers to --pack: a table of image and score, or of places, or GeoJSON.")
+    ] = None,
+    answers_are: Annotated[
+        Literal["probability", "logit", "score", "yes-no"] | None,
+        typer.Option(help="What the answers are. Default: words are yes/no, numbers in [0, 1] probabilities."),
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Column or measurement of the answer. Default: the only one.")
+    ] = None,
+    yes: Annotated[str | None, typer.Option(help="Word for tumour.")] = None,
+    decision: Annotated[
+        float | None, typer.Option(help="Answers above it are tumour. Default: probability 0.5, logit 0.")
+    ] = None,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
     quiet: Quiet = False,
     force: Force = False,
     *,
     settings: Annotated[PredictConfig, Fields("device")],
+    tiling: Annotated[TileConfig, Fields("patch_px mpp")],
     splits: Annotated[SplitsConfig, Fields()],
 ) -> None:
-    """Ask a model whether its answers follow the tissue area: set the area of patches, and ask again."""
+    """Ask a model whether its answers follow the tissue area: set the area of patches, and ask again.
+
+    With --pack the question goes out as images, and --answers reads what a program, a service or a person answered.
+    """
     from pathopatch.stages import audit_model as stage
+    from pathopatch.stages.area_samples import find_sources
     from pathopatch.stages.find_slides import find_models
 
+    named = list(what or ())
+    of_answers = ("answers_are", "score", "yes", "decision")
+    if pack is None:
+        refuse(context, "it goes with --pack", "answers", "images", "seed", "patch_px", "mpp", *of_answers)
+        if len(named) < 2 or out is None:
+            raise typer.BadParameter("give MODEL, SLIDES and --out; or --pack for what cannot be loaded")
+    else:
+        refuse(context, "it goes without --pack", "per_slide", "record", "device")
     with progress_bars(quiet) as progress:
-        sources = stage.find_sources(source, out=out, distinct_patients=splits.distinct_patients, progress=progress)
-        result = stage.audit_model(
-            find_models([model]),
-            sources,
-            out,
-            settings,
-            per_slide=per_slide,
-            slide_mpp=slide_mpp,
-            record=record,
-            force=force,
-            progress=progress,
-        )
+        if answers is not None and pack is not None:
+            refuse(context, "it goes without --answers", "images", "seed", "patch_px", "mpp", "slide_mpp")
+            from pathopatch.stages.pack import judge_answers
+
+            if named or out is None:
+                raise typer.BadParameter("--answers goes with --pack and --out alone")
+            options: dict[str, Any] = {"kind": answers_are, "column": score, "yes": yes, "decision": decision}
+            result = judge_answers(pack, answers, out, force=force, **options)
+        elif pack is not None:
+            from pathopatch.stages.pack import make_pack, plan_text
+
+            refuse(context, "it goes with --answers", "out", "fail_on", *of_answers)
+            sources = find_sources(named, out=pack, distinct_patients=splits.distinct_patients, progress=progress)
+            if not quiet:
+                say(plan_text(images, tiling.patch_px))
+            options = {"images": images, "seed": seed, "slide_mpp": slide_mpp, "force": force, "progress": progress}
+            about = make_pack(sources, pack, tiling, **options)
+            for name, reason in about["failed"].items():
+                say(f"left out {name}: {reason}")
+            print(f"{about['images']} images of {about['patches']} patches: send {pack / 'send'}, keep the rest")
+            if about["failed"]:
+                raise typer.Exit(3)
+            return
+        else:
+            assert out is not None
+            sources = find_sources(named[1:], out=out, distinct_patients=splits.distinct_patients, progress=progress)
+            result = stage.audit_model(
+                find_models([Path(named[0])]),
+                sources,
+                out,
+                settings,
+                per_slide=per_slide,
+                slide_mpp=slide_mpp,
+                record=record,
+                force=force,
+                progress=progress,
+            )
     print(stage.result_text(result))
     if fail_on == "relies" and result["verdict"] == "relies":
         raise typer.Exit(1)

@@ -149,7 +149,7 @@ def read_csv_table(
         There is no such file.
     """
     table = CsvTable(path)
-    lines = _lines(table, kind, item, required)
+    lines = _lines(table, kind, item, required or optional)
     if not lines:
         return table
     table.header = [name.strip() for name in lines[0]]
@@ -184,7 +184,7 @@ def _cell(table: CsvTable, row: int, column: str, text: str, numbers: Collection
     return text
 
 
-def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> list[list[str]]:
+def _lines(table: CsvTable, kind: str, item: str, known: Sequence[str]) -> list[list[str]]:
     """Return the cells of each line; none where the file as a whole is unusable, which is noted."""
     try:
         # Bytes, not text: line ends inside a quoted cell must stay as they are.
@@ -201,7 +201,7 @@ def _lines(table: CsvTable, kind: str, item: str, required: Sequence[str]) -> li
                 table.add_note(note)
         else:
             text = _decoded(table, content)
-            separator = _separator(text, required)
+            separator = _separator(text, known)
             lines = []
             for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
                 require_width(len(cells), row=len(lines) + 1, place=str(table.path))
@@ -232,12 +232,12 @@ def _decoded(table: CsvTable, content: bytes) -> str:
         return text
 
 
-def _separator(text: str, required: Sequence[str]) -> str:
-    """Return what separates the cells of a text: the mark that leaves most of the required columns alone."""
+def _separator(text: str, known: Sequence[str]) -> str:
+    """Return what separates the cells of a text: the mark that leaves most of the known columns alone."""
     header = text.splitlines()[0] if text.strip() else ""
 
     def count(mark: str) -> int:
-        # A name of a column may hold a semicolon: only a required one that stands alone proves the separator.
-        return len({cell.strip().strip('"') for cell in header.split(mark)} & set(required)) if mark in header else 0
+        # A name of a column may hold a semicolon: only a known one that stands alone proves the separator.
+        return len({cell.strip().strip('"') for cell in header.split(mark)} & set(known)) if mark in header else 0
 
     return max(_SEPARATORS, key=count)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,9 +29,6 @@ Verdict = Literal["relies", "not shown", "not known"]
 Margins: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], Floats]
 """Margins (n,), above 0 for tumour, of patches in [0, 1] (n, C, P, P) with their tissue (n, P, P); NaN: no answer."""
 
-LEAST_ETA, LEAST_ADJ = 0.06, 0.65
-"""Limits of the rules: share of the variance, and standard deviations of the patches' mean margins."""
-_MOST_ETA = 0.12  # a small adj alone acquits below it: else the answers follow the area, but not one way
 LEAST_PATIENTS, LEAST_PATCHES = 8, 100
 """Patients are only those that were asked, so fewer are enough than for a claim on an evaluation. Of 8, intervals miss
 the true value in 12 % (simulated means, correlation .1), which `limits_text` says.
@@ -76,6 +74,7 @@ class Responses:
     area: Floats  # (N,): tissue fraction as it is
     patient: NDArray[np.str_]  # (N,)
     left_out: Mapping[str, int] | None = None  # patches by the reason
+    asked_again: NDArray[np.bool_] | None = None  # (N,): of which the second edit was asked; None: of all
 
 
 def audit_model(
@@ -269,12 +268,38 @@ def adj(z: Floats, first: int = 0, last: int = -1) -> float:
     return float(np.clip(intercept / spread, -MOST_ADJ, MOST_ADJ))
 
 
-def _largest_move(z: Floats, areas: Sequence[float]) -> dict[str, Any]:
+def adj_of_answers(z: Floats, first: int = 0, last: int = -1) -> float:
+    """Return how far the share of patches called tumour moves from one area to another, as the difference of probits.
+
+    Of yes/no answers (N, T), above 0 for tumour, it is what `adj` is of margins: both are in standard deviations of
+    what lies behind the answers, whatever share of them is tumour.
+    """
+    n = len(z)
+    low, high = (NormalDist().inv_cdf((np.count_nonzero(z[:, place] > 0) + 0.5) / (n + 1)) for place in (first, last))
+    return high - low if n > 1 else float("nan")
+
+
+def _largest_move(z: Floats, areas: Sequence[float], rule: Rule) -> dict[str, Any]:
     """Return the two areas between which an undecided patch moves most, that move, and the most answers that turn."""
     pairs = list(combinations(range(len(areas)), 2))
-    first, last = max(pairs, key=lambda pair: abs(adj(z, *pair)))
+    first, last = max(pairs, key=lambda pair: abs(rule.adj(z, *pair)))
     turned = max(float(((z[:, a] > 0) != (z[:, b] > 0)).mean()) for a, b in pairs)
-    return {"areas": [areas[first], areas[last]], "value": adj(z, first, last), "turned": turned}
+    return {"areas": [areas[first], areas[last]], "value": rule.adj(z, first, last), "turned": turned}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the move of an undecided patch is measured, and the limits of a verdict; fixed before any model was asked."""
+
+    adj: Callable[..., float]
+    least_eta: float  # share of the variance
+    most_eta: float  # a small adj alone acquits below it: else the answers follow the area, but not one way
+    least_adj: float  # standard deviations of the patches' mean margins, or of what lies behind yes and no
+
+
+MARGINS = Rule(adj, least_eta=0.06, most_eta=0.12, least_adj=0.65)
+YES_NO = Rule(adj_of_answers, least_eta=0.03, most_eta=0.06, least_adj=0.6)
+"""Of answers without a margin: where the limits of `MARGINS` lie in simulated margins that are cut to yes and no."""
 
 
 def _ranges(natural: Floats, area: Floats) -> dict[str, list[float]]:
@@ -297,7 +322,9 @@ def within_answers(z: Floats, area: Floats) -> float | None:
     return float(np.mean(found)) if len(found) == 2 else None
 
 
-def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000, unit: str = "patient") -> dict[str, Any]:
+def reliance(
+    responses: Responses, *, seed: int = 0, resamples: int = 1000, unit: str = "patient", rule: Rule = MARGINS
+) -> dict[str, Any]:
     """Return measures, verdict and reasons as plain values; intervals are by patient, or by the `unit` in its place.
 
     ``verdict`` is "relies", "not shown" or "not known"; ``direction`` 1 where more tissue means more tumour, -1 where
@@ -309,7 +336,9 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000, unit
     ranges = _ranges(responses.natural, responses.area)
     held = [any(low - _HALF_STEP <= area <= high + _HALF_STEP for low, high in ranges.values()) for area in AREAS]
     usable = answered & held
-    parts = [*responses.areas[:, :, usable], responses.again[:, usable], responses.natural[:, None]]
+    again = responses.again[:, usable]
+    asked_again = np.ones(len(again), np.bool_) if responses.asked_again is None else responses.asked_again
+    parts = [*responses.areas[:, :, usable], np.where(asked_again[:, None], again, 0), responses.natural[:, None]]
     rows: NDArray[np.bool_] = np.isfinite(np.concatenate(parts, axis=1)).all(axis=1)
     areas = [area for area, is_usable in zip(AREAS, usable, strict=True) if is_usable]
     natural, who = responses.natural[rows], responses.patient[rows]
@@ -324,7 +353,7 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000, unit
             reason = f"areas of {AREAS[0]:g} to {AREAS[-1]:g} are set, and {_ranges_text(ranges)}"
         return about | {"verdict": "not known", "direction": 0, "reasons": [reason]}
     flat = np.concatenate(list(responses.areas[:, rows][:, :, usable]))  # (S * N, T)
-    again = responses.again[rows][:, usable]
+    again = again[rows & asked_again]
     patient = np.tile(who, len(responses.areas))
     first, last = flat[:, 0] > 0, flat[:, -1] > 0
 
@@ -338,9 +367,9 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000, unit
     result: dict[str, Any] = about | {
         "positive": mean(natural > 0),
         "eta": measured(eta, flat, patient),
-        "adj": measured(adj, flat, patient),
-        "largest": _largest_move(flat, areas),
-        "again": {"eta": eta(again), "adj": adj(again)},
+        "adj": measured(rule.adj, flat, patient),
+        "largest": _largest_move(flat, areas, rule),
+        "again": {"eta": eta(again), "adj": rule.adj(again)} if len(again) else {"eta": 0.0, "adj": 0.0},
         "within": within_answers(natural, responses.area[rows]),
         "curve": [
             {"area": area, "margin": measured(mean, z, patient), "positive": mean(z > 0)}
@@ -356,9 +385,12 @@ def reliance(responses: Responses, *, seed: int = 0, resamples: int = 1000, unit
                 "moved": float(np.nanmean(z[rows] - natural)) / float(natural.std() or 1),
             }
             for name, z in responses.placebos.items()
+            if np.isfinite(z[rows]).any()
         },
     }
-    return result | judge(result) | {"correction": _correction(natural, flat, responses.area[rows], result["curve"])}
+    if rule.adj is adj:
+        result["correction"] = _correction(natural, flat, responses.area[rows], result["curve"])
+    return result | judge(result, rule)
 
 
 def _correction(
@@ -383,8 +415,8 @@ def _correction(
     return found
 
 
-def judge(result: dict[str, Any]) -> dict[str, Any]:
-    """Return ``verdict``, ``direction`` and ``reasons`` by the measures of `reliance`; the rules were fixed before."""
+def judge(result: dict[str, Any], rule: Rule = MARGINS) -> dict[str, Any]:
+    """Return ``verdict``, ``direction`` and ``reasons`` by the measures of `reliance`."""
     share, move, again = result["eta"], result["adj"], result["again"]
     direction = 0 if np.isnan(move["value"]) else int(np.sign(move["value"]))
     # The ends of |adj|: from 0 where the interval holds both signs.
@@ -400,18 +432,21 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
         reasons.append(
             f"{100 * result['positive']:.0f} % of the patches are called tumour, so hardly any has the other answer"
         )
-    relies = share["low"] >= LEAST_ETA and least >= LEAST_ADJ
-    is_acquitted = share["high"] < LEAST_ETA or (ends[1] < LEAST_ADJ and share["high"] < _MOST_ETA)
-    second = again["eta"] >= LEAST_ETA and abs(again["adj"]) >= LEAST_ADJ and int(np.sign(again["adj"])) == direction
+    least_eta, most_eta, least_adj = rule.least_eta, rule.most_eta, rule.least_adj
+    relies = share["low"] >= least_eta and least >= least_adj
+    is_acquitted = share["high"] < least_eta or (ends[1] < least_adj and share["high"] < most_eta)
+    is_same_way = int(np.sign(again["adj"])) == direction
+    second = again["eta"] >= least_eta and abs(again["adj"]) >= least_adj and is_same_way
     if np.isnan(move["value"]):
         reasons.append("the model gives one answer to everything")
-    elif not relies and share["low"] >= LEAST_ETA and ends[1] < LEAST_ADJ and not is_acquitted:
+    elif not relies and share["low"] >= least_eta and ends[1] < least_adj and not is_acquitted:
         reasons.append("the answers depend on the area, but not one way")
     elif not relies and not is_acquitted and np.isfinite(share["low"]):
         reasons.append("the intervals reach over the limits of the rules")
     elif relies != second:
         reasons.append("the two kinds of edit disagree")
-    at_equal_area = max(result["placebos"][name]["turned"] for name in ("shuffled", "ground"))
+    at_equal = [own["turned"] for name, own in result["placebos"].items() if name in ("shuffled", "ground")]
+    at_equal_area = max(at_equal, default=0.0)
     if not relies and at_equal_area > MOST_TURNED:
         reasons.append(
             f"edits at equal area turn {100 * at_equal_area:.0f} of 100 answers, so the model may recognise edits"
@@ -457,7 +492,7 @@ def reliance_report(result: dict[str, Any]) -> str:
             f"of 100 patches {to_tumor:.0f} become tumour {way}, and {to_other:.0f} stop being it; "
             f"by edits at equal area {placebo:.0f} turn at most",
         ]
-    if result["verdict"] == "relies":
+    if result["verdict"] == "relies" and "correction" in result:
         prices = [f"{name} {100 * own['turned']:.0f}" for name, own in result["correction"].items()]
         lines.append(
             f"predict --area-correct would change these answers, of 100: {', '.join(prices)}; "
@@ -485,6 +520,13 @@ def asked_text(result: Mapping[str, Any]) -> list[str]:
         left_out.append(f"{result['without_answer']} without an answer at some area")
     if left_out:
         lines.append("left out: " + ", ".join(left_out))
+    if (own := result.get("answers")) is not None:
+        text = f"{own['answered']} of {own['images']} images have an answer ({own['kind']})"
+        if own["twice"]:
+            text += f"; of {own['twice']} that stood there twice {own['alike']} got the same both times"
+        if own["overlap"] is not None:
+            text += f"; the patches answered have {100 * own['overlap']:.0f} % in common with them"
+        lines.append(text)
     if areas := result["areas"]:
         used = f"{len(areas)} of {len(AREAS)} areas are used, {', '.join(map(str, areas))}"
         lines.append(f"{used}: {_ranges_text(result['ranges'])}")

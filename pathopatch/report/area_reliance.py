@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.debias.interventions import AREAS
 from pathopatch.evaluation.area_reliance import asked_text, limits_text, verdict_text
 from pathopatch.report.page import render_page
 from pathopatch.report.plots import INK, LABEL_COLORS, MUTED, new_figure, percent_axis, png, style_axes
@@ -26,7 +25,7 @@ class Example:
 
     name: str
     pixels: Sequence[NDArray[np.float32]]  # 1 + T of (C, P, P), in [0, 1]
-    area: float
+    areas: Sequence[float]  # 1 + T: its own, then those that were set
     margins: Sequence[float]  # 1 + T
 
 
@@ -34,7 +33,6 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
     """Return the page of a result of `pathopatch audit-model`, pictures and all."""
     rows = []
     for example in examples:
-        areas = [example.area, *AREAS]
         views = [_picture(pixels, is_rgb=is_rgb) for pixels in example.pixels]
         cells = [
             {
@@ -43,7 +41,7 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
                 "answer": "no answer" if np.isnan(margin) else "tumour" if margin > 0 else "other",
                 "probability": 0.5 * (1 + np.tanh(margin / 2)),
             }
-            for view, area, margin in zip(views, areas, example.margins, strict=True)
+            for view, area, margin in zip(views, example.areas, example.margins, strict=True)
         ]
         rows.append({"name": example.name, "cells": cells})
     return render_page(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -28,9 +28,6 @@ from pathopatch.review.reviewed_cohort import Review
 from pathopatch.review.reviewed_slide import ReviewedSlide
 from pathopatch.review.security import Access, Guard, error_response
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
 STATIC = Path(__file__).parent / "static"
 _MEDIA_TYPES = {
     ".js": "text/javascript",
@@ -41,16 +38,20 @@ _MEDIA_TYPES = {
 }
 
 
-def create_app(review: Review, access: Access) -> ASGIApp:
+def create_app(review: Review, access: Access) -> Guard:
     """Return the application; the caller closes `review`."""
+    return guarded_app(ROUTES, access, review)
+
+
+def guarded_app(routes: Sequence[Route], access: Access, review: Review | None = None) -> Guard:
+    """Return an application of these routes that answers allowed requests alone."""
     app = Starlette(
-        routes=ROUTES,
+        routes=routes,
         exception_handlers={PathopatchError: _refusal, HTTPException: _no_such_route, Exception: _internal_error},
     )
     # A redirect would name a host: `//elsewhere/` must not become one.
     app.router.redirect_slashes = False
-    app.state.review = review
-    app.state.files = _static_files()
+    app.state.review, app.state.files = review, _static_files()
     return Guard(app, access)
 
 
@@ -62,7 +63,7 @@ class _StaticFile(NamedTuple):
     etag: str
 
 
-def _page_route(address: str, name: str) -> Route:
+def page_route(address: str, name: str) -> Route:
     """Return the route of a page that is the same for all slides."""
 
     async def answer(request: Request) -> Response:
@@ -233,14 +234,13 @@ _CARD_PAGE = Markup(
     '<p class="research">Research use only</p></header><main>{}</main></body></html>'
 )
 _SLIDE = "/api/slides/{slide_id}"
+SHARED_ROUTES = (Route("/static/{name:path}", _static), Route("/favicon.ico", _static), Route("/ready", _ready))
 ROUTES = (
-    _page_route("/", "cohort.html"),
-    _page_route("/agreement", "agreement.html"),
+    page_route("/", "cohort.html"),
+    page_route("/agreement", "agreement.html"),
     Route("/slides/{slide_id}", _page_of_slide),
     Route("/models/{fingerprint}", _model_card),
-    Route("/static/{name:path}", _static),
-    Route("/favicon.ico", _static),
-    Route("/ready", _ready),
+    *SHARED_ROUTES,
     Route("/api/cohort", _cohort),
     Route(_SLIDE, _facts),
     Route(f"{_SLIDE}/values", _values),

@@ -26,7 +26,8 @@ from pathopatch.models.networks import build_network
 from pathopatch.models.spec import AreaReliance
 from pathopatch.patches.intensity import scale
 from pathopatch.slides import open_slide
-from pathopatch.stages.audit_model import TABLE, audit_model, find_sources
+from pathopatch.stages.area_samples import find_sources
+from pathopatch.stages.audit_model import TABLE, audit_model
 
 AREAS, RESPONSE = (0.1, 0.5, 0.9), (-0.2, 0.1, 0.3)
 

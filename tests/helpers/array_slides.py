@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from made_slides import write_rgb_pyramid
 from numpy.typing import NDArray
 
 from pathopatch.slides.resolution import Level, SlideFacts, resolution
@@ -77,6 +78,18 @@ def low_counts(truth: NDArray[np.bool_]) -> NDArray[np.uint16]:
 def h_and_e(truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return a slide stained purple on white glass."""
     return np.where(truth, np.array([180, 90, 150])[:, None, None], 245).astype(np.uint8)
+
+
+def write_he_cohort(folder: Path) -> Path:
+    """Write nine slides of nine patients with smooth tissue, and return their manifest."""
+    rng, lines = np.random.default_rng(0), ["slide_id,patient_id,path"]
+    for number in range(9):
+        field = cv2.GaussianBlur(rng.normal(size=(256, 256)), (0, 0), 14)
+        image = h_and_e(field > np.quantile(field, 0.6)) + rng.integers(0, 8, (3, 256, 256)).astype(np.uint8)
+        write_rgb_pyramid(folder / f"S{number}.tif", image, levels=1)
+        lines.append(f"S{number},P{number},S{number}.tif")
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    return folder / "cohort.csv"
 
 
 def write_mask(path: Path, truth: NDArray[Any]) -> Path:

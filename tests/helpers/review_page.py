@@ -20,7 +20,7 @@ from pathopatch.core.config import PredictConfig
 from pathopatch.review import viewer
 from pathopatch.review.app import create_app
 from pathopatch.review.reviewed_cohort import open_review
-from pathopatch.review.security import Access
+from pathopatch.review.security import Access, Guard
 from pathopatch.review.server import create_server, listen
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
@@ -84,8 +84,14 @@ class Page:
 
 @contextmanager
 def answering(out: Path, access: Access, reviewer: str = "me") -> Iterator[Page]:
-    with open_review(out, reviewer=reviewer) as review, listen("127.0.0.1", 0) as listener:
-        server = create_server(create_app(review, access))
+    with open_review(out, reviewer=reviewer) as review, served(create_app(review, access)) as page:
+        yield page
+
+
+@contextmanager
+def served(app: Guard) -> Iterator[Page]:
+    with listen("127.0.0.1", 0) as listener:
+        server = create_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -22,6 +22,7 @@ from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages import area_samples
 from pathopatch.stages import audit_model as stage
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.tile import import_patches, tile_cohort
@@ -157,9 +158,9 @@ def test_blocks_of_slides_are_one_unit_where_a_patient_is_in_both() -> None:
         SlideRow(slide_id=f"S{i}", patient_id=patient, block=block, source="s.tif", row=i)
         for i, (patient, block) in enumerate([("P", "b"), ("P", "a"), ("Q", "b"), ("R", "c")])
     ]
-    assert [about["unit"] for about in stage._with_units(stage._listed(rows))] == ["a", "a", "a", "c"]
-    without = stage._listed([replace(row, block="") for row in rows])
-    assert [about["unit"] for about in stage._with_units(without)] == ["P", "P", "Q", "R"]
+    assert [about["unit"] for about in area_samples._with_units(area_samples._listed(rows))] == ["a", "a", "a", "c"]
+    without = area_samples._listed([replace(row, block="") for row in rows])
+    assert [about["unit"] for about in area_samples._with_units(without)] == ["P", "P", "Q", "R"]
 
 
 def write_other(folder: Path) -> Path:
@@ -174,7 +175,7 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     tile_cohort(tmp_path / "good.csv", tmp_path / "work", TileConfig(patch_px=16))
     form_groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
     out = tmp_path / "work" / "area-reliance" / "mine"
-    sources = stage.find_sources([str(tmp_path / "work")], out=out)
+    sources = area_samples.find_sources([str(tmp_path / "work")], out=out)
     result = stage.audit_model([model], sources, out, PredictConfig(device="cpu"), per_slide=20)
     assert (result["slides"], result["patients"], result["failed"], result["patches"]) == (8, 8, {}, 160)
     assert stage.result_text(result).splitlines()[-1].startswith("The area was set, and nothing else")
@@ -213,7 +214,7 @@ def test_what_is_not_asked_about_is_counted_by_its_reason(
 
 def test_patients_take_turns_where_patches_are_drawn() -> None:
     fractions, patients = np.full(260, 0.55), np.repeat(["A", "B", "C"], (240, 10, 10))
-    rows = stage._spread(fractions, patients, 30, np.random.default_rng(0))
+    rows = area_samples._spread(fractions, patients, 30, area_samples.BLANKS, np.random.default_rng(0))
     assert np.unique(patients[rows], return_counts=True)[1].tolist() == [10, 10, 10]
 
 
@@ -221,14 +222,14 @@ def test_a_patient_of_many_slides_does_not_outweigh_the_others(
     cohort: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: dict[str, list[int]] = {"P": [], "Q": [], "R": []}
-    sources = stage.find_sources([str(cohort.parent / "S0.tif")], out=tmp_path)
+    sources = area_samples.find_sources([str(cohort.parent / "S0.tif")], out=tmp_path)
     assert isinstance(sources, Sequence)
 
-    def count_drawn(_source: Any, _asked: Any, about: dict[str, str], *, count: int, **_: Any) -> None:
+    def count_drawn(_source: Any, about: dict[str, str], *, count: int, **_: Any) -> None:
         counts[about["patient_id"]].append(count)
         raise InputUnsupportedError("counted", remedy="none")
 
-    monkeypatch.setattr(stage, "draw", count_drawn)
+    monkeypatch.setattr(area_samples, "draw", count_drawn)
     rows = [replace(sources[0], slide_id=f"S{k}", patient_id=patient) for k, patient in enumerate("PPPPPPPPQR")]
     with pytest.raises(PathopatchError, match="counted"):
         stage.audit_model([model], rows, tmp_path, PredictConfig(device="cpu"), per_slide=20)
@@ -250,7 +251,7 @@ def test_the_threads_of_the_settings_are_used(
 
 
 def test_without_a_slide_that_opens_there_is_no_verdict(cohort: Path, model: Path, tmp_path: Path) -> None:
-    sources = stage.find_sources([str(cohort.parent / "S8.tif")], out=tmp_path)
+    sources = area_samples.find_sources([str(cohort.parent / "S8.tif")], out=tmp_path)
     with pytest.raises(PathopatchError, match="no slide could be asked about"):
         stage.audit_model([model], sources, tmp_path, PredictConfig(device="cpu"))
     assert not (tmp_path / stage.RESULT).exists()

@@ -52,6 +52,8 @@ export const decisions = async (id) => (await got(`${slide(id)}/decisions`)).jso
 export const decide = (id, decision) => posted(`${slide(id)}/decisions`, decision);
 export const agreement = async () => (await got("/api/agreement")).json();
 export const exported = async (name) => (await got(`/export/${name}`)).blob();
+export const pack = async () => (await got("/api/pack")).json();
+export const answerPack = (answer) => posted("/api/pack", answer);
 export const undo = (id, seen) => posted(`${slide(id)}/undo`, seen);
 
 export const pageUrl = (id) => `/slides/${encodeURIComponent(id)}`;
@@ -60,3 +62,4 @@ export const thumbnailUrl = (id) => `${slide(id)}/thumbnail.jpg`;
 export const tileUrl = (id, level, column, row, channels) =>
   `${slide(id)}/tiles/${level}/${column}/${row}.jpg${shown(channels)}`;
 export const patchUrl = (id, x, y, channels) => `${slide(id)}/patches/${x}/${y}.png${shown(channels)}`;
+export const packImageUrl = (name) => `/api/pack/${encodeURIComponent(name)}`;

@@ -1,0 +1,96 @@
+"""Serve the page on which a person answers a pack. Of the pack only what was sent is read, never the key."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+import tifffile
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pathopatch.core.config import Config
+from pathopatch.core.csv_table import read_csv_table
+from pathopatch.core.errors import InputMissingError, ReviewConflictError
+from pathopatch.core.files import inside, write_csv
+from pathopatch.review.app import SHARED_ROUTES, guarded_app, page_route
+from pathopatch.review.http import body_of, json_answer
+from pathopatch.review.security import Access, Guard
+from pathopatch.slides.composite import compose
+
+
+class Answer(Config):
+    """What a reader answered to an image, and for how long it was shown."""
+
+    image: str
+    score: Literal["yes", "no"]
+    seconds: float = Field(ge=0, le=1e6)
+
+
+class PackReading:
+    """A reader's answers to the images of a pack. The file alone holds them, and is read anew each time."""
+
+    def __init__(self, pack: Path, reader: str) -> None:
+        sent = pack / "send" if (pack / "send").is_dir() else pack
+        self.file = pack / ("answers-" + re.sub(r"[^\w-]+", "-", reader) + ".csv")
+        named = ("--answers", str(self.file), "--pack", "PACK" if sent == pack else str(pack))
+        command = shlex.join(["pathopatch", "audit-model", *named, "-o", "asked"])
+        self._at_end = {"file": str(self.file), "command": command}
+        self.images = {name: inside(sent / "images", name) for name in sorted(_lines(sent / "answers.csv", "score"))}
+        if missing := [name for name, path in self.images.items() if not path.is_file()]:
+            raise InputMissingError(f"no image {missing[0]}", place=str(sent), remedy="unpack it again")
+        self.state()
+
+    def answers(self) -> dict[str, dict[str, str]]:
+        """Return the file's lines by image."""
+        lines = _lines(self.file, "score", "seconds") if self.file.exists() else {}
+        if not lines.keys() <= self.images.keys():
+            raise InputMissingError("answers to other images", place=str(self.file), remedy="name another --reviewer")
+        return lines
+
+    def state(self) -> dict[str, Any]:
+        """Return how many images are answered, the next two, and what to do with the file at the end."""
+        answered = self.answers()
+        left = [name for name in self.images if name not in answered]
+        return {"images": len(self.images), "answered": len(answered), "next": left[:2], **self._at_end}
+
+
+def create_pack_app(reading: PackReading, access: Access) -> Guard:
+    """Return the application."""
+
+    async def record(request: Request) -> Response:
+        answer = await body_of(request, Answer)
+        # Not in a thread: between reading the file and writing it no other answer may be written.
+        lines = reading.answers()
+        if answer.image in lines or answer.image not in reading.images:
+            raise ReviewConflictError(f"{answer.image[:50]!r} is not asked", remedy="go on", state=reading.state())
+        lines[answer.image] = answer.model_dump() | {"seconds": f"{answer.seconds:.1f}"}
+        write_csv(reading.file, pd.DataFrame([*lines.values()], columns=[*Answer.model_fields]))
+        return json_answer(reading.state(), 201)
+
+    def picture(request: Request) -> Response:
+        if (path := reading.images.get(request.path_params["name"])) is None:
+            raise InputMissingError("the pack has no such image", remedy="go on from /")
+        if path.suffix == ".png":
+            return Response(path.read_bytes(), media_type="image/png")
+        pixels = tifffile.imread(path)
+        pixels = pixels.reshape(-1, *pixels.shape[-2:])
+        drawn = compose(pixels, np.tile([0.0, 65535.0], (len(pixels), 1)), is_rgb=False)
+        return Response(cv2.imencode(".png", drawn[..., ::-1])[1].tobytes(), media_type="image/png")
+
+    pages = (page_route("/", "pack.html"), *SHARED_ROUTES, Route("/api/pack/{name}", picture))
+    states = (Route("/api/pack", lambda _: json_answer(reading.state())), Route("/api/pack", record, methods=["POST"]))
+    return guarded_app((*pages, *states), access)
+
+
+def _lines(path: Path, *others: str) -> dict[str, dict[str, str]]:
+    table = read_csv_table(path, kind="list of answers", item="image", required=("image", *others), optional=())
+    table.raise_problems()
+    return {cells["image"]: cells for _, cells in table.rows}
