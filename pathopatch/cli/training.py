@@ -215,39 +215,12 @@ def audit_model(
     from pathopatch.stages.find_slides import find_models
 
     named = list(what or ())
-    of_answers = ("answers_are", "score", "yes", "decision")
+    of_pack, of_answers = ("images", "seed", "patch_px", "mpp"), ("answers_are", "score", "yes", "decision")
     if pack is None:
-        refuse(context, "it goes with --pack", "answers", "images", "seed", "patch_px", "mpp", *of_answers)
+        refuse(context, "it goes with --pack", "answers", *of_pack, *of_answers)
         if len(named) < 2 or out is None:
             raise typer.BadParameter("give MODEL, SLIDES and --out; or --pack for what cannot be loaded")
-    else:
-        refuse(context, "it goes without --pack", "per_slide", "record", "device")
-    with progress_bars(quiet) as progress:
-        if answers is not None and pack is not None:
-            refuse(context, "it goes without --answers", "images", "seed", "patch_px", "mpp", "slide_mpp")
-            from pathopatch.stages.pack import judge_answers
-
-            if named or out is None:
-                raise typer.BadParameter("--answers goes with --pack and --out alone")
-            options: dict[str, Any] = {"kind": answers_are, "column": score, "yes": yes, "decision": decision}
-            result = judge_answers(pack, answers, out, force=force, **options)
-        elif pack is not None:
-            from pathopatch.stages.pack import make_pack, plan_text
-
-            refuse(context, "it goes with --answers", "out", "fail_on", *of_answers)
-            sources = find_sources(named, out=pack, distinct_patients=splits.distinct_patients, progress=progress)
-            if not quiet:
-                say(plan_text(images, tiling.patch_px))
-            options = {"images": images, "seed": seed, "slide_mpp": slide_mpp, "force": force, "progress": progress}
-            about = make_pack(sources, pack, tiling, **options)
-            for name, reason in about["failed"].items():
-                say(f"left out {name}: {reason}")
-            print(f"{about['images']} images of {about['patches']} patches: send {pack / 'send'}, keep the rest")
-            if about["failed"]:
-                raise typer.Exit(3)
-            return
-        else:
-            assert out is not None
+        with progress_bars(quiet) as progress:
             sources = find_sources(named[1:], out=out, distinct_patients=splits.distinct_patients, progress=progress)
             result = stage.audit_model(
                 find_models([Path(named[0])]),
@@ -260,6 +233,30 @@ def audit_model(
                 force=force,
                 progress=progress,
             )
+    elif answers is None:
+        from pathopatch.stages.pack import make_pack, plan_text
+
+        refuse(context, "it goes without --pack", "per_slide", "record", "device")
+        refuse(context, "it goes with --answers", "out", "fail_on", *of_answers)
+        if not quiet:
+            say(plan_text(images, tiling.patch_px))
+        with progress_bars(quiet) as progress:
+            sources = find_sources(named, out=pack, distinct_patients=splits.distinct_patients, progress=progress)
+            options: dict[str, Any] = {"images": images, "seed": seed, "slide_mpp": slide_mpp, "force": force}
+            about = make_pack(sources, pack, tiling, progress=progress, **options)
+        for name, reason in about["failed"].items():
+            say(f"left out {name}: {reason}")
+        print(f"{about['images']} images of {about['patches']} patches: send {pack / 'send'}, keep the rest")
+        raise typer.Exit(3 if about["failed"] else 0)
+    else:
+        from pathopatch.stages.pack import judge_answers
+
+        refuse(context, "it goes without --pack", "per_slide", "record", "device")
+        refuse(context, "it goes without --answers", *of_pack, "slide_mpp")
+        if named or out is None:
+            raise typer.BadParameter("--answers goes with --pack and --out alone")
+        options = {"kind": answers_are, "column": score, "yes": yes, "decision": decision}
+        result = judge_answers(pack, answers, out, force=force, **options)
     print(stage.result_text(result))
     if fail_on == "relies" and result["verdict"] == "relies":
         raise typer.Exit(1)

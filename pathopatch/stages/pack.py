@@ -141,7 +141,7 @@ def patches_of(images: int) -> int:
 
 def make_pack(
     sources: Sequence[SlideRow] | Path | str,
-    out: Path,
+    out: Path | str,
     config: TileConfig | None = None,
     *,
     images: int = IMAGES_ASKED,
@@ -182,7 +182,7 @@ def make_pack(
     """
     if images < LEAST:
         raise InputUnsupportedError(f"{images} images", place="--images", remedy=f"ask about {LEAST} at least")
-    config = config or TileConfig()
+    out, config = Path(out), config or TileConfig()
     if isinstance(sources, Path | str):
         sources = find_sources([str(sources)], out=out, progress=progress)
     settings: dict[str, Any] = {"images": images, "slide_mpp": slide_mpp, "seed": seed}
@@ -371,9 +371,9 @@ Please do not sort, compare or look for pairs: every answer should be the one th
 
 
 def judge_answers(
-    pack: Path,
-    answers: Path,
-    out: Path,
+    pack: Path | str,
+    answers: Path | str,
+    out: Path | str,
     *,
     kind: Kind | None = None,
     column: str | None = None,
@@ -399,6 +399,7 @@ def judge_answers(
     >>> pathopatch.judge_answers(Path("answered"), Path("answers.csv"), Path("asked"))["verdict"]  # of one patient
     'not known'
     """
+    pack, answers, out = map(Path, (pack, answers, out))
     if not (pack / KEY).is_file() or not (pack / ABOUT).is_file():
         raise InputMissingError(
             f"no {KEY} and {ABOUT}",

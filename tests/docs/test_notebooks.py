@@ -56,8 +56,9 @@ def test_a_notebook_is_short_valid_and_without_outputs(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_model_that_counts_tissue_is_told_from_the_packaged_one(tmp_path: Path) -> None:
-    counted, packaged = numbers(r"^eta (\d\.\d+)", shown_by("area_reliance", tmp_path))
+    counted, packaged, answered = numbers(r"^eta (\d\.\d+)", shown_by("area_reliance", tmp_path))
     assert counted > 0.99
+    assert answered > 0.6
     assert packaged < 0.2
 
 

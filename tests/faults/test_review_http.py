@@ -336,13 +336,14 @@ def test_no_route_shows_what_stands_on_a_slides_label(page: Page) -> None:
     facts = page.ask("/api/slides/a").json
     patches = [(row["x"], row["y"]) for row in page.ask("/api/slides/a/gallery?kind=near-threshold").json]
     pictures = [f"tiles/{level}/0/0.jpg" for level in range(facts["tile"]["max_level"] + 1)]
-    pictures += ["thumbnail.jpg", *(f"patches/{x}/{y}.png" for x, y in patches)]
+    pictures += ["thumbnail.jpg", "tissue.png", *(f"patches/{x}/{y}.png" for x, y in patches)]
     for target in pictures:
         picture = np.asarray(Image.open(io.BytesIO(page.ask(f"/api/slides/a/{target}").body)).convert("RGB"), int)
         assert not (np.abs(picture - RED).max(axis=2) < 40).any(), target
     assert {route.path for route in ROUTES if route.path.endswith((".jpg", ".png"))} == {
         "/api/slides/{slide_id}/tiles/{level}/{column}/{row}.jpg",
         "/api/slides/{slide_id}/thumbnail.jpg",
+        "/api/slides/{slide_id}/tissue.png",
         "/api/slides/{slide_id}/patches/{x}/{y}.png",
     }
 
