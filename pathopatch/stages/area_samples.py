@@ -53,7 +53,8 @@ class PatchKind:
     channels: tuple[str, ...]
     is_rgb: bool
     mpp: float | None  # um per px of a patch; None where it is unknown
-    background: str  # "" of ready patches, for which none is stated
+    background: str
+    is_ready: bool  # ready patches, each with a ground of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +170,7 @@ def survey(
                 progress("slides", number + 1, len(opened))
         given.append(sample.given)
         not_drawn.update(sample.left_out)
-        grounds.update(filter(None, [sample.kind.background]))
+        grounds.add(sample.kind.background)
         scales.extend([] if source.mpp is None else [source.mpp])
     if not given:
         raise InputMissingError(
@@ -278,9 +279,10 @@ def _spread(
 def _kind(source: FromSlide | FromStore) -> PatchKind:
     if isinstance(source, FromSlide):
         mpp = None if source.mpp is None else source.mpp * source.grid.downsample
-        return PatchKind(tuple(source.channels), source.is_rgb, mpp, source.slide.background)
+        return PatchKind(tuple(source.channels), source.is_rgb, mpp, source.slide.background, is_ready=False)
     about = source.store.attributes
-    return PatchKind(tuple(about["channels"]), about["is_rgb"], about["target_mpp"], str(about["background"]))
+    channels, is_ready = tuple(about["channels"]), bool(about.get("is_ready_set"))
+    return PatchKind(channels, about["is_rgb"], about["target_mpp"], str(about["background"]), is_ready)
 
 
 def _listed(sources: Sequence[SlideRow]) -> pd.DataFrame:

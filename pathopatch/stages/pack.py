@@ -110,7 +110,7 @@ class _Packer:
             tifffile.imwrite(path, stored, photometric="minisblack", metadata=None, software=False)
         # The slide's own, since specks count as no tissue; ready patches have each a ground of its own.
         clear: NDArray[Any] | None = spare
-        if clear is None or (self.kind.background == "" and tissue.mean() < _MOST_TISSUE):
+        if clear is None or (self.kind.is_ready and tissue.mean() < _MOST_TISSUE):
             clear = pixels[:, ~tissue]
         drawn = np.random.default_rng(len(self.made)).integers(clear.shape[1], size=_GROUND)
         self.grounds.append(as_stored(clear[:, drawn], is_rgb=self.kind.is_rgb))

@@ -27,7 +27,7 @@ from pathopatch.models.networks import build_network
 from pathopatch.stages import audit_model as stage
 from pathopatch.stages.area_samples import find_sources
 from pathopatch.stages.pack import FULL, make_pack, patches_of
-from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.tile import import_patches, tile_cohort
 
 PX = 32
 MTIME = 946684800  # 2000-01-01
@@ -212,3 +212,19 @@ def test_another_pack_is_refused_and_a_seed_that_is_not_given_is_not_guessed(coh
         make_pack(sources, tmp_path / "pack", config, images=200)
     with pytest.raises(InputUnsupportedError, match="99 images"):
         make_pack(sources, tmp_path / "other", config, images=99)
+
+
+def test_each_ready_patch_lies_amid_its_own_ground(tmp_path: Path) -> None:
+    rows = []
+    for number in range(24):
+        pixels = np.full((PX, PX, 3), 250 - 3 * number, np.uint8)
+        pixels[4 : 12 + number % 8, 4:20] = 120, 60, 150
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+        rows.append({"path": f"{number}.png", "label": number % 2, "patient_id": f"p{number // 2}"})
+    pd.DataFrame(rows).to_csv(tmp_path / "patches.csv", index=False)
+    import_patches(tmp_path / "patches.csv", tmp_path / "work", TileConfig())
+    make_pack(tmp_path / "work", tmp_path / "pack", images=100, seed=0)
+    key = read_table(tmp_path / "pack" / "key.parquet")
+    whole = tifffile.imread(tmp_path / "pack" / "send" / "mosaic.svs")
+    for x, y in key.loc[key["edit"] == 0, ["x", "y"]].to_numpy():
+        assert abs(int(whole[y, x, 0]) - float(whole[y - PX // 2 : y, x : x + PX].mean())) <= 1
