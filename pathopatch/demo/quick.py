@@ -29,6 +29,7 @@ def run_quick(
     prefers. `jobs` is the number of processes, 0 for one per core; `force` replaces outputs of other settings.
     """
     require_training()
+    jobs = min(jobs or os.cpu_count() or 1, len(METHODS))
     study = StudyConfig(
         manifest=make_cohort(work / "cohort", seed=seed, spec=SPEC, force=force, progress=progress),
         work=work,
@@ -38,9 +39,9 @@ def run_quick(
         seeds=(seed,),
         train=TRAIN,
         evaluate=EvaluateConfig(bootstrap=0, ablation=False),  # two patients give no interval
-        jobs=min(jobs or os.cpu_count() or 1, len(METHODS)),
+        jobs=jobs,
     )
-    table = run_study(study, workers=study.jobs, force=force, progress=progress).comparison
+    table = run_study(study, workers=jobs, force=force, progress=progress).comparison
     assert table is not None  # the study went to its report
     worst = dict(zip(table["method"], 100 * table["wga"], strict=True))
     plain, debiased = (f"{method} {worst[method]:.0f} %" for method in METHODS)

@@ -31,7 +31,7 @@ from pathopatch.stages.evaluate import evaluate_runs, finished_runs
 from pathopatch.stages.groups import form_groups, form_hard_groups
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
-from pathopatch.stages.train import check_networks, train_many, training_folders
+from pathopatch.stages.train import check_networks, keep_to_one_thread, train_many, training_folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +88,7 @@ def run_study(
         runs = study_runs(study)
         check_networks(runs)
     workers = workers or study.batch.workers
+    jobs = min(study.jobs or (workers if all(run.frozen for run in runs) else 1), max(1, len(runs)))
     batch = BatchOptions(**study.batch.model_dump(exclude={"workers"}), workers=workers, force=force)
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, batch, progress=progress)
@@ -101,8 +102,11 @@ def run_study(
         return StudyResult(outcomes=tuple(outcomes))
     parts = training_folders(work)
     runs, untrained = runs_with_groups(parts, runs)
+    jobs = jobs_of(study, runs, workers)
+    if jobs > 1:  # the results are then those of any number of jobs
+        runs = [run.model_copy(update={"threads": 1}) for run in runs]
     # What the processes import takes seconds of each, so they stay through all folds.
-    shared = Workers(min(study.jobs, len(runs))) if study.jobs > 1 else nullcontext()
+    shared = Workers(jobs, prepare=keep_to_one_thread) if jobs > 1 else nullcontext()
     with shared as processes:
         for part in parts:  # a run that failed in one fold has no use in the others
             first = [run for run in runs if not run.groups_from]
@@ -132,6 +136,11 @@ def run_study(
     if until == "report":
         write_report(work)
     return StudyResult(outcomes=tuple(outcomes), comparison=table, untrained=untrained)
+
+
+def jobs_of(study: StudyConfig, runs: Sequence[TrainConfig], workers: int) -> int:
+    """Return how many of a study's runs train side by side: heads on a frozen network take one core each."""
+    return min(study.jobs or (workers if all(run.frozen for run in runs) else 1), len(runs))
 
 
 def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | None = None) -> list[Outcome]:
@@ -175,7 +184,6 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
             place="[train]",
             remedy="set [groups] bins, and attributes = ['bins'] beside methods",
         )
-    threads = 1 if study.jobs > 1 else study.train.threads
     by: dict[str, list[dict[str, Any]]] = {
         "thresholds": [{"threshold": tau} for tau in study.groups.thresholds],
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
@@ -185,7 +193,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
     runs = []
     for seed, kind in product(study.seeds, study.attributes):
         for settings in by[kind]:
-            common = {"seed": seed, "threads": threads, **settings}
+            common = {"seed": seed, **settings}
             own = [(name, row.model_copy(update=common)) for name, row in rows]
             for _, row in own:
                 if row.bins and row.groups_from:

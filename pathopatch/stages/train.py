@@ -134,8 +134,6 @@ def train_many(
     from pathopatch.training.distributed import refuse_torchrun
 
     refuse_torchrun("a study")
-    # Processes of one thread each: on few cores and small networks that is faster than sharing threads, and it makes
-    # the results independent of the number of jobs.
     errors: dict[str, PathopatchError] = {}
     if processes is None:
         for config in configs:
@@ -158,6 +156,17 @@ def train_many(
         if isinstance(failure, StaleArtefactError | DiskFullError):
             raise failure
     return errors
+
+
+def keep_to_one_thread() -> None:
+    """Keep this process to one thread: those of several that share the cores wait for each other half of the time."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    import pathopatch.training.run  # noqa: F401  # what it loads has threads of its own
+
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def _step(work: Path, search: TuneConfig | None) -> str:

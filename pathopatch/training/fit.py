@@ -74,8 +74,11 @@ def fit_arrays(
             place="groups.parquet",
             remedy="give slides of the training split a tumor_mask in the manifest",
         )
+    processes = ProcessGroup.current()
+    device = processes.device(config.device)
     if config.frozen:
-        return fit_frozen(train, val, config, read_features=read_features, inner_folds=inner_folds)
+        with reproducible(config.threads, device):
+            return fit_frozen(train, val, config, read_features=read_features, inner_folds=inner_folds)
     val = val if val is None or len(val) else None
     crops, without_crop = None, (0, 0)
     if config.mask == "interior":
@@ -106,8 +109,6 @@ def fit_arrays(
             stacklevel=2,
         )
     check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
-    processes = ProcessGroup.current()
-    device = processes.device(config.device)
     dtype = training_dtype(config.precision, device)
     with reproducible(config.threads, device):
         mean, std = _standardisation(train, config)

@@ -6,7 +6,7 @@ import pytest
 
 from pathopatch.core.config import StudyConfig, parse
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.stages.study import study_runs
+from pathopatch.stages.study import jobs_of, study_runs
 
 BASE = {"manifest": "m.csv", "work": "w", "seeds": (0, 1), "train": {"steps": 40}, "groups": {"thresholds": (0.25,)}}
 MASKED = {"name": "auto, masked", "method": "auto", "mask": "normalise", "steps": 50}
@@ -14,6 +14,21 @@ MASKED = {"name": "auto, masked", "method": "auto", "mask": "normalise", "steps"
 
 def _study(**changed):
     return parse(StudyConfig, {**BASE, **changed}, place="study.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "jobs"),
+    [
+        ({"train": {"frozen": True}}, 2, 2),
+        ({"train": {"frozen": True}, "methods": ["erm"], "groups": {"thresholds": [0.3, 0.5]}}, 99, 2),
+        ({}, 4, 1),
+        ({"jobs": 3}, 1, 3),
+    ],
+)
+def test_heads_on_a_frozen_network_train_side_by_side_as_workers_say(given, workers, jobs):
+    study = parse(StudyConfig, {"manifest": "m.csv", "work": "w", **given}, place="study.toml")
+    runs = [run.model_copy(update={"frozen": "train" in given}) for run in study_runs(study)]
+    assert jobs_of(study, runs, workers) == jobs
 
 
 def test_named_rows_replace_the_default_methods_and_keep_the_studys_settings():

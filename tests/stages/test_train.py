@@ -15,7 +15,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.workers import Workers
 from pathopatch.stages import train as train_stage
-from pathopatch.stages.train import check_networks, recommended, train_many
+from pathopatch.stages.train import check_networks, keep_to_one_thread, recommended, train_many
 from pathopatch.training.group_checks import runs_with_groups
 
 
@@ -87,6 +87,21 @@ def test_what_the_sampler_refuses_is_refused_before_any_run_trains(
     left, refused = runs_with_groups([tmp_path], runs)
     assert [run.method for run in left] == ["erm"]
     assert [error.code for error in refused.values()] == [code]
+
+
+def _threads(_: int) -> list[int]:
+    import torch
+    from threadpoolctl import threadpool_info
+
+    return [torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info())]
+
+
+@pytest.mark.slow
+def test_processes_that_train_side_by_side_have_one_thread_each() -> None:
+    with Workers(1, prepare=keep_to_one_thread) as processes:
+        ((_, threads),) = processes.run(_threads, [0])
+    assert set(threads) == {1}
+    assert len(threads) > 2
 
 
 def test_progress_in_a_fold_names_the_fold(tmp_path: Path) -> None:

@@ -225,8 +225,10 @@ class StudyConfig(SettingsConfig):
     """Seeds of weights, batches and the search."""
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
     """Slides for which the best run draws heatmaps."""
-    jobs: int = Field(default=1, ge=1)
-    """Training runs side by side, each with cores / jobs threads."""
+    jobs: int | None = Field(default=None, ge=1)
+    """Training runs side by side, each of one thread. By default as many as there are workers where all networks are
+    frozen, else one.
+    """
     attributes: tuple[Literal["thresholds", "bins"], ...] = Field(default=("thresholds", "bins"), min_length=1)
     """What the methods are trained by: each threshold of `[groups]`, and its bins if it has any."""
 
