@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from array_slides import h_and_e
 from made_model import edit_spec, made_spec, write_model
-from made_slides import write_rgb_pyramid
+from made_slides import write_png, write_rgb_pyramid
 from pydantic import ValidationError
 
 from pathopatch.core.config import PredictConfig
@@ -58,12 +58,12 @@ def write_record(folder: Path, **changed: Any) -> Path:
     return folder
 
 
-def predicted(slide: Path, model: Path, how: str = "none") -> pd.DataFrame:
-    return predict_slide(slide, model, config=PredictConfig(device="cpu", area_correct=how)).table
+def predicted(slide: Path, model: Path, how: str = "none", *, mask: Path | None = None) -> pd.DataFrame:
+    return predict_slide(slide, model, config=PredictConfig(device="cpu", area_correct=how), tissue_mask=mask).table
 
 
 def test_subtracting_takes_the_mean_response_at_each_patchs_own_area(slide: Path, tmp_path: Path) -> None:
-    model = write_asked(tmp_path / "model")
+    model = write_asked(tmp_path / "model", mpp=(0.509, 0.6))  # 1.8 % above the slide's is like it
     plain, table = predicted(slide, model), predicted(slide, model, "subtract")
     expected = plain["logit"] - np.interp(plain["tissue_fraction"], AREAS, RESPONSE) + np.mean(RESPONSE) + 0.05
     np.testing.assert_allclose(table["logit"], expected, atol=1e-12)
@@ -72,7 +72,7 @@ def test_subtracting_takes_the_mean_response_at_each_patchs_own_area(slide: Path
 
 
 def test_averaging_takes_the_mean_answer_over_the_areas(slide: Path, tmp_path: Path) -> None:
-    model = write_asked(tmp_path / "model")
+    model = write_asked(tmp_path / "model", mpp=(0.4, 0.491))  # and 1.8 % below
     table, margins = predicted(slide, model, "average"), margins_of(load_ensemble([model], device="cpu"))
     with open_slide(slide) as opened:
         pixels = opened.read_region(0, 0, *opened.size)
@@ -94,6 +94,17 @@ def test_averaging_takes_the_mean_answer_over_the_areas(slide: Path, tmp_path: P
     full = table["tissue_fraction"] == 1  # here the ground is that of another patch
     moved = (table["logit"] - predicted(slide, model)["logit"])[full].round(6)
     assert moved.nunique() == full.sum() >= 3
+
+
+def test_patches_of_little_tissue_or_no_ground_are_corrected_by_the_mean_response(slide: Path, tmp_path: Path) -> None:
+    model, full, mask = write_asked(tmp_path / "model"), tmp_path / "full.tif", tmp_path / "mask.png"
+    write_rgb_pyramid(full, h_and_e(np.ones((64, 72), bool)), levels=1)
+    write_png(mask, np.full((1, 64, 72), 255, np.uint8))  # no ground but beyond its right edge
+    for path, truth in ((slide, None), (full, mask)):
+        table, other = (predicted(path, model, how, mask=truth) for how in ("average", "subtract"))
+        expected = table["tissue_fraction"] < 0.1 if path == slide else table["x"] < 64
+        assert expected.nunique() == 2
+        np.testing.assert_array_equal(np.isclose(table["logit"] - other["logit"], -0.1), expected)  # the shifts differ
 
 
 def test_all_that_is_written_says_that_it_is_corrected(
@@ -121,18 +132,14 @@ def test_all_that_is_written_says_that_it_is_corrected(
     [
         ({"verdict": "not shown", "direction": 0}, "not shown to rely"),
         ({"model": "another"}, "as it is now"),
-        ({"mpp": (0.25, 0.45)}, "0.25 to 0.45 um/px"),
+        ({"mpp": (0.25, 0.489)}, "0.25 to 0.489 um/px"),
+        ({"mpp": (0.511, 0.6)}, "0.511 to 0.6 um/px"),
         ({"mpp": None}, "audited on slides"),
         ({"backgrounds": ("dark",)}, "background dark"),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(
-    typed: Callable[..., int],
-    slide: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changed: dict[str, Any],
-    word: str,
+    typed: Callable[..., int], slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: Any, word: str
 ) -> None:
     model = write_asked(tmp_path / "model", **changed)
     command = ("predict", slide, "--model", model, "-o", tmp_path / "out", "--device", "cpu")
@@ -140,16 +147,6 @@ def test_a_record_that_does_not_fit_is_refused(
     said = " ".join(capsys.readouterr().err.split())
     assert "CHECKPOINT_INCOMPATIBLE" in said
     assert word in said
-
-
-def test_a_model_that_nobody_asked_is_not_corrected(
-    typed: Callable[..., int], slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = write_model(tmp_path / "model")
-    command = ("predict", slide, "--model", model, "-o", tmp_path / "out", "--area-correct", "subtract")
-    assert typed(*command) == 1
-    assert "nobody has asked" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "heatmaps").exists()
 
 
 def test_a_record_changes_neither_model_nor_decision(tmp_path: Path) -> None:
@@ -214,14 +211,15 @@ def test_masked_networks_and_networks_of_crops_are_averaged(slide: Path, tmp_pat
     assert (table["logit"] != plain["logit"]).any()
 
 
-def test_a_correction_cannot_make_a_crash(
+def test_a_model_that_nobody_asked_is_not_corrected_and_can_still_be_asked(
     typed: Callable[..., int], slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, settings = write_model(tmp_path / "model"), tmp_path / "settings.toml"
     settings.write_text('[predict]\narea_correct = "average"\n')
-    command = ("predict", slide, "--model", model, "-o", tmp_path / "out", "--config", settings, "--dry-run")
-    assert typed(*command) == 1
-    assert "nobody has asked" in capsys.readouterr().err
+    for how in (("--area-correct", "subtract"), ("--config", settings, "--dry-run")):
+        assert typed("predict", slide, "--model", model, "-o", tmp_path / "out", *how) == 1
+        assert "nobody has asked" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "heatmaps").exists()
     # The settings are for predict: the command that has to come first asks the model as it is.
     assert typed("audit-model", model, slide, "-o", tmp_path / "asked", "--config", settings) == 0
 
