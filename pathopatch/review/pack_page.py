@@ -42,7 +42,7 @@ class PackReading:
         self.file = pack / ("answers-" + re.sub(r"[^\w-]+", "-", reader) + ".csv")
         named = ("--answers", str(self.file), "--pack", "PACK" if sent == pack else str(pack))
         command = shlex.join(["pathopatch", "audit-model", *named, "-o", "asked"])
-        self._at_end = {"file": str(self.file), "command": command}
+        self._about = {"file": str(self.file), "command": command, "mpp": _scale(sent / "mosaic.ome.tif")}
         self.images = {name: inside(sent / "images", name) for name in sorted(_lines(sent / "answers.csv", "score"))}
         if missing := [name for name, path in self.images.items() if not path.is_file()]:
             raise InputMissingError(f"no image {missing[0]}", place=str(sent), remedy="unpack it again")
@@ -56,10 +56,10 @@ class PackReading:
         return lines
 
     def state(self) -> dict[str, Any]:
-        """Return how many images are answered, the next two, and what to do with the file at the end."""
+        """Return how many images are answered, the next two, um per px, and what to do with the file at the end."""
         answered = self.answers()
         left = [name for name in self.images if name not in answered]
-        return {"images": len(self.images), "answered": len(answered), "next": left[:2], **self._at_end}
+        return {"images": len(self.images), "answered": len(answered), "next": left[:2], **self._about}
 
 
 def create_pack_app(reading: PackReading, access: Access) -> Guard:
@@ -88,6 +88,15 @@ def create_pack_app(reading: PackReading, access: Access) -> Guard:
     pages = (page_route("/", "pack.html"), *SHARED_ROUTES, Route("/api/pack/{name}", picture))
     states = (Route("/api/pack", lambda _: json_answer(reading.state())), Route("/api/pack", record, methods=["POST"]))
     return guarded_app((*pages, *states), access)
+
+
+def _scale(mosaic: Path) -> float | None:
+    """Return um per px of the images, which the mosaic states; None where it is unknown."""
+    if not mosaic.is_file():
+        return None
+    with tifffile.TiffFile(mosaic) as tiff:
+        stated = re.search(r'PhysicalSizeX="([^"]+)"', tiff.ome_metadata or "")
+    return float(stated[1]) if stated else None
 
 
 def _lines(path: Path, *others: str) -> dict[str, dict[str, str]]:

@@ -50,7 +50,7 @@ def test_a_pack_is_answered_by_keyboard_alone_and_judged(visit, axe, tmp_path):
                 page.keyboard.down(score[0])  # it is still held
                 other.keyboard.press("y")
                 expect(other.locator("#alarm")).to_contain_text("answered in another window")
-                expect(other.locator("#progress")).to_have_text(f"2 of {len(table)}")
+                expect(other.locator("#progress")).to_have_text(f"2 of {len(table)} · 16 µm wide")
                 assert_no_barriers(page)
                 box = page.locator("#image img").bounding_box()
                 assert (box["width"], box["height"]) == (512, 512)

@@ -41,6 +41,15 @@ def page_of(pack: Path, *, token: str = "", reader: str = "reader") -> Iterator[
         yield page
 
 
+def test_the_scale_is_what_the_mosaic_states(pack: Path) -> None:
+    assert PackReading(pack, "reader").state()["mpp"] is None
+    for metadata, mpp in (({"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm"}, 0.5), ({}, None)):
+        tifffile.imwrite(
+            pack / "send/mosaic.ome.tif", np.zeros((16, 16), np.uint8), metadata={"axes": "YX", **metadata}
+        )
+        assert PackReading(pack, "reader").state()["mpp"] == mpp
+
+
 def give(page: Page, image: str, score: object = "yes", seconds: object = 1.26, **headers: str) -> Answer:
     body = json.dumps({"image": image, "score": score, "seconds": seconds}).encode()
     return page.ask("/api/pack", method="POST", headers=WRITE | headers, body=body)

@@ -29,7 +29,7 @@ function open(section, focused) {
 
 const load = (name) => ({ name, image: Object.assign(new Image(), { src: api.packImageUrl(name) }) });
 
-async function show({ images, answered, next: [name, later] }) {
+async function show({ images, answered, mpp, next: [name, later] }) {
   const { image } = ahead?.name === name ? ahead : load(name);
   try {
     await image.decode();
@@ -39,7 +39,7 @@ async function show({ images, answered, next: [name, later] }) {
   if (later) ahead = load(later);
   image.alt = `Image ${answered + 1}`;
   image.height = Math.max(512, image.naturalHeight);
-  byId("progress").textContent = `${answered + 1} of ${images}`;
+  byId("progress").textContent = `${answered + 1} of ${images}${mpp ? ` · ${Math.round(image.naturalWidth * mpp)} µm wide` : ""}`;
   byId("image").replaceChildren(image);
   open("asking");
   await new Promise(requestAnimationFrame); // the time runs once the window is in sight
