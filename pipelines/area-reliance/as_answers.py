@@ -1,4 +1,4 @@
-"""Judge the kept margins of networks again as answers to packs: fewer edits of each patch, and yes/no alone."""
+"""Judge the kept margins of networks again as answers to packs: probabilities, fewer edits of each patch, yes/no."""
 
 from __future__ import annotations
 
@@ -28,26 +28,33 @@ def main() -> None:
     counts = table.groupby(["kind", "known", "verdict"]).size().unstack(fill_value=0)
     print(f"{table['network'].nunique()} networks of {table['cohort'].nunique()} cohorts\n\n{counts.to_string()}")
     same = table[table["kind"] != "as a model"].merge(table[table["kind"] == "as a model"], on="network")
-    same = same.assign(differ=same["verdict_x"] != same["verdict_y"])
-    print(same.groupby("kind_x")["differ"].agg(["mean", "size"]).to_string())
+    same = same.assign(differ=same["verdict_x"] != same["verdict_y"], eta=(same["eta_x"] - same["eta_y"]).abs())
+    print(same.groupby("kind_x")[["differ", "eta"]].agg(["sum", "max", "size"]).to_string())
 
 
-def _judged(path: Path) -> Iterator[dict[str, str]]:
+def _judged(path: Path) -> Iterator[dict[str, str | float]]:
     with np.load(path) as kept:
         z, area, patient = kept["asked_z"].astype(np.float64), kept["asked_area"], kept["asked_patient"]
     cohort, row, case = _names(path)
     known = "unbiased" if case == UNBIASED else "biased" if row == "erm" and case in BIASED else "between"
     order = np.random.default_rng(0).permutation(len(z))
+    of_answers = {
+        "": (z, MARGINS),
+        ", probability of three decimals": (_rounded(z), MARGINS),
+        ", yes/no": (np.where(np.isnan(z), np.nan, np.where(z > 0, 1.0, -1.0)), YES_NO),
+    }
     for kind, rows, is_short in (("as a model", order, False), ("600 images", order[:_SHORT], True)):
-        for answers, rule in (("", MARGINS), (", yes/no", YES_NO)):
-            given = (
-                z[rows] if rule is MARGINS else np.where(np.isnan(z[rows]), np.nan, np.where(z[rows] > 0, 1.0, -1.0))
-            )
-            asked = _responses(given, area[rows], patient[rows], is_short=is_short)
+        for answers, (given, rule) in of_answers.items():
+            asked = _responses(given[rows], area[rows], patient[rows], is_short=is_short)
             result = reliance(asked, rule=short_rule(rule) if is_short else rule)
-            yield {"network": path.stem, "cohort": cohort, "kind": kind + answers, "known": known} | {
-                "verdict": result["verdict"]
-            }
+            about = {"network": path.stem, "cohort": cohort, "kind": kind + answers, "known": known}
+            yield about | {"verdict": result["verdict"], "eta": result["eta"]["value"]}
+
+
+def _rounded(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return margins whose probabilities are those of `z`, rounded to three decimals, as a pack's answers are read."""
+    p = np.clip(np.round(1 / (1 + np.exp(-z)), 3), 0.0005, 0.9995)
+    return np.asarray(np.log(p) - np.log1p(-p))
 
 
 def _responses(
