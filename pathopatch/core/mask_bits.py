@@ -22,6 +22,14 @@ def unpack_masks(bits: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
     return np.unpackbits(bits, axis=-1, count=width_px).view(np.bool_)
 
 
+def resize_mask(mask: NDArray[np.bool_], size_px: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask (h, w) at another size, (width, height): by area where it gets coarser, else the nearest pixel."""
+    is_finer = mask.shape[1] > size_px[0] or mask.shape[0] > size_px[1]
+    interpolation = cv2.INTER_AREA if is_finer else cv2.INTER_NEAREST_EXACT
+    share: Any = cv2.resize(mask.astype(np.float32), size_px, interpolation=interpolation)
+    return np.asarray(share >= LEAST_SHARE, np.bool_)
+
+
 def resize_masks(masks: NDArray[np.bool_], side_px: int) -> NDArray[np.bool_]:
     """Return masks (n, h, w) as squares of `side_px`, resampled by area as the pixels are, and cut at one half."""
     if masks.shape[1:] == (side_px, side_px):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW
+from pathopatch.core.mask_bits import resize_mask
 from pathopatch.patches.intensity import scale
 from pathopatch.slides.background import Polarities, Polarity
 from pathopatch.slides.glass import Illumination
@@ -338,11 +339,7 @@ def supplied_tissue(mask: NDArray[np.bool_], found: TissueModel, unscanned: NDAr
 
     It has a doubt where it leaves out as much of the `found` tissue as it holds. `unscanned` is the overview's, (h, w).
     """
-    height, width = found.mask.shape
-    is_finer = mask.shape[1] > width or mask.shape[0] > height
-    interpolation = cv2.INTER_AREA if is_finer else cv2.INTER_NEAREST_EXACT
-    shares = cv2.resize(mask.astype(np.float32), (width, height), interpolation=interpolation)
-    is_tissue = (shares >= 0.5 - 1e-6) & ~unscanned  # half of an overview pixel is enough, also after rounding
+    is_tissue = resize_mask(mask, found.mask.shape[::-1]) & ~unscanned
     supplied = TissueModel(
         polarities=found.polarities,
         windows=np.zeros((len(found.polarities), 2)),

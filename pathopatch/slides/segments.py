@@ -9,7 +9,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,12 @@ from pathopatch.slides.resample import Pixels
 _MIN_CACHE_BYTES = 2 * 2**20  # not more: memory that is touched for the first time costs as much as decoding into it
 _MAX_SEGMENT_BYTES = 4 * 2**30  # one strip or tile is decoded as a whole
 _MAX_BANDS_BYTES = 128 * 2**20  # of rows of uncompressed pages that are kept, one run of rows a plane
+_WHOLE_BAND_BYTES = 16 * 2**20  # rows are read in full at once up to here: on slow drives each read of a row waits
 _WIDE_PARTS = 4  # a rectangle of at least this part of the page's width is cut out of whole rows
 _CACHED_TILE_ROWS = 2  # a row of patches that straddles two rows of tiles decodes each tile once
+# A drive across a network takes milliseconds for each read. A block holds some 20 tiles of a JPEG slide. Several are
+# kept, since a patch that is shrunk crosses several rows of tiles, which lie apart in the file.
+_BLOCK_BYTES, _KEPT_BLOCKS = 256 * 2**10, 16
 # libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the processor's cache, which costs up to half of
 # its time. From an offset of 8 on no row begins so, as long as rows are multiples of 16 bytes.
 _STREAMED_ALIGNMENT, _UNSTREAMED_OFFSET = 32, 8
@@ -58,6 +62,18 @@ def _seek_and_read(descriptor: int, count: int, offset: int) -> bytes:
 _read_at = getattr(os, "pread", _seek_and_read)
 
 
+def _read_fully(descriptor: int, offset: int, count: int) -> bytes:
+    content: bytes = _read_at(descriptor, count, offset)
+    # One call gives 2 GiB at most.
+    while len(content) < count and (more := _read_at(descriptor, count - len(content), offset + len(content))):
+        content += more
+    return content
+
+
+def _read_block(descriptor: int, number: int) -> bytes:
+    return _read_fully(descriptor, number * _BLOCK_BYTES, _BLOCK_BYTES)
+
+
 class TileCache:
     """Decoded strips and tiles of one file, the least recently used dropped first; one file handle a process."""
 
@@ -75,9 +91,13 @@ class TileCache:
         self._segments: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self.kept_bytes = 0
         self._descriptor = -1
+        self._block = lru_cache(_KEPT_BLOCKS)(_read_block)
 
-    def read(self, offset: int, count: int) -> bytes:
-        """Return bytes of the file, opened in this process when first needed."""
+    def read(self, offset: int, count: int, *, is_ahead: bool = False) -> bytes:
+        """Return bytes of the file, opened in this process when first needed.
+
+        With `is_ahead` whole blocks are read and kept, since the strip or tile that is asked for next lies next to it.
+        """
         descriptor = self._descriptor
         if descriptor < 0:
             with self._lock:
@@ -90,11 +110,11 @@ class TileCache:
                         raise
                     self._descriptor = opened
                 descriptor = self._descriptor
-        content = _read_at(descriptor, count, offset)
-        # One call gives 2 GiB at most.
-        while len(content) < count and (more := _read_at(descriptor, count - len(content), offset + len(content))):
-            content += more
-        return content
+        if not is_ahead or count >= _BLOCK_BYTES:
+            return _read_fully(descriptor, offset, count)
+        first, start = divmod(offset, _BLOCK_BYTES)
+        numbers = range(first, -(-(offset + count) // _BLOCK_BYTES))
+        return b"".join([self._block(descriptor, number) for number in numbers])[start : start + count]
 
     def get(self, key: Hashable) -> tuple[bool, Any]:
         """Return whether a segment is kept, and the segment (None: nothing is stored there)."""
@@ -249,8 +269,8 @@ class PageReader:
     ) -> Pixels:
         """Return a rectangle of the uncompressed plane that begins at `offset`, (samples, H, W).
 
-        The first rectangle of some rows is read row by row. As soon as the same rows are asked for again, they are read
-        in full and kept: so a row of patches takes one call of the system, and a single patch no more than it needs.
+        Rows are read in full and kept, so that a row of patches takes one call of the system. Long rows are at first
+        read in part, one by one, and in full as soon as they are asked for again: a single patch takes what it needs.
         """
         height, width = shape
         samples = 1 if self._is_planar else self.samples
@@ -264,7 +284,8 @@ class PageReader:
         if not is_again or band is None:
             start, count, columns = offset + top * row_bytes, height * row_bytes, self._width
             is_wide = width * _WIDE_PARTS >= self._width
-            if is_again or is_wide:
+            is_full = is_again or count <= _WHOLE_BAND_BYTES
+            if is_full or is_wide:
                 content = self._cache.read(start, count)
             else:
                 starts = range(start + left * pixel_bytes, start + count, row_bytes)
@@ -275,7 +296,7 @@ class PageReader:
             band = np.frombuffer(content, dtype).reshape(height, columns, samples)
             if not is_wide and count <= _MAX_BANDS_BYTES // 4:
                 self._cache.capacity = max(self._cache.capacity, min(self._cache.kept_bytes + count, _MAX_BANDS_BYTES))
-                self._cache.put(key, ((top, height), band if is_again else None), count)
+                self._cache.put(key, ((top, height), band if is_full else None), count)
         pixels: Pixels = band[:, left : left + width].transpose(2, 0, 1)
         return pixels
 
@@ -303,7 +324,7 @@ class PageReader:
     def _decoded(self, index: int) -> Pixels:
         """Return a strip or tile decoded, (samples, rows, columns), large enough for the pixels that it should hold."""
         count = int(self._counts[index])
-        data = self._cache.read(int(self._offsets[index]), count)
+        data = self._cache.read(int(self._offsets[index]), count, is_ahead=True)
         row, column = divmod(index % (self._down * self._across), self._across)
         # The last strip may be stored without its padding, so only the pixels inside the page are due.
         due_h = min(self._box[0], self._height - row * self._box[0])

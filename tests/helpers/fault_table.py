@@ -16,6 +16,7 @@ ROWS = {
     "parent-killed": "the parent of a batch killed",
     "truncated": "a slide cut at 30, 60 or 95 %",
     "shrinking": "an uncompressed slide that shrinks while it is read",
+    "slow-drive": "a drive on which each read takes milliseconds",
     "changed": "a slide overwritten, replaced, appended or cut while it is read",
     "changed-review": "a slide that is another one than the review page's map was made of",
     "absent-chunks": "an OME-Zarr slide of which chunks are absent",

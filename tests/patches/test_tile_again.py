@@ -149,8 +149,8 @@ def test_a_correction_tiles_anew_and_without_it_all_is_as_before(
 
 
 def test_corrections_stand_alone(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
-    outlines = [polygon(square(2, 2, 9), name=name) for name in ("Not tissue", "Tumor")]
-    with pytest.raises(InputUnsupportedError, match="beside outlines of the classes Tumor"):
+    outlines = [polygon(square(2, 2, 9), name=name) for name in ("Not tissue", "Tissue")]
+    with pytest.raises(InputUnsupportedError, match="beside outlines of the classes Tissue"):
         tile_slide(
             make_slide(low_counts(two_discs)), CONFIG, tmp_path / "work", tissue_mask=geojson(tmp_path, *outlines)
         )

@@ -35,9 +35,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     offsets: list[int] = []
     read = TileCache.read
 
-    def counted(self: TileCache, offset: int, count: int) -> bytes:
+    def counted(self: TileCache, offset: int, count: int, **how: bool) -> bytes:
         offsets.append(offset)
-        return read(self, offset, count)
+        return read(self, offset, count, **how)
 
     monkeypatch.setattr(TileCache, "read", counted)
     return offsets
@@ -53,6 +53,31 @@ def test_patches_on_the_tiles_are_decoded_once_each_and_none_is_kept(slide: Tiff
         rows_of_patches(slide, TILE)
     assert len(reads) == 2 * (SIDE // TILE) ** 2
     assert sum(0 if segment is None else segment.nbytes for segment, _ in slide._cache._segments.values()) == 0
+
+
+@pytest.mark.fault("slow-drive")
+def test_tiles_that_lie_together_take_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = made.noise(3, SIDE, SIDE, np.uint8)
+    made.write_rgb_pyramid(tmp_path / "a.tif", image, levels=1, compression="zstd", tile_px=TILE)
+    calls: list[tuple[int, int]] = []
+
+    def counted(descriptor: int, count: int, offset: int) -> bytes:
+        calls.append((offset, count))
+        return os.pread(descriptor, count, offset)
+
+    monkeypatch.setattr(segments, "_read_at", counted)
+    with TiffSlide(tmp_path / "a.tif") as slide:
+        patches = rows_of_patches(slide, TILE)
+        np.testing.assert_array_equal(patches[9], image[:, TILE : 2 * TILE, TILE : 2 * TILE])
+        np.testing.assert_array_equal(slide.read_region(0, 0, SIDE, SIDE), image)  # tiles cut by the ends of blocks too
+        # 64 tiles lie in four blocks; the last one is asked for once more, beyond the end of the file.
+        blocks = -(-(tmp_path / "a.tif").stat().st_size // segments._BLOCK_BYTES)
+        assert len(calls) <= blocks + 1 < 8
+        calls.clear()
+        monkeypatch.setattr(segments, "_BLOCK_BYTES", 1000)  # a tile is larger: it is read alone
+        slide.close()
+        np.testing.assert_array_equal(slide.read_region(0, 0, TILE, TILE), image[:, :TILE, :TILE])
+        assert len(calls) == 1
 
 
 def test_a_small_region_before_them_changes_nothing(slide: TiffSlide, reads: list[int]) -> None:
@@ -148,14 +173,22 @@ def plain(tmp_path: Path) -> tuple[Path, np.ndarray]:
     return tmp_path / "plain.tif", pixels
 
 
+@pytest.mark.parametrize(
+    ("whole_bytes", "due"), [(0, 64 + 1), (2**20, 1)], ids=["the first patch row by row", "short rows"]
+)
 def test_a_row_of_patches_of_an_uncompressed_page_is_read_at_once(
-    plain: tuple[Path, np.ndarray], reads: list[int]
+    whole_bytes: int,
+    due: int,
+    plain: tuple[Path, np.ndarray],
+    reads: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(segments, "_WHOLE_BAND_BYTES", whole_bytes)
     path, pixels = plain
     with TiffSlide(path) as slide:
         for x in range(0, 512, 64):
             np.testing.assert_array_equal(slide.read_region(x, 64, 64, 64)[0], pixels[64:128, x : x + 64])
-    assert len(reads) == 64 + 1  # the first patch row by row, all others together
+    assert len(reads) == due
 
 
 @pytest.mark.fault("shrinking")

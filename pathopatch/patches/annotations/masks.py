@@ -18,16 +18,22 @@ import shapely
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, ModalityMismatchError
-from pathopatch.core.mask_bits import pack_masks, unpack_masks
-from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
+from pathopatch.core.mask_bits import pack_masks, resize_mask, unpack_masks
+from pathopatch.patches.annotations.outlines import UNCLASSIFIED, Outlines, place_on_slide, read_annotations
 from pathopatch.patches.annotations.polygons import rasterize
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.image_file import MAX_PIXELS, raster
 from pathopatch.slides.manifest import is_annotation
 
-_CUT_OUT_CLASS = "Ignore*"  # QuPath's own name for outlines that do not count
-_MISSED, _NOT_TISSUE = "missed tissue", "not tissue"  # classes of corrections, in any case
+_TISSUE, _CUT_OUT, _MISSED, _NOT_TISSUE, _ARTEFACT = "tissue", "ignore*", "missed tissue", "not tissue", "artefact"
+_MEANINGS = {
+    **dict.fromkeys((_TISSUE, UNCLASSIFIED, "region*", "none", "normal tissue"), _TISSUE),  # "None" is ASAP's
+    **{kind: kind for kind in (_CUT_OUT, _MISSED, _NOT_TISSUE)},
+    **dict.fromkeys(("fold", "darkspot & foreign object", "penmarking", "edge & air bubble", "oof"), _ARTEFACT),
+}
+"""What the classes of tissue outlines mean, in any case: ours, QuPath's, ASAP's, and those of GrandQC."""
+_USABLE_ENDING = "_mask_use.png"  # of HistoQC's mask, which leaves out artefacts as well as glass
 _log = logging.getLogger(__name__)
 _MAX_ASPECT_DIFFERENCE = 0.02
 _HALF_UINT8 = 127  # a mask of 0 and 255, or a JPEG, is set above this
@@ -49,17 +55,18 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     A pixel is set above 127 in a JPEG file and in a uint8 image with values above 1, and above 0 in any other image
     (0 and 1, boolean, 16 bit, float). The largest channel counts, without alpha. A TIFF whose tags call 0 white is
     inverted first. It is turned as its tag or EXIF data say, as slides are.
-    A table of colours, alpha that is not opaque, and class numbers in place of 0 and 1 or 0 and 255 are refused; other
-    errors are those of `raster`.
+    A table of colours, but for a PNG of black and white ones, alpha that is not opaque, and class numbers in place of
+    0 and 1 or 0 and 255 are refused; other errors are those of `raster`.
     """
     source = raster(path)
-    if source.is_palette:
+    pixels: Any = source.pixels()
+    # The decoder of PNG looks up the colours.
+    if source.is_palette and not (source.kind == "png" and _is_black_and_white(pixels)):
         raise InputUnsupportedError(
             "a mask with a table of colours, whose meaning is unknown",
             place=str(path),
             remedy="write it anew as grey values, with 0 for no and 255 for yes",
         )
-    pixels: Any = source.pixels()
     if source.is_inverted and pixels.dtype.kind in "bu":
         pixels = ~pixels
     if pixels.ndim == 3:
@@ -209,17 +216,21 @@ def read_tissue_mask(
 ) -> NDArray[np.bool_] | TissueCorrection:
     """Return a supplied tissue mask, bool: a raster at its own scale, outlines at that of the overview.
 
-    A pixel is set where its centre is inside an outline. Outlines of every class are tissue, those of QuPath's class
-    ``Ignore*`` are cut out of it; a file without outlines means no tissue. Outlines of the classes ``Missed tissue``
-    and ``Not tissue`` correct what is found, and no others may be beside them. Sizes are (width, height); `slide_size`
-    and `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px. Raises as `read_mask`,
-    `require_fit` and `place_on_slide`; InputUnsupportedError for corrections beside other classes.
+    A pixel is set where its centre is inside an outline of tissue; outlines of QuPath's class ``Ignore*`` are cut out,
+    and a file without outlines means no tissue. Outlines of the classes ``Missed tissue`` and ``Not tissue`` correct
+    what is found, and no others may be beside them. GrandQC's artefacts, and what HistoQC's mask leaves out, are not
+    tissue. Sizes are (width, height); `slide_size` and `bounds_origin`, which is added to QuPath's points alone, are
+    level-0 px. Raises as `read_mask`, `require_fit` and `place_on_slide`; InputUnsupportedError for corrections beside
+    other classes, and for classes without a meaning.
     """
     if not is_annotation(path):
         mask = read_mask(path)
         require_fit((mask.shape[1], mask.shape[0]), slide_size, grid, place=str(path))
+        if path.name.lower().endswith(_USABLE_ENDING):
+            is_usable = resize_mask(mask, overview_px)
+            return TissueCorrection(np.zeros_like(is_usable), ~is_usable)
         return mask
-    outlines = read_annotations(path)
+    outlines = _tissue_outlines(path)
     names, shapes, warnings = place_on_slide(
         outlines, slide_size=slide_size, bounds_origin=bounds_origin if outlines.is_from_bounds else (0, 0)
     )
@@ -230,8 +241,11 @@ def read_tissue_mask(
     def drawn(region: Any) -> NDArray[np.bool_]:
         return rasterize(shapely.transform(region, lambda xy: xy * scale), overview_px)
 
-    kinds = np.char.lower(names.astype(np.str_))
-    if (is_correction := np.isin(kinds, (_MISSED, _NOT_TISSUE))).any():
+    kinds = np.array([_MEANINGS[name.lower()] for name in names], object)
+    has_tissue = (kinds == _TISSUE).any()
+    kinds[kinds == _ARTEFACT] = _CUT_OUT if has_tissue else _NOT_TISSUE
+    is_correction = np.isin(kinds, (_MISSED, _NOT_TISSUE))
+    if is_correction.any() or (outlines.is_of_artefacts and not has_tissue):
         if not is_correction.all():
             raise InputUnsupportedError(
                 f"corrections beside outlines of the classes {', '.join(sorted(set(names[~is_correction])))}",
@@ -240,18 +254,30 @@ def read_tissue_mask(
             )
         missed, not_tissue = (shapely.union_all(shapes[kinds == kind]) for kind in (_MISSED, _NOT_TISSUE))
         return TissueCorrection(drawn(shapely.difference(missed, not_tissue)), drawn(not_tissue))
-    is_cut_out = names == _CUT_OUT_CLASS
+    is_cut_out = kinds == _CUT_OUT
     return drawn(shapely.difference(shapely.union_all(shapes[~is_cut_out]), shapely.union_all(shapes[is_cut_out])))
 
 
 def check_tissue_mask(
     path: Path, slide_size: tuple[int, int], *, grid: Grid | None = None, is_quick: bool = False
 ) -> None:
-    """Refuse a tissue mask that is missing or broken; otherwise as `check_mask` and `read_annotations`."""
+    """Refuse a tissue mask that is missing or broken, or has classes without a meaning; raises as its reader."""
     if is_annotation(path):
-        read_annotations(path)
+        _tissue_outlines(path)
     else:
         check_mask(path, slide_size, grid=grid, is_quick=is_quick, is_banded=False)
+
+
+def _tissue_outlines(path: Path) -> Outlines:
+    """Return the outlines of a file, whose classes all say what is tissue."""
+    outlines = read_annotations(path)
+    if unknown := sorted({name for name in outlines.names if name.lower() not in _MEANINGS}):
+        raise InputUnsupportedError(
+            f"classes that do not say what is tissue: {', '.join(map(repr, unknown))}",
+            place=str(path),
+            remedy='give each the class "Tissue", or "Not tissue" (beside tissue "Ignore*"), or take them out',
+        )
+    return outlines
 
 
 def _is_large(path: Path) -> bool:
@@ -297,6 +323,12 @@ def _majority(
     area_px = np.outer(np.diff(row_edges), np.diff(column_edges))
     set_px = np.diff(np.diff(sums, axis=0), axis=1)
     return np.asarray((set_px >= 0.5 * area_px - _ROUNDING) & (area_px > 0), np.bool_)
+
+
+def _is_black_and_white(pixels: NDArray[Any]) -> bool:
+    """Return whether colours (H, W, S), without alpha, are all black or white."""
+    colours = pixels[..., :3]
+    return bool(np.isin(colours, (0, 255)).all() and (colours == colours[..., :1]).all())
 
 
 def _largest_colour(samples: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -52,6 +52,7 @@ class Outlines:
     is_from_bounds: bool  # from the corner of the slide's bounds (QuPath), not of the whole slide (ASAP)
     place: str  # the file
     skipped: Mapping[str, int]  # number of other things in the file, by description
+    is_of_artefacts: bool = False  # of GrandQC, which outlines artefacts alone: none says that there are none
 
     def without(self, ignored: Collection[str]) -> Outlines:
         """Return these outlines but for some classes."""
@@ -203,7 +204,8 @@ def read_qupath(path: Path) -> Outlines:
     names: list[str] = []
     shapes: list[Any] = []
     skipped: Counter[str] = Counter()
-    for number, feature in enumerate(_features(path)):
+    features, is_grandqc = _features(path)
+    for number, feature in enumerate(features):
         try:
             kind = _object_type(feature)
             if kind != "annotation":
@@ -221,11 +223,17 @@ def read_qupath(path: Path) -> Outlines:
         names.append(name)
         shapes.append(parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts))
     return Outlines(
-        names=tuple(names), shapes=tuple(shapes), is_from_bounds=True, place=str(path), skipped=dict(skipped)
+        names=tuple(names),
+        shapes=tuple(shapes),
+        is_from_bounds=not is_grandqc,
+        place=str(path),
+        skipped=dict(skipped),
+        is_of_artefacts=is_grandqc,
     )
 
 
-def _features(path: Path) -> list[Any]:
+def _features(path: Path) -> tuple[list[Any], bool]:
+    """Return the features of a file, and whether GrandQC wrote it, which states its table of classes beside them."""
     text = _text(path)
     try:
         content = json.loads(text)
@@ -233,13 +241,16 @@ def _features(path: Path) -> list[Any]:
         raise _corrupt(path, "it is nested too deep") from error
     except ValueError as error:
         raise _corrupt(path, f"not JSON: {error}") from error
+    is_grandqc = False
     if isinstance(content, dict) and content.get("type") == "FeatureCollection":
+        metadata = content.get("metadata")
+        is_grandqc = isinstance(metadata, dict) and "class_mapping" in metadata
         content = content.get("features")
     elif isinstance(content, dict) and content.get("type") == "Feature":
         content = [content]
     if not isinstance(content, list):
         raise _corrupt(path, "neither a FeatureCollection nor a list of features")
-    return content
+    return content, is_grandqc
 
 
 def _text(path: Path) -> bytes:

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import StaleArtefactError
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.patches.analysis import analyse_slide
-from pathopatch.patches.annotations.masks import read_tissue_mask
+from pathopatch.patches.annotations.masks import TissueCorrection, read_tissue_mask
 from pathopatch.patches.annotations.polygons import rasterize, tissue_geojson
+from pathopatch.patches.labels import LabelSource, label_file_errors
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_slide
 
@@ -32,7 +33,7 @@ Make = Callable[..., Any]
 SLIDE, OVERVIEW = (200, 100), (100, 50)  # a pixel of the overview spans 2 level-0 px
 
 
-def read(path: Path, **changed: Any) -> NDArray[np.bool_]:
+def read(path: Path, **changed: Any) -> Any:
     return read_tissue_mask(path, **({"slide_size": SLIDE, "overview_px": OVERVIEW} | changed))
 
 
@@ -60,12 +61,12 @@ def test_supplied_tissue_that_lies_on_glass_or_is_turned_is_doubted(make_slide: 
         assert "turned, mirrored or shifted" in warning
 
 
-def test_every_class_is_tissue_and_holes_are_not(tmp_path: Path) -> None:
+def test_tissue_of_any_name_is_tissue_and_holes_are_not(tmp_path: Path) -> None:
     path = geojson(
         tmp_path,
         polygon(square(0, 0, 40), square(10, 10, 10), name="Tissue"),
         polygon(square(100, 20, 40), name=None),
-        polygon(square(120, 20, 40), name="Tumor"),
+        polygon(square(120, 20, 40), name="Region*"),
     )
     due = np.zeros((50, 100), bool)
     due[:20, :20] = True
@@ -78,11 +79,74 @@ def test_outlines_of_the_class_ignore_are_cut_out_whatever_lies_over_them(tmp_pa
     parts = [
         polygon(square(0, 0, 20, 40), name="Ignore*"),
         polygon(square(0, 0, 40), name="Tissue"),
-        polygon(square(60, 0, 20, 4), name="Ignore"),
+        polygon(square(60, 0, 20, 4), name="tissue"),
     ]
     mask = read(geojson(tmp_path, *parts))
     assert mask.sum() == 10 * 20 + 10 * 2
     assert not mask[:, :10].any()
+
+
+@pytest.mark.parametrize("name", ["Tumor", "Ignore", "Background"])
+def test_a_class_that_says_nothing_of_tissue_is_refused_with_a_remedy(name: str, tmp_path: Path) -> None:
+    path = geojson(tmp_path, polygon(square(0, 0, 40), name="Tissue"), polygon(square(60, 0, 20), name=name))
+    with pytest.raises(InputUnsupportedError, match=f"{name!r}.*Not tissue") as refused:
+        read(path)
+    errors = label_file_errors(LabelSource(), tissue_mask=path, slide_size=SLIDE, is_quick=True)
+    assert str(errors["tissue_mask"]) == str(refused.value)
+
+
+def grandqc(folder: Path, **outlines: list[list[float]]) -> Path:
+    """Write a file as GrandQC does: names of classes as text, no type of object, the table of classes beside them."""
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"class_id": 2, "classification": name.replace("_", " "), "area": 1.0},
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+        }
+        for name, ring in outlines.items()
+    ]
+    content = {"type": "FeatureCollection", "features": features, "metadata": {"class_mapping": {"2": "Fold"}}}
+    (folder / "qc.geojson").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "qc.geojson"
+
+
+def test_artefacts_of_grandqc_are_taken_out_of_the_tissue_that_is_found(tmp_path: Path) -> None:
+    parts = {"Fold": square(0, 0, 20), "Darkspot_&_Foreign_Object": square(40, 0, 20), "PenMarking": square(80, 0, 20)}
+    path = grandqc(tmp_path, **parts, **{"Edge_&_Air_Bubble": square(120, 0, 20), "OOF": square(160, 0, 20)})
+    found = read(path, bounds_origin=(10, 30))  # it measures from the slide, not from its bounds
+    assert isinstance(found, TissueCorrection)
+    due = np.zeros((50, 100), bool)
+    for left in range(0, 100, 20):
+        due[:10, left : left + 10] = True
+    assert (found.not_tissue == due).all()
+    assert not found.missed.any()
+    none = read(grandqc(tmp_path))
+    assert isinstance(none, TissueCorrection)  # a slide without artefacts, not one without tissue
+    assert not none.not_tissue.any()
+    with_tissue = read(grandqc(tmp_path, Normal_Tissue=square(0, 0, 40), Fold=square(0, 0, 20)))
+    assert with_tissue.sum() == 400 - 100
+    assert not with_tissue[:10, :10].any()
+
+
+@pytest.mark.parametrize("scale", [0.25, 4])
+def test_what_histoqc_leaves_out_is_taken_out_of_the_tissue_that_is_found(
+    scale: float, make_slide: Make, tmp_path: Path
+) -> None:
+    truth = np.zeros((400, 400), np.bool_)
+    truth[40:360, 40:360] = True
+    slide, config = make_slide(h_and_e(truth), mpp=2.0), TileConfig(patch_px=32)
+    before = analyse_slide(slide, config).tissue
+    usable = np.ones((round(400 * scale),) * 2, np.uint8)
+    usable[: len(usable) // 2] = 0
+    path = tmp_path / "slide.svs_mask_use.png"
+    # HistoQC writes one bit a pixel, with a table of two colours, of which white may be the first.
+    Image.fromarray(usable * 255).quantize().save(path, bits=1)
+    after = analyse_slide(slide, config, tissue_mask=path).tissue
+    assert not after.mask[:200].any()
+    assert (after.mask[200:] == before.mask[200:]).all()  # its white glass is no tissue
+    assert (after.threshold, after.is_supplied) == (before.threshold, False)
+    Image.fromarray(np.full((40, 40), 255, np.uint8)).quantize().save(path, bits=8)
+    assert (analyse_slide(slide, config, tissue_mask=path).tissue.mask == before.mask).all()
 
 
 def test_asap_measures_from_the_slide_and_qupath_from_its_bounds(tmp_path: Path) -> None:
