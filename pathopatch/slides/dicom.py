@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from pathopatch.core.errors import InputUnsupportedError
@@ -22,13 +23,17 @@ _SIZE = re.compile(rb"\x48\0\x06\0.{4}(.{4})\x48\0\x07\0.{4}(.{4})", re.DOTALL)
 _PIXELS, _JPEG = b"\xe0\x7f\x10\0OB", b"\xff\xd8\xff"
 
 
-def series_of(path: Path) -> tuple[str, bool] | None:
-    """Return a file's SeriesInstanceUID, "" if it is of no slide, and whether it has pixels of it; None: no DICOM."""
+def series_of(path: Path) -> tuple[str, int] | None:
+    """Return a file's SeriesInstanceUID, "" if it is of no slide, and its level's width; None: no DICOM.
+
+    The width, px, is 0 of a label, an overview and all else that is no level.
+    """
     content = _beginning(path, _HEADER_BYTES)
     if content is None:
         return None
     series = _SERIES.search(content) if _IS_SLIDE in content else None
-    return ("", False) if series is None else (series[1].decode(), _IS_VOLUME.search(content) is not None)
+    size = _SIZE.search(content) if _IS_VOLUME.search(content) else None
+    return ("" if series is None else series[1].decode(), 0 if size is None else int.from_bytes(size[1], "little"))
 
 
 def _beginning(path: Path, size: int) -> bytes | None:
@@ -42,19 +47,21 @@ def _beginning(path: Path, size: int) -> bytes | None:
 
 
 def series_in(folder: Path) -> dict[str, list[Path]]:
-    """Return the files with pixels of each slide in a folder, sorted, by series: no label, no overview."""
-    series: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        name, has_pixels = series_of(path) or ("", False)
-        if has_pixels:
-            series[name].append(path)
-    return series
+    """Return the files with pixels of each slide in a folder, the finest level first, by series."""
+    series: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for path in folder.iterdir():
+        name, width = series_of(path) or ("", 0)
+        if name and width:
+            series[name].append((-width, path))
+    return {name: [path for _, path in sorted(files)] for name, files in sorted(series.items())}
 
 
 def is_slide(path: str) -> bool:
     """Return whether a file, an OME-Zarr folder, or a folder with files of a DICOM slide is there."""
     # Folders in a folder are not searched: a wrong path may name a whole disk.
-    return is_file(path) or is_folder(path) and (is_zarr(Path(path)) or bool(series_in(Path(path))))
+    with suppress(PermissionError):
+        return is_file(path) or is_folder(path) and (is_zarr(Path(path)) or bool(series_in(Path(path))))
+    return False
 
 
 def slide_files(path: Path) -> list[Path]:
@@ -62,7 +69,7 @@ def slide_files(path: Path) -> list[Path]:
 
     InputUnsupportedError if a folder holds none or several, or a file's folder no pixels of its series.
     """
-    own = ("", False) if path.is_dir() else series_of(path)
+    own = ("", 0) if path.is_dir() else series_of(path)
     if own is None:
         return []
     series = series_in(path if path.is_dir() else path.parent)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
 from pathopatch.core.input_files import LeftOut, open_regular, walk_files
-from pathopatch.slides.dicom import series_of
+from pathopatch.slides.dicom import series_in, series_of
 from pathopatch.slides.open import open_slide
 from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, is_file, is_folder, is_zarr, split_fragment
 
@@ -67,7 +67,10 @@ def list_files(sources: Iterable[Path], left_out: list[LeftOut], *, skipped: Col
             for folder, names in _walk(source, closed, left_out, unread):
                 stems |= {path: stem for path, stem in _in_folder(folder, names, left_out).items() if path not in stems}
         else:
-            stems.setdefault(source, stem_of(source))
+            # Files of one DICOM series, as `*.dcm` names them, are one slide.
+            series = series_of(source)
+            first = next(iter(series_in(source.parent).get(series[0], [])), source) if series else source
+            stems.setdefault(first, stem_of(source))
     return stems | {folder: folder.name for folder in unread}
 
 
@@ -100,20 +103,20 @@ def _in_folder(folder: Path, names: list[str], left_out: list[LeftOut]) -> dict[
     """Return the files of one folder with their stems; of files that are one slide the first."""
     stems: dict[Path, str] = {}
     companions = set().union(*(_named_in(folder / name) for name in names if name.lower().endswith(_LISTS_OF_FILES)))
-    series: dict[str, list[tuple[bool, Path]]] = defaultdict(list)
+    series: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for name in names:
         path = folder / name
         if name in companions:
             continue
         if (dicom := series_of(path)) is not None:
-            series[dicom[0]].append((not dicom[1], path))
+            series[dicom[0]].append((-dicom[1], path))
         elif name.lower().endswith(".vsi"):
             left_out.append(LeftOut(path, "Olympus VSI is not read: write an OME-TIFF of it"))
         else:
             stems[path] = stem_of(path)
     left_out += [LeftOut(path, "a DICOM file of no whole slide") for _, path in series.pop("", [])]
     for files in series.values():
-        _, first = min(files)  # one with pixels of the slide, if any is there
+        _, first = min(files)  # of the finest level: it tells whether the slide is that of another folder
         # DICOM files are named by numbers; the folder has the slide's name where it holds one.
         stems[first] = folder.name if len(series) == 1 else stem_of(first)
     return stems

@@ -265,8 +265,7 @@ class OpenSlideSlide(Slide):
         self._pid = -1
         self._planes = plane_slice(path, RGB, choice.plane)
         try:
-            handle = self._open()
-            every_level = list(range(handle.level_count))
+            every_level = list(range(self._open().level_count))
             self._levels, notes = self._usable_levels(dicom) if dicom else (every_level, [])
             handle = self._open()
             self._scales = tuple(float(handle.level_downsamples[level]) for level in self._levels)
@@ -311,11 +310,12 @@ class OpenSlideSlide(Slide):
                 self._open().read_region(corner, level, (1, 1))  # of the last tile, which a cut file lacks
             except openslide.OpenSlideError as error:
                 self.close()
-                # wsidicomizer 0.26 cuts the last tiles of levels that it adds.
-                if level == 0 or "Dimensional mismatch" not in str(error):
+                # wsidicomizer 0.26 cuts the last tiles of levels that it adds. One tile of bad pixels may be tolerated.
+                is_too_small = "Dimensional mismatch" in str(error)
+                if "libdicom" in str(error) or (is_too_small and level == 0):
                     what = f"the level of {size[0]} x {size[1]} px cannot be decoded: {error}"
                     raise corrupt(self._path.parent, what) from error
-                flaws[size] = str(error)
+                flaws |= {size: str(error)} if is_too_small else {}
         if sizes[0] in flaws:
             raise unsupported(self._path, flaws[sizes[0]], "convert it with Bio-Formats or QuPath to an OME-TIFF")
         notes += [f"its level of {w} x {h} px is not used: {flaws[w, h]}" for w, h in sizes if (w, h) in flaws]

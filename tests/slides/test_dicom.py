@@ -21,6 +21,8 @@ import zarr
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides import dicom, open_slide
+from pathopatch.slides.damaged_tiles import tolerant
+from pathopatch.slides.discovery import discover
 
 SIZE = (2220, 2967)
 NAMES = {"patient": "Doe^Jane", "patient_id": "PAT 7", "container": "S-12/3"}
@@ -207,6 +209,38 @@ def test_a_folder_and_each_file_of_a_series_are_one_slide(
     assert "neither OME-Zarr nor DICOM" in said("check", tmp_path / "cohort.csv", code=1).err
 
 
+def test_the_files_of_a_series_named_one_by_one_are_one_slide(series: Make) -> None:
+    files = sorted(series("S1").glob("*.dcm"))
+    found = discover(files)
+    assert [(slide.row.slide_id, slide.row.source) for slide in found.slides] == [
+        (files[0].stem, str(images(files[0].parent)["VOLUME", SIZE[0]]))
+    ]
+    assert not found.left_out
+
+
+def test_a_part_of_a_series_elsewhere_does_not_take_its_place(series: Make, tmp_path: Path) -> None:
+    whole, part = series("b", "half"), series("a", "half")
+    images(part)["VOLUME", SIZE[0]].unlink()
+    assert [slide.row.slide_id for slide in discover([tmp_path]).slides] == ["a", "b"]
+    shutil.copytree(whole, tmp_path / "c")
+    found = discover([tmp_path])
+    assert [item.path.parent.name for item in found.left_out] == ["c"]
+
+
+def test_a_damaged_last_tile_is_tolerated_if_asked_for(series: Make, pixels: np.ndarray) -> None:
+    folder = series()
+    path = images(folder)["VOLUME", SIZE[0]]
+    content = path.read_bytes()
+    start = content.rindex(b"\xff\xd8\xff")  # of the last frame
+    path.write_bytes(content[:start] + bytes(40) + content[start + 40 :])
+    with open_slide(folder) as slide:
+        with pytest.raises(InputCorruptError):
+            slide.read_region(SIZE[0] - 8, SIZE[1] - 8, 8, 8)
+        with tolerant(slide, 0.1) as spared:
+            np.testing.assert_array_equal(spared.read_region(0, 0, 480, 480), pixels[:, :480, :480])
+            assert (spared.read_region(SIZE[0] - 8, SIZE[1] - 8, 8, 8) == 255).all()
+
+
 def test_two_series_in_one_folder_are_two_slides_or_an_error(
     series: Make, said: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -220,7 +254,7 @@ def test_two_series_in_one_folder_are_two_slides_or_an_error(
     said("manifest", folder, "-o", tmp_path / "cohort.csv")
     listed = pd.read_csv(tmp_path / "cohort.csv")
     found = [dicom.series_of(tmp_path / path) for path in listed["path"]]
-    assert sorted(found) == [(name, True) for name in sorted(names)]
+    assert sorted(found) == [(name, SIZE[0]) for name in sorted(names)]
 
 
 def test_ids_are_taken_from_the_files_only_when_asked_for(
@@ -295,7 +329,7 @@ def test_a_concatenation_is_one_level_and_needs_all_its_files(series: Make, pixe
     files = concatenate(folder)
     check_equal(folder, pixels)
     with open_slide(folder) as slide:
-        assert slide.paths == tuple(files)
+        assert sorted(slide.paths) == files
     for path in files:
         moved = path.rename(folder.parent / path.name)
         with pytest.raises(InputCorruptError, match="concatenation"):
