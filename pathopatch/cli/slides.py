@@ -41,6 +41,9 @@ def manifest(
         str | None,
         typer.Option(help="How files are named, such as '{slide}_{channel}.tif'; it may hold {patient} and *"),
     ] = None,
+    from_dicom: Annotated[
+        bool, typer.Option("--from-dicom", help="Take patients and slides' ids from DICOM files, as they state them.")
+    ] = False,
     quiet: Quiet = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
@@ -48,7 +51,7 @@ def manifest(
     from pathopatch.stages.manifest import make_manifest
 
     with progress_bars(quiet) as progress:
-        written = make_manifest(folder, out, pattern=pattern, force=force, progress=progress)
+        written = make_manifest(folder, out, pattern=pattern, from_dicom=from_dicom, force=force, progress=progress)
     lines = written.table()
     if not quiet:
         _show_rows(lines)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pathopatch.core.input_files import LeftOut
 from pathopatch.core.patients import id_key
 from pathopatch.core.task import Progress
 from pathopatch.core.text import pluralize
+from pathopatch.slides.dicom import stated_ids
 from pathopatch.slides.discovery_files import (
     CHANNELS,
     FoundFile,
@@ -57,6 +58,8 @@ class _Slide:
     def title(self) -> str:
         """What its id is made of: of a single file the whole stem, as where the file is named alone."""
         path = Path(split_fragment(str(self.first.path)).path)
+        if self.first.stated_ids[1]:
+            return self.first.stated_ids[1]
         return path.stem if "" in self.files and self.name == stem_of(path) else self.name
 
 
@@ -92,13 +95,15 @@ def discover(
     *,
     pattern: str | None = None,
     skipped: Collection[Path] = (),
+    from_dicom: bool = False,
     progress: Progress | None = None,
 ) -> Discovery:
     """Find the slides among files and below folders, by their content; a slide that cannot be opened is among them.
 
     Files of one channel are one slide where their names, or their folders' names, differ in the channel alone. A
     `pattern` such as ``{slide}_{channel}.tif`` takes the place of the channels known by name; it may hold ``{patient}``
-    too. A malformed one is an InputUnsupportedError. Folders that are `skipped` are not entered.
+    too. A malformed one is an InputUnsupportedError. Folders that are `skipped` are not entered. `from_dicom` takes the
+    ids of patients and slides from DICOM files that state them.
     """
     builder = _Builder(sources, None if pattern is None else pattern_regex(pattern))
     stems = list_files(sources, builder.left_out, skipped=skipped)
@@ -107,7 +112,7 @@ def discover(
     for number, (path, stem) in enumerate(images.items(), 1):
         file = describe(path, stem)
         if isinstance(file, FoundFile):
-            opened.append(file)
+            opened.append(replace(file, stated_ids=stated_ids(path)) if from_dicom and file.error is None else file)
         elif mask_role(stem) and path.suffix.lower() in _RASTERS:  # a mask need not be readable as a slide
             opened.append(FoundFile(path=path, stem=stem, error=InputUnsupportedError(file.reason, place=str(path))))
         else:
@@ -237,8 +242,12 @@ class _Builder:
         slides = sorted(self._slides.values(), key=lambda slide: (slide.first.path.parent, slide.name))
         paths = [slide.first.path for slide in slides]
         ids = _slide_ids([slide.title for slide in slides], paths)
-        stated = [slide.patient or patient_in(slide.name) for slide in slides]
+        from_files = [slide.first.stated_ids[0] for slide in slides]
+        stated = [
+            dicom or slide.patient or patient_in(slide.name) for dicom, slide in zip(from_files, slides, strict=True)
+        ]
         patients, how = _patient_ids(stated, ids, paths, self._roots)
+        how = how.replace("the names", "PatientID in the DICOM files, else the names") if any(from_files) else how
         rows = [
             _row(slide, number, *names)
             for number, (slide, *names) in enumerate(zip(slides, ids, patients, strict=True), 2)

@@ -10,15 +10,16 @@ from pathlib import Path
 
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
 from pathopatch.core.input_files import LeftOut, open_regular, walk_files
+from pathopatch.slides.dicom import series_in, series_of
 from pathopatch.slides.open import open_slide
 from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, is_file, is_folder, is_zarr, split_fragment
 
-_IGNORED = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found", "system volume information", "$recycle.bin"}
+_IGNORED = {
+    "thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found", "system volume information", "$recycle.bin",
+    "dicomdir",
+}  # fmt: skip
 _LISTS_OF_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the JPEG files and maps of one slide
 _MOST_LIST_BYTES = 2**16
-_DICOM_SIGNATURE_AT, _DICOM_SIGNATURE = 128, b"DICM"
-_DICOM_SERIES = b"\x20\x00\x0e\x00UI"  # tag (0020,000E), explicit little endian
-_DICOM_HEADER_BYTES = 2**16
 _OUTPUTS = {"predictions", "heatmaps", "patches", "features", "report", "runs", "tissue", "index"}
 CHANNELS = (
     "CARS", "TPEF", "SHG", "THG", "SRS", "FLIM", "TPL", "DAPI", "Hoechst", "FITC", "TRITC", "Cy3", "Cy5", "Cy7", "GFP",
@@ -48,6 +49,7 @@ class FoundFile:
     size: tuple[int, int] = (0, 0)  # level-0 px: width, height
     mpp: float | None = None
     error: PathopatchError | None = None  # a slide by its first bytes that cannot be opened
+    stated_ids: tuple[str, str] = ("", "")  # of patient and slide, where a DICOM file is asked for them
 
 
 def list_files(sources: Iterable[Path], left_out: list[LeftOut], *, skipped: Collection[Path] = ()) -> dict[Path, str]:
@@ -65,7 +67,10 @@ def list_files(sources: Iterable[Path], left_out: list[LeftOut], *, skipped: Col
             for folder, names in _walk(source, closed, left_out, unread):
                 stems |= {path: stem for path, stem in _in_folder(folder, names, left_out).items() if path not in stems}
         else:
-            stems.setdefault(source, stem_of(source))
+            # Files of one DICOM series, as `*.dcm` names them, are one slide.
+            series = series_of(source)
+            first = next(iter(series_in(source.parent).get(series[0], [])), source) if series else source
+            stems.setdefault(first, stem_of(source))
     return stems | {folder: folder.name for folder in unread}
 
 
@@ -98,20 +103,22 @@ def _in_folder(folder: Path, names: list[str], left_out: list[LeftOut]) -> dict[
     """Return the files of one folder with their stems; of files that are one slide the first."""
     stems: dict[Path, str] = {}
     companions = set().union(*(_named_in(folder / name) for name in names if name.lower().endswith(_LISTS_OF_FILES)))
-    series: dict[bytes, list[Path]] = defaultdict(list)
+    series: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for name in names:
         path = folder / name
         if name in companions:
             continue
-        if (key := _dicom_series(path)) is not None:
-            series[key].append(path)
+        if (dicom := series_of(path)) is not None:
+            series[dicom[0]].append((-dicom[1], path))
         elif name.lower().endswith(".vsi"):
             left_out.append(LeftOut(path, "Olympus VSI is not read: write an OME-TIFF of it"))
         else:
             stems[path] = stem_of(path)
+    left_out += [LeftOut(path, "a DICOM file of no whole slide") for _, path in series.pop("", [])]
     for files in series.values():
+        _, first = min(files)  # of the finest level: it tells whether the slide is that of another folder
         # DICOM files are named by numbers; the folder has the slide's name where it holds one.
-        stems[files[0]] = folder.name if len(series) == 1 else stem_of(files[0])
+        stems[first] = folder.name if len(series) == 1 else stem_of(first)
     return stems
 
 
@@ -123,20 +130,6 @@ def _named_in(path: Path) -> set[str]:
     except OSError:
         return set()
     return {line.split("=", 1)[1].strip() for line in text.splitlines() if "=" in line}
-
-
-def _dicom_series(path: Path) -> bytes | None:
-    """Return the id of the series that a DICOM file is of, empty if it does not say; None if it is no DICOM file."""
-    try:
-        with open_regular(path) as stream:
-            content = stream.read(_DICOM_SIGNATURE_AT + len(_DICOM_SIGNATURE))
-            if content[_DICOM_SIGNATURE_AT:] != _DICOM_SIGNATURE:
-                return None
-            content += stream.read(_DICOM_HEADER_BYTES)
-    except OSError:
-        return None
-    _, tag, value = content.partition(_DICOM_SERIES)
-    return value[2 : 2 + int.from_bytes(value[:2], "little")] if tag else b""
 
 
 def describe(path: Path, stem: str) -> FoundFile | LeftOut:

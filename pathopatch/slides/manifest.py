@@ -23,13 +23,13 @@ from pathopatch.core.files import write_bytes
 from pathopatch.core.input_files import special_kind
 from pathopatch.core.patients import SPLITS, id_key, patient_problems, spelled_out
 from pathopatch.core.text import parse_number
+from pathopatch.slides.dicom import is_slide
 from pathopatch.slides.slide_paths import (
     ID_REMEDY,
     Fragment,
     expand_variables,
     is_file,
     is_folder,
-    is_slide,
     split_fragment,
     valid_slide_id,
 )
@@ -359,7 +359,7 @@ class _RowParser:
         return Path(self._absolute(column)) if self._text(column) else None
 
     def _absolute(self, column: str, *, may_be_folder: bool = False) -> str:
-        """Return a cell's absolute path with its fragment; slides may be OME-Zarr folders, masks may not."""
+        """Return a cell's absolute path with its fragment; slides may be folders, masks may not."""
         text, undefined = expand_variables(self._text(column))
         if undefined:
             self._add("INPUT_MISSING", column, f"the environment does not define {undefined}",
@@ -377,7 +377,7 @@ class _RowParser:
         if kind := special_kind(Path(absolute)):
             self._add("INPUT_UNSUPPORTED", column, f"{absolute} is {kind}, not a file", "name a file", absolute)
         elif may_be_folder and is_folder(absolute):
-            self._add("INPUT_UNSUPPORTED", column, f"the folder {absolute} is no OME-Zarr image",
+            self._add("INPUT_UNSUPPORTED", column, f"the folder {absolute} is neither OME-Zarr nor DICOM",
                       "name a file, or an OME-Zarr folder", absolute)  # fmt: skip
         else:
             self._add("INPUT_MISSING", column, f"no file {absolute}",

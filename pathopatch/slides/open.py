@@ -16,6 +16,7 @@ from pathopatch.core.errors import ChannelMismatchError, InputMissingError, Inpu
 from pathopatch.core.input_files import open_regular, require_regular
 from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
+from pathopatch.slides.dicom import level_of_false_colours, slide_files
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, OpenedFile, checked_tiff, corrupt, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
@@ -44,8 +45,8 @@ def open_slide(
     Parameters
     ----------
     source : Path, str or mapping of str to Path or str
-        A file or OME-Zarr folder, or one per channel name. ``file.tif#page=2`` names a page of a stack,
-        ``file.ndpi#plane=2`` a plane of a multi-plane file, ``file.tif#page=2&plane=0`` a plane of a page,
+        A file, an OME-Zarr folder or a folder of one DICOM series, or one per channel name. ``file.tif#page=2`` names
+        a page of a stack, ``file.ndpi#plane=2`` a plane of a multi-plane file, ``file.tif#page=2&plane=0`` both,
         ``file.tif#z=3&t=0`` all channels at one position of the axes Z and T; all count from 0.
     mpp : float, optional
         um per level-0 px, in place of what the file says.
@@ -156,7 +157,7 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
             from pathopatch.slides.omezarr import OmeZarrSlide  # here: zarr and TensorStore load slowly
 
             return OmeZarrSlide
-        raise unsupported(path, f"{path.name} is a folder and no OME-Zarr image", "name a file in it")
+        return OpenSlideSlide  # of a DICOM series, or refused
     require_regular(path)
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
@@ -253,33 +254,41 @@ class OpenSlideSlide(Slide):
     """A slide read by OpenSlide, in RGB; label, macro and thumbnail images are out of reach."""
 
     def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
-        self._path = path
-        # The pixels of MIRAX lie in a folder beside the file.
+        # The pixels of MIRAX lie in a folder beside the file, those of DICOM in a file for each level, or several.
         beside = path.with_suffix("")
-        parts = [path, beside] if path.suffix.lower() == ".mrxs" and beside.is_dir() else [path]
+        dicom = slide_files(path)
+        parts = [path, beside] if path.suffix.lower() == ".mrxs" and beside.is_dir() else dicom or [path]
+        self._path = path = parts[0]
         self._files = tuple(map(OpenedFile.of, parts))
         _refuse_other_folders(path)
         self._handle: Any = None
         self._pid = -1
         self._planes = plane_slice(path, RGB, choice.plane)
         try:
+            every_level = list(range(self._open().level_count))
+            self._levels, notes = self._usable_levels(dicom) if dicom else (every_level, [])
             handle = self._open()
-            self._scales = tuple(float(value) for value in handle.level_downsamples)
+            self._scales = tuple(float(handle.level_downsamples[level]) for level in self._levels)
             # Of the properties only numbers are taken: texts may name the patient.
             box = [handle.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
             facts = SlideFacts(
                 channels=tuple(RGB[self._planes]),
                 dtype=np.dtype(np.uint8),
                 levels=tuple(
-                    Level(w, h, nominal_downsample(handle.dimensions, (w, h))) for w, h in handle.level_dimensions
+                    Level(w, h, nominal_downsample(handle.dimensions, (w, h)))
+                    for w, h in map(handle.level_dimensions.__getitem__, self._levels)
                 ),
                 resolution=_openslide_resolution(handle),
-                paths=(path,),
+                paths=tuple(dicom) or (path,),
+                notes=tuple(notes),
                 bounds=None if None in box else cast(Any, tuple(map(int, box))),
                 icc=icc_name(None if (profile := handle.color_profile) is None else profile.tobytes()),
             )
         except openslide.OpenSlideError as error:
-            raise unsupported(path, f"OpenSlide cannot open it: {error}", "convert it to a tiled TIFF") from error
+            what = f"OpenSlide cannot open it: {error}"
+            if "concatenation" in str(error) or "libdicom" in str(error):
+                raise corrupt(path, what) from error
+            raise unsupported(path, what, "convert it to a tiled TIFF") from error
         super().__init__(facts, {"path": path, "choice": choice}, files=self._files, **options)
 
     def _open(self) -> Any:
@@ -288,6 +297,29 @@ class OpenSlideSlide(Slide):
             self._handle, self._pid = openslide.OpenSlide(self._path), os.getpid()
             self.require_unchanged()
         return self._handle
+
+    def _usable_levels(self, files: Sequence[Path]) -> tuple[list[int], list[str]]:
+        """Return the levels of a DICOM slide that can be read, and notes of what is left out of its files."""
+        sizes, scales = self._open().level_dimensions, self._open().level_downsamples
+        is_resampled = self._open().properties.get("dicom.ImageType[3]") == "RESAMPLED"
+        notes = ["the folder lacks the finest level: that of its files was resampled"] if is_resampled else []
+        flaws = dict.fromkeys(map(level_of_false_colours, files), "its frames are YCbCr, and the file states RGB")
+        for level, size in enumerate(sizes):
+            corner = [round((px - 1) * scales[level]) for px in size]
+            try:
+                self._open().read_region(corner, level, (1, 1))  # of the last tile, which a cut file lacks
+            except openslide.OpenSlideError as error:
+                self.close()
+                # wsidicomizer 0.26 cuts the last tiles of levels that it adds. One tile of bad pixels may be tolerated.
+                is_too_small = "Dimensional mismatch" in str(error)
+                if "libdicom" in str(error) or (is_too_small and level == 0):
+                    what = f"the level of {size[0]} x {size[1]} px cannot be decoded: {error}"
+                    raise corrupt(self._path.parent, what) from error
+                flaws |= {size: str(error)} if is_too_small else {}
+        if sizes[0] in flaws:
+            raise unsupported(self._path, flaws[sizes[0]], "convert it with Bio-Formats or QuPath to an OME-TIFF")
+        notes += [f"its level of {w} x {h} px is not used: {flaws[w, h]}" for w, h in sizes if (w, h) in flaws]
+        return [level for level, size in enumerate(sizes) if size not in flaws], notes
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""
@@ -300,7 +332,7 @@ class OpenSlideSlide(Slide):
         scale = self._scales[level]
         corner = round(left * scale), round(top * scale)
         try:
-            image = self._open().read_region(corner, level, (width, height))
+            image = self._open().read_region(corner, self._levels[level], (width, height))
         except openslide.OpenSlideError as error:
             # After one error a handle raises it again for every region: the next read opens a new one.
             self.close()

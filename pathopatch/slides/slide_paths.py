@@ -125,9 +125,3 @@ def is_zarr(path: Path) -> bool:
     return is_folder(str(path)) and any(
         is_file(str(path / name)) for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray")
     )
-
-
-def is_slide(path: str) -> bool:
-    """Return whether a file or an OME-Zarr folder is there."""
-    # A folder is not searched: a wrong path may name a whole disk.
-    return is_file(path) or is_folder(path) and is_zarr(Path(path))

@@ -12,6 +12,7 @@ from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUns
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.task import Progress
 from pathopatch.slides import parse_source
+from pathopatch.slides.dicom import series_in
 from pathopatch.slides.discovery import discover, why_none
 from pathopatch.slides.discovery_files import set_name
 from pathopatch.slides.manifest import SlideRow, is_manifest, pseudonymize, read_manifest
@@ -26,8 +27,9 @@ def slides_to_predict(
 ) -> list[SlideRow]:
     """Return the rows that a command line's SLIDE or MANIFEST names: a ``.csv``, a path, or ``CARS=a.tif,TPEF=b.tif``.
 
-    The id of a single slide is its file's stem, or what the stems of its files share, unless `slide_id` is given. With
-    `is_slide`, `source` is no manifest. With `strict`, a missing file is an error of the manifest, not of its slide.
+    The id of a single slide is its file's stem, its DICOM folder's name, or what the stems of its files share, unless
+    `slide_id` is given. With `is_slide`, `source` is no manifest. With `strict`, a missing file is an error of the
+    manifest, not of its slide.
     """
     if not is_slide and is_manifest(source):
         if slide_id is not None:
@@ -36,9 +38,12 @@ def slides_to_predict(
             )
         return list(read_manifest(Path(source), strict=strict, distinct_patients=None).included)
     parsed = parse_source(source)
-    identity = slide_id or (
-        slide_id_from_text(set_name(parsed)) if isinstance(parsed, dict) else slide_id_from_path(parsed)
-    )
+    if isinstance(parsed, dict):
+        identity = slide_id or slide_id_from_text(set_name(parsed))
+    elif parsed.is_dir() and not is_zarr(parsed):  # of a DICOM series
+        identity = slide_id or slide_id_from_text(parsed.resolve().name)
+    else:
+        identity = slide_id or slide_id_from_path(parsed)
     if not valid_slide_id(identity):
         raise InputUnsupportedError(f"{identity!r} is no slide id", place="--slide-id", remedy=ID_REMEDY)
     texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
@@ -77,6 +82,8 @@ def find_cohort(
     """
     sources = [path for text in sources for path in _expanded(text)]
     folders = [text for text in sources if Path(text).is_dir() and not is_zarr(Path(text))]
+    if slide_id is not None and folders == sources[:1] and series_in(Path(sources[0])):
+        folders = []  # with an id, a folder of a DICOM series is a single slide
     if len(sources) == 1 and not folders:
         if slide_id is not None or not is_manifest(sources[0]):
             return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id, strict=strict))

@@ -44,19 +44,25 @@ class WrittenManifest:
 
 
 def make_manifest(
-    folder: Path, out: Path, *, pattern: str | None = None, force: bool = False, progress: Progress | None = None
+    folder: Path,
+    out: Path,
+    *,
+    pattern: str | None = None,
+    from_dicom: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> WrittenManifest:
     """Find every slide below a folder by its content, and write a manifest of them; paths below it are relative to it.
 
     Slides that cannot be opened, sets of channels that differ from most others, and masks that do not fit are left out.
-    `pattern` says how files are named, such as ``{slide}_{channel}.tif``, see `discover`. TableError if the table needs
-    a person: patients whose ids differ only in their spelling.
+    `pattern` says how files are named, such as ``{slide}_{channel}.tif``; see `discover` for it and `from_dicom`.
+    TableError if the table needs a person: patients whose ids differ only in their spelling.
     """
     if not folder.is_dir():
         raise InputMissingError(f"no folder {folder}", place=str(folder), remedy="check the path")
     if out.exists() and not force:
         raise StaleArtefactError(f"{out.name} is there already", place=str(out), remedy="give --force to replace it")
-    found = discover([folder], pattern=pattern, progress=progress)
+    found = discover([folder], pattern=pattern, from_dicom=from_dicom, progress=progress)
     left_out = [item for item in found.left_out if item.path.absolute() != out.absolute()]  # an earlier one
     slides = _with_common_channels(_writable(found.slides, left_out), left_out)
     slides = [replace(slide, row=_with_fitting_masks(slide, left_out)) for slide in slides]

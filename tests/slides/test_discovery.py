@@ -179,7 +179,8 @@ def test_dicom_files_of_one_series_are_one_slide(make: Make) -> None:
     root = make("d/x.txt")
     for number in range(4):
         series = b"1.2.%d" % (number // 3)
-        content = bytes(128) + b"DICM" + b"\x20\x00\x0e\x00UI" + len(series).to_bytes(2, "little") + series
+        slide = b"\2\0\2\0UI\x1e\x001.2.840.10008.5.1.4.1.1.77.1.6" + b"\x20\0\x0d\0UI\3\x009.9\0"
+        content = bytes(128) + b"DICM" + slide + b"\x20\0\x0e\0UI" + len(series).to_bytes(2, "little") + series
         (root / "d" / f"{number}.dcm").write_bytes(content)
     found = discover([root])
     assert set(reasons(found)) == {"x.txt", "0.dcm", "3.dcm"}  # one of each series was opened

@@ -139,7 +139,7 @@ def _edited(edit: Callable[[Any], Any]) -> Callable[[Path], None]:
 BROKEN = {
     "level gone": (_without_level, InputCorruptError, "level '0' is listed and not there"),
     "metadata cut": (_half_metadata, InputCorruptError, "not JSON"),
-    "no metadata": (_no_metadata, InputUnsupportedError, "no OME-Zarr image"),
+    "no metadata": (_no_metadata, InputUnsupportedError, "without OME-Zarr"),
     "outside": (
         _edited(lambda ome: ome["multiscales"][0]["datasets"][0].update(path="../b")), InputCorruptError, "'../b'",
     ),
