@@ -50,7 +50,7 @@ S = TypeVar("S", bound=HasSlideId)
 T = TypeVar("T", bound=SlideTask[Any])
 
 DEFAULT_BATCH = BatchOptions()
-GOOD_STATES = (*FINISHED, "current")
+GOOD_STATES = (*FINISHED, "current", "ignored")
 LOGS = "logs"
 KEPT_RUNS = 20
 """Of each stage; the logs of earlier runs go."""
@@ -265,6 +265,16 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
     return outcome
 
 
+def last_events(out: Path, stage: str) -> Iterator[dict[str, Any]]:
+    """Yield what the log of a stage's last run has; without lines that were cut, or that another program wrote."""
+    for log in sorted((out / LOGS).glob(f"{stage}-*.jsonl"))[-1:]:
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("slide_id", ""), str):
+                    yield event
+
+
 def retry_command(stage: str) -> str:
     """Return the shell command that repeats this process' command for slides that failed.
 
@@ -301,7 +311,7 @@ def exit_code_of(good: int, total: int) -> int:
 
 def states_by_slide(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return one state a slide, the worst that any of several stages, in their order, left it in."""
-    worst = ("failed", "done_empty", "done", "current")
+    worst = ("failed", "ignored", "done_empty", "done", "current")
     states: dict[str, str] = {}
     for outcome in outcomes:
         states[outcome.slide_id] = min(states.get(outcome.slide_id, outcome.state), outcome.state, key=worst.index)
