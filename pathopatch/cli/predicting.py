@@ -112,11 +112,7 @@ def predict(
         if record is not None:
             print(record.write(cohort, outcomes, left_out))
             raise typer.Exit(exit_code(outcomes))
-    overlays = [
-        WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png"
-        for outcome in outcomes
-        if outcome.state not in ("failed", "ignored")
-    ]
+    overlays = [WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if not outcome.code]
     for overlay in overlays:
         print(overlay)
     if overlays and not batch.quiet:

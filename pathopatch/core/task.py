@@ -52,6 +52,7 @@ class Outcome:
     state: str
     code: str = ""
     message: str = ""
+    files: tuple[str, ...] = ()  # of a slide that failed, where they may be named
     counts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -86,7 +86,7 @@ def predict_cohort(
                 out, STAGE, tasks, processes, on_done=on_done, deidentified=config.deidentify, progress=progress
             )
     remove_stale_files(out)
-    return with_ignored(listed, cohort, outcomes)
+    return with_ignored(listed, outcomes)
 
 
 def record_left_out(

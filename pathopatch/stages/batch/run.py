@@ -234,7 +234,8 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
     What is there from an earlier run is still of the slide that the status named, and it goes on saying so.
     """
     error = failure.error
-    outcome = Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
+    files = tuple(task.about.get("files", ()))
+    outcome = Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error), files=files)
     if isinstance(error, StaleArtefactError | DuplicateIdError):
         return outcome
     entry: dict[str, Any] = {

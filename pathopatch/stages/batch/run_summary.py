@@ -25,7 +25,6 @@ from pathopatch.core.status import FINISHED, read_status, slide_ids
 from pathopatch.core.task import HasSlideId, Outcome
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps.facts import read_facts
-from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.slide_paths import split_fragment
 from pathopatch.stages.batch.run import exit_code, last_events
 
@@ -69,14 +68,11 @@ def is_ignored(row: Mapping[str, str] | None, code: str, files: Sequence[str]) -
     return not row["content"] or _content(files) in ("", row["content"])
 
 
-def with_ignored(
-    listed: Mapping[str, Mapping[str, str]], rows: Sequence[HasSlideId], outcomes: Sequence[Outcome]
-) -> list[Outcome]:
-    """Return outcomes with the state "ignored" and the reason of slides that failed as they are listed."""
-    sources = _sources(rows)
+def with_ignored(listed: Mapping[str, Mapping[str, str]], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return outcomes, with the state "ignored" and the reason of slides that failed as they are listed."""
     return [
         replace(each, state="ignored", message=listed[each.slide_id]["why"])
-        if each.state == "failed" and is_ignored(listed.get(each.slide_id), each.code, sources.get(each.slide_id, ()))
+        if each.state == "failed" and is_ignored(listed.get(each.slide_id), each.code, each.files)
         else each
         for each in outcomes
     ]
@@ -107,8 +103,11 @@ def files_of(entry: Mapping[str, Any]) -> list[str]:
     return [named] if isinstance(named, str) else list(named.values() if isinstance(named, dict) else named)
 
 
-def _sources(rows: Sequence[HasSlideId]) -> dict[str, Sequence[str]]:
-    return {row.slide_id: row.sources if isinstance(row, SlideRow) else () for row in rows}
+def _predicted_files(out: Path, slide_id: str) -> list[str]:
+    """Return the fingerprints of the files that a slide was predicted from; none if it was not."""
+    with suppress(PathopatchError, KeyError):
+        return list(read_facts(WorkFolder(out).heatmap(slide_id))["files"])
+    return []
 
 
 class RunSummary:
@@ -118,11 +117,9 @@ class RunSummary:
         self._path, self._out, self._began, self._last = path, out, _now(), dict[str, Any]()
         with suppress(PathopatchError):
             self._last = read_json(path)
-        earlier = [name for name in slide_ids(out) if "predict" in read_status(out, name)]
-        self._marks: dict[str, list[str]] = {name: self._last.get("failed_files", {}).get(name, []) for name in earlier}
-        for name in earlier:
-            with suppress(PathopatchError, KeyError):
-                self._marks[name] = read_facts(WorkFolder(out).heatmap(name))["files"]
+        failed, ids = self._last.get("failed_files", {}), self._last.get("known", slide_ids(out))
+        known = [name for name in ids if "predict" in read_status(out, name)]
+        self._marks = {name: _predicted_files(out, name) or failed.get(name, []) for name in known}
 
     def __enter__(self) -> RunSummary:
         return self
@@ -133,23 +130,29 @@ class RunSummary:
         code = 1 if isinstance(error, Exception) else 130 if isinstance(error, KeyboardInterrupt) else 143
         message = str(with_code(error)) if isinstance(error, Exception) else "a signal ended the run"
         with suppress(PathopatchError, OSError):  # the first error must be heard
-            self._write({**self._last, "exit_code": code, "error": message})
+            self._write({**self._last, "known": list(self._marks), "exit_code": code, "error": message})
 
     def write(self, rows: Sequence[HasSlideId], outcomes: Sequence[Outcome], left_out: Sequence[LeftOut]) -> str:
         """Write what a run found, of most with a note on each slide by slide_id, and return the text."""
-        sources, states = _sources(rows), {each.slide_id: each.state for each in outcomes}
-        marks = {name: _marks(sources.get(name, ())) for name, state in states.items() if state != "current"}
+        ids, states = {row.slide_id for row in rows}, {each.slide_id: each.state for each in outcomes}
+        # What is current, and was not known before, was done by a run that broke off.
+        states |= {name: "done" for name, state in states.items() if state == "current" and name not in self._marks}
+        marks = {
+            each.slide_id: _marks(each.files) or _predicted_files(self._out, each.slide_id)
+            for each in outcomes
+            if each.state != "current"
+        }
         changed = {
             name: "predicted again" if states[name] in FINISHED else "not predicted again"
             for name, now in marks.items()
             if (before := self._marks.get(name)) and "" not in before and not {"", *before}.issuperset(now)
         }
-        absent = sorted(self._marks.keys() - sources.keys())
+        absent = sorted(self._marks.keys() - ids)
         files = [map(_path, files_of(read_status(self._out, name)["predict"])) for name in absent]
         gone = [name for name, paths in zip(absent, files, strict=True) if not all(map(os.path.lexists, paths))]
         found = {
             "exit_code": exit_code(outcomes),
-            "slides": len(sources),
+            "slides": len(ids),
             "unchanged": sum(state == "current" for state in states.values()),
             "failed": {
                 each.slide_id: {"code": each.code, "message": message, "remedy": remedy}

@@ -156,11 +156,8 @@ class StatusSummary:
         """Format table and totals; of many slides those that are not done, unless all are asked for."""
         lines = []
         is_few = self.table["slide_id"].nunique() <= _FEW
-        rows = (
-            self.table
-            if all_slides or is_few
-            else self.table[~self.table["state"].isin((*FINISHED, "ignored", "gone"))]
-        )
+        hidden = () if all_slides or is_few else (*FINISHED, "ignored", "gone")
+        rows = self.table[~self.table["state"].isin(hidden)]
         if len(rows):
             lines += [_columns(rows), ""]
         lines.append(f"{self.slides:,} slides")

@@ -154,12 +154,13 @@ def row(path: Path) -> SlideRow:
     return SlideRow(row=1, slide_id=path.stem, patient_id="p", source=str(path))
 
 
-def failed(slide_id: str, code: str = "INPUT_CORRUPT", message: str = "") -> Outcome:
-    return Outcome(slide_id=slide_id, state="failed", code=code, message=message or f"{code}: cut [x] Remedy: copy it")
+def failed(slide_id: str, code: str = "INPUT_CORRUPT", message: str = "", **about: Any) -> Outcome:
+    text = message or f"{code}: cut [x] Remedy: copy it"
+    return Outcome(slide_id=slide_id, state="failed", code=code, message=text, **about)
 
 
 def states(out: Path, path: Path, code: str = "INPUT_CORRUPT") -> list[str]:
-    return [outcome.state for outcome in with_ignored(read_ignored(out), [row(path)], [failed(path.stem, code)])]
+    return [each.state for each in with_ignored(read_ignored(out), [failed(path.stem, code, files=(str(path),))])]
 
 
 def test_a_known_failure_holds_of_one_error_and_one_content(tmp_path: Path) -> None:
@@ -229,13 +230,19 @@ def test_the_text_is_one_screen_however_much_failed(tmp_path: Path) -> None:
     assert list(summary["left_out"]) == [str(item.path) for item in left_out]
 
 
+def break_off(path: Path, error: BaseException) -> None:
+    with RunSummary(path, path.parent):
+        update_status(path.parent, "a", "predict", {"state": "done"})
+        raise error
+
+
 def test_a_run_that_breaks_off_says_so_and_keeps_what_the_last_one_found(tmp_path: Path) -> None:
     path = tmp_path / "last-run.json"
     with RunSummary(path, tmp_path) as record:
         record.write([row(tmp_path / "a.tif")], [failed("a")], [])
     for error, code, words in ((OSError(5, "I/O"), 1, "I/O"), (KeyboardInterrupt(), 130, "a signal ended the run")):
-        with pytest.raises(type(error)), RunSummary(path, tmp_path):
-            raise error
+        with pytest.raises(type(error)):
+            break_off(path, error)
         summary, text = json.loads(path.read_text()), path.with_suffix(".txt").read_text()
         assert (summary["exit_code"], list(summary["failed"])) == (code, ["a"])
         assert words in summary["error"]
@@ -243,7 +250,10 @@ def test_a_run_that_breaks_off_says_so_and_keeps_what_the_last_one_found(tmp_pat
         assert "failed 1" not in text  # not of this run
     with RunSummary(path, tmp_path) as record:
         record.write([row(tmp_path / "a.tif")], [Outcome(slide_id="a", state="current")], [])
-    assert "error" not in json.loads(path.read_text())
+    summary = json.loads(path.read_text())
+    assert "error" not in summary
+    assert summary["new"] == summary["done"] == {"a": "done"}  # by a run that broke off
+    assert summary["unchanged"] == 0
 
 
 def test_a_night_without_its_drive_is_told(slides: Path, said: Callable[..., Any]) -> None:
