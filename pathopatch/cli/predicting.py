@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -54,54 +54,65 @@ def predict(
     ] = None,
     slide_mpp: SlideMpp = None,
     slide_id: SlideId = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="JSON of what this run found, with a .txt beside it; print this text alone.")
+    ] = None,
     config: ConfigFile = None,
     *,
-    settings: Annotated[PredictConfig, Fields("max_bad_tiles deidentify area_correct device")],
+    settings: Annotated[PredictConfig, Fields("max_bad_tiles deidentify area_correct device replace_changed")],
     batch: Batch,
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
-    from pathopatch.stages.find_slides import features_to_predict, find_cohort
+    from pathopatch.stages.batch.run import exit_code
+    from pathopatch.stages.batch.run_summary import RunSummary
+    from pathopatch.stages.find_slides import features_to_predict, find_cohort, find_models
     from pathopatch.stages.predict import open_model, predict_cohort, predict_plan, slow_model_notes
 
-    sources, bundles, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
-    opened = open_model(bundles, settings)  # before every file of a large folder is opened
-    is_head = opened.spec.encoder is not None
-    if slides is not None and not is_head:
-        raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
-    if is_head and batch.dry_run:
-        raise typer.BadParameter("a head on features goes without --dry-run")
-    if is_head and slide_id is not None:
-        raise typer.BadParameter("features go without --slide-id: their files name the slides")
-    if is_head and len(sources) > 1:
-        raise typer.BadParameter("name one folder or file of features")
-    cohort: ToPredict
-    left_out: tuple[LeftOut, ...] = ()
-    if is_head:
-        cohort = features_to_predict(Path(sources[0]), slides=slides)
-    else:
-        for note in slow_model_notes(opened, settings):
-            say(note)
-        with progress_bars(batch.quiet) as progress:
-            found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
-        left_out, cohort = found.left_out, found.rows
-        say_left_out(left_out)
-        if settings.deidentify:
-            pseudonyms = found.pseudonyms()
-            cohort = list(pseudonyms.values())
-            for slide_id, row in pseudonyms.items():
-                say(f"{slide_id} is {row.slide_id}")  # on the screen alone
-        if batch.dry_run:
-            refuse_limits(context)
-            plan = predict_plan(cohort, opened, out, settings, slide_mpp=slide_mpp, force=batch.force)
-            show_plan(plan, batch.workers)
-            return
-    with progress_bars(batch.quiet) as progress:
-        outcomes = predict_cohort(
-            cohort, opened, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
-        )
-    overlays = [
-        WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if outcome.state != "failed"
-    ]
+    sources, models, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
+    if summary is not None and (settings.deidentify or batch.dry_run or summary.suffix != ".json"):
+        raise typer.BadParameter("--summary takes a .json, and goes without --dry-run and --deidentify: it names files")
+    is_quiet = batch.quiet or summary is not None
+    with nullcontext() if summary is None else RunSummary(summary, out) as record:
+        opened = open_model(find_models(models), settings)  # before every file of a large folder is opened
+        is_head = opened.spec.encoder is not None
+        if slides is not None and not is_head:
+            raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
+        if is_head and batch.dry_run:
+            raise typer.BadParameter("a head on features goes without --dry-run")
+        if is_head and slide_id is not None:
+            raise typer.BadParameter("features go without --slide-id: their files name the slides")
+        if is_head and len(sources) > 1:
+            raise typer.BadParameter("name one folder or file of features")
+        cohort: ToPredict
+        left_out: tuple[LeftOut, ...] = ()
+        if is_head:
+            cohort = features_to_predict(Path(sources[0]), slides=slides)
+        else:
+            for note in slow_model_notes(opened, settings):
+                say(note)
+            with progress_bars(is_quiet) as progress:
+                found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
+            left_out, cohort = found.left_out, found.rows
+            if summary is None:
+                say_left_out(left_out)
+            if settings.deidentify:
+                pseudonyms = found.pseudonyms()
+                cohort = list(pseudonyms.values())
+                for slide_id, row in pseudonyms.items():
+                    say(f"{slide_id} is {row.slide_id}")  # on the screen alone
+            if batch.dry_run:
+                refuse_limits(context)
+                plan = predict_plan(cohort, opened, out, settings, slide_mpp=slide_mpp, force=batch.force)
+                show_plan(plan, batch.workers)
+                return
+        with progress_bars(is_quiet) as progress:
+            outcomes = predict_cohort(
+                cohort, opened, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
+            )
+        if record is not None:
+            print(record.write(cohort, outcomes, left_out))
+            raise typer.Exit(exit_code(outcomes))
+    overlays = [WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if not outcome.code]
     for overlay in overlays:
         print(overlay)
     if overlays and not batch.quiet:
@@ -114,9 +125,7 @@ def predict(
 def _what_to_predict(
     source: list[str] | None, model: list[Path] | None, out: Path | None, *, example: bool, example_model: bool
 ) -> tuple[list[str], list[Path], Path]:
-    """Return slides, bundles and folder: those that were given, or the packaged ones of the example."""
-    from pathopatch.stages.find_slides import find_models
-
+    """Return slides, models and folder: those that were given, or the packaged ones of the example."""
     if example:
         if source or model or example_model:
             raise typer.BadParameter("--example brings its own slide and model: leave SLIDE and --model out")
@@ -132,7 +141,7 @@ def _what_to_predict(
         model = [EXAMPLE_HE_MODEL]
     if not (source and model and out):
         raise typer.BadParameter("name a SLIDE, --model and --out, or try --example or --example-model")
-    return source, find_models(model), out
+    return source, model, out
 
 
 def report(work: Work) -> None:

@@ -191,11 +191,7 @@ class _Sigterm:
 
 
 def main() -> None:
-    """Run the command line: results go to standard output, progress to standard error.
-
-    Exit codes: 0 all well; 1 nothing succeeded, or the manifest or configuration is wrong; 2 wrong usage; 3 finished,
-    some slides failed; 130 interrupted; 143 terminated.
-    """
+    """Run the command line: results go to standard output, progress to standard error; exit codes as errors.md says."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown must not stop the work on it

@@ -17,11 +17,22 @@ def status(
     tables: Annotated[
         bool, typer.Option("--tables", help="Also write cohort.csv and patients.csv, which many runs left to one.")
     ] = False,
+    ignore: Annotated[
+        str | None, typer.Option(help="List the failure of this slide in ignore.csv: it spoils no exit code any more.")
+    ] = None,
+    why: Annotated[str | None, typer.Option(help="With --ignore: the reason.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The exit code only.")] = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
     from pathopatch.stages.batch.summaries import CohortTables, status_summary
 
+    if bool(ignore) != bool(why):
+        raise typer.BadParameter("--ignore SLIDE and --why REASON go together")
+    if ignore and why:
+        from pathopatch.stages.batch.run_summary import ignore_failure
+
+        ignore_failure(out, ignore, why)
+        return
     summary = status_summary(out)
     if tables:
         CohortTables(out).write()

@@ -250,7 +250,7 @@ def is_up_to_date(
     stamp: Stamp,
     force: bool = False,
     existing: Sequence[Stamp | None] | None = None,
-    refuse: Callable[[Stamp, Path], None] | None = None,
+    refuse: Callable[[Stamp, Path], bool | None] | None = None,
 ) -> bool:
     """Return whether an artefact already is what a stage would write.
 
@@ -261,7 +261,8 @@ def is_up_to_date(
     existing : sequence of Stamp or None, optional
         Stamps of the parts, where `read_stamp` cannot read them.
     refuse : callable, optional
-        Called with the stamp and place of an artefact that differs; may raise an error that says more than that.
+        Called with the stamp and place of an artefact that differs; may raise an error that says more than that, or
+        return True to have it made anew.
 
     Raises
     ------
@@ -276,8 +277,8 @@ def is_up_to_date(
     changes = stamp.differences(first)
     if not changes or force:
         return not changes
-    if refuse is not None and first.schema_version == stamp.schema_version:
-        refuse(first, paths[0])
+    if refuse is not None and first.schema_version == stamp.schema_version and refuse(first, paths[0]):
+        return False
     require_schema(first, place=paths[0], remedy="run the same command with --force to make it anew")
     raise StaleArtefactError(
         "the output here was made with other settings or inputs: " + "; ".join(changes),

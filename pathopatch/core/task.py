@@ -46,12 +46,13 @@ class HasSlideId(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one slide: a state (done, done_empty, current, failed), its counts and warnings, or its error."""
+    """What became of one slide: done, done_empty, current, failed or ignored; its counts and warnings, or its error."""
 
     slide_id: str
     state: str
     code: str = ""
     message: str = ""
+    files: tuple[str, ...] = ()  # of a slide that failed, where they may be named
     counts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -108,7 +109,7 @@ class SlideOutputs:
     parts: tuple[Path, ...]
     make_stamp: Callable[[], Stamp]
     force: bool = False
-    refuse: Callable[[Stamp, Stamp, Path], None] | None = None
+    refuse: Callable[[Stamp, Stamp, Path], bool | None] | None = None
     is_whole: Callable[[], bool] = lambda: True
     require_unchanged: Callable[[], None] = lambda: None
     about: Mapping[str, Any] = field(default_factory=dict)

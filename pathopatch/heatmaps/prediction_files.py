@@ -28,7 +28,7 @@ from pathopatch.core.artefacts import (
     write_tables,
 )
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, json_text, write_json
 from pathopatch.core.status import FINISHED, read_status, update_status
 from pathopatch.core.task import Outcome, SlideArtefact, SlideOutputs
@@ -170,7 +170,7 @@ def prediction_outputs(
         parts=parts,
         make_stamp=make_stamp,
         force=force,
-        refuse=partial(_refuse_other_slide, out, source),
+        refuse=partial(_refuse_other_slide, out, source, config.replace_changed),
         is_whole=is_whole,
         require_unchanged=source.require_unchanged,
         about=about or {},
@@ -211,11 +211,21 @@ def _tissue_warnings(prediction: Prediction) -> list[str]:
     return [_NO_TISSUE] if patches and np.isnan(prediction.tissue_fraction).all() else []
 
 
-def _refuse_other_slide(out: Path, source: DrawnSource, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
-    """Refuse to replace outputs of another slide with the same id."""
-    if stamp.inputs["slide"] != existing.inputs.get("slide"):
-        before = read_status(out, source.slide_id).get(STAGE, {}).get("source")
-        require_same_source(before, source.source, slide_id=source.slide_id, place=facts_path.parent)
+def _refuse_other_slide(
+    out: Path, source: DrawnSource, replace_changed: bool, stamp: Stamp, existing: Stamp, facts_path: Path
+) -> bool:
+    """Refuse to replace outputs of another slide with the same id; True to replace those of its earlier content."""
+    if stamp.inputs["slide"] == existing.inputs.get("slide"):
+        return False
+    before = read_status(out, source.slide_id).get(STAGE, {}).get("source")
+    require_same_source(before, source.source, slide_id=source.slide_id, place=facts_path.parent)
+    if len(changes := stamp.differences(existing)) > 1 or replace_changed:
+        return len(changes) == 1
+    raise StaleArtefactError(
+        f"the slide's file changed since it was predicted: {changes[0]}",
+        place=str(facts_path),
+        remedy="use --replace-changed to predict it again, or give the new file a name of its own",
+    )
 
 
 def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp:

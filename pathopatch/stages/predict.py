@@ -23,6 +23,7 @@ from pathopatch.models.loading import Model
 from pathopatch.models.spec import tiling_of
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
+from pathopatch.stages.batch.run_summary import read_ignored, with_ignored
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.clean import remove_stale_files
 from pathopatch.stages.find_slides import SlideFeaturesRow
@@ -70,6 +71,7 @@ def predict_cohort(
         The bundles, the stride or the device are refused, before any slide is opened.
     """
     require_unmixed(out, deidentify=config.deidentify)
+    listed = read_ignored(out)
     opened = model if isinstance(model, Model) else open_model(model, config)
     tasks = chosen(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=batch.force), batch)
     with workers_for(tasks, batch) as processes:
@@ -84,7 +86,7 @@ def predict_cohort(
                 out, STAGE, tasks, processes, on_done=on_done, deidentified=config.deidentify, progress=progress
             )
     remove_stale_files(out)
-    return outcomes
+    return with_ignored(listed, outcomes)
 
 
 def record_left_out(

@@ -87,6 +87,8 @@ class PredictConfig(Config):
     """Further files of each slide: patches for QuPath, patches in wsinfer's columns, the map for napari. Slides that
     lack one are predicted again.
     """
+    replace_changed: bool = Field(default=False, exclude=True)
+    """Predict a slide again whose file changed under its name."""
 
 
 class BatchConfig(Config):

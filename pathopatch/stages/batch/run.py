@@ -50,7 +50,7 @@ S = TypeVar("S", bound=HasSlideId)
 T = TypeVar("T", bound=SlideTask[Any])
 
 DEFAULT_BATCH = BatchOptions()
-GOOD_STATES = (*FINISHED, "current")
+GOOD_STATES = (*FINISHED, "current", "ignored")
 LOGS = "logs"
 KEPT_RUNS = 20
 """Of each stage; the logs of earlier runs go."""
@@ -234,7 +234,8 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
     What is there from an earlier run is still of the slide that the status named, and it goes on saying so.
     """
     error = failure.error
-    outcome = Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
+    files = tuple(task.about.get("files", ()))
+    outcome = Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error), files=files)
     if isinstance(error, StaleArtefactError | DuplicateIdError):
         return outcome
     entry: dict[str, Any] = {
@@ -263,6 +264,16 @@ def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
         if outcome.code != DiskFullError.code:  # of the same full disk all is said
             return replace(outcome, message=f"{error}; {second}")
     return outcome
+
+
+def last_events(out: Path, stage: str) -> Iterator[dict[str, Any]]:
+    """Yield what the log of a stage's last run has; without lines that were cut, or that another program wrote."""
+    for log in sorted((out / LOGS).glob(f"{stage}-*.jsonl"))[-1:]:
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("slide_id", ""), str):
+                    yield event
 
 
 def retry_command(stage: str) -> str:
@@ -301,7 +312,7 @@ def exit_code_of(good: int, total: int) -> int:
 
 def states_by_slide(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return one state a slide, the worst that any of several stages, in their order, left it in."""
-    worst = ("failed", "done_empty", "done", "current")
+    worst = ("failed", "ignored", "done_empty", "done", "current")
     states: dict[str, str] = {}
     for outcome in outcomes:
         states[outcome.slide_id] = min(states.get(outcome.slide_id, outcome.state), outcome.state, key=worst.index)

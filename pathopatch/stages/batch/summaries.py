@@ -6,7 +6,6 @@ patient. They are written at the end of a run, even of an interrupted one, and n
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,8 @@ from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable, liste
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps.facts import SUMMARY, share_of_tissue
 from pathopatch.slides.slide_paths import split_fragment
-from pathopatch.stages.batch.run import LOGS, exit_code_of
+from pathopatch.stages.batch.run import exit_code_of, last_events
+from pathopatch.stages.batch.run_summary import files_of, is_ignored, read_ignored
 
 if TYPE_CHECKING:
     from pathopatch.core.task import Outcome
@@ -46,10 +46,11 @@ PATIENTS = (
 _TEXTS = ("patient_id", "state", "code", "leakage", "warnings")
 _EVERY_S = 60.0
 _REST = 20  # the tables take at most this part of a run: one twentieth
-STATES = (*TERMINAL_STATES, "gone", "interrupted", "running", "not begun")
+STATES = (*TERMINAL_STATES, "ignored", "gone", "interrupted", "running", "not begun")
 """In the order in which they are shown. A status has the first three and `running`, which a killed process leaves.
 
-The file of a slide that is `gone` was removed after it failed; the last run had slides that are `not begun`.
+A slide that is `ignored` failed as ``ignore.csv`` lists it. The file of one that is `gone` was removed after it failed;
+the last run had slides that are `not begun`.
 """
 _COLUMNS = ("state", "code", "message", "patches", "predicted", "tumour", "seconds", "ended", "tissue_confidence")
 _SHOWN = ("slide_id", "stage", "state", "code", "patches", "predicted", "tumour", "seconds")
@@ -148,14 +149,15 @@ class StatusSummary:
     @property
     def exit_code(self) -> int:
         """As of a run: 0 when every slide is done, 3 when some are not, 1 when none is."""
-        wanted = int(self.counts.drop(columns="gone").to_numpy().sum())
+        wanted = int(self.counts.drop(columns=["gone", "ignored"]).to_numpy().sum())
         return exit_code_of(int(self.counts[list(FINISHED)].to_numpy().sum()), wanted)
 
     def text(self, *, all_slides: bool = False) -> str:
         """Format table and totals; of many slides those that are not done, unless all are asked for."""
         lines = []
         is_few = self.table["slide_id"].nunique() <= _FEW
-        rows = self.table if all_slides or is_few else self.table[~self.table["state"].isin((*FINISHED, "gone"))]
+        hidden = () if all_slides or is_few else (*FINISHED, "ignored", "gone")
+        rows = self.table[~self.table["state"].isin(hidden)]
         if len(rows):
             lines += [_columns(rows), ""]
         lines.append(f"{self.slides:,} slides")
@@ -183,8 +185,9 @@ def status_summary(out: Path) -> StatusSummary:
         raise InputMissingError(
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
+    listed = read_ignored(out)
     table["state"] = [
-        _state(out, *row) for row in table[["slide_id", "stage", "state", "code"]].itertuples(index=False)
+        _state(out, listed, *row) for row in table[["slide_id", "stage", "state", "code"]].itertuples(index=False)
     ]
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(STATES), fill_value=0)
@@ -196,12 +199,15 @@ def status_summary(out: Path) -> StatusSummary:
     return StatusSummary(table=table, counts=counts, slides=len(slides), outdated=tuple(_outdated(out, table)))
 
 
-def _state(out: Path, slide_id: str, stage: str, state: str, code: str) -> str:
+def _state(out: Path, listed: Mapping[str, Any], slide_id: str, stage: str, state: str, code: str) -> str:
     """Return a slide's state as it is now: its process may have ended, and its file may have been removed."""
     with suppress(PathopatchError):  # of locks that this user may not take
         if state == "running" and not is_locked(out, slide_lock(slide_id, stage)):
             return "interrupted"
-    return "gone" if state == "failed" and is_gone(listed_status(out, slide_id)[stage]) else state
+    entry = listed_status(out, slide_id)[stage] if state == "failed" else {}
+    if stage == "predict" and entry and is_ignored(listed.get(slide_id), code, files_of(entry)):
+        return "ignored"
+    return "gone" if is_gone(entry) else state
 
 
 def is_gone(entry: Mapping[str, Any]) -> bool:
@@ -218,17 +224,14 @@ def is_gone(entry: Mapping[str, Any]) -> bool:
 
 def _not_begun(out: Path, stage: str) -> set[str]:
     """Return the slides that the last run did not come to; none if it has ended, or its log is gone."""
-    logs = sorted((out / LOGS).glob(f"{stage}-*.jsonl"))
     waiting: set[str] = set()
-    for line in logs[-1].read_text(encoding="utf-8", errors="replace").splitlines() if logs else ():
-        with suppress(ValueError, KeyError, TypeError):  # a line that was cut, or that another program wrote
-            event = json.loads(line)
-            if event["event"] == "begin":
-                waiting = set(event["slide_ids"])
-            elif event["event"] == "slide":
-                waiting.discard(event["slide_id"])
-            elif event["event"] == "end":
-                return set()
+    for event in last_events(out, stage):
+        if event.get("event") == "begin":
+            waiting = set(event.get("slide_ids", waiting))
+        elif event.get("event") == "slide":
+            waiting.discard(event.get("slide_id", ""))
+        elif event.get("event") == "end":
+            return set()
     return waiting
 
 
