@@ -24,7 +24,7 @@ from pathopatch.evaluation.reference import SEARCH_FILE, budget_of, total_budget
 def fold_folders(work: Path) -> list[Path]:
     """Return the work folders of the folds of a cross-validation, in order; none where there is one split."""
     path = WorkFolder(work).groups
-    if not path.is_file():
+    if not path.is_file() or WorkFolder(work).tiled.root != work:  # a fold's table has the column too
         return []
     groups = read_table(path)
     return [WorkFolder(work).fold(int(number)) for number in sorted(set(groups["fold"]))] if "fold" in groups else []

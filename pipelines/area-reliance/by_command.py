@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "area-benchmark"))
 import benchmark  # noqa: E402
 from area_benchmark import cohort as imposed_cohort  # noqa: E402
+from area_benchmark import natural  # noqa: E402
 from area_benchmark.cells import CONFLICTING  # noqa: E402
-from area_benchmark.natural import SETTINGS  # noqa: E402
-from area_benchmark.settings import load  # noqa: E402
+from area_benchmark.settings import BenchmarkConfig, load  # noqa: E402
 
 ROWS = {  # method and mask
     "erm": ("erm", "none"), "resample": ("resample", "none"), "gerne": ("gerne", "none"),
@@ -48,7 +48,10 @@ def command(*words: object) -> None:
 
 def demo(work: Path, seed: int) -> Iterator[dict[str, Any]]:
     """Yield a row per network of the demo's cohorts of a seed; each is asked about the test slides."""
-    settings, names = SETTINGS["demo"], ("input_px", "steps", "batch_per_class", "learning_rate", "weight_decay")
+    settings, names = (
+        natural.SETTINGS["demo"],
+        ("input_px", "steps", "batch_per_class", "learning_rate", "weight_decay"),
+    )
     shared = {name: getattr(settings, name) for name in names}
     for case, rows in DEMO.items():
         share = 0.5 if case == CEILING else float(case)
@@ -64,30 +67,39 @@ def demo(work: Path, seed: int) -> Iterator[dict[str, Any]]:
 
 def imposed(work: Path, name: str) -> Iterator[dict[str, Any]]:
     """Yield a row per network of an imposed cohort; each is asked about the patches of validation."""
+    top, config = work / name, load(benchmark.HERE / "benchmark.toml")
+    searched = benchmark.winning_settings(config, benchmark.HERE)
+    ground, _, seed = name.split("-")
+    lists = imposed_lists(top, name, IMPOSED, config, asked="val")
+    command("tile", "--patches", top / "asked.csv", "-o", top / "asked")
+    for case, listed in lists.items():
+        runs = {row: set_by(config.settings(row, seed=int(seed), **searched[row])) for row in IMPOSED[case]}
+        yield from answers(
+            top / case, {"patches": str(listed)}, runs, top / "asked", "--per-slide", len(pd.read_csv(listed)),
+            about={"cohort": name, "case": case}, seed=int(seed), threshold=config.thresholds[0],
+        )  # fmt: skip
+
+
+def imposed_lists(
+    top: Path, name: str, cases: Collection[str], config: BenchmarkConfig, *, asked: str
+) -> dict[str, Path]:
+    """Make an imposed cohort such as lung-bright-26; return a patch list per case, beside ``asked.csv`` of a split."""
     ground, polarity, seed = name.split("-")
-    config = load(benchmark.HERE / "benchmark.toml")
-    searched, options = benchmark.winning_settings(config, benchmark.HERE), config.grounds[ground].cohort
+    options = config.grounds[ground].cohort
     crops = benchmark._crops(
         config.grounds[ground].source, **options.model_dump(include={"crop_px", "apart_px", "side_px", "min_tissue"})
     )
-    top, planned = work / name, imposed_cohort.plan(crops, options, seed=int(seed))
+    planned = imposed_cohort.plan(crops, options, seed=int(seed))
     imposed_cohort.write(top, crops, planned, polarity=polarity, label=options.label)  # type: ignore[arg-type]
     patches, others = (read(top / part) for part in ("patches", "others"))
-    asked = top / "asked.csv"
-    patches[patches["split"] == "val"].drop(columns="split").assign(label=0).to_csv(asked, index=False)
-    command("tile", "--patches", asked, "-o", top / "asked")
+    patches[patches["split"] == asked].drop(columns="split").assign(label=0).to_csv(top / "asked.csv", index=False)
     is_train = (patches["split"] == "train").to_numpy()
     pair = (np.cumsum(is_train) - 1) // 2  # as in `area_benchmark.cells.load`
-    for case, rows in IMPOSED.items():
-        swapped = pair % 2 == 1 if case == CEILING else pair < round(CONFLICTING[case] * is_train.sum() / 2)
-        table = pd.concat([patches[~(is_train & swapped)], others[swapped[is_train]]])
-        table.to_csv(top / f"{case}.csv", index=False)
-        runs = {row: set_by(config.settings(row, seed=int(seed), **searched[row])) for row in rows}
-        source = {"patches": str(top / f"{case}.csv")}
-        yield from answers(
-            top / case, source, runs, top / "asked", "--per-slide", len(patches),
-            about={"cohort": name, "case": case}, seed=int(seed), threshold=config.thresholds[0],
-        )  # fmt: skip
+    lists = {case: top / f"{case}.csv" for case in cases}
+    for case, path in lists.items():
+        swapped = pair % 2 == 1 if case == CEILING else pair < round(CONFLICTING[case] * is_train.sum() / 2)  # type: ignore[index]
+        pd.concat([patches[~(is_train & swapped)], others[swapped[is_train]]]).to_csv(path, index=False)
+    return lists
 
 
 def read(folder: Path) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups.assign import assign_folds, split_in_fold
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.groups import fold_tables, write_folds
+from pathopatch.stages.train import training_folders
 from pathopatch.training.group_checks import runs_with_groups
 
 
@@ -94,6 +95,7 @@ def test_an_empty_group_in_a_fold_stops_only_methods_that_need_groups(tmp_path):
     assert f"fold {before}, split val, {empty}" in text
     assert f"fold {number}, split test, {empty}" in text
     folds = [tmp_path / "folds" / k for k in "123"]
+    assert [training_folders(folder) for folder in (tmp_path, folds[0])] == [folds, [folds[0]]]  # one is trained alone
     left, refused = runs_with_groups(folds, [TrainConfig(method="erm"), TrainConfig(method="gerne")])
     assert [config.method for config in left] == ["erm"]
     assert refused["gerne-t0.25-s0"].place == f"fold {before}, split val"
