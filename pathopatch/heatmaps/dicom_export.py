@@ -58,7 +58,7 @@ def _level_0(out: Path, slide_id: str, facts: HeatmapFacts) -> list[Any]:
 
     source = read_status(out, slide_id).get("predict", {}).get("source")
     if not isinstance(source, str) or not (path := Path(split_fragment(source).path)).exists():
-        found = "no DICOM series at hand: it was moved, predicted with --deidentify, or is one file per channel"
+        found = "no DICOM series at hand: it was moved, predicted de-identified, or is a file per channel"
         remedy = "predict one series from where it lies; if it must not name its patient, de-identify the series first"
         raise InputMissingError(found, place=slide_id, remedy=remedy)
     if not (files := slide_files(path)):
