@@ -21,7 +21,7 @@ _EXTRAS = (
     ("pylibCZIrw", "Zeiss CZI slides", "pylibCZIrw"),
     ("openpyxl", "manifests in Excel files", "openpyxl"),
     ("starlette", "the review page", "starlette uvicorn"),
-    ("snakemake", "cluster workflows", "snakemake snakemake-executor-plugin-slurm"),
+    ("snakemake", "studies on a cluster", "snakemake snakemake-executor-plugin-slurm"),
 )
 
 
