@@ -61,6 +61,7 @@ _GONE = {
     "encode": "train --frozen computes features itself; other programs make others, see docs/how-to/make-features.md",
     "index": "DuckDB reads predictions/*.parquet itself; cohort.csv and patients.csv come of status --tables",
     "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
+    "review --reviewer": "review --reader, once for each reader of one page",
     "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
     "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
 }

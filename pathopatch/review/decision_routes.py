@@ -164,12 +164,12 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
 
 
 def _own_name(review: Review, name: str | None) -> str:
-    """Return the page's reviewer; refuse another one's name: each reads at a page of their own."""
+    """Return the link's reader; refuse another one's name: one browser may have opened two links."""
     if name is not None and name.strip() != review.reviewer.strip():
         raise ReviewRefusedError(
-            f"this page records decisions of {review.reviewer}, not of {name[:200]!r}",
+            f"this link records decisions of {review.reviewer}, not of {name[:200]!r}",
             place="reviewer",
-            remedy="start a page with --reviewer and that name",
+            remedy="reload the page, or open that reader's own link",
         )
     return review.reviewer
 

@@ -146,8 +146,8 @@ class DecisionLog:
         Raises
         ------
         ReviewConflictError
-            The slide has another revision: somebody else decided meanwhile. The error's ``state`` has that. Or what
-            the decision settles is no dispute.
+            The reader has decided on the slide since that revision, in another window; without a reader, anybody has.
+            The error's ``state`` has what stands. Or what the decision settles is no dispute.
         InputChangedError
             The file was removed, or another one put in its place, since it was opened; nothing was written.
         SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
@@ -210,6 +210,14 @@ class DecisionLog:
             rows = _rows(self._log, ALL_ROWS)
             is_whole = reader is None or not _is_blinded(self._log)
             return rows if is_whole else visible_rows(rows, str(reader), self._fingerprint)
+
+    def newest(self, reader: str | None = None) -> int:
+        """Return the number of the newest row; in a blinded folder of the reader's own."""
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            is_own = reader is not None and _is_blinded(self._log)
+            rows = "decisions WHERE reviewer = ?" if is_own else "decisions"
+            return int(self._log.execute(f"SELECT COALESCE(MAX(id), 0) FROM {rows}", [reader][:is_own]).fetchone()[0])
 
     def is_blinded(self) -> bool:
         """Return whether reviewers read independently: nobody sees others' verdicts before giving his own."""
@@ -319,12 +327,16 @@ class DecisionLog:
     def _require_revision(
         self, log: sqlite3.Connection | None, slide_id: str, revision: int, reader: str | None
     ) -> _SlideRows:
-        """Return what the reader sees of a slide, by default as known; refuse a decision if that has changed since."""
+        """Return what the reader sees of a slide, by default as known; refuse a decision if he decided since then.
+
+        Without a reader, whoever did.
+        """
         with self._lock:
             if log is None:
                 self._reload()
             seen = self._seen(log or self._log, slide_id, reader)
-        if len(seen.rows) != revision:
+        is_newer = any(reader in (None, row.reviewer) for row in seen.rows[revision:])
+        if is_newer or revision > len(seen.rows):
             raise ReviewConflictError(
                 f"slide {slide_id} has {len(seen.rows)} decisions by now, the page showed {revision}",
                 place=str(self.path),

@@ -322,7 +322,7 @@ def open_review(
                 except (KeyError, OSError):  # some containers have no name for their user
                     reviewer = "reviewer"
             if not reviewer.strip():
-                raise InputUnsupportedError("nobody is named", place="--reviewer", remedy="name who decides")
+                raise InputUnsupportedError("nobody is named", place="--reader", remedy="name who decides")
             if blinded is not None:
                 decisions.set_blinded(blinded, reviewer)
             yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer, config=config)

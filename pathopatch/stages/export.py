@@ -37,7 +37,7 @@ def export_agreement(out: Path, path: Path | None = None, *, force: bool = False
         raise InputMissingError(
             "no slide or patch that two reviewers decided on",
             place=str(out),
-            remedy="let a second reviewer decide with pathopatch review OUT --reviewer NAME",
+            remedy="let a second reviewer decide with pathopatch review OUT --reader NAME",
         )
     return _write_text(Path("agreement.csv") if path is None else path, pairs_csv(rows), force=force)
 

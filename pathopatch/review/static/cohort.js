@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { alarm, byId, copy, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
+import { watch } from "./live.js";
 import { isShowable, keepOrder, moveAmong, nextToDo } from "./order.js";
 import { COLUMNS, LISTS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
 import { VERDICTS, count, leakageText, verdictsText, when } from "./text.js";
@@ -49,9 +50,20 @@ async function start() {
     { does: "qupath", keys: ["q"], says: "Export slides, heatmaps and decisions to QuPath", run: () => exported("qupath.zip") },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);
+  watch(refresh);
   document.body.dataset.ready = "yes";
   await painted();
   document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from navigation to the painted table
+}
+
+async function refresh() {
+  // What was decided meanwhile; the row in which the reader is stays his.
+  const here = document.activeElement?.closest("tbody tr")?.dataset.slide;
+  ({ rows } = await api.cohort());
+  rowById.clear();
+  countLists();
+  show();
+  if (here) rowById.get(here)?.querySelector("a")?.focus();
 }
 
 function others(rows) {
@@ -104,18 +116,24 @@ function sortBy(name, isNumber) {
 
 function makeFilters() {
   const status = byId("status");
-  for (const [name, { says, holds }] of Object.entries(STATUSES)) {
-    status.append(el("option", { value: name }, `${says} (${count(rows.filter(holds).length)})`));
-  }
-  for (const [name, { holds }] of Object.entries(LISTS)) {
-    document.querySelector(`[data-does=${name}] b`).textContent = count(rows.filter(holds).length);
-  }
+  status.append(...Object.keys(STATUSES).map((value) => el("option", { value })));
+  countLists();
   byId("export-menu").addEventListener("keydown", ({ key }) => key === "Escape" && toggleExport(false));
   document.addEventListener("click", ({ target }) => !target.closest(".menu") && toggleExport(false));
   status.value = filters.status;
   byId("search").value = filters.search;
   status.addEventListener("change", () => show({ status: status.value }));
   byId("search").addEventListener("input", (event) => show({ search: event.target.value }));
+}
+
+function countLists() {
+  for (const option of byId("status").options) {
+    const { says, holds } = STATUSES[option.value];
+    option.textContent = `${says} (${count(rows.filter(holds).length)})`;
+  }
+  for (const [name, { holds }] of Object.entries(LISTS)) {
+    document.querySelector(`[data-does=${name}] b`).textContent = count(rows.filter(holds).length);
+  }
 }
 
 function show(changes = {}) {

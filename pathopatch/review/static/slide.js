@@ -8,6 +8,7 @@ import { Gallery } from "./gallery.js";
 import { HeatLayer } from "./heat.js";
 import { bindKeys } from "./keys.js";
 import { drawLegend } from "./legend.js";
+import { watch } from "./live.js";
 import { neighbours, nextToDo, orderOfSlides } from "./order.js";
 import { Note } from "./note.js";
 import { Pair } from "./pair.js";
@@ -103,6 +104,7 @@ async function start() {
   document.addEventListener("fullscreenchange", () =>
     document.querySelector("[data-does=full-screen]").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement))));
   gallery.show();
+  watch(() => decisions.refresh());
   await decisions.load();
   flyToAddress(fly, viewer);
   document.body.dataset.ready = "yes";
