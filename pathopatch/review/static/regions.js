@@ -1,6 +1,7 @@
 // Draw regions of tumour, or of tissue that was found wrongly, on the slide, and list them. The server checks and keeps them.
 
 import { byId, el, say } from "./dom.js";
+import { drawText } from "./heat.js";
 import { Note } from "./note.js";
 import { MOST_CHARACTERS, areaPx, bounds, onSlide, simplified, toPoints, toText } from "./shapes.js";
 import { when } from "./text.js";
@@ -187,22 +188,10 @@ function drawOutline(context, place, points, { colour, dash, letter }, isClosed)
   context.lineWidth = 3 * place.density;
   context.stroke();
   context.restore();
-  if (isClosed) drawLetter(context, place, at(points[0]), colour, letter);
-}
-
-function drawLetter(context, place, [x, y], colour, letter) {
   const px = Math.round(12 * place.density);
-  context.save();
-  context.font = `700 ${px}px sans-serif`;
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  context.fillStyle = "#ffffff";
-  context.fillRect(x - 0.8 * px, y - 0.8 * px, 1.6 * px, 1.6 * px);
-  context.fillStyle = colour;
-  context.fillRect(x - 0.7 * px, y - 0.7 * px, 1.4 * px, 1.4 * px);
-  context.fillStyle = "#ffffff";
-  context.fillText(letter, x, y + 0.05 * px);
-  context.restore();
+  if (!isClosed) return;
+  drawText(context, place, at(points[0]), "", { px, width: 1.6 * px, height: 1.6 * px });
+  drawText(context, place, at(points[0]), letter, { px, width: 1.4 * px, height: 1.4 * px, ground: colour, ink: "#ffffff" });
 }
 
 function drawCorner(context, place, x, y) {
