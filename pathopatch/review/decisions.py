@@ -18,7 +18,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pathopatch.core.errors import InputChangedError, InputMissingError, PathopatchError, ReviewConflictError
+from pathopatch.core.errors import (
+    InputChangedError,
+    InputMissingError,
+    InputUnsupportedError,
+    PathopatchError,
+    ReviewConflictError,
+)
 from pathopatch.core.files import atomic_path, disk_errors, fault_point, inside, write_bytes
 from pathopatch.core.locks import REVIEW, folder_lock
 from pathopatch.groups.decisions.decision import (
@@ -115,17 +121,26 @@ class DecisionLog:
         self._lock = threading.Lock()  # on those below; held for moments, never while a write waits
         # Rows are never changed: only new ones are read. To check 10,000 at each decision took a second.
         self._slides: dict[str, _SlideRows] = {}
+        # A folder on a medium that cannot be written is opened for looking.
+        self.is_read_only = path.parent.is_dir() and not os.access(path.parent, os.W_OK)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with folder_lock(path.parent, REVIEW, limit_s=busy_s), sqlite_errors(path):
+        with ExitStack() as locked, sqlite_errors(path):
+            if not self.is_read_only:
+                locked.enter_context(folder_lock(path.parent, REVIEW, limit_s=busy_s))
             if not path.exists():
                 with closing(sqlite3.connect(":memory:", isolation_level=None)) as log:
                     for statement in _SCHEMA:
                         log.execute(statement)
+                    if self.is_read_only:
+                        self._log = log_in_memory(log.serialize(), path)
+                        self._file: BinaryIO = open(os.devnull, "rb")  # noqa: PTH123, SIM115
+                        self._version: tuple[int, ...] = ()
+                        return
                     self._put(log).close()
             self._log = load_log(path, busy_s=busy_s)
             # Open as long as this is its content: no other file can get its number meanwhile.
-            self._file: BinaryIO = path.open("rb")
+            self._file = path.open("rb")
             self._version = _version(os.fstat(self._file.fileno()))
 
     def close(self) -> None:
@@ -401,6 +416,12 @@ class DecisionLog:
 
         Reading goes on meanwhile. A slide's outdated revision is refused before the file is copied.
         """
+        if self.is_read_only:
+            raise InputUnsupportedError(
+                "this folder cannot be written: it is open for looking alone",
+                place=str(self.path.parent),
+                remedy="copy it to a disk that can be written, and review the copy",
+            )
         if not self.path.exists():  # before a lock is made in a folder that was moved away
             raise self._gone("it was removed")
         with folder_lock(self.path.parent, REVIEW, limit_s=self._busy_s), sqlite_errors(self.path):

@@ -329,10 +329,11 @@ def open_review(
 
 
 @lru_cache(maxsize=_KNOWN_ROWS)
-def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
+def _row(out: Path, slide_id: str, *mtimes: int) -> dict[str, Any] | None:
     """Return a slide's row from its status and heatmap of these times; None if its prediction was never attempted.
 
     Shares are of the tissue area, as in ``cohort.csv``, but tissue_share is of the scanned part. None is unknown.
+    ``written`` is when the newest of the files was, ms from the epoch.
     """
     entry = listed_status(out, slide_id).get("predict") or {}
     facts: dict[str, Any] = {}
@@ -357,6 +358,7 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
     return {
         "slide_id": slide_id,
         "patient_id": str(entry.get("patient_id", "")),
+        "written": max(mtimes) // 10**6,
         "state": state,
         "code": str(entry.get("code", "")),
         "message": str(entry.get("message", "")),

@@ -66,7 +66,9 @@ class Visit:
         self.elsewhere: list[str] = []
         self.requested: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        self._context.request.get(_links[address].get(reader) or link_of(address))  # as if the printed link had been opened: the cookie stays
+        self._context.request.get(
+            _links[address].get(reader) or link_of(address)
+        )  # as if the printed link had been opened: the cookie stays
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(60_000)
         self.page.on("console", lambda message: self._hear(message.type, message.text))

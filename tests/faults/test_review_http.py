@@ -411,7 +411,9 @@ TOKEN, OTHER = "t0ken-of-the-test", "of-the-other"
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    access = Access(hosts=LOOPBACK | {"lab"}, any_address=True, tokens={"Ada": TOKEN, "Bo": OTHER}, cookie="review-cookie")
+    access = Access(
+        hosts=LOOPBACK | {"lab"}, any_address=True, tokens={"Ada": TOKEN, "Bo": OTHER}, cookie="review-cookie"
+    )
     with answering(predicted(tmp_path_factory.mktemp("review")), access) as page:
         yield page
 

@@ -5,7 +5,7 @@ import { alarm, byId, copy, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
 import { watch } from "./live.js";
 import { isShowable, keepOrder, moveAmong, nextToDo } from "./order.js";
-import { COLUMNS, LISTS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
+import { COLUMNS, LISTS, STATUSES, chosen, isFailed, look, stateText, warnings } from "./table.js";
 import { VERDICTS, count, leakageText, verdictsText, when } from "./text.js";
 
 const table = byId("slides");
@@ -20,6 +20,7 @@ let fillTimer = 0;
 async function start() {
   const cohort = await api.cohort();
   ({ rows, is_blinded: isBlinded } = cohort);
+  look(cohort.folder);
   byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
   byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
@@ -44,9 +45,7 @@ async function start() {
     })),
     { does: "export", keys: ["x"], says: "Open or close the export menu", run: () => toggleExport() },
     { does: "agreement", keys: ["c"], says: "Compare reviewers", run: () => (location.href = "/agreement") },
-    { does: "decisions-geojson", keys: ["d"], says: "Export the decisions that stand as GeoJSON", run: () => exported("decisions.zip") },
-    { does: "agreement-geojson", keys: ["b"], says: "Export what two reviewers decided on as GeoJSON", run: () => exported("agreement.zip") },
-    { does: "regions", keys: ["g"], says: "Export the drawn regions as GeoJSON", run: () => exported("regions.zip") },
+    { does: "decisions-geojson", keys: ["d"], says: "Export every reader's verdicts, regions and lengths as GeoJSON", run: () => exported("decisions.zip") },
     { does: "qupath", keys: ["q"], says: "Export slides, heatmaps and decisions to QuPath", run: () => exported("qupath.zip") },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);

@@ -2,12 +2,14 @@
 
 import { say } from "./dom.js";
 import { drawText } from "./heat.js";
+import { lineText, onSlide } from "./shapes.js";
 import { length } from "./text.js";
 
 const HINT = "Ruler: click two points, drag, or press Enter for the middle of the view; Escape stops";
 
 export class Ruler {
-  constructor(facts, viewer, button) {
+  constructor(facts, viewer, button, decisions) {
+    this.decisions = decisions;
     this.facts = facts;
     this.viewer = viewer;
     this.button = button;
@@ -62,7 +64,9 @@ export class Ruler {
   #read() {
     const um = this.#um(this.points);
     this.viewer.place.dataset.um = um;
-    say(`Length: ${length(um)}`);
+    const ends = onSlide(this.points, this.facts.size_px);
+    const kept = ends.length === 2 ? this.decisions.drawn(lineText(ends), "length") : Promise.resolve(false);
+    kept.then((isKept) => say(`Length: ${length(um)}${isKept ? ", kept below Regions" : ""}`));
   }
 
   #draw(context, place) {

@@ -53,16 +53,17 @@ async function start() {
     select(cellAt(facts, x + facts.span_px / 2, y + facts.span_px / 2));
     viewer.flyTo(x, y, facts.span_px);
   };
-  const gallery = new Gallery(facts, view, fly);
+  const gallery = new Gallery(facts, view, fly, (x, y) => decisions.ownLabelOf(x, y));
   const decisions = new Decisions(facts, view, cohort.reviewer, (state) => {
     viewer.labels = state.patches;
     regions.show(state.regions);
     panel.relabelled(decisions);
     patchNote.show();
+    gallery.count();
   });
   decisions.isBlinded = cohort.is_blinded;
   const regions = new Regions(facts, viewer, decisions);
-  const ruler = new Ruler(facts, viewer, document.querySelector("[data-does=ruler]"));
+  const ruler = new Ruler(facts, viewer, document.querySelector("[data-does=ruler]"), decisions);
   const patchNote = new Note(byId("patch-note"), byId("save-patch-note"), {
     standing: () => panel.now && decisions.ownLabelOf(panel.now.x, panel.now.y),
     add: (text) => {
@@ -170,7 +171,7 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
     { does: "freehand", keys: ["h"], says: "Draw a region freehand", run: draw("freehand") },
     { does: "region-class", keys: ["t"], says: "Next class of regions", run: () => regions.swapClass() },
     { does: "stop-drawing", keys: ["Escape"], says: "Stop drawing or measuring", run: stop },
-    { does: "ruler", keys: ["l"], says: "Measure a length", run: measure },
+    { does: "ruler", keys: ["l"], says: "Measure lengths, which are kept", run: measure },
     { does: "select", keys: ["Enter"], says: "Select the patch in the middle, close the outline, or set a point of the ruler", run: confirm },
     { does: "doubtful", keys: ["z"], says: "Next doubtful patch: the nearest to the threshold first", run: () => gallery.nextDoubtful() },
     { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },
