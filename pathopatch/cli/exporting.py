@@ -16,6 +16,7 @@ Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to writ
 ReviewFile = Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: review.csv.")]
 RegionsFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: regions.")]
 QupathFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: qupath.")]
+DicomFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: dicom.")]
 Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT")]
 
 
@@ -74,6 +75,16 @@ def export_qupath(out: Predictions, folder: QupathFolder = None, quiet: Quiet = 
     if not quiet:
         slides = pluralize(written.slides, "slide")
         say(f"{slides}; next, in QuPath: open a slide, and drag the files of its folder onto it")
+    print(written.path)
+
+
+def export_dicom(out: Predictions, folder: DicomFolder = None, quiet: Quiet = False, force: Force = False) -> None:
+    """Write heatmaps of DICOM slides as DICOM Parametric Maps, where the slides lie. Needs the extra `dicom`."""
+    from pathopatch.stages import export
+
+    with progress_bars(quiet) as progress:
+        written = export.export_dicom(out, folder, force=force, progress=progress)
+    say_warnings(written.notes.items())
     print(written.path)
 
 

@@ -39,7 +39,7 @@ _GROUPS = {
     "export": (
         "Write what was read or found in other programs' formats.",
         _named(
-            exporting.export_onnx, exporting.export_wsinfer, exporting.export_qupath,
+            exporting.export_onnx, exporting.export_wsinfer, exporting.export_qupath, exporting.export_dicom,
             exporting.export_review, exporting.export_regions, prefix="export_",
         ),
     ),

@@ -57,8 +57,8 @@ _DECISIONS_FILE, _EXPORT = "decisions.geojson.gz", "export.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class QupathFolder:
-    """What `write_qupath_folder` wrote."""
+class ExportFolder:
+    """What an export of predicted slides wrote."""
 
     path: Path
     slides: int
@@ -68,8 +68,32 @@ class QupathFolder:
 def write_qupath_folder(
     out: Path, path: Path, *, rows: Iterable[RecordedDecision] | None = None, force: bool = False,
     progress: Progress | None = None,
-) -> QupathFolder:  # fmt: skip
+) -> ExportFolder:  # fmt: skip
     """Write ``<slide_id>/*.geojson.gz`` of all predicted slides, unless the same is there; equal inputs, equal bytes.
+
+    `rows` are rows of the log of decisions to write, by default all rows of ``review.sqlite`` in `out`. The other
+    parameters and the errors are those of `write_export`; InputCorruptError, too, if the decisions cannot be read.
+    """
+    decisions: dict[str, list[Standing]] = defaultdict(list)
+    for one in StandingDecisions(read_log(out / LOG_NAME) if rows is None else rows).by_time():
+        decisions[one.decision.slide_id].append(one)
+
+    def mark_of(slide_id: str) -> str:
+        outputs = whole_facts(out, slide_id, TABLE, REGIONS)["outputs"]
+        shown = [[row.to_dict() for row in (one.decision, *one.readings)] for one in decisions[slide_id]]
+        return fingerprint([[outputs[name]["fingerprint"] for name in (TABLE, REGIONS)], shown])
+
+    def write(folder: Path, slide_id: str, _mark: str) -> None:
+        _write_slide(out, folder / slide_id, slide_id, decisions[slide_id])
+
+    return write_export(out, path, "QuPath", mark_of, write, force=force, progress=progress)
+
+
+def write_export(
+    out: Path, path: Path, kind: str, mark_of: Callable[[str], str], write: Callable[[Path, str, str], None], *,
+    force: bool = False, progress: Progress | None = None,
+) -> ExportFolder:  # fmt: skip
+    """Write what other programs read of all predicted slides, unless the same is there.
 
     Parameters
     ----------
@@ -77,8 +101,11 @@ def write_qupath_folder(
         Folder that ``predict`` wrote.
     path : Path
         Folder to write.
-    rows : iterable of RecordedDecision, optional
-        Rows of its log to write, by default all rows of its ``review.sqlite``.
+    kind : str
+        QuPath or DICOM.
+    mark_of, write : callable
+        Return the fingerprint (mark) of what a slide's files are made of, or raise why it is left out. Write its files,
+        given the new folder, the slide's id and that mark.
     force : bool
         Replace an export of other content.
 
@@ -90,8 +117,8 @@ def write_qupath_folder(
         There is something else at `path`.
     StaleArtefactError
         It is an export of other content, and `force` is off.
-    InputCorruptError
-        The decisions cannot be read.
+    PathopatchError
+        Every slide is left out: the reason of the first.
     DiskFullError
         No space is left; an earlier export is untouched.
     """
@@ -100,62 +127,65 @@ def write_qupath_folder(
         raise InputMissingError(
             "no prediction here", place=str(out), remedy="run pathopatch predict, or name its output folder"
         )
-    existing = _stamp_of_export(path)
-    decisions: dict[str, list[Standing]] = defaultdict(list)
-    for one in StandingDecisions(read_log(out / LOG_NAME) if rows is None else rows).by_time():
-        decisions[one.decision.slide_id].append(one)
-    notes: dict[str, str] = {}
+    existing = _stamp_of_export(path, kind)
+    errors: dict[str, PathopatchError] = {}
     inputs: dict[str, str] = {}
     for slide_id in ids:
         try:
-            marks = [_whole_facts(out, slide_id)["outputs"][name]["fingerprint"] for name in (TABLE, REGIONS)]
-            shown = [[row.to_dict() for row in (one.decision, *one.readings)] for one in decisions[slide_id]]
-            inputs[slide_id] = fingerprint([marks, shown])
+            inputs[slide_id] = mark_of(slide_id)
         except PathopatchError as error:
-            notes[slide_id] = f"{error.message}; predict the slide again"
-    with artefact(path, stamp=Stamp(stage="export qupath", inputs=inputs), force=force, existing=[existing]) as output:
+            errors[slide_id] = error
+    if not inputs:
+        raise errors[ids[0]]
+    notes = {slide_id: f"{error.message}; {error.remedy}" for slide_id, error in errors.items()}
+    stamp = Stamp(stage=f"export {kind.lower()}", inputs=inputs)
+    with artefact(path, stamp=stamp, force=force, existing=[existing]) as output:
         if not output.is_current:
             with atomic_path(path) as folder:
                 folder.mkdir()
-                for number, slide_id in enumerate(inputs, 1):
-                    _write_slide(out, folder / slide_id, slide_id, decisions[slide_id])
+                for number, (slide_id, mark) in enumerate(inputs.items(), 1):
+                    write(folder, slide_id, mark)
                     if progress is not None:
                         progress("export", number, len(inputs), slide_id)
-                write_json(folder / _EXPORT, {"stamp": output.stamp.to_dict(), "left_out": notes})
-    return QupathFolder(path=path, slides=len(ids), notes=notes)
+                write_json(folder / _EXPORT, {"stamp": stamp.to_dict(), "left_out": notes})
+    return ExportFolder(path=path, slides=len(ids), notes=notes)
 
 
-def _stamp_of_export(path: Path) -> Stamp | None:
+def _stamp_of_export(path: Path, kind: str) -> Stamp | None:
     """Return the stamp of the export at a path, None where there is nothing; refuse anything else."""
     if not path.exists():
         return None
     try:
         stamp = Stamp.from_dict(read_json(path / _EXPORT)["stamp"])
-        if stamp.stage == "export qupath":
+        if stamp.stage == f"export {kind.lower()}":
             return stamp
     except (PathopatchError, KeyError, TypeError):
         pass
     raise InputUnsupportedError(
-        "the path exists and is no export for QuPath", place=str(path), remedy="choose another folder"
+        f"the path exists and is no export for {kind}", place=str(path), remedy="choose another folder"
     )
 
 
-def _whole_facts(out: Path, slide_id: str) -> HeatmapFacts:
-    """Return ``heatmap.json``; refuse a slide whose table or regions are not as they were written."""
-    heatmap = WorkFolder(out).heatmap(slide_id)
-    facts = read_facts(heatmap)
-    for name, path in ((TABLE, WorkFolder(out).predictions(slide_id)), (REGIONS, heatmap / REGIONS)):
+def whole_facts(out: Path, slide_id: str, *names: str) -> HeatmapFacts:
+    """Return ``heatmap.json``; refuse a slide whose outputs of these names are not as they were written."""
+    heatmap, again = WorkFolder(out).heatmap(slide_id), "predict the slide again"
+    try:
+        facts = read_facts(heatmap)
+    except PathopatchError as error:
+        raise InputCorruptError(error.message, place=slide_id, remedy=again) from error
+    for name in names:
+        path = WorkFolder(out).predictions(slide_id) if name == TABLE else heatmap / name
         if not path.is_file():
-            raise InputMissingError(f"the slide lacks {path.name}")
+            raise InputMissingError(f"the slide lacks {path.name}", place=slide_id, remedy=again)
         # The sizes only: to read every file of a cohort would take as long as to import it.
         if facts.get("outputs", {}).get(name, {}).get("bytes") != path.stat().st_size:
-            raise InputCorruptError(f"{path.name} is not as it was written")
+            raise InputCorruptError(f"{path.name} is not as it was written", place=slide_id, remedy=again)
     return facts
 
 
 def _write_slide(out: Path, folder: Path, slide_id: str, decisions: Sequence[Standing]) -> None:
     """Put a slide's heatmap and the decisions on it that stand into a new folder."""
-    facts = _whole_facts(out, slide_id)
+    facts = whole_facts(out, slide_id, TABLE, REGIONS)
     folder.mkdir()
     link_or_copy(WorkFolder(out).heatmap(slide_id) / REGIONS, folder / REGIONS)
     write_tiles(

