@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
-.PHONY: demo study example example-model check test test-slow lint bench gpu gpu-wheels docs docs-assets wheelhouse clean
+.PHONY: demo study example example-model check test test-slow lint bench gpu gpu-wheels docs docs-assets wheelhouse container clean
 .DEFAULT_GOAL := test
 
 # What predicts, trains and reviews; and for all else what tests and pages need too.
@@ -91,6 +91,10 @@ EXTRAS ?= review
 PIP_WHEEL ?=
 wheelhouse: $(READY)
 	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(PIP_WHEEL) '.[$(EXTRAS)]'
+
+# An image for podman, tried without a network; its variables stand in the script. Takes minutes.
+container:
+	pipelines/deployment/container.sh
 
 clean:
 	rm -rf $(VENV) demo-work build dist wheelhouse gpu-wheels-*

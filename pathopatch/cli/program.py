@@ -63,6 +63,7 @@ _GONE = {
     "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
     "export agreement": "export review: review.csv has every reader's verdict, and the page Agreement compares them",
     "review --reviewer": "review --reader, once for each reader of one page",
+    "check --slides-per-part": "several predict on one folder share its slides, see docs/how-to/cluster.md",
     "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
     "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
 }

@@ -85,10 +85,6 @@ def check(
     manifest: Manifest,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue, shifts and saturation.")] = False,
-    slides_per_part: Annotated[
-        int | None,
-        typer.Option(min=1, help="Open no slide: write the manifest in parts of so many slides to OUT/parts/."),
-    ] = None,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
     *,
@@ -100,14 +96,8 @@ def check(
 
     With --config the settings of its table \[tile] hold, and the class names of annotations must be among them.
     """
-    from pathopatch.stages.check import check_manifest, divide_manifest
+    from pathopatch.stages.check import check_manifest
 
-    if slides_per_part is not None:
-        if out is None:
-            raise typer.BadParameter("--slides-per-part writes to OUT/parts/: give --out")
-        for path in divide_manifest(manifest, out, slides_per_part):
-            print(path)
-        return
     with progress_bars(batch.quiet) as progress:
         slides = check_manifest(
             manifest,

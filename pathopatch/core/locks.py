@@ -11,13 +11,13 @@ import errno
 import logging
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
-from pathopatch.core.errors import InputUnsupportedError, SlideTimeoutError
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError, SlideTimeoutError
 from pathopatch.core.files import disk_errors, inside
 
 FOLDER = ("status", "locks")
@@ -71,6 +71,36 @@ def folder_lock(out: Path, name: str, *, waiting_for: str = "", limit_s: float |
         release()
 
 
+@contextmanager
+def sole_command(out: Path) -> Iterator[None]:
+    """On a drive without locks, be the only command that works on a folder; elsewhere do nothing.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Another is at work, or was killed on another machine.
+    """
+    release: Callable[[], None] | None = None
+    only: AbstractContextManager[object] = nullcontext()
+    with suppress(PathopatchError):  # what else is wrong with the folder is said of each slide
+        release = _acquire(out, STATUS)
+    if release is _no_lock:
+        mark = inside(out, *FOLDER, "command")  # one process can make it; if that is dead on this machine, another
+        try:
+            with disk_errors(mark):
+                only = SoftFileLock(mark).acquire(blocking=False)
+        except Timeout as error:
+            raise InputUnsupportedError(
+                "another command works here, on a drive without locks",
+                place=str(out),
+                remedy=f"let it end, or if it was killed remove {mark}; several need a folder on a drive with locks",
+            ) from error
+    elif release is not None:
+        release()
+    with only:
+        yield
+
+
 def is_locked(out: Path, name: str) -> bool:
     """Return whether another process, or thread, holds a lock of a work folder."""
     if not inside(out, *FOLDER, f"{name}.lock").exists():
@@ -102,10 +132,14 @@ def _acquire(
                     "a drive without locks cannot keep decisions", place=str(out), remedy="copy the folder to another"
                 ) from error
             _warn_no_locks(path.parent)
-            return lambda: None
+            return _no_lock
     return lock.release
+
+
+def _no_lock() -> None:
+    """Release nothing: what `_acquire` returns on a drive without locks."""
 
 
 @lru_cache(maxsize=16)
 def _warn_no_locks(folder: Path) -> None:
-    _log.warning("%s lies on a drive without locks: run one process at a time on this work folder", folder)
+    _log.warning("%s lies on a drive without locks: run one command at a time on this work folder", folder)

@@ -385,18 +385,6 @@ class _RowParser:
         return absolute
 
 
-def write_parts(manifest: Manifest, folder: Path, slides: int) -> list[Path]:
-    """Write the included rows as manifests of `slides` rows each, one for each job of a cluster; return their paths.
-
-    They are ``000001.csv`` and so on in the `folder`, in the order of the rows, and name files by absolute paths.
-    """
-    paths = []
-    for number, first in enumerate(range(0, len(manifest.included), slides), 1):
-        paths.append(folder / f"{number:06d}.csv")
-        write_rows(paths[-1], manifest.included[first : first + slides])
-    return paths
-
-
 def write_rows(path: Path, rows: Sequence[SlideRow]) -> None:
     """Write rows as a manifest, without the columns that are empty in all of them; DiskFullError as `write_bytes`."""
     records = [_cells(row) for row in rows]

@@ -14,7 +14,7 @@ from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, Ta
 from pathopatch.core.patients import BLOCK, Listed, copy_problems
 from pathopatch.core.task import Progress
 from pathopatch.core.workers import Workers
-from pathopatch.slides.manifest import SlideRow, read_manifest, write_parts
+from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.structure import alike_pairs
 from pathopatch.stages.batch.run import DEFAULT_BATCH
 from pathopatch.stages.batch.slide_table import (
@@ -31,11 +31,6 @@ from pathopatch.stages.batch.slide_table import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def divide_manifest(manifest: Path, out: Path, slides_per_part: int) -> list[Path]:
-    """Write a manifest in parts of so many slides into ``parts/`` of a folder; return their paths."""
-    return write_parts(read_manifest(manifest, distinct_patients=None), out / "parts", slides_per_part)
 
 
 def check_manifest(

@@ -22,7 +22,7 @@ _EXTRAS = (
     ("openpyxl", "manifests in Excel files", "openpyxl"),
     ("highdicom", "heatmaps as DICOM", "highdicom"),
     ("starlette", "the review page", "starlette uvicorn"),
-    ("snakemake", "cluster workflows", "snakemake snakemake-executor-plugin-slurm"),
+    ("snakemake", "studies on a cluster", "snakemake snakemake-executor-plugin-slurm"),
 )
 
 

@@ -13,7 +13,7 @@ from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.core.input_files import LeftOut
-from pathopatch.core.locks import STATUS, folder_lock
+from pathopatch.core.locks import STATUS, folder_lock, sole_command
 from pathopatch.core.status import read_status
 from pathopatch.core.task import HasSlideId, Outcome, Progress, SlidePlan, SlideTask, Within
 from pathopatch.core.work_folder import WorkFolder
@@ -68,13 +68,13 @@ def predict_cohort(
     Raises
     ------
     PathopatchError
-        The bundles, the stride or the device are refused, before any slide is opened.
+        The bundles, the stride or the device are refused, before any slide is opened; or as `sole_command`.
     """
     require_unmixed(out, deidentify=config.deidentify)
     listed = read_ignored(out)
     opened = model if isinstance(model, Model) else open_model(model, config)
     tasks = chosen(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=batch.force), batch)
-    with workers_for(tasks, batch) as processes:
+    with sole_command(out), workers_for(tasks, batch) as processes:
         from pathopatch.heatmaps.model_record import write_model_record
         from pathopatch.stages.batch.summaries import keep_cohort_tables
 

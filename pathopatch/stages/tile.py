@@ -12,6 +12,7 @@ import pandas as pd
 
 from pathopatch.core.config import BatchOptions, ReadyConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputUnsupportedError, TableError
+from pathopatch.core.locks import sole_command
 from pathopatch.core.task import Outcome, Progress, SlidePlan, SlideTask, Within
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
@@ -56,13 +57,14 @@ def tile_cohort(
     TableError
         Everything wrong with the manifest itself.
     InputUnsupportedError
-        No target mpp is given and the slides' own differ by more than 2 %; or the patches of `work` are features.
+        No target mpp is given and the slides' own differ by more than 2 %; or the patches of `work` are features;
+        or as `sole_command`.
     """
     require_no_features(work)
     rows = _rows(manifest_path, batch, slide_mpp, distinct_patients)
     tasks = chosen([tile_task(row, config, work, force=batch.force) for row in rows], batch)
     selected = {task.slide_id for task in tasks}
-    with workers_for(tasks, batch) as processes:
+    with sole_command(work), workers_for(tasks, batch) as processes:
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
             _refuse_mixed(table, rows, config, manifest_path)

@@ -62,7 +62,7 @@ def judged(top: Path) -> Iterator[dict[str, Any]]:
                 out = top / "judged" / f"{case}-{run}-{name}-{kind}"
                 result = pathopatch.judge_answers(top / f"pack-{name}", answers, out, kind=kind, force=True)
                 about = {"network": f"{top.name} {case} {run}", "known": known, "pack": name, "kind": kind}
-                ends = {"eta": result["eta"]["value"], "adj": result["adj"]["value"]}
+                ends = {name: result.get(name, {}).get("value", math.nan) for name in ("eta", "adj")}
                 yield about | {"verdict": result["verdict"], **ends} | {
                     "loaded": loaded["verdict"], "loaded_eta": loaded["eta"]["value"]
                 }  # fmt: skip

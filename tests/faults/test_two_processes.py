@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from multiprocessing.connection import Connection
@@ -19,14 +22,15 @@ from made_model import write_model
 
 from pathopatch.core import status as statuses
 from pathopatch.core.config import PredictConfig, TileConfig
-from pathopatch.core.locks import SLOTS, folder_lock, is_locked, slide_lock
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.locks import SLOTS, folder_lock, is_locked, slide_lock, sole_command
 from pathopatch.core.status import read_status, update_status
 from pathopatch.core.task import SlideTask
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import run_slides
 from pathopatch.stages.clean import find
-from pathopatch.stages.predict import open_model, predict_tasks
-from pathopatch.stages.tile import tile_task
+from pathopatch.stages.predict import open_model, predict_cohort, predict_tasks
+from pathopatch.stages.tile import tile_cohort, tile_task
 
 pytestmark = pytest.mark.fault("two-processes")
 
@@ -152,15 +156,74 @@ def test_two_stages_that_write_one_status_at_once_keep_both_entries(
     assert read_status(tmp_path, "a") == {stage: {"state": "running", "count": 4} for stage in STAGES}
 
 
-def test_a_drive_without_locks_gives_a_warning_and_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    import errno
-    import fcntl
+@pytest.fixture(params=["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def no_locks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The drive has no locks; how it says so depends on its kind."""
 
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
+    def flock(*_: object) -> None:
+        raise OSError(getattr(errno, request.param), "no locks")
 
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_drive_without_locks_gives_a_warning_and_works(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with folder_lock(tmp_path, "tile-00"), folder_lock(tmp_path, "tile-00"):
         assert "a drive without locks" in caplog.text
+
+
+def command(stage: str, folder: Path) -> list[str]:
+    """Run the stage's command on one slide; return its state."""
+    row = slide(folder)
+    if stage == "tile":
+        (folder / "cohort.csv").write_text(f"slide_id,patient_id,path\n{row.slide_id},p,{row.source}\n")
+        outcomes = tile_cohort(folder / "cohort.csv", folder / "out", TileConfig(patch_px=16))
+    else:
+        config = PredictConfig(device="cpu", precision="float32", threads=1)
+        outcomes = predict_cohort([row], folder / "model", folder / "out", config)
+    return [outcome.state for outcome in outcomes]
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_second_command_is_refused_on_a_drive_without_locks(stage: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    out = tmp_path / "out"
+    with sole_command(out), pytest.raises(InputUnsupportedError, match="another command works here") as refused:
+        command(stage, tmp_path)
+    assert refused.value.place == str(out)
+    assert f"if it was killed remove {out / 'status' / 'locks' / 'command'};" in str(refused.value.remedy)
+    assert [path for path in out.rglob("*") if path.is_file() and path.parent.name != "locks"] == []
+    assert command(stage, tmp_path) == ["done"]
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_the_mark_of_a_dead_command_is_taken_over_on_its_machine_alone(tmp_path: Path) -> None:
+    process = FRESH.Process(target=_die_alone, args=(tmp_path,))
+    process.start()
+    process.join(60)
+    mark = tmp_path / "status" / "locks" / "command"
+    left = mark.read_text()
+    with sole_command(tmp_path):
+        assert mark.read_text() != left
+    assert not mark.exists()
+    mark.write_text(left.replace(socket.gethostname(), "another-node"))
+    with pytest.raises(InputUnsupportedError), sole_command(tmp_path):
+        pass
+    mark.unlink()
+    with sole_command(tmp_path):
+        pass
+
+
+def _die_alone(out: Path) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "no locks")
+
+    fcntl.flock = flock
+    with sole_command(out):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_commands_share_a_folder_on_a_drive_with_locks(tmp_path: Path) -> None:
+    with sole_command(tmp_path), sole_command(tmp_path):
+        assert [path.name for path in (tmp_path / "status" / "locks").iterdir()] == ["status.lock"]

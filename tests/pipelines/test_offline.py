@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,12 +59,26 @@ FROZEN = {
 pytestmark = pytest.mark.timeout(1500)
 
 
-def recipe_commands() -> list[str]:
-    """Return the install commands of the container's recipe."""
-    text = (PROJECT / "pipelines" / "deployment" / "pathopatch.def").read_text(encoding="utf-8")
-    post_section = re.search(r"%post\n(.*?)\n\n", text, re.DOTALL)
-    assert post_section is not None
-    return [line.strip() for line in post_section[1].splitlines() if line.strip().startswith("python -m pip")]
+def install_command() -> str:
+    """Return the command of the documentation that installs from a wheelhouse, with ``pip`` as its program."""
+    text = (PROJECT / "docs" / "how-to" / "offline.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^pathopatch-venv/bin/(pip install --no-index .*)", text, re.MULTILINE)
+    return str(line)
+
+
+def test_the_container_names_files_extras_and_a_program_that_exist() -> None:
+    folder = PROJECT / "pipelines" / "deployment"
+    recipe = (folder / "Containerfile").read_text(encoding="utf-8")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--from).*", recipe, re.MULTILINE)]
+    assert [name for names in copied for name in names if not (PROJECT / name).exists()] == []
+    assert {project["readme"], *project["license-files"]} <= {name for names in copied for name in names}
+    (extras,) = re.findall(r"^ARG EXTRAS=(\S+)", recipe, re.MULTILINE)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"]) - {"dev", "train"}
+    (program,) = re.findall(r'^ENTRYPOINT \["(\w+)"\]', recipe, re.MULTILINE)
+    assert program in project["scripts"]
+    assert "pipelines/deployment/container.sh" in (PROJECT / "Makefile").read_text(encoding="utf-8")
+    assert os.access(folder / "container.sh", os.X_OK)
 
 
 @pytest.fixture
@@ -100,7 +115,6 @@ def test_a_wheelhouse_without_torch_predicts_where_there_is_no_route(place: Path
         cwd=PROJECT, check=True,
     )  # fmt: skip
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    (install,) = recipe_commands()
     bare = {"PATH": f"{venv}/bin:/usr/bin:/bin", "HOME": str(place), "PIP_CONFIG_FILE": os.devnull}
 
     def inside(words: str) -> str:
@@ -111,7 +125,7 @@ def test_a_wheelhouse_without_torch_predicts_where_there_is_no_route(place: Path
 
     assert "default" not in inside("cat /proc/net/route")
     assert len(inside("cat /proc/net/route").splitlines()) <= 1  # the headings alone
-    inside(install.replace("/opt/wheelhouse", str(house)))
+    inside(install_command())
     packages = inside("pip list --format freeze").split()
     assert not [line for line in packages if line.split("==")[0] in ("torch", "timm", "optuna", "albumentations")]
     made.write_aperio(

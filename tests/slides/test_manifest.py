@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathopatch.core.errors import InputMissingError, TableError
-from pathopatch.slides.manifest import Manifest, read_manifest, write_parts
+from pathopatch.slides.manifest import Manifest, read_manifest, write_rows
 from pathopatch.slides.slide_paths import Fragment, slide_id_from_path, split_fragment, valid_slide_id
 
 
@@ -72,10 +71,11 @@ def test_the_label_of_a_whole_slide_is_0_or_1_or_nothing(tmp_path: Path) -> None
     assert wrong == [("INPUT_UNSUPPORTED", 2, "slide_label"), ("INPUT_UNSUPPORTED", 3, "slide_label")]
 
 
-def test_a_block_may_be_any_text_and_is_written_into_parts(tmp_path: Path) -> None:
+def test_a_block_may_be_any_text_and_is_written_again(tmp_path: Path) -> None:
     rows = read(tmp_path, "slide_id,patient_id,block,path\ns1,p1,2020/01/02,a.tif\ns2,p2,2020/01/02,b.tif\n")
     assert [row.block for row in rows] == ["2020/01/02"] * 2
-    assert [row.block for row in read_manifest(write_parts(rows, tmp_path, 2)[0])] == ["2020/01/02"] * 2
+    write_rows(tmp_path / "again.csv", rows.included)
+    assert [row.block for row in read_manifest(tmp_path / "again.csv")] == ["2020/01/02"] * 2
 
 
 def test_a_split_that_divides_a_block_and_a_missing_block_are_problems(tmp_path: Path) -> None:
@@ -342,22 +342,8 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("slides", [1, 2, 3, 100])
-def test_the_parts_hold_all_included_rows_in_order_and_each_once(manifest: Path, tmp_path: Path, slides: int) -> None:
+def test_rows_that_are_written_into_another_folder_are_read_as_they_were(manifest: Path, tmp_path: Path) -> None:
     whole = read_manifest(manifest)
-    parts = write_parts(whole, tmp_path / "elsewhere", slides)
-    assert [path.name for path in parts] == [f"{number:06d}.csv" for number in range(1, -(-4 // slides) + 1)]
-    rows = [row for path in parts for row in read_manifest(path)]
+    write_rows(tmp_path / "elsewhere" / "again.csv", whole.included)
+    rows = list(read_manifest(tmp_path / "elsewhere" / "again.csv"))
     assert [replace(row, row=0) for row in rows] == [replace(row, row=0) for row in whole.included]
-
-
-def test_the_command_writes_parts_without_opening_a_slide(
-    manifest: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert typed("check", manifest, "-o", tmp_path / "out", "--slides-per-part", 3) == 0
-    names = [Path(line).name for line in capsys.readouterr().out.split()]
-    assert names == ["000001.csv", "000002.csv"]
-    assert typed("check", manifest, "--slides-per-part", 3) == 2
-    (manifest.parent / "s5.tif").unlink()
-    assert typed("check", manifest, "-o", tmp_path / "none", "--slides-per-part", 3) == 1
-    assert not (tmp_path / "none").exists()

@@ -271,8 +271,8 @@ def test_the_queries_of_the_manual_run_on_tables_of_one_model_and_several(
     write_other_model(folder / "second", seed=1, like=folder / "model")
     (folder / "out" / "predictions" / "other.parquet").unlink()
     predict(folder, ("model", "second"), force=False)
-    pages = (root / "docs" / "how-to" / "folder.md", root / "pipelines" / "batch-inference" / "README.md")
-    queries = [part.split("```")[0] for page in pages for part in page.read_text().split("```sql\n")[1:]]
+    page = (root / "docs" / "how-to" / "folder.md").read_text()
+    queries = [part.split("```")[0] for part in page.split("```sql\n")[1:]]
     names = sorted(path.stem for path in (out / "predictions").iterdir())
     tables = [read_table(out / "predictions" / f"{name}.parquet").assign(slide_id=name) for name in names]
     due = pd.concat(tables, ignore_index=True)
