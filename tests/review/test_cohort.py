@@ -47,7 +47,8 @@ def test_a_row_says_what_status_and_heatmap_say(folders: Folders) -> None:
     summary, counts = status["summary"], status["counts"]
     stamp = Stamp.from_dict(read_json(heatmap_of(folders.out, "bright"))["stamp"])
     assert bright == {
-        "slide_id": "bright", "patient_id": "bright", "written": bright["written"], "state": "done", "code": "", "message": "", "command": "",
+        "slide_id": "bright", "patient_id": "bright", "written": bright["written"],
+        "state": "done", "code": "", "message": "", "command": "",
         **counts,
         "positive_share": summary["positive_share"], "tissue_area_mm2": summary["tissue_mm2"],
         "tissue_share": pytest.approx(summary["tissue_mm2"] / (300 * 280 * 0.5e-3**2)),
