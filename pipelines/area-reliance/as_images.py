@@ -50,7 +50,7 @@ def judged(top: Path) -> Iterator[dict[str, Any]]:
         packs[name] = seen(top / f"pack-{name}" / "send")
     for found in sorted(top.glob("*/asked-about/*/area-reliance.json")):
         loaded, case, run = json.loads(found.read_text()), found.parents[2].name, found.parent.name
-        is_plain = case in SHORTCUT and run.startswith("erm-")
+        is_plain = case in SHORTCUT and run.startswith("erm-") and "interior" not in run
         known = "unbiased" if case == "ceiling" else "biased" if is_plain else "between"
         margins = margins_of(pathopatch.load_ensemble([found.parents[2] / "runs" / run / "model"], threads=1))
         for name, (images, x, tissue) in packs.items():

@@ -1,6 +1,7 @@
 """Train the default on each ground by the commands alone, and ask it; see README.md.
 
-Where there are folds the model is that of the first one, and all patients are asked about; else test patches.
+Where there are folds the model is that of the first one. All patients are asked about; of ready patches that have a
+split those of test.
 Usage: defaults.py WORK [GROUND ...], where a ground is of `GROUNDS`, or an imposed cohort such as lung-bright-9.
 """
 
@@ -11,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from by_command import benchmark, command, imposed_lists, load, natural, toml
 
 from pathopatch.core.files import read_json
@@ -26,7 +26,7 @@ SHG = {"patch_px": 256, "tissue": ANY_SIGNAL, "intensity": {"windows": {"SHG": [
 GROUNDS: dict[str, dict[str, Any]] = {  # sections of a configuration, and patches asked about of a slide
     "ucsb": {"groups": {"thresholds": [0.5]}, "splits": {FOLDS: 5}, "per_slide": 8},
     "shg": {"tile": SHG, "groups": {"thresholds": [0.02], "min_tissue": 0}, "splits": {FOLDS: 7}, "per_slide": 8},
-    "demo": {"tile": {"patch_px": CohortSpec().field_px}, "groups": {"thresholds": [0.25]}, "per_slide": 20},
+    "demo": {"tile": {"patch_px": CohortSpec().field_px}, "groups": {"thresholds": [0.25]}, "per_slide": 4},
     "lung-images": {"groups": {"thresholds": [0.65], "split_seed": 1}, "per_slide": 300},
     "ocdc": {"tile": {"patch_px": 64}, "groups": {"thresholds": [0.5]}, "splits": {FOLDS: 10}, "per_slide": 12},
 }
@@ -63,10 +63,7 @@ def sources(top: Path, ground: str) -> tuple[tuple[object, ...], Path | None]:
     if ground == "lung-images":
         return ("--patches", Path(expand_variables("${PATHOPATCH_REAL_DATA}/lung")[0])), None
     if ground == "demo":
-        manifest = make_cohort(top / "cohort", seed=1, spec=CohortSpec())
-        slides, asked = pd.read_csv(manifest), manifest.with_name("asked.csv")
-        slides[slides["split"] == "test"].drop(columns=["split", "tumor_mask"]).to_csv(asked, index=False)
-        return (manifest,), asked
+        return (make_cohort(top / "cohort", seed=1, spec=CohortSpec()),), None
     if ground in GROUNDS:
         return (natural.MANIFESTS / {"shg": "shg-cores.csv", "ocdc": "ocdc-fields.csv"}[ground],), None
     lists = imposed_lists(top, ground, [CASE], load(benchmark.HERE / "benchmark.toml"), asked="test")
