@@ -82,7 +82,7 @@ def shown() -> dict[str, str]:
 
 def take_review(out: Path) -> None:
     """Take the pages of the cohort and of a slide, of the demo's predictions."""
-    command = [sys.executable, "-m", "pathopatch", "review", str(out), "--port", "0", "--reviewer", "ada"]
+    command = [sys.executable, "-m", "pathopatch", "review", str(out), "--port", "0", "--reader", "ada"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         assert server.stdout is not None
         address = next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))

@@ -74,6 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _user_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep compiled networks where all processes of the tests find them, and not in the user's own cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp().parent / "user-cache")
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.getbasetemp() / "user-state")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from pathopatch.core.text import pluralize
 Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", metavar="BUNDLE")]
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
 ReviewFile = Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: review.csv.")]
-AgreementFile = Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: agreement.csv.")]
 RegionsFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: regions.")]
 QupathFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: qupath.")]
 DicomFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: dicom.")]
@@ -64,13 +63,6 @@ def export_regions(out: Predictions, folder: RegionsFolder = None, force: Force 
     from pathopatch.stages import export
 
     print(export.export_regions(out, folder, force=force))
-
-
-def export_agreement(out: Predictions, file: AgreementFile = None, force: Force = False) -> None:
-    """Write what each two reviewers decided of the same slides and patches, as CSV."""
-    from pathopatch.stages import export
-
-    print(export.export_agreement(out, file, force=force))
 
 
 def export_qupath(out: Predictions, folder: QupathFolder = None, quiet: Quiet = False, force: Force = False) -> None:

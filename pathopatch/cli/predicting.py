@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import secrets
 import shlex
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -168,7 +169,19 @@ def review(
     no_token: Annotated[
         bool, typer.Option("--no-token", help="Let every user of this machine in, without the token of the address.")
     ] = False,
-    reviewer: Annotated[str | None, typer.Option(help="Who decides. Default: this user; of --pack: reader.")] = None,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(help="Who decides, once for each: a link of one's own. Default: this user; of --pack: reader."),
+    ] = None,
+    new_links: Annotated[
+        bool, typer.Option("--new-links", help="End the links of earlier starts, which else stay good.")
+    ] = False,
+    socket: Annotated[
+        Path | None, typer.Option(help="Answer at a unix socket, for a proxy on this machine, in place of a port.")
+    ] = None,
+    trust_header: Annotated[
+        str | None, typer.Option(help="With --socket: the header in which the proxy names who has logged in.")
+    ] = None,
     imported: Annotated[
         Path | None, typer.Option("--import", help="First take over decisions from an exported review.csv.")
     ] = None,
@@ -182,15 +195,25 @@ def review(
     """Show predictions as a web page on this machine, where a person accepts or rejects; Ctrl-C ends it."""
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("starlette or uvicorn is not installed", remedy="pip install starlette uvicorn")
-    from pathopatch.review.security import access_for
-    from pathopatch.review.server import create_server, listen
+    from pathopatch.review.links import Links, reader_links
+    from pathopatch.review.security import Access, access_for
+    from pathopatch.review.server import create_server, listen, listen_at
 
+    if (socket is None) != (trust_header is None):
+        raise typer.BadParameter("--socket and --trust-header go together")
+    if socket is not None:
+        refuse(context, "it goes without --socket", "host", "port", "no_token", "reader", "new_links", "pack")
+    if no_token and reader is not None and len(reader) > 1:
+        raise typer.BadParameter("--no-token cannot tell readers apart")
     with ExitStack() as stack:
         if pack is not None and out is None:
-            refuse(context, "it goes without --pack", "beside", "manifest", "work", "host", "imported", "blinded")
+            given = ("beside", "manifest", "work", "host", "imported", "blinded", "new_links")
+            refuse(context, "it goes without --pack", *given)
             from pathopatch.review.pack_page import PackReading, create_pack_app
 
-            reading = PackReading(pack, reviewer or "reader")
+            (name,) = reader or ["reader"]
+            links = Links({name: secrets.token_urlsafe(32)}, None)
+            reading = PackReading(pack, name)
             create, shows = partial(create_pack_app, reading), f"answers are in {reading.file}"
             set_interrupt_note(shows)
         elif out is not None and pack is None:
@@ -201,18 +224,30 @@ def review(
             from pathopatch.review.reviewed_cohort import open_review
 
             folders = {"beside": beside, "manifest": manifest, "work": work, "imported": imported}
-            opened = stack.enter_context(open_review(out, reviewer=reviewer, blinded=blinded, **folders))
+            first = None if reader is None else reader[0]
+            opened = stack.enter_context(open_review(out, reviewer=first, blinded=blinded, **folders))
+            links = reader_links(out, reader or [opened.reviewer], renew=new_links)
             stack.callback(lambda: set_interrupt_note(_where_decisions_are(opened.decisions, out)))
             create, shows = partial(create_app, opened), pluralize(len(opened.cohort.ids()), "slide")
         else:
             raise typer.BadParameter("name OUT, or --pack")
-        listener = stack.enter_context(listen(host, port))
-        address, bound = listener.getsockname()[:2]
-        access = access_for(host, address, bound, with_token=not no_token)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
-        if not ip_address(address).is_loopback:
-            say("others can reach this page: the token opens it, and what is sent is not encrypted")
+        if socket is not None:
+            listener, access = stack.enter_context(listen_at(socket)), Access(header=str(trust_header))
+            stack.callback(socket.unlink, missing_ok=True)
+            print(f"unix:{socket}", flush=True)
+        else:
+            listener = stack.enter_context(listen(host, port))
+            address, bound = listener.getsockname()[:2]
+            access = access_for(host, address, bound, {} if no_token else links.tokens)
+            page = f"http://{f'[{host}]' if ':' in host else host}:{bound}/"
+            for name, token in access.tokens.items():
+                print((f"{name}: " if len(access.tokens) > 1 else "") + f"{page}?token={token}", flush=True)
+            if no_token:
+                print(page, flush=True)
+            elif out is not None and links.file is None:
+                say("these links end with the page: the folder that keeps them cannot be written")
+            if not ip_address(address).is_loopback:
+                say("others can reach this page: the token opens it, and what is sent is not encrypted")
         if not quiet:
             say(f"research use only, not for diagnosis; {shows}; Ctrl-C ends the page")
         create_server(create(access)).run(sockets=[listener])

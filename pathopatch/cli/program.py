@@ -40,7 +40,7 @@ _GROUPS = {
         "Write what was read or found in other programs' formats.",
         _named(
             exporting.export_onnx, exporting.export_wsinfer, exporting.export_qupath, exporting.export_dicom,
-            exporting.export_review, exporting.export_regions, exporting.export_agreement, prefix="export_",
+            exporting.export_review, exporting.export_regions, prefix="export_",
         ),
     ),
     "import": ("Take over models from other programs' formats.", _named(exporting.import_model, prefix="import_")),
@@ -61,6 +61,8 @@ _GONE = {
     "encode": "train --frozen computes features itself; other programs make others, see docs/how-to/make-features.md",
     "index": "DuckDB reads predictions/*.parquet itself; cohort.csv and patients.csv come of status --tables",
     "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
+    "export agreement": "export review: review.csv has every reader's verdict, and the page Agreement compares them",
+    "review --reviewer": "review --reader, once for each reader of one page",
     "check --slides-per-part": "several predict on one folder share its slides, see docs/how-to/cluster.md",
     "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
     "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",

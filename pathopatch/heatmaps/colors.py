@@ -1,9 +1,8 @@
 """Colours of heatmaps: clear at 0, and stronger with the value, in hues that the slide itself lacks.
 
-Every picture, report and page takes its colours from here. The map "cool" is chartreuse to green on bright ground,
-away from the reds, purples and browns of the usual stains. On dark ground it is blue to cyan, away from the red, green
-and yellow that most channels mix to. In the map "warm", which the review page offers, a finding is orange. To readers
-with any colour blindness, quarters of both maps stay a visible step apart on tissue.
+Every picture, report and page takes its colours from here. The map is chartreuse to green on bright ground, away from
+the reds, purples and browns of the usual stains. On dark ground it is blue to cyan, away from the red, green and yellow
+that most channels mix to. To readers with any colour blindness, quarters of it stay a visible step apart on tissue.
 """
 
 from __future__ import annotations
@@ -24,13 +23,11 @@ MAP_OPACITY = 0.38
 Color = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
 
-HEAT_MAPS: dict[str, dict[Polarity, tuple[Color, Color]]] = {
-    "cool": {"bright": ((190, 255, 0), (0, 205, 20)), "dark": ((0, 140, 255), (120, 255, 255))},
-    "warm": {"bright": ((255, 215, 0), (255, 70, 0)), "dark": ((255, 120, 0), (255, 225, 60))},
+HEAT_COLORS: dict[Polarity, tuple[Color, Color]] = {
+    "bright": ((190, 255, 0), (0, 205, 20)),
+    "dark": ((0, 140, 255), (120, 255, 255)),
 }
-"""Colours next to 0 and at 1, by map and by the slide's ground; linear in between. Files have the first map."""
-
-HEAT_COLORS = HEAT_MAPS["cool"]
+"""Colours next to 0 and at 1, by the slide's ground; linear in between."""
 
 LEGEND_TISSUE: dict[Polarity, Color] = {"bright": (222, 184, 208), "dark": (48, 40, 36)}
 """What legends show the colours on: the same tissue in every picture, so that slides can be compared."""
@@ -53,7 +50,7 @@ def ground_of(background: str) -> Polarity:
 def page_colors(ground: Polarity) -> dict[str, Any]:
     """Return all colours of the review page on a ground, as JSON values."""
     return {
-        "maps": {name: colors[ground] for name, colors in HEAT_MAPS.items()},
+        "map": HEAT_COLORS[ground],
         "legend_tissue": LEGEND_TISSUE[ground],
         "area": AREA_LINE[ground],
         "groups": GROUP_COLORS,

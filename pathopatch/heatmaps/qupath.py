@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import shapely
 
@@ -21,9 +21,9 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUn
 from pathopatch.core.files import atomic_path, link_or_copy, read_json, write_json
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.groups.decisions.agreement import Pair, decision_pairs
 from pathopatch.groups.decisions.decision import (
     DISPUTED,
+    LENGTH,
     REMOVED,
     TISSUE_VERDICTS,
     RecordedDecision,
@@ -38,8 +38,6 @@ from pathopatch.heatmaps.patch_exports import collection_parts, id_maker, write_
 from pathopatch.patches.annotations.polygons import region_text
 from pathopatch.slides.slide_paths import valid_slide_id
 
-T = TypeVar("T")
-
 # Other names than the model's classes: exported together with its regions, a reviewer's label stays one.
 _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "accept": ("slide accepted", (0, 158, 115)),
@@ -53,7 +51,6 @@ _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     DISPUTED: (DISPUTED, (0, 0, 0)),
 }
 """QuPath's class and its colour (Okabe-Ito) by verdict."""
-_AGREEMENT = {True: ("agree", (0, 158, 115)), False: ("differ", (204, 121, 167))}
 _DESCRIPTION = "ANNOTATION_DESCRIPTION"  # the key under which QuPath keeps what it shows as an annotation's description
 _DECISIONS = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:decision")
 _DECISIONS_FILE, _EXPORT = "decisions.geojson.gz", "export.json"
@@ -255,7 +252,7 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
     by_file: dict[tuple[str, str], list[tuple[Standing, Any]]] = {}
     for one in StandingDecisions(rows).by_time():
         row = one.decision
-        if row.region and row.verdict != REMOVED:
+        if row.region and row.verdict not in (LENGTH, REMOVED):
             ending = ".tissue.geojson" if row.verdict in TISSUE_VERDICTS else ".geojson"
             by_file.setdefault((row.slide_id, ending), []).append((one, region_polygon(row.region)))
     return {
@@ -265,46 +262,24 @@ def region_files(rows: Iterable[RecordedDecision], origin_of: Callable[[str], tu
 
 
 def decision_files(out: Path, rows: Iterable[RecordedDecision]) -> dict[str, str]:
-    """Return the text of ``<slide_id>.geojson`` by its name, with the decisions that stand, for each slide with any."""
-    standing = StandingDecisions(rows).by_time()
-    return _files_by_slide(out, ((one.decision.slide_id, one) for one in standing), _features_of_decisions)
+    """Return the text of ``<slide_id>.geojson`` by its name, with every reader's decisions, for each slide with any.
 
-
-def agreement_files(out: Path, rows: Iterable[RecordedDecision]) -> dict[str, str]:
-    """Return the same with what two reviewers decided on, of the class ``agree`` or ``differ``."""
-    return _files_by_slide(out, ((pair.first.slide_id, pair) for pair in decision_pairs(rows)), _features_of_pairs)
-
-
-def _files_by_slide(
-    out: Path, items: Iterable[tuple[str, T]], features: Callable[[str, list[T], HeatmapFacts], Iterator[str]]
-) -> dict[str, str]:
-    """Return the text of each slide's features by its file name; none of a slide without a readable heatmap."""
-    by_slide: dict[str, list[T]] = defaultdict(list)
-    for slide_id, item in items:
-        by_slide[slide_id].append(item)
+    Of each slide and patch there is what stands, and where several decided each one's own verdict; and all regions and
+    lengths. A slide without a readable heatmap has none.
+    """
+    by_slide: dict[str, list[Standing]] = defaultdict(list)
+    for one in StandingDecisions(rows).by_time():
+        by_slide[one.decision.slide_id].append(one)
+        if len(one.readings) > 1 or one.decision.settles:
+            by_slide[one.decision.slide_id] += [Standing(row, (row,), (), one.readers) for row in one.readings]
     files = {}
     for slide_id, own in sorted(by_slide.items()):
         with suppress(PathopatchError):
             facts = read_facts(WorkFolder(out).heatmap(slide_id))
-            if found := list(features(slide_id, own, facts)):
-                files[f"{slide_id}.geojson"] = "".join(collection_parts(found))
+            if outlined := _outlined(own, facts):
+                features = _features(outlined, slide_id=slide_id, origin=facts["bounds_px"][:2])
+                files[f"{slide_id}.geojson"] = "".join(collection_parts(list(features)))
     return files
-
-
-def _features_of_decisions(slide_id: str, rows: list[Standing], facts: HeatmapFacts) -> Iterator[str]:
-    return _features(_outlined(rows, facts), slide_id=slide_id, origin=facts["bounds_px"][:2])
-
-
-def _features_of_pairs(slide_id: str, pairs: list[Pair], facts: HeatmapFacts) -> Iterator[str]:
-    make_id = id_maker(_DECISIONS, "agreement", slide_id)
-    for pair in pairs:
-        one, other = pair
-        if not (outline := _outline(one, facts)).is_empty:
-            yield region_text(
-                outline, make_id(f"{one.reviewer},{other.reviewer},{one.x},{one.y}"), _AGREEMENT[pair.agrees],
-                facts["bounds_px"][:2], isLocked=True, measurements={},
-                name=f"{one.reviewer}: {one.verdict}, {other.reviewer}: {other.verdict}",
-            )  # fmt: skip
 
 
 def _features(outlined: Iterable[tuple[Standing, Any]], *, slide_id: str, origin: tuple[int, int]) -> Iterator[str]:
@@ -313,11 +288,15 @@ def _features(outlined: Iterable[tuple[Standing, Any]], *, slide_id: str, origin
     Polygons are in level-0 px; `origin` is the corner of the slide's bounds (x, y), which is subtracted.
     """
     make_id = id_maker(_DECISIONS, "review", slide_id)
+    seen: set[str] = set()  # what stands comes before each reader's own
     for one, outline in outlined:
         row = one.decision
         verdict = DISPUTED if one.dispute else row.verdict
         # With the slide it makes the id, so that a later decision replaces the earlier one.
         key = row.region or ("slide" if row.x is None else f"{row.x},{row.y}")
+        if not row.region and one.readings == (row,):
+            key = key if key not in seen else f"{key},{row.reviewer.strip()}"
+        seen.add(key)
         said = ", ".join(f"{each.reviewer}: {each.verdict}" for each in one.readings if len(one.readings) > 1)
         yield region_text(
             outline, make_id(key), _CLASSES.get(verdict, (verdict, None)), origin, isLocked=True,

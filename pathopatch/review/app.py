@@ -144,6 +144,12 @@ def _cohort(request: Request) -> Response:
     return answer
 
 
+def _newest(request: Request) -> Response:
+    """Return the number of the newest decision that the reader may know of; pages ask for it every other second."""
+    review = review_of(request)
+    return json_answer({"newest": review.decisions.newest(review.reviewer)})
+
+
 def _model_card(request: Request) -> Response:
     """Return the card of a model, as a page."""
     from pathopatch.heatmaps.model_record import card_html
@@ -242,6 +248,7 @@ ROUTES = (
     Route("/models/{fingerprint}", _model_card),
     *SHARED_ROUTES,
     Route("/api/cohort", _cohort),
+    Route("/api/newest", _newest),
     Route(_SLIDE, _facts),
     Route(f"{_SLIDE}/values", _values),
     Route(f"{_SLIDE}/tiles/{{level}}/{{column}}/{{row}}.jpg", _tile),

@@ -7,7 +7,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from starlette.background import BackgroundTask
@@ -18,7 +17,6 @@ from starlette.responses import FileResponse, Response
 
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError, ReviewRefusedError
-from pathopatch.groups.decisions.agreement import pairs_csv
 from pathopatch.groups.decisions.decision import VERDICTS, Decision, region_polygon
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
@@ -67,7 +65,7 @@ async def undo_newest(request: Request) -> Response:
 
 
 def export(request: Request) -> Response:
-    """Return a file to keep: all decisions, those of two reviewers side by side, or the regions."""
+    """Return a file to keep: all decisions, as a table or as GeoJSON."""
     name: str = request.path_params["name"]
     if name not in _EXPORTS:
         raise InputMissingError("there is no such page", remedy="go on from /")
@@ -101,20 +99,16 @@ def agreement(request: Request) -> Response:
     return json_answer(agreement_summary(review.rows()) | more)
 
 
-def _geojson_zip(review: Review, kind: str) -> bytes:
+def _geojson_zip(review: Review) -> bytes:
     """Return an archive with one GeoJSON per slide; equal files give equal bytes."""
-    from pathopatch.heatmaps.qupath import agreement_files, decision_files, region_files
-    from pathopatch.review.reviewed_slide import bounds_origin
+    from pathopatch.heatmaps.qupath import decision_files
 
-    out, rows = review.cohort.out, review.rows()
-    if kind == "regions":
-        files, missing = region_files(rows, partial(bounds_origin, out)), "no region was drawn"
-    elif kind == "decisions":
-        files, missing = decision_files(out, rows), "no decision that you may see is on a predicted slide"
-    else:
-        files, missing = agreement_files(out, rows), "no two reviewers, that you may see, decided on the same"
+    files = decision_files(review.cohort.out, review.rows())
     if not files:
-        raise InputMissingError(missing, remedy="decide, or draw a region, on the page of a slide")
+        raise InputMissingError(
+            "no decision that you may see is on a predicted slide",
+            remedy="decide, or draw a region, on the page of a slide",
+        )
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, text in files.items():
@@ -124,11 +118,7 @@ def _geojson_zip(review: Review, kind: str) -> bytes:
 
 _EXPORTS: dict[str, tuple[str, str, Callable[[Review], str | bytes]]] = {
     "decisions.csv": ("review.csv", "text/csv", lambda review: decisions_csv(review.rows())),
-    "agreement.csv": ("agreement.csv", "text/csv", lambda review: pairs_csv(review.rows())),
-    **{
-        f"{name}.zip": (f"{name}.zip", "application/zip", partial(_geojson_zip, kind=name))
-        for name in ("regions", "decisions", "agreement")
-    },
+    "decisions.zip": ("decisions.zip", "application/zip", _geojson_zip),
 }
 """By address: the file's name, its type, and what makes it."""
 
@@ -164,12 +154,12 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
 
 
 def _own_name(review: Review, name: str | None) -> str:
-    """Return the page's reviewer; refuse another one's name: each reads at a page of their own."""
+    """Return the link's reader; refuse another one's name: one browser may have opened two links."""
     if name is not None and name.strip() != review.reviewer.strip():
         raise ReviewRefusedError(
-            f"this page records decisions of {review.reviewer}, not of {name[:200]!r}",
+            f"this link records decisions of {review.reviewer}, not of {name[:200]!r}",
             place="reviewer",
-            remedy="start a page with --reviewer and that name",
+            remedy="reload the page, or open that reader's own link",
         )
     return review.reviewer
 

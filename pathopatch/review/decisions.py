@@ -18,7 +18,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pathopatch.core.errors import InputChangedError, InputMissingError, PathopatchError, ReviewConflictError
+from pathopatch.core.errors import (
+    InputChangedError,
+    InputMissingError,
+    InputUnsupportedError,
+    PathopatchError,
+    ReviewConflictError,
+)
 from pathopatch.core.files import atomic_path, disk_errors, fault_point, inside, write_bytes
 from pathopatch.core.locks import REVIEW, folder_lock
 from pathopatch.groups.decisions.decision import (
@@ -115,17 +121,26 @@ class DecisionLog:
         self._lock = threading.Lock()  # on those below; held for moments, never while a write waits
         # Rows are never changed: only new ones are read. To check 10,000 at each decision took a second.
         self._slides: dict[str, _SlideRows] = {}
+        # A folder on a medium that cannot be written is opened for looking.
+        self.is_read_only = path.parent.is_dir() and not os.access(path.parent, os.W_OK)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with folder_lock(path.parent, REVIEW, limit_s=busy_s), sqlite_errors(path):
+        with ExitStack() as locked, sqlite_errors(path):
+            if not self.is_read_only:
+                locked.enter_context(folder_lock(path.parent, REVIEW, limit_s=busy_s))
             if not path.exists():
                 with closing(sqlite3.connect(":memory:", isolation_level=None)) as log:
                     for statement in _SCHEMA:
                         log.execute(statement)
+                    if self.is_read_only:
+                        self._log = log_in_memory(log.serialize(), path)
+                        self._file: BinaryIO = open(os.devnull, "rb")  # noqa: PTH123, SIM115
+                        self._version: tuple[int, ...] = ()
+                        return
                     self._put(log).close()
             self._log = load_log(path, busy_s=busy_s)
             # Open as long as this is its content: no other file can get its number meanwhile.
-            self._file: BinaryIO = path.open("rb")
+            self._file = path.open("rb")
             self._version = _version(os.fstat(self._file.fileno()))
 
     def close(self) -> None:
@@ -146,8 +161,8 @@ class DecisionLog:
         Raises
         ------
         ReviewConflictError
-            The slide has another revision: somebody else decided meanwhile. The error's ``state`` has that. Or what
-            the decision settles is no dispute.
+            The reader has decided on the slide since that revision, in another window; without a reader, anybody has.
+            The error's ``state`` has what stands. Or what the decision settles is no dispute.
         InputChangedError
             The file was removed, or another one put in its place, since it was opened; nothing was written.
         SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
@@ -210,6 +225,14 @@ class DecisionLog:
             rows = _rows(self._log, ALL_ROWS)
             is_whole = reader is None or not _is_blinded(self._log)
             return rows if is_whole else visible_rows(rows, str(reader), self._fingerprint)
+
+    def newest(self, reader: str | None = None) -> int:
+        """Return the number of the newest row; in a blinded folder of the reader's own."""
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            is_own = reader is not None and _is_blinded(self._log)
+            rows = "decisions WHERE reviewer = ?" if is_own else "decisions"
+            return int(self._log.execute(f"SELECT COALESCE(MAX(id), 0) FROM {rows}", [reader][:is_own]).fetchone()[0])
 
     def is_blinded(self) -> bool:
         """Return whether reviewers read independently: nobody sees others' verdicts before giving his own."""
@@ -319,12 +342,16 @@ class DecisionLog:
     def _require_revision(
         self, log: sqlite3.Connection | None, slide_id: str, revision: int, reader: str | None
     ) -> _SlideRows:
-        """Return what the reader sees of a slide, by default as known; refuse a decision if that has changed since."""
+        """Return what the reader sees of a slide, by default as known; refuse a decision if he decided since then.
+
+        Without a reader, whoever did.
+        """
         with self._lock:
             if log is None:
                 self._reload()
             seen = self._seen(log or self._log, slide_id, reader)
-        if len(seen.rows) != revision:
+        is_newer = any(reader in (None, row.reviewer) for row in seen.rows[revision:])
+        if is_newer or revision > len(seen.rows):
             raise ReviewConflictError(
                 f"slide {slide_id} has {len(seen.rows)} decisions by now, the page showed {revision}",
                 place=str(self.path),
@@ -389,6 +416,12 @@ class DecisionLog:
 
         Reading goes on meanwhile. A slide's outdated revision is refused before the file is copied.
         """
+        if self.is_read_only:
+            raise InputUnsupportedError(
+                "this folder cannot be written: it is open for looking alone",
+                place=str(self.path.parent),
+                remedy="copy it to a disk that can be written, and review the copy",
+            )
         if not self.path.exists():  # before a lock is made in a folder that was moved away
             raise self._gone("it was removed")
         with folder_lock(self.path.parent, REVIEW, limit_s=self._busy_s), sqlite_errors(self.path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import unquote_plus
 
@@ -17,7 +18,7 @@ from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import json_text
 from pathopatch.review.reviewed_cohort import Review
 from pathopatch.review.reviewed_slide import ReviewedSlide
-from pathopatch.review.security import MAX_BODY_BYTES, body_too_large
+from pathopatch.review.security import MAX_BODY_BYTES, body_too_large, reader_of
 
 T = TypeVar("T", bound=Config)
 
@@ -30,9 +31,10 @@ def json_answer(value: object, status: int = 200) -> Response:
 
 
 def review_of(request: Request) -> Review:
-    """Return what the application answers from."""
+    """Return what the application answers from, for the reader who asks."""
     review: Review = request.app.state.review
-    return review
+    reader = reader_of(request.scope)
+    return review if reader is None else replace(review, reviewer=reader)
 
 
 def slide_id_of(request: Request) -> str:

@@ -52,7 +52,7 @@ class PackReading:
         """Return the file's lines by image."""
         lines = _lines(self.file, "score", "seconds") if self.file.exists() else {}
         if not lines.keys() <= self.images.keys():
-            raise InputMissingError("answers to other images", place=str(self.file), remedy="name another --reviewer")
+            raise InputMissingError("answers to other images", place=str(self.file), remedy="name another --reader")
         return lines
 
     def state(self) -> dict[str, Any]:

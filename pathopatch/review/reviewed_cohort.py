@@ -322,17 +322,18 @@ def open_review(
                 except (KeyError, OSError):  # some containers have no name for their user
                     reviewer = "reviewer"
             if not reviewer.strip():
-                raise InputUnsupportedError("nobody is named", place="--reviewer", remedy="name who decides")
+                raise InputUnsupportedError("nobody is named", place="--reader", remedy="name who decides")
             if blinded is not None:
                 decisions.set_blinded(blinded, reviewer)
             yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer, config=config)
 
 
 @lru_cache(maxsize=_KNOWN_ROWS)
-def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
+def _row(out: Path, slide_id: str, *mtimes: int) -> dict[str, Any] | None:
     """Return a slide's row from its status and heatmap of these times; None if its prediction was never attempted.
 
     Shares are of the tissue area, as in ``cohort.csv``, but tissue_share is of the scanned part. None is unknown.
+    ``written`` is when the newest of the files was, ms from the epoch.
     """
     entry = listed_status(out, slide_id).get("predict") or {}
     facts: dict[str, Any] = {}
@@ -357,6 +358,7 @@ def _row(out: Path, slide_id: str, *_mtimes: int) -> dict[str, Any] | None:
     return {
         "slide_id": slide_id,
         "patient_id": str(entry.get("patient_id", "")),
+        "written": max(mtimes) // 10**6,
         "state": state,
         "code": str(entry.get("code", "")),
         "message": str(entry.get("message", "")),

@@ -10,8 +10,8 @@ import hmac
 import html
 import ipaddress
 import re
-import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
@@ -46,20 +46,22 @@ _HEADERS = {
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?P<port>:[0-9]{1,5})?")
 _NO_PATH = re.compile(rb"%2f|%5c|%00|\\", re.IGNORECASE)  # a slash, a backslash or a zero inside a name
 _READS = frozenset({"GET", "HEAD"})
+_READER = "pathopatch.reader"  # key of a scope
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """The host names under which the page answers, and the token that it requires."""
+    """The host names under which the page answers, and what tells who asks."""
 
     hosts: frozenset[str] = LOOPBACK  # lower case, IPv6 addresses in brackets, without a port
     any_address: bool = False  # under every IP address too: another site's page has a name, so this opens nothing to it
-    token: str = field(default="", repr=False)  # required of every request; empty for none
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)  # by reader; one of them is required
     cookie: str = "pathopatch-review"  # name of the cookie that keeps the token
+    header: str = ""  # in place of tokens: names the reader, set by the proxy that alone reaches the page
 
     def is_host(self, name: str) -> bool:
         """Return whether a name of a Host header, without the port, is one of this page's."""
-        if name in self.hosts:
+        if name in self.hosts or self.header:  # no browser reaches the proxy's socket under any name
             return True
         try:
             ipaddress.ip_address(name.strip("[]"))
@@ -67,16 +69,18 @@ class Access:
             return False
         return self.any_address
 
-    def is_token(self, offered: str) -> bool:
-        """Return whether a token is the right one, in constant time."""
-        return hmac.compare_digest(offered.encode(errors="replace"), self.token.encode())
+    def reader_of(self, offered: str) -> str | None:
+        """Return whose token this is, in constant time; None for nobody's."""
+        given = offered.encode(errors="replace")
+        found = [name for name, token in self.tokens.items() if hmac.compare_digest(given, token.encode())]
+        return found[0] if found else None
 
 
-def access_for(host: str, bound: str, port: int, *, with_token: bool = True) -> Access:
+def access_for(host: str, bound: str, port: int, tokens: Mapping[str, str]) -> Access:
     """Return the access to a page that was started with ``--host HOST`` and got the address `bound`, and the port.
 
-    A page on a loopback address answers this machine alone, any other under every name of `host`. Each has a new token:
-    other users of this machine reach loopback addresses too.
+    A page on a loopback address answers this machine alone, any other under every name of `host`. `tokens` are those of
+    the readers; without any everybody is let in. Other users of this machine reach loopback addresses too.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def access_for(host: str, bound: str, port: int, *, with_token: bool = True) -> 
     name = f"[{host}]" if ":" in host else host.lower()
     if name in LOOPBACK and ipaddress.ip_address(bound).is_loopback:
         is_all, own = False, set[str]()
-    elif not with_token:
+    elif not tokens:
         raise InputUnsupportedError(
             "--no-token would let everybody in who reaches this machine",
             place=f"--host {host}",
@@ -98,7 +102,7 @@ def access_for(host: str, bound: str, port: int, *, with_token: bool = True) -> 
     return Access(
         hosts=LOOPBACK | own,
         any_address=is_all,
-        token=secrets.token_urlsafe(32) if with_token else "",
+        tokens=tokens,
         # Cookies are shared by all ports of a host: two pages would overwrite each other's token.
         cookie=f"pathopatch-review-{port}",
     )
@@ -133,8 +137,9 @@ class Guard:
 def check_request(scope: Scope, access: Access) -> Response | None:
     """Return None for an allowed request, or the page that moves the token from the address to a cookie.
 
-    Raises ReviewRefusedError for another host or origin, no token, or a write without the page's own header;
-    InputMissingError for a path with a hidden slash; InputTooLargeError for a body longer than any decision.
+    Who asks is kept in the scope, see `reader_of`. Raises ReviewRefusedError for another host or origin, no token, or a
+    write without the page's own header; InputMissingError for a path with a hidden slash; InputTooLargeError for a body
+    longer than any decision.
     """
     headers = Headers(scope=scope)
     # The host comes first: under a foreign name (DNS rebinding) not even the token may be asked for.
@@ -191,23 +196,38 @@ _STATUS = {
 }
 
 
+def reader_of(scope: Scope) -> str | None:
+    """Return who sent a request, by token or header; None where the page requires neither."""
+    name: str | None = scope.get(_READER)
+    return name
+
+
 def _check_token(scope: Scope, headers: Headers, access: Access) -> Response | None:
-    """Return None if the cookie has the token, or none is required; for a token in the address, `_token_page`."""
-    if not access.token:
+    """Return None if the cookie has a token, or none is required; for a token in the address, `_token_page`."""
+    if access.header:
+        scope[_READER] = headers.get(access.header, "").strip()
+        if not scope[_READER]:
+            raise ReviewRefusedError(
+                f"the proxy names nobody in {access.header}", remedy="let it set the header to who has logged in"
+            )
+        return None
+    if not access.tokens:
         return None
     cookie = cookie_parser(headers.get("cookie", "")).get(access.cookie, "")
     query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     offered = dict(query).get("token")
-    if offered is not None and scope["method"] in _READS and access.is_token(offered):
-        return _token_page(scope["path"], [(name, value) for name, value in query if name != "token"], access)
-    if not access.is_token(cookie):
+    if offered is not None and scope["method"] in _READS and access.reader_of(offered) is not None:
+        onward = [(name, value) for name, value in query if name != "token"]
+        return _token_page(scope["path"], onward, access.cookie, offered)
+    scope[_READER] = access.reader_of(cookie)
+    if scope[_READER] is None:
         raise ReviewRefusedError(
             "this page requires its token", remedy="open the address that `pathopatch review` printed, with ?token="
         )
     return None
 
 
-def _token_page(path: str, query: list[tuple[str, str]], access: Access) -> Response:
+def _token_page(path: str, query: list[tuple[str, str]], cookie: str, token: str) -> Response:
     """Return a page that sets the cookie and opens the same address without the token."""
     # No redirect: after a link in a mail the browser would follow it without the cookie, which is SameSite=Strict.
     onward = "/" + path.lstrip("/")  # `//name` would lead to another host
@@ -218,5 +238,5 @@ def _token_page(path: str, query: list[tuple[str, str]], access: Access) -> Resp
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>pathopatch review</title>'
         f'<meta http-equiv="refresh" content="0; url={target}"><p><a href="{target}">Go on</a>'
     )
-    answer.set_cookie(access.cookie, access.token, path="/", httponly=True, samesite="strict")
+    answer.set_cookie(cookie, token, path="/", httponly=True, samesite="strict")
     return answer

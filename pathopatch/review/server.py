@@ -6,9 +6,11 @@ Half-sent requests do not use the connections up.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -108,6 +110,28 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError, OverflowError) as error:
         raise InputUnsupportedError(
             f"cannot listen: {error}", place=f"{host}:{port}", remedy="choose another --port, or --host 127.0.0.1"
+        ) from error
+    return listener
+
+
+def listen_at(path: Path) -> socket.socket:
+    """Return a unix socket that accepts connections of its user and group; one that nobody answers at is replaced.
+
+    InputUnsupportedError where something else lies there, or none can be made.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket() and listener.connect_ex(str(path)) == errno.ECONNREFUSED:
+            path.unlink()
+        listener.close()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        path.chmod(0o660)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InputUnsupportedError(
+            f"cannot listen: {error}", place=str(path), remedy="name a file that is not there yet, in a folder of yours"
         ) from error
     return listener
 

@@ -18,7 +18,7 @@ from pathopatch.review.tiles import TILE_PX, max_level
 from pathopatch.slides.composite import COLOR_NAMES, channel_colors
 
 KINDS = (
-    "near-threshold", "little-tissue-tumour", "much-tissue-non-tumour", "disagreement", "label-disagreement", "flagged",
+    "near-threshold", "against-area", "disagreement", "label-disagreement", "flagged",
 )  # fmt: skip
 """The reasons; see `patches_to_look_at`."""
 
@@ -125,8 +125,8 @@ def available_kinds(slide: ReviewedSlide) -> list[str]:
 def patches_to_look_at(slide: ReviewedSlide, kind: str, limit: int = 24) -> list[dict[str, Any]]:
     """Return at most `limit` patches that most deserve a look, the first one most; equals row by row.
 
-    ``near-threshold``: the probability is near the decision. ``little-tissue-tumour``, ``much-tissue-non-tumour``: the
-    prediction contradicts the tissue area (below, or not below, the groups' threshold). ``disagreement``: the other run
+    ``near-threshold``: the probability is near the decision. ``against-area``: the prediction contradicts the tissue
+    area (below, or not below, the groups' threshold), of either kind in turn. ``disagreement``: the other run
     gives another probability. ``label-disagreement``: the prediction contradicts the label. ``flagged``: the most
     flags, then the nearest to the decision. Contradictions are ordered by the model's certainty. Raises
     InputMissingError for a kind without data.
@@ -156,11 +156,13 @@ def _ranked(patches: Patches, kind: str, decision_probability: float) -> tuple[N
     is_large = patches.tissue_fraction >= patches.tau
     if kind == "near-threshold":
         return np.ones(len(patches), np.bool_), -margin
-    # Much tissue called tumour, or little called non-tumour, may be the shortcut at work. These two cannot be.
-    if kind == "little-tissue-tumour":
-        return patches.is_tumour & ~is_large, margin
-    if kind == "much-tissue-non-tumour":
-        return ~patches.is_tumour & is_large, margin
+    if kind == "against-area":
+        # Much tissue called tumour, or little called non-tumour, may be the shortcut at work. These two cannot be.
+        place = np.full(len(patches), np.nan)
+        for label in (True, False):
+            rows = np.flatnonzero((patches.is_tumour == label) & (is_large != label))
+            place[rows[np.argsort(-margin[rows], kind="stable")]] = np.arange(len(rows))
+        return ~np.isnan(place), -place
     if kind == "label-disagreement":
         return (patches.label >= 0) & ((patches.label == 1) != patches.is_tumour), margin
     if kind == "flagged":

@@ -28,20 +28,6 @@ def export_review(out: Path, path: Path | None = None, *, force: bool = False) -
     return _write_text(path, decisions_csv(_decisions(out)), force=force)
 
 
-def export_agreement(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
-    """Write the decisions of each two reviewers on the same slide or patch as `export_review`; ``agreement.csv``."""
-    from pathopatch.groups.decisions.agreement import decision_pairs, pairs_csv
-
-    rows = _decisions(out)
-    if not decision_pairs(rows):
-        raise InputMissingError(
-            "no slide or patch that two reviewers decided on",
-            place=str(out),
-            remedy="let a second reviewer decide with pathopatch review OUT --reviewer NAME",
-        )
-    return _write_text(Path("agreement.csv") if path is None else path, pairs_csv(rows), force=force)
-
-
 def export_regions(out: Path, folder: Path | None = None, *, force: bool = False) -> Path:
     """Write the regions that reviewers drew, ``<slide_id>.geojson`` per slide, as `pathopatch tile` reads them.
 

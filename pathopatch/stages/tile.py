@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,10 +65,13 @@ def tile_cohort(
     rows = _rows(manifest_path, batch, slide_mpp, distinct_patients)
     tasks = chosen([tile_task(row, config, work, force=batch.force) for row in rows], batch)
     selected = {task.slide_id for task in tasks}
-    with sole_command(work), workers_for(tasks, batch) as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(workers_for(tasks, batch))
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
             _refuse_mixed(table, rows, config, manifest_path)
+        stack.enter_context(sole_command(work))  # which makes the folder
+        if len(table):
             write_slides(work, with_finished(work, table, failures), force=batch.force)
             rows = _with_known_facts(rows, table)
         tasks = [tile_task(row, config, work, force=batch.force) for row in rows if row.slide_id in selected]

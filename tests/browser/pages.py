@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ READY = "body[data-ready=yes]"
 expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
 _windows: list[Visit] = []  # those that are open
 _servers: dict[str, int] = {}  # address: process
-_links: dict[str, str] = {}  # address: what the command printed, with the token
+_links: dict[str, dict[str, str]] = {}  # address, reader: what the command printed, with the token
 
 
 @contextmanager
@@ -29,16 +30,18 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
 
     Windows that still show it are closed before it ends: what they go on asking for would not be answered.
     """
-    command = [sys.executable, "-m", "pathopatch", "review", out, "--port", 0, "--reviewer", reviewer, "--quiet"]
+    command = [sys.executable, "-m", "pathopatch", "review", out, "--port", 0, "--reader", reviewer, "--quiet"]
     with subprocess.Popen(
         [str(argument) for argument in (*command, *options)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
-            link = process.stdout.readline().strip()
-            assert link.startswith("http://127.0.0.1:"), "the command ended before it printed an address"
-            address = link.partition("/?token=")[0]
-            _servers[address], _links[address] = process.pid, link
+            readers = [reviewer, *(name for option, name in pairwise(map(str, options)) if option == "--reader")]
+            printed = [process.stdout.readline().strip() for _ in readers]
+            links = [line.removeprefix(f"{name}: ") for line, name in zip(printed, readers, strict=True)]
+            assert links[0].startswith("http://127.0.0.1:"), "the command ended before it printed an address"
+            address = links[0].partition("/?token=")[0]
+            _servers[address], _links[address] = process.pid, dict(zip(readers, links, strict=True))
             yield address
         finally:
             for window in [visit for visit in _windows if visit.address == address]:
@@ -49,19 +52,23 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
 
 def link_of(address: str) -> str:
     """What the command printed: the address with its token."""
-    return _links[address]
+    return next(iter(_links[address].values()))
 
 
 class Visit:
     """A browser window on the review page; what it logs as an error, and whom else it asks, is kept."""
 
-    def __init__(self, browser: Browser, address: str, *, width: int = 1400, height: int = 900, **options: Any) -> None:
+    def __init__(
+        self, browser: Browser, address: str, *, width: int = 1400, height: int = 900, reader: str = "", **options: Any
+    ) -> None:
         self.address = address
         self.complaints: list[str] = []
         self.elsewhere: list[str] = []
         self.requested: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        self._context.request.get(_links[address])  # as if the printed link had been opened: the cookie stays
+        self._context.request.get(
+            _links[address].get(reader) or link_of(address)
+        )  # as if the printed link had been opened: the cookie stays
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(60_000)
         self.page.on("console", lambda message: self._hear(message.type, message.text))
@@ -108,6 +115,8 @@ class Visit:
     def slide(self, slide_id: str) -> Page:
         self.page.goto(f"{self.address}/slides/{slide_id}")
         self.settled()
+        for part in ("#display", "#details"):  # which are folded at first
+            self.page.locator(part).evaluate("part => { part.open = true; }")
         return self.page
 
     def settled(self) -> None:

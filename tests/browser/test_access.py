@@ -55,7 +55,7 @@ def test_axe_finds_no_barrier_on_a_slide(own, visit, axe):
     page.keyboard.press("f")
     page.locator("#save").click()  # the form with its error
     page.get_by_label("Group").check()
-    page.locator("summary").click()
+    page.locator("#review-side summary").click()
     page.locator("[data-does=polygon]").click()  # the hint on drawing
     page.locator("#threshold-number").fill("1.7")
     page.locator("#threshold-number").press("Tab")

@@ -15,6 +15,7 @@ from pathopatch.core.config import AnnotationConfig
 from pathopatch.groups.decisions.agreement import agreement
 from pathopatch.patches.annotations.outlines import read_annotations
 from pathopatch.patches.labels import find_regions
+from pathopatch.stages.export import export_regions
 
 LABELS = {"Ada": "1111122222", "Bo": "1111222221"}  # keys by patch: two of ten differ
 VERDICTS = {"1": "tumour", "2": "non-tumour"}
@@ -125,20 +126,19 @@ def test_a_reviewers_day_from_the_table_to_the_exports(folder, visit, tmp_path):
         page = window.cohort()
         page.keyboard.press("x")
         exported = download(page, page.get_by_text("Decisions, CSV").click, tmp_path / "review.csv")
-        regions = download(page, lambda: page.keyboard.press("g"), tmp_path / "regions.zip")
+        sent = download(page, lambda: page.keyboard.press("d"), tmp_path / "decisions.zip")
         qupath = download(page, lambda: page.keyboard.press("q"), tmp_path / "qupath.zip")
-        page = window.agreement()
-        pairs = download(page, page.get_by_text("Export CSV").click, tmp_path / "agreement.csv")
 
     assert (
         sum(row["stands"] == "true" for row in read_csv(exported)) == 2 * (10 + 2) + 1
     )  # labels, verdicts, the region
-    assert sum(row["agree"] == "false" for row in read_csv(pairs)) == 3
-    with zipfile.ZipFile(regions) as archive:
-        assert archive.namelist() == [f"{MODALITIES}.geojson"]
-        archive.extractall(tmp_path)
+    with zipfile.ZipFile(sent) as archive:
+        assert sorted(archive.namelist()) == sorted(f"{name}.geojson" for name in (SLIDES[0], MODALITIES))
+    export_regions(folder, tmp_path / "regions")
     config = AnnotationConfig(tumor=("tumour (reviewer)",), non_tumor=("non-tumour (reviewer)",))
-    found = find_regions(read_annotations(tmp_path / f"{MODALITIES}.geojson"), config, slide_size=(width, height))
+    found = find_regions(
+        read_annotations(tmp_path / "regions" / f"{MODALITIES}.geojson"), config, slide_size=(width, height)
+    )
     assert found.tumor.area == pytest.approx(0.5 * 0.3 * width * 0.3 * height, rel=0.02)
     with zipfile.ZipFile(qupath) as archive:
         slides = {name.split("/")[1] for name in archive.namelist() if name.endswith("/patches.geojson.gz")}

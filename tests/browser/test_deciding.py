@@ -5,6 +5,8 @@ from made_predictions import MODALITIES, SLIDES
 from pages import serving
 from playwright.sync_api import expect
 
+LIVE_MS = 3000  # of a colleague’s verdict, without a reload
+
 
 def press(window, does):
     window.page.locator(f"[data-does={does}]").click()
@@ -23,22 +25,40 @@ def reject(page, reason, comment):
 
 
 @pytest.mark.slow
-def test_a_second_reviewer_sees_the_first_decision_and_loses_nothing(folder, visit):
-    with serving(folder) as ours, serving(folder, reviewer="B. Reader") as theirs:
-        first, second = visit(ours), visit(theirs, expected=("409",))
+def test_a_colleagues_verdict_appears_by_itself_and_refuses_none(folder, visit):
+    with serving(folder, "--reader", "B. Reader") as address:
+        first, second, cohort = (visit(address, reader=name) for name in ("A. Reader", "B. Reader", "A. Reader"))
+        cohort.cohort()
         first.slide(SLIDES[1])
         page = second.slide(SLIDES[1])
+        page.locator("[data-does=reject]").click()
+        page.locator("#comment").fill("upper right")
         press(first, "accept")
-        expect(first.standing()).to_have_attribute("data-verdict", "accept")
-        reject(page, "tumour missed", "upper right")
-        expect(page.locator("#alarm")).to_contain_text("A. Reader (accepted")
-        expect(second.standing()).to_have_attribute("data-verdict", "none")
-        page.locator("#reload-decisions").click()
-        expect(second.standing()).to_have_attribute("data-verdict", "accept")
+        expect(second.standing()).to_have_attribute("data-verdict", "accept", timeout=LIVE_MS)
         expect(page.locator("#comment")).to_have_value("upper right")
+        page.locator("#reason").fill("tumour missed")
         page.locator("#save").click()
-        expect(second.standing()).to_have_attribute("data-verdict", "reject")
         expect(second.standing()).to_contain_text("B. Reader")
+        expect(first.page.locator("#dispute")).to_be_visible(timeout=LIVE_MS)
+        expect(cohort.page.locator(f"tr[data-slide='{SLIDES[1]}'] .disputed")).to_be_visible(timeout=LIVE_MS)
+
+
+@pytest.mark.slow
+def test_what_one_decides_in_a_second_window_is_shown_before_the_first_is_saved(own, visit):
+    first, second = visit(own, expected=("409", "ERR_FAILED")), visit(own)
+    first.page.route("**/api/newest", lambda route: route.abort())  # a window that has lost its way
+    page = first.slide(SLIDES[1])
+    second.slide(SLIDES[1])
+    press(second, "accept")
+    expect(second.standing()).to_have_attribute("data-verdict", "accept")
+    reject(page, "tumour missed", "upper right")
+    expect(page.locator("#alarm")).to_contain_text("in another window")
+    expect(first.standing()).to_have_attribute("data-verdict", "none")
+    page.locator("#reload-decisions").click()
+    expect(first.standing()).to_have_attribute("data-verdict", "accept")
+    expect(page.locator("#comment")).to_have_value("upper right")
+    page.locator("#save").click()
+    expect(first.standing()).to_have_attribute("data-verdict", "reject")
 
 
 @pytest.mark.slow

@@ -44,6 +44,29 @@ def kept(window, slide_id):
 
 
 @pytest.mark.slow
+def test_a_region_of_ones_own_gets_another_class_and_a_corner_elsewhere(folder, own, visit):
+    window = visit(own, reduced_motion="reduce")
+    page = window.slide(SLIDES[0])
+    points = corners(facts_of(folder, SLIDES[0]))
+    polygon(window, points)
+    page.get_by_label("Class of region 1").select_option("not tissue")
+    expect(items(page)).to_have_attribute("data-verdict", "not tissue")
+    (before,) = kept(window, SLIDES[0])
+    page.get_by_label("Move corners of region 1").click()
+    page.mouse.move(*window.place_of(*before[2]))
+    page.mouse.down()
+    moved = before[2] + 40
+    page.mouse.move(*window.place_of(*moved), steps=4)
+    page.mouse.up()
+    expect(page.locator("#history li").first).to_contain_text("removed")  # of the outline that it replaces
+    expect(items(page)).to_have_count(1)
+    (after,) = kept(window, SLIDES[0])
+    np.testing.assert_array_equal(np.delete(after, 2, axis=0), np.delete(before, 2, axis=0))
+    np.testing.assert_allclose(after[2], moved, atol=2 / float(page.locator("#viewer").get_attribute("data-zoom")))
+    expect(items(page)).to_have_attribute("data-verdict", "not tissue")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_a_polygon_has_the_corners_that_were_clicked_and_their_area(folder, own, visit, slide_id):
     window = visit(own, reduced_motion="reduce")

@@ -98,7 +98,7 @@ def test_two_readers_who_differ_see_a_dispute_and_each_verdict(folder, visit, ax
         page.keyboard.press("Enter")
         expect(page.locator("#dispute-text")).to_have_text("≠ Disputed: Ada: accept, Ben: reject.")
         expect(page.locator("#standing .chip")).to_have_text("≠ disputed")
-        page.locator("details summary").click()
+        page.locator("#review-side summary").click()
         expect(page.locator("#history li")).to_have_count(4)
         expect(page.locator("#history .past")).to_have_count(0)
         assert barriers(page, axe) == []

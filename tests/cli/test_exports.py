@@ -60,19 +60,6 @@ def test_regions_are_exported_for_tile_and_no_other_folder_is_replaced(
     assert (tmp_path / "regions" / "mine.txt").read_text() == "kept"
 
 
-def test_the_agreement_is_exported_once_two_reviewers_decided_on_the_same(
-    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with DecisionLog(tmp_path / "review.sqlite") as decisions:
-        decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=0)
-        assert typed("export", "agreement", tmp_path) == 1
-        assert "INPUT_MISSING: no slide or patch that two reviewers decided on" in capsys.readouterr().err
-        decisions.record(Decision(slide_id="s1", verdict="flag", reviewer="Bo"), revision=1)
-    assert typed("export", "agreement", tmp_path) == 0
-    assert Path("agreement.csv").read_text().splitlines()[1] == "s1,,,Ada,accept,,Bo,flag,,false"
-
-
 def test_a_review_is_exported_as_csv_and_no_other_file_is_replaced(
     tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: Callable
 ) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -405,12 +406,14 @@ def test_a_spoilt_status_file_costs_its_slide_and_not_the_page(out: Path, spoil:
         assert [row["slide_id"] for row in page.ask("/api/cohort").json["rows"]] == ["a", "b"]
 
 
-TOKEN = "t0ken-of-the-test"
+TOKEN, OTHER = "t0ken-of-the-test", "of-the-other"
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    access = Access(hosts=LOOPBACK | {"lab"}, any_address=True, token=TOKEN, cookie="review-cookie")
+    access = Access(
+        hosts=LOOPBACK | {"lab"}, any_address=True, tokens={"Ada": TOKEN, "Bo": OTHER}, cookie="review-cookie"
+    )
     with answering(predicted(tmp_path_factory.mktemp("review")), access) as page:
         yield page
 
@@ -451,16 +454,15 @@ def test_a_welcome_leads_to_no_other_host(shared: Page) -> None:
     [("127.0.0.1", "127.0.0.1"), ("localhost", "::1"), ("::1", "::1"), ("LocalHost", "127.0.0.1")],
 )
 def test_this_machines_own_address_needs_a_token_too(host: str, bound: str) -> None:
-    access = access_for(host, bound, 8000)
-    assert len(access.token) >= 40
+    access = access_for(host, bound, 8000, {"Ada": TOKEN})
     assert (access.hosts, access.any_address) == (LOOPBACK, False)
-    assert access_for(host, bound, 8000, with_token=False).token == ""
+    assert access_for(host, bound, 8000, {}).reader_of("") is None
 
 
 def test_without_a_token_no_other_machine_is_let_in() -> None:
     for host, bound in (("0.0.0.0", "0.0.0.0"), ("lab", "10.0.0.5"), ("localhost", "10.0.0.5")):
         with pytest.raises(InputUnsupportedError, match="--no-token would let everybody in"):
-            access_for(host, bound, 8000, with_token=False)
+            access_for(host, bound, 8000, {})
 
 
 @pytest.mark.parametrize(
@@ -474,10 +476,33 @@ def test_without_a_token_no_other_machine_is_let_in() -> None:
         ("fe80::1", "fe80::1", "[fe80::1]"),
     ],
 )
-def test_every_other_address_gets_a_token_of_its_own(host: str, bound: str, name: str) -> None:
-    first, second = access_for(host, bound, 8000), access_for(host, bound, 8000)
-    assert len(first.token) >= 40
-    assert first.token != second.token
-    assert first.token not in repr(first)
-    assert first.is_host(name)
-    assert not first.is_host("evil.example")
+def test_every_other_address_answers_under_its_own_name_alone(host: str, bound: str, name: str) -> None:
+    access = access_for(host, bound, 8000, {"Ada": TOKEN})
+    assert TOKEN not in repr(access)
+    assert access.is_host(name)
+    assert not access.is_host("evil.example")
+
+
+def test_two_readers_of_one_page_decide_each_in_their_own_name_and_refuse_each_other_nothing(shared: Page) -> None:
+    ada, bo = (replace(shared, cookie=f"review-cookie={token}") for token in (TOKEN, OTHER))
+    seen = ada.revision
+    assert (ada.decide(revision=seen).status, bo.decide(revision=seen, verdict="reject").status) == (201, 201)
+    again = bo.decide(revision=seen, verdict="flag")  # from a second window of Bo's
+    assert (again.status, again.json["code"]) == (409, "REVIEW_CONFLICT")
+    history = ada.ask(DECISIONS).json["history"]
+    assert [(row["reviewer"], row["verdict"]) for row in history] == [("Bo", "reject"), ("Ada", "accept")]
+    assert bo.decide(reviewer="Ada").status == 403
+    assert [each.ask("/api/cohort").json["reviewer"] for each in (ada, bo)] == ["Ada", "Bo"]
+    newest = ada.ask("/api/newest").json
+    assert bo.decide(verdict="flag").status == 201
+    assert ada.ask("/api/newest").json["newest"] == newest["newest"] + 1
+
+
+def test_behind_a_proxy_the_header_names_the_reader(out: Path) -> None:
+    with answering(out, Access(header="X-Remote-User")) as page:
+        named = {"X-Remote-User": "dr. b", "Host": "review.hospital.example"}
+        assert page.ask("/api/cohort", headers=named).json["reviewer"] == "dr. b"
+        for nobody in ({}, {"X-Remote-User": " "}):
+            assert page.ask("/api/cohort", headers=nobody).json["code"] == "REVIEW_REFUSED"
+        elsewhere = named | {"Origin": "https://evil.example"}
+        assert page.ask(DECISIONS, method="POST", headers=WRITE | elsewhere, body=b"{}").status == 403

@@ -15,7 +15,7 @@ from written_files import contents
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.log import read_log
-from pathopatch.heatmaps.qupath import agreement_files, decision_files, write_qupath_folder
+from pathopatch.heatmaps.qupath import decision_files, region_files, write_qupath_folder
 from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.slides.slide_paths import slide_id_from_path
@@ -82,9 +82,24 @@ def test_decisions_are_annotations_in_the_frame_of_the_scanned_part(out, tmp_pat
 def test_what_two_reviewers_differ_in_lies_at_its_place(out):
     decide(out, "tumour", x=48, y=32)
     decide(out, "non-tumour", x=48, y=32, reviewer="Bo")
-    (feature,) = json.loads(agreement_files(out, read_log(out / "review.sqlite"))["a.geojson"])["features"]
-    assert shape(feature["geometry"]).bounds == (18, 22, 34, 38)
-    assert feature["properties"]["name"] == "Ada: tumour, Bo: non-tumour"
+    features = json.loads(decision_files(out, read_log(out / "review.sqlite"))["a.geojson"])["features"]
+    assert {shape(feature["geometry"]).bounds for feature in features} == {(18, 22, 34, 38)}
+    names = ["disputed (Ada: tumour, Bo: non-tumour)", "tumour (Ada)", "non-tumour (Bo)"]
+    assert [feature["properties"]["name"] for feature in features] == names
+    assert len({feature["id"] for feature in features}) == 3
+
+
+def test_a_length_is_a_line_and_no_annotation_of_tile(out):
+    decide(out, "length", region="LINESTRING (40 20, 70 60)")
+    rows = read_log(out / "review.sqlite")
+    (feature,) = json.loads(decision_files(out, rows)["a.geojson"])["features"]
+    assert feature["geometry"] == {"type": "LineString", "coordinates": [[10, 10], [40, 50]]}
+    assert region_files(rows, lambda _: (30, 10)) == {}
+    for verdict, region in (("length", "POLYGON ((0 0, 9 0, 9 9, 0 0))"), ("tumour", "LINESTRING (0 0, 9 9)")):
+        with pytest.raises(InputUnsupportedError, match="no outline of"):
+            Decision(slide_id="a", verdict=verdict, reviewer="Ada", region=region)
+    with pytest.raises(InputUnsupportedError, match="no outline of at least three points"):
+        Decision(slide_id="a", verdict="length", reviewer="Ada", region="LINESTRING (5 5, 5 5)")
 
 
 def test_a_removed_region_leaves_no_empty_file(out):

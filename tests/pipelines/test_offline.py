@@ -47,7 +47,6 @@ TYPED = {
     "export qupath": "predicted -o qupath",
     "export review": "predicted -o review.csv",
     "export regions": "predicted -o regions",
-    "export agreement": "predicted -o agreement.csv",
     "import model": "wsinfer -o imported",
     "clean": "predicted --dry-run",
 }

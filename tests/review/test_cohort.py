@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import made_slides as made
 import numpy as np
@@ -45,7 +47,8 @@ def test_a_row_says_what_status_and_heatmap_say(folders: Folders) -> None:
     summary, counts = status["summary"], status["counts"]
     stamp = Stamp.from_dict(read_json(heatmap_of(folders.out, "bright"))["stamp"])
     assert bright == {
-        "slide_id": "bright", "patient_id": "bright", "state": "done", "code": "", "message": "", "command": "",
+        "slide_id": "bright", "patient_id": "bright", "written": bright["written"],
+        "state": "done", "code": "", "message": "", "command": "",
         **counts,
         "positive_share": summary["positive_share"], "tissue_area_mm2": summary["tissue_mm2"],
         "tissue_share": pytest.approx(summary["tissue_mm2"] / (300 * 280 * 0.5e-3**2)),
@@ -54,6 +57,7 @@ def test_a_row_says_what_status_and_heatmap_say(folders: Folders) -> None:
         "fingerprint": fingerprint(stamp.to_dict())[:16], "model": stamp.inputs["model"][:16],
     }  # fmt: skip
     assert 0 < bright["positive_share"] < 1
+    assert 0 <= 1000 * time.time() - bright["written"] < 3_600_000
     assert "TPEF" in dark["warnings"][0]
     assert (spoilt["state"], spoilt["code"]) == ("failed", "INPUT_CORRUPT")
     assert (spoilt["predicted"], spoilt["positive_share"], spoilt["fingerprint"]) == (None, None, None)
@@ -82,7 +86,7 @@ def test_files_left_out_are_told_of_with_a_command_that_is_safe_to_paste(out: Pa
 def test_a_slide_whose_status_is_lost_has_the_numbers_of_its_heatmap(out: Path) -> None:
     before = open_cohort(out).rows()[1]
     (out / "status" / "dark.json").unlink()
-    assert open_cohort(out).rows()[1] == before | {"patient_id": ""}
+    assert open_cohort(out).rows()[1] == before | {"patient_id": "", "written": ANY}
 
 
 def test_a_damaged_heatmap_is_a_row_that_says_so(out: Path) -> None:

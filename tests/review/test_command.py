@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 from review_page import DECISIONS, WRITE, Page, needs_viewer, predicted
 
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.review import viewer
+from pathopatch.review.links import reader_links
 from pathopatch.review.server import listen
 
 
@@ -53,7 +55,7 @@ def reviewing(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]
 def test_the_page_answers_once_its_address_is_printed_and_ends_cleanly(
     out: Path, number: signal.Signals, code: int
 ) -> None:
-    with reviewing(out, "--port", 0, "--reviewer", "Ada") as (process, address):
+    with reviewing(out, "--port", 0, "--reader", "Ada") as (process, address):
         page = page_at(address)
         assert address == f"http://127.0.0.1:{page.port}/?{urlsplit(address).query}"
         assert page.ask("/ready").json == {"ready": True}
@@ -89,7 +91,7 @@ def test_the_end_says_where_decisions_are_whose_log_was_lost(
     folder = tmp_path / "out"
     shutil.copytree(out, folder, ignore=shutil.ignore_patterns("review.sqlite*"))
     log = folder / "review.sqlite"
-    with reviewing("out", "--port", 0, "--reviewer", "Ada") as (process, address):
+    with reviewing("out", "--port", 0, "--reader", "Ada") as (process, address):
         older = log.read_bytes()
         page = page_at(address)
         assert page.decide(comment="kept").status == 201
@@ -138,6 +140,46 @@ def test_another_local_user_needs_the_printed_address(out: Path) -> None:
     with reviewing(out, "--port", 0, "--no-token") as (_, address):
         assert address.endswith("/")
         assert Page(urlsplit(address).port or 0).ask("/ready").status == 200
+
+
+@needs_viewer
+def test_each_reader_has_a_link_that_outlasts_the_page_until_new_ones_are_asked_for(out: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(out, tmp_path / "out", ignore=shutil.ignore_patterns("review.sqlite*"))
+    both = ("--reader", "Ada", "--reader", "Bo", "--port")
+    with reviewing(folder, *both, 0) as (process, ada):
+        assert process.stdout is not None
+        links = dict(line.strip().split(": ", 1) for line in (ada, process.stdout.readline()))
+        assert [page_at(link).ask("/api/cohort").json["reviewer"] for link in links.values()] == ["Ada", "Bo"]
+        port = urlsplit(links["Bo"]).port
+        bo = page_at(links["Bo"])
+        assert bo.decide().status == 201
+    with reviewing(folder, *both, port) as (_, again):
+        assert again == f"Ada: {links['Ada']}"
+        assert bo.ask(DECISIONS).json["decision"]["reviewer"] == "Bo"  # with the cookie of before
+    with reviewing(folder, *both, port, "--new-links") as (_, revoked):
+        assert revoked.startswith("Ada: ")
+        assert revoked != again
+        assert bo.ask(DECISIONS).json["code"] == "REVIEW_REFUSED"
+
+
+def test_links_are_for_their_user_alone_and_new_where_none_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    tokens, file = reader_links(tmp_path, [" Ada ", "Bo"])
+    assert file is not None
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o077) == (0o600, 0)
+    assert reader_links(tmp_path, ["Bo", "Cy"]).tokens["Bo"] == tokens["Bo"]
+    assert reader_links(tmp_path, ["Ada"]).tokens == {"Ada": tokens["Ada"]}
+    assert reader_links(tmp_path / "other", ["Ada"]).tokens != {"Ada": tokens["Ada"]}
+    file.write_text("damaged")
+    assert reader_links(tmp_path, ["Ada"]).tokens != {"Ada": tokens["Ada"]}
+    for twice in (["Ada", "ada "], [" "]):
+        with pytest.raises(InputUnsupportedError, match="without a name, or twice the same"):
+            reader_links(tmp_path, twice)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert reader_links(tmp_path, ["Ada"]).file is None
 
 
 @needs_viewer

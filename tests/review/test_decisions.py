@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -356,3 +357,16 @@ def test_standing_decisions_equal_a_replay_of_the_clicks(steps: list[Any]) -> No
         rows.append(row)
     expected = {row.subject: row for row in stack}
     assert {subject: one.decision for subject, one in StandingDecisions(reversed(rows)).by_subject.items()} == expected
+
+
+def test_a_folder_that_cannot_be_written_opens_for_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DecisionLog(tmp_path / "review.sqlite") as log:
+        log.record(accept(), revision=0)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    before = sorted(tmp_path.iterdir())
+    for path, rows in ((tmp_path / "review.sqlite", 1), (tmp_path / "none.sqlite", 0)):
+        with DecisionLog(path) as log:
+            assert (len(log.rows()), log.state("s1")["revision"]) == (rows, rows)
+            with pytest.raises(InputUnsupportedError, match="open for looking alone"):
+                log.record(accept(), revision=rows)
+    assert sorted(tmp_path.iterdir()) == before

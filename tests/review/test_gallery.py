@@ -32,8 +32,7 @@ def slide(**changed: Any) -> Any:
 
 ORDER = {
     "near-threshold": [1, 4, 3, 5, 0, 2],  # 3 and 5 lie 0.25 off, 0 and 2 lie 0.375 off; by rows
-    "little-tissue-tumour": [0, 4, 1],
-    "much-tissue-non-tumour": [2, 3],  # 3 has exactly tau
+    "against-area": [0, 2, 3, 4, 1],  # of either kind in turn; 3 has exactly tau
     "disagreement": [0, 4, 5, 1],  # 2 agrees, 3 is not known there
     "label-disagreement": [0, 2, 3, 5],
     "flagged": [3, 1, 4],

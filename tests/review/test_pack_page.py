@@ -37,7 +37,7 @@ def pack(tmp_path: Path) -> Path:
 
 @contextmanager
 def page_of(pack: Path, *, token: str = "", reader: str = "reader") -> Iterator[Page]:
-    with served(create_pack_app(PackReading(pack, reader), Access(token=token))) as page:
+    with served(create_pack_app(PackReading(pack, reader), Access(tokens={reader: token} if token else {}))) as page:
         yield page
 
 

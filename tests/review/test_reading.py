@@ -244,7 +244,6 @@ ADDRESSES = (
     "/api/slides/a/decisions",
     "/api/agreement",
     "/export/decisions.csv",
-    "/export/agreement.csv",
 )
 
 
@@ -252,20 +251,19 @@ def test_nothing_of_others_leaves_the_server_before_ones_own_verdict(out: Path) 
     with blinded(out) as page:
         for address in (
             *ADDRESSES,
-            "/export/regions.zip",
+            "/api/newest",
             "/api/slides/a",
             "/api/slides/a/gallery?kind=near-threshold",
         ):
             assert b"Somebody" not in page.ask(address).body, address
-        for name in ("regions", "decisions", "agreement"):
-            assert page.ask(f"/export/{name}.zip").status == 404
+        assert page.ask("/export/decisions.zip").status == 404
+        assert page.ask("/api/newest").json == {"newest": 0}
         assert b"decisions.geojson" not in page.ask("/export/qupath.zip").body
         assert b"Somebody" not in page.decide(revision=5).body  # a conflict names nobody
         assert page.decide(verdict="reject", reason="out of focus").status == 201
         for address in ADDRESSES:
             assert b"Somebody" in page.ask(address).body, address
-        for name in ("regions", "decisions", "agreement"):
-            assert page.ask(f"/export/{name}.zip").status == 200
+        assert page.ask("/export/decisions.zip").status == 200
         assert b"decisions.geojson" in page.ask("/export/qupath.zip").body
 
 

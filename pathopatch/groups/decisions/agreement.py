@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,14 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.csv_table import escape_formulas
 from pathopatch.groups.decisions.decision import RecordedDecision, StandingDecisions, Subject
 from pathopatch.metrics.bootstrap import interval, ratio, resampled, sums_by_patient
-
-COLUMNS = (
-    "slide_id", "x", "y", "reviewer_1", "verdict_1", "note_1", "reviewer_2", "verdict_2", "note_2", "agree",
-)  # fmt: skip
-"""Columns of `pairs_csv`."""
 
 LEAST_SLIDES = 5
 """Fewer slides than this tell nothing of how slides differ: the interval is NaN."""
@@ -132,21 +124,6 @@ def decision_pairs(rows: Iterable[RecordedDecision]) -> list[Pair]:
         pair for pair in pairs if pair.first.kind == "patch" or pair.first.fingerprint == pair.second.fingerprint
     ]
     return sorted(comparable, key=_order)
-
-
-def pairs_csv(rows: Iterable[RecordedDecision]) -> str:
-    """Return what `decision_pairs` finds as CSV with the columns `COLUMNS`, safe to open in a spreadsheet."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for pair in decision_pairs(rows):
-        texts = [
-            escape_formulas(text)
-            for row in pair
-            for text in (row.reviewer, row.verdict, ": ".join(filter(None, (row.reason, row.comment))))
-        ]
-        writer.writerow([pair.first.slide_id, pair.first.x, pair.first.y, *texts, str(pair.agrees).lower()])
-    return stream.getvalue()
 
 
 def _order(pair: Pair) -> tuple[str, int, int, str, str]:

@@ -27,10 +27,12 @@ REMOVED = "removed"
 """Verdict on a region that somebody drew and that counts no more."""
 TISSUE_VERDICTS = ("missed tissue", "not tissue")
 """Verdicts on a region that correct the tissue that was found."""
+LENGTH = "length"
+"""Verdict on a line that was measured, in place of a region."""
 VERDICTS = {
     "slide": SLIDE_VERDICTS,
     "patch": PATCH_VERDICTS,
-    "region": ("tumour", "non-tumour", *TISSUE_VERDICTS, REMOVED),
+    "region": ("tumour", "non-tumour", *TISSUE_VERDICTS, LENGTH, REMOVED),
 }
 """Verdicts by what is decided on."""
 UNDO = "undo"
@@ -52,6 +54,7 @@ _SQLITE_MAX_INTEGER = 2**63 - 1
 _MAX_LISTED_DISPUTES = 50
 _TWO_IDS = re.compile(r"[1-9]\d* [1-9]\d*", re.ASCII)
 _WKT = re.compile(r"POLYGON \(\((\d{1,8} \d{1,8}(?:, \d{1,8} \d{1,8}){3,})\)\)", re.ASCII)
+_LINE = re.compile(r"LINESTRING \((\d{1,8} \d{1,8}), (?!\1\))(\d{1,8} \d{1,8})\)", re.ASCII)
 _FORM = "write POLYGON ((x y, x y, x y, x y)) in whole level-0 px, the first point again at the end"
 
 
@@ -110,7 +113,9 @@ class Decision:
             if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise _refused(name, text, "characters that no file holds", "write plain text")
         if self.region:
-            region_polygon(self.region)
+            is_line = region_polygon(self.region).geom_type == "LineString"
+            if is_line != (self.verdict == LENGTH) and self.verdict not in (REMOVED, *self.further_verdicts):
+                raise _refused("region", self.region[:20], f"no outline of {self.verdict!r}", _FORM)
         if self.settles and (self.kind == "region" or not _TWO_IDS.fullmatch(self.settles)):
             raise _refused(
                 "settles", self.settles, "no ids of two verdicts on a slide or patch", "write two ids, as 3 7"
@@ -274,9 +279,10 @@ def utc_text(moment: datetime) -> str:
 
 @lru_cache(maxsize=4096)  # every reading of a log checks its rows
 def region_polygon(text: str) -> Any:
-    """Return the shapely Polygon of a region, level-0 px of the whole slide.
+    """Return the shapely Polygon of a region, or the LineString of a length, level-0 px of the whole slide.
 
-    The text is ``POLYGON ((x y, ...))``: one closed ring of whole numbers that does not cross or touch itself.
+    The text is ``POLYGON ((x y, ...))``: one closed ring of whole numbers that does not cross or touch itself; or
+    ``LINESTRING (x y, x y)``.
 
     Raises
     ------
@@ -285,6 +291,8 @@ def region_polygon(text: str) -> Any:
     """
     import shapely
 
+    if _LINE.fullmatch(text):
+        return shapely.from_wkt(text)
     form = _WKT.fullmatch(text)
     if form is None:
         raise _no_region(f"no outline of at least three points: {text[:40]!r}", _FORM)
@@ -354,7 +362,7 @@ def apply_decisions(
     here = set(slide_ids)
     standing = StandingDecisions(rows).by_time()
     current = [one.decision for one in standing]
-    regions = [row for row in current if row.kind == "region" and row.verdict != REMOVED]
+    regions = [row for row in current if row.kind == "region" and row.verdict not in (LENGTH, REMOVED)]
     standing_here = [one for one in standing if one.decision.slide_id in here and one.decision.kind != "region"]
     slides_by_verdict = {
         verdict: sorted(

@@ -190,15 +190,19 @@ def tissue_geojson(
 
 
 def region_text(polygon: Any, own_id: str, class_: Any, origin: Any = (0, 0), **more: Any) -> str:
-    """Return a polygon as QuPath's annotation; `class_` is (name, colour), and `origin` (x, y) px is subtracted.
+    """Return a polygon or line as QuPath's annotation; `class_` is (name, colour), `origin` (x, y) px is subtracted.
 
     QuPath gives a class without a colour, None, one of its own.
     """
-    rings = (shapely.get_coordinates(ring) - origin for ring in (polygon.exterior, *polygon.interiors))
+    is_line = polygon.geom_type == "LineString"
+    rings = (
+        shapely.get_coordinates(ring) - origin
+        for ring in ((polygon,) if is_line else (polygon.exterior, *polygon.interiors))
+    )
     corners = [[[int(at) if at.is_integer() else at for at in corner] for corner in ring.tolist()] for ring in rings]
     name, color = class_
     classification = {"name": name} if color is None else {"name": name, "color": color}
     properties = {"objectType": "annotation", "classification": classification, **more}
-    geometry = {"type": "Polygon", "coordinates": corners}
+    geometry = {"type": polygon.geom_type, "coordinates": corners[0] if is_line else corners}
     feature = {"type": "Feature", "id": own_id, "geometry": geometry, "properties": properties}
     return json.dumps(feature, ensure_ascii=False, allow_nan=False)

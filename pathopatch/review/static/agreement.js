@@ -71,7 +71,7 @@ const openRow = () => (links().find((link) => link === document.activeElement) ?
 
 function alone(reviewers) {
   const who = reviewers.length ? `Only ${reviewers[0].name} has decided here` : "Nobody has decided here";
-  return `${who}. Agreement needs a second reviewer: start this page with another --reviewer, or with --import of the decisions that a colleague exported.`;
+  return `${who}. Agreement needs a second reviewer: start this page with another --reader, or with --import of the decisions that a colleague exported.`;
 }
 
 function fill(id, rows) {

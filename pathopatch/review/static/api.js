@@ -43,6 +43,7 @@ const slide = (id) => `/api/slides/${encodeURIComponent(id)}`;
 const shown = (channels) => (channels === null ? "" : `?channels=${channels.map(encodeURIComponent).join(",")}`);
 
 export const cohort = async () => (await got("/api/cohort")).json();
+export const newest = async () => (await (await got("/api/newest")).json()).newest;
 export const facts = async (id) => (await got(slide(id))).json();
 export const values = async (id) => (await got(`${slide(id)}/values`)).arrayBuffer();
 export const tissue = async (id) => createImageBitmap(await (await got(`${slide(id)}/tissue.png`)).blob());

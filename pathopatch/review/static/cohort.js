@@ -3,8 +3,9 @@
 import * as api from "./api.js";
 import { alarm, byId, copy, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
+import { watch } from "./live.js";
 import { isShowable, keepOrder, moveAmong, nextToDo } from "./order.js";
-import { COLUMNS, LISTS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
+import { COLUMNS, LISTS, STATUSES, chosen, isFailed, look, stateText, warnings } from "./table.js";
 import { VERDICTS, count, leakageText, verdictsText, when } from "./text.js";
 
 const table = byId("slides");
@@ -19,6 +20,7 @@ let fillTimer = 0;
 async function start() {
   const cohort = await api.cohort();
   ({ rows, is_blinded: isBlinded } = cohort);
+  look(cohort.folder);
   byId("cohort-name").textContent = `Cohort ${cohort.folder}`;
   byId("cohort-facts").replaceChildren(
     `${count(rows.length)} slides`,
@@ -43,15 +45,24 @@ async function start() {
     })),
     { does: "export", keys: ["x"], says: "Open or close the export menu", run: () => toggleExport() },
     { does: "agreement", keys: ["c"], says: "Compare reviewers", run: () => (location.href = "/agreement") },
-    { does: "decisions-geojson", keys: ["d"], says: "Export the decisions that stand as GeoJSON", run: () => exported("decisions.zip") },
-    { does: "agreement-geojson", keys: ["b"], says: "Export what two reviewers decided on as GeoJSON", run: () => exported("agreement.zip") },
-    { does: "regions", keys: ["g"], says: "Export the drawn regions as GeoJSON", run: () => exported("regions.zip") },
+    { does: "decisions-geojson", keys: ["d"], says: "Export every reader's verdicts, regions and lengths as GeoJSON", run: () => exported("decisions.zip") },
     { does: "qupath", keys: ["q"], says: "Export slides, heatmaps and decisions to QuPath", run: () => exported("qupath.zip") },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);
+  watch(refresh);
   document.body.dataset.ready = "yes";
   await painted();
   document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from navigation to the painted table
+}
+
+async function refresh() {
+  // What was decided meanwhile; the row in which the reader is stays his.
+  const here = document.activeElement?.closest("tbody tr")?.dataset.slide;
+  ({ rows } = await api.cohort());
+  rowById.clear();
+  countLists();
+  show();
+  if (here) rowById.get(here)?.querySelector("a")?.focus();
 }
 
 function others(rows) {
@@ -104,18 +115,24 @@ function sortBy(name, isNumber) {
 
 function makeFilters() {
   const status = byId("status");
-  for (const [name, { says, holds }] of Object.entries(STATUSES)) {
-    status.append(el("option", { value: name }, `${says} (${count(rows.filter(holds).length)})`));
-  }
-  for (const [name, { holds }] of Object.entries(LISTS)) {
-    document.querySelector(`[data-does=${name}] b`).textContent = count(rows.filter(holds).length);
-  }
+  status.append(...Object.keys(STATUSES).map((value) => el("option", { value })));
+  countLists();
   byId("export-menu").addEventListener("keydown", ({ key }) => key === "Escape" && toggleExport(false));
   document.addEventListener("click", ({ target }) => !target.closest(".menu") && toggleExport(false));
   status.value = filters.status;
   byId("search").value = filters.search;
   status.addEventListener("change", () => show({ status: status.value }));
   byId("search").addEventListener("input", (event) => show({ search: event.target.value }));
+}
+
+function countLists() {
+  for (const option of byId("status").options) {
+    const { says, holds } = STATUSES[option.value];
+    option.textContent = `${says} (${count(rows.filter(holds).length)})`;
+  }
+  for (const [name, { holds }] of Object.entries(LISTS)) {
+    document.querySelector(`[data-does=${name}] b`).textContent = count(rows.filter(holds).length);
+  }
 }
 
 function show(changes = {}) {

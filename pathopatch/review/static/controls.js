@@ -10,7 +10,6 @@ export function bindControls(facts, values, view) {
   for (const each of fields) each.closest("label").hidden = !facts.fields.includes(each.value);
   choices(fields, (field) => view.change({ field }));
   choices([...document.querySelectorAll("[name=shape]")], (shape) => view.change({ shape }));
-  choices([...document.querySelectorAll("[name=map]")], (map) => view.change({ map }));
   byId("opacity").addEventListener("input", (event) => view.change({ opacity: Number(event.target.value) }));
   byId("only-positive").addEventListener("change", (event) => view.change({ isOnlyPositive: event.target.checked }));
   byId("whole-patches").addEventListener("change", (event) => view.change({ isWhole: event.target.checked }));
@@ -54,7 +53,6 @@ function show(facts, values, now) {
   document.querySelector("[data-does=overlay]").setAttribute("aria-pressed", String(now.isOn));
   byId("opacity").value = now.opacity;
   byId("opacity-shown").textContent = percent(now.opacity, 0);
-  for (const each of document.querySelectorAll("[name=map]")) each.checked = each.value === now.map;
   byId("only-positive").checked = isOnlyPositive(now);
   byId("whole-patches").checked = now.isWhole;
   showRun(facts, now);

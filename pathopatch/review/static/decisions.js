@@ -51,6 +51,16 @@ export class Decisions {
     this.#take(await api.decisions(this.facts.slide_id));
   }
 
+  async refresh() {
+    // What colleagues decided meanwhile. A settlement that was begun goes on.
+    const state = await api.decisions(this.facts.slide_id);
+    if (this.isBusy || state.revision === this.state.revision) return;
+    const { settling } = this;
+    this.#take(state);
+    this.settling = settling;
+    this.#showDispute();
+  }
+
   #take(state) {
     if (state.since && state.since !== this.state.revision) return this.load();
     if (state.since) {
@@ -190,7 +200,7 @@ export class Decisions {
     // With the same revision it is the heatmap that has changed.
     const isDecided = error.state && error.state.revision !== this.state.revision;
     if (isDecided) {
-      alarm(`Not saved: someone else decided on this slide meanwhile:${who}.`, reload);
+      alarm(`Not saved: you decided on this slide in another window meanwhile:${who}.`, reload);
     } else {
       const again = el("button", { type: "button" }, "Reload the page");
       again.addEventListener("click", () => location.reload());

@@ -6,15 +6,16 @@ import { fixed, percent, signed } from "./text.js";
 
 const KINDS = {
   "near-threshold": "Near the threshold",
-  "little-tissue-tumour": "Little tissue, called tumour",
-  "much-tissue-non-tumour": "Much tissue, called non-tumour",
+  "against-area": "Against the area: little tissue called tumour, much called non-tumour",
   disagreement: "Runs A and B disagree most",
   "label-disagreement": "Disagrees with the label",
   flagged: "Flagged",
 };
 
 export class Gallery {
-  constructor(facts, view, fly) {
+  constructor(facts, view, fly, labelOf) {
+    this.labelOf = labelOf; // the reader's own label of a patch, or null
+    this.patches = []; // that are shown
     this.facts = facts;
     this.view = view;
     this.fly = fly;
@@ -32,7 +33,9 @@ export class Gallery {
     try {
       const patches = await api.gallery(this.facts.slide_id, kind);
       if (this.choice.value !== kind) return; // another reason was chosen meanwhile
+      this.patches = patches;
       this.place.replaceChildren(...patches.map((patch) => this.#item(patch, kind)));
+      this.count();
       if (!patches.length) this.place.append(el("li", { class: "quiet" }, "None on this slide."));
       this.place.dataset.kind = kind;
     } catch (error) {
@@ -40,6 +43,15 @@ export class Gallery {
     } finally {
       this.place.removeAttribute("aria-busy");
     }
+  }
+
+  count() {
+    // How far the model can be trusted against the area: where it knows nothing, few are confirmed.
+    const labelled = this.patches.filter(({ x, y }) => this.labelOf(x, y));
+    const called = ({ probability }) => (probability > this.facts.decision_probability ? "tumour" : "non-tumour");
+    const confirmed = labelled.filter((patch) => this.labelOf(patch.x, patch.y).verdict === called(patch));
+    byId("confirmed").hidden = this.choice.value !== "against-area";
+    byId("confirmed").textContent = `${confirmed.length} of ${labelled.length} that you labelled are confirmed. Few: do not trust the model here. Do not test it on these patches.`;
   }
 
   async nextDoubtful() {

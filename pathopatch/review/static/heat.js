@@ -11,8 +11,8 @@ const PAPER = 0xffffffff;
 const HOLE_DASH = [4, 6]; // px of the screen
 const NO_ANSWER = 0xff969696; // grey, packed: tissue, but too little for the model
 
-export const coloursOf = ({ colors }, { field, map }) =>
-  field === "difference" ? differenceTable(colors.difference) : heatTable(colors.maps[map]);
+export const coloursOf = ({ colors }, { field }) =>
+  field === "difference" ? differenceTable(colors.difference) : heatTable(colors.map);
 
 // Whether only cells above the threshold are filled: those of a probability, unless the reviewer chose otherwise.
 export const isOnlyPositive = (view) => view.isOnlyPositive ?? view.field === "probability";
@@ -55,8 +55,8 @@ export class HeatLayer {
     const threshold = view.threshold[view.run];
     const { isPositive } = this;
     for (let cell = 0; cell < isPositive.length; cell += 1) isPositive[cell] = probability[cell] > threshold ? 1 : 0;
-    const { field, run, map } = view;
-    const wanted = [field, run, map, isOnlyPositive(view) && threshold].join();
+    const { field, run } = view;
+    const wanted = [field, run, isOnlyPositive(view) && threshold].join();
     if (wanted !== this.painted) {
       if (field === "group") this.#paintGroups(view);
       else this.#paintField(view);
@@ -93,7 +93,8 @@ export class HeatLayer {
   }
 
   draw(context, view, place, labels) {
-    // `place`: x, y of the slide's corner and scale (px per level-0 px), in px of the context. Cells beyond the slide are clipped.
+    // `place`: x, y of the slide's corner, scale (px per level-0 px), width and height of the view before it is turned, in
+    // px of the context. Cells beyond the slide are clipped.
     const { facts, values } = this;
     const cell = facts.cell_px * place.scale;
     const [width, height] = facts.size_px.map((side) => side * place.scale);
@@ -123,9 +124,8 @@ export class HeatLayer {
   #overTissue(context, place, cell, width, height) {
     // The fill as large as the context, clear beside tissue: glass within a patch is no tumour.
     const { across, down, mask } = this.values;
-    const { canvas } = context;
     this.over ??= document.createElement("canvas").getContext("2d");
-    Object.assign(this.over.canvas, { width: canvas.width, height: canvas.height }); // clears it, too
+    Object.assign(this.over.canvas, { width: place.width, height: place.height }); // clears it, too
     this.over.imageSmoothingEnabled = false;
     this.over.drawImage(this.fill.canvas, place.x, place.y, cell * across, cell * down);
     this.over.globalCompositeOperation = "destination-in";
@@ -171,8 +171,8 @@ class Edge {
   }
 
   #strokeLines(context, place, cell, lines, stroke) {
-    const right = (context.canvas.width - place.x) / cell;
-    const bottom = (context.canvas.height - place.y) / cell;
+    const right = (place.width - place.x) / cell;
+    const bottom = (place.height - place.y) / cell;
     const [left, top] = [-place.x / cell, -place.y / cell];
     context.beginPath();
     for (let at = 0; at < lines.length; at += 4) {
@@ -318,10 +318,20 @@ function drawLabel(context, place, facts, { x, y, verdict, dispute }) {
   context.restore();
   const px = Math.round(11 * place.density);
   if (side < px) return;
+  drawText(context, place, [left + 0.6 * px, top + 0.6 * px], dispute.length ? "≠" : (LETTERS[verdict] ?? "?"), { px });
+}
+
+export function drawText(context, { turn }, [x, y], text, { px, width = 1.2 * px, height = 1.25 * px, ground = "#ffffff", ink = "#1b1f23" }) {
+  // Upright around a point, however the slide is turned.
+  context.save();
+  context.translate(x, y);
+  context.rotate(-turn);
+  context.fillStyle = ground;
+  context.fillRect(-width / 2, -height / 2, width, height);
   context.font = `700 ${px}px sans-serif`;
-  context.fillStyle = "#ffffff";
-  context.fillRect(left, top, px * 1.2, px * 1.25);
-  context.fillStyle = "#1b1f23";
-  context.textBaseline = "top";
-  context.fillText(dispute.length ? "≠" : (LETTERS[verdict] ?? "?"), left + px * 0.2, top + px * 0.15);
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.fillStyle = ink;
+  context.fillText(text, 0, 0.05 * px);
+  context.restore();
 }

@@ -62,6 +62,7 @@ export class Pair {
     if (!this.isOn || !this.second.osd.isOpen() || viewer !== this.leader) return;
     const { viewport } = (viewer === this.viewer ? this.second : this.viewer).osd;
     viewport.zoomTo(viewer.osd.viewport.getZoom(true), null, true);
+    viewport.setRotation(viewer.osd.viewport.getRotation(), true);
     viewport.panTo(viewer.osd.viewport.getCenter(true), true);
   }
 

@@ -1,9 +1,10 @@
 // Draw regions of tumour, or of tissue that was found wrongly, on the slide, and list them. The server checks and keeps them.
 
 import { byId, el, say } from "./dom.js";
+import { drawText } from "./heat.js";
 import { Note } from "./note.js";
 import { MOST_CHARACTERS, areaPx, bounds, onSlide, simplified, toPoints, toText } from "./shapes.js";
-import { when } from "./text.js";
+import { length, when } from "./text.js";
 
 // Colours of Okabe and Ito. A line, dashed or not, and a letter say the same without colour.
 const STYLES = {
@@ -12,10 +13,12 @@ const STYLES = {
   "missed tissue": { colour: "#b07900", dash: [2, 5], letter: "+", says: "Missed tissue" },
   "not tissue": { colour: "#007a87", dash: [12, 4, 2, 4], letter: "−", says: "Not tissue" },
 };
+const LENGTH = { colour: "#1b1f23", dash: [], letter: "L", says: "Length" };
 const OWN_COLOURS = ["#a3477d", "#00735a", "#5b4bb0", "#6b5b00", "#a0283c", "#46505f"]; // white on them is readable
 
 function styleOf(verdict, own) {
   // Of a class of the folder's own: a colour, a dash and a letter by its place in the list.
+  if (verdict === "length") return LENGTH;
   if (STYLES[verdict]) return STYLES[verdict];
   const place = Math.max(0, own.indexOf(verdict));
   const [first] = verdict;
@@ -41,6 +44,8 @@ export class Regions {
     this.tool = null; // polygon | freehand
     this.points = []; // of the outline that is being drawn, level-0 px
     this.pointer = null;
+    this.edited = null; // the region whose corners can be moved: {row, points}
+    this.held = -1; // the corner that is dragged
     viewer.overlays.push((context, place) => this.#draw(context, place));
     viewer.whenDragged((phase, x, y) => this.#drag(phase, x, y));
     viewer.whenDoubleClicked(() => this.tool === "polygon" && this.close());
@@ -57,10 +62,13 @@ export class Regions {
     this.viewer.draw();
   }
 
-  #item({ row, points }, number) {
+  #item(region, number) {
+    const { row, points } = region;
     const { says, colour, letter } = this.styleOf(row.verdict);
+    const isLength = row.verdict === "length";
     const mm2 = (areaPx(points) * this.facts.mpp ** 2) / 1e6;
-    const area = `${+mm2.toPrecision(3)} mm²`;
+    const um = Math.hypot(points[1][0] - points[0][0], points[1][1] - points[0][1]) * this.facts.mpp;
+    const area = isLength ? length(um) : `${+mm2.toPrecision(3)} mm²`;
     const mark = el("span", { class: "region-mark", "aria-hidden": "true" }, letter);
     mark.style.background = colour;
     const fly = el(
@@ -71,8 +79,26 @@ export class Regions {
       "button", { type: "button", "aria-label": `Remove region ${number}, ${says.toLowerCase()}`, onclick: () => this.#remove(row) }, "Remove",
     );
     const outdated = row.outdated ? el("p", { class: "why warn" }, "Drawn on another heatmap than this one.") : null;
-    const parts = [el("div", { class: "row" }, fly, remove), this.#noteOf(row, number), outdated];
-    return el("li", { data: { verdict: row.verdict, area: mm2 } }, ...parts);
+    const parts = [el("div", { class: "row" }, fly, remove), isLength ? null : this.#changesOf(region, number), this.#noteOf(row, number), outdated];
+    return el("li", { data: { verdict: row.verdict, area: mm2, um: isLength ? um : null } }, ...parts);
+  }
+
+  #changesOf(region, number) {
+    // Of one's own region: another class, or other corners.
+    const { row } = region;
+    if (!this.decisions.own(row)) return null;
+    const options = this.verdicts.map((verdict) => el("option", { value: verdict, selected: verdict === row.verdict || null }, verdict));
+    const classes = el("select", { "aria-label": `Class of region ${number}` }, ...options);
+    classes.addEventListener("change", () => this.decisions.drawn(row.region, classes.value, row.comment));
+    const corners = el("button", { type: "button", "aria-label": `Move corners of region ${number}`, onclick: () => this.#edit(region) }, "Move corners");
+    return el("div", { class: "row" }, classes, corners);
+  }
+
+  #edit({ row, points }) {
+    this.stop();
+    this.edited = { row, points: points.map((point) => [...point]) };
+    this.viewer.showBox(bounds(points));
+    this.viewer.showTool("Drag a corner; Escape ends it.");
   }
 
   #noteOf(row, number) {
@@ -105,6 +131,7 @@ export class Regions {
 
   stop() {
     this.tool = null;
+    this.edited = null;
     this.points = [];
     this.#showTool();
   }
@@ -138,7 +165,33 @@ export class Regions {
     if (this.tool === "polygon" && this.points.length) this.viewer.draw();
   }
 
+  #dragCorner(phase, x, y) {
+    const { points } = this.edited;
+    const away = ([atX, atY]) => Math.hypot(x - atX, y - atY) * this.viewer.zoom();
+    if (phase === "press") {
+      const nearest = points.reduce((best, point, at) => (away(point) < away(points[best]) ? at : best), 0);
+      this.held = away(points[nearest]) < 3 * NEAR_PX ? nearest : -1;
+    }
+    if (this.held < 0) return false;
+    if (phase !== "press") points[this.held] = [x, y];
+    if (phase === "end") this.#moved();
+    this.viewer.draw();
+    return true;
+  }
+
+  async #moved() {
+    // The new outline first: what is refused leaves the old one as it is.
+    const { row, points } = this.edited;
+    const text = toText(onSlide(points, this.facts.size_px));
+    this.held = -1;
+    if (text !== row.region && (await this.decisions.drawn(text, row.verdict, row.comment))) await this.#remove(row);
+    const region = this.shown.find((each) => each.row.region === text) ?? this.shown.find((each) => each.row.region === row.region);
+    this.edited = region && { row: region.row, points: region.points.map((point) => [...point]) };
+    this.viewer.draw();
+  }
+
   #drag(phase, x, y) {
+    if (this.edited) return this.#dragCorner(phase, x, y);
     if (this.tool !== "freehand") return false;
     if (phase === "press") this.points = [];
     else if (phase === "drag") this.points.push([x, y]);
@@ -163,7 +216,13 @@ export class Regions {
   }
 
   #draw(context, place) {
-    for (const { row, points } of this.shown) drawOutline(context, place, points, this.styleOf(row.verdict), true);
+    for (const { row, points } of this.shown) {
+      if (row.region !== this.edited?.row.region) drawOutline(context, place, points, this.styleOf(row.verdict), true);
+    }
+    if (this.edited) {
+      drawOutline(context, place, this.edited.points, this.styleOf(this.edited.row.verdict), true);
+      for (const [x, y] of this.edited.points) drawCorner(context, place, x, y);
+    }
     if (!this.points.length) return;
     const isOpen = this.tool === "polygon" && this.pointer;
     drawOutline(context, place, isOpen ? [...this.points, this.pointer] : this.points, this.styleOf(this.verdict), false);
@@ -187,22 +246,10 @@ function drawOutline(context, place, points, { colour, dash, letter }, isClosed)
   context.lineWidth = 3 * place.density;
   context.stroke();
   context.restore();
-  if (isClosed) drawLetter(context, place, at(points[0]), colour, letter);
-}
-
-function drawLetter(context, place, [x, y], colour, letter) {
   const px = Math.round(12 * place.density);
-  context.save();
-  context.font = `700 ${px}px sans-serif`;
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  context.fillStyle = "#ffffff";
-  context.fillRect(x - 0.8 * px, y - 0.8 * px, 1.6 * px, 1.6 * px);
-  context.fillStyle = colour;
-  context.fillRect(x - 0.7 * px, y - 0.7 * px, 1.4 * px, 1.4 * px);
-  context.fillStyle = "#ffffff";
-  context.fillText(letter, x, y + 0.05 * px);
-  context.restore();
+  if (!isClosed) return;
+  drawText(context, place, at(points[0]), "", { px, width: 1.6 * px, height: 1.6 * px });
+  drawText(context, place, at(points[0]), letter, { px, width: 1.4 * px, height: 1.4 * px, ground: colour, ink: "#ffffff" });
 }
 
 function drawCorner(context, place, x, y) {

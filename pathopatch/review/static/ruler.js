@@ -1,12 +1,15 @@
 // Measure a length on the slide: two clicks, a drag, or Enter at the middle of the view.
 
 import { say } from "./dom.js";
+import { drawText } from "./heat.js";
+import { lineText, onSlide } from "./shapes.js";
 import { length } from "./text.js";
 
 const HINT = "Ruler: click two points, drag, or press Enter for the middle of the view; Escape stops";
 
 export class Ruler {
-  constructor(facts, viewer, button) {
+  constructor(facts, viewer, button, decisions) {
+    this.decisions = decisions;
     this.facts = facts;
     this.viewer = viewer;
     this.button = button;
@@ -61,7 +64,9 @@ export class Ruler {
   #read() {
     const um = this.#um(this.points);
     this.viewer.place.dataset.um = um;
-    say(`Length: ${length(um)}`);
+    const ends = onSlide(this.points, this.facts.size_px);
+    const kept = ends.length === 2 ? this.decisions.drawn(lineText(ends), "length") : Promise.resolve(false);
+    kept.then((isKept) => say(`Length: ${length(um)}${isKept ? ", kept below Regions" : ""}`));
   }
 
   #draw(context, place) {
@@ -73,7 +78,7 @@ export class Ruler {
     if (!points.length) return;
     for (const point of points) cross(context, at(point), 6 * place.density, place.density);
     line(context, points.map(at), place.density);
-    label(context, at(points[1]), length(this.#um(points)), place.density);
+    label(context, place, at(points[1]), length(this.#um(points)));
   }
 }
 
@@ -94,14 +99,10 @@ function cross(context, [x, y], reach, density) {
   line(context, [[x, y - reach], [x, y + reach]], density);
 }
 
-function label(context, [x, y], text, density) {
-  const px = 13 * density;
-  context.font = `600 ${px}px sans-serif`;
-  context.textBaseline = "middle";
+function label(context, place, [x, y], text) {
+  const px = 13 * place.density;
+  context.font = `700 ${px}px sans-serif`;
   const width = context.measureText(text).width + px;
-  const left = Math.min(x + px, context.canvas.width - width);
-  context.fillStyle = "#ffffff";
-  context.fillRect(left, y - px, width, 2 * px);
-  context.fillStyle = "#1b1f23";
-  context.fillText(text, left + px / 2, y);
+  const middle = Math.min(x + px + width / 2, place.width - width / 2);
+  drawText(context, place, [middle, y], text, { px, width, height: 2 * px });
 }

@@ -7,10 +7,12 @@ export function toText(points) {
   return `POLYGON ((${ring.join(", ")}))`;
 }
 
+export const lineText = ([from, to]) => `LINESTRING (${from.join(" ")}, ${to.join(" ")})`;
+
 export function toPoints(text) {
-  // Without the last point, which is the first one again.
-  const points = text.slice(text.indexOf("((") + 2, text.indexOf("))")).split(", ").map((point) => point.split(" ").map(Number));
-  return points.slice(0, -1);
+  // Of an outline without the last point, which is the first one again; of a length both ends.
+  const points = text.slice(text.lastIndexOf("(") + 1, text.indexOf(")")).split(", ").map((point) => point.split(" ").map(Number));
+  return text.startsWith("LINE") ? points : points.slice(0, -1);
 }
 
 export function areaPx(points) {

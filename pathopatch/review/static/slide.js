@@ -8,10 +8,12 @@ import { Gallery } from "./gallery.js";
 import { HeatLayer } from "./heat.js";
 import { bindKeys } from "./keys.js";
 import { drawLegend } from "./legend.js";
+import { watch } from "./live.js";
 import { neighbours, nextToDo, orderOfSlides } from "./order.js";
 import { Note } from "./note.js";
 import { Pair } from "./pair.js";
 import { Panel } from "./panel.js";
+import { bindPanels, foldPanels, fullScreen, unfolded } from "./panels.js";
 import { Regions } from "./regions.js";
 import { Ruler } from "./ruler.js";
 import { count, fixed, leakageText, length, percent } from "./text.js";
@@ -19,11 +21,12 @@ import { cellAt, nearestPatch, nextPatch, origin, unpack } from "./values.js";
 import { linkTo, openView } from "./view.js";
 import { Viewer } from "./viewer.js";
 
-const RECOLOURS = ["field", "run", "map", "isOnlyPositive", "threshold"];
+const RECOLOURS = ["field", "run", "isOnlyPositive", "threshold"];
 const OBJECTIVES = [5, 10, 20, 40];
 const id = decodeURIComponent(location.pathname.split("/").pop());
 
 async function start() {
+  bindPanels();
   byId("slide-name").textContent = id;
   document.title = `${id} · pathopatch review`;
   const [facts, buffer, cohort] = await Promise.all([api.facts(id), api.values(id), api.cohort()]);
@@ -50,16 +53,17 @@ async function start() {
     select(cellAt(facts, x + facts.span_px / 2, y + facts.span_px / 2));
     viewer.flyTo(x, y, facts.span_px);
   };
-  const gallery = new Gallery(facts, view, fly);
+  const gallery = new Gallery(facts, view, fly, (x, y) => decisions.ownLabelOf(x, y));
   const decisions = new Decisions(facts, view, cohort.reviewer, (state) => {
     viewer.labels = state.patches;
     regions.show(state.regions);
     panel.relabelled(decisions);
     patchNote.show();
+    gallery.count();
   });
   decisions.isBlinded = cohort.is_blinded;
   const regions = new Regions(facts, viewer, decisions);
-  const ruler = new Ruler(facts, viewer, document.querySelector("[data-does=ruler]"));
+  const ruler = new Ruler(facts, viewer, document.querySelector("[data-does=ruler]"), decisions);
   const patchNote = new Note(byId("patch-note"), byId("save-patch-note"), {
     standing: () => panel.now && decisions.ownLabelOf(panel.now.x, panel.now.y),
     add: (text) => {
@@ -100,9 +104,8 @@ async function start() {
   const order = orderOfSlides(cohort.rows);
   bindKeys(bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, gallery, select, order }));
   showPlace(order);
-  document.addEventListener("fullscreenchange", () =>
-    document.querySelector("[data-does=full-screen]").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement))));
   gallery.show();
+  watch(() => decisions.refresh());
   await decisions.load();
   flyToAddress(fly, viewer);
   document.body.dataset.ready = "yes";
@@ -152,24 +155,23 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
     { does: "overlay", keys: [" "], says: "Show or hide the heat layer", run: () => view.change({ isOn: !view.now.isOn }) },
     { does: "fainter", keys: ["["], says: "Heat layer fainter", run: () => changeOpacity(view, -0.1) },
     { does: "stronger", keys: ["]"], says: "Heat layer stronger", run: () => changeOpacity(view, 0.1) },
-    { does: "swap-map", keys: ["c"], says: "Change between cool and warm colours", run: () => swapMap(facts, view) },
     { does: "beside", keys: ["b"], says: "Change between run A and run B", run: swapRuns },
     { does: "accept", keys: ["a"], says: "Accept the slide", run: decisions.accept },
-    { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
-    { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: () => decisions.open("flag") },
+    { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: unfolded(() => decisions.open("reject")) },
+    { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: unfolded(() => decisions.open("flag")) },
     { does: "undo", keys: ["u"], says: "Undo your last decision on this slide, or the last corner of an outline", run: () => (regions.points.length ? regions.back() : decisions.undo()) },
-    { does: "settle", keys: ["e"], says: "Settle the dispute with your next verdict", run: () => decisions.settle("slide", decisions.state.dispute) },
-    { does: "note", keys: ["m"], says: "Write a note on the slide", run: () => decisions.note.focus() },
+    { does: "settle", keys: ["e"], says: "Settle the dispute with your next verdict", run: unfolded(() => decisions.settle("slide", decisions.state.dispute)) },
+    { does: "note", keys: ["m"], says: "Write a note on the slide", run: unfolded(() => decisions.note.focus()) },
     { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
     { does: "label-unsure", keys: ["3"], says: "Selected patch: unsure", run: label("unsure") },
     { does: "settle-label", keys: ["4"], says: "Settle the dispute of the patch with your next label", run: () => decisions.settle(`${panel.now?.x},${panel.now?.y}`, panel.label?.dispute) },
-    { does: "patch-note", keys: ["p"], says: "Write a note on the selected patch", run: () => patchNote.focus() },
+    { does: "patch-note", keys: ["p"], says: "Write a note on the selected patch", run: unfolded(() => patchNote.focus()) },
     { does: "polygon", keys: ["d"], says: "Draw a region by its corners", run: draw("polygon") },
     { does: "freehand", keys: ["h"], says: "Draw a region freehand", run: draw("freehand") },
     { does: "region-class", keys: ["t"], says: "Next class of regions", run: () => regions.swapClass() },
     { does: "stop-drawing", keys: ["Escape"], says: "Stop drawing or measuring", run: stop },
-    { does: "ruler", keys: ["l"], says: "Measure a length", run: measure },
+    { does: "ruler", keys: ["l"], says: "Measure lengths, which are kept", run: measure },
     { does: "select", keys: ["Enter"], says: "Select the patch in the middle, close the outline, or set a point of the ruler", run: confirm },
     { does: "doubtful", keys: ["z"], says: "Next doubtful patch: the nearest to the threshold first", run: () => gallery.nextDoubtful() },
     { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },
@@ -182,7 +184,9 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
     ...OBJECTIVES.map((objective, index) => (
       { does: `magnify-${objective}`, keys: [String(5 + index)], says: `Magnification ${objective}×`, run: () => viewer.magnify(objective) })),
     { does: "pair", keys: ["s"], says: "Two views in step: map and slide, or run A and run B", run: () => pair.toggle() },
-    { does: "full-screen", keys: ["w"], says: "Full screen", run: fullScreen },
+    { does: "turn", keys: ["q"], says: "Turn the slide by a quarter", run: () => viewer.turn() },
+    { does: "panels", keys: ["o"], says: "Fold or open the panels", run: foldPanels },
+    { does: "full-screen", keys: ["w"], says: "Full screen: the slide alone", run: fullScreen },
     { does: "link", keys: ["v"], says: "Copy a link to this view", run: () => copyLink(linkTo(view.now, viewer.middle(), facts.mpp / viewer.zoom())) },
     { does: "next", keys: ["j"], says: "Next slide", run: () => go(after, "This is the last slide.") },
     { does: "previous", keys: ["k"], says: "Previous slide", run: () => go(before, "This is the first slide.") },
@@ -196,19 +200,9 @@ function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, 
   ];
 }
 
-function fullScreen() {
-  if (document.fullscreenElement) return document.exitFullscreen();
-  return document.documentElement.requestFullscreen().catch(() => say("This browser refuses full screen."));
-}
-
 function copyLink(link) {
   history.replaceState(null, "", link);
   return copy(link, "Link copied. It opens this view for whoever may open this page.");
-}
-
-function swapMap(facts, view) {
-  const maps = Object.keys(facts.colors.maps);
-  view.change({ map: maps[(maps.indexOf(view.now.map) + 1) % maps.length] });
 }
 
 function showPlace(order) {
@@ -234,17 +228,19 @@ function describe(facts) {
   const leak = leakageText(facts.leakage);
   if (leak) byId("slide-facts").append(" ", el("span", { class: "chip reject" }, leak));
   const { summary, counts } = facts;
-  rows(byId("about"), [
+  rows(byId("summary"), [
     ["Model", modelName(facts.model)],
-    ["Its fingerprint", el("code", {}, facts.model.fingerprint)],
+    ["Positive share", `${percent(summary.positive_share)} of the tissue area`, { name: "positive-share", value: summary.positive_share }],
+    ["Tissue", `${fixed(summary.tissue_mm2, 2)} mm²`],
+    ["Largest region", `${fixed(summary.largest_region_mm2, 3)} mm²`],
+    ["Flagged", percent(summary.flagged_share)],
+  ]);
+  rows(byId("about"), [
     ["Model’s threshold", fixed(facts.decision_probability, 4), { name: "decision", value: facts.decision_probability }],
     ["Patches", `${count(counts.patches)}, ${count(counts.predicted)} predicted`],
     ["Called tumour", count(counts.tumour), { name: "tumour", value: counts.tumour }],
     ["Patch", `${facts.patch_px} px, ${fixed(facts.span_px * facts.mpp, 0)} µm`],
-    ["Tissue", `${fixed(summary.tissue_mm2, 2)} mm²`],
-    ["Positive share", `${percent(summary.positive_share)} of the tissue area`, { name: "positive-share", value: summary.positive_share }],
-    ["Largest region", `${fixed(summary.largest_region_mm2, 3)} mm²`],
-    ["Flagged", percent(summary.flagged_share)],
+    ["Model", el("code", {}, facts.model.fingerprint)],
     ["Heatmap", el("code", {}, facts.fingerprint)],
   ]);
   const noRunB = facts.why_no_beside ? [`There is no run B: ${facts.why_no_beside}`] : [];

@@ -2,7 +2,6 @@
 
 const KEPT = "pathopatch.view";
 const STAYS = ["field", "shape", "opacity", "isOnlyPositive", "isWhole"]; // kept from slide to slide; the threshold is not
-const MAP = "pathopatch.map"; // the colour map, kept for good
 
 export function openView(facts) {
   const view = {
@@ -13,14 +12,11 @@ export function openView(facts) {
     isOn: true,
     isOnlyPositive: null, // null: where the field is the probability
     isWhole: false, // whether patches are filled whole, and not over their tissue alone
-    map: Object.keys(facts.colors.maps)[0],
     threshold: { a: facts.decision_probability, b: facts.beside?.decision_probability ?? facts.decision_probability },
     channels: facts.is_rgb ? null : [...facts.channels],
     selected: -1, // cell of the selected patch
     ...kept(),
   };
-  const map = stored(() => localStorage.getItem(MAP));
-  if (map in facts.colors.maps) view.map = map;
   Object.assign(view, linked(facts, view.threshold));
   if (!facts.fields.includes(view.field)) view.field = "probability";
   const listeners = [];
@@ -54,7 +50,7 @@ export function linkTo(view, [x, y], umPerPx) {
   return `${location.origin}${location.pathname}?${said}`;
 }
 
-function stored(use) {
+export function stored(use) {
   try {
     return use();
   } catch {
@@ -66,5 +62,4 @@ const kept = () => stored(() => JSON.parse(sessionStorage.getItem(KEPT))) ?? {};
 
 function keep(view) {
   stored(() => sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(STAYS.map((name) => [name, view[name]])))));
-  stored(() => localStorage.setItem(MAP, view.map));
 }

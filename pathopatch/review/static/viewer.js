@@ -32,9 +32,7 @@ export class Viewer {
       drawer: "canvas",
       showNavigationControl: false,
       showNavigator: this.isMain,
-      navigatorPosition: "TOP_RIGHT",
-      navigatorSizeRatio: 0.18,
-      navigatorMaintainSizeRatio: true,
+      navigatorId: "navigator",
       navigatorAutoFade: false,
       navigatorOpacity: 1,
       navigatorBackground: facts.background === "dark" ? "#000000" : "#ffffff",
@@ -210,6 +208,13 @@ export class Viewer {
     this.osd.viewport.applyConstraints(isCalm);
   }
 
+  turn() {
+    // By a quarter, clockwise.
+    this.leads();
+    this.osd.viewport.setRotation((this.osd.viewport.getRotation() + 90) % 360, true);
+    this.place.dataset.turn = this.osd.viewport.getRotation();
+  }
+
   home() {
     this.leads();
     this.osd.viewport.goHome(isCalm);
@@ -223,12 +228,23 @@ export class Viewer {
     fit(this.layer, width, height, density);
     const { viewport } = this.osd;
     const zoom = image.viewportToImageZoom(viewport.getZoom(true)); // px of the screen per level-0 px
-    const corner = viewport.pixelFromPoint(image.imageToViewportCoordinates(0, 0), true);
+    const corner = viewport.pixelFromPointNoRotate(image.imageToViewportCoordinates(0, 0), true);
     const context = this.layer.getContext("2d");
-    context.clearRect(0, 0, this.layer.width, this.layer.height);
-    const place = { x: corner.x * density, y: corner.y * density, scale: zoom * density, density };
+    const [across, down] = [this.layer.width, this.layer.height];
+    const quarters = Math.round(viewport.getRotation() / 90);
+    const turn = (quarters * Math.PI) / 2;
+    const [wide, high] = quarters % 2 ? [down, across] : [across, down]; // of the view before it is turned
+    const x = corner.x * density + (wide - across) / 2;
+    const y = corner.y * density + (high - down) / 2;
+    const place = { x, y, scale: zoom * density, density, width: wide, height: high, turn };
+    context.save();
+    context.clearRect(0, 0, across, down);
+    context.translate(across / 2, down / 2);
+    context.rotate(turn);
+    context.translate(-wide / 2, -high / 2);
     this.heat.draw(context, this.view.now, place, this.labels);
     for (const overlay of this.overlays) overlay(context, place);
+    context.restore();
     this.osd.drawer.setImageSmoothingEnabled(zoom < 1); // beyond full resolution, pixels stay visible as squares
     this.place.dataset.zoom = zoom.toPrecision(6);
     this.place.dataset.corner = `${corner.x.toFixed(2)},${corner.y.toFixed(2)}`;
@@ -243,7 +259,8 @@ export class Viewer {
     byId("scale-bar").style.width = `${um / umPerPx}px`;
     byId("scale-length").textContent = length(um);
     const objective = UM_PER_PX_OF_1X / umPerPx;
-    byId("magnification").textContent = `${+objective.toPrecision(objective < 10 ? 2 : 3)}×`;
+    const isEmpty = zoom > 1.01; // no more detail than at the scan's own
+    byId("magnification").textContent = `${+objective.toPrecision(objective < 10 ? 2 : 3)}×${isEmpty ? ", empty" : ""}`;
     for (const button of document.querySelectorAll("[data-objective]")) {
       button.setAttribute("aria-pressed", String(Math.abs(button.dataset.objective / objective - 1) < 0.01));
     }

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from typing import Any
 
-import pytest
-
-from pathopatch.groups.decisions.agreement import COLUMNS, decision_pairs, own_decisions, pairs_csv
+from pathopatch.groups.decisions.agreement import decision_pairs, own_decisions
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.review.reading import agreement_summary
 
@@ -93,12 +89,3 @@ def test_three_reviewers_are_three_pairs_and_one_is_none() -> None:
     ]  # fmt: skip
     assert agreement_summary(log(ada()))["agreements"] == []
     assert agreement_summary([]) == {"reviewers": [], "agreements": [], "differences": []}
-
-
-@pytest.mark.fault("escaped")
-def test_the_csv_has_a_row_per_pair_and_no_formula() -> None:
-    rows = log(ada(comment="=1+1"), bo(reviewer="-Bo", verdict="flag", reason="staining", comment="pale"))
-    (row,) = csv.DictReader(io.StringIO(pairs_csv(rows), newline=""))
-    assert tuple(row) == COLUMNS
-    values = ("s1", "", "", "-Bo", "flag", "staining: pale", "Ada", "accept", "=1+1", "false")
-    assert tuple(row.values()) == tuple(f"'{text}" if text[:1] in ("=", "-") else text for text in values)
