@@ -203,8 +203,8 @@ def review(
         raise typer.BadParameter("--socket and --trust-header go together")
     if socket is not None:
         refuse(context, "it goes without --socket", "host", "port", "no_token", "reader", "new_links", "pack")
-    if no_token and reader is not None and len(reader) > 1:
-        raise typer.BadParameter("--no-token cannot tell readers apart")
+    if reader is not None and len(reader) > 1 and (no_token or pack is not None):
+        raise typer.BadParameter("several readers go without --no-token and without --pack")
     with ExitStack() as stack:
         if pack is not None and out is None:
             given = ("beside", "manifest", "work", "host", "imported", "blinded", "new_links")

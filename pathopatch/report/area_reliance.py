@@ -46,7 +46,7 @@ def reliance_page(result: Mapping[str, Any], examples: Sequence[Example], *, is_
         rows.append({"name": example.name, "cells": cells})
     return render_page(
         "area_reliance.html.j2",
-        title=f"Does {model} lean on tissue area?",
+        title=f"{model}: do answers follow the tissue area?",
         verdict=verdict_text(dict(result)),
         asked=asked_text(result),
         limits=limits_text(result),

@@ -31,6 +31,35 @@ def test_a_row_says_what_the_heatmap_says(predicted, address, visit):
     expect(page.locator(".research")).to_have_text("Research use only")
 
 
+def test_new_is_what_was_predicted_since_the_visit_before(folder, own, visit):
+    window = visit(own)
+    counted = window.cohort().locator("[data-does=fresh] b")
+    expect(counted).to_have_text(str(len(SLIDES)))
+    window.cohort()
+    expect(counted).to_have_text(str(len(SLIDES)))  # a reload is the same visit
+    update_status(folder, SLIDES[0], "predict", {"state": "failed", "code": "TIMEOUT", "message": "late"})
+    window.page.evaluate("sessionStorage.clear()")  # as the next visit finds it
+    expect(window.cohort().locator("[data-does=fresh] b")).to_have_text("1")
+    window.page.keyboard.press("5")
+    assert shown(window.page) == [SLIDES[0]]
+    expect(window.page.locator(".to-do").first).to_contain_text("What to do:")
+
+
+def test_patches_against_the_area_are_counted_as_they_are_confirmed(folder, own, visit):
+    page = visit(own).slide(SLIDES[0])
+    page.locator("#gallery-kind").select_option("against-area")
+    expect(page.locator("#gallery[data-kind=against-area]")).to_be_attached()
+    expect(page.locator("#confirmed")).to_contain_text("0 of 0")
+    called = float(page.locator("#gallery li button").first.text_content().split("p ")[1].split(",")[0])
+    threshold = facts_of(folder, SLIDES[0])["decision_probability"]
+    page.locator("#gallery li button").first.click()
+    expect(page.locator("[data-does=label-tumour]")).to_be_enabled()
+    page.keyboard.press("1" if called > threshold else "2")
+    expect(page.locator("#confirmed")).to_contain_text("1 of 1")
+    page.keyboard.press("2" if called > threshold else "1")
+    expect(page.locator("#confirmed")).to_contain_text("0 of 1")
+
+
 def test_a_column_sorts_both_ways_and_says_so(predicted, address, visit):
     share = {}
     for slide_id in SLIDES:

@@ -142,6 +142,15 @@ def test_another_local_user_needs_the_printed_address(out: Path) -> None:
         assert Page(urlsplit(address).port or 0).ask("/ready").status == 200
 
 
+def test_what_cannot_tell_readers_apart_takes_one(
+    typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in (("out", "--no-token"), ("--pack", "pack")):
+        assert typed("review", *one, "--reader", "Ada", "--reader", "Bo") == 2
+        assert "several readers go without" in capsys.readouterr().err
+    assert typed("review", "out", "--socket", "page") == 2
+
+
 @needs_viewer
 def test_each_reader_has_a_link_that_outlasts_the_page_until_new_ones_are_asked_for(out: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(out, tmp_path / "out", ignore=shutil.ignore_patterns("review.sqlite*"))

@@ -4,8 +4,8 @@ import * as api from "./api.js";
 import { alarm, byId, copy, el, modelName, say } from "./dom.js";
 import { bindKeys } from "./keys.js";
 import { watch } from "./live.js";
-import { isShowable, keepOrder, moveAmong, nextToDo } from "./order.js";
-import { COLUMNS, LISTS, STATUSES, chosen, isFailed, look, stateText, warnings } from "./table.js";
+import { isShowable, keepOrder, look, moveAmong, nextToDo } from "./order.js";
+import { COLUMNS, LISTS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
 import { VERDICTS, count, leakageText, verdictsText, when } from "./text.js";
 
 const table = byId("slides");

@@ -1,4 +1,4 @@
-// The order of the slides: that of the cohort's table when it was last shown.
+// The order of the slides, that of the cohort's table when it was last shown; and which of them are to do, or new.
 
 const KEPT = "pathopatch.order";
 
@@ -44,3 +44,19 @@ export function moveAmong(links, by) {
 
 export const isToDo = (row) => isShowable(row) && !row.is_mine_done;
 export const isOpen = (row) => !row.decision || row.decision.outdated === true;
+
+const LOOKED = "pathopatch.looked.";
+let lastLook = 0; // ms; what is on a page for the first time is all new
+
+export function look(folder) {
+  // Once for each visit: a reload within it keeps what was new.
+  try {
+    lastLook = Number(sessionStorage.getItem(LOOKED + folder) ?? localStorage.getItem(LOOKED + folder) ?? 0);
+    sessionStorage.setItem(LOOKED + folder, lastLook);
+    localStorage.setItem(LOOKED + folder, Date.now());
+  } catch {
+    // Storage is forbidden: all is new.
+  }
+}
+
+export const isNew = (row) => row.written > lastLook;

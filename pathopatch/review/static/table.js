@@ -1,6 +1,6 @@
 // Filter and sort the cohort's rows (arithmetic only: rows in, rows out).
 
-import { isOpen, isToDo } from "./order.js";
+import { isNew, isOpen, isToDo } from "./order.js";
 import { NOTHING, VERDICTS, count, fixed, least, percent } from "./text.js";
 
 export const COLUMNS = [
@@ -32,24 +32,9 @@ export const LISTS = {
   todo: { says: "Mine to do", holds: isToDo },
   done: { says: "Mine done", holds: (row) => row.is_mine_done },
   disputed: { says: "Disputed", holds: (row) => row.dispute.length + row.disputed_patches > 0 },
-  fresh: { says: "New since you last looked", holds: (row) => row.written > lastLook },
+  fresh: { says: "New since you last looked", holds: isNew },
   failed: { says: "Failed, with the remedy", holds: (row) => isFailed(row) },
 };
-
-const LOOKED = "pathopatch.looked.";
-let lastLook = 0; // ms; what is on a page for the first time is all new
-
-export function look(folder) {
-  // Once for each visit: a reload within it keeps what was new.
-  const [kept, visit] = [localStorage, sessionStorage];
-  try {
-    lastLook = Number(visit.getItem(LOOKED + folder) ?? kept.getItem(LOOKED + folder) ?? 0);
-    visit.setItem(LOOKED + folder, lastLook);
-    kept.setItem(LOOKED + folder, Date.now());
-  } catch {
-    // Storage is forbidden: all is new.
-  }
-}
 
 const isDecided = (row, verdict) => row.decision?.verdict === verdict && row.dispute.length === 0;
 
