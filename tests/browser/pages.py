@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -25,12 +25,26 @@ _links: dict[str, dict[str, str]] = {}  # address, reader: what the command prin
 
 
 @contextmanager
-def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterator[str]:
-    """Run `pathopatch review` on a free port; yields its address without the slash at the end.
+def serving(
+    out: Path, *options: object, reviewer: str = "A. Reader", port: int = 0, under: Sequence[str] = ()
+) -> Iterator[str]:
+    """Run `pathopatch review` on a free port, `under` another command; yields its address without the slash at the end.
 
     Windows that still show it are closed before it ends: what they go on asking for would not be answered.
     """
-    command = [sys.executable, "-m", "pathopatch", "review", out, "--port", 0, "--reader", reviewer, "--quiet"]
+    command = [
+        *under,
+        sys.executable,
+        "-m",
+        "pathopatch",
+        "review",
+        out,
+        "--port",
+        port,
+        "--reader",
+        reviewer,
+        "--quiet",
+    ]
     with subprocess.Popen(
         [str(argument) for argument in (*command, *options)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -50,9 +64,13 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
             process.wait(timeout=20)
 
 
-def link_of(address: str) -> str:
-    """What the command printed: the address with its token."""
-    return next(iter(_links[address].values()))
+def link_of(address: str, reader: str = "") -> str:
+    """What the command printed for a reader, or for the first: the address with its token."""
+    return _links[address].get(reader) or next(iter(_links[address].values()))
+
+
+def pid_of(address: str) -> int:
+    return _servers[address]
 
 
 class Visit:
@@ -66,9 +84,7 @@ class Visit:
         self.elsewhere: list[str] = []
         self.requested: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        self._context.request.get(
-            _links[address].get(reader) or link_of(address)
-        )  # as if the printed link had been opened: the cookie stays
+        self._context.request.get(link_of(address, reader))  # as if it had been opened: the cookie stays
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(60_000)
         self.page.on("console", lambda message: self._hear(message.type, message.text))

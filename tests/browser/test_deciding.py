@@ -1,9 +1,13 @@
 """Decisions: made, withdrawn, found again after a reload, carried elsewhere, and two reviewers at one slide."""
 
+import time
+
 import pytest
 from made_predictions import MODALITIES, SLIDES
 from pages import serving
 from playwright.sync_api import expect
+
+from pathopatch.groups.decisions.log import read_log
 
 LIVE_MS = 3000  # of a colleague’s verdict, without a reload
 
@@ -75,6 +79,23 @@ def test_undo_leaves_a_colleagues_decision_and_says_so(folder, own, visit):
         said = "Nothing of yours to undo: A. Reader decided here. A new decision of yours stands beside it."
         expect(page.locator("#said")).to_have_text(said)
         expect(second.standing()).to_have_attribute("data-verdict", "accept")
+
+
+@pytest.mark.slow
+def test_what_is_decided_while_another_is_saved_is_saved_before_the_page_is_left(folder, own, visit):
+    page = visit(own).slide(SLIDES[1])
+    page.keyboard.press("Enter")
+    expect(page.locator("#patch.has-patch")).to_be_attached()
+
+    def slowly(route):
+        time.sleep(0.5)
+        route.continue_()
+
+    page.route("**/decisions", slowly)
+    for key in "1aak":  # a key that is held decides once
+        page.keyboard.press(key)
+    page.wait_for_url(f"**/slides/{SLIDES[2]}")
+    assert [row.verdict for row in read_log(folder / "review.sqlite")] == ["tumour", "accept"]
 
 
 def test_a_reason_that_is_typed_is_the_reason_that_is_saved(own, visit):

@@ -21,7 +21,8 @@ export class Decisions {
     this.state = { revision: 0, decision: null, patches: [], regions: [], history: [], verdicts: [], dispute: [] };
     this.settling = null; // "slide", or the patch's "x,y": the next verdict on it settles its dispute
     this.isBlinded = false;
-    this.isBusy = false;
+    this.writing = null; // the newest that is on its way, and what it asks
+    this.asked = "";
     this.verdict = null; // that of the open form
     this.form = byId("decision-form");
     byId("reasons").append(...REASONS.map((reason) => el("option", { value: reason })));
@@ -54,7 +55,7 @@ export class Decisions {
   async refresh() {
     // What colleagues decided meanwhile. A settlement that was begun goes on.
     const state = await api.decisions(this.facts.slide_id);
-    if (this.isBusy || state.revision === this.state.revision) return;
+    if (this.writing || state.revision === this.state.revision) return;
     const { settling } = this;
     this.#take(state);
     this.settling = settling;
@@ -154,7 +155,7 @@ export class Decisions {
       const others = [...new Set(this.state.history.filter((row) => row.stands).map((row) => row.reviewer))].join(", ");
       return say(others ? `Nothing of yours to undo: ${others} decided here. A new decision of yours stands beside it.` : "Nothing to undo.");
     }
-    return this.#write(() => "Undone.", (seen) => api.undo(this.facts.slide_id, seen));
+    return this.#write("undo", () => "Undone.", (seen) => api.undo(this.facts.slide_id, seen));
   }
 
   #send(decision) {
@@ -166,25 +167,33 @@ export class Decisions {
     const settles = isSettling ? disputeNow().map((row) => row.id).join(" ") : "";
     const shown = { threshold: now.threshold.a, fingerprint: this.facts.fingerprint, settles };
     const differs = () => (disputeNow().length ? ` ≠ Disputed: ${verdictsText(disputeNow())}.` : "");
-    return this.#write(() => `${what}: ${VERDICTS[decision.verdict] ?? decision.verdict}. Undo with u.${differs()}`, (seen) =>
+    return this.#write(JSON.stringify(decision), () => `${what}: ${VERDICTS[decision.verdict] ?? decision.verdict}. Undo with u.${differs()}`, (seen) =>
       api.decide(this.facts.slide_id, { ...shown, ...decision, ...seen }));
   }
 
-  async #write(done, send) {
-    // Returns whether it was saved. The server refuses a decision that was made on an older state than its own.
-    if (this.isBusy) return false;
-    this.isBusy = true;
-    try {
-      await this.#take(await send({ revision: this.state.revision }));
-      say(done());
-      return true;
-    } catch (error) {
-      if (error.status === 409) this.#conflict(error);
-      else alarm(`Not saved: ${error.message}. ${error.remedy ?? ""}`);
-      return false;
-    } finally {
-      this.isBusy = false;
-    }
+  async #write(asked, done, send) {
+    // Returns whether it was saved. The server refuses a decision that was made on an older state than its own: one that
+    // is given while another is being saved waits for it, and the same once more, by a key that is held, is left out.
+    if (this.writing && asked === this.asked) return false;
+    this.asked = asked;
+    const before = this.writing;
+    const write = async () => {
+      await before;
+      try {
+        await this.#take(await send({ revision: this.state.revision }));
+        say(done());
+        return true;
+      } catch (error) {
+        if (error.status === 409) this.#conflict(error);
+        else alarm(`Not saved: ${error.message}. ${error.remedy ?? ""}`);
+        return false;
+      }
+    };
+    const mine = write();
+    this.writing = mine;
+    const isSaved = await mine;
+    if (this.writing === mine) this.writing = null;
+    return isSaved;
   }
 
   #conflict(error) {

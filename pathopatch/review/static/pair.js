@@ -21,6 +21,8 @@ export class Pair {
     this.isOn = isOn;
     const { viewport } = this.viewer.osd;
     const wasWhole = viewport.getZoom() < 1.01 * viewport.getHomeZoom();
+    const scale = () => this.viewer.osd.world.getItemAt(0)?.viewportToImageZoom(viewport.getZoom());
+    const before = scale();
     place.classList.toggle("away", !isOn);
     for (const id of ["caption", "caption-beside"]) byId(id).hidden = !isOn;
     this.button.setAttribute("aria-pressed", String(isOn));
@@ -28,8 +30,8 @@ export class Pair {
     if (isOn && !this.second) this.#open(place);
     this.recolour();
     this.#follow(this.viewer);
-    // A frame later: the viewer restores its old zoom after this event.
-    const home = () => requestAnimationFrame(() => this.viewer.home());
+    // A frame later: the viewer restores its old zoom after this event. Who has zoomed in meanwhile stays there.
+    const home = () => requestAnimationFrame(() => scale() < 1.01 * before && this.viewer.home());
     if (wasWhole) this.viewer.osd.addOnceHandler("after-resize", home);
   }
 

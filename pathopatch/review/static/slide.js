@@ -121,7 +121,11 @@ function flyToAddress(fly, viewer) {
 
 function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, gallery, select, order }) {
   const { before, after } = neighbours(order, id);
-  const go = (there, otherwise) => (there ? (location.href = api.pageUrl(there)) : say(otherwise));
+  const go = async (there, otherwise) => {
+    if (decisions.writing && !(await decisions.writing)) return null; // the page says what was not saved
+    return there ? (location.href = api.pageUrl(there)) : say(otherwise);
+  };
+  addEventListener("beforeunload", (event) => decisions.writing && event.preventDefault());
   const label = (verdict) => () => {
     const [x, y] = origin(facts, view.now.selected);
     const isShown = view.now.selected >= 0 && panel.now?.x === x && panel.now?.y === y;

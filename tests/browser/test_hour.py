@@ -1,0 +1,235 @@
+"""An hour of readers at one folder: forty slides, one server, a link for each; it is killed, and started again."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import threading
+import zipfile
+from contextlib import suppress
+from http.client import HTTPException
+from urllib.parse import urlsplit
+
+import made_slides as made
+import pytest
+from made_model import write_model
+from pages import link_of, pid_of, serving
+from playwright.sync_api import expect
+from review_page import Page
+
+from pathopatch.core.config import PredictConfig
+from pathopatch.groups.decisions.log import read_log
+from pathopatch.stages.find_slides import find_cohort
+from pathopatch.stages.predict import predict_cohort
+
+SLIDES, KILLS, DECISIONS = 40, 20, 500
+LIVE_MS = 3000  # of a colleague’s verdict, without a reload
+AS_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+UNREACHED = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "Failed to fetch")
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forty")
+    (folder / "slides").mkdir()
+    for number in range(SLIDES):
+        disc = ((120 + 2 * number, 100), 90)
+        image = made.disc_image(320, 240, *disc, tissue=(180, 90 + number, 150), glass=(245, 245, 245))
+        made.write_aperio(folder / "slides" / f"s{number:02d}.svs", image, levels=2)
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    rows = find_cohort([str(folder / "slides")]).rows
+    done = predict_cohort(rows, write_model(folder / "model"), folder / "out", config)
+    assert [outcome.state for outcome in done] == ["done"] * SLIDES
+    return folder / "out"
+
+
+@pytest.fixture
+def out(forty, tmp_path):
+    """The forty once more, to decide on."""
+    return shutil.copytree(forty, tmp_path / "out")
+
+
+def shown(window):
+    return urlsplit(window.page.url).path.rpartition("/")[2]
+
+
+def next_slide(windows):
+    """By the key, in all windows; which slide it is."""
+    for window in windows:
+        before = shown(window)
+        window.page.keyboard.press("n")
+        window.page.wait_for_url(lambda url, before=before: "/slides/" in url and not url.endswith(f"/{before}"))
+        window.settled()
+    (slide_id,) = {shown(window) for window in windows}
+    return slide_id
+
+
+def label_first_patch(window, key):
+    window.page.keyboard.press("Enter")
+    expect(window.page.locator("#patch.has-patch")).to_be_attached()
+    window.page.keyboard.press(key)
+
+
+def saved(window, verdict, *, is_given=True):
+    """One's own verdict, whatever others gave."""
+    expect(window.page.locator(f"[data-does={verdict}]")).to_have_attribute("aria-pressed", str(is_given).lower())
+
+
+@pytest.mark.slow
+@pytest.mark.fault("two-reviewers")
+def test_two_readers_decide_on_forty_slides_through_a_kill_of_the_server(out, visit):
+    readers = ("--reader", "Bo", "--reader", "Cy")
+    torn = []
+    with serving(out, *readers, reviewer="Ada") as address:
+        ada, bo, cy = (visit(address, reader=name, expected=UNREACHED) for name in ("Ada", "Bo", "Cy"))
+        links = {name: link_of(address, name) for name in ("Ada", "Bo", "Cy")}
+        for window in (ada, bo, cy):
+            window.cohort()
+        for number in range(SLIDES // 2):
+            decide_at_once(ada, bo, torn, number)
+        os.kill(pid_of(address), signal.SIGKILL)
+        slide_id = shown(ada)
+        ada.page.keyboard.press("a")
+        expect(ada.page.locator("#alarm")).to_be_visible()  # not saved, and it says so
+        with serving(out, *readers, reviewer="Ada", port=urlsplit(address).port) as again:
+            assert {name: link_of(again, name) for name in links} == links
+            ada.slide(slide_id)
+            saved(ada, "accept")
+            for number in range(SLIDES // 2, SLIDES):
+                decide_at_once(ada, bo, torn, number)
+            for window in (ada, bo):
+                window.page.keyboard.press("n")
+                expect(window.page.locator("#said")).to_contain_text("You have decided on every other slide")
+            rows = cy.cohort().locator("#slides tbody tr .disputed")
+            expect(rows).to_have_count(2 * len(torn))  # the slide, and a patch of it
+            cy.slide(torn[0])
+            cy.page.keyboard.press("e")
+            cy.page.keyboard.press("a")
+            expect(cy.standing()).to_contain_text("settled by Cy")
+            cy.page.locator("#disputed-patches a").click()
+            expect(cy.page.locator("#patch-dispute")).to_be_visible()
+            for key in "41":
+                cy.page.keyboard.press(key)
+            expect(cy.page.locator("#patch-dispute")).to_be_hidden()
+            expect(cy.cohort().locator("[data-does=disputed] b")).to_have_text(str(len(torn) - 1))
+    log = read_log(out / "review.sqlite")
+    assert len(log) == 2 * SLIDES + 2 * len(torn) + 2
+
+
+def decide_at_once(ada, bo, torn, number):
+    """Both at the same slide; at every tenth they differ, on it and on a patch."""
+    slide_id = next_slide((ada, bo))
+    if number % 10 == 9:
+        for window, key in ((ada, "1"), (bo, "2")):
+            label_first_patch(window, key)
+        bo.page.keyboard.press("r")
+        bo.page.keyboard.type("torn")
+        ada.page.keyboard.press("a")
+        bo.page.keyboard.press("Enter")
+        torn.append(slide_id)
+        expect(ada.page.locator("#dispute")).to_be_visible(timeout=LIVE_MS)
+    else:
+        for window in (ada, bo):
+            window.page.keyboard.press("a")
+    saved(ada, "accept")
+    saved(bo, "reject" if slide_id in torn else "accept")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("two-reviewers")
+def test_no_acknowledged_decision_is_lost_in_twenty_kills(out):
+    """Two readers at once; the server is killed while both are answered."""
+    acknowledged: list[str] = []
+
+    def decide(page: Page, reader: str, kill: int) -> None:
+        with suppress(OSError, HTTPException):
+            for number in range(DECISIONS):
+                comment = f"{reader} {kill} {number}"
+                if page.decide(slide=f"s{number % SLIDES:02d}", comment=comment).status == 201:
+                    acknowledged.append(comment)
+
+    for kill in range(KILLS):
+        with serving(out, "--reader", "Bo", reviewer="Ada") as address:
+            port = urlsplit(address).port
+            threads = []
+            for reader in ("Ada", "Bo"):
+                link = urlsplit(link_of(address, reader))
+                cookie = Page(port).ask(f"/?{link.query}").headers["set-cookie"].partition(";")[0]
+                threads.append(threading.Thread(target=decide, args=(Page(port, cookie), reader, kill)))
+            for thread in threads:
+                thread.start()
+            while len(acknowledged) < DECISIONS * (kill + 1) / KILLS and any(map(threading.Thread.is_alive, threads)):
+                threads[0].join(0.01)
+            os.kill(pid_of(address), signal.SIGKILL)
+            for thread in threads:
+                thread.join(30)
+    assert len(acknowledged) >= DECISIONS
+    assert set(acknowledged) <= {row.comment for row in read_log(out / "review.sqlite")}
+
+
+@pytest.mark.slow
+def test_nothing_that_a_blinded_reader_gets_tells_of_another(out, visit):
+    """Pages, exports and all answers are searched, while the other decides on the same slides."""
+    answers: list[tuple[str, bytes]] = []
+    secret = "a word that is nowhere else"  # noqa: S105
+    with serving(out, "--reader", "Bo", "--blinded", reviewer="Quirina") as address:
+        other, bo = visit(address, reader="Quirina"), visit(address, reader="Bo")
+        bo.page.on("response", lambda response: answers.append((response.url, response.body())))
+        bo.cohort()
+        newest = "/api/newest"
+        before = bo.page.request.get(address + newest).body()
+        for slide_id in ("s03", "s07"):
+            other.slide(slide_id)
+            label_first_patch(other, "1")
+            other.page.keyboard.press("r")
+            other.page.keyboard.type(secret)
+            other.page.keyboard.press("Enter")
+            saved(other, "reject")
+            bo.slide(slide_id)
+            bo.page.keyboard.press("Enter")
+            expect(bo.page.locator("#patch.has-patch")).to_be_attached()
+            bo.page.wait_for_timeout(2 * LIVE_MS)
+            expect(bo.standing()).to_have_attribute("data-verdict", "none")
+        assert bo.page.request.get(address + newest).body() == before
+        bo.cohort()
+        bo.agreement()
+        bo.page.wait_for_load_state("networkidle")
+        for name in ("decisions.csv", "decisions.zip", "qupath.zip"):
+            exported = bo.page.request.get(f"{address}/export/{name}")
+            assert exported.status in (200, 404), name
+            answers.append((name, exported.body()))
+        told = [
+            (other_word, url) for url, body in answers for other_word in ("Quirina", secret) if holds(body, other_word)
+        ]
+        assert told == []
+        assert holds(
+            other.page.request.get(f"{address}/export/decisions.csv").body(), secret
+        )  # what is searched is there
+        bo.slide("s03")
+        bo.page.keyboard.press("a")
+        expect(bo.standing()).to_contain_text("Quirina: reject")
+
+
+def holds(body: bytes, word: str) -> bool:
+    parts = [body]
+    if zipfile.is_zipfile(io.BytesIO(body)):
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            parts += [name.encode() + archive.read(name) for name in archive.namelist()]
+    return any(word.encode() in part for part in parts)
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_looked_at(out, visit):
+    out.chmod(0o555)
+    try:
+        with serving(out, under=AS_USER) as address:
+            window = visit(address, expected=("400",))
+            page = window.slide("s11")
+            page.keyboard.press("a")
+            expect(page.locator("#alarm")).to_contain_text("written")
+            saved(window, "accept", is_given=False)
+    finally:
+        out.chmod(0o755)
+    assert not (out / "review.sqlite").exists()
