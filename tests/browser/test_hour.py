@@ -18,6 +18,7 @@ from made_model import write_model
 from pages import link_of, pid_of, serving
 from playwright.sync_api import expect
 from review_page import Page
+from test_access import barriers
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.groups.decisions.log import read_log
@@ -79,7 +80,7 @@ def saved(window, verdict, *, is_given=True):
 
 @pytest.mark.slow
 @pytest.mark.fault("two-reviewers")
-def test_two_readers_decide_on_forty_slides_through_a_kill_of_the_server(out, visit):
+def test_two_readers_decide_on_forty_slides_through_a_kill_of_the_server(out, visit, axe):
     readers = ("--reader", "Bo", "--reader", "Cy")
     torn = []
     with serving(out, *readers, reviewer="Ada") as address:
@@ -102,20 +103,37 @@ def test_two_readers_decide_on_forty_slides_through_a_kill_of_the_server(out, vi
             for window in (ada, bo):
                 window.page.keyboard.press("n")
                 expect(window.page.locator("#said")).to_contain_text("You have decided on every other slide")
-            rows = cy.cohort().locator("#slides tbody tr .disputed")
-            expect(rows).to_have_count(2 * len(torn))  # the slide, and a patch of it
-            cy.slide(torn[0])
-            cy.page.keyboard.press("e")
-            cy.page.keyboard.press("a")
-            expect(cy.standing()).to_contain_text("settled by Cy")
-            cy.page.locator("#disputed-patches a").click()
-            expect(cy.page.locator("#patch-dispute")).to_be_visible()
-            for key in "41":
-                cy.page.keyboard.press(key)
-            expect(cy.page.locator("#patch-dispute")).to_be_hidden()
+            settle(cy, torn[0], 2 * len(torn), axe)
             expect(cy.cohort().locator("[data-does=disputed] b")).to_have_text(str(len(torn) - 1))
     log = read_log(out / "review.sqlite")
     assert len(log) == 2 * SLIDES + 2 * len(torn) + 2
+    assert [len(row.settles.split()) for row in log[-2:]] == [2, 2]
+
+
+def settle(cy, slide_id, places, axe):
+    """The dispute of a slide, and that of a patch of it, by keyboard."""
+    page = cy.cohort()
+    expect(page.locator("#slides tbody tr .disputed")).to_have_count(places)
+    expect(page.locator(f"tr[data-slide='{slide_id}'] [data-column=decision]")).to_contain_text(
+        "Ada: accept, Bo: reject"
+    )
+    page.keyboard.press("x")
+    assert barriers(page, axe) == []
+    cy.slide(slide_id)
+    page.keyboard.press("e")
+    expect(page.locator("#dispute-text")).to_have_text("Your next verdict settles Ada: accept, Bo: reject.")
+    assert barriers(page, axe) == []
+    page.keyboard.press("a")
+    expect(cy.standing()).to_contain_text("settled by Cy")
+    expect(page.locator("#dispute")).to_be_hidden()
+    page.locator("#disputed-patches a").click()
+    expect(page.locator("#patch-dispute-text")).to_have_text("≠ Disputed: Ada: tumour, Bo: non-tumour.")
+    for key in "42":
+        page.keyboard.press(key)
+    relabelled = page.locator("#patch-facts [data-name=relabelled]")
+    expect(relabelled).to_have_text("non-tumour, settled by Cy; Ada: tumour, Bo: non-tumour")
+    for gone in ("#patch-dispute", "#disputed-patches"):
+        expect(page.locator(gone)).to_be_hidden()
 
 
 def decide_at_once(ada, bo, torn, number):
@@ -130,6 +148,8 @@ def decide_at_once(ada, bo, torn, number):
         bo.page.keyboard.press("Enter")
         torn.append(slide_id)
         expect(ada.page.locator("#dispute")).to_be_visible(timeout=LIVE_MS)
+        expect(bo.page.locator("[data-does=label-non-tumour]")).to_have_attribute("aria-pressed", "true")
+        expect(bo.page.locator("#history .past")).to_have_count(0)  # nothing of a colleague's is struck out
     else:
         for window in (ada, bo):
             window.page.keyboard.press("a")

@@ -21,8 +21,7 @@ export class Decisions {
     this.state = { revision: 0, decision: null, patches: [], regions: [], history: [], verdicts: [], dispute: [] };
     this.settling = null; // "slide", or the patch's "x,y": the next verdict on it settles its dispute
     this.isBlinded = false;
-    this.writing = null; // the newest that is on its way, and what it asks
-    this.asked = "";
+    this.writing = null; // the newest that is on its way; `asked` is what it asks
     this.verdict = null; // that of the open form
     this.form = byId("decision-form");
     byId("reasons").append(...REASONS.map((reason) => el("option", { value: reason })));
@@ -177,7 +176,7 @@ export class Decisions {
     if (this.writing && asked === this.asked) return false;
     this.asked = asked;
     const before = this.writing;
-    const write = async () => {
+    const mine = (async () => {
       await before;
       try {
         await this.#take(await send({ revision: this.state.revision }));
@@ -188,12 +187,9 @@ export class Decisions {
         else alarm(`Not saved: ${error.message}. ${error.remedy ?? ""}`);
         return false;
       }
-    };
-    const mine = write();
+    })();
     this.writing = mine;
-    const isSaved = await mine;
-    if (this.writing === mine) this.writing = null;
-    return isSaved;
+    return mine.finally(() => this.writing === mine && (this.writing = null));
   }
 
   #conflict(error) {

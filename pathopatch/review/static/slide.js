@@ -121,10 +121,8 @@ function flyToAddress(fly, viewer) {
 
 function bindings({ facts, values, view, viewer, pair, ruler, panel, decisions, regions, patchNote, gallery, select, order }) {
   const { before, after } = neighbours(order, id);
-  const go = async (there, otherwise) => {
-    if (decisions.writing && !(await decisions.writing)) return null; // the page says what was not saved
-    return there ? (location.href = api.pageUrl(there)) : say(otherwise);
-  };
+  const go = async (there, otherwise) => // what was not saved, the page says
+    (await decisions.writing) !== false && (there ? (location.href = api.pageUrl(there)) : say(otherwise));
   addEventListener("beforeunload", (event) => decisions.writing && event.preventDefault());
   const label = (verdict) => () => {
     const [x, y] = origin(facts, view.now.selected);
