@@ -114,9 +114,7 @@ def settle(cy, slide_id, places, axe):
     """The dispute of a slide, and that of a patch of it, by keyboard."""
     page = cy.cohort()
     expect(page.locator("#slides tbody tr .disputed")).to_have_count(places)
-    expect(page.locator(f"tr[data-slide='{slide_id}'] [data-column=decision]")).to_contain_text(
-        "Ada: accept, Bo: reject"
-    )
+    expect(page.locator(f"tr[data-slide='{slide_id}']")).to_contain_text("Ada: accept, Bo: reject")
     page.keyboard.press("x")
     assert barriers(page, axe) == []
     cy.slide(slide_id)
@@ -132,8 +130,7 @@ def settle(cy, slide_id, places, axe):
         page.keyboard.press(key)
     relabelled = page.locator("#patch-facts [data-name=relabelled]")
     expect(relabelled).to_have_text("non-tumour, settled by Cy; Ada: tumour, Bo: non-tumour")
-    for gone in ("#patch-dispute", "#disputed-patches"):
-        expect(page.locator(gone)).to_be_hidden()
+    expect(page.locator("#patch-dispute")).to_be_hidden()
 
 
 def decide_at_once(ada, bo, torn, number):
@@ -198,8 +195,7 @@ def test_nothing_that_a_blinded_reader_gets_tells_of_another(out, visit):
         other, bo = visit(address, reader="Quirina"), visit(address, reader="Bo")
         bo.page.on("response", lambda response: answers.append((response.url, response.body())))
         bo.cohort()
-        newest = "/api/newest"
-        before = bo.page.request.get(address + newest).body()
+        before = bo.page.request.get(f"{address}/api/newest").body()
         for slide_id in ("s03", "s07"):
             other.slide(slide_id)
             label_first_patch(other, "1")
@@ -212,18 +208,22 @@ def test_nothing_that_a_blinded_reader_gets_tells_of_another(out, visit):
             expect(bo.page.locator("#patch.has-patch")).to_be_attached()
             bo.page.wait_for_timeout(2 * LIVE_MS)
             expect(bo.standing()).to_have_attribute("data-verdict", "none")
-        assert bo.page.request.get(address + newest).body() == before
+        assert bo.page.request.get(f"{address}/api/newest").body() == before
+        bo.slide("s11")
+        label_first_patch(bo, "1")  # an export without anything of one's own is a 404
+        bo.page.keyboard.press("a")
+        saved(bo, "accept")
         bo.cohort()
         bo.agreement()
         bo.page.wait_for_load_state("networkidle")
         for name in ("decisions.csv", "decisions.zip", "qupath.zip"):
             exported = bo.page.request.get(f"{address}/export/{name}")
-            assert exported.status in (200, 404), name
+            assert exported.status == 200, name
             answers.append((name, exported.body()))
-        told = [
-            (other_word, url) for url, body in answers for other_word in ("Quirina", secret) if holds(body, other_word)
-        ]
+        told = [(word, url) for url, body in answers for word in ("Quirina", secret) if holds(body, word)]
         assert told == []
+        due = {"/", "/api/newest", "/api/cohort", "/api/agreement", "/slides/s03", "/api/slides/s03/decisions"}
+        assert due <= {urlsplit(url).path for url, body in answers if body}
         assert holds(
             other.page.request.get(f"{address}/export/decisions.csv").body(), secret
         )  # what is searched is there
