@@ -109,10 +109,6 @@ def tiled(slides: Path) -> Path:
     return slides.parent / "tiled"
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 @pytest.mark.slow
 def test_a_study_leaves_every_artefact(study: Path) -> None:
     for name in ("slides.parquet", "groups.parquet", "groups/audit.json", "comparison.csv", "cohort.csv", "study.json"):
@@ -137,61 +133,6 @@ def test_a_study_run_again_does_nothing(study: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_runs_of_tile_and_predict_give_equal_bytes(study: Path, slides: Path) -> None:
-    model = study / "runs" / "gerne-t0.25-s0" / "model"
-    for name in ("one", "two"):
-        run("tile", slides, "-o", study.parent / name, "--patch-px", PATCH, "--quiet")
-        run("predict", slides, "--model", model, "-o", study.parent / name, "--quiet")
-    one, two = files_of(study.parent / "one"), files_of(study.parent / "two")
-    times = {name for name in (*one, *two) if name.startswith(("status/", "logs/"))}
-    assert sum(name.endswith(".json") for name in times) == 6
-    assert sum(name.startswith("logs/") for name in times) == 4
-    assert {name: one[name] for name in one.keys() - times} == {name: two[name] for name in two.keys() - times}
-
-
-@pytest.mark.slow
-def test_a_multimodal_slide_is_predicted_as_typed(study: Path, slides: Path, tmp_path: Path) -> None:
-    folder = slides.parent / "s4"
-    source = f"CARS={folder}/cars.tif,TPEF={folder}/tpef.tif,SHG={folder}/shg.tif"
-    model = study / "runs" / "gerne-t0.25-s0" / "model"
-    run("predict", source, "--model", model, "-o", tmp_path, "--slide-id", "s4", "--quiet")
-    name = "predictions/s4.parquet"
-    typed = artefacts.read_table(tmp_path / name)
-    run("predict", slides, "--model", model, "-o", tmp_path / "cohort", "--quiet")
-    assert typed.equals(artefacts.read_table(tmp_path / "cohort" / name))
-
-
-@pytest.fixture
-def without_mpp(tmp_path: Path) -> dict[str, Path]:
-    """A slide of known pixels whose file states no mpp, and two manifests of it, without and with the column filled."""
-    image = np.full((3, 256, 256), 100, np.uint16)
-    image[:, 32:192, 32:192] = 900 + np.arange(160) % 7
-    paths = write_modalities(tmp_path, image, mpp=0.5)
-    for name, path in paths.items():
-        write_channel(path, image[0], mpp=None)
-        assert name
-    columns = "slide_id,patient_id,split,path:CARS,path:TPEF,path:SHG,mpp,background\n"
-    for name, mpp in (("bare", ""), ("filled", "0.25")):
-        (tmp_path / f"{name}.csv").write_text(
-            f"{columns}slide-a,p,test,cars.tif,tpef.tif,shg.tif,{mpp},dark\n", encoding="utf-8"
-        )
-    return {"folder": tmp_path, "bare": tmp_path / "bare.csv", "filled": tmp_path / "filled.csv"}
-
-
-@pytest.mark.slow
-def test_a_slide_without_mpp_names_slide_and_column(without_mpp: dict[str, Path]) -> None:
-    out = without_mpp["folder"] / "out"
-    checked = run("check", without_mpp["bare"], "--quiet", code=1)
-    tiled = run("tile", without_mpp["bare"], "-o", out, "--patch-px", PATCH, "--quiet", code=1)
-    for done in (checked, tiled):
-        for word in ("MPP_MISSING", "slide-a", "column mpp"):
-            assert word in done.stderr
-    assert not list(out.rglob("*.zarr"))
-    run("tile", without_mpp["filled"], "-o", out, "--patch-px", PATCH, "--quiet")
-    assert len(artefacts.read_table(out / "patches" / "slide-a.parquet")) == 64
-
-
-@pytest.mark.slow
 @pytest.mark.fault("truncated")
 def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Path, tmp_path: Path) -> None:
     folder = slides.parent
@@ -212,26 +153,6 @@ def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Pa
     assert not (tmp_path / "out" / "heatmaps" / "s1").exists()
     states = {path.stem for path in (tmp_path / "out" / "predictions").glob("*.parquet")}
     assert states == {"s0", "s2", "s3", "s4", "s5"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (("check",), 2, "Missing argument"),
-        (("tile", "-o", "out"), 2, "MANIFEST or --patches"),
-        (("check", "nowhere.csv"), 1, "INPUT_MISSING"),
-        (("run", "nowhere.toml"), 1, "INPUT_MISSING"),
-        (("groups", "nowhere"), 1, "INPUT_MISSING"),
-        (("evaluate", "nowhere"), 1, "INPUT_MISSING"),
-        (("predict", "a.tif", "--model", "nowhere", "-o", "out"), 1, "INPUT_MISSING"),
-    ],
-)
-def test_wrong_usage_and_missing_inputs_end_with_their_codes(
-    arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert words in run(*arguments, code=code).stderr
 
 
 def test_help_answers_in_under_a_second() -> None:

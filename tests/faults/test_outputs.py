@@ -26,6 +26,7 @@ from pathopatch.core.files import write_json
 from pathopatch.core.task import Outcome
 from pathopatch.models.bundle import read_spec
 from pathopatch.patches.tile import tile_slide
+from pathopatch.report import write_report
 from pathopatch.report.collect import Study
 from pathopatch.slides import open_slide
 from pathopatch.stages.find_slides import slides_to_predict
@@ -150,7 +151,7 @@ def groups(work: Path) -> object:
 OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None], str, str, str]] = {
     "the list of slides": (groups, old_table, "slides.parquet", "check", "check MANIFEST -o WORK --force"),
     "the list of slides, for the report": (Study, old_table, "slides.parquet", "check", "check MANIFEST -o WORK"),
-    "a patch table": (Study, old_table, "patches/a.parquet", "tile", "tile MANIFEST -o WORK --force"),
+    "a patch table": (write_report, old_table, "patches/a.parquet", "tile", "tile MANIFEST -o WORK --force"),
     "the groups": (Study, old_table, "groups.parquet", "groups", "groups WORK --force"),
     "a run": (Study, old_json, "runs/r/run.json", "train", "train WORK --force"),
     "predictions": (
@@ -159,7 +160,7 @@ OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None],
         "predictions/a.parquet",
         "predict",
         "predict MANIFEST --model BUNDLE -o OUT",
-    ),
+    ),  # fmt: skip
 }
 
 
@@ -171,6 +172,7 @@ def test_artefacts_of_an_older_schema_are_refused_with_the_command_to_run(what: 
     with pytest.raises(StaleArtefactError, match=f"under schema 0, .*run pathopatch {command}") as caught:
         read(tmp_path)
     assert path.removesuffix("/run.json") in caught.value.place
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.fault("older-version")

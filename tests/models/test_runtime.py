@@ -88,17 +88,6 @@ def test_all_runtimes_give_the_same_logits_in_order(tmp_path, architecture, px, 
         assert model.predict_logits(patches[:0]).shape == (0, len(spec.class_names))
 
 
-@pytest.mark.slow
-def test_a_masked_network_runs_by_every_runtime(tmp_path):
-    folder = _stored(tmp_path / "model", _spec(px=32, mask="normalise"))
-    rng = np.random.default_rng(0)
-    patches, tissue = rng.random((9, 3, 32, 32), dtype=np.float32), rng.random((9, 32, 32)) > 0.6
-    by_torch, by_openvino = (
-        load_model(folder, device="cpu", runtime=name).predict_logits(patches, tissue) for name in ("torch", "openvino")
-    )
-    np.testing.assert_allclose(by_openvino, by_torch, atol=1e-5)
-
-
 def test_a_logit_does_not_depend_on_the_patches_beside_it(bundle):
     model = load_model(bundle, precision="float32", runtime="openvino")
     patches = np.random.default_rng(3).random((70, 3, 16, 16), dtype=np.float32)

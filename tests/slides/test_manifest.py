@@ -169,11 +169,6 @@ def test_one_content_in_one_channel_of_two_slides_is_refused_once(tmp_path: Path
     assert [code for code, _, _ in problems(tmp_path, text)] == ["DUPLICATE_ID"]
 
 
-def test_a_channel_column_left_empty_is_missing(tmp_path: Path) -> None:
-    text = "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif,\n"
-    assert problems(tmp_path, text) == [("INPUT_MISSING", 2, "path:CARS")]
-
-
 def test_channel_names_that_contradict_the_files_are_refused(tmp_path: Path) -> None:
     text = "slide_id,patient_id,path:SHG,path:CARS,channels\ns1,p1,a.tif,b.tif,{}\n"
     assert problems(tmp_path, text.format("CARS;TPEF")) == [("CHANNEL_MISMATCH", 2, "channels")]
@@ -187,27 +182,20 @@ def test_channels_of_files_are_named_in_any_order_and_case(tmp_path: Path) -> No
     assert row.channels is None
 
 
-def test_columns_of_one_channel_in_two_cases_are_refused(tmp_path: Path) -> None:
-    text = "slide_id,patient_id,path:SHG,path:shg\ns1,p1,a.tif,b.tif\n"
-    assert problems(tmp_path, text) == [("CHANNEL_MISMATCH", None, "path:shg")]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ("INPUT_MISSING", None, "")),
-        ("\n\n", ("INPUT_MISSING", None, "")),
-        ("slide_id,patient_id,path\n", ("INPUT_MISSING", None, "slide_id")),
-        ("slide_id,path\ns1,a.tif\n", ("INPUT_MISSING", None, "patient_id")),
-        ("slide_id,patient_id\ns1,p1\n", ("INPUT_MISSING", None, "path")),
-        ("slide_id,patient_id,path,path\ns1,p1,a.tif,a.tif\n", ("INPUT_UNSUPPORTED", None, "path")),
-        ('slide_id,patient_id,path\ns1,p1,"a.tif\n', ("INPUT_CORRUPT", None, "")),
+        ("slide_id,patient_id,path\n", [("INPUT_MISSING", None, "slide_id")]),
+        ("slide_id,path\ns1,a.tif\n", [("INPUT_MISSING", None, "patient_id")]),
+        ("slide_id,patient_id\ns1,p1\n", [("INPUT_MISSING", None, "path"), ("INPUT_MISSING", 2, "path")]),
+        ("slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif,\n", [("INPUT_MISSING", 2, "path:CARS")]),
+        ("slide_id,patient_id,path:SHG,path:shg\ns1,p1,a.tif,b.tif\n", [("CHANNEL_MISMATCH", None, "path:shg")]),
     ],
 )
 def test_a_table_of_the_wrong_shape_is_refused(
-    text: str, expected: tuple[str, int | None, str], tmp_path: Path
+    text: str, expected: list[tuple[str, int | None, str]], tmp_path: Path
 ) -> None:
-    assert expected in problems(tmp_path, text)
+    assert problems(tmp_path, text) == expected
 
 
 def test_a_folder_that_is_no_image_is_refused_and_not_looked_through(
@@ -242,24 +230,13 @@ def test_an_id_that_could_do_harm_is_refused(text: str) -> None:
     assert not valid_slide_id(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a",
-        "S-1_2.b",
-        "9",
-        "x" * 128,
-        "console",
-        "TCGA-AA-0001.svs",
-        "é",
-        "Müller_2",
-        "切片-7",
-        "Срез.3",
-        "هيكل1",
-        "कोशिका",
-        "é" * 64,
-    ],
-)
+GOOD_IDS = [
+    "a", "S-1_2.b", "9", "x" * 128, "console", "TCGA-AA-0001.svs", "é", "Müller_2", "切片-7", "Срез.3", "هيكل1",
+    "कोशिका", "é" * 64,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GOOD_IDS)
 def test_an_ordinary_id_is_allowed(text: str) -> None:
     assert valid_slide_id(text)
 

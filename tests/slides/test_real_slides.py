@@ -13,7 +13,6 @@ import tifffile
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides import aligned, open_slide
 from pathopatch.slides.registration import measure_shifts
-from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 pytestmark = pytest.mark.real
 
@@ -25,15 +24,6 @@ def test_an_aperio_slide_shows_one_level_and_no_label(real_data: Path) -> None:
         assert (slide.is_rgb, slide.background) == (True, "bright")
         expected = np.asarray(direct.read_region((1000, 900), 0, (300, 200)))[..., :3]
         np.testing.assert_array_equal(slide.read_region(1000, 900, 300, 200), expected.transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize("name", ["idc_14082", "idc_14306"])
-def test_patches_at_the_slides_own_scale_are_crops_of_level_0(name: str, real_data: Path) -> None:
-    with open_slide(real_data / "wsi" / f"{name}.tif") as slide:
-        for x, y in ((0, 0), (751, 333), (slide.size[0] - 60, slide.size[1] - 60)):
-            crop = slide.read_region(x, y, 50, 50)
-            for factor in (1.0, EXACT_READ_FACTOR):
-                np.testing.assert_array_equal(slide.read_patch(x, y, 50, downsample=1.0, exact_factor=factor), crop)
 
 
 @pytest.mark.parametrize(("name", "size", "levels"), [("idc_14082", (2800, 2350), 4), ("idc_14306", (1600, 2150), 3)])

@@ -90,20 +90,6 @@ def test_a_painted_edge_stays_where_it_is(factor: float) -> None:
         assert small[0, 5].sum() == pytest.approx(int(edge) / factor, abs=1e-3)  # px of the target
 
 
-@pytest.mark.parametrize("downsample", [1.0, 1.3, 2.0, 3.17, 4.0, 6.5])
-def test_an_edge_on_a_pyramid_lies_within_half_a_pixel_of_the_target(downsample: float, tmp_path: Path) -> None:
-    image = np.full((3, 400, 403), 20, np.uint8)
-    image[:, :, 230:] = 220
-    made.write_rgb_pyramid(tmp_path / "a.tif", image)
-    with open_slide(tmp_path / "a.tif") as pyramid:
-        for x in (0, 37, 101):
-            patch = pyramid.read_patch(x, 11, 60, downsample=downsample)
-            dark = (220 - patch[0, 30].astype(float)) / 200
-            expected = min(60, (230 - x) / downsample)
-            inside = min(60, (403 - x) / downsample)  # beyond it stands the background
-            assert dark[: int(inside)].sum() == pytest.approx(expected, abs=0.5)
-
-
 def test_bands_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     image = made.noise(2, 211, 157, np.uint16)
     options = {"source": image.shape, "dtype": image.dtype, "target": (43, 31), "factors": (211 / 43, 157 / 31)}
